@@ -1,0 +1,126 @@
+//! A batch of crops in a buffer that goes back to its pool when the batch is dropped.
+//!
+//! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool.
+
+use std::ops::{Deref, DerefMut};
+
+use serde::{Deserialize, Serialize};
+
+/// Crops of one global step (or one rank's share of it), ready for the network.
+#[derive(Debug)]
+pub struct Batch {
+    /// Step of the stream, from 0. Resuming at this step makes this batch again.
+    pub step: u64,
+    /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`].
+    pub shape: [usize; 5],
+    /// Voxels in units of the window: 0 is its lower end, 1 its upper end, before intensity augmentation.
+    pub images: PooledBuffer<f32>,
+    /// Label of every voxel in the same order, if the stream carries labels.
+    pub labels: Option<PooledBuffer<u8>>,
+    /// Where each crop came from and what was done to it, one entry a crop.
+    pub crops: Vec<CropRecord>,
+    /// What making this batch cost.
+    pub times: BatchTimes,
+}
+
+impl Batch {
+    /// BLAKE3 of the voxels as little-endian bytes, then of the labels; 16 hex digits.
+    ///
+    /// Equal digests mean equal batches, whatever the number of threads.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(bytemuck::cast_slice(&self.images));
+        if let Some(labels) = &self.labels {
+            hasher.update(labels);
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+}
+
+/// Origin and augmentation of one crop: enough to make it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CropRecord {
+    /// `DATASET/CASE`.
+    pub case: String,
+    /// Epoch of the visit, from 0.
+    pub epoch: u64,
+    /// Which crop of the visit, from 0.
+    pub crop: u32,
+    /// First voxel of the box in the stored volume; negative where a small volume is padded.
+    pub origin: [i64; 3],
+    /// The draw's identity as `(seed, epoch, case key, crop)` is completed by the run's seed and this key.
+    pub case_key: u64,
+    /// What the augmentation did, operation by operation, in the order applied. Empty when nothing was drawn.
+    pub augmentation: Vec<String>,
+}
+
+/// Seconds that the parts of making one batch took, summed over its crops (so over threads).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BatchTimes {
+    /// Reading, checking and decoding chunks.
+    pub decode_secs: f64,
+    /// Cutting, normalising and augmenting crops.
+    pub augment_secs: f64,
+    /// From the first visit begun to the last one done, on the clock.
+    pub elapsed_secs: f64,
+    /// How long the consumer waited for this batch.
+    pub wait_secs: f64,
+}
+
+/// A vector on loan from a pool; dropping it gives the memory back.
+#[derive(Debug)]
+pub struct PooledBuffer<T> {
+    data: Vec<T>,
+    home: Option<flume::Sender<Vec<T>>>,
+}
+
+impl<T> PooledBuffer<T> {
+    /// A buffer that returns to `home` when dropped.
+    #[must_use]
+    pub fn on_loan(data: Vec<T>, home: flume::Sender<Vec<T>>) -> Self {
+        Self { data, home: Some(home) }
+    }
+
+    /// A buffer that belongs to no pool, as tests and tools need.
+    #[must_use]
+    pub fn unpooled(data: Vec<T>) -> Self {
+        Self { data, home: None }
+    }
+}
+
+impl<T> Deref for PooledBuffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.data
+    }
+}
+
+impl<T> DerefMut for PooledBuffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+}
+
+impl<T> Drop for PooledBuffer<T> {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            // The pool may be gone already, at the end of a run; then the memory is simply freed.
+            let _ = home.try_send(std::mem::take(&mut self.data));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_returns_to_its_pool() {
+        let (give, take) = flume::bounded(1);
+        let buffer = PooledBuffer::on_loan(vec![1.0f32; 4], give);
+        assert!(take.try_recv().is_err());
+        drop(buffer);
+        assert_eq!(take.try_recv().unwrap().len(), 4);
+    }
+}

@@ -1,0 +1,115 @@
+//! Randomness as a pure function: who draws decides what is drawn, when and where it is drawn does not matter.
+//!
+//! The identity of a draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a ChaCha8 generator, so two
+//! different identities never share a stream and no state is carried from one draw to the next. That is what makes
+//! batches the same for any number of threads and ranks, and a position in the stream one integer.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// What a draw decides. The numbers are part of the stream's definition: never renumber, only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Operation {
+    /// The order of the cases in an epoch.
+    Shuffle = 0,
+    /// Kind and position of a crop's centre.
+    Centre = 1,
+    /// Flips along each axis.
+    Flip = 2,
+    /// Quarter turns in the plane of the first two axes.
+    Rotate90 = 3,
+    /// Multiplication of the intensities.
+    ScaleIntensity = 4,
+    /// Shift of the intensities.
+    ShiftIntensity = 5,
+    /// The choice of a cache, when several are mixed.
+    Mix = 6,
+    /// The rotation and scaling of nnU-Net's chain.
+    Spatial = 16,
+    /// Additive Gaussian noise.
+    GaussianNoise = 17,
+    /// Gaussian blur.
+    GaussianBlur = 18,
+    /// Multiplicative brightness.
+    Brightness = 19,
+    /// Contrast about the mean.
+    Contrast = 20,
+    /// Simulated low resolution.
+    LowResolution = 21,
+    /// Gamma with inverted intensities.
+    GammaInverted = 22,
+    /// Gamma.
+    Gamma = 23,
+    /// Mirroring of nnU-Net's chain.
+    Mirror = 24,
+    /// The mask of the autoencoder (drawn by the trainer from the same identity).
+    Mask = 64,
+}
+
+/// Identity of a draw, complete: equal identities give equal numbers, on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrawId {
+    /// The run's seed.
+    pub seed: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Stable key of the case, see [`case_key`]; 0 for draws that belong to no case.
+    pub case: u64,
+    /// Crop of the visit, from 0; 0 for draws that belong to no crop.
+    pub crop: u32,
+}
+
+impl DrawId {
+    /// The generator of one operation of this draw.
+    #[must_use]
+    pub fn rng(&self, operation: Operation) -> ChaCha8Rng {
+        let mut key = [0u8; 32];
+        key[0..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.epoch.to_le_bytes());
+        key[16..24].copy_from_slice(&self.case.to_le_bytes());
+        key[24..28].copy_from_slice(&self.crop.to_le_bytes());
+        key[28..32].copy_from_slice(&(operation as u32).to_le_bytes());
+        ChaCha8Rng::from_seed(key)
+    }
+}
+
+/// A case's key in [`DrawId`]: the first eight bytes of the BLAKE3 hash of its name.
+///
+/// It depends on nothing but the name, so adding cases to a cache does not change what is drawn for the others.
+#[must_use]
+pub fn case_key(name: &str) -> u64 {
+    let hash = blake3::hash(name.as_bytes());
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt as _;
+
+    const ID: DrawId = DrawId { seed: 7, epoch: 3, case: 11, crop: 5 };
+
+    #[test]
+    fn every_part_of_the_identity_matters() {
+        let first = |id: DrawId, op| id.rng(op).random::<u64>();
+        let base = first(ID, Operation::Flip);
+        assert_eq!(base, first(ID, Operation::Flip));
+        for other in [
+            first(DrawId { seed: 8, ..ID }, Operation::Flip),
+            first(DrawId { epoch: 4, ..ID }, Operation::Flip),
+            first(DrawId { case: 12, ..ID }, Operation::Flip),
+            first(DrawId { crop: 6, ..ID }, Operation::Flip),
+            first(ID, Operation::Rotate90),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_same_on_every_machine() {
+        assert_eq!(case_key("Dataset001_BTCV/img0001"), 0xff65_a0ee_df16_d61a);
+    }
+}
