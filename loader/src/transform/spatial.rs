@@ -1,0 +1,287 @@
+//! Rotation and scaling of nnU-Net's chain in one resampling pass: image trilinear, labels nearest.
+//!
+//! The trap: the matrix maps *output* offsets from the centre to *source* offsets, as column vectors, so a scale
+//! above 1 shows more of the source and makes organs smaller. (batchgeneratorsv2 multiplied by the transposed matrix
+//! until July 2026; this is the corrected sense.)
+//!
+//! A crop that is rotated needs more of the volume than its own box. [`SpatialParams::source_box`] says how much, so
+//! the store is asked for exactly that box. Outside the box a voxel counts as 0, the window's floor, which is also
+//! what the store pads a volume with; with a box of that size nothing outside is read.
+//!
+//! DIFFERENCE: nnU-Net cuts one fixed, somewhat larger box for every crop, made for scales of 0.85 to 1.25, and fills
+//! corners outside it with 0, the mean of its normalised images; here corners show the volume. It also interpolates
+//! labels linearly, class by class, and takes the largest; here the nearest voxel's label is taken, which costs one
+//! read instead of eight a class and differs only in voxels cut by a border.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::range::{PositiveRange, Probability, Range};
+use super::scratch::Scratch;
+use crate::rng::{DrawId, Operation};
+
+/// Rotation about the three axes and scaling, each on its own or both.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spatial {
+    /// Of a rotation.
+    pub rotation_probability: Probability,
+    /// Of the angle about each axis, in degrees.
+    pub rotation_degrees: Range,
+    /// Of a scaling.
+    pub scaling_probability: Probability,
+    /// Of the factor, one for all axes: source voxels for each voxel of the crop.
+    pub scaling: PositiveRange,
+}
+
+/// The angles and the factor drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpatialParams {
+    /// About x, then y, then z.
+    pub rotation_degrees: [f32; 3],
+    /// Source voxels for each voxel of the crop.
+    pub scale: f32,
+}
+
+impl Default for Spatial {
+    fn default() -> Self {
+        Self {
+            rotation_probability: Probability::known(0.2),
+            rotation_degrees: Range::known(-30.0, 30.0),
+            scaling_probability: Probability::known(0.2),
+            scaling: PositiveRange::known(0.7, 1.4),
+        }
+    }
+}
+
+impl Spatial {
+    /// What this crop gets; nothing if neither a rotation nor a scaling came up.
+    #[must_use]
+    pub fn draw(&self, id: &DrawId) -> Option<SpatialParams> {
+        let mut rng = id.rng(Operation::Spatial);
+        let rotate = self.rotation_probability.throw(&mut rng);
+        let scale = self.scaling_probability.throw(&mut rng);
+        let angles = [(); 3].map(|()| self.rotation_degrees.draw(&mut rng));
+        let factor = self.scaling.draw(&mut rng);
+        (rotate || scale).then_some(SpatialParams {
+            rotation_degrees: if rotate { angles } else { [0.0; 3] },
+            scale: if scale { factor } else { 1.0 },
+        })
+    }
+}
+
+/// Room beyond the outermost position, far above the rounding of coordinates and far below a voxel.
+const MARGIN: f64 = 1e-3;
+
+/// Adding it rounds a float of either sign and less than 2^21 to an integer that stands in its low bits.
+const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
+
+/// The integer that `ROUND` was added to.
+#[inline]
+fn integer(shifted: f32) -> u32 {
+    shifted.to_bits().wrapping_sub(ROUND.to_bits())
+}
+
+impl SpatialParams {
+    /// `source_from_crop`: offsets from the centre, in voxels. Rotation about x, then y, then z, times the scale.
+    #[must_use]
+    pub fn source_from_crop(&self) -> [[f64; 3]; 3] {
+        let [(sx, cx), (sy, cy), (sz, cz)] =
+            self.rotation_degrees.map(|degrees| f64::from(degrees).to_radians().sin_cos());
+        let s = f64::from(self.scale);
+        [
+            [s * cz * cy, s * (cz * sy * sx - sz * cx), s * (cz * sy * cx + sz * sx)],
+            [s * sz * cy, s * (sz * sy * sx + cz * cx), s * (sz * sy * cx - cz * sx)],
+            [s * -sy, s * cy * sx, s * cy * cx],
+        ]
+    }
+
+    /// The box, about the same centre, outside which this transform reads nothing for a crop of `crop_size`.
+    ///
+    /// Its sides differ from the crop's by an even number, so that it starts `(side - crop)/2` voxels before the
+    /// crop: a whole number, negative where the scale makes the box smaller than the crop.
+    #[must_use]
+    pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
+        let matrix = self.source_from_crop();
+        let half = crop_size.map(|n| (n as f64 - 1.0) / 2.0);
+        let mut sides = [0; 3];
+        for axis in 0..3 {
+            let reach: f64 = (0..3).map(|from| matrix[axis][from].abs() * half[from]).sum();
+            let more = (reach - half[axis] + MARGIN).ceil();
+            sides[axis] = (crop_size[axis] as f64 + 2.0 * more) as usize;
+        }
+        sides
+    }
+
+    /// Resamples `source` into `crop`, trilinear, about their common centre.
+    ///
+    /// # Panics
+    /// If a slice has not its shape.
+    pub fn apply_image(
+        &self,
+        source: &[f32],
+        source_shape: [usize; 3],
+        crop: &mut [f32],
+        crop_shape: [usize; 3],
+        scratch: &mut Scratch,
+    ) {
+        let [sx, sy, sz] = source_shape;
+        assert_eq!(source.len(), sx * sy * sz, "a source has its shape");
+        let nz = crop_shape[2];
+        let rows = Rows::new(self, source_shape, crop_shape);
+        let (fractions, corners) = scratch.take(3 * nz, nz);
+        let (in_x, fractions) = fractions.split_at_mut(nz);
+        let (in_y, in_z) = fractions.split_at_mut(nz);
+        rows.each(crop, |start, to| {
+            if !rows.is_inside(start) {
+                rows.interpolate_at_border(start, source, to);
+                return;
+            }
+            // First where each voxel lies: plain arithmetic, eight voxels at a time.
+            for z in 0..nz {
+                let at = rows.at(start, z);
+                let below = at.map(|p| (p - 0.5) + ROUND);
+                in_x[z] = at[0] - (below[0] - ROUND);
+                in_y[z] = at[1] - (below[1] - ROUND);
+                in_z[z] = at[2] - (below[2] - ROUND);
+                let [x, y, z_below] = below.map(integer);
+                corners[z] = (x * sy as u32 + y) * sz as u32 + z_below;
+            }
+            // Then the reads, which no vector unit makes faster.
+            interpolate(source, sz, sy * sz, to, corners, [in_x, in_y, in_z]);
+        });
+    }
+
+    /// Resamples labels into `crop`, nearest voxel, about their common centre.
+    ///
+    /// # Panics
+    /// If a slice has not its shape.
+    pub fn apply_labels(&self, source: &[u8], source_shape: [usize; 3], crop: &mut [u8], crop_shape: [usize; 3]) {
+        let [sx, sy, sz] = source_shape;
+        assert_eq!(source.len(), sx * sy * sz, "a source has its shape");
+        let rows = Rows::new(self, source_shape, crop_shape);
+        rows.each(crop, |start, to| {
+            let inside = rows.is_inside(start);
+            for (z, t) in to.iter_mut().enumerate() {
+                // Negative positions become huge ones, and fall out with those beyond the other end.
+                let [x, y, z] = rows.at(start, z).map(|p| integer(p + ROUND) as usize);
+                *t = if inside || (x < sx && y < sy && z < sz) { source[(x * sy + y) * sz + z] } else { 0 };
+            }
+        });
+    }
+}
+
+/// The walk over a crop's rows, each a straight line through the source.
+#[derive(Debug)]
+struct Rows {
+    matrix: [[f64; 3]; 3],
+    source_shape: [usize; 3],
+    crop_shape: [usize; 3],
+    /// Source voxels from one voxel of a row to the next.
+    step: [f32; 3],
+    /// The last position along each axis that has a voxel after it.
+    last: [f32; 3],
+}
+
+impl Rows {
+    fn new(params: &SpatialParams, source_shape: [usize; 3], crop_shape: [usize; 3]) -> Self {
+        let matrix = params.source_from_crop();
+        Self {
+            matrix,
+            source_shape,
+            crop_shape,
+            step: matrix.map(|row| row[2] as f32),
+            last: source_shape.map(|n| n as f32 - 1.0),
+        }
+    }
+
+    /// Calls `row` with the source position of each row's first voxel, and the row.
+    fn each<T>(&self, crop: &mut [T], mut row: impl FnMut([f32; 3], &mut [T])) {
+        let [nx, ny, nz] = self.crop_shape;
+        assert_eq!(crop.len(), nx * ny * nz, "a crop has its shape");
+        if crop.is_empty() {
+            return;
+        }
+        let crop_centre = self.crop_shape.map(|n| (n as f64 - 1.0) / 2.0);
+        let source_centre = self.source_shape.map(|n| (n as f64 - 1.0) / 2.0);
+        for (index, to) in crop.chunks_exact_mut(nz).enumerate() {
+            let x = (index / ny) as f64 - crop_centre[0];
+            let y = (index % ny) as f64 - crop_centre[1];
+            let mut start = [0.0; 3];
+            for axis in 0..3 {
+                let [from_x, from_y, from_z] = self.matrix[axis];
+                start[axis] = (source_centre[axis] + from_x * x + from_y * y - from_z * crop_centre[2]) as f32;
+            }
+            row(start, to);
+        }
+    }
+
+    /// Source position of voxel `z` of a row. Multiplied out, not added up: no error gathers along the row.
+    #[inline]
+    fn at(&self, start: [f32; 3], z: usize) -> [f32; 3] {
+        let z = z as i32 as f32;
+        [start[0] + self.step[0] * z, start[1] + self.step[1] * z, start[2] + self.step[2] * z]
+    }
+
+    /// Whether every position of a row has voxels on both sides. Rounding is monotonic, so the ends decide.
+    fn is_inside(&self, start: [f32; 3]) -> bool {
+        let end = self.at(start, self.crop_shape[2] - 1);
+        (0..3).all(|a| start[a] >= 0.0 && end[a] >= 0.0 && start[a] < self.last[a] && end[a] < self.last[a])
+    }
+
+    /// A row that leaves the source: voxels outside count as 0.
+    #[cold]
+    fn interpolate_at_border(&self, start: [f32; 3], source: &[f32], to: &mut [f32]) {
+        let [sx, sy, sz] = self.source_shape.map(|n| n as isize);
+        for (z, t) in to.iter_mut().enumerate() {
+            let at = self.at(start, z);
+            let below = at.map(f32::floor);
+            let [x, y, z] = below.map(|p| p as isize);
+            let mut sum = 0.0;
+            for corner in 0..8isize {
+                let step = [corner >> 2, corner >> 1 & 1, corner & 1];
+                let (x, y, z) = (x + step[0], y + step[1], z + step[2]);
+                if (0..sx).contains(&x) && (0..sy).contains(&y) && (0..sz).contains(&z) {
+                    let weight: f32 = (0..3)
+                        .map(|a| if step[a] == 1 { at[a] - below[a] } else { 1.0 - (at[a] - below[a]) })
+                        .product();
+                    sum += weight * source[((x * sy + y) * sz + z) as usize];
+                }
+            }
+            *t = sum;
+        }
+    }
+}
+
+/// A row from the eight voxels about each position.
+#[inline]
+fn interpolate(
+    source: &[f32],
+    row: usize,
+    plane: usize,
+    to: &mut [f32],
+    corners: &[u32],
+    [in_x, in_y, in_z]: [&[f32]; 3],
+) {
+    let (s00, s01, s10, s11) = (source, &source[row..], &source[plane..], &source[plane + row..]);
+    let fractions = in_x.iter().zip(in_y).zip(in_z);
+    for ((t, &corner), ((&fx, &fy), &fz)) in to.iter_mut().zip(corners).zip(fractions) {
+        let corner = corner as usize;
+        let along_z = |s: &[f32]| {
+            let pair = &s[corner..][..2];
+            pair[0] + fz * (pair[1] - pair[0])
+        };
+        let (a, b, c, d) = (along_z(s00), along_z(s01), along_z(s10), along_z(s11));
+        let (near, far) = (a + fy * (b - a), c + fy * (d - c));
+        *t = near + fx * (far - near);
+    }
+}
+
+impl fmt::Display for SpatialParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [x, y, z] = self.rotation_degrees;
+        write!(f, "rotate {x:.1}° {y:.1}° {z:.1}° scale {:.3}", self.scale)
+    }
+}
