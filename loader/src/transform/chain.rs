@@ -437,3 +437,163 @@ fn permute<T: Copy>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(crop: u32) -> DrawId {
+        DrawId { seed: 5, epoch: 1, case: 77, crop }
+    }
+
+    #[test]
+    fn a_name_is_the_preset_and_a_table_changes_it() {
+        let parse = |text: &str| serde_json::from_str::<Chain>(text).map_err(|e| e.to_string());
+        assert_eq!(parse(r#"{"chain": "recipe"}"#), Ok(Chain::recipe()));
+        assert_eq!(parse(r#"{"chain": "nnunet"}"#), Ok(Chain::nnunet()));
+        assert_eq!(parse(r#"{"chain": "plain"}"#), Ok(Chain::plain()));
+        let Ok(Chain::Nnunet(changed)) = parse(r#"{"chain": "nnunet", "gamma": {"probability": 0}}"#) else {
+            panic!("parses")
+        };
+        assert!((0..500).all(|crop| changed.draw(&id(crop)).gamma.is_none()));
+        assert!(parse(r#"{"chain": "recipe", "gamma": {}}"#).is_err());
+        assert!(parse(r#"{"chain": "recipe", "flip": {"probabilty": 0.5}}"#).is_err());
+        assert!(parse(r#"{"chain": "plain", "flip": {}}"#).is_err());
+        assert!(parse(r#"{"chain": "nnunet", "gamma": {"exponent": [1.5, 0.7]}}"#).is_err());
+    }
+
+    #[test]
+    fn configs_and_draws_survive_writing_and_reading() {
+        for chain in [Chain::plain(), Chain::recipe(), Chain::nnunet()] {
+            let text = serde_json::to_string(&chain).unwrap();
+            assert_eq!(serde_json::from_str::<Chain>(&text).unwrap(), chain);
+            for crop in 0..100 {
+                let drawn = chain.draw(&id(crop));
+                let text = serde_json::to_string(&drawn).unwrap();
+                assert_eq!(serde_json::from_str::<Drawn>(&text).unwrap(), drawn, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn switching_one_off_changes_no_other() {
+        let all = Nnunet::default();
+        let mut fewer = all;
+        fewer.gaussian_noise.probability = crate::transform::Probability::known(0.0);
+        for crop in 0..200 {
+            let expected = NnunetDrawn { gaussian_noise: None, ..all.draw(&id(crop)) };
+            assert_eq!(fewer.draw(&id(crop)), expected);
+        }
+    }
+
+    #[test]
+    fn phrases_come_in_the_order_applied() {
+        let drawn = RecipeDrawn {
+            flip: Some(MirrorParams { axes: [false, true, false] }),
+            rotate90: Some(Rotate90Params { turns: 1 }),
+            scale_intensity: None,
+            shift_intensity: Some(ShiftIntensityParams { shift: -0.04 }),
+        };
+        assert_eq!(Drawn::Recipe(drawn).describe(), ["mirror y", "rotate 90", "shift intensity -0.040"]);
+        assert!(Drawn::Plain(Plain {}).describe().is_empty());
+    }
+
+    #[test]
+    fn the_recipe_in_one_pass_is_the_recipe_step_by_step() {
+        let shape = [4, 6, 5];
+        for crop in 0..300 {
+            let drawn = Recipe::default().draw(&id(crop));
+            let from_shape = drawn.axis_map().source_shape(shape);
+            let from: Vec<f32> = (0..120u8).map(|i| f32::from(i) / 119.0).collect();
+            let labels: Vec<u8> = (0..120).collect();
+
+            let mut expected = from.clone();
+            let mut now = from_shape;
+            if let Some(flip) = drawn.flip {
+                flip.apply(&mut expected, now);
+            }
+            if let Some(turn) = drawn.rotate90 {
+                now = turn.apply(&mut expected, now, &mut Scratch::new());
+            }
+            let numbers: Vec<u8> = expected.iter().map(|v| (v * 119.0).round() as u8).collect();
+            if let Some(scale) = drawn.scale_intensity {
+                scale.apply(&mut expected);
+            }
+            if let Some(shift) = drawn.shift_intensity {
+                shift.apply(&mut expected);
+            }
+            assert_eq!(now, shape);
+
+            let (mut image, mut carried) = (vec![0.0; 120], vec![0; 120]);
+            let source = CropRef { image: &from, labels: Some(&labels), shape: from_shape };
+            let mut to = CropMut { image: &mut image, labels: Some(&mut carried), shape };
+            Drawn::Recipe(drawn).apply(source, &mut to, &mut Scratch::new());
+            assert_eq!(image, expected, "{drawn:?}");
+            assert_eq!(carried, numbers, "{drawn:?}");
+        }
+    }
+
+    #[test]
+    fn a_used_scratch_changes_nothing() {
+        let chain = Chain::nnunet();
+        let shape = [12, 10, 14];
+        let mut used = Scratch::new();
+        for crop in 0..200 {
+            let drawn = chain.draw(&id(crop));
+            let source_shape = drawn.source_box(shape);
+            let from: Vec<f32> = (0..source_shape.iter().product::<usize>()).map(|i| (i * 37 % 101) as f32).collect();
+            let labels: Vec<u8> = from.iter().map(|v| *v as u8).collect();
+            let mut results = Vec::new();
+            for scratch in [&mut used, &mut Scratch::new()] {
+                let (mut image, mut carried) = (vec![0.0; 1680], vec![0; 1680]);
+                let source = CropRef { image: &from, labels: Some(&labels), shape: source_shape };
+                drawn.apply(
+                    source,
+                    &mut CropMut { image: &mut image, labels: Some(&mut carried), shape },
+                    scratch,
+                );
+                assert!(image.iter().all(|v| v.is_finite()), "{drawn:?}");
+                results.push((image, carried));
+            }
+            assert_eq!(results[0], results[1], "{drawn:?}");
+        }
+    }
+
+    /// Counts over many crops against the stated probabilities: each within five standard errors.
+    #[test]
+    fn transforms_come_up_as_often_as_stated() {
+        const NUM_CROPS: u32 = 20_000;
+        let (recipe, nnunet) = (Recipe::default(), Nnunet::default());
+        let drawn: Vec<(RecipeDrawn, NnunetDrawn)> =
+            (0..NUM_CROPS).map(|crop| (recipe.draw(&id(crop)), nnunet.draw(&id(crop)))).collect();
+        let check = |what: &str, expected: f64, came_up: &dyn Fn(&(RecipeDrawn, NnunetDrawn)) -> bool| {
+            let n = f64::from(NUM_CROPS);
+            let share = drawn.iter().filter(|&d| came_up(d)).count() as f64 / n;
+            let error = (expected * (1.0 - expected) / n).sqrt();
+            assert!((share - expected).abs() < 5.0 * error, "{what}: {share} instead of {expected}");
+        };
+        for axis in 0..3 {
+            check("flip", 0.5, &|(r, _)| r.flip.is_some_and(|p| p.axes[axis]));
+            check("mirror", 0.5, &|(_, n)| n.mirror.is_some_and(|p| p.axes[axis]));
+        }
+        for turns in 1..4 {
+            check("turns", 0.1, &|(r, _)| r.rotate90.is_some_and(|p| p.turns == turns));
+        }
+        check("scale intensity", 0.1, &|(r, _)| r.scale_intensity.is_some());
+        check("shift intensity", 0.1, &|(r, _)| r.shift_intensity.is_some());
+        check("shift upwards", 0.05, &|(r, _)| r.shift_intensity.is_some_and(|p| p.shift > 0.0));
+        check("spatial", 0.36, &|(_, n)| n.spatial.is_some());
+        check("rotation", 0.2, &|(_, n)| n.spatial.is_some_and(|p| p.rotation_degrees != [0.0; 3]));
+        check("scaling", 0.2, &|(_, n)| n.spatial.is_some_and(|p| p.scale.to_bits() != 1f32.to_bits()));
+        check("noise", 0.1, &|(_, n)| n.gaussian_noise.is_some());
+        check("blur", 0.1, &|(_, n)| n.gaussian_blur.is_some());
+        check("brightness", 0.15, &|(_, n)| n.brightness.is_some());
+        check("contrast", 0.15, &|(_, n)| n.contrast.is_some());
+        check("low resolution", 0.125, &|(_, n)| n.low_resolution.is_some());
+        check("inverted gamma", 0.1, &|(_, n)| n.gamma_inverted.is_some());
+        check("gamma", 0.3, &|(_, n)| n.gamma.is_some());
+        check("gamma below one", 0.15, &|(_, n)| n.gamma.is_some_and(|p| p.exponent < 1.0));
+        // Each transform draws for itself: two come up together as often as chance has it.
+        check("noise and gamma", 0.03, &|(_, n)| n.gaussian_noise.is_some() && n.gamma.is_some());
+    }
+}

@@ -285,3 +285,146 @@ impl fmt::Display for SpatialParams {
         write!(f, "rotate {x:.1}° {y:.1}° {z:.1}° scale {:.3}", self.scale)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transform::approx::Normals;
+    use crate::transform::rotate90::Rotate90Params;
+    use proptest::prelude::*;
+
+    fn noise(shape: [usize; 3], seed: u64) -> Vec<f32> {
+        let mut normals = Normals::new(seed);
+        (0..shape.iter().product()).map(|_| normals.next_pair().0[0]).collect()
+    }
+
+    fn params(rotation_degrees: [f32; 3], scale: f32) -> SpatialParams {
+        SpatialParams { rotation_degrees, scale }
+    }
+
+    fn resample(params: SpatialParams, source: &[f32], source_shape: [usize; 3], shape: [usize; 3]) -> Vec<f32> {
+        let mut crop = vec![f32::NAN; shape.iter().product()];
+        params.apply_image(source, source_shape, &mut crop, shape, &mut Scratch::new());
+        crop
+    }
+
+    #[test]
+    fn the_source_box_of_a_still_crop_is_barely_larger() {
+        let check = |params: SpatialParams, expected| assert_eq!(params.source_box([96, 96, 96]), expected);
+        check(params([0.0; 3], 1.0), [98; 3]);
+        check(params([0.0; 3], 0.7), [68; 3]);
+        check(params([0.0; 3], 1.4), [136; 3]);
+        check(params([30.0, 0.0, 0.0], 1.0), [98, 132, 132]);
+    }
+
+    #[test]
+    fn scale_shows_more_of_the_source() {
+        // A line of numbered voxels: at scale 2 every other one appears, from the centre outwards.
+        let source: Vec<f32> = (0..9).map(|i| i as f32).collect();
+        assert_eq!(resample(params([0.0; 3], 2.0), &source, [1, 1, 9], [1, 1, 3]), [2.0, 4.0, 6.0]);
+        assert_eq!(resample(params([0.0; 3], 0.5), &source, [1, 1, 9], [1, 1, 3]), [3.5, 4.0, 4.5]);
+    }
+
+    #[test]
+    fn outside_the_source_is_the_floor() {
+        let crop = resample(params([0.0; 3], 1.0), &[1.0; 27], [3, 3, 3], [1, 1, 7]);
+        assert_eq!(crop, [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+        let mut labels = [9; 7];
+        params([0.0; 3], 1.0).apply_labels(&[1; 27], [3, 3, 3], &mut labels, [1, 1, 7]);
+        assert_eq!(labels, [0, 0, 1, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn reads_as_a_phrase() {
+        assert_eq!(params([12.0, -3.25, 0.0], 1.1).to_string(), "rotate 12.0° -3.2° 0.0° scale 1.100");
+    }
+
+    /// Rotations and scales well beyond the default ranges.
+    fn any_params() -> impl Strategy<Value = SpatialParams> {
+        let angle = || -180.0f32..180.0;
+        ([angle(), angle(), angle()], 0.3f32..2.0).prop_map(|(angles, scale)| params(angles, scale))
+    }
+
+    proptest! {
+        #[test]
+        fn no_rotation_and_no_scaling_is_identity(
+            shape in [1usize..9, 1usize..9, 1usize..20], more in [0usize..3, 0usize..3, 0usize..3], seed: u64
+        ) {
+            let mut source_shape = shape;
+            for axis in 0..3 {
+                source_shape[axis] += 2 * more[axis];
+            }
+            let source = noise(source_shape, seed);
+            let crop = resample(params([0.0; 3], 1.0), &source, source_shape, shape);
+            for (i, v) in crop.iter().enumerate() {
+                let (x, y, z) = (i / shape[2] / shape[1] + more[0], i / shape[2] % shape[1] + more[1], i % shape[2] + more[2]);
+                let expected = source[(x * source_shape[1] + y) * source_shape[2] + z];
+                prop_assert!((v - expected).abs() < 1e-6);
+            }
+        }
+
+        #[test]
+        fn a_quarter_turn_about_z_is_rotate90(n in 3usize..14, nz in 3usize..9, turns in 1u8..4, seed: u64) {
+            let shape = [n, n, nz];
+            let source = noise(shape, seed);
+            let crop = resample(params([0.0, 0.0, -90.0 * f32::from(turns)], 1.0), &source, shape, shape);
+            let mut expected = source;
+            Rotate90Params { turns }.apply(&mut expected, shape, &mut Scratch::new());
+            for x in 1..n - 1 {
+                for y in 1..n - 1 {
+                    for z in 1..nz - 1 {
+                        let i = (x * n + y) * nz + z;
+                        prop_assert!((crop[i] - expected[i]).abs() < 1e-4);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn the_source_box_suffices(params in any_params(), shape in [1usize..24, 1usize..24, 1usize..24]) {
+            let source_shape = params.source_box(shape);
+            for axis in 0..3 {
+                prop_assert_eq!(source_shape[axis] % 2, shape[axis] % 2);
+            }
+            let rows = Rows::new(&params, source_shape, shape);
+            let mut inside = true;
+            rows.each(&mut vec![0u8; shape.iter().product()], |start, _| inside &= rows.is_inside(start));
+            prop_assert!(inside, "a row leaves the box");
+            // A constant stays constant, where a read outside would have mixed in zeros.
+            let crop = resample(params, &vec![1.0; source_shape.iter().product()], source_shape, shape);
+            prop_assert!(crop.iter().all(|v| (v - 1.0).abs() < 1e-6));
+        }
+
+        #[test]
+        fn rows_inside_and_rows_at_the_border_agree(params in any_params(), seed: u64) {
+            // The same centre in a box that suffices and in one that is padded by the floor.
+            let shape = [7, 6, 9];
+            let small = [9, 8, 9];
+            let large = params.source_box(shape).map(|n| n + 10);
+            let large = [large[0] + (large[0] + small[0]) % 2, large[1] + (large[1] + small[1]) % 2, large[2] + (large[2] + small[2]) % 2];
+            prop_assume!(large[0] > small[0] && large[1] > small[1] && large[2] > small[2]);
+            let voxels = noise(small, seed);
+            let mut padded = vec![0.0; large.iter().product()];
+            let by = [(large[0] - small[0]) / 2, (large[1] - small[1]) / 2, (large[2] - small[2]) / 2];
+            for x in 0..small[0] {
+                for y in 0..small[1] {
+                    let from = &voxels[(x * small[1] + y) * small[2]..][..small[2]];
+                    padded[((x + by[0]) * large[1] + y + by[1]) * large[2] + by[2]..][..small[2]].copy_from_slice(from);
+                }
+            }
+            let a = resample(params, &voxels, small, shape);
+            let b = resample(params, &padded, large, shape);
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 2e-4));
+        }
+
+        #[test]
+        fn labels_are_labels_that_were_there(params in any_params(), seed: u64) {
+            let shape = [8, 7, 9];
+            let source_shape = params.source_box(shape);
+            let source: Vec<u8> = noise(source_shape, seed).iter().map(|v| if *v > 0.3 { 7 } else { 3 }).collect();
+            let mut crop = vec![0; shape.iter().product()];
+            params.apply_labels(&source, source_shape, &mut crop, shape);
+            prop_assert!(crop.iter().all(|label| [3, 7].contains(label)));
+        }
+    }
+}
