@@ -126,11 +126,8 @@ fn chains(criterion: &mut Criterion) {
                     labels: with_labels.then_some(&source_labels[..num_voxels]),
                     shape,
                 };
-                let mut crop = CropMut {
-                    image: &mut to,
-                    labels: with_labels.then_some(&mut carried[..]),
-                    shape: SHAPE,
-                };
+                let mut crop =
+                    CropMut { image: &mut to, labels: with_labels.then_some(&mut carried[..]), shape: SHAPE };
                 drawn.apply(source, &mut crop, &mut scratch);
             });
         });

@@ -13,9 +13,10 @@
 
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "voxel counts and coordinates of a crop are far below 2^23, where f32 and u32 are exact"
+    reason = "voxel counts and coordinates of a crop are far below 2^23, where f32, i32 and u32 are exact"
 )]
 
 mod approx;

@@ -36,8 +36,7 @@ pub(super) fn exp2(y: f32) -> f32 {
     let shifted = y + ROUND;
     let f = (y - (shifted - ROUND)) * LN_2;
     // The exponential's series on |f| <= ln(2)/2.
-    let series =
-        1.0 + f * (1.0 + f * (1.0 / 2.0 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f / 720.0)))));
+    let series = 1.0 + f * (1.0 + f * (1.0 / 2.0 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f / 720.0)))));
     let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     series * scale
 }
@@ -56,8 +55,7 @@ fn sin_turns(t: f32) -> f32 {
     let a = t * std::f32::consts::TAU;
     let q = a * a;
     let series = 1.0
-        - q * (1.0 / 6.0
-            - q * (1.0 / 120.0 - q * (1.0 / 5040.0 - q * (1.0 / 362_880.0 - q * (1.0 / 39_916_800.0)))));
+        - q * (1.0 / 6.0 - q * (1.0 / 120.0 - q * (1.0 / 5040.0 - q * (1.0 / 362_880.0 - q * (1.0 / 39_916_800.0)))));
     a * series
 }
 

@@ -56,7 +56,7 @@ impl AxisMap {
         let mut steps = [0; 3];
         for axis in 0..3 {
             let stride = strides[self.source[axis]];
-            let step = isize::try_from(stride).expect("a stride of voxels in memory fits");
+            let step = stride as isize;
             if self.flipped[axis] {
                 start += (shape[axis] - 1) * stride;
                 steps[axis] = -step;

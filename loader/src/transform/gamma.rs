@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::approx::{LANES, pow};
+use super::approx::pow;
 use super::moments::{Sums, moments};
 use super::range::{PositiveRange, Probability};
 use crate::rng::{DrawId, Operation};
@@ -45,11 +45,7 @@ pub struct GammaParams {
 
 impl Default for Gamma {
     fn default() -> Self {
-        Self {
-            probability: Probability::known(0.3),
-            exponent: PositiveRange::known(0.7, 1.5),
-            retain_stats: true,
-        }
+        Self { probability: Probability::known(0.3), exponent: PositiveRange::known(0.7, 1.5), retain_stats: true }
     }
 }
 
@@ -78,6 +74,7 @@ impl GammaParams {
     pub fn apply(&self, image: &mut [f32]) {
         // Below this the crop is constant for all purposes, and the division would only blow up its noise.
         const FLAT: f32 = 1e-7;
+        const PIECE: usize = 2048;
         let before = moments(image);
         let range = before.max - before.min;
         if range.is_nan() || range < FLAT {
@@ -91,21 +88,18 @@ impl GammaParams {
         let (into_unit, out_of_unit, exponent) = (sign / range, sign * range, self.exponent);
         let bend = |v: f32| pow(((v - base) * into_unit).min(1.0), exponent) * out_of_unit + base;
 
+        // In pieces that stay in the first-level cache, and each piece in two plain loops: as one loop over eight
+        // lanes the compiler left the power scalar, at 5.2 ms a crop.
         let mut sums = Sums::new();
-        let (eights, rest) = image.as_chunks_mut::<LANES>();
-        for eight in eights {
-            for v in eight.iter_mut() {
+        for piece in image.chunks_mut(PIECE) {
+            for v in piece.iter_mut() {
                 *v = bend(*v);
             }
             if self.retain_stats {
-                sums.add(eight);
+                sums.add_all(piece);
             }
         }
-        for v in rest.iter_mut() {
-            *v = bend(*v);
-        }
         if self.retain_stats {
-            sums.add_rest(rest);
             let after = sums.moments();
             let scale = (before.std / after.std.max(f64::from(FLAT))) as f32;
             let shift = (before.mean - after.mean * f64::from(scale)) as f32;
@@ -152,7 +146,7 @@ mod tests {
         for polarity in [Polarity::Plain, Polarity::Inverted] {
             let mut image = [0.7; 19];
             GammaParams { exponent: 0.8, polarity, retain_stats: true }.apply(&mut image);
-            assert_eq!(image, [0.7; 19]);
+            assert!(image.iter().all(|v| v.to_bits() == 0.7f32.to_bits()));
         }
     }
 

@@ -33,9 +33,17 @@ impl Sums {
         }
     }
 
-    /// Takes in eight voxels.
+    /// Takes in voxels; only the last call may bring a number that is no multiple of eight.
+    pub(super) fn add_all(&mut self, voxels: &[f32]) {
+        let (eights, rest) = voxels.as_chunks();
+        for eight in eights {
+            self.add(eight);
+        }
+        self.add_rest(rest);
+    }
+
     #[inline]
-    pub(super) fn add(&mut self, voxels: &[f32; LANES]) {
+    fn add(&mut self, voxels: &[f32; LANES]) {
         for (i, &v) in voxels.iter().enumerate() {
             self.min[i] = if v < self.min[i] { v } else { self.min[i] };
             self.max[i] = if v > self.max[i] { v } else { self.max[i] };
@@ -46,8 +54,7 @@ impl Sums {
         self.count += LANES;
     }
 
-    /// Takes in the last voxels, fewer than eight.
-    pub(super) fn add_rest(&mut self, voxels: &[f32]) {
+    fn add_rest(&mut self, voxels: &[f32]) {
         for (i, &v) in voxels.iter().enumerate() {
             self.min[i] = self.min[i].min(v);
             self.max[i] = self.max[i].max(v);
@@ -75,11 +82,7 @@ impl Sums {
 /// The moments of `voxels`.
 pub(super) fn moments(voxels: &[f32]) -> Moments {
     let mut sums = Sums::new();
-    let (eights, rest) = voxels.as_chunks();
-    for eight in eights {
-        sums.add(eight);
-    }
-    sums.add_rest(rest);
+    sums.add_all(voxels);
     sums.moments()
 }
 
