@@ -18,3 +18,4 @@ pub mod geometry;
 pub mod nifti;
 pub mod preprocess;
 pub mod rng;
+pub mod transform;
