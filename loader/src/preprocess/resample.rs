@@ -9,7 +9,8 @@
 //! # Coordinates
 //! MONAI goes through `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source
 //! index, in double precision. Where a source coordinate is a half exactly (3 mm to 1.5 mm: every other voxel), the
-//! rounding of that detour decides which voxel is nearest, so [`source_coordinate`] makes the same detour.
+//! rounding of that detour decides which voxel is nearest, so [`source_coordinate`] makes the same detour, operation
+//! by operation, and label maps come out equal voxel for voxel.
 //!
 //! # Order of work
 //! A NIfTI array has its first axis fastest; the result has z fastest. Planes of the source's two fast axes are
@@ -110,7 +111,7 @@ impl AxisMap {
             let lower = (coordinate.floor() as u32).min(last);
             let weight = (coordinate - f64::from(lower)) as f32;
             map.linear.push((place(lower), place((lower + 1).min(last)), weight));
-            map.nearest.push(place(((coordinate + 0.5 + 1e-9).floor() as u32).min(last)));
+            map.nearest.push(place((coordinate.round() as u32).min(last)));
         }
         map
     }
@@ -119,16 +120,7 @@ impl AxisMap {
 /// The source coordinate of an output index, with the rounding of MONAI's detour over normalised coordinates.
 fn source_coordinate(idx: usize, len: usize, source_len: usize, scale: f64) -> f64 {
     let (n, m) = (len as f64, source_len as f64);
-    // Normalised output coordinate: torch's linspace(-1, 1, n) counts from both ends, then (n - 1) / n.
-    let step = 2.0 / (n - 1.0);
-    let i = idx as f64;
-    let at = if len == 1 {
-        -1.0
-    } else if idx < len / 2 {
-        -1.0 + step * i
-    } else {
-        1.0 - step * (n - 1.0 - i)
-    };
+    let at = if len == 1 { -1.0 } else { linspace(idx, len) };
     let normalised = at * (n - 1.0) / n;
     // theta = norm(source) * scale * inverse(norm(output)), along one axis.
     let (source_gain, source_shift) = (2.0 / m, 1.0 / m - 1.0);
@@ -138,6 +130,23 @@ fn source_coordinate(idx: usize, len: usize, source_len: usize, scale: f64) -> f
     let shift = source_gain * scale * inverse_shift + source_shift;
     let unclipped = ((normalised * gain + shift + 1.0) * m - 1.0) / 2.0;
     unclipped.clamp(0.0, m - 1.0)
+}
+
+/// Element `idx` of `torch.linspace(-1, 1, len)` in double precision, to the last bit.
+///
+/// PyTorch's AVX2 kernel counts from both ends with fused multiply-add, four elements at a time while eight are left;
+/// within four it adds rounded multiples of the step.
+fn linspace(idx: usize, len: usize) -> f64 {
+    let step = 2.0 / (len as f64 - 1.0);
+    let counted = |idx: usize| {
+        if idx < len / 2 { step.mul_add(idx as f64, -1.0) } else { (-step).mul_add((len - 1 - idx) as f64, 1.0) }
+    };
+    if idx < len / 8 * 8 {
+        let first = idx / 4 * 4;
+        counted(first) + step * (idx - first) as f64
+    } else {
+        counted(idx)
+    }
 }
 
 /// Resamples trilinearly. `sink` gets every row of values with its place and the samples to write.
