@@ -19,6 +19,13 @@ use crate::rng::DrawId;
 
 /// The augmentation of a stream, as its config states it: `chain = "nnunet"`, then a table for each transform whose
 /// numbers differ from the preset's. A transform is switched off by `probability = 0`.
+///
+/// ```
+/// use hiend_loader::transform::Chain;
+///
+/// let chain: Chain = serde_json::from_str(r#"{ "chain": "nnunet", "gamma": { "exponent": [0.8, 1.25] } }"#)?;
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
 pub enum Chain {
@@ -558,6 +565,24 @@ mod tests {
             }
             assert_eq!(results[0], results[1], "{drawn:?}");
         }
+    }
+
+    #[test]
+    fn crops_are_the_same_bits_on_every_machine() {
+        let shape = [10, 12, 16];
+        let mut hasher = blake3::Hasher::new();
+        let mut scratch = Scratch::new();
+        for crop in 0..64 {
+            let drawn = Chain::nnunet().draw(&id(crop));
+            let source_shape = drawn.source_box(shape);
+            let from: Vec<f32> =
+                (0..source_shape.iter().product::<usize>()).map(|i| (i * 37 % 101) as f32 / 128.0).collect();
+            let mut image = vec![0.0; 1920];
+            let source = CropRef { image: &from, labels: None, shape: source_shape };
+            drawn.apply(source, &mut CropMut { image: &mut image, labels: None, shape }, &mut scratch);
+            hasher.update(bytemuck::cast_slice(&image));
+        }
+        assert_eq!(&hasher.finalize().to_hex()[..16], "65e466ade5ebec56");
     }
 
     /// Counts over many crops against the stated probabilities: each within five standard errors.
