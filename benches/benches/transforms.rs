@@ -115,13 +115,13 @@ fn chains(criterion: &mut Criterion) {
         ("nnunet", Chain::nnunet(), false),
         ("nnunet with labels", Chain::nnunet(), true),
     ] {
-        let draws = draw_all(chain);
+        let all = draw_all(chain);
         let largest =
-            draws.iter().map(|d| d.source_box(SHAPE)).max_by_key(|s| s.iter().product::<usize>()).unwrap_or(SHAPE);
+            all.iter().map(|d| d.source_box(SHAPE)).max_by_key(|s| s.iter().product::<usize>()).unwrap_or(SHAPE);
         let (source, source_labels) = (image(largest), labels(largest));
         let (mut to, mut carried) = (vec![0.0; NUM_VOXELS], vec![0; NUM_VOXELS]);
         let mut scratch = Scratch::new();
-        let mut next = draws.iter().cycle();
+        let mut next = all.iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let Some(drawn) = next.next() else { return };
