@@ -13,6 +13,17 @@
 // Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod device;
+pub mod feed;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod pretrain;
+pub mod report;
+pub mod schedule;
+pub mod stream_config;
+pub mod testing;

@@ -44,6 +44,22 @@ impl Mask {
         self.ids_shuffle.len() / self.num_patches
     }
 
+    /// Number of patches of a sample.
+    #[must_use]
+    pub fn num_patches(&self) -> usize {
+        self.num_patches
+    }
+
+    /// The mask of some of the samples, in the order given.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    #[must_use]
+    pub fn select(&self, samples: &[usize]) -> Self {
+        let ids_shuffle = samples.iter().flat_map(|&sample| self.row(sample).iter().copied()).collect();
+        Self { ids_shuffle, ..*self }
+    }
+
     /// The visible patches of a sample, in shuffled order.
     #[must_use]
     pub fn ids_keep(&self, sample: usize) -> &[usize] {
