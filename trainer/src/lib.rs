@@ -10,6 +10,8 @@
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap
 )]
+// Axes are x, y, z, a batch is n: longer names would say less.
+#![allow(clippy::many_single_char_names)]
 // Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 

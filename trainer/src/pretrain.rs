@@ -48,6 +48,7 @@ pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Asks to stop; says whether that had been asked before.
+    #[expect(clippy::must_use_candidate, reason = "most who ask need no answer")]
     pub fn request(&self) -> bool {
         self.0.swap(true, Ordering::Relaxed)
     }

@@ -73,7 +73,7 @@ fn resolve(args: &PretrainArgs, compute: &Compute) -> anyhow::Result<(PretrainCo
 
 /// The seam to the loader: the cache at `shards` as a stream of batches.
 fn open_stream(shards: &Path, _config: &PretrainConfig, args: &PretrainArgs) -> anyhow::Result<Stream> {
-    let _memory_bytes = args.memory.unwrap_or(DEFAULT_MEMORY);
-    let _threads = args.threads;
+    // Passed on to the loader once it is connected.
+    let _ = (args.memory.unwrap_or(DEFAULT_MEMORY), args.threads);
     bail!("{}: the loader is not connected yet", shards.display())
 }

@@ -159,8 +159,8 @@ pub fn render(panels: &[Panel]) -> Image {
     }
     for (index, panel) in panels.iter().enumerate() {
         let left = MARGIN + labels + index * (panel_width + CROP_GAP);
-        let title: String = panel.title.chars().take(panel_width / LETTER).collect();
-        image.text(&title, [left, MARGIN], TITLE, false);
+        let heading: String = panel.title.chars().take(panel_width / LETTER).collect();
+        image.text(&heading, [left, MARGIN], TITLE, false);
         for (column, name) in COLUMNS.iter().enumerate() {
             let x = left + column * (tile + GAP);
             image.text(name, [x, MARGIN + LETTER + 10], LABEL, false);
@@ -181,19 +181,19 @@ fn draw(image: &mut Image, panel: &Panel, plane: Plane, column: usize, [left, to
         // The reconstruction keeps what was visible, as in the paper's figure.
         if column == 2 && panel.hidden[at] { panel.pred[at] } else { panel.original[at] }
     };
-    let place = |pixel: usize, len: usize| {
+    let between = |pixel: usize, len: usize| {
         let position = ((pixel as f32 + 0.5) / scale as f32 - 0.5).clamp(0.0, (len - 1) as f32);
         let low = position as usize;
         (low, (low + 1).min(len - 1), position - low as f32)
     };
     for y in 0..rows * scale {
-        let (r0, r1, fr) = place(y, rows);
+        let (r0, r1, fr) = between(y, rows);
         for x in 0..columns * scale {
             if column == 1 && panel.hidden[plane.voxel(panel.size, x / scale, y / scale)] {
                 image.set(left + x, top + y, HIDDEN);
                 continue;
             }
-            let (c0, c1, fc) = place(x, columns);
+            let (c0, c1, fc) = between(x, columns);
             let upper = value(c0, r0) * (1.0 - fc) + value(c1, r0) * fc;
             let lower = value(c0, r1) * (1.0 - fc) + value(c1, r1) * fc;
             let grey = ((upper * (1.0 - fr) + lower * fr).clamp(0.0, 1.0) * 255.0).round() as u8;
