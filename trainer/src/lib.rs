@@ -23,6 +23,7 @@ pub mod device;
 pub mod feed;
 pub mod loss;
 pub mod model;
+pub mod ops;
 pub mod optim;
 pub mod pretrain;
 pub mod report;
