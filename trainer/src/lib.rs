@@ -1,1 +1,32 @@
-//! x
+//! Models and training of Hi-End-MAE on Burn.
+//!
+//! The only crate that knows tensors and devices. `hiend_loader` makes batches; this one brings them to a device,
+//! trains on them and keeps what a run leaves behind.
+
+// Sizes, counts and steps stay far below 2^52; the casts between them lose nothing.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
+// Axes are x, y, z, a batch is n: longer names would say less.
+#![allow(clippy::many_single_char_names)]
+// Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
+#![allow(clippy::needless_pass_by_value)]
+
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod device;
+pub mod feed;
+pub mod loss;
+pub mod model;
+pub mod ops;
+pub mod optim;
+pub mod pretrain;
+pub mod report;
+pub mod schedule;
+pub mod stream_config;
+pub mod testing;

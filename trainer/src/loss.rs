@@ -1,0 +1,3 @@
+//! Losses, one a file.
+
+pub mod masked_mse;
