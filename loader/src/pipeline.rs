@@ -74,29 +74,26 @@ impl StreamConfig {
     /// Checks ranges.
     ///
     /// # Errors
-    /// Names the key, what it is and what was expected.
-    pub fn validate(&self) -> Result<(), String> {
-        let key = |ok: bool, text: String| if ok { Ok(()) } else { Err(text) };
+    /// The key that is out of range, and what it is and should be.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let check = |ok: bool, key: &'static str, reason: String| if ok { Ok(()) } else { Err((key, reason)) };
         let size = self.crop_size;
-        key(size.iter().all(|n| (1..=1024).contains(n)), format!("crop_size = {size:?}: expected three of 1 to 1024"))?;
-        for (name, count) in [("crops_per_visit", self.crops_per_visit), ("visits_per_batch", self.visits_per_batch)] {
-            key((1..=65_536).contains(&count), format!("{name} = {count}: expected 1 to 65536"))?;
+        let good = size.iter().all(|n| (1..=1024).contains(n));
+        check(good, "crop_size", format!("{size:?}; expected three numbers of 1 to 1024"))?;
+        for (key, count) in [("crops_per_visit", self.crops_per_visit), ("visits_per_batch", self.visits_per_batch)] {
+            check((1..=65_536).contains(&count), key, format!("{count}; expected 1 to 65536"))?;
         }
         let rate = self.foreground_rate;
-        key((0.0..=1.0).contains(&rate), format!("foreground_rate = {rate}: expected 0 to 1"))?;
+        check((0.0..=1.0).contains(&rate), "foreground_rate", format!("{rate}; expected 0 to 1"))?;
         if let Some([low, high]) = self.window {
-            key(
-                low < high && low.is_finite() && high.is_finite(),
-                format!("window = [{low}, {high}]: expected low < high"),
-            )?;
+            let good = low < high && low.is_finite() && high.is_finite();
+            check(good, "window", format!("[{low}, {high}]; expected two HU values, the lower one first"))?;
         }
         let by_label = self.sample_by != SampleBy::Intensity;
-        key(!by_label || self.labels, format!("sample_by = {:?} needs labels = true", self.sample_by).to_lowercase())?;
-        let square = size[0] == size[1] || !matches!(&self.augment, Chain::Recipe(recipe) if recipe.rotate90 != off());
-        key(
-            square,
-            format!("crop_size = {size:?}: quarter turns need equal first two lengths; set rotate90.probability = 0"),
-        )
+        check(!by_label || self.labels, "labels", "false; sampling by label or class needs true".into())?;
+        let turns = matches!(&self.augment, Chain::Recipe(recipe) if recipe.rotate90 != off());
+        let reason = format!("{size:?}; quarter turns need equal first two lengths, or rotate90.probability = 0");
+        check(size[0] == size[1] || !turns, "crop_size", reason)
     }
 }
 
@@ -125,7 +122,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration is out of range.
-    #[error("[stream] {0}")]
+    #[error("stream.{0}")]
     BadConfig(String),
     /// The cache does not suit the stream.
     #[error("{}: {reason}", path.display())]
@@ -180,7 +177,7 @@ impl Loader {
     /// # Errors
     /// If configuration, cache and budget do not fit together.
     pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &Options) -> Result<Self, Error> {
-        config.validate().map_err(Error::BadConfig)?;
+        config.validate().map_err(|(key, reason)| Error::BadConfig(format!("{key}: {reason}")))?;
         let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
         let (rank, ranks) = options.rank;
         if ranks == 0 || rank >= ranks || config.visits_per_batch % ranks != 0 {

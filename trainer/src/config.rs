@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use hiend_loader::pipeline::StreamConfig;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::{ScheduleConfig, Unit};
-use crate::stream_config::StreamConfig;
 
 /// Everything that decides what a pre-training results in, but the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,11 +149,8 @@ impl PretrainConfig {
         if let Err(error) = self.model.validate(stream.crop_size) {
             return invalid("model", error.key, error.reason);
         }
-        if stream.crops_per_visit == 0 {
-            return invalid("stream", "crops_per_visit", "must be at least 1".into());
-        }
-        if stream.visits_per_batch == 0 {
-            return invalid("stream", "visits_per_batch", "must be at least 1".into());
+        if let Err((key, reason)) = stream.validate() {
+            return invalid("stream", key, reason);
         }
         if let Some((key, reason)) = self.optim.fault() {
             return invalid("optim", key, reason);
@@ -215,7 +212,7 @@ impl PretrainConfig {
     fn with_every_key() -> Self {
         Self {
             model: HiEndMaeConfig::tiny(),
-            stream: StreamConfig::default(),
+            stream: StreamConfig { window: Some([-175.0, 250.0]), ..StreamConfig::default() },
             optim: AdamWSettings { clip_norm: Some(1.0), ..AdamWSettings::pretrain() },
             schedule: ScheduleConfig { unit: Unit::Epoch, total: 1000, warmup: 10 },
             train: TrainConfig { seed: 0 },

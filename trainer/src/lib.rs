@@ -28,5 +28,4 @@ pub mod optim;
 pub mod pretrain;
 pub mod report;
 pub mod schedule;
-pub mod stream_config;
 pub mod testing;

@@ -14,11 +14,13 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{ExecutionError, Int, Tensor, TensorData};
+use hiend_cache::Cache;
+use hiend_loader::pipeline::{self, Loader};
 
 use crate::checkpoint::{self, CheckpointError, Checkpoints, State};
 use crate::config::{ConfigError, PretrainConfig};
 use crate::device::Compute;
-use crate::feed::{DeviceBatch, Feed, FeedConfig, FeedError, Source, SourceError};
+use crate::feed::{DeviceBatch, Feed, FeedConfig, FeedError, Source, SourceError, source_of};
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
@@ -40,6 +42,24 @@ pub struct Stream {
     pub digest: String,
     /// Opens the batches from a step on.
     pub open: OpenSource,
+}
+
+impl Stream {
+    /// The stream of a cache.
+    ///
+    /// # Errors
+    /// If cache, configuration and memory do not go together.
+    pub fn open(
+        cache: Arc<Cache>,
+        config: &PretrainConfig,
+        options: &pipeline::Options,
+    ) -> Result<Self, pipeline::Error> {
+        let digest = cache.digest();
+        let loader = Loader::open(cache, config.stream.clone(), config.train.seed, options)?;
+        let steps_per_epoch = loader.steps_per_epoch();
+        let open = Box::new(move |step| Ok(source_of(loader.stream(step))));
+        Ok(Self { steps_per_epoch, digest, open })
+    }
 }
 
 /// A request to stop after the step at hand; clones share it.

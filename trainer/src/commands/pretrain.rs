@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use hiend_cache::Cache;
+use hiend_loader::pipeline;
 
 use super::INTERRUPTED;
 use crate::cli::PretrainArgs;
@@ -71,9 +74,13 @@ fn resolve(args: &PretrainArgs, compute: &Compute) -> anyhow::Result<(PretrainCo
     Ok((config, run_dir))
 }
 
-/// The seam to the loader: the cache at `shards` as a stream of batches.
-fn open_stream(shards: &Path, _config: &PretrainConfig, args: &PretrainArgs) -> anyhow::Result<Stream> {
-    // Passed on to the loader once it is connected.
-    let _ = (args.memory.unwrap_or(DEFAULT_MEMORY), args.threads);
-    bail!("{}: the loader is not connected yet", shards.display())
+/// The cache at `shards` as a stream of batches.
+fn open_stream(shards: &Path, config: &PretrainConfig, args: &PretrainArgs) -> anyhow::Result<Stream> {
+    let cache = Arc::new(Cache::open(shards)?);
+    let options = pipeline::Options {
+        threads: args.threads.map_or(0, usize::from),
+        memory_bytes: args.memory.unwrap_or(DEFAULT_MEMORY),
+        ..pipeline::Options::default()
+    };
+    Ok(Stream::open(cache, config, &options)?)
 }
