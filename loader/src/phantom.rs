@@ -148,8 +148,8 @@ impl Phantom {
                 a * i as f64 + b * j as f64 + c * k as f64 + t
             });
             let (hu, class) = self.tissue(world);
-            // Two uniform numbers make a triangular noise; its width is that of a dose-reduced scan.
-            let noise = (rng.random::<f64>() + rng.random::<f64>() - 1.0) * 45.0;
+            // Two uniform numbers make a triangular noise; a standard deviation of 10 HU, as a scan of 5 mm has.
+            let noise = (rng.random::<f64>() + rng.random::<f64>() - 1.0) * 24.0;
             #[expect(clippy::cast_possible_truncation, reason = "HU of a few hundred")]
             let value = (hu + noise).max(-1024.0).round() as i16;
             *voxel = value;

@@ -1,0 +1,138 @@
+//! The whole way in one go, offline and without data: CT phantoms, shards, pre-training, a picture.
+//!
+//! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use clap::Parser;
+use hiend_cache::{Cache, Preset as Codec};
+use hiend_loader::convert::{ConvertOptions, Event, convert};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::{dataset, pipeline};
+use hiend_trainer::config::Preset;
+use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
+use hiend_trainer::pretrain::{Options, Stream, pretrain};
+use hiend_trainer::report::console::Console;
+use hiend_trainer::schedule::Unit;
+
+/// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
+#[derive(Parser)]
+struct Args {
+    /// CT volumes of your own instead of phantoms
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Updates of the weights
+    #[arg(long, default_value_t = 120)]
+    steps: u64,
+    /// Folder for everything that is made
+    #[arg(long, value_name = "DIR", default_value = "quickstart")]
+    out: PathBuf,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let compute = Compute::open(args.device)?;
+    settle_default(&compute)?;
+    let started = Instant::now();
+    let data = match &args.data {
+        Some(data) => data.clone(),
+        None => {
+            let raw = args.out.join("raw");
+            println!("1. drawing 4 CT phantoms into {}", raw.display());
+            write_dataset(&raw.join("Dataset001_Phantoms"), &PhantomConfig::default())?;
+            raw
+        }
+    };
+    let shards = args.out.join("cache");
+    println!("2. hiend-shard {} --out {}", data.display(), shards.display());
+    shard(&data, &shards)?;
+
+    let run_dir = free_name(&args.out);
+    println!("3. hiend-train --shards {} --preset tiny --run-dir {}", shards.display(), run_dir.display());
+    let mut config = Preset::Tiny.config();
+    // Half the batch and a short course, so that the loss falls within a coffee.
+    config.stream.visits_per_batch = 1;
+    config.stream.crops_per_visit = 4;
+    config.optim.lr = 1e-3;
+    config.schedule.unit = Unit::Step;
+    config.schedule.total = args.steps.max(1);
+    config.schedule.warmup = args.steps.max(1) / 10;
+    let stream = Stream::open(Arc::new(Cache::open(&shards)?), &config, &pipeline::Options::default())?;
+    let mut console = Console::new(std::io::stdout(), (args.steps / 12).max(1));
+    let options = Options::new(&run_dir);
+    let summary = pretrain(&config, stream, &compute, &options, &mut |event| console.event(event))?;
+
+    let tenth = summary.losses.len().div_ceil(10);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+    let (first, last) = (mean(&summary.losses[..tenth]), mean(&summary.losses[summary.losses.len() - tenth..]));
+    println!(
+        "\nloss {first:.3} -> {last:.3} (first and last {tenth} steps), {:.0} s in all",
+        started.elapsed().as_secs_f64()
+    );
+    if let Some(picture) = &summary.picture {
+        println!("picture: {} (original, masked input, reconstruction)", picture.display());
+    }
+    println!(
+        "\nOn your own CTs (nnU-Net layout, Decathlon, or a folder of .nii.gz):\n  \
+         cargo run --release --bin hiend-shard -- DATA --out CACHE\n  \
+         cargo run --release --bin hiend-train -- --shards CACHE\n\
+         Go on with this run:\n  \
+         cargo run --release --bin hiend-train -- --shards {} --run-dir {} --resume",
+        shards.display(),
+        run_dir.display()
+    );
+    Ok(())
+}
+
+fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
+    let datasets = dataset::find(data)?;
+    let options = ConvertOptions {
+        jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        memory_bytes: 4 << 30,
+        shard_bytes: 1 << 30,
+        codec: Codec::Fast,
+        chunk: [32; 3],
+    };
+    let root = std::path::absolute(data)?;
+    let never = AtomicBool::new(false);
+    let summary = convert(&root, &datasets, shards, &PreprocessConfig::default(), &options, &never, |event| {
+        if let Event::LeftOut(left_out) = event {
+            println!("   left out: {left_out}");
+        }
+    })?;
+    let cases = summary.converted + summary.unchanged;
+    anyhow::ensure!(cases > 0, "{}: no case could be converted", data.display());
+    println!(
+        "   {cases} cases, {:.1} million voxels, {:.1} MB written in {:.1} s",
+        summary.voxels as f64 / 1e6,
+        summary.bytes_out as f64 / 1e6,
+        summary.secs
+    );
+    Ok(())
+}
+
+/// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
+fn free_name(out: &Path) -> PathBuf {
+    let first = out.join("run");
+    if !first.exists() {
+        return first;
+    }
+    (2..).map(|number| out.join(format!("run-{number}"))).find(|path| !path.exists()).unwrap_or(first)
+}
