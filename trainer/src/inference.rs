@@ -1,0 +1,3 @@
+//! Inference over whole volumes.
+
+pub mod sliding_window;

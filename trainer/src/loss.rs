@@ -1,0 +1,3 @@
+//! Training losses, one a file.
+
+pub mod dice_ce;
