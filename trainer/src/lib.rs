@@ -1,5 +1,20 @@
-//! Models and training of Hi-End-MAE on Burn: pre-training, UNETR fine-tuning, inference and evaluation.
+//! Models and training of Hi-End-MAE on Burn.
+//!
+//! The only crate that knows tensors and devices. `hiend_loader` makes batches; this one brings them to a device,
+//! trains on them and keeps what a run leaves behind.
+
+// Sizes, counts and steps stay far below 2^52; the casts between them lose nothing.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
+// Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
+#![allow(clippy::needless_pass_by_value)]
 
 pub mod inference;
 pub mod loss;
 pub mod metric;
+pub mod model;
+pub mod optim;

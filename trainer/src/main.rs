@@ -1,1 +1,3 @@
+//! `hiend-train`: see `hiend-train --help`.
+
 fn main() {}

@@ -257,12 +257,6 @@ impl SlidingWindow {
     }
 
     /// First voxels of the windows along one axis of `dim >= roi` voxels.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "the step is truncated as in the reference, and lies between 0 and the ROI"
-    )]
     fn starts(&self, axis: usize, dim: usize) -> Vec<usize> {
         let roi = self.roi_size[axis];
         let step = if roi == dim { roi } else { ((roi as f64 * (1.0 - self.overlap)) as usize).max(1) };
@@ -286,7 +280,6 @@ impl SlidingWindow {
     }
 
     /// Weight of each voxel of a window, z fastest.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "weights are f32; a ROI is small")]
     fn weights(&self) -> Vec<f32> {
         let roi = self.roi_size;
         let bell = |axis: usize| -> Vec<f32> {

@@ -32,7 +32,6 @@ pub fn dice_per_class(label: &LabelMap<'_>, pred: &LabelMap<'_>, num_classes: us
         .collect())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "voxel counts are far below 2^53")]
 fn dice(in_label: u64, in_pred: u64, in_both: u64) -> f64 {
     if in_label == 0 { f64::NAN } else { 2.0 * in_both as f64 / (in_label + in_pred) as f64 }
 }

@@ -208,7 +208,6 @@ impl Envelope {
             }
             let root = self.roots[ruler];
             let offset = position(p, step) - position(root, step);
-            #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
             let value = (self.line[root] + offset * offset) as f32;
             grid[first + p * stride] = value;
         }
@@ -221,18 +220,15 @@ fn crossing(left: usize, left_value: f64, right: usize, right_value: f64, step: 
     ((right_value + r * r) - (left_value + l * l)) / (2.0 * (r - l))
 }
 
-#[allow(clippy::cast_precision_loss, reason = "voxel indices are far below 2^53")]
 fn position(idx: usize, step: f64) -> f64 {
     idx as f64 * step
 }
 
-#[allow(clippy::cast_precision_loss, reason = "voxel counts are far below 2^53")]
 fn count(n: usize) -> f64 {
     n as f64
 }
 
 /// The `q` quantile of ascending values by linear interpolation between the two nearest ranks.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the rank is between 0 and the length")]
 fn percentile(sorted: &[f64], q: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let rank = q * count(last);
@@ -282,7 +278,6 @@ mod tests {
         if a.is_empty() || b.is_empty() {
             return SurfaceMetrics { surface_dice: 0.0, hd95_mm: f64::INFINITY };
         }
-        #[allow(clippy::cast_precision_loss, reason = "tiny indices")]
         let distance = |p: &[i64; 3], q: &[i64; 3]| {
             (0..3).map(|i| ((p[i] - q[i]) as f64 * spacing[i]).powi(2)).sum::<f64>().sqrt()
         };

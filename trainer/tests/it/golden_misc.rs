@@ -1,26 +1,30 @@
 //! Loss, metric and sliding window against the reference (`misc*`).
 
-mod golden_case;
-
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use golden_case::{GoldenCase, compare, golden_cases};
 use hiend_trainer::inference::sliding_window::{SlidingWindow, SlidingWindowError, Volume};
 use hiend_trainer::loss::dice_ce::dice_ce;
 use hiend_trainer::metric::LabelMap;
 use hiend_trainer::metric::dice::{dice_per_class, mean_dice};
 
+use crate::golden::{Case, Golden, cases, relative_error};
+
+/// Prints an error and fails if it is too large.
+fn compare(case: &Case, what: &str, got: &[f32], want: &Golden, tolerance: f64) {
+    let error = relative_error(got, want);
+    println!("golden {}: {what:<34} {error:.2e} (tolerance {tolerance:.0e})", case.name);
+    assert!(error <= tolerance, "{}: {what}: {error:.2e}", case.name);
+}
+
 fn dims5(shape: &[usize]) -> [usize; 5] {
     shape.try_into().expect("five axes")
 }
-
-#[allow(clippy::cast_possible_truncation, reason = "labels are small whole numbers")]
-fn labels(case: &GoldenCase) -> Vec<i64> {
+fn labels(case: &Case) -> Vec<i64> {
     case.tensor("dice_ce/labels").values.iter().map(|&value| value as i64).collect()
 }
 
 #[test]
 fn golden_dice_ce() {
-    for case in golden_cases("misc") {
+    for case in cases("misc") {
         let device = Device::flex().autodiff();
         let logits = case.tensor("dice_ce/logits");
         let logits =
@@ -29,17 +33,16 @@ fn golden_dice_ce() {
         let labels = Tensor::<5, Int>::from_data(TensorData::new(labels(&case), shape), &device);
         let loss = dice_ce(logits.clone(), labels).total();
         let value = loss.clone().into_scalar::<f32>();
-        compare(&case.name, "dice_ce loss", &[value], &case.tensor("dice_ce/loss").values, 1e-6);
+        compare(&case, "dice_ce loss", &[value], case.tensor("dice_ce/loss"), 1e-6);
         let gradients = loss.backward();
         let gradient = logits.grad(&gradients).expect("a gradient").into_data().try_to_vec::<f32>().expect("f32");
-        compare(&case.name, "dice_ce gradient", &gradient, &case.tensor("dice_ce/grad_logits").values, 1e-5);
+        compare(&case, "dice_ce gradient", &gradient, case.tensor("dice_ce/grad_logits"), 1e-5);
     }
 }
 
 #[test]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "class indices and f32 goldens")]
 fn golden_dice_metric() {
-    for case in golden_cases("misc") {
+    for case in cases("misc") {
         let [num_cases, num_classes, x, y, z] = dims5(&case.tensor("dice_ce/logits").shape);
         let len = x * y * z;
         let logits = case.tensor("dice_ce/logits").f32();
@@ -64,28 +67,26 @@ fn golden_dice_metric() {
         assert!(got.iter().zip(want).all(|(got, want)| got.is_nan() == want.is_nan()), "{}: absent classes", case.name);
         let present = |values: &[f64]| values.iter().copied().filter(|v| !v.is_nan()).collect::<Vec<_>>();
         let got: Vec<f32> = present(&got).iter().map(|&v| v as f32).collect();
-        compare(&case.name, "dice per case and class", &got, &present(want), 1e-6);
-        compare(&case.name, "mean dice", &[mean_dice(&per_case) as f32], &case.tensor("dice_metric/mean").values, 1e-6);
+        compare(&case, "dice per case and class", &got, &Golden { shape: vec![], values: present(want) }, 1e-6);
+        compare(&case, "mean dice", &[mean_dice(&per_case) as f32], case.tensor("dice_metric/mean"), 1e-6);
     }
 }
 
 /// `num` values from `from` to `to`, ends included.
-#[allow(clippy::cast_precision_loss, reason = "a ROI is small")]
 fn line(from: f64, to: f64, num: usize) -> Vec<f64> {
     (0..num).map(|i| from + (to - from) * i as f64 / (num - 1) as f64).collect()
 }
 
 #[test]
 fn golden_sliding_window() {
-    for case in golden_cases("misc") {
-        let settings = &case.json["sliding"];
+    for case in cases("misc") {
+        let settings = &case.settings["sliding"];
         let roi = usize::try_from(settings["roi"].as_u64().expect("a ROI")).expect("a size");
         let overlap = settings["overlap"].as_f64().expect("an overlap");
         let [along_x, along_y, along_z] = [line(0.5, 1.5, roi), line(2.0, 1.0, roi), line(0.0, 1.0, roi)];
         let mut ramp = Vec::new();
         for a in &along_x {
             for b in &along_y {
-                #[allow(clippy::cast_possible_truncation, reason = "the reference ramp is f32")]
                 ramp.extend(along_z.iter().map(|c| (a * b + 0.3 * c) as f32));
             }
         }
@@ -102,7 +103,7 @@ fn golden_sliding_window() {
                 Ok::<_, SlidingWindowError>(two.collect())
             });
             let what = format!("sliding window, batch of {sw_batch_size}");
-            compare(&case.name, &what, &got.expect("prediction"), &case.tensor("sliding/output").values, 1e-6);
+            compare(&case, &what, &got.expect("prediction"), case.tensor("sliding/output"), 1e-6);
         }
     }
 }

@@ -1,0 +1,36 @@
+//! Mean squared error over masked patches, each target normalised by itself (He et al., arXiv 2111.06377, section 4.1).
+
+use burn::tensor::Tensor;
+
+/// Added to a patch's variance in the loss.
+const VARIANCE_EPSILON: f64 = 1e-6;
+/// Added to a patch's standard deviation when a reconstruction is brought back to voxel values.
+const STD_EPSILON: f64 = 1e-6;
+
+/// `patches` `[N, L, W]`, each brought to zero mean and unit (biased) variance.
+#[must_use]
+pub fn normalise_patches(patches: Tensor<3>) -> Tensor<3> {
+    let centred = patches.clone() - patches.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    centred / variance.add_scalar(VARIANCE_EPSILON).sqrt()
+}
+
+/// `pred` `[N, L, W]` brought back to voxel values with the mean and the unbiased standard deviation of each of
+/// `patches` `[N, L, W]`.
+///
+/// DIFFERENCE: the loss normalises with the biased variance, the reference's pictures undo it with the unbiased one.
+/// That is kept, since its golden reconstructions are made so; for patches of 1728 voxels it is 0.03% of the contrast.
+#[must_use]
+pub fn denormalise_patches(pred: Tensor<3>, patches: Tensor<3>) -> Tensor<3> {
+    let [_, _, width] = patches.dims();
+    let mean = patches.clone().mean_dim(2);
+    let sum_of_squares = (patches - mean.clone()).square().sum_dim(2);
+    let std = sum_of_squares.div_scalar((width - 1) as f64).sqrt().add_scalar(STD_EPSILON);
+    pred * std + mean
+}
+
+/// The loss `[1]` of `pred` `[N, M, W]` against the patches `[N, M, W]` that were masked.
+#[must_use]
+pub fn masked_mse(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
+    (pred - normalise_patches(masked)).square().mean()
+}

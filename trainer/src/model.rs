@@ -1,0 +1,15 @@
+//! Hi-End-MAE: a masked autoencoder whose decoder reads several encoder layers (arXiv 2502.08347, section 3).
+//!
+//! One concept a file. Every part has a `XConfig` that holds its sizes, an `init` that draws its weights from a
+//! [`WeightInit`](init::WeightInit), and a `forward`. Field names follow the released state dict, so that exporting
+//! is renaming only.
+
+pub mod attention;
+pub mod block;
+pub mod decoder;
+pub mod encoder;
+pub mod hi_end_mae;
+pub mod init;
+pub mod masking;
+pub mod patch_embed;
+pub mod pos_embed;

@@ -1,0 +1,105 @@
+//! Multi-head attention: of a sequence to itself, and of one sequence to another.
+//!
+//! The products are composed from tensor operations, so that training, evaluation, CPU and GPU all run the same
+//! arithmetic. Burn's fused attention differentiates through the same composition anyway.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Tensor, activation::softmax};
+
+use super::init::WeightInit;
+
+/// Attention of every token to every token of the same sequence.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    /// Queries, keys and values in one product, `[dim, 3·dim]`.
+    pub qkv: Linear,
+    /// Output map, `[dim, dim]`.
+    pub proj: Linear,
+    num_heads: usize,
+}
+
+impl SelfAttention {
+    /// Heads of width `dim / num_heads`.
+    pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
+        Self { qkv: weights.linear(dim, 3 * dim), proj: weights.linear(dim, dim), num_heads }
+    }
+
+    /// `[N, L, dim]` → `[N, L, dim]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [q, k, v] = self.heads(x);
+        self.proj.forward(join_heads(weights_of(q, k).matmul(v)))
+    }
+
+    /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
+    #[must_use]
+    pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
+        let [q, k, _] = self.heads(x);
+        weights_of(q, k)
+    }
+
+    fn heads(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+        split_heads(self.qkv.forward(x), self.num_heads)
+    }
+}
+
+/// Attention of one sequence (queries) to another (keys and values).
+#[derive(Module, Debug)]
+pub struct CrossAttention {
+    /// Queries, `[dim, dim]`.
+    pub q: Linear,
+    /// Keys and values in one product, `[dim, 2·dim]`.
+    pub kv: Linear,
+    /// Output map, `[dim, dim]`.
+    pub proj: Linear,
+    num_heads: usize,
+}
+
+impl CrossAttention {
+    /// Heads of width `dim / num_heads`; both sequences have width `dim`.
+    pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
+        Self {
+            q: weights.linear(dim, dim),
+            kv: weights.linear(dim, 2 * dim),
+            proj: weights.linear(dim, dim),
+            num_heads,
+        }
+    }
+
+    /// Queries `[N, L, dim]` read `context` `[N, M, dim]` → `[N, L, dim]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let [q] = split_heads(self.q.forward(x), self.num_heads);
+        let [k, v] = split_heads(self.kv.forward(context), self.num_heads);
+        self.proj.forward(join_heads(weights_of(q, k).matmul(v)))
+    }
+
+    /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
+    #[must_use]
+    pub fn weights(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
+        let [q] = split_heads(self.q.forward(x), self.num_heads);
+        let [k, _] = split_heads(self.kv.forward(context), self.num_heads);
+        weights_of(q, k)
+    }
+}
+
+/// `[N, L, K·dim]` → K tensors `[N, num_heads, L, dim / num_heads]`.
+fn split_heads<const K: usize>(x: Tensor<3>, num_heads: usize) -> [Tensor<4>; K] {
+    let [n, l, width] = x.dims();
+    let head_dim = width / K / num_heads;
+    let x = x.reshape([n, l, K, num_heads, head_dim]).permute([2, 0, 3, 1, 4]);
+    std::array::from_fn(|i| x.clone().narrow(0, i, 1).reshape([n, num_heads, l, head_dim]))
+}
+
+/// `[N, num_heads, L, head_dim]` → `[N, L, dim]`.
+fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [n, num_heads, l, head_dim] = x.dims();
+    x.swap_dims(1, 2).reshape([n, l, num_heads * head_dim])
+}
+
+/// Softmax over the keys of the scaled products. Scaling the queries touches fewer numbers than scaling the products.
+fn weights_of(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
+    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
+    softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)), 3)
+}

@@ -1,0 +1,148 @@
+//! Transformer blocks: pre-norm, residual.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::{Tensor, activation::gelu};
+use serde::{Deserialize, Serialize};
+
+use super::attention::{CrossAttention, SelfAttention};
+use super::init::WeightInit;
+
+/// Sizes of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockConfig {
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Attention heads; divides `dim`.
+    pub num_heads: usize,
+    /// Width of the MLP's hidden layer in units of `dim`.
+    pub mlp_ratio: usize,
+    /// Epsilon of the layer norms: 1e-6 in pre-training, 1e-5 in fine-tuning.
+    pub norm_epsilon: f64,
+}
+
+impl BlockConfig {
+    /// Parameters of a [`Block`].
+    #[must_use]
+    pub fn num_params(&self) -> usize {
+        let dim = self.dim;
+        2 * norm_params(dim) + linear_params(dim, 3 * dim) + linear_params(dim, dim) + self.mlp_params()
+    }
+
+    /// Parameters of a [`CrossBlock`].
+    #[must_use]
+    pub fn num_cross_params(&self) -> usize {
+        let dim = self.dim;
+        self.num_params() + norm_params(dim) + 2 * linear_params(dim, dim) + linear_params(dim, 2 * dim)
+    }
+
+    fn mlp_params(&self) -> usize {
+        let hidden = self.dim * self.mlp_ratio;
+        linear_params(self.dim, hidden) + linear_params(hidden, self.dim)
+    }
+}
+
+/// Parameters of a linear map with bias.
+pub(super) fn linear_params(d_input: usize, d_output: usize) -> usize {
+    (d_input + 1) * d_output
+}
+
+/// Parameters of a layer norm.
+pub(super) fn norm_params(dim: usize) -> usize {
+    2 * dim
+}
+
+/// Two linear maps with an exact GELU between them.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[dim, hidden]`.
+    pub fc1: Linear,
+    /// `[hidden, dim]`.
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    /// With a hidden layer of `mlp_ratio` times `dim`.
+    pub fn init(dim: usize, mlp_ratio: usize, weights: &mut WeightInit) -> Self {
+        Self { fc1: weights.linear(dim, mlp_ratio * dim), fc2: weights.linear(mlp_ratio * dim, dim) }
+    }
+
+    /// `[N, L, dim]` → `[N, L, dim]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(gelu(self.fc1.forward(x)))
+    }
+}
+
+/// Self-attention, then MLP.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Before the attention.
+    pub norm1: LayerNorm,
+    /// Of the sequence to itself.
+    pub attn: SelfAttention,
+    /// Before the MLP.
+    pub norm2: LayerNorm,
+    /// Token by token.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    /// A block of these sizes.
+    pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
+        let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
+        Self {
+            norm1: weights.layer_norm(dim, norm_epsilon),
+            attn: SelfAttention::init(dim, num_heads, weights),
+            norm2: weights.layer_norm(dim, norm_epsilon),
+            mlp: Mlp::init(dim, mlp_ratio, weights),
+        }
+    }
+
+    /// `[N, L, dim]` → `[N, L, dim]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+}
+
+/// Self-attention, then attention to another sequence, then MLP (arXiv 2502.08347, section 3.2).
+#[derive(Module, Debug)]
+pub struct CrossBlock {
+    /// Before the self-attention.
+    pub norm0: LayerNorm,
+    /// Of the sequence to itself.
+    pub self_attn: SelfAttention,
+    /// Before the cross-attention; the context comes as it is.
+    pub norm1: LayerNorm,
+    /// Of the sequence to the context.
+    pub cross_attn: CrossAttention,
+    /// Before the MLP.
+    pub norm2: LayerNorm,
+    /// Token by token.
+    pub mlp: Mlp,
+}
+
+impl CrossBlock {
+    /// A block of these sizes.
+    pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
+        let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
+        Self {
+            norm0: weights.layer_norm(dim, norm_epsilon),
+            self_attn: SelfAttention::init(dim, num_heads, weights),
+            norm1: weights.layer_norm(dim, norm_epsilon),
+            cross_attn: CrossAttention::init(dim, num_heads, weights),
+            norm2: weights.layer_norm(dim, norm_epsilon),
+            mlp: Mlp::init(dim, mlp_ratio, weights),
+        }
+    }
+
+    /// `x` `[N, L, dim]` reads `context` `[N, M, dim]` → `[N, L, dim]`.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.norm0.forward(x));
+        let x = x.clone() + self.cross_attn.forward(self.norm1.forward(x), context);
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+}

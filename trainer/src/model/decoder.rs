@@ -1,0 +1,73 @@
+//! The decoder: ordinary blocks over all tokens, then blocks that read the encoder's layers, deepest first.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::Tensor;
+
+use super::block::{Block, BlockConfig, CrossBlock, linear_params, norm_params};
+use super::init::WeightInit;
+
+/// Sizes of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Number of ordinary blocks.
+    pub self_depth: usize,
+    /// Number of cross-attention blocks, one for each tapped encoder layer.
+    pub cross_depth: usize,
+    /// Sizes of each block.
+    pub block: BlockConfig,
+    /// Values of a patch.
+    pub patch_width: usize,
+}
+
+impl DecoderConfig {
+    /// A decoder of these sizes.
+    pub fn init(&self, weights: &mut WeightInit) -> Decoder {
+        let dim = self.block.dim;
+        Decoder {
+            blocks: (0..self.self_depth).map(|_| Block::init(&self.block, weights)).collect(),
+            cross_attention_blocks: (0..self.cross_depth).map(|_| CrossBlock::init(&self.block, weights)).collect(),
+            norm: weights.layer_norm(dim, self.block.norm_epsilon),
+            head: weights.linear(dim, self.patch_width),
+        }
+    }
+
+    /// Number of parameters.
+    #[must_use]
+    pub fn num_params(&self) -> usize {
+        self.self_depth * self.block.num_params()
+            + self.cross_depth * self.block.num_cross_params()
+            + norm_params(self.block.dim)
+            + linear_params(self.block.dim, self.patch_width)
+    }
+}
+
+/// From visible tokens and mask tokens to the voxels of patches.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Ordinary blocks, first.
+    pub blocks: Vec<Block>,
+    /// Cross-attention blocks, then.
+    pub cross_attention_blocks: Vec<CrossBlock>,
+    /// After the last block.
+    pub norm: LayerNorm,
+    /// Token to patch, `[dim, p³·C]`.
+    pub head: Linear,
+}
+
+impl Decoder {
+    /// Blocks over `x` `[N, L, dim]`; `contexts` `[N, M, dim]` are the mapped encoder layers in the order in which
+    /// they are read. Neither the norm nor the head is applied yet: see [`Self::predict`].
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>, contexts: Vec<Tensor<3>>) -> Tensor<3> {
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        self.cross_attention_blocks.iter().zip(contexts).fold(x, |x, (block, context)| block.forward(x, context))
+    }
+
+    /// Values of patches, `[N, L, p³·C]`, from tokens `[N, L, dim]`. Works token by token, so it is asked only for
+    /// the tokens whose patches are wanted.
+    #[must_use]
+    pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
+        self.head.forward(self.norm.forward(x))
+    }
+}

@@ -1,0 +1,104 @@
+//! First values of all weights, drawn on the host so that they depend on the seed alone.
+//!
+//! Burn's own initialisers draw from a generator that is global to a backend: two models made in one process, or the
+//! same model on CPU and GPU, would differ. Here the numbers come from one ChaCha8 stream, in the order in which the
+//! layers are made, and that order is part of what a seed means.
+
+use burn::module::{Param, ParamId};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+/// Standard deviation of class and mask tokens.
+const TOKEN_STD: f32 = 0.02;
+
+/// Draws weights and puts them on a device.
+#[derive(Debug)]
+pub struct WeightInit {
+    rng: ChaCha8Rng,
+    device: Device,
+}
+
+impl WeightInit {
+    /// Weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
+    #[must_use]
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone() }
+    }
+
+    /// Where the weights go.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A linear map with a Xavier-uniform `[d_input, d_output]` weight and a zero bias.
+    pub fn linear(&mut self, d_input: usize, d_output: usize) -> Linear {
+        let bound = (6.0 / (d_input + d_output) as f64).sqrt() as f32;
+        let values = (0..d_input * d_output).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
+        Linear {
+            weight: self.param(TensorData::new(values, [d_input, d_output])),
+            bias: Some(self.param(TensorData::new(vec![0f32; d_output], [d_output]))),
+        }
+    }
+
+    /// A layer norm of width `dim` that starts as the plain normalisation.
+    #[must_use]
+    pub fn layer_norm(&self, dim: usize, epsilon: f64) -> LayerNorm {
+        LayerNormConfig::new(dim).with_epsilon(epsilon).init(&self.device)
+    }
+
+    /// A token `[1, 1, dim]`, normal with standard deviation 0.02.
+    pub fn token(&mut self, dim: usize) -> Param<Tensor<3>> {
+        let values = (0..dim).map(|_| TOKEN_STD * self.normal()).collect::<Vec<f32>>();
+        self.param(TensorData::new(values, [1, 1, dim]))
+    }
+
+    /// A trained parameter with these values.
+    #[must_use]
+    pub fn param<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
+        Param::from_data(data, &self.device)
+    }
+
+    /// A parameter that is stored with the model but never trained.
+    #[must_use]
+    pub fn constant<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
+        Param::initialized(ParamId::new(), Tensor::from_data(data, &self.device)).set_require_grad(false)
+    }
+
+    /// One standard normal number (Box-Muller; the second of the pair is not used, tokens are few).
+    fn normal(&mut self) -> f32 {
+        let radius: f64 = 1.0 - self.rng.random::<f64>();
+        let angle: f64 = self.rng.random::<f64>() * std::f64::consts::TAU;
+        ((-2.0 * radius.ln()).sqrt() * angle.cos()) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(seed: u64) -> (Vec<f32>, Vec<f32>) {
+        let mut init = WeightInit::new(seed, &Device::flex());
+        let linear = init.linear(30, 20);
+        let token = init.token(4000);
+        (linear.weight.val().into_data().try_to_vec().unwrap(), token.val().into_data().try_to_vec().unwrap())
+    }
+
+    #[test]
+    fn weights_depend_on_the_seed_alone() {
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+    }
+
+    #[test]
+    fn draws_have_the_spread_they_should() {
+        let (weight, token) = values(3);
+        let bound = (6.0f32 / 50.0).sqrt();
+        assert!(weight.iter().all(|w| w.abs() < bound));
+        assert!(weight.iter().any(|w| w.abs() > 0.95 * bound));
+        let std = (token.iter().map(|t| t * t).sum::<f32>() / token.len() as f32).sqrt();
+        assert!((std - TOKEN_STD).abs() < 1e-3, "{std}");
+    }
+}

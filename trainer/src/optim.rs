@@ -1,0 +1,205 @@
+//! AdamW with the recipe's settings: which parameters decay, and clipping by the norm of all gradients.
+
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::{FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Which parameters weight decay pulls towards zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Every one. The default, since the released weights were trained so: the reference names a no-decay group and
+    /// then hands all parameters to its optimiser.
+    #[default]
+    All,
+    /// Only weights of linear maps: no biases, no norms, no tokens, no positions.
+    Matrices,
+}
+
+/// Settings of AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWSettings {
+    /// Peak learning rate; see [`crate::schedule`].
+    pub lr: f64,
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// In units of the learning rate.
+    pub weight_decay: f64,
+    /// What decays.
+    #[serde(default)]
+    pub decay: Decay,
+    /// Largest norm of all gradients together; absent for no clipping, as in the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+impl AdamWSettings {
+    /// The recipe's settings for pre-training.
+    #[must_use]
+    pub fn pretrain() -> Self {
+        Self { lr: 1e-4, betas: [0.9, 0.95], epsilon: 1e-8, weight_decay: 0.05, decay: Decay::All, clip_norm: None }
+    }
+
+    /// An optimizer for `model`, with no state yet.
+    #[must_use]
+    pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
+        let adamw = AdamWConfig::new()
+            .with_beta_1(self.betas[0] as f32)
+            .with_beta_2(self.betas[1] as f32)
+            .with_epsilon(self.epsilon as f32);
+        let optimizer = adamw.clone().with_weight_decay(self.weight_decay as f32).init();
+        match self.decay {
+            Decay::All => optimizer,
+            Decay::Matrices => {
+                let parameters = Parameters::of(model);
+                let no_decay = parameters.0.iter().filter(|p| !p.is_matrix()).map(|p| p.id).collect::<Vec<ParamId>>();
+                optimizer.with_group(ParamGroup::from_ids(no_decay), adamw.with_weight_decay(0.0).build(), None)
+            }
+        }
+    }
+
+    /// The first setting out of range, with the reason.
+    #[must_use]
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
+        if !not_negative(self.lr) {
+            return Some(("lr", format!("{} must be a number of at least 0", self.lr)));
+        }
+        if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
+            return Some(("betas", format!("{:?} must lie in [0, 1)", self.betas)));
+        }
+        if !not_negative(self.epsilon) || self.epsilon == 0.0 {
+            return Some(("epsilon", format!("{} must be positive", self.epsilon)));
+        }
+        if !not_negative(self.weight_decay) {
+            return Some(("weight_decay", format!("{} must be a number of at least 0", self.weight_decay)));
+        }
+        self.clip_norm
+            .filter(|&norm| !not_negative(norm) || norm == 0.0)
+            .map(|norm| ("clip_norm", format!("{norm} must be positive; leave it out for no clipping")))
+    }
+}
+
+/// Paths of the parameters that decay under [`Decay::Matrices`].
+#[must_use]
+pub fn decayed_matrices<M: Module>(model: &M) -> Vec<String> {
+    Parameters::of(model).0.into_iter().filter(Parameter::is_matrix).map(|p| p.path).collect()
+}
+
+struct Parameter {
+    path: String,
+    rank: usize,
+    id: ParamId,
+    trained: bool,
+}
+
+impl Parameter {
+    fn is_matrix(&self) -> bool {
+        let name = self.path.rsplit('.').next().unwrap_or_default();
+        self.trained && self.rank > 1 && name == "weight"
+    }
+}
+
+struct Parameters(Vec<Parameter>, Vec<String>);
+
+impl Parameters {
+    fn of<M: Module>(model: &M) -> Self {
+        let mut parameters = Self(vec![], vec![]);
+        model.visit(&mut parameters);
+        parameters
+    }
+}
+
+impl ModuleVisitor for Parameters {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.1.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.1.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let trained = param.is_require_grad();
+        self.0.push(Parameter { path: self.1.join("."), rank: D, id: param.id, trained });
+    }
+}
+
+/// Scales all gradients of `model` so that their common norm is at most `max_norm`; gives the norm before, `[1]`.
+///
+/// Burn clips tensor by tensor, which changes the direction of the step; this keeps it. Nothing is read back from the
+/// device. `None` if there are no gradients.
+pub fn clip_global_norm<M: Module>(model: &M, grads: &mut GradientsParams, max_norm: f64) -> Option<Tensor<1>> {
+    let mut squares = SumOfSquares { grads, seen: HashSet::new(), sum: None };
+    model.visit(&mut squares);
+    let norm = squares.sum?.sqrt();
+    let factor = norm.clone().add_scalar(1e-6).recip().mul_scalar(max_norm).clamp_max(1.0);
+    model.visit(&mut Scale { grads, factor });
+    Some(norm)
+}
+
+struct SumOfSquares<'a> {
+    grads: &'a GradientsParams,
+    seen: HashSet<ParamId>,
+    sum: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for SumOfSquares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.seen.insert(param.id) {
+            return; // A shared parameter counts once.
+        }
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            let square = grad.cast(FloatDType::F32).square().sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: Tensor<1>,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            self.grads.register::<D>(param.id, grad * self.factor.clone().unsqueeze::<D>());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{block::Mlp, init::WeightInit};
+    use burn::tensor::Device;
+
+    #[test]
+    fn clipping_keeps_the_direction_and_bounds_the_norm() {
+        let device = Device::flex().autodiff();
+        let mlp = Mlp::init(4, 2, &mut WeightInit::new(5, &device));
+        let loss = mlp.forward(Tensor::ones([1, 3, 4], &device)).square().sum();
+        let mut grads = GradientsParams::from_grads(loss.backward(), &mlp);
+        let first = |grads: &GradientsParams| -> Vec<f32> {
+            grads.get::<2>(mlp.fc1.weight.id).unwrap().into_data().try_to_vec().unwrap()
+        };
+        let before = first(&grads);
+        let norm: f32 = clip_global_norm(&mlp, &mut grads, 0.01).unwrap().into_scalar();
+        assert!(norm > 0.01, "{norm}");
+        for (a, b) in first(&grads).iter().zip(&before) {
+            assert!((a - b * 0.01 / norm).abs() < 1e-6);
+        }
+        let clipped: f32 = clip_global_norm(&mlp, &mut grads, 1e9).unwrap().into_scalar();
+        assert!((clipped - 0.01).abs() < 1e-5, "{clipped}");
+    }
+}

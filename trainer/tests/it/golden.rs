@@ -1,0 +1,116 @@
+//! Reading golden cases, and measuring how far we are from them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use safetensors::{Dtype, SafeTensors};
+
+/// One tensor of a case, as f64 so that no comparison loses anything.
+#[derive(Clone)]
+pub struct Golden {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+impl Golden {
+    pub fn f32(&self) -> Vec<f32> {
+        self.values.iter().map(|&v| v as f32).collect()
+    }
+
+    pub fn data(&self) -> TensorData {
+        TensorData::new(self.f32(), self.shape.clone())
+    }
+}
+
+/// A case: what it is, and its tensors.
+pub struct Case {
+    pub name: String,
+    pub settings: serde_json::Value,
+    pub tensors: BTreeMap<String, Golden>,
+}
+
+impl Case {
+    fn read(json: &Path) -> Self {
+        let settings = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+        let bytes = fs::read(json.with_extension("safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file
+            .iter()
+            .map(|(name, view)| {
+                let values = match view.dtype() {
+                    Dtype::F32 => view
+                        .data()
+                        .chunks_exact(4)
+                        .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                        .collect(),
+                    Dtype::F64 => {
+                        view.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+                    }
+                    other => panic!("{name}: {other:?} is not expected in a golden case"),
+                };
+                (name.to_owned(), Golden { shape: view.shape().to_vec(), values })
+            })
+            .collect();
+        let name = json.file_stem().unwrap().to_string_lossy().into_owned();
+        Self { name, settings, tensors }
+    }
+
+    pub fn tensor(&self, name: &str) -> &Golden {
+        self.tensors.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.name))
+    }
+
+    pub fn int(&self, key: &str) -> usize {
+        self.settings[key].as_u64().unwrap_or_else(|| panic!("{}: no number {key}", self.name)) as usize
+    }
+}
+
+/// The cases whose names start with `prefix`: the ones kept with the project, then those of the golden folder.
+pub fn cases(prefix: &str) -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("../tests/golden")];
+    match golden_dir(root) {
+        Some(folder) => folders.push(folder),
+        None => {
+            assert!(std::env::var_os("CI").is_none(), "CI needs the golden folder: set HIEND_GOLDEN_DIR");
+            println!("golden: HIEND_GOLDEN_DIR is not set and there is no shared/golden: only the project's own cases");
+        }
+    }
+    let mut cases = BTreeMap::new();
+    for folder in folders {
+        for json in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = json.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.starts_with(prefix) || json.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            if json.with_extension("safetensors").exists() {
+                cases.insert(name, Case::read(&json));
+            } else {
+                println!("golden: {name} comes without tensors to compare with");
+            }
+        }
+    }
+    assert!(!cases.is_empty(), "no golden case {prefix}*");
+    cases.into_values().collect()
+}
+
+fn golden_dir(root: &Path) -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("HIEND_GOLDEN_DIR") {
+        let folder = PathBuf::from(folder);
+        assert!(folder.is_dir(), "HIEND_GOLDEN_DIR names no folder: {}", folder.display());
+        return Some(folder);
+    }
+    Some(root.join("../../shared/golden")).filter(|folder| folder.is_dir())
+}
+
+/// The largest difference in units of the largest expected magnitude.
+pub fn relative_error(actual: &[f32], expected: &Golden) -> f64 {
+    assert_eq!(actual.len(), expected.values.len());
+    let scale = expected.values.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let difference = actual.iter().zip(&expected.values).fold(0f64, |m, (&a, &e)| {
+        let d = (f64::from(a) - e).abs();
+        if d.is_nan() { f64::INFINITY } else { m.max(d) }
+    });
+    if difference == 0.0 { 0.0 } else { difference / scale.max(f64::MIN_POSITIVE) }
+}

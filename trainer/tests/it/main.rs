@@ -1,0 +1,7 @@
+//! Tests of the trainer from outside, in one binary.
+
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+mod golden;
+mod golden_mae;
+mod golden_misc;
