@@ -18,3 +18,4 @@ pub mod loss;
 pub mod metric;
 pub mod model;
 pub mod optim;
+pub mod weights;

@@ -51,7 +51,8 @@ pub fn dice_ce(logits: Tensor<5>, labels: Tensor<5, Int>) -> DiceCe {
         .reshape([num_cases, 1, num_voxels])
         .expand([num_cases, num_classes, num_voxels])
         .equal(classes.expand([num_cases, num_classes, num_voxels]))
-        .float();
+        .float()
+        .cast(log_probs.dtype());
 
     let cross_entropy = (log_probs.clone() * one_hot.clone()).sum_dim(1).mean().neg();
 

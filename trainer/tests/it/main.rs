@@ -5,3 +5,5 @@
 mod golden;
 mod golden_mae;
 mod golden_misc;
+mod golden_unetr;
+mod golden_weights;
