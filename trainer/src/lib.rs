@@ -10,12 +10,25 @@
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap
 )]
+// Axes are x, y, z, a batch is n: longer names would say less.
+#![allow(clippy::many_single_char_names)]
 // Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod device;
+pub mod feed;
 pub mod inference;
 pub mod loss;
 pub mod metric;
 pub mod model;
 pub mod optim;
+pub mod pretrain;
+pub mod report;
+pub mod schedule;
+pub mod stream_config;
+pub mod testing;
 pub mod weights;

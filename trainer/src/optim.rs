@@ -1,4 +1,4 @@
-//! AdamW with the recipe's settings: which parameters decay, and clipping by the norm of all gradients.
+//! `AdamW` with the recipe's settings: which parameters decay, and clipping by the norm of all gradients.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ pub enum Decay {
     Matrices,
 }
 
-/// Settings of AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+/// Settings of `AdamW` (Loshchilov and Hutter, arXiv 1711.05101).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWSettings {

@@ -80,7 +80,14 @@ impl HiEndMaeConfig {
     /// The paper's base model.
     #[must_use]
     pub fn vit_b_p16() -> Self {
-        Self { patch_size: 16, embed_dim: 768, num_heads: 12, decoder_embed_dim: 384, ..Self::vit_l_p12() }
+        Self {
+            patch_size: 16,
+            embed_dim: 768,
+            num_heads: 12,
+            decoder_embed_dim: 384,
+            decoder_num_heads: 12,
+            ..Self::vit_l_p12()
+        }
     }
 
     /// Ours, for CPUs: 3.0 GFLOP forward a crop of 96³.

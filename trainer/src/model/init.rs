@@ -1,7 +1,7 @@
 //! First values of all weights, drawn on the host so that they depend on the seed alone.
 //!
 //! Burn's own initialisers draw from a generator that is global to a backend: two models made in one process, or the
-//! same model on CPU and GPU, would differ. Here the numbers come from one ChaCha8 stream, in the order in which the
+//! same model on CPU and GPU, would differ. Here the numbers come from one `ChaCha8` stream, in the order in which the
 //! layers are made, and that order is part of what a seed means.
 
 use burn::module::{Param, ParamId};

@@ -44,6 +44,22 @@ impl Mask {
         self.ids_shuffle.len() / self.num_patches
     }
 
+    /// Number of patches of a sample.
+    #[must_use]
+    pub fn num_patches(&self) -> usize {
+        self.num_patches
+    }
+
+    /// The mask of some of the samples, in the order given.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    #[must_use]
+    pub fn select(&self, samples: &[usize]) -> Self {
+        let ids_shuffle = samples.iter().flat_map(|&sample| self.row(sample).iter().copied()).collect();
+        Self { ids_shuffle, ..*self }
+    }
+
     /// The visible patches of a sample, in shuffled order.
     #[must_use]
     pub fn ids_keep(&self, sample: usize) -> &[usize] {
@@ -117,26 +133,27 @@ impl MaskIndices {
     /// The visible ones of `patches` `[N, L, W]`, as `[N, num_visible, W]`, in shuffled order.
     #[must_use]
     pub fn visible(&self, patches: Tensor<3>) -> Tensor<3> {
-        self.take(patches, &self.visible_rows)
+        take(patches, &self.visible_rows)
     }
 
     /// The masked ones of `patches` `[N, L, W]`, as `[N, num_masked, W]`, in shuffled order.
     #[must_use]
     pub fn masked(&self, patches: Tensor<3>) -> Tensor<3> {
-        self.take(patches, &self.masked_rows)
+        take(patches, &self.masked_rows)
     }
 
     /// `tokens` `[N, L, W]` in shuffled order, back in the order of the patches.
     #[must_use]
     pub fn restore(&self, tokens: Tensor<3>) -> Tensor<3> {
-        self.take(tokens, &self.restore_rows)
+        take(tokens, &self.restore_rows)
     }
+}
 
-    fn take(&self, x: Tensor<3>, rows: &Tensor<1, Int>) -> Tensor<3> {
-        let [n, l, width] = x.dims();
-        let [num_rows] = rows.dims();
-        x.reshape([n * l, width]).select(0, rows.clone()).reshape([n, num_rows / n, width])
-    }
+/// Rows of `x` `[N, L, W]`, counted over all samples, as many of each sample.
+fn take(x: Tensor<3>, rows: &Tensor<1, Int>) -> Tensor<3> {
+    let [n, l, width] = x.dims();
+    let [num_rows] = rows.dims();
+    x.reshape([n * l, width]).select(0, rows.clone()).reshape([n, num_rows / n, width])
 }
 
 #[cfg(test)]

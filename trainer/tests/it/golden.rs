@@ -71,12 +71,11 @@ impl Case {
 pub fn cases(prefix: &str) -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("../tests/golden")];
-    match golden_dir(root) {
-        Some(folder) => folders.push(folder),
-        None => {
-            assert!(std::env::var_os("CI").is_none(), "CI needs the golden folder: set HIEND_GOLDEN_DIR");
-            println!("golden: HIEND_GOLDEN_DIR is not set and there is no shared/golden: only the project's own cases");
-        }
+    if let Some(folder) = golden_dir(root) {
+        folders.push(folder);
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "CI needs the golden folder: set HIEND_GOLDEN_DIR");
+        println!("golden: HIEND_GOLDEN_DIR is not set and there is no shared/golden: only the project's own cases");
     }
     let mut cases = BTreeMap::new();
     for folder in folders {

@@ -1,4 +1,4 @@
-//! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over AdamW updates.
+//! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over updates.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};

@@ -1,0 +1,134 @@
+//! What was typed. What is meant is worked out in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Preset;
+use crate::device::DeviceChoice;
+
+/// Hi-End-MAE pre-training on CT. Without a subcommand: pre-train.
+#[derive(Debug, Parser)]
+#[command(name = "hiend-train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// What to do, if not to pre-train.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Of the pre-training.
+    #[command(flatten)]
+    pub pretrain: PretrainArgs,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pre-train a masked autoencoder on shards (the same as without a subcommand)
+    Pretrain(PretrainArgs),
+}
+
+/// Flags of the pre-training.
+#[derive(Debug, Args)]
+pub struct PretrainArgs {
+    /// Folder of shards, as hiend-shard writes it
+    #[arg(long, value_name = "CACHE", required = true)]
+    pub shards: Option<PathBuf>,
+    /// Configuration that comes with the program [default: vit-l-p12 on CUDA, tiny on the CPU]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub preset: Option<Preset>,
+    /// Configuration of your own, a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Stop after so many updates in all; the course of the learning rate stays the same
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+    /// Folder for checkpoints, journal and pictures [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Decides first weights, crops, augmentation and masks; replaces the configuration's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: Option<u64>,
+    /// Go on from the last checkpoint in the run's folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Threads of the loader [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Memory of the loader's buffers, as 512MiB or 4GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Updates from checkpoint to checkpoint; 0 for none but the last
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub checkpoint_every: u64,
+    /// Checkpoints that stay
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep: usize,
+    /// Updates from line to line; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub log_every: u64,
+}
+
+impl ValueEnum for Preset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+/// Bytes from `123`, `512MiB`, `4GB` or `4G`; letters without an i count in powers of 1000.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err("expected a size such as 512MiB or 4GiB".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a size such as 512MiB or 4GiB".to_owned())?;
+    number.checked_mul(factor).filter(|&bytes| bytes > 0).ok_or_else(|| "out of range".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn pretraining_needs_no_subcommand_but_takes_it() {
+        let cli = Cli::try_parse_from(["hiend-train", "--shards", "cache", "--preset", "tiny"]).unwrap();
+        assert_eq!(cli.pretrain.preset, Some(Preset::Tiny));
+        let cli = Cli::try_parse_from(["hiend-train", "pretrain", "--shards", "cache"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Pretrain(args)) if args.shards == Some("cache".into())));
+        assert!(Cli::try_parse_from(["hiend-train"]).is_err());
+        assert!(Cli::try_parse_from(["hiend-train", "pretrain"]).is_err());
+        assert!(Cli::try_parse_from(["hiend-train", "--shards", "c", "--device", "gpu"]).is_err());
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_size(text).ok(), expected, "{text}");
+        check("123", Some(123));
+        check("512MiB", Some(512 << 20));
+        check("4 GB", Some(4_000_000_000));
+        check("0", None);
+        check("99999999999GiB", None);
+        check("GiB", None);
+        check("4X", None);
+    }
+}

@@ -1,0 +1,21 @@
+//! What the subcommands do. The only place of this crate that prints.
+
+mod pretrain;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+
+/// The run was interrupted and can go on: the shell's code for Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Does what was typed.
+///
+/// # Errors
+/// Whatever failed, for the user to read.
+pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Some(Command::Pretrain(args)) => pretrain::run(args),
+        None => pretrain::run(&cli.pretrain),
+    }
+}

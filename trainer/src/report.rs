@@ -1,0 +1,5 @@
+//! What a run tells: lines on the console, a journal, pictures.
+
+pub mod console;
+pub mod journal;
+pub mod picture;

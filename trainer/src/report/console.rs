@@ -1,0 +1,91 @@
+//! Plain lines about a run. A dashboard would listen to the same events.
+
+use std::io::Write;
+
+use crate::pretrain::{Event, Outcome};
+use crate::report::journal::StepRecord;
+
+/// Writes a line for every so many steps, averaged over them.
+#[derive(Debug)]
+pub struct Console<W> {
+    out: W,
+    log_every: u64,
+    since: Vec<StepRecord>,
+    end_step: u64,
+}
+
+impl<W: Write> Console<W> {
+    /// To `out`, a line every `log_every` steps (0: none of them).
+    pub fn new(out: W, log_every: u64) -> Self {
+        Self { out, log_every, since: vec![], end_step: 0 }
+    }
+
+    /// Writes what there is to say. Output that cannot be written (a closed pipe) does not stop a run.
+    pub fn event(&mut self, event: &Event<'_>) {
+        if let Some(line) = self.line(event) {
+            let _ = writeln!(self.out, "{line}");
+            let _ = self.out.flush();
+        }
+    }
+
+    fn line(&mut self, event: &Event<'_>) -> Option<String> {
+        Some(match event {
+            Event::Started { num_params, device, step, end_step, run_dir } => {
+                self.end_step = *end_step;
+                let millions = *num_params as f64 / 1e6;
+                let from = if *step > 0 { format!(", going on after step {step}") } else { String::new() };
+                format!(
+                    "training {millions:.1}M parameters on {device} to step {end_step}{from}; run {}",
+                    run_dir.display()
+                )
+            }
+            Event::Step(record) => {
+                self.since.push((*record).clone());
+                let due = self.log_every > 0 && record.step.is_multiple_of(self.log_every);
+                if !due && record.step != self.end_step {
+                    // A run without lines keeps nothing to average.
+                    if self.log_every == 0 {
+                        self.since.clear();
+                    }
+                    return None;
+                }
+                self.average()?
+            }
+            Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
+            Event::Picture(path) => format!("picture {}", path.display()),
+            Event::Warning(message) => format!("warning: {message}"),
+            Event::Stopped(summary) => match summary.outcome {
+                Outcome::Finished => format!(
+                    "done: {} steps in {:.1} s, data wait {:.1}% of the time",
+                    summary.steps_done,
+                    summary.elapsed_secs,
+                    summary.wait_share * 100.0
+                ),
+                Outcome::Interrupted => {
+                    format!("stopped after step {}; the same command with --resume goes on", summary.step)
+                }
+            },
+        })
+    }
+
+    fn average(&mut self) -> Option<String> {
+        let records = std::mem::take(&mut self.since);
+        let last = records.last()?;
+        let mean = |value: fn(&StepRecord) -> f64| records.iter().map(value).sum::<f64>() / records.len() as f64;
+        let crops: usize = records.iter().map(|r| r.crops).sum();
+        let secs = records.iter().map(|r| r.step_ms).sum::<f64>() / 1e3;
+        let norm = last.grad_norm.map(|norm| format!("  |g| {norm:.3}")).unwrap_or_default();
+        Some(format!(
+            "step {:>6}/{}  loss {:.4}  lr {:.2e}{norm}  {:.1} crops/s  {:.0} ms = wait {:.1} + compute {:.1}  (upload {:.1} alongside)",
+            last.step,
+            self.end_step,
+            mean(|r| r.loss),
+            last.lr,
+            crops as f64 / secs.max(1e-9),
+            mean(|r| r.step_ms),
+            mean(|r| r.wait_ms),
+            mean(|r| r.compute_ms),
+            mean(|r| r.upload_ms),
+        ))
+    }
+}

@@ -1,0 +1,107 @@
+//! Learning rates as pure functions of the position: linear warm-up, then cosine to zero.
+//!
+//! Burn's own cosine scheduler rises again when its iterations are used up, and keeps state; a function of the step
+//! does neither, and resuming needs nothing saved.
+
+use serde::{Deserialize, Serialize};
+
+/// What [`ScheduleConfig`] counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Passes over the cache: each case is visited once.
+    Epoch,
+    /// Updates of the weights.
+    Step,
+}
+
+/// Length of a training and of its warm-up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// What the two lengths count in.
+    pub unit: Unit,
+    /// Length of the whole training.
+    pub total: u64,
+    /// Length of the linear warm-up from zero.
+    pub warmup: u64,
+}
+
+impl ScheduleConfig {
+    /// Steps of the whole training, for a stream with this many steps an epoch.
+    #[must_use]
+    pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        match self.unit {
+            Unit::Epoch => self.total.saturating_mul(steps_per_epoch),
+            Unit::Step => self.total,
+        }
+    }
+
+    /// Learning rate of the update number `step`, from 0.
+    #[must_use]
+    pub fn lr(&self, peak: f64, step: u64, steps_per_epoch: u64) -> f64 {
+        let position = match self.unit {
+            Unit::Epoch => step as f64 / steps_per_epoch.max(1) as f64,
+            Unit::Step => step as f64,
+        };
+        warmup_cosine(peak, position, self.warmup as f64, self.total as f64)
+    }
+
+    /// The first setting out of range, with the reason.
+    #[must_use]
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        if self.total == 0 {
+            return Some(("total", "must be at least 1".into()));
+        }
+        (self.warmup >= self.total)
+            .then(|| ("warmup", format!("{} must be less than the total {}", self.warmup, self.total)))
+    }
+}
+
+/// Pre-training: linear from 0 to `peak` at `warmup`, then half a cosine down to 0 at `total`, and 0 after it.
+///
+/// `position` may be a fraction: the recipe counts in epochs and changes the rate with every iteration.
+#[must_use]
+pub fn warmup_cosine(peak: f64, position: f64, warmup: f64, total: f64) -> f64 {
+    if position < warmup { peak * position / warmup } else { cosine(peak, position, warmup, total) }
+}
+
+/// Fine-tuning: one rate an epoch; the warm-up's last epoch already has the peak.
+#[must_use]
+pub fn warmup_cosine_per_epoch(peak: f64, epoch: u64, warmup: u64, total: u64) -> f64 {
+    if epoch < warmup {
+        let last = (warmup - 1) as f64;
+        // A warm-up of one epoch has no way to go: it starts at zero, as the reference's does.
+        return if last > 0.0 { peak * epoch as f64 / last } else { 0.0 };
+    }
+    cosine(peak, epoch as f64, warmup as f64, total as f64)
+}
+
+fn cosine(peak: f64, position: f64, warmup: f64, total: f64) -> f64 {
+    let done = ((position - warmup) / (total - warmup)).min(1.0);
+    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_stays_at_zero_after_the_end() {
+        let config = ScheduleConfig { unit: Unit::Step, total: 100, warmup: 10 };
+        assert_eq!(config.fault(), None);
+        assert!(config.lr(1.0, 0, 7).abs() < 1e-15);
+        assert!((config.lr(1.0, 5, 7) - 0.5).abs() < 1e-15);
+        assert!((config.lr(1.0, 10, 7) - 1.0).abs() < 1e-15);
+        assert!(config.lr(1.0, 100, 7).abs() < 1e-15);
+        assert!(config.lr(1.0, 150, 7).abs() < 1e-15);
+    }
+
+    #[test]
+    fn epochs_are_counted_in_fractions() {
+        let config = ScheduleConfig { unit: Unit::Epoch, total: 4, warmup: 2 };
+        assert_eq!(config.total_steps(8), 32);
+        assert!((config.lr(1.0, 8, 8) - 0.5).abs() < 1e-15);
+        assert!((config.lr(1.0, 24, 8) - 0.5).abs() < 1e-15);
+    }
+}

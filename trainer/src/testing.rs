@@ -1,0 +1,82 @@
+//! A stream of batches without a cache, for tests and for measuring the device alone.
+
+use hiend_loader::batch::{Batch, BatchTimes, CropRecord, PooledBuffer};
+use hiend_loader::rng::{DrawId, Operation, case_key};
+use rand::RngExt as _;
+
+use crate::feed::Source;
+use crate::pretrain::Stream;
+
+/// Crops of smooth random waves; a pure function of seed and step, as the loader's stream is.
+#[derive(Clone, Copy, Debug)]
+pub struct SyntheticStream {
+    /// Decides the waves.
+    pub seed: u64,
+    /// Sides of a crop.
+    pub crop_size: [usize; 3],
+    /// Crops of a batch.
+    pub crops: usize,
+    /// Length of an epoch.
+    pub steps_per_epoch: u64,
+}
+
+impl SyntheticStream {
+    /// As training takes it.
+    #[must_use]
+    pub fn stream(self) -> Stream {
+        Stream {
+            steps_per_epoch: self.steps_per_epoch,
+            digest: format!("synthetic-{}", self.seed),
+            open: Box::new(move |start_step| Ok(self.open(start_step))),
+        }
+    }
+
+    /// Batches from `start_step` on, without end.
+    #[must_use]
+    pub fn open(self, start_step: u64) -> Source {
+        Box::new((start_step..).map(move |step| Ok(self.batch(step))))
+    }
+
+    /// The batch of a step.
+    #[must_use]
+    pub fn batch(&self, step: u64) -> Batch {
+        let [x, y, z] = self.crop_size;
+        let mut images = Vec::with_capacity(self.crops * x * y * z);
+        let mut crops = Vec::with_capacity(self.crops);
+        for crop in 0..self.crops {
+            let case = format!("synthetic/case{}", (step as usize * self.crops + crop) % 5);
+            let id = DrawId {
+                seed: self.seed,
+                epoch: step / self.steps_per_epoch,
+                case: case_key(&case),
+                crop: crop as u32,
+            };
+            let mut rng = id.rng(Operation::Centre);
+            let waves: [[f32; 4]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| rng.random_range(0.05..0.6)));
+            for i in 0..x * y * z {
+                let position = [i / (y * z), i / z % y, i % z].map(|v| v as f32);
+                let value: f32 = waves
+                    .iter()
+                    .map(|w| (w[0] * position[0] + w[1] * position[1] + w[2] * position[2] + 10.0 * w[3]).sin())
+                    .sum();
+                images.push(0.5 + value / 6.0);
+            }
+            crops.push(CropRecord {
+                case_key: case_key(&case),
+                case,
+                epoch: id.epoch,
+                crop: crop as u32,
+                origin: [0; 3],
+                augmentation: vec![],
+            });
+        }
+        Batch {
+            step,
+            shape: [self.crops, 1, x, y, z],
+            images: PooledBuffer::unpooled(images),
+            labels: None,
+            crops,
+            times: BatchTimes::default(),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The binary: exit codes, and errors of one line.
+
+use std::process::{Command, Output};
+
+fn hiend_train(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(args).output().unwrap()
+}
+
+fn check(args: &[&str], code: i32, in_stderr: &str) {
+    let output = hiend_train(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert!(stderr.contains(in_stderr), "{args:?}: {stderr}");
+    if code == 1 {
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    check(&[], 2, "--shards");
+    check(&["--shards", "cache", "--device", "gpu"], 2, "expected auto, cpu or cuda:N");
+    check(&["--shards", "cache", "--preset", "huge"], 2, "vit-l-p12");
+    check(&["--shards", "cache", "--preset", "tiny", "--config", "x.toml"], 2, "cannot be used with");
+    check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
+}
+
+#[test]
+fn help_exits_with_0() {
+    let output = hiend_train(&["--help"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("--shards"));
+}
+
+#[test]
+fn failures_exit_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let no_cache = path("no-such-cache");
+    check(&["--shards", &no_cache, "--preset", "tiny", "--device", "cpu"], 1, "no-such-cache");
+    check(&["--shards", &no_cache, "--config", &path("none.toml"), "--device", "cpu"], 1, "none.toml");
+    check(&["--shards", &no_cache, "--resume", "--run-dir", &path("none"), "--device", "cpu"], 1, "no run to go on");
+    let bad = path("bad.toml");
+    std::fs::write(&bad, "[modle]\n").unwrap();
+    check(&["--shards", &no_cache, "--config", &bad, "--device", "cpu"], 1, "did you mean `model`?");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn cuda_that_is_not_built_in_is_one_clear_line() {
+    check(&["--shards", "cache", "--device", "cuda:0"], 1, "this build has no CUDA; rebuild with --features cuda");
+}
