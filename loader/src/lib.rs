@@ -1,7 +1,25 @@
 //! From CT files to batches: datasets, preprocessing, shards, and the stream of augmented crops.
 //!
-//! Data flows one way: [`dataset`](crate) finds cases, `preprocess` brings them to one grid, `convert` writes shards
-//! with [`hiend_cache`], and `pipeline` turns shards into [`batch::Batch`]es. Nothing here knows tensors or devices.
+//! Data flows one way: [`dataset`] finds [`case`]s, [`nifti`] reads them, [`preprocess`] brings them to one grid,
+//! [`convert`] writes shards with [`hiend_cache`], and [`pipeline`] turns shards into [`batch`]es. Nothing here knows
+//! tensors or devices.
+
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "voxel counts and indices become floats in geometry and rates; none comes near 2^52"
+)]
 
 pub mod batch;
+pub mod budget;
+pub mod case;
+pub mod convert;
+pub mod dataset;
+pub mod epoch;
+pub mod geometry;
+pub mod nifti;
+pub mod pipeline;
+pub mod preprocess;
 pub mod rng;
+pub mod sampler;
+pub mod transform;
+pub mod visit;

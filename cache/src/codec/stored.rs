@@ -1,0 +1,64 @@
+//! A zstd frame that stores its content in one raw block (RFC 8878, sections 3.1.1 and 3.1.1.2.2).
+//!
+//! The reader knows the exact header that the writer wrote, so it can hand out the content in place; every other zstd
+//! decoder reads the frame as it reads any.
+
+/// Frame magic, descriptor (single segment, 4-byte content size), content size, block header.
+pub const HEADER_LEN: usize = 4 + 1 + 4 + 3;
+
+const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+/// Content size in 4 bytes (2 << 6), single segment (1 << 5), no checksum, no dictionary.
+const DESCRIPTOR: u8 = 0b1010_0000;
+
+fn header(len: usize) -> [u8; HEADER_LEN] {
+    // MAX_CHUNK_VOXELS keeps every raw part within the 128 KiB a raw block may have.
+    let size = u32::try_from(len).expect("a chunk's raw part is at most 128 KiB").to_le_bytes();
+    // Block header: last block (1), type raw (0 << 1), size (<< 3).
+    let block = u32::try_from(len << 3 | 1).expect("a chunk's raw part is at most 128 KiB").to_le_bytes();
+    let mut bytes = [0; HEADER_LEN];
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4] = DESCRIPTOR;
+    bytes[5..9].copy_from_slice(&size);
+    bytes[9..].copy_from_slice(&block[..3]);
+    bytes
+}
+
+/// Appends a frame that stores `content`.
+///
+/// # Panics
+/// If `content` is longer than 128 KiB: the caller's error.
+pub fn write(content: &[u8], out: &mut Vec<u8>) {
+    assert!(content.len() <= 1 << 17, "a raw block holds at most 128 KiB");
+    out.extend_from_slice(&header(content.len()));
+    out.extend_from_slice(content);
+}
+
+/// If `bytes` begin with a frame that stores exactly `len` bytes: its content, and what follows.
+#[must_use]
+pub fn read(bytes: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
+    if len > 1 << 17 {
+        return None;
+    }
+    let content = bytes.strip_prefix(&header(len))?;
+    content.split_at_checked(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stock_zstd_reads_a_stored_frame() {
+        for len in [0, 1, 255, 256, 65_536 + 256, 1 << 17] {
+            let content: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+            let mut bytes = Vec::new();
+            write(&content, &mut bytes);
+            assert_eq!(bytes.len(), HEADER_LEN + len);
+            assert_eq!(zstd::stream::decode_all(bytes.as_slice()).unwrap(), content);
+            bytes.push(9);
+            assert_eq!(read(&bytes, len), Some((content.as_slice(), &[9u8][..])));
+            assert_eq!(read(&bytes, len + 2), None);
+            assert_eq!(read(&bytes[..HEADER_LEN + len - usize::from(len > 0)], len).is_some(), len == 0);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `manifest.json`: what a cache is, for people and for a check that nothing was lost.
+//!
+//! The truth about cases lies in the shards (see [`crate::shard`]); the manifest adds what shards don't know: how the
+//! volumes were made, the datasets' label names, and the list of shards as it stood at the end of the last run, so
+//! that a lost file is noticed.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::shard::VERSION;
+use crate::shard::writer::sync_dir;
+
+/// Name of the manifest in a cache folder.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// Contents of `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always `hiend-cache`.
+    pub format: String,
+    /// Version of the shard format.
+    pub version: u32,
+    /// Program and version that wrote the manifest.
+    pub created_by: String,
+    /// How volumes were brought to one grid and one range; opaque to this crate.
+    pub preprocess: serde_json::Value,
+    /// Datasets by name.
+    pub datasets: BTreeMap<String, DatasetInfo>,
+    /// File names of the shards, sorted.
+    pub shards: Vec<String>,
+}
+
+/// What a dataset says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetInfo {
+    /// Class names by label value, background (0) included; empty for a dataset without labels.
+    pub labels: BTreeMap<u8, String>,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            format: "hiend-cache".into(),
+            version: VERSION,
+            created_by: concat!("hiend-cache ", env!("CARGO_PKG_VERSION")).into(),
+            preprocess: serde_json::Value::Null,
+            datasets: BTreeMap::new(),
+            shards: Vec::new(),
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads the manifest of the cache in `dir`.
+    ///
+    /// # Errors
+    /// If there is none, or it is of another format or version.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NoCache { path: dir.to_owned() });
+            }
+            Err(err) => return Err(Error::io(path, "read")(err)),
+        };
+        let bad = |reason: String| Error::BadManifest { path: path.clone(), reason };
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(|err| bad(err.to_string()))?;
+        if manifest.format != "hiend-cache" || manifest.version != VERSION {
+            let found = format!("{} version {}", manifest.format, manifest.version);
+            return Err(bad(format!("{found}; this program reads hiend-cache version {VERSION}")));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes the manifest of the cache in `dir`, replacing the old one at once or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE_NAME);
+        let io = |action| Error::io(&path, action);
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
+        bytes.push(b'\n');
+        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir, "make a file in this folder"))?;
+        file.write_all(&bytes).map_err(io("write"))?;
+        file.as_file().sync_all().map_err(io("write"))?;
+        file.persist(&path).map_err(|err| io("rename")(err.error))?;
+        sync_dir(dir)
+    }
+}

@@ -1,0 +1,169 @@
+//! Writes a shard under a temporary name and gives it its own when everything is on disk.
+//!
+//! A process that is killed leaves at most a `.tmp` file, which no reader looks at and which the next run removes:
+//! a writer that is alive holds a lock on its file.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::record::Directory;
+use super::{EXTENSION, HEADER_LEN, footer_bytes, header_bytes};
+use crate::encode::EncodedCase;
+use crate::error::{Error, Result};
+use crate::index::Entry;
+
+const TMP_PREFIX: &str = ".shard-";
+const TMP_SUFFIX: &str = ".tmp";
+
+/// A shard being written. Dropping it without [`ShardWriter::finish`] removes what was written.
+pub struct ShardWriter {
+    dir: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    offset: u64,
+    generation: u64,
+    worker: u32,
+    directory: Option<Directory>,
+}
+
+impl ShardWriter {
+    /// Begins a shard in `dir`. `generation` decides which record of a case counts, see [`super`]; `worker` only makes
+    /// the names of several writers differ.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn create(dir: &Path, generation: u64, worker: u32) -> Result<Self> {
+        let file = tempfile::Builder::new()
+            .prefix(TMP_PREFIX)
+            .suffix(TMP_SUFFIX)
+            .tempfile_in(dir)
+            .map_err(Error::io(dir, "make a file in this folder"))?;
+        // Only a sign of life for `remove_stale`; file systems without locks do without.
+        let _ = file.as_file().try_lock();
+        let mut writer = Self {
+            dir: dir.to_owned(),
+            file: BufWriter::with_capacity(1 << 20, file),
+            offset: 0,
+            generation,
+            worker,
+            directory: None,
+        };
+        writer.write(&header_bytes(generation))?;
+        debug_assert_eq!(writer.offset, HEADER_LEN as u64);
+        Ok(writer)
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether no case was written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.directory.is_none()
+    }
+
+    /// Appends a case.
+    ///
+    /// # Errors
+    /// If writing fails (disk full), or the case was encoded with other chunks than those before it.
+    pub fn push(&mut self, case: EncodedCase) -> Result<()> {
+        let EncodedCase { mut record, chunk, data, entries, occupancy } = case;
+        if self.directory.as_ref().is_some_and(|directory| directory.chunk != chunk) {
+            let reason = format!("chunks of {chunk:?} differ from the shard's");
+            return Err(Error::BadCase { case: record.key(), reason });
+        }
+        let start = self.offset;
+        let absolute = |entry: Entry| match entry {
+            Entry::Coded { offset, len, crc32c } => Entry::Coded { offset: start + offset, len, crc32c },
+            constant @ Entry::Constant(_) => constant,
+        };
+        let mut index: Vec<u8> = entries.into_iter().flat_map(|entry| absolute(entry).to_bytes()).collect();
+        index.extend_from_slice(&occupancy);
+        record.span.offset = start;
+        record.span.data_len = data.len() as u64;
+        record.span.index_len = index.len() as u64;
+        record.span.index_crc32c = crc32c::crc32c(&index);
+        self.write(&data)?;
+        self.write(&index)?;
+        self.directory.get_or_insert_with(|| Directory { chunk, cases: Vec::new() }).cases.push(record);
+        Ok(())
+    }
+
+    /// Writes directory and footer, waits until everything is on disk, and names the shard.
+    ///
+    /// Returns its path; `None` if no case was written, and then nothing is left behind.
+    ///
+    /// # Errors
+    /// If writing, syncing or renaming fails; nothing is left behind then either.
+    pub fn finish(mut self) -> Result<Option<PathBuf>> {
+        let Some(directory) = self.directory.take() else { return Ok(None) };
+        let bytes = serde_json::to_vec(&directory).map_err(|err| self.error()(err.into()))?;
+        let footer = footer_bytes(self.offset, &bytes);
+        self.write(&bytes)?;
+        self.write(&footer)?;
+        let failed = self.error();
+        let Self { dir, file, generation, worker, .. } = self;
+        let mut file = file.into_inner().map_err(|err| failed(err.into_error()))?;
+        file.as_file().sync_all().map_err(Error::io(&dir, "write a shard to disk in this folder"))?;
+        for sequence in 0u32.. {
+            let path = dir.join(format!("g{generation:04}-w{worker:03}-{sequence:04}.{EXTENSION}"));
+            match file.persist_noclobber(&path) {
+                Ok(_) => {
+                    sync_dir(&dir)?;
+                    return Ok(Some(path));
+                }
+                Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => file = err.file,
+                Err(err) => return Err(Error::io(path, "name the finished shard")(err.error)),
+            }
+        }
+        unreachable!("four billion shards of one generation")
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let failed = self.error();
+        self.file.write_all(bytes).map_err(failed)?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn error(&self) -> impl Fn(std::io::Error) -> Error + use<> {
+        let path = self.file.get_ref().path().to_owned();
+        move |source| Error::Io { path: path.clone(), action: "write", source }
+    }
+}
+
+/// Makes a rename in `dir` survive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    // Windows has no handle for a folder; NTFS journals renames.
+    if cfg!(unix) {
+        let handle = File::open(dir).map_err(Error::io(dir, "open"))?;
+        handle.sync_all().map_err(Error::io(dir, "sync"))?;
+    }
+    Ok(())
+}
+
+/// Removes what killed writers left in `dir`; returns how many files.
+///
+/// # Errors
+/// If the folder cannot be listed.
+pub fn remove_stale(dir: &Path) -> Result<usize> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let path = entry.map_err(Error::io(dir, "list"))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !(name.starts_with(TMP_PREFIX) && name.ends_with(TMP_SUFFIX)) {
+            continue;
+        }
+        // A live writer holds the lock; where locks don't work the file stays, which is safe.
+        let stale = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if stale && std::fs::remove_file(&path).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,180 @@
+//! Affines, spacings and orientations: where voxels lie in the world.
+//!
+//! World coordinates are RAS+ millimetres, as NIfTI has them. An affine is `world_from_voxel`, row-major 4 x 4.
+
+use nalgebra::{Matrix3, Matrix4};
+
+/// `world_from_voxel`, row-major.
+pub type Affine = [[f64; 4]; 4];
+
+/// Which source axis becomes which axis of RAS+, and whether it is turned around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orientation {
+    /// For each axis of RAS+: the axis of the source array.
+    pub source_axis: [usize; 3],
+    /// For each axis of RAS+: whether the source runs the other way.
+    pub flipped: [bool; 3],
+}
+
+impl Orientation {
+    /// The orientation closest to an affine: as nibabel's `io_orientation`, the array axes are assigned, in order, to
+    /// the free world axis that the closest rotation maps them to most.
+    ///
+    /// Returns `None` if the affine's columns do not span the world.
+    #[must_use]
+    pub fn closest(affine: &Affine) -> Option<Self> {
+        let mut rotation = linear(affine);
+        for mut column in rotation.column_iter_mut() {
+            let norm = column.norm();
+            if norm.is_nan() || norm <= 0.0 || norm.is_infinite() {
+                return None;
+            }
+            column /= norm;
+        }
+        let svd = rotation.svd(true, true);
+        if svd.singular_values.min() < 1e-6 {
+            return None;
+        }
+        let mut polar = svd.u? * svd.v_t?;
+        let mut orientation = Self { source_axis: [0; 3], flipped: [false; 3] };
+        for source in 0..3 {
+            let world = polar.column(source).iamax();
+            orientation.source_axis[world] = source;
+            orientation.flipped[world] = polar[(world, source)] < 0.0;
+            polar.row_mut(world).fill(0.0);
+        }
+        Some(orientation)
+    }
+
+    /// Shape of the array once oriented.
+    #[must_use]
+    pub fn shape(&self, source: [usize; 3]) -> [usize; 3] {
+        self.source_axis.map(|axis| source[axis])
+    }
+
+    /// The affine of the oriented array.
+    #[must_use]
+    pub fn affine(&self, affine: &Affine, source_shape: [usize; 3]) -> Affine {
+        let mut oriented = *affine;
+        for row in 0..3 {
+            for (axis, &source) in self.source_axis.iter().enumerate() {
+                let column = affine[row][source];
+                oriented[row][axis] = if self.flipped[axis] { -column } else { column };
+                if self.flipped[axis] {
+                    oriented[row][3] += column * (source_shape[source] as f64 - 1.0);
+                }
+            }
+        }
+        oriented
+    }
+}
+
+/// Voxel side lengths in mm: the lengths of the affine's columns.
+#[must_use]
+pub fn spacing(affine: &Affine) -> [f64; 3] {
+    std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
+}
+
+/// The affine of an array with the same directions and first voxel, but other spacing.
+#[must_use]
+pub fn with_spacing(affine: &Affine, new: [f64; 3]) -> Affine {
+    let old = spacing(affine);
+    let mut result = *affine;
+    for row in result.iter_mut().take(3) {
+        for axis in 0..3 {
+            row[axis] *= new[axis] / old[axis];
+        }
+    }
+    result
+}
+
+/// The affine of the part of an array that begins at voxel `start`.
+#[must_use]
+pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
+    let mut result = *affine;
+    for row in result.iter_mut().take(3) {
+        row[3] += (0..3).map(|axis| row[axis] * start[axis] as f64).sum::<f64>();
+    }
+    result
+}
+
+/// The largest distance in mm between where two affines put the corners of an array.
+#[must_use]
+pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
+    let corner = |affine: &Affine, at: usize| -> [f64; 3] {
+        let voxel: [f64; 3] =
+            std::array::from_fn(|axis| if at >> axis & 1 == 1 { shape[axis] as f64 - 1.0 } else { 0.0 });
+        std::array::from_fn(|row| affine[row][3] + (0..3).map(|axis| affine[row][axis] * voxel[axis]).sum::<f64>())
+    };
+    let distance = |at| {
+        let (p, q) = (corner(a, at), corner(b, at));
+        (0..3).map(|row| (p[row] - q[row]).powi(2)).sum::<f64>().sqrt()
+    };
+    (0..8).map(distance).fold(0.0, f64::max)
+}
+
+fn linear(affine: &Affine) -> Matrix3<f64> {
+    Matrix3::from_fn(|row, column| affine[row][column])
+}
+
+/// The inverse, `voxel_from_world`; `None` for a singular affine.
+#[must_use]
+pub fn inverse(affine: &Affine) -> Option<Affine> {
+    let matrix = Matrix4::from_fn(|row, column| affine[row][column]).try_inverse()?;
+    Some(std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn diagonal(x: f64, y: f64, z: f64) -> Affine {
+        [[x, 0.0, 0.0, 5.0], [0.0, y, 0.0, 6.0], [0.0, 0.0, z, 7.0], [0.0, 0.0, 0.0, 1.0]]
+    }
+
+    #[test]
+    fn lps_becomes_ras() {
+        let orientation = Orientation::closest(&diagonal(-2.0, -1.0, 3.0)).unwrap();
+        assert_eq!(orientation, Orientation { source_axis: [0, 1, 2], flipped: [true, true, false] });
+        let oriented = orientation.affine(&diagonal(-2.0, -1.0, 3.0), [4, 5, 6]);
+        assert_eq!(oriented, [[2.0, 0.0, 0.0, -1.0], [0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]]);
+    }
+
+    #[test]
+    fn an_affine_without_volume_has_no_orientation() {
+        let mut flat = diagonal(1.0, 1.0, 0.0);
+        assert_eq!(Orientation::closest(&flat), None);
+        flat[2][2] = f64::NAN;
+        assert_eq!(Orientation::closest(&flat), None);
+        assert_eq!(Orientation::closest(&[[1.0; 4]; 4]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn orienting_keeps_every_voxel_where_it_is(
+            order in Just([0usize, 1, 2]).prop_shuffle(), signs: [bool; 3], tilt in -0.3f64..0.3,
+            shape in [2usize..9, 2..9, 2..9],
+        ) {
+            let mut affine = [[0.0; 4]; 4];
+            for (world, &source) in order.iter().enumerate() {
+                affine[world][source] = if signs[world] { -1.7 } else { 1.2 };
+                affine[world][3] = 10.0 * world as f64;
+            }
+            affine[order[0]][order[1]] += tilt;
+            affine[3][3] = 1.0;
+            let Some(orientation) = Orientation::closest(&affine) else { return Ok(()) };
+            let oriented = orientation.affine(&affine, shape);
+            let voxel = [1usize, 0, 1];
+            let mut source = [0usize; 3];
+            for axis in 0..3 {
+                let at = orientation.source_axis[axis];
+                source[at] = if orientation.flipped[axis] { shape[at] - 1 - voxel[axis] } else { voxel[axis] };
+            }
+            for row in 0..3 {
+                let world = |a: &Affine, v: [usize; 3]| a[row][3] + (0..3).map(|c| a[row][c] * v[c] as f64).sum::<f64>();
+                prop_assert!((world(&oriented, voxel) - world(&affine, source)).abs() < 1e-9);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Contrast about the crop's mean, kept within the crop's range: nnU-Net's.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::moments::moments;
+use super::range::{PositiveRange, Probability};
+use crate::rng::{DrawId, Operation};
+
+/// x becomes mean + m (x - mean), clamped to the crop's old extremes; m as likely below 1 as above it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Contrast {
+    /// Of any change.
+    pub probability: Probability,
+    /// Of m.
+    pub factor: PositiveRange,
+}
+
+/// The factor drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContrastParams {
+    /// m.
+    pub factor: f32,
+}
+
+impl Default for Contrast {
+    fn default() -> Self {
+        Self { probability: Probability::known(0.15), factor: PositiveRange::known(0.75, 1.25) }
+    }
+}
+
+impl Contrast {
+    /// What this crop gets.
+    #[must_use]
+    pub fn draw(&self, id: &DrawId) -> Option<ContrastParams> {
+        let mut rng = id.rng(Operation::Contrast);
+        let apply = self.probability.throw(&mut rng);
+        let factor = self.factor.draw_about_one(&mut rng);
+        apply.then_some(ContrastParams { factor })
+    }
+}
+
+impl ContrastParams {
+    /// Spreads or gathers every voxel about the mean.
+    pub fn apply(&self, image: &mut [f32]) {
+        let of = moments(image);
+        let (mean, factor) = (of.mean as f32, self.factor);
+        for v in image {
+            *v = ((*v - mean) * factor + mean).clamp(of.min, of.max);
+        }
+    }
+}
+
+impl fmt::Display for ContrastParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "contrast {:.3}", self.factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_about_the_mean_within_the_range() {
+        let check = |factor, expected: [f32; 4]| {
+            let mut image = [0.0, 0.4, 0.6, 1.0];
+            ContrastParams { factor }.apply(&mut image);
+            for (v, e) in image.iter().zip(expected) {
+                assert!((v - e).abs() < 1e-6, "{image:?}");
+            }
+        };
+        check(0.5, [0.25, 0.45, 0.55, 0.75]);
+        check(2.0, [0.0, 0.3, 0.7, 1.0]);
+    }
+
+    #[test]
+    fn leaves_a_constant() {
+        let mut image = [0.3; 11];
+        ContrastParams { factor: 1.2 }.apply(&mut image);
+        assert!(image.iter().all(|v| v.to_bits() == 0.3f32.to_bits()));
+    }
+}

@@ -1,0 +1,129 @@
+//! Mirroring along each axis: the recipe's flip and the last step of nnU-Net's chain.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::range::{Probability, write_axes};
+use crate::rng::{DrawId, Operation};
+
+/// Each axis is mirrored on its own with the same probability.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mirror {
+    /// Of each axis.
+    pub probability: Probability,
+}
+
+/// In which chain a mirror stands, so that the two draw different numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorUse {
+    /// The recipe's flip.
+    Flip,
+    /// nnU-Net's mirror.
+    Mirror,
+}
+
+/// The axes to mirror, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorParams {
+    /// Along x, y, z.
+    pub axes: [bool; 3],
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self { probability: Probability::known(0.5) }
+    }
+}
+
+impl Mirror {
+    /// What this crop gets.
+    #[must_use]
+    pub fn draw(&self, id: &DrawId, at: MirrorUse) -> Option<MirrorParams> {
+        let mut rng = id.rng(match at {
+            MirrorUse::Flip => Operation::Flip,
+            MirrorUse::Mirror => Operation::Mirror,
+        });
+        let axes = [(); 3].map(|()| self.probability.throw(&mut rng));
+        axes.contains(&true).then_some(MirrorParams { axes })
+    }
+}
+
+impl MirrorParams {
+    /// Mirrors a crop `shape` in place: image or labels.
+    ///
+    /// Rows trade places with their images, turned round if z is mirrored, so that each voxel is moved once.
+    ///
+    /// # Panics
+    /// If `voxels` has not `shape`.
+    pub fn apply<T: Copy>(&self, voxels: &mut [T], shape: [usize; 3]) {
+        let [nx, ny, nz] = shape;
+        assert_eq!(voxels.len(), nx * ny * nz, "a crop has its shape");
+        let num_rows = nx * ny;
+        for row in 0..num_rows {
+            let (x, y) = (row / ny, row % ny);
+            let image_x = if self.axes[0] { nx - 1 - x } else { x };
+            let image_y = if self.axes[1] { ny - 1 - y } else { y };
+            let image = image_x * ny + image_y;
+            if image < row {
+                continue;
+            }
+            if image == row {
+                if self.axes[2] {
+                    voxels[row * nz..][..nz].reverse();
+                }
+                continue;
+            }
+            let (head, tail) = voxels.split_at_mut(image * nz);
+            let (a, b) = (&mut head[row * nz..][..nz], &mut tail[..nz]);
+            if self.axes[2] {
+                for (p, q) in a.iter_mut().zip(b.iter_mut().rev()) {
+                    std::mem::swap(p, q);
+                }
+            } else {
+                a.swap_with_slice(b);
+            }
+        }
+    }
+}
+
+impl fmt::Display for MirrorParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("mirror")?;
+        write_axes(f, self.axes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_mirrors_by_the_definition() {
+        let shape = [3, 4, 5];
+        let at = |x: usize, y: usize, z: usize| (x * 100 + y * 10 + z) as u32;
+        for code in 1..8u8 {
+            let axes = [code & 1 != 0, code & 2 != 0, code & 4 != 0];
+            let mut voxels = Vec::new();
+            let mut expected = Vec::new();
+            for x in 0..3 {
+                for y in 0..4 {
+                    for z in 0..5 {
+                        voxels.push(at(x, y, z));
+                        let image = |i: usize, n: usize, flip: bool| if flip { n - 1 - i } else { i };
+                        expected.push(at(image(x, 3, axes[0]), image(y, 4, axes[1]), image(z, 5, axes[2])));
+                    }
+                }
+            }
+            MirrorParams { axes }.apply(&mut voxels, shape);
+            assert_eq!(voxels, expected, "{axes:?}");
+        }
+    }
+
+    #[test]
+    fn reads_as_a_phrase() {
+        assert_eq!(MirrorParams { axes: [true, false, true] }.to_string(), "mirror x z");
+    }
+}

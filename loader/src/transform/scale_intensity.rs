@@ -1,0 +1,58 @@
+//! Multiplication of the intensities by 1 + u: the recipe's third step.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::range::{Probability, Range};
+use crate::rng::{DrawId, Operation};
+
+/// x becomes x (1 + u).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScaleIntensity {
+    /// Of any change.
+    pub probability: Probability,
+    /// Of u.
+    pub range: Range,
+}
+
+/// The factor drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleIntensityParams {
+    /// 1 + u.
+    pub factor: f32,
+}
+
+impl Default for ScaleIntensity {
+    fn default() -> Self {
+        Self { probability: Probability::known(0.1), range: Range::known(-0.1, 0.1) }
+    }
+}
+
+impl ScaleIntensity {
+    /// What this crop gets.
+    #[must_use]
+    pub fn draw(&self, id: &DrawId) -> Option<ScaleIntensityParams> {
+        let mut rng = id.rng(Operation::ScaleIntensity);
+        let apply = self.probability.throw(&mut rng);
+        let factor = 1.0 + self.range.draw(&mut rng);
+        apply.then_some(ScaleIntensityParams { factor })
+    }
+}
+
+impl ScaleIntensityParams {
+    /// Multiplies every voxel.
+    pub fn apply(&self, image: &mut [f32]) {
+        for v in image {
+            *v *= self.factor;
+        }
+    }
+}
+
+impl fmt::Display for ScaleIntensityParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scale intensity {:.3}", self.factor)
+    }
+}

@@ -1,0 +1,374 @@
+//! One visit: all crops of one case, cut in one go.
+//!
+//! Every chunk that any of the crops meets is decoded once and handed to all crops that meet it. Undoing the codec
+//! leaves the chunk in the core's own cache; from there one pass normalises, flips, turns and shifts the intensities
+//! on the way into the batch. Nothing is allocated once the buffers have grown to their size.
+
+use std::time::Instant;
+
+use hiend_cache::shard::reader::CaseIndex;
+use hiend_cache::{Box3, Case, VolumeReader};
+
+use crate::batch::CropRecord;
+use crate::rng::{DrawId, case_key};
+use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
+use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
+
+/// What every visit of a stream has in common.
+#[derive(Clone, Debug)]
+pub struct VisitPlan {
+    /// Voxels of a crop.
+    pub crop_size: [usize; 3],
+    /// Crops of a visit.
+    pub num_crops: usize,
+    /// Rate of foreground centres.
+    pub foreground_rate: f64,
+    /// What foreground is.
+    pub sample_by: SampleBy,
+    /// What is done to crops.
+    pub augment: Chain,
+    /// HU range that becomes [0, 1].
+    pub window: [f64; 2],
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// Where a visit's crops go.
+pub struct VisitSlot<'a> {
+    /// Crops one after the other.
+    pub images: &'a mut [f32],
+    /// Their labels.
+    pub labels: Option<&'a mut [u8]>,
+}
+
+/// Seconds a visit took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VisitTimes {
+    /// Reading, checking and decoding.
+    pub decode_secs: f64,
+    /// Cutting and augmenting.
+    pub augment_secs: f64,
+}
+
+/// The buffers of one thread.
+#[derive(Default)]
+pub struct Visitor {
+    reader: VolumeReader,
+    image: Vec<u16>,
+    label: Vec<u8>,
+    wanted: Vec<bool>,
+    cut_image: Vec<f32>,
+    cut_label: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// One crop of the visit, decided but not cut.
+struct CropPlan {
+    drawn: Drawn,
+    /// First voxel of the box that is cut, and its size: the crop, or more where it will be resampled.
+    cut_start: [i64; 3],
+    cut_size: [usize; 3],
+    /// First voxel of the crop.
+    origin: [i64; 3],
+}
+
+impl CropPlan {
+    /// Whether the crop goes through its own resampling, and so is not cut straight into its place.
+    fn resamples(&self) -> bool {
+        matches!(&self.drawn, Drawn::Nnunet(drawn) if drawn.spatial.is_some())
+    }
+
+    /// The part of the volume that is cut.
+    fn region(&self) -> Box3 {
+        let at = |v: i64| usize::try_from(v.max(0)).expect("not negative");
+        let end = |axis: usize| self.cut_start[axis] + i64::try_from(self.cut_size[axis]).expect("small");
+        Box3 { start: self.cut_start.map(at), end: std::array::from_fn(|axis| at(end(axis))) }
+    }
+}
+
+impl Visitor {
+    /// Cuts all crops of one visit.
+    ///
+    /// # Errors
+    /// If a chunk cannot be read or is corrupt.
+    pub fn visit(
+        &mut self,
+        case: &Case,
+        epoch: u64,
+        plan: &VisitPlan,
+        slot: &mut VisitSlot<'_>,
+    ) -> Result<(Vec<CropRecord>, VisitTimes), hiend_cache::Error> {
+        let started = Instant::now();
+        let index = self.reader.index(case)?;
+        let key = case_key(case.key());
+        let id =
+            |crop: usize| DrawId { seed: plan.seed, epoch, case: key, crop: u32::try_from(crop).unwrap_or(u32::MAX) };
+        let mut crops = Vec::with_capacity(plan.num_crops);
+        for crop in 0..plan.num_crops {
+            crops.push(self.plan_crop(case, &index, plan, &id(crop))?);
+        }
+        let augment_secs = self.cut(case, &index, plan, &crops, slot)?;
+        let decode_secs = started.elapsed().as_secs_f64() - augment_secs;
+        let finishing = Instant::now();
+        let num_voxels: usize = plan.crop_size.iter().product();
+        for (number, crop) in crops.iter().enumerate() {
+            if let (Drawn::Nnunet(drawn), false) = (&crop.drawn, crop.resamples()) {
+                let range = number * num_voxels..(number + 1) * num_voxels;
+                let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
+                let mut crop = CropMut { image: &mut slot.images[range], labels, shape: plan.crop_size };
+                drawn.apply_in_place(&mut crop, &mut self.scratch);
+            }
+        }
+        let records = crops.iter().enumerate().map(|(number, crop)| CropRecord {
+            case: case.key().to_owned(),
+            epoch,
+            crop: id(number).crop,
+            origin: crop.origin,
+            case_key: key,
+            augmentation: crop.drawn.describe(),
+        });
+        let records = records.collect();
+        let augment_secs = augment_secs + finishing.elapsed().as_secs_f64();
+        Ok((records, VisitTimes { decode_secs, augment_secs }))
+    }
+
+    fn plan_crop(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        plan: &VisitPlan,
+        id: &DrawId,
+    ) -> Result<CropPlan, hiend_cache::Error> {
+        let pick = plan.sample_by.pick(id, plan.foreground_rate, &index.occupancy);
+        let centre = self.locate(case, index, &pick)?;
+        let shape = index.grid.shape();
+        let origin: [i64; 3] = std::array::from_fn(|axis| box_start(centre[axis], shape[axis], plan.crop_size[axis]));
+        let drawn = plan.augment.draw(id);
+        let cut_size = drawn.source_box(plan.crop_size);
+        let signed = |n: usize| i64::try_from(n).expect("an axis is shorter than 2^63");
+        // A larger box has the same centre. A turned box of another shape is placed around its own centre.
+        let cut_start: [i64; 3] = std::array::from_fn(|axis| {
+            origin[axis] - (signed(cut_size[axis]) - signed(plan.crop_size[axis])).div_euclid(2)
+        });
+        Ok(CropPlan { drawn, cut_start, cut_size, origin })
+    }
+
+    /// The voxel that a pick names.
+    fn locate(&mut self, case: &Case, index: &CaseIndex, pick: &CentrePick) -> Result<[usize; 3], hiend_cache::Error> {
+        let threshold = case.record().foreground_above;
+        let nth = pick.nth as usize;
+        let at = match pick.kind {
+            Kind::Foreground | Kind::Background => {
+                self.reader.image_chunk(case, index, pick.chunk, &mut self.image)?;
+                let foreground = pick.kind == Kind::Foreground;
+                nth_matching(&self.image, nth, |&s| (s > threshold) == foreground)
+            }
+            Kind::Class(class) => {
+                self.reader.label_chunk(case, index, pick.chunk, &mut self.label)?;
+                nth_matching(&self.label, nth, |&s| u32::from(s) == class)
+            }
+        };
+        let Some(at) = at else {
+            return Err(hiend_cache::Error::CorruptChunk {
+                path: case.shard().path().to_owned(),
+                case: case.key().to_owned(),
+                array: if matches!(pick.kind, Kind::Class(_)) { "label" } else { "image" },
+                chunk: pick.chunk,
+                reason: format!("has fewer voxels of {:?} than its occupancy says", pick.kind),
+            });
+        };
+        let region = index.grid.chunk_box(pick.chunk);
+        let [_, ny, nz] = region.shape();
+        let within = [at / (ny * nz), at / nz % ny, at % nz];
+        Ok(std::array::from_fn(|axis| region.start[axis] + within[axis]))
+    }
+
+    /// Decodes every wanted chunk once and copies it into all crops; returns the seconds spent on copying.
+    fn cut(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        plan: &VisitPlan,
+        crops: &[CropPlan],
+        slot: &mut VisitSlot<'_>,
+    ) -> Result<f64, hiend_cache::Error> {
+        let num_voxels: usize = plan.crop_size.iter().product();
+        let volume = Box3 { start: [0; 3], end: index.grid.shape() };
+        let regions: Vec<Option<Box3>> = crops.iter().map(|crop| crop.region().intersection(&volume)).collect();
+        self.wanted.clear();
+        self.wanted.resize(index.grid.num_chunks(), false);
+        for region in regions.iter().flatten() {
+            index.grid.chunks_meeting(region).for_each(|chunk| self.wanted[chunk] = true);
+        }
+        let copying = Instant::now();
+        let mut cut_len = 0;
+        for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
+            if crop.resamples() {
+                cut_len += crop.cut_size.iter().product::<usize>();
+            }
+            // Only crops that reach beyond the volume have voxels that no chunk will write.
+            if region.is_none_or(|region| region.shape() != crop.cut_size) && !crop.resamples() {
+                let (factor, shift) = intensity(&crop.drawn);
+                slot.images[number * num_voxels..][..num_voxels].fill(0.0 * factor + shift);
+                if let Some(labels) = slot.labels.as_deref_mut() {
+                    labels[number * num_voxels..][..num_voxels].fill(0);
+                }
+            }
+        }
+        self.cut_image.clear();
+        self.cut_image.resize(cut_len, 0.0);
+        self.cut_label.clear();
+        self.cut_label.resize(if slot.labels.is_some() { cut_len } else { 0 }, 0);
+        let mut copy_secs = copying.elapsed().as_secs_f64();
+
+        let array = &case.record().image;
+        let [low, high] = plan.window;
+        let scale = Scale::new(array.step / (high - low), (array.offset - low) / (high - low));
+        for chunk in 0..index.grid.num_chunks() {
+            if !self.wanted[chunk] {
+                continue;
+            }
+            self.reader.image_chunk(case, index, chunk, &mut self.image)?;
+            if slot.labels.is_some() {
+                self.reader.label_chunk(case, index, chunk, &mut self.label)?;
+            }
+            let copying = Instant::now();
+            let chunk_box = index.grid.chunk_box(chunk);
+            let mut cut_at = 0;
+            for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
+                let len = crop.cut_size.iter().product::<usize>();
+                let at = cut_at;
+                cut_at += if crop.resamples() { len } else { 0 };
+                let Some(part) = region.and_then(|region| region.intersection(&chunk_box)) else { continue };
+                let copy = Copy { chunk: chunk_box, part, cut_start: crop.cut_start, cut_size: crop.cut_size };
+                if crop.resamples() {
+                    let target = Target { map: AxisMap::IDENTITY, size: crop.cut_size };
+                    copy.image(&self.image, target, scale, (1.0, 0.0), &mut self.cut_image[at..at + len]);
+                    if slot.labels.is_some() {
+                        copy.rows(&self.label, target, &mut self.cut_label[at..at + len], |s| s);
+                    }
+                } else {
+                    let range = number * num_voxels..(number + 1) * num_voxels;
+                    let target = Target { map: axis_map(&crop.drawn), size: plan.crop_size };
+                    let out = &mut slot.images[range.clone()];
+                    copy.image(&self.image, target, scale, intensity(&crop.drawn), out);
+                    if let Some(labels) = slot.labels.as_deref_mut() {
+                        copy.rows(&self.label, target, &mut labels[range], |s| s);
+                    }
+                }
+            }
+            copy_secs += copying.elapsed().as_secs_f64();
+        }
+
+        let resampling = Instant::now();
+        let mut cut_at = 0;
+        for (number, crop) in crops.iter().enumerate().filter(|(_, crop)| crop.resamples()) {
+            let range = number * num_voxels..(number + 1) * num_voxels;
+            let cut = cut_at..cut_at + crop.cut_size.iter().product::<usize>();
+            cut_at = cut.end;
+            let labels = slot.labels.is_some().then(|| &self.cut_label[cut.clone()]);
+            let source = CropRef { image: &self.cut_image[cut], labels, shape: crop.cut_size };
+            let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
+            let mut target = CropMut { image: &mut slot.images[range], labels, shape: plan.crop_size };
+            crop.drawn.apply(source, &mut target, &mut self.scratch);
+        }
+        Ok(copy_secs + resampling.elapsed().as_secs_f64())
+    }
+}
+
+fn nth_matching<T>(samples: &[T], nth: usize, matches: impl Fn(&T) -> bool) -> Option<usize> {
+    samples.iter().enumerate().filter(|(_, sample)| matches(sample)).nth(nth).map(|(at, _)| at)
+}
+
+fn axis_map(drawn: &Drawn) -> AxisMap {
+    if let Drawn::Recipe(drawn) = drawn { drawn.axis_map() } else { AxisMap::IDENTITY }
+}
+
+fn intensity(drawn: &Drawn) -> (f32, f32) {
+    if let Drawn::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
+}
+
+/// From stored samples to units of the window.
+#[derive(Clone, Copy)]
+struct Scale {
+    gain: f32,
+    bias: f32,
+}
+
+impl Scale {
+    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
+    fn new(gain: f64, bias: f64) -> Self {
+        Self { gain: gain as f32, bias: bias as f32 }
+    }
+
+    /// Clamping matters for caches of the full range; inside the window it changes nothing.
+    fn apply(self, sample: u16) -> f32 {
+        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
+    }
+}
+
+/// The layout that rows are written in.
+#[derive(Clone, Copy)]
+struct Target {
+    map: AxisMap,
+    size: [usize; 3],
+}
+
+/// The part of a chunk that goes into one cut.
+struct Copy {
+    chunk: Box3,
+    part: Box3,
+    cut_start: [i64; 3],
+    cut_size: [usize; 3],
+}
+
+impl Copy {
+    fn image(&self, chunk: &[u16], target: Target, scale: Scale, (factor, shift): (f32, f32), out: &mut [f32]) {
+        if (factor, shift) == (1.0, 0.0) {
+            self.rows(chunk, target, out, |sample| scale.apply(sample));
+        } else {
+            self.rows(chunk, target, out, |sample| scale.apply(sample) * factor + shift);
+        }
+    }
+
+    /// Copies row by row along z. The recipe's turns leave z where it is, so rows stay rows.
+    fn rows<T: core::marker::Copy, U>(
+        &self,
+        chunk: &[T],
+        Target { map, size }: Target,
+        out: &mut [U],
+        convert: impl Fn(T) -> U,
+    ) {
+        debug_assert_eq!(map.source[2], 2);
+        let [_, chunk_y, chunk_z] = self.chunk.shape();
+        let len = self.part.end[2] - self.part.start[2];
+        // Position in the cut; it lies inside, so it is not negative.
+        let within = |axis: usize, voxel: usize| {
+            usize::try_from(i64::try_from(voxel).unwrap_or(i64::MAX) - self.cut_start[axis]).unwrap_or(0)
+        };
+        let first_z = within(2, self.part.start[2]);
+        let to_z = if map.flipped[2] { self.cut_size[2] - first_z - len } else { first_z };
+        for x in self.part.start[0]..self.part.end[0] {
+            for y in self.part.start[1]..self.part.end[1] {
+                let source = [within(0, x), within(1, y)];
+                let place = |axis: usize| {
+                    let at = source[map.source[axis]];
+                    if map.flipped[axis] { size[axis] - 1 - at } else { at }
+                };
+                let to = (place(0) * size[1] + place(1)) * size[2] + to_z;
+                let row = (x - self.chunk.start[0]) * chunk_y + (y - self.chunk.start[1]);
+                let from = row * chunk_z + self.part.start[2] - self.chunk.start[2];
+                let (samples, out) = (&chunk[from..from + len], &mut out[to..to + len]);
+                if map.flipped[2] {
+                    for (value, &sample) in out.iter_mut().rev().zip(samples) {
+                        *value = convert(sample);
+                    }
+                } else {
+                    for (value, &sample) in out.iter_mut().zip(samples) {
+                        *value = convert(sample);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Preprocessing against MONAI, voxel by voxel. Every `prep_*` case of every golden folder is run.
+//!
+//! Folders: the project's own (`tests/golden`), the one that `HIEND_GOLDEN_DIR` names, else `shared/golden` beside the
+//! repository. A case's source lies in the folder's `phantom/`, or in `ct/` beside the folder.
+
+use std::path::{Path, PathBuf};
+
+use hiend_loader::geometry::Affine;
+use hiend_loader::nifti::{NiftiVolume, read_volume};
+use hiend_loader::preprocess::resample::{Resampling, trilinear};
+use hiend_loader::preprocess::{PreprocessConfig, preprocess};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// Half a step of 1 HU in a window of 425 HU is 0.00118; the rest is float rounding.
+const IMAGE_TOLERANCE: f64 = 0.0013;
+const HU_TOLERANCE: f64 = 0.01;
+
+#[test]
+fn golden_preprocessing_agrees_with_monai() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let mut folders = vec![own];
+    folders.extend(shared_golden());
+    let mut names = Vec::new();
+    for folder in folders {
+        for path in sorted(&folder) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("prep_") && name.ends_with(".json") {
+                check_case(&folder, &path);
+                names.push(name);
+            }
+        }
+    }
+    assert!(names.len() >= 3, "the project's own cases are missing: {names:?}");
+}
+
+/// The folder of further cases; CI must have one.
+fn shared_golden() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("HIEND_GOLDEN_DIR") {
+        return Some(dir.into());
+    }
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
+    if beside.is_dir() {
+        return Some(beside);
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI needs the golden cases and real CTs; set HIEND_GOLDEN_DIR");
+    println!("SKIPPED: no real CTs here (set HIEND_GOLDEN_DIR); only the project's own phantoms were compared");
+    None
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap_or_else(|err| panic!("{}: {err}", folder.display()))
+        .map(|e| e.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn source(folder: &Path, name: &Value) -> NiftiVolume {
+    let name = name.as_str().unwrap();
+    let path =
+        [folder.join("phantom"), folder.join("../ct")].map(|dir| dir.join(name)).into_iter().find(|p| p.is_file());
+    read_volume(&path.unwrap_or_else(|| panic!("{name}: neither in phantom/ nor in ../ct"))).unwrap()
+}
+
+fn check_case(folder: &Path, json: &Path) {
+    let name = json.file_stem().unwrap().to_string_lossy().into_owned();
+    let case: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let tensors = std::fs::read(json.with_extension("safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&tensors).unwrap();
+    let image = source(folder, &case["source"]);
+    let label = case["label"].as_str().map(|_| source(folder, &case["label"]));
+    let config = PreprocessConfig::default();
+    let step = |step: &str| &case["steps"][step]["image"];
+
+    // Load and orient: shapes and affines.
+    assert_eq!(image.info.shape, shape(&step("load")["shape"]), "{name}: shape after loading");
+    let oriented_shape = image.info.orientation.shape(image.info.shape);
+    assert_eq!(oriented_shape, shape(&step("orient")["shape"]), "{name}: shape after orientation");
+    let mut affine_error = largest(&image.info.affine, &step("load")["affine"]);
+    let oriented = image.info.orientation.affine(&image.info.affine, image.info.shape);
+    affine_error = affine_error.max(largest(&oriented, &step("orient")["affine"]));
+
+    // Resample: shape, affine, HU before any rounding.
+    let resampling = Resampling::new(&image.info, config.spacing);
+    let resampled = resampling.shape();
+    assert_eq!(resampled, shape(&step("spacing")["shape"]), "{name}: shape after resampling");
+    affine_error = affine_error.max(largest(&resampling.affine(), &step("spacing")["affine"]));
+    let mut hu = vec![0f32; resampled.iter().product()];
+    trilinear(&image, &resampling, &mut hu, |values, _, out| out.copy_from_slice(values));
+    let hu_error = compare(&hu, resampled, [0; 3], [8; 3], &tensors, "expect/spacing_hu_stride8");
+
+    // Window and crop: the volume that is stored.
+    let prepared = preprocess(&image, label.as_ref(), &config).unwrap();
+    assert_eq!(prepared.shape, shape(&step("crop")["shape"]), "{name}: shape after the crop");
+    affine_error = affine_error.max(largest(&prepared.geometry.affine, &step("crop")["affine"]));
+    let region = prepared.geometry.foreground_box;
+    assert_eq!(region.start, shape(&case["foreground_start"]), "{name}: start of the foreground box");
+    assert_eq!(region.end, shape(&case["foreground_end"]), "{name}: end of the foreground box");
+    let [low, high] = config.window;
+    let scale = |&sample: &u16| ((f64::from(sample) + prepared.quantiser.offset - low) / (high - low)) as f32;
+    let scaled: Vec<f32> = prepared.image.iter().map(scale).collect();
+    let image_error = compare(&scaled, prepared.shape, [0; 3], [4; 3], &tensors, "expect/image_stride4");
+    let centre = shape(&case["center48_start"]);
+    let block_error = compare(&scaled, prepared.shape, centre, [1; 3], &tensors, "expect/image_center48");
+    let mean = scaled.iter().map(|&v| f64::from(v)).sum::<f64>() / scaled.len() as f64;
+    let mean_error = (mean - case["image_mean"].as_f64().unwrap()).abs();
+
+    // Labels: every voxel counted, every second one compared.
+    let mut wrong_labels = 0;
+    if let Some(labels) = &prepared.label {
+        let values: Vec<f32> = labels.iter().map(|&l| f32::from(l)).collect();
+        let errors = compare(&values, prepared.shape, [0; 3], [2; 3], &tensors, "expect/label_stride2");
+        wrong_labels = errors.wrong;
+        let mut counts = [0u64; 256];
+        labels.iter().for_each(|&l| counts[usize::from(l)] += 1);
+        for (value, expected) in case["label_counts"].as_object().unwrap() {
+            let count = counts[value.parse::<usize>().unwrap()];
+            assert_eq!(count, expected.as_u64().unwrap(), "{name}: voxels of label {value}");
+        }
+        assert_eq!(counts.iter().filter(|&&n| n > 0).count(), case["label_counts"].as_object().unwrap().len());
+    }
+    println!(
+        "{name}: shapes, box and label counts equal; labels {wrong_labels} wrong; affine {affine_error:.1e}; HU max \
+         {:.1e}; [0,1] max {:.6} mean {:.6} (block max {:.6}); mean of the volume off by {mean_error:.1e}",
+        hu_error.max, image_error.max, image_error.mean, block_error.max
+    );
+    assert_eq!(wrong_labels, 0, "{name}: labels");
+    assert!(affine_error < 1e-9, "{name}: affines differ by {affine_error}");
+    assert!(hu_error.max < HU_TOLERANCE, "{name}: HU differ by {}", hu_error.max);
+    assert!(image_error.max.max(block_error.max) < IMAGE_TOLERANCE, "{name}: image differs");
+}
+
+fn shape(value: &Value) -> [usize; 3] {
+    let lengths: Vec<usize> = value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
+    lengths[lengths.len() - 3..].try_into().unwrap()
+}
+
+fn largest(affine: &Affine, expected: &Value) -> f64 {
+    let differences = (0..16).map(|at| (affine[at / 4][at % 4] - expected[at / 4][at % 4].as_f64().unwrap()).abs());
+    differences.fold(0.0, f64::max)
+}
+
+struct Errors {
+    max: f64,
+    mean: f64,
+    wrong: usize,
+}
+
+/// Compares every `stride`-th voxel from `start` on with a tensor.
+fn compare(
+    volume: &[f32],
+    shape: [usize; 3],
+    start: [usize; 3],
+    stride: [usize; 3],
+    tensors: &SafeTensors<'_>,
+    key: &str,
+) -> Errors {
+    let tensor = tensors.tensor(key).unwrap_or_else(|err| panic!("{key}: {err}"));
+    let expected: Vec<f64> = match tensor.dtype() {
+        safetensors::Dtype::F32 => {
+            tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect()
+        }
+        safetensors::Dtype::I16 => {
+            tensor.data().as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b).into()).collect()
+        }
+        safetensors::Dtype::I32 => {
+            tensor.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()
+        }
+        safetensors::Dtype::U8 => tensor.data().iter().map(|&b| b.into()).collect(),
+        other => panic!("{key}: {other:?}"),
+    };
+    let lengths = &tensor.shape()[tensor.shape().len() - 3..];
+    let (mut max, mut sum, mut wrong) = (0f64, 0f64, 0);
+    for (at, &expected) in expected.iter().enumerate() {
+        let voxel = [at / (lengths[1] * lengths[2]), at / lengths[2] % lengths[1], at % lengths[2]];
+        let [x, y, z]: [usize; 3] = std::array::from_fn(|a| start[a] + stride[a] * voxel[a]);
+        let error = (f64::from(volume[(x * shape[1] + y) * shape[2] + z]) - expected).abs();
+        max = max.max(error);
+        sum += error;
+        wrong += usize::from(error > 0.0);
+    }
+    Errors { max, mean: sum / expected.len() as f64, wrong }
+}
