@@ -3,6 +3,7 @@
 //! Nothing here needs a device. A label map is a slice of class indices in [X, Y, Z] order, z fastest, 0 = background.
 
 pub mod dice;
+pub mod evaluation;
 pub mod surface;
 
 use thiserror::Error;

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod command;
+mod evaluate;
 mod golden;
 mod golden_mae;
 mod golden_misc;
