@@ -1,3 +1,4 @@
 //! Inference over whole volumes.
 
+pub mod export;
 pub mod sliding_window;

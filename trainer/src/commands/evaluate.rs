@@ -75,7 +75,7 @@ impl LabelFile {
     }
 }
 
-/// The NIfTI files of a folder by case.
+/// The label files of a folder by case.
 fn cases_in(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut cases = BTreeMap::new();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {

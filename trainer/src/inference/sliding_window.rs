@@ -153,6 +153,12 @@ impl SlidingWindow {
         (0..3).map(|a| self.starts(a, dims[a].max(self.roi_size[a])).len()).product()
     }
 
+    /// The axis along which slabs of a volume of size `dims` come: its longest, the first of equals.
+    #[must_use]
+    pub fn slab_axis(&self, dims: [usize; 3]) -> usize {
+        (0..3).rev().max_by_key(|&a| dims[a].max(self.roi_size[a])).unwrap_or(0)
+    }
+
     /// Predicts `volume` and hands each finished slab to `sink`, in order along the longest axis.
     ///
     /// `predict` gets windows [n, C, rx, ry, rz] and their number `n <= sw_batch_size`, and returns
@@ -169,7 +175,7 @@ impl SlidingWindow {
         let roi = self.roi_size;
         let padded: [usize; 3] = std::array::from_fn(|a| volume.dims[a].max(roi[a]));
         let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
-        let axis = (0..3).rev().max_by_key(|&a| padded[a]).unwrap_or(0);
+        let axis = self.slab_axis(volume.dims);
         let windows = self.windows(padded, axis);
         let weights = self.weights();
         let window_len = roi.iter().product::<usize>();
