@@ -115,7 +115,7 @@ pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     (config, crop_size)
 }
 
-fn model_of(case: &Case, device: &Device) -> HiEndMae {
+pub fn model_of(case: &Case, device: &Device) -> HiEndMae {
     let (config, crop_size) = config_of(case);
     let mut loader = Loader { case, path: vec![], seen: 0 };
     let model = config.init(crop_size, &mut WeightInit::new(0, device)).map(&mut loader);

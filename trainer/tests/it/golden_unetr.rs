@@ -20,7 +20,7 @@ const GRADIENT_TOLERANCE: f64 = 5e-3;
 const SAME_ORDER_TOLERANCE: f64 = 1e-5;
 
 /// The model of a case, its encoder from the `.pth` and the rest from the case itself.
-fn model_of(case: &Case, device: &Device) -> Unetr {
+pub fn model_of(case: &Case, device: &Device) -> Unetr {
     let config = UnetrConfig {
         in_channels: 1,
         num_classes: case.int("classes"),
