@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::shard::VERSION;
-use crate::shard::writer::sync_dir;
+use crate::shard::writer::{readable_by_all, sync_dir};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
@@ -88,7 +88,9 @@ impl Manifest {
         let io = |action| Error::io(&path, action);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
         bytes.push(b'\n');
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir, "make a file in this folder"))?;
+        let mut file = readable_by_all(&mut tempfile::Builder::new())
+            .tempfile_in(dir)
+            .map_err(Error::io(dir, "make a file in this folder"))?;
         file.write_all(&bytes).map_err(io("write"))?;
         file.as_file().sync_all().map_err(io("write"))?;
         file.persist(&path).map_err(|err| io("rename")(err.error))?;

@@ -345,3 +345,23 @@ fn write_manifest(out: &Path, datasets: &[Dataset], config: &PreprocessConfig) -
     manifest.write(out)?;
     Ok(())
 }
+
+/// Converts one case in memory; returns the bytes it takes and the seconds it took.
+///
+/// # Errors
+/// Why it would be left out.
+pub fn probe(
+    root: &Path,
+    case: &CaseFiles,
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+) -> Result<(u64, f64), LeftOut> {
+    let started = Instant::now();
+    let budget = ByteBudget::new(options.memory_bytes);
+    let bytes = match convert_case(root, case, config, options, "", &HashMap::new(), &budget)? {
+        Outcome::Encoded(encoded, _) => encoded.len(),
+        Outcome::Unchanged(_, bytes) => bytes,
+        Outcome::LeftOut(left_out) => return Err(left_out),
+    };
+    Ok((bytes, started.elapsed().as_secs_f64()))
+}

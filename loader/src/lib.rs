@@ -12,11 +12,14 @@
 pub mod batch;
 pub mod budget;
 pub mod case;
+pub mod cli;
+pub mod commands;
 pub mod convert;
 pub mod dataset;
 pub mod epoch;
 pub mod geometry;
 pub mod nifti;
+pub mod phantom;
 pub mod pipeline;
 pub mod preprocess;
 pub mod rng;

@@ -25,6 +25,7 @@ pub mod inference;
 pub mod loss;
 pub mod metric;
 pub mod model;
+pub mod ops;
 pub mod optim;
 pub mod pretrain;
 pub mod report;

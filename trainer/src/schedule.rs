@@ -104,4 +104,18 @@ mod tests {
         assert!((config.lr(1.0, 8, 8) - 0.5).abs() < 1e-15);
         assert!((config.lr(1.0, 24, 8) - 0.5).abs() < 1e-15);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn the_rate_rises_to_its_peak_and_falls_to_zero(warmup in 0u64..50, rest in 1u64..50, per_epoch in 1u64..9) {
+            let config = ScheduleConfig { unit: Unit::Epoch, total: warmup + rest, warmup };
+            let rates: Vec<f64> =
+                (0..=config.total_steps(per_epoch)).map(|step| config.lr(1.0, step, per_epoch)).collect();
+            let top = (warmup * per_epoch) as usize;
+            proptest::prop_assert!(rates[..=top].is_sorted());
+            proptest::prop_assert!(rates[top..].is_sorted_by(|a, b| a >= b));
+            proptest::prop_assert!((rates[top] - 1.0).abs() < 1e-12);
+            proptest::prop_assert!(rates[rates.len() - 1].abs() < 1e-12);
+        }
+    }
 }

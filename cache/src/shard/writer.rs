@@ -35,9 +35,7 @@ impl ShardWriter {
     /// # Errors
     /// If the file cannot be made.
     pub fn create(dir: &Path, generation: u64, worker: u32) -> Result<Self> {
-        let file = tempfile::Builder::new()
-            .prefix(TMP_PREFIX)
-            .suffix(TMP_SUFFIX)
+        let file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
             .tempfile_in(dir)
             .map_err(Error::io(dir, "make a file in this folder"))?;
         // Only a sign of life for `remove_stale`; file systems without locks do without.
@@ -135,6 +133,13 @@ impl ShardWriter {
         let path = self.file.get_ref().path().to_owned();
         move |source| Error::Io { path: path.clone(), action: "write", source }
     }
+}
+
+/// Temporary files are for their owner alone; a cache is for everybody whom the umask lets read.
+pub(crate) fn readable_by_all<'a, 'b>(builder: &'b mut tempfile::Builder<'a, 'a>) -> &'b mut tempfile::Builder<'a, 'a> {
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }
 
 /// Makes a rename in `dir` survive a power cut.

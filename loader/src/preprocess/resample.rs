@@ -61,7 +61,15 @@ impl Resampling {
         let maps: [AxisMap; 3] = std::array::from_fn(|axis| {
             let source = info.orientation.source_axis[axis];
             target_axis[source] = axis;
-            let scale = if same { 1.0 } else { new[axis] / old[axis] };
+            let scale = if same {
+                1.0
+            } else {
+                {
+                    let z = (old[axis] * old[axis]).sqrt();
+                    let rot = old[axis] * (1.0 / z);
+                    rot * new[axis] * (1.0 / old[axis])
+                }
+            };
             AxisMap::new(oriented_shape[axis], scale, info.orientation.flipped[axis])
         });
         let affine = if same { oriented } else { with_spacing(&oriented, new) };
@@ -125,7 +133,7 @@ fn source_coordinate(idx: usize, len: usize, source_len: usize, scale: f64) -> f
     // theta = norm(source) * scale * inverse(norm(output)), along one axis.
     let (source_gain, source_shift) = (2.0 / m, 1.0 / m - 1.0);
     let output_gain = 2.0 / n;
-    let (inverse_gain, inverse_shift) = (1.0 / output_gain, -(1.0 / n - 1.0) / output_gain);
+    let (inverse_gain, inverse_shift) = (1.0 / output_gain, -(1.0 / n - 1.0) * (1.0 / output_gain));
     let gain = source_gain * scale * inverse_gain;
     let shift = source_gain * scale * inverse_shift + source_shift;
     let unclipped = ((normalised * gain + shift + 1.0) * m - 1.0) / 2.0;

@@ -2,23 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::axis_map::AxisMap;
-use super::brightness::{Brightness, BrightnessParams};
-use super::contrast::{Contrast, ContrastParams};
-use super::gamma::{Gamma, GammaParams, Polarity};
-use super::gaussian_blur::{GaussianBlur, GaussianBlurParams};
-use super::gaussian_noise::{GaussianNoise, GaussianNoiseParams};
-use super::low_resolution::{LowResolution, LowResolutionParams};
-use super::mirror::{Mirror, MirrorParams, MirrorUse};
-use super::rotate90::{Rotate90, Rotate90Params};
-use super::scale_intensity::{ScaleIntensity, ScaleIntensityParams};
 use super::scratch::Scratch;
-use super::shift_intensity::{ShiftIntensity, ShiftIntensityParams};
-use super::spatial::{Spatial, SpatialParams};
 use crate::rng::DrawId;
+
+mod nnunet;
+mod recipe;
+
+pub use nnunet::{Nnunet, NnunetDrawn};
+pub use recipe::{Recipe, RecipeDrawn};
 
 /// The augmentation of a stream, as its config states it: `chain = "nnunet"`, then a table for each transform whose
 /// numbers differ from the preset's. A transform is switched off by `probability = 0`.
+///
+/// ```
+/// use hiend_loader::transform::Chain;
+///
+/// let chain: Chain = serde_json::from_str(r#"{ "chain": "nnunet", "gamma": { "exponent": [0.8, 1.25] } }"#)?;
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
 pub enum Chain {
@@ -35,60 +36,6 @@ pub enum Chain {
 #[serde(deny_unknown_fields)]
 pub struct Plain {}
 
-/// Hi-End-MAE's pre-training chain, in the order applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Recipe {
-    /// Each axis with probability 0.5.
-    pub flip: Mirror,
-    /// With probability 0.3.
-    pub rotate90: Rotate90,
-    /// With probability 0.1, by up to a tenth.
-    pub scale_intensity: ScaleIntensity,
-    /// With probability 0.1, by up to a tenth of the window.
-    pub shift_intensity: ShiftIntensity,
-}
-
-/// nnU-Net's default 3-D chain, in the order applied.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Nnunet {
-    /// Rotation and scaling, each with probability 0.2.
-    pub spatial: Spatial,
-    /// With probability 0.1.
-    pub gaussian_noise: GaussianNoise,
-    /// With probability 0.2 times 0.5.
-    pub gaussian_blur: GaussianBlur,
-    /// With probability 0.15.
-    pub brightness: Brightness,
-    /// With probability 0.15.
-    pub contrast: Contrast,
-    /// With probability 0.25 times 0.5.
-    pub low_resolution: LowResolution,
-    /// With probability 0.1.
-    pub gamma_inverted: Gamma,
-    /// With probability 0.3.
-    pub gamma: Gamma,
-    /// Each axis with probability 0.5.
-    pub mirror: Mirror,
-}
-
-impl Default for Nnunet {
-    fn default() -> Self {
-        Self {
-            spatial: Spatial::default(),
-            gaussian_noise: GaussianNoise::default(),
-            gaussian_blur: GaussianBlur::default(),
-            brightness: Brightness::default(),
-            contrast: Contrast::default(),
-            low_resolution: LowResolution::default(),
-            gamma_inverted: Gamma::inverted(),
-            gamma: Gamma::default(),
-            mirror: Mirror::default(),
-        }
-    }
-}
-
 /// Every parameter of one crop: enough to do it again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
@@ -99,57 +46,6 @@ pub enum Drawn {
     Recipe(RecipeDrawn),
     /// Of [`Nnunet`].
     Nnunet(NnunetDrawn),
-}
-
-/// What the recipe's chain drew; `None` where a transform did not come up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RecipeDrawn {
-    /// First.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flip: Option<MirrorParams>,
-    /// Second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rotate90: Option<Rotate90Params>,
-    /// Third.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale_intensity: Option<ScaleIntensityParams>,
-    /// Fourth.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shift_intensity: Option<ShiftIntensityParams>,
-}
-
-/// What nnU-Net's chain drew; `None` where a transform did not come up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NnunetDrawn {
-    /// First.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spatial: Option<SpatialParams>,
-    /// Second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gaussian_noise: Option<GaussianNoiseParams>,
-    /// Third.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gaussian_blur: Option<GaussianBlurParams>,
-    /// Fourth.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub brightness: Option<BrightnessParams>,
-    /// Fifth.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub contrast: Option<ContrastParams>,
-    /// Sixth.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub low_resolution: Option<LowResolutionParams>,
-    /// Seventh.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gamma_inverted: Option<GammaParams>,
-    /// Eighth.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gamma: Option<GammaParams>,
-    /// Last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mirror: Option<MirrorParams>,
 }
 
 /// Voxels to read: a box cut from a volume.
@@ -204,37 +100,6 @@ impl Chain {
     }
 }
 
-impl Recipe {
-    /// All parameters of the crop that `id` names.
-    #[must_use]
-    pub fn draw(&self, id: &DrawId) -> RecipeDrawn {
-        RecipeDrawn {
-            flip: self.flip.draw(id, MirrorUse::Flip),
-            rotate90: self.rotate90.draw(id),
-            scale_intensity: self.scale_intensity.draw(id),
-            shift_intensity: self.shift_intensity.draw(id),
-        }
-    }
-}
-
-impl Nnunet {
-    /// All parameters of the crop that `id` names.
-    #[must_use]
-    pub fn draw(&self, id: &DrawId) -> NnunetDrawn {
-        NnunetDrawn {
-            spatial: self.spatial.draw(id),
-            gaussian_noise: self.gaussian_noise.draw(id),
-            gaussian_blur: self.gaussian_blur.draw(id),
-            brightness: self.brightness.draw(id),
-            contrast: self.contrast.draw(id),
-            low_resolution: self.low_resolution.draw(id),
-            gamma_inverted: self.gamma_inverted.draw(id, Polarity::Inverted),
-            gamma: self.gamma.draw(id, Polarity::Plain),
-            mirror: self.mirror.draw(id, MirrorUse::Mirror),
-        }
-    }
-}
-
 impl Drawn {
     /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
     #[must_use]
@@ -269,142 +134,6 @@ impl Drawn {
     }
 }
 
-impl RecipeDrawn {
-    /// Flips and quarter turns as one map.
-    #[must_use]
-    pub fn axis_map(&self) -> AxisMap {
-        AxisMap::new(self.flip, self.rotate90)
-    }
-
-    /// `(m, a)` such that a voxel v becomes m v + a: the two intensity steps.
-    ///
-    /// Where one did not come up its number is 1 or 0, which leaves every voxel as the plain step leaves it (but for
-    /// the sign of a zero).
-    #[must_use]
-    pub fn intensity(&self) -> (f32, f32) {
-        (
-            self.scale_intensity.map_or(1.0, |params| params.factor),
-            self.shift_intensity.map_or(0.0, |params| params.shift),
-        )
-    }
-
-    /// One phrase for each thing done, in the order done.
-    #[must_use]
-    pub fn describe(&self) -> Vec<String> {
-        let Self { flip, rotate90, scale_intensity, shift_intensity } = self;
-        phrases([
-            phrase(flip.as_ref()),
-            phrase(rotate90.as_ref()),
-            phrase(scale_intensity.as_ref()),
-            phrase(shift_intensity.as_ref()),
-        ])
-    }
-
-    /// The plain form of what the pipeline fuses with its crop copy.
-    ///
-    /// # Panics
-    /// As [`Drawn::apply`].
-    pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>) {
-        let map = self.axis_map();
-        assert_eq!(source.shape, map.source_shape(crop.shape), "the source is the box asked for");
-        let (factor, shift) = self.intensity();
-        permute(source.image, source.shape, crop.image, crop.shape, map, |v| v * factor + shift);
-        match (source.labels, crop.labels.as_deref_mut()) {
-            (Some(from), Some(to)) => permute(from, source.shape, to, crop.shape, map, |v| v),
-            (None, None) => {}
-            _ => panic!("labels go in and out, or neither"),
-        }
-    }
-}
-
-impl NnunetDrawn {
-    /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
-    #[must_use]
-    pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
-        self.spatial.map_or(crop_size, |params| params.source_box(crop_size))
-    }
-
-    /// One phrase for each thing done, in the order done.
-    #[must_use]
-    pub fn describe(&self) -> Vec<String> {
-        let Self {
-            spatial,
-            gaussian_noise,
-            gaussian_blur,
-            brightness,
-            contrast,
-            low_resolution,
-            gamma_inverted,
-            gamma,
-            mirror,
-        } = self;
-        phrases([
-            phrase(spatial.as_ref()),
-            phrase(gaussian_noise.as_ref()),
-            phrase(gaussian_blur.as_ref()),
-            phrase(brightness.as_ref()),
-            phrase(contrast.as_ref()),
-            phrase(low_resolution.as_ref()),
-            phrase(gamma_inverted.as_ref()),
-            phrase(gamma.as_ref()),
-            phrase(mirror.as_ref()),
-        ])
-    }
-
-    /// The whole chain. A source that is smaller than [`Self::source_box`] counts as 0 outside.
-    ///
-    /// # Panics
-    /// As [`Drawn::apply`].
-    pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
-        if let Some(spatial) = &self.spatial {
-            spatial.apply_image(source.image, source.shape, crop.image, crop.shape, scratch);
-            match (source.labels, crop.labels.as_deref_mut()) {
-                (Some(from), Some(to)) => spatial.apply_labels(from, source.shape, to, crop.shape),
-                (None, None) => {}
-                _ => panic!("labels go in and out, or neither"),
-            }
-        } else {
-            copy(source, crop);
-        }
-        self.apply_in_place(crop, scratch);
-    }
-
-    /// Everything after the resampling: for crops that were cut straight into their place.
-    ///
-    /// # Panics
-    /// If a slice has not its shape.
-    pub fn apply_in_place(&self, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
-        let image = &mut *crop.image;
-        if let Some(params) = &self.gaussian_noise {
-            params.apply(image);
-        }
-        if let Some(params) = &self.gaussian_blur {
-            params.apply(image, crop.shape, scratch);
-        }
-        if let Some(params) = &self.brightness {
-            params.apply(image);
-        }
-        if let Some(params) = &self.contrast {
-            params.apply(image);
-        }
-        if let Some(params) = &self.low_resolution {
-            params.apply(image, crop.shape, scratch);
-        }
-        if let Some(params) = &self.gamma_inverted {
-            params.apply(image);
-        }
-        if let Some(params) = &self.gamma {
-            params.apply(image);
-        }
-        if let Some(params) = &self.mirror {
-            params.apply(image, crop.shape);
-            if let Some(labels) = crop.labels.as_deref_mut() {
-                params.apply(labels, crop.shape);
-            }
-        }
-    }
-}
-
 fn phrase(params: Option<&impl ToString>) -> Option<String> {
     params.map(ToString::to_string)
 }
@@ -423,29 +152,10 @@ fn copy(source: CropRef<'_>, crop: &mut CropMut<'_>) {
     }
 }
 
-fn permute<T: Copy>(
-    from: &[T],
-    from_shape: [usize; 3],
-    to: &mut [T],
-    shape: [usize; 3],
-    map: AxisMap,
-    value: impl Fn(T) -> T,
-) {
-    assert_eq!(to.len(), shape.iter().product::<usize>(), "a crop has its shape");
-    assert_eq!(from.len(), to.len(), "the source is the box asked for");
-    let (start, steps) = map.walk(shape, [from_shape[1] * from_shape[2], from_shape[2], 1]);
-    let offset = |i: usize, axis: usize| i as isize * steps[axis];
-    for (row, to) in to.chunks_exact_mut(shape[2].max(1)).enumerate() {
-        let row_at = offset(row / shape[1], 0) + offset(row % shape[1], 1);
-        for (z, t) in to.iter_mut().enumerate() {
-            *t = value(from[start.wrapping_add_signed(row_at + offset(z, 2))]);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::{MirrorParams, Rotate90Params, ShiftIntensityParams};
 
     fn id(crop: u32) -> DrawId {
         DrawId { seed: 5, epoch: 1, case: 77, crop }
@@ -558,6 +268,24 @@ mod tests {
             }
             assert_eq!(results[0], results[1], "{drawn:?}");
         }
+    }
+
+    #[test]
+    fn crops_are_the_same_bits_on_every_machine() {
+        let shape = [10, 12, 16];
+        let mut hasher = blake3::Hasher::new();
+        let mut scratch = Scratch::new();
+        for crop in 0..64 {
+            let drawn = Chain::nnunet().draw(&id(crop));
+            let source_shape = drawn.source_box(shape);
+            let from: Vec<f32> =
+                (0..source_shape.iter().product::<usize>()).map(|i| (i * 37 % 101) as f32 / 128.0).collect();
+            let mut image = vec![0.0; 1920];
+            let source = CropRef { image: &from, labels: None, shape: source_shape };
+            drawn.apply(source, &mut CropMut { image: &mut image, labels: None, shape }, &mut scratch);
+            hasher.update(bytemuck::cast_slice(&image));
+        }
+        assert_eq!(&hasher.finalize().to_hex()[..16], "65e466ade5ebec56");
     }
 
     /// Counts over many crops against the stated probabilities: each within five standard errors.

@@ -5,8 +5,10 @@
 //! until July 2026; this is the corrected sense.)
 //!
 //! A crop that is rotated needs more of the volume than its own box. [`SpatialParams::source_box`] says how much, so
-//! the store is asked for exactly that box. Outside the box a voxel counts as 0, the window's floor, which is also
-//! what the store pads a volume with; with a box of that size nothing outside is read.
+//! the store is asked for exactly that box: for 96³ crops and the default ranges 1.45 times the crop's voxels on
+//! average (2.27 where a rotation or scaling is drawn; 11.3, the most of 200,000 draws). Outside the box a voxel counts
+//! as 0, the window's floor, which is also what the store pads a volume with; with a box of that size nothing outside
+//! is read.
 //!
 //! DIFFERENCE: nnU-Net cuts one fixed, somewhat larger box for every crop, made for scales of 0.85 to 1.25, and fills
 //! corners outside it with 0, the mean of its normalised images; here corners show the volume. It also interpolates
@@ -162,15 +164,25 @@ impl SpatialParams {
     /// # Panics
     /// If a slice has not its shape.
     pub fn apply_labels(&self, source: &[u8], source_shape: [usize; 3], crop: &mut [u8], crop_shape: [usize; 3]) {
+        const PIECE: usize = 32;
         let [sx, sy, sz] = source_shape;
         assert_eq!(source.len(), sx * sy * sz, "a source has its shape");
         let rows = Rows::new(self, source_shape, crop_shape);
         rows.each(crop, |start, to| {
-            let inside = rows.is_inside(start);
-            for (z, t) in to.iter_mut().enumerate() {
-                // Negative positions become huge ones, and fall out with those beyond the other end.
-                let [x, y, z] = rows.at(start, z).map(|p| integer(p + ROUND) as usize);
-                *t = if inside || (x < sx && y < sy && z < sz) { source[(x * sy + y) * sz + z] } else { 0 };
+            if !rows.is_inside(start) {
+                rows.nearest_at_border(start, source, to);
+                return;
+            }
+            // First the arithmetic, then the reads, as for images: 2.2 ms a crop in one loop.
+            for (piece, to) in to.chunks_mut(PIECE).enumerate() {
+                let mut nearest = [0; PIECE];
+                for (i, nearest) in nearest.iter_mut().enumerate() {
+                    let [x, y, z] = rows.at(start, piece * PIECE + i).map(|p| integer(p + ROUND));
+                    *nearest = x.wrapping_mul(sy as u32).wrapping_add(y).wrapping_mul(sz as u32).wrapping_add(z);
+                }
+                for (t, &nearest) in to.iter_mut().zip(&nearest) {
+                    *t = source[nearest as usize];
+                }
             }
         });
     }
@@ -241,6 +253,17 @@ impl Rows {
     fn is_inside(&self, start: [f32; 3]) -> bool {
         let end = self.at(start, self.crop_shape[2] - 1);
         (0..3).all(|a| start[a] >= 0.0 && end[a] >= 0.0 && start[a] < self.last[a] && end[a] < self.last[a])
+    }
+
+    /// A row of labels that leaves the source: voxels outside are background.
+    #[cold]
+    fn nearest_at_border(&self, start: [f32; 3], source: &[u8], to: &mut [u8]) {
+        let [sx, sy, sz] = self.source_shape;
+        for (z, t) in to.iter_mut().enumerate() {
+            // Negative positions become huge ones, and fall out with those beyond the other end.
+            let [x, y, z] = self.at(start, z).map(|p| integer(p + ROUND) as usize);
+            *t = if x < sx && y < sy && z < sz { source[(x * sy + y) * sz + z] } else { 0 };
+        }
     }
 
     /// A row that leaves the source: voxels outside count as 0.

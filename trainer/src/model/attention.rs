@@ -5,9 +5,10 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Tensor, activation::softmax};
+use burn::tensor::Tensor;
 
 use super::init::WeightInit;
+use crate::ops::softmax::softmax;
 
 /// Attention of every token to every token of the same sequence.
 #[derive(Module, Debug)]
@@ -101,5 +102,5 @@ fn join_heads(x: Tensor<4>) -> Tensor<3> {
 /// Softmax over the keys of the scaled products. Scaling the queries touches fewer numbers than scaling the products.
 fn weights_of(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-    softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)), 3)
+    softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)))
 }

@@ -185,4 +185,24 @@ mod tests {
         assert_ne!(shuffled.clone().into_data(), patches.clone().into_data());
         assert_eq!(indices.restore(shuffled).into_data(), patches.into_data());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_patch_is_either_visible_or_masked(
+            noise in proptest::collection::vec(0f32..1.0, 2 * 27),
+            mask_ratio in 0.05f64..0.95,
+        ) {
+            let mask = Mask::from_noise(&noise, 27, mask_ratio);
+            for sample in 0..2 {
+                let mut ids = mask.row(sample).to_vec();
+                ids.sort_unstable();
+                proptest::prop_assert_eq!(ids, (0..27).collect::<Vec<_>>());
+                proptest::prop_assert_eq!(mask.ids_keep(sample).len(), num_visible(27, mask_ratio));
+                let row = &noise[sample * 27..][..27];
+                proptest::prop_assert!(mask.row(sample).is_sorted_by(|&a, &b| row[a] <= row[b]));
+            }
+            let second = mask.select(&[1]);
+            proptest::prop_assert_eq!(second.ids_keep(0), mask.ids_keep(1));
+        }
+    }
 }

@@ -90,10 +90,18 @@ mod tests {
         assert_eq!(patches[8..16], [2.0, 3.0, 8.0, 9.0, 14.0, 15.0, 20.0, 21.0]);
     }
 
-    #[test]
-    fn joining_undoes_cutting() {
-        let volume = numbered([2, 2, 4, 6, 8]);
-        let back = unpatchify(patchify(volume.clone(), 2), [2, 3, 4], 2);
-        assert_eq!(back.into_data(), volume.into_data());
+    proptest::proptest! {
+        #[test]
+        fn joining_undoes_cutting(
+            n in 1usize..3,
+            c in 1usize..3,
+            grid in proptest::array::uniform3(1usize..4),
+            patch_size in 1usize..4,
+        ) {
+            let [x, y, z] = grid.map(|patches| patches * patch_size);
+            let volume = numbered([n, c, x, y, z]);
+            let back = unpatchify(patchify(volume.clone(), patch_size), grid, patch_size);
+            proptest::prop_assert_eq!(back.into_data(), volume.into_data());
+        }
     }
 }
