@@ -25,6 +25,28 @@ pub struct Cli {
 pub enum Command {
     /// Pre-train a masked autoencoder on shards (the same as without a subcommand)
     Pretrain(PretrainArgs),
+    /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
+    Evaluate(EvaluateArgs),
+}
+
+/// Flags of the evaluation.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Folder of true label maps, CASE.nii.gz
+    #[arg(long, value_name = "DIR")]
+    pub labels: PathBuf,
+    /// Folder of predicted label maps of the same names and grids
+    #[arg(long, value_name = "DIR")]
+    pub predictions: PathBuf,
+    /// Folder of the dataset, for its class names and their number
+    #[arg(long, value_name = "DIR")]
+    pub dataset: Option<PathBuf>,
+    /// Distance at which two surfaces still agree, mm
+    #[arg(long, value_name = "MM", default_value_t = 1.0)]
+    pub tolerance_mm: f64,
+    /// Where to write the figures of every case and class
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
 }
 
 /// Flags of the pre-training.

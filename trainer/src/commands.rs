@@ -1,5 +1,6 @@
 //! What the subcommands do. The only place of this crate that prints.
 
+mod evaluate;
 mod pretrain;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ const INTERRUPTED: u8 = 130;
 pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
+        Some(Command::Evaluate(args)) => evaluate::run(args),
         None => pretrain::run(&cli.pretrain),
     }
 }

@@ -1,3 +1,4 @@
 //! Losses, one a file.
 
+pub mod dice_ce;
 pub mod masked_mse;

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod block;
+pub mod conv_block;
 pub mod decoder;
 pub mod encoder;
 pub mod hi_end_mae;
@@ -13,3 +14,4 @@ pub mod init;
 pub mod masking;
 pub mod patch_embed;
 pub mod pos_embed;
+pub mod unetr;

@@ -55,6 +55,13 @@ impl WeightInit {
         self.param(TensorData::new(values, [1, 1, dim]))
     }
 
+    /// A trained parameter of this shape, uniform within `bound` of zero.
+    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
+        let bound = bound as f32;
+        let values = (0..shape.iter().product()).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
+        self.param(TensorData::new(values, shape))
+    }
+
     /// A trained parameter with these values.
     #[must_use]
     pub fn param<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {

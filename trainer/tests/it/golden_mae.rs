@@ -96,7 +96,8 @@ impl ModuleVisitor for Gradients<'_> {
     }
 }
 
-fn model_of(case: &Case, device: &Device) -> HiEndMae {
+/// Sizes of a case's model, and of its crops.
+pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     let config = HiEndMaeConfig {
         patch_size: case.int("patch_size"),
         embed_dim: case.int("encoder_dim"),
@@ -111,6 +112,11 @@ fn model_of(case: &Case, device: &Device) -> HiEndMae {
     };
     let crop_size = [case.int("img_size"); 3];
     config.validate(crop_size).unwrap();
+    (config, crop_size)
+}
+
+pub fn model_of(case: &Case, device: &Device) -> HiEndMae {
+    let (config, crop_size) = config_of(case);
     let mut loader = Loader { case, path: vec![], seen: 0 };
     let model = config.init(crop_size, &mut WeightInit::new(0, device)).map(&mut loader);
     let expected = case.tensors.keys().filter(|name| name.starts_with("param/")).count();

@@ -3,7 +3,11 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod command;
+mod evaluate;
 mod golden;
 mod golden_mae;
+mod golden_misc;
 mod golden_schedule;
+mod golden_unetr;
+mod golden_weights;
 mod pretrain;

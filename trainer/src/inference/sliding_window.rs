@@ -1,0 +1,635 @@
+//! Prediction of a whole volume by overlapping windows, in memory that does not grow with the volume's longest axis.
+//!
+//! The windows are those of MONAI's `sliding_window_inference`: steps of `roi * (1 - overlap)`, the last window of
+//! each axis moved back inside, volumes smaller than the ROI padded with zeros on both sides and cropped again.
+//! What the predictor returns (logits, as the recipe does, or probabilities) is averaged with the window's weights.
+//!
+//! Windows are visited in the order of their start along the longest axis. A position of that axis that no later
+//! window touches is divided by its weight, handed to the sink and forgotten, so the accumulator spans one ROI along
+//! that axis: `4 * (channels + 1) * roi * (product of the two shorter axes)` bytes. It is a ring over that axis, so
+//! nothing is moved when the windows advance.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+/// Smallest weight in a Gaussian window, so that no voxel is divided by nothing.
+const MIN_WEIGHT: f32 = 1e-3;
+/// Width of the Gaussian relative to the ROI.
+const SIGMA_SCALE: f64 = 0.125;
+/// Positions along the longest axis given to the sink at once; bounds the copy made for it.
+const SLAB_THICKNESS: usize = 8;
+
+/// How overlapping windows are averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weighting {
+    /// Every voxel of a window counts the same: the recipe's choice.
+    #[default]
+    Constant,
+    /// A Gaussian around the window's centre with sigma `0.125 * roi`, and at least 0.001.
+    Gaussian,
+}
+
+/// Why a volume could not be predicted.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum SlidingWindowError {
+    /// A ROI or volume with an axis of no voxels, or no window a batch.
+    #[error("{what} must not be empty")]
+    Empty {
+        /// What is empty.
+        what: &'static str,
+    },
+    /// An overlap outside [0, 1).
+    #[error("overlap {overlap} is not in [0, 1)")]
+    Overlap {
+        /// Overlap asked for.
+        overlap: f64,
+    },
+    /// The volume's slice does not hold the voxels that its size announces.
+    #[error("{num_channels} channels of size {dims:?} cannot have {num_values} values")]
+    VolumeLength {
+        /// Channels announced.
+        num_channels: usize,
+        /// Voxels announced along x, y, z.
+        dims: [usize; 3],
+        /// Values in the slice.
+        num_values: usize,
+    },
+    /// The predictor returned a number of values that no window of the ROI's size could have.
+    #[error("the predictor returned {got} values, expected {expected}")]
+    PredictionLength {
+        /// Values expected for the batch.
+        expected: usize,
+        /// Values returned.
+        got: usize,
+    },
+    /// More classes than a `u8` label map can name.
+    #[error("{num_classes} classes do not fit a label map of 8 bits")]
+    TooManyClasses {
+        /// Number of classes.
+        num_classes: usize,
+    },
+}
+
+/// A borrowed volume [C, X, Y, Z], z fastest.
+#[derive(Debug, Clone, Copy)]
+pub struct Volume<'a> {
+    values: &'a [f32],
+    num_channels: usize,
+    dims: [usize; 3],
+}
+
+impl<'a> Volume<'a> {
+    /// Wraps `num_channels` images of size `dims`, one after the other.
+    ///
+    /// # Errors
+    /// If the slice has another length, or is empty.
+    pub fn new(values: &'a [f32], num_channels: usize, dims: [usize; 3]) -> Result<Self, SlidingWindowError> {
+        let announced = dims.iter().try_fold(num_channels, |product, &dim| product.checked_mul(dim));
+        if announced != Some(values.len()) {
+            return Err(SlidingWindowError::VolumeLength { num_channels, dims, num_values: values.len() });
+        }
+        if values.is_empty() {
+            return Err(SlidingWindowError::Empty { what: "the volume" });
+        }
+        Ok(Self { values, num_channels, dims })
+    }
+}
+
+/// A finished part of the prediction: a box of the volume, values [C, X, Y, Z] of that box, z fastest.
+#[derive(Debug, Clone, Copy)]
+pub struct Slab<'a> {
+    /// First voxel along x, y, z in the volume.
+    pub start: [usize; 3],
+    /// Voxels along x, y, z.
+    pub dims: [usize; 3],
+    /// Averaged predictions, channel after channel.
+    pub values: &'a [f32],
+}
+
+/// The windows and how they are averaged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlidingWindow {
+    roi_size: [usize; 3],
+    overlap: f64,
+    weighting: Weighting,
+    sw_batch_size: usize,
+    mirror_axes: [bool; 3],
+}
+
+impl SlidingWindow {
+    /// Windows of `roi_size` voxels with `overlap` in [0, 1), `sw_batch_size` of them predicted at a time.
+    ///
+    /// # Errors
+    /// If the overlap is out of range or a size is zero.
+    pub fn new(roi_size: [usize; 3], overlap: f64, sw_batch_size: usize) -> Result<Self, SlidingWindowError> {
+        if roi_size.contains(&0) {
+            return Err(SlidingWindowError::Empty { what: "the ROI" });
+        }
+        if sw_batch_size == 0 {
+            return Err(SlidingWindowError::Empty { what: "a batch of windows" });
+        }
+        if !(0.0..1.0).contains(&overlap) {
+            return Err(SlidingWindowError::Overlap { overlap });
+        }
+        Ok(Self { roi_size, overlap, weighting: Weighting::Constant, sw_batch_size, mirror_axes: [false; 3] })
+    }
+
+    /// The same windows with another weighting.
+    #[must_use]
+    pub fn with_weighting(self, weighting: Weighting) -> Self {
+        Self { weighting, ..self }
+    }
+
+    /// Averages each window with its mirror images along the marked axes: 2, 4 or 8 predictions a window.
+    #[must_use]
+    pub fn with_mirroring(self, mirror_axes: [bool; 3]) -> Self {
+        Self { mirror_axes, ..self }
+    }
+
+    /// Windows needed for a volume of size `dims`; mirror images are not counted.
+    #[must_use]
+    pub fn num_windows(&self, dims: [usize; 3]) -> usize {
+        (0..3).map(|a| self.starts(a, dims[a].max(self.roi_size[a])).len()).product()
+    }
+
+    /// The axis along which slabs of a volume of size `dims` come: its longest, the first of equals.
+    #[must_use]
+    pub fn slab_axis(&self, dims: [usize; 3]) -> usize {
+        (0..3).rev().max_by_key(|&a| dims[a].max(self.roi_size[a])).unwrap_or(0)
+    }
+
+    /// Predicts `volume` and hands each finished slab to `sink`, in order along the longest axis.
+    ///
+    /// `predict` gets windows [n, C, rx, ry, rz] and their number `n <= sw_batch_size`, and returns
+    /// [n, K, rx, ry, rz] with the same K each time.
+    ///
+    /// # Errors
+    /// What `predict` or `sink` return, or [`SlidingWindowError::PredictionLength`].
+    pub fn run<E: From<SlidingWindowError>>(
+        &self,
+        volume: Volume<'_>,
+        mut predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
+        mut sink: impl FnMut(Slab<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let roi = self.roi_size;
+        let padded: [usize; 3] = std::array::from_fn(|a| volume.dims[a].max(roi[a]));
+        let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
+        let axis = self.slab_axis(volume.dims);
+        let windows = self.windows(padded, axis);
+        let weights = self.weights();
+        let window_len = roi.iter().product::<usize>();
+        let mut accumulator: Option<Accumulator> = None;
+        let mut batch = Vec::new();
+
+        for starts in windows.chunks(self.sw_batch_size) {
+            batch.clear();
+            for &start in starts {
+                copy_window(volume, pad, start, roi, &mut batch);
+            }
+            let predictions = self.predict_mirrored(&mut batch, starts.len(), &mut predict)?;
+            let per_channel = starts.len() * window_len;
+            let num_channels = predictions.len() / per_channel;
+            let expected = accumulator.as_ref().map_or(num_channels.max(1), |known| known.num_channels) * per_channel;
+            if predictions.len() != expected {
+                return Err(SlidingWindowError::PredictionLength { expected, got: predictions.len() }.into());
+            }
+            let accumulator =
+                accumulator.get_or_insert_with(|| Accumulator::new(num_channels, padded, pad, volume.dims, roi, axis));
+            for (&start, window) in starts.iter().zip(predictions.chunks_exact(num_channels * window_len)) {
+                accumulator.finish_before(start[axis], &mut sink)?;
+                accumulator.add(start, window, &weights);
+            }
+        }
+        match accumulator {
+            Some(mut accumulator) => accumulator.finish_before(padded[axis], &mut sink),
+            None => Ok(()),
+        }
+    }
+
+    /// The whole averaged prediction [K, X, Y, Z]: for small volumes and tests, since all of it is in memory.
+    ///
+    /// # Errors
+    /// As [`SlidingWindow::run`].
+    pub fn collect<E: From<SlidingWindowError>>(
+        &self,
+        volume: Volume<'_>,
+        predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<f32>, E> {
+        let [_, ny, nz] = volume.dims;
+        let num_voxels = volume.dims.iter().product::<usize>();
+        let mut whole = Vec::new();
+        self.run(volume, predict, |slab| {
+            let slab_len = slab.dims.iter().product::<usize>();
+            let num_channels = slab.values.len() / slab_len;
+            whole.resize(num_channels * num_voxels, 0.0_f32);
+            for (row_idx, row) in slab.values.chunks_exact(slab.dims[2]).enumerate() {
+                let (channel, x, y) = row_position(row_idx, slab.dims);
+                let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
+                whole[channel * num_voxels + at..][..row.len()].copy_from_slice(row);
+            }
+            Ok(())
+        })?;
+        Ok(whole)
+    }
+
+    /// The class of the largest averaged prediction at each voxel, [X, Y, Z]; the lowest class wins a tie.
+    ///
+    /// # Errors
+    /// As [`SlidingWindow::run`], and if the predictor gives more than 256 channels.
+    pub fn argmax<E: From<SlidingWindowError>>(
+        &self,
+        volume: Volume<'_>,
+        predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let [_, ny, nz] = volume.dims;
+        let mut labels = vec![0_u8; volume.dims.iter().product()];
+        let mut best = Vec::new();
+        self.run(volume, predict, |slab| {
+            let slab_len = slab.dims.iter().product::<usize>();
+            let num_classes = slab.values.len() / slab_len;
+            if num_classes > 256 {
+                return Err(SlidingWindowError::TooManyClasses { num_classes }.into());
+            }
+            argmax_of_planes(slab.values, slab_len, &mut best);
+            for (row_idx, row) in best.chunks_exact(slab.dims[2]).enumerate() {
+                let (_, x, y) = row_position(row_idx, slab.dims);
+                let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
+                labels[at..][..row.len()].copy_from_slice(row);
+            }
+            Ok(())
+        })?;
+        Ok(labels)
+    }
+
+    /// First voxels of the windows along one axis of `dim >= roi` voxels.
+    fn starts(&self, axis: usize, dim: usize) -> Vec<usize> {
+        let roi = self.roi_size[axis];
+        let step = if roi == dim { roi } else { ((roi as f64 * (1.0 - self.overlap)) as usize).max(1) };
+        let mut starts: Vec<usize> = (0..dim - roi).step_by(step).collect();
+        starts.push(dim - roi);
+        starts
+    }
+
+    /// Starts of all windows, sorted along `axis`.
+    fn windows(&self, padded: [usize; 3], axis: usize) -> Vec<[usize; 3]> {
+        let starts: [Vec<usize>; 3] = std::array::from_fn(|a| self.starts(a, padded[a]));
+        let mut windows = Vec::with_capacity(starts.iter().map(Vec::len).product());
+        for &x in &starts[0] {
+            for &y in &starts[1] {
+                windows.extend(starts[2].iter().map(|&z| [x, y, z]));
+            }
+        }
+        // Stable, so the other two axes keep their order and results do not depend on the sort.
+        windows.sort_by_key(|start| start[axis]);
+        windows
+    }
+
+    /// Weight of each voxel of a window, z fastest.
+    fn weights(&self) -> Vec<f32> {
+        let roi = self.roi_size;
+        let bell = |axis: usize| -> Vec<f32> {
+            let (centre, sigma) = ((roi[axis] as f64 - 1.0) / 2.0, SIGMA_SCALE * roi[axis] as f64);
+            (0..roi[axis]).map(|i| (-0.5 * ((i as f64 - centre) / sigma).powi(2)).exp() as f32).collect()
+        };
+        match self.weighting {
+            Weighting::Constant => vec![1.0; roi.iter().product()],
+            Weighting::Gaussian => {
+                let [bx, by, bz] = [bell(0), bell(1), bell(2)];
+                let rows = bx.iter().flat_map(|wx| by.iter().map(move |wy| wx * wy));
+                rows.flat_map(|wxy| bz.iter().map(move |wz| (wxy * wz).max(MIN_WEIGHT))).collect()
+            }
+        }
+    }
+
+    /// Mean over the marked mirror images, each mirrored back. `batch` is mirrored in place on the way.
+    fn predict_mirrored<E>(
+        &self,
+        batch: &mut [f32],
+        num_windows: usize,
+        predict: &mut impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<f32>, E> {
+        let mut sum = predict(batch, num_windows)?;
+        let axes: Vec<usize> = (0..3).filter(|&a| self.mirror_axes[a]).collect();
+        if axes.is_empty() {
+            return Ok(sum);
+        }
+        let num_images = 1_u8 << axes.len();
+        for image in 1..num_images {
+            let flipped =
+                || axes.iter().enumerate().filter(move |(bit, _)| image >> bit & 1 == 1).map(|(_, &axis)| axis);
+            flipped().for_each(|axis| mirror(batch, self.roi_size, axis));
+            let mut prediction = predict(batch, num_windows)?;
+            flipped().for_each(|axis| mirror(batch, self.roi_size, axis));
+            flipped().for_each(|axis| mirror(&mut prediction, self.roi_size, axis));
+            sum.iter_mut().zip(&prediction).for_each(|(sum, value)| *sum += value);
+        }
+        let scale = 1.0 / f32::from(num_images);
+        for value in &mut sum {
+            *value *= scale;
+        }
+        Ok(sum)
+    }
+}
+
+/// Weighted sums of the windows over one ROI's thickness of the longest axis.
+struct Accumulator {
+    num_channels: usize,
+    /// Extent of the sums: the padded volume, but one ROI along `axis`, where positions wrap around.
+    extent: [usize; 3],
+    axis: usize,
+    roi: [usize; 3],
+    /// Where the volume lies in the padded one.
+    inside: [Range<usize>; 3],
+    sums: Vec<f32>,
+    weights: Vec<f32>,
+    /// First position along `axis`, in the padded volume, that the sink has not seen.
+    next: usize,
+    slab: Vec<f32>,
+}
+
+impl Accumulator {
+    fn new(
+        num_channels: usize,
+        padded: [usize; 3],
+        pad: [usize; 3],
+        dims: [usize; 3],
+        roi: [usize; 3],
+        axis: usize,
+    ) -> Self {
+        let mut extent = padded;
+        extent[axis] = roi[axis];
+        let len = extent.iter().product::<usize>();
+        Self {
+            num_channels,
+            extent,
+            axis,
+            roi,
+            inside: std::array::from_fn(|a| pad[a]..pad[a] + dims[a]),
+            sums: vec![0.0; num_channels * len],
+            weights: vec![0.0; len],
+            next: 0,
+            slab: Vec::new(),
+        }
+    }
+
+    /// Place of a position of the padded volume among the sums.
+    fn place(&self, mut at: [usize; 3]) -> usize {
+        at[self.axis] %= self.roi[self.axis];
+        (at[0] * self.extent[1] + at[1]) * self.extent[2] + at[2]
+    }
+
+    /// Places of a row of `len` voxels along z: one run, or two where the ring wraps along z.
+    fn runs(&self, at: [usize; 3], len: usize) -> [(usize, usize); 2] {
+        if self.axis != 2 {
+            return [(self.place(at), len), (0, 0)];
+        }
+        let first = (self.roi[2] - at[2] % self.roi[2]).min(len);
+        [(self.place(at), first), (self.place([at[0], at[1], 0]), len - first)]
+    }
+
+    fn add(&mut self, start: [usize; 3], window: &[f32], weights: &[f32]) {
+        let [rx, ry, rz] = self.roi;
+        let (plane, window_len) = (self.weights.len(), rx * ry * rz);
+        for x in 0..rx {
+            for y in 0..ry {
+                let row = (x * ry + y) * rz;
+                let mut done = 0;
+                for (place, len) in self.runs([start[0] + x, start[1] + y, start[2]], rz) {
+                    let from = row + done;
+                    let weight = &weights[from..from + len];
+                    add_assign(&mut self.weights[place..place + len], weight);
+                    for channel in 0..self.num_channels {
+                        let values = &window[channel * window_len + from..][..len];
+                        let sums = &mut self.sums[channel * plane + place..][..len];
+                        for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weight) {
+                            *sum += value * weight;
+                        }
+                    }
+                    done += len;
+                }
+            }
+        }
+    }
+
+    /// Hands over all positions along the axis below `end`; no later window may touch them.
+    fn finish_before<E>(&mut self, end: usize, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
+        while self.next < end {
+            let mut region = self.inside.clone();
+            let till = (self.next + SLAB_THICKNESS).min(end);
+            let inside = &self.inside[self.axis];
+            region[self.axis] = self.next.max(inside.start)..till.min(inside.end);
+            if !region[self.axis].is_empty() {
+                self.average(&region);
+                sink(Slab {
+                    start: std::array::from_fn(|a| region[a].start - self.inside[a].start),
+                    dims: std::array::from_fn(|a| region[a].len()),
+                    values: &self.slab,
+                })?;
+            }
+            self.clear(self.next..till);
+            self.next = till;
+        }
+        Ok(())
+    }
+
+    fn average(&mut self, region: &[Range<usize>; 3]) {
+        let plane = self.weights.len();
+        let mut slab = std::mem::take(&mut self.slab);
+        slab.clear();
+        for channel in 0..self.num_channels {
+            let sums = &self.sums[channel * plane..][..plane];
+            for x in region[0].clone() {
+                for y in region[1].clone() {
+                    for (place, len) in self.runs([x, y, region[2].start], region[2].len()) {
+                        let weights = &self.weights[place..place + len];
+                        slab.extend(sums[place..place + len].iter().zip(weights).map(|(sum, weight)| sum / weight));
+                    }
+                }
+            }
+        }
+        self.slab = slab;
+    }
+
+    /// Zeroes what the ring holds of the given positions, for the next turn.
+    fn clear(&mut self, positions: Range<usize>) {
+        let mut region: [Range<usize>; 3] = std::array::from_fn(|a| 0..self.extent[a]);
+        region[self.axis] = positions;
+        let plane = self.weights.len();
+        for x in region[0].clone() {
+            for y in region[1].clone() {
+                for (place, len) in self.runs([x, y, region[2].start], region[2].len()) {
+                    self.weights[place..place + len].fill(0.0);
+                    for channel in 0..self.num_channels {
+                        self.sums[channel * plane + place..][..len].fill(0.0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn add_assign(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+}
+
+/// Channel, x and y of the `row_idx`-th row along z of values [C, X, Y, Z].
+fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
+    let [nx, ny, _] = dims;
+    (row_idx / (nx * ny), row_idx / ny % nx, row_idx % ny)
+}
+
+/// Appends the window at `start` of the padded volume, zeros outside the volume, as [C, rx, ry, rz].
+fn copy_window(volume: Volume<'_>, pad: [usize; 3], start: [usize; 3], roi: [usize; 3], batch: &mut Vec<f32>) {
+    let [nx, ny, nz] = volume.dims;
+    let z_from = start[2].max(pad[2]);
+    let z_till = (start[2] + roi[2]).min(pad[2] + nz);
+    for channel in 0..volume.num_channels {
+        for x in start[0]..start[0] + roi[0] {
+            for y in start[1]..start[1] + roi[1] {
+                let row_end = batch.len() + roi[2];
+                let inside = (pad[0]..pad[0] + nx).contains(&x) && (pad[1]..pad[1] + ny).contains(&y);
+                if inside && z_from < z_till {
+                    let row = ((channel * nx + x - pad[0]) * ny + y - pad[1]) * nz;
+                    batch.resize(batch.len() + z_from - start[2], 0.0);
+                    batch.extend_from_slice(&volume.values[row + z_from - pad[2]..row + z_till - pad[2]]);
+                }
+                batch.resize(row_end, 0.0);
+            }
+        }
+    }
+}
+
+/// Reverses one axis of each [X, Y, Z] block of `values`.
+fn mirror(values: &mut [f32], dims: [usize; 3], axis: usize) {
+    let run: usize = dims[axis + 1..].iter().product();
+    for line in values.chunks_exact_mut(dims[axis] * run) {
+        for i in 0..dims[axis] / 2 {
+            let (front, back) = line.split_at_mut((dims[axis] - 1 - i) * run);
+            front[i * run..(i + 1) * run].swap_with_slice(&mut back[..run]);
+        }
+    }
+}
+
+/// Class of the largest value among planes of `len`, the lowest of equals; NaN never wins.
+fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
+    best.clear();
+    best.resize(len, 0);
+    let mut top = values[..len].to_vec();
+    for (class, plane) in (0..=u8::MAX).zip(values.chunks_exact(len)).skip(1) {
+        for ((best, top), &value) in best.iter_mut().zip(&mut top).zip(plane) {
+            if value > *top || top.is_nan() {
+                (*best, *top) = (class, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Outcome<T> = Result<T, SlidingWindowError>;
+
+    fn ramp(dims: [usize; 3]) -> Vec<f32> {
+        (0..u16::try_from(dims.iter().product::<usize>()).expect("small")).map(f32::from).collect()
+    }
+
+    /// Predicts the window itself and its negative.
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a predictor")]
+    fn twice(windows: &[f32], num_windows: usize) -> Outcome<Vec<f32>> {
+        let len = windows.len() / num_windows;
+        Ok(windows.chunks_exact(len).flat_map(|w| w.iter().copied().chain(w.iter().map(|v| -v))).collect())
+    }
+
+    /// Whatever the windows, an average of identical values is that value: the volume comes back in place.
+    fn check(sliding: SlidingWindow, dims: [usize; 3]) {
+        let values = ramp(dims);
+        let got = sliding.collect(Volume::new(&values, 1, dims).expect("volume"), twice).expect("prediction");
+        assert_eq!(got.len(), 2 * values.len());
+        for (i, (value, got)) in values.iter().chain(&values).zip(&got).enumerate() {
+            let want = if i < values.len() { *value } else { -value };
+            assert!((got - want).abs() <= 1e-4 * want.abs().max(1.0), "value {i}: {got}, expected {want}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn returns_every_voxel_to_its_place(
+            dims in [1_usize..20, 1_usize..12, 1_usize..20],
+            roi in [1_usize..8, 1_usize..8, 1_usize..8],
+            overlap in 0.0_f64..0.9,
+            sw_batch_size in 1_usize..5,
+            gaussian in any::<bool>(),
+            mirror_axes in any::<[bool; 3]>(),
+        ) {
+            let weighting = if gaussian { Weighting::Gaussian } else { Weighting::Constant };
+            let sliding = SlidingWindow::new(roi, overlap, sw_batch_size).expect("windows");
+            check(sliding.with_weighting(weighting).with_mirroring(mirror_axes), dims);
+        }
+    }
+
+    /// A predictor that depends on the place within the window, against a plain accumulation over the whole volume.
+    #[test]
+    fn averages_as_one_big_buffer_would() {
+        for (dims, roi) in [([21, 9, 13], [6, 4, 5]), ([7, 19, 8], [4, 6, 4]), ([7, 8, 23], [4, 4, 6])] {
+            let sliding = SlidingWindow::new(roi, 0.5, 3).expect("windows").with_weighting(Weighting::Gaussian);
+            let values = ramp(dims);
+            let volume = Volume::new(&values, 1, dims).expect("volume");
+            let roi_len = roi.iter().product::<usize>();
+            let tilt = ramp(roi);
+            let predict = |windows: &[f32], _: usize| -> Outcome<Vec<f32>> {
+                Ok(windows.chunks_exact(roi_len).flat_map(|w| w.iter().zip(&tilt).map(|(v, t)| v * t)).collect())
+            };
+            let got = sliding.collect(volume, predict).expect("prediction");
+
+            let weights = sliding.weights();
+            let (mut sums, mut totals) = (vec![0.0; values.len()], vec![0.0; values.len()]);
+            for start in sliding.windows(dims, 0) {
+                for i in 0..roi_len {
+                    let (x, y, z) = (i / (roi[1] * roi[2]), i / roi[2] % roi[1], i % roi[2]);
+                    let at = ((start[0] + x) * dims[1] + start[1] + y) * dims[2] + start[2] + z;
+                    sums[at] += f64::from(values[at] * tilt[i]) * f64::from(weights[i]);
+                    totals[at] += f64::from(weights[i]);
+                }
+            }
+            for (i, got) in got.iter().enumerate() {
+                let want = sums[i] / totals[i];
+                assert!((f64::from(*got) - want).abs() <= 1e-4 * want.abs().max(1.0), "{i}: {got}, expected {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_accumulator_does_not_grow_with_the_longest_axis() {
+        let accumulator =
+            |length| Accumulator::new(14, [8, length, 8], [0; 3], [8, length, 8], [4, 4, 4], 1).sums.len();
+        assert_eq!(accumulator(1000), accumulator(10));
+    }
+
+    #[test]
+    fn windows_step_by_half_and_end_at_the_border() {
+        let sliding = SlidingWindow::new([96; 3], 0.5, 1).expect("windows");
+        assert_eq!(sliding.starts(0, 96), [0]);
+        assert_eq!(sliding.starts(0, 97), [0, 1]);
+        assert_eq!(sliding.starts(0, 200), [0, 48, 96, 104]);
+        assert_eq!(sliding.num_windows([200, 97, 50]), 8);
+    }
+
+    #[test]
+    fn argmax_prefers_the_lowest_of_equals() {
+        let mut best = Vec::new();
+        argmax_of_planes(&[1.0, 0.0, f32::NAN, 1.0, 2.0, 0.0, 0.5, 2.0, 1.0], 3, &mut best);
+        assert_eq!(best, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_predictor_of_the_wrong_size_is_an_error() {
+        let values = ramp([4, 4, 4]);
+        let sliding = SlidingWindow::new([2; 3], 0.5, 1).expect("windows");
+        let volume = Volume::new(&values, 1, [4; 3]).expect("volume");
+        let error = sliding.collect(volume, |_, _| Outcome::Ok(vec![0.0; 7])).expect_err("seven values");
+        assert_eq!(error, SlidingWindowError::PredictionLength { expected: 8, got: 7 });
+    }
+}

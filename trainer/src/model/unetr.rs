@@ -1,0 +1,327 @@
+//! UNETR: the segmentation network that fine-tuning makes of a pre-trained encoder.
+//!
+//! The encoder sees all patches, without a class token and with a trained position table. Its three tapped layers
+//! and its normed output, as volumes of tokens, enter a convolutional decoder that doubles the size three times, to
+//! 8 voxels a patch, and then interpolates to the crop. Hatamizadeh et al., *UNETR*, 2021, arXiv 2103.10504, with the
+//! last step as Hi-End-MAE changes it for patches of 12 voxels.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::block::BlockConfig;
+use super::conv_block::{BasicBlock, Conv, ProjectionBlock, ResBlock, ResizeBlock, UpBlock};
+use super::encoder::{Encoder, EncoderConfig};
+use super::hi_end_mae::{HiEndMaeConfig, ModelConfigError};
+use super::init::WeightInit;
+use super::patch_embed::{grid_of, patchify};
+
+/// Epsilon of the encoder's layer norms in fine-tuning; pre-training has 1e-6.
+const NORM_EPSILON: f64 = 1e-5;
+
+/// Sizes of a UNETR.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetrConfig {
+    /// Channels of the image.
+    pub in_channels: usize,
+    /// Classes with background: channels of the logits.
+    pub num_classes: usize,
+    /// Size of the crop, voxels; a multiple of `patch_size` along each axis.
+    pub crop_size: [usize; 3],
+    /// Side of a patch, voxels.
+    pub patch_size: usize,
+    /// Width of the tokens, a multiple of 6 and of `num_heads`.
+    pub embed_dim: usize,
+    /// Blocks of the encoder.
+    pub depth: usize,
+    /// Attention heads of the encoder.
+    pub num_heads: usize,
+    /// Width of the MLPs' hidden layers in units of `embed_dim`.
+    pub mlp_ratio: usize,
+    /// The three encoder layers that the decoder takes in, zero-based, ascending.
+    pub taps: [usize; 3],
+    /// Channels at full resolution; each coarser step has twice as many.
+    pub feature_size: usize,
+}
+
+impl UnetrConfig {
+    /// The network that takes the encoder of `pretrained`, with the recipe's 32 features.
+    ///
+    /// # Errors
+    /// If the pre-training model does not have three taps.
+    pub fn for_encoder_of(
+        pretrained: &HiEndMaeConfig,
+        crop_size: [usize; 3],
+        num_classes: usize,
+    ) -> Result<Self, ModelConfigError> {
+        let taps = pretrained.taps.as_slice().try_into().map_err(|_| ModelConfigError {
+            key: "taps",
+            reason: format!("UNETR takes in three encoder layers, not {}", pretrained.taps.len()),
+        })?;
+        Ok(Self {
+            in_channels: 1,
+            num_classes,
+            crop_size,
+            patch_size: pretrained.patch_size,
+            embed_dim: pretrained.embed_dim,
+            depth: pretrained.depth,
+            num_heads: pretrained.num_heads,
+            mlp_ratio: pretrained.mlp_ratio,
+            taps,
+            feature_size: 32,
+        })
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// The first setting that does not, and why.
+    pub fn validate(&self) -> Result<(), ModelConfigError> {
+        let fail = |key, reason: String| Err(ModelConfigError { key, reason });
+        for (key, value) in [
+            ("in_channels", self.in_channels),
+            ("patch_size", self.patch_size),
+            ("embed_dim", self.embed_dim),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("mlp_ratio", self.mlp_ratio),
+            ("feature_size", self.feature_size),
+        ] {
+            if value == 0 {
+                return fail(key, "must be at least 1".into());
+            }
+        }
+        if !(2..=256).contains(&self.num_classes) {
+            return fail("num_classes", format!("{} is not between 2 and 256", self.num_classes));
+        }
+        if let Some(side) = self.crop_size.iter().find(|&&side| side == 0 || !side.is_multiple_of(self.patch_size)) {
+            return fail("crop_size", format!("{side} is no multiple of the patch's {} voxels", self.patch_size));
+        }
+        if !self.embed_dim.is_multiple_of(6) || !self.embed_dim.is_multiple_of(self.num_heads) {
+            let (dim, heads) = (self.embed_dim, self.num_heads);
+            return fail("embed_dim", format!("{dim} must be a multiple of 6 and of its {heads} heads"));
+        }
+        if !self.taps.is_sorted_by(|a, b| a < b) || self.taps[2] >= self.depth {
+            return fail("taps", format!("{:?} must ascend and stay below the depth {}", self.taps, self.depth));
+        }
+        Ok(())
+    }
+
+    /// A network with first weights; the encoder's are replaced by pre-trained ones where there are any.
+    ///
+    /// DIFFERENCE: without pre-training, the position table starts as the sine-cosine table and linear maps as in
+    /// pre-training (Xavier), where MONAI draws both from a normal of 0.02.
+    ///
+    /// # Panics
+    /// If the sizes do not fit together; [`Self::validate`] tells before.
+    pub fn init(&self, weights: &mut WeightInit) -> Unetr {
+        let (dim, features) = (self.embed_dim, self.feature_size);
+        Unetr {
+            vit: self.encoder().init(weights),
+            encoder1: BasicBlock { layer: ResBlock::init(self.in_channels, features, weights) },
+            encoder2: ProjectionBlock::init(dim, 2 * features, 2, weights),
+            encoder3: ProjectionBlock::init(dim, 4 * features, 1, weights),
+            encoder4: ProjectionBlock::init(dim, 8 * features, 0, weights),
+            decoder5: UpBlock::init(dim, 8 * features, weights),
+            decoder4: UpBlock::init(8 * features, 4 * features, weights),
+            decoder3: UpBlock::init(4 * features, 2 * features, weights),
+            decoder2: ResizeBlock::init(2 * features, features, weights),
+            out: Conv::init(features, self.num_classes, 1, true, weights),
+            patch_size: self.patch_size,
+        }
+    }
+
+    fn encoder(&self) -> EncoderConfig {
+        EncoderConfig {
+            patch_size: self.patch_size,
+            in_channels: self.in_channels,
+            grid: grid_of(self.crop_size, self.patch_size),
+            depth: self.depth,
+            block: BlockConfig {
+                dim: self.embed_dim,
+                num_heads: self.num_heads,
+                mlp_ratio: self.mlp_ratio,
+                norm_epsilon: NORM_EPSILON,
+            },
+            cls_token: false,
+            trained_positions: true,
+            taps: self.taps.to_vec(),
+        }
+    }
+}
+
+/// A vision transformer with a convolutional decoder. Fields are named as in the reference's state dict.
+#[derive(Module, Debug)]
+pub struct Unetr {
+    /// Over all patches.
+    pub vit: Encoder,
+    /// The image itself, at full resolution.
+    pub encoder1: BasicBlock,
+    /// The first tap, to 8 voxels a patch.
+    pub encoder2: ProjectionBlock,
+    /// The second tap, to 4 voxels a patch.
+    pub encoder3: ProjectionBlock,
+    /// The third tap, to 2 voxels a patch.
+    pub encoder4: ProjectionBlock,
+    /// To 2 voxels a patch.
+    pub decoder5: UpBlock,
+    /// To 4 voxels a patch.
+    pub decoder4: UpBlock,
+    /// To 8 voxels a patch.
+    pub decoder3: UpBlock,
+    /// To the crop.
+    pub decoder2: ResizeBlock,
+    /// Features to classes.
+    pub out: Conv,
+    patch_size: usize,
+}
+
+impl Unetr {
+    /// Channels of the images it takes.
+    #[must_use]
+    pub fn in_channels(&self) -> usize {
+        let [_, in_channels, ..] = self.encoder1.layer.conv1.weight.dims();
+        in_channels
+    }
+
+    /// Logits `[N, classes, X, Y, Z]` of crops `[N, C, X, Y, Z]`.
+    ///
+    /// # Panics
+    /// If the crops are not of the size that the position table was made for.
+    #[must_use]
+    pub fn forward(&self, images: Tensor<5>) -> Tensor<5> {
+        self.out.forward(self.features(images))
+    }
+
+    /// What the last map turns into logits: `[N, feature_size, X, Y, Z]`.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    #[must_use]
+    pub fn features(&self, images: Tensor<5>) -> Tensor<5> {
+        let [_, _, dx, dy, dz] = images.dims();
+        let grid = grid_of([dx, dy, dz], self.patch_size);
+        let encoded = self.vit.forward(patchify(images.clone(), self.patch_size));
+        let [tap2, tap3, tap4] = <[Tensor<3>; 3]>::try_from(encoded.taps).expect("made with three taps");
+        let branch4 = self.encoder4.forward(token_volume(tap4, grid));
+        let branch3 = self.encoder3.forward(token_volume(tap3, grid));
+        let branch2 = self.encoder2.forward(token_volume(tap2, grid));
+        let branch1 = self.encoder1.layer.forward(images);
+        let x = self.decoder5.forward(token_volume(encoded.norm, grid), branch4);
+        let x = self.decoder4.forward(x, branch3);
+        let x = self.decoder3.forward(x, branch2);
+        self.decoder2.forward(x, branch1)
+    }
+}
+
+/// Tokens `[N, L, E]` as a volume `[N, E, gx, gy, gz]`.
+fn token_volume(tokens: Tensor<3>, grid: [usize; 3]) -> Tensor<5> {
+    let [n, _, dim] = tokens.dims();
+    let [gx, gy, gz] = grid;
+    tokens.swap_dims(1, 2).reshape([n, dim, gx, gy, gz])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    fn small() -> UnetrConfig {
+        UnetrConfig {
+            embed_dim: 12,
+            num_heads: 2,
+            depth: 4,
+            taps: [1, 2, 3],
+            feature_size: 2,
+            ..UnetrConfig::for_encoder_of(&HiEndMaeConfig::tiny(), [24, 12, 36], 3).unwrap()
+        }
+    }
+
+    #[test]
+    fn logits_have_the_size_of_the_crop() {
+        let config = small();
+        config.validate().unwrap();
+        let device = Device::flex();
+        let model = config.init(&mut WeightInit::new(0, &device));
+        assert_eq!(model.forward(Tensor::ones([2, 1, 24, 12, 36], &device)).dims(), [2, 3, 24, 12, 36]);
+    }
+
+    /// In f64, where the differences have digits enough: the golden gradients are f32 sums of a million terms.
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        use crate::loss::dice_ce::dice_ce;
+        use burn::module::{ModuleMapper, ModuleVisitor, Param};
+        use burn::optim::GradientsParams;
+        use burn::tensor::{FloatDType, Int, TensorData};
+
+        /// Widens each parameter and moves it by `step` along a direction fixed by its place.
+        struct Moved {
+            step: f64,
+            num_seen: usize,
+        }
+        fn direction(start: usize, len: usize) -> Vec<f64> {
+            (start..start + len).map(|i| ((i * 7919 + 13) % 1009) as f64 / 504.0 - 1.0).collect()
+        }
+        impl ModuleMapper for Moved {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|old| {
+                    let (dims, device) = (old.dims(), old.device());
+                    let len = dims.iter().product();
+                    let data = TensorData::new(direction(self.num_seen, len), dims);
+                    self.num_seen += len;
+                    let along = Tensor::from_data(data, (&device, FloatDType::F64.into()));
+                    (old.cast(FloatDType::F64) + along * self.step).detach().require_grad()
+                })
+            }
+        }
+        struct Slope<'a> {
+            grads: &'a GradientsParams,
+            num_seen: usize,
+            sum: f64,
+        }
+        impl ModuleVisitor for Slope<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let grad: Vec<f64> = self.grads.get::<D>(param.id).unwrap().into_data().try_to_vec().unwrap();
+                let along = direction(self.num_seen, grad.len());
+                self.num_seen += grad.len();
+                self.sum += grad.iter().zip(along).map(|(g, a)| g * a).sum::<f64>();
+            }
+        }
+
+        let device = Device::flex().autodiff();
+        let model = small().init(&mut WeightInit::new(0, &device));
+        let len = 24 * 12 * 36;
+        let image: Vec<f64> = (0..len).map(|i| (f64::from(i) * 0.37).sin()).collect();
+        let image = Tensor::from_data(TensorData::new(image, [1, 1, 24, 12, 36]), (&device, FloatDType::F64.into()));
+        let labels: Vec<i64> = (0..len).map(|i| i64::from(i / 50 % 3)).collect();
+        let labels = Tensor::<5, Int>::from_data(TensorData::new(labels, [1, 1, 24, 12, 36]), &device);
+        let moved = |step| model.clone().map(&mut Moved { step, num_seen: 0 });
+        let loss_of = |model: &Unetr| dice_ce(model.forward(image.clone()), labels.clone()).total();
+        let value = |step| loss_of(&moved(step)).into_data().try_to_vec::<f64>().unwrap()[0];
+
+        let here = moved(0.0);
+        let grads = GradientsParams::from_grads(loss_of(&here).backward(), &here);
+        let mut slope = Slope { grads: &grads, num_seen: 0, sum: 0.0 };
+        here.visit(&mut slope);
+        // Small, so that hardly any activation passes the kink of its leaky unit on the way.
+        let step = 1e-8;
+        let difference = (value(step) - value(-step)) / (2.0 * step);
+        let error = (slope.sum - difference).abs() / difference.abs();
+        assert!(error < 1e-5, "slope {}, by differences {difference}: {error:e}", slope.sum);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_named() {
+        let check = |change: fn(&mut UnetrConfig), expected: &str| {
+            let mut config = small();
+            change(&mut config);
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
+        };
+        check(|c| c.crop_size = [24, 13, 24], "model.crop_size: 13");
+        check(|c| c.num_classes = 1, "model.num_classes: 1");
+        check(|c| c.taps = [1, 2, 4], "model.taps:");
+        check(|c| c.feature_size = 0, "model.feature_size:");
+    }
+}

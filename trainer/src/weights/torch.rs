@@ -1,0 +1,54 @@
+//! `PyTorch` checkpoints: `{"epoch", "state_dict": {"module.…": tensor}}` as released, or a bare state dict.
+//!
+//! Nothing in the file is executed: the pickle is read by a parser that knows tensors and containers only.
+
+use std::path::Path;
+
+use burn::tensor::{bf16, f16};
+use burn_store::pytorch::{PytorchError, PytorchReader};
+use burn_store::pytorch_reader::{DType, Tensor};
+
+use super::{HostTensor, StateDict, WeightsError};
+
+/// Keys under which a checkpoint may hold its state dict, in the order in which they are tried.
+const TOP_LEVEL_KEYS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
+
+/// Reads all floating point tensors of a checkpoint as f32; the prefix `module.` is dropped.
+///
+/// # Errors
+/// If the file cannot be read or is no `PyTorch` checkpoint.
+pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
+    let reader = open(path).map_err(|source| match source {
+        PytorchError::Io(source) => WeightsError::Io { path: path.to_owned(), source },
+        source => WeightsError::Torch { path: path.to_owned(), source: Box::new(source) },
+    })?;
+    let mut state = StateDict::default();
+    for (name, tensor) in reader.tensors() {
+        let tensor = floats(tensor).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+        state.add(path, name, tensor)?;
+    }
+    Ok(state)
+}
+
+fn open(path: &Path) -> Result<PytorchReader, PytorchError> {
+    for key in TOP_LEVEL_KEYS {
+        match PytorchReader::with_top_level_key(path, key) {
+            Err(PytorchError::KeyNotFound(_)) => {}
+            done => return done,
+        }
+    }
+    PytorchReader::new(path)
+}
+
+/// The tensor's values as f32, or nothing if they are no floating point numbers.
+fn floats(tensor: &Tensor) -> std::io::Result<Option<HostTensor>> {
+    let convert: fn(&[u8]) -> f32 = match tensor.dtype() {
+        DType::F32 => |b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+        DType::F64 => |b| f64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
+        DType::F16 => |b| f16::from_ne_bytes([b[0], b[1]]).to_f32(),
+        DType::BF16 => |b| bf16::from_ne_bytes([b[0], b[1]]).to_f32(),
+        _ => return Ok(None),
+    };
+    let values = tensor.read()?.chunks_exact(tensor.dtype().size()).map(convert).collect();
+    Ok(Some(HostTensor { shape: tensor.shape().to_vec(), values }))
+}

@@ -1,0 +1,79 @@
+//! The released checkpoint layout through a model and an exported file, bit for bit.
+
+use std::path::Path;
+use std::process::Command;
+
+use burn::tensor::Device;
+use hiend_trainer::model::init::WeightInit;
+use hiend_trainer::weights::{StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, safetensors};
+
+use crate::golden::{Case, cases};
+use crate::golden_mae::config_of;
+
+#[test]
+fn golden_weights_round_trip() {
+    for case in cases("mae_") {
+        let checkpoint = case.folder.join(format!("{}.pth", case.name));
+        if !checkpoint.exists() {
+            println!("golden {}: no .pth to read", case.name);
+            continue;
+        }
+        let state = StateDict::read(&checkpoint).unwrap();
+        let (config, crop_size) = config_of(&case);
+        let model = config.init(crop_size, &mut WeightInit::new(0, &Device::flex()));
+        let (model, report) = import_hi_end_mae(model, &state).unwrap();
+        assert!(report.left_out.is_empty() && report.missing.is_empty(), "{}: {report}", case.name);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exported.safetensors");
+        safetensors::write(&path, &export_hi_end_mae(&model).unwrap()).unwrap();
+        let exported = StateDict::read(&path).unwrap();
+        assert_eq!(exported, state, "{}: the checkpoint's names, shapes and bits", case.name);
+        let params = case.tensors.iter().filter_map(|(name, golden)| Some((name.strip_prefix("param/")?, golden)));
+        let mut num_params = 0;
+        for (name, golden) in params {
+            assert_eq!(exported.tensors[name].shape, golden.shape, "{name}");
+            assert_eq!(exported.tensors[name].values, golden.f32(), "{name}");
+            num_params += 1;
+        }
+        assert_eq!(num_params, exported.tensors.len());
+        println!("golden {}: {num_params} tensors, .pth to model to .safetensors, bit-exact", case.name);
+    }
+}
+
+/// Has a `PyTorch` model of the reference's structure load an export, if there is `PyTorch`; `HIEND_PYTHON` names the
+/// interpreter.
+fn check_in_pytorch(kind: &str, case: &Case, state: &StateDict) {
+    let python = std::env::var("HIEND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has_torch = Command::new(&python).args(["-c", "import torch"]).output().is_ok_and(|o| o.status.success());
+    if !has_torch {
+        println!("golden {}: NOT loaded in PyTorch, which {python} does not have (set HIEND_PYTHON)", case.name);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("weights.safetensors");
+    safetensors::write(&weights, state).unwrap();
+    let file = |ending| case.folder.join(format!("{}.{ending}", case.name));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pytorch/strict_load.py");
+    let output = Command::new(&python)
+        .arg(script)
+        .arg(kind)
+        .args([file("json"), weights, file("safetensors")])
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn golden_weights_load_strictly_in_pytorch() {
+    let device = Device::flex();
+    for case in cases("mae_") {
+        let model = crate::golden_mae::model_of(&case, &device);
+        check_in_pytorch("mae", &case, &export_hi_end_mae(&model).unwrap());
+    }
+    for case in cases("unetr_") {
+        let model = crate::golden_unetr::model_of(&case, &device);
+        check_in_pytorch("unetr", &case, &export_unetr(&model).unwrap());
+    }
+}
