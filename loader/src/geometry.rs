@@ -1,6 +1,6 @@
 //! Affines, spacings and orientations: where voxels lie in the world.
 //!
-//! World coordinates are RAS+ millimetres, as NIfTI has them. An affine is `world_from_voxel`, row-major 4 x 4.
+//! World coordinates are RAS+ millimetres, as `NIfTI` has them. An affine is `world_from_voxel`, row-major 4 x 4.
 
 use nalgebra::{Matrix3, Matrix4};
 
@@ -52,18 +52,24 @@ impl Orientation {
         self.source_axis.map(|axis| source[axis])
     }
 
-    /// The affine of the oriented array.
+    /// The affine of the oriented array, rounded as MONAI's.
     #[must_use]
     pub fn affine(&self, affine: &Affine, source_shape: [usize; 3]) -> Affine {
         let mut oriented = *affine;
-        for row in 0..3 {
-            for (axis, &source) in self.source_axis.iter().enumerate() {
+        // The source voxel that becomes the first one.
+        let mut first = [0.0; 3];
+        for (axis, &source) in self.source_axis.iter().enumerate() {
+            if self.flipped[axis] {
+                first[source] = source_shape[source] as f64 - 1.0;
+            }
+            for row in 0..3 {
                 let column = affine[row][source];
                 oriented[row][axis] = if self.flipped[axis] { -column } else { column };
-                if self.flipped[axis] {
-                    oriented[row][3] += column * (source_shape[source] as f64 - 1.0);
-                }
             }
+        }
+        for row in 0..3 {
+            let [x, y, z, shift] = affine[row];
+            oriented[row][3] = z.mul_add(first[2], y.mul_add(first[1], x * first[0])) + shift;
         }
         oriented
     }
@@ -73,19 +79,6 @@ impl Orientation {
 #[must_use]
 pub fn spacing(affine: &Affine) -> [f64; 3] {
     std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
-}
-
-/// The affine of an array with the same directions and first voxel, but other spacing.
-#[must_use]
-pub fn with_spacing(affine: &Affine, new: [f64; 3]) -> Affine {
-    let old = spacing(affine);
-    let mut result = *affine;
-    for row in result.iter_mut().take(3) {
-        for axis in 0..3 {
-            row[axis] *= new[axis] / old[axis];
-        }
-    }
-    result
 }
 
 /// The affine of the part of an array that begins at voxel `start`.
@@ -167,9 +160,9 @@ mod tests {
             let oriented = orientation.affine(&affine, shape);
             let voxel = [1usize, 0, 1];
             let mut source = [0usize; 3];
-            for axis in 0..3 {
+            for (axis, voxel) in voxel.into_iter().enumerate() {
                 let at = orientation.source_axis[axis];
-                source[at] = if orientation.flipped[axis] { shape[at] - 1 - voxel[axis] } else { voxel[axis] };
+                source[at] = if orientation.flipped[axis] { shape[at] - 1 - voxel } else { voxel };
             }
             for row in 0..3 {
                 let world = |a: &Affine, v: [usize; 3]| a[row][3] + (0..3).map(|c| a[row][c] * v[c] as f64).sum::<f64>();
