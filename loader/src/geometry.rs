@@ -2,6 +2,9 @@
 //!
 //! World coordinates are RAS+ millimetres, as `NIfTI` has them. An affine is `world_from_voxel`, row-major 4 x 4.
 
+mod extended;
+
+use extended::Extended;
 use nalgebra::{Matrix3, Matrix4};
 
 /// `world_from_voxel`, row-major.
@@ -69,10 +72,36 @@ impl Orientation {
         }
         for row in 0..3 {
             let [x, y, z, shift] = affine[row];
-            oriented[row][3] = z.mul_add(first[2], y.mul_add(first[1], x * first[0])) + shift;
+            oriented[row][3] = x * first[0] + y * first[1] + z * first[2] + shift;
         }
         oriented
     }
+}
+
+/// Three axes with the directions of a quaternion's rotation and given lengths, as columns; equal to nibabel's to the
+/// last bit.
+///
+/// The quaternion has length 1; a `NIfTI` header has its last three numbers only. As in nibabel, a first number that
+/// rounding could have made of 0 is 0.
+#[must_use]
+pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] {
+    let [b, c, d] = [b, c, d].map(|value| Extended::new(value.into()));
+    let one = Extended::new(1.0);
+    let squared = one.sub(b.mul(b).add(c.mul(c)).add(d.mul(d)));
+    let rounding = 3.0 * f64::from(f32::EPSILON);
+    let a = if squared.to_f64() < rounding { Extended::new(0.0) } else { squared.sqrt() };
+    let norm = a.mul(a).add(b.mul(b)).add(c.mul(c)).add(d.mul(d));
+    let twice = Extended::new(2.0).div(norm);
+    let [to_b, to_c, to_d] = [b, c, d].map(|value| value.mul(twice));
+    let (ab, ac, ad) = (a.mul(to_b), a.mul(to_c), a.mul(to_d));
+    let (bb, bc, bd) = (b.mul(to_b), b.mul(to_c), b.mul(to_d));
+    let (cc, cd, dd) = (c.mul(to_c), c.mul(to_d), d.mul(to_d));
+    let rotation = [
+        [one.sub(cc.add(dd)), bc.sub(ad), bd.add(ac)],
+        [bc.add(ad), one.sub(bb.add(dd)), cd.sub(ab)],
+        [bd.sub(ac), cd.add(ab), one.sub(bb.add(cc))],
+    ];
+    rotation.map(|row| std::array::from_fn(|axis| row[axis].mul(Extended::new(lengths[axis])).to_f64()))
 }
 
 /// Voxel side lengths in mm: the lengths of the affine's columns.
@@ -132,6 +161,13 @@ mod tests {
         assert_eq!(orientation, Orientation { source_axis: [0, 1, 2], flipped: [true, true, false] });
         let oriented = orientation.affine(&diagonal(-2.0, -1.0, 3.0), [4, 5, 6]);
         assert_eq!(oriented, [[2.0, 0.0, 0.0, -1.0], [0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]]);
+    }
+
+    #[test]
+    fn a_quaternion_near_a_half_turn_is_one() {
+        let nearly = f32::from_bits(1f32.to_bits() - 1);
+        let axes = quaternion_axes([0.0, 0.0, nearly], [2.0, 3.0, 4.0]);
+        assert_eq!(axes, [[-2.0, 0.0, 0.0], [0.0, -3.0, 0.0], [0.0, 0.0, 4.0]]);
     }
 
     #[test]
