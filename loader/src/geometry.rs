@@ -1,7 +1,10 @@
 //! Affines, spacings and orientations: where voxels lie in the world.
 //!
-//! World coordinates are RAS+ millimetres, as NIfTI has them. An affine is `world_from_voxel`, row-major 4 x 4.
+//! World coordinates are RAS+ millimetres, as `NIfTI` has them. An affine is `world_from_voxel`, row-major 4 x 4.
 
+mod extended;
+
+use extended::Extended;
 use nalgebra::{Matrix3, Matrix4};
 
 /// `world_from_voxel`, row-major.
@@ -52,40 +55,59 @@ impl Orientation {
         self.source_axis.map(|axis| source[axis])
     }
 
-    /// The affine of the oriented array.
+    /// The affine of the oriented array, rounded as MONAI's.
     #[must_use]
     pub fn affine(&self, affine: &Affine, source_shape: [usize; 3]) -> Affine {
         let mut oriented = *affine;
-        for row in 0..3 {
-            for (axis, &source) in self.source_axis.iter().enumerate() {
+        // The source voxel that becomes the first one.
+        let mut first = [0.0; 3];
+        for (axis, &source) in self.source_axis.iter().enumerate() {
+            if self.flipped[axis] {
+                first[source] = source_shape[source] as f64 - 1.0;
+            }
+            for row in 0..3 {
                 let column = affine[row][source];
                 oriented[row][axis] = if self.flipped[axis] { -column } else { column };
-                if self.flipped[axis] {
-                    oriented[row][3] += column * (source_shape[source] as f64 - 1.0);
-                }
             }
+        }
+        for row in 0..3 {
+            let [x, y, z, shift] = affine[row];
+            oriented[row][3] = x * first[0] + y * first[1] + z * first[2] + shift;
         }
         oriented
     }
+}
+
+/// Three axes with the directions of a quaternion's rotation and given lengths, as columns; equal to nibabel's to the
+/// last bit.
+///
+/// The quaternion has length 1; a `NIfTI` header has its last three numbers only. As in nibabel, a first number that
+/// rounding could have made of 0 is 0.
+#[must_use]
+pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] {
+    let [b, c, d] = [b, c, d].map(|value| Extended::new(value.into()));
+    let one = Extended::new(1.0);
+    let squared = one.sub(b.mul(b).add(c.mul(c)).add(d.mul(d)));
+    let rounding = 3.0 * f64::from(f32::EPSILON);
+    let a = if squared.to_f64() < rounding { Extended::new(0.0) } else { squared.sqrt() };
+    let norm = a.mul(a).add(b.mul(b)).add(c.mul(c)).add(d.mul(d));
+    let twice = Extended::new(2.0).div(norm);
+    let [to_b, to_c, to_d] = [b, c, d].map(|value| value.mul(twice));
+    let (ab, ac, ad) = (a.mul(to_b), a.mul(to_c), a.mul(to_d));
+    let (bb, bc, bd) = (b.mul(to_b), b.mul(to_c), b.mul(to_d));
+    let (cc, cd, dd) = (c.mul(to_c), c.mul(to_d), d.mul(to_d));
+    let rotation = [
+        [one.sub(cc.add(dd)), bc.sub(ad), bd.add(ac)],
+        [bc.add(ad), one.sub(bb.add(dd)), cd.sub(ab)],
+        [bd.sub(ac), cd.add(ab), one.sub(bb.add(cc))],
+    ];
+    rotation.map(|row| std::array::from_fn(|axis| row[axis].mul(Extended::new(lengths[axis])).to_f64()))
 }
 
 /// Voxel side lengths in mm: the lengths of the affine's columns.
 #[must_use]
 pub fn spacing(affine: &Affine) -> [f64; 3] {
     std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
-}
-
-/// The affine of an array with the same directions and first voxel, but other spacing.
-#[must_use]
-pub fn with_spacing(affine: &Affine, new: [f64; 3]) -> Affine {
-    let old = spacing(affine);
-    let mut result = *affine;
-    for row in result.iter_mut().take(3) {
-        for axis in 0..3 {
-            row[axis] *= new[axis] / old[axis];
-        }
-    }
-    result
 }
 
 /// The affine of the part of an array that begins at voxel `start`.
@@ -142,6 +164,13 @@ mod tests {
     }
 
     #[test]
+    fn a_quaternion_near_a_half_turn_is_one() {
+        let nearly = f32::from_bits(1f32.to_bits() - 1);
+        let axes = quaternion_axes([0.0, 0.0, nearly], [2.0, 3.0, 4.0]);
+        assert_eq!(axes, [[-2.0, 0.0, 0.0], [0.0, -3.0, 0.0], [0.0, 0.0, 4.0]]);
+    }
+
+    #[test]
     fn an_affine_without_volume_has_no_orientation() {
         let mut flat = diagonal(1.0, 1.0, 0.0);
         assert_eq!(Orientation::closest(&flat), None);
@@ -167,9 +196,9 @@ mod tests {
             let oriented = orientation.affine(&affine, shape);
             let voxel = [1usize, 0, 1];
             let mut source = [0usize; 3];
-            for axis in 0..3 {
+            for (axis, voxel) in voxel.into_iter().enumerate() {
                 let at = orientation.source_axis[axis];
-                source[at] = if orientation.flipped[axis] { shape[at] - 1 - voxel[axis] } else { voxel[axis] };
+                source[at] = if orientation.flipped[axis] { shape[at] - 1 - voxel } else { voxel };
             }
             for row in 0..3 {
                 let world = |a: &Affine, v: [usize; 3]| a[row][3] + (0..3).map(|c| a[row][c] * v[c] as f64).sum::<f64>();

@@ -8,7 +8,12 @@
 //! ([`foreground`]). Peak memory is the source file, inflated, in its own data type, and the result.
 
 pub mod foreground;
+mod grid;
+mod matrix;
+mod oblique;
 pub mod resample;
+mod rows;
+mod separable;
 pub mod window;
 
 use hiend_cache::{Box3, Geometry};
@@ -19,6 +24,16 @@ use crate::nifti::{NiftiInfo, NiftiVolume};
 use foreground::ForegroundBox;
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
+
+/// Reads source voxels in file order, from a voxel number on, as many as the slice takes.
+type ReadRow<'a> = &'a dyn Fn(usize, &mut [f32]);
+
+/// `a` and `b` mixed, `b` by its weight.
+fn mix(a: &[f32], b: &[f32], weight: f32, out: &mut [f32]) {
+    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+        *out = a + (b - a) * weight;
+    }
+}
 
 /// What is done to every scan. Saved with the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,7 +131,10 @@ pub fn preprocess(
         Some(label) => {
             check_pair(&image.info, &label.info)?;
             let labels = label.to_labels()?;
-            let mut resampled = nearest(&labels, &resampling);
+            let own = Resampling::new(&label.info, config.spacing);
+            let on_image = own.shape() == shape && own.target_axis() == resampling.target_axis();
+            // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.
+            let mut resampled = nearest(&labels, if on_image { &own } else { &resampling });
             drop(labels);
             foreground::crop(&mut resampled, shape, &region);
             Some(resampled)

@@ -1,7 +1,14 @@
-//! Preprocessing against MONAI, voxel by voxel. Every `prep_*` case of every golden folder is run.
+//! Preprocessing against MONAI, voxel by voxel. Every `prep_*` case of every golden folder is run; all that differ are
+//! reported at the end.
 //!
 //! Folders: the project's own (`tests/golden`), the one that `HIEND_GOLDEN_DIR` names, else `shared/golden` beside the
 //! repository. A case's source lies in the folder's `phantom/`, or in `ct/` beside the folder.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "counts of voxels, and values that are f32 in MONAI"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +22,7 @@ use serde_json::Value;
 /// Half a step of 1 HU in a window of 425 HU is 0.00118; the rest is float rounding.
 const IMAGE_TOLERANCE: f64 = 0.0013;
 const HU_TOLERANCE: f64 = 0.01;
+const AFFINE_TOLERANCE: f64 = 1e-9;
 
 #[test]
 fn golden_preprocessing_agrees_with_monai() {
@@ -22,16 +30,18 @@ fn golden_preprocessing_agrees_with_monai() {
     let mut folders = vec![own];
     folders.extend(shared_golden());
     let mut names = Vec::new();
+    let mut failures = Vec::new();
     for folder in folders {
         for path in sorted(&folder) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if name.starts_with("prep_") && name.ends_with(".json") {
-                check_case(&folder, &path);
+            if name.starts_with("prep_") && path.extension().is_some_and(|e| e == "json") {
+                failures.extend(check_case(&folder, &path));
                 names.push(name);
             }
         }
     }
     assert!(names.len() >= 3, "the project's own cases are missing: {names:?}");
+    assert!(failures.is_empty(), "{} differences in {} cases:\n{}", failures.len(), names.len(), failures.join("\n"));
 }
 
 /// The folder of further cases; CI must have one.
@@ -64,7 +74,8 @@ fn source(folder: &Path, name: &Value) -> NiftiVolume {
     read_volume(&path.unwrap_or_else(|| panic!("{name}: neither in phantom/ nor in ../ct"))).unwrap()
 }
 
-fn check_case(folder: &Path, json: &Path) {
+/// What differs, a line each. What cannot be compared because shapes differ is left out.
+fn check_case(folder: &Path, json: &Path) -> Vec<String> {
     let name = json.file_stem().unwrap().to_string_lossy().into_owned();
     let case: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let tensors = std::fs::read(json.with_extension("safetensors")).unwrap();
@@ -73,11 +84,12 @@ fn check_case(folder: &Path, json: &Path) {
     let label = case["label"].as_str().map(|_| source(folder, &case["label"]));
     let config = PreprocessConfig::default();
     let step = |step: &str| &case["steps"][step]["image"];
+    let mut differing = Differing { name: name.clone(), found: Vec::new() };
 
     // Load and orient: shapes and affines.
-    assert_eq!(image.info.shape, shape(&step("load")["shape"]), "{name}: shape after loading");
+    differing.unless_equal("shape after loading", image.info.shape, shape(&step("load")["shape"]));
     let oriented_shape = image.info.orientation.shape(image.info.shape);
-    assert_eq!(oriented_shape, shape(&step("orient")["shape"]), "{name}: shape after orientation");
+    differing.unless_equal("shape after orientation", oriented_shape, shape(&step("orient")["shape"]));
     let mut affine_error = largest(&image.info.affine, &step("load")["affine"]);
     let oriented = image.info.orientation.affine(&image.info.affine, image.info.shape);
     affine_error = affine_error.max(largest(&oriented, &step("orient")["affine"]));
@@ -85,19 +97,26 @@ fn check_case(folder: &Path, json: &Path) {
     // Resample: shape, affine, HU before any rounding.
     let resampling = Resampling::new(&image.info, config.spacing);
     let resampled = resampling.shape();
-    assert_eq!(resampled, shape(&step("spacing")["shape"]), "{name}: shape after resampling");
+    differing.unless_equal("shape after resampling", resampled, shape(&step("spacing")["shape"]));
     affine_error = affine_error.max(largest(&resampling.affine(), &step("spacing")["affine"]));
+    differing.unless(affine_error < AFFINE_TOLERANCE, || format!("affines differ by {affine_error}"));
+    if !differing.found.is_empty() {
+        return differing.found;
+    }
     let mut hu = vec![0f32; resampled.iter().product()];
     trilinear(&image, &resampling, &mut hu, |values, _, out| out.copy_from_slice(values));
     let hu_error = compare(&hu, resampled, [0; 3], [8; 3], &tensors, "expect/spacing_hu_stride8");
 
     // Window and crop: the volume that is stored.
     let prepared = preprocess(&image, label.as_ref(), &config).unwrap();
-    assert_eq!(prepared.shape, shape(&step("crop")["shape"]), "{name}: shape after the crop");
-    affine_error = affine_error.max(largest(&prepared.geometry.affine, &step("crop")["affine"]));
     let region = prepared.geometry.foreground_box;
-    assert_eq!(region.start, shape(&case["foreground_start"]), "{name}: start of the foreground box");
-    assert_eq!(region.end, shape(&case["foreground_end"]), "{name}: end of the foreground box");
+    differing.unless_equal("start of the foreground box", region.start, shape(&case["foreground_start"]));
+    differing.unless_equal("end of the foreground box", region.end, shape(&case["foreground_end"]));
+    differing.unless_equal("shape after the crop", prepared.shape, shape(&step("crop")["shape"]));
+    if !differing.found.is_empty() {
+        return differing.found;
+    }
+    affine_error = affine_error.max(largest(&prepared.geometry.affine, &step("crop")["affine"]));
     let [low, high] = config.window;
     let scale = |&sample: &u16| ((f64::from(sample) + prepared.quantiser.offset - low) / (high - low)) as f32;
     let scaled: Vec<f32> = prepared.image.iter().map(scale).collect();
@@ -109,27 +128,55 @@ fn check_case(folder: &Path, json: &Path) {
 
     // Labels: every voxel counted, every second one compared.
     let mut wrong_labels = 0;
+    let mut equal_counts = true;
     if let Some(labels) = &prepared.label {
         let values: Vec<f32> = labels.iter().map(|&l| f32::from(l)).collect();
         let errors = compare(&values, prepared.shape, [0; 3], [2; 3], &tensors, "expect/label_stride2");
         wrong_labels = errors.wrong;
         let mut counts = [0u64; 256];
-        labels.iter().for_each(|&l| counts[usize::from(l)] += 1);
-        for (value, expected) in case["label_counts"].as_object().unwrap() {
-            let count = counts[value.parse::<usize>().unwrap()];
-            assert_eq!(count, expected.as_u64().unwrap(), "{name}: voxels of label {value}");
+        for &label in labels {
+            counts[usize::from(label)] += 1;
         }
-        assert_eq!(counts.iter().filter(|&&n| n > 0).count(), case["label_counts"].as_object().unwrap().len());
+        let mut expected = [0u64; 256];
+        for (value, count) in case["label_counts"].as_object().unwrap() {
+            expected[value.parse::<usize>().unwrap()] = count.as_u64().unwrap();
+        }
+        equal_counts = counts == expected;
     }
     println!(
-        "{name}: shapes, box and label counts equal; labels {wrong_labels} wrong; affine {affine_error:.1e}; HU max \
+        "{name}: shapes and box equal, label counts {}; labels {wrong_labels} wrong; affine {affine_error:.1e}; HU max \
          {:.1e}; [0,1] max {:.6} mean {:.6} (block max {:.6}); mean of the volume off by {mean_error:.1e}",
-        hu_error.max, image_error.max, image_error.mean, block_error.max
+        if equal_counts { "equal" } else { "differ" },
+        hu_error.max,
+        image_error.max,
+        image_error.mean,
+        block_error.max
     );
-    assert_eq!(wrong_labels, 0, "{name}: labels");
-    assert!(affine_error < 1e-9, "{name}: affines differ by {affine_error}");
-    assert!(hu_error.max < HU_TOLERANCE, "{name}: HU differ by {}", hu_error.max);
-    assert!(image_error.max.max(block_error.max) < IMAGE_TOLERANCE, "{name}: image differs");
+    differing.unless(equal_counts, || "voxels by label differ".into());
+    differing.unless_equal("wrong labels among every second voxel", wrong_labels, 0);
+    differing.unless(affine_error < AFFINE_TOLERANCE, || format!("affines differ by {affine_error}"));
+    differing.unless(hu_error.max < HU_TOLERANCE, || format!("HU differ by {}", hu_error.max));
+    let worst = image_error.max.max(block_error.max);
+    differing.unless(worst < IMAGE_TOLERANCE, || format!("image differs by {worst}"));
+    differing.found
+}
+
+/// Differences found in one case.
+struct Differing {
+    name: String,
+    found: Vec<String>,
+}
+
+impl Differing {
+    fn unless(&mut self, fine: bool, what: impl FnOnce() -> String) {
+        if !fine {
+            self.found.push(format!("{}: {}", self.name, what()));
+        }
+    }
+
+    fn unless_equal<T: Copy + PartialEq + std::fmt::Debug>(&mut self, what: &str, actual: T, expected: T) {
+        self.unless(actual == expected, || format!("{what} {actual:?}, expected {expected:?}"));
+    }
 }
 
 fn shape(value: &Value) -> [usize; 3] {

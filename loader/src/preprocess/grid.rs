@@ -1,0 +1,200 @@
+//! MONAI's grid: how many voxels a resampled scan has, where they lie, and which source coordinates they read.
+//!
+//! # Directions and size
+//! As `Spacingd`. The new axes are the old ones made orthogonal (first axis kept, the second one turned within the
+//! plane of both, the third one upright on it) at the new spacing, so shear is resampled away. The size is the extent
+//! of the source's corners along the new axes. If one corner of the source has the smallest coordinate on every new
+//! axis, the first voxel lies there; this is so for every affine without shear. Else the two grids share their centre.
+//! The tolerance is so narrow (1e-8 voxel) that the rounding of an oblique affine to the file's 32-bit numbers already
+//! counts as shear.
+//!
+//! # Coordinates
+//! MONAI goes through `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source
+//! index, in double precision. Where a source coordinate is a half exactly (3 mm to 1.5 mm: every other voxel), the
+//! rounding of that detour decides which voxel is nearest, so [`Coordinates`] makes the same detour, operation by
+//! operation, and label maps come out equal voxel for voxel.
+
+use super::matrix::{cholesky, diagonal, fused_product, inverse, product, solve, times_vector, transpose};
+use crate::geometry::{Affine, spacing};
+
+/// Spacings closer than this (mm) are the same; entries of affines closer than this, too.
+const TOLERANCE: f64 = 1e-3;
+/// How far (voxels) a corner may be from the smallest coordinate to count as the first one.
+const CORNER_TOLERANCE: f64 = 1e-8;
+
+/// The voxels of a resampled scan.
+#[derive(Clone, Debug)]
+pub(super) struct Grid {
+    /// Voxels along x, y, z.
+    pub(super) shape: [usize; 3],
+    /// `world_from_voxel`.
+    pub(super) affine: Affine,
+    /// Source voxel from output voxel; `None` if the source's voxels stay as they are.
+    pub(super) source_from_output: Option<Affine>,
+}
+
+impl Grid {
+    /// The grid of a scan as it is.
+    pub(super) fn unchanged(source: &Affine, shape: [usize; 3]) -> Self {
+        Self { shape, affine: *source, source_from_output: None }
+    }
+
+    /// The grid of an oriented scan at another spacing (mm).
+    pub(super) fn new(source: &Affine, source_shape: [usize; 3], target: [f64; 3]) -> Self {
+        let old = spacing(source);
+        let new =
+            std::array::from_fn(
+                |axis| if (old[axis] - target[axis]).abs() <= TOLERANCE { old[axis] } else { target[axis] },
+            );
+        let mut affine = orthogonal(source, new);
+        let (shape, first) = place(source, source_shape, &affine);
+        for row in 0..3 {
+            affine[row][3] = first[row];
+        }
+        let source_from_output = solve(*source, affine);
+        if shape == source_shape && (close(source, &affine) || close(&source_from_output, &diagonal([1.0; 4]))) {
+            return Self::unchanged(source, shape);
+        }
+        // MONAI keeps the product, not the matrix it asked for.
+        Self { shape, affine: fused_product(source, &source_from_output), source_from_output: Some(source_from_output) }
+    }
+}
+
+/// The affine with orthogonal axes next to those of `source`, lengths `spacing` and no translation.
+fn orthogonal(source: &Affine, spacing: [f64; 3]) -> Affine {
+    let axes = linear(source);
+    let shear = transpose(&cholesky(&product(&transpose(&axes), &axes)));
+    let rotation = product(&axes, &inverse(shear));
+    let axes = product(&rotation, &diagonal(spacing));
+    let mut affine = diagonal([1.0; 4]);
+    for row in 0..3 {
+        affine[row][..3].copy_from_slice(&axes[row]);
+    }
+    affine
+}
+
+/// Voxels along the new axes and the place of the first one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of voxels, at least 1")]
+fn place(source: &Affine, source_shape: [usize; 3], affine: &Affine) -> ([usize; 3], [f64; 3]) {
+    // Corner 0 is the first voxel; the last axis changes fastest.
+    let mut corners = [[1.0; 8]; 4];
+    for (axis, row) in corners.iter_mut().take(3).enumerate() {
+        for (corner, coordinate) in row.iter_mut().enumerate() {
+            *coordinate = if corner >> (2 - axis) & 1 == 1 { source_shape[axis] as f64 - 1.0 } else { 0.0 };
+        }
+    }
+    let along = product(&solve(*affine, *source), &corners);
+    let lowest: [f64; 3] = std::array::from_fn(|axis| along[axis].iter().copied().fold(f64::INFINITY, f64::min));
+    let extent = |axis: usize| along[axis].iter().copied().fold(f64::NEG_INFINITY, f64::max) - lowest[axis];
+    let size: [f64; 3] = std::array::from_fn(|axis| (extent(axis) + 1.0).round_ties_even());
+    let is_first = |corner: &usize| (0..3).all(|axis| (lowest[axis] - along[axis][*corner]).abs() <= CORNER_TOLERANCE);
+    let first = if let Some(corner) = (0..8).find(is_first) {
+        let world = product(source, &corners);
+        std::array::from_fn(|row| world[row][corner])
+    } else {
+        let centre = times_vector(&linear(source), source_shape.map(|len| len as f64 / 2.0));
+        let to_centre = times_vector(&linear(affine), size.map(|len| len / 2.0));
+        std::array::from_fn(|row| centre[row] + source[row][3] - to_centre[row])
+    };
+    (size.map(|len| len as usize), first)
+}
+
+fn linear(affine: &Affine) -> [[f64; 3]; 3] {
+    std::array::from_fn(|row| std::array::from_fn(|column| affine[row][column]))
+}
+
+/// Whether affines differ by less than MONAI cares for.
+fn close(a: &Affine, b: &Affine) -> bool {
+    a.as_flattened().iter().zip(b.as_flattened()).all(|(a, b)| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs())
+}
+
+/// Source coordinates of output voxels, both oriented.
+#[derive(Clone, Debug)]
+pub(super) struct Coordinates {
+    /// Normalised source coordinates from normalised output coordinates; rows by source axis, then the shift.
+    theta: [[f64; 4]; 3],
+    /// Normalised coordinates of the output indices, by axis.
+    normalised: [Vec<f64>; 3],
+    source_shape: [usize; 3],
+}
+
+impl Coordinates {
+    pub(super) fn new(source_from_output: &Affine, source_shape: [usize; 3], shape: [usize; 3]) -> Self {
+        let to_source = product(&normalisation(source_shape), source_from_output);
+        let theta = product(&to_source, &inverse(normalisation(shape)));
+        let normalised = shape.map(|len| (0..len).map(|idx| normalised(idx, len)).collect());
+        Self { theta: [theta[0], theta[1], theta[2]], normalised, source_shape }
+    }
+
+    /// Whether every source axis is read along one output axis alone.
+    pub(super) fn is_separable(&self) -> bool {
+        (0..3).all(|row| (0..3).all(|column| row == column || self.theta[row][column] == 0.0))
+    }
+
+    /// Voxels of the source.
+    pub(super) fn source_shape(&self) -> [usize; 3] {
+        self.source_shape
+    }
+
+    /// Normalised coordinates of an output voxel.
+    pub(super) fn normalised(&self, voxel: [usize; 3]) -> [f64; 3] {
+        std::array::from_fn(|axis| self.normalised[axis][voxel[axis]])
+    }
+
+    /// The source coordinates along `axis` of a row of output voxels: all along `row_axis`, elsewhere at `fixed`.
+    pub(super) fn fill_row(&self, axis: usize, row_axis: usize, fixed: [f64; 3], out: &mut Vec<f64>) {
+        let [x, y, z] = fixed;
+        let row = self.normalised[row_axis].iter();
+        out.clear();
+        match row_axis {
+            0 => out.extend(row.map(|&at| self.source(axis, [at, y, z]))),
+            1 => out.extend(row.map(|&at| self.source(axis, [x, at, z]))),
+            _ => out.extend(row.map(|&at| self.source(axis, [x, y, at]))),
+        }
+    }
+
+    /// The source coordinate along `axis` at a normalised output coordinate, clamped to the source.
+    ///
+    /// `PyTorch` has the axes in reverse order and one fused multiply-add each.
+    #[inline]
+    pub(super) fn source(&self, axis: usize, [x, y, z]: [f64; 3]) -> f64 {
+        let [by_x, by_y, by_z, shift] = self.theta[axis];
+        let m = self.source_shape[axis] as f64;
+        let normalised = x.mul_add(by_x, y.mul_add(by_y, z * by_z)) + shift;
+        let unclamped = ((normalised + 1.0) * m - 1.0) / 2.0;
+        unclamped.clamp(0.0, m - 1.0)
+    }
+}
+
+/// The affine from voxel indices to [-1, 1] between the outer faces of the array.
+fn normalisation(shape: [usize; 3]) -> Affine {
+    let mut affine = diagonal([1.0; 4]);
+    for (axis, len) in shape.into_iter().enumerate() {
+        affine[axis][axis] = 2.0 / len as f64;
+        affine[axis][3] = 1.0 / len as f64 - 1.0;
+    }
+    affine
+}
+
+/// The normalised coordinate of an index, as `affine_grid` has it.
+fn normalised(idx: usize, len: usize) -> f64 {
+    let n = len as f64;
+    if len == 1 { 0.0 } else { linspace(idx, len) * (n - 1.0) / n }
+}
+
+/// Element `idx` of `torch.linspace(-1, 1, len)` in double precision, to the last bit.
+///
+/// `PyTorch`'s AVX2 kernel counts from both ends with fused multiply-add, four elements at a time while eight are left;
+/// within four it adds rounded multiples of the step.
+fn linspace(idx: usize, len: usize) -> f64 {
+    let step = 2.0 / (len as f64 - 1.0);
+    let counted = |idx: usize| {
+        if idx < len / 2 { step.mul_add(idx as f64, -1.0) } else { (-step).mul_add((len - 1 - idx) as f64, 1.0) }
+    };
+    if idx < len / 8 * 8 {
+        let first = idx / 4 * 4;
+        counted(first) + step * (idx - first) as f64
+    } else {
+        counted(idx)
+    }
+}

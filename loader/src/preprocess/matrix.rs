@@ -1,0 +1,123 @@
+//! Small matrices with the rounding of `NumPy`'s linear algebra.
+//!
+//! A resampled voxel can lie half way between two source voxels exactly, and then the last bit of the grid decides
+//! which label it gets. So these functions follow, operation by operation, what LAPACK and the BLAS behind `NumPy` do
+//! with matrices of this size; results are equal to the last bit, which the golden cases check.
+
+/// `a * b`, sums from the first column on, every product rounded.
+pub(super) fn product<const R: usize, const K: usize, const C: usize>(
+    a: &[[f64; K]; R],
+    b: &[[f64; C]; K],
+) -> [[f64; C]; R] {
+    std::array::from_fn(|row| std::array::from_fn(|column| (0..K).map(|k| a[row][k] * b[k][column]).sum()))
+}
+
+/// The product of two affines as `PyTorch` rounds it: every sum is one chain of fused multiply-adds.
+pub(super) fn fused_product(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
+    std::array::from_fn(|row| {
+        std::array::from_fn(|column| (0..4).fold(0.0, |sum: f64, k| a[row][k].mul_add(b[k][column], sum)))
+    })
+}
+
+/// `a * v`. The BLAS adds the middle product last.
+pub(super) fn times_vector(a: &[[f64; 3]; 3], v: [f64; 3]) -> [f64; 3] {
+    a.map(|row| (row[0] * v[0] + row[2] * v[2]) + row[1] * v[1])
+}
+
+/// The transpose.
+pub(super) fn transpose<const N: usize>(a: &[[f64; N]; N]) -> [[f64; N]; N] {
+    std::array::from_fn(|row| std::array::from_fn(|column| a[column][row]))
+}
+
+/// The lower triangle L with L * transpose(L) = `a`, for a positive definite `a`.
+pub(super) fn cholesky<const N: usize>(a: &[[f64; N]; N]) -> [[f64; N]; N] {
+    let mut lower = [[0.0; N]; N];
+    for column in 0..N {
+        let rest = |lower: &[[f64; N]; N], row: usize| {
+            a[row][column] - (0..column).map(|k| lower[row][k] * lower[column][k]).sum::<f64>()
+        };
+        lower[column][column] = rest(&lower, column).sqrt();
+        let reciprocal = 1.0 / lower[column][column];
+        for row in column + 1..N {
+            lower[row][column] = rest(&lower, row) * reciprocal;
+        }
+    }
+    lower
+}
+
+/// X with `a` * X = `b`, for a regular `a`: triangular factors with row pivots, then substitution. Pivots divide by
+/// multiplying with their reciprocals.
+pub(super) fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [[f64; N]; N]) -> [[f64; N]; N] {
+    for column in 0..N {
+        for row in 1..N {
+            let known = row.min(column);
+            a[row][column] -= (0..known).map(|k| a[row][k] * a[k][column]).sum::<f64>();
+        }
+        // The first of equals, as the BLAS.
+        let mut pivot = column;
+        for row in column + 1..N {
+            if a[row][column].abs() > a[pivot][column].abs() {
+                pivot = row;
+            }
+        }
+        a.swap(column, pivot);
+        b.swap(column, pivot);
+        let reciprocal = 1.0 / a[column][column];
+        for row in &mut a[column + 1..] {
+            row[column] *= reciprocal;
+        }
+    }
+    let mut columns = transpose(&b);
+    for x in &mut columns {
+        for row in 0..N {
+            for k in 0..row {
+                x[row] -= a[row][k] * x[k];
+            }
+        }
+        for row in (0..N).rev() {
+            for k in (row + 1..N).rev() {
+                x[row] -= a[row][k] * x[k];
+            }
+            x[row] *= 1.0 / a[row][row];
+        }
+    }
+    transpose(&columns)
+}
+
+/// The matrix of a diagonal.
+pub(super) fn diagonal<const N: usize>(values: [f64; N]) -> [[f64; N]; N] {
+    std::array::from_fn(|row| std::array::from_fn(|column| if row == column { values[row] } else { 0.0 }))
+}
+
+/// The inverse of a regular matrix.
+pub(super) fn inverse<const N: usize>(a: [[f64; N]; N]) -> [[f64; N]; N] {
+    solve(a, diagonal([1.0; N]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn solving_and_factoring_undo_multiplying(
+            entries in prop::array::uniform3(prop::array::uniform3(-1.0f64..1.0)),
+            strength in 2.5f64..5.0,
+        ) {
+            let mut a = entries;
+            (0..3).for_each(|at| a[at][(at + 1) % 3] += strength);
+            let identity = product(&a, &inverse(a));
+            let square = product(&transpose(&a), &a);
+            let lower = cholesky(&square);
+            let again = product(&lower, &transpose(&lower));
+            for row in 0..3 {
+                for column in 0..3 {
+                    let expected = f64::from(u8::from(row == column));
+                    prop_assert!((identity[row][column] - expected).abs() < 1e-9);
+                    prop_assert!((again[row][column] - square[row][column]).abs() < 1e-9);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Resampling axis by axis, for grids whose axes run along the source's.
+//!
+//! Planes of the source's two fast axes are resampled whole, two neighbouring ones are kept, and each output plane is
+//! their mixture.
+
+use super::foreground::RowAt;
+use super::grid::Coordinates;
+use super::{ReadRow, mix};
+
+/// How one output axis reads its source axis.
+#[derive(Clone, Debug)]
+pub(super) struct AxisMap {
+    /// Lower source index, upper source index and weight of the upper one, for trilinear reading.
+    linear: Vec<(u32, u32, f32)>,
+    /// Source index for nearest reading.
+    nearest: Vec<u32>,
+    /// Source voxels along the axis.
+    source_len: usize,
+}
+
+impl AxisMap {
+    /// Every voxel of the source as it is, `flipped` back to front.
+    pub(super) fn unchanged(len: usize, flipped: bool) -> Self {
+        Self::new((0..len).map(|idx| idx as f64), len, flipped)
+    }
+
+    /// The map of an oriented axis at given source coordinates.
+    pub(super) fn resampled(coordinates: &Coordinates, axis: usize, flipped: bool) -> Self {
+        let mut along = Vec::new();
+        coordinates.fill_row(axis, axis, [0.0; 3], &mut along);
+        Self::new(along.into_iter(), coordinates.source_shape()[axis], flipped)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the axis, which is short")]
+    fn new(coordinates: impl Iterator<Item = f64>, source_len: usize, flipped: bool) -> Self {
+        let last = source_len as u32 - 1;
+        let place = |idx: u32| if flipped { last - idx } else { idx };
+        let mut map = Self { linear: Vec::new(), nearest: Vec::new(), source_len };
+        for coordinate in coordinates {
+            let lower = (coordinate.floor() as u32).min(last);
+            let weight = (coordinate - f64::from(lower)) as f32;
+            map.linear.push((place(lower), place((lower + 1).min(last)), weight));
+            map.nearest.push(place((coordinate.round() as u32).min(last)));
+        }
+        map
+    }
+}
+
+/// Output rows of an image, trilinear.
+pub(super) struct Rows<'a> {
+    axes: &'a [AxisMap; 3],
+    read: ReadRow<'a>,
+    lower: Plane,
+    upper: Plane,
+    scratch: Scratch,
+    mixed: Vec<f32>,
+}
+
+/// One source plane, resampled within itself.
+struct Plane {
+    source: Option<u32>,
+    values: Vec<f32>,
+}
+
+/// Rows of the source as they are read.
+struct Scratch {
+    rows: [(Option<u32>, Vec<f32>); 2],
+    mixed: Vec<f32>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(axes: &'a [AxisMap; 3], read: ReadRow<'a>) -> Self {
+        let [fast, middle, _] = axes;
+        let (width, height) = (fast.linear.len(), middle.linear.len());
+        let plane = || Plane { source: None, values: vec![0f32; width * height] };
+        let row = || (None, vec![0f32; fast.source_len]);
+        let scratch = Scratch { rows: [row(), row()], mixed: vec![0f32; fast.source_len] };
+        Self { axes, read, lower: plane(), upper: plane(), scratch, mixed: vec![0f32; width] }
+    }
+
+    /// The row at a place; rows come in order.
+    pub(super) fn row(&mut self, at: RowAt) -> &[f32] {
+        let (low, high, weight) = self.axes[2].linear[at.plane];
+        let mixing = weight > 0.0 && high != low;
+        if at.row == 0 {
+            // Going up or down the source, one of the two planes usually is there already.
+            if self.upper.source == Some(low) || self.lower.source == Some(high) {
+                std::mem::swap(&mut self.lower, &mut self.upper);
+            }
+            self.lower.load(low, self.axes, self.read, &mut self.scratch);
+            if mixing {
+                self.upper.load(high, self.axes, self.read, &mut self.scratch);
+            }
+        }
+        let width = self.mixed.len();
+        let range = at.row * width..(at.row + 1) * width;
+        if mixing {
+            mix(&self.lower.values[range.clone()], &self.upper.values[range], weight, &mut self.mixed);
+            &self.mixed
+        } else {
+            &self.lower.values[range]
+        }
+    }
+}
+
+impl Plane {
+    fn load(&mut self, source: u32, axes: &[AxisMap; 3], read: ReadRow<'_>, scratch: &mut Scratch) {
+        if self.source == Some(source) {
+            return;
+        }
+        self.source = Some(source);
+        let [fast, middle, _] = axes;
+        let plane_start = source as usize * middle.source_len * fast.source_len;
+        let Scratch { rows: [lower, upper], mixed } = scratch;
+        (lower.0, upper.0) = (None, None);
+        let load = |row: u32, into: &mut (Option<u32>, Vec<f32>)| {
+            if into.0 != Some(row) {
+                read(plane_start + row as usize * fast.source_len, &mut into.1);
+                into.0 = Some(row);
+            }
+        };
+        for (&(low, high, weight), out) in middle.linear.iter().zip(self.values.chunks_exact_mut(fast.linear.len())) {
+            if upper.0 == Some(low) || lower.0 == Some(high) {
+                std::mem::swap(lower, upper);
+            }
+            load(low, lower);
+            let row = if weight > 0.0 && high != low {
+                load(high, upper);
+                mix(&lower.1, &upper.1, weight, mixed);
+                &*mixed
+            } else {
+                &lower.1
+            };
+            for (value, &(left, right, weight)) in out.iter_mut().zip(&fast.linear) {
+                let (left, right) = (row[left as usize], row[right as usize]);
+                *value = left + (right - left) * weight;
+            }
+        }
+    }
+}
+
+/// One output row of a label map, nearest.
+pub(super) fn nearest_row(axes: &[AxisMap; 3], labels: &[u8], at: RowAt, out: &mut [u8]) {
+    let [fast, middle, slow] = axes;
+    let source_row = slow.nearest[at.plane] as usize * middle.source_len + middle.nearest[at.row] as usize;
+    let source = &labels[source_row * fast.source_len..][..fast.source_len];
+    for (label, &from) in out.iter_mut().zip(&fast.nearest) {
+        *label = source[from as usize];
+    }
+}
