@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use nifti::{Endianness, NiftiHeader, NiftiType};
 
-use crate::geometry::{Affine, Orientation, spacing};
+use crate::geometry::{Affine, Orientation, quaternion_axes, spacing};
 
 /// Bytes of a NIfTI-1 header with the four extension bytes after it.
 const HEADER_LEN: usize = 348;
@@ -343,13 +343,11 @@ fn affine(header: &NiftiHeader, shape: [usize; 3]) -> Affine {
     }
     let side: [f64; 3] = std::array::from_fn(|axis| f64::from(header.pixdim[axis + 1]));
     if header.qform_code > 0 {
-        let rotation = rotation(header);
         let turned = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
+        let quaternion = [header.quatern_b, header.quatern_c, header.quatern_d];
+        let axes = quaternion_axes(quaternion, [side[0], side[1], side[2] * turned]);
         let origin = [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from);
-        let row = |r: usize| {
-            let [x, y, z]: [f64; 3] = std::array::from_fn(|c| rotation[r][c] * side[c]);
-            [x, y, z * turned, origin[r]]
-        };
+        let row = |r: usize| [axes[r][0], axes[r][1], axes[r][2], origin[r]];
         return [row(0), row(1), row(2), last];
     }
     let mut affine = [[0.0; 4], [0.0; 4], [0.0; 4], last];
@@ -359,17 +357,4 @@ fn affine(header: &NiftiHeader, shape: [usize; 3]) -> Affine {
         affine[axis][3] = -side * (shape[axis] as f64 - 1.0) / 2.0;
     }
     affine
-}
-
-/// The rotation matrix of the header's quaternion (NIfTI-1 specification, method 2).
-fn rotation(header: &NiftiHeader) -> [[f64; 3]; 3] {
-    let [b, c, d] = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
-    let a = (1.0 - (b * b + c * c + d * d)).max(0.0).sqrt();
-    // Rounding can leave the quaternion a little longer or shorter than 1.
-    let s = 2.0 / (a * a + b * b + c * c + d * d);
-    [
-        [1.0 - s * (c * c + d * d), s * (b * c - a * d), s * (b * d + a * c)],
-        [s * (b * c + a * d), 1.0 - s * (b * b + d * d), s * (c * d - a * b)],
-        [s * (b * d - a * c), s * (c * d + a * b), 1.0 - s * (b * b + c * c)],
-    ]
 }
