@@ -35,7 +35,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl std::fmt::Display) -> Self {
         Self { case: case.key(), path: path.to_owned(), reason: reason.to_string() }
     }
 }

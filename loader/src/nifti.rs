@@ -158,6 +158,7 @@ impl NiftiVolume {
         let bytes = &self.bytes[first..first + out.len() * dtype.len()];
         let big = self.info.header.endianness == Endianness::Big;
         let (slope, intercept) = (self.slope, self.intercept);
+        #[expect(clippy::float_cmp, reason = "exactly no scaling")]
         let plain = slope == 1.0 && intercept == 0.0;
         macro_rules! convert {
             ($type:ty) => {

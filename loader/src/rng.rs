@@ -1,6 +1,6 @@
 //! Randomness as a pure function: who draws decides what is drawn, when and where it is drawn does not matter.
 //!
-//! The identity of a draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a ChaCha8 generator, so two
+//! The identity of a draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a `ChaCha8` generator, so two
 //! different identities never share a stream and no state is carried from one draw to the next. That is what makes
 //! batches the same for any number of threads and ranks, and a position in the stream one integer.
 

@@ -1,2 +1,3 @@
-#[test]
-fn placeholder() {}
+//! What crosses the crates: phantoms to shards to batches to weights.
+
+mod whole_way;
