@@ -259,7 +259,14 @@ fn largest(values: impl Iterator<Item = f32>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hiend_loader::geometry::{cropped, with_spacing};
+    use hiend_loader::geometry::{Affine, cropped, spacing};
+
+    /// The same directions and first voxel, another spacing.
+    fn with_spacing(affine: &Affine, new: [f64; 3]) -> Affine {
+        let old = spacing(affine);
+        let row = |row: [f64; 4]| std::array::from_fn(|c| if c < 3 { row[c] * new[c] / old[c] } else { row[c] });
+        [row(affine[0]), row(affine[1]), row(affine[2]), affine[3]]
+    }
     use proptest::prelude::*;
 
     const NUM_CLASSES: usize = 3;
