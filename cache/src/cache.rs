@@ -140,8 +140,7 @@ fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
         for (idx, record) in shard.cases().iter().enumerate() {
             let key = record.key();
             if live.get(&key).is_none_or(|&(generation, _)| generation <= shard.generation()) {
-                let case = Case { shard: Arc::clone(shard), idx, key: key.clone() };
-                live.insert(key, (shard.generation(), case));
+                live.insert(key, (shard.generation(), Case::of(shard, idx)));
             }
         }
     }
@@ -149,6 +148,11 @@ fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
 }
 
 impl Case {
+    /// Record `idx` of a shard, whether it counts or not.
+    pub(crate) fn of(shard: &Arc<Shard>, idx: usize) -> Self {
+        Self { shard: Arc::clone(shard), idx, key: shard.cases()[idx].key() }
+    }
+
     /// `DATASET/CASE`.
     #[must_use]
     pub fn key(&self) -> &str {

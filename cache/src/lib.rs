@@ -50,6 +50,7 @@ pub mod manifest;
 pub mod occupancy;
 pub mod shard;
 pub mod storage;
+pub mod verify;
 
 pub use cache::{Cache, Case, Volume, VolumeReader};
 pub use codec::{Decoder, Encoder, Preset};
