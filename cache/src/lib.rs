@@ -48,6 +48,7 @@ pub mod grid;
 pub mod index;
 pub mod manifest;
 pub mod occupancy;
+pub mod prune;
 pub mod shard;
 pub mod storage;
 pub mod verify;

@@ -5,14 +5,16 @@
 //! that a lost file is noticed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::list_shards;
 use crate::error::{Error, Result};
 use crate::shard::VERSION;
-use crate::shard::writer::{readable_by_all, sync_dir};
+use crate::shard::writer::{TMP_PREFIX, TMP_SUFFIX, readable_by_all, sync_dir};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
@@ -79,6 +81,29 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Changes the manifest of the cache in `dir`, or makes one, and brings its list of shards up to date.
+    ///
+    /// Runs that end at the same time wait for each other, so that none loses what another wrote. Where the file
+    /// system has no locks, the last one to write wins; it lists all shards that it sees, and a shard that is in the
+    /// folder but not in the list still counts.
+    ///
+    /// # Errors
+    /// If the old manifest is not readable, or the new one cannot be written.
+    pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
+        let path = dir.join(".manifest.lock");
+        let lock = File::create(&path).map_err(Error::io(&path, "write"))?;
+        let _ = lock.lock();
+        let mut manifest = match Self::read(dir) {
+            Ok(manifest) => manifest,
+            Err(Error::NoCache { .. }) => Self::default(),
+            Err(err) => return Err(err),
+        };
+        let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        manifest.shards = list_shards(dir)?.into_iter().filter_map(name).collect();
+        change(&mut manifest);
+        manifest.write(dir)
+    }
+
     /// Writes the manifest of the cache in `dir`, replacing the old one at once or not at all.
     ///
     /// # Errors
@@ -88,9 +113,11 @@ impl Manifest {
         let io = |action| Error::io(&path, action);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
         bytes.push(b'\n');
-        let mut file = readable_by_all(&mut tempfile::Builder::new())
+        let mut file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
             .tempfile_in(dir)
             .map_err(Error::io(dir, "make a file in this folder"))?;
+        // As for shards: who removes what killed runs left takes this for alive.
+        let _ = file.as_file().lock();
         file.write_all(&bytes).map_err(io("write"))?;
         file.as_file().sync_all().map_err(io("write"))?;
         file.persist(&path).map_err(|err| io("rename")(err.error))?;

@@ -114,8 +114,8 @@ pub fn survey(dir: &Path) -> Result<Survey> {
     for path in paths {
         match Shard::open(&path, Access::Pread) {
             Ok(shard) => {
+                faults.extend(repeated(&shard));
                 shards.push(Arc::new(shard));
-                faults.extend(repeated(shards.last().expect("just pushed")));
             }
             Err(err) => faults.push(Fault::from_error(&path, &err)),
         }
@@ -247,7 +247,9 @@ impl Check<'_> {
                 continue;
             }
             let mut counts = [0u32; 256];
-            samples.iter().for_each(|&s| counts[usize::from(s)] += 1);
+            for &s in &samples {
+                counts[usize::from(s)] += 1;
+            }
             let found: Vec<(u32, u32)> = (0..).zip(counts).filter(|&(_, count)| count > 0).collect();
             let stated = std::mem::take(&mut expected.classes[chunk]);
             if found != stated {
