@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::cache::list_shards;
 use crate::error::{Error, Result};
 use crate::shard::VERSION;
-use crate::shard::writer::{TMP_PREFIX, TMP_SUFFIX, readable_by_all, sync_dir};
+use crate::shard::writer::{readable_by_all, sync_dir};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
+
+const TMP_PREFIX: &str = ".manifest-";
 
 /// Contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,7 +94,9 @@ impl Manifest {
     pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
         let path = dir.join(".manifest.lock");
         let lock = File::create(&path).map_err(Error::io(&path, "write"))?;
-        let _ = lock.lock();
+        if lock.lock().is_ok() {
+            remove_unfinished(dir)?;
+        }
         let mut manifest = match Self::read(dir) {
             Ok(manifest) => manifest,
             Err(Error::NoCache { .. }) => Self::default(),
@@ -113,14 +117,23 @@ impl Manifest {
         let io = |action| Error::io(&path, action);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
         bytes.push(b'\n');
-        let mut file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
+        let mut file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX))
             .tempfile_in(dir)
             .map_err(Error::io(dir, "make a file in this folder"))?;
-        // As for shards: who removes what killed runs left takes this for alive.
-        let _ = file.as_file().lock();
         file.write_all(&bytes).map_err(io("write"))?;
         file.as_file().sync_all().map_err(io("write"))?;
         file.persist(&path).map_err(|err| io("rename")(err.error))?;
         sync_dir(dir)
     }
+}
+
+/// Removes what runs left that were killed while they wrote a manifest. For who holds the lock.
+fn remove_unfinished(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let entry = entry.map_err(Error::io(dir, "list"))?;
+        if entry.file_name().to_string_lossy().starts_with(TMP_PREFIX) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }

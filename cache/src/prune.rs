@@ -55,7 +55,11 @@ impl RunLock {
     /// Whether this is the only run in the folder, now and until it is dropped.
     fn alone(&self) -> bool {
         let _ = self.file.unlock();
-        !matches!(self.file.try_lock(), Err(std::fs::TryLockError::WouldBlock))
+        let alone = !matches!(self.file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
+        if !alone {
+            let _ = self.file.lock_shared();
+        }
+        alone
     }
 }
 

@@ -8,7 +8,8 @@
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
 //! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
 //! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
-//! decide, by their hash. A time of change within [`SETTLED`] of the moment the file was read is not trusted, as a
+//! decide, by their hash; a record is not written anew for another time alone, so files that were copied without their
+//! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment the file was read is not trusted, as a
 //! second change could have the same time. [`ConvertOptions::checksum`] compares the bytes in any case.
 //!
 //! # Several workers
@@ -46,7 +47,7 @@ pub struct ConvertOptions {
     pub codec: Preset,
     /// Voxels of a chunk along x, y, z.
     pub chunk: [usize; 3],
-    /// This worker's number, from 0, and how many there are. Names its shards; see [`keep_share`] for its cases.
+    /// This worker's number, from 0, and how many there are: converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
     /// Compare the bytes of files whose size and time of change are as before, too.
     pub checksum: bool,
@@ -191,11 +192,13 @@ pub fn convert(
     let lock = RunLock::shared(out)?;
     let (known, generation) = prepare_folder(out, datasets, config, &parameters, options)?;
     let mut summary = Summary::default();
-    for left_out in datasets.iter().flat_map(|dataset| &dataset.left_out) {
+    let mut share = datasets.to_vec();
+    keep_share(&mut share, options.worker);
+    for left_out in share.iter().flat_map(|dataset| &dataset.left_out) {
         observe(Event::LeftOut(left_out));
         summary.left_out.push(left_out.clone());
     }
-    let cases: Vec<&CaseFiles> = datasets.iter().flat_map(|dataset| &dataset.cases).collect();
+    let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
     let budget = ByteBudget::new(options.memory_bytes);
     let next = AtomicUsize::new(0);
     let (give, take) = flume::bounded::<Outcome>(1);
@@ -458,10 +461,9 @@ fn prepare_folder(
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
     let known: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-    // Cases in the data are simply converted again when parameters changed; others would stay as they are. A worker
-    // does not see the others' data, and the stream refuses a mixture in the end.
+    // Cases in the data are simply converted again when parameters changed; others would stay as they are.
     let listed = listed(datasets);
-    let stays = |key: &String| !options.prune && options.worker.1 == 1 && !listed.contains(key);
+    let stays = |key: &String| !options.prune && !listed.contains(key);
     let mut others =
         known.iter().filter(|(key, record)| record.parameters != parameters && stays(key)).map(|(key, _)| key);
     if let Some(example) = others.next() {

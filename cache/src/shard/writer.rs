@@ -15,8 +15,8 @@ use crate::encode::EncodedCase;
 use crate::error::{Error, Result};
 use crate::index::Entry;
 
-pub(crate) const TMP_PREFIX: &str = ".shard-";
-pub(crate) const TMP_SUFFIX: &str = ".tmp";
+const TMP_PREFIX: &str = ".shard-";
+const TMP_SUFFIX: &str = ".tmp";
 /// Records are copied from shard to shard in pieces of so many bytes.
 const COPY_LEN: u64 = 8 << 20;
 
@@ -181,8 +181,8 @@ impl ShardWriter {
     }
 
     fn error(&self) -> impl Fn(std::io::Error) -> Error + use<> {
-        let path = self.file.get_ref().path().to_owned();
-        move |source| Error::Io { path: path.clone(), action: "write", source }
+        let path = self.dir.clone();
+        move |source| Error::Io { path: path.clone(), action: "write a shard in this folder", source }
     }
 }
 

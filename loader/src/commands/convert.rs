@@ -72,19 +72,21 @@ pub(super) fn run(args: &Convert) -> anyhow::Result<ExitCode> {
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;
     task.options.checksum = args.checksum;
+    let mut share = task.datasets.clone();
     if let Some(worker) = args.worker {
         task.options.worker = worker;
-        keep_share(&mut task.datasets, worker);
+        keep_share(&mut share, worker);
         let (number, workers) = worker;
-        eprintln!("worker {number} of {workers}: {}", listing(&task.datasets, 0));
+        eprintln!("worker {number} of {workers}: {}", listing(&share, 0));
     }
     if args.dry_run {
+        task.datasets = share;
         return super::plan::show(&task, Duration::from_secs(5), Some(&args.out));
     }
-    let num_listed: usize = task.datasets.iter().map(|dataset| dataset.cases.len() + dataset.left_out.len()).sum();
+    let num_listed: usize = share.iter().map(|dataset| dataset.cases.len() + dataset.left_out.len()).sum();
 
     let stop = stop_on_interrupt("finishing the cases in work; Ctrl-C again to stop at once")?;
-    let cases = task.datasets.iter().flat_map(|dataset| &dataset.cases);
+    let cases = share.iter().flat_map(|dataset| &dataset.cases);
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes())).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
     let Task { root, datasets, config, options, excluded } = &task;
