@@ -56,17 +56,33 @@ impl Cache {
     /// # Errors
     /// If there is no cache, a shard is missing or not whole.
     pub fn open_with(dir: &Path, access: Access) -> Result<Self> {
+        match Self::salvage(dir, access)? {
+            (cache, faults) if faults.is_empty() => Ok(cache),
+            (_, mut faults) => Err(faults.swap_remove(0)),
+        }
+    }
+
+    /// Opens what can be opened of the cache in `dir`, and says which shards are missing or not whole.
+    ///
+    /// For who is about to make the lost cases anew; training on what is left would be training on other data.
+    ///
+    /// # Errors
+    /// If there is no cache, or its folder cannot be read.
+    pub fn salvage(dir: &Path, access: Access) -> Result<(Self, Vec<Error>)> {
         let manifest = Manifest::read(dir)?;
         let paths = list_shards(dir)?;
-        if let Some(missing) = manifest.shards.iter().map(|name| dir.join(name)).find(|path| !paths.contains(path)) {
-            return Err(Error::MissingShard { path: missing });
-        }
+        let listed = manifest.shards.iter().map(|name| dir.join(name));
+        let missing = listed.filter(|path| paths.binary_search(path).is_err());
+        let mut faults: Vec<Error> = missing.map(|path| Error::MissingShard { path }).collect();
         let mut shards = Vec::with_capacity(paths.len());
         for path in paths {
-            shards.push(Arc::new(Shard::open(&path, access)?));
+            match Shard::open(&path, access) {
+                Ok(shard) => shards.push(Arc::new(shard)),
+                Err(fault) => faults.push(fault),
+            }
         }
         let cases = live_cases(&shards);
-        Ok(Self { dir: dir.to_owned(), manifest, shards, cases })
+        Ok((Self { dir: dir.to_owned(), manifest, shards, cases }, faults))
     }
 
     /// The folder.
@@ -97,6 +113,13 @@ impl Cache {
     #[must_use]
     pub fn case(&self, key: &str) -> Option<&Case> {
         self.cases.binary_search_by(|case| case.key.as_str().cmp(key)).ok().map(|at| &self.cases[at])
+    }
+
+    /// Bytes of records that no longer count, because the case was converted again.
+    #[must_use]
+    pub fn superseded_bytes(&self) -> u64 {
+        let stored: u64 = self.shards.iter().flat_map(|shard| shard.cases()).map(|case| case.span.len()).sum();
+        stored.saturating_sub(self.cases.iter().map(|case| case.record().span.len()).sum())
     }
 
     /// Identifies the content: names, sources and parameters of the cases that count, as 32 hex digits.
@@ -140,8 +163,7 @@ fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
         for (idx, record) in shard.cases().iter().enumerate() {
             let key = record.key();
             if live.get(&key).is_none_or(|&(generation, _)| generation <= shard.generation()) {
-                let case = Case { shard: Arc::clone(shard), idx, key: key.clone() };
-                live.insert(key, (shard.generation(), case));
+                live.insert(key, (shard.generation(), Case::of(shard, idx)));
             }
         }
     }
@@ -149,10 +171,21 @@ fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
 }
 
 impl Case {
+    /// Record `idx` of a shard, whether it counts or not.
+    pub(crate) fn of(shard: &Arc<Shard>, idx: usize) -> Self {
+        Self { shard: Arc::clone(shard), idx, key: shard.cases()[idx].key() }
+    }
+
     /// `DATASET/CASE`.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// Position of its record in the shard.
+    #[must_use]
+    pub fn idx(&self) -> usize {
+        self.idx
     }
 
     /// What the shard says of the case.

@@ -110,7 +110,9 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: Preset) -> Result<E
     if let Some(label) = case.label {
         encode_array(label, &grid, &label_codec, &mut encoder, &mut data, &mut entries, |idx, samples| {
             let mut counts = [0u32; 256];
-            samples.iter().for_each(|&s| counts[usize::from(s)] += 1);
+            for &s in samples {
+                counts[usize::from(s)] += 1;
+            }
             for (class, &count) in (0..).zip(&counts).filter(|&(_, &count)| count > 0) {
                 classes.entry(class).or_default().push((idx, count));
             }

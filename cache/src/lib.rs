@@ -48,8 +48,10 @@ pub mod grid;
 pub mod index;
 pub mod manifest;
 pub mod occupancy;
+pub mod prune;
 pub mod shard;
 pub mod storage;
+pub mod verify;
 
 pub use cache::{Cache, Case, Volume, VolumeReader};
 pub use codec::{Decoder, Encoder, Preset};

@@ -5,17 +5,21 @@
 //! that a lost file is noticed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::list_shards;
 use crate::error::{Error, Result};
 use crate::shard::VERSION;
 use crate::shard::writer::{readable_by_all, sync_dir};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
+
+const TMP_PREFIX: &str = ".manifest-";
 
 /// Contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +83,31 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Changes the manifest of the cache in `dir`, or makes one, and brings its list of shards up to date.
+    ///
+    /// Runs that end at the same time wait for each other, so that none loses what another wrote. Where the file
+    /// system has no locks, the last one to write wins; it lists all shards that it sees, and a shard that is in the
+    /// folder but not in the list still counts.
+    ///
+    /// # Errors
+    /// If the old manifest is not readable, or the new one cannot be written.
+    pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
+        let path = dir.join(".manifest.lock");
+        let lock = File::create(&path).map_err(Error::io(&path, "write"))?;
+        if lock.lock().is_ok() {
+            remove_unfinished(dir)?;
+        }
+        let mut manifest = match Self::read(dir) {
+            Ok(manifest) => manifest,
+            Err(Error::NoCache { .. }) => Self::default(),
+            Err(err) => return Err(err),
+        };
+        let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        manifest.shards = list_shards(dir)?.into_iter().filter_map(name).collect();
+        change(&mut manifest);
+        manifest.write(dir)
+    }
+
     /// Writes the manifest of the cache in `dir`, replacing the old one at once or not at all.
     ///
     /// # Errors
@@ -88,7 +117,7 @@ impl Manifest {
         let io = |action| Error::io(&path, action);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
         bytes.push(b'\n');
-        let mut file = readable_by_all(&mut tempfile::Builder::new())
+        let mut file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX))
             .tempfile_in(dir)
             .map_err(Error::io(dir, "make a file in this folder"))?;
         file.write_all(&bytes).map_err(io("write"))?;
@@ -96,4 +125,15 @@ impl Manifest {
         file.persist(&path).map_err(|err| io("rename")(err.error))?;
         sync_dir(dir)
     }
+}
+
+/// Removes what runs left that were killed while they wrote a manifest. For who holds the lock.
+fn remove_unfinished(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let entry = entry.map_err(Error::io(dir, "list"))?;
+        if entry.file_name().to_string_lossy().starts_with(TMP_PREFIX) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }

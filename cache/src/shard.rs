@@ -33,6 +33,17 @@
 //! *generation*; the record of the largest generation counts, and among equal ones the one in the shard whose name
 //! sorts last. The folder's listing is thus the whole state of a cache, and any number of processes may add shards
 //! to it without talking to each other.
+//!
+//! *Why that is enough.* A run writes with a generation larger than every one that it saw when it began. Only records
+//! of the same case are ever compared, so two runs that begin together and write with the same generation, or one
+//! that begins late and writes with a larger one, disagree about nothing as long as their cases differ; shares of
+//! workers (`DATASET/CASE` hashed, modulo their number) do. A later run, also one with another number of workers, sees
+//! all earlier shards and so writes over them. Two runs that convert the *same* case at the same time both write what
+//! they read; which of the two records counts is decided by generation and name, the same way for every reader, and if
+//! the source changed between the two, the next run finds that the record's source is not the file's, and converts it
+//! once more. A run that is killed loses its unfinished shard and nothing else.
+//!
+//! Space comes back by [`crate::prune`], which keeps the generation of what it copies.
 
 pub mod reader;
 pub mod record;

@@ -21,6 +21,13 @@ impl CaseFiles {
     pub fn key(&self) -> String {
         format!("{}/{}", self.dataset, self.case_id)
     }
+
+    /// Bytes of its files together; a file that cannot be looked at counts nothing.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
+        size(&self.image) + self.label.as_deref().map_or(0, size)
+    }
 }
 
 /// A case that was not converted, and why.

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns CT volumes into shards that a training run streams crops from.
 ///
-/// Finds nnU-Net datasets (DATA/DatasetXXX_NAME/imagesTr, or one such folder given directly), Medical Segmentation
+/// Finds nnU-Net datasets (`DATA/DatasetXXX_NAME/imagesTr`, or one such folder given directly), Medical Segmentation
 /// Decathlon datasets, or plain .nii/.nii.gz files; brings every scan to RAS orientation, one spacing and one HU
 /// window; and writes checksummed zstd shards. Running it again converts only what is new or changed.
 #[derive(Debug, Parser)]
@@ -25,16 +25,19 @@ const EXIT_CODES: &str = "Exit codes: 0 all done, 3 done with cases left out, 1 
 pub(crate) enum Command {
     /// Runs the batch stream of a cache dry: one JSON line a batch.
     Stream(Stream),
+    /// Makes one batch of the stream again: where each crop came from and what was done to it.
+    Replay(Replay),
+    /// Tables of what a cache holds, or of one of its cases; pictures of a case.
+    Inspect(Inspect),
+    /// Checks every byte of a cache: checksums, chunks, counts, lists.
+    Verify(Verify),
+    /// Says what converting DATA will take: disk, time and memory.
+    Plan(Plan),
 }
 
+/// What is converted, into what, and how: shared by converting and by planning it.
 #[derive(Debug, Args)]
-pub(crate) struct Convert {
-    /// Folder with the volumes.
-    #[arg(required = true)]
-    pub data: Option<PathBuf>,
-    /// Folder of the cache; made if it does not exist.
-    #[arg(long, value_name = "DIR", default_value = "cache")]
-    pub out: PathBuf,
+pub(crate) struct Recipe {
     /// Leave out a dataset (`Dataset009_WORD` or `WORD`) or a case; `*` and `?` stand for any text. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub exclude: Vec<String>,
@@ -56,12 +59,85 @@ pub(crate) struct Convert {
     /// Memory that cases in work may take together.
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub memory: ByteSize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// Folder with the volumes.
+    #[arg(required = true)]
+    pub data: Option<PathBuf>,
+    /// Folder of the cache; made if it does not exist.
+    #[arg(long, value_name = "DIR", default_value = "cache")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub recipe: Recipe,
     /// Size at which a shard is finished and the next one begun.
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub shard_size: ByteSize,
+    /// Drop from the cache what this command does not list, and the space of records that were superseded.
+    #[arg(long, conflicts_with = "worker")]
+    pub prune: bool,
+    /// Compare the bytes of files whose size and time of change are as before, too. Reads all data.
+    #[arg(long)]
+    pub checksum: bool,
+    /// Convert only this worker's share of the cases, as WORKER/WORKERS from 0: N runs, on any machines that see the
+    /// same folders, fill one cache without a coordinator.
+    #[arg(long, value_name = "I/N", value_parser = parse_rank)]
+    pub worker: Option<(usize, usize)>,
     /// Say what would be done and how large the cache would get; write nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Folder with the volumes.
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// Seconds to spend on converting cases in memory, to see what they take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
+    pub probe: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The cache.
+    pub cache: PathBuf,
+    /// Threads that read and decode [default: one a core].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The cache.
+    pub cache: PathBuf,
+    /// A case, as DATASET/CASE or CASE alone.
+    pub case: Option<String>,
+    /// Write the case's middle slices in three planes, with labels in colour.
+    #[arg(long, value_name = "FILE", requires = "case")]
+    pub png: Option<PathBuf>,
+    /// Cases to list at most; 0 lists all.
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The cache.
+    pub cache: PathBuf,
+    /// Step of the batch.
+    #[arg(long, value_name = "N")]
+    pub step: u64,
+    /// Draw the middle slice of every crop into one picture.
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// Print JSON: one line for the batch, then one a crop.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub options: StreamOptions,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +168,13 @@ pub(crate) struct Stream {
     /// Step to begin with.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub start_step: u64,
+    #[command(flatten)]
+    pub options: StreamOptions,
+}
+
+/// What decides the batches, and how they are made: the same for every command that makes them.
+#[derive(Debug, Args)]
+pub(crate) struct StreamOptions {
     /// Seed of the run.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -165,11 +248,18 @@ fn parse_window(text: &str) -> Result<[f64; 2], String> {
     }
 }
 
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(secs) if (0.0..=3600.0).contains(&secs) => Ok(secs),
+        _ => Err("expected 0 to 3600 seconds".into()),
+    }
+}
+
 fn parse_rank(text: &str) -> Result<(usize, usize), String> {
     let parsed = text.split_once('/').and_then(|(rank, ranks)| Some((rank.parse().ok()?, ranks.parse().ok()?)));
     match parsed {
         Some((rank, ranks)) if rank < ranks => Ok((rank, ranks)),
-        _ => Err("expected RANK/RANKS with RANK from 0, as 0/4".into()),
+        _ => Err("expected I/N with I from 0 to N-1, as 0/4".into()),
     }
 }
 

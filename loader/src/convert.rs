@@ -3,20 +3,36 @@
 //! Workers take cases from one list. Each estimates from the headers what the case will need, takes that from a byte
 //! budget, prepares and encodes the case, and hands the encoded case (a tenth of the memory) to the one writer. A case
 //! that cannot be read is reported and left out; it never stops the others.
+//!
+//! # What is new or changed
+//! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
+//! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
+//! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
+//! decide, by their hash; a record is not written anew for another time alone, so files that were copied without their
+//! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment the file was read is not trusted, as a
+//! second change could have the same time. [`ConvertOptions::checksum`] compares the bytes in any case.
+//!
+//! # Several workers
+//! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
+//! all shares together are all cases. Workers only ever add shards ([`hiend_cache::shard`] says why that needs no
+//! coordinator); each lists all shards of the folder in the manifest when it ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
+use hiend_cache::prune::{Pruned, RunLock, prune};
 use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Cache, DatasetInfo, EncodedCase, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+use hiend_cache::{Access, Cache, DatasetInfo, EncodedCase, Manifest, NewCase, Preset, ShardWriter, Source, encode};
 
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, LeftOut};
 use crate::dataset::Dataset;
-use crate::nifti::{read_info, read_volume};
+use crate::geometry::spacing;
+use crate::nifti::{NiftiInfo, read_info, read_volume};
 use crate::preprocess::{PreprocessConfig, preprocess, resampled_shape};
+use crate::rng::case_key;
 
 /// How to convert; changes no voxel of the result.
 #[derive(Clone, Debug)]
@@ -31,6 +47,40 @@ pub struct ConvertOptions {
     pub codec: Preset,
     /// Voxels of a chunk along x, y, z.
     pub chunk: [usize; 3],
+    /// This worker's number, from 0, and how many there are: converts its share of the cases, see [`keep_share`].
+    pub worker: (usize, usize),
+    /// Compare the bytes of files whose size and time of change are as before, too.
+    pub checksum: bool,
+    /// Drop cases that are not in the data, and superseded records, once everything is converted.
+    pub prune: bool,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            jobs: 1,
+            memory_bytes: 8 << 30,
+            shard_bytes: 1 << 30,
+            codec: Preset::Fast,
+            chunk: [32; 3],
+            worker: (0, 1),
+            checksum: false,
+            prune: false,
+        }
+    }
+}
+
+/// A file changed less than this before it was read could change again without another time of change: file systems
+/// count time in steps of up to two seconds.
+pub const SETTLED: Duration = Duration::from_secs(3);
+
+/// Leaves the cases that belong to worker `number` of `workers`.
+pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
+    let ours = |key: &str| case_key(key) % workers.max(1) as u64 == number as u64;
+    for dataset in datasets {
+        dataset.cases.retain(|case| ours(&case.key()));
+        dataset.left_out.retain(|left_out| ours(&left_out.case));
+    }
 }
 
 /// What a run did.
@@ -52,6 +102,12 @@ pub struct Summary {
     pub bytes_out: u64,
     /// Shards written.
     pub shards: usize,
+    /// Cases that the cache holds and this data does not.
+    pub not_in_data: usize,
+    /// Bytes in the cache of records that no longer count.
+    pub superseded_bytes: u64,
+    /// What was pruned; `None` if nothing was to be, or another run was writing into the cache.
+    pub pruned: Option<Pruned>,
     /// Whether the run was told to stop before the end of the list.
     pub interrupted: bool,
     /// Seconds on the clock.
@@ -75,7 +131,7 @@ pub enum ConvertError {
     /// The cache holds something else.
     #[error(
         "{}: holds {count} cases made with other parameters that are not in this data, such as {example}; \
-         choose another --out",
+         choose another --out, or drop them with --prune",
         path.display()
     )]
     OtherParameters {
@@ -132,13 +188,17 @@ pub fn convert(
 ) -> Result<Summary, ConvertError> {
     let started = Instant::now();
     let parameters = format!("{}-{:?}", config.digest(), options.codec).to_lowercase();
-    let (known, generation) = prepare_folder(out, datasets, config, &parameters)?;
+    std::fs::create_dir_all(out).map_err(|source| ConvertError::NoFolder { path: out.to_owned(), source })?;
+    let lock = RunLock::shared(out)?;
+    let (known, generation) = prepare_folder(out, datasets, config, &parameters, options)?;
     let mut summary = Summary::default();
-    for left_out in datasets.iter().flat_map(|dataset| &dataset.left_out) {
+    let mut share = datasets.to_vec();
+    keep_share(&mut share, options.worker);
+    for left_out in share.iter().flat_map(|dataset| &dataset.left_out) {
         observe(Event::LeftOut(left_out));
         summary.left_out.push(left_out.clone());
     }
-    let cases: Vec<&CaseFiles> = datasets.iter().flat_map(|dataset| &dataset.cases).collect();
+    let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
     let budget = ByteBudget::new(options.memory_bytes);
     let next = AtomicUsize::new(0);
     let (give, take) = flume::bounded::<Outcome>(1);
@@ -152,7 +212,9 @@ pub fn convert(
             }
         }
     };
-    let mut shards = Shards { out, generation, limit: options.shard_bytes, open: None, bytes: 0, finished: 0 };
+    let worker_number = u32::try_from(options.worker.0).unwrap_or(u32::MAX);
+    let limit = options.shard_bytes;
+    let mut shards = Shards { out, generation, worker: worker_number, limit, open: None, bytes: 0, finished: 0 };
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.clamp(1, cases.len().max(1)) {
             let give = give.clone();
@@ -167,9 +229,35 @@ pub fn convert(
     summary.interrupted = stop.load(Ordering::Relaxed) && next.into_inner() < cases.len();
     summary.bytes_out = shards.bytes;
     summary.shards = shards.finished;
-    summary.secs = started.elapsed().as_secs_f64();
     write_manifest(out, datasets, config)?;
+    take_stock(out, datasets, options, &lock, &mut summary)?;
+    summary.secs = started.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Looks at the cache once everything is converted, and drops what is gone if that was asked for.
+fn take_stock(
+    out: &Path,
+    datasets: &[Dataset],
+    options: &ConvertOptions,
+    lock: &RunLock,
+    summary: &mut Summary,
+) -> Result<(), ConvertError> {
+    // A case that cannot be read today is still in the data: what the cache has of it stays.
+    let listed = listed(datasets);
+    if options.prune && !summary.interrupted {
+        summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
+    }
+    let cache = Cache::open(out)?;
+    summary.superseded_bytes = cache.superseded_bytes();
+    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
+    Ok(())
+}
+
+/// Keys of everything the data speaks of.
+fn listed(datasets: &[Dataset]) -> HashSet<String> {
+    let cases = datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key);
+    cases.chain(datasets.iter().flat_map(|dataset| &dataset.left_out).map(|left_out| left_out.case.clone())).collect()
 }
 
 fn store(
@@ -205,6 +293,7 @@ fn store(
 struct Shards<'a> {
     out: &'a Path,
     generation: u64,
+    worker: u32,
     limit: u64,
     open: Option<ShardWriter>,
     bytes: u64,
@@ -218,7 +307,7 @@ impl Shards<'_> {
         }
         let writer = match &mut self.open {
             Some(writer) => writer,
-            none => none.insert(ShardWriter::create(self.out, self.generation, 0)?),
+            none => none.insert(ShardWriter::create(self.out, self.generation, self.worker)?),
         };
         writer.push(case)
     }
@@ -242,31 +331,25 @@ fn convert_case(
     known: &HashMap<String, CaseRecord>,
     budget: &ByteBudget,
 ) -> Result<Outcome, LeftOut> {
+    let key = case.key();
+    let mut source = source_of(root, case, SystemTime::now());
+    let known = known.get(&key).filter(|record| record.parameters == parameters);
+    if !options.checksum && known.is_some_and(|record| looks_the_same(&record.source, &source)) {
+        return Ok(Outcome::Unchanged(key, source.bytes));
+    }
     let nifti = |err: crate::nifti::NiftiError| LeftOut::new(case, &err.path, err.reason);
     let image_info = read_info(&case.image).map_err(nifti)?;
     let label_info = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
-    let file_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
-    let files = file_bytes(&case.image) + case.label.as_deref().map_or(0, file_bytes);
-    let inflated = image_info.data_bytes + label_info.as_ref().map_or(0, |info| 2 * info.data_bytes);
-    let voxels: u64 = resampled_shape(&image_info, config).iter().map(|&n| n as u64).product();
-    // Result (2 bytes a voxel, 1 for labels), and its coded form, which is smaller.
-    let share = budget.take(files + inflated + voxels * if label_info.is_some() { 4 } else { 3 });
+    check_extent(&image_info, config).map_err(|reason| LeftOut::new(case, &case.image, reason))?;
+    let share = budget.take(memory_needed(source.bytes, &image_info, label_info.as_ref(), config));
 
     let image = read_volume(&case.image).map_err(nifti)?;
     let label = case.label.as_deref().map(read_volume).transpose().map_err(nifti)?;
-    let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-    let source = Source {
-        image: relative(&case.image),
-        image_blake3: image.blake3.clone(),
-        label: case.label.as_deref().map(relative),
-        label_blake3: label.as_ref().map(|label| label.blake3.clone()),
-        bytes: image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes),
-    };
-    let key = case.key();
-    if known.get(&key).is_some_and(|record| {
-        record.parameters == parameters
-            && record.source.image_blake3 == source.image_blake3
-            && record.source.label_blake3 == source.label_blake3
+    source.image_blake3.clone_from(&image.blake3);
+    source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
+    source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
+    if known.is_some_and(|record| {
+        record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
     }) {
         return Ok(Outcome::Unchanged(key, source.bytes));
     }
@@ -295,33 +378,94 @@ fn convert_case(
     Ok(Outcome::Encoded(Box::new(encoded), bytes_in))
 }
 
-/// Makes the folder and its manifest; returns what it holds already and the generation to write.
+/// The most voxels that a scan may have once resampled: at 1.5 mm a cube of 2.4 m.
+const MAX_RESAMPLED: f64 = 4_294_967_296.0;
+
+/// Refuses a scan whose header gives it an extent that no scanner has; its resampled volume would fit no memory.
+///
+/// # Errors
+/// Says how large it would get.
+pub fn check_extent(info: &NiftiInfo, config: &PreprocessConfig) -> Result<(), String> {
+    let Some(target) = config.spacing else { return Ok(()) };
+    let sides = spacing(&info.affine);
+    let mm: [f64; 3] = std::array::from_fn(|axis| info.shape[axis] as f64 * sides[axis]);
+    // The target's axes may be in another order; its smallest side bounds every length.
+    let finest = target.into_iter().fold(f64::INFINITY, f64::min);
+    let voxels: f64 = mm.iter().product::<f64>() / target.iter().product::<f64>();
+    if voxels <= MAX_RESAMPLED && mm.iter().all(|length| length / finest <= MAX_RESAMPLED / 1024.0) {
+        return Ok(());
+    }
+    let [x, y, z] = sides;
+    Err(format!(
+        "voxels of {x} x {y} x {z} mm would make it {voxels:.1e} voxels large at the new spacing; mend the header"
+    ))
+}
+
+/// Memory in bytes that converting a case takes: its files, their content in the files' own data types, the result
+/// (2 bytes a voxel, 1 for labels) and its coded form, which is smaller.
+#[must_use]
+pub fn memory_needed(file_bytes: u64, image: &NiftiInfo, label: Option<&NiftiInfo>, config: &PreprocessConfig) -> u64 {
+    let inflated = image.data_bytes + label.map_or(0, |info| 2 * info.data_bytes);
+    let voxels: u64 = resampled_shape(image, config).iter().map(|&n| n as u64).product();
+    file_bytes + inflated + voxels * if label.is_some() { 4 } else { 3 }
+}
+
+/// What the directory says of a case's files; hashes are still to be filled in.
+fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Source {
+    let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+    Source {
+        image: relative(&case.image),
+        label: case.label.as_deref().map(relative),
+        bytes: case.file_bytes(),
+        image_modified_ns: settled_time(&case.image, now),
+        label_modified_ns: case.label.as_deref().and_then(|path| settled_time(path, now)),
+        ..Source::default()
+    }
+}
+
+/// Time of the last change in nanoseconds since 1970, if it is long enough ago to tell a later change by it.
+fn settled_time(path: &Path, now: SystemTime) -> Option<i64> {
+    let modified = std::fs::metadata(path).ok()?.modified().ok()?;
+    // A time in the future tells nothing either.
+    let settled = now.duration_since(modified).is_ok_and(|age| age >= SETTLED);
+    let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
+}
+
+/// Whether nothing but the hashes could differ.
+fn looks_the_same(known: &Source, now: &Source) -> bool {
+    let timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
+    let without_hashes = Source { image_blake3: String::new(), label_blake3: None, ..known.clone() };
+    timed && without_hashes == *now
+}
+
+/// Makes the manifest; returns what it holds already and the generation to write.
 fn prepare_folder(
     out: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     parameters: &str,
+    options: &ConvertOptions,
 ) -> Result<(HashMap<String, CaseRecord>, u64), ConvertError> {
-    std::fs::create_dir_all(out).map_err(|source| ConvertError::NoFolder { path: out.to_owned(), source })?;
     let removed = remove_stale(out)?;
     if removed > 0 {
         tracing::info!(removed, "removed unfinished shards of runs that were killed");
     }
     if !out.join(hiend_cache::manifest::FILE_NAME).exists() {
         write_manifest(out, datasets, config)?;
-        return Ok((HashMap::new(), 1));
     }
-    let cache = Cache::open(out)?;
+    let (cache, faults) = Cache::salvage(out, Access::Mmap)?;
+    for fault in faults {
+        set_aside(fault)?;
+    }
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
     let known: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
     // Cases in the data are simply converted again when parameters changed; others would stay as they are.
-    let listed: std::collections::HashSet<String> =
-        datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key).collect();
-    let mut others = known
-        .iter()
-        .filter(|(key, record)| record.parameters != parameters && !listed.contains(*key))
-        .map(|(key, _)| key);
+    let listed = listed(datasets);
+    let stays = |key: &String| !options.prune && !listed.contains(key);
+    let mut others =
+        known.iter().filter(|(key, record)| record.parameters != parameters && stays(key)).map(|(key, _)| key);
     if let Some(example) = others.next() {
         let count = others.count() + 1;
         return Err(ConvertError::OtherParameters { path: out.to_owned(), count, example: example.clone() });
@@ -329,20 +473,32 @@ fn prepare_folder(
     Ok((known, generation))
 }
 
+/// A shard that is lost, or is no shard any more, takes nothing with it that cannot be made again: its cases count as
+/// new. The damaged file is kept under another name, in case somebody wants to look at it.
+fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
+    match &fault {
+        hiend_cache::Error::MissingShard { path } => {
+            tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again");
+            Ok(())
+        }
+        hiend_cache::Error::BadShard { path, reason } => {
+            let damaged = path.with_extension("damaged");
+            tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \
+                converting its cases again");
+            std::fs::rename(path, &damaged).map_err(|_| ConvertError::Cache(fault))
+        }
+        _ => Err(fault.into()),
+    }
+}
+
 fn write_manifest(out: &Path, datasets: &[Dataset], config: &PreprocessConfig) -> Result<(), ConvertError> {
-    let mut manifest = match Manifest::read(out) {
-        Ok(manifest) => manifest,
-        Err(hiend_cache::Error::NoCache { .. }) => Manifest::default(),
-        Err(err) => return Err(err.into()),
-    };
-    manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
-    manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
-    let infos: BTreeMap<String, DatasetInfo> =
-        datasets.iter().map(|dataset| (dataset.name.clone(), DatasetInfo { labels: dataset.labels.clone() })).collect();
-    manifest.datasets.extend(infos);
-    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    manifest.shards = hiend_cache::cache::list_shards(out)?.into_iter().filter_map(name).collect();
-    manifest.write(out)?;
+    Manifest::update(out, |manifest| {
+        manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
+        manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
+        let infos =
+            datasets.iter().map(|dataset| (dataset.name.clone(), DatasetInfo { labels: dataset.labels.clone() }));
+        manifest.datasets.extend(infos);
+    })?;
     Ok(())
 }
 

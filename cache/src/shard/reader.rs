@@ -7,7 +7,7 @@ use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, MAX_DIRECTORY_LE
 use crate::codec::check_fits;
 use crate::error::{Error, Result};
 use crate::grid::Grid;
-use crate::index::{ChunkIndex, ENTRY_LEN};
+use crate::index::{ChunkIndex, ENTRY_LEN, Entry};
 use crate::occupancy::Occupancy;
 use crate::storage::{Access, Storage};
 
@@ -33,6 +33,15 @@ pub struct CaseIndex {
     pub occupancy: Occupancy,
 }
 
+impl CaseIndex {
+    /// Where the first of the coded chunks lies.
+    pub(crate) fn first_offset(&self) -> Option<u64> {
+        let entries = self.image.entries.iter().chain(self.label.iter().flat_map(|label| &label.entries));
+        let offset = |entry: &Entry| if let Entry::Coded { offset, .. } = entry { Some(*offset) } else { None };
+        entries.filter_map(offset).min()
+    }
+}
+
 impl Shard {
     /// Opens a shard: checks header, footer and directory; touches no chunk.
     ///
@@ -48,13 +57,13 @@ impl Shard {
         let mut scratch = Vec::new();
         let io = Error::io(path, "read");
         let header: [u8; HEADER_LEN] = match storage.read(0, HEADER_LEN, &mut scratch) {
-            Ok(bytes) => bytes.try_into().expect("as many as asked for"),
+            Ok(bytes) => array(bytes),
             Err(err) => return Err(io(err)),
         };
         let generation = parse_header(header).map_err(bad)?;
         let data_end = len - FOOTER_LEN as u64;
         let footer: [u8; FOOTER_LEN] = match storage.read(data_end, FOOTER_LEN, &mut scratch) {
-            Ok(bytes) => bytes.try_into().expect("as many as asked for"),
+            Ok(bytes) => array(bytes),
             Err(err) => return Err(io(err)),
         };
         let (offset, directory_len, crc) = parse_footer(footer).map_err(bad)?;
@@ -146,6 +155,13 @@ impl Shard {
         let occupancy = Occupancy::from_bytes(rest, &grid).map_err(bad)?;
         Ok(CaseIndex { grid, image, label, occupancy })
     }
+}
+
+/// As many bytes as were asked for.
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(bytes);
+    array
 }
 
 fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<u64, String> {

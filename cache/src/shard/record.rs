@@ -114,6 +114,13 @@ pub struct Source {
     pub label_blake3: Option<String>,
     /// Bytes of the files together.
     pub bytes: u64,
+    /// When the image file was last changed, in nanoseconds since 1970; `None` if that was too short before it was
+    /// read to tell a later change by it. Size and times spare hashing what has not changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_modified_ns: Option<i64>,
+    /// When the label file was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_modified_ns: Option<i64>,
 }
 
 /// Where a case lies in its shard.
@@ -131,6 +138,13 @@ pub struct Span {
 }
 
 impl Span {
+    /// Bytes of chunks and index.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a case is never empty")]
+    pub fn len(&self) -> u64 {
+        self.data_len + self.index_len
+    }
+
     /// First byte of the index.
     #[must_use]
     pub fn index_offset(&self) -> u64 {

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::record::Directory;
-use super::{EXTENSION, HEADER_LEN, footer_bytes, header_bytes};
+use super::{EXTENSION, HEADER_LEN, Shard, footer_bytes, header_bytes};
 use crate::encode::EncodedCase;
 use crate::error::{Error, Result};
 use crate::index::Entry;
 
 const TMP_PREFIX: &str = ".shard-";
 const TMP_SUFFIX: &str = ".tmp";
+/// Records are copied from shard to shard in pieces of so many bytes.
+const COPY_LEN: u64 = 8 << 20;
 
 /// A shard being written. Dropping it without [`ShardWriter::finish`] removes what was written.
 pub struct ShardWriter {
@@ -35,11 +37,16 @@ impl ShardWriter {
     /// # Errors
     /// If the file cannot be made.
     pub fn create(dir: &Path, generation: u64, worker: u32) -> Result<Self> {
-        let file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
-            .tempfile_in(dir)
-            .map_err(Error::io(dir, "make a file in this folder"))?;
-        // Only a sign of life for `remove_stale`; file systems without locks do without.
-        let _ = file.as_file().try_lock();
+        let file = loop {
+            let file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
+                .tempfile_in(dir)
+                .map_err(Error::io(dir, "make a file in this folder"))?;
+            // Only a sign of life for `remove_stale`; file systems without locks do without. Somebody who cleans up
+            // may have come between making the file and locking it; then it is gone, and another one is made.
+            if file.as_file().lock().is_err() || file.path().exists() {
+                break file;
+            }
+        };
         let mut writer = Self {
             dir: dir.to_owned(),
             file: BufWriter::with_capacity(1 << 20, file),
@@ -92,6 +99,50 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Appends record `idx` of another shard as it stands: chunks are copied, not decoded.
+    ///
+    /// Checksums of chunks are copied too, so damage in the old shard stays damage that is found.
+    ///
+    /// # Errors
+    /// If the record cannot be read, its index is damaged, or writing fails.
+    pub(crate) fn push_copy(&mut self, shard: &Shard, idx: usize) -> Result<()> {
+        let mut record = shard.cases()[idx].clone();
+        let chunk = shard.chunk();
+        if self.directory.as_ref().is_some_and(|directory| directory.chunk != chunk) {
+            let reason = format!("chunks of {chunk:?} differ from the shard's");
+            return Err(Error::BadCase { case: record.key(), reason });
+        }
+        let mut scratch = Vec::new();
+        let index = shard.read_index(&record, &mut scratch)?;
+        let (from, start) = (record.span.offset, self.offset);
+        let moved = |entry: &Entry| match *entry {
+            Entry::Coded { offset, len, crc32c } => Entry::Coded { offset: offset - from + start, len, crc32c },
+            constant @ Entry::Constant(_) => constant,
+        };
+        if index.first_offset().is_some_and(|first| first < from) {
+            let reason = format!("case {}: chunks lie before the case", record.key());
+            return Err(Error::BadShard { path: shard.path().to_owned(), reason });
+        }
+        let arrays = std::iter::once(&index.image).chain(&index.label);
+        let mut bytes: Vec<u8> =
+            arrays.flat_map(|array| &array.entries).flat_map(|entry| moved(entry).to_bytes()).collect();
+        bytes.extend_from_slice(&index.occupancy.to_bytes(&index.grid));
+        let (mut at, end) = (from, record.span.index_offset());
+        while at < end {
+            let len = (end - at).min(COPY_LEN);
+            let piece = usize::try_from(len).unwrap_or(usize::MAX);
+            let read = shard.storage().read(at, piece, &mut scratch).map_err(Error::io(shard.path(), "read"))?;
+            self.write(read)?;
+            at += len;
+        }
+        record.span.offset = start;
+        record.span.index_len = bytes.len() as u64;
+        record.span.index_crc32c = crc32c::crc32c(&bytes);
+        self.write(&bytes)?;
+        self.directory.get_or_insert_with(|| Directory { chunk, cases: Vec::new() }).cases.push(record);
+        Ok(())
+    }
+
     /// Writes directory and footer, waits until everything is on disk, and names the shard.
     ///
     /// Returns its path; `None` if no case was written, and then nothing is left behind.
@@ -130,8 +181,8 @@ impl ShardWriter {
     }
 
     fn error(&self) -> impl Fn(std::io::Error) -> Error + use<> {
-        let path = self.file.get_ref().path().to_owned();
-        move |source| Error::Io { path: path.clone(), action: "write", source }
+        let path = self.dir.clone();
+        move |source| Error::Io { path: path.clone(), action: "write a shard in this folder", source }
     }
 }
 

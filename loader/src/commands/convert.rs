@@ -1,75 +1,96 @@
 //! `hiend-shard DATA`: converts, shows how it goes, and sums up.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use bytesize::ByteSize;
-use comfy_table::{CellAlignment, Table, presets};
 use hiend_cache::Preset;
+use hiend_cache::prune::Pruned;
 
 use super::progress::Progress;
-use super::{interrupted, stop_on_interrupt};
-use crate::cli::{CodecArg, Convert, Spacing, StoreArg};
-use crate::convert::{ConvertOptions, Event, Summary, convert, probe};
+use super::{facts, interrupted, print, size, stop_on_interrupt};
+use crate::cli::{CodecArg, Convert, Recipe, Spacing, StoreArg};
+use crate::convert::{ConvertOptions, Event, Summary, convert, keep_share};
 use crate::dataset::{Dataset, Exclude, find};
-use crate::nifti::read_info;
+use crate::preprocess::PreprocessConfig;
 use crate::preprocess::window::Store;
-use crate::preprocess::{PreprocessConfig, resampled_shape};
 
-pub(super) fn run(args: &Convert) -> anyhow::Result<ExitCode> {
-    let data = args.data.as_deref().context("no DATA given")?;
+/// What is to be converted, and how.
+pub(super) struct Task {
+    pub root: PathBuf,
+    pub datasets: Vec<Dataset>,
+    pub excluded: usize,
+    pub config: PreprocessConfig,
+    pub options: ConvertOptions,
+}
+
+/// Finds the data that the flags speak of; `None` after saying what is wrong with the flags.
+pub(super) fn task(data: &Path, recipe: &Recipe) -> anyhow::Result<Option<Task>> {
     let config = PreprocessConfig {
-        spacing: match args.spacing {
+        spacing: match recipe.spacing {
             Spacing::Original => None,
             Spacing::Mm(spacing) => Some(spacing),
         },
-        window: args.window,
-        store: match args.store {
+        window: recipe.window,
+        store: match recipe.store {
             StoreArg::Window => Store::Window,
             StoreArg::Full => Store::Full,
         },
     };
     if let Err(reason) = config.validate() {
         eprintln!("error: {reason}");
-        return Ok(ExitCode::from(2));
+        return Ok(None);
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = ConvertOptions {
-        jobs: args.jobs.map_or(cores, usize::from),
-        memory_bytes: args.memory.as_u64(),
-        shard_bytes: args.shard_size.as_u64(),
-        codec: match args.codec {
+        jobs: recipe.jobs.map_or(cores, usize::from),
+        memory_bytes: recipe.memory.as_u64(),
+        codec: match recipe.codec {
             CodecArg::Fast => Preset::Fast,
             CodecArg::Dense => Preset::Dense,
         },
-        chunk: [32; 3],
+        ..ConvertOptions::default()
     };
     let mut datasets = find(data)?;
-    let (excluded, unmet) = Exclude::new(&args.exclude).apply(&mut datasets);
+    let (excluded, unmet) = Exclude::new(&recipe.exclude).apply(&mut datasets);
     for pattern in unmet {
         tracing::warn!("--exclude {pattern} matches no dataset and no case");
     }
-    let num_cases: usize = datasets.iter().map(|dataset| dataset.cases.len()).sum();
-    let num_listed = num_cases + datasets.iter().map(|dataset| dataset.left_out.len()).sum::<usize>();
     eprintln!("{}: {}", data.display(), listing(&datasets, excluded));
-    if num_listed == 0 {
+    if datasets.iter().all(|dataset| dataset.cases.is_empty() && dataset.left_out.is_empty()) {
         anyhow::bail!("{}: every case is excluded", data.display());
     }
-    if args.dry_run {
-        return dry_run(data, &datasets, args, &config, &options);
+    let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    Ok(Some(Task { root, datasets, excluded, config, options }))
+}
+
+pub(super) fn run(args: &Convert) -> anyhow::Result<ExitCode> {
+    let data = args.data.as_deref().context("no DATA given")?;
+    let Some(mut task) = task(data, &args.recipe)? else { return Ok(ExitCode::from(2)) };
+    task.options.shard_bytes = args.shard_size.as_u64();
+    task.options.prune = args.prune;
+    task.options.checksum = args.checksum;
+    let mut share = task.datasets.clone();
+    if let Some(worker) = args.worker {
+        task.options.worker = worker;
+        keep_share(&mut share, worker);
+        let (number, workers) = worker;
+        eprintln!("worker {number} of {workers}: {}", listing(&share, 0));
     }
+    if args.dry_run {
+        task.datasets = share;
+        return super::plan::show(&task, Duration::from_secs(5), Some(&args.out));
+    }
+    let num_listed: usize = share.iter().map(|dataset| dataset.cases.len() + dataset.left_out.len()).sum();
 
     let stop = stop_on_interrupt("finishing the cases in work; Ctrl-C again to stop at once")?;
-    let sizes = datasets.iter().flat_map(|dataset| &dataset.cases).map(|case| {
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
-        (case.key(), size(&case.image) + case.label.as_deref().map_or(0, size))
-    });
-    let sizes: BTreeMap<String, u64> = sizes.collect();
+    let cases = share.iter().flat_map(|dataset| &dataset.cases);
+    let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes())).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
-    let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-    let summary = convert(&root, &datasets, &args.out, &config, &options, &stop, |event| match event {
+    let Task { root, datasets, config, options, excluded } = &task;
+    let summary = convert(root, datasets, &args.out, config, options, &stop, |event| match event {
         Event::Converted { bytes_in, .. } | Event::Unchanged { bytes_in, .. } => progress.advance(bytes_in),
         Event::LeftOut(left_out) => {
             progress.say(&format!("left out: {left_out}"));
@@ -78,21 +99,32 @@ pub(super) fn run(args: &Convert) -> anyhow::Result<ExitCode> {
     });
     progress.finish();
     let summary = summary?;
-    println!("{}", table(&summary, excluded));
+    print(facts(rows(&summary, *excluded)))?;
     if !summary.left_out.is_empty() {
-        println!("Left out:");
+        print("Left out:")?;
         for left_out in &summary.left_out {
-            println!("  {left_out}");
+            print(format_args!("  {left_out}"))?;
         }
     }
     if summary.interrupted {
-        println!("Interrupted. The cache is whole; run the same command again to go on.");
+        print("Interrupted. The cache is whole; run the same command again to go on.")?;
         return Ok(interrupted());
     }
-    if summary.converted + summary.unchanged == 0 {
+    if num_listed > 0 && summary.converted + summary.unchanged == 0 {
         anyhow::bail!("{}: none of {num_listed} cases could be converted", data.display());
     }
-    println!("Next: hiend-train --shards {}", args.out.display());
+    if args.worker.is_none() && summary.not_in_data > 0 {
+        let cases = summary.not_in_data;
+        print(format_args!("{cases} cases of the cache are not in this data and stay; --prune drops them."))?;
+    }
+    if summary.superseded_bytes > 0 {
+        let bytes = size(summary.superseded_bytes);
+        print(format_args!("Superseded records take {bytes}; --prune gives the space back."))?;
+    }
+    if args.prune && summary.pruned.is_none() {
+        anyhow::bail!("{}: another run is writing here, so nothing was pruned; try again later", args.out.display());
+    }
+    print(format_args!("Next: hiend-train --shards {}", args.out.display()))?;
     Ok(if summary.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
@@ -101,7 +133,7 @@ fn listing(datasets: &[Dataset], excluded: usize) -> String {
         let labels = dataset.cases.iter().filter(|case| case.label.is_some()).count();
         format!("{} ({} cases, {labels} with labels)", dataset.name, dataset.cases.len() + dataset.left_out.len())
     };
-    let mut text = match datasets {
+    let text = match datasets {
         [] => "nothing left".to_owned(),
         few if few.len() <= 6 => few.iter().map(one).collect::<Vec<_>>().join(", "),
         many => {
@@ -110,90 +142,29 @@ fn listing(datasets: &[Dataset], excluded: usize) -> String {
         }
     };
     if excluded > 0 {
-        text += &format!("; {excluded} cases excluded");
+        return format!("{text}; {excluded} cases excluded");
     }
     text
 }
 
-fn table(summary: &Summary, excluded: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY);
-    let size = |bytes: u64| ByteSize(bytes).display().si().to_string();
+fn rows(summary: &Summary, excluded: usize) -> Vec<(&'static str, String)> {
     let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-    let rows = [
+    let per_voxel = per(summary.bytes_out as f64, summary.voxels as f64);
+    let mut rows = vec![
         ("cases converted", format!("{} ({} with labels)", summary.converted, summary.with_label)),
         ("unchanged", summary.unchanged.to_string()),
         ("left out", summary.left_out.len().to_string()),
         ("excluded", excluded.to_string()),
         ("voxels", format!("{:.1} million", summary.voxels as f64 / 1e6)),
         ("read", size(summary.bytes_in)),
-        (
-            "written",
-            format!(
-                "{} in {} shards, {:.2} bytes a voxel",
-                size(summary.bytes_out),
-                summary.shards,
-                per(summary.bytes_out as f64, summary.voxels as f64)
-            ),
-        ),
+        ("written", format!("{} in {} shards, {per_voxel:.2} bytes a voxel", size(summary.bytes_out), summary.shards)),
         ("time", format!("{:.1} s, {:.1} MB/s read", summary.secs, per(summary.bytes_in as f64 / 1e6, summary.secs))),
     ];
-    for (name, value) in rows {
-        table.add_row([name.to_owned(), value]);
+    if let Some(pruned) = &summary.pruned {
+        let Pruned { cases, records, shards_removed, shards_rewritten, bytes_freed } = pruned;
+        let shards = format!("{shards_removed} shards removed, {shards_rewritten} rewritten");
+        let freed = size(*bytes_freed);
+        rows.push(("pruned", format!("{cases} cases, {records} superseded records; {shards}; {freed} freed")));
     }
-    if let Some(column) = table.column_mut(0) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-/// Says what would be done: counts voxels from the headers, and converts one case in memory to see what a voxel takes.
-fn dry_run(
-    data: &Path,
-    datasets: &[Dataset],
-    args: &Convert,
-    config: &PreprocessConfig,
-    options: &ConvertOptions,
-) -> anyhow::Result<ExitCode> {
-    let mut voxels = 0u64;
-    let mut readable = Vec::new();
-    let mut left_out: Vec<String> =
-        datasets.iter().flat_map(|dataset| &dataset.left_out).map(ToString::to_string).collect();
-    for case in datasets.iter().flat_map(|dataset| &dataset.cases) {
-        match read_info(&case.image) {
-            Ok(info) => {
-                let num_voxels: u64 = resampled_shape(&info, config).iter().map(|&n| n as u64).product();
-                voxels += num_voxels;
-                readable.push((case, num_voxels));
-            }
-            Err(err) => left_out.push(format!("{}: {err}", case.key())),
-        }
-    }
-    println!("would convert {} cases into {}", readable.len(), args.out.display());
-    println!("{:.1} million voxels after resampling, before the crop to the foreground", voxels as f64 / 1e6);
-    // The median case by size stands for the others.
-    readable.sort_by_key(|&(_, num_voxels)| num_voxels);
-    if let Some(&(case, num_voxels)) = readable.get(readable.len() / 2) {
-        match probe(data, case, config, options) {
-            Ok((bytes, secs)) => {
-                let per_voxel = bytes as f64 / num_voxels as f64;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive estimate")]
-                let total = ByteSize((per_voxel * voxels as f64) as u64);
-                let secs = secs * voxels as f64 / num_voxels as f64 / options.jobs as f64;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive estimate")]
-                let time = super::progress::duration(std::time::Duration::from_secs(secs.ceil() as u64));
-                println!("about {} on disk and {time} with {} jobs", total.display().si(), options.jobs);
-                println!("(judged by {}: {per_voxel:.2} bytes a voxel)", case.key());
-            }
-            Err(reason) => println!("size unknown: the case tried was left out ({reason})"),
-        }
-    }
-    if left_out.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("would leave out:");
-    for line in &left_out {
-        println!("  {line}");
-    }
-    Ok(ExitCode::from(3))
+    rows
 }

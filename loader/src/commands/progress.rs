@@ -56,6 +56,18 @@ impl Progress {
         }
     }
 
+    /// A line of the command's result, while the bar stands.
+    pub fn print(&self, line: &str) {
+        let write = || {
+            // A reader that went away is no reason to stop looking.
+            let _ = super::print(line);
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

@@ -1,13 +1,14 @@
 //! `hiend-shard stream`: the batches, one JSON line each, without a trainer.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use hiend_cache::{Access, Cache};
 use serde::Serialize;
 
-use crate::cli::{AccessArg, AugmentArg, Stream};
+use crate::cli::{AccessArg, AugmentArg, Stream, StreamOptions};
 use crate::pipeline::{Loader, Options, StreamConfig};
 use crate::transform::Chain;
 
@@ -23,26 +24,31 @@ struct Line<'a> {
     augment_ms: f64,
 }
 
-pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
-    let access = match args.access {
+/// A cache opened to be streamed as the options say.
+pub(super) fn open(cache: &Path, options: &StreamOptions) -> anyhow::Result<Loader> {
+    let access = match options.access {
         AccessArg::Mmap => Access::Mmap,
         AccessArg::Pread => Access::Pread,
     };
-    let cache = Arc::new(Cache::open_with(&args.cache, access)?);
+    let cache = Arc::new(Cache::open_with(cache, access)?);
     let config = StreamConfig {
-        crop_size: args.crop_size,
-        crops_per_visit: args.crops_per_visit,
-        visits_per_batch: args.visits_per_batch,
-        labels: args.labels,
-        augment: match args.augment {
+        crop_size: options.crop_size,
+        crops_per_visit: options.crops_per_visit,
+        visits_per_batch: options.visits_per_batch,
+        labels: options.labels,
+        augment: match options.augment {
             AugmentArg::Recipe => Chain::recipe(),
             AugmentArg::Nnunet => Chain::nnunet(),
             AugmentArg::Plain => Chain::plain(),
         },
         ..StreamConfig::default()
     };
-    let options = Options { threads: args.threads, memory_bytes: args.memory.as_u64(), rank: args.rank };
-    let loader = Loader::open(cache, config, args.seed, &options)?;
+    let how = Options { threads: options.threads, memory_bytes: options.memory.as_u64(), rank: options.rank };
+    Ok(Loader::open(cache, config, options.seed, &how)?)
+}
+
+pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
+    let loader = open(&args.cache, &args.options)?;
     let mut out = std::io::stdout().lock();
     let batches = usize::try_from(args.batches).unwrap_or(usize::MAX);
     for batch in loader.stream(args.start_step).take(batches) {

@@ -1,0 +1,129 @@
+//! Pruning keeps what is wanted, bit for bit, and a crash at any of its steps loses nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hiend_cache::prune::{Pruned, RunLock, prune};
+use hiend_cache::verify::{survey, verify_case};
+use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader, encode};
+
+const SHAPE: [usize; 3] = [10, 9, 8];
+
+fn write_shard(dir: &Path, generation: u64, cases: &[(&str, u16)]) {
+    let mut writer = ShardWriter::create(dir, generation, 0).unwrap();
+    for &(name, value) in cases {
+        let num_voxels = SHAPE.iter().product();
+        let image: Vec<u16> = (0..num_voxels).map(|i| value + u16::try_from(i * i % 50).unwrap()).collect();
+        let label: Vec<u8> = image.iter().map(|v| u8::from(v % 3 == 0)).collect();
+        let case = NewCase {
+            dataset: "D".into(),
+            case_id: name.into(),
+            shape: SHAPE,
+            image: &image,
+            image_bits: 9,
+            image_offset: 0.0,
+            image_step: 1.0,
+            foreground_above: value + 20,
+            label: Some(&label),
+            geometry: Geometry::identity(SHAPE),
+            source: Source::default(),
+            parameters: "test".into(),
+        };
+        writer.push(encode(&case, [4; 3], Preset::Fast).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Three shards: one all wanted, one partly superseded, one of which only an unwanted case is left.
+fn write_cache(dir: &Path) {
+    write_shard(dir, 1, &[("a", 0), ("b", 10), ("gone", 20)]);
+    write_shard(dir, 1, &[("gone2", 30), ("c", 40)]);
+    write_shard(dir, 2, &[("b", 100), ("c", 110)]);
+    Manifest::update(dir, |_| {}).unwrap();
+}
+
+fn wanted(key: &str) -> bool {
+    !key.contains("gone")
+}
+
+/// Images of the wanted cases.
+fn voxels(dir: &Path) -> BTreeMap<String, Vec<u16>> {
+    let cache = Cache::open(dir).unwrap();
+    let mut reader = VolumeReader::new();
+    let cases = cache.cases().iter().filter(|case| wanted(case.key()));
+    cases.map(|case| (case.key().to_owned(), case.read_whole(&mut reader).unwrap().image)).collect()
+}
+
+fn run(dir: &Path) -> Pruned {
+    prune(&RunLock::shared(dir).unwrap(), 1 << 30, wanted).unwrap().unwrap()
+}
+
+fn copy(from: &Path, to: &Path, only: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if only(&entry.file_name().to_string_lossy()) {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn assert_whole(dir: &Path) {
+    let survey = survey(dir).unwrap();
+    let mut reader = VolumeReader::new();
+    let cases = survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx)));
+    let faults: Vec<_> = cases.flat_map(|(shard, idx)| verify_case(shard, idx, &mut reader)).collect();
+    assert_eq!((survey.faults, faults), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_wanted_stays_and_the_rest_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cache(dir.path());
+    let before = voxels(dir.path());
+    assert!(Cache::open(dir.path()).unwrap().superseded_bytes() > 0);
+    let pruned = run(dir.path());
+    assert_eq!((pruned.cases, pruned.records, pruned.shards_removed, pruned.shards_rewritten), (2, 2, 1, 1));
+    assert!(pruned.bytes_freed > 0);
+    assert_eq!(voxels(dir.path()), before);
+    assert_whole(dir.path());
+    let cache = Cache::open(dir.path()).unwrap();
+    assert_eq!((cache.cases().len(), cache.shards().len(), cache.superseded_bytes()), (3, 2, 0));
+    assert_eq!(run(dir.path()), Pruned::default(), "nothing is left to do");
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing() {
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_cache(old.path());
+    let expected = voxels(old.path());
+    copy(old.path(), new.path(), |_| true);
+    run(new.path());
+    let names: Vec<String> =
+        Manifest::read(old.path()).unwrap().shards.into_iter().filter(|name| !new.path().join(name).exists()).collect();
+    assert_eq!(names.len(), 2);
+    let is_shard = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "shard");
+    // Before the manifest, after it, and after each removal.
+    for step in 0..=1 + names.len() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(old.path(), dir.path(), |_| true);
+        copy(new.path(), dir.path(), |name| is_shard(name) || step > 0);
+        for name in names.iter().take(step.saturating_sub(1)) {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(voxels(dir.path()), expected, "step {step}");
+        assert_whole(dir.path());
+        run(dir.path());
+        assert_eq!(voxels(dir.path()), expected, "step {step}, pruned again");
+        assert_eq!(Cache::open(dir.path()).unwrap().cases().len(), 3);
+    }
+}
+
+#[test]
+fn nothing_is_pruned_while_another_run_adds_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cache(dir.path());
+    let other = RunLock::shared(dir.path()).unwrap();
+    assert_eq!(prune(&RunLock::shared(dir.path()).unwrap(), 1 << 30, wanted).unwrap(), None);
+    drop(other);
+    assert_eq!(run(dir.path()).cases, 2);
+}

@@ -1,0 +1,251 @@
+//! `hiend-shard inspect`: what a cache holds, in tables and pictures.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use hiend_cache::{Cache, Case, Manifest, VolumeReader};
+
+use super::{align_right, facts, print, size, table};
+use crate::cli::Inspect;
+use crate::geometry::Affine;
+use crate::picture::CaseView;
+use crate::preprocess::PreprocessConfig;
+
+pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
+    let cache = Cache::open(&args.cache)?;
+    match &args.case {
+        None => summary(&cache, args.rows)?,
+        Some(name) => {
+            let case = find(&cache, name)?;
+            describe(&cache, case)?;
+            if let Some(path) = &args.png {
+                draw(&cache, case, path)?;
+                eprintln!("picture: {}", path.display());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The case of this name, given with its dataset or without.
+fn find<'a>(cache: &'a Cache, name: &str) -> anyhow::Result<&'a Case> {
+    if let Some(case) = cache.case(name) {
+        return Ok(case);
+    }
+    let same: Vec<&Case> = cache.cases().iter().filter(|case| case.record().case_id == name).collect();
+    match same.as_slice() {
+        [case] => Ok(case),
+        [] => {
+            let lower = name.to_lowercase();
+            let likeness = |case: &&Case| {
+                let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
+                strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
+            };
+            let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let hint = nearest.map(|case| format!("; did you mean {}?", case.key())).unwrap_or_default();
+            anyhow::bail!("{}: no case {name}{hint}", cache.dir().display())
+        }
+        many => {
+            let keys: Vec<&str> = many.iter().map(|case| case.key()).collect();
+            anyhow::bail!("{}: {name} is in several datasets; say which: {}", cache.dir().display(), keys.join(", "))
+        }
+    }
+}
+
+fn num_voxels(case: &Case) -> u64 {
+    case.record().shape.iter().map(|&n| n as u64).product()
+}
+
+fn per_voxel(bytes: u64, voxels: u64) -> String {
+    if voxels == 0 { "-".into() } else { format!("{:.2}", bytes as f64 / voxels as f64) }
+}
+
+fn listed<T: std::fmt::Display>(values: impl IntoIterator<Item = T>, between: &str) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(between)
+}
+
+fn rounded(values: [f64; 3]) -> String {
+    listed(values.map(|value| (value * 1000.0).round() / 1000.0), " x ")
+}
+
+fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
+    match serde_json::from_value::<PreprocessConfig>(manifest.preprocess.clone()) {
+        Ok(config) => {
+            let spacing = config.spacing.map_or_else(|| "each scan's own".into(), |side| rounded(side) + " mm");
+            let [low, high] = config.window;
+            let kept = format!("{:?}", config.store).to_lowercase();
+            vec![("spacing", spacing), ("window", format!("{low} to {high} HU")), ("values kept", kept)]
+        }
+        Err(_) => vec![("parameters", manifest.preprocess.to_string())],
+    }
+}
+
+fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
+    let (cases, manifest) = (cache.cases(), cache.manifest());
+    let voxels: u64 = cases.iter().map(num_voxels).sum();
+    let bytes: u64 = cases.iter().map(|case| case.record().span.len()).sum();
+    let on_disk: u64 = cache.shards().iter().map(|shard| shard.len()).sum();
+    let labelled = cases.iter().filter(|case| case.record().label.is_some()).count();
+    let mut rows = vec![
+        ("cases", format!("{} ({labelled} with labels)", cases.len())),
+        ("shards", format!("{}, {}", cache.shards().len(), size(on_disk))),
+        ("superseded", size(cache.superseded_bytes())),
+        ("voxels", format!("{:.1} million, {} bytes each", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
+    ];
+    rows.extend(parameters(manifest));
+    rows.extend([("made by", manifest.created_by.clone()), ("digest", cache.digest())]);
+    print(facts(rows))?;
+
+    let mut datasets: BTreeMap<&str, Vec<&Case>> = BTreeMap::new();
+    for case in cases {
+        datasets.entry(&case.record().dataset).or_default().push(case);
+    }
+    let mut by_dataset = table();
+    by_dataset.set_header(["dataset", "cases", "labelled", "million voxels", "size", "B/voxel", "labels"]);
+    for (name, cases) in &datasets {
+        let (mut voxels, mut bytes, mut labelled) = (0, 0, 0);
+        for case in cases {
+            voxels += num_voxels(case);
+            bytes += case.record().span.len();
+            labelled += usize::from(case.record().label.is_some());
+        }
+        let labels = manifest.datasets.get(*name).map(|info| &info.labels);
+        by_dataset.add_row([
+            (*name).to_owned(),
+            cases.len().to_string(),
+            labelled.to_string(),
+            format!("{:.1}", voxels as f64 / 1e6),
+            size(bytes),
+            per_voxel(bytes, voxels),
+            labels
+                .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {name}")), ", "))
+                .unwrap_or_default(),
+        ]);
+    }
+    align_right(&mut by_dataset, 1..6);
+    print(by_dataset)?;
+
+    let mut by_case = table();
+    by_case.set_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
+    let shown = if max_rows == 0 { cases.len() } else { max_rows };
+    for case in cases.iter().take(shown) {
+        let record = case.record();
+        by_case.add_row([
+            case.key().to_owned(),
+            listed(record.shape, " x "),
+            rounded(record.geometry.spacing),
+            if record.label.is_some() { "yes" } else { "no" }.to_owned(),
+            size(record.span.len()),
+            per_voxel(record.span.len(), num_voxels(case)),
+            file_name(case.shard().path()),
+        ]);
+    }
+    align_right(&mut by_case, [4, 5]);
+    print(by_case)?;
+    if cases.len() > shown {
+        print(format_args!("... and {} more; --rows 0 lists all", cases.len() - shown))?;
+    }
+    Ok(())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn matrix(affine: &Affine) -> String {
+    let row = |row: &[f64; 4]| {
+        let [a, b, c, d] = row;
+        format!("{a:10.3}{b:10.3}{c:10.3}{d:10.3}")
+    };
+    listed(affine.iter().take(3).map(row), "\n")
+}
+
+fn label_name(cache: &Cache, dataset: &str, label: u8) -> String {
+    let names = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
+    names.and_then(|names| names.get(&label)).cloned().unwrap_or_else(|| format!("label {label}"))
+}
+
+fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
+    let record = case.record();
+    let index = VolumeReader::new().index(case)?;
+    let (voxels, geometry) = (num_voxels(case), &record.geometry);
+    let region = geometry.foreground_box;
+    let source = |path: &str, hash: &str| format!("{path}\nblake3 {hash}");
+    let label = record.source.label.as_deref().zip(record.source.label_blake3.as_deref());
+    let share = |count: u64| format!("{count} ({:.1} %)", count as f64 * 100.0 / voxels as f64);
+    print(facts([
+        ("case", case.key().to_owned()),
+        ("shape", format!("{} voxels, RAS+", listed(record.shape, " x "))),
+        ("spacing", format!("{} mm", rounded(geometry.spacing))),
+        ("world from voxel", matrix(&geometry.affine)),
+        ("source shape", listed(geometry.source_shape, " x ")),
+        ("source world from voxel", matrix(&geometry.source_affine)),
+        (
+            "foreground box",
+            format!("{} to {} of the resampled scan", listed(region.start, ", "), listed(region.end, ", ")),
+        ),
+        ("foreground", share(index.occupancy.foreground.total())),
+        ("image", source(&record.source.image, &record.source.image_blake3)),
+        ("label", label.map_or_else(|| "none".into(), |(path, hash)| source(path, hash))),
+        ("source size", size(record.source.bytes)),
+        ("parameters", record.parameters.clone()),
+        ("stored in", file_name(case.shard().path())),
+        ("size", format!("{}, {} B/voxel", size(record.span.len()), per_voxel(record.span.len(), voxels))),
+        ("chunks", format!("{} of {}", index.grid.num_chunks(), listed(index.grid.chunk_box(0).shape(), " x "))),
+        ("image chunks", size(index.image.coded_bytes())),
+        ("label chunks", index.label.as_ref().map_or_else(|| "none".into(), |label| size(label.coded_bytes()))),
+    ]))?;
+    if !index.occupancy.classes.is_empty() {
+        let mut classes = table();
+        classes.set_header(["label", "name", "voxels", "%", "ml"]);
+        let millilitres: f64 = geometry.spacing.iter().product::<f64>() / 1e3;
+        for (class, counts) in &index.occupancy.classes {
+            let total = counts.total();
+            classes.add_row([
+                class.to_string(),
+                label_name(cache, &record.dataset, u8::try_from(*class).unwrap_or(u8::MAX)),
+                total.to_string(),
+                format!("{:.2}", total as f64 * 100.0 / voxels as f64),
+                format!("{:.1}", total as f64 * millilitres),
+            ]);
+        }
+        align_right(&mut classes, [0, 2, 3, 4]);
+        print(classes)?;
+    }
+    Ok(())
+}
+
+fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
+    let mut reader = VolumeReader::new();
+    let volume = case.read_whole(&mut reader)?;
+    let record = case.record();
+    let config: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
+    let [low, high] = config.unwrap_or_default().window;
+    let classes = reader.index(case)?.occupancy.classes;
+    let legend: Vec<(u8, String)> = classes
+        .iter()
+        .filter_map(|(class, _)| u8::try_from(*class).ok().filter(|&class| class > 0))
+        .map(|class| (class, label_name(cache, &record.dataset, class)))
+        .collect();
+    #[expect(clippy::cast_possible_truncation, reason = "grey values need no more")]
+    let grey = |voxel: usize| {
+        ((record.image.offset + record.image.step * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
+    };
+    let subtitle = format!(
+        "{} voxels of {} mm   window {low} to {high} HU   patient's right is on the left",
+        listed(record.shape, " x "),
+        rounded(record.geometry.spacing)
+    );
+    let view = CaseView {
+        title: case.key(),
+        subtitle: &subtitle,
+        shape: volume.shape,
+        spacing: record.geometry.spacing,
+        grey: &grey,
+        labels: volume.label.as_deref(),
+        legend: &legend,
+    };
+    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", path.display()))
+}

@@ -1,0 +1,44 @@
+//! `hiend-shard replay`: one batch of the stream, made again and explained.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::{align_right, print, stream, table};
+use crate::cli;
+use crate::replay::{Replay, contact_sheet};
+
+pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
+    let loader = stream::open(&args.cache, &args.options)?;
+    let batch = loader.stream(args.step).next().context("the stream ended")??;
+    let replay = Replay::of(&batch);
+    if args.json {
+        print(serde_json::to_string(&replay)?)?;
+        for crop in replay.crops {
+            print(serde_json::to_string(crop)?)?;
+        }
+    } else {
+        let mut table = table();
+        table.set_header(["", "case", "epoch", "crop", "origin", "augmentation"]);
+        for (number, crop) in replay.crops.iter().enumerate() {
+            let [x, y, z] = crop.origin;
+            table.add_row([
+                number.to_string(),
+                crop.case.clone(),
+                crop.epoch.to_string(),
+                crop.crop.to_string(),
+                format!("{x}, {y}, {z}"),
+                crop.augmentation.join("; "),
+            ]);
+        }
+        align_right(&mut table, [0, 2, 3]);
+        print(table)?;
+        print(format_args!("step {}, digest {}, shape {:?}", replay.step, replay.digest, replay.shape))?;
+    }
+    if let Some(path) = &args.png {
+        let failed = || format!("{}: cannot write the picture", path.display());
+        contact_sheet(&batch).write_png(path).with_context(failed)?;
+        eprintln!("picture: {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,187 @@
+//! What converting will take: disk, time and memory, from every header and a short probe.
+//!
+//! Headers give exact sizes of what will be read, held in memory and resampled. What a voxel takes on disk, and how
+//! long it takes, depends on the scans; so for some seconds cases are converted in memory and thrown away: the median
+//! case of every dataset first, then smaller and larger ones. A dataset that the probe did not reach is judged by all
+//! that it did.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::case::{CaseFiles, LeftOut};
+use crate::convert::{ConvertOptions, check_extent, memory_needed, probe};
+use crate::dataset::Dataset;
+use crate::nifti::{NiftiError, read_info};
+use crate::preprocess::{PreprocessConfig, resampled_shape};
+
+/// What a dataset will take.
+#[derive(Clone, Debug, Default)]
+pub struct DatasetPlan {
+    /// Its name.
+    pub name: String,
+    /// Cases with a readable header.
+    pub cases: usize,
+    /// How many of them have labels.
+    pub with_label: usize,
+    /// Bytes of their files.
+    pub bytes_in: u64,
+    /// Voxels after resampling, before the crop to the foreground.
+    pub voxels: u64,
+    /// Bytes on disk, estimated.
+    pub bytes_out: u64,
+    /// Seconds of one core, estimated.
+    pub core_secs: f64,
+    /// Memory of its largest case in work.
+    pub largest_case_bytes: u64,
+}
+
+/// What a conversion will take.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Dataset by dataset.
+    pub datasets: Vec<DatasetPlan>,
+    /// Cases that the headers already rule out, or the probe found unusable.
+    pub left_out: Vec<LeftOut>,
+    /// How many cases were converted to judge the others.
+    pub probed: usize,
+    /// The most memory that cases in work will take together, within the budget given.
+    pub peak_memory_bytes: u64,
+    /// Seconds on the clock, estimated, with as many cases at a time as asked for.
+    pub secs: f64,
+}
+
+/// A case by its headers.
+struct Sized<'a> {
+    case: &'a CaseFiles,
+    bytes_in: u64,
+    voxels: u64,
+    memory: u64,
+}
+
+/// What was measured of one case, or of several together.
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    voxels: u64,
+    bytes_out: u64,
+    secs: f64,
+}
+
+impl Measured {
+    fn add(&mut self, other: Self) {
+        self.voxels += other.voxels;
+        self.bytes_out += other.bytes_out;
+        self.secs += other.secs;
+    }
+
+    fn bytes_for(&self, voxels: u64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive estimate")]
+        let bytes = (self.bytes_out as f64 * voxels as f64 / self.voxels.max(1) as f64) as u64;
+        bytes
+    }
+
+    fn secs_for(&self, voxels: u64) -> f64 {
+        self.secs * voxels as f64 / self.voxels.max(1) as f64
+    }
+}
+
+/// Reads all headers, and converts cases in memory for about `probe_for`.
+#[must_use]
+pub fn plan(
+    root: &Path,
+    datasets: &[Dataset],
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+    probe_for: Duration,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut sized: Vec<Vec<Sized<'_>>> = Vec::with_capacity(datasets.len());
+    for dataset in datasets {
+        plan.left_out.extend(dataset.left_out.iter().cloned());
+        let headers: Vec<Result<Sized<'_>, LeftOut>> =
+            dataset.cases.par_iter().map(|case| size_of(case, config)).collect();
+        let mut cases = Vec::with_capacity(headers.len());
+        for header in headers {
+            match header {
+                Ok(case) => cases.push(case),
+                Err(left_out) => plan.left_out.push(left_out),
+            }
+        }
+        cases.sort_by_key(|case| case.voxels);
+        sized.push(cases);
+    }
+    let (measured, all) = probe_cases(root, &sized, config, options, probe_for, &mut plan);
+    for ((dataset, cases), own) in datasets.iter().zip(&sized).zip(measured) {
+        let by = if own.voxels > 0 { own } else { all };
+        let voxels = cases.iter().map(|case| case.voxels).sum();
+        plan.datasets.push(DatasetPlan {
+            name: dataset.name.clone(),
+            cases: cases.len(),
+            with_label: cases.iter().filter(|case| case.case.label.is_some()).count(),
+            bytes_in: cases.iter().map(|case| case.bytes_in).sum(),
+            voxels,
+            bytes_out: by.bytes_for(voxels),
+            core_secs: by.secs_for(voxels),
+            largest_case_bytes: cases.iter().map(|case| case.memory).max().unwrap_or(0),
+        });
+    }
+    let mut memory: Vec<u64> = sized.iter().flatten().map(|case| case.memory).collect();
+    memory.sort_unstable_by(|a, b| b.cmp(a));
+    let largest = memory.first().copied().unwrap_or(0);
+    // A case that needs more than the budget works alone; otherwise the budget is the bound.
+    let together: u64 = memory.iter().take(options.jobs).sum();
+    plan.peak_memory_bytes = together.min(options.memory_bytes.max(largest));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let core_secs: f64 = plan.datasets.iter().map(|dataset| dataset.core_secs).sum();
+    let slowest = sized.iter().flatten().map(|case| all.secs_for(case.voxels)).fold(0.0, f64::max);
+    plan.secs = (core_secs / options.jobs.min(cores).max(1) as f64).max(slowest);
+    plan
+}
+
+fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'a>, LeftOut> {
+    let nifti = |err: NiftiError| LeftOut::new(case, &err.path, err.reason);
+    let image = read_info(&case.image).map_err(nifti)?;
+    let label = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
+    check_extent(&image, config).map_err(|reason| LeftOut::new(case, &case.image, reason))?;
+    let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
+    let bytes_in = case.file_bytes();
+    Ok(Sized { case, bytes_in, voxels, memory: memory_needed(bytes_in, &image, label.as_ref(), config) })
+}
+
+/// Measures cases, spread over datasets and sizes, until the time is over; the median of the first dataset always.
+fn probe_cases(
+    root: &Path,
+    sized: &[Vec<Sized<'_>>],
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+    probe_for: Duration,
+    plan: &mut Plan,
+) -> (Vec<Measured>, Measured) {
+    let started = Instant::now();
+    let mut by_dataset = vec![Measured::default(); sized.len()];
+    let mut all = Measured::default();
+    let mut tried: Vec<Vec<usize>> = vec![Vec::new(); sized.len()];
+    // Medians, then quartiles, then the ends, then eighths.
+    for position in [0.5, 0.25, 0.75, 0.0, 1.0, 0.125, 0.375, 0.625, 0.875] {
+        for (number, cases) in sized.iter().enumerate() {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to the number of cases")]
+            let at = ((cases.len() as f64 - 1.0).max(0.0) * position).round() as usize;
+            let Some(chosen) = cases.get(at).filter(|_| !tried[number].contains(&at)) else { continue };
+            if all.voxels > 0 && started.elapsed() >= probe_for {
+                return (by_dataset, all);
+            }
+            tried[number].push(at);
+            match probe(root, chosen.case, config, options) {
+                Ok((bytes_out, secs)) => {
+                    let one = Measured { voxels: chosen.voxels, bytes_out, secs };
+                    by_dataset[number].add(one);
+                    all.add(one);
+                    plan.probed += 1;
+                }
+                Err(left_out) => plan.left_out.push(left_out),
+            }
+        }
+    }
+    (by_dataset, all)
+}

@@ -1,0 +1,492 @@
+//! `hiend-shard` as its users meet it: exit codes, words, and what is left on disk after trouble.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use hiend_cache::{Cache, Manifest, VolumeReader};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+
+/// Coarse voxels: cases of a few thousand voxels, converted in milliseconds.
+const SPACING: &str = "--spacing=6";
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-shard"));
+    command.args(args).env_remove("HIEND_LOG").stdin(Stdio::null());
+    command
+}
+
+fn ran(Output { status, stdout, stderr }: Output) -> Ran {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let ran = Ran { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) };
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    ran
+}
+
+fn run(args: &[&str]) -> Ran {
+    ran(command(args).output().unwrap())
+}
+
+/// Runs and expects an exit code.
+fn check(args: &[&str], code: i32) -> Ran {
+    let ran = run(args);
+    assert_eq!(ran.code, code, "{args:?}\n{}\n{}", ran.out, ran.err);
+    ran
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    /// A folder with a dataset of phantoms, changed an hour ago.
+    fn with_phantoms(cases: usize) -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let config = PhantomConfig { cases, seed: 3, spacing_mm: [7.0, 10.0] };
+        write_dataset(&place.path("data/Dataset001_Phantom"), &config).unwrap();
+        for case in 0..cases {
+            for file in [place.image(case), place.label(case)] {
+                set_age(&file, 3600);
+            }
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn image(&self, case: usize) -> PathBuf {
+        self.path(&format!("data/Dataset001_Phantom/imagesTr/phantom_{case:03}_0000.nii.gz"))
+    }
+
+    fn label(&self, case: usize) -> PathBuf {
+        self.path(&format!("data/Dataset001_Phantom/labelsTr/phantom_{case:03}.nii.gz"))
+    }
+
+    fn convert(&self, more: &[&str], code: i32) -> Ran {
+        let (data, out) = (self.text("data"), self.text("cache"));
+        check(&[&[data.as_str(), "--out", &out, SPACING], more].concat(), code)
+    }
+
+    fn verify(&self, code: i32) -> Ran {
+        check(&["verify", &self.text("cache")], code)
+    }
+}
+
+fn set_age(path: &Path, secs: u64) {
+    let file = File::options().append(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(secs)).unwrap();
+}
+
+fn voxels(cache: &Path) -> BTreeMap<String, (Vec<u16>, Option<Vec<u8>>)> {
+    let cache = Cache::open(cache).unwrap();
+    let mut reader = VolumeReader::new();
+    let read = |case: &hiend_cache::Case| {
+        let volume = case.read_whole(&mut reader).unwrap();
+        (case.key().to_owned(), (volume.image, volume.label))
+    };
+    cache.cases().iter().map(read).collect()
+}
+
+/// An uncompressed NIfTI-1 file of 16-bit voxels.
+fn nifti(dim: &[i16], side: f32, num_voxels: usize) -> Vec<u8> {
+    let mut bytes = vec![0u8; 352];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, &348i32.to_le_bytes());
+    put(40, &i16::try_from(dim.len()).unwrap().to_le_bytes());
+    for (axis, length) in dim.iter().enumerate() {
+        put(42 + 2 * axis, &length.to_le_bytes());
+    }
+    put(70, &4i16.to_le_bytes());
+    put(72, &16i16.to_le_bytes());
+    for axis in 0..4 {
+        put(76 + 4 * axis, &if axis == 0 { 1.0 } else { side }.to_le_bytes());
+    }
+    put(108, &352f32.to_le_bytes());
+    put(254, &1i16.to_le_bytes());
+    for axis in 0..3 {
+        put(280 + 20 * axis, &side.to_le_bytes());
+    }
+    put(344, b"n+1\0");
+    bytes.resize(352 + 2 * num_voxels, 0);
+    bytes
+}
+
+#[test]
+fn wrong_usage_is_code_2_and_says_how() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    for args in [
+        &[][..],
+        &["--bogus"],
+        &[&data, "--window", "5"],
+        &[&data, "--window", "100,-100"],
+        &[&data, "--spacing", "0"],
+        &[&data, "--spacing", "nan"],
+        &[&data, "--spacing", "1,2"],
+        &[&data, "--jobs", "0"],
+        &[&data, "--memory", "lots"],
+        &[&data, "--worker", "3/3"],
+        &[&data, "--worker", "0/2", "--prune"],
+        &["verify"],
+        &["inspect", &data, "--png", "x.png"],
+        &["replay", &data],
+    ] {
+        let ran = check(args, 2);
+        assert!(ran.err.contains("error") || ran.err.contains("Usage"), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(check(&["--version"], 0).err, "");
+}
+
+#[test]
+fn what_cannot_be_done_is_code_1_and_names_the_folder() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    std::fs::write(place.path("file"), b"").unwrap();
+    let (empty, file, gone) = (place.text("empty"), place.text("file"), place.text("gone"));
+    let below = place.text("file/cache");
+    for (args, named) in [
+        (&[empty.as_str()][..], &empty),
+        (&[&gone], &gone),
+        (&[&file], &file),
+        (&[&data, "--out", &below], &below),
+        (&[&data, "--out", &file], &file),
+        (&[&data, "--exclude", "*"], &data),
+        (&["verify", &empty], &empty),
+        (&["verify", &gone], &gone),
+        (&["inspect", &empty], &empty),
+        (&["stream", &gone], &gone),
+    ] {
+        let ran = check(args, 1);
+        assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn bad_files_are_left_out_one_line_each() {
+    let place = Place::with_phantoms(3);
+    let images = place.path("data/Dataset001_Phantom/imagesTr");
+    let whole = std::fs::read(place.image(0)).unwrap();
+    let good = nifti(&[8, 8, 8], 6.0, 512);
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 0xFF;
+    let bad: Vec<(&str, Vec<u8>)> = vec![
+        ("cut_0000.nii.gz", whole[..whole.len() / 2].to_vec()),
+        ("cut_head_0000.nii.gz", whole[..20].to_vec()),
+        ("damaged_0000.nii.gz", damaged),
+        ("empty_0000.nii.gz", Vec::new()),
+        ("empty_plain_0000.nii", Vec::new()),
+        ("text_0000.nii", b"this is no scan".to_vec()),
+        ("text_0000_0000.nii.gz", b"this is no scan".to_vec()),
+        ("long_text_0000.nii", vec![b'x'; 4000]),
+        ("zero_spacing_0000.nii", nifti(&[8, 8, 8], 0.0, 512)),
+        ("nan_spacing_0000.nii", nifti(&[8, 8, 8], f32::NAN, 512)),
+        ("inf_spacing_0000.nii", nifti(&[8, 8, 8], f32::INFINITY, 512)),
+        ("tiny_spacing_0000.nii", nifti(&[8, 8, 8], 1e-30, 512)),
+        ("huge_spacing_0000.nii", nifti(&[8, 8, 8], 1e30, 512)),
+        ("four_d_0000.nii", nifti(&[8, 8, 8, 2], 6.0, 1024)),
+        ("too_short_0000.nii", nifti(&[8, 8, 9], 6.0, 512)),
+        ("promises_0000.nii", nifti(&[32767, 32767, 32767], 6.0, 512)),
+        ("negative_0000.nii", nifti(&[8, -8, 8], 6.0, 512)),
+        ("no_voxels_0000.nii", nifti(&[8, 0, 8], 6.0, 0)),
+        ("only_air_0000.nii", {
+            let mut air = good.clone();
+            air[352..].as_chunks_mut::<2>().0.fill((-1000i16).to_le_bytes());
+            air
+        }),
+    ];
+    for (name, bytes) in &bad {
+        std::fs::write(images.join(name), bytes).unwrap();
+    }
+    // A label of another shape than its image, and one that is no label map.
+    std::fs::copy(place.label(1), place.label(2)).unwrap();
+    std::fs::write(place.label(1), &whole).unwrap();
+    std::fs::create_dir(images.join("folder_0000.nii.gz")).unwrap();
+
+    let ran = place.convert(&["--jobs", "2"], 3);
+    let left_out: Vec<&str> = ran.out.lines().skip_while(|line| *line != "Left out:").collect();
+    for (name, _) in &bad {
+        let lines: Vec<&&str> = left_out.iter().filter(|line| line.contains(&format!("/{name})"))).collect();
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}\n{}", ran.out);
+    }
+    for case in [1, 2] {
+        let label = place.label(case).display().to_string();
+        assert!(left_out.iter().any(|line| line.contains(&label)), "{label}\n{}", ran.out);
+    }
+    let cases: Vec<String> = voxels(&place.path("cache")).into_keys().collect();
+    assert_eq!(cases, ["Dataset001_Phantom/phantom_000"]);
+    place.verify(0);
+
+    std::fs::remove_file(place.image(0)).unwrap();
+    let (data, out) = (place.text("data"), place.text("other"));
+    let ran = check(&[&data, "--out", &out, SPACING], 1);
+    assert!(ran.err.contains("none of"), "{}", ran.err);
+}
+
+#[test]
+fn a_plan_writes_nothing() {
+    let place = Place::with_phantoms(2);
+    let data = place.text("data");
+    let ran = check(&["plan", &data, SPACING, "--probe", "0.5"], 0);
+    assert!(ran.out.contains("Dataset001_Phantom") && ran.out.contains("B/voxel"), "{}", ran.out);
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(ran.out.contains("would convert 2 cases"), "{}", ran.out);
+    assert!(!place.path("cache").exists());
+    std::fs::write(place.image(0), b"no scan").unwrap();
+    let ran = check(&["plan", &data, SPACING], 3);
+    assert!(ran.out.contains("phantom_000_0000.nii.gz"), "{}", ran.out);
+}
+
+#[test]
+fn an_unchanged_run_reads_nothing_and_a_changed_case_is_converted_again() {
+    let place = Place::with_phantoms(3);
+    place.convert(&[], 0);
+    let before = voxels(&place.path("cache"));
+    let manifest = std::fs::read(place.path("cache/manifest.json")).unwrap();
+
+    // Same size, same time, other bytes: nobody looks inside, unless asked to.
+    let whole = std::fs::read(place.image(0)).unwrap();
+    let time = std::fs::metadata(place.image(0)).unwrap().modified().unwrap();
+    std::fs::write(place.image(0), vec![0; whole.len()]).unwrap();
+    File::options().append(true).open(place.image(0)).unwrap().set_modified(time).unwrap();
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("unchanged   3"), "{}", ran.out);
+    assert_eq!(std::fs::read(place.path("cache/manifest.json")).unwrap(), manifest);
+    let ran = place.convert(&["--checksum"], 3);
+    assert!(ran.out.contains("unchanged   2"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), before, "what the cache has of an unreadable case stays");
+
+    // Another time, same bytes: the hash decides.
+    std::fs::write(place.image(0), &whole).unwrap();
+    assert!(place.convert(&[], 0).out.contains("unchanged   3"));
+
+    // Another case's files under this name.
+    std::fs::copy(place.image(1), place.image(0)).unwrap();
+    std::fs::copy(place.label(1), place.label(0)).unwrap();
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("cases converted   1") && ran.out.contains("Superseded"), "{}", ran.out);
+    let after = voxels(&place.path("cache"));
+    assert_eq!(after["Dataset001_Phantom/phantom_000"], before["Dataset001_Phantom/phantom_001"]);
+    assert_eq!(after["Dataset001_Phantom/phantom_002"], before["Dataset001_Phantom/phantom_002"]);
+
+    // A case that is gone stays until somebody says so.
+    std::fs::remove_file(place.image(2)).unwrap();
+    std::fs::remove_file(place.label(2)).unwrap();
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("1 cases of the cache are not in this data"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), after);
+    let ran = place.convert(&["--prune"], 0);
+    assert!(ran.out.contains("pruned") && !ran.out.contains("Superseded"), "{}", ran.out);
+    let mut expected = after;
+    expected.remove("Dataset001_Phantom/phantom_002");
+    assert_eq!(voxels(&place.path("cache")), expected);
+    place.verify(0);
+}
+
+#[test]
+fn three_workers_at_once_equal_one_run() {
+    let place = Place::with_phantoms(12);
+    place.convert(&[], 0);
+    let (data, shared) = (place.text("data"), place.text("shared"));
+    let workers: Vec<_> = (0..3)
+        .map(|worker| {
+            let share = format!("{worker}/3");
+            let args = [data.as_str(), "--out", &shared, SPACING, "--jobs", "1", "--worker", &share];
+            let piped = |command: &mut Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            piped(&mut command(&args))
+        })
+        .collect();
+    for worker in workers {
+        let ran = ran(worker.wait_with_output().unwrap());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    assert_eq!(voxels(&place.path("shared")), voxels(&place.path("cache")));
+    let (one, three) = (Cache::open(&place.path("cache")).unwrap(), Cache::open(&place.path("shared")).unwrap());
+    assert_eq!(one.digest(), three.digest());
+    assert_eq!(three.superseded_bytes(), 0, "no case was converted twice");
+    let listed = Manifest::read(&place.path("shared")).unwrap().shards;
+    assert_eq!(listed.len(), three.shards().len(), "every shard is in the manifest");
+    for (worker, shard) in listed.iter().enumerate() {
+        assert!(shard.contains(&format!("-w{worker:03}-")), "{listed:?}");
+    }
+    // Other workers find nothing left to do.
+    let ran = check(&[&data, "--out", &shared, SPACING, "--worker", "1/2"], 0);
+    assert!(ran.out.contains("cases converted   0"), "{}", ran.out);
+}
+
+#[test]
+fn two_runs_into_one_cache_do_not_hurt_each_other() {
+    let place = Place::with_phantoms(6);
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let args = [data.as_str(), "--out", &out, SPACING, "--jobs", "1", "--shard-size", "30kB"];
+    let other = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    check(&args, 0);
+    assert_eq!(ran(other.wait_with_output().unwrap()).code, 0);
+    place.verify(0);
+    assert_eq!(voxels(&place.path("cache")).len(), 6);
+    place.convert(&["--prune"], 0);
+    place.verify(0);
+    assert_eq!(voxels(&place.path("cache")).len(), 6);
+    assert_eq!(Cache::open(&place.path("cache")).unwrap().superseded_bytes(), 0);
+}
+
+fn unfinished(cache: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(cache) else { return 0 };
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".shard-")).count()
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let place = Place::with_phantoms(24);
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1", "--shard-size", "1MB"];
+    let mut run = command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_shard = || hiend_cache::cache::list_shards(&place.path("cache")).is_ok_and(|shards| !shards.is_empty());
+    while !(has_shard() && unfinished(&place.path("cache")) > 0) && run.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    // What was finished counts, what was not is not seen.
+    let verified = place.verify(0);
+    let kept = voxels(&place.path("cache"));
+    assert!(!kept.is_empty() && kept.len() < 24, "{} cases, {}", kept.len(), verified.out);
+    let ran = check(&args, 0);
+    assert!(ran.out.contains(&format!("unchanged   {} ", kept.len())), "{} kept\n{}", kept.len(), ran.out);
+    assert_eq!(unfinished(&place.path("cache")), 0);
+    place.verify(0);
+    let all = voxels(&place.path("cache"));
+    assert_eq!(all.len(), 24);
+    assert!(kept.iter().all(|(key, volume)| all[key] == *volume));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_keeps_what_is_done() {
+    let place = Place::with_phantoms(24);
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1"];
+    let mut run = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while unfinished(&place.path("cache")) == 0 && run.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    let ran = ran(run.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}\n{}", ran.out, ran.err);
+    assert!(ran.out.contains("Interrupted"), "{}", ran.out);
+    assert_eq!(unfinished(&place.path("cache")), 0);
+    place.verify(0);
+    assert!((1..24).contains(&voxels(&place.path("cache")).len()));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_no_partial_shard() {
+    let place = Place::with_phantoms(4);
+    // A limit on file size is the full disk that needs no disk: writing fails in the middle of a shard.
+    let script = r#"trap '' XFSZ; ulimit -f 24; exec "$0" "$@""#;
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let mut limited = Command::new("bash");
+    limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard"), &data, "--out", &out, SPACING]);
+    let ran = ran(limited.output().unwrap());
+    assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
+    assert!(ran.err.contains("error: ") && ran.err.contains(&out) && ran.err.contains("write"), "{}", ran.err);
+    assert_eq!(unfinished(&place.path("cache")), 0);
+    assert_eq!(hiend_cache::cache::list_shards(&place.path("cache")).unwrap(), Vec::<PathBuf>::new());
+    place.convert(&[], 0);
+    place.verify(0);
+    assert_eq!(voxels(&place.path("cache")).len(), 4);
+}
+
+/// The first byte of the first coded image chunk of the only shard.
+fn damage(place: &Place, at: u64) -> PathBuf {
+    let shard = hiend_cache::cache::list_shards(&place.path("cache")).unwrap().remove(0);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[usize::try_from(at).unwrap()] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    shard
+}
+
+#[test]
+fn a_corrupt_chunk_is_named_by_stream_and_verify() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let shard = damage(&place, 40).display().to_string();
+    let ran = place.verify(1);
+    let line = ran.out.lines().next().unwrap();
+    assert!(line.starts_with(&format!("{shard}: case Dataset001_Phantom/phantom_000, image chunk ")), "{line}");
+    let out = place.text("cache");
+    let ran = check(&["stream", &out, "--crop-size", "64", "--visits-per-batch", "1"], 1);
+    for part in [&shard, "case Dataset001_Phantom/phantom_000", "image chunk "] {
+        assert!(ran.err.contains(part), "{part} in {}", ran.err);
+    }
+}
+
+#[test]
+fn lost_and_damaged_shards_are_made_again() {
+    let place = Place::with_phantoms(3);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let before = voxels(&place.path("cache"));
+    let shards = hiend_cache::cache::list_shards(&place.path("cache")).unwrap();
+    assert_eq!(shards.len(), 3);
+    std::fs::remove_file(&shards[0]).unwrap();
+    let len = std::fs::metadata(&shards[1]).unwrap().len();
+    File::options().write(true).open(&shards[1]).unwrap().set_len(len - 5).unwrap();
+    assert_eq!(place.verify(1).out.lines().count(), 4, "two faults, a summary, and what to do");
+    check(&["stream", &place.text("cache")], 1);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("cases converted   2") && ran.err.contains("converting its cases again"), "{}", ran.err);
+    assert_eq!(voxels(&place.path("cache")), before);
+    place.verify(0);
+}
+
+#[test]
+fn a_batch_is_made_again_with_the_same_digest() {
+    let place = Place::with_phantoms(3);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    let options = ["--crop-size=24", "--visits-per-batch=2", "--crops-per-visit=3", "--labels", "--seed=9"];
+    let streamed = check(&[&["stream", &cache, "--batches=3"][..], &options].concat(), 0).out;
+    let json = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let wanted = json(streamed.lines().nth(2).unwrap());
+    let png = place.text("crops.png");
+    let ran = check(&[&["replay", &cache, "--step=2", "--json", "--png", &png][..], &options].concat(), 0);
+    let lines: Vec<serde_json::Value> = ran.out.lines().map(json).collect();
+    assert_eq!((&lines[0]["step"], &lines[0]["digest"]), (&wanted["step"], &wanted["digest"]));
+    assert_eq!(lines.len(), 7);
+    assert!(lines[1]["augmentation"].is_array() && lines[1]["origin"].as_array().unwrap().len() == 3);
+    assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    let ran = check(&[&["replay", &cache, "--step=2"][..], &options].concat(), 0);
+    assert!(ran.out.contains(wanted["digest"].as_str().unwrap()), "{}", ran.out);
+}
+
+#[test]
+fn inspect_tells_what_is_there_and_helps_with_names() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    let ran = check(&["inspect", &cache], 0);
+    for part in ["2 (2 with labels)", "-175 to 250 HU", "1 liver", "Dataset001_Phantom/phantom_001"] {
+        assert!(ran.out.contains(part), "{part} in {}", ran.out);
+    }
+    let png = place.text("case.png");
+    let ran = check(&["inspect", &cache, "phantom_001", "--png", &png], 0);
+    assert!(ran.out.contains("left_kidney") && ran.out.contains("foreground box"), "{}", ran.out);
+    assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    let ran = check(&["inspect", &cache, "fantom_001"], 1);
+    assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
+}
