@@ -26,5 +26,7 @@ pub mod preprocess;
 pub mod rng;
 pub mod sampler;
 pub mod split;
+pub mod stats;
 pub mod transform;
+pub mod verdict;
 pub mod visit;
