@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Batch {
     /// Step of the stream, from 0. Resuming at this step makes this batch again.
     pub step: u64,
-    /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`].
+    /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`]. `n` is smaller than usual, even 0, where corrupt
+    /// cases were left out.
     pub shape: [usize; 5],
     /// Voxels in units of the window: 0 is its lower end, 1 its upper end, before intensity augmentation.
     pub images: PooledBuffer<f32>,
@@ -58,13 +59,17 @@ pub struct CropRecord {
 /// Seconds that the parts of making one batch took, summed over its crops (so over threads).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BatchTimes {
-    /// Reading, checking and decoding chunks.
+    /// Waiting for the disk (see [`crate::stats`]); 0 where the system does not tell.
+    pub read_secs: f64,
+    /// Checking and decoding chunks.
     pub decode_secs: f64,
     /// Cutting, normalising and augmenting crops.
     pub augment_secs: f64,
     /// From the first visit begun to the last one done, on the clock.
     pub elapsed_secs: f64,
-    /// How long the consumer waited for this batch.
+    /// How long the loader waited for a free buffer before it could begin: the consumer was slower.
+    pub buffer_wait_secs: f64,
+    /// How long the consumer waited for this batch: the loader was slower.
     pub wait_secs: f64,
 }
 
@@ -72,6 +77,7 @@ pub struct BatchTimes {
 #[derive(Debug)]
 pub struct PooledBuffer<T> {
     data: Vec<T>,
+    len: usize,
     home: Option<flume::Sender<Vec<T>>>,
 }
 
@@ -79,26 +85,31 @@ impl<T> PooledBuffer<T> {
     /// A buffer that returns to `home` when dropped.
     #[must_use]
     pub fn on_loan(data: Vec<T>, home: flume::Sender<Vec<T>>) -> Self {
-        Self { data, home: Some(home) }
+        Self { len: data.len(), data, home: Some(home) }
     }
 
     /// A buffer that belongs to no pool, as tests and tools need.
     #[must_use]
     pub fn unpooled(data: Vec<T>) -> Self {
-        Self { data, home: None }
+        Self { len: data.len(), data, home: None }
+    }
+
+    /// Hides what lies behind the first `len` values; the memory stays as it is for the next loan.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 }
 
 impl<T> Deref for PooledBuffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data
+        &self.data[..self.len]
     }
 }
 
 impl<T> DerefMut for PooledBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data
+        &mut self.data[..self.len]
     }
 }
 
@@ -118,7 +129,9 @@ mod tests {
     #[test]
     fn a_dropped_buffer_returns_to_its_pool() {
         let (give, take) = flume::bounded(1);
-        let buffer = PooledBuffer::on_loan(vec![1.0f32; 4], give);
+        let mut buffer = PooledBuffer::on_loan(vec![1.0f32; 4], give);
+        buffer.truncate(3);
+        assert_eq!(buffer.len(), 3);
         assert!(take.try_recv().is_err());
         drop(buffer);
         assert_eq!(take.try_recv().unwrap().len(), 4);

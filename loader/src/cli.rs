@@ -160,8 +160,12 @@ pub(crate) enum CodecArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct Stream {
-    /// The cache.
-    pub cache: PathBuf,
+    /// The cache, or several to be mixed.
+    #[arg(required = true, value_name = "CACHE")]
+    pub caches: Vec<PathBuf>,
+    /// Weight of each cache, whole numbers [default: all the same].
+    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    pub weights: Vec<u32>,
     /// How many batches.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub batches: u64,
@@ -184,7 +188,7 @@ pub(crate) struct StreamOptions {
     /// This process's share of every batch, as RANK/RANKS.
     #[arg(long, value_name = "R/N", default_value = "0/1", value_parser = parse_rank)]
     pub rank: (usize, usize),
-    /// Memory for batches.
+    /// Memory for batches, threads and reading ahead.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     pub memory: ByteSize,
     /// Voxels of a crop: one number or three.
@@ -202,6 +206,30 @@ pub(crate) struct StreamOptions {
     /// Carry labels along.
     #[arg(long)]
     pub labels: bool,
+    /// What foreground is; by label and by class need --labels.
+    #[arg(long, value_enum, default_value = "intensity")]
+    pub sample_by: SampleByArg,
+    /// Share of crops whose centre is foreground.
+    #[arg(long, value_name = "RATE", default_value_t = 0.75)]
+    pub foreground_rate: f64,
+    /// Take only this dataset (`Dataset009_WORD` or `WORD`; `*` and `?` stand for any text). May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub include: Vec<String>,
+    /// Leave out a dataset. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub exclude: Vec<String>,
+    /// Take the cases of one fold's training, as FOLD/FOLDS; with --validation those held out.
+    #[arg(long, value_name = "K/N", value_parser = parse_rank, conflicts_with = "list")]
+    pub fold: Option<(usize, usize)>,
+    /// Take the cases that --fold holds out.
+    #[arg(long, requires = "fold")]
+    pub validation: bool,
+    /// Take the cases that this file names, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
+    /// What to do when a case turns out to be corrupt: end, or leave its crops out of the batch.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_corrupt: OnCorruptArg,
     /// How shard files are read: mapped into memory, or by positioned reads (network file systems).
     #[arg(long, value_enum, default_value = "mmap")]
     pub access: AccessArg,
@@ -212,6 +240,19 @@ pub(crate) enum AugmentArg {
     Recipe,
     Nnunet,
     Plain,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SampleByArg {
+    Intensity,
+    Label,
+    Class,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OnCorruptArg {
+    Fail,
+    Skip,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -6,11 +6,12 @@ use rand::seq::SliceRandom as _;
 
 use crate::rng::{DrawId, Operation};
 
-/// The order of visits of a run: a pure function of seed and number of cases.
+/// The order of visits to a cache: a pure function of seed, number of cases and the cache's number in a mix.
 #[derive(Debug)]
 pub struct VisitOrder {
     seed: u64,
     num_cases: usize,
+    source: u32,
     // Consecutive visits ask for the same epoch, or for two where an epoch ends.
     recent: Mutex<Vec<(u64, Arc<[u32]>)>>,
 }
@@ -32,7 +33,19 @@ impl VisitOrder {
     #[must_use]
     pub fn new(seed: u64, num_cases: usize) -> Self {
         assert!(num_cases > 0 && u32::try_from(num_cases).is_ok(), "a stream needs cases");
-        Self { seed, num_cases, recent: Mutex::new(Vec::new()) }
+        Self { seed, num_cases, source: 0, recent: Mutex::new(Vec::new()) }
+    }
+
+    /// The same for cache number `source` of a mix. Number 0 has the order of a stream of its own.
+    #[must_use]
+    pub fn of_source(self, source: u32) -> Self {
+        Self { source, ..self }
+    }
+
+    /// How many cases there are.
+    #[must_use]
+    pub fn num_cases(&self) -> usize {
+        self.num_cases
     }
 
     /// Visit number `visit` of the run.
@@ -50,7 +63,8 @@ impl VisitOrder {
             return Arc::clone(order);
         }
         let mut order: Vec<u32> = (0..).take(self.num_cases).collect();
-        order.shuffle(&mut DrawId { seed: self.seed, epoch, case: 0, crop: 0 }.rng(Operation::Shuffle));
+        let id = DrawId { seed: self.seed, epoch, case: 0, crop: self.source };
+        order.shuffle(&mut id.rng(Operation::Shuffle));
         let order: Arc<[u32]> = order.into();
         if recent.len() == 2 {
             recent.remove(0);

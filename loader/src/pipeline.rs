@@ -1,112 +1,49 @@
 //! The stream of batches: many threads fill a few reused buffers, in an order that no thread decides.
 //!
 //! ```text
-//!   step s     visits s*V .. s*V+V of the global sequence, of which this rank takes its share
-//!   assembler  one of a few threads, each with one batch in hand: takes a free buffer, then the next step
-//!   pool       one thread a core; the visits of all batches in hand, each written to its own part of its batch
-//!   consumer   gets the batches in the order of their steps
+//!   step s      visits s*V .. s*V+V of the global sequence, of which this rank takes its share
+//!   read-ahead  one thread: tells the system which cases come next
+//!   assembler   one of a few threads, each with one batch in hand: takes a free buffer, then the next step
+//!   pool        one thread a core; the visits of all batches in hand, each written to its own part of its batch
+//!   consumer    gets the batches in the order of their steps
 //! ```
 //! A batch's bytes depend on its step alone: the visits of a step are a pure function of the seed, and so is every
-//! draw of a visit ([`crate::rng`]). Memory is bounded by the buffers, which are made at the start and come back when
-//! a batch is dropped; when none is free, everything waits.
+//! draw of a visit ([`crate::rng`]). Memory is one budget ([`MemoryPlan`]), divided at the start: buffers come back
+//! when a batch is dropped; when none is free, everything waits. Each wait is measured ([`crate::stats`]), and who
+//! waited for whom is the verdict ([`crate::verdict`]).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use hiend_cache::{Cache, Case};
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use hiend_cache::Cache;
 
-use crate::batch::{Batch, BatchTimes, PooledBuffer};
-use crate::epoch::VisitOrder;
-use crate::preprocess::PreprocessConfig;
-use crate::sampler::SampleBy;
-use crate::transform::Chain;
-use crate::visit::{VisitPlan, VisitSlot, VisitTimes, Visitor};
+use crate::batch::Batch;
+use crate::budget::ByteBudget;
+use crate::stats::{Progress, Stats};
+use crate::verdict::{SpanTimes, Verdict};
+use crate::visit::{VisitPlan, Visitor};
 
-/// What a stream is. Everything here changes the batches; nothing else does, but the seed and the cases.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StreamConfig {
-    /// Voxels of a crop along x, y, z.
-    pub crop_size: [usize; 3],
-    /// Crops cut each time a case is visited.
-    pub crops_per_visit: usize,
-    /// Cases in a global batch, over all ranks.
-    pub visits_per_batch: usize,
-    /// Share of crops whose centre is foreground, 0 to 1.
-    pub foreground_rate: f64,
-    /// What foreground is.
-    pub sample_by: SampleBy,
-    /// HU range that becomes [0, 1]; the cache's own if not given.
-    pub window: Option<[f64; 2]>,
-    /// Whether batches carry labels.
-    pub labels: bool,
-    /// What is done to crops.
-    pub augment: Chain,
-}
+mod assemble;
+mod config;
+mod memory;
+mod read_ahead;
+mod sequence;
 
-impl Default for StreamConfig {
-    /// The pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, foreground 6 of 8.
-    fn default() -> Self {
-        Self {
-            crop_size: [96; 3],
-            crops_per_visit: 8,
-            visits_per_batch: 24,
-            foreground_rate: 0.75,
-            sample_by: SampleBy::Intensity,
-            window: None,
-            labels: false,
-            augment: Chain::recipe(),
-        }
-    }
-}
+pub use config::{OnCorrupt, StreamConfig};
+pub use memory::{MemoryPlan, num_cores};
 
-impl StreamConfig {
-    /// Crops of a global batch.
-    #[must_use]
-    pub fn crops_per_batch(&self) -> usize {
-        self.crops_per_visit * self.visits_per_batch
-    }
-
-    /// Checks ranges.
-    ///
-    /// # Errors
-    /// The key that is out of range, and what it is and should be.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
-        let check = |ok: bool, key: &'static str, reason: String| if ok { Ok(()) } else { Err((key, reason)) };
-        let size = self.crop_size;
-        let good = size.iter().all(|n| (1..=1024).contains(n));
-        check(good, "crop_size", format!("{size:?}; expected three numbers of 1 to 1024"))?;
-        for (key, count) in [("crops_per_visit", self.crops_per_visit), ("visits_per_batch", self.visits_per_batch)] {
-            check((1..=65_536).contains(&count), key, format!("{count}; expected 1 to 65536"))?;
-        }
-        let rate = self.foreground_rate;
-        check((0.0..=1.0).contains(&rate), "foreground_rate", format!("{rate}; expected 0 to 1"))?;
-        if let Some([low, high]) = self.window {
-            let good = low < high && low.is_finite() && high.is_finite();
-            check(good, "window", format!("[{low}, {high}]; expected two HU values, the lower one first"))?;
-        }
-        let by_label = self.sample_by != SampleBy::Intensity;
-        check(!by_label || self.labels, "labels", "false; sampling by label or class needs true".into())?;
-        let turns = matches!(&self.augment, Chain::Recipe(recipe) if recipe.rotate90 != off());
-        let reason = format!("{size:?}; quarter turns need equal first two lengths, or rotate90.probability = 0");
-        check(size[0] == size[1] || !turns, "crop_size", reason)
-    }
-}
-
-fn off() -> crate::transform::Rotate90 {
-    serde_json::from_str(r#"{"probability":0.0}"#).expect("a probability of 0")
-}
+use assemble::{Assembler, Ready};
+use read_ahead::ReadAhead;
+use sequence::Sequence;
 
 /// How a stream is made; changes no byte of it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Threads that decode and augment; 0 takes one a core.
+    /// Threads that decode and augment; 0 takes one a core, or as many as the memory allows.
     pub threads: usize,
-    /// Memory for batches, in bytes.
+    /// Memory for everything, in bytes; [`MemoryPlan`] says how it is divided.
     pub memory_bytes: u64,
     /// This process's share: `(rank, ranks)`.
     pub rank: (usize, usize),
@@ -134,14 +71,18 @@ pub enum Error {
     },
     /// The memory budget is too small.
     #[error(
-        "a batch of {crops} crops takes {batch_bytes} bytes and two are needed, but the budget is {memory_bytes}; \
-             raise --memory or make the batch smaller"
+        "two batches of {crops} crops ({batch_bytes} bytes each) and {threads} threads take {needed} bytes, but the \
+         budget is {memory_bytes}; raise --memory, or make the batch smaller"
     )]
     TooLittleMemory {
         /// Crops of this rank's batch.
         crops: usize,
         /// Bytes of a batch.
         batch_bytes: u64,
+        /// Threads.
+        threads: usize,
+        /// Bytes that all of it takes.
+        needed: u64,
         /// Bytes allowed.
         memory_bytes: u64,
     },
@@ -153,22 +94,25 @@ pub enum Error {
     Read(#[from] hiend_cache::Error),
 }
 
-/// A cache made ready to stream.
+/// Caches made ready to stream.
 pub struct Loader {
     shared: Arc<Shared>,
-    num_buffers: usize,
-    crops: usize,
 }
 
 struct Shared {
-    cache: Arc<Cache>,
     config: StreamConfig,
     plan: VisitPlan,
-    order: VisitOrder,
+    sequence: Sequence,
     /// First visit of a global batch that is ours, and how many are.
     share: (u64, usize),
+    memory: MemoryPlan,
+    /// Bytes of resampled boxes that a visitor may keep; what a visit needs beyond comes out of `spill`.
+    usual_cut_bytes: u64,
+    spill: ByteBudget,
     pool: rayon::ThreadPool,
-    visitors: Mutex<Vec<Visitor>>,
+    /// Visitors at rest, and the bytes each holds.
+    visitors: Mutex<Vec<(Visitor, u64)>>,
+    stats: Stats,
 }
 
 impl Loader {
@@ -177,32 +121,29 @@ impl Loader {
     /// # Errors
     /// If configuration, cache and budget do not fit together.
     pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &Options) -> Result<Self, Error> {
+        Self::open_mix(vec![(cache, 1)], config, seed, options)
+    }
+
+    /// The same for several caches and their weights; [`crate::mix`] states the law.
+    ///
+    /// # Errors
+    /// If configuration, caches, weights and budget do not fit together.
+    pub fn open_mix(
+        caches: Vec<(Arc<Cache>, u32)>,
+        config: StreamConfig,
+        seed: u64,
+        options: &Options,
+    ) -> Result<Self, Error> {
         config.validate().map_err(|(key, reason)| Error::BadConfig(format!("{key}: {reason}")))?;
-        let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
         let (rank, ranks) = options.rank;
-        if ranks == 0 || rank >= ranks || config.visits_per_batch % ranks != 0 {
+        if ranks == 0 || rank >= ranks || !config.visits_per_batch.is_multiple_of(ranks) {
             let visits = config.visits_per_batch;
             return Err(Error::BadConfig(format!(
                 "visits_per_batch = {visits} cannot be shared by rank {rank} of {ranks}"
             )));
         }
-        let window = check_cache(&cache, &config).map_err(unsuitable)?;
+        let (sequence, window) = Sequence::new(caches, &config, seed)?;
         let visits = config.visits_per_batch / ranks;
-        let crops = visits * config.crops_per_visit;
-        let voxel_bytes = if config.labels { 5 } else { 4 };
-        let batch_bytes = (crops * config.crop_size.iter().product::<usize>() * voxel_bytes) as u64;
-        let num_buffers = options.memory_bytes / batch_bytes;
-        if num_buffers < 2 {
-            return Err(Error::TooLittleMemory { crops, batch_bytes, memory_bytes: options.memory_bytes });
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads)
-            .thread_name(|number| format!("loader-{number}"))
-            .build()
-            .map_err(|err| Error::NoThreads(err.to_string()))?;
-        // One batch is with the consumer and two in work keep every thread busy to the end of each; small batches
-        // need more of them in work to give every thread a visit.
-        let wanted = 3 + pool.current_num_threads().div_ceil(visits);
         let plan = VisitPlan {
             crop_size: config.crop_size,
             num_crops: config.crops_per_visit,
@@ -212,20 +153,49 @@ impl Loader {
             window,
             seed,
         };
-        let order = VisitOrder::new(seed, cache.cases().len());
-        let share = ((visits * rank) as u64, visits);
-        let shared = Shared { order, cache, config, plan, share, pool, visitors: Mutex::new(Vec::new()) };
-        let num_buffers = usize::try_from(num_buffers).unwrap_or(usize::MAX).min(wanted);
-        Ok(Self { shared: Arc::new(shared), num_buffers, crops })
+        let (threads, bytes) = (options.threads, options.memory_bytes);
+        let (memory, usual_cut_bytes) =
+            MemoryPlan::divide(bytes, threads, visits, &plan, config.labels, sequence.cases())?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(memory.threads)
+            .thread_name(|number| format!("loader-{number}"))
+            .build()
+            .map_err(|err| Error::NoThreads(err.to_string()))?;
+        let shared = Shared {
+            share: ((visits * rank) as u64, visits),
+            spill: ByteBudget::new(memory.spill_bytes),
+            visitors: Mutex::new(Vec::new()),
+            stats: Stats::default(),
+            config,
+            plan,
+            sequence,
+            memory,
+            usual_cut_bytes,
+            pool,
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Cases in the stream.
     #[must_use]
     pub fn num_cases(&self) -> usize {
-        self.shared.cache.cases().len()
+        self.shared.sequence.cases().count()
     }
 
-    /// Global batches that hold one epoch; the last one may reach into the next.
+    /// Identifies cases, their order and their voxels: 32 hex digits. For all cases of one cache it is
+    /// [`Cache::digest`].
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.shared.sequence.digest()
+    }
+
+    /// Crops of this rank's batch, when no case is corrupt.
+    #[must_use]
+    pub fn crops_per_batch(&self) -> usize {
+        self.shared.share.1 * self.shared.plan.num_crops
+    }
+
+    /// Global batches that hold one epoch: as many visits as there are cases. The last one may reach into the next.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         (self.num_cases() as u64).div_ceil(self.shared.config.visits_per_batch as u64)
@@ -234,165 +204,123 @@ impl Loader {
     /// Threads at work.
     #[must_use]
     pub fn num_threads(&self) -> usize {
-        self.shared.pool.current_num_threads()
+        self.shared.memory.threads
+    }
+
+    /// How the memory is divided.
+    #[must_use]
+    pub fn memory(&self) -> MemoryPlan {
+        self.shared.memory
+    }
+
+    /// How far it has come, over all its streams.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared.stats.progress()
+    }
+
+    /// What was slowest in this span, and what would help.
+    #[must_use]
+    pub fn verdict(&self, span: &SpanTimes) -> Verdict {
+        span.verdict(self.num_threads(), num_cores())
     }
 
     /// The batches from `start_step` on, without end. Starting in the middle costs nothing.
+    ///
+    /// The memory budget holds for one stream at a time.
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
-        let num_voxels: usize = self.shared.plan.crop_size.iter().product();
-        let (give_image, free_image) = flume::bounded(self.num_buffers);
-        let (give_label, free_label) = flume::bounded(self.num_buffers);
-        for _ in 0..self.num_buffers {
+        let shared = &self.shared;
+        let num_buffers = shared.memory.num_buffers;
+        let num_voxels = self.crops_per_batch() * shared.plan.crop_size.iter().product::<usize>();
+        let (give_image, free_image) = flume::bounded(num_buffers);
+        let (give_label, free_label) = flume::bounded(num_buffers);
+        for _ in 0..num_buffers {
             // Neither can fail: the channels hold as many.
-            let _ = give_image.send(vec![0f32; self.crops * num_voxels]);
-            let _ = give_label.send(vec![0u8; if self.shared.config.labels { self.crops * num_voxels } else { 0 }]);
+            let _ = give_image.send(vec![0f32; num_voxels]);
+            let _ = give_label.send(vec![0u8; if shared.config.labels { num_voxels } else { 0 }]);
         }
-        let (give, ready) = flume::bounded(self.num_buffers);
+        shared.stats.hold(num_buffers as u64 * shared.memory.batch_bytes);
+        let (give, ready) = flume::bounded(num_buffers);
         let stop = Arc::new(AtomicBool::new(false));
         let next_step = Arc::new(Mutex::new(start_step));
-        for _ in 0..(self.num_buffers - 1) {
+        let read_ahead = Arc::new(ReadAhead::new(shared, start_step));
+        {
+            let (shared, read_ahead) = (Arc::clone(shared), Arc::clone(&read_ahead));
+            std::thread::spawn(move || read_ahead.run(&shared, start_step));
+        }
+        for _ in 0..(num_buffers - 1) {
             let assembler = Assembler {
-                shared: Arc::clone(&self.shared),
+                shared: Arc::clone(shared),
                 home: (give_image.clone(), give_label.clone()),
                 free: (free_image.clone(), free_label.clone()),
                 next_step: Arc::clone(&next_step),
                 give: give.clone(),
+                read_ahead: Arc::clone(&read_ahead),
                 stop: Arc::clone(&stop),
             };
             std::thread::spawn(move || assembler.run());
         }
-        BatchStream { ready, early: BTreeMap::new(), next: start_step, stop, failed: false }
-    }
-}
-
-/// What the cases must have for this stream; returns the window.
-fn check_cache(cache: &Cache, config: &StreamConfig) -> Result<[f64; 2], String> {
-    let Some(first) = cache.cases().first() else { return Err("holds no cases".into()) };
-    let parameters = &first.record().parameters;
-    if let Some(other) = cache.cases().iter().find(|case| case.record().parameters != *parameters) {
-        let (a, b) = (first.key(), other.key());
-        return Err(format!("{a} and {b} were made with different parameters; run hiend-shard again to its end"));
-    }
-    if config.labels
-        && let Some(case) = cache.cases().iter().find(|case| case.record().label.is_none())
-    {
-        return Err(format!("case {} has no labels", case.key()));
-    }
-    let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
-    let preprocess = preprocess.map_err(|err| format!("manifest.json: preprocess: {err}"))?;
-    let window = config.window.unwrap_or(preprocess.window);
-    let inside = preprocess.window[0] <= window[0] && window[1] <= preprocess.window[1];
-    if preprocess.store == crate::preprocess::window::Store::Window && !inside {
-        let [low, high] = preprocess.window;
-        return Err(format!("holds only {low} to {high} HU; window = {window:?} needs a cache made with --store full"));
-    }
-    Ok(window)
-}
-
-type Loan = (Vec<f32>, Vec<u8>);
-
-struct Assembler {
-    shared: Arc<Shared>,
-    home: (flume::Sender<Vec<f32>>, flume::Sender<Vec<u8>>),
-    free: (flume::Receiver<Vec<f32>>, flume::Receiver<Vec<u8>>),
-    next_step: Arc<Mutex<u64>>,
-    give: flume::Sender<(u64, Result<Batch, Error>)>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Assembler {
-    fn run(&self) {
-        while !self.stop.load(Ordering::Relaxed) {
-            // The buffer first, then the step: so the oldest step in work always has its buffer.
-            let (step, loan) = {
-                let mut next = self.next_step.lock().unwrap_or_else(PoisonError::into_inner);
-                let (Ok(images), Ok(labels)) = (self.free.0.recv(), self.free.1.recv()) else { return };
-                let step = *next;
-                *next += 1;
-                (step, (images, labels))
-            };
-            let batch = self.assemble(step, loan);
-            let failed = batch.is_err();
-            if self.give.send((step, batch)).is_err() || failed {
-                return;
-            }
+        BatchStream {
+            ready,
+            early: BTreeMap::new(),
+            next: start_step,
+            steps_per_epoch: self.steps_per_epoch(),
+            epoch: SpanTimes::default(),
+            total: SpanTimes::default(),
+            finished: None,
+            last: None,
+            shared: Arc::clone(shared),
+            read_ahead,
+            stop,
+            failed: false,
         }
-    }
-
-    fn assemble(&self, step: u64, (images, labels): Loan) -> Result<Batch, Error> {
-        let started = Instant::now();
-        let shared = &*self.shared;
-        let mut images = PooledBuffer::on_loan(images, self.home.0.clone());
-        let mut labels = PooledBuffer::on_loan(labels, self.home.1.clone());
-        let (first, visits) = shared.share;
-        let first = step * shared.config.visits_per_batch as u64 + first;
-        let image_len = images.len() / visits;
-        let label_len = labels.len() / visits;
-        let decode_nanos = AtomicU64::new(0);
-        let augment_nanos = AtomicU64::new(0);
-        let add = |counter: &AtomicU64, secs: f64| {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a batch takes less than 500 years"
-            )]
-            counter.fetch_add((secs * 1e9) as u64, Ordering::Relaxed);
-        };
-        let label_parts: Vec<Option<&mut [u8]>> = if label_len == 0 {
-            (0..visits).map(|_| None).collect()
-        } else {
-            labels.chunks_exact_mut(label_len).map(Some).collect()
-        };
-        let crops = shared.pool.install(|| {
-            let parts = images.par_chunks_exact_mut(image_len).zip(label_parts).enumerate();
-            let visit = |(number, (images, labels)): (usize, (&mut [f32], Option<&mut [u8]>))| {
-                let visit = shared.order.visit(first + number as u64);
-                let case: &Case = &shared.cache.cases()[visit.case_idx];
-                let mut visitor = shared.take_visitor();
-                let result = visitor.visit(case, visit.epoch, &shared.plan, &mut VisitSlot { images, labels });
-                shared.give_visitor(visitor);
-                let (records, VisitTimes { decode_secs, augment_secs }) = result?;
-                add(&decode_nanos, decode_secs);
-                add(&augment_nanos, augment_secs);
-                Ok(records)
-            };
-            parts.map(visit).collect::<Result<Vec<_>, Error>>()
-        })?;
-        let [x, y, z] = shared.plan.crop_size;
-        Ok(Batch {
-            step,
-            shape: [visits * shared.plan.num_crops, 1, x, y, z],
-            labels: (label_len > 0).then_some(labels),
-            images,
-            crops: crops.into_iter().flatten().collect(),
-            times: BatchTimes {
-                decode_secs: decode_nanos.into_inner() as f64 / 1e9,
-                augment_secs: augment_nanos.into_inner() as f64 / 1e9,
-                elapsed_secs: started.elapsed().as_secs_f64(),
-                wait_secs: 0.0,
-            },
-        })
-    }
-}
-
-impl Shared {
-    fn take_visitor(&self) -> Visitor {
-        self.visitors.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    fn give_visitor(&self, visitor: Visitor) {
-        self.visitors.lock().unwrap_or_else(PoisonError::into_inner).push(visitor);
     }
 }
 
 /// Batches in the order of their steps. Ends after the first error.
 pub struct BatchStream {
-    ready: flume::Receiver<(u64, Result<Batch, Error>)>,
-    early: BTreeMap<u64, Result<Batch, Error>>,
+    ready: flume::Receiver<Ready>,
+    early: BTreeMap<u64, (Result<Batch, Error>, Instant)>,
     next: u64,
+    steps_per_epoch: u64,
+    epoch: SpanTimes,
+    total: SpanTimes,
+    finished: Option<(u64, SpanTimes)>,
+    /// When the last batch was handed out.
+    last: Option<Instant>,
+    shared: Arc<Shared>,
+    read_ahead: Arc<ReadAhead>,
     stop: Arc<AtomicBool>,
     failed: bool,
+}
+
+impl BatchStream {
+    /// Times of all batches so far, but for the first: that one waits for the stream to fill.
+    #[must_use]
+    pub fn total(&self) -> &SpanTimes {
+        &self.total
+    }
+
+    /// An epoch that has ended since this was last asked, and its times; `steps_per_epoch` batches are an epoch.
+    pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
+        self.finished.take()
+    }
+
+    fn count(&mut self, batch: &mut Batch, asked: Instant, done: Instant) {
+        let now = Instant::now();
+        batch.times.wait_secs = (now - asked).as_secs_f64();
+        metrics::histogram!("hiend_loader_wait_seconds").record(batch.times.wait_secs);
+        metrics::histogram!("hiend_loader_queue_seconds").record(now.saturating_duration_since(done).as_secs_f64());
+        if let Some(last) = self.last.replace(now) {
+            let elapsed_secs = (now - last).as_secs_f64();
+            self.total.add(batch.shape[0], elapsed_secs, &batch.times);
+            self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
+        }
+        if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
+            self.finished = Some((batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch)));
+        }
+    }
 }
 
 impl Iterator for BatchStream {
@@ -402,21 +330,21 @@ impl Iterator for BatchStream {
         if self.failed {
             return None;
         }
-        let started = Instant::now();
+        let asked = Instant::now();
         loop {
-            if let Some(mut batch) = self.early.remove(&self.next) {
+            if let Some((mut batch, done)) = self.early.remove(&self.next) {
                 self.next += 1;
                 match &mut batch {
-                    Ok(batch) => batch.times.wait_secs = started.elapsed().as_secs_f64(),
+                    Ok(batch) => self.count(batch, asked, done),
                     Err(_) => self.failed = true,
                 }
                 return Some(batch);
             }
-            let Ok((step, batch)) = self.ready.recv() else {
+            let Ok((step, batch, done)) = self.ready.recv() else {
                 self.failed = true;
                 return Some(Err(Error::NoThreads("they ended before their time".into())));
             };
-            self.early.insert(step, batch);
+            self.early.insert(step, (batch, done));
         }
     }
 }
@@ -424,5 +352,11 @@ impl Iterator for BatchStream {
 impl Drop for BatchStream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.read_ahead.stop(&self.shared);
+        // Buffers go home, and whoever waits for one wakes, sees that it is over, and lets go of it.
+        self.early.clear();
+        self.ready.drain();
+        let memory = &self.shared.memory;
+        self.shared.stats.release(memory.num_buffers as u64 * memory.batch_bytes);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use hiend_cache::index::Entry;
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
@@ -48,6 +49,26 @@ pub struct VisitTimes {
     pub decode_secs: f64,
     /// Cutting and augmenting.
     pub augment_secs: f64,
+    /// Chunks decoded for the crops; those decoded to find their centres are not counted.
+    pub chunks: u64,
+    /// Bytes of those chunks on disk.
+    pub coded_bytes: u64,
+}
+
+impl VisitPlan {
+    /// Bytes of the boxes that the crops of a visit are resampled from; `id` is that of its first crop.
+    #[must_use]
+    pub fn cut_bytes(&self, id: &DrawId, labels: bool) -> u64 {
+        if !matches!(self.augment, Chain::Nnunet(_)) {
+            return 0;
+        }
+        let voxels = |crop: u32| match self.augment.draw(&DrawId { crop, ..*id }) {
+            Drawn::Nnunet(drawn) if drawn.spatial.is_some() => drawn.source_box(self.crop_size).iter().product(),
+            _ => 0usize,
+        };
+        let voxels: usize = (0..).take(self.num_crops).map(voxels).sum();
+        voxels as u64 * if labels { 5 } else { 4 }
+    }
 }
 
 /// The buffers of one thread.
@@ -87,6 +108,13 @@ impl CropPlan {
 }
 
 impl Visitor {
+    /// Bytes of the buffers that depend on what is visited. The decoder and the scratch rows are not among them.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u64 {
+        let halves = self.image.capacity() * 2 + self.label.capacity() + self.wanted.capacity();
+        (halves + self.cut_image.capacity() * 4 + self.cut_label.capacity()) as u64
+    }
+
     /// Cuts all crops of one visit.
     ///
     /// # Errors
@@ -109,6 +137,7 @@ impl Visitor {
         }
         let augment_secs = self.cut(case, &index, plan, &crops, slot)?;
         let decode_secs = started.elapsed().as_secs_f64() - augment_secs;
+        let (chunks, coded_bytes) = self.decoded(&index, slot.labels.is_some());
         let finishing = Instant::now();
         let num_voxels: usize = plan.crop_size.iter().product();
         for (number, crop) in crops.iter().enumerate() {
@@ -129,7 +158,18 @@ impl Visitor {
         });
         let records = records.collect();
         let augment_secs = augment_secs + finishing.elapsed().as_secs_f64();
-        Ok((records, VisitTimes { decode_secs, augment_secs }))
+        Ok((records, VisitTimes { decode_secs, augment_secs, chunks, coded_bytes }))
+    }
+
+    /// Chunks that the crops of this visit met, and their bytes.
+    fn decoded(&self, index: &CaseIndex, labels: bool) -> (u64, u64) {
+        let arrays = [Some(&index.image), index.label.as_ref().filter(|_| labels)];
+        let wanted = |(_, wanted): &(&Entry, &bool)| **wanted;
+        let entries = arrays.into_iter().flatten().flat_map(|array| array.entries.iter().zip(&self.wanted));
+        entries.filter(wanted).fold((0, 0), |(chunks, bytes), (entry, _)| match entry {
+            Entry::Constant(_) => (chunks + 1, bytes),
+            Entry::Coded { len, .. } => (chunks + 1, bytes + u64::from(*len)),
+        })
     }
 
     fn plan_crop(
@@ -215,10 +255,14 @@ impl Visitor {
                 }
             }
         }
+        // Exactly: growing by half as much again would double the largest of all buffers.
         self.cut_image.clear();
+        self.cut_image.reserve_exact(cut_len);
         self.cut_image.resize(cut_len, 0.0);
+        let cut_labels = if slot.labels.is_some() { cut_len } else { 0 };
         self.cut_label.clear();
-        self.cut_label.resize(if slot.labels.is_some() { cut_len } else { 0 }, 0);
+        self.cut_label.reserve_exact(cut_labels);
+        self.cut_label.resize(cut_labels, 0);
         let mut copy_secs = copying.elapsed().as_secs_f64();
 
         let array = &case.record().image;

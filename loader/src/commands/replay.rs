@@ -9,7 +9,7 @@ use crate::cli;
 use crate::replay::{Replay, contact_sheet};
 
 pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
-    let loader = stream::open(&args.cache, &args.options)?;
+    let loader = stream::open(std::slice::from_ref(&args.cache), &[], &args.options)?;
     let batch = loader.stream(args.step).next().context("the stream ended")??;
     let replay = Replay::of(&batch);
     if args.json {

@@ -1,0 +1,111 @@
+//! What a stream is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sampler::SampleBy;
+use crate::split::Split;
+use crate::transform::{Chain, Rotate90};
+
+/// What a stream is. Everything here changes the batches; nothing else does, but the seed and the caches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamConfig {
+    /// Voxels of a crop along x, y, z.
+    pub crop_size: [usize; 3],
+    /// Crops cut each time a case is visited.
+    pub crops_per_visit: usize,
+    /// Cases in a global batch, over all ranks.
+    pub visits_per_batch: usize,
+    /// Share of crops whose centre is foreground, 0 to 1.
+    pub foreground_rate: f64,
+    /// What foreground is.
+    pub sample_by: SampleBy,
+    /// HU range that becomes [0, 1]; the cache's own if not given.
+    pub window: Option<[f64; 2]>,
+    /// Whether batches carry labels.
+    pub labels: bool,
+    /// What happens when a case turns out to be corrupt.
+    pub on_corrupt: OnCorrupt,
+    /// Datasets to take, by name; empty for all.
+    pub include: Vec<String>,
+    /// Datasets to leave, by name.
+    pub exclude: Vec<String>,
+    /// Which of those cases to take.
+    pub split: Split,
+    /// What is done to crops.
+    pub augment: Chain,
+}
+
+/// What happens when a chunk's bytes, or a case's index, are not those that were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnCorrupt {
+    /// The stream ends with an error that names case, shard and chunk.
+    #[default]
+    Fail,
+    /// The case leaves the epoch: the crops of this visit are missing from their batch, which is shorter by as many
+    /// (its `shape[0]` is smaller, and may be 0). Nothing takes their place.
+    ///
+    /// This depends on the visit alone, so the batch is the same for any number of threads and ranks and after a
+    /// resume. A visit reads only the chunks that its crops meet: in another epoch the same case may be sound.
+    Skip,
+}
+
+impl Default for StreamConfig {
+    /// The pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, foreground 6 of 8.
+    fn default() -> Self {
+        Self {
+            crop_size: [96; 3],
+            crops_per_visit: 8,
+            visits_per_batch: 24,
+            foreground_rate: 0.75,
+            sample_by: SampleBy::Intensity,
+            window: None,
+            labels: false,
+            on_corrupt: OnCorrupt::Fail,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            split: Split::default(),
+            augment: Chain::recipe(),
+        }
+    }
+}
+
+impl StreamConfig {
+    /// Crops of a global batch.
+    #[must_use]
+    pub fn crops_per_batch(&self) -> usize {
+        self.crops_per_visit * self.visits_per_batch
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// The key that is out of range, and what it is and should be.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let check = |ok: bool, key: &'static str, reason: String| if ok { Ok(()) } else { Err((key, reason)) };
+        let size = self.crop_size;
+        let good = size.iter().all(|n| (1..=1024).contains(n));
+        check(good, "crop_size", format!("{size:?}; expected three numbers of 1 to 1024"))?;
+        for (key, count) in [("crops_per_visit", self.crops_per_visit), ("visits_per_batch", self.visits_per_batch)] {
+            check((1..=65_536).contains(&count), key, format!("{count}; expected 1 to 65536"))?;
+        }
+        let rate = self.foreground_rate;
+        check((0.0..=1.0).contains(&rate), "foreground_rate", format!("{rate}; expected 0 to 1"))?;
+        if let Some([low, high]) = self.window {
+            let good = low < high && low.is_finite() && high.is_finite();
+            check(good, "window", format!("[{low}, {high}]; expected two HU values, the lower one first"))?;
+        }
+        let by_label = self.sample_by != SampleBy::Intensity;
+        check(!by_label || self.labels, "labels", "false; sampling by label or class needs true".into())?;
+        let fault = self.split.fault();
+        check(fault.is_none(), "split", fault.unwrap_or_default())?;
+        let turns = matches!(&self.augment, Chain::Recipe(recipe) if recipe.rotate90 != off());
+        let reason = format!("{size:?}; quarter turns need equal first two lengths, or rotate90.probability = 0");
+        check(size[0] == size[1] || !turns, "crop_size", reason)
+    }
+}
+
+fn off() -> Rotate90 {
+    serde_json::from_str(r#"{"probability":0.0}"#).expect("a probability of 0")
+}

@@ -1,0 +1,248 @@
+//! Who waits for whom: a sentence at the end of an epoch that says which stage was slowest and what would help.
+//!
+//! Two waits decide. If the consumer waited for batches, the loader was too slow: the stage that took most of the
+//! threads' time is named, and the threads that would have made the same batches in the time the consumer spent
+//! computing are counted. If the loader waited for free buffers instead, it is fast enough.
+
+use std::fmt;
+
+use crate::batch::BatchTimes;
+
+/// Shares of waiting below this are noise.
+const NOISE: f64 = 0.02;
+
+/// Sums over the batches of an epoch, or of any other span.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SpanTimes {
+    /// Batches.
+    pub batches: u64,
+    /// Crops.
+    pub crops: u64,
+    /// Seconds on the clock.
+    pub elapsed_secs: f64,
+    /// Their times, added up.
+    pub sum: BatchTimes,
+}
+
+impl SpanTimes {
+    /// Adds a batch that came `elapsed_secs` after the one before it.
+    pub fn add(&mut self, crops: usize, elapsed_secs: f64, times: &BatchTimes) {
+        self.batches += 1;
+        self.crops += crops as u64;
+        self.elapsed_secs += elapsed_secs;
+        let sum = &mut self.sum;
+        for (sum, more) in [
+            (&mut sum.read_secs, times.read_secs),
+            (&mut sum.decode_secs, times.decode_secs),
+            (&mut sum.augment_secs, times.augment_secs),
+            (&mut sum.elapsed_secs, times.elapsed_secs),
+            (&mut sum.buffer_wait_secs, times.buffer_wait_secs),
+            (&mut sum.wait_secs, times.wait_secs),
+        ] {
+            *sum += more;
+        }
+    }
+
+    /// The verdict on this span for a loader of so many threads on a machine of so many cores.
+    #[must_use]
+    pub fn verdict(&self, threads: usize, cores: usize) -> Verdict {
+        let BatchTimes { read_secs, decode_secs, augment_secs, wait_secs, .. } = self.sum;
+        let busy_secs = read_secs + decode_secs + augment_secs;
+        let wait_share = if self.elapsed_secs > 0.0 { (wait_secs / self.elapsed_secs).clamp(0.0, 1.0) } else { 0.0 };
+        let rate = if self.elapsed_secs > 0.0 { self.crops as f64 / self.elapsed_secs } else { 0.0 };
+        let stages = [(Stage::Read, read_secs), (Stage::Decode, decode_secs), (Stage::Augment, augment_secs)];
+        let (slowest, secs) = stages.into_iter().fold(stages[0], |a, b| if b.1 > a.1 { b } else { a });
+        let slowest_share = if busy_secs > 0.0 { secs / busy_secs } else { 0.0 };
+        let bound = if self.batches == 0 {
+            Bound::Unknown
+        } else if wait_share <= NOISE {
+            let headroom = threads as f64 * self.elapsed_secs / busy_secs.max(1e-9);
+            Bound::Device { headroom }
+        } else if wait_share >= 1.0 - NOISE {
+            Bound::Loader { more_threads: None }
+        } else {
+            // The consumer computed in the rest of the time; so many threads make the batches in as long.
+            let wanted = (busy_secs / (self.elapsed_secs - wait_secs)).ceil();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and saturating")]
+            let more = (wanted as usize).saturating_sub(threads).max(1);
+            Bound::Loader { more_threads: Some(more) }
+        };
+        Verdict { bound, slowest, slowest_share, wait_share, rate, threads, cores }
+    }
+}
+
+/// A stage of the loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for the disk.
+    Read,
+    /// Checking and decoding chunks.
+    Decode,
+    /// Cutting, normalising and augmenting crops.
+    Augment,
+}
+
+/// Who determines the pace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// Nothing was measured.
+    Unknown,
+    /// The consumer.
+    Device {
+        /// How many times as fast the loader could go.
+        headroom: f64,
+    },
+    /// The loader.
+    Loader {
+        /// Threads that are missing; `None` if the consumer did nothing but wait.
+        more_threads: Option<usize>,
+    },
+}
+
+/// What was slowest, and what would help; [`fmt::Display`] gives the sentence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict {
+    /// Who determines the pace.
+    pub bound: Bound,
+    /// The stage that took most of the loader's time.
+    pub slowest: Stage,
+    /// Its share of the loader's time, 0 to 1.
+    pub slowest_share: f64,
+    /// Share of the time in which the consumer waited, 0 to 1.
+    pub wait_share: f64,
+    /// Crops a second.
+    pub rate: f64,
+    /// Threads at work.
+    pub threads: usize,
+    /// Cores of the machine.
+    pub cores: usize,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Decode => "decode",
+            Self::Augment => "augment",
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { slowest, threads, cores, rate, .. } = self;
+        let (share, wait) = (self.slowest_share * 100.0, self.wait_share * 100.0);
+        let threads_word = |n: usize| if n == 1 { "thread" } else { "threads" };
+        match self.bound {
+            Bound::Unknown => f.write_str("no batches, no verdict"),
+            Bound::Device { headroom } => {
+                write!(f, "device-bound: the loader keeps up ({rate:.0} crops/s)")?;
+                if headroom >= 1.2 { write!(f, ", and could be {headroom:.1} times as fast") } else { Ok(()) }
+            }
+            Bound::Loader { more_threads: None } => write!(
+                f,
+                "{slowest}-bound: {rate:.0} crops/s with {threads} {}, {share:.0}% of their time for {slowest}; \
+                 nothing else was waited for",
+                threads_word(*threads)
+            ),
+            Bound::Loader { more_threads: Some(more) } => {
+                write!(f, "{slowest}-bound: the device waited {wait:.0}% of the time; ")?;
+                match slowest {
+                    Stage::Read => f.write_str("a faster disk, or more --memory to read ahead, would feed this device"),
+                    _ if threads + more <= *cores => {
+                        write!(f, "{more} more {} would feed this device", threads_word(more))
+                    }
+                    Stage::Decode => write!(
+                        f,
+                        "{} threads would feed this device, but there are {cores} cores: the fast codec, or more crops \
+                         a visit, would help",
+                        threads + more
+                    ),
+                    Stage::Augment => write!(
+                        f,
+                        "{} threads would feed this device, but there are {cores} cores: lower probabilities of the \
+                         costly transforms would help",
+                        threads + more
+                    ),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(read: f64, decode: f64, augment: f64, wait: f64, expected: &str) {
+        let mut span = SpanTimes::default();
+        let times = BatchTimes {
+            read_secs: read / 4.0,
+            decode_secs: decode / 4.0,
+            augment_secs: augment / 4.0,
+            wait_secs: wait / 4.0,
+            ..BatchTimes::default()
+        };
+        for _ in 0..4 {
+            span.add(250, 2.5, &times);
+        }
+        assert_eq!((span.batches, span.crops, span.elapsed_secs), (4, 1000, 10.0));
+        assert_eq!(span.verdict(8, 16).to_string(), expected);
+    }
+
+    #[test]
+    fn the_sentence_says_what_is_slow_and_what_would_help() {
+        check(
+            1.0,
+            60.0,
+            17.0,
+            4.0,
+            "decode-bound: the device waited 40% of the time; 5 more threads would feed this device",
+        );
+        check(
+            0.0,
+            30.0,
+            40.0,
+            1.0,
+            "augment-bound: the device waited 10% of the time; 1 more thread would feed this device",
+        );
+        check(
+            50.0,
+            20.0,
+            10.0,
+            5.0,
+            "read-bound: the device waited 50% of the time; a faster disk, or more --memory to read ahead, would feed \
+             this device",
+        );
+        check(
+            0.0,
+            60.0,
+            18.0,
+            8.0,
+            "decode-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
+             cores: the fast codec, or more crops a visit, would help",
+        );
+        check(
+            0.0,
+            10.0,
+            68.0,
+            8.0,
+            "augment-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
+             cores: lower probabilities of the costly transforms would help",
+        );
+        check(0.0, 15.0, 5.0, 0.1, "device-bound: the loader keeps up (100 crops/s), and could be 4.0 times as fast");
+        check(0.0, 60.0, 15.0, 0.1, "device-bound: the loader keeps up (100 crops/s)");
+        check(
+            0.0,
+            60.0,
+            20.0,
+            9.99,
+            "decode-bound: 100 crops/s with 8 threads, 75% of their time for decode; nothing else was waited for",
+        );
+    }
+
+    #[test]
+    fn nothing_measured_is_said_so() {
+        assert_eq!(SpanTimes::default().verdict(8, 16).to_string(), "no batches, no verdict");
+    }
+}

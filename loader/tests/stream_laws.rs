@@ -1,0 +1,440 @@
+//! The laws of the stream, on small caches of known voxels: what it depends on, and what it draws.
+
+#![allow(clippy::cast_precision_loss, reason = "counts of a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use hiend_cache::{Access, Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+use hiend_loader::batch::{Batch, PooledBuffer};
+use hiend_loader::pipeline::{Error, Loader, OnCorrupt, Options, StreamConfig};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::sampler::SampleBy;
+use hiend_loader::split::{FoldSplit, Part, Split};
+use hiend_loader::transform::Chain;
+use proptest::prelude::*;
+
+/// Voxels above this are foreground, as in a cache of the recipe's window.
+const FOREGROUND_ABOVE: u16 = 0;
+/// Smaller than the volumes, and no divisor of them.
+const CHUNK: [usize; 3] = [4; 3];
+
+/// A volume with a ball of tissue in a corner of air, and labels 1 and 3 in the ball.
+struct TestCase {
+    name: String,
+    shape: [usize; 3],
+    image: Vec<u16>,
+    label: Vec<u8>,
+}
+
+impl TestCase {
+    fn new(number: usize, shape: [usize; 3]) -> Self {
+        let [nx, ny, nz] = shape;
+        let mut image = Vec::new();
+        let mut label = Vec::new();
+        for at in 0..nx * ny * nz {
+            let [x, y, z] = [at / (ny * nz), at / nz % ny, at % nz];
+            let inside = x * x + y * y + z * z < nx * ny;
+            // Every value occurs once or twice, so that crops are told apart.
+            image.push(if inside { u16::try_from(1 + (at * 7 + number * 13) % 425).unwrap() } else { 0 });
+            label.push(if !inside {
+                0
+            } else if x < 2 {
+                3
+            } else {
+                u8::from(y > 0)
+            });
+        }
+        Self { name: format!("case{number:02}"), shape, image, label }
+    }
+
+    fn kind(&self, at: usize, sample_by: SampleBy) -> u32 {
+        if sample_by == SampleBy::Intensity {
+            u32::from(self.image[at] > FOREGROUND_ABOVE)
+        } else {
+            self.label[at].into()
+        }
+    }
+}
+
+fn write_cache(dir: &Path, dataset: &str, cases: &[TestCase]) -> Arc<Cache> {
+    let mut writer = ShardWriter::create(dir, 1, 0).unwrap();
+    for case in cases {
+        let new = NewCase {
+            dataset: dataset.into(),
+            case_id: case.name.clone(),
+            shape: case.shape,
+            image: &case.image,
+            image_bits: 9,
+            image_offset: -175.0,
+            image_step: 1.0,
+            foreground_above: FOREGROUND_ABOVE,
+            label: Some(&case.label),
+            geometry: Geometry::identity(case.shape),
+            source: Source::default(),
+            parameters: "test".into(),
+        };
+        writer.push(encode(&new, CHUNK, Preset::Fast).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+    Manifest { preprocess, ..Manifest::default() }.write(dir).unwrap();
+    // Positioned reads: a test may change a shard that is open.
+    Arc::new(Cache::open_with(dir, Access::Pread).unwrap())
+}
+
+fn some_cases(n: usize) -> Vec<TestCase> {
+    (0..n).map(|number| TestCase::new(number, [9 + number % 3, 7 + number % 2, 11])).collect()
+}
+
+fn config(sample_by: SampleBy, augment: Chain) -> StreamConfig {
+    StreamConfig {
+        crop_size: [6, 6, 5],
+        crops_per_visit: 3,
+        visits_per_batch: 4,
+        sample_by,
+        labels: true,
+        augment,
+        ..StreamConfig::default()
+    }
+}
+
+fn options(threads: usize, rank: (usize, usize)) -> Options {
+    Options { threads, memory_bytes: 64 << 20, rank }
+}
+
+fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &Options, start: u64, n: usize) -> Vec<Batch> {
+    let loader = Loader::open(Arc::clone(cache), config.clone(), 5, options).unwrap();
+    loader.stream(start).take(n).map(own).collect()
+}
+
+/// A copy, so that the stream's few buffers go on to the next batches.
+fn own(batch: Result<Batch, Error>) -> Batch {
+    let batch = batch.unwrap();
+    Batch {
+        images: PooledBuffer::unpooled(batch.images.to_vec()),
+        labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
+        ..batch
+    }
+}
+
+fn digests(batches: &[Batch]) -> Vec<String> {
+    batches.iter().map(Batch::digest).collect()
+}
+
+fn all_modes() -> impl Iterator<Item = StreamConfig> {
+    let chains = [Chain::recipe(), Chain::nnunet(), Chain::plain()];
+    [SampleBy::Intensity, SampleBy::Label, SampleBy::Class]
+        .into_iter()
+        .flat_map(move |sample_by| chains.into_iter().map(move |chain| config(sample_by, chain)))
+}
+
+#[test]
+fn threads_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    for config in all_modes() {
+        let one = batches(&cache, &config, &options(1, (0, 1)), 0, 4);
+        for threads in [2, 7] {
+            let many = batches(&cache, &config, &options(threads, (0, 1)), 0, 4);
+            assert_eq!(digests(&one), digests(&many), "{threads} threads, {config:?}");
+            assert!(one.iter().zip(&many).all(|(a, b)| a.crops == b.crops));
+        }
+    }
+}
+
+#[test]
+fn ranks_share_the_same_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    for config in all_modes() {
+        let whole = batches(&cache, &config, &options(2, (0, 1)), 0, 3);
+        for ranks in [2, 4] {
+            let shares: Vec<Vec<Batch>> =
+                (0..ranks).map(|rank| batches(&cache, &config, &options(2, (rank, ranks)), 0, 3)).collect();
+            for (step, whole) in whole.iter().enumerate() {
+                let parts = || shares.iter().map(|share| &share[step]);
+                let bits = |images: &[f32]| images.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+                assert_eq!(parts().flat_map(|batch| bits(&batch.images)).collect::<Vec<_>>(), bits(&whole.images));
+                let labels = |batch: &Batch| batch.labels.as_deref().unwrap().to_vec();
+                assert_eq!(parts().flat_map(labels).collect::<Vec<_>>(), labels(whole));
+                assert_eq!(parts().flat_map(|batch| batch.crops.clone()).collect::<Vec<_>>(), whole.crops);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn a_resumed_stream_is_the_same(start in 0u64..12, cases in 1usize..7, weights in [1u32..4, 1u32..4]) {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let caches = [
+            (write_cache(first.path(), "D", &some_cases(cases)), weights[0]),
+            (write_cache(second.path(), "E", &some_cases(3)), weights[1]),
+        ];
+        let config = config(SampleBy::Intensity, Chain::recipe());
+        let open = |threads| Loader::open_mix(caches.to_vec(), config.clone(), 5, &options(threads, (0, 1))).unwrap();
+        let whole: Vec<Batch> = open(2).stream(0).take(14).map(own).collect();
+        let late: Vec<Batch> = open(1).stream(start).take(2).map(own).collect();
+        prop_assert_eq!(digests(&late), digests(&whole)[usize::try_from(start).unwrap()..][..2].to_vec());
+        prop_assert_eq!(late[0].step, start);
+    }
+}
+
+#[test]
+fn every_case_comes_once_an_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(7));
+    let config = config(SampleBy::Intensity, Chain::recipe());
+    // 7 batches of 4 visits are 4 epochs of 7 cases.
+    let mut seen: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for batch in batches(&cache, &config, &options(2, (0, 1)), 0, 7) {
+        for crop in batch.crops.iter().step_by(3) {
+            seen.entry(crop.epoch).or_default().push(crop.case.clone());
+        }
+    }
+    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    for cases in seen.values() {
+        assert_eq!(cases.len(), 7);
+        assert_eq!(cases.iter().collect::<BTreeSet<_>>().len(), 7);
+    }
+}
+
+/// Chi-square of counts against expectations lies below what one in a hundred thousand exceeds (Wilson-Hilferty).
+fn check_chi_square(counts: &[(u64, f64)], what: &str) {
+    let statistic: f64 = counts.iter().map(|&(n, expected)| (n as f64 - expected).powi(2) / expected).sum();
+    let df = (counts.len() - 1) as f64;
+    let limit = df * (1.0 - 2.0 / (9.0 * df) + 4.27 * (2.0 / (9.0 * df)).sqrt()).powi(3);
+    assert!(statistic < limit, "{what}: {statistic:.1} with {df} degrees of freedom; expected less than {limit:.1}");
+}
+
+/// Crops of one voxel: each is its own centre.
+fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64> {
+    let config = StreamConfig {
+        crop_size: [1; 3],
+        crops_per_visit: 20_000,
+        visits_per_batch: 1,
+        ..config(sample_by, Chain::plain())
+    };
+    let mut counts = vec![0; case.image.len()];
+    for batch in batches(cache, &config, &options(2, (0, 1)), 0, 4) {
+        for (crop, &value) in batch.crops.iter().zip(batch.images.iter()) {
+            let [x, y, z] = crop.origin.map(|at| usize::try_from(at).unwrap());
+            let at = (x * case.shape[1] + y) * case.shape[2] + z;
+            counts[at] += 1;
+            assert!((f32::from(case.image[at]) / 425.0 - value).abs() < 1e-6, "another voxel than the record says");
+        }
+    }
+    counts
+}
+
+#[test]
+fn centres_are_uniform_over_the_voxels_of_their_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = TestCase::new(0, [9, 7, 11]);
+    let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
+    for sample_by in [SampleBy::Intensity, SampleBy::Label, SampleBy::Class] {
+        let counts = centres(&cache, sample_by, &case);
+        let draws: u64 = counts.iter().sum();
+        // Brute force: how often each kind occurs in the volume.
+        let mut voxels: BTreeMap<u32, u64> = BTreeMap::new();
+        for at in 0..case.image.len() {
+            *voxels.entry(case.kind(at, sample_by)).or_default() += 1;
+        }
+        let foreground: u64 = voxels.range(1..).map(|(_, n)| n).sum();
+        let classes = voxels.range(1..).count() as f64;
+        let expected = |kind: u32| {
+            let share = match (sample_by, kind) {
+                (_, 0) => 0.25 / voxels[&0] as f64,
+                (SampleBy::Class, kind) => 0.75 / classes / voxels[&kind] as f64,
+                _ => 0.75 / foreground as f64,
+            };
+            draws as f64 * share
+        };
+        let of_kind = |wanted: u32| -> Vec<(u64, f64)> {
+            let kinds = (0..case.image.len()).map(|at| case.kind(at, sample_by));
+            kinds.zip(&counts).filter(|(kind, _)| *kind == wanted).map(|(kind, &n)| (n, expected(kind))).collect()
+        };
+        for &kind in voxels.keys() {
+            check_chi_square(&of_kind(kind), &format!("{sample_by:?}, kind {kind}"));
+        }
+        // The rate of each kind: exact in expectation.
+        let totals: Vec<(u64, f64)> = voxels
+            .keys()
+            .map(|&kind| of_kind(kind).iter().fold((0, 0.0), |(n, e), &(count, expected)| (n + count, e + expected)))
+            .collect();
+        check_chi_square(&totals, &format!("{sample_by:?}, kinds"));
+    }
+}
+
+#[test]
+fn a_kind_that_is_missing_is_replaced_by_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut case = TestCase::new(0, [9, 7, 11]);
+    case.image.fill(3);
+    case.label.fill(0);
+    let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
+    for sample_by in [SampleBy::Intensity, SampleBy::Label, SampleBy::Class] {
+        let counts = centres(&cache, sample_by, &case);
+        let expected = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+        check_chi_square(&counts.iter().map(|&n| (n, expected)).collect::<Vec<_>>(), &format!("{sample_by:?}"));
+    }
+}
+
+#[test]
+fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = TestCase { image: vec![425; 60], label: vec![2; 60], ..TestCase::new(0, [3, 4, 5]) };
+    let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
+    let padded = |augment: Chain| {
+        let config = StreamConfig { crop_size: [8; 3], ..config(SampleBy::Intensity, augment) };
+        batches(&cache, &config, &options(2, (0, 1)), 0, 12)
+    };
+    for batch in padded(Chain::plain()) {
+        for (crop, labels) in batch.images.chunks_exact(512).zip(batch.labels.as_ref().unwrap().chunks_exact(512)) {
+            // The volume is in the middle: 2 voxels before it along x and y, 1 along z.
+            for (at, (&value, &label)) in crop.iter().zip(labels).enumerate() {
+                let [x, y, z] = [at / 64, at / 8 % 8, at % 8];
+                let inside = (2..5).contains(&x) && (2..6).contains(&y) && (1..6).contains(&z);
+                let (expected, expected_label) = if inside { (1.0, 2) } else { (0.0, 0) };
+                assert_eq!(label, expected_label, "{x} {y} {z}");
+                // The floor is exact; a voxel is rounded.
+                assert!((value - expected).abs() <= if inside { 1e-6 } else { 0.0 }, "{x} {y} {z}: {value}");
+            }
+        }
+    }
+    // With intensity augmentation the floor is 0 before it: shifted as every voxel is, and never scaled.
+    let mut shifted = 0;
+    for batch in padded(Chain::recipe()) {
+        for (crop, record) in batch.images.chunks_exact(512).zip(&batch.crops) {
+            let floors: BTreeSet<u32> = crop.iter().map(|value| value.to_bits()).collect();
+            assert_eq!(floors.len(), 2, "{record:?}");
+            let floor = crop.iter().copied().fold(f32::INFINITY, f32::min);
+            let shift = record.augmentation.iter().find(|phrase| phrase.contains("shift"));
+            assert_eq!(floor == 0.0, shift.is_none(), "{record:?}");
+            shifted += usize::from(shift.is_some());
+        }
+    }
+    assert!(shifted > 0);
+}
+
+#[test]
+fn mixed_caches_keep_their_own_epochs() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = write_cache(first.path(), "A", &some_cases(3));
+    let b = write_cache(second.path(), "B", &some_cases(5));
+    let config = config(SampleBy::Intensity, Chain::plain());
+    let loader = Loader::open_mix(vec![(Arc::clone(&a), 3), (b, 1)], config.clone(), 5, &options(2, (0, 1))).unwrap();
+    assert_eq!((loader.num_cases(), loader.steps_per_epoch()), (8, 2));
+    let crops: Vec<_> = loader.stream(0).take(20).flat_map(|batch| batch.unwrap().crops).step_by(3).collect();
+    for (dataset, cases, visits) in [("A/", 3, 60), ("B/", 5, 20)] {
+        let own: Vec<_> = crops.iter().filter(|crop| crop.case.starts_with(dataset)).collect();
+        assert_eq!(own.len(), visits);
+        for (number, epoch) in own.chunks(cases).enumerate() {
+            assert!(epoch.iter().all(|crop| crop.epoch == number as u64), "{epoch:?}");
+            assert_eq!(epoch.iter().map(|crop| &crop.case).collect::<BTreeSet<_>>().len(), cases);
+        }
+    }
+    // The first cache is visited in the order that it has alone.
+    let alone = batches(&a, &config, &options(2, (0, 1)), 0, 3);
+    let alone: Vec<_> = alone.iter().flat_map(|batch| &batch.crops).step_by(3).collect();
+    let mixed: Vec<_> = crops.iter().filter(|crop| crop.case.starts_with("A/")).collect();
+    assert!(alone.iter().zip(mixed).all(|(a, b)| a == &b));
+    assert_eq!(Loader::open(Arc::clone(&a), config, 5, &options(1, (0, 1))).unwrap().digest(), a.digest());
+}
+
+#[test]
+fn splits_stream_their_own_cases() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(12));
+    let stream = |split: Split| {
+        let config = StreamConfig { split, ..config(SampleBy::Intensity, Chain::plain()) };
+        let loader = Loader::open(Arc::clone(&cache), config, 5, &options(2, (0, 1))).unwrap();
+        let batches: Vec<Batch> = loader.stream(0).take(12).map(own).collect();
+        let seen: BTreeSet<String> = batches.iter().flat_map(|b| &b.crops).map(|crop| crop.case.clone()).collect();
+        assert_eq!(seen.len(), loader.num_cases());
+        seen
+    };
+    let fold = |part| Split::Fold(FoldSplit { fold: 0, of: 3, part, seed: 1 });
+    let (train, validation) = (stream(fold(Part::Train)), stream(fold(Part::Validation)));
+    assert!(train.is_disjoint(&validation) && !validation.is_empty());
+    assert_eq!(train.len() + validation.len(), 12);
+    let nothing = StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() };
+    let error = Loader::open(cache, nothing, 5, &Options::default()).err().unwrap();
+    assert!(error.to_string().ends_with("include, exclude and split leave no case of it"), "{error}");
+}
+
+/// Changes one byte in the middle of a case's chunks; returns its key.
+fn damage(cache: &Cache, case: usize) -> String {
+    let case = &cache.cases()[case];
+    let path = case.shard().path();
+    let mut bytes = std::fs::read(path).unwrap();
+    let span = &case.record().span;
+    bytes[usize::try_from(span.offset + span.data_len / 2).unwrap()] ^= 0x10;
+    let mut permissions = std::fs::metadata(path).unwrap().permissions();
+    #[expect(clippy::permissions_set_readonly_false, reason = "a shard in a folder of the test's own")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(path, permissions).unwrap();
+    std::fs::write(path, bytes).unwrap();
+    case.key().to_owned()
+}
+
+#[test]
+fn a_corrupt_chunk_ends_the_stream_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    let config = config(SampleBy::Intensity, Chain::plain());
+    let clean = digests(&batches(&cache, &config, &options(2, (0, 1)), 0, 30));
+    let key = damage(&cache, 2);
+    let mut messages = BTreeSet::new();
+    for threads in [1, 2, 7] {
+        let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options(threads, (0, 1))).unwrap();
+        let mut stream = loader.stream(0);
+        let sound: Vec<Batch> = stream.by_ref().take(30).take_while(Result::is_ok).map(own).collect();
+        // Every batch before the first that meets the chunk is as it was.
+        assert!(sound.len() < 30);
+        assert_eq!(digests(&sound), clean[..sound.len()]);
+        let error = loader.stream(sound.len() as u64).next().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Read(hiend_cache::Error::CorruptChunk { case, .. }) if *case == key));
+        assert!(stream.next().is_none());
+        messages.insert(error.to_string());
+    }
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    let message = messages.first().unwrap();
+    let shard = cache.cases()[2].shard().path().display().to_string();
+    assert!(message.contains(&shard) && message.contains(&key) && message.contains(" chunk "), "{message}");
+}
+
+#[test]
+fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..config(SampleBy::Intensity, Chain::recipe()) };
+    let clean = batches(&cache, &config, &options(2, (0, 1)), 0, 20);
+    let key = damage(&cache, 2);
+    let mut all = BTreeSet::new();
+    for threads in [1, 2, 7] {
+        let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options(threads, (0, 1))).unwrap();
+        let skipping: Vec<Batch> = loader.stream(0).take(20).map(own).collect();
+        let mut missing = 0;
+        for (clean, batch) in clean.iter().zip(&skipping) {
+            let len = batch.images.len() / batch.shape[0].max(1);
+            assert_eq!(batch.shape[0], batch.crops.len());
+            assert_eq!(batch.labels.as_ref().unwrap().len(), batch.images.len());
+            let mut left = batch.crops.iter().zip(batch.images.chunks_exact(len)).peekable();
+            for (crop, image) in clean.crops.iter().zip(clean.images.chunks_exact(len)) {
+                if left.next_if(|(kept, values)| *kept == crop && *values == image).is_none() {
+                    assert_eq!(crop.case, key);
+                    missing += 1;
+                }
+            }
+            assert!(left.next().is_none(), "something took the place");
+        }
+        assert!(missing > 0 && missing % 3 == 0);
+        assert!(loader.progress().skipped_visits >= missing / 3);
+        all.insert(digests(&skipping));
+    }
+    assert_eq!(all.len(), 1);
+}
