@@ -10,44 +10,33 @@ use rustix::time::{ClockId, clock_gettime};
 pub struct Elapsed {
     /// On the wall.
     pub wall_secs: f64,
-    /// Of the CPU: of this thread or of all threads of the process, see [`Stopwatch`].
+    /// Of the CPU, summed over the threads of the process.
     pub cpu_secs: f64,
 }
 
 /// Measures one stretch of work.
 pub struct Stopwatch {
-    clock: ClockId,
     wall: Instant,
     cpu: f64,
 }
 
 impl Stopwatch {
-    /// CPU time of the calling thread.
-    #[must_use]
-    pub fn of_thread() -> Self {
-        Self::start(ClockId::ThreadCPUTime)
-    }
-
     /// CPU time of every thread of this process.
     #[must_use]
     pub fn of_process() -> Self {
-        Self::start(ClockId::ProcessCPUTime)
-    }
-
-    fn start(clock: ClockId) -> Self {
-        Self { clock, wall: Instant::now(), cpu: read(clock) }
+        Self { wall: Instant::now(), cpu: cpu_secs() }
     }
 
     /// Time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Elapsed {
-        Elapsed { wall_secs: self.wall.elapsed().as_secs_f64(), cpu_secs: read(self.clock) - self.cpu }
+        Elapsed { wall_secs: self.wall.elapsed().as_secs_f64(), cpu_secs: cpu_secs() - self.cpu }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "times of a benchmark")]
-fn read(clock: ClockId) -> f64 {
-    let time = clock_gettime(clock);
+fn cpu_secs() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 

@@ -56,9 +56,10 @@ impl Voxels {
             offset: record.image.offset,
             preprocess: cache.manifest().preprocess.clone(),
         };
-        if voxels.samples.len() < SHAPE.iter().product::<usize>() / 2 {
+        if (0..3).any(|axis| voxels.shape[axis] < 192) || voxels.samples.len() < SHAPE.iter().product::<usize>() * 3 / 4
+        {
             voxels.samples = mirror_tile(&voxels.samples, voxels.shape, SHAPE);
-            voxels.origin = format!("{} ({:?}) mirror-tiled to {SHAPE:?}", voxels.origin, voxels.shape);
+            voxels.origin = format!("{} {:?} mirror-tiled to {SHAPE:?}", voxels.origin, voxels.shape);
             voxels.shape = SHAPE;
         }
         Ok(voxels)
@@ -121,10 +122,16 @@ impl Voxels {
         self.samples.is_empty()
     }
 
+    /// The sample that becomes 1.
+    #[must_use]
+    pub fn top(&self) -> f32 {
+        f32::from(self.samples.iter().copied().max().unwrap_or(1).max(1))
+    }
+
     /// The volume as float32, normalised to [0, 1] as a network wants it: what the float stores keep.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
-        let top = f32::from(self.samples.iter().copied().max().unwrap_or(1).max(1));
+        let top = self.top();
         self.samples.iter().map(|&s| f32::from(s) / top).collect()
     }
 

@@ -11,8 +11,8 @@ use crate::index::Entry;
 use crate::occupancy::{Counts, Occupancy};
 use crate::shard::record::{ArrayRecord, CaseRecord, Geometry, Source, Span};
 
-/// The zstd level of every chunk. Levels 1 to 9 of the planes decode at the same speed; 3 is where the size stops
-/// falling for CT (`benches/README.md`, table "codec").
+/// The zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
+/// decoding is equally fast (`benches/README.md`, table "codec").
 pub const LEVEL: i32 = 3;
 
 /// A volume to be stored, z fastest.

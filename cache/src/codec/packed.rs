@@ -12,7 +12,7 @@
 //!   header    u16 little-endian, least << 4 | width    if samples have up to 12 bits
 //!             u32 little-endian, least << 8 | width    else
 //!   payload   4 * width bytes: of the 32 distances, d[0..32], z fastest, then y, then x
-//!             width 16: u16 little-endian each; else for each bit that is set in width, from the highest:
+//!             width 16 (instead of 13 to 15, too): u16 little-endian each; else for each bit that is set in width, from the highest:
 //!               8: 32 bytes, low 8 bits of d[i] in byte i
 //!               4: 16 bytes, the next 4 bits of d[i] in byte i % 16, at bit 4 (i / 16)
 //!               2:  8 bytes, the next 2 bits of d[i] in byte i % 8, at bit 2 (i / 8)
@@ -95,46 +95,82 @@ impl Packed {
     /// # Errors
     /// Says why the bytes are no such chunk.
     pub(super) fn decode<T: Sample>(self, shape: [usize; 3], bytes: &[u8], samples: &mut [T]) -> Result<(), String> {
-        let [nx, ny, nz]: [usize; 3] = std::array::from_fn(|axis| shape[axis].div_ceil(BOX[axis]));
-        let short = || "ends early".to_owned();
-        let header_len = self.header_len();
-        let (headers, mut payload) = bytes.split_at_checked(nx * ny * nz * header_len).ok_or_else(short)?;
-        let mut headers = headers.chunks_exact(header_len);
-        let full_boxes = shape[2] / BOX[2];
-        for (bx, by) in (0..nx).flat_map(|bx| (0..ny).map(move |by| (bx, by))) {
-            let first = [bx * BOX[0], by * BOX[1], 0];
-            let starts: [Option<usize>; 4] = std::array::from_fn(|row| row_of(shape, first, row).map(|(at, _)| at));
-            for bz in 0..nz {
-                let Some(header) = headers.next() else { return Err(short()) };
-                let (least, width) = match *header {
-                    [a, b] => (u16::from_le_bytes([a, b]) >> 4, a & 15),
-                    [width, a, b, _] => (u16::from_le_bytes([a, b]), width),
-                    _ => return Err(short()),
+        let num_boxes: usize = (0..3).map(|axis| shape[axis].div_ceil(BOX[axis])).product();
+        let (headers, payload) = bytes.split_at_checked(num_boxes * self.header_len()).ok_or("ends early")?;
+        if self.bits <= 12 {
+            let headers = headers.as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+            decode_boxes(shape, headers.map(|header| (header >> 4, usize::from(header & 15))), payload, samples)
+        } else {
+            let headers = headers
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&[width, a, b, _]: &[u8; 4]| (u16::from_le_bytes([a, b]), usize::from(width)));
+            decode_boxes(shape, headers, payload, samples)
+        }
+    }
+}
+
+/// `headers` gives least and width of each box.
+fn decode_boxes<T: Sample>(
+    shape: [usize; 3],
+    mut headers: impl Iterator<Item = (u16, usize)>,
+    mut payload: &[u8],
+    samples: &mut [T],
+) -> Result<(), String> {
+    let [nx, ny, nz] = shape;
+    let mut next_box = || {
+        let (least, width) = headers.next()?;
+        let (packed, rest) = payload.split_at_checked(4 * width)?;
+        payload = rest;
+        let mut rows: Rows = [[least; 8]; 4];
+        UNPACK.get(width)?(packed, &mut rows);
+        Some(rows)
+    };
+    let broken = || "a width is impossible, or the bytes end early".to_owned();
+    for (slab_idx, slab) in samples.chunks_mut(BOX[0] * ny * nz).enumerate() {
+        let whole_slab = slab_idx < nx / BOX[0];
+        let (near, far) = slab.split_at_mut(if whole_slab { ny * nz } else { 0 });
+        for by in 0..ny.div_ceil(BOX[1]) {
+            let at = by * BOX[1] * nz;
+            if whole_slab && by < ny / BOX[1] {
+                // All of the volume but its borders: four whole rows.
+                let (a, b) = near[at..at + 2 * nz].split_at_mut(nz);
+                let (c, d) = far[at..at + 2 * nz].split_at_mut(nz);
+                let ([a, b, c, d], tails): ([&mut [[T; 8]]; 4], [&mut [T]; 4]) = {
+                    let (a, b, c, d) = (a.as_chunks_mut(), b.as_chunks_mut(), c.as_chunks_mut(), d.as_chunks_mut());
+                    ([a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1])
                 };
-                let Some(unpack) = UNPACK.get(usize::from(width)) else { return Err(format!("width {width}")) };
-                let (packed, rest) = payload.split_at_checked(4 * usize::from(width)).ok_or_else(short)?;
-                payload = rest;
-                let mut rows: Rows = [[least; 8]; 4];
-                unpack(packed, &mut rows);
-                let at = bz * BOX[2];
-                if let ([Some(a), Some(b), Some(c), Some(d)], true) = (starts, bz < full_boxes) {
-                    for (start, row) in [a, b, c, d].into_iter().zip(&rows) {
-                        write(row, &mut samples[start + at..start + at + 8]);
+                for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                    let rows = next_box().ok_or_else(broken)?;
+                    for (to, row) in [a, b, c, d].into_iter().zip(rows) {
+                        *to = row.map(T::from_u16);
                     }
-                } else {
-                    let len = (shape[2] - at).min(BOX[2]);
-                    for (start, row) in starts.into_iter().zip(&rows) {
-                        let Some(start) = start else { continue };
-                        write(&row[..len], &mut samples[start + at..start + at + len]);
+                }
+                if !tails[0].is_empty() {
+                    let rows = next_box().ok_or_else(broken)?;
+                    tails.into_iter().zip(&rows).for_each(|(to, row)| write(row, to));
+                }
+            } else {
+                for bz in 0..nz.div_ceil(BOX[2]) {
+                    let rows = next_box().ok_or_else(broken)?;
+                    let corner = [0, by * BOX[1], bz * BOX[2]];
+                    let here = if whole_slab { [BOX[0], ny, nz] } else { [1, ny, nz] };
+                    for (number, row) in rows.iter().enumerate() {
+                        let Some((at, len)) = row_of(here, corner, number) else { continue };
+                        let to =
+                            if at < near.len() { &mut near[at..at + len] } else { &mut far[at - near.len()..][..len] };
+                        write(row, to);
                     }
                 }
             }
         }
-        if payload.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", payload.len())) }
     }
+    if payload.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", payload.len())) }
 }
 
-fn write<T: Sample>(row: &[u16], samples: &mut [T]) {
+/// Fills `samples`, which may be fewer than the row has.
+fn write<T: Sample>(row: &[u16; 8], samples: &mut [T]) {
     for (sample, &value) in samples.iter_mut().zip(row) {
         *sample = T::from_u16(value);
     }
