@@ -294,7 +294,8 @@ impl VolumeReader {
         chunk: usize,
         samples: &mut Vec<T>,
     ) -> Result<()> {
-        samples.resize(index.grid.chunk_box(chunk).num_voxels(), T::default());
+        let shape = index.grid.chunk_box(chunk).shape();
+        samples.resize(shape.iter().product(), T::default());
         let path = case.shard.path();
         let (offset, len, crc32c) = match chunks.entries[chunk] {
             Entry::Constant(value) => {
@@ -310,7 +311,7 @@ impl VolumeReader {
                 Some(decoder) => decoder,
                 none => none.insert(Decoder::new().map_err(Error::io(path, "make a zstd decoder for"))?),
             };
-            decoder.decode(codec, bytes, samples)
+            decoder.decode(codec, shape, bytes, samples)
         } else {
             Err("checksum does not match".to_owned())
         };

@@ -11,8 +11,8 @@ use crate::index::Entry;
 use crate::occupancy::{Counts, Occupancy};
 use crate::shard::record::{ArrayRecord, CaseRecord, Geometry, Source, Span};
 
-/// The zstd level of every chunk. Levels 1 to 9 of the planes decode at the same speed; 3 is where the size stops
-/// falling for CT (`benches/README.md`, table "codec").
+/// The zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
+/// decoding is equally fast (`benches/README.md`, table "codec").
 pub const LEVEL: i32 = 3;
 
 /// A volume to be stored, z fastest.
@@ -147,14 +147,15 @@ fn encode_array<T: Sample>(
 ) -> std::io::Result<()> {
     let mut samples = Vec::new();
     for idx in 0..grid.num_chunks() {
-        gather(volume, grid.shape(), &grid.chunk_box(idx), &mut samples);
+        let region = grid.chunk_box(idx);
+        gather(volume, grid.shape(), &region, &mut samples);
         look(u32::try_from(idx).unwrap_or(u32::MAX), &samples);
         if samples.iter().all(|s| *s == samples[0]) {
             entries.push(Entry::Constant(samples[0].to_u16()));
             continue;
         }
         let start = data.len();
-        encoder.encode(codec, &samples, data)?;
+        encoder.encode(codec, region.shape(), &samples, data)?;
         let bytes = &data[start..];
         let len = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
         entries.push(Entry::Coded { offset: start as u64, len, crc32c: crc32c::crc32c(bytes) });

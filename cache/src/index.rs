@@ -49,11 +49,10 @@ impl Entry {
         let offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
         let len = u32::from_le_bytes([l0, l1, l2, l3]);
         let crc32c = u32::from_le_bytes([c0, c1, c2, c3]);
-        let Codec::Planes(planes) = codec;
         if len == 0 {
             return match u16::try_from(offset) {
-                Ok(value) if u32::from(value) >> planes.bits == 0 && crc32c == 0 => Ok(Self::Constant(value)),
-                _ => Err(format!("constant {offset} exceeds {} bits", planes.bits)),
+                Ok(value) if u32::from(value) >> codec.bits() == 0 && crc32c == 0 => Ok(Self::Constant(value)),
+                _ => Err(format!("constant {offset} exceeds {} bits", codec.bits())),
             };
         }
         if len as usize > codec.max_bytes(num_voxels) {

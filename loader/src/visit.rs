@@ -284,7 +284,7 @@ impl Visitor {
                 let at = cut_at;
                 cut_at += if crop.resamples() { len } else { 0 };
                 let Some(part) = region.and_then(|region| region.intersection(&chunk_box)) else { continue };
-                let copy = Copy { chunk: chunk_box, part, cut_start: crop.cut_start, cut_size: crop.cut_size };
+                let copy = Copy { chunk: chunk_box, part, cut_start: crop.cut_start };
                 if crop.resamples() {
                     let target = Target { map: AxisMap::IDENTITY, size: crop.cut_size };
                     copy.image(&self.image, target, scale, (1.0, 0.0), &mut self.cut_image[at..at + len]);
@@ -320,8 +320,18 @@ impl Visitor {
     }
 }
 
-fn nth_matching<T>(samples: &[T], nth: usize, matches: impl Fn(&T) -> bool) -> Option<usize> {
-    samples.iter().enumerate().filter(|(_, sample)| matches(sample)).nth(nth).map(|(at, _)| at)
+/// The place of the nth sample that matches. Whole blocks are counted, which is vector code, before one is searched.
+fn nth_matching<T>(samples: &[T], mut nth: usize, matches: impl Fn(&T) -> bool) -> Option<usize> {
+    const BLOCK: usize = 256;
+    for (number, block) in samples.chunks(BLOCK).enumerate() {
+        let found = block.iter().map(|sample| u32::from(matches(sample))).sum::<u32>() as usize;
+        if nth < found {
+            let mut places = block.iter().enumerate().filter(|(_, sample)| matches(sample));
+            return places.nth(nth).map(|(at, _)| number * BLOCK + at);
+        }
+        nth -= found;
+    }
+    None
 }
 
 fn axis_map(drawn: &Drawn) -> AxisMap {
@@ -363,7 +373,6 @@ struct Copy {
     chunk: Box3,
     part: Box3,
     cut_start: [i64; 3],
-    cut_size: [usize; 3],
 }
 
 impl Copy {
@@ -376,6 +385,9 @@ impl Copy {
     }
 
     /// Copies row by row along z. The recipe's turns leave z where it is, so rows stay rows.
+    ///
+    /// Rows come in the order in which they lie in the crop: what is written goes to memory, where order counts; what
+    /// is read lies in the core's own cache, where it does not.
     fn rows<T: core::marker::Copy, U>(
         &self,
         chunk: &[T],
@@ -385,34 +397,203 @@ impl Copy {
     ) {
         debug_assert_eq!(map.source[2], 2);
         let [_, chunk_y, chunk_z] = self.chunk.shape();
-        let len = self.part.end[2] - self.part.start[2];
-        // Position in the cut; it lies inside, so it is not negative.
-        let within = |axis: usize, voxel: usize| {
-            usize::try_from(i64::try_from(voxel).unwrap_or(i64::MAX) - self.cut_start[axis]).unwrap_or(0)
-        };
-        let first_z = within(2, self.part.start[2]);
-        let to_z = if map.flipped[2] { self.cut_size[2] - first_z - len } else { first_z };
-        for x in self.part.start[0]..self.part.end[0] {
-            for y in self.part.start[1]..self.part.end[1] {
-                let source = [within(0, x), within(1, y)];
-                let place = |axis: usize| {
-                    let at = source[map.source[axis]];
-                    if map.flipped[axis] { size[axis] - 1 - at } else { at }
-                };
-                let to = (place(0) * size[1] + place(1)) * size[2] + to_z;
-                let row = (x - self.chunk.start[0]) * chunk_y + (y - self.chunk.start[1]);
-                let from = row * chunk_z + self.part.start[2] - self.chunk.start[2];
-                let (samples, out) = (&chunk[from..from + len], &mut out[to..to + len]);
-                if map.flipped[2] {
-                    for (value, &sample) in out.iter_mut().rev().zip(samples) {
-                        *value = convert(sample);
-                    }
+        let counts = self.part.shape();
+        let skipped: [usize; 3] = std::array::from_fn(|axis| self.part.start[axis] - self.chunk.start[axis]);
+        let strides = [chunk_y * chunk_z, chunk_z, 1];
+        // The part's place in the cut; it lies inside, so it is not negative.
+        let within: [usize; 3] = std::array::from_fn(|axis| {
+            let voxel = i64::try_from(self.part.start[axis]).unwrap_or(i64::MAX);
+            usize::try_from(voxel - self.cut_start[axis]).unwrap_or(0)
+        });
+        let axes: [Axis; 3] = std::array::from_fn(|axis| {
+            let (source, flipped) = (map.source[axis], map.flipped[axis]);
+            let (count, stride) = (counts[source], strides[source]);
+            let first = if flipped { size[axis] - within[source] - count } else { within[source] };
+            Axis { count, first, stride, from: skipped[source] * stride, flipped }
+        });
+        let [x, y, z] = axes;
+        for at_x in 0..x.count {
+            for at_y in 0..y.count {
+                let to = ((x.first + at_x) * size[1] + y.first + at_y) * size[2] + z.first;
+                let from = x.row(at_x) + y.row(at_y) + z.from;
+                let (samples, out) = (&chunk[from..from + z.count], &mut out[to..to + z.count]);
+                if z.flipped {
+                    copy_row::<true, _, _>(samples, out, &convert);
                 } else {
-                    for (value, &sample) in out.iter_mut().zip(samples) {
-                        *value = convert(sample);
-                    }
+                    copy_row::<false, _, _>(samples, out, &convert);
                 }
             }
         }
+    }
+}
+
+/// One axis of a crop, as far as one chunk fills it.
+#[derive(Clone, Copy)]
+struct Axis {
+    count: usize,
+    /// Where in the crop it begins.
+    first: usize,
+    /// Steps in the chunk.
+    stride: usize,
+    /// Where in the chunk the part begins.
+    from: usize,
+    flipped: bool,
+}
+
+impl Axis {
+    /// What the place `at` along this axis adds to the position in the chunk.
+    fn row(&self, at: usize) -> usize {
+        self.from + self.stride * if self.flipped { self.count - 1 - at } else { at }
+    }
+}
+
+/// Voxels that are converted in one go.
+const BLOCK: usize = 8;
+
+/// Converts a row of voxels, from its other end if `FLIPPED`.
+///
+/// In blocks of constant length, which the compiler turns into vectors; the last one overlaps the one before, so that
+/// no row ends in single voxels.
+fn copy_row<const FLIPPED: bool, T: core::marker::Copy, U>(samples: &[T], out: &mut [U], convert: impl Fn(T) -> U) {
+    let block = |samples: &[T; BLOCK], out: &mut [U; BLOCK]| {
+        for (at, value) in out.iter_mut().enumerate() {
+            *value = convert(samples[if FLIPPED { BLOCK - 1 - at } else { at }]);
+        }
+    };
+    let (Some(first), Some(last)) = (samples.first_chunk(), samples.last_chunk()) else {
+        for (at, value) in out.iter_mut().enumerate() {
+            *value = convert(samples[if FLIPPED { samples.len() - 1 - at } else { at }]);
+        }
+        return;
+    };
+    if FLIPPED {
+        for (samples, out) in samples.as_rchunks().1.iter().rev().zip(out.as_chunks_mut().0) {
+            block(samples, out);
+        }
+    } else {
+        for (samples, out) in samples.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+            block(samples, out);
+        }
+    }
+    if let (false, Some(out)) = (samples.len().is_multiple_of(BLOCK), out.last_chunk_mut()) {
+        block(if FLIPPED { first } else { last }, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+
+    use super::*;
+    use crate::transform::{MirrorParams, RecipeDrawn, Rotate90Params, ScaleIntensityParams, ShiftIntensityParams};
+
+    const WINDOW: [f64; 2] = [-175.0, 250.0];
+
+    fn cache_of(shape: [usize; 3], chunk: usize) -> (tempfile::TempDir, Cache) {
+        let num_voxels: usize = shape.iter().product();
+        let image: Vec<u16> = (0..num_voxels).map(|i| (i * 7919 % 426) as u16).collect();
+        let label: Vec<u8> = (0..num_voxels).map(|i| (i * 31 % 251) as u8).collect();
+        let case = NewCase {
+            dataset: "Dataset001_Test".into(),
+            case_id: "a".into(),
+            shape,
+            image: &image,
+            image_bits: 9,
+            image_offset: WINDOW[0],
+            image_step: 1.0,
+            foreground_above: 0,
+            label: Some(&label),
+            geometry: Geometry::identity(shape),
+            source: Source::default(),
+            parameters: String::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+        writer.push(encode(&case, [chunk; 3], Preset::Fast).unwrap()).unwrap();
+        writer.finish().unwrap();
+        Manifest::default().write(dir.path()).unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        (dir, cache)
+    }
+
+    /// Cuts one crop by the fused path and by [`RecipeDrawn::apply`] from the whole volume.
+    fn check(case: &Case, crop_size: [usize; 3], origin: [i64; 3], drawn: RecipeDrawn) {
+        let mut visitor = Visitor::default();
+        let index = visitor.reader.index(case).unwrap();
+        let num_voxels = crop_size.iter().product();
+        let cut_size = drawn.axis_map().source_shape(crop_size);
+        let crop = CropPlan { drawn: Drawn::Recipe(drawn), cut_start: origin, cut_size, origin };
+        let plan = VisitPlan {
+            crop_size,
+            num_crops: 1,
+            foreground_rate: 0.75,
+            sample_by: SampleBy::Intensity,
+            augment: Chain::recipe(),
+            window: WINDOW,
+            seed: 0,
+        };
+        let (mut fused, mut fused_labels) = (vec![9f32; num_voxels], vec![9u8; num_voxels]);
+        let mut slot = VisitSlot { images: &mut fused, labels: Some(&mut fused_labels) };
+        visitor.cut(case, &index, &plan, &[crop], &mut slot).unwrap();
+
+        let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
+        let scale = Scale::new(1.0 / 425.0, 0.0);
+        let (mut image, mut labels) = (Vec::new(), Vec::new());
+        for i in 0..num_voxels {
+            let [_, ny, nz] = cut_size;
+            let within = [i / (ny * nz), i / nz % ny, i % nz];
+            let at: [Option<usize>; 3] = std::array::from_fn(|axis| {
+                let at = usize::try_from(origin[axis] + i64::try_from(within[axis]).unwrap()).ok();
+                at.filter(|at| *at < volume.shape[axis])
+            });
+            let at = if let [Some(x), Some(y), Some(z)] = at {
+                Some((x * volume.shape[1] + y) * volume.shape[2] + z)
+            } else {
+                None
+            };
+            image.push(at.map_or(0.0, |at| scale.apply(volume.image[at])));
+            labels.push(at.map_or(0, |at| volume.label.as_ref().unwrap()[at]));
+        }
+        let (mut plain, mut plain_labels) = (vec![8f32; num_voxels], vec![8u8; num_voxels]);
+        let source = CropRef { image: &image, labels: Some(&labels), shape: cut_size };
+        let mut to = CropMut { image: &mut plain, labels: Some(&mut plain_labels), shape: crop_size };
+        drawn.apply(source, &mut to);
+        let bits = |voxels: &[f32]| voxels.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&fused) == bits(&plain), "{crop_size:?} at {origin:?}: {drawn:?}");
+        assert!(fused_labels == plain_labels, "labels, {crop_size:?} at {origin:?}: {drawn:?}");
+    }
+
+    #[test]
+    fn the_fused_path_is_the_plain_path_bit_for_bit() {
+        let volumes = [
+            // Larger than the crop, smaller, and larger along one axis only.
+            ([40, 37, 50], [24, 24, 21], [3, 5, 7]),
+            ([20, 19, 10], [24, 24, 21], [-2, -3, -5]),
+            ([50, 11, 12], [24, 24, 6], [20, -6, 5]),
+        ];
+        for (shape, crop_size, origin) in volumes {
+            let (_dir, cache) = cache_of(shape, 16);
+            for code in 0..32u8 {
+                let axes = [code & 1 != 0, code & 2 != 0, code & 4 != 0];
+                for shifted in [false, true] {
+                    let drawn = RecipeDrawn {
+                        flip: axes.contains(&true).then_some(MirrorParams { axes }),
+                        rotate90: (code >> 3 != 0).then_some(Rotate90Params { turns: code >> 3 }),
+                        scale_intensity: shifted.then_some(ScaleIntensityParams { factor: 1.07 }),
+                        shift_intensity: shifted.then_some(ShiftIntensityParams { shift: -0.031 }),
+                    };
+                    check(&cache.cases()[0], crop_size, origin, drawn);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_nth_voxel_is_found_across_blocks() {
+        let samples: Vec<u16> = (0..2000).map(|i| i % 3).collect();
+        for nth in [0, 1, 85, 86, 400, 665] {
+            assert_eq!(nth_matching(&samples, nth, |&s| s == 1), Some(3 * nth + 1));
+        }
+        assert_eq!(nth_matching(&samples, 667, |&s| s == 1), None);
     }
 }

@@ -1,0 +1,60 @@
+//! Clocks. On a machine that others use too, the clock on the wall says how busy it was; the CPU time says how long
+//! the work took (though a busy sibling thread and a shared cache slow that down as well).
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Elapsed time, by both clocks, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Elapsed {
+    /// On the wall.
+    pub wall_secs: f64,
+    /// Of the CPU, summed over the threads of the process.
+    pub cpu_secs: f64,
+}
+
+/// Measures one stretch of work.
+pub struct Stopwatch {
+    wall: Instant,
+    cpu: f64,
+}
+
+impl Stopwatch {
+    /// CPU time of every thread of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self { wall: Instant::now(), cpu: cpu_secs() }
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Elapsed {
+        Elapsed { wall_secs: self.wall.elapsed().as_secs_f64(), cpu_secs: cpu_secs() - self.cpu }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "times of a benchmark")]
+fn cpu_secs() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Waits until the process's own threads have nothing left to do.
+pub fn settle() {
+    for _ in 0..2_000 {
+        let watch = Stopwatch::of_process();
+        std::thread::sleep(Duration::from_millis(2));
+        if watch.elapsed().cpu_secs < 2e-4 {
+            return;
+        }
+    }
+}
+
+/// The middle value; 0 of nothing.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,205 @@
+//! `loader-bench`: this loader beside the stores that its users could pick, in one process, on the same voxels.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hiend_cache::Preset;
+use serde_json::json;
+
+use crate::chart::{Bar, Kind, draw};
+use crate::clock::median;
+use crate::contender::blosc2::Blosc2;
+use crate::contender::memory::{Memcpy, MemoryMap};
+use crate::contender::ours::{CropByCrop, WholeWay};
+use crate::contender::zarr::Zarr;
+use crate::contender::{Contender, Rates, Slots, round, verify};
+use crate::volume::Voxels;
+
+/// Crops a second of the loader, and of the stores that its users could pick.
+///
+/// The loader does the whole way: read, check, decode, cut, normalise, flip, turn and shift intensities, 8 crops of 96
+/// x 96 x 96 a visit. Everything else only decodes and cuts. All by turns, warm, the peers on one thread.
+#[derive(Debug, Parser)]
+#[command(name = "loader-bench", version)]
+pub struct Cli {
+    /// A cache of real CT, whose largest case is taken (mirror-tiled if it is small); else voxels are generated.
+    #[arg(long, value_name = "CACHE")]
+    shards: Option<PathBuf>,
+    /// Threads of the loader; it is measured on one thread, too.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+    /// How long to measure.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Measure the other stores.
+    #[arg(long)]
+    peers: bool,
+    /// Print one line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Draw the result.
+    #[arg(long, value_name = "FILE")]
+    png: Option<PathBuf>,
+    /// Shape of the chunks.
+    #[arg(long, value_name = "VOXELS", default_value_t = 32)]
+    chunk: usize,
+    /// Codec of the cache that is measured.
+    #[arg(long, value_enum, default_value = "fast")]
+    codec: CodecArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CodecArg {
+    Fast,
+    Dense,
+    Lz4,
+}
+
+struct Row {
+    key: &'static str,
+    label: String,
+    kind: Kind,
+    bytes_per_voxel: f64,
+    rates: Rates,
+}
+
+/// Runs the benchmark.
+///
+/// # Errors
+/// If a store cannot be made or read.
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let voxels = match &cli.shards {
+        Some(dir) => Voxels::of_cache(dir)?,
+        None => Voxels::generated(),
+    };
+    let dir = tempfile::tempdir()?;
+    let cache_dir = dir.path().join("cache");
+    std::fs::create_dir(&cache_dir)?;
+    let preset = match cli.codec {
+        CodecArg::Fast => Preset::Fast,
+        CodecArg::Dense => Preset::Dense,
+        CodecArg::Lz4 => Preset::Lz4,
+    };
+    voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
+
+    let threads = usize::from(cli.threads);
+    let mut loaders = vec![WholeWay::new(&cache_dir, 1)?];
+    if threads > 1 {
+        loaders.push(WholeWay::new(&cache_dir, threads)?);
+    }
+    let mut contenders: Vec<(Box<dyn Contender>, Kind, Rates)> = Vec::new();
+    let mut add = |contender: Box<dyn Contender>, kind| contenders.push((contender, kind, Rates::default()));
+    add(Box::new(CropByCrop::new(&cache_dir, &voxels)?), Kind::Ours);
+    if cli.peers {
+        add(Box::new(Blosc2::new(&voxels)?), Kind::Peer);
+        add(Box::new(Zarr::new(&voxels, dir.path())?), Kind::Peer);
+        add(Box::new(MemoryMap::new(&voxels, dir.path())?), Kind::Floor);
+        add(Box::new(Memcpy::new(&voxels)), Kind::Floor);
+    }
+    for (contender, _, _) in contenders.iter_mut().filter(|(contender, _, _)| contender.name() != "memcpy") {
+        verify(contender.as_mut(), &voxels)?;
+    }
+
+    let mut slots = Slots::default();
+    let started = Instant::now();
+    let mut number = 0;
+    while number < 3 || started.elapsed() < Duration::from_secs(cli.seconds) {
+        for loader in &mut loaders {
+            loader.round()?;
+        }
+        for (contender, _, rates) in &mut contenders {
+            round(contender.as_mut(), &voxels, &mut slots, number, rates)?;
+        }
+        number += 1;
+    }
+
+    let ours_bytes = contenders[0].0.bytes_per_voxel();
+    let rows: Vec<Row> = contenders
+        .into_iter()
+        .map(|(contender, kind, rates)| Row {
+            key: contender.name(),
+            label: contender.label(),
+            kind,
+            bytes_per_voxel: contender.bytes_per_voxel(),
+            rates,
+        })
+        .collect();
+    if let Some(path) = &cli.png {
+        let bar = |row: &Row| Bar {
+            label: row.label.clone(),
+            crops_per_s: row.rates.per_cpu_s(),
+            bytes_per_voxel: row.bytes_per_voxel,
+            kind: row.kind,
+        };
+        let mut bars: Vec<Bar> = rows.iter().map(bar).collect();
+        bars.push(Bar {
+            label: "this loader, the whole way, 8 crops a visit".into(),
+            crops_per_s: loaders[0].rates.per_cpu_s(),
+            bytes_per_voxel: ours_bytes,
+            kind: Kind::Ours,
+        });
+        let title = "96 x 96 x 96 crops a second of one core, bytes a voxel";
+        draw(path, title, &voxels.origin, bars)?;
+    }
+    if cli.json {
+        println!("{}", json_line(&voxels, &loaders, &rows, ours_bytes, number));
+    } else {
+        print_table(&voxels, &loaders, &rows, ours_bytes, number);
+    }
+    Ok(())
+}
+
+fn json_line(voxels: &Voxels, loaders: &[WholeWay], rows: &[Row], bytes_per_voxel: f64, rounds: u32) -> String {
+    let loader = &loaders[loaders.len() - 1];
+    let figures = |row: &Row| {
+        json!({
+            "crops_per_s": row.rates.per_s(),
+            "crops_per_cpu_s": row.rates.per_cpu_s(),
+            "best_crops_per_cpu_s": row.rates.best_per_cpu_s(),
+            "bytes_per_voxel": row.bytes_per_voxel,
+        })
+    };
+    let peers: serde_json::Map<_, _> = rows[1..].iter().map(|row| (row.key.to_owned(), figures(row))).collect();
+    json!({
+        "crops_per_s": loader.rates.per_s(),
+        "crops_per_cpu_s": loader.rates.per_cpu_s(),
+        "best_crops_per_cpu_s": loader.rates.best_per_cpu_s(),
+        "bytes_per_voxel": bytes_per_voxel,
+        "threads": loader.threads,
+        "stages": {
+            "decode_ms_per_crop": median(&loader.decode_ms),
+            "augment_ms_per_crop": median(&loader.augment_ms),
+        },
+        "one_thread_crops_per_s": loaders[0].rates.per_s(),
+        "scaling": loader.rates.per_s() / loaders[0].rates.per_s(),
+        "decode_only": figures(&rows[0]),
+        "peers": peers,
+        "data": voxels.origin,
+        "rounds": rounds,
+    })
+    .to_string()
+}
+
+fn print_table(voxels: &Voxels, loaders: &[WholeWay], rows: &[Row], bytes_per_voxel: f64, rounds: u32) {
+    println!("{}; {rounds} rounds, medians; crops of 96 x 96 x 96", voxels.origin);
+    println!("{:44} {:>9} {:>9} {:>9} {:>8} {:>7}", "", "crops/s", "/CPU s", "best", "B/voxel", "ratio");
+    let base = loaders[0].rates.per_cpu_s();
+    let line = |label: &str, rates: &Rates, bytes: f64| {
+        let (wall, cpu, best) = (rates.per_s(), rates.per_cpu_s(), rates.best_per_cpu_s());
+        println!("{label:44} {wall:9.0} {cpu:9.0} {best:9.0} {bytes:8.3} {:6.2}x", cpu / base);
+    };
+    for loader in loaders {
+        let label = format!("this loader, the whole way, threads: {}", loader.threads);
+        line(&label, &loader.rates, bytes_per_voxel);
+        println!(
+            "    decode {:.2} ms a crop, cut and augment {:.2} ms",
+            median(&loader.decode_ms),
+            median(&loader.augment_ms)
+        );
+    }
+    for row in rows {
+        line(&row.label, &row.rates, row.bytes_per_voxel);
+    }
+    println!("ratio: crops per CPU second against this loader on one thread; peers only decode and cut");
+}

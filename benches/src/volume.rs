@@ -1,0 +1,199 @@
+//! The voxels that every contender stores: one volume of realistic size, from a real CT where there is one.
+//!
+//! Small real scans are mirror-tiled: neighbouring tiles are reflections of each other, so no seam adds an edge that a
+//! codec would feel, and noise and texture stay those of the scanner.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader, encode};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::rng::DrawId;
+use hiend_loader::transform::GaussianNoiseParams;
+
+/// Shape of an abdomen at 1.5 mm: about 20 million voxels.
+pub const SHAPE: [usize; 3] = [240, 252, 328];
+
+/// Samples as the cache stores them, and how to read them.
+#[derive(Clone, Debug)]
+pub struct Voxels {
+    /// Where they come from, for people.
+    pub origin: String,
+    /// Voxels along x, y, z.
+    pub shape: [usize; 3],
+    /// Samples, z fastest.
+    pub samples: Vec<u16>,
+    /// Significant bits of a sample.
+    pub bits: u8,
+    /// Samples above this are foreground.
+    pub foreground_above: u16,
+    /// HU of sample 0; one step is one HU.
+    pub offset: f64,
+    /// How the volume was made.
+    pub preprocess: serde_json::Value,
+}
+
+impl Voxels {
+    /// The largest case of a cache, mirror-tiled to [`SHAPE`] if it is smaller.
+    ///
+    /// # Errors
+    /// If the cache cannot be read or holds no case.
+    pub fn of_cache(dir: &Path) -> anyhow::Result<Self> {
+        let cache = Cache::open(dir)?;
+        let by_size = |case: &&hiend_cache::Case| case.record().shape.iter().product::<usize>();
+        let case = cache.cases().iter().max_by_key(by_size).context("the cache holds no cases")?;
+        let record = case.record();
+        if record.image.step.to_bits() != 1f64.to_bits() {
+            bail!("{}: steps of {} HU; expected 1", case.key(), record.image.step);
+        }
+        let volume = case.read_whole(&mut VolumeReader::new())?;
+        let mut voxels = Self {
+            origin: case.key().to_owned(),
+            shape: volume.shape,
+            samples: volume.image,
+            bits: record.image.codec.bits(),
+            foreground_above: record.foreground_above,
+            offset: record.image.offset,
+            preprocess: cache.manifest().preprocess.clone(),
+        };
+        if (0..3).any(|axis| voxels.shape[axis] < 192) || voxels.samples.len() < SHAPE.iter().product::<usize>() * 3 / 4
+        {
+            voxels.samples = mirror_tile(&voxels.samples, voxels.shape, SHAPE);
+            voxels.origin = format!("{} {:?} mirror-tiled to {SHAPE:?}", voxels.origin, voxels.shape);
+            voxels.shape = SHAPE;
+        }
+        Ok(voxels)
+    }
+
+    /// A body of soft ellipsoids with the noise of a CT, for machines without a real one.
+    ///
+    /// # Panics
+    /// Never: the default window is valid.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small positive numbers")]
+    pub fn generated() -> Self {
+        let config = PreprocessConfig::default();
+        let quantiser = hiend_loader::preprocess::window::Quantiser::new(config.window, config.store);
+        let [nx, ny, nz] = SHAPE;
+        let mut hu = vec![0f32; nx * ny * nz];
+        for (i, value) in hu.iter_mut().enumerate() {
+            let at = [i / (ny * nz), i / nz % ny, i % nz];
+            let [x, y, z] = std::array::from_fn(|a| 2.0 * at[a] as f32 / SHAPE[a] as f32 - 1.0);
+            let texture = 12.0 * ((9.0 * x).sin() + (11.0 * y).sin() + (7.0 * z).sin());
+            let bone = x * x + (y + 0.6) * (y + 0.6) < 0.02;
+            let lung = (x.abs() - 0.4).powi(2) + y * y + (z - 0.8) * (z - 0.8) < 0.12;
+            let body = x * x + y * y < 0.9;
+            *value = match (body, bone, lung) {
+                (false, ..) => -1000.0,
+                (_, true, _) => 300.0,
+                (.., true) => -830.0,
+                _ => 50.0,
+            } + texture;
+        }
+        // Neighbouring voxels of a reconstructed, resampled CT share their noise: two thirds of it is smooth here.
+        let mut noise = vec![0f32; hu.len()];
+        GaussianNoiseParams { std: 22.0, seed: 7 }.apply(&mut noise);
+        for i in 0..hu.len() {
+            let near = |step: usize| noise[(i + step) % noise.len()];
+            hu[i] += 0.5 * (near(0) + near(1) + near(nz) + near(ny * nz));
+        }
+        let mut samples = vec![0u16; hu.len()];
+        quantiser.quantise(&hu, &mut samples);
+        Self {
+            origin: format!("generated, CT-like noise, {SHAPE:?}"),
+            shape: SHAPE,
+            samples,
+            bits: quantiser.bits,
+            foreground_above: quantiser.foreground_above,
+            offset: quantiser.offset,
+            preprocess: serde_json::to_value(config).expect("plain numbers"),
+        }
+    }
+
+    /// How many voxels there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// The sample that becomes 1.
+    #[must_use]
+    pub fn top(&self) -> f32 {
+        f32::from(self.samples.iter().copied().max().unwrap_or(1).max(1))
+    }
+
+    /// The volume as float32, normalised to [0, 1] as a network wants it: what the float stores keep.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        let top = self.top();
+        self.samples.iter().map(|&s| f32::from(s) / top).collect()
+    }
+
+    /// Writes a cache of one case.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write_cache(&self, dir: &Path, chunk: [usize; 3], preset: Preset) -> anyhow::Result<u64> {
+        let case = NewCase {
+            dataset: "Dataset001_Bench".into(),
+            case_id: "volume".into(),
+            shape: self.shape,
+            image: &self.samples,
+            image_bits: self.bits,
+            image_offset: self.offset,
+            image_step: 1.0,
+            foreground_above: self.foreground_above,
+            label: None,
+            geometry: Geometry::identity(self.shape),
+            source: Source::default(),
+            parameters: "bench".into(),
+        };
+        let encoded = encode(&case, chunk, preset)?;
+        let bytes = encoded.len();
+        let mut writer = ShardWriter::create(dir, 1, 0)?;
+        writer.push(encoded)?;
+        writer.finish()?;
+        Manifest { preprocess: self.preprocess.clone(), ..Manifest::default() }.write(dir)?;
+        Ok(bytes)
+    }
+
+    /// First voxel of crop number `n`: uniform over the volume, the same for every contender.
+    #[must_use]
+    pub fn crop_start(&self, n: u32, crop_size: [usize; 3]) -> [usize; 3] {
+        use rand::RngExt as _;
+        let mut rng = DrawId { seed: 1, epoch: 0, case: 0, crop: n }.rng(hiend_loader::rng::Operation::Centre);
+        std::array::from_fn(|axis| rng.random_range(0..=self.shape[axis] - crop_size[axis]))
+    }
+}
+
+/// Repeats a volume by reflection until it fills `shape`.
+#[must_use]
+pub fn mirror_tile(samples: &[u16], from: [usize; 3], shape: [usize; 3]) -> Vec<u16> {
+    let reflect = |at: usize, len: usize| if at / len % 2 == 0 { at % len } else { len - 1 - at % len };
+    let mut tiled = Vec::with_capacity(shape.iter().product());
+    for x in 0..shape[0] {
+        for y in 0..shape[1] {
+            let row = (reflect(x, from[0]) * from[1] + reflect(y, from[1])) * from[2];
+            tiled.extend((0..shape[2]).map(|z| samples[row + reflect(z, from[2])]));
+        }
+    }
+    tiled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_reflections() {
+        let tiled = mirror_tile(&[1, 2, 3, 4], [1, 2, 2], [2, 3, 5]);
+        assert_eq!(&tiled[..15], [1, 2, 2, 1, 1, 3, 4, 4, 3, 3, 3, 4, 4, 3, 3]);
+        assert_eq!(tiled[..15], tiled[15..]);
+    }
+}
