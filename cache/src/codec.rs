@@ -3,7 +3,9 @@
 //! # The `packed` codec
 //! The distances of the samples of small boxes from the least of each, in as few bits as the box needs ([`packed`]).
 //! No entropy coder: as small as `planes` on CT, and several times as fast to decode. What images are stored with
-//! unless something else is asked for.
+//! unless something else is asked for. The packed bytes are the content of a zstd frame, in one *raw* block
+//! ([`stored`]) unless zstd would halve them: a chunk stays stock zstd data, and a reader borrows the packed bytes from
+//! the memory map without copying them.
 //!
 //! # The `planes` codec
 //! A CT's low bits are noise: they compress least and cost an entropy decoder most. So a chunk's samples are split
@@ -91,7 +93,7 @@ impl Codec {
     pub fn max_bytes(&self, num_voxels: usize) -> usize {
         let raw = |planes: &Planes| planes.low_len(num_voxels) + planes.high_len(num_voxels);
         match self {
-            Self::Packed(packed) => packed.max_bytes(num_voxels),
+            Self::Packed(packed) => zstd::zstd_safe::compress_bound(packed.max_bytes(num_voxels)) + stored::HEADER_LEN,
             Self::Planes(planes) => zstd::zstd_safe::compress_bound(raw(planes)) + 2 * stored::HEADER_LEN,
             Self::Lz4(planes) => lz4_flex::block::get_maximum_output_size(raw(planes)),
         }
@@ -162,7 +164,15 @@ impl Encoder {
     ) -> std::io::Result<()> {
         let planes = match codec {
             Codec::Packed(packed) => {
-                packed.encode(shape, samples, out);
+                self.bytes.clear();
+                packed.encode(shape, samples, &mut self.bytes);
+                compress(&mut self.zstd, &self.bytes, &mut self.frame)?;
+                let fits = self.bytes.len() <= stored::MAX_LEN;
+                if fits && self.frame.len() > self.bytes.len() / 2 {
+                    stored::write(&self.bytes, out);
+                } else {
+                    out.extend_from_slice(&self.frame);
+                }
                 return Ok(());
             }
             Codec::Planes(planes) | Codec::Lz4(planes) => planes,
@@ -225,7 +235,19 @@ impl Decoder {
             return Err(format!("shape {shape:?} has not {} voxels", samples.len()));
         }
         let planes = match codec {
-            Codec::Packed(packed) => return packed.decode(shape, bytes, samples),
+            Codec::Packed(packed) => {
+                if let Some(content) = stored::whole(bytes) {
+                    return packed.decode(shape, content, samples);
+                }
+                let most = packed.max_bytes(samples.len());
+                if self.bytes.len() < most {
+                    self.bytes.resize(most, 0);
+                }
+                return match self.zstd.decompress_to_buffer(bytes, &mut self.bytes[..most]) {
+                    Ok(len) => packed.decode(shape, &self.bytes[..len], samples),
+                    Err(err) => Err(format!("not valid zstd data ({err})")),
+                };
+            }
             Codec::Lz4(planes) => return self.decode_lz4(*planes, bytes, samples),
             Codec::Planes(planes) => planes,
         };
@@ -319,6 +341,8 @@ mod tests {
         #[test]
         fn images_round_trip(samples in prop::collection::vec(0u16..426, 1..3000), raw in prop::bool::ANY) {
             PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(9, preset), &samples)));
+            let packed = round_trip(Codec::new(9, Preset::Fast), &samples);
+            prop_assert!(zstd::stream::decode_all(packed.as_slice()).is_ok(), "a stock decoder reads the frame");
             planes(9, if raw { 4 } else { 0 }, &samples);
         }
 

@@ -50,7 +50,7 @@ pub(crate) struct Recipe {
     /// Values to keep: only the window, or the full HU range (larger, but the window can be chosen when streaming).
     #[arg(long, value_enum, default_value = "window")]
     pub store: StoreArg,
-    /// Codec: fast to decode, or a fifth smaller and half as fast.
+    /// Codec: fast to decode, a little smaller and several times slower, or LZ4 for comparison.
     #[arg(long, value_enum, default_value = "fast")]
     pub codec: CodecArg,
     /// Cases to work on at a time [default: one a core].
@@ -156,6 +156,7 @@ pub(crate) enum StoreArg {
 pub(crate) enum CodecArg {
     Fast,
     Dense,
+    Lz4,
 }
 
 #[derive(Debug, Args)]

@@ -58,7 +58,7 @@ pub struct ConvertOptions {
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {
-            jobs: 1,
+            jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: 8 << 30,
             shard_bytes: 1 << 30,
             codec: Preset::Fast,

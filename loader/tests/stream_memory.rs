@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use hiend_cache::{Access, Cache, Preset};
+use hiend_cache::{Access, Cache};
 use hiend_loader::convert::{ConvertOptions, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Error, Loader, Options, StreamConfig};
@@ -18,8 +18,7 @@ const BUDGET: u64 = 160 << 20;
 fn phantoms(root: &std::path::Path) {
     let dataset = root.join("Dataset001_Phantom");
     write_dataset(&dataset, &PhantomConfig { cases: 4, seed: 3, spacing_mm: [5.0, 6.0] }).unwrap();
-    let options =
-        ConvertOptions { jobs: 2, memory_bytes: 1 << 30, shard_bytes: 1 << 30, codec: Preset::Fast, chunk: [32; 3] };
+    let options = ConvertOptions { jobs: 2, ..ConvertOptions::default() };
     let config = PreprocessConfig { spacing: Some([3.0; 3]), ..PreprocessConfig::default() };
     let datasets = hiend_loader::dataset::find(root).unwrap();
     let out = root.join("cache");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use hiend_cache::{Cache, Preset as Codec, VolumeReader};
+use hiend_cache::{Cache, VolumeReader};
 use hiend_loader::convert::{ConvertOptions, Event, Summary, convert};
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};

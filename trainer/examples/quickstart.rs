@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Parser;
-use hiend_cache::{Cache, Preset as Codec};
+use hiend_cache::Cache;
 use hiend_loader::convert::{ConvertOptions, Event, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
@@ -103,13 +103,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     let datasets = dataset::find(data)?;
-    let options = ConvertOptions {
-        jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        memory_bytes: 4 << 30,
-        shard_bytes: 1 << 30,
-        codec: Codec::Fast,
-        chunk: [32; 3],
-    };
+    let options = ConvertOptions::default();
     let root = std::path::absolute(data)?;
     let never = AtomicBool::new(false);
     let summary = convert(&root, &datasets, shards, &PreprocessConfig::default(), &options, &never, |event| {

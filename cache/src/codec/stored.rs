@@ -6,6 +6,9 @@
 /// Frame magic, descriptor (single segment, 4-byte content size), content size, block header.
 pub const HEADER_LEN: usize = 4 + 1 + 4 + 3;
 
+/// The longest content: what a raw block may hold.
+pub const MAX_LEN: usize = 1 << 17;
+
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 /// Content size in 4 bytes (2 << 6), single segment (1 << 5), no checksum, no dictionary.
 const DESCRIPTOR: u8 = 0b1010_0000;
@@ -28,7 +31,7 @@ fn header(len: usize) -> [u8; HEADER_LEN] {
 /// # Panics
 /// If `content` is longer than 128 KiB: the caller's error.
 pub fn write(content: &[u8], out: &mut Vec<u8>) {
-    assert!(content.len() <= 1 << 17, "a raw block holds at most 128 KiB");
+    assert!(content.len() <= MAX_LEN, "a raw block holds at most 128 KiB");
     out.extend_from_slice(&header(content.len()));
     out.extend_from_slice(content);
 }
@@ -36,11 +39,18 @@ pub fn write(content: &[u8], out: &mut Vec<u8>) {
 /// If `bytes` begin with a frame that stores exactly `len` bytes: its content, and what follows.
 #[must_use]
 pub fn read(bytes: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
-    if len > 1 << 17 {
+    if len > MAX_LEN {
         return None;
     }
     let content = bytes.strip_prefix(&header(len))?;
     content.split_at_checked(len)
+}
+
+/// If `bytes` are one frame that stores its content, and nothing else: the content.
+#[must_use]
+pub fn whole(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, rest) = read(bytes, bytes.len().checked_sub(HEADER_LEN)?)?;
+    rest.is_empty().then_some(content)
 }
 
 #[cfg(test)]
@@ -55,7 +65,9 @@ mod tests {
             write(&content, &mut bytes);
             assert_eq!(bytes.len(), HEADER_LEN + len);
             assert_eq!(zstd::stream::decode_all(bytes.as_slice()).unwrap(), content);
+            assert_eq!(whole(&bytes), Some(content.as_slice()));
             bytes.push(9);
+            assert_eq!(whole(&bytes), None);
             assert_eq!(read(&bytes, len), Some((content.as_slice(), &[9u8][..])));
             assert_eq!(read(&bytes, len + 2), None);
             assert_eq!(read(&bytes[..HEADER_LEN + len - usize::from(len > 0)], len).is_some(), len == 0);

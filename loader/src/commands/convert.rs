@@ -50,6 +50,7 @@ pub(super) fn task(data: &Path, recipe: &Recipe) -> anyhow::Result<Option<Task>>
         codec: match recipe.codec {
             CodecArg::Fast => Preset::Fast,
             CodecArg::Dense => Preset::Dense,
+            CodecArg::Lz4 => Preset::Lz4,
         },
         ..ConvertOptions::default()
     };
