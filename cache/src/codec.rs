@@ -245,12 +245,11 @@ impl Decoder {
             Ok(len) => return Err(format!("decodes to {len} bytes instead of {expected}")),
             Err(err) => return Err(format!("not valid zstd data ({err})")),
         }
-        match raw {
-            Some(low) => planes.join(low, decoded, samples),
-            None => {
-                let (low, high) = decoded.split_at(low_len);
-                planes.join(low, high, samples);
-            }
+        if let Some(low) = raw {
+            planes.join(low, decoded, samples);
+        } else {
+            let (low, high) = decoded.split_at(low_len);
+            planes.join(low, high, samples);
         }
         Ok(())
     }
@@ -277,7 +276,7 @@ impl Decoder {
 ///
 /// # Errors
 /// If the record asks for more bits than the type has, or for nonsense.
-pub(crate) fn check_fits<T: Sample>(codec: &Codec, case: &str) -> Result<()> {
+pub(crate) fn check_fits<T: Sample>(codec: Codec, case: &str) -> Result<()> {
     let fits = codec.validate().and_then(|()| {
         if codec.bits() > T::BITS { Err(format!("{} bits a sample do not fit", codec.bits())) } else { Ok(()) }
     });
@@ -298,11 +297,11 @@ mod tests {
         let bytes = bytes.split_off(3);
         assert!(bytes.len() <= codec.max_bytes(samples.len()));
         let mut decoder = Decoder::new().unwrap();
-        let mut decoded = vec![T::default(); samples.len()];
-        decoder.decode(&codec, shape, &bytes, &mut decoded).unwrap();
-        assert_eq!(decoded, samples);
+        let mut back = vec![T::default(); samples.len()];
+        decoder.decode(&codec, shape, &bytes, &mut back).unwrap();
+        assert_eq!(back, samples);
         // Too short a target is an error, never an overflow.
-        assert!(decoder.decode(&codec, shape, &bytes, &mut decoded[1..]).is_err());
+        assert!(decoder.decode(&codec, shape, &bytes, &mut back[1..]).is_err());
         bytes
     }
 
@@ -318,19 +317,25 @@ mod tests {
     proptest! {
         #[test]
         fn images_round_trip(samples in prop::collection::vec(0u16..426, 1..3000), raw in prop::bool::ANY) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(9, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(9, preset), &samples);
+            }
             planes(9, if raw { 4 } else { 0 }, &samples);
         }
 
         #[test]
         fn full_range_round_trips(samples in prop::collection::vec(any::<u16>(), 1..3000), raw in prop::bool::ANY) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(16, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(16, preset), &samples);
+            }
             planes(16, if raw { 4 } else { 0 }, &samples);
         }
 
         #[test]
         fn labels_round_trip(samples in prop::collection::vec(any::<u8>(), 1..3000)) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(8, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(8, preset), &samples);
+            }
         }
 
         #[test]

@@ -295,6 +295,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
     fn every_width_and_every_border_comes_back() {
         for bits in 1..=16u8 {
             for width in 1..=bits {
