@@ -70,7 +70,7 @@ impl Voxels {
     /// # Panics
     /// Never: the default window is valid.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small positive numbers")]
+    #[expect(clippy::cast_precision_loss, reason = "small positive numbers")]
     pub fn generated() -> Self {
         let config = PreprocessConfig::default();
         let quantiser = hiend_loader::preprocess::window::Quantiser::new(config.window, config.store);
@@ -175,7 +175,7 @@ impl Voxels {
 /// Repeats a volume by reflection until it fills `shape`.
 #[must_use]
 pub fn mirror_tile(samples: &[u16], from: [usize; 3], shape: [usize; 3]) -> Vec<u16> {
-    let reflect = |at: usize, len: usize| if at / len % 2 == 0 { at % len } else { len - 1 - at % len };
+    let reflect = |at: usize, len: usize| if (at / len).is_multiple_of(2) { at % len } else { len - 1 - at % len };
     let mut tiled = Vec::with_capacity(shape.iter().product());
     for x in 0..shape[0] {
         for y in 0..shape[1] {

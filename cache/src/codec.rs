@@ -2,8 +2,8 @@
 //!
 //! # The `packed` codec
 //! The distances of the samples of small boxes from the least of each, in as few bits as the box needs ([`packed`]).
-//! No entropy coder: as small as `planes` on CT, and several times as fast to decode. What images are stored with
-//! unless something else is asked for. The packed bytes are the content of a zstd frame, in one *raw* block
+//! No entropy coder: 2 to 8% larger than `planes` on CT, and more than twice as fast to decode. What images are stored
+//! with unless something else is asked for. The packed bytes are the content of a zstd frame, in one *raw* block
 //! ([`stored`]) unless zstd would halve them: a chunk stays stock zstd data, and a reader borrows the packed bytes from
 //! the memory map without copying them.
 //!
@@ -37,7 +37,7 @@ pub enum Preset {
     /// Fast to decode: bits packed, no entropy coder.
     #[default]
     Fast,
-    /// A little smaller, several times slower: all bits go through zstd.
+    /// A little smaller, half as fast: bit planes through zstd, the low four bits apart.
     Dense,
     /// LZ4 instead of zstd, for comparison: larger than either and slower than [`Self::Fast`].
     Lz4,
@@ -61,9 +61,12 @@ impl Codec {
     /// Samples of a byte are label maps: long runs, which entropy coders and LZ4 shrink to almost nothing.
     #[must_use]
     pub fn new(bits: u8, preset: Preset) -> Self {
+        // The low bits of samples wider than a byte are noise. Kept apart from the planes they also cost less: on real
+        // CT 0.566 bytes a voxel with four of them apart, 0.600 with none.
+        let raw_bits = if bits > 8 { 4 } else { 0 };
         match preset {
             Preset::Fast if bits > 8 => Self::Packed(Packed { bits }),
-            Preset::Fast | Preset::Dense => Self::Planes(Planes { bits, raw_bits: 0 }),
+            Preset::Fast | Preset::Dense => Self::Planes(Planes { bits, raw_bits }),
             Preset::Lz4 => Self::Lz4(Planes { bits, raw_bits: 0 }),
         }
     }
@@ -267,12 +270,11 @@ impl Decoder {
             Ok(len) => return Err(format!("decodes to {len} bytes instead of {expected}")),
             Err(err) => return Err(format!("not valid zstd data ({err})")),
         }
-        match raw {
-            Some(low) => planes.join(low, decoded, samples),
-            None => {
-                let (low, high) = decoded.split_at(low_len);
-                planes.join(low, high, samples);
-            }
+        if let Some(low) = raw {
+            planes.join(low, decoded, samples);
+        } else {
+            let (low, high) = decoded.split_at(low_len);
+            planes.join(low, high, samples);
         }
         Ok(())
     }
@@ -299,7 +301,7 @@ impl Decoder {
 ///
 /// # Errors
 /// If the record asks for more bits than the type has, or for nonsense.
-pub(crate) fn check_fits<T: Sample>(codec: &Codec, case: &str) -> Result<()> {
+pub(crate) fn check_fits<T: Sample>(codec: Codec, case: &str) -> Result<()> {
     let fits = codec.validate().and_then(|()| {
         if codec.bits() > T::BITS { Err(format!("{} bits a sample do not fit", codec.bits())) } else { Ok(()) }
     });
@@ -320,11 +322,11 @@ mod tests {
         let bytes = bytes.split_off(3);
         assert!(bytes.len() <= codec.max_bytes(samples.len()));
         let mut decoder = Decoder::new().unwrap();
-        let mut decoded = vec![T::default(); samples.len()];
-        decoder.decode(&codec, shape, &bytes, &mut decoded).unwrap();
-        assert_eq!(decoded, samples);
+        let mut back = vec![T::default(); samples.len()];
+        decoder.decode(&codec, shape, &bytes, &mut back).unwrap();
+        assert_eq!(back, samples);
         // Too short a target is an error, never an overflow.
-        assert!(decoder.decode(&codec, shape, &bytes, &mut decoded[1..]).is_err());
+        assert!(decoder.decode(&codec, shape, &bytes, &mut back[1..]).is_err());
         bytes
     }
 
@@ -340,7 +342,9 @@ mod tests {
     proptest! {
         #[test]
         fn images_round_trip(samples in prop::collection::vec(0u16..426, 1..3000), raw in prop::bool::ANY) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(9, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(9, preset), &samples);
+            }
             let packed = round_trip(Codec::new(9, Preset::Fast), &samples);
             prop_assert!(zstd::stream::decode_all(packed.as_slice()).is_ok(), "a stock decoder reads the frame");
             planes(9, if raw { 4 } else { 0 }, &samples);
@@ -348,13 +352,17 @@ mod tests {
 
         #[test]
         fn full_range_round_trips(samples in prop::collection::vec(any::<u16>(), 1..3000), raw in prop::bool::ANY) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(16, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(16, preset), &samples);
+            }
             planes(16, if raw { 4 } else { 0 }, &samples);
         }
 
         #[test]
         fn labels_round_trip(samples in prop::collection::vec(any::<u8>(), 1..3000)) {
-            PRESETS.iter().for_each(|&preset| drop(round_trip(Codec::new(8, preset), &samples)));
+            for preset in PRESETS {
+                round_trip(Codec::new(8, preset), &samples);
+            }
         }
 
         #[test]

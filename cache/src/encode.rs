@@ -89,7 +89,7 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: Preset) -> Result<E
         return Err(bad(format!("{lengths} for shape {:?}", case.shape)));
     }
     let image_codec = Codec::new(case.image_bits, preset);
-    crate::codec::check_fits::<u16>(&image_codec, &key())?;
+    crate::codec::check_fits::<u16>(image_codec, &key())?;
     if let Some(&widest) = case.image.iter().max()
         && u32::from(widest) >> case.image_bits != 0
     {

@@ -489,6 +489,7 @@ mod tests {
 
     const WINDOW: [f64; 2] = [-175.0, 250.0];
 
+    #[expect(clippy::cast_possible_truncation, reason = "remainders fit")]
     fn cache_of(shape: [usize; 3], chunk: usize) -> (tempfile::TempDir, Cache) {
         let num_voxels: usize = shape.iter().product();
         let image: Vec<u16> = (0..num_voxels).map(|i| (i * 7919 % 426) as u16).collect();
@@ -554,13 +555,13 @@ mod tests {
             image.push(at.map_or(0.0, |at| scale.apply(volume.image[at])));
             labels.push(at.map_or(0, |at| volume.label.as_ref().unwrap()[at]));
         }
-        let (mut plain, mut plain_labels) = (vec![8f32; num_voxels], vec![8u8; num_voxels]);
+        let (mut expected, mut expected_labels) = (vec![8f32; num_voxels], vec![8u8; num_voxels]);
         let source = CropRef { image: &image, labels: Some(&labels), shape: cut_size };
-        let mut to = CropMut { image: &mut plain, labels: Some(&mut plain_labels), shape: crop_size };
+        let mut to = CropMut { image: &mut expected, labels: Some(&mut expected_labels), shape: crop_size };
         drawn.apply(source, &mut to);
         let bits = |voxels: &[f32]| voxels.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert!(bits(&fused) == bits(&plain), "{crop_size:?} at {origin:?}: {drawn:?}");
-        assert!(fused_labels == plain_labels, "labels, {crop_size:?} at {origin:?}: {drawn:?}");
+        assert!(bits(&fused) == bits(&expected), "{crop_size:?} at {origin:?}: {drawn:?}");
+        assert!(fused_labels == expected_labels, "labels, {crop_size:?} at {origin:?}: {drawn:?}");
     }
 
     #[test]

@@ -54,8 +54,8 @@ impl Stream {
         config: &PretrainConfig,
         options: &pipeline::Options,
     ) -> Result<Self, pipeline::Error> {
-        let digest = cache.digest();
         let loader = Loader::open(cache, config.stream.clone(), config.train.seed, options)?;
+        let digest = loader.digest();
         let steps_per_epoch = loader.steps_per_epoch();
         let open = Box::new(move |step| Ok(source_of(loader.stream(step))));
         Ok(Self { steps_per_epoch, digest, open })

@@ -18,7 +18,7 @@ pub struct Planes {
 }
 
 impl Planes {
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(self) -> Result<(), String> {
         match (self.bits, self.raw_bits) {
             (1..=16, 0) | (5..=16, 4) => Ok(()),
             (bits, raw) => Err(format!("a codec of {bits} bits with {raw} raw bits does not exist")),
@@ -27,13 +27,13 @@ impl Planes {
 
     /// Bytes of packed low bits for `n` samples.
     #[must_use]
-    pub fn low_len(&self, n: usize) -> usize {
+    pub fn low_len(self, n: usize) -> usize {
         if self.raw_bits == 0 { 0 } else { n.div_ceil(2) }
     }
 
     /// Bytes of planes for `n` samples.
     #[must_use]
-    pub fn high_len(&self, n: usize) -> usize {
+    pub fn high_len(self, n: usize) -> usize {
         n * usize::from((self.bits - self.raw_bits).div_ceil(8))
     }
 
@@ -42,7 +42,7 @@ impl Planes {
     /// # Panics
     /// If a sample has more than `bits` significant bits.
     #[expect(clippy::cast_possible_truncation, reason = "planes are made of bytes")]
-    pub(super) fn split<T: Sample>(&self, samples: &[T], bytes: &mut Vec<u8>) {
+    pub(super) fn split<T: Sample>(self, samples: &[T], bytes: &mut Vec<u8>) {
         let widest = samples.iter().map(|s| s.to_u16()).fold(0, |a, b| a | b);
         assert!(u32::from(widest) >> self.bits == 0, "a sample exceeds {} bits", self.bits);
         let n = samples.len();
@@ -69,7 +69,7 @@ impl Planes {
     }
 
     /// Puts samples together from packed low bits and planes of the right lengths.
-    pub(super) fn join<T: Sample>(&self, low: &[u8], high: &[u8], samples: &mut [T]) {
+    pub(super) fn join<T: Sample>(self, low: &[u8], high: &[u8], samples: &mut [T]) {
         let n = samples.len();
         debug_assert_eq!((low.len(), high.len()), (self.low_len(n), self.high_len(n)));
         let (plane0, plane1) = high.split_at(n);

@@ -131,7 +131,7 @@ impl Shard {
             reason: format!("case {}: {reason}", case.key()),
         };
         let grid = case.grid(self.directory.chunk).map_err(bad)?;
-        check_fits::<u16>(&case.image.codec, &case.key())?;
+        check_fits::<u16>(case.image.codec, &case.key())?;
         let span = &case.span;
         let index_len = usize::try_from(span.index_len).map_err(|err| bad(err.to_string()))?;
         let bytes =
@@ -146,7 +146,7 @@ impl Shard {
         let image = ChunkIndex::from_bytes(image, &case.image.codec, &grid, data_end).map_err(bad)?;
         let (label, rest) = match &case.label {
             Some(array) => {
-                check_fits::<u8>(&array.codec, &case.key())?;
+                check_fits::<u8>(array.codec, &case.key())?;
                 let (label, rest) = split(rest)?;
                 (Some(ChunkIndex::from_bytes(label, &array.codec, &grid, data_end).map_err(bad)?), rest)
             }
