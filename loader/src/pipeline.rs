@@ -318,7 +318,9 @@ impl BatchStream {
             self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
         }
         if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
-            self.finished = Some((batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch)));
+            let (epoch, span) = (batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch));
+            tracing::debug!(epoch, "{}", span.verdict(self.shared.memory.threads, num_cores()));
+            self.finished = Some((epoch, span));
         }
     }
 }

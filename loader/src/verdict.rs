@@ -53,7 +53,7 @@ impl SpanTimes {
         let stages = [(Stage::Read, read_secs), (Stage::Decode, decode_secs), (Stage::Augment, augment_secs)];
         let (slowest, secs) = stages.into_iter().fold(stages[0], |a, b| if b.1 > a.1 { b } else { a });
         let slowest_share = if busy_secs > 0.0 { secs / busy_secs } else { 0.0 };
-        let bound = if self.batches == 0 {
+        let bound = if self.crops == 0 {
             Bound::Unknown
         } else if wait_share <= NOISE {
             let headroom = threads as f64 * self.elapsed_secs / busy_secs.max(1e-9);
@@ -134,7 +134,7 @@ impl fmt::Display for Verdict {
         let (share, wait) = (self.slowest_share * 100.0, self.wait_share * 100.0);
         let threads_word = |n: usize| if n == 1 { "thread" } else { "threads" };
         match self.bound {
-            Bound::Unknown => f.write_str("no batches, no verdict"),
+            Bound::Unknown => f.write_str("no crops, no verdict"),
             Bound::Device { headroom } => {
                 write!(f, "device-bound: the loader keeps up ({rate:.0} crops/s)")?;
                 if headroom >= 1.2 { write!(f, ", and could be {headroom:.1} times as fast") } else { Ok(()) }
@@ -243,6 +243,6 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_said_so() {
-        assert_eq!(SpanTimes::default().verdict(8, 16).to_string(), "no batches, no verdict");
+        assert_eq!(SpanTimes::default().verdict(8, 16).to_string(), "no crops, no verdict");
     }
 }
