@@ -20,8 +20,7 @@ fn phantoms(dir: &Path, cases: usize) {
 }
 
 fn shard(dir: &Path) -> Summary {
-    let options =
-        ConvertOptions { jobs: 2, memory_bytes: 1 << 30, shard_bytes: 1 << 20, codec: Codec::Fast, chunk: [32; 3] };
+    let options = ConvertOptions { jobs: 2, shard_bytes: 1 << 20, ..ConvertOptions::default() };
     let datasets = dataset::find(&dir.join("raw")).unwrap();
     let stop = AtomicBool::new(false);
     let config = PreprocessConfig::default();

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
 
+#![allow(clippy::cast_precision_loss, reason = "counts that are printed in millions")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,14 +53,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let compute = Compute::open(args.device)?;
     settle_default(&compute)?;
     let started = Instant::now();
-    let data = match &args.data {
-        Some(data) => data.clone(),
-        None => {
-            let raw = args.out.join("raw");
-            println!("1. drawing 4 CT phantoms into {}", raw.display());
-            write_dataset(&raw.join("Dataset001_Phantoms"), &PhantomConfig::default())?;
-            raw
-        }
+    let data = if let Some(data) = &args.data {
+        data.clone()
+    } else {
+        let raw = args.out.join("raw");
+        println!("1. drawing 4 CT phantoms into {}", raw.display());
+        write_dataset(&raw.join("Dataset001_Phantoms"), &PhantomConfig::default())?;
+        raw
     };
     let shards = args.out.join("cache");
     println!("2. hiend-shard {} --out {}", data.display(), shards.display());
@@ -124,9 +125,8 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
 
 /// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
 fn free_name(out: &Path) -> PathBuf {
-    let first = out.join("run");
-    if !first.exists() {
-        return first;
-    }
-    (2..).map(|number| out.join(format!("run-{number}"))).find(|path| !path.exists()).unwrap_or(first)
+    let taken = |path: &PathBuf| path.exists();
+    let names = std::iter::once("run".to_owned()).chain((2..10_000).map(|number| format!("run-{number}")));
+    let mut paths = names.map(|name| out.join(name));
+    paths.find(|path| !taken(path)).unwrap_or_else(|| out.join("run"))
 }
