@@ -1,8 +1,8 @@
 //! Orientation and resampling in one pass, exactly on MONAI's grid.
 //!
 //! The grid of an axis-aligned scan runs along the source's axes and is read axis by axis; this is fast
-//! ([`super::separable`]). Any shear, be it the rounding of an oblique affine in the file, lets MONAI turn the grid a
-//! little, and every voxel is read at its own coordinates ([`super::oblique`]). Shear of rounding's size moves image
+//! (`separable`). Any shear, be it the rounding of an oblique affine in the file, lets MONAI turn the grid a
+//! little, and every voxel is read at its own coordinates (`oblique`). Shear of rounding's size moves image
 //! values by nothing that matters, but it decides which label lies nearest where a coordinate is a half, and the
 //! foreground where a mixture equals the threshold, so there is no shortcut for it.
 

@@ -12,7 +12,7 @@ use burn::tensor::{Int, Tensor};
 /// Added to the Dice denominator, so that a class absent from both label and prediction divides by something.
 pub const SMOOTH_DR: f64 = 1e-6;
 
-/// The two terms of the loss, kept apart so that a run can report them; each is a scalar of shape [1].
+/// The two terms of the loss, kept apart so that a run can report them; each is a scalar of shape `[1]`.
 #[derive(Debug, Clone)]
 pub struct DiceCe {
     /// One minus the soft Dice, averaged over cases and classes; in [0, 1].
@@ -22,7 +22,7 @@ pub struct DiceCe {
 }
 
 impl DiceCe {
-    /// The loss that is minimised: the plain sum of both terms, shape [1].
+    /// The loss that is minimised: the plain sum of both terms, shape `[1]`.
     #[must_use]
     pub fn total(self) -> Tensor<1> {
         self.dice + self.cross_entropy

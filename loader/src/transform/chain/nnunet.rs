@@ -150,7 +150,7 @@ impl NnunetDrawn {
     /// The whole chain. A source that is smaller than [`Self::source_box`] counts as 0 outside.
     ///
     /// # Panics
-    /// As [`Drawn::apply`].
+    /// As [`super::Drawn::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
         if let Some(spatial) = &self.spatial {
             spatial.apply_image(source.image, source.shape, crop.image, crop.shape, scratch);

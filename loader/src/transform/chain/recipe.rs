@@ -92,7 +92,7 @@ impl RecipeDrawn {
     /// The plain form of what the pipeline fuses with its crop copy.
     ///
     /// # Panics
-    /// As [`Drawn::apply`].
+    /// As [`super::Drawn::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>) {
         let map = self.axis_map();
         assert_eq!(source.shape, map.source_shape(crop.shape), "the source is the box asked for");
