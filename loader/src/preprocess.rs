@@ -16,7 +16,7 @@ mod rows;
 mod separable;
 pub mod window;
 
-use hiend_cache::{Box3, Geometry};
+use hiend_cache::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::{cropped, largest_shift_mm, spacing};
@@ -164,10 +164,4 @@ fn check_pair(image: &NiftiInfo, label: &NiftiInfo) -> Result<(), String> {
         return Err(format!("label lies {shift:.1} mm off its image; their headers must agree within a voxel"));
     }
     Ok(())
-}
-
-/// A box in the stored volume, as offsets of the resampled one.
-#[must_use]
-pub fn stored_box(geometry: &Geometry) -> Box3 {
-    geometry.foreground_box
 }

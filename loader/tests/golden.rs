@@ -215,6 +215,13 @@ fn compare(
         safetensors::Dtype::I32 => {
             tensor.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()
         }
+        safetensors::Dtype::U16 => {
+            tensor.data().as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect()
+        }
+        safetensors::Dtype::F64 => tensor.data().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        safetensors::Dtype::I64 => {
+            tensor.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
+        }
         safetensors::Dtype::U8 => tensor.data().iter().map(|&b| b.into()).collect(),
         other => panic!("{key}: {other:?}"),
     };

@@ -15,9 +15,6 @@ use crate::device::{Compute, settle_default};
 use crate::pretrain::{Options, Outcome, Stop, Stream, pretrain, saved_config};
 use crate::report::console::Console;
 
-/// Memory of the loader's buffers where nothing is said.
-const DEFAULT_MEMORY: u64 = 4 << 30;
-
 pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::open(args.device)?;
     settle_default(&compute)?;
@@ -79,7 +76,7 @@ fn open_stream(shards: &Path, config: &PretrainConfig, args: &PretrainArgs) -> a
     let cache = Arc::new(Cache::open(shards)?);
     let options = pipeline::Options {
         threads: args.threads.map_or(0, usize::from),
-        memory_bytes: args.memory.unwrap_or(DEFAULT_MEMORY),
+        memory_bytes: args.memory.as_u64(),
         ..pipeline::Options::default()
     };
     Ok(Stream::open(cache, config, &options)?)
