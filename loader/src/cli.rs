@@ -57,7 +57,7 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
     /// Memory that cases in work may take together.
-    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_bytes)]
     pub memory: ByteSize,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Convert {
     #[command(flatten)]
     pub recipe: Recipe,
     /// Size at which a shard is finished and the next one begun.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     pub shard_size: ByteSize,
     /// Drop from the cache what this command does not list, and the space of records that were superseded.
     #[arg(long, conflicts_with = "worker")]
@@ -190,7 +190,7 @@ pub(crate) struct StreamOptions {
     #[arg(long, value_name = "R/N", default_value = "0/1", value_parser = parse_rank)]
     pub rank: (usize, usize),
     /// Memory for batches, threads and reading ahead.
-    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
     pub memory: ByteSize,
     /// Voxels of a crop: one number or three.
     #[arg(long, value_name = "N", default_value = "96", value_parser = parse_size)]
@@ -281,6 +281,14 @@ fn parse_spacing(text: &str) -> Result<Spacing, String> {
 
 fn parse_size(text: &str) -> Result<[usize; 3], String> {
     one_or_three(text)
+}
+
+/// A size in bytes as typed, such as 512MiB; the message says so when it is none.
+///
+/// # Errors
+/// If the text is no size.
+pub fn parse_bytes(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "expected a size, as 512MiB or 4GiB".into())
 }
 
 fn parse_window(text: &str) -> Result<[f64; 2], String> {

@@ -81,7 +81,7 @@ pub struct PretrainArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Memory of the loader's buffers, as 512MiB or 4GiB
-    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = hiend_loader::cli::parse_bytes)]
     pub memory: ByteSize,
     /// Updates from checkpoint to checkpoint; 0 for none but the last
     #[arg(long, value_name = "N", default_value_t = 500)]

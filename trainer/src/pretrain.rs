@@ -25,7 +25,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::optim::clip_global_norm;
-use crate::report::journal::{Entry, Journal, StepRecord};
+use crate::report::journal::{Entry, Journal, StepRecord, ValidationRecord};
 use crate::report::picture::{Panel, render};
 
 /// Crops of a picture.
@@ -130,6 +130,8 @@ pub enum Event<'a> {
     },
     /// An update was done.
     Step(&'a StepRecord),
+    /// A validation was done.
+    Validation(&'a ValidationRecord),
     /// A checkpoint was written.
     Checkpoint(&'a Path),
     /// A picture was written.

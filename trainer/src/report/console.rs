@@ -51,6 +51,15 @@ impl<W: Write> Console<W> {
                 }
                 self.average()?
             }
+            Event::Validation(record) => format!(
+                "validation after step {}: mean Dice {:.4}, without background {:.4}, {} cases in {:.1} s{}",
+                record.step,
+                record.mean_dice,
+                record.mean_fg_dice,
+                record.num_cases,
+                record.secs,
+                if record.best { " (best so far)" } else { "" }
+            ),
             Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
             Event::Picture(path) => format!("picture {}", path.display()),
             Event::Warning(message) => format!("warning: {message}"),

@@ -41,6 +41,27 @@ pub struct StepRecord {
     pub augment_ms: f64,
 }
 
+/// What a validation during fine-tuning found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationRecord {
+    /// Updates done before.
+    pub step: u64,
+    /// Position in epochs.
+    pub epoch: f64,
+    /// Mean over cases and classes, background included: what the recipe chooses the best checkpoint by.
+    pub mean_dice: f64,
+    /// The same without background.
+    pub mean_fg_dice: f64,
+    /// Mean over cases by class, background first; nothing for a class that no case has.
+    pub dice_per_class: Vec<Option<f64>>,
+    /// Cases predicted.
+    pub num_cases: usize,
+    /// Whether no earlier validation was better.
+    pub best: bool,
+    /// How long it took.
+    pub secs: f64,
+}
+
 /// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -54,6 +75,8 @@ pub enum Entry {
     },
     /// An update.
     Step(StepRecord),
+    /// A validation.
+    Validation(ValidationRecord),
     /// The run stopped.
     Stopped {
         /// Updates done.
