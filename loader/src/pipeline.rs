@@ -33,6 +33,7 @@ mod sequence;
 
 pub use config::{OnCorrupt, StreamConfig};
 pub use memory::{MemoryPlan, num_cores};
+pub use sequence::cases_of;
 
 use assemble::{Assembler, Ready};
 use read_ahead::ReadAhead;

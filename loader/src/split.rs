@@ -4,6 +4,9 @@
 //! A case's fold is a hash of the split's seed and the case's key, modulo the number of folds. It depends on nothing
 //! else, so a case stays in its fold when others are added to the cache, and two caches agree about a case that both
 //! hold. Folds are therefore of nearly equal size, not of equal size.
+//!
+//! For learning from few cases, the shots are the cases with the smallest such hashes among those that the dataset
+//! names leave. Their number is exact; adding cases to the cache may change which ones they are.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,19 +16,21 @@ use wildmatch::WildMatch;
 
 use crate::rng::case_key;
 
-/// The part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }` or
-/// `{ list = "train.txt" }`.
+/// The part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }`,
+/// `{ shots = 1, part = "train" }` or `{ list = "train.txt" }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected \"all\", { fold = 0, of = 5, part = \"train\" } with part \"train\" or \"validation\", or \
-                 { list = \"FILE\" }"
+    expecting = "expected \"all\", { fold = 0, of = 5, part = \"train\" } with part \"train\" or \"validation\", \
+                 { shots = 1, part = \"train\" }, or { list = \"FILE\" }"
 )]
 pub enum Split {
     /// Every case.
     All(All),
     /// By fold.
     Fold(FoldSplit),
+    /// A few.
+    Shots(ShotSplit),
     /// By list.
     List(ListSplit),
 }
@@ -50,6 +55,19 @@ pub struct FoldSplit {
     /// The others, or the one held out.
     pub part: Part,
     /// Another seed makes other folds.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// A few cases to learn from, or all the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShotSplit {
+    /// Cases to learn from.
+    pub shots: usize,
+    /// Those, or the others.
+    pub part: Part,
+    /// Another seed takes other cases.
     #[serde(default)]
     pub seed: u64,
 }
@@ -86,6 +104,9 @@ impl Split {
             Self::Fold(FoldSplit { fold, of, .. }) if *of < 2 || fold >= of => {
                 Some(format!("fold {fold} of {of}; expected at least 2 folds, and a fold from 0 to one less"))
             }
+            Self::Shots(ShotSplit { shots: 0, .. }) => {
+                Some("shots = 0; expected at least one case to learn from".into())
+            }
             _ => None,
         }
     }
@@ -98,16 +119,35 @@ impl FoldSplit {
     /// If there are no folds.
     #[must_use]
     pub fn fold_of(&self, key: &str) -> u32 {
-        let mut bytes = self.seed.to_le_bytes().to_vec();
-        bytes.extend(case_key(key).to_le_bytes());
-        let hash = blake3::hash(&bytes);
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash.as_bytes()[..8]);
-        u32::try_from(u64::from_le_bytes(first) % u64::from(self.of)).expect("less than a u32")
+        u32::try_from(hash(self.seed, key) % u64::from(self.of)).expect("less than a u32")
     }
 
     fn takes(&self, key: &str) -> bool {
         (self.fold_of(key) == self.fold) == (self.part == Part::Validation)
+    }
+}
+
+/// A number that looks random, of a seed and a case's key.
+fn hash(seed: u64, key: &str) -> u64 {
+    let mut bytes = seed.to_le_bytes().to_vec();
+    bytes.extend(case_key(key).to_le_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+impl ShotSplit {
+    /// The cases of this part among `cases`, which stay in their order.
+    fn keep(&self, cases: &mut Vec<(usize, &str)>) -> Result<(), String> {
+        let (shots, found) = (self.shots, cases.len());
+        if found <= shots {
+            return Err(format!("shots = {shots}, and there are {found} cases; some must be left to validate on"));
+        }
+        let mut hashes: Vec<(u64, &str)> = cases.iter().map(|(_, key)| (hash(self.seed, key), *key)).collect();
+        hashes.sort_unstable();
+        let chosen: BTreeSet<&str> = hashes[..shots].iter().map(|(_, key)| *key).collect();
+        cases.retain(|(_, key)| chosen.contains(key) == (self.part == Part::Train));
+        Ok(())
     }
 }
 
@@ -164,12 +204,17 @@ impl Selector {
             let by_name = (self.include.is_empty() || meets(&self.include, case)) && !meets(&self.exclude, case);
             by_name
                 && match &self.split {
-                    Split::All(All::All) => true,
+                    Split::All(All::All) | Split::Shots(_) => true,
                     Split::Fold(split) => split.takes(case.key),
                     Split::List(_) => self.listed.contains(case.key) || self.listed.contains(short_key(case.key)),
                 }
         };
-        Ok(cases.iter().enumerate().filter(|(_, case)| taken(case)).map(|(idx, _)| idx).collect())
+        let mut taken: Vec<(usize, &str)> =
+            cases.iter().enumerate().filter(|(_, case)| taken(case)).map(|(idx, case)| (idx, case.key)).collect();
+        if let Split::Shots(shots) = &self.split {
+            shots.keep(&mut taken)?;
+        }
+        Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }
 }
 
@@ -267,6 +312,23 @@ mod tests {
         assert!(select(&split, &[], &[], &keys(4)).unwrap_err().ends_with("there is no case case4"));
         std::fs::write(file.path(), "#\n").unwrap();
         assert!(select(&split, &[], &[], &keys(4)).unwrap_err().ends_with("names no case"));
+    }
+
+    #[test]
+    fn shots_are_few_and_the_others_validate() {
+        let keys = keys(9);
+        let split = |shots, part, seed| Split::Shots(ShotSplit { shots, part, seed });
+        let train = select(&split(2, Part::Train, 1), &["SET1", "SET2"], &[], &keys).unwrap();
+        let mut both = select(&split(2, Part::Validation, 1), &["SET1", "SET2"], &[], &keys).unwrap();
+        assert_eq!((train.len(), both.len()), (2, 4));
+        both.extend(&train);
+        both.sort_unstable();
+        assert_eq!(both, [1, 2, 4, 5, 7, 8]);
+        let others =
+            (2..40).any(|seed| select(&split(2, Part::Train, seed), &["SET1", "SET2"], &[], &keys).unwrap() != train);
+        assert!(others, "the seed changes nothing");
+        assert!(select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err().contains("there are 9 cases"));
+        assert!(split(0, Part::Train, 1).fault().is_some());
     }
 
     #[test]

@@ -10,9 +10,11 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Loader, Options, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_trainer::config::PretrainConfig;
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::{Compute, DeviceChoice};
-use hiend_trainer::pretrain::{self, Stream, pretrain};
+use hiend_trainer::pretrain::pretrain;
+use hiend_trainer::training::{self, Stream};
 
 fn phantoms(dir: &Path, cases: usize) {
     let config = PhantomConfig { cases, seed: 3, spacing_mm: [3.0, 5.0] };
@@ -104,8 +106,8 @@ fn training_on_a_cache_resumes_bit_for_bit() {
     let compute = Compute::open(DeviceChoice::Cpu).unwrap();
     let config = smoke();
     let run = |name: &str, max_steps: u64, resume: bool| {
-        let stream = Stream::open(Arc::clone(&cache), &config, &Options::default()).unwrap();
-        let mut options = pretrain::Options::new(dir.path().join(name));
+        let stream = Stream::open(Arc::clone(&cache), &config.stream, config.train.seed, &Options::default()).unwrap();
+        let mut options = training::Options::new(dir.path().join(name));
         options.max_steps = Some(max_steps);
         options.resume = resume;
         let summary = pretrain(&config, stream, &compute, &options, &mut |_| {}).unwrap();

@@ -16,11 +16,12 @@ use hiend_loader::convert::{ConvertOptions, Event, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::{dataset, pipeline};
-use hiend_trainer::config::Preset;
+use hiend_trainer::config::pretrain::Preset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
-use hiend_trainer::pretrain::{Options, Stream, pretrain};
+use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::console::Console;
 use hiend_trainer::schedule::Unit;
+use hiend_trainer::training::{Options, Stream};
 
 /// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
 #[derive(Parser)]
@@ -75,7 +76,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     config.schedule.unit = Unit::Step;
     config.schedule.total = args.steps.max(1);
     config.schedule.warmup = args.steps.max(1) / 10;
-    let stream = Stream::open(Arc::new(Cache::open(&shards)?), &config, &pipeline::Options::default())?;
+    let stream = Stream::open(
+        Arc::new(Cache::open(&shards)?),
+        &config.stream,
+        config.train.seed,
+        &pipeline::Options::default(),
+    )?;
     let mut console = Console::new(std::io::stdout(), (args.steps / 12).max(1));
     let options = Options::new(&run_dir);
     let summary = pretrain(&config, stream, &compute, &options, &mut |event| console.event(event))?;

@@ -4,11 +4,12 @@
 //!
 //! The run's folder is temporary. What data wait is left here is the price of making waves, not the loader's.
 
-use hiend_trainer::config::Preset;
+use hiend_trainer::config::pretrain::Preset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
-use hiend_trainer::pretrain::{Options, pretrain};
+use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::console::Console;
 use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::training::Options;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);

@@ -1,12 +1,14 @@
 //! What a run needs to go on as if it had never stopped.
 //!
-//! `RUN_DIR/checkpoints/step-00001234/` holds `model.bpk`, `optimizer.bpk` and `state.json`. A checkpoint is written
-//! under another name, synced, and renamed: one that bears its name is complete. Older ones are removed only after
-//! that, so neither a full disk nor a kill loses what was there.
+//! `RUN_DIR/checkpoints/step-00001234/` holds `model.bpk`, `optimizer.bpk`, `state.json`, and `ema.bpk` where weights are
+//! averaged. A checkpoint is written under another name, synced, and renamed: one that bears its name is complete.
+//! Older ones are removed only after that, so neither a full disk nor a kill loses what was there. Which one is the
+//! best is part of each one's state, so that it can never point at nothing.
 //!
 //! The records are read back from the device while they are written, on the caller's thread and before its next
 //! step: Burn's readback is lazy, and a later step would change what it reads.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,27 +18,62 @@ use burn::optim::ModuleOptimizer;
 use burn::store::RecordError;
 use serde::{Deserialize, Serialize};
 
-use crate::config::PretrainConfig;
+use crate::config::RunConfig;
 
 const MODEL: &str = "model.bpk";
+const EMA: &str = "ema.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const STATE: &str = "state.json";
 /// Start of the names of unfinished checkpoints.
 const PARTIAL: &str = ".partial-";
 /// Of the layout described here.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// Everything in a checkpoint but tensors.
+/// What a run trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A Hi-End-MAE.
+    Pretrain,
+    /// A UNETR.
+    Finetune,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pretrain => "pre-training",
+            Self::Finetune => "fine-tuning",
+        })
+    }
+}
+
+/// The best validation of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Updates done before; also names its checkpoint.
+    pub step: u64,
+    /// What it was chosen by.
+    pub mean_dice: f64,
+}
+
+/// Everything in a checkpoint but tensors. `C` is the run's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct State<C> {
     /// Layout of the checkpoint.
     pub format: u32,
+    /// What is trained.
+    pub kind: Kind,
     /// Updates done; also the step of the next batch.
     pub step: u64,
     /// Loss of the last update.
     pub loss: f64,
+    /// The best validation so far, this step's included.
+    pub best: Option<Best>,
+    /// Whether a validation was due at this step and was cut short; it comes first when the run goes on.
+    pub validation_due: bool,
     /// The run's configuration, seed included.
-    pub config: PretrainConfig,
+    pub config: C,
     /// Its digest.
     pub config_digest: String,
     /// Digest of the data.
@@ -45,14 +82,17 @@ pub struct State {
     pub versions: Versions,
 }
 
-impl State {
-    /// After `step` updates.
+impl<C: RunConfig> State<C> {
+    /// After `step` updates, nothing validated.
     #[must_use]
-    pub fn new(step: u64, loss: f64, config: &PretrainConfig, cache_digest: &str) -> Self {
+    pub fn new(kind: Kind, step: u64, loss: f64, config: &C, cache_digest: &str) -> Self {
         Self {
             format: FORMAT,
+            kind,
             step,
             loss,
+            best: None,
+            validation_due: false,
             config: config.clone(),
             config_digest: config.digest(),
             cache_digest: cache_digest.to_owned(),
@@ -98,6 +138,16 @@ pub enum CheckpointError {
         /// Why not.
         #[source]
         source: serde_json::Error,
+    },
+    /// A checkpoint of another kind of run.
+    #[error("{} is a {found} checkpoint; expected a {expected} one", path.display())]
+    Kind {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it is.
+        found: Kind,
+        /// What it should be.
+        expected: Kind,
     },
     /// A checkpoint of another version.
     #[error("{} has the format {found}; this version reads format {FORMAT}", path.display())]
@@ -153,24 +203,31 @@ impl Checkpoints {
         latest(&self.dir)
     }
 
-    /// Writes one, then removes those beyond the number to keep.
+    /// Where the checkpoint after `step` updates lies, if it exists.
+    #[must_use]
+    pub fn at(&self, step: u64) -> PathBuf {
+        at(&self.dir, step)
+    }
+
+    /// Writes one, then removes those beyond the number to keep; the best one stays.
     ///
     /// # Errors
     /// The first failure; all earlier checkpoints are still there then.
-    pub fn save<M: Module>(
+    pub fn save<C: RunConfig, M: Module>(
         &self,
-        state: &State,
+        state: &State<C>,
         model: &M,
+        ema: Option<&M>,
         optimizer: &ModuleOptimizer,
     ) -> Result<PathBuf, CheckpointError> {
-        let name = format!("step-{:08}", state.step);
-        let target = self.dir.join(&name);
+        let target = self.at(state.step);
         if target.exists() {
-            // The same step of the same run: a run that was resumed and stopped at once.
+            // The same step of the same run, resumed and stopped at once: only a validation can be new.
+            write_state(&target, state)?;
             return Ok(target);
         }
-        let partial = self.dir.join(format!("{PARTIAL}{name}"));
-        let written = write(&partial, state, model, optimizer).and_then(|()| {
+        let partial = self.dir.join(format!("{PARTIAL}step-{:08}", state.step));
+        let written = write(&partial, state, model, ema, optimizer).and_then(|()| {
             fs::rename(&partial, &target).map_err(CheckpointError::io(&target))?;
             sync_dir(&self.dir)
         });
@@ -179,17 +236,34 @@ impl Checkpoints {
             let _ = fs::remove_dir_all(&partial);
             return Err(error);
         }
-        self.remove_old()?;
+        self.remove_old(state.best)?;
         Ok(target)
     }
 
-    fn remove_old(&self) -> Result<(), CheckpointError> {
+    fn remove_old(&self, best: Option<Best>) -> Result<(), CheckpointError> {
         let steps = steps(&self.dir)?;
-        for (_, path) in &steps[..steps.len().saturating_sub(self.keep)] {
-            fs::remove_dir_all(path).map_err(CheckpointError::io(path))?;
+        for (step, path) in &steps[..steps.len().saturating_sub(self.keep)] {
+            if best.is_none_or(|best| best.step != *step) {
+                fs::remove_dir_all(path).map_err(CheckpointError::io(path))?;
+            }
         }
         Ok(())
     }
+}
+
+/// Where the checkpoint after `step` updates lies in a folder of checkpoints.
+fn at(dir: &Path, step: u64) -> PathBuf {
+    dir.join(format!("step-{step:08}"))
+}
+
+/// The best checkpoint in a folder of checkpoints; the newest one if none was validated or the best was removed.
+///
+/// # Errors
+/// If a state cannot be read.
+pub fn best(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
+    let Some(latest) = latest(dir)? else { return Ok(None) };
+    let best = read_head(&latest)?.best.map(|best| at(dir, best.step)).filter(|path| path.exists());
+    Ok(Some(best.unwrap_or(latest)))
 }
 
 /// The newest complete checkpoint in a folder of checkpoints.
@@ -200,24 +274,50 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(steps(dir)?.pop().map(|(_, path)| path))
 }
 
-#[derive(Deserialize)]
-struct Head {
-    format: u32,
+/// What every checkpoint's state says, whatever its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Head {
+    /// Layout of the checkpoint.
+    pub format: u32,
+    /// What is trained.
+    pub kind: Kind,
+    /// Updates done.
+    pub step: u64,
+    /// The best validation so far.
+    pub best: Option<Best>,
 }
 
-/// The state of a checkpoint.
+/// The part of a checkpoint's state that all kinds have.
 ///
 /// # Errors
 /// If it cannot be read, or is of another format.
-pub fn read_state(checkpoint: &Path) -> Result<State, CheckpointError> {
+pub fn read_head(checkpoint: &Path) -> Result<Head, CheckpointError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
     let path = checkpoint.join(STATE);
     let bytes = fs::read(&path).map_err(CheckpointError::io(&path))?;
+    let state = |source| CheckpointError::State { path: path.clone(), source };
     // The format is looked at first: another one may differ in everything else.
-    let head: Head =
-        serde_json::from_slice(&bytes).map_err(|source| CheckpointError::State { path: path.clone(), source })?;
-    if head.format != FORMAT {
-        return Err(CheckpointError::Format { path, found: head.format });
+    let Format { format } = serde_json::from_slice(&bytes).map_err(state)?;
+    if format != FORMAT {
+        return Err(CheckpointError::Format { path, found: format });
     }
+    serde_json::from_slice(&bytes).map_err(state)
+}
+
+/// The state of a checkpoint of a kind.
+///
+/// # Errors
+/// If it cannot be read, or is of another format or kind.
+pub fn read_state<C: RunConfig>(checkpoint: &Path, kind: Kind) -> Result<State<C>, CheckpointError> {
+    let head = read_head(checkpoint)?;
+    if head.kind != kind {
+        return Err(CheckpointError::Kind { path: checkpoint.to_owned(), found: head.kind, expected: kind });
+    }
+    let path = checkpoint.join(STATE);
+    let bytes = fs::read(&path).map_err(CheckpointError::io(&path))?;
     serde_json::from_slice(&bytes).map_err(|source| CheckpointError::State { path, source })
 }
 
@@ -228,6 +328,30 @@ pub fn read_state(checkpoint: &Path) -> Result<State, CheckpointError> {
 pub fn load_model<M: Module>(checkpoint: &Path, model: M) -> Result<M, CheckpointError> {
     let path = checkpoint.join(MODEL);
     model.try_load_file(&path).map_err(CheckpointError::record(&path))
+}
+
+/// `model` with the averaged weights of a checkpoint, or nothing if it has none.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_ema<M: Module>(checkpoint: &Path, model: M) -> Result<Option<M>, CheckpointError> {
+    let path = checkpoint.join(EMA);
+    if !path.exists() {
+        return Ok(None);
+    }
+    model.try_load_file(&path).map(Some).map_err(CheckpointError::record(&path))
+}
+
+/// `model` with the weights of a checkpoint that are to be used: averaged ones where it has them.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_averaged<M: Module>(checkpoint: &Path, model: M) -> Result<M, CheckpointError> {
+    if checkpoint.join(EMA).exists() {
+        let path = checkpoint.join(EMA);
+        return model.try_load_file(&path).map_err(CheckpointError::record(&path));
+    }
+    load_model(checkpoint, model)
 }
 
 /// `optimizer` with the state of a checkpoint.
@@ -241,23 +365,39 @@ pub fn load_optimizer(checkpoint: &Path, optimizer: ModuleOptimizer) -> Result<M
     optimizer.load(&path).map_err(CheckpointError::record(&path))
 }
 
-fn write<M: Module>(dir: &Path, state: &State, model: &M, optimizer: &ModuleOptimizer) -> Result<(), CheckpointError> {
+fn write<C: RunConfig, M: Module>(
+    dir: &Path,
+    state: &State<C>,
+    model: &M,
+    ema: Option<&M>,
+    optimizer: &ModuleOptimizer,
+) -> Result<(), CheckpointError> {
     fs::create_dir(dir).map_err(CheckpointError::io(dir))?;
     // Burn writes and syncs each file by itself.
-    let path = dir.join(MODEL);
-    model.clone().save_file(&path).map_err(CheckpointError::record(&path))?;
+    for (name, model) in [(MODEL, Some(model)), (EMA, ema)] {
+        let Some(model) = model else { continue };
+        let path = dir.join(name);
+        model.clone().save_file(&path).map_err(CheckpointError::record(&path))?;
+    }
     let path = dir.join(OPTIMIZER);
     optimizer.save(&path).map_err(CheckpointError::record(&path))?;
+    write_state(dir, state)
+}
+
+/// Writes the state under another name and renames it.
+fn write_state<C: RunConfig>(dir: &Path, state: &State<C>) -> Result<(), CheckpointError> {
     let path = dir.join(STATE);
     let json =
         serde_json::to_vec_pretty(state).map_err(|source| CheckpointError::State { path: path.clone(), source })?;
-    write_synced(&path, &json)?;
+    let partial = path.with_extension("json.partial");
+    write_synced(&partial, &json)?;
+    fs::rename(&partial, &path).map_err(CheckpointError::io(&path))?;
     sync_dir(dir)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let write = || {
-        let mut file = File::create_new(path)?;
+        let mut file = File::create(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -300,7 +440,7 @@ fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Preset;
+    use crate::config::pretrain::{Preset, PretrainConfig};
     use crate::model::{block::Mlp, init::WeightInit};
     use burn::tensor::Device;
 
@@ -309,10 +449,15 @@ mod tests {
     }
 
     fn save(checkpoints: &Checkpoints, step: u64) -> Result<PathBuf, CheckpointError> {
+        save_with(checkpoints, step, None)
+    }
+
+    fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Result<PathBuf, CheckpointError> {
         let config = Preset::Tiny.config();
         let model = mlp(step);
         let optimizer = config.optim.init(&model);
-        checkpoints.save(&State::new(step, 0.5, &config, "digest"), &model, &optimizer)
+        let state = State { best, ..State::new(Kind::Pretrain, step, 0.5, &config, "digest") };
+        checkpoints.save(&state, &model, None, &optimizer)
     }
 
     fn weights(model: &Mlp) -> Vec<f32> {
@@ -331,9 +476,36 @@ mod tests {
         left.sort();
         assert_eq!(left, ["step-00000010", "step-00000300"]);
         let latest = checkpoints.latest().unwrap().unwrap();
-        assert_eq!(read_state(&latest).unwrap().step, 300);
+        assert_eq!(read_head(&latest).unwrap().step, 300);
         let loaded = load_model(&latest, mlp(0)).unwrap();
         assert_eq!(weights(&loaded), weights(&mlp(300)));
+    }
+
+    #[test]
+    fn the_best_one_stays_and_is_found() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
+        let dir = run.path().join("checkpoints");
+        let best_step = |step| Some(Best { step, mean_dice: 0.5 });
+        save_with(&checkpoints, 1, best_step(1)).unwrap();
+        for step in [2, 3] {
+            save_with(&checkpoints, step, best_step(1)).unwrap();
+        }
+        let mut left = names(&dir).unwrap();
+        left.sort();
+        assert_eq!(left, ["step-00000001", "step-00000003"]);
+        assert_eq!(best(&dir).unwrap().unwrap(), checkpoints.at(1));
+        save_with(&checkpoints, 4, best_step(4)).unwrap();
+        assert_eq!(names(&dir).unwrap(), ["step-00000004"]);
+        assert_eq!(best(&dir).unwrap().unwrap(), checkpoints.at(4));
+    }
+
+    #[test]
+    fn another_kind_is_refused() {
+        let run = tempfile::tempdir().unwrap();
+        let path = save(&Checkpoints::open(run.path(), 1).unwrap(), 1).unwrap();
+        let error = read_state::<PretrainConfig>(&path, Kind::Finetune).unwrap_err().to_string();
+        assert!(error.ends_with("is a pre-training checkpoint; expected a fine-tuning one"), "{error}");
     }
 
     #[test]
@@ -370,8 +542,11 @@ mod tests {
         fs::write(path.join(MODEL), b"nonsense").unwrap();
         assert!(load_model(&path, mlp(0)).unwrap_err().to_string().contains(MODEL));
         fs::write(path.join(STATE), br#"{"format": 99}"#).unwrap();
-        assert!(matches!(read_state(&path), Err(CheckpointError::Format { found: 99, .. })));
+        assert!(matches!(
+            read_state::<PretrainConfig>(&path, Kind::Pretrain),
+            Err(CheckpointError::Format { found: 99, .. })
+        ));
         fs::write(path.join(STATE), b"{").unwrap();
-        assert!(matches!(read_state(&path), Err(CheckpointError::State { .. })));
+        assert!(matches!(read_state::<PretrainConfig>(&path, Kind::Pretrain), Err(CheckpointError::State { .. })));
     }
 }

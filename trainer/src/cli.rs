@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Preset;
+use crate::config::pretrain::Preset;
 use crate::device::DeviceChoice;
 
 /// Hi-End-MAE pre-training on CT. Without a subcommand: pre-train.
@@ -89,6 +89,9 @@ pub struct PretrainArgs {
     /// Checkpoints that stay
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
+    /// Recompute cheap operations on the way back instead of keeping their results: less memory, more time
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// Updates from line to line; 0 for none
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub log_every: u64,

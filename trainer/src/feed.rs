@@ -1,8 +1,9 @@
 //! Host batches become device batches on a thread of their own, one or two ahead of the step that uses them.
 //!
 //! One batch waits in the channel while the next is prepared, so the device never holds more than three: that one,
-//! the one in preparation, and the one being computed on. Masks are drawn here, from the identity of each crop, so
-//! they depend neither on the batch a crop lands in nor on what was drawn before.
+//! the one in preparation, and the one being computed on. What the model is to find for each crop is made here too, by
+//! a [`Targets`]: masks, which are drawn from the identity of each crop and depend neither on the batch it lands in nor
+//! on what was drawn before; or label maps.
 //!
 //! A door for the GPU: the voxels are copied once from the loader's buffer to one that Burn owns, as 32-bit floats.
 //! Uploading them as 16-bit steps, from memory both sides share, changes this file only.
@@ -10,7 +11,7 @@
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use flume::Receiver;
 use hiend_loader::batch::{Batch, BatchTimes, CropRecord};
 use hiend_loader::rng::{DrawId, Operation};
@@ -59,6 +60,14 @@ pub enum FeedError {
         /// The step that came.
         found: u64,
     },
+    /// There is nothing to learn from it.
+    #[error("the batch of step {step}: {message}")]
+    Target {
+        /// Step of the batch.
+        step: u64,
+        /// Why not.
+        message: String,
+    },
     /// The device refused.
     #[error("the batch of step {step} did not reach the device: {message}")]
     Upload {
@@ -75,60 +84,166 @@ pub enum FeedError {
     },
 }
 
-/// A batch on the device.
-#[derive(Debug)]
-pub struct DeviceBatch {
-    /// Its step.
-    pub step: u64,
-    /// `[n, 1, x, y, z]`, on the device without autodiff: constants.
-    pub images: Tensor<5>,
-    /// The mask on the host.
-    pub mask: Mask,
-    /// The mask on the device.
-    pub indices: MaskIndices,
-    /// Origin of each crop.
-    pub crops: Vec<CropRecord>,
-    /// What making the batch cost the loader.
-    pub loader: BatchTimes,
-    /// Seconds from the loader's buffer to the device, masks included.
-    pub upload_secs: f64,
-}
-
-/// What the thread needs to know.
-#[derive(Clone, Debug)]
-pub struct FeedConfig {
-    /// Seed of the run, for the masks.
-    pub seed: u64,
-    /// Step of the first batch.
-    pub start_step: u64,
+/// Some crops of a batch on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCrops<'a> {
     /// Sides of a crop.
     pub crop_size: [usize; 3],
+    /// Origin of each crop.
+    pub crops: &'a [CropRecord],
+    /// Label of every voxel, crop after crop, if the stream carries labels.
+    pub labels: Option<&'a [u8]>,
+}
+
+/// Makes what a model is to find.
+pub trait Targets: Send + 'static {
+    /// It, on the device.
+    type Target: Send + 'static;
+
+    /// For these crops.
+    ///
+    /// # Errors
+    /// What is wrong with the crops, in a line.
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, String>;
+}
+
+/// Targets of pre-training: which patches are hidden, a pure function of the seed and of each crop's identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Masks {
+    /// Seed of the run.
+    pub seed: u64,
     /// Patches of a crop.
     pub num_patches: usize,
     /// Part of the patches hidden.
     pub mask_ratio: f64,
 }
 
+/// A mask on host and device.
+#[derive(Clone, Debug)]
+pub struct Masked {
+    /// On the host.
+    pub mask: Mask,
+    /// On the device.
+    pub indices: MaskIndices,
+}
+
+impl Masks {
+    /// The mask of these crops.
+    #[must_use]
+    pub fn draw(&self, crops: &[CropRecord]) -> Mask {
+        let mut noise = Vec::with_capacity(crops.len() * self.num_patches);
+        for crop in crops {
+            let id = DrawId { seed: self.seed, epoch: crop.epoch, case: crop.case_key, crop: crop.crop };
+            let mut rng = id.rng(Operation::Mask);
+            noise.extend((0..self.num_patches).map(|_| rng.random::<f32>()));
+        }
+        Mask::from_noise(&noise, self.num_patches, self.mask_ratio)
+    }
+}
+
+impl Targets for Masks {
+    type Target = Masked;
+
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Masked, String> {
+        let mask = self.draw(crops.crops);
+        Ok(Masked { indices: mask.upload(device), mask })
+    }
+}
+
+/// Targets of fine-tuning: label maps `[n, 1, x, y, z]`, checked against the number of classes.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// Classes with background.
+    pub num_classes: usize,
+}
+
+impl Targets for Labels {
+    type Target = Tensor<5, Int>;
+
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, String> {
+        let labels = crops.labels.ok_or("the stream carries no labels; stream.labels must be true")?;
+        let voxels = crops.crop_size.iter().product::<usize>();
+        for (crop, labels) in crops.crops.iter().zip(labels.chunks_exact(voxels)) {
+            let highest = labels.iter().copied().max().unwrap_or(0);
+            if usize::from(highest) >= self.num_classes {
+                let last = self.num_classes - 1;
+                return Err(format!("case {} has a voxel of class {highest}; the classes are 0 to {last}", crop.case));
+            }
+        }
+        let [x, y, z] = crops.crop_size;
+        let data = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
+        Ok(Tensor::from_data(data, device))
+    }
+}
+
+/// Crops that are computed on at a time.
+#[derive(Clone, Debug)]
+pub struct Part<T> {
+    /// `[n, 1, x, y, z]`, on the device without autodiff: constants.
+    pub images: Tensor<5>,
+    /// What the model is to find.
+    pub target: T,
+}
+
+impl<T> Part<T> {
+    /// Number of its crops.
+    #[must_use]
+    pub fn num_crops(&self) -> usize {
+        self.images.dims()[0]
+    }
+}
+
+/// A batch on the device.
+#[derive(Debug)]
+pub struct DeviceBatch<T> {
+    /// Its step.
+    pub step: u64,
+    /// The crops in order; one part, unless micro-batches were asked for. Never empty.
+    pub parts: Vec<Part<T>>,
+    /// Origin of each crop.
+    pub crops: Vec<CropRecord>,
+    /// What making the batch cost the loader.
+    pub loader: BatchTimes,
+    /// Seconds from the loader's buffer to the device, targets included.
+    pub upload_secs: f64,
+}
+
+/// What the thread needs to know.
+#[derive(Clone, Debug)]
+pub struct FeedConfig {
+    /// Step of the first batch.
+    pub start_step: u64,
+    /// Sides of a crop.
+    pub crop_size: [usize; 3],
+    /// Crops of a part; `None` for the whole batch.
+    pub micro_batch: Option<usize>,
+}
+
 /// The thread and the channel to it. Dropping it ends both, once the source gives its next batch.
 #[derive(Debug)]
-pub struct Feed {
-    batches: Option<Receiver<Result<DeviceBatch, FeedError>>>,
+pub struct Feed<T> {
+    batches: Option<Receiver<Result<DeviceBatch<T>, FeedError>>>,
     thread: Option<JoinHandle<()>>,
     next_step: u64,
 }
 
-impl Feed {
+impl<T: Send + 'static> Feed<T> {
     /// Starts preparing batches of `source` for `device`, which has no autodiff: batches are constants.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(mut source: Source, device: Device, config: FeedConfig) -> std::io::Result<Self> {
+    pub fn start(
+        mut source: Source,
+        targets: impl Targets<Target = T>,
+        device: Device,
+        config: FeedConfig,
+    ) -> std::io::Result<Self> {
         let (sender, batches) = flume::bounded(1);
         let next_step = config.start_step;
         let thread = std::thread::Builder::new().name("feed".into()).spawn(move || {
             for step in next_step.. {
                 let batch = match source.next() {
-                    Some(Ok(batch)) => prepare(batch, step, &device, &config),
+                    Some(Ok(batch)) => prepare(batch, step, &targets, &device, &config),
                     Some(Err(source)) => Err(FeedError::Source { step, source }),
                     None => return,
                 };
@@ -145,7 +260,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError`] says why there is none. There is none after that either.
-    pub fn next_batch(&mut self) -> Result<DeviceBatch, FeedError> {
+    pub fn next_batch(&mut self) -> Result<DeviceBatch<T>, FeedError> {
         let step = self.next_step;
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
         self.next_step += 1;
@@ -153,7 +268,7 @@ impl Feed {
     }
 }
 
-impl Drop for Feed {
+impl<T> Drop for Feed<T> {
     fn drop(&mut self) {
         // Without a receiver the thread's next send fails, and it ends.
         self.batches = None;
@@ -164,34 +279,37 @@ impl Drop for Feed {
     }
 }
 
-fn prepare(batch: Batch, step: u64, device: &Device, config: &FeedConfig) -> Result<DeviceBatch, FeedError> {
+fn prepare<T>(
+    batch: Batch,
+    step: u64,
+    targets: &impl Targets<Target = T>,
+    device: &Device,
+    config: &FeedConfig,
+) -> Result<DeviceBatch<T>, FeedError> {
     if batch.step != step {
         return Err(FeedError::Order { expected: step, found: batch.step });
     }
     let [n, channels, x, y, z] = batch.shape;
-    let whole = batch.images.len() == batch.shape.iter().product::<usize>() && batch.crops.len() == n;
-    if n == 0 || channels != 1 || [x, y, z] != config.crop_size || !whole {
+    let voxels = x * y * z;
+    let whole = batch.images.len() == n * voxels && batch.crops.len() == n;
+    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == n * voxels);
+    if n == 0 || channels != 1 || [x, y, z] != config.crop_size || !whole || !labelled {
         return Err(FeedError::Shape { step, shape: batch.shape, crop_size: config.crop_size });
     }
     let start = Instant::now();
-    let images = Tensor::from_data(TensorData::new(batch.images.to_vec(), batch.shape), device);
-    let mask = mask_of(&batch.crops, config);
-    let indices = mask.upload(device);
+    let mut parts = Vec::new();
+    let size = config.micro_batch.unwrap_or(n).max(1);
+    for (part, crops) in batch.crops.chunks(size).enumerate() {
+        let range = part * size * voxels..(part * size + crops.len()) * voxels;
+        let data = TensorData::new(batch.images[range.clone()].to_vec(), [crops.len(), 1, x, y, z]);
+        let labels = batch.labels.as_ref().map(|labels| &labels[range]);
+        let host = HostCrops { crop_size: config.crop_size, crops, labels };
+        let target = targets.make(&host, device).map_err(|message| FeedError::Target { step, message })?;
+        parts.push(Part { images: Tensor::from_data(data, device), target });
+    }
     device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
     let upload_secs = start.elapsed().as_secs_f64();
-    Ok(DeviceBatch { step, images, mask, indices, crops: batch.crops, loader: batch.times, upload_secs })
-}
-
-/// The mask of these crops: a pure function of the seed and of each crop's identity.
-#[must_use]
-pub fn mask_of(crops: &[CropRecord], config: &FeedConfig) -> Mask {
-    let mut noise = Vec::with_capacity(crops.len() * config.num_patches);
-    for crop in crops {
-        let id = DrawId { seed: config.seed, epoch: crop.epoch, case: crop.case_key, crop: crop.crop };
-        let mut rng = id.rng(Operation::Mask);
-        noise.extend((0..config.num_patches).map(|_| rng.random::<f32>()));
-    }
-    Mask::from_noise(&noise, config.num_patches, config.mask_ratio)
+    Ok(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs })
 }
 
 #[cfg(test)]
@@ -201,24 +319,25 @@ mod tests {
 
     const STREAM: SyntheticStream = SyntheticStream { seed: 1, crop_size: [8; 3], crops: 2, steps_per_epoch: 3 };
 
-    fn config(start_step: u64) -> FeedConfig {
-        FeedConfig { seed: 1, start_step, crop_size: [8; 3], num_patches: 8, mask_ratio: 0.5 }
-    }
+    const MASKS: Masks = Masks { seed: 1, num_patches: 8, mask_ratio: 0.5 };
 
-    fn start(source: Source, start_step: u64) -> Feed {
-        Feed::start(source, Device::flex(), config(start_step)).unwrap()
+    fn start(source: Source, start_step: u64) -> Feed<Masked> {
+        let config = FeedConfig { start_step, crop_size: [8; 3], micro_batch: None };
+        Feed::start(source, MASKS, Device::flex(), config).unwrap()
     }
 
     #[test]
     fn batches_come_in_order_whatever_the_start() {
         let mut all = start(STREAM.open(0), 0);
-        let batches: Vec<DeviceBatch> = (0..4).map(|_| all.next_batch().unwrap()).collect();
+        let batches: Vec<DeviceBatch<Masked>> = (0..4).map(|_| all.next_batch().unwrap()).collect();
         let mut late = start(STREAM.open(3), 3);
         let third = late.next_batch().unwrap();
         assert_eq!(third.step, 3);
-        assert_eq!(third.mask, batches[3].mask);
-        assert_eq!(third.images.into_data(), batches[3].images.clone().into_data());
-        assert_ne!(batches[0].mask, batches[1].mask);
+        let mask = |batch: &DeviceBatch<Masked>| batch.parts[0].target.mask.clone();
+        assert_eq!(mask(&third), mask(&batches[3]));
+        let images = |batch: &DeviceBatch<Masked>| batch.parts[0].images.clone().into_data();
+        assert_eq!(images(&third), images(&batches[3]));
+        assert_ne!(mask(&batches[0]), mask(&batches[1]));
     }
 
     #[test]
@@ -242,5 +361,39 @@ mod tests {
         let stream = SyntheticStream { crop_size: [8, 8, 4], ..STREAM };
         assert!(matches!(start(stream.open(0), 0).next_batch(), Err(FeedError::Shape { step: 0, .. })));
         assert!(matches!(start(STREAM.open(2), 0).next_batch(), Err(FeedError::Order { expected: 0, found: 2 })));
+    }
+
+    #[test]
+    fn parts_are_the_batch_in_order() {
+        let stream = SyntheticStream { crops: 5, ..STREAM };
+        let config = |micro_batch| FeedConfig { start_step: 0, crop_size: [8; 3], micro_batch };
+        let batch =
+            |size| Feed::start(stream.open(0), MASKS, Device::flex(), config(size)).unwrap().next_batch().unwrap();
+        let (whole, parted) = (batch(None), batch(Some(2)));
+        assert_eq!(parted.parts.iter().map(Part::num_crops).collect::<Vec<_>>(), [2, 2, 1]);
+        let images = |batch: DeviceBatch<Masked>| {
+            Tensor::cat(batch.parts.into_iter().map(|part| part.images).collect(), 0).into_data()
+        };
+        for (part, crops) in parted.parts.iter().zip([[0, 1].as_slice(), &[2, 3], &[4]]) {
+            assert_eq!(part.target.mask, whole.parts[0].target.mask.select(crops));
+        }
+        assert_eq!(images(parted), images(whole));
+    }
+
+    #[test]
+    fn labels_must_be_there_and_be_classes() {
+        let batch = STREAM.batch(0);
+        let make = |labels: Option<&[u8]>| {
+            let crops = HostCrops { crop_size: [8; 3], crops: &batch.crops, labels };
+            Labels { num_classes: 3 }.make(&crops, &Device::flex())
+        };
+        let mut labels = vec![2; 1024];
+        assert_eq!(make(Some(&labels)).unwrap().dims(), [2, 1, 8, 8, 8]);
+        labels[1000] = 3;
+        assert_eq!(
+            make(Some(&labels)).unwrap_err(),
+            "case synthetic/case1 has a voxel of class 3; the classes are 0 to 2"
+        );
+        assert!(make(None).unwrap_err().contains("stream.labels"));
     }
 }

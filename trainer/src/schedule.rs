@@ -15,6 +15,17 @@ pub enum Unit {
     Step,
 }
 
+/// How often the learning rate changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Every {
+    /// With every update: pre-training.
+    #[default]
+    Step,
+    /// With every epoch: fine-tuning.
+    Epoch,
+}
+
 /// Length of a training and of its warm-up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,21 +36,38 @@ pub struct ScheduleConfig {
     pub total: u64,
     /// Length of the linear warm-up from zero.
     pub warmup: u64,
+    /// How often the learning rate changes.
+    #[serde(default)]
+    pub rate_changes: Every,
 }
 
 impl ScheduleConfig {
+    /// One in which every key is present.
+    pub(crate) fn with_every_key() -> Self {
+        Self { unit: Unit::Epoch, total: 1000, warmup: 10, rate_changes: Every::Step }
+    }
+
     /// Steps of the whole training, for a stream with this many steps an epoch.
     #[must_use]
     pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        self.steps(self.total, steps_per_epoch)
+    }
+
+    /// Steps that a length in this schedule's unit has.
+    #[must_use]
+    pub fn steps(&self, length: u64, steps_per_epoch: u64) -> u64 {
         match self.unit {
-            Unit::Epoch => self.total.saturating_mul(steps_per_epoch),
-            Unit::Step => self.total,
+            Unit::Epoch => length.saturating_mul(steps_per_epoch),
+            Unit::Step => length,
         }
     }
 
     /// Learning rate of the update number `step`, from 0.
     #[must_use]
     pub fn lr(&self, peak: f64, step: u64, steps_per_epoch: u64) -> f64 {
+        if (self.unit, self.rate_changes) == (Unit::Epoch, Every::Epoch) {
+            return warmup_cosine_per_epoch(peak, step / steps_per_epoch.max(1), self.warmup, self.total);
+        }
         let position = match self.unit {
             Unit::Epoch => step as f64 / steps_per_epoch.max(1) as f64,
             Unit::Step => step as f64,
@@ -52,6 +80,9 @@ impl ScheduleConfig {
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if self.total == 0 {
             return Some(("total", "must be at least 1".into()));
+        }
+        if (self.unit, self.rate_changes) == (Unit::Step, Every::Epoch) {
+            return Some(("rate_changes", "every epoch needs unit = \"epoch\"".into()));
         }
         (self.warmup >= self.total)
             .then(|| ("warmup", format!("{} must be less than the total {}", self.warmup, self.total)))
@@ -88,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_rate_stays_at_zero_after_the_end() {
-        let config = ScheduleConfig { unit: Unit::Step, total: 100, warmup: 10 };
+        let config = ScheduleConfig { unit: Unit::Step, total: 100, warmup: 10, rate_changes: Every::Step };
         assert_eq!(config.fault(), None);
         assert!(config.lr(1.0, 0, 7).abs() < 1e-15);
         assert!((config.lr(1.0, 5, 7) - 0.5).abs() < 1e-15);
@@ -99,16 +130,27 @@ mod tests {
 
     #[test]
     fn epochs_are_counted_in_fractions() {
-        let config = ScheduleConfig { unit: Unit::Epoch, total: 4, warmup: 2 };
+        let config = ScheduleConfig { unit: Unit::Epoch, total: 4, warmup: 2, rate_changes: Every::Step };
         assert_eq!(config.total_steps(8), 32);
         assert!((config.lr(1.0, 8, 8) - 0.5).abs() < 1e-15);
         assert!((config.lr(1.0, 24, 8) - 0.5).abs() < 1e-15);
     }
 
+    #[test]
+    fn by_epochs_the_rate_is_the_reference_s() {
+        let config = ScheduleConfig { unit: Unit::Epoch, total: 10, warmup: 3, rate_changes: Every::Epoch };
+        for step in 0..80 {
+            let expected = warmup_cosine_per_epoch(1.0, step / 8, 3, 10);
+            assert_eq!(config.lr(1.0, step, 8).to_bits(), expected.to_bits(), "step {step}");
+        }
+        let by_step = ScheduleConfig { unit: Unit::Step, ..config };
+        assert_eq!(by_step.fault().unwrap().0, "rate_changes");
+    }
+
     proptest::proptest! {
         #[test]
         fn the_rate_rises_to_its_peak_and_falls_to_zero(warmup in 0u64..50, rest in 1u64..50, per_epoch in 1u64..9) {
-            let config = ScheduleConfig { unit: Unit::Epoch, total: warmup + rest, warmup };
+            let config = ScheduleConfig { unit: Unit::Epoch, total: warmup + rest, warmup, rate_changes: Every::Step };
             let rates: Vec<f64> =
                 (0..=config.total_steps(per_epoch)).map(|step| config.lr(1.0, step, per_epoch)).collect();
             let top = (warmup * per_epoch) as usize;

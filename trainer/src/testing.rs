@@ -5,7 +5,7 @@ use hiend_loader::rng::{DrawId, Operation, case_key};
 use rand::RngExt as _;
 
 use crate::feed::Source;
-use crate::pretrain::Stream;
+use crate::training::Stream;
 
 /// Crops of smooth random waves; a pure function of seed and step, as the loader's stream is.
 #[derive(Clone, Copy, Debug)]

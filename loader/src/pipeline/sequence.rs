@@ -114,6 +114,18 @@ fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, String> {
     Ok(cases)
 }
 
+/// The cases of a cache that a stream takes, and how they were made.
+///
+/// # Errors
+/// As for a loader: none is taken, or they do not suit the stream.
+pub fn cases_of(cache: &Cache, config: &StreamConfig) -> Result<(Vec<usize>, PreprocessConfig), Error> {
+    let selector = Selector::new(&config.include, &config.exclude, &config.split).map_err(Error::BadConfig)?;
+    let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
+    let cases = select(cache, &selector).map_err(unsuitable)?;
+    let preprocess = check_cases(cache, &cases, config).map_err(unsuitable)?;
+    Ok((cases, preprocess))
+}
+
 /// What the cases must have for this stream; returns how they were made.
 fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<PreprocessConfig, String> {
     let cases = || cases.iter().map(|&idx| &cache.cases()[idx]);

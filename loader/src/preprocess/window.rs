@@ -59,6 +59,14 @@ impl Quantiser {
     }
 }
 
+/// Stored samples, whose value is `offset + step * sample` HU, in units of a window: 0 its lower end, 1 its upper end,
+/// clamped. To the bit what crops hold.
+#[must_use]
+pub fn window_units(samples: &[u16], offset: f64, step: f64, [low, high]: [f64; 2]) -> Vec<f32> {
+    let (gain, bias) = ((step / (high - low)) as f32, ((offset - low) / (high - low)) as f32);
+    samples.iter().map(|&sample| (f32::from(sample) * gain + bias).clamp(0.0, 1.0)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +78,13 @@ mod tests {
         let mut samples = [0; 6];
         quantiser.quantise(&[-2000.0, -175.0, -174.4, 0.0, 250.0, 3000.0], &mut samples);
         assert_eq!(samples, [0, 0, 1, 175, 425, 425]);
+    }
+
+    #[test]
+    fn a_window_s_ends_are_0_and_1() {
+        let units = window_units(&[0, 100, 200, 300], -100.0, 1.0, [0.0, 100.0]);
+        assert_eq!(units, [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(window_units(&[30], -10.0, 2.0, [0.0, 100.0]), [0.5]);
     }
 
     #[test]

@@ -10,10 +10,12 @@ use hiend_loader::pipeline;
 
 use super::INTERRUPTED;
 use crate::cli::PretrainArgs;
-use crate::config::{Preset, PretrainConfig};
+use crate::config::RunConfig as _;
+use crate::config::pretrain::{Preset, PretrainConfig};
 use crate::device::{Compute, settle_default};
-use crate::pretrain::{Options, Outcome, Stop, Stream, pretrain, saved_config};
+use crate::pretrain::pretrain;
 use crate::report::console::Console;
+use crate::training::{Options, Outcome, Stop, Stream, saved_config};
 
 pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::open(args.device)?;
@@ -38,6 +40,7 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         max_steps: args.max_steps,
         checkpoint_every: args.checkpoint_every,
         keep: args.keep,
+        gradient_checkpointing: args.gradient_checkpointing,
         stop,
     };
     let mut console = Console::new(std::io::stdout(), args.log_every);
@@ -79,5 +82,5 @@ fn open_stream(shards: &Path, config: &PretrainConfig, args: &PretrainArgs) -> a
         memory_bytes: args.memory.as_u64(),
         ..pipeline::Options::default()
     };
-    Ok(Stream::open(cache, config, &options)?)
+    Ok(Stream::open(cache, &config.stream, config.train.seed, &options)?)
 }

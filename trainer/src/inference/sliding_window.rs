@@ -21,7 +21,8 @@ const SIGMA_SCALE: f64 = 0.125;
 const SLAB_THICKNESS: usize = 8;
 
 /// How overlapping windows are averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Weighting {
     /// Every voxel of a window counts the same: the recipe's choice.
     #[default]

@@ -185,6 +185,13 @@ impl Unetr {
         in_channels
     }
 
+    /// Classes with background.
+    #[must_use]
+    pub fn num_classes(&self) -> usize {
+        let [num_classes, ..] = self.out.weight.dims();
+        num_classes
+    }
+
     /// Logits `[N, classes, X, Y, Z]` of crops `[N, C, X, Y, Z]`.
     ///
     /// # Panics

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use crate::pretrain::{Event, Outcome};
 use crate::report::journal::StepRecord;
+use crate::training::{Event, Outcome};
 
 /// Writes a line for every so many steps, averaged over them.
 #[derive(Debug)]
@@ -60,8 +60,10 @@ impl<W: Write> Console<W> {
                 record.secs,
                 if record.best { " (best so far)" } else { "" }
             ),
+            Event::Validating { .. } => return None,
             Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
             Event::Picture(path) => format!("picture {}", path.display()),
+            Event::Note(text) => (*text).to_owned(),
             Event::Warning(message) => format!("warning: {message}"),
             Event::Stopped(summary) => match summary.outcome {
                 Outcome::Finished => format!(

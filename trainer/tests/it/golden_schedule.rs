@@ -1,6 +1,6 @@
 //! Both learning-rate schedules against the reference.
 
-use hiend_trainer::schedule::{ScheduleConfig, Unit, warmup_cosine_per_epoch};
+use hiend_trainer::schedule::{Every, ScheduleConfig, Unit, warmup_cosine_per_epoch};
 
 use crate::golden::{Golden, cases};
 
@@ -22,7 +22,7 @@ fn golden_schedules() {
         let peak = settings["base_lr"].as_f64().unwrap();
         let (warmup, total, per_epoch) = (int("warmup_epochs"), int("epochs"), int("iters_per_epoch"));
 
-        let config = ScheduleConfig { unit: Unit::Epoch, total, warmup };
+        let config = ScheduleConfig { unit: Unit::Epoch, total, warmup, rate_changes: Every::Step };
         let rates: Vec<f64> = (0..total * per_epoch).map(|step| config.lr(peak, step, per_epoch)).collect();
         check(&format!("{} pretrain_per_iter", case.name), peak, &rates, case.tensor("schedule/pretrain_per_iter"));
 

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use hiend_trainer::checkpoint;
-use hiend_trainer::config::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::optim::Decay;
-use hiend_trainer::pretrain::{Event, Options, Outcome, PretrainError, Stream, Summary, pretrain};
+use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::journal::Entry;
 use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::training::{Event, Options, Outcome, Stream, Summary, TrainingError};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 2, steps_per_epoch: 4 };
 
@@ -38,12 +39,12 @@ fn options(run_dir: &Path, max_steps: u64, resume: bool) -> Options {
     Options { max_steps: Some(max_steps), resume, ..Options::new(run_dir) }
 }
 
-fn run(config: &PretrainConfig, stream: Stream, options: &Options) -> Result<Summary, PretrainError> {
+fn run(config: &PretrainConfig, stream: Stream, options: &Options) -> Result<Summary, TrainingError> {
     pretrain(config, stream, &Compute::cpu(), options, &mut |_| ())
 }
 
 /// One line, as `main` prints it.
-fn message(error: PretrainError) -> String {
+fn message(error: TrainingError) -> String {
     format!("{:#}", anyhow::Error::from(error))
 }
 
@@ -126,7 +127,7 @@ fn there_must_be_a_run_to_resume() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("mistyped");
     let error = run(&config(), STREAM.stream(), &options(&missing, 1, true)).unwrap_err();
-    assert!(matches!(error, PretrainError::NothingToResume { .. }));
+    assert!(matches!(error, TrainingError::NothingToResume { .. }));
     assert!(!missing.exists());
 }
 

@@ -1,0 +1,317 @@
+//! The configuration of a fine-tuning, and those that come with the program.
+
+use hiend_loader::pipeline::StreamConfig;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::split::Split;
+use serde::{Deserialize, Serialize};
+
+use super::{Fault, RunConfig, TrainConfig};
+use crate::inference::sliding_window::{SlidingWindow, Weighting};
+use crate::model::hi_end_mae::HiEndMaeConfig;
+use crate::model::unetr::UnetrConfig;
+use crate::optim::AdamWSettings;
+use crate::schedule::ScheduleConfig;
+
+/// Everything that decides what a fine-tuning results in, but data and first weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Names of the classes by label, background first. Empty for the dataset's own; filled in when the run begins.
+    #[serde(default)]
+    pub classes: Vec<String>,
+    /// Sizes of the model.
+    pub model: UnetrSettings,
+    /// Crops, batches, augmentation, training cases.
+    pub stream: StreamConfig,
+    /// The optimizer and its peak learning rate.
+    pub optim: AdamWSettings,
+    /// Length, and the course of the learning rate.
+    pub schedule: ScheduleConfig,
+    /// The rest.
+    pub train: TrainConfig,
+    /// How and on what the model is measured on the way; absent for not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationConfig>,
+    /// How scans were prepared; what is predicted later is prepared in the same way. The cache's own, filled in when
+    /// the run begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<PreprocessConfig>,
+}
+
+/// Sizes of a UNETR, those aside that follow from the crop and the classes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetrSettings {
+    /// Side of a patch, voxels; divides the sides of the crop.
+    pub patch_size: usize,
+    /// Width of the encoder's tokens, a multiple of 6 and of `num_heads`.
+    pub embed_dim: usize,
+    /// Blocks of the encoder.
+    pub depth: usize,
+    /// Attention heads of the encoder.
+    pub num_heads: usize,
+    /// Width of the MLPs' hidden layers in units of `embed_dim`.
+    pub mlp_ratio: usize,
+    /// The three encoder layers that the decoder takes in, zero-based, ascending.
+    pub taps: [usize; 3],
+    /// Channels at full resolution; each coarser step has twice as many.
+    pub feature_size: usize,
+}
+
+impl UnetrSettings {
+    /// These, with the encoder of a pre-training model. Nothing if that has not three taps.
+    #[must_use]
+    pub fn with_encoder_of(&self, pretrained: &HiEndMaeConfig) -> Option<Self> {
+        Some(Self {
+            patch_size: pretrained.patch_size,
+            embed_dim: pretrained.embed_dim,
+            depth: pretrained.depth,
+            num_heads: pretrained.num_heads,
+            mlp_ratio: pretrained.mlp_ratio,
+            taps: pretrained.taps.as_slice().try_into().ok()?,
+            feature_size: self.feature_size,
+        })
+    }
+}
+
+/// When, how and on what the model is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// From validation to validation, in the schedule's unit; the end of a run is always one.
+    pub every: u64,
+    /// The cases, in the words of `stream.split`.
+    pub split: Split,
+    /// Part of a window that the next one covers again, in [0, 1).
+    pub overlap: f64,
+    /// Windows predicted at a time.
+    pub sw_batch_size: usize,
+    /// How overlapping windows are averaged.
+    #[serde(default)]
+    pub weighting: Weighting,
+}
+
+impl FinetuneConfig {
+    /// The network.
+    #[must_use]
+    pub fn unetr(&self) -> UnetrConfig {
+        let model = &self.model;
+        UnetrConfig {
+            in_channels: 1,
+            num_classes: self.classes.len(),
+            crop_size: self.stream.crop_size,
+            patch_size: model.patch_size,
+            embed_dim: model.embed_dim,
+            depth: model.depth,
+            num_heads: model.num_heads,
+            mlp_ratio: model.mlp_ratio,
+            taps: model.taps,
+            feature_size: model.feature_size,
+        }
+    }
+}
+
+impl RunConfig for FinetuneConfig {
+    fn stream(&self) -> &StreamConfig {
+        &self.stream
+    }
+
+    fn optim(&self) -> &AdamWSettings {
+        &self.optim
+    }
+
+    fn schedule(&self) -> &ScheduleConfig {
+        &self.schedule
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.train
+    }
+
+    fn model_fault(&self) -> Option<Fault> {
+        let mut unetr = self.unetr();
+        // Not known yet: any number that is allowed.
+        if self.classes.is_empty() {
+            unetr.num_classes = 2;
+        }
+        if let Err(error) = unetr.validate() {
+            let section = if error.key == "crop_size" { "stream" } else { "model" };
+            return Some((section, error.key, error.reason));
+        }
+        if !self.stream.labels {
+            return Some(("stream", "labels", "fine-tuning needs labels = true".into()));
+        }
+        let validation = self.validation.as_ref()?;
+        let window = SlidingWindow::new(self.stream.crop_size, validation.overlap, validation.sw_batch_size);
+        if let Err(error) = window {
+            let key = if (0.0..1.0).contains(&validation.overlap) { "sw_batch_size" } else { "overlap" };
+            return Some(("validation", key, error.to_string()));
+        }
+        if validation.every == 0 {
+            return Some(("validation", "every", "must be at least 1; leave [validation] out for none".into()));
+        }
+        validation.split.fault().map(|reason| ("validation", "split", reason))
+    }
+
+    fn with_every_key() -> Self {
+        let config = Self::parse_unchecked(FinetunePreset::Recipe.toml());
+        Self {
+            stream: StreamConfig { window: Some([-175.0, 250.0]), ..config.stream },
+            optim: AdamWSettings { clip_norm: Some(1.0), ..config.optim },
+            train: TrainConfig::with_every_key(),
+            preprocess: Some(PreprocessConfig::default()),
+            ..config
+        }
+    }
+}
+
+impl FinetuneConfig {
+    /// Of a file that comes with the program; the list of known keys is made from it.
+    fn parse_unchecked(text: &str) -> Self {
+        toml::from_str(text).expect("a test parses every preset")
+    }
+}
+
+/// Configurations that come with the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinetunePreset {
+    /// The paper's settings, for any dataset.
+    Recipe,
+    /// For CPUs.
+    Tiny,
+    /// 13 organs, Synapse multi-atlas labelling.
+    Btcv,
+    /// The same from a single case.
+    BtcvOneShot,
+    /// 15 organs.
+    Amos,
+    /// 16 organs.
+    Word,
+    /// 13 organs.
+    Flare22,
+    /// 5 organs and the skeleton.
+    CtOrg,
+    /// The liver.
+    Sliver,
+}
+
+impl FinetunePreset {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Recipe,
+        Self::Tiny,
+        Self::Btcv,
+        Self::BtcvOneShot,
+        Self::Amos,
+        Self::Word,
+        Self::Flare22,
+        Self::CtOrg,
+        Self::Sliver,
+    ];
+
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recipe => "recipe",
+            Self::Tiny => "tiny",
+            Self::Btcv => "btcv",
+            Self::BtcvOneShot => "btcv-one-shot",
+            Self::Amos => "amos",
+            Self::Word => "word",
+            Self::Flare22 => "flare22",
+            Self::CtOrg => "ct-org",
+            Self::Sliver => "sliver",
+        }
+    }
+
+    /// The file in `configs/finetune/`, built into the program.
+    #[must_use]
+    pub fn toml(self) -> &'static str {
+        match self {
+            Self::Recipe => include_str!("../../../configs/finetune/recipe.toml"),
+            Self::Tiny => include_str!("../../../configs/finetune/tiny.toml"),
+            Self::Btcv => include_str!("../../../configs/finetune/btcv.toml"),
+            Self::BtcvOneShot => include_str!("../../../configs/finetune/btcv-one-shot.toml"),
+            Self::Amos => include_str!("../../../configs/finetune/amos.toml"),
+            Self::Word => include_str!("../../../configs/finetune/word.toml"),
+            Self::Flare22 => include_str!("../../../configs/finetune/flare22.toml"),
+            Self::CtOrg => include_str!("../../../configs/finetune/ct-org.toml"),
+            Self::Sliver => include_str!("../../../configs/finetune/sliver.toml"),
+        }
+    }
+
+    /// Its configuration.
+    ///
+    /// # Panics
+    /// Never: a test parses every preset.
+    #[must_use]
+    pub fn config(self) -> FinetuneConfig {
+        FinetuneConfig::parse(self.toml(), self.name()).expect("presets are valid")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_the_recipe_but_for_classes_and_cases() {
+        let recipe = FinetunePreset::Recipe.config();
+        for preset in FinetunePreset::ALL {
+            let config = preset.config();
+            let keys: Vec<String> = config.differences(&recipe).into_iter().map(|difference| difference.0).collect();
+            let mut expected = match preset {
+                FinetunePreset::Recipe => vec![],
+                FinetunePreset::Tiny => continue,
+                FinetunePreset::BtcvOneShot => vec!["classes", "stream.include", "stream.split", "validation.split"],
+                _ => vec!["classes", "stream.include"],
+            };
+            let flat = |key: &String| {
+                let split = ["stream.split", "validation.split"].into_iter().find(|split| key.starts_with(split));
+                split.unwrap_or(key).to_owned()
+            };
+            let mut found: Vec<String> = keys.iter().map(flat).collect();
+            found.dedup();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{}", preset.name());
+        }
+    }
+
+    #[test]
+    fn class_lists_have_the_published_lengths() {
+        let classes = |preset: FinetunePreset| preset.config().classes;
+        for (preset, expected) in [
+            (FinetunePreset::Recipe, 0),
+            (FinetunePreset::Btcv, 14),
+            (FinetunePreset::Amos, 16),
+            (FinetunePreset::Word, 17),
+            (FinetunePreset::Flare22, 14),
+            (FinetunePreset::CtOrg, 7),
+            (FinetunePreset::Sliver, 2),
+        ] {
+            assert_eq!(classes(preset).len(), expected, "{}", preset.name());
+        }
+    }
+
+    #[test]
+    fn writing_and_reading_gives_the_same() {
+        let config = FinetuneConfig::with_every_key();
+        assert_eq!(FinetuneConfig::parse(&config.to_toml(), "test").unwrap(), config);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |from: &str, to: &str, expected: &str| {
+            let text = FinetunePreset::Recipe.toml();
+            assert!(text.contains(from), "{from}");
+            let message = FinetuneConfig::parse(&text.replacen(from, to, 1), "x.toml").unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
+        };
+        check("feature_size", "features", "x.toml: unknown key `model.features`; did you mean `model.feature_size`?");
+        check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: stream.crop_size: 97 is no multiple");
+        check("labels = true", "labels = false", "x.toml: stream.labels: fine-tuning needs");
+        check("overlap = 0.5", "overlap = 1.5", "x.toml: validation.overlap: overlap 1.5 is not in [0, 1)");
+        check("every = 25", "every = 0", "x.toml: validation.every: must be at least 1");
+    }
+}

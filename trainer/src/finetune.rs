@@ -1,0 +1,158 @@
+//! Fine-tuning: the task of labelling voxels.
+
+mod classes;
+mod init;
+mod picture;
+mod validation;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor};
+use hiend_cache::Cache;
+use hiend_loader::pipeline::{self, StreamConfig, cases_of};
+
+use crate::checkpoint::Kind;
+use crate::config::finetune::FinetuneConfig;
+use crate::device::Compute;
+use crate::feed::{DeviceBatch, Labels, Part};
+use crate::loss::dice_ce::dice_ce;
+use crate::model::init::WeightInit;
+use crate::model::unetr::Unetr;
+use crate::training::{Beginning, Scores, Stop, Task, TrainingError};
+
+pub use classes::ClassesError;
+pub use init::{Init, InitError};
+use validation::ValidationSet;
+
+/// Why a fine-tuning cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FinetuneError {
+    /// The cache's cases do not suit the configuration.
+    #[error(transparent)]
+    Cases(#[from] pipeline::Error),
+    /// None is left to validate on.
+    #[error("validation.split: {0}; choose another, or leave [validation] out")]
+    ValidationCases(pipeline::Error),
+    /// A case would be learned from and validated on.
+    #[error("case {case} is in both stream.split and validation.split")]
+    InBoth {
+        /// The case.
+        case: String,
+    },
+    /// Classes are unknown or contradict each other.
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
+    /// The configuration is made for scans that were prepared in another way.
+    #[error("the cache was made with {cache}; the configuration's preprocess says {config}")]
+    Preprocess {
+        /// How the cache was made.
+        cache: String,
+        /// How it should have been.
+        config: String,
+    },
+}
+
+/// The task: a resolved configuration, first weights and validation cases.
+#[derive(Debug)]
+pub struct Finetuning {
+    config: FinetuneConfig,
+    init: Init,
+    validation: Option<ValidationSet>,
+    /// What the user should know before the run begins.
+    pub warnings: Vec<String>,
+}
+
+impl Finetuning {
+    /// Fills in what `config` leaves to the cache, and checks that both go together.
+    ///
+    /// # Errors
+    /// [`FinetuneError`].
+    pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
+        let (cases, preprocess) = cases_of(cache, &config.stream)?;
+        let warnings = classes::settle(&mut config.classes, cache, &cases)?;
+        match &config.preprocess {
+            Some(expected) if *expected != preprocess => {
+                let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
+                return Err(FinetuneError::Preprocess { cache: text(&preprocess), config: text(expected) });
+            }
+            _ => config.preprocess = Some(preprocess.clone()),
+        }
+        let validation = match &config.validation {
+            Some(validation) => {
+                let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
+                let (held_out, _) = cases_of(cache, &stream).map_err(FinetuneError::ValidationCases)?;
+                if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
+                    return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
+                }
+                let window = config.stream.window.unwrap_or(preprocess.window);
+                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, window })
+            }
+            None => None,
+        };
+        Ok(Self { config, init, validation, warnings })
+    }
+
+    /// Cases that are validated on.
+    #[must_use]
+    pub fn num_validation_cases(&self) -> usize {
+        self.validation.as_ref().map_or(0, |set| set.cases.len())
+    }
+}
+
+impl Task for Finetuning {
+    const KIND: Kind = Kind::Finetune;
+    type Config = FinetuneConfig;
+    type Model = Unetr;
+    type Targets = Labels;
+
+    fn config(&self) -> &FinetuneConfig {
+        &self.config
+    }
+
+    fn init(&self, weights: &mut WeightInit) -> Unetr {
+        self.config.unetr().init(weights)
+    }
+
+    fn begin(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), TrainingError> {
+        self.init.apply(model).map_err(|error| TrainingError::Init(Box::new(error)))
+    }
+
+    fn targets(&self) -> Labels {
+        Labels { num_classes: self.config.classes.len() }
+    }
+
+    fn loss(&self, model: &Unetr, part: &Part<Tensor<5, Int>>) -> Tensor<1> {
+        dice_ce(model.forward(part.images.clone()), part.target.clone()).total()
+    }
+
+    fn picture(
+        &self,
+        model: &Unetr,
+        batch: &DeviceBatch<Tensor<5, Int>>,
+        _: &Compute,
+        path: &Path,
+    ) -> Result<(), String> {
+        picture::draw(model, batch, &self.config.classes, path)
+    }
+
+    fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
+        let every = self.config.validation.as_ref()?.every;
+        Some(self.config.schedule.steps(every, steps_per_epoch))
+    }
+
+    fn validate(
+        &self,
+        model: &Unetr,
+        compute: &Compute,
+        stop: &Stop,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<Scores>, TrainingError> {
+        match (&self.validation, &self.config.validation) {
+            (Some(set), Some(settings)) => {
+                set.measure(model, compute, self.config.stream.crop_size, settings, stop, progress)
+            }
+            _ => Ok(None),
+        }
+    }
+}

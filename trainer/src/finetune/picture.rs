@@ -1,0 +1,169 @@
+//! The picture of a fine-tuning: slices of some crops with the true and the predicted labels side by side.
+
+use std::path::Path;
+
+use burn::module::Module as _;
+use burn::tensor::{Int, Tensor};
+use hiend_loader::picture::{Canvas, FAINT, LETTER, Plane, TEXT, fitting, label_colour};
+
+use crate::feed::DeviceBatch;
+use crate::model::unetr::Unetr;
+
+/// Crops shown, of different cases where there are such.
+const CROPS: usize = 2;
+/// Side of a tile, pixels.
+const TILE: usize = 288;
+const GAP: usize = 4;
+const CROP_GAP: usize = 28;
+const MARGIN: usize = 16;
+const SCALE: usize = 2;
+const LINE: usize = LETTER * SCALE + 10;
+const PLANES: [Plane; 3] = [Plane::Axial, Plane::Coronal, Plane::Sagittal];
+
+/// A crop with what is known of it, z fastest.
+struct Shown {
+    title: String,
+    size: [usize; 3],
+    image: Vec<f32>,
+    label: Vec<u8>,
+    pred: Vec<u8>,
+}
+
+/// Draws crops of the batch's first part with most labelled voxels.
+pub fn draw(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>, classes: &[String], path: &Path) -> Result<(), String> {
+    let shown = shown(model, batch)?;
+    render(&shown, classes).write_png(path).map_err(|error| error.to_string())
+}
+
+fn shown(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>) -> Result<Vec<Shown>, String> {
+    let part = batch.parts.first().ok_or("an empty batch")?;
+    let [n, _, x, y, z] = part.images.dims();
+    let voxels = x * y * z;
+    let labels = ints(part.target.clone())?;
+    let labelled = |crop: usize| labels[crop * voxels..][..voxels].iter().filter(|&&label| label > 0).count();
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_key(|&crop| std::cmp::Reverse(labelled(crop)));
+    let model = model.valid();
+    order
+        .into_iter()
+        .take(CROPS)
+        .map(|crop| {
+            let image = part.images.clone().narrow(0, crop, 1);
+            let pred = ints(model.forward(image.clone()).argmax(1))?;
+            let image = image.try_into_data().map_err(|e| format!("{e:?}"))?;
+            Ok(Shown {
+                title: batch.crops.get(crop).map(|record| record.case.clone()).unwrap_or_default(),
+                size: [x, y, z],
+                image: image.try_to_vec().map_err(|e| format!("{e:?}"))?,
+                label: labels[crop * voxels..][..voxels].to_vec(),
+                pred,
+            })
+        })
+        .collect()
+}
+
+/// Classes on the host, in whichever integers the device has.
+fn ints(tensor: Tensor<5, Int>) -> Result<Vec<u8>, String> {
+    let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
+    Ok(data.iter::<i64>().map(|class| u8::try_from(class).unwrap_or(u8::MAX)).collect())
+}
+
+fn render(shown: &[Shown], classes: &[String]) -> Canvas {
+    let columns = ["image", "label", "prediction"];
+    let panel_width = columns.len() * TILE + (columns.len() - 1) * GAP;
+    let crops = shown.len().max(1);
+    let width = 2 * MARGIN + crops * panel_width + (crops - 1) * CROP_GAP;
+    let legend = legend_rows(classes, width);
+    let header = 2 * LINE;
+    let height = 2 * MARGIN + header + PLANES.len() * (TILE + GAP) + legend.len() * LINE;
+    let mut canvas = Canvas::new(width, height);
+    for (number, crop) in shown.iter().enumerate() {
+        let left = MARGIN + number * (panel_width + CROP_GAP);
+        canvas.text([left, MARGIN], SCALE, TEXT, &fitting(&crop.title, panel_width / (LETTER * SCALE)));
+        for (column, name) in columns.into_iter().enumerate() {
+            let x = left + column * (TILE + GAP);
+            canvas.text([x, MARGIN + LINE], SCALE, FAINT, name);
+            for (row, plane) in PLANES.into_iter().enumerate() {
+                let labels = [None, Some(&crop.label), Some(&crop.pred)][column];
+                let value = |voxel: usize| (crop.image[voxel], labels.map_or(0, |labels| labels[voxel]));
+                let at = busiest(crop, plane);
+                let slice = plane.cut(crop.size, at, labels.is_some(), value);
+                canvas.slice([x, MARGIN + header + row * (TILE + GAP)], fitted(slice.size), &slice);
+            }
+        }
+    }
+    for (row, entries) in legend.iter().enumerate() {
+        let y = MARGIN + header + PLANES.len() * (TILE + GAP) + row * LINE;
+        for &(x, class) in entries {
+            if let Some(colour) = u8::try_from(class).ok().and_then(label_colour) {
+                canvas.fill([x, y], [LETTER * SCALE, LETTER * SCALE], colour);
+            }
+            canvas.text([x + LETTER * SCALE + 6, y], SCALE, FAINT, &classes[class]);
+        }
+    }
+    canvas
+}
+
+/// The slice of a plane with most labelled voxels; the middle one if there are none.
+fn busiest(crop: &Shown, plane: Plane) -> usize {
+    let normal = plane.axes()[0];
+    let [_, y, z] = crop.size;
+    let mut counts = vec![0usize; crop.size[normal]];
+    for voxel in crop.label.iter().enumerate().filter(|(_, label)| **label > 0).map(|(voxel, _)| voxel) {
+        counts[[voxel / (y * z), voxel / z % y, voxel % z][normal]] += 1;
+    }
+    let middle = counts.len() / 2;
+    (0..counts.len()).max_by_key(|&at| (counts[at], std::cmp::Reverse(at.abs_diff(middle)))).unwrap_or(0)
+}
+
+/// The longer side fills the tile.
+fn fitted([columns, rows]: [usize; 2]) -> [usize; 2] {
+    let longest = columns.max(rows).max(1);
+    [columns * TILE / longest, rows * TILE / longest]
+}
+
+/// Where each class's entry begins, row by row.
+fn legend_rows(classes: &[String], width: usize) -> Vec<Vec<(usize, usize)>> {
+    let mut rows = vec![vec![]];
+    let mut x = MARGIN;
+    for (class, name) in classes.iter().enumerate().skip(1) {
+        let entry = (name.chars().count() + 2) * LETTER * SCALE + 12;
+        if x > MARGIN && x + entry > width - MARGIN {
+            rows.push(vec![]);
+            x = MARGIN;
+        }
+        if let Some(row) = rows.last_mut() {
+            row.push((x, class));
+        }
+        x += entry;
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slice_shown_is_the_one_with_most_labels() {
+        let size = [4, 5, 6];
+        let mut label = vec![0; 120];
+        // x = 1, y = 3, two voxels along z.
+        label[30 + 18 + 2] = 1;
+        label[30 + 18 + 4] = 1;
+        let mut crop = Shown { title: String::new(), size, image: vec![0.0; 120], pred: label.clone(), label };
+        assert_eq!([Plane::Sagittal, Plane::Coronal].map(|plane| busiest(&crop, plane)), [1, 3]);
+        crop.label.fill(0);
+        assert_eq!(busiest(&crop, Plane::Axial), 3);
+    }
+
+    #[test]
+    fn legends_stay_inside() {
+        let classes: Vec<String> = (0..40).map(|class| format!("structure {class}")).collect();
+        let rows = legend_rows(&classes, 900);
+        assert!(rows.len() > 5);
+        assert_eq!(rows.iter().flatten().map(|&(_, class)| class).collect::<Vec<_>>(), (1..40).collect::<Vec<_>>());
+        let end = |&(x, class): &(usize, usize)| x + (classes[class].len() + 2) * LETTER * SCALE;
+        assert!(rows.iter().flatten().all(|entry| end(entry) <= 900));
+    }
+}
