@@ -4,6 +4,8 @@
 //! that crate inflates through a slower library, copies every voxel through floats, and believes the header's sizes.
 //! A volume stays in its file's data type; conversion to HU happens row by row where the values are used.
 
+mod write;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use flate2::bufread::MultiGzDecoder;
 use nifti::{Endianness, NiftiHeader, NiftiType};
 
 use crate::geometry::{Affine, Orientation, quaternion_axes, spacing};
+
+pub use write::write_like;
 
 /// Bytes of a NIfTI-1 header with the four extension bytes after it.
 const HEADER_LEN: usize = 348;

@@ -6,10 +6,12 @@ use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::Preset;
 use crate::device::DeviceChoice;
+use crate::inference::sliding_window::Weighting;
 
-/// Hi-End-MAE pre-training on CT. Without a subcommand: pre-train.
+/// Hi-End-MAE on CT: pre-training, fine-tuning, prediction. Without a subcommand: pre-train.
 #[derive(Debug, Parser)]
 #[command(name = "hiend-train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
@@ -26,6 +28,10 @@ pub struct Cli {
 pub enum Command {
     /// Pre-train a masked autoencoder on shards (the same as without a subcommand)
     Pretrain(PretrainArgs),
+    /// Train a segmentation network from pre-trained weights on labelled shards
+    Finetune(FinetuneArgs),
+    /// Label scans: NIfTI in, label maps on the scans' own grids out
+    Predict(PredictArgs),
     /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
     Evaluate(EvaluateArgs),
 }
@@ -53,12 +59,43 @@ pub struct EvaluateArgs {
 /// Flags of the pre-training.
 #[derive(Debug, Args)]
 pub struct PretrainArgs {
-    /// Folder of shards, as hiend-shard writes it
-    #[arg(long, value_name = "CACHE", required = true)]
-    pub shards: Option<PathBuf>,
     /// Configuration that comes with the program [default: vit-l-p12 on CUDA, tiny on the CPU]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub preset: Option<Preset>,
+    /// Of every run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of the fine-tuning.
+#[derive(Debug, Args)]
+pub struct FinetuneArgs {
+    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file, or `none` for random ones
+    #[arg(long, value_name = "FROM", required_unless_present = "resume")]
+    pub init: Option<PathBuf>,
+    /// Configuration that comes with the program [default: recipe on CUDA, tiny on the CPU]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub preset: Option<FinetunePreset>,
+    /// Hold out fold K of N to validate on, and train on the others; replaces both splits of the configuration
+    #[arg(long, value_name = "K/N", value_parser = parse_fold)]
+    pub fold: Option<(u32, u32)>,
+    /// Train on N cases and validate on all others; replaces both splits of the configuration
+    #[arg(long, value_name = "N", conflicts_with = "fold")]
+    pub shots: Option<usize>,
+    /// Train on all cases, validate on none
+    #[arg(long, conflicts_with_all = ["fold", "shots"])]
+    pub no_validation: bool,
+    /// Of every run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of every run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Folder of shards, as hiend-shard writes it
+    #[arg(long, value_name = "CACHE", required = true)]
+    pub shards: Option<PathBuf>,
     /// Configuration of your own, a TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -86,7 +123,7 @@ pub struct PretrainArgs {
     /// Updates from checkpoint to checkpoint; 0 for none but the last
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub checkpoint_every: u64,
-    /// Checkpoints that stay
+    /// Checkpoints that stay, the best one aside
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
     /// Recompute cheap operations on the way back instead of keeping their results: less memory, more time
@@ -95,6 +132,72 @@ pub struct PretrainArgs {
     /// Updates from line to line; 0 for none
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub log_every: u64,
+}
+
+/// Flags of the prediction.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// A fine-tuning run (its best checkpoint is taken) or one of its checkpoints
+    #[arg(long, value_name = "RUN")]
+    pub model: PathBuf,
+    /// Scans, .nii or .nii.gz, or folders of them
+    #[arg(value_name = "INPUT", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Folder for the label maps, CASE.nii.gz
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Also write the probability of each class, CASE_probabilities.nii.gz, four-dimensional
+    #[arg(long)]
+    pub probabilities: bool,
+    /// Part of a window that the next one covers again, in [0, 1)
+    #[arg(long, value_name = "PART", default_value_t = 0.5)]
+    pub overlap: f64,
+    /// How overlapping windows are averaged
+    #[arg(long, value_enum, default_value = "constant")]
+    pub weighting: Weighting,
+    /// Average each window with its mirror images: eight times the work, slightly better
+    #[arg(long)]
+    pub mirror: bool,
+    /// Windows predicted at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub sw_batch_size: usize,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Write over label maps that exist
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+fn parse_fold(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('/').and_then(|(fold, of)| Some((fold.parse().ok()?, of.parse().ok()?)));
+    match parsed {
+        Some((fold, of)) if fold < of && of >= 2 => Ok((fold, of)),
+        _ => Err("expected K/N with K from 0 to N-1, as 0/5".into()),
+    }
+}
+
+impl ValueEnum for FinetunePreset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl ValueEnum for Weighting {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Constant, Self::Gaussian]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Constant => PossibleValue::new("constant").help("every voxel the same, as in the recipe"),
+            Self::Gaussian => PossibleValue::new("gaussian").help("the middle of a window counts most"),
+        })
+    }
 }
 
 impl ValueEnum for Preset {
@@ -122,7 +225,17 @@ mod tests {
         let cli = Cli::try_parse_from(["hiend-train", "--shards", "cache", "--preset", "tiny"]).unwrap();
         assert_eq!(cli.pretrain.preset, Some(Preset::Tiny));
         let cli = Cli::try_parse_from(["hiend-train", "pretrain", "--shards", "cache"]).unwrap();
-        assert!(matches!(cli.command, Some(Command::Pretrain(args)) if args.shards == Some("cache".into())));
+        assert!(matches!(cli.command, Some(Command::Pretrain(args)) if args.run.shards == Some("cache".into())));
+        let finetune = |flags: &[&str]| {
+            let words = ["hiend-train", "finetune", "--shards", "c"].into_iter().chain(flags.iter().copied());
+            Cli::try_parse_from(words)
+        };
+        let cli = finetune(&["--init", "none", "--fold", "1/5"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Finetune(args)) if args.fold == Some((1, 5))));
+        assert!(finetune(&[]).is_err());
+        assert!(finetune(&["--resume"]).is_ok());
+        assert!(finetune(&["--init", "none", "--fold", "5/5"]).is_err());
+        assert!(finetune(&["--init", "none", "--fold", "0/5", "--shots", "1"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train", "pretrain"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train", "--shards", "c", "--device", "gpu"]).is_err());

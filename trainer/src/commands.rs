@@ -1,7 +1,10 @@
 //! What the subcommands do. The only place of this crate that prints.
 
 mod evaluate;
+mod finetune;
+mod predict;
 mod pretrain;
+mod running;
 
 use std::process::ExitCode;
 
@@ -10,6 +13,9 @@ use crate::cli::{Cli, Command};
 /// The run was interrupted and can go on: the shell's code for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
+/// Done, with some cases left out.
+const LEFT_OUT: u8 = 3;
+
 /// Does what was typed.
 ///
 /// # Errors
@@ -17,6 +23,8 @@ const INTERRUPTED: u8 = 130;
 pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
+        Some(Command::Finetune(args)) => finetune::run(args),
+        Some(Command::Predict(args)) => predict::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
         None => pretrain::run(&cli.pretrain),
     }

@@ -1,6 +1,7 @@
 //! Inference over whole volumes.
 
 pub mod export;
+pub mod predict;
 pub mod sliding_window;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -76,7 +77,7 @@ mod tests {
         let same = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
         let mut export = LabelExport::new(dims, &same, dims, &same, sliding.slab_axis(dims)).unwrap();
         sliding.run(volume, predict, |slab| Ok::<_, PredictError>(export.push(slab)?)).unwrap();
-        let in_file_order = export.finish().unwrap();
+        let in_file_order = export.finish().unwrap().labels;
         // The file has x fastest, the volume z.
         for (place, label) in in_file_order.iter().enumerate() {
             let [x, y, z] = [place % 13, place / 13 % 10, place / 130];

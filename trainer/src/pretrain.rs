@@ -35,8 +35,10 @@ pub fn pretrain(
 }
 
 /// The task.
-struct Pretraining<'a> {
-    config: &'a PretrainConfig,
+#[derive(Clone, Copy, Debug)]
+pub struct Pretraining<'a> {
+    /// The resolved configuration.
+    pub config: &'a PretrainConfig,
 }
 
 impl Task for Pretraining<'_> {

@@ -84,7 +84,7 @@ mod tests {
     fn a_window_s_ends_are_0_and_1() {
         let units = window_units(&[0, 100, 200, 300], -100.0, 1.0, [0.0, 100.0]);
         assert_eq!(units, [0.0, 0.0, 1.0, 1.0]);
-        assert_eq!(window_units(&[30], -10.0, 2.0, [0.0, 100.0]), [0.5]);
+        assert!((window_units(&[30], -10.0, 2.0, [0.0, 100.0])[0] - 0.5).abs() < 1e-6);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! are background.
 //!
 //! Slabs come in order along one axis, so two neighbouring planes are all that has to be kept: memory is the label
-//! map and three planes of all channels.
+//! map and three planes of all channels; and two bytes a voxel and class where probabilities are wanted.
 
 use hiend_loader::geometry::{Affine, Orientation, inverse};
 use thiserror::Error;
@@ -78,6 +78,17 @@ pub struct LabelExport {
     /// The planes `next - 2` and `next - 1`, each [C, A, B] with the two other axes in order.
     planes: [Vec<f32>; 2],
     labels: Vec<u8>,
+    /// By class and voxel of the file, in steps of 1/65535, where they are wanted.
+    probabilities: Option<Vec<Vec<u16>>>,
+}
+
+/// What a scan's voxels were predicted to be, in the file's own order, first axis fastest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The class of each voxel.
+    pub labels: Vec<u8>,
+    /// By class and voxel in steps of 1/65535: the softmax of the interpolated logits. Empty if not asked for.
+    pub probabilities: Vec<Vec<u16>>,
 }
 
 impl LabelExport {
@@ -120,7 +131,14 @@ impl LabelExport {
             num_classes: 0,
             planes: [Vec::new(), Vec::new()],
             labels: vec![0; source_shape.iter().product()],
+            probabilities: None,
         })
+    }
+
+    /// Keeps the probability of each class, too.
+    #[must_use]
+    pub fn with_probabilities(self) -> Self {
+        Self { probabilities: Some(Vec::new()), ..self }
     }
 
     /// Takes the next slab.
@@ -141,6 +159,13 @@ impl LabelExport {
             return Err(ExportError::TooManyClasses { num_classes });
         }
         self.num_classes = num_classes;
+        if let Some(probabilities) = &mut self.probabilities
+            && probabilities.is_empty()
+        {
+            // Background where nothing is predicted.
+            probabilities.resize(num_classes, vec![0; self.labels.len()]);
+            probabilities[0].fill(u16::MAX);
+        }
         for position in 0..dims[self.axis] {
             self.planes.swap(0, 1);
             let mut plane = std::mem::take(&mut self.planes[1]);
@@ -152,16 +177,16 @@ impl LabelExport {
         Ok(())
     }
 
-    /// The label map in the file's own order, first axis fastest.
+    /// The label map, and the probabilities if they were asked for.
     ///
     /// # Errors
     /// If slabs are missing.
-    pub fn finish(self) -> Result<Vec<u8>, ExportError> {
+    pub fn finish(self) -> Result<Exported, ExportError> {
         let expected = self.pred_dims[self.axis];
         if self.next < expected {
             return Err(ExportError::Unfinished { got: self.next, expected });
         }
-        Ok(self.labels)
+        Ok(Exported { labels: self.labels, probabilities: self.probabilities.unwrap_or_default() })
     }
 
     /// Labels the source positions between the last two planes, and those on the last one if nothing follows it.
@@ -171,6 +196,7 @@ impl LabelExport {
         let (num_rows, num_columns) = (self.pred_dims[rows], self.pred_dims[columns]);
         let mut blended = Vec::new();
         let mut row = vec![0.0; self.num_classes * num_columns];
+        let mut logits = vec![0.0; self.num_classes];
         for at in 0..self.between[self.axis].len() {
             let Some((first, second, share)) = self.between[self.axis][at] else { continue };
             if second != newest {
@@ -190,12 +216,19 @@ impl LabelExport {
                 }
                 for j in 0..self.between[columns].len() {
                     let Some((left, right, share)) = self.between[columns][j] else { continue };
-                    let label =
-                        largest(row.chunks_exact(num_columns).map(|row| row[left] + (row[right] - row[left]) * share));
+                    for (logit, row) in logits.iter_mut().zip(row.chunks_exact(num_columns)) {
+                        *logit = row[left] + (row[right] - row[left]) * share;
+                    }
                     let mut oriented = [0; 3];
                     (oriented[self.axis], oriented[rows], oriented[columns]) = (at, i, j);
                     let place = self.place_in_file(oriented);
-                    self.labels[place] = label;
+                    self.labels[place] = largest(logits.iter().copied());
+                    if let Some(probabilities) = &mut self.probabilities {
+                        softmax(&mut logits);
+                        for (class, &probability) in probabilities.iter_mut().zip(&logits) {
+                            class[place] = (probability * f32::from(u16::MAX)).round() as u16;
+                        }
+                    }
                 }
             }
         }
@@ -254,6 +287,14 @@ fn largest(values: impl Iterator<Item = f32>) -> u8 {
         }
     }
     best.0
+}
+
+/// Logits to probabilities.
+fn softmax(values: &mut [f32]) {
+    let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    values.iter_mut().for_each(|value| *value = (*value - top).exp());
+    let sum: f32 = values.iter().sum();
+    values.iter_mut().for_each(|value| *value /= sum);
 }
 
 #[cfg(test)]
@@ -353,7 +394,7 @@ mod tests {
                 }
                 export.push(Slab { start: first, dims, values: &part }).unwrap();
             }
-            let labels = export.finish().unwrap();
+            let labels = export.finish().unwrap().labels;
 
             for (place, &label) in labels.iter().enumerate() {
                 let source = [place % shape[0], place / shape[0] % shape[1], place / (shape[0] * shape[1])];
