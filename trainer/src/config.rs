@@ -203,8 +203,9 @@ fn check_keys(prefix: &str, table: &Table, known: &Table, origin: &str) -> Resul
             });
         };
         if let (Value::Table(table), Value::Table(known)) = (value, known_value) {
-            // Another chain of augmentations has other keys; its own type checks them.
-            if table.get("chain") != known.get("chain") && known.contains_key("chain") {
+            // Another chain of augmentations, or another way to split, has other keys; its own type checks them.
+            let other_chain = table.get("chain") != known.get("chain") && known.contains_key("chain");
+            if other_chain || key == "split" {
                 continue;
             }
             check_keys(&format!("{prefix}{key}."), table, known, origin)?;

@@ -301,6 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn other_splits_and_chains_have_other_keys() {
+        let text = FinetunePreset::Recipe.toml();
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}");
+            FinetuneConfig::parse(&text.replacen(from, to, 1), "x.toml").unwrap();
+        };
+        with("{ fold = 0, of = 5, part = \"train\" }", "{ shots = 1, part = \"train\" }");
+        with("{ fold = 0, of = 5, part = \"train\" }", "{ list = \"train.txt\" }");
+        let augment = text.find("[stream.augment]").unwrap();
+        let end = augment + text[augment..].find("[optim]").unwrap();
+        let nnunet = format!("{}[stream.augment]\nchain = \"nnunet\"\n\n{}", &text[..augment], &text[end..]);
+        FinetuneConfig::parse(&nnunet, "x.toml").unwrap();
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |from: &str, to: &str, expected: &str| {
             let text = FinetunePreset::Recipe.toml();
@@ -312,6 +327,7 @@ mod tests {
         check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: stream.crop_size: 97 is no multiple");
         check("labels = true", "labels = false", "x.toml: stream.labels: fine-tuning needs");
         check("overlap = 0.5", "overlap = 1.5", "x.toml: validation.overlap: overlap 1.5 is not in [0, 1)");
+        check("fold = 0, of = 5", "fold = 0, off = 5", "x.toml: ");
         check("every = 25", "every = 0", "x.toml: validation.every: must be at least 1");
     }
 }

@@ -1,0 +1,260 @@
+//! Phantoms are segmented, as a user would: pre-train, fine-tune, predict, compare.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use hiend_cache::Cache;
+use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::dataset;
+use hiend_loader::nifti::{read_volume, write_like};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::pipeline;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::split::{Part, ShotSplit, Split};
+use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
+use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::device::Compute;
+use hiend_trainer::finetune::{Finetuning, Init};
+use hiend_trainer::inference::predict::{Predictor, ScanError, WindowSettings};
+use hiend_trainer::inference::sliding_window::Weighting;
+use hiend_trainer::pretrain::Pretraining;
+use hiend_trainer::report::journal::ValidationRecord;
+use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
+use hiend_trainer::training::{Event, Options, Stop, Stream, Summary, Task, train};
+
+/// Phantoms at 6 mm, so that a body is a few crops.
+struct Data {
+    dir: tempfile::TempDir,
+    cache: Arc<Cache>,
+}
+
+fn data(cases: usize) -> Data {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("raw");
+    let phantoms = PhantomConfig { cases, seed: 5, spacing_mm: [5.0, 7.0] };
+    write_dataset(&raw.join("Dataset007_Phantoms"), &phantoms).unwrap();
+    let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
+    let (options, stop) = (ConvertOptions::default(), AtomicBool::new(false));
+    let datasets = dataset::find(&raw).unwrap();
+    convert(&raw, &datasets, &dir.path().join("cache"), &config, &options, &stop, |_| ()).unwrap();
+    let cache = Arc::new(Cache::open(&dir.path().join("cache")).unwrap());
+    Data { dir, cache }
+}
+
+impl Data {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn scan(&self, case: usize) -> PathBuf {
+        self.path(&format!("raw/Dataset007_Phantoms/imagesTr/phantom_{case:03}_0000.nii.gz"))
+    }
+
+    fn run<T: Task>(&self, task: &T, options: &Options) -> (Summary, Vec<ValidationRecord>) {
+        let mut validations = Vec::new();
+        let config = hiend_trainer::config::RunConfig::stream(task.config());
+        let stream = Stream::open(Arc::clone(&self.cache), config, 0, &pipeline::Options::default()).unwrap();
+        let summary = train(task, stream, &Compute::cpu(), options, &mut |event| {
+            if let Event::Validation(record) = event {
+                validations.push((*record).clone());
+            }
+        });
+        (summary.unwrap(), validations)
+    }
+
+    fn finetuning(&self, config: FinetuneConfig, init: Init) -> Finetuning {
+        Finetuning::new(config, &self.cache, init).unwrap()
+    }
+}
+
+fn pretraining() -> PretrainConfig {
+    let mut config = Preset::Tiny.config();
+    config.model.patch_size = 8;
+    config.model.embed_dim = 24;
+    config.model.depth = 4;
+    config.model.taps = vec![1, 2, 3];
+    config.model.num_heads = 2;
+    config.model.decoder_embed_dim = 12;
+    config.model.decoder_num_heads = 2;
+    config.stream.crop_size = [16; 3];
+    config.stream.visits_per_batch = 1;
+    config.stream.crops_per_visit = 2;
+    config
+}
+
+/// One case to train on; a small crop, and the encoder of [`pretraining`].
+fn finetune() -> FinetuneConfig {
+    let mut config = FinetunePreset::Tiny.config();
+    config.model = config.model.with_encoder_of(&pretraining().model).unwrap();
+    config.model.feature_size = 4;
+    config.stream.crop_size = [16; 3];
+    config.stream.crops_per_visit = 3;
+    config.stream.split = Split::Shots(ShotSplit { shots: 1, part: Part::Train, seed: 0 });
+    config.schedule = ScheduleConfig { unit: Unit::Step, total: 40, warmup: 2, rate_changes: Every::Step };
+    config.optim.lr = 3e-3;
+    let validation = config.validation.as_mut().unwrap();
+    validation.every = 3;
+    validation.overlap = 0.25;
+    validation.split = Split::Shots(ShotSplit { shots: 1, part: Part::Validation, seed: 0 });
+    config
+}
+
+fn options(dir: &Path, max_steps: u64, resume: bool) -> Options {
+    Options { max_steps: Some(max_steps), resume, checkpoint_every: 2, keep: 1, ..Options::new(dir) }
+}
+
+fn settings() -> WindowSettings {
+    WindowSettings { overlap: 0.25, weighting: Weighting::Gaussian, mirror: false, sw_batch_size: 4 }
+}
+
+#[test]
+fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
+    let data = data(2);
+    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 2, false));
+
+    let mut config = finetune();
+    config.validation.as_mut().unwrap().every = 15;
+    let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
+    assert_eq!(task.config().classes[0], "background");
+    assert_eq!(task.num_validation_cases(), 1);
+    let run_dir = data.path("run");
+    let (summary, validations) = data.run(&task, &options(&run_dir, 40, false));
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&summary.losses[..5]), mean(&summary.losses[35..]));
+    assert!(last < 0.9 * first, "{first} -> {last}");
+    // Every fifteenth update, and the last one.
+    assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
+    let best = validations.iter().map(|record| record.mean_dice).fold(0.0, f64::max);
+    assert!((summary.best.unwrap().mean_dice - best).abs() < 1e-12);
+    assert!(best > validations[0].mean_dice, "{best}");
+    assert!(run_dir.join("pictures/step-000040.png").exists());
+    let init = std::fs::read_to_string(run_dir.join("init.txt")).unwrap();
+    assert!(init.contains("encoder.cls_token"), "{init}");
+
+    // The best checkpoint outlives the newest one, and is what predicts.
+    let predictor = Predictor::open(&run_dir, &Compute::cpu(), settings()).unwrap();
+    let best_dir = format!("step-{:08}", summary.best.unwrap().step);
+    assert!(predictor.checkpoint().ends_with(&best_dir), "{:?}", predictor.checkpoint());
+    let mut heard = (0, 0);
+    let prediction =
+        predictor.predict(&data.scan(1), true, &Stop::default(), &mut |done, total| heard = (done, total)).unwrap();
+    assert!(heard.0 == heard.1 && heard.1 > 1, "{heard:?}");
+    let exported = &prediction.exported;
+    let path = data.path("label.nii.gz");
+    write_like(&path, &prediction.info, &exported.labels).unwrap();
+    let (written, scan) = (read_volume(&path).unwrap(), read_volume(&data.scan(1)).unwrap());
+    assert_eq!((written.info.shape, written.info.affine), (scan.info.shape, scan.info.affine));
+    assert!(exported.labels.iter().any(|&label| label > 0));
+    assert_eq!(exported.probabilities.len(), task.config().classes.len());
+    for voxel in 0..exported.labels.len() {
+        let of = |class: usize| u32::from(exported.probabilities[class][voxel]);
+        let sum: u32 = (0..exported.probabilities.len()).map(of).sum();
+        assert!(sum.abs_diff(65_535) < 16, "{sum}");
+        let label = usize::from(exported.labels[voxel]);
+        assert!((0..exported.probabilities.len()).all(|class| of(class) <= of(label)), "voxel {voxel}");
+    }
+
+    let stop = Stop::default();
+    stop.request();
+    let stopped = predictor.predict(&data.scan(1), false, &stop, &mut |_, _| ());
+    assert!(matches!(stopped, Err(ScanError::Stopped)));
+}
+
+#[test]
+fn going_on_is_bit_identical_with_averages_and_validations() {
+    let data = data(2);
+    let mut config = finetune();
+    config.train.ema_decay = Some(0.9);
+    let task = data.finetuning(config, Init::Random);
+    let (straight, all) = data.run(&task, &options(&data.path("straight"), 7, false));
+    let (first, mut parts) = data.run(&task, &options(&data.path("parts"), 4, false));
+    let (second, later) = data.run(&task, &options(&data.path("parts"), 7, true));
+    assert_eq!([first.losses, second.losses].concat(), straight.losses);
+    // The end at 4 is a validation more.
+    assert_eq!(parts.pop().unwrap().step, 4);
+    parts.extend(later);
+    let figures = |records: &[ValidationRecord]| {
+        records.iter().map(|record| (record.step, record.mean_dice.to_bits())).collect::<Vec<_>>()
+    };
+    assert_eq!(figures(&parts), figures(&all));
+}
+
+#[test]
+fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
+    let data = data(2);
+    let task = data.finetuning(finetune(), Init::Random);
+    let options = Options { max_steps: Some(6), ..Options::new(data.path("run")) };
+    let stop = options.stop.clone();
+    let stream =
+        || Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default()).unwrap();
+    let summary = train(&task, stream(), &Compute::cpu(), &options, &mut |event| {
+        assert!(!matches!(event, Event::Validation(_)), "it was asked to stop");
+        if matches!(event, Event::Validating { done: 0, .. }) {
+            stop.request();
+        }
+    });
+    assert_eq!(summary.unwrap().step, 3);
+    let options = Options { resume: true, stop: Stop::default(), ..options };
+    let mut heard = Vec::new();
+    train(&task, stream(), &Compute::cpu(), &options, &mut |event| match event {
+        Event::Validation(record) => heard.push(format!("validation {}", record.step)),
+        Event::Step(record) => heard.push(format!("step {}", record.step)),
+        _ => {}
+    })
+    .unwrap();
+    assert_eq!(heard, ["validation 3", "step 4", "step 5", "step 6", "validation 6"]);
+}
+
+#[test]
+fn micro_batches_add_up_to_the_batch() {
+    let data = data(2);
+    let whole = data.finetuning(finetune(), Init::Random);
+    let mut config = finetune();
+    config.train.micro_batch = Some(2);
+    let parted = data.finetuning(config, Init::Random);
+    let (whole, _) = data.run(&whole, &options(&data.path("whole"), 3, false));
+    let (parted, _) = data.run(&parted, &options(&data.path("parted"), 3, false));
+    for (a, b) in whole.losses.iter().zip(&parted.losses) {
+        assert!((a - b).abs() < 1e-5 * a, "{a} {b}");
+    }
+}
+
+#[test]
+fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
+    let data = data(2);
+    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    let mut config = finetune();
+    config.stream.crop_size = [24, 24, 16];
+    let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
+    let mut notes = Vec::new();
+    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default());
+    let options = options(&data.path("run"), 1, false);
+    train(&task, stream.unwrap(), &Compute::cpu(), &options, &mut |event| {
+        if let Event::Note(text) = event {
+            notes.push((*text).to_owned());
+        }
+    })
+    .unwrap();
+    assert!(notes[0].contains("positions computed anew"), "{notes:?}");
+}
+
+#[test]
+fn what_does_not_go_together_is_named() {
+    let data = data(2);
+    let check = |change: &dyn Fn(&mut FinetuneConfig), expected: &str| {
+        let mut config = finetune();
+        change(&mut config);
+        let error = Finetuning::new(config, &data.cache, Init::Random).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(&|config| config.classes = vec!["background".into(), "liver".into()], "Dataset007_Phantoms has");
+    check(&|config| config.stream.split = Split::default(), "is in both stream.split and validation.split");
+    check(&|config| config.stream.include = vec!["BTCV".into()], "there is no dataset BTCV");
+    let lone = |config: &mut FinetuneConfig| {
+        let shots = |part| Split::Shots(ShotSplit { shots: 2, part, seed: 0 });
+        config.stream.split = shots(Part::Train);
+    };
+    check(&lone, "shots = 2, and there are 2 cases");
+    check(&|config| config.preprocess = Some(PreprocessConfig::default()), "the configuration's preprocess says");
+}
