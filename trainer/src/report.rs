@@ -1,5 +1,9 @@
 //! What a run tells: lines on the console, a journal, pictures.
 
 pub mod console;
+pub mod history;
 pub mod journal;
 pub mod picture;
+pub mod series;
+#[cfg(test)]
+mod testing;

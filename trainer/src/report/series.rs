@@ -1,0 +1,150 @@
+//! A curve over the updates of a run, in bounded memory however long the run.
+//!
+//! Up to two thousand values are kept as they are. Beyond that, values of neighbouring updates share a point that
+//! knows their mean, least and greatest: a spike stays visible at any length.
+
+/// Points that a curve has at most: what a screen or a picture can show.
+const CAPACITY: usize = 2048;
+
+/// Some neighbouring values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// The first update.
+    pub first_step: u64,
+    /// The last update.
+    pub last_step: u64,
+    /// How many values.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Point {
+    fn new(step: u64, value: f64) -> Self {
+        Self { first_step: step, last_step: step, count: 1, mean: value, min: value, max: value }
+    }
+
+    fn absorb(&mut self, later: &Self) {
+        let count = self.count + later.count;
+        self.mean += (later.mean - self.mean) * (later.count as f64 / count as f64);
+        self.min = self.min.min(later.min);
+        self.max = self.max.max(later.max);
+        self.last_step = later.last_step;
+        self.count = count;
+    }
+
+    /// Where it is drawn.
+    #[must_use]
+    pub fn step(&self) -> f64 {
+        (self.first_step as f64 + self.last_step as f64) / 2.0
+    }
+}
+
+/// The values of one quantity, in the order of their updates.
+#[derive(Clone, Debug)]
+pub struct Series {
+    points: Vec<Point>,
+    /// Updates that share a point.
+    width: u64,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { points: vec![], width: 1 }
+    }
+}
+
+impl Series {
+    /// Takes the value of an update after all those before.
+    pub fn push(&mut self, step: u64, value: f64) {
+        self.place(Point::new(step, value));
+        while self.points.len() > CAPACITY {
+            self.width *= 2;
+            for point in std::mem::take(&mut self.points) {
+                self.place(point);
+            }
+        }
+    }
+
+    fn place(&mut self, point: Point) {
+        match self.points.last_mut() {
+            Some(last) if last.first_step / self.width == point.first_step / self.width => last.absorb(&point),
+            _ => self.points.push(point),
+        }
+    }
+
+    /// What is kept, in the order of updates.
+    #[must_use]
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// The running mean over about `span` updates, at each point. Its start is no outlier: it is the mean of what
+    /// there is, as in TensorBoard.
+    #[must_use]
+    pub fn smoothed(&self, span: f64) -> Vec<(f64, f64)> {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        let smooth = |point: &Point| {
+            let keep = (-(point.count as f64) / span).exp();
+            sum = keep * sum + (1.0 - keep) * point.mean;
+            weight = keep * weight + (1.0 - keep);
+            (point.step(), sum / weight)
+        };
+        self.points.iter().map(smooth).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(values: impl IntoIterator<Item = f64>) -> Series {
+        let mut series = Series::default();
+        for (step, value) in (1..).zip(values) {
+            series.push(step, value);
+        }
+        series
+    }
+
+    #[test]
+    fn a_short_curve_is_kept_as_it_is() {
+        let values = [3.0, 1.0, 2.0];
+        let kept: Vec<f64> = series(values).points().iter().map(|point| point.mean).collect();
+        assert_eq!(kept, values);
+    }
+
+    #[test]
+    fn a_long_curve_stays_small_and_keeps_its_mean_and_its_spikes() {
+        let spike = 654_321;
+        let long = series((0..1_000_000).map(|i| if i == spike { 100.0 } else { f64::from(i % 3) }));
+        let points = long.points();
+        assert!((CAPACITY / 2..=CAPACITY).contains(&points.len()), "{}", points.len());
+        assert_eq!(points.iter().map(|p| p.count).sum::<u64>(), 1_000_000);
+        let mean = points.iter().map(|p| p.mean * p.count as f64).sum::<f64>() / 1e6;
+        assert!((mean - 1.000_1).abs() < 1e-3, "{mean}");
+        let peak = points.iter().find(|p| p.max > 99.0).unwrap();
+        assert!((peak.first_step..=peak.last_step).contains(&(spike as u64 + 1)));
+        assert!(points.windows(2).all(|pair| pair[0].last_step < pair[1].first_step));
+    }
+
+    #[test]
+    fn steps_may_be_far_apart() {
+        let mut sparse = Series::default();
+        for step in [1, 1_000_000, u64::MAX / 2] {
+            sparse.push(step, 1.0);
+        }
+        assert_eq!(sparse.points().len(), 3);
+    }
+
+    #[test]
+    fn smoothing_starts_at_the_first_value_and_follows() {
+        let smooth = series([4.0, 4.0, 0.0]).smoothed(1e-9);
+        assert_eq!(smooth, [(1.0, 4.0), (2.0, 4.0), (3.0, 0.0)]);
+        let slow = series([4.0, 0.0]).smoothed(1e6);
+        assert!((slow[0].1 - 4.0).abs() < 1e-9 && (slow[1].1 - 2.0).abs() < 1e-3, "{slow:?}");
+    }
+}
