@@ -1,6 +1,7 @@
 //! What a run tells: lines on the console, a journal, pictures.
 
 pub mod console;
+pub mod curves;
 pub mod history;
 pub mod journal;
 pub mod picture;

@@ -93,6 +93,20 @@ impl Image {
         Self { width, height, rgb: BACKGROUND.repeat(width * height) }
     }
 
+    /// Takes pixels as they are, three bytes each.
+    ///
+    /// # Panics
+    /// If they are not `width` times `height`.
+    pub(super) fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Self {
+        assert_eq!(rgb.len(), 3 * width * height, "three bytes a pixel");
+        Self { width, height, rgb }
+    }
+
+    #[cfg(test)]
+    pub(super) fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
     fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
         if x < self.width && y < self.height {
             let at = 3 * (y * self.width + x);

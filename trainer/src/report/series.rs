@@ -83,19 +83,33 @@ impl Series {
         &self.points
     }
 
-    /// The running mean over about `span` updates, at each point. Its start is no outlier: it is the mean of what
-    /// there is, as in TensorBoard.
+    /// The mean around each point, over about `span` updates: weights fall off by e on either side within half of it.
     #[must_use]
     pub fn smoothed(&self, span: f64) -> Vec<(f64, f64)> {
-        let (mut sum, mut weight) = (0.0, 0.0);
-        let smooth = |point: &Point| {
-            let keep = (-(point.count as f64) / span).exp();
-            sum = keep * sum + (1.0 - keep) * point.mean;
-            weight = keep * weight + (1.0 - keep);
-            (point.step(), sum / weight)
+        let before = fading(self.points.iter(), span / 2.0);
+        let mut after = fading(self.points.iter().rev(), span / 2.0);
+        after.reverse();
+        let mean = |((point, before), after): ((&Point, [f64; 2]), [f64; 2])| {
+            // Both sides count the point itself.
+            let own = point.count as f64;
+            let sum = before[0] + after[0] - own * point.mean;
+            (point.step(), sum / (before[1] + after[1] - own))
         };
-        self.points.iter().map(smooth).collect()
+        self.points.iter().zip(before).zip(after).map(mean).collect()
     }
+}
+
+/// Sum and weight of all points up to each, fading by e over `span` updates.
+fn fading<'a>(points: impl Iterator<Item = &'a Point>, span: f64) -> Vec<[f64; 2]> {
+    let mut faded = [0.0, 0.0];
+    points
+        .map(|point| {
+            let count = point.count as f64;
+            let keep = (-count / span).exp();
+            faded = [keep * faded[0] + count * point.mean, keep * faded[1] + count];
+            faded
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -141,10 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_starts_at_the_first_value_and_follows() {
-        let smooth = series([4.0, 4.0, 0.0]).smoothed(1e-9);
-        assert_eq!(smooth, [(1.0, 4.0), (2.0, 4.0), (3.0, 0.0)]);
-        let slow = series([4.0, 0.0]).smoothed(1e6);
-        assert!((slow[0].1 - 4.0).abs() < 1e-9 && (slow[1].1 - 2.0).abs() < 1e-3, "{slow:?}");
+    fn smoothing_looks_both_ways() {
+        let check = |values: &[f64], span: f64, expected: &[f64]| {
+            for ((_, smooth), expected) in series(values.iter().copied()).smoothed(span).iter().zip(expected) {
+                assert!((smooth - expected).abs() < 1e-3, "{values:?} over {span}: {smooth} instead of {expected}");
+            }
+        };
+        check(&[4.0, 4.0, 0.0], 1e-9, &[4.0, 4.0, 0.0]);
+        check(&[4.0, 0.0], 1e6, &[2.0, 2.0]);
+        // Both neighbours weigh 1/e.
+        check(&[0.0, 3.0, 0.0], 2.0, &[3.0 / (1.0 + 1f64.exp() + (-1f64).exp()), 3.0 / (1.0 + 2.0 * (-1f64).exp())]);
     }
 }
