@@ -6,5 +6,6 @@ pub mod history;
 pub mod journal;
 pub mod picture;
 pub mod series;
+pub mod tensorboard;
 #[cfg(test)]
 mod testing;
