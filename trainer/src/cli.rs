@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Preset;
 use crate::device::DeviceChoice;
+use crate::report::watcher::Display;
 
 /// Hi-End-MAE pre-training on CT. Without a subcommand: pre-train.
 #[derive(Debug, Parser)]
@@ -28,6 +29,19 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
     Evaluate(EvaluateArgs),
+    /// Draw the curves of a run again, from its journal
+    Curves(CurvesArgs),
+}
+
+/// Flags of the curves.
+#[derive(Debug, Args)]
+pub struct CurvesArgs {
+    /// Folder of the run
+    #[arg(value_name = "RUN")]
+    pub run_dir: PathBuf,
+    /// Picture to write, a PNG file [default: RUN/curves.png]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Flags of the evaluation.
@@ -89,9 +103,12 @@ pub struct PretrainArgs {
     /// Checkpoints that stay
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
-    /// Updates from line to line; 0 for none
+    /// Updates from line to line, where lines are shown; 0 for none
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub log_every: u64,
+    /// How to show the run
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub display: Display,
 }
 
 impl ValueEnum for Preset {

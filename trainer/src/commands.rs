@@ -1,5 +1,6 @@
 //! What the subcommands do. The only place of this crate that prints.
 
+mod curves;
 mod evaluate;
 mod pretrain;
 
@@ -18,6 +19,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
+        Some(Command::Curves(args)) => curves::run(args),
         None => pretrain::run(&cli.pretrain),
     }
 }

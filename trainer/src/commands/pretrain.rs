@@ -13,7 +13,8 @@ use crate::cli::PretrainArgs;
 use crate::config::{Preset, PretrainConfig};
 use crate::device::{Compute, settle_default};
 use crate::pretrain::{Options, Outcome, Stop, Stream, pretrain, saved_config};
-use crate::report::console::Console;
+use crate::report::dashboard::terminal;
+use crate::report::watcher::Watcher;
 
 pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::open(args.device)?;
@@ -26,12 +27,17 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let on_signal = stop.clone();
     ctrlc::set_handler(move || {
         if on_signal.request() {
+            terminal::restore();
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        // The dashboard says so itself.
+        if !terminal::is_shown() {
+            eprintln!("stopping after this step; once more to stop at once");
+        }
     })
     .context("cannot listen to Ctrl-C")?;
 
+    let mut watcher = Watcher::open(args.display, args.log_every, &stop)?;
     let options = Options {
         run_dir,
         resume: args.resume,
@@ -40,8 +46,7 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         keep: args.keep,
         stop,
     };
-    let mut console = Console::new(std::io::stdout(), args.log_every);
-    let summary = pretrain(&config, stream, &compute, &options, &mut |event| console.event(event))?;
+    let summary = pretrain(&config, stream, &compute, &options, &mut |event| watcher.event(event))?;
     Ok(match summary.outcome {
         Outcome::Finished => ExitCode::SUCCESS,
         Outcome::Interrupted => ExitCode::from(INTERRUPTED),

@@ -27,6 +27,8 @@ const BLUE: RGBColor = RGBColor(31, 98, 180);
 const ORANGE: RGBColor = RGBColor(200, 100, 20);
 const GREEN: RGBColor = RGBColor(30, 130, 80);
 
+static FONT_REGISTERED: Once = Once::new();
+
 type Failure = Box<dyn std::error::Error>;
 
 /// A line of a panel.
@@ -47,7 +49,6 @@ pub fn render(history: &History, title: &str) -> Result<Image, String> {
     let (Some(first), Some(last)) = (history.loss.points().first(), history.loss.points().last()) else {
         return Err("no update in the journal yet".into());
     };
-    static FONT_REGISTERED: Once = Once::new();
     FONT_REGISTERED.call_once(|| {
         // A font that cannot be used shows as an error of the first text.
         let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);

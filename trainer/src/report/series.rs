@@ -40,7 +40,7 @@ impl Point {
     /// Where it is drawn.
     #[must_use]
     pub fn step(&self) -> f64 {
-        (self.first_step as f64 + self.last_step as f64) / 2.0
+        f64::midpoint(self.first_step as f64, self.last_step as f64)
     }
 }
 

@@ -10,7 +10,7 @@
 //! the files in `tests/tensorboard/check_run.py`.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,8 @@ use super::journal::{StepRecord, ValidationRecord};
 #[derive(Debug)]
 pub struct EventFile {
     file: File,
+    /// Bytes of whole records.
+    len: u64,
     class_names: Vec<String>,
 }
 
@@ -37,7 +39,7 @@ impl EventFile {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let number = fs::read_dir(folder)?.count();
         let path = folder.join(format!("events.out.tfevents.{now:010}.{number:06}"));
-        let mut events = Self { file: File::create_new(path)?, class_names: class_names.to_vec() };
+        let mut events = Self { file: File::create_new(path)?, len: 0, class_names: class_names.to_vec() };
         events.write(0, What::FileVersion("brain.Event:2".into()))?;
         events.write(steps_done + 1, What::SessionLog(SessionLog { status: SessionStatus::Start.into() }))?;
         Ok(events)
@@ -89,7 +91,15 @@ impl EventFile {
     fn write(&mut self, step: u64, what: What) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let event = Event { wall_time: now.as_secs_f64(), step: step as i64, what: Some(what) };
-        self.file.write_all(&Record(&event).to_bytes())
+        let record = Record(&event).to_bytes();
+        if let Err(error) = self.file.write_all(&record) {
+            // Nothing behind half a record could be read.
+            self.file.set_len(self.len)?;
+            self.file.seek(SeekFrom::Start(self.len))?;
+            return Err(error);
+        }
+        self.len += record.len() as u64;
+        Ok(())
     }
 }
 
