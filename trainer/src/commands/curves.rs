@@ -9,8 +9,7 @@ use crate::report::watcher::{CURVES, draw_curves};
 pub fn run(args: &CurvesArgs) -> anyhow::Result<ExitCode> {
     let history = History::read(&args.run_dir.join("journal.jsonl"))?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(CURVES));
-    let drawn = draw_curves(&history, &args.run_dir, &out);
-    drawn.map_err(|message| anyhow::anyhow!("{}: {message}", args.run_dir.display()))?;
+    draw_curves(&history, &args.run_dir, &out).map_err(anyhow::Error::msg)?;
     println!("picture {}", out.display());
     Ok(ExitCode::SUCCESS)
 }

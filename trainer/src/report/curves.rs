@@ -17,8 +17,6 @@ const PANEL_HEIGHT: usize = 440;
 const TITLE_HEIGHT: usize = 64;
 /// Below so many points, each is marked.
 const FEW: usize = 40;
-/// Smoothing reaches over this part of the curve.
-const SMOOTHED_PART: f64 = 1.0 / 100.0;
 
 const FONT: &str = "ubuntu";
 const INK: RGBColor = RGBColor(36, 41, 51);
@@ -79,8 +77,7 @@ fn draw(
     let (_, body) = root.split_vertically(TITLE_HEIGHT as i32);
     let panels = body.split_evenly((if with_dice { 3 } else { 2 }, 1));
 
-    let span = ((steps.1 - steps.0 + 1) as f64 * SMOOTHED_PART).round();
-    let smoothed_over = (span >= 2.0).then_some(span);
+    let smoothed_over = history.loss.smoothing_span();
     let name = smoothed_over.map(|span| format!("mean over about {span} updates"));
     let loss = Line { name, colour: BLUE, series: &history.loss, smoothed_over };
     panel(&panels[0], "loss of the batch", &[loss], steps, SeriesLabelPosition::UpperRight, &|value| short(*value))?;

@@ -46,17 +46,18 @@ impl Shared {
 }
 
 impl Dashboard {
-    /// Takes the terminal over until this is dropped. The key q asks `stop`.
+    /// Takes the terminal over until this is dropped. The key q asks `stop`. Should the terminal be lost, a line is
+    /// written every `log_every` updates.
     ///
     /// # Errors
     /// If the terminal cannot be set up.
-    pub fn start(stop: Stop) -> io::Result<Self> {
+    pub fn start(stop: Stop, log_every: u64) -> io::Result<Self> {
         terminal::enter()?;
         let shared = Arc::new(Shared { state: Mutex::new(State::new(Instant::now())), over: AtomicBool::new(false) });
         let drawing = Arc::clone(&shared);
         let spawned = thread::Builder::new().name("dashboard".into()).spawn(move || draw_until_over(&drawing, &stop));
         let thread = spawned.inspect_err(|_| terminal::restore())?;
-        Ok(Self { shared, thread: Some(thread), lines: Console::new(io::stdout(), 0) })
+        Ok(Self { shared, thread: Some(thread), lines: Console::new(io::stdout(), log_every) })
     }
 
     /// Shows what happened before this session.

@@ -6,6 +6,11 @@
 /// Points that a curve has at most: what a screen or a picture can show.
 const CAPACITY: usize = 2048;
 
+/// A noisy curve is smoothed over this part of it, but over no fewer values than these, and not if it is shorter than
+/// three times that.
+const SMOOTHED_PART: f64 = 1.0 / 50.0;
+const LEAST_SMOOTHED: f64 = 8.0;
+
 /// Some neighbouring values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
@@ -83,6 +88,13 @@ impl Series {
         &self.points
     }
 
+    /// Over how many updates a noisy curve is smoothed to be seen; none if it is short.
+    #[must_use]
+    pub fn smoothing_span(&self) -> Option<f64> {
+        let count = self.points.iter().map(|point| point.count).sum::<u64>() as f64;
+        (count >= 3.0 * LEAST_SMOOTHED).then_some((count * SMOOTHED_PART).round().max(LEAST_SMOOTHED))
+    }
+
     /// The mean around each point, over about `span` updates: weights fall off by e on either side within half of it.
     #[must_use]
     pub fn smoothed(&self, span: f64) -> Vec<(f64, f64)> {
@@ -152,6 +164,15 @@ mod tests {
             sparse.push(step, 1.0);
         }
         assert_eq!(sparse.points().len(), 3);
+    }
+
+    #[test]
+    fn only_long_curves_are_smoothed() {
+        let check = |len, expected| assert_eq!(series(std::iter::repeat_n(1.0, len)).smoothing_span(), expected);
+        check(1, None);
+        check(23, None);
+        check(24, Some(8.0));
+        check(10_000, Some(200.0));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct Watcher {
     screen: Screen,
     /// Set if a dashboard takes the screen's place once the run has started.
     wanted: Option<Stop>,
+    log_every: u64,
     class_names: Vec<String>,
     run_dir: PathBuf,
     history: History,
@@ -71,6 +72,7 @@ impl Watcher {
         Ok(Self {
             screen: Screen::Lines(Console::new(io::stdout(), log_every)),
             wanted,
+            log_every,
             class_names: vec![],
             run_dir: PathBuf::new(),
             history: History::default(),
@@ -92,12 +94,12 @@ impl Watcher {
         if matches!(event, Event::Stopped(_)) {
             self.draw_curves();
             let curves = self.run_dir.join(CURVES);
-            if curves.exists() {
+            if curves.is_file() {
                 self.screen.event(&Event::Picture(&curves));
             }
         }
         if let (Event::Started { .. }, Some(stop)) = (event, self.wanted.take()) {
-            match Dashboard::start(stop) {
+            match Dashboard::start(stop, self.log_every) {
                 Ok(dashboard) => self.screen = Screen::Dashboard(dashboard),
                 Err(error) => self.warn(format!("no dashboard: {error}")),
             }
@@ -185,6 +187,7 @@ pub const CURVES: &str = "curves.png";
 /// # Errors
 /// What is wrong, with the file's name.
 pub fn draw_curves(history: &History, run_dir: &Path, out: &Path) -> Result<(), String> {
-    let image = curves::render(history, &run_dir.display().to_string())?;
+    let title = run_dir.display().to_string();
+    let image = curves::render(history, &title).map_err(|message| format!("{title}: {message}"))?;
     image.write_png(out).map_err(|error| format!("{}: {error}", out.display()))
 }

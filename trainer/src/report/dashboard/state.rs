@@ -88,6 +88,10 @@ impl State {
                 if self.window.len() > WINDOW {
                     self.window.pop_front();
                 }
+                // The figures above the log say it, until they are gone with the dashboard.
+                if record.step != self.end_step {
+                    return;
+                }
             }
             Event::Validation(record) => {
                 self.history.validation(record);

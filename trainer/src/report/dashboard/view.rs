@@ -15,8 +15,6 @@ use crate::report::series::Series;
 /// Rows below which there are no curves, and no log either.
 const ROWS_WITH_CURVES: u16 = 16;
 const ROWS_WITH_LOG: u16 = 9;
-/// The running mean of a curve reaches over this part of it.
-const SMOOTHED_PART: f64 = 1.0 / 50.0;
 
 /// The colours, or none.
 #[derive(Clone, Copy)]
@@ -141,8 +139,7 @@ fn draw_curve(
     let mut curves: Vec<(Vec<(f64, f64)>, Style)> = vec![];
     for &(series, colour) in lines {
         let raw = series.points().iter().map(|point| (point.step(), point.mean)).collect();
-        let span = series.points().iter().map(|point| point.count).sum::<u64>() as f64 * SMOOTHED_PART;
-        if noisy && span >= 2.0 {
+        if let Some(span) = series.smoothing_span().filter(|_| noisy) {
             curves.push((raw, palette.faint()));
             curves.push((series.smoothed(span), palette.of(colour)));
         } else {
