@@ -10,6 +10,7 @@ use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::Preset;
 use crate::device::DeviceChoice;
 use crate::inference::sliding_window::Weighting;
+use crate::report::watcher::Display;
 
 /// Hi-End-MAE on CT: pre-training, fine-tuning, prediction. Without a subcommand: pre-train.
 #[derive(Debug, Parser)]
@@ -34,6 +35,19 @@ pub enum Command {
     Predict(PredictArgs),
     /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
     Evaluate(EvaluateArgs),
+    /// Draw the curves of a run again, from its journal
+    Curves(CurvesArgs),
+}
+
+/// Flags of the curves.
+#[derive(Debug, Args)]
+pub struct CurvesArgs {
+    /// Folder of the run
+    #[arg(value_name = "RUN")]
+    pub run_dir: PathBuf,
+    /// Picture to write, a PNG file [default: RUN/curves.png]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Flags of the evaluation.
@@ -129,9 +143,12 @@ pub struct RunArgs {
     /// Recompute cheap operations on the way back instead of keeping their results: less memory, more time
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Updates from line to line; 0 for none
+    /// Updates from line to line, where lines are shown; 0 for none
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub log_every: u64,
+    /// How to show the run
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub display: Display,
 }
 
 /// Flags of the prediction.
@@ -146,7 +163,7 @@ pub struct PredictArgs {
     /// Folder for the label maps, CASE.nii.gz
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Also write the probability of each class, CASE_probabilities.nii.gz, four-dimensional
+    /// Also write the probability of each class, as probabilities/CASE/NUMBER_NAME.nii.gz
     #[arg(long)]
     pub probabilities: bool,
     /// Part of a window that the next one covers again, in [0, 1)

@@ -1,5 +1,6 @@
 //! What the subcommands do. The only place of this crate that prints.
 
+mod curves;
 mod evaluate;
 mod finetune;
 mod predict;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Finetune(args)) => finetune::run(args),
         Some(Command::Predict(args)) => predict::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
+        Some(Command::Curves(args)) => curves::run(args),
         None => pretrain::run(&cli.pretrain),
     }
 }

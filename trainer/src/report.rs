@@ -1,5 +1,13 @@
-//! What a run tells: lines on the console, a journal, pictures.
+//! What a run tells: a dashboard or lines, a journal, event files for TensorBoard, curves and pictures.
 
 pub mod console;
+pub mod curves;
+pub mod dashboard;
+pub mod history;
 pub mod journal;
 pub mod picture;
+pub mod series;
+pub mod tensorboard;
+#[cfg(test)]
+mod testing;
+pub mod watcher;

@@ -12,7 +12,8 @@ use super::INTERRUPTED;
 use crate::cli::RunArgs;
 use crate::config::{RunConfig, TrainConfig};
 use crate::device::Compute;
-use crate::report::console::Console;
+use crate::report::dashboard::terminal;
+use crate::report::watcher::Watcher;
 use crate::training::{Options, Outcome, Stop, Stream, Task, train};
 
 /// The cache that was named.
@@ -35,6 +36,7 @@ pub fn run<T: Task>(
     compute: &Compute,
     args: &RunArgs,
     run_dir: PathBuf,
+    class_names: &[String],
 ) -> anyhow::Result<ExitCode> {
     let loader = pipeline::Options {
         threads: args.threads.map_or(0, usize::from),
@@ -52,8 +54,9 @@ pub fn run<T: Task>(
         gradient_checkpointing: args.gradient_checkpointing,
         stop: listen("stopping after this step; once more to stop at once")?,
     };
-    let mut console = Console::new(std::io::stdout(), args.log_every);
-    let summary = train(task, stream, compute, &options, &mut |event| console.event(event))?;
+    let mut watcher =
+        Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(class_names.to_vec());
+    let summary = train(task, stream, compute, &options, &mut |event| watcher.event(event))?;
     Ok(match summary.outcome {
         Outcome::Finished => ExitCode::SUCCESS,
         Outcome::Interrupted => ExitCode::from(INTERRUPTED),
@@ -66,9 +69,13 @@ pub fn listen(message: &'static str) -> anyhow::Result<Stop> {
     let on_signal = stop.clone();
     ctrlc::set_handler(move || {
         if on_signal.request() {
+            terminal::restore();
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("{message}");
+        // The dashboard says so itself.
+        if !terminal::is_shown() {
+            eprintln!("{message}");
+        }
     })
     .context("cannot listen to Ctrl-C")?;
     Ok(stop)

@@ -1,4 +1,4 @@
-//! Plain lines about a run. A dashboard would listen to the same events.
+//! Plain lines about a run. The dashboard listens to the same events.
 
 use std::io::Write;
 
@@ -23,12 +23,18 @@ impl<W: Write> Console<W> {
     /// Writes what there is to say. Output that cannot be written (a closed pipe) does not stop a run.
     pub fn event(&mut self, event: &Event<'_>) {
         if let Some(line) = self.line(event) {
-            let _ = writeln!(self.out, "{line}");
-            let _ = self.out.flush();
+            self.write(&line);
         }
     }
 
-    fn line(&mut self, event: &Event<'_>) -> Option<String> {
+    /// Writes a line.
+    pub(super) fn write(&mut self, line: &str) {
+        let _ = writeln!(self.out, "{line}");
+        let _ = self.out.flush();
+    }
+
+    /// What there is to say.
+    pub(super) fn line(&mut self, event: &Event<'_>) -> Option<String> {
         Some(match event {
             Event::Started { num_params, device, step, end_step, run_dir } => {
                 self.end_step = *end_step;

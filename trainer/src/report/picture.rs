@@ -3,8 +3,7 @@
 //! Planes are laid out as radiologists look at them: the patient's right is on the left, anterior or superior is up.
 //! (Crops that were flipped by augmentation show it.)
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use font8x8::UnicodeFonts as _;
@@ -93,6 +92,20 @@ impl Image {
         Self { width, height, rgb: BACKGROUND.repeat(width * height) }
     }
 
+    /// Takes pixels as they are, three bytes each.
+    ///
+    /// # Panics
+    /// If they are not `width` times `height`.
+    pub(super) fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Self {
+        assert_eq!(rgb.len(), 3 * width * height, "three bytes a pixel");
+        Self { width, height, rgb }
+    }
+
+    #[cfg(test)]
+    pub(super) fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
     fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
         if x < self.width && y < self.height {
             let at = 3 * (y * self.width + x);
@@ -122,18 +135,25 @@ impl Image {
     /// Writes a PNG under a temporary name and renames it.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written. Nothing of it stays then.
     pub fn write_png(&self, path: &Path) -> io::Result<()> {
-        let partial = path.with_extension("png.partial");
+        let mut temporary = tempfile::Builder::new();
+        // What the umask leaves of it, as for any other file.
+        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = temporary.tempfile_in(folder)?;
+        let mut out = BufWriter::new(file.as_file_mut());
         let side = |pixels: usize| u32::try_from(pixels).map_err(io::Error::other);
-        let mut encoder =
-            png::Encoder::new(BufWriter::new(File::create(&partial)?), side(self.width)?, side(self.height)?);
+        let mut encoder = png::Encoder::new(&mut out, side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.rgb)?;
         writer.finish()?;
-        fs::rename(partial, path)
+        out.flush()?;
+        drop(out);
+        file.persist(path)?;
+        Ok(())
     }
 }
 

@@ -24,6 +24,8 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--preset", "huge"], 2, "vit-l-p12");
     check(&["--shards", "cache", "--preset", "tiny", "--config", "x.toml"], 2, "cannot be used with");
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
+    check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
+    check(&["curves"], 2, "<RUN>");
 }
 
 #[test]
@@ -44,6 +46,24 @@ fn failures_exit_with_1() {
     let bad = path("bad.toml");
     std::fs::write(&bad, "[modle]\n").unwrap();
     check(&["--shards", &no_cache, "--config", &bad, "--device", "cpu"], 1, "did you mean `model`?");
+}
+
+#[test]
+fn curves_are_drawn_from_a_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().to_string_lossy().into_owned();
+    check(&["curves", &run], 1, "journal.jsonl: No such file");
+    let journal = dir.path().join("journal.jsonl");
+    std::fs::write(&journal, "{\"event\":\"started\",\"step\":0,\"device\":\"CPU\"}\n").unwrap();
+    check(&["curves", &run], 1, "no update in the journal yet");
+    let step = r#"{"event":"step","step":1,"epoch":0.1,"loss":1.0,"lr":1e-4,"crops":1,"crops_per_sec":1.0,"step_ms":1.0,
+        "wait_ms":0.0,"upload_ms":0.0,"compute_ms":1.0,"decode_ms":0.0,"augment_ms":0.0}"#;
+    std::fs::write(&journal, step.replace('\n', "") + "\n{\"event\":\"st").unwrap();
+    let out = dir.path().join("other.png").to_string_lossy().into_owned();
+    check(&["curves", &run, "--out", &out], 0, "");
+    assert!(std::fs::read(&out).unwrap().starts_with(b"\x89PNG"));
+    std::fs::write(&journal, "half\nof\nsomething\n").unwrap();
+    check(&["curves", &run], 1, "journal.jsonl, line 1: expected an entry");
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -11,3 +11,4 @@ mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
 mod pretrain;
+mod report;

@@ -1,0 +1,271 @@
+//! `RUN_DIR/curves.png`: loss, learning rate and, in fine-tuning, the Dice of the validations.
+//!
+//! The font is part of the program (Ubuntu Light, under the Ubuntu font licence), so that a machine without any draws the same.
+
+use std::sync::Once;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::register_font;
+
+use super::history::History;
+use super::picture::Image;
+use super::series::{Point, Series};
+
+const WIDTH: usize = 1600;
+const PANEL_HEIGHT: usize = 440;
+const TITLE_HEIGHT: usize = 64;
+/// Below so many points, each is marked.
+const FEW: usize = 40;
+
+const FONT: &str = "ubuntu";
+const INK: RGBColor = RGBColor(36, 41, 51);
+const GRID: RGBColor = RGBColor(228, 231, 236);
+const BLUE: RGBColor = RGBColor(31, 98, 180);
+const ORANGE: RGBColor = RGBColor(200, 100, 20);
+const GREEN: RGBColor = RGBColor(30, 130, 80);
+
+static FONT_REGISTERED: Once = Once::new();
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A line of a panel.
+struct Line<'a> {
+    /// For the legend, where the axis does not say it.
+    name: Option<String>,
+    colour: RGBColor,
+    series: &'a Series,
+    /// Drawn faintly as it is and strongly as the running mean over so many updates.
+    smoothed_over: Option<f64>,
+}
+
+/// Draws the curves of a run under a title.
+///
+/// # Errors
+/// If there is no update to draw yet, in words; or whatever the plotting library fails with.
+pub fn render(history: &History, title: &str) -> Result<Image, String> {
+    let (Some(first), Some(last)) = (history.loss.points().first(), history.loss.points().last()) else {
+        return Err("no update in the journal yet".into());
+    };
+    FONT_REGISTERED.call_once(|| {
+        // A font that cannot be used shows as an error of the first text.
+        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    });
+    let with_dice = !history.mean_dice.points().is_empty();
+    let num_panels = if with_dice { 3 } else { 2 };
+    let height = TITLE_HEIGHT + num_panels * PANEL_HEIGHT;
+    let mut rgb = vec![255; 3 * WIDTH * height];
+    let steps = (first.first_step, last.last_step);
+    draw(&mut rgb, height, history, title, steps, with_dice).map_err(|error| error.to_string())?;
+    Ok(Image::from_rgb(WIDTH, height, rgb))
+}
+
+fn draw(
+    rgb: &mut [u8],
+    height: usize,
+    history: &History,
+    title: &str,
+    steps: (u64, u64),
+    with_dice: bool,
+) -> Result<(), Failure> {
+    let root = BitMapBackend::with_buffer(rgb, (WIDTH as u32, height as u32)).into_drawing_area();
+    let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
+    // What stands before the title is the folder; a long one would run out of the picture.
+    let skipped = title.chars().count().saturating_sub(80);
+    let title: String = title.chars().skip(skipped).collect();
+    root.draw_text(&title, &text(28), (28, 22))?;
+    let (_, body) = root.split_vertically(TITLE_HEIGHT as i32);
+    let panels = body.split_evenly((if with_dice { 3 } else { 2 }, 1));
+
+    let smoothed_over = history.loss.smoothing_span();
+    let name = smoothed_over.map(|span| format!("mean over about {span} updates"));
+    let loss = Line { name, colour: BLUE, series: &history.loss, smoothed_over };
+    panel(&panels[0], "loss of the batch", &[loss], steps, SeriesLabelPosition::UpperRight, &|value| short(*value))?;
+    let lr = Line { name: None, colour: ORANGE, series: &history.lr, smoothed_over: None };
+    panel(&panels[1], "learning rate", &[lr], steps, SeriesLabelPosition::UpperRight, &|value| scientific(*value))?;
+    if with_dice {
+        let line = |name: &str, colour, series| Line { name: Some(name.into()), colour, series, smoothed_over: None };
+        let lines = [
+            line("mean of the validation", GREEN, &history.mean_dice),
+            line("without background", ORANGE, &history.mean_fg_dice),
+        ];
+        panel(&panels[2], "Dice, 0 to 1", &lines, steps, SeriesLabelPosition::LowerRight, &|value| short(*value))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn panel(
+    area: &DrawingArea<BitMapBackend<'_>, Shift>,
+    quantity: &str,
+    lines: &[Line<'_>],
+    (first, last): (u64, u64),
+    legend: SeriesLabelPosition,
+    label: &dyn Fn(&f64) -> String,
+) -> Result<(), Failure> {
+    let (low, high) = value_range(lines);
+    // A single update stands in the middle of its axis.
+    let (from, to) = if first == last { (first as f64 - 1.0, last as f64 + 1.0) } else { (first as f64, last as f64) };
+    let inside = |value: f64| value.clamp(low, high);
+    let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
+    let mut chart = ChartBuilder::on(area)
+        .margin(16)
+        .margin_right(44)
+        .x_label_area_size(64)
+        .y_label_area_size(124)
+        .build_cartesian_2d(from..to, low..high)?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .label_style(text(18))
+        .axis_desc_style(text(20))
+        .x_desc("updates")
+        .y_desc(quantity)
+        .x_labels(10)
+        .y_labels(7)
+        .x_label_formatter(&|step| count(*step))
+        .y_label_formatter(label)
+        .draw()?;
+    for line in lines {
+        let colour = line.colour;
+        let points = line.series.points();
+        let curve = |value: fn(&Point) -> f64| points.iter().map(move |point| (point.step(), inside(value(point))));
+        let strong = match line.smoothed_over {
+            None => curve(|point| point.mean).collect(),
+            Some(span) => {
+                if points.iter().all(|point| point.count == 1) {
+                    chart.draw_series(LineSeries::new(curve(|point| point.mean), colour.mix(0.35)))?;
+                } else {
+                    // Points that stand for many values: the noise is a band from the least to the greatest.
+                    let band: Vec<_> = curve(|point| point.min).chain(curve(|point| point.max).rev()).collect();
+                    chart.draw_series([Polygon::new(band, colour.mix(0.25))])?;
+                }
+                line.series.smoothed(span).into_iter().map(|(step, value)| (step, inside(value))).collect::<Vec<_>>()
+            }
+        };
+        let drawn = chart.draw_series(LineSeries::new(strong, colour.stroke_width(3)))?;
+        if let Some(name) = &line.name {
+            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 28, y)], colour.stroke_width(3)));
+        }
+        if points.len() <= FEW {
+            let marks = points.iter().map(|point| Circle::new((point.step(), inside(point.mean)), 4, colour.filled()));
+            chart.draw_series(marks)?;
+        }
+    }
+    if lines.iter().all(|line| line.name.is_none()) {
+        return Ok(());
+    }
+    chart
+        .configure_series_labels()
+        .position(legend)
+        .legend_area_size(36)
+        .margin(14)
+        .label_font(text(18))
+        .background_style(WHITE.mix(0.85))
+        .border_style(GRID)
+        .draw()?;
+    Ok(())
+}
+
+/// What the axis shows: all values, but that of very many, the rarest spikes do not decide it.
+fn value_range(lines: &[Line<'_>]) -> (f64, f64) {
+    let points = || lines.iter().flat_map(|line| line.series.points());
+    let mut lows: Vec<f64> = points().map(|point| point.min).collect();
+    let mut highs: Vec<f64> = points().map(|point| point.max).collect();
+    lows.sort_by(f64::total_cmp);
+    highs.sort_by(f64::total_cmp);
+    let spikes = highs.len() / 200;
+    let (low, high) = (lows[spikes], highs[highs.len() - 1 - spikes]);
+    let room = if high > low { 0.06 * (high - low) } else { (0.1 * high.abs()).max(1e-12) };
+    (low - room, high + room)
+}
+
+fn short(value: f64) -> String {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
+fn scientific(value: f64) -> String {
+    if value.abs() < 1e-15 { "0".into() } else { format!("{value:.1e}") }
+}
+
+/// A number of updates as an axis shows it.
+fn count(step: f64) -> String {
+    match step.abs() {
+        step if step >= 1e6 => format!("{}M", short(step / 1e6)),
+        step if step >= 1e4 => format!("{}k", short(step / 1e3)),
+        step => short(step),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{step_record, validation_record};
+
+    fn history(num_steps: u64) -> History {
+        let mut history = History::default();
+        for step in 1..=num_steps {
+            history.step(&step_record(step, 1.0 / step as f64));
+        }
+        history
+    }
+
+    /// How many pixels have nearly a colour.
+    fn pixels_of(image: &Image, RGBColor(r, g, b): RGBColor) -> usize {
+        image.rgb().chunks_exact(3).filter(|pixel| **pixel == [r, g, b]).count()
+    }
+
+    #[test]
+    fn any_number_of_updates_is_drawn() {
+        for num_steps in [1, 2, 10, 5000] {
+            let image = render(&history(num_steps), "a run").unwrap();
+            assert_eq!((image.width, image.height), (WIDTH, TITLE_HEIGHT + 2 * PANEL_HEIGHT));
+            for colour in [BLUE, ORANGE, INK] {
+                // A mark alone has about fifty.
+                assert!(pixels_of(&image, colour) > 40, "{num_steps} updates, {colour:?}");
+            }
+            assert_eq!(pixels_of(&image, GREEN), 0);
+        }
+    }
+
+    #[test]
+    fn validations_get_a_panel() {
+        let mut history = history(10);
+        history.validation(&validation_record(10, 0.7));
+        let image = render(&history, "a run").unwrap();
+        assert_eq!(image.height, TITLE_HEIGHT + 3 * PANEL_HEIGHT);
+        assert!(pixels_of(&image, GREEN) > 60);
+    }
+
+    #[test]
+    fn without_an_update_there_is_no_picture() {
+        assert_eq!(render(&History::default(), "a run").unwrap_err(), "no update in the journal yet");
+    }
+
+    #[test]
+    fn equal_and_odd_values_have_a_range() {
+        let check = |values: &[f64]| {
+            let mut series = Series::default();
+            for (step, &value) in (1..).zip(values) {
+                series.push(step, value);
+            }
+            let line = Line { name: None, colour: BLUE, series: &series, smoothed_over: None };
+            let (low, high) = value_range(&[line]);
+            assert!(values.iter().all(|&value| low < value && value < high), "{values:?}: {low} to {high}");
+        };
+        check(&[0.0]);
+        check(&[0.5, 0.5]);
+        check(&[-3.0]);
+        check(&[1e-8, 1e8]);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([count(7.0), count(9999.5), count(20000.0), count(1_250_000.0)], ["7", "9999.5", "20k", "1.25M"]);
+        assert_eq!([short(0.25), short(-0.000_001), scientific(0.0), scientific(1.5e-4)], ["0.25", "0", "0", "1.5e-4"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the dashboard knows of a run: bounded, whatever happens and however long.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::report::history::History;
+use crate::report::journal::{StepRecord, ValidationRecord};
+use crate::training::Event;
+
+/// Updates that speed and time left are taken over.
+const WINDOW: usize = 100;
+/// Lines that are kept.
+const LOG_LINES: usize = 200;
+/// Lines that stay on the screen after the run, besides warnings.
+const LAST_LINES: usize = 4;
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    pub text: String,
+    pub warning: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub history: History,
+    /// Folder of the run, device and size of the model, once they are known.
+    pub heading: String,
+    pub start_step: u64,
+    pub step: u64,
+    pub end_step: u64,
+    pub since: Instant,
+    pub validation: Option<ValidationRecord>,
+    /// Volumes done and in all, while there is a validation.
+    pub validating: Option<(usize, usize)>,
+    pub best_dice: f64,
+    pub log: VecDeque<LogLine>,
+    pub stopping: bool,
+    started: Option<String>,
+    window: VecDeque<(Instant, StepRecord)>,
+}
+
+/// Means over the last updates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Speed {
+    pub loss: f64,
+    pub lr: f64,
+    pub grad_norm: Option<f64>,
+    pub crops_per_sec: f64,
+    pub step_ms: f64,
+    pub wait_ms: f64,
+    pub compute_ms: f64,
+    pub upload_ms: f64,
+}
+
+impl State {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            history: History::default(),
+            heading: String::new(),
+            start_step: 0,
+            step: 0,
+            end_step: 0,
+            since: now,
+            validation: None,
+            validating: None,
+            best_dice: 0.0,
+            log: VecDeque::new(),
+            stopping: false,
+            started: None,
+            window: VecDeque::new(),
+        }
+    }
+
+    /// Takes an event, and the line that stands for it where lines are written.
+    pub fn event(&mut self, event: &Event<'_>, line: Option<String>, now: Instant) {
+        match event {
+            Event::Started { num_params, device, step, end_step, run_dir } => {
+                let millions = *num_params as f64 / 1e6;
+                self.heading = format!("{}  {millions:.1}M parameters on {device}", run_dir.display());
+                (self.start_step, self.step, self.end_step) = (*step, *step, *end_step);
+                self.since = now;
+                self.started = line;
+                return;
+            }
+            Event::Validating { done, total } => {
+                self.validating = Some((*done, *total)).filter(|(done, total)| done < total);
+                return;
+            }
+            Event::Step(record) => {
+                self.validating = None;
+                self.history.step(record);
+                self.step = record.step;
+                self.window.push_back((now, (*record).clone()));
+                if self.window.len() > WINDOW {
+                    self.window.pop_front();
+                }
+                // The figures above the log say it, until they are gone with the dashboard.
+                if record.step != self.end_step {
+                    return;
+                }
+            }
+            Event::Validation(record) => {
+                self.history.validation(record);
+                self.best_dice = self.best_dice.max(record.mean_dice);
+                self.validation = Some((*record).clone());
+            }
+            _ => {}
+        }
+        let warning = matches!(event, Event::Warning(_));
+        self.log(line.into_iter().map(|text| LogLine { text, warning }));
+    }
+
+    /// Takes lines of the program's log.
+    pub fn take_log(&mut self, lines: Vec<String>) {
+        self.log(lines.into_iter().map(|text| LogLine { text, warning: true }));
+    }
+
+    fn log(&mut self, lines: impl Iterator<Item = LogLine>) {
+        self.log.extend(lines);
+        let surplus = self.log.len().saturating_sub(LOG_LINES);
+        self.log.drain(..surplus);
+    }
+
+    /// What stays on the screen after the run: how it began, warnings, and what happened last.
+    pub fn last_lines(&self) -> Vec<&str> {
+        let recent = self.log.len().saturating_sub(LAST_LINES);
+        let kept = self.log.iter().enumerate().filter(|&(index, line)| line.warning || index >= recent);
+        self.started.as_deref().into_iter().chain(kept.map(|(_, line)| line.text.as_str())).collect()
+    }
+
+    /// Means over the last updates, if there is one.
+    pub fn speed(&self) -> Option<Speed> {
+        let (_, last) = self.window.back()?;
+        let sum = |value: fn(&StepRecord) -> f64| self.window.iter().map(|(_, record)| value(record)).sum::<f64>();
+        let mean = |value| sum(value) / self.window.len() as f64;
+        Some(Speed {
+            loss: mean(|r| r.loss),
+            lr: last.lr,
+            grad_norm: last.grad_norm,
+            crops_per_sec: sum(|r| r.crops as f64) * 1e3 / sum(|r| r.step_ms).max(1e-9),
+            step_ms: mean(|r| r.step_ms),
+            wait_ms: mean(|r| r.wait_ms),
+            compute_ms: mean(|r| r.compute_ms),
+            upload_ms: mean(|r| r.upload_ms),
+        })
+    }
+
+    /// Time to the end at the pace of the last updates, with the checkpoints and validations among them.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        let ((first, record), (last, _)) = (self.window.front()?, self.window.back()?);
+        let own = Duration::from_secs_f64(record.step_ms.max(0.0) / 1e3);
+        let per_step = (last.saturating_duration_since(*first) + own) / self.window.len() as u32;
+        let left = per_step.as_secs_f64() * self.end_step.saturating_sub(self.step) as f64;
+        let since_last = now.saturating_duration_since(*last);
+        Some(Duration::try_from_secs_f64(left).ok()?.saturating_sub(since_last.min(per_step)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::step_record;
+
+    #[test]
+    fn speed_and_time_left_come_from_the_last_updates() {
+        let start = Instant::now();
+        let mut state = State::new(start);
+        assert_eq!((state.speed(), state.time_left(start)), (None, None));
+        state.end_step = 1000;
+        // The first updates are slow; a hundred later nothing is left of them.
+        let mut now = start;
+        for step in 1..=200 {
+            let ms = if step <= 100 { 9000 } else { 100 };
+            now += Duration::from_millis(ms);
+            let record = StepRecord { step_ms: ms as f64, ..step_record(step, 0.5) };
+            state.event(&Event::Step(&record), None, now);
+        }
+        let speed = state.speed().unwrap();
+        assert!((speed.crops_per_sec - 40.0).abs() < 1e-9 && (speed.wait_ms - 2.5).abs() < 1e-9, "{speed:?}");
+        let left = state.time_left(now).unwrap().as_secs_f64();
+        assert!((left - 80.0).abs() < 1e-6, "{left}");
+        assert_eq!(state.window.len(), WINDOW);
+    }
+
+    #[test]
+    fn warnings_stay_and_the_log_is_bounded() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        state.event(&Event::Warning("disk".into()), Some("warning: disk".into()), now);
+        for index in 0..100 {
+            let path = std::path::PathBuf::from(format!("checkpoint-{index}"));
+            state.event(&Event::Checkpoint(&path), Some(format!("checkpoint {index}")), now);
+        }
+        let lines = ["warning: disk", "checkpoint 96", "checkpoint 97", "checkpoint 98", "checkpoint 99"];
+        assert_eq!(state.last_lines(), lines);
+        state.take_log((0..1000).map(|index| index.to_string()).collect());
+        assert_eq!(state.log.len(), LOG_LINES);
+    }
+}

@@ -1,0 +1,100 @@
+//! What there is to draw of a run: the curves of all its sessions so far, in bounded memory.
+
+use std::path::Path;
+
+use super::journal::{self, Entry, JournalError, StepRecord, ValidationRecord};
+use super::series::Series;
+
+/// The curves of a run.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Loss of each update.
+    pub loss: Series,
+    /// Learning rate of each update.
+    pub lr: Series,
+    /// Mean Dice of each validation, background included.
+    pub mean_dice: Series,
+    /// The same without background.
+    pub mean_fg_dice: Series,
+}
+
+impl History {
+    /// Reads a journal. A session that began before the end of the last one repeats updates: what was said of
+    /// them first does not count.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn read(journal: &Path) -> Result<Self, JournalError> {
+        let (mut steps, mut validations) = (Vec::new(), Vec::new());
+        for entry in journal::read(journal)? {
+            match entry? {
+                Entry::Step(record) => put(&mut steps, record.step, [record.loss, record.lr]),
+                Entry::Validation(record) => {
+                    put(&mut validations, record.step, [record.mean_dice, record.mean_fg_dice]);
+                }
+                Entry::Started { .. } | Entry::Stopped { .. } => {}
+            }
+        }
+        let mut history = Self::default();
+        for (step, [loss, lr]) in steps {
+            history.loss.push(step, loss);
+            history.lr.push(step, lr);
+        }
+        for (step, [mean, foreground]) in validations {
+            history.mean_dice.push(step, mean);
+            history.mean_fg_dice.push(step, foreground);
+        }
+        Ok(history)
+    }
+
+    /// Takes an update.
+    pub fn step(&mut self, record: &StepRecord) {
+        self.loss.push(record.step, record.loss);
+        self.lr.push(record.step, record.lr);
+    }
+
+    /// Takes a validation.
+    pub fn validation(&mut self, record: &ValidationRecord) {
+        self.mean_dice.push(record.step, record.mean_dice);
+        self.mean_fg_dice.push(record.step, record.mean_fg_dice);
+    }
+}
+
+/// Appends the values of a step, after dropping that step and all later ones.
+fn put(values: &mut Vec<(u64, [f64; 2])>, step: u64, value: [f64; 2]) {
+    while values.last().is_some_and(|&(last, _)| last >= step) {
+        values.pop();
+    }
+    values.push((step, value));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{step_record, validation_record};
+
+    #[test]
+    fn of_two_lines_for_a_step_the_later_one_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = journal::Journal::open(&path, false).unwrap();
+        let device = || "CPU".to_owned();
+        let mut write = |entry: &Entry| journal.write(entry).unwrap();
+        write(&Entry::Started { step: 0, device: device() });
+        for step in 1..=5 {
+            write(&Entry::Step(step_record(step, 1.0)));
+        }
+        write(&Entry::Validation(validation_record(5, 0.1)));
+        // Killed, and gone on with from the checkpoint of step 2.
+        write(&Entry::Started { step: 2, device: device() });
+        for step in 3..=6 {
+            write(&Entry::Step(step_record(step, 2.0)));
+        }
+        write(&Entry::Validation(validation_record(5, 0.2)));
+        let history = History::read(&path).unwrap();
+        let losses: Vec<(u64, f64)> = history.loss.points().iter().map(|p| (p.first_step, p.mean)).collect();
+        assert_eq!(losses, [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0), (6, 2.0)]);
+        let dice: Vec<f64> = history.mean_dice.points().iter().map(|p| p.mean).collect();
+        assert_eq!(dice, [0.2]);
+    }
+}

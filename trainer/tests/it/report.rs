@@ -1,0 +1,70 @@
+//! What a run leaves behind for whoever watches it.
+
+use std::fs;
+use std::path::Path;
+
+use hiend_trainer::report::history::History;
+use hiend_trainer::report::journal::{Entry, Journal, StepRecord};
+use hiend_trainer::report::watcher::{Display, Watcher};
+use hiend_trainer::training::{Event, Stop};
+
+fn record(step: u64) -> StepRecord {
+    StepRecord {
+        step,
+        epoch: step as f64 / 10.0,
+        loss: 1.0 / step as f64,
+        lr: 1e-4,
+        grad_norm: None,
+        crops: 2,
+        crops_per_sec: 20.0,
+        step_ms: 100.0,
+        wait_ms: 1.0,
+        upload_ms: 1.0,
+        compute_ms: 99.0,
+        decode_ms: 1.0,
+        augment_ms: 1.0,
+    }
+}
+
+/// A session of a run as the training loop tells it, killed after its last step.
+fn session(run_dir: &Path, steps: std::ops::RangeInclusive<u64>) {
+    let mut journal = Journal::open(&run_dir.join("journal.jsonl"), *steps.start() > 1).unwrap();
+    let mut watcher = Watcher::open(Display::Lines, 0, &Stop::default()).unwrap();
+    let (step, end_step) = (steps.start() - 1, 100);
+    watcher.event(&Event::Started { num_params: 1, device: "CPU".into(), step, end_step, run_dir });
+    for step in steps {
+        journal.write(&Entry::Step(record(step))).unwrap();
+        watcher.event(&Event::Step(&record(step)));
+    }
+}
+
+fn num_files(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn a_run_leaves_curves_and_an_event_file_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    session(dir.path(), 1..=5);
+    let curves = dir.path().join("curves.png");
+    let first = fs::read(&curves).unwrap();
+    assert_eq!(num_files(&dir.path().join("tensorboard")), 1);
+    session(dir.path(), 4..=30);
+    assert_eq!(num_files(&dir.path().join("tensorboard")), 2);
+    assert_ne!(fs::read(&curves).unwrap(), first);
+    let steps = History::read(&dir.path().join("journal.jsonl")).unwrap().loss.points().len();
+    assert_eq!(steps, 30);
+}
+
+#[test]
+fn a_run_goes_on_without_what_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tensorboard"), "in the way").unwrap();
+    fs::create_dir(dir.path().join("curves.png")).unwrap();
+    session(dir.path(), 1..=5);
+    let path = dir.path().join("journal.jsonl");
+    assert_eq!(History::read(&path).unwrap().loss.points().len(), 5);
+    // Nothing half written stays.
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
