@@ -6,8 +6,8 @@
 //! No crate writes these files for us. `tensorboard-rs` says of itself that it is not active, and brings protobuf 2,
 //! `tboard` needs `protoc` on the machine, `tfrecord` was last released in 2023 and compiles a TLS stack in its build
 //! script. So `prost` encodes the few messages that are needed, with the field numbers of TensorFlow's `event.proto`
-//! and `summary.proto`, `crc32c` makes the checksums, and what is left to do is [`Record`]. TensorBoard itself reads
-//! the files in `tests/tensorboard/check_run.py`.
+//! and `summary.proto`, `crc32c` makes the checksums, and what is left to do is to frame them (`Record`). TensorBoard
+//! itself reads the files in `tests/tensorboard/check_run.py`.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
