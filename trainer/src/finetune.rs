@@ -29,10 +29,10 @@ use validation::ValidationSet;
 #[derive(Debug, thiserror::Error)]
 pub enum FinetuneError {
     /// The cache's cases do not suit the configuration.
-    #[error(transparent)]
-    Cases(#[from] pipeline::Error),
+    #[error("cases to train on: {0} (--fold, --shots and --no-validation split otherwise)")]
+    Cases(pipeline::Error),
     /// None is left to validate on.
-    #[error("validation.split: {0}; choose another, or leave [validation] out")]
+    #[error("cases to validate on: {0} (--fold, --shots and --no-validation split otherwise)")]
     ValidationCases(pipeline::Error),
     /// A case would be learned from and validated on.
     #[error("case {case} is in both stream.split and validation.split")]
@@ -69,7 +69,7 @@ impl Finetuning {
     /// # Errors
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
-        let (cases, preprocess) = cases_of(cache, &config.stream)?;
+        let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
         let warnings = classes::settle(&mut config.classes, cache, &cases)?;
         match &config.preprocess {
             Some(expected) if *expected != preprocess => {

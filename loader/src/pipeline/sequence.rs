@@ -109,7 +109,7 @@ fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, String> {
     let names: Vec<CaseName<'_>> = cache.cases().iter().map(name).collect();
     let cases = selector.select(&names)?;
     if cases.is_empty() {
-        return Err("include, exclude and split leave no case of it".into());
+        return Err(format!("include, exclude and split leave none of its {} cases", names.len()));
     }
     Ok(cases)
 }
@@ -138,7 +138,8 @@ fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<
     if config.labels
         && let Some(case) = cases().find(|case| case.record().label.is_none())
     {
-        return Err(format!("case {} has no labels", case.key()));
+        let key = case.key();
+        return Err(format!("case {key} has no labels; exclude its dataset, or split by a list of labelled cases"));
     }
     let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
     let preprocess = preprocess.map_err(|err| format!("manifest.json: preprocess: {err}"))?;
