@@ -112,7 +112,7 @@ pub struct FeedConfig {
 /// The thread and the channel to it. Dropping it ends both, once the source gives its next batch.
 #[derive(Debug)]
 pub struct Feed {
-    batches: Option<Receiver<Result<DeviceBatch, FeedError>>>,
+    batches: Option<Receiver<Result<Option<DeviceBatch>, FeedError>>>,
     thread: Option<JoinHandle<()>>,
     next_step: u64,
 }
@@ -141,11 +141,12 @@ impl Feed {
         Ok(Self { batches: Some(batches), thread: Some(thread), next_step })
     }
 
-    /// The next batch; waits for it.
+    /// The next batch; waits for it. `None` if it lost every crop to corrupt cases: the step has no batch, and the
+    /// next one is that of the step after.
     ///
     /// # Errors
     /// [`FeedError`] says why there is none. There is none after that either.
-    pub fn next_batch(&mut self) -> Result<DeviceBatch, FeedError> {
+    pub fn next_batch(&mut self) -> Result<Option<DeviceBatch>, FeedError> {
         let step = self.next_step;
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
         self.next_step += 1;
@@ -164,14 +165,19 @@ impl Drop for Feed {
     }
 }
 
-fn prepare(batch: Batch, step: u64, device: &Device, config: &FeedConfig) -> Result<DeviceBatch, FeedError> {
+/// A batch may have any number of crops, fewer than usual where corrupt cases were left out; see
+/// [`OnCorrupt::Skip`](hiend_loader::pipeline::OnCorrupt::Skip).
+fn prepare(batch: Batch, step: u64, device: &Device, config: &FeedConfig) -> Result<Option<DeviceBatch>, FeedError> {
     if batch.step != step {
         return Err(FeedError::Order { expected: step, found: batch.step });
     }
     let [n, channels, x, y, z] = batch.shape;
     let whole = batch.images.len() == batch.shape.iter().product::<usize>() && batch.crops.len() == n;
-    if n == 0 || channels != 1 || [x, y, z] != config.crop_size || !whole {
+    if channels != 1 || [x, y, z] != config.crop_size || !whole {
         return Err(FeedError::Shape { step, shape: batch.shape, crop_size: config.crop_size });
+    }
+    if n == 0 {
+        return Ok(None);
     }
     let start = Instant::now();
     let images = Tensor::from_data(TensorData::new(batch.images.to_vec(), batch.shape), device);
@@ -179,7 +185,7 @@ fn prepare(batch: Batch, step: u64, device: &Device, config: &FeedConfig) -> Res
     let indices = mask.upload(device);
     device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
     let upload_secs = start.elapsed().as_secs_f64();
-    Ok(DeviceBatch { step, images, mask, indices, crops: batch.crops, loader: batch.times, upload_secs })
+    Ok(Some(DeviceBatch { step, images, mask, indices, crops: batch.crops, loader: batch.times, upload_secs }))
 }
 
 /// The mask of these crops: a pure function of the seed and of each crop's identity.
@@ -212,9 +218,9 @@ mod tests {
     #[test]
     fn batches_come_in_order_whatever_the_start() {
         let mut all = start(STREAM.open(0), 0);
-        let batches: Vec<DeviceBatch> = (0..4).map(|_| all.next_batch().unwrap()).collect();
+        let batches: Vec<DeviceBatch> = (0..4).map(|_| all.next_batch().unwrap().unwrap()).collect();
         let mut late = start(STREAM.open(3), 3);
-        let third = late.next_batch().unwrap();
+        let third = late.next_batch().unwrap().unwrap();
         assert_eq!(third.step, 3);
         assert_eq!(third.mask, batches[3].mask);
         assert_eq!(third.images.into_data(), batches[3].images.clone().into_data());
@@ -235,6 +241,17 @@ mod tests {
         let mut feed = start(Box::new(STREAM.open(0).take(1)), 0);
         feed.next_batch().unwrap();
         assert!(matches!(feed.next_batch(), Err(FeedError::Ended { step: 1 })));
+    }
+
+    #[test]
+    fn a_batch_without_crops_passes_and_a_shorter_one_comes() {
+        let batches = (0..3).map(|step| {
+            let crops = [2, 0, 1][step as usize];
+            Ok(SyntheticStream { crops, ..STREAM }.batch(step))
+        });
+        let mut feed = start(Box::new(batches), 0);
+        let mut next = || feed.next_batch().unwrap().map(|batch| (batch.step, batch.images.dims()[0]));
+        assert_eq!([next(), next(), next()], [Some((0, 2)), None, Some((2, 1))]);
     }
 
     #[test]

@@ -417,14 +417,25 @@ impl<'a> Run<'a> {
             let start = Instant::now();
             let batch = feed.next_batch()?;
             let wait_secs = start.elapsed().as_secs_f64();
-            let record = self.update(&batch, start, wait_secs)?;
-            self.write(&Entry::Step(record.clone()))?;
-            watch(&Event::Step(&record));
+            if let Some(batch) = &batch {
+                let record = self.update(batch, start, wait_secs)?;
+                self.write(&Entry::Step(record.clone()))?;
+                watch(&Event::Step(&record));
+            } else {
+                // Its cases were named when they were left out. The step counts: a step and its batch belong together.
+                self.step += 1;
+                let step = self.step;
+                watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
+            }
             let every = self.options.checkpoint_every;
             let last = self.step == end_step || self.options.stop.is_requested();
-            if last || (every > 0 && self.step.is_multiple_of(every)) {
-                self.save(record.loss, watch)?;
-                self.draw(&batch, watch);
+            if (last || (every > 0 && self.step.is_multiple_of(every)))
+                && let Some(&loss) = self.losses.last()
+            {
+                self.save(loss, watch)?;
+                if let Some(batch) = &batch {
+                    self.draw(batch, watch);
+                }
             }
             // Asked to stop while saving: the loop ends here, with everything saved.
             if last {
