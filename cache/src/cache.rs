@@ -240,6 +240,11 @@ fn scatter<T: Copy>(chunk: &[T], region: &Box3, shape: [usize; 3], volume: &mut 
     }
 }
 
+/// All of a chunk, as a part of it.
+fn whole(index: &CaseIndex, chunk: usize) -> Box3 {
+    Box3 { start: [0; 3], end: index.grid.chunk_box(chunk).shape() }
+}
+
 /// What a thread needs to read chunks: a decoder and its buffers.
 pub struct VolumeReader {
     decoder: Option<Decoder>,
@@ -272,7 +277,24 @@ impl VolumeReader {
     /// # Errors
     /// If it cannot be read or is corrupt.
     pub fn image_chunk(&mut self, case: &Case, index: &CaseIndex, chunk: usize, samples: &mut Vec<u16>) -> Result<()> {
-        self.chunk(case, index, ("image", &index.image, &case.record().image.codec), chunk, samples)
+        let part = whole(index, chunk);
+        self.image_part(case, index, chunk, &part, samples)
+    }
+
+    /// Reads at least `part` of one chunk of the image, a box of the chunk's own voxels. `samples` is resized to the
+    /// whole chunk; what lies outside of the part may be anything.
+    ///
+    /// # Errors
+    /// If it cannot be read or is corrupt.
+    pub fn image_part(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        chunk: usize,
+        part: &Box3,
+        samples: &mut Vec<u16>,
+    ) -> Result<()> {
+        self.part(case, index, ("image", &index.image, &case.record().image.codec), (chunk, part), samples)
     }
 
     /// Reads one chunk of the label map into `samples`, resized to the chunk's voxels.
@@ -280,18 +302,34 @@ impl VolumeReader {
     /// # Errors
     /// If the case has no labels, or the chunk cannot be read or is corrupt.
     pub fn label_chunk(&mut self, case: &Case, index: &CaseIndex, chunk: usize, samples: &mut Vec<u8>) -> Result<()> {
+        let part = whole(index, chunk);
+        self.label_part(case, index, chunk, &part, samples)
+    }
+
+    /// Reads at least `part` of one chunk of the label map, as [`Self::image_part`] does of the image.
+    ///
+    /// # Errors
+    /// If the case has no labels, or the chunk cannot be read or is corrupt.
+    pub fn label_part(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        chunk: usize,
+        part: &Box3,
+        samples: &mut Vec<u8>,
+    ) -> Result<()> {
         let (Some(label), Some(array)) = (&index.label, &case.record().label) else {
             return Err(Error::BadCase { case: case.key.clone(), reason: "has no labels".into() });
         };
-        self.chunk(case, index, ("label", label, &array.codec), chunk, samples)
+        self.part(case, index, ("label", label, &array.codec), (chunk, part), samples)
     }
 
-    fn chunk<T: Sample>(
+    fn part<T: Sample>(
         &mut self,
         case: &Case,
         index: &CaseIndex,
         (name, chunks, codec): (&'static str, &ChunkIndex, &Codec),
-        chunk: usize,
+        (chunk, part): (usize, &Box3),
         samples: &mut Vec<T>,
     ) -> Result<()> {
         let shape = index.grid.chunk_box(chunk).shape();
@@ -311,7 +349,7 @@ impl VolumeReader {
                 Some(decoder) => decoder,
                 none => none.insert(Decoder::new().map_err(Error::io(path, "make a zstd decoder for"))?),
             };
-            decoder.decode(codec, shape, bytes, samples)
+            decoder.decode_part(codec, shape, part, bytes, samples)
         } else {
             Err("checksum does not match".to_owned())
         };

@@ -27,6 +27,7 @@ pub mod stored;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::grid::Box3;
 use packed::Packed;
 use planes::Planes;
 
@@ -111,6 +112,8 @@ pub trait Sample: Copy + Default + Eq + Ord + Send + Sync + 'static + Into<u32> 
     fn to_u16(self) -> u16;
     /// From 16 bits; what does not fit is cut off.
     fn from_u16(bits: u16) -> Self;
+    /// [`Self::from_u16`] of eight samples.
+    fn copy_row(row: &[u16; 8], to: &mut [Self; 8]);
 }
 
 impl Sample for u8 {
@@ -122,6 +125,9 @@ impl Sample for u8 {
     fn from_u16(bits: u16) -> Self {
         bits as u8
     }
+    fn copy_row(row: &[u16; 8], to: &mut [Self; 8]) {
+        *to = row.map(Self::from_u16);
+    }
 }
 
 impl Sample for u16 {
@@ -131,6 +137,10 @@ impl Sample for u16 {
     }
     fn from_u16(bits: u16) -> Self {
         bits
+    }
+    fn copy_row(row: &[u16; 8], to: &mut [Self; 8]) {
+        // Mapped one by one, the compiler takes the vector apart.
+        *to = *row;
     }
 }
 
@@ -234,20 +244,38 @@ impl Decoder {
         bytes: &[u8],
         samples: &mut [T],
     ) -> Result<(), String> {
+        self.decode_part(codec, shape, &Box3 { start: [0; 3], end: shape }, bytes, samples)
+    }
+
+    /// Decodes at least `part` of a chunk, a box of its voxels; the other `samples` may stay as they are.
+    ///
+    /// # Errors
+    /// Says why the bytes are no chunk of this codec and shape, as far as they were looked at.
+    pub fn decode_part<T: Sample>(
+        &mut self,
+        codec: &Codec,
+        shape: [usize; 3],
+        part: &Box3,
+        bytes: &[u8],
+        samples: &mut [T],
+    ) -> Result<(), String> {
         if shape.iter().product::<usize>() != samples.len() {
             return Err(format!("shape {shape:?} has not {} voxels", samples.len()));
+        }
+        if (0..3).any(|axis| part.end[axis] > shape[axis]) {
+            return Err(format!("{part:?} reaches beyond shape {shape:?}"));
         }
         let planes = match codec {
             Codec::Packed(packed) => {
                 if let Some(content) = stored::whole(bytes) {
-                    return packed.decode(shape, content, samples);
+                    return packed.decode(shape, part, content, samples);
                 }
                 let most = packed.max_bytes(samples.len());
                 if self.bytes.len() < most {
                     self.bytes.resize(most, 0);
                 }
                 return match self.zstd.decompress_to_buffer(bytes, &mut self.bytes[..most]) {
-                    Ok(len) => packed.decode(shape, &self.bytes[..len], samples),
+                    Ok(len) => packed.decode(shape, part, &self.bytes[..len], samples),
                     Err(err) => Err(format!("not valid zstd data ({err})")),
                 };
             }

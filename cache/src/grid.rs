@@ -69,6 +69,26 @@ impl Grid {
         self.shape
     }
 
+    /// The shape of a chunk that is not cut off.
+    #[must_use]
+    pub fn chunk(&self) -> [usize; 3] {
+        self.chunk
+    }
+
+    /// Chunks of a column: those that lie above one another along z, whose numbers follow each other.
+    #[must_use]
+    pub fn column_len(&self) -> usize {
+        self.chunks[2]
+    }
+
+    /// The voxels of the column that begins with chunk `idx`.
+    #[must_use]
+    pub fn column_box(&self, idx: usize) -> Box3 {
+        let Box3 { start, mut end } = self.chunk_box(idx);
+        end[2] = self.shape[2];
+        Box3 { start, end }
+    }
+
     /// How many chunks there are.
     #[must_use]
     pub fn num_chunks(&self) -> usize {

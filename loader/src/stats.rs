@@ -12,6 +12,7 @@
 //! | `hiend_loader_wait_seconds` | histogram | batch | the consumer waited |
 //! | `hiend_loader_batches_total`, `_crops_total`, `_visits_total`, `_skipped_visits_total` | counter | batch, visit | |
 //! | `hiend_loader_chunks_total`, `_coded_bytes_total` | counter | visit | chunks decoded, and their bytes on disk |
+//! | `hiend_loader_chunk_hits_total` | counter | visit | a crop found a chunk decoded for another crop of its visit |
 //! | `hiend_loader_memory_bytes` | gauge | batch | bytes of the budget in use |
 //!
 //! Nothing is recorded per chunk. Time spent waiting for the disk cannot be told from decoding by a clock where shards
@@ -31,6 +32,7 @@ pub(crate) struct Stats {
     visits: AtomicU64,
     skipped_visits: AtomicU64,
     chunks: AtomicU64,
+    chunk_hits: AtomicU64,
     coded_bytes: AtomicU64,
     memory_bytes: AtomicU64,
     peak_memory_bytes: AtomicU64,
@@ -49,7 +51,10 @@ pub struct Progress {
     pub skipped_visits: u64,
     /// Chunks decoded for crops.
     pub chunks: u64,
-    /// Their bytes on disk.
+    /// How often a crop found a chunk decoded for another crop of its visit. Of `chunks + chunk_hits` uses of chunks,
+    /// so many cost no decoding; nothing decoded is kept from one visit to the next.
+    pub chunk_hits: u64,
+    /// Bytes of the decoded chunks on disk.
     pub coded_bytes: u64,
     /// Bytes of the budget in use.
     pub memory_bytes: u64,
@@ -72,9 +77,11 @@ impl Stats {
     pub(crate) fn visit(&self, times: &VisitTimes, read_secs: f64) {
         self.visits.fetch_add(1, Ordering::Relaxed);
         self.chunks.fetch_add(times.chunks, Ordering::Relaxed);
+        self.chunk_hits.fetch_add(times.chunk_hits, Ordering::Relaxed);
         self.coded_bytes.fetch_add(times.coded_bytes, Ordering::Relaxed);
         metrics::counter!("hiend_loader_visits_total").increment(1);
         metrics::counter!("hiend_loader_chunks_total").increment(times.chunks);
+        metrics::counter!("hiend_loader_chunk_hits_total").increment(times.chunk_hits);
         metrics::counter!("hiend_loader_coded_bytes_total").increment(times.coded_bytes);
         metrics::histogram!("hiend_loader_read_seconds").record(read_secs.max(0.0));
         metrics::histogram!("hiend_loader_decode_seconds").record((times.decode_secs - read_secs.max(0.0)).max(0.0));
@@ -105,6 +112,7 @@ impl Stats {
             visits: load(&self.visits),
             skipped_visits: load(&self.skipped_visits),
             chunks: load(&self.chunks),
+            chunk_hits: load(&self.chunk_hits),
             coded_bytes: load(&self.coded_bytes),
             memory_bytes: load(&self.memory_bytes),
             peak_memory_bytes: load(&self.peak_memory_bytes),

@@ -1,8 +1,9 @@
 //! One visit: all crops of one case, cut in one go.
 //!
-//! Every chunk that any of the crops meets is decoded once and handed to all crops that meet it. Undoing the codec
-//! leaves the chunk in the core's own cache; from there one pass normalises, flips, turns and shifts the intensities
-//! on the way into the batch. Nothing is allocated once the buffers have grown to their size.
+//! Every chunk that any of the crops meets is decoded once, as far as they meet it, and handed to all of them. Chunks
+//! come in columns along z, so that a crop's rows are put together from whole ones ([`copy`]). Undoing the codec leaves
+//! a column in the core's own cache; from there one pass normalises, flips, turns and shifts the intensities on the way
+//! into the batch. Nothing is allocated once the buffers have grown to their size.
 
 use std::time::Instant;
 
@@ -14,6 +15,11 @@ use crate::batch::CropRecord;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
 use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
+
+mod copy;
+mod streaming;
+
+use copy::{ColumnCopy, Piece, Scale, Target};
 
 /// What every visit of a stream has in common.
 #[derive(Clone, Debug)]
@@ -53,6 +59,8 @@ pub struct VisitTimes {
     pub chunks: u64,
     /// Bytes of those chunks on disk.
     pub coded_bytes: u64,
+    /// How often a crop found a chunk that had been decoded for another crop of the visit.
+    pub chunk_hits: u64,
 }
 
 impl VisitPlan {
@@ -78,6 +86,12 @@ pub struct Visitor {
     image: Vec<u16>,
     label: Vec<u8>,
     wanted: Vec<bool>,
+    /// How many crops want each of the wanted chunks, added up.
+    num_uses: u64,
+    column_image: Vec<Vec<u16>>,
+    column_label: Vec<Vec<u8>>,
+    row: Vec<f32>,
+    pieces: Vec<Piece>,
     cut_image: Vec<f32>,
     cut_label: Vec<u8>,
     scratch: Scratch,
@@ -111,8 +125,10 @@ impl Visitor {
     /// Bytes of the buffers that depend on what is visited. The decoder and the scratch rows are not among them.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
+        let column = self.column_image.iter().map(Vec::capacity).sum::<usize>() * 2
+            + self.column_label.iter().map(Vec::capacity).sum::<usize>();
         let halves = self.image.capacity() * 2 + self.label.capacity() + self.wanted.capacity();
-        (halves + self.cut_image.capacity() * 4 + self.cut_label.capacity()) as u64
+        (column + halves + (self.cut_image.capacity() + self.row.capacity()) * 4 + self.cut_label.capacity()) as u64
     }
 
     /// Cuts all crops of one visit.
@@ -135,9 +151,12 @@ impl Visitor {
         for crop in 0..plan.num_crops {
             crops.push(self.plan_crop(case, &index, plan, &id(crop))?);
         }
-        let augment_secs = self.cut(case, &index, plan, &crops, slot)?;
+        let cut = self.cut(case, &index, plan, &crops, slot);
+        streaming::finish();
+        let augment_secs = cut?;
         let decode_secs = started.elapsed().as_secs_f64() - augment_secs;
         let (chunks, coded_bytes) = self.decoded(&index, slot.labels.is_some());
+        let chunk_hits = self.num_uses * if slot.labels.is_some() { 2 } else { 1 } - chunks;
         let finishing = Instant::now();
         let num_voxels: usize = plan.crop_size.iter().product();
         for (number, crop) in crops.iter().enumerate() {
@@ -158,7 +177,7 @@ impl Visitor {
         });
         let records = records.collect();
         let augment_secs = augment_secs + finishing.elapsed().as_secs_f64();
-        Ok((records, VisitTimes { decode_secs, augment_secs, chunks, coded_bytes }))
+        Ok((records, VisitTimes { decode_secs, augment_secs, chunks, coded_bytes, chunk_hits }))
     }
 
     /// Chunks that the crops of this visit met, and their bytes.
@@ -223,7 +242,7 @@ impl Visitor {
         Ok(std::array::from_fn(|axis| region.start[axis] + within[axis]))
     }
 
-    /// Decodes every wanted chunk once and copies it into all crops; returns the seconds spent on copying.
+    /// Decodes every wanted chunk once and copies it into all crops, column by column; returns the seconds spent on copying.
     fn cut(
         &mut self,
         case: &Case,
@@ -237,8 +256,12 @@ impl Visitor {
         let regions: Vec<Option<Box3>> = crops.iter().map(|crop| crop.region().intersection(&volume)).collect();
         self.wanted.clear();
         self.wanted.resize(index.grid.num_chunks(), false);
+        self.num_uses = 0;
         for region in regions.iter().flatten() {
-            index.grid.chunks_meeting(region).for_each(|chunk| self.wanted[chunk] = true);
+            for chunk in index.grid.chunks_meeting(region) {
+                self.wanted[chunk] = true;
+                self.num_uses += 1;
+            }
         }
         let copying = Instant::now();
         let mut cut_len = 0;
@@ -268,36 +291,54 @@ impl Visitor {
         let array = &case.record().image;
         let [low, high] = plan.window;
         let scale = Scale::new(array.step / (high - low), (array.offset - low) / (high - low));
-        for chunk in 0..index.grid.num_chunks() {
-            if !self.wanted[chunk] {
+        let column_len = index.grid.column_len();
+        self.column_image.resize_with(self.column_image.len().max(column_len), Vec::new);
+        self.column_label.resize_with(self.column_label.len().max(column_len), Vec::new);
+        self.row.resize(plan.crop_size[2], 0.0);
+        for column in (0..index.grid.num_chunks()).step_by(column_len) {
+            if !self.wanted[column..column + column_len].contains(&true) {
                 continue;
             }
-            self.reader.image_chunk(case, index, chunk, &mut self.image)?;
-            if slot.labels.is_some() {
-                self.reader.label_chunk(case, index, chunk, &mut self.label)?;
-            }
+            self.read_column(case, index, column, &regions, slot.labels.is_some())?;
             let copying = Instant::now();
-            let chunk_box = index.grid.chunk_box(chunk);
+            let column_box = index.grid.column_box(column);
             let mut cut_at = 0;
             for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
                 let len = crop.cut_size.iter().product::<usize>();
                 let at = cut_at;
                 cut_at += if crop.resamples() { len } else { 0 };
-                let Some(part) = region.and_then(|region| region.intersection(&chunk_box)) else { continue };
-                let copy = Copy { chunk: chunk_box, part, cut_start: crop.cut_start };
+                let Some(part) = region.and_then(|region| region.intersection(&column_box)) else { continue };
+                let copy = ColumnCopy { grid: &index.grid, column: column_box, part, cut_start: crop.cut_start };
                 if crop.resamples() {
                     let target = Target { map: AxisMap::IDENTITY, size: crop.cut_size };
-                    copy.image(&self.image, target, scale, (1.0, 0.0), &mut self.cut_image[at..at + len]);
+                    copy.image(
+                        &self.column_image,
+                        target,
+                        scale,
+                        (1.0, 0.0),
+                        None,
+                        &mut self.pieces,
+                        &mut self.cut_image[at..at + len],
+                    );
                     if slot.labels.is_some() {
-                        copy.rows(&self.label, target, &mut self.cut_label[at..at + len], |s| s);
+                        copy.rows(
+                            &self.column_label,
+                            target,
+                            None,
+                            &mut self.pieces,
+                            &mut self.cut_label[at..at + len],
+                            |s| s,
+                        );
                     }
                 } else {
                     let range = number * num_voxels..(number + 1) * num_voxels;
                     let target = Target { map: axis_map(&crop.drawn), size: plan.crop_size };
                     let out = &mut slot.images[range.clone()];
-                    copy.image(&self.image, target, scale, intensity(&crop.drawn), out);
+                    // What the recipe has cut is finished; other chains go on with it and want it in the cache.
+                    let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
+                    copy.image(&self.column_image, target, scale, intensity(&crop.drawn), row, &mut self.pieces, out);
                     if let Some(labels) = slot.labels.as_deref_mut() {
-                        copy.rows(&self.label, target, &mut labels[range], |s| s);
+                        copy.rows(&self.column_label, target, None, &mut self.pieces, &mut labels[range], |s| s);
                     }
                 }
             }
@@ -320,6 +361,45 @@ impl Visitor {
     }
 }
 
+impl Visitor {
+    /// Decodes the wanted chunks of the column that begins with chunk `column`, each as far as it is wanted.
+    fn read_column(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        column: usize,
+        regions: &[Option<Box3>],
+        labels: bool,
+    ) -> Result<(), hiend_cache::Error> {
+        for number in 0..index.grid.column_len() {
+            let chunk = column + number;
+            if !self.wanted[chunk] {
+                continue;
+            }
+            let part = wanted_part(&index.grid.chunk_box(chunk), regions);
+            self.reader.image_part(case, index, chunk, &part, &mut self.column_image[number])?;
+            if labels {
+                self.reader.label_part(case, index, chunk, &part, &mut self.column_label[number])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The smallest box of a chunk's own voxels that holds all that the crops want of it.
+///
+/// A crop ends inside of the chunks at its faces: of what its chunks hold it takes two fifths.
+fn wanted_part(chunk: &Box3, regions: &[Option<Box3>]) -> Box3 {
+    let parts = regions.iter().flatten().filter_map(|region| region.intersection(chunk));
+    let both = |a: Box3, b: Box3| Box3 {
+        start: std::array::from_fn(|axis| a.start[axis].min(b.start[axis])),
+        end: std::array::from_fn(|axis| a.end[axis].max(b.end[axis])),
+    };
+    let part = parts.reduce(both).unwrap_or(Box3 { start: chunk.start, end: chunk.start });
+    let within = |voxel: [usize; 3]| std::array::from_fn(|axis| voxel[axis] - chunk.start[axis]);
+    Box3 { start: within(part.start), end: within(part.end) }
+}
+
 /// The place of the nth sample that matches. Whole blocks are counted, which is vector code, before one is searched.
 fn nth_matching<T>(samples: &[T], mut nth: usize, matches: impl Fn(&T) -> bool) -> Option<usize> {
     const BLOCK: usize = 256;
@@ -340,144 +420,6 @@ fn axis_map(drawn: &Drawn) -> AxisMap {
 
 fn intensity(drawn: &Drawn) -> (f32, f32) {
     if let Drawn::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
-}
-
-/// From stored samples to units of the window.
-#[derive(Clone, Copy)]
-struct Scale {
-    gain: f32,
-    bias: f32,
-}
-
-impl Scale {
-    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
-    fn new(gain: f64, bias: f64) -> Self {
-        Self { gain: gain as f32, bias: bias as f32 }
-    }
-
-    /// Clamping matters for caches of the full range; inside the window it changes nothing.
-    fn apply(self, sample: u16) -> f32 {
-        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
-    }
-}
-
-/// The layout that rows are written in.
-#[derive(Clone, Copy)]
-struct Target {
-    map: AxisMap,
-    size: [usize; 3],
-}
-
-/// The part of a chunk that goes into one cut.
-struct Copy {
-    chunk: Box3,
-    part: Box3,
-    cut_start: [i64; 3],
-}
-
-impl Copy {
-    fn image(&self, chunk: &[u16], target: Target, scale: Scale, (factor, shift): (f32, f32), out: &mut [f32]) {
-        if (factor, shift) == (1.0, 0.0) {
-            self.rows(chunk, target, out, |sample| scale.apply(sample));
-        } else {
-            self.rows(chunk, target, out, |sample| scale.apply(sample) * factor + shift);
-        }
-    }
-
-    /// Copies row by row along z. The recipe's turns leave z where it is, so rows stay rows.
-    ///
-    /// Rows come in the order in which they lie in the crop: what is written goes to memory, where order counts; what
-    /// is read lies in the core's own cache, where it does not.
-    fn rows<T: core::marker::Copy, U>(
-        &self,
-        chunk: &[T],
-        Target { map, size }: Target,
-        out: &mut [U],
-        convert: impl Fn(T) -> U,
-    ) {
-        debug_assert_eq!(map.source[2], 2);
-        let [_, chunk_y, chunk_z] = self.chunk.shape();
-        let counts = self.part.shape();
-        let skipped: [usize; 3] = std::array::from_fn(|axis| self.part.start[axis] - self.chunk.start[axis]);
-        let strides = [chunk_y * chunk_z, chunk_z, 1];
-        // The part's place in the cut; it lies inside, so it is not negative.
-        let within: [usize; 3] = std::array::from_fn(|axis| {
-            let voxel = i64::try_from(self.part.start[axis]).unwrap_or(i64::MAX);
-            usize::try_from(voxel - self.cut_start[axis]).unwrap_or(0)
-        });
-        let axes: [Axis; 3] = std::array::from_fn(|axis| {
-            let (source, flipped) = (map.source[axis], map.flipped[axis]);
-            let (count, stride) = (counts[source], strides[source]);
-            let first = if flipped { size[axis] - within[source] - count } else { within[source] };
-            Axis { count, first, stride, from: skipped[source] * stride, flipped }
-        });
-        let [x, y, z] = axes;
-        for at_x in 0..x.count {
-            for at_y in 0..y.count {
-                let to = ((x.first + at_x) * size[1] + y.first + at_y) * size[2] + z.first;
-                let from = x.row(at_x) + y.row(at_y) + z.from;
-                let (samples, out) = (&chunk[from..from + z.count], &mut out[to..to + z.count]);
-                if z.flipped {
-                    copy_row::<true, _, _>(samples, out, &convert);
-                } else {
-                    copy_row::<false, _, _>(samples, out, &convert);
-                }
-            }
-        }
-    }
-}
-
-/// One axis of a crop, as far as one chunk fills it.
-#[derive(Clone, Copy)]
-struct Axis {
-    count: usize,
-    /// Where in the crop it begins.
-    first: usize,
-    /// Steps in the chunk.
-    stride: usize,
-    /// Where in the chunk the part begins.
-    from: usize,
-    flipped: bool,
-}
-
-impl Axis {
-    /// What the place `at` along this axis adds to the position in the chunk.
-    fn row(&self, at: usize) -> usize {
-        self.from + self.stride * if self.flipped { self.count - 1 - at } else { at }
-    }
-}
-
-/// Voxels that are converted in one go.
-const BLOCK: usize = 8;
-
-/// Converts a row of voxels, from its other end if `FLIPPED`.
-///
-/// In blocks of constant length, which the compiler turns into vectors; the last one overlaps the one before, so that
-/// no row ends in single voxels.
-fn copy_row<const FLIPPED: bool, T: core::marker::Copy, U>(samples: &[T], out: &mut [U], convert: impl Fn(T) -> U) {
-    let block = |samples: &[T; BLOCK], out: &mut [U; BLOCK]| {
-        for (at, value) in out.iter_mut().enumerate() {
-            *value = convert(samples[if FLIPPED { BLOCK - 1 - at } else { at }]);
-        }
-    };
-    let (Some(first), Some(last)) = (samples.first_chunk(), samples.last_chunk()) else {
-        for (at, value) in out.iter_mut().enumerate() {
-            *value = convert(samples[if FLIPPED { samples.len() - 1 - at } else { at }]);
-        }
-        return;
-    };
-    if FLIPPED {
-        for (samples, out) in samples.as_rchunks().1.iter().rev().zip(out.as_chunks_mut().0) {
-            block(samples, out);
-        }
-    } else {
-        for (samples, out) in samples.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            block(samples, out);
-        }
-    }
-    if let (false, Some(out)) = (samples.len().is_multiple_of(BLOCK), out.last_chunk_mut()) {
-        block(if FLIPPED { first } else { last }, out);
-    }
 }
 
 #[cfg(test)]

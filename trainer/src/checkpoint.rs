@@ -66,8 +66,8 @@ pub struct State<C> {
     pub kind: Kind,
     /// Updates done; also the step of the next batch.
     pub step: u64,
-    /// Loss of the last update.
-    pub loss: f64,
+    /// Loss of the last update, if there was one.
+    pub loss: Option<f64>,
     /// The best validation so far, this step's included.
     pub best: Option<Best>,
     /// Whether a validation was due at this step and was cut short; it comes first when the run goes on.
@@ -85,7 +85,7 @@ pub struct State<C> {
 impl<C: RunConfig> State<C> {
     /// After `step` updates, nothing validated.
     #[must_use]
-    pub fn new(kind: Kind, step: u64, loss: f64, config: &C, cache_digest: &str) -> Self {
+    pub fn new(kind: Kind, step: u64, loss: Option<f64>, config: &C, cache_digest: &str) -> Self {
         Self {
             format: FORMAT,
             kind,
@@ -456,7 +456,7 @@ mod tests {
         let config = Preset::Tiny.config();
         let model = mlp(step);
         let optimizer = config.optim.init(&model);
-        let state = State { best, ..State::new(Kind::Pretrain, step, 0.5, &config, "digest") };
+        let state = State { best, ..State::new(Kind::Pretrain, step, Some(0.5), &config, "digest") };
         checkpoints.save(&state, &model, None, &optimizer)
     }
 

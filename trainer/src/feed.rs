@@ -222,7 +222,7 @@ pub struct FeedConfig {
 /// The thread and the channel to it. Dropping it ends both, once the source gives its next batch.
 #[derive(Debug)]
 pub struct Feed<T> {
-    batches: Option<Receiver<Result<DeviceBatch<T>, FeedError>>>,
+    batches: Option<Receiver<Result<Option<DeviceBatch<T>>, FeedError>>>,
     thread: Option<JoinHandle<()>>,
     next_step: u64,
 }
@@ -256,11 +256,12 @@ impl<T: Send + 'static> Feed<T> {
         Ok(Self { batches: Some(batches), thread: Some(thread), next_step })
     }
 
-    /// The next batch; waits for it.
+    /// The next batch; waits for it. `None` if it lost every crop to corrupt cases: the step has no batch, and the
+    /// next one is that of the step after.
     ///
     /// # Errors
     /// [`FeedError`] says why there is none. There is none after that either.
-    pub fn next_batch(&mut self) -> Result<DeviceBatch<T>, FeedError> {
+    pub fn next_batch(&mut self) -> Result<Option<DeviceBatch<T>>, FeedError> {
         let step = self.next_step;
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
         self.next_step += 1;
@@ -279,13 +280,15 @@ impl<T> Drop for Feed<T> {
     }
 }
 
+/// A batch may have any number of crops, fewer than usual where corrupt cases were left out; see
+/// [`OnCorrupt::Skip`](hiend_loader::pipeline::OnCorrupt::Skip).
 fn prepare<T>(
     batch: Batch,
     step: u64,
     targets: &impl Targets<Target = T>,
     device: &Device,
     config: &FeedConfig,
-) -> Result<DeviceBatch<T>, FeedError> {
+) -> Result<Option<DeviceBatch<T>>, FeedError> {
     if batch.step != step {
         return Err(FeedError::Order { expected: step, found: batch.step });
     }
@@ -293,8 +296,11 @@ fn prepare<T>(
     let voxels = x * y * z;
     let whole = batch.images.len() == n * voxels && batch.crops.len() == n;
     let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == n * voxels);
-    if n == 0 || channels != 1 || [x, y, z] != config.crop_size || !whole || !labelled {
+    if channels != 1 || [x, y, z] != config.crop_size || !whole || !labelled {
         return Err(FeedError::Shape { step, shape: batch.shape, crop_size: config.crop_size });
+    }
+    if n == 0 {
+        return Ok(None);
     }
     let start = Instant::now();
     let mut parts = Vec::new();
@@ -309,7 +315,7 @@ fn prepare<T>(
     }
     device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
     let upload_secs = start.elapsed().as_secs_f64();
-    Ok(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs })
+    Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
 }
 
 #[cfg(test)]
@@ -329,9 +335,9 @@ mod tests {
     #[test]
     fn batches_come_in_order_whatever_the_start() {
         let mut all = start(STREAM.open(0), 0);
-        let batches: Vec<DeviceBatch<Masked>> = (0..4).map(|_| all.next_batch().unwrap()).collect();
+        let batches: Vec<DeviceBatch<Masked>> = (0..4).map(|_| all.next_batch().unwrap().unwrap()).collect();
         let mut late = start(STREAM.open(3), 3);
-        let third = late.next_batch().unwrap();
+        let third = late.next_batch().unwrap().unwrap();
         assert_eq!(third.step, 3);
         let mask = |batch: &DeviceBatch<Masked>| batch.parts[0].target.mask.clone();
         assert_eq!(mask(&third), mask(&batches[3]));
@@ -357,6 +363,17 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_without_crops_passes_and_a_shorter_one_comes() {
+        let batches = (0..3).map(|step| {
+            let crops = [2, 0, 1][step as usize];
+            Ok(SyntheticStream { crops, ..STREAM }.batch(step))
+        });
+        let mut feed = start(Box::new(batches), 0);
+        let mut next = || feed.next_batch().unwrap().map(|batch| (batch.step, batch.parts[0].num_crops()));
+        assert_eq!([next(), next(), next()], [Some((0, 2)), None, Some((2, 1))]);
+    }
+
+    #[test]
     fn batches_of_another_shape_or_step_are_refused() {
         let stream = SyntheticStream { crop_size: [8, 8, 4], ..STREAM };
         assert!(matches!(start(stream.open(0), 0).next_batch(), Err(FeedError::Shape { step: 0, .. })));
@@ -367,8 +384,9 @@ mod tests {
     fn parts_are_the_batch_in_order() {
         let stream = SyntheticStream { crops: 5, ..STREAM };
         let config = |micro_batch| FeedConfig { start_step: 0, crop_size: [8; 3], micro_batch };
-        let batch =
-            |size| Feed::start(stream.open(0), MASKS, Device::flex(), config(size)).unwrap().next_batch().unwrap();
+        let batch = |size| {
+            Feed::start(stream.open(0), MASKS, Device::flex(), config(size)).unwrap().next_batch().unwrap().unwrap()
+        };
         let (whole, parted) = (batch(None), batch(Some(2)));
         assert_eq!(parted.parts.iter().map(Part::num_crops).collect::<Vec<_>>(), [2, 2, 1]);
         let images = |batch: DeviceBatch<Masked>| {

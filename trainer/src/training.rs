@@ -187,7 +187,7 @@ struct Run<'a, T: Task> {
     best: Option<Best>,
     validation_due: bool,
     /// Of the last update, this process's or one before.
-    last_loss: f64,
+    last_loss: Option<f64>,
     losses: Vec<f64>,
     elapsed_secs: f64,
     wait_secs: f64,
@@ -274,7 +274,7 @@ impl<'a, T: Task> Run<'a, T> {
             step: state.as_ref().map_or(0, |state| state.step),
             best: state.as_ref().and_then(|state| state.best),
             validation_due: state.as_ref().is_some_and(|state| state.validation_due),
-            last_loss: state.as_ref().map_or(f64::NAN, |state| state.loss),
+            last_loss: state.as_ref().and_then(|state| state.loss),
             losses: vec![],
             elapsed_secs: 0.0,
             wait_secs: 0.0,
@@ -313,16 +313,25 @@ impl<'a, T: Task> Run<'a, T> {
             let start = Instant::now();
             let batch = feed.next_batch()?;
             let wait_secs = start.elapsed().as_secs_f64();
-            let record = self.update(&batch, start, wait_secs)?;
-            self.write(&Entry::Step(record.clone()))?;
-            watch(&Event::Step(&record));
+            if let Some(batch) = &batch {
+                let record = self.update(batch, start, wait_secs)?;
+                self.write(&Entry::Step(record.clone()))?;
+                watch(&Event::Step(&record));
+            } else {
+                // Its cases were named when they were left out. The step counts: a step and its batch belong together.
+                self.step += 1;
+                let step = self.step;
+                watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
+            }
             let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
             let last = self.step == end_step || self.options.stop.is_requested();
             let save = last || due(self.options.checkpoint_every);
             // A run that was asked to stop stops; its validation is not this step's.
             self.validation_due = validate_every.is_some_and(|every| due(every) || self.step == end_step);
-            if save || self.validation_due {
-                self.draw(&batch, watch);
+            if (save || self.validation_due)
+                && let Some(batch) = &batch
+            {
+                self.draw(batch, watch);
             }
             drop(batch);
             if self.validation_due {
@@ -365,7 +374,7 @@ impl<'a, T: Task> Run<'a, T> {
             return Err(self.non_finite(batch, lr, loss));
         }
         let step_secs = start.elapsed().as_secs_f64();
-        self.last_loss = loss;
+        self.last_loss = Some(loss);
         self.losses.push(loss);
         self.elapsed_secs += step_secs;
         self.wait_secs += wait_secs;

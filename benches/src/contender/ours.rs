@@ -14,7 +14,7 @@ use crate::volume::Voxels;
 /// Cases in a batch, 8 crops each.
 const VISITS: usize = 4;
 /// Batches of a round.
-const BATCHES: usize = 4;
+const BATCHES: usize = 8;
 
 /// One crop a visit, nothing drawn: decoded, converted to float and cut at a given origin.
 pub struct CropByCrop {
@@ -117,8 +117,10 @@ impl WholeWay {
     /// If the stream fails.
     pub fn round(&mut self) -> anyhow::Result<()> {
         settle();
-        // What was made ahead of time does not count; from then on every batch taken is one batch's work.
-        for batch in self.stream.by_ref().take(self.num_buffers) {
+        // What was made ahead of time does not count. With several threads there are several batches in work, too, none
+        // of them far along just after the first was taken; so there are some more to wait for, until as much work is
+        // in hand at the beginning as at the end.
+        for batch in self.stream.by_ref().take(2 * self.num_buffers) {
             batch?;
         }
         let watch = Stopwatch::of_process();

@@ -103,9 +103,11 @@ fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
         let chunk = case.shard().chunk();
         let voxels: usize = chunk.iter().product();
         let chunks: usize = case.record().shape.iter().zip(chunk).map(|(n, side)| n.div_ceil(side)).product();
-        // Twice, as vectors grow by doubling: image and label chunk, one of them coded, and a mark for each chunk.
-        // Then the index: in the file, and parsed to two entries and three counts for each chunk.
-        let twice = voxels as u64 * (2 + 1 + 2) + chunks as u64;
+        let column = case.record().shape[2].div_ceil(chunk[2]) as u64;
+        // Twice, as vectors grow by doubling: image and label chunk where a centre is looked for, and those of a
+        // column; a coded one; and a mark for each chunk. Then the index: in the file, and parsed to two entries and
+        // three counts for each chunk.
+        let twice = voxels as u64 * ((2 + 1) * (column + 1) + 2) + chunks as u64;
         2 * twice + case.record().span.index_len + chunks as u64 * (2 * 24 + 3 * 16)
     };
     cases.map(bytes).max().unwrap_or(0)

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest line there can be, bytes. A step takes 300; a file without line ends is no journal.
 const MAX_LINE: u64 = 1 << 20;
@@ -53,8 +53,10 @@ pub struct ValidationRecord {
     /// Position in epochs.
     pub epoch: f64,
     /// Mean over cases and classes, background included: what the recipe chooses the best checkpoint by.
+    #[serde(deserialize_with = "nan_if_null")]
     pub mean_dice: f64,
-    /// The same without background.
+    /// The same without background; NaN if no case has another class.
+    #[serde(deserialize_with = "nan_if_null")]
     pub mean_fg_dice: f64,
     /// Mean over cases by class, background first; nothing for a class that no case has.
     pub dice_per_class: Vec<Option<f64>>,
@@ -64,6 +66,11 @@ pub struct ValidationRecord {
     pub best: bool,
     /// How long it took.
     pub secs: f64,
+}
+
+/// JSON has no NaN; it is written as null.
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// A line of the journal.

@@ -75,6 +75,32 @@ fn resuming_is_bit_identical() {
 }
 
 #[test]
+fn a_step_whose_cases_are_all_corrupt_passes_without_an_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config();
+    let damaged = || Stream {
+        open: Box::new(|start| {
+            let crops = |step| if step == 1 || step == 3 { 0 } else { 2 };
+            Ok(Box::new((start..).map(move |step| Ok(SyntheticStream { crops: crops(step), ..STREAM }.batch(step)))))
+        }),
+        ..STREAM.stream()
+    };
+    let mut warnings = Vec::new();
+    let mut watch = |event: &Event<'_>| {
+        if let Event::Warning(warning) = event {
+            warnings.push(warning.clone());
+        }
+    };
+    let straight = pretrain(&config, damaged(), &Compute::cpu(), &options(dir.path(), 4, false), &mut watch).unwrap();
+    assert_eq!((straight.step, straight.losses.len()), (4, 2));
+    let said = |step| format!("step {step}: no update, all cases of its batch are corrupt");
+    assert_eq!(warnings, [said(2), said(4)]);
+    // The last step had no batch and was saved all the same; going on takes the next one.
+    let resumed = run(&config, damaged(), &options(dir.path(), 5, true)).unwrap();
+    assert_eq!((resumed.step, resumed.steps_done), (5, 1));
+}
+
+#[test]
 fn a_kill_costs_the_steps_since_the_checkpoint_and_nothing_else() {
     let (straight_dir, killed_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let config = config();
