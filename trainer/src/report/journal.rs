@@ -197,6 +197,7 @@ impl Iterator for Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::testing::validation_record;
 
     const LINES: &str = r#"{"event":"started","step":0,"device":"CPU"}
 {"event":"stopped","step":2,"interrupted":true}
@@ -252,5 +253,13 @@ mod tests {
         assert_eq!((entries.len(), &entries[2]), (3, &entry));
         Journal::open(file.path(), false).unwrap();
         check(&std::fs::read(file.path()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_dice_that_was_not_measured_comes_back() {
+        let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(3, 0.25) };
+        let line = serde_json::to_string(&Entry::Validation(record)).unwrap();
+        let Entry::Validation(read) = serde_json::from_str(&line).unwrap() else { panic!("{line}") };
+        assert!(read.mean_fg_dice.is_nan() && (read.mean_dice - 0.25).abs() < 1e-12, "{line}");
     }
 }
