@@ -292,8 +292,6 @@ impl Visitor {
         let [low, high] = plan.window;
         let scale = Scale::new(array.step / (high - low), (array.offset - low) / (high - low));
         let column_len = index.grid.column_len();
-        self.column_image.resize_with(self.column_image.len().max(column_len), Vec::new);
-        self.column_label.resize_with(self.column_label.len().max(column_len), Vec::new);
         self.row.resize(plan.crop_size[2], 0.0);
         for column in (0..index.grid.num_chunks()).step_by(column_len) {
             if !self.wanted[column..column + column_len].contains(&true) {
@@ -314,8 +312,7 @@ impl Visitor {
                     copy.image(
                         &self.column_image,
                         target,
-                        scale,
-                        (1.0, 0.0),
+                        (scale, (1.0, 0.0)),
                         None,
                         &mut self.pieces,
                         &mut self.cut_image[at..at + len],
@@ -336,7 +333,7 @@ impl Visitor {
                     let out = &mut slot.images[range.clone()];
                     // What the recipe has cut is finished; other chains go on with it and want it in the cache.
                     let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
-                    copy.image(&self.column_image, target, scale, intensity(&crop.drawn), row, &mut self.pieces, out);
+                    copy.image(&self.column_image, target, (scale, intensity(&crop.drawn)), row, &mut self.pieces, out);
                     if let Some(labels) = slot.labels.as_deref_mut() {
                         copy.rows(&self.column_label, target, None, &mut self.pieces, &mut labels[range], |s| s);
                     }
@@ -371,7 +368,10 @@ impl Visitor {
         regions: &[Option<Box3>],
         labels: bool,
     ) -> Result<(), hiend_cache::Error> {
-        for number in 0..index.grid.column_len() {
+        let column_len = index.grid.column_len();
+        self.column_image.resize_with(self.column_image.len().max(column_len), Vec::new);
+        self.column_label.resize_with(self.column_label.len().max(column_len), Vec::new);
+        for number in 0..column_len {
             let chunk = column + number;
             if !self.wanted[chunk] {
                 continue;

@@ -138,13 +138,15 @@ impl<const HEADER_LEN: usize, P: Fn(&[u8; HEADER_LEN]) -> (u16, usize)> Boxes<'_
         for (bx, by) in range_x.flat_map(|bx| range_y.clone().map(move |by| (bx, by))) {
             let first = (bx * boxes_y + by) * boxes_z;
             self.skip_to(first + range_z.start).ok_or_else(broken)?;
-            let [x, y] = [bx * BOX[0], by * BOX[1]];
-            let row = |x: usize, y: usize| (x * ny + y) * nz..(x * ny + y + 1) * nz;
+            let [at_x, at_y] = [bx * BOX[0], by * BOX[1]];
+            let row = |number: usize| {
+                let row = (at_x + number / BOX[1]) * ny + at_y + number % BOX[1];
+                row * nz..(row + 1) * nz
+            };
             let mut borders = range_z.clone();
-            if x + 1 < shape[0] && y + 1 < ny {
+            if at_x + 1 < shape[0] && at_y + 1 < ny {
                 // All but the chunk's upper borders: four whole rows.
-                let rows = [row(x, y), row(x, y + 1), row(x + 1, y), row(x + 1, y + 1)];
-                let rows = samples.get_disjoint_mut(rows).map_err(|_| "rows overlap")?;
+                let rows = samples.get_disjoint_mut([0, 1, 2, 3].map(row)).map_err(|_| "rows overlap")?;
                 let [a, b, c, d] = rows.map(|row| row.as_chunks_mut().0);
                 let whole = range_z.start..range_z.end.min(a.len());
                 borders.start = whole.end;
@@ -157,7 +159,7 @@ impl<const HEADER_LEN: usize, P: Fn(&[u8; HEADER_LEN]) -> (u16, usize)> Boxes<'_
                 let mut rows = [[T::default(); 8]; 4];
                 self.next_box(rows.each_mut()).ok_or_else(broken)?;
                 for (number, row) in rows.iter().enumerate() {
-                    if let Some((at, len)) = row_of(shape, [x, y, bz * BOX[2]], number) {
+                    if let Some((at, len)) = row_of(shape, [at_x, at_y, bz * BOX[2]], number) {
                         samples[at..at + len].copy_from_slice(&row[..len]);
                     }
                 }
@@ -232,15 +234,15 @@ fn unpack_any(window: &[u8; WINDOW], width: usize, least: u16, samples: &mut [u1
     }
     let spread2: Rows = [std::array::from_fn(|j| u16::from(part2[j])); 4];
     let spread1: Rows = std::array::from_fn(|k| [u16::from(part1[k]); 8]);
-    let (shift4, shift2, bit) = (width & 8, width & 12, (mask(1) & 1) << (width & 14));
+    let (shift4, shift2, bit) = (width & 0b1000, width & 0b1100, (mask(1) & 1) << (width & 0b1110));
     let (mask8, mask4, mask2) = (mask(8), mask(4) & 15, mask(2) & 3);
     let [bits2, to_bit6, bits1] = &LANES;
     for (i, sample) in samples.iter_mut().enumerate() {
         let lowest = u16::from(window[i]) & mask8;
         let next = (spread4[i] & mask4) << shift4;
         let third = ((spread2.as_flattened()[i] & bits2[i]).wrapping_mul(to_bit6[i]) >> 6 & mask2) << shift2;
-        let last = if spread1.as_flattened()[i] & bits1[i] == bits1[i] { bit } else { 0 };
-        *sample = least.wrapping_add(lowest).wrapping_add(next).wrapping_add(third).wrapping_add(last);
+        let fourth = if spread1.as_flattened()[i] & bits1[i] == bits1[i] { bit } else { 0 };
+        *sample = least.wrapping_add(lowest).wrapping_add(next).wrapping_add(third).wrapping_add(fourth);
     }
 }
 
