@@ -131,8 +131,10 @@ impl Plane {
 /// A picture being drawn.
 #[derive(Clone, Debug)]
 pub struct Canvas {
-    width: usize,
-    height: usize,
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
     pixels: Vec<Rgb>,
 }
 
@@ -141,6 +143,25 @@ impl Canvas {
     #[must_use]
     pub fn new(width: usize, height: usize) -> Self {
         Self { width, height, pixels: vec![BACKGROUND; width * height] }
+    }
+
+    /// The colour of a pixel.
+    ///
+    /// # Panics
+    /// Outside the picture.
+    #[must_use]
+    pub fn pixel(&self, [x, y]: [usize; 2]) -> Rgb {
+        assert!(x < self.width && y < self.height, "({x}, {y}) in {} x {}", self.width, self.height);
+        self.pixels[y * self.width + x]
+    }
+
+    /// Draws the edge of a rectangle, `thickness` pixels wide and inside it.
+    pub fn frame(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], thickness: usize, colour: Rgb) {
+        let (right, bottom) = ((x + width).saturating_sub(thickness), (y + height).saturating_sub(thickness));
+        self.fill([x, y], [width, thickness], colour);
+        self.fill([x, bottom], [width, thickness], colour);
+        self.fill([x, y], [thickness, height], colour);
+        self.fill([right, y], [thickness, height], colour);
     }
 
     /// Fills a rectangle; what lies outside the picture is cut off.
@@ -198,11 +219,16 @@ impl Canvas {
         }
     }
 
-    /// Writes the picture.
+    /// Writes the picture, under another name first: a file of this name is whole.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn write_png(&self, path: &Path) -> std::io::Result<()> {
+        let partial = path.with_extension("png.partial");
+        self.write(&partial).and_then(|()| std::fs::rename(&partial, path))
+    }
+
+    fn write(&self, path: &Path) -> std::io::Result<()> {
         let side = |length: usize| u32::try_from(length).map_err(std::io::Error::other);
         let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
@@ -215,7 +241,8 @@ impl Canvas {
 
 impl Slice {
     /// The grey value between pixels; beyond the border that of the border.
-    fn interpolate(&self, x: f64, y: f64) -> f32 {
+    #[must_use]
+    pub fn interpolate(&self, x: f64, y: f64) -> f32 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positions in a slice")]
         let corner = |at: f64, length: usize| {
             let at = at.clamp(0.0, length as f64 - 1.0);
@@ -314,7 +341,8 @@ impl CaseView<'_> {
 }
 
 impl Canvas {
-    fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
+    /// Writes what lies at the left, right, upper and lower edge of a slice ([`Plane::letters`]).
+    pub fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
         let (middle, centre) = (y + (height / 2).saturating_sub(LETTER), x + (width / 2).saturating_sub(LETTER));
         for (at, letter) in [
             ([x + 4, middle], left),

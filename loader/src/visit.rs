@@ -11,6 +11,7 @@ use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
 use crate::batch::CropRecord;
+use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
 use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
@@ -266,8 +267,7 @@ impl Visitor {
         let mut copy_secs = copying.elapsed().as_secs_f64();
 
         let array = &case.record().image;
-        let [low, high] = plan.window;
-        let scale = Scale::new(array.step / (high - low), (array.offset - low) / (high - low));
+        let scale = Scale::new(array.step, array.offset, plan.window);
         for chunk in 0..index.grid.num_chunks() {
             if !self.wanted[chunk] {
                 continue;
@@ -340,25 +340,6 @@ fn axis_map(drawn: &Drawn) -> AxisMap {
 
 fn intensity(drawn: &Drawn) -> (f32, f32) {
     if let Drawn::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
-}
-
-/// From stored samples to units of the window.
-#[derive(Clone, Copy)]
-struct Scale {
-    gain: f32,
-    bias: f32,
-}
-
-impl Scale {
-    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
-    fn new(gain: f64, bias: f64) -> Self {
-        Self { gain: gain as f32, bias: bias as f32 }
-    }
-
-    /// Clamping matters for caches of the full range; inside the window it changes nothing.
-    fn apply(self, sample: u16) -> f32 {
-        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
-    }
 }
 
 /// The layout that rows are written in.
@@ -538,7 +519,7 @@ mod tests {
         visitor.cut(case, &index, &plan, &[crop], &mut slot).unwrap();
 
         let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
-        let scale = Scale::new(1.0 / 425.0, 0.0);
+        let scale = Scale::new(1.0, WINDOW[0], WINDOW);
         let (mut image, mut labels) = (Vec::new(), Vec::new());
         for i in 0..num_voxels {
             let [_, ny, nz] = cut_size;

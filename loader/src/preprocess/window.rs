@@ -59,6 +59,29 @@ impl Quantiser {
     }
 }
 
+/// From stored samples to units of the window: 0 is its lower end, 1 its upper end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    gain: f32,
+    bias: f32,
+}
+
+impl Scale {
+    /// For samples of `hu = offset + step * sample`.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
+    pub fn new(step: f64, offset: f64, [low, high]: [f64; 2]) -> Self {
+        Self { gain: (step / (high - low)) as f32, bias: ((offset - low) / (high - low)) as f32 }
+    }
+
+    /// Clamping matters for caches of the full range; inside the window it changes nothing.
+    #[inline]
+    #[must_use]
+    pub fn apply(self, sample: u16) -> f32 {
+        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
