@@ -1,7 +1,12 @@
 //! What the subcommands do. The only place of this crate that prints.
 
+mod attend;
 mod evaluate;
+mod model;
 mod pretrain;
+mod reconstruct;
+mod scans;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -18,6 +23,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
+
+        Some(Command::Reconstruct(args)) => reconstruct::run(args),
+        Some(Command::Attend(args)) => attend::run(args),
+        Some(Command::Import(args)) => weights::import(args),
+        Some(Command::Export(args)) => weights::export(args),
+
         None => pretrain::run(&cli.pretrain),
     }
 }

@@ -1,6 +1,8 @@
 //! Inference over whole volumes.
 
+pub mod attention_map;
 pub mod export;
+pub mod reconstruct;
 pub mod sliding_window;
 
 use burn::tensor::{Device, Tensor, TensorData};

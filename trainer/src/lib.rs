@@ -25,6 +25,7 @@ pub mod inference;
 pub mod loss;
 pub mod metric;
 pub mod model;
+pub mod model_source;
 pub mod ops;
 pub mod optim;
 pub mod pretrain;

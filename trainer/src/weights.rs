@@ -63,7 +63,8 @@ pub enum WeightsError {
     },
     /// The tensors are those of no model that we know.
     #[error(
-        "neither a pre-training checkpoint (encoder.blocks…) nor a UNETR (vit.blocks…): the first key is {first:?}"
+        "neither a pre-training checkpoint (encoder.blocks…) nor a UNETR (vit.blocks…): {}",
+        first.as_ref().map_or_else(|| "it holds no tensors".to_owned(), |key| format!("its first tensor is {key}"))
     )]
     UnknownModel {
         /// First key in alphabetical order, if there is any.
@@ -110,6 +111,15 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+/// The models whose weights can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Hi-End-MAE.
+    Pretraining,
+    /// UNETR.
+    Unetr,
+}
+
 /// Named tensors of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
@@ -129,6 +139,21 @@ impl StateDict {
             Some("pth" | "pt" | "bin") => torch::read(path),
             Some("safetensors") => safetensors::read(path),
             _ => Err(WeightsError::UnknownKind { path: path.to_owned() }),
+        }
+    }
+
+    /// Whose weights these are, told by their names.
+    ///
+    /// # Errors
+    /// If they are those of no model that we know.
+    pub fn model_kind(&self) -> Result<ModelKind, WeightsError> {
+        let has = |prefix: &str| self.tensors.keys().any(|key| key.starts_with(prefix));
+        if has("vit.blocks.") {
+            Ok(ModelKind::Unetr)
+        } else if has("encoder.blocks.") {
+            Ok(ModelKind::Pretraining)
+        } else {
+            Err(WeightsError::UnknownModel { first: self.tensors.keys().next().cloned() })
         }
     }
 

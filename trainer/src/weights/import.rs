@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use super::naming::{Naming, unetr_name};
-use super::{StateDict, WeightsError};
+use super::{ModelKind, StateDict, WeightsError};
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::unetr::Unetr;
 
@@ -50,13 +50,9 @@ pub fn import_hi_end_mae(model: HiEndMae, state: &StateDict) -> Result<(HiEndMae
 /// # Errors
 /// If the names are those of neither, or a tensor is missing, has another shape or holds no floats.
 pub fn import_unetr(model: Unetr, state: &StateDict) -> Result<(Unetr, ImportReport), WeightsError> {
-    let has = |prefix: &str| state.tensors.keys().any(|key| key.starts_with(prefix));
-    let naming = if has("vit.blocks.") {
-        Naming::Unetr
-    } else if has("encoder.blocks.") {
-        Naming::UnetrFromPretraining
-    } else {
-        return Err(WeightsError::UnknownModel { first: state.tensors.keys().next().cloned() });
+    let naming = match state.model_kind()? {
+        ModelKind::Unetr => Naming::Unetr,
+        ModelKind::Pretraining => Naming::UnetrFromPretraining,
     };
     let in_channels = model.in_channels();
     import(model, state, naming, in_channels)
