@@ -1,6 +1,8 @@
-//! One scan to convert, and why a scan may be left out.
+//! One scan to convert, why a scan may be left out, and converted ones by their names.
 
 use std::path::{Path, PathBuf};
+
+use hiend_cache::{Cache, Case};
 
 /// A scan on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,5 +52,33 @@ impl LeftOut {
 impl std::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} ({})", self.case, self.reason, self.path.display())
+    }
+}
+
+/// The case of a cache that bears this name, given with its dataset or without.
+///
+/// # Errors
+/// If there is none, with the nearest name, or several.
+pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, String> {
+    if let Some(case) = cache.case(name) {
+        return Ok(case);
+    }
+    let same: Vec<&Case> = cache.cases().iter().filter(|case| case.record().case_id == name).collect();
+    match same.as_slice() {
+        [case] => Ok(case),
+        [] => {
+            let lower = name.to_lowercase();
+            let likeness = |case: &&Case| {
+                let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
+                strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
+            };
+            let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let hint = nearest.map(|case| format!("; did you mean {}?", case.key())).unwrap_or_default();
+            Err(format!("{}: no case {name}{hint}", cache.dir().display()))
+        }
+        many => {
+            let keys: Vec<&str> = many.iter().map(|case| case.key()).collect();
+            Err(format!("{}: {name} is in several datasets; say which: {}", cache.dir().display(), keys.join(", ")))
+        }
     }
 }

@@ -140,10 +140,24 @@ pub(crate) struct Replay {
     pub options: StreamOptions,
 }
 
+/// Voxel side lengths as typed.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Spacing {
+pub enum Spacing {
+    /// Each scan's own.
     Original,
+    /// These, along x, y, z in mm.
     Mm([f64; 3]),
+}
+
+impl Spacing {
+    /// As [`PreprocessConfig`](crate::preprocess::PreprocessConfig) has it.
+    #[must_use]
+    pub fn mm(&self) -> Option<[f64; 3]> {
+        match self {
+            Self::Original => None,
+            Self::Mm(sides) => Some(*sides),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -275,7 +289,11 @@ fn one_or_three<T: Copy + std::str::FromStr>(text: &str) -> Result<[T; 3], Strin
     }
 }
 
-fn parse_spacing(text: &str) -> Result<Spacing, String> {
+/// Voxel side lengths as typed: `original`, one number or three.
+///
+/// # Errors
+/// If the text is none of these.
+pub fn parse_spacing(text: &str) -> Result<Spacing, String> {
     if text == "original" { Ok(Spacing::Original) } else { one_or_three(text).map(Spacing::Mm) }
 }
 
@@ -291,7 +309,11 @@ pub fn parse_bytes(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|_| "expected a size, as 512MiB or 4GiB".into())
 }
 
-fn parse_window(text: &str) -> Result<[f64; 2], String> {
+/// A HU range as typed, such as -175,250.
+///
+/// # Errors
+/// If the text is no two numbers.
+pub fn parse_window(text: &str) -> Result<[f64; 2], String> {
     match numbers(text)?.as_slice() {
         [low, high] => Ok([*low, *high]),
         _ => Err("expected two numbers, as -175,250".into()),

@@ -28,6 +28,7 @@ pub mod preprocess;
 pub mod replay;
 pub mod rng;
 pub mod sampler;
+pub mod scan;
 pub mod split;
 pub mod stats;
 pub mod transform;

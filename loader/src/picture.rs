@@ -3,8 +3,7 @@
 //! Slices are shown as radiologists have them: the viewer faces the patient, so the patient's right (R) is on the left
 //! of axial and coronal slices; sagittal slices have the front (A) on the left. Letters at the edges say so.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use font8x8::UnicodeFonts as _;
@@ -131,8 +130,10 @@ impl Plane {
 /// A picture being drawn.
 #[derive(Clone, Debug)]
 pub struct Canvas {
-    width: usize,
-    height: usize,
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
     pixels: Vec<Rgb>,
 }
 
@@ -141,6 +142,36 @@ impl Canvas {
     #[must_use]
     pub fn new(width: usize, height: usize) -> Self {
         Self { width, height, pixels: vec![BACKGROUND; width * height] }
+    }
+
+    /// A picture of pixels that are there already, as red, green and blue, row by row.
+    ///
+    /// # Panics
+    /// If there are not as many as the picture has.
+    #[must_use]
+    pub fn from_rgb(width: usize, height: usize, rgb: &[u8]) -> Self {
+        let (pixels, rest) = rgb.as_chunks();
+        assert!(rest.is_empty() && pixels.len() == width * height, "{} bytes for {width} x {height}", rgb.len());
+        Self { width, height, pixels: pixels.to_vec() }
+    }
+
+    /// The colour of a pixel.
+    ///
+    /// # Panics
+    /// Outside the picture.
+    #[must_use]
+    pub fn pixel(&self, [x, y]: [usize; 2]) -> Rgb {
+        assert!(x < self.width && y < self.height, "({x}, {y}) in {} x {}", self.width, self.height);
+        self.pixels[y * self.width + x]
+    }
+
+    /// Draws the edge of a rectangle, `thickness` pixels wide and inside it.
+    pub fn frame(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], thickness: usize, colour: Rgb) {
+        let (right, bottom) = ((x + width).saturating_sub(thickness), (y + height).saturating_sub(thickness));
+        self.fill([x, y], [width, thickness], colour);
+        self.fill([x, bottom], [width, thickness], colour);
+        self.fill([x, y], [thickness, height], colour);
+        self.fill([right, y], [thickness, height], colour);
     }
 
     /// Fills a rectangle; what lies outside the picture is cut off.
@@ -198,24 +229,36 @@ impl Canvas {
         }
     }
 
-    /// Writes the picture.
+    /// Writes the picture, under another name first: a file of this name is whole.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn write_png(&self, path: &Path) -> std::io::Result<()> {
+        let mut temporary = tempfile::Builder::new();
+        // What the umask leaves of it, as for any other file.
+        #[cfg(unix)]
+        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = temporary.tempfile_in(folder)?;
+        let mut out = BufWriter::new(file.as_file_mut());
         let side = |length: usize| u32::try_from(length).map_err(std::io::Error::other);
-        let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), side(self.width)?, side(self.height)?);
+        let mut encoder = png::Encoder::new(&mut out, side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header().map_err(std::io::Error::other)?;
-        writer.write_image_data(self.pixels.as_flattened()).map_err(std::io::Error::other)?;
-        writer.finish().map_err(std::io::Error::other)
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(self.pixels.as_flattened())?;
+        writer.finish()?;
+        out.flush()?;
+        drop(out);
+        file.persist(path)?;
+        Ok(())
     }
 }
 
 impl Slice {
     /// The grey value between pixels; beyond the border that of the border.
-    fn interpolate(&self, x: f64, y: f64) -> f32 {
+    #[must_use]
+    pub fn interpolate(&self, x: f64, y: f64) -> f32 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positions in a slice")]
         let corner = |at: f64, length: usize| {
             let at = at.clamp(0.0, length as f64 - 1.0);
@@ -314,7 +357,8 @@ impl CaseView<'_> {
 }
 
 impl Canvas {
-    fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
+    /// Writes what lies at the left, right, upper and lower edge of a slice ([`Plane::letters`]).
+    pub fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
         let (middle, centre) = (y + (height / 2).saturating_sub(LETTER), x + (width / 2).saturating_sub(LETTER));
         for (at, letter) in [
             ([x + 4, middle], left),

@@ -12,6 +12,7 @@ use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
 use crate::batch::CropRecord;
+use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
 use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
@@ -19,7 +20,7 @@ use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
 mod copy;
 mod streaming;
 
-use copy::{ColumnCopy, Piece, Scale, Target};
+use copy::{ColumnCopy, Piece, Target};
 
 /// What every visit of a stream has in common.
 #[derive(Clone, Debug)]
@@ -289,8 +290,7 @@ impl Visitor {
         let mut copy_secs = copying.elapsed().as_secs_f64();
 
         let array = &case.record().image;
-        let [low, high] = plan.window;
-        let scale = Scale::new(array.step / (high - low), (array.offset - low) / (high - low));
+        let scale = Scale::new(array.step, array.offset, plan.window);
         let column_len = index.grid.column_len();
         self.row.resize(plan.crop_size[2], 0.0);
         for column in (0..index.grid.num_chunks()).step_by(column_len) {
@@ -480,7 +480,7 @@ mod tests {
         visitor.cut(case, &index, &plan, &[crop], &mut slot).unwrap();
 
         let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
-        let scale = Scale::new(1.0 / 425.0, 0.0);
+        let scale = Scale::new(1.0, WINDOW[0], WINDOW);
         let (mut image, mut labels) = (Vec::new(), Vec::new());
         for i in 0..num_voxels {
             let [_, ny, nz] = cut_size;

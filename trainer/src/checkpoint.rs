@@ -274,6 +274,12 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(steps(dir)?.pop().map(|(_, path)| path))
 }
 
+/// Whether a folder is that of a checkpoint.
+#[must_use]
+pub fn is_checkpoint(dir: &Path) -> bool {
+    dir.join(STATE).is_file()
+}
+
 /// What every checkpoint's state says, whatever its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Head {

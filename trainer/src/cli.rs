@@ -1,11 +1,14 @@
 //! What was typed. What is meant is worked out in [`crate::commands`].
 
+mod model;
+
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::Preset;
 use crate::device::DeviceChoice;
@@ -37,6 +40,16 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Draw the curves of a run again, from its journal
     Curves(CurvesArgs),
+    /// Draw original, masked input and reconstruction of scans in three planes
+    Reconstruct(ReconstructArgs),
+    /// Draw where a patch looks: self-attention of the encoder, cross-attention of the decoder
+    Attend(AttendArgs),
+    /// Say what a .pth or .safetensors file gives the model, and write that as .safetensors
+    ///
+    /// Nothing needs to be imported to be used: every --model takes such files as they are.
+    Import(ImportArgs),
+    /// Write a model's weights as .safetensors, named and laid out as the reference's own
+    Export(ExportArgs),
 }
 
 /// Flags of the curves.

@@ -1,11 +1,16 @@
 //! What the subcommands do. The only place of this crate that prints.
 
+mod attend;
 mod curves;
 mod evaluate;
 mod finetune;
+mod model;
 mod predict;
 mod pretrain;
+mod reconstruct;
 mod running;
+mod scans;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -28,6 +33,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Predict(args)) => predict::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
         Some(Command::Curves(args)) => curves::run(args),
+        Some(Command::Reconstruct(args)) => reconstruct::run(args),
+        Some(Command::Attend(args)) => attend::run(args),
+        Some(Command::Import(args)) => weights::import(args),
+        Some(Command::Export(args)) => weights::export(args),
         None => pretrain::run(&cli.pretrain),
     }
 }

@@ -1,7 +1,9 @@
 //! Inference over whole volumes.
 
+pub mod attention_map;
 pub mod export;
 pub mod predict;
+pub mod reconstruct;
 pub mod sliding_window;
 
 use burn::tensor::{Device, Tensor, TensorData};

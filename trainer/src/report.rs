@@ -1,5 +1,6 @@
 //! What a run tells: a dashboard or lines, a journal, event files for TensorBoard, curves and pictures.
 
+pub mod attention;
 pub mod console;
 pub mod curves;
 pub mod dashboard;
@@ -7,6 +8,7 @@ pub mod history;
 pub mod journal;
 pub mod picture;
 pub mod series;
+pub mod sheet;
 pub mod tensorboard;
 #[cfg(test)]
 mod testing;

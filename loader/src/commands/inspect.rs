@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use hiend_cache::{Cache, Case, Manifest, VolumeReader};
 
 use super::{align_right, facts, print, size, table};
+use crate::case::case_named;
 use crate::cli::Inspect;
 use crate::geometry::Affine;
 use crate::picture::CaseView;
@@ -18,7 +19,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     match &args.case {
         None => summary(&cache, args.rows)?,
         Some(name) => {
-            let case = find(&cache, name)?;
+            let case = case_named(&cache, name).map_err(anyhow::Error::msg)?;
             describe(&cache, case)?;
             if let Some(path) = &args.png {
                 draw(&cache, case, path)?;
@@ -27,31 +28,6 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The case of this name, given with its dataset or without.
-fn find<'a>(cache: &'a Cache, name: &str) -> anyhow::Result<&'a Case> {
-    if let Some(case) = cache.case(name) {
-        return Ok(case);
-    }
-    let same: Vec<&Case> = cache.cases().iter().filter(|case| case.record().case_id == name).collect();
-    match same.as_slice() {
-        [case] => Ok(case),
-        [] => {
-            let lower = name.to_lowercase();
-            let likeness = |case: &&Case| {
-                let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
-                strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
-            };
-            let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            let hint = nearest.map(|case| format!("; did you mean {}?", case.key())).unwrap_or_default();
-            anyhow::bail!("{}: no case {name}{hint}", cache.dir().display())
-        }
-        many => {
-            let keys: Vec<&str> = many.iter().map(|case| case.key()).collect();
-            anyhow::bail!("{}: {name} is in several datasets; say which: {}", cache.dir().display(), keys.join(", "))
-        }
-    }
 }
 
 fn num_voxels(case: &Case) -> u64 {

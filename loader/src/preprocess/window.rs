@@ -59,12 +59,34 @@ impl Quantiser {
     }
 }
 
-/// Stored samples, whose value is `offset + step * sample` HU, in units of a window: 0 its lower end, 1 its upper end,
-/// clamped. To the bit what crops hold.
+/// From stored samples to units of the window: 0 is its lower end, 1 its upper end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    gain: f32,
+    bias: f32,
+}
+
+impl Scale {
+    /// For samples of `hu = offset + step * sample`.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
+    pub fn new(step: f64, offset: f64, [low, high]: [f64; 2]) -> Self {
+        Self { gain: (step / (high - low)) as f32, bias: ((offset - low) / (high - low)) as f32 }
+    }
+
+    /// Clamping matters for caches of the full range; inside the window it changes nothing.
+    #[inline]
+    #[must_use]
+    pub fn apply(self, sample: u16) -> f32 {
+        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
+    }
+}
+
+/// Stored samples of `hu = offset + step * sample` in units of a window, as crops hold them.
 #[must_use]
-pub fn window_units(samples: &[u16], offset: f64, step: f64, [low, high]: [f64; 2]) -> Vec<f32> {
-    let (gain, bias) = ((step / (high - low)) as f32, ((offset - low) / (high - low)) as f32);
-    samples.iter().map(|&sample| (f32::from(sample) * gain + bias).clamp(0.0, 1.0)).collect()
+pub fn window_units(samples: &[u16], offset: f64, step: f64, window: [f64; 2]) -> Vec<f32> {
+    let scale = Scale::new(step, offset, window);
+    samples.iter().map(|&sample| scale.apply(sample)).collect()
 }
 
 #[cfg(test)]

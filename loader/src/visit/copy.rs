@@ -4,30 +4,12 @@
 //! written in whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32
 //! voxels instead; that took 1.3 to 1.5 times as long (`benches/README.md`, "Copying").
 
+use crate::preprocess::window::Scale;
 use hiend_cache::Box3;
 use hiend_cache::grid::Grid;
 
 use super::streaming;
 use crate::transform::AxisMap;
-
-/// From stored samples to units of the window.
-#[derive(Clone, Copy)]
-pub(super) struct Scale {
-    gain: f32,
-    bias: f32,
-}
-
-impl Scale {
-    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
-    pub(super) fn new(gain: f64, bias: f64) -> Self {
-        Self { gain: gain as f32, bias: bias as f32 }
-    }
-
-    /// Clamping matters for caches of the full range; inside the window it changes nothing.
-    pub(super) fn apply(self, sample: u16) -> f32 {
-        (f32::from(sample) * self.gain + self.bias).clamp(0.0, 1.0)
-    }
-}
 
 /// The layout that rows are written in.
 #[derive(Clone, Copy)]

@@ -4,18 +4,11 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::checkpoint::{self, CheckpointError, Kind, State};
-use crate::config::finetune::FinetuneConfig;
-use crate::config::pretrain::PretrainConfig;
-use crate::device::Compute;
 use crate::model::hi_end_mae::HiEndMaeConfig;
-use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::run_folder::{RunFolderError, checkpoint_of};
+use crate::model_source::{ModelSource, ModelSourceError, weights_of};
 use crate::training::Beginning;
-use crate::weights::{
-    HostTensor, ImportReport, StateDict, WeightsError, export_hi_end_mae, export_unetr, import_unetr,
-};
+use crate::weights::{HostTensor, ImportReport, StateDict, WeightsError, export_unetr, import_unetr};
 
 /// Name of the position table in a pre-training checkpoint.
 const POSITIONS: &str = "encoder_pos_embed";
@@ -23,12 +16,9 @@ const POSITIONS: &str = "encoder_pos_embed";
 /// Why weights cannot be begun with.
 #[derive(Debug, Error)]
 pub enum InitError {
-    /// A run or checkpoint that cannot be read.
+    /// Nothing that has weights.
     #[error(transparent)]
-    RunFolder(#[from] RunFolderError),
-    /// A checkpoint that cannot be read.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Source(#[from] ModelSourceError),
     /// A file of weights that cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -66,26 +56,14 @@ impl Init {
     /// # Errors
     /// If there is none such, or it cannot be read.
     pub fn read(path: &Path) -> Result<Self, InitError> {
-        if !path.is_dir() {
-            return Ok(Self::Given { origin: path.to_owned(), state: StateDict::read(path)?, sizes: None });
-        }
-        let origin = checkpoint_of(path)?;
-        let compute = Compute::cpu();
-        // The values are replaced; the seed does not matter.
-        let mut weights = WeightInit::new(0, compute.raw());
-        let (state, sizes) = match checkpoint::read_head(&origin)?.kind {
-            Kind::Pretrain => {
-                let saved: State<PretrainConfig> = checkpoint::read_state(&origin, Kind::Pretrain)?;
-                let model = saved.config.model.init(saved.config.stream.crop_size, &mut weights);
-                let model = checkpoint::load_averaged(&origin, model)?;
-                (export_hi_end_mae(&model)?, Some(saved.config.model))
+        let origin = match ModelSource::find(path)? {
+            ModelSource::File(origin) => {
+                let state = StateDict::read(&origin)?;
+                return Ok(Self::Given { origin, state, sizes: None });
             }
-            Kind::Finetune => {
-                let saved: State<FinetuneConfig> = checkpoint::read_state(&origin, Kind::Finetune)?;
-                let model = checkpoint::load_averaged(&origin, saved.config.unetr().init(&mut weights))?;
-                (export_unetr(&model)?, None)
-            }
+            ModelSource::Checkpoint(origin) => origin,
         };
+        let (state, sizes) = weights_of(&origin)?;
         Ok(Self::Given { origin, state, sizes })
     }
 

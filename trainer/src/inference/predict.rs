@@ -17,7 +17,7 @@ use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::run_folder::{RunFolderError, checkpoint_of};
+use crate::model_source::{ModelSource, ModelSourceError};
 use crate::training::Stop;
 
 /// Why there is nothing to predict with.
@@ -25,7 +25,7 @@ use crate::training::Stop;
 pub enum OpenError {
     /// There is no run.
     #[error(transparent)]
-    RunFolder(#[from] RunFolderError),
+    Source(#[from] ModelSourceError),
     /// Its checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -109,7 +109,7 @@ impl Predictor {
     /// # Errors
     /// If there is none, or the settings are out of range.
     pub fn open(path: &Path, compute: &Compute, settings: WindowSettings) -> Result<Self, OpenError> {
-        let checkpoint = checkpoint_of(path)?;
+        let checkpoint = ModelSource::find_checkpoint(path)?;
         let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
         let config = state.config;
         // The values are replaced; the seed does not matter.

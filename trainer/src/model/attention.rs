@@ -104,3 +104,62 @@ fn weights_of(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
     softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData, module};
+
+    const DIM: usize = 24;
+    const HEADS: usize = 3;
+
+    fn tokens(num: usize, seed: f32) -> Tensor<3> {
+        let values: Vec<f32> = (0..2 * num * DIM).map(|i| (i as f32 * 0.37 + seed).sin() * 2.0).collect();
+        Tensor::from_data(TensorData::new(values, [2, num, DIM]), &Device::flex())
+    }
+
+    fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    fn check<const D: usize>(actual: Tensor<D>, expected: Tensor<D>) {
+        assert_eq!(actual.dims(), expected.dims());
+        for (a, e) in host(actual).into_iter().zip(host(expected)) {
+            assert!((a - e).abs() < 1e-5, "{a} {e}");
+        }
+    }
+
+    #[test]
+    fn weights_times_values_is_what_the_block_computes() {
+        let mut init = WeightInit::new(1, &Device::flex());
+        let (own, cross) = (SelfAttention::init(DIM, HEADS, &mut init), CrossAttention::init(DIM, HEADS, &mut init));
+        let (x, context) = (tokens(5, 0.1), tokens(7, 0.9));
+
+        let [_, _, v] = own.heads(x.clone());
+        check(own.proj.forward(join_heads(own.weights(x.clone()).matmul(v))), own.forward(x.clone()));
+        let [_, v] = split_heads(cross.kv.forward(context.clone()), HEADS);
+        let weights = cross.weights(x.clone(), context.clone());
+        assert_eq!(weights.dims(), [2, HEADS, 5, 7]);
+        check(cross.proj.forward(join_heads(weights.matmul(v))), cross.forward(x, context));
+    }
+
+    #[test]
+    fn rows_of_weights_sum_to_one_and_differ() {
+        let own = SelfAttention::init(DIM, HEADS, &mut WeightInit::new(2, &Device::flex()));
+        let weights = host(own.weights(tokens(6, 0.4)));
+        for row in weights.chunks_exact(6) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            assert!(row.iter().all(|&weight| weight > 0.0));
+        }
+        assert!(weights.iter().any(|&weight| (weight - 1.0 / 6.0).abs() > 0.01));
+    }
+
+    #[test]
+    fn the_fused_attention_of_burn_gives_the_same() {
+        let own = SelfAttention::init(DIM, HEADS, &mut WeightInit::new(3, &Device::flex()));
+        let x = tokens(9, 0.2);
+        let [q, k, v] = own.heads(x.clone());
+        let fused = module::attention(q, k, v, None, None, burn::tensor::ops::AttentionModuleOptions::default());
+        check(own.proj.forward(join_heads(fused)), own.forward(x));
+    }
+}

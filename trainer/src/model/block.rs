@@ -105,6 +105,12 @@ impl Block {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
+
+    /// How much each token of `x` `[N, L, dim]` looks at each other one, `[N, num_heads, L, L]`.
+    #[must_use]
+    pub fn attention(&self, x: Tensor<3>) -> Tensor<4> {
+        self.attn.weights(self.norm1.forward(x))
+    }
 }
 
 /// Self-attention, then attention to another sequence, then MLP (arXiv 2502.08347, section 3.2).
@@ -141,8 +147,18 @@ impl CrossBlock {
     /// `x` `[N, L, dim]` reads `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.norm0.forward(x));
+        let x = self.attend_self(x);
         let x = x.clone() + self.cross_attn.forward(self.norm1.forward(x), context);
         x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+
+    /// How much each token of `x` `[N, L, dim]` looks at each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
+    #[must_use]
+    pub fn cross_attention(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
+        self.cross_attn.weights(self.norm1.forward(self.attend_self(x)), context)
+    }
+
+    fn attend_self(&self, x: Tensor<3>) -> Tensor<3> {
+        x.clone() + self.self_attn.forward(self.norm0.forward(x))
     }
 }

@@ -64,6 +64,19 @@ impl Decoder {
         self.cross_attention_blocks.iter().zip(contexts).fold(x, |x, (block, context)| block.forward(x, context))
     }
 
+    /// How much each token of `x` `[N, L, dim]` looks at each of the mapped encoder layers `contexts` `[N, M, dim]`: for
+    /// every cross-attention block in order, `[N, num_heads, L, M]`.
+    #[must_use]
+    pub fn cross_attention(&self, x: Tensor<3>, contexts: Vec<Tensor<3>>) -> Vec<Tensor<4>> {
+        let mut x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        let mut layers = Vec::with_capacity(self.cross_attention_blocks.len());
+        for (block, context) in self.cross_attention_blocks.iter().zip(contexts) {
+            layers.push(block.cross_attention(x.clone(), context.clone()));
+            x = block.forward(x, context);
+        }
+        layers
+    }
+
     /// Values of patches, `[N, L, p³·C]`, from tokens `[N, L, dim]`. Works token by token, so it is asked only for
     /// the tokens whose patches are wanted.
     #[must_use]

@@ -98,8 +98,25 @@ impl Encoder {
     /// All patches `[N, L, p³·C]` of a volume, in order.
     #[must_use]
     pub fn forward(&self, patches: Tensor<3>) -> EncoderOutput {
-        let x = self.patch_embed.forward(patches) + self.pos_embed.all();
-        self.forward_tokens(x)
+        self.forward_tokens(self.embed(patches))
+    }
+
+    /// How much each token looks at each other one when all patches `[N, L, p³·C]` are seen: for every block in order,
+    /// `[N, num_heads, L, L]`, the class token first where there is one.
+    #[must_use]
+    pub fn attention(&self, patches: Tensor<3>) -> Vec<Tensor<4>> {
+        let mut x = self.with_cls_token(self.embed(patches));
+        let mut layers = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            layers.push(block.attention(x.clone()));
+            x = block.forward(x);
+        }
+        layers
+    }
+
+    /// All patches `[N, L, p³·C]`, in order, as tokens `[N, L, dim]` with their positions.
+    fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
+        self.patch_embed.forward(patches) + self.pos_embed.all()
     }
 
     /// The visible patches `[N, k, p³·C]`; `patch_idx` `[N·k]` says which patch of its volume each one is.
@@ -112,11 +129,7 @@ impl Encoder {
 
     /// Blocks over tokens `[N, L, dim]` that carry their positions already.
     fn forward_tokens(&self, x: Tensor<3>) -> EncoderOutput {
-        let [n, _, dim] = x.dims();
-        let mut x = match &self.cls_token {
-            Some(token) => Tensor::cat(vec![token.val().expand([n, 1, dim]), x], 1),
-            None => x,
-        };
+        let mut x = self.with_cls_token(x);
         let mut taps = Vec::with_capacity(self.taps.len());
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x);
@@ -125,5 +138,13 @@ impl Encoder {
             }
         }
         EncoderOutput { taps, norm: self.norm.forward(x) }
+    }
+
+    fn with_cls_token(&self, x: Tensor<3>) -> Tensor<3> {
+        let [n, _, dim] = x.dims();
+        match &self.cls_token {
+            Some(token) => Tensor::cat(vec![token.val().expand([n, 1, dim]), x], 1),
+            None => x,
+        }
     }
 }

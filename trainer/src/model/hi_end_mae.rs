@@ -250,8 +250,23 @@ impl HiEndMae {
         self.encoder.forward_visible(mask.visible(patches), mask.visible_patches.clone())
     }
 
+    /// How much each of the decoder's tokens looks at each of the encoder's, for every cross-attention block in order:
+    /// `[N, num_heads, 1 + L, 1 + num_visible]`. Both orders are the mask's, class token first.
+    #[must_use]
+    pub fn cross_attention(&self, images: Tensor<5>, mask: &MaskIndices) -> Vec<Tensor<4>> {
+        let (tokens, contexts) = self.decoder_input(self.encode(patchify(images, self.patch_size), mask), mask);
+        self.decoder.cross_attention(tokens, contexts)
+    }
+
     /// The decoder's tokens `[N, 1 + L, dim]`: class token, visible, masked, in shuffled order.
     fn decode(&self, encoded: EncoderOutput, mask: &MaskIndices) -> Tensor<3> {
+        let (tokens, contexts) = self.decoder_input(encoded, mask);
+        self.decoder.forward(tokens, contexts)
+    }
+
+    /// What the decoder starts from, and the mapped encoder layers `[N, 1 + num_visible, dim]` in the order in which it
+    /// reads them.
+    fn decoder_input(&self, encoded: EncoderOutput, mask: &MaskIndices) -> (Tensor<3>, Vec<Tensor<3>>) {
         let n = mask.num_samples;
         let (last, tap_maps) = self.encoder_to_decoder.split_last().expect("made with one map more than taps");
         let seen = last.forward(encoded.norm);
@@ -263,7 +278,7 @@ impl HiEndMae {
         let masked = self.mask_token.val().expand([n, mask.num_masked, dim])
             + positions.narrow(1, mask.num_visible, mask.num_masked);
         let contexts = tap_maps.iter().zip(encoded.taps).map(|(map, tap)| map.forward(tap)).rev().collect();
-        self.decoder.forward(Tensor::cat(vec![cls, visible, masked], 1), contexts)
+        (Tensor::cat(vec![cls, visible, masked], 1), contexts)
     }
 }
 

@@ -38,6 +38,12 @@ impl Mask {
         Self { num_patches, num_visible: num_visible(num_patches, mask_ratio), ids_shuffle }
     }
 
+    /// The same order with another number of visible patches, at most all but one.
+    #[must_use]
+    pub fn with_num_visible(self, num_visible: usize) -> Self {
+        Self { num_visible: num_visible.min(self.num_patches - 1), ..self }
+    }
+
     /// Number of samples.
     #[must_use]
     pub fn num_samples(&self) -> usize {
@@ -64,6 +70,20 @@ impl Mask {
     #[must_use]
     pub fn ids_keep(&self, sample: usize) -> &[usize] {
         &self.row(sample)[..self.num_visible]
+    }
+
+    /// Which patches of a sample are hidden, in order of the patches.
+    #[must_use]
+    pub fn hidden(&self, sample: usize) -> Vec<bool> {
+        let mut hidden = vec![true; self.num_patches];
+        self.ids_keep(sample).iter().for_each(|&id| hidden[id] = false);
+        hidden
+    }
+
+    /// The place of a patch in a sample's shuffled order.
+    #[must_use]
+    pub fn place(&self, sample: usize, patch: usize) -> Option<usize> {
+        self.row(sample).iter().position(|&id| id == patch)
     }
 
     /// The shuffled order of a sample's patches.

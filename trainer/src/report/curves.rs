@@ -4,12 +4,12 @@
 
 use std::sync::Once;
 
+use hiend_loader::picture::Canvas;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
 use super::history::History;
-use super::picture::Image;
 use super::series::{Point, Series};
 
 const WIDTH: usize = 1600;
@@ -43,7 +43,7 @@ struct Line<'a> {
 ///
 /// # Errors
 /// If there is no update to draw yet, in words; or whatever the plotting library fails with.
-pub fn render(history: &History, title: &str) -> Result<Image, String> {
+pub fn render(history: &History, title: &str) -> Result<Canvas, String> {
     let (Some(first), Some(last)) = (history.loss.points().first(), history.loss.points().last()) else {
         return Err("no update in the journal yet".into());
     };
@@ -57,7 +57,7 @@ pub fn render(history: &History, title: &str) -> Result<Image, String> {
     let mut rgb = vec![255; 3 * WIDTH * height];
     let steps = (first.first_step, last.last_step);
     draw(&mut rgb, height, history, title, steps, with_dice).map_err(|error| error.to_string())?;
-    Ok(Image::from_rgb(WIDTH, height, rgb))
+    Ok(Canvas::from_rgb(WIDTH, height, &rgb))
 }
 
 fn draw(
@@ -215,8 +215,10 @@ mod tests {
     }
 
     /// How many pixels have nearly a colour.
-    fn pixels_of(image: &Image, RGBColor(r, g, b): RGBColor) -> usize {
-        image.rgb().chunks_exact(3).filter(|pixel| **pixel == [r, g, b]).count()
+    fn pixels_of(image: &Canvas, RGBColor(r, g, b): RGBColor) -> usize {
+        (0..image.width * image.height)
+            .filter(|at| image.pixel([at % image.width, at / image.width]) == [r, g, b])
+            .count()
     }
 
     #[test]

@@ -208,7 +208,6 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::picture;
     use crate::report::testing::{step_record, validation_record};
 
     /// The events of a folder's files, in the order TensorBoard reads them.
@@ -275,7 +274,7 @@ mod tests {
     fn pictures_are_copied_as_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picture.png");
-        picture::Image::from_rgb(3, 2, vec![7; 18]).write_png(&path).unwrap();
+        hiend_loader::picture::Canvas::from_rgb(3, 2, &[7; 18]).write_png(&path).unwrap();
         let mut file = EventFile::create(&dir.path().join("tensorboard"), 0, &[]).unwrap();
         file.picture(4, &path).unwrap();
         let events = events(&dir.path().join("tensorboard"));

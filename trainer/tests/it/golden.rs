@@ -1,10 +1,15 @@
 //! Reading golden cases, and measuring how far we are from them.
+//!
+//! Every comparison prints one line, `golden CASE: WHAT ERROR (tolerance T)`: with `--nocapture`, that is the table of
+//! the largest errors.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
 /// One tensor of a case, as f64 so that no comparison loses anything.
@@ -107,12 +112,75 @@ fn golden_dir(root: &Path) -> Option<PathBuf> {
 }
 
 /// The largest difference in units of the largest expected magnitude.
-pub fn relative_error(actual: &[f32], expected: &Golden) -> f64 {
+pub fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f64 {
     assert_eq!(actual.len(), expected.values.len());
     let scale = expected.values.iter().fold(0f64, |m, v| m.max(v.abs()));
     let difference = actual.iter().zip(&expected.values).fold(0f64, |m, (&a, &e)| {
-        let d = (f64::from(a) - e).abs();
+        let d = (a.into() - e).abs();
         if d.is_nan() { f64::INFINITY } else { m.max(d) }
     });
     if difference == 0.0 { 0.0 } else { difference / scale.max(f64::MIN_POSITIVE) }
+}
+
+/// The comparisons of a test: each is printed, those that fail are kept, so that one failure does not hide the others.
+#[derive(Default)]
+pub struct Comparisons {
+    failures: Vec<String>,
+}
+
+impl Comparisons {
+    /// Takes in one error of a case.
+    pub fn check(&mut self, case: &Case, what: &str, error: f64, tolerance: f64) {
+        let line = format!("golden {}: {what:<40} {error:.1e} (tolerance {tolerance:.0e})", case.name);
+        println!("{line}");
+        if error.is_nan() || error > tolerance {
+            self.failures.push(line);
+        }
+    }
+
+    /// Takes in the worst of several errors, each with its name, and says whose it is.
+    pub fn check_worst(&mut self, case: &Case, what: &str, errors: &[(String, f64)], tolerance: f64) {
+        let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("something to compare");
+        self.check(case, &format!("worst of {} {what}, {}", errors.len(), worst.0), worst.1, tolerance);
+    }
+
+    /// Fails if anything was too far off.
+    pub fn finish(self) {
+        assert!(self.failures.is_empty(), "{:#?}", self.failures);
+    }
+}
+
+/// Gradients of a model's parameters by path, in the reference's order of values: linear weights, the only matrices
+/// there are, are `[out, in]` there and `[in, out]` here. Parameters without a gradient are absent.
+pub fn gradients_by_path<M: Module>(model: &M, grads: &GradientsParams) -> BTreeMap<String, Vec<f64>> {
+    let mut gradients = Gradients { grads, path: vec![], found: BTreeMap::new() };
+    model.visit(&mut gradients);
+    gradients.found
+}
+
+struct Gradients<'a> {
+    grads: &'a GradientsParams,
+    path: Vec<String>,
+    found: BTreeMap<String, Vec<f64>>,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(grad) = self.grads.get::<D>(param.id) else { return };
+        let grad = if D == 2 { grad.swap_dims(0, 1) } else { grad };
+        self.found.insert(self.path.join("."), grad.into_data().iter::<f64>().collect());
+    }
+}
+
+/// The euclidean length.
+pub fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }

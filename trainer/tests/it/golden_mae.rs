@@ -1,6 +1,6 @@
 //! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over updates.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use hiend_trainer::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
@@ -9,7 +9,7 @@ use hiend_trainer::model::masking::{Mask, MaskIndices};
 use hiend_trainer::model::patch_embed::patchify;
 use hiend_trainer::optim::{AdamWSettings, Decay};
 
-use crate::golden::{Case, cases, relative_error};
+use crate::golden::{Case, Comparisons, cases, gradients_by_path, relative_error};
 
 /// Encoder states, patches and loss.
 const FORWARD_TOLERANCE: f64 = 1e-5;
@@ -61,41 +61,6 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-struct Gradients<'a> {
-    case: &'a Case,
-    grads: &'a GradientsParams,
-    path: Vec<String>,
-    worst: (f64, String),
-    seen: usize,
-}
-
-impl ModuleVisitor for Gradients<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
-        let name = reference_name(&path);
-        let Some(grad) = self.grads.get::<D>(param.id) else {
-            assert!(name.ends_with("pos_embed"), "{name} has no gradient");
-            return;
-        };
-        let width = grad.dims().iter().product::<usize>();
-        let grad = if is_transposed(&path, D) { grad.swap_dims(0, 1) } else { grad };
-        let values: Vec<f32> = grad.reshape([width]).into_data().try_to_vec().unwrap();
-        let error = relative_error(&values, self.case.tensor(&format!("grad/{name}")));
-        self.seen += 1;
-        if error > self.worst.0 {
-            self.worst = (error, name);
-        }
-    }
-}
-
 /// Sizes of a case's model, and of its crops.
 pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     let config = HiEndMaeConfig {
@@ -135,26 +100,17 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
-/// Prints an error, and keeps it if it is too large.
-fn report(case: &Case, what: &str, error: f64, tolerance: f64, failures: &mut Vec<String>) {
-    println!("golden {}: {what:<34} {error:.2e} (tolerance {tolerance:.0e})", case.name);
-    if error.is_nan() || error > tolerance {
-        failures.push(format!("{}: {what} {error:.2e}", case.name));
-    }
-}
-
 #[test]
 fn golden_mae_forward() {
     let device = Device::flex();
-    let mut failures = vec![];
+    let mut comparisons = Comparisons::default();
     for case in cases("mae_") {
         let model = model_of(&case, &device);
         let (images, mask) = inputs_of(&case, &device);
         let patches = patchify(images.clone(), case.int("patch_size"));
         let encoded = model.encode(patches, &mask);
         let mut check = |what: &str, actual: Vec<f32>| {
-            let error = relative_error(&actual, case.tensor(what));
-            report(&case, what, error, FORWARD_TOLERANCE, &mut failures);
+            comparisons.check(&case, what, relative_error(&actual, case.tensor(what)), FORWARD_TOLERANCE);
         };
         for (tap, name) in encoded.taps.into_iter().zip(["h3", "h6", "h9"]) {
             check(&format!("expect/encoder_{name}"), values(tap));
@@ -165,30 +121,35 @@ fn golden_mae_forward() {
         check("expect/target_patches", values(reconstruction.target));
         check("expect/recon_patches", values(reconstruction.pred));
     }
-    assert!(failures.is_empty(), "{failures:#?}");
+    comparisons.finish();
 }
 
 #[test]
 fn golden_mae_gradients() {
     let device = Device::flex().autodiff();
-    let mut failures = vec![];
+    let mut comparisons = Comparisons::default();
     for case in cases("mae_") {
         let model = model_of(&case, &device);
         let (images, mask) = inputs_of(&case, &Device::flex());
         let grads = GradientsParams::from_grads(model.forward(images, &mask).backward(), &model);
-        let mut visitor = Gradients { case: &case, grads: &grads, path: vec![], worst: (0.0, String::new()), seen: 0 };
-        model.visit(&mut visitor);
-        assert_eq!(visitor.seen, case.tensors.keys().filter(|name| name.starts_with("grad/")).count());
-        let what = format!("{} gradients, worst {}", visitor.seen, visitor.worst.1);
-        report(&case, &what, visitor.worst.0, TRAIN_TOLERANCE, &mut failures);
+        let errors: Vec<(String, f64)> = gradients_by_path(&model, &grads)
+            .into_iter()
+            .map(|(path, grad)| {
+                let name = reference_name(&path);
+                let error = relative_error(&grad, case.tensor(&format!("grad/{name}")));
+                (name, error)
+            })
+            .collect();
+        assert_eq!(errors.len(), case.tensors.keys().filter(|name| name.starts_with("grad/")).count());
+        comparisons.check_worst(&case, "gradients", &errors, TRAIN_TOLERANCE);
     }
-    assert!(failures.is_empty(), "{failures:#?}");
+    comparisons.finish();
 }
 
 #[test]
 fn golden_mae_adamw() {
     let device = Device::flex().autodiff();
-    let mut failures = vec![];
+    let mut comparisons = Comparisons::default();
     for case in cases("mae_") {
         for (decay, expect) in
             [(Decay::All, "expect/losses_adamw_released"), (Decay::Matrices, "expect/losses_adamw_nodecay1d")]
@@ -217,10 +178,10 @@ fn golden_mae_adamw() {
             let expected = case.tensor(expect);
             assert_eq!(losses.len(), expected.values.len());
             let error = losses.iter().zip(&expected.values).map(|(&a, e)| (f64::from(a) - e).abs() / e.abs());
-            report(&case, expect, error.fold(0.0, f64::max), TRAIN_TOLERANCE, &mut failures);
+            comparisons.check(&case, expect, error.fold(0.0, f64::max), TRAIN_TOLERANCE);
         }
     }
-    assert!(failures.is_empty(), "{failures:#?}");
+    comparisons.finish();
 }
 
 #[test]

@@ -6,18 +6,18 @@ use hiend_trainer::loss::dice_ce::dice_ce;
 use hiend_trainer::metric::LabelMap;
 use hiend_trainer::metric::dice::{dice_per_class, mean_dice};
 
-use crate::golden::{Case, Golden, cases, relative_error};
+use crate::golden::{Case, Comparisons, Golden, cases, relative_error};
 
-/// Prints an error and fails if it is too large.
 fn compare(case: &Case, what: &str, got: &[f32], want: &Golden, tolerance: f64) {
-    let error = relative_error(got, want);
-    println!("golden {}: {what:<34} {error:.2e} (tolerance {tolerance:.0e})", case.name);
-    assert!(error <= tolerance, "{}: {what}: {error:.2e}", case.name);
+    let mut comparison = Comparisons::default();
+    comparison.check(case, what, relative_error(got, want), tolerance);
+    comparison.finish();
 }
 
 fn dims5(shape: &[usize]) -> [usize; 5] {
     shape.try_into().expect("five axes")
 }
+
 fn labels(case: &Case) -> Vec<i64> {
     case.tensor("dice_ce/labels").values.iter().map(|&value| value as i64).collect()
 }

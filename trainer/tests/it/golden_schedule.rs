@@ -2,16 +2,19 @@
 
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit, warmup_cosine_per_epoch};
 
-use crate::golden::{Golden, cases};
+use crate::golden::{Case, Comparisons, cases};
 
 /// Both sides compute in f64; the order of operations differs.
 const TOLERANCE: f64 = 1e-12;
 
-fn check(name: &str, peak: f64, actual: &[f64], expected: &Golden) {
-    assert_eq!(actual.len(), expected.values.len());
-    let error = actual.iter().zip(&expected.values).fold(0f64, |m, (a, e)| m.max((a - e).abs() / peak));
-    println!("golden {name}: largest difference {error:.2e} of the peak (tolerance {TOLERANCE:.0e})");
-    assert!(error <= TOLERANCE, "{name}: {error:e}");
+/// The largest difference in units of the peak.
+fn check(case: &Case, name: &str, peak: f64, actual: &[f64]) {
+    let expected = &case.tensor(&format!("schedule/{name}")).values;
+    assert_eq!(actual.len(), expected.len());
+    let error = actual.iter().zip(expected).fold(0f64, |m, (a, e)| m.max((a - e).abs() / peak));
+    let mut comparison = Comparisons::default();
+    comparison.check(case, &format!("schedule {name}"), error, TOLERANCE);
+    comparison.finish();
 }
 
 #[test]
@@ -24,9 +27,9 @@ fn golden_schedules() {
 
         let config = ScheduleConfig { unit: Unit::Epoch, total, warmup, rate_changes: Every::Step };
         let rates: Vec<f64> = (0..total * per_epoch).map(|step| config.lr(peak, step, per_epoch)).collect();
-        check(&format!("{} pretrain_per_iter", case.name), peak, &rates, case.tensor("schedule/pretrain_per_iter"));
+        check(&case, "pretrain_per_iter", peak, &rates);
 
         let rates: Vec<f64> = (0..total).map(|epoch| warmup_cosine_per_epoch(peak, epoch, warmup, total)).collect();
-        check(&format!("{} finetune_per_epoch", case.name), peak, &rates, case.tensor("schedule/finetune_per_epoch"));
+        check(&case, "finetune_per_epoch", peak, &rates);
     }
 }

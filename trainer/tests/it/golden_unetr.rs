@@ -1,8 +1,6 @@
 //! UNETR against the reference: pre-trained weights through the importer, then logits, loss and every gradient.
 
-use std::collections::BTreeMap;
-
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use hiend_trainer::loss::dice_ce::dice_ce;
@@ -10,7 +8,7 @@ use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::model::unetr::{Unetr, UnetrConfig};
 use hiend_trainer::weights::{StateDict, export_unetr, import_unetr};
 
-use crate::golden::{Case, Golden, cases, relative_error};
+use crate::golden::{Case, Comparisons, Golden, cases, gradients_by_path, norm, relative_error};
 
 const FORWARD_TOLERANCE: f64 = 1e-5;
 /// DIFFERENCE: the reference sums the gradients of its convolutions voxel after voxel in f32, almost a million terms,
@@ -94,13 +92,6 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
-fn report(case: &Case, what: &str, error: f64, tolerance: f64, failures: &mut Vec<String>) {
-    println!("golden {}: {what:<34} {error:.2e} (tolerance {tolerance:.0e})", case.name);
-    if error.is_nan() || error > tolerance {
-        failures.push(format!("{}: {what} {error:.2e}", case.name));
-    }
-}
-
 /// Gradient of the last map's weight, its terms added one voxel after another in f32.
 fn last_gradient_in_order(features: &Tensor<5>, logits: &Tensor<5>, labels: &Tensor<5, Int>) -> Vec<f32> {
     let leaf = logits.clone().detach().require_grad();
@@ -111,30 +102,6 @@ fn last_gradient_in_order(features: &Tensor<5>, logits: &Tensor<5>, labels: &Ten
     let classes = of_logits.chunks_exact(dx * dy * dz);
     let pairs = classes.flat_map(|class| features.chunks_exact(dx * dy * dz).map(move |feature| (class, feature)));
     pairs.map(|(class, feature)| class.iter().zip(feature).fold(0.0, |sum, (d, x)| f32::mul_add(*d, *x, sum))).collect()
-}
-
-/// Gradients by our own paths.
-struct Collected<'a> {
-    grads: &'a GradientsParams,
-    path: Vec<String>,
-    found: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-}
-
-impl ModuleVisitor for Collected<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
-        let grad = self.grads.get::<D>(param.id).unwrap_or_else(|| panic!("{path} has no gradient"));
-        let shape = grad.dims().to_vec();
-        self.found.insert(path, (shape, values(grad)));
-    }
 }
 
 /// The reference's name of a parameter, written out again so that the importer's own map is not its judge.
@@ -158,7 +125,7 @@ fn reference_name(path: &str) -> String {
 #[test]
 fn golden_unetr() {
     let device = Device::flex().autodiff();
-    let mut failures = vec![];
+    let mut comparisons = Comparisons::default();
     for case in cases("unetr_") {
         let model = model_of(&case, &device);
         let (images, labels) = inputs_of(&case, &device);
@@ -178,7 +145,7 @@ fn golden_unetr() {
             .map(|class| (class.iter().map(|&v| f64::from(v)).sum::<f64>() / class.len() as f64) as f32)
             .collect();
         let mut check = |what: &str, got: &[f32], want: &Golden, tolerance| {
-            report(&case, what, relative_error(got, want), tolerance, &mut failures);
+            comparisons.check(&case, what, relative_error(got, want), tolerance);
         };
         check("logits", &sampled, case.tensor("expect/logits_stride5"), FORWARD_TOLERANCE);
         check("mean logits", &means, case.tensor("expect/logits_mean"), FORWARD_TOLERANCE);
@@ -191,37 +158,22 @@ fn golden_unetr() {
         check("loss", &values(loss.clone()), case.tensor("expect/loss"), FORWARD_TOLERANCE);
 
         let grads = GradientsParams::from_grads(loss.backward(), &model);
-        let mut collected = Collected { grads: &grads, path: vec![], found: BTreeMap::new() };
-        model.visit(&mut collected);
-        let norms = case.tensors.keys().filter(|name| name.starts_with("gradnorm/")).count();
-        assert_eq!(collected.found.len(), norms, "{}: parameters", case.name);
-        let mut worst = (0.0, String::new());
-        for (path, (shape, grad)) in &collected.found {
+        let gradients = gradients_by_path(&model, &grads);
+        let num_norms = case.tensors.keys().filter(|name| name.starts_with("gradnorm/")).count();
+        assert_eq!(gradients.len(), num_norms, "{}: parameters", case.name);
+        let mut errors = vec![];
+        for (path, grad) in &gradients {
             let name = reference_name(path);
-            let norm = grad.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt() as f32;
-            let error = relative_error(&[norm], case.tensor(&format!("gradnorm/{name}")));
-            if error > worst.0 {
-                worst = (error, name.clone());
-            }
+            let want = case.tensor(&format!("gradnorm/{name}"));
+            errors.push((name.clone(), relative_error(&[norm(grad)], want)));
             if let Some(want) = case.tensors.get(&format!("grad/{name}")) {
-                // Linear weights are [out, in] there and [in, out] here.
-                let grad = match shape[..] {
-                    [rows, columns] => {
-                        (0..columns).flat_map(|column| (0..rows).map(move |row| grad[row * columns + column])).collect()
-                    }
-                    _ => grad.clone(),
-                };
-                check(&format!("gradient of {name}"), &grad, want, GRADIENT_TOLERANCE);
+                let what = format!("gradient of {name}");
+                comparisons.check(&case, &what, relative_error(grad, want), GRADIENT_TOLERANCE);
             }
         }
-        check_worst(&case, norms, &worst, &mut failures);
+        comparisons.check_worst(&case, "gradient norms", &errors, GRADIENT_TOLERANCE);
     }
-    assert!(failures.is_empty(), "{failures:#?}");
-}
-
-fn check_worst(case: &Case, num_norms: usize, worst: &(f64, String), failures: &mut Vec<String>) {
-    let what = format!("worst of {num_norms} gradient norms, {}", worst.1);
-    report(case, &what, worst.0, GRADIENT_TOLERANCE, failures);
+    comparisons.finish();
 }
 
 /// Every parameter, widened.
@@ -234,41 +186,11 @@ impl ModuleMapper for Widened {
 }
 
 /// Gradient norms in f64 against `PyTorch`'s in f64 (`tests/pytorch/unetr_gradients_f64.py`).
-struct Norms<'a> {
-    grads: &'a GradientsParams,
-    want: &'a serde_json::Value,
-    path: Vec<String>,
-    seen: usize,
-    worst: (f64, String),
-}
-
-impl ModuleVisitor for Norms<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let grad: Vec<f64> = self.grads.get::<D>(param.id).unwrap().into_data().try_to_vec().unwrap();
-        let norm = grad.iter().map(|v| v * v).sum::<f64>().sqrt();
-        let name = reference_name(&self.path.join("."));
-        let want = self.want[&name].as_f64().unwrap_or_else(|| panic!("no norm of {name}"));
-        let error = (norm - want).abs() / want;
-        self.seen += 1;
-        if error > self.worst.0 {
-            self.worst = (error, name);
-        }
-    }
-}
-
 #[test]
 #[ignore = "takes half a minute and more in f64; run it after a change of the model: cargo test --release f64 -- --ignored"]
 fn golden_unetr_gradients_in_f64() {
     let device = Device::flex().autodiff();
-    let mut failures = vec![];
+    let mut comparisons = Comparisons::default();
     for case in cases("unetr_") {
         let kept = format!("{}/../tests/golden/f64_{}.json", env!("CARGO_MANIFEST_DIR"), case.name);
         let Ok(exact) = std::fs::read(&kept) else {
@@ -281,14 +203,20 @@ fn golden_unetr_gradients_in_f64() {
         let loss = dice_ce(model.forward(images.cast(FloatDType::F64)), labels).total();
         let value = loss.clone().into_data().try_to_vec::<f64>().unwrap()[0];
         let want = exact["loss"].as_f64().unwrap();
-        report(&case, "loss in f64", (value - want).abs() / want, F64_TOLERANCE, &mut failures);
+        comparisons.check(&case, "loss in f64", (value - want).abs() / want, F64_TOLERANCE);
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         let want = &exact["gradnorm"];
-        let mut norms = Norms { grads: &grads, want, path: vec![], seen: 0, worst: (0.0, String::new()) };
-        model.visit(&mut norms);
-        assert_eq!(norms.seen, want.as_object().unwrap().len(), "{}: parameters", case.name);
-        let what = format!("worst of {} gradient norms in f64, {}", norms.seen, norms.worst.1);
-        report(&case, &what, norms.worst.0, F64_TOLERANCE, &mut failures);
+        let errors: Vec<(String, f64)> = gradients_by_path(&model, &grads)
+            .into_iter()
+            .map(|(path, grad)| {
+                let name = reference_name(&path);
+                let want = want[&name].as_f64().unwrap_or_else(|| panic!("no norm of {name}"));
+                let error = (norm(&grad) - want).abs() / want;
+                (name, error)
+            })
+            .collect();
+        assert_eq!(errors.len(), want.as_object().unwrap().len(), "{}: parameters", case.name);
+        comparisons.check_worst(&case, "gradient norms in f64", &errors, F64_TOLERANCE);
     }
-    assert!(failures.is_empty(), "{failures:#?}");
+    comparisons.finish();
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use burn::tensor::Device;
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::pretrain::Preset;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::weights::{StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, safetensors};
 
@@ -38,6 +40,33 @@ fn golden_weights_round_trip() {
         }
         assert_eq!(num_params, exported.tensors.len());
         println!("golden {}: {num_params} tensors, .pth to model to .safetensors, bit-exact", case.name);
+    }
+}
+
+#[test]
+fn golden_weights_import_command() {
+    for case in cases("mae_") {
+        let checkpoint = case.folder.join(format!("{}.pth", case.name));
+        if !checkpoint.exists() {
+            continue;
+        }
+        let (model, crop_size) = config_of(&case);
+        let mut config = Preset::Tiny.config();
+        (config.model, config.stream.crop_size) = (model, crop_size);
+        let folder = tempfile::tempdir().unwrap();
+        let (sizes, out) = (folder.path().join("sizes.toml"), folder.path().join("imported.safetensors"));
+        std::fs::write(&sizes, config.to_toml()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        let output = command.arg("import").arg(&checkpoint).arg("--config").arg(sizes).arg("--out").arg(&out).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+        let imported = StateDict::read(&out).unwrap();
+        assert_eq!(imported, StateDict::read(&checkpoint).unwrap(), "{}: names, shapes and bits", case.name);
+        println!(
+            "golden {}: {} tensors, .pth to .safetensors by command, bit-exact",
+            case.name,
+            imported.tensors.len()
+        );
     }
 }
 

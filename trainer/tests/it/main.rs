@@ -10,5 +10,6 @@ mod golden_misc;
 mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
+mod look;
 mod pretrain;
 mod report;

@@ -1,0 +1,320 @@
+//! One scan as training sees it: read from a file and preprocessed, or taken from a cache.
+//!
+//! Both ways give the same voxels, and a crop is the one that the stream would cut there before augmentation.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use hiend_cache::{Cache, Case, Geometry, VolumeReader};
+
+use crate::geometry::{Affine, inverse};
+use crate::nifti::{NiftiError, read_volume};
+use crate::preprocess::{PreprocessConfig, preprocess, window::Scale};
+use crate::sampler::box_start;
+
+/// Why there is no scan, or no such place in it.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Nifti(#[from] NiftiError),
+    /// The file is none that training could use.
+    #[error("{}: {reason}", path.display())]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The cache is damaged.
+    #[error(transparent)]
+    Cache(#[from] hiend_cache::Error),
+    /// The cache does not say how it was made.
+    #[error("{}: {reason}", dir.display())]
+    Manifest {
+        /// The cache.
+        dir: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A place that the scan does not reach.
+    #[error("{scan}: {point} lies outside; the scan covers {low} to {high}")]
+    Outside {
+        /// Name of the scan.
+        scan: String,
+        /// Where it should have been.
+        point: Point,
+        /// The scan's least corner, as the point was given.
+        low: Point,
+        /// The scan's greatest corner.
+        high: Point,
+    },
+}
+
+/// A scan in memory, in RAS+ order, z fastest, cropped to its foreground.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The file's name without its ending, or `DATASET/CASE`.
+    pub name: String,
+    /// Voxels along x, y, z.
+    pub shape: [usize; 3],
+    /// Where the voxels are.
+    pub geometry: Geometry,
+    samples: Vec<u16>,
+    scale: Scale,
+}
+
+impl Scan {
+    /// Reads a `NIfTI` file and does to it what `hiend-shard` does.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds nothing above the window's lower end.
+    pub fn read(path: &Path, config: &PreprocessConfig) -> Result<Self, ScanError> {
+        let unusable = |reason| ScanError::Unusable { path: path.to_owned(), reason };
+        let prepared = preprocess(&read_volume(path)?, None, config).map_err(unusable)?;
+        Ok(Self {
+            name: name_of(path),
+            shape: prepared.shape,
+            geometry: prepared.geometry,
+            samples: prepared.image,
+            // Samples are steps of one HU.
+            scale: Scale::new(1.0, prepared.quantiser.offset, config.window),
+        })
+    }
+
+    /// A case of a cache, in units of `window`, which is the cache's own if not given.
+    ///
+    /// # Errors
+    /// If the case cannot be read, or the cache does not know its window.
+    pub fn of_case(cache: &Cache, case: &Case, window: Option<[f64; 2]>) -> Result<Self, ScanError> {
+        let preprocess: PreprocessConfig =
+            serde_json::from_value(cache.manifest().preprocess.clone()).map_err(|err| ScanError::Manifest {
+                dir: cache.dir().to_owned(),
+                reason: format!("manifest.json: preprocess: {err}"),
+            })?;
+        let record = case.record();
+        let volume = case.read_whole(&mut VolumeReader::new())?;
+        Ok(Self {
+            name: case.key().to_owned(),
+            shape: volume.shape,
+            geometry: record.geometry.clone(),
+            samples: volume.image,
+            scale: Scale::new(record.image.step, record.image.offset, window.unwrap_or(preprocess.window)),
+        })
+    }
+
+    /// The value of a voxel in units of the window, [0, 1]; 0 outside, as crops are padded.
+    #[must_use]
+    pub fn value(&self, voxel: [i64; 3]) -> f32 {
+        let mut at = 0;
+        for (&position, &len) in voxel.iter().zip(&self.shape) {
+            match usize::try_from(position) {
+                Ok(position) if position < len => at = at * len + position,
+                _ => return 0.0,
+            }
+        }
+        self.scale.apply(self.samples[at])
+    }
+
+    /// The first voxel of the crop of `size` around a voxel: moved inside at the border, as the stream does.
+    #[must_use]
+    pub fn crop_origin(&self, centre: [usize; 3], size: [usize; 3]) -> [i64; 3] {
+        std::array::from_fn(|axis| box_start(centre[axis], self.shape[axis], size[axis]))
+    }
+
+    /// The crop of `size` that begins at voxel `origin`, z fastest.
+    #[must_use]
+    pub fn crop(&self, origin: [i64; 3], size: [usize; 3]) -> Vec<f32> {
+        let mut values = Vec::with_capacity(size.iter().product());
+        let along = |axis: usize| (origin[axis]..).take(size[axis]);
+        for x in along(0) {
+            for y in along(1) {
+                values.extend(along(2).map(|z| self.value([x, y, z])));
+            }
+        }
+        values
+    }
+
+    /// The middle voxel.
+    #[must_use]
+    pub fn middle(&self) -> [usize; 3] {
+        self.shape.map(|len| len / 2)
+    }
+
+    /// The voxel at a place.
+    ///
+    /// # Errors
+    /// [`ScanError::Outside`] names what the scan covers.
+    pub fn voxel_at(&self, point: Point) -> Result<[usize; 3], ScanError> {
+        let voxel = self.voxel_of(point);
+        let inside = (0..3).all(|axis| (-0.5..self.shape[axis] as f64 - 0.5).contains(&voxel[axis]));
+        if !inside {
+            let corners: Vec<[f64; 3]> = (0..8)
+                .map(|at| {
+                    std::array::from_fn(|axis| if at >> axis & 1 == 1 { self.shape[axis] as f64 - 1.0 } else { 0.0 })
+                })
+                .map(|corner| self.place_of(corner, point).numbers())
+                .collect();
+            let extreme = |choose: fn(f64, f64) -> f64| -> [f64; 3] {
+                std::array::from_fn(|axis| corners.iter().map(|corner| corner[axis]).reduce(choose).unwrap_or(0.0))
+            };
+            let (low, high) = (point.with(extreme(f64::min)), point.with(extreme(f64::max)));
+            return Err(ScanError::Outside { scan: self.name.clone(), point, low, high });
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie inside")]
+        Ok(voxel.map(|position| position.round().max(0.0) as usize))
+    }
+
+    /// RAS+ millimetres of a voxel.
+    #[must_use]
+    pub fn world_of(&self, voxel: [usize; 3]) -> [f64; 3] {
+        apply(&self.geometry.affine, voxel.map(|position| position as f64))
+    }
+
+    fn voxel_of(&self, point: Point) -> [f64; 3] {
+        let world = match point {
+            Point::World(world) => world,
+            Point::Voxel(voxel) => apply(&self.geometry.source_affine, voxel),
+        };
+        // Affines were checked when the scan was read; without an inverse nothing lies inside.
+        inverse(&self.geometry.affine).map_or([f64::NAN; 3], |inverse| apply(&inverse, world))
+    }
+
+    /// The place of a voxel, given as `like` is.
+    fn place_of(&self, voxel: [f64; 3], like: Point) -> Point {
+        let world = apply(&self.geometry.affine, voxel);
+        match like {
+            Point::World(_) => Point::World(world),
+            Point::Voxel(_) => {
+                Point::Voxel(inverse(&self.geometry.source_affine).map_or([f64::NAN; 3], |to| apply(&to, world)))
+            }
+        }
+    }
+}
+
+/// What the scan in a file is called: the file's name without `.nii` or `.nii.gz`.
+#[must_use]
+pub fn name_of(path: &Path) -> String {
+    let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = file_name.strip_suffix(".nii.gz").or_else(|| file_name.strip_suffix(".nii"));
+    name.map_or(file_name.clone(), str::to_owned)
+}
+
+fn apply(affine: &Affine, [x, y, z]: [f64; 3]) -> [f64; 3] {
+    std::array::from_fn(|row| affine[row][0] * x + affine[row][1] * y + affine[row][2] * z + affine[row][3])
+}
+
+/// A place in a scan as it is typed: `120,80,64` is a voxel of the file, `-12.5,30,1040mm` a point of the world (RAS+).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Point {
+    /// Index of a voxel in the file the scan came from, from 0.
+    Voxel([f64; 3]),
+    /// Millimetres towards the patient's right, front and head (RAS+).
+    World([f64; 3]),
+}
+
+impl Point {
+    fn numbers(self) -> [f64; 3] {
+        let (Self::Voxel(numbers) | Self::World(numbers)) = self;
+        numbers
+    }
+
+    fn with(self, numbers: [f64; 3]) -> Self {
+        match self {
+            Self::Voxel(_) => Self::Voxel(numbers),
+            Self::World(_) => Self::World(numbers),
+        }
+    }
+}
+
+impl FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (numbers, point): (_, fn([f64; 3]) -> Self) = match text.strip_suffix("mm") {
+            Some(numbers) => (numbers, Self::World),
+            None => (text, Self::Voxel),
+        };
+        let parsed: Vec<f64> = numbers.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+        match parsed.as_slice() {
+            &[x, y, z] if numbers.split(',').count() == 3 && [x, y, z].iter().all(|v| v.is_finite()) => {
+                Ok(point([x, y, z]))
+            }
+            _ => Err("expected a voxel of the file, as 120,80,64, or millimetres, as -12.5,30,1040mm".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [x, y, z] = self.numbers();
+        match self {
+            Self::Voxel(_) => write!(f, "voxel {x:.0},{y:.0},{z:.0}"),
+            Self::World(_) => write!(f, "{x:.1},{y:.1},{z:.1}mm"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::convert::{ConvertOptions, convert};
+    use crate::dataset;
+    use crate::phantom::{PhantomConfig, write_dataset};
+    use crate::pipeline::{Loader, Options, StreamConfig};
+    use crate::transform::Chain;
+
+    #[test]
+    fn file_cache_and_stream_give_the_same_voxels() {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, shards) = (folder.path().join("raw"), folder.path().join("cache"));
+        let phantoms = PhantomConfig { cases: 2, spacing_mm: [4.0, 6.0], ..PhantomConfig::default() };
+        write_dataset(&raw.join("Dataset001_P"), &phantoms).unwrap();
+        let config = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
+        let datasets = dataset::find(&raw).unwrap();
+        let options = ConvertOptions::default();
+        convert(&raw, &datasets, &shards, &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
+        let cache = Arc::new(Cache::open(&shards).unwrap());
+
+        let size = [24, 24, 80];
+        let stream = StreamConfig {
+            crop_size: size,
+            visits_per_batch: 2,
+            crops_per_visit: 3,
+            augment: Chain::plain(),
+            ..StreamConfig::default()
+        };
+        let loader = Loader::open(cache.clone(), stream, 1, &Options::default()).unwrap();
+        let batch = loader.stream(0).next().unwrap().unwrap();
+        for (crop, images) in batch.crops.iter().zip(batch.images.chunks_exact(size.iter().product())) {
+            let case = cache.case(&crop.case).unwrap();
+            let cached = Scan::of_case(&cache, case, None).unwrap();
+            let file = raw.join("Dataset001_P/imagesTr").join(format!("{}_0000.nii.gz", case.record().case_id));
+            let read = Scan::read(&file, &config).unwrap();
+            assert!(cached.crop(crop.origin, size) == images, "{} at {:?}", crop.case, crop.origin);
+            assert!(read.crop(crop.origin, size) == images, "{} at {:?}", crop.case, crop.origin);
+            assert_eq!(read.geometry, cached.geometry);
+
+            let voxel = [3, 5, 7];
+            let world = read.world_of(voxel);
+            assert_eq!(read.voxel_at(Point::World(world)).unwrap(), voxel);
+            let message = read.voxel_at(Point::World([1e4; 3])).unwrap_err().to_string();
+            assert!(message.contains("10000.0,10000.0,10000.0mm lies outside; the scan covers"), "{message}");
+            assert!(read.voxel_at(Point::Voxel([-9.0; 3])).is_err());
+        }
+    }
+
+    #[test]
+    fn points_are_read_or_refused() {
+        let check = |text: &str, expected: Option<Point>| assert_eq!(text.parse().ok(), expected, "{text}");
+        check("1,2,3", Some(Point::Voxel([1.0, 2.0, 3.0])));
+        check("-1.5, 2,3mm", Some(Point::World([-1.5, 2.0, 3.0])));
+        check("1,2", None);
+        check("1,2,x,4", None);
+        check("1,2,infmm", None);
+    }
+}

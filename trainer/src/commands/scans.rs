@@ -1,0 +1,68 @@
+//! The flags that name scans, for the commands that draw them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use hiend_cache::Cache;
+use hiend_loader::case::case_named;
+use hiend_loader::picture::Canvas;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::scan::{Scan, name_of};
+
+use crate::cli::ScanArgs;
+use crate::config::pretrain::PretrainConfig;
+
+/// Calls `look` with every scan, preprocessed as for training; stops at the first failure.
+///
+/// # Errors
+/// If two scans would write the same pictures, a scan cannot be read, or `look` fails.
+pub fn for_each(
+    args: &ScanArgs,
+    config: &PretrainConfig,
+    mut look: impl FnMut(&Scan) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let window = args.window.or(config.stream.window);
+    if let Some(dir) = &args.shards {
+        let cache = Cache::open(dir)?;
+        let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
+        let cases = cases.map_err(anyhow::Error::msg)?;
+        refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
+        for case in cases {
+            look(&Scan::of_case(&cache, case, window)?)?;
+        }
+        return Ok(());
+    }
+    refuse_namesakes(args.inputs.iter().map(|path| name_of(path)))?;
+    let recipe = PreprocessConfig::default();
+    let preprocess = PreprocessConfig { spacing: args.spacing.mm(), window: window.unwrap_or(recipe.window), ..recipe };
+    preprocess.validate().map_err(anyhow::Error::msg)?;
+    for input in &args.inputs {
+        look(&Scan::read(input, &preprocess)?)?;
+    }
+    Ok(())
+}
+
+fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        ensure!(seen.insert(name.clone()), "two scans are named {name}; draw them into two folders");
+    }
+    Ok(())
+}
+
+/// Writes `DIR/SCAN-KIND.png` and says so.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
+    canvas.write_png(&path).with_context(|| path.display().to_string())?;
+    println!("picture {}", path.display());
+    Ok(())
+}
+
+fn picture_name(scan: &Scan) -> String {
+    scan.name.replace(['/', '\\'], "_")
+}

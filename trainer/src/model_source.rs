@@ -1,0 +1,277 @@
+//! Where a model comes from: `--model` takes a run's folder, a checkpoint's, a `.pth` or a `.safetensors` file.
+//!
+//! A checkpoint knows its model's sizes. A file of weights does not: they are given, or are those of the preset that
+//! its tensors fit.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use crate::checkpoint::{self, CheckpointError, Kind, State};
+use crate::config::finetune::FinetuneConfig;
+use crate::config::pretrain::{Preset, PretrainConfig};
+use crate::device::Compute;
+use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
+use crate::model::init::WeightInit;
+use crate::weights::{
+    ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, export_unetr, import_hi_end_mae,
+};
+
+/// Why there is no model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelSourceError {
+    /// Nothing is there.
+    #[error("{}: no such file or folder", path.display())]
+    Absent {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A folder of something else.
+    #[error("{}: neither a run (checkpoints/) nor a checkpoint (state.json)", path.display())]
+    NoModel {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A run that was stopped before its first checkpoint.
+    #[error("{}: this run has no checkpoint yet", path.display())]
+    NoCheckpoint {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A file where a run is needed.
+    #[error("{}: expected the folder of a fine-tuning run or of one of its checkpoints", path.display())]
+    NoRun {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Sizes for a model that has its own.
+    #[error("{}: a checkpoint knows its model's sizes; leave out --preset and --config", path.display())]
+    SizesGiven {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Sizes that nobody knows.
+    #[error("{}: its tensors fit no preset; --config FILE.toml gives the model's sizes", path.display())]
+    UnknownSizes {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Another kind of model.
+    #[error("{}: the weights of a UNETR (vit.blocks…), where a pre-training model (encoder.blocks…) is needed", path.display())]
+    IsUnetr {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A checkpoint that cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file of weights that cannot be read.
+    #[error(transparent)]
+    File(WeightsError),
+    /// Weights that do not fit.
+    #[error("{}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: WeightsError,
+    },
+}
+
+/// What `--model` names, found on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The folder of a checkpoint.
+    Checkpoint(PathBuf),
+    /// A file of weights.
+    File(PathBuf),
+}
+
+impl ModelSource {
+    /// Finds out what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn find(path: &Path) -> Result<Self, ModelSourceError> {
+        let given = || path.to_owned();
+        if path.is_file() {
+            return Ok(Self::File(given()));
+        }
+        if !path.exists() {
+            return Err(ModelSourceError::Absent { path: given() });
+        }
+        if checkpoint::is_checkpoint(path) {
+            return Ok(Self::Checkpoint(given()));
+        }
+        let checkpoints = path.join("checkpoints");
+        if !checkpoints.is_dir() {
+            return Err(ModelSourceError::NoModel { path: given() });
+        }
+        let best = checkpoint::best(&checkpoints)?;
+        best.map(Self::Checkpoint).ok_or_else(|| ModelSourceError::NoCheckpoint { path: given() })
+    }
+
+    /// As [`Self::find`], where only a checkpoint serves.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find_checkpoint(path: &Path) -> Result<PathBuf, ModelSourceError> {
+        match Self::find(path)? {
+            Self::Checkpoint(path) => Ok(path),
+            Self::File(path) => Err(ModelSourceError::NoRun { path }),
+        }
+    }
+
+    /// The file or folder that is read.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Checkpoint(path) | Self::File(path) => path,
+        }
+    }
+}
+
+/// The weights of a checkpoint of either kind, as `PyTorch` names them, averaged ones where it has them; and the sizes
+/// of the model if it was pre-trained.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn weights_of(checkpoint: &Path) -> Result<(StateDict, Option<HiEndMaeConfig>), ModelSourceError> {
+    let weights = |source| ModelSourceError::Weights { path: checkpoint.to_owned(), source };
+    let device = Compute::cpu().raw().clone();
+    match checkpoint::read_head(checkpoint)?.kind {
+        Kind::Pretrain => {
+            let state: State<PretrainConfig> = checkpoint::read_state(checkpoint, Kind::Pretrain)?;
+            let model = checkpoint::load_averaged(checkpoint, first_weights(&state.config, &device))?;
+            Ok((export_hi_end_mae(&model).map_err(weights)?, Some(state.config.model)))
+        }
+        Kind::Finetune => {
+            let state: State<FinetuneConfig> = checkpoint::read_state(checkpoint, Kind::Finetune)?;
+            // The values are replaced; the seed does not matter.
+            let model = state.config.unetr().init(&mut WeightInit::new(0, &device));
+            let model = checkpoint::load_averaged(checkpoint, model)?;
+            Ok((export_unetr(&model).map_err(weights)?, None))
+        }
+    }
+}
+
+/// A pre-training model with its weights.
+#[derive(Debug)]
+pub struct Pretrained {
+    /// The model.
+    pub model: HiEndMae,
+    /// Its sizes, and those of its crops.
+    pub config: PretrainConfig,
+    /// Where the weights were read.
+    pub path: PathBuf,
+    /// The preset whose sizes the file's tensors have, if that was how they became known.
+    pub found_preset: Option<Preset>,
+    /// What became of a file's tensors; nothing for a checkpoint, which fits as a whole.
+    pub report: Option<ImportReport>,
+}
+
+impl Pretrained {
+    /// Loads the pre-training model at `path`; `sizes` are for files, which do not know theirs. A device without
+    /// autodiff serves, unless the model is to be trained.
+    ///
+    /// # Errors
+    /// [`ModelSourceError`] names the file and what to do.
+    pub fn load(path: &Path, sizes: Option<PretrainConfig>, device: &Device) -> Result<Self, ModelSourceError> {
+        match ModelSource::find(path)? {
+            ModelSource::Checkpoint(path) if sizes.is_some() => Err(ModelSourceError::SizesGiven { path }),
+            ModelSource::Checkpoint(path) => {
+                let state: State<PretrainConfig> = checkpoint::read_state(&path, Kind::Pretrain)?;
+                let config = state.config;
+                let model = checkpoint::load_averaged(&path, first_weights(&config, device))?;
+                Ok(Self { model, config, path, found_preset: None, report: None })
+            }
+            ModelSource::File(path) => Self::of_file(path, sizes, device),
+        }
+    }
+
+    fn of_file(path: PathBuf, sizes: Option<PretrainConfig>, device: &Device) -> Result<Self, ModelSourceError> {
+        let state = StateDict::read(&path).map_err(ModelSourceError::File)?;
+        match state.model_kind() {
+            Ok(ModelKind::Pretraining) => {}
+            Ok(ModelKind::Unetr) => return Err(ModelSourceError::IsUnetr { path }),
+            Err(source) => return Err(ModelSourceError::Weights { path, source }),
+        }
+        let (config, found_preset) = if let Some(config) = sizes {
+            (config, None)
+        } else {
+            let found = Preset::ALL.into_iter().find(|preset| fits(&state, &preset.config()));
+            let Some(preset) = found else { return Err(ModelSourceError::UnknownSizes { path }) };
+            (preset.config(), Some(preset))
+        };
+        match import_hi_end_mae(first_weights(&config, device), &state) {
+            Ok((model, report)) => Ok(Self { model, config, path, found_preset, report: Some(report) }),
+            Err(source) => Err(ModelSourceError::Weights { path, source }),
+        }
+    }
+}
+
+fn first_weights(config: &PretrainConfig, device: &Device) -> HiEndMae {
+    config.model.init(config.stream.crop_size, &mut WeightInit::new(0, device))
+}
+
+/// Whether the tensors that show a model's sizes have these.
+fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
+    let has = |key: &str, shape: &[usize]| state.tensors.get(key).is_some_and(|tensor| tensor.shape == shape);
+    let model = &config.model;
+    let p = model.patch_size;
+    let num_patches = config.stream.crop_size.iter().map(|side| side / p).product();
+    let block = |idx: usize| state.tensors.contains_key(&format!("encoder.blocks.{idx}.norm1.weight"));
+    has("encoder.patch_embed.proj.weight", &[model.embed_dim, 1, p, p, p])
+        && has("decoder_pos_embed", &[1, num_patches, model.decoder_embed_dim])
+        && block(model.depth - 1)
+        && !block(model.depth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::safetensors;
+
+    fn small() -> PretrainConfig {
+        let mut config = Preset::Tiny.config();
+        config.model.patch_size = 8;
+        config.model.embed_dim = 12;
+        config.model.decoder_embed_dim = 12;
+        config.model.num_heads = 2;
+        config.model.decoder_num_heads = 2;
+        config.stream.crop_size = [16; 3];
+        config
+    }
+
+    #[test]
+    fn a_files_sizes_are_given_or_a_presets() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        let path = folder.path().join("small.safetensors");
+        let state = export_hi_end_mae(&first_weights(&small(), &device)).unwrap();
+        safetensors::write(&path, &state).unwrap();
+        let message = Pretrained::load(&path, None, &device).unwrap_err().to_string();
+        assert!(message.contains("small.safetensors: its tensors fit no preset"), "{message}");
+        let loaded = Pretrained::load(&path, Some(small()), &device).unwrap();
+        assert_eq!(export_hi_end_mae(&loaded.model).unwrap(), state);
+        assert_eq!(loaded.report.unwrap().taken.len(), state.tensors.len());
+
+        let path = folder.path().join("tiny.safetensors");
+        let state = export_hi_end_mae(&first_weights(&Preset::Tiny.config(), &device)).unwrap();
+        safetensors::write(&path, &state).unwrap();
+        assert_eq!(Pretrained::load(&path, None, &device).unwrap().found_preset, Some(Preset::Tiny));
+    }
+
+    #[test]
+    fn what_is_no_model_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |path: &Path, expected: &str| {
+            let message = ModelSource::find(path).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        check(&folder.path().join("none"), "no such file or folder");
+        check(folder.path(), "neither a run");
+        std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        check(folder.path(), "no checkpoint yet");
+    }
+}

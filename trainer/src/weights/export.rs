@@ -1,0 +1,68 @@
+//! A model's weights as a state dict of the reference.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+use super::naming::Naming;
+use super::{HostTensor, StateDict, WeightsError};
+use crate::model::hi_end_mae::HiEndMae;
+use crate::model::unetr::Unetr;
+
+/// All tensors of a pre-training model, fixed position tables included, as the reference's `state_dict()` has them.
+///
+/// # Errors
+/// If the model's values cannot be read back.
+pub fn export_hi_end_mae(model: &HiEndMae) -> Result<StateDict, WeightsError> {
+    export(model, Naming::Pretraining, 1)
+}
+
+/// All tensors of a UNETR, as the reference's `state_dict()` has them.
+///
+/// # Errors
+/// If the model's values cannot be read back.
+pub fn export_unetr(model: &Unetr) -> Result<StateDict, WeightsError> {
+    export(model, Naming::Unetr, model.in_channels())
+}
+
+fn export<M: Module>(model: &M, naming: Naming, in_channels: usize) -> Result<StateDict, WeightsError> {
+    let mut exporter = Exporter { naming, in_channels, path: Vec::new(), state: StateDict::default(), error: None };
+    model.visit(&mut exporter);
+    match exporter.error {
+        Some(error) => Err(error),
+        None => Ok(exporter.state),
+    }
+}
+
+struct Exporter {
+    naming: Naming,
+    in_channels: usize,
+    path: Vec<String>,
+    state: StateDict,
+    /// The first that occurred; a visitor cannot stop.
+    error: Option<WeightsError>,
+}
+
+impl ModuleVisitor for Exporter {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some((key, layout)) = self.naming.find(&self.path.join("."), self.in_channels) else { return };
+        let shape = layout.file_shape(&param.dims());
+        let read = param.val().try_into_data().map_err(|error| format!("{error:?}"));
+        match read.and_then(|data| data.try_to_vec::<f32>().map_err(|error| format!("{error:?}"))) {
+            Ok(values) => {
+                let values = layout.theirs(&values, &shape);
+                self.state.tensors.insert(key, HostTensor { shape, values });
+            }
+            Err(reason) => {
+                self.error.get_or_insert(WeightsError::Device { key, reason });
+            }
+        }
+    }
+}

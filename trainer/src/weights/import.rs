@@ -1,0 +1,145 @@
+//! Weights of a file into a model, and what became of them.
+
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use super::naming::{Naming, unetr_name};
+use super::{ModelKind, StateDict, WeightsError};
+use crate::model::hi_end_mae::HiEndMae;
+use crate::model::unetr::Unetr;
+
+/// What became of a file's tensors and of a model's parameters; names as in the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImportReport {
+    /// Tensors now in the model.
+    pub taken: Vec<String>,
+    /// Tensors of the file that the model has no place for.
+    pub left_out: Vec<String>,
+    /// Parameters that kept their first values because a file of this kind has none for them; names as in an export.
+    pub missing: Vec<String>,
+}
+
+impl std::fmt::Display for ImportReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} tensors taken", self.taken.len())?;
+        for (what, keys) in [("left out", &self.left_out), ("not in the file, kept as they were", &self.missing)] {
+            writeln!(f, "{} {what}", keys.len())?;
+            for key in keys {
+                writeln!(f, "  {key}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts a pre-training checkpoint into a pre-training model.
+///
+/// # Errors
+/// If a tensor is missing, has another shape or holds no floats; the error names it.
+pub fn import_hi_end_mae(model: HiEndMae, state: &StateDict) -> Result<(HiEndMae, ImportReport), WeightsError> {
+    import(model, state, Naming::Pretraining, 1)
+}
+
+/// Puts weights into a UNETR: those of a pre-training checkpoint, or of a UNETR; which one is told by the names.
+///
+/// From a pre-training checkpoint the encoder is taken (149 tensors with the usual 12 blocks), the class token and
+/// the decoder are left out, and the convolutional decoder keeps its values.
+///
+/// # Errors
+/// If the names are those of neither, or a tensor is missing, has another shape or holds no floats.
+pub fn import_unetr(model: Unetr, state: &StateDict) -> Result<(Unetr, ImportReport), WeightsError> {
+    let naming = match state.model_kind()? {
+        ModelKind::Unetr => Naming::Unetr,
+        ModelKind::Pretraining => Naming::UnetrFromPretraining,
+    };
+    let in_channels = model.in_channels();
+    import(model, state, naming, in_channels)
+}
+
+fn import<M: Module>(
+    model: M,
+    state: &StateDict,
+    naming: Naming,
+    in_channels: usize,
+) -> Result<(M, ImportReport), WeightsError> {
+    let mut importer = Importer {
+        state,
+        naming,
+        in_channels,
+        path: Vec::new(),
+        taken: BTreeSet::new(),
+        absent: Vec::new(),
+        missing: Vec::new(),
+        error: None,
+    };
+    let model = model.map(&mut importer);
+    let Importer { taken, absent, missing, error, .. } = importer;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    if !absent.is_empty() {
+        return Err(WeightsError::Missing { keys: absent });
+    }
+    let left_out = state.tensors.keys().chain(&state.not_float).filter(|key| !taken.contains(*key)).cloned().collect();
+    Ok((model, ImportReport { taken: taken.into_iter().collect(), left_out, missing }))
+}
+
+struct Importer<'a> {
+    state: &'a StateDict,
+    naming: Naming,
+    in_channels: usize,
+    path: Vec<String>,
+    taken: BTreeSet<String>,
+    /// Names that the file should have and has not.
+    absent: Vec<String>,
+    /// Parameters without a counterpart in this kind of file.
+    missing: Vec<String>,
+    /// The first that occurred; a mapper cannot stop.
+    error: Option<WeightsError>,
+}
+
+impl Importer<'_> {
+    /// Our values for the parameter at the current path, if the file is to give them.
+    fn values(&mut self, shape: &[usize]) -> Option<Vec<f32>> {
+        let path = self.path.join(".");
+        let Some((key, layout)) = self.naming.find(&path, self.in_channels) else {
+            self.missing.push(unetr_name(&path).0);
+            return None;
+        };
+        let Some(tensor) = self.state.tensors.get(&key) else {
+            if self.state.not_float.contains(&key) {
+                self.error.get_or_insert(WeightsError::NotFloat { key });
+            } else {
+                self.absent.push(key);
+            }
+            return None;
+        };
+        let expected = layout.file_shape(shape);
+        if tensor.shape != expected {
+            let found = tensor.shape.clone();
+            self.error.get_or_insert(WeightsError::Shape { key, found, expected });
+            return None;
+        }
+        self.taken.insert(key);
+        Some(layout.ours(&tensor.values, &tensor.shape))
+    }
+}
+
+impl ModuleMapper for Importer<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape: [usize; D] = param.dims();
+        let Some(values) = self.values(&shape) else { return param };
+        let (id, device) = (param.id, param.val().device());
+        param.transform_for_load(Tensor::from_data(TensorData::new(values, shape), &device), id)
+    }
+}

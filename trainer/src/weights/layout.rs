@@ -1,0 +1,87 @@
+//! How the values of a parameter lie in a file of the reference, and here.
+//!
+//! They differ in two places. A linear map is `[out, in]` there and `[in, out]` here. The patch embedding of the
+//! pre-training model is a convolution `[E, C, p, p, p]` there and a linear map `[p·p·p·C, E]` here, channel fastest.
+
+/// How a tensor in a file relates to our parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// The same.
+    Same,
+    /// `[out, in]` in the file, `[in, out]` here.
+    Transposed,
+    /// `[E, C, p, p, p]` in the file, `[p·p·p·C, E]` here.
+    PatchConv {
+        /// C.
+        in_channels: usize,
+    },
+}
+
+impl Layout {
+    /// Shape in a file of a parameter that has `shape` here.
+    pub(super) fn file_shape(self, shape: &[usize]) -> Vec<usize> {
+        match (self, shape) {
+            (Self::Transposed, &[d_input, d_output]) => vec![d_output, d_input],
+            (Self::PatchConv { in_channels }, &[width, embed_dim]) => {
+                let side = cube_root(width / in_channels);
+                vec![embed_dim, in_channels, side, side, side]
+            }
+            _ => shape.to_vec(),
+        }
+    }
+
+    /// Values in a file's order, as ours; `file_shape` is theirs.
+    pub(super) fn ours(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
+        match (self, file_shape) {
+            (Self::Transposed, &[d_output, d_input]) => transposed(values, d_output, d_input),
+            (Self::PatchConv { in_channels }, &[embed_dim, ..]) => {
+                // Channel slowest within a row becomes channel fastest; then rows and columns change places.
+                let volume = values.len() / (embed_dim * in_channels);
+                let rows = values.chunks_exact(in_channels * volume);
+                let rows: Vec<f32> = rows.flat_map(|row| transposed(row, in_channels, volume)).collect();
+                transposed(&rows, embed_dim, volume * in_channels)
+            }
+            _ => values.to_vec(),
+        }
+    }
+
+    /// Our values in a file's order; `file_shape` is theirs.
+    pub(super) fn theirs(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
+        match (self, file_shape) {
+            (Self::Transposed, &[d_output, d_input]) => transposed(values, d_input, d_output),
+            (Self::PatchConv { in_channels }, &[embed_dim, ..]) => {
+                let volume = values.len() / (embed_dim * in_channels);
+                let rows = transposed(values, volume * in_channels, embed_dim);
+                rows.chunks_exact(volume * in_channels).flat_map(|row| transposed(row, volume, in_channels)).collect()
+            }
+            _ => values.to_vec(),
+        }
+    }
+}
+
+/// A row-major matrix with rows and columns exchanged.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    debug_assert_eq!(values.len(), rows * columns);
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
+fn cube_root(volume: usize) -> usize {
+    (volume as f64).cbrt().round() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_undo_themselves() {
+        let values: Vec<f32> = (0..3 * 2 * 8).map(|i| i as f32).collect();
+        let layout = Layout::PatchConv { in_channels: 2 };
+        let file_shape = layout.file_shape(&[16, 3]);
+        assert_eq!(file_shape, [3, 2, 2, 2, 2]);
+        let ours = layout.ours(&values, &file_shape);
+        // Row 1 is the first voxel's second channel: values 8, 24 and 40 of the three outputs.
+        assert_eq!(ours[3..6], [8.0, 24.0, 40.0]);
+        assert_eq!(layout.theirs(&ours, &file_shape), values);
+    }
+}

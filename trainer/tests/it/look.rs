@@ -1,0 +1,208 @@
+//! `reconstruct`, `attend`, `import` and `export` as a user types them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::AtomicBool;
+
+use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::dataset;
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::device::Compute;
+use hiend_trainer::pretrain::pretrain;
+use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::training::Options;
+use hiend_trainer::weights::StateDict;
+
+fn hiend_train(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(args).output().unwrap()
+}
+
+fn succeed(args: &[&str]) -> String {
+    let output = hiend_train(args);
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    stdout
+}
+
+fn fail(args: &[&str], code: i32, in_stderr: &str) {
+    let output = hiend_train(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert!(stderr.contains(in_stderr), "{args:?}: {stderr}");
+    if code == 1 {
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+/// Small enough for a test.
+fn config() -> PretrainConfig {
+    let mut config = Preset::Tiny.config();
+    config.model.patch_size = 8;
+    config.model.embed_dim = 24;
+    config.model.num_heads = 2;
+    config.model.decoder_embed_dim = 12;
+    config.model.decoder_num_heads = 2;
+    config.model.mask_ratio = 0.5;
+    config.stream.crop_size = [16, 16, 24];
+    config
+}
+
+/// A run of one step, its configuration, a phantom, and a cache of it, in a folder.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let config = config();
+        let stream = SyntheticStream { seed: 1, crop_size: [16, 16, 24], crops: 2, steps_per_epoch: 2 };
+        let options = Options { max_steps: Some(1), ..Options::new(folder.at("run")) };
+        pretrain(&config, stream.stream(), &Compute::cpu(), &options, &mut |_| ()).unwrap();
+        fs::write(folder.at("model.toml"), config.to_toml()).unwrap();
+        let phantoms = PhantomConfig { cases: 1, spacing_mm: [5.0, 6.0], ..PhantomConfig::default() };
+        write_dataset(&folder.at("raw/Dataset001_P"), &phantoms).unwrap();
+        let raw = folder.at("raw");
+        let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
+        let datasets = dataset::find(&raw).unwrap();
+        let options = ConvertOptions::default();
+        convert(&raw, &datasets, &folder.at("cache"), &preprocess, &options, &AtomicBool::new(false), |_| ()).unwrap();
+        folder
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.at(name).to_string_lossy().into_owned()
+    }
+
+    fn scan(&self) -> String {
+        let mut images: Vec<PathBuf> =
+            fs::read_dir(self.at("raw/Dataset001_P/imagesTr")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        images.sort();
+        images[0].to_string_lossy().into_owned()
+    }
+}
+
+/// Pixels of a picture.
+fn read_png(path: &Path) -> Vec<u8> {
+    let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    pixels
+}
+
+#[test]
+fn weights_go_out_and_come_back_bit_by_bit() {
+    let folder = Folder::new();
+    let (run, checkpoint) = (folder.text("run"), folder.text("run/checkpoints/step-00000001"));
+    let [of_run, of_checkpoint, again, sizes] =
+        ["run.safetensors", "checkpoint.safetensors", "again.safetensors", "model.toml"].map(|name| folder.text(name));
+    let printed = succeed(&["export", "--model", &run, "--out", &of_run]);
+    assert!(printed.contains("run.safetensors: 248 tensors"), "{printed}");
+    succeed(&["export", "--model", &checkpoint, "--out", &of_checkpoint]);
+    let printed = succeed(&["import", &of_run, "--config", &sizes, "--out", &again]);
+    for line in ["248 tensors taken", "0 left out", "0 not in the file"] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    let read = |path: &str| StateDict::read(Path::new(path)).unwrap();
+    assert!(read(&of_run) == read(&of_checkpoint) && read(&of_run) == read(&again));
+    assert!(succeed(&["import", &of_run, "--config", &sizes]).contains("nothing was written"));
+}
+
+#[test]
+fn pictures_are_drawn_from_files_and_caches_alike() {
+    let folder = Folder::new();
+    let [run, cache, files, cases] = ["run", "cache", "files", "cases"].map(|name| folder.text(name));
+    let scan = folder.scan();
+    let centre = "12,12,8";
+    let base = ["--model", &run, "--spacing", "5", "--device", "cpu"];
+    let with = |command: &'static str, more: &[&str]| -> String {
+        let args: Vec<&str> = [command].into_iter().chain(base).chain(more.iter().copied()).collect();
+        succeed(&args)
+    };
+    let printed = with("reconstruct", &[&scan, "--centre", centre, "--out", &files]);
+    assert!(printed.contains(": loss "), "{printed}");
+    let case_id = Path::new(&scan).file_name().unwrap().to_string_lossy().replace("_0000.nii.gz", "");
+    let name = format!("{case_id}_0000");
+    for kind in ["crop", "scan"] {
+        let first = read_png(&folder.at(&format!("files/{name}-{kind}.png")));
+        // Black, hidden and the CT's greys.
+        assert!(first.iter().collect::<std::collections::BTreeSet<_>>().len() > 50, "{kind}");
+    }
+    let args = ["--shards", &cache, "--case", &case_id, "--centre", centre, "--mask-ratio", "0.25", "--crop-only"];
+    with("reconstruct", &[&args[..], &["--out", &cases]].concat());
+    let drawn = |folder: &str| fs::read_dir(folder).unwrap().count();
+    assert_eq!((drawn(&files), drawn(&cases)), (2, 1));
+
+    with("attend", &[&scan, "--query", centre, "--out", &files]);
+    with(
+        "attend",
+        &[&scan, "--query", centre, "--head", "1", "--layers", "0,11", "--mask-ratio", "0.5", "--out", &cases],
+    );
+    for kind in ["encoder", "decoder"] {
+        let [mean, one] = ["files", "cases"].map(|dir| read_png(&folder.at(&format!("{dir}/{name}-{kind}.png"))));
+        assert_ne!(mean, one, "{kind}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let folder = Folder::new();
+    let [run, out, none, sizes] = ["run", "out", "none", "model.toml"].map(|name| folder.text(name));
+    let (scan, cache) = (folder.scan(), folder.text("cache"));
+    let broken = folder.text("broken.nii.gz");
+    fs::write(&broken, b"no scan").unwrap();
+    let weights = folder.text("weights.pth");
+    fs::write(&weights, b"no weights").unwrap();
+    let exported = folder.text("export.safetensors");
+    succeed(&["export", "--model", &run, "--out", &exported]);
+    let look = |command: &'static str, model: &str, more: &[&str], code, expected: &str| {
+        let base = [command, "--model", model, "--device", "cpu", "--out", &out];
+        fail(&[&base[..], more].concat(), code, expected);
+    };
+    look("reconstruct", &none, &[&scan], 1, "none: no such file or folder");
+    look("reconstruct", &cache, &[&scan], 1, "neither a run (checkpoints/) nor a checkpoint");
+    look("reconstruct", &weights, &[&scan], 1, "weights.pth");
+    look(
+        "reconstruct",
+        &exported,
+        &[&scan],
+        1,
+        "its tensors fit no preset; --config FILE.toml gives the model's sizes",
+    );
+    look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
+    look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");
+    look("reconstruct", &run, &[&broken], 1, "broken.nii.gz");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--centre", "1,2"], 2, "expected a voxel of the file");
+    look(
+        "reconstruct",
+        &run,
+        &[&scan, "--centre", "9999,0,0"],
+        1,
+        "voxel 9999,0,0 lies outside; the scan covers voxel",
+    );
+    look("reconstruct", &run, &[&scan, &scan], 1, "two scans are named");
+    look("reconstruct", &run, &["--shards", &cache, "--case", "nobody"], 1, "no case nobody");
+    look("reconstruct", &run, &["--shards", &cache], 2, "--case");
+    look("reconstruct", &run, &[], 2, "INPUT");
+    look("attend", &run, &[&scan], 2, "--query");
+    look("attend", &run, &[&scan, "--query", "1,1,1mmm"], 2, "expected a voxel of the file");
+    look("attend", &run, &[&scan, "--query=-9e3,0,0mm"], 1, "lies outside");
+    look("attend", &run, &[&scan, "--query", "12,12,8", "--head", "2"], 1, "--head 2: the encoder has 2 heads, from 0");
+    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "12"], 1, "--layers 12: the encoder has 12 blocks");
+    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "x"], 2, "expected `all` or numbers");
+    look("attend", &run, &[&scan, "--query", "12,12,8", "--mask-ratio", "1"], 2, "0 to less than 1");
+    fail(&["import", &none], 1, "none: no such file or folder");
+    fail(&["import", &run], 1, "runs and checkpoints need no import");
+    fail(&["import", &broken], 1, "neither a .pth, .pt or .bin nor a .safetensors file");
+    fail(&["export", "--model", &run, "--out", "weights.bin"], 1, "expected a name that ends in .safetensors");
+    fail(&["export", "--model", &run], 2, "--out");
+    assert!(!Path::new(&out).exists(), "nothing is made before something can be drawn");
+}
