@@ -10,7 +10,8 @@ use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 
 use crate::geometry::{Affine, inverse};
 use crate::nifti::{NiftiError, read_volume};
-use crate::preprocess::{PreprocessConfig, preprocess, window::Scale};
+use crate::preprocess::window::{Scale, Store};
+use crate::preprocess::{PreprocessConfig, preprocess};
 use crate::sampler::box_start;
 
 /// Why there is no scan, or no such place in it.
@@ -30,9 +31,9 @@ pub enum ScanError {
     /// The cache is damaged.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
-    /// The cache does not say how it was made.
+    /// The cache does not say how it was made, or holds too little.
     #[error("{}: {reason}", dir.display())]
-    Manifest {
+    Unsuitable {
         /// The cache.
         dir: PathBuf,
         /// What is wrong.
@@ -86,13 +87,16 @@ impl Scan {
     /// A case of a cache, in units of `window`, which is the cache's own if not given.
     ///
     /// # Errors
-    /// If the case cannot be read, or the cache does not know its window.
+    /// If the case cannot be read, or the cache does not know its window or holds less than the one asked for.
     pub fn of_case(cache: &Cache, case: &Case, window: Option<[f64; 2]>) -> Result<Self, ScanError> {
-        let preprocess: PreprocessConfig =
-            serde_json::from_value(cache.manifest().preprocess.clone()).map_err(|err| ScanError::Manifest {
-                dir: cache.dir().to_owned(),
-                reason: format!("manifest.json: preprocess: {err}"),
-            })?;
+        let unsuitable = |reason| ScanError::Unsuitable { dir: cache.dir().to_owned(), reason };
+        let preprocess: PreprocessConfig = serde_json::from_value(cache.manifest().preprocess.clone())
+            .map_err(|err| unsuitable(format!("manifest.json: preprocess: {err}")))?;
+        let ([low, high], window) = (preprocess.window, window.unwrap_or(preprocess.window));
+        if preprocess.store == Store::Window && (window[0] < low || high < window[1]) {
+            let wanted = format!("window {},{} needs a cache made with --store full", window[0], window[1]);
+            return Err(unsuitable(format!("holds only {low} to {high} HU; {wanted}")));
+        }
         let record = case.record();
         let volume = case.read_whole(&mut VolumeReader::new())?;
         Ok(Self {
@@ -100,7 +104,7 @@ impl Scan {
             shape: volume.shape,
             geometry: record.geometry.clone(),
             samples: volume.image,
-            scale: Scale::new(record.image.step, record.image.offset, window.unwrap_or(preprocess.window)),
+            scale: Scale::new(record.image.step, record.image.offset, window),
         })
     }
 

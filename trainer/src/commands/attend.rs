@@ -57,9 +57,9 @@ fn look(
     let middle_of_patch = grid.map(|patches| patches / 2 * patch_size + patch_size / 2);
     let centre = std::array::from_fn(|axis| (voxel[axis] + size[axis] / 2).saturating_sub(middle_of_patch[axis]));
     let origin = scan.crop_origin(centre, size);
-    let query: [usize; 3] = std::array::from_fn(|axis| {
-        usize::try_from(voxel[axis] as i64 - origin[axis]).unwrap_or(0).min(size[axis] - 1) / patch_size
-    });
+    let through: [usize; 3] =
+        std::array::from_fn(|axis| usize::try_from(voxel[axis] as i64 - origin[axis]).unwrap_or(0).min(size[axis] - 1));
+    let query: [usize; 3] = std::array::from_fn(|axis| through[axis] / patch_size);
     let query_idx = (query[0] * grid[1] + query[1]) * grid[2] + query[2];
     let heads = args.head.map_or(Heads::Mean, Heads::One);
     let crop = crop_tensor(scan.crop(origin, size), size, compute.raw());
@@ -82,6 +82,7 @@ fn look(
         size,
         patch_size,
         query,
+        through,
         layers,
     };
 

@@ -22,7 +22,11 @@ pub fn for_each(
     config: &PretrainConfig,
     mut look: impl FnMut(&Scan) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    ensure!(!args.out.is_file(), "{}: a file, where a folder for the pictures is expected", args.out.display());
     let window = args.window.or(config.stream.window);
+    if let Some([low, high]) = window {
+        ensure!(low < high, "--window {low},{high}: expected two HU values, the lower one first");
+    }
     if let Some(dir) = &args.shards {
         let cache = Cache::open(dir)?;
         let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();

@@ -47,6 +47,8 @@ pub struct AttentionFigure<'a> {
     pub patch_size: usize,
     /// The patch that looks, by its place in the grid of patches.
     pub query: [usize; 3],
+    /// The voxel of the crop that all planes go through, one of the query's.
+    pub through: [usize; 3],
     /// A column each.
     pub layers: Vec<Layer>,
 }
@@ -92,14 +94,9 @@ impl AttentionFigure<'_> {
         sheet.canvas
     }
 
-    /// The voxel in the middle of the query, which all planes go through.
-    fn through(&self) -> [usize; 3] {
-        self.query.map(|patch| patch * self.patch_size + self.patch_size / 2)
-    }
-
     fn slice(&self, plane: Plane) -> Slice {
         let [_, y, z] = self.size;
-        plane.cut(self.size, self.through()[plane.axes()[0]], false, |voxel| {
+        plane.cut(self.size, self.through[plane.axes()[0]], false, |voxel| {
             let within = [voxel / (y * z), voxel / z % y, voxel % z];
             (self.scan.value(std::array::from_fn(|axis| self.origin[axis] + within[axis] as i64)), 0)
         })
@@ -107,7 +104,7 @@ impl AttentionFigure<'_> {
 
     fn caption(&self, plane: Plane) -> String {
         let normal = plane.axes()[0];
-        let voxel: [i64; 3] = std::array::from_fn(|axis| self.origin[axis] + self.through()[axis] as i64);
+        let voxel: [i64; 3] = std::array::from_fn(|axis| self.origin[axis] + self.through[axis] as i64);
         let mm = self.scan.world_of(voxel.map(|position| usize::try_from(position).unwrap_or(0)))[normal];
         format!("{} {mm:.0} mm", ["x", "y", "z"][normal])
     }
@@ -117,7 +114,7 @@ impl AttentionFigure<'_> {
         let at = sheet.tile(0, 0, row);
         let (shape, origin) = (self.scan.shape, self.origin);
         let through: [usize; 3] = std::array::from_fn(|axis| {
-            usize::try_from(origin[axis] + self.through()[axis] as i64).unwrap_or(0).min(shape[axis] - 1)
+            usize::try_from(origin[axis] + self.through[axis] as i64).unwrap_or(0).min(shape[axis] - 1)
         });
         let [_, across, down] = plane.axes();
         let mm = [across, down].map(|axis| shape[axis] as f64 * self.scan.geometry.spacing[axis]);

@@ -156,6 +156,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     let folder = Folder::new();
     let [run, out, none, sizes] = ["run", "out", "none", "model.toml"].map(|name| folder.text(name));
     let (scan, cache) = (folder.scan(), folder.text("cache"));
+    let case_id = Path::new(&scan).file_name().unwrap().to_string_lossy().replace("_0000.nii.gz", "");
     let broken = folder.text("broken.nii.gz");
     fs::write(&broken, b"no scan").unwrap();
     let weights = folder.text("weights.pth");
@@ -191,6 +192,15 @@ fn what_cannot_be_done_is_said_in_one_line() {
     look("reconstruct", &run, &[&scan, &scan], 1, "two scans are named");
     look("reconstruct", &run, &["--shards", &cache, "--case", "nobody"], 1, "no case nobody");
     look("reconstruct", &run, &["--shards", &cache], 2, "--case");
+    let wide = ["--shards", &cache, "--case", &case_id, "--window", "-1000,1000"];
+    look(
+        "reconstruct",
+        &run,
+        &wide,
+        1,
+        "holds only -175 to 250 HU; window -1000,1000 needs a cache made with --store full",
+    );
+    look("reconstruct", &run, &[&scan, "--window", "250,-175"], 1, "the lower one first");
     look("reconstruct", &run, &[], 2, "INPUT");
     look("attend", &run, &[&scan], 2, "--query");
     look("attend", &run, &[&scan, "--query", "1,1,1mmm"], 2, "expected a voxel of the file");
@@ -204,5 +214,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     fail(&["import", &broken], 1, "neither a .pth, .pt or .bin nor a .safetensors file");
     fail(&["export", "--model", &run, "--out", "weights.bin"], 1, "expected a name that ends in .safetensors");
     fail(&["export", "--model", &run], 2, "--out");
+    let beside = ["reconstruct", "--model", &run, "--device", "cpu", "--out", &broken, &scan];
+    fail(&beside, 1, "broken.nii.gz: a file, where a folder for the pictures is expected");
     assert!(!Path::new(&out).exists(), "nothing is made before something can be drawn");
 }
