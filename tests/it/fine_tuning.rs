@@ -120,8 +120,8 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     assert_eq!(task.num_validation_cases(), 1);
     let run_dir = data.path("run");
     let (summary, validations) = data.run(&task, &options(&run_dir, 40, false));
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let (first, last) = (mean(&summary.losses[..5]), mean(&summary.losses[35..]));
+    let sum = |losses: &[f64]| losses.iter().sum::<f64>();
+    let (first, last) = (sum(&summary.losses[..5]), sum(&summary.losses[35..]));
     assert!(last < 0.9 * first, "{first} -> {last}");
     // Every fifteenth update, and the last one.
     assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
@@ -252,8 +252,7 @@ fn what_does_not_go_together_is_named() {
     check(&|config| config.stream.split = Split::default(), "is in both stream.split and validation.split");
     check(&|config| config.stream.include = vec!["BTCV".into()], "there is no dataset BTCV");
     let lone = |config: &mut FinetuneConfig| {
-        let shots = |part| Split::Shots(ShotSplit { shots: 2, part, seed: 0 });
-        config.stream.split = shots(Part::Train);
+        config.stream.split = Split::Shots(ShotSplit { shots: 2, part: Part::Train, seed: 0 });
     };
     check(&lone, "shots = 2, and there are 2 cases");
     check(&|config| config.preprocess = Some(PreprocessConfig::default()), "the configuration's preprocess says");

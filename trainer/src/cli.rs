@@ -34,7 +34,7 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Train a segmentation network from pre-trained weights on labelled shards
     Finetune(FinetuneArgs),
-    /// Label scans: NIfTI in, label maps on the scans' own grids out
+    /// Label the voxels of scans; label maps have the scans' own grids
     Predict(PredictArgs),
     /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
     Evaluate(EvaluateArgs),
@@ -176,7 +176,7 @@ pub struct PredictArgs {
     /// Folder for the label maps, CASE.nii.gz
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Also write the probability of each class, as probabilities/CASE/NUMBER_NAME.nii.gz
+    /// Also write the probability of each class, a file each, into the folder probabilities/CASE
     #[arg(long)]
     pub probabilities: bool,
     /// Part of a window that the next one covers again, in [0, 1)

@@ -47,7 +47,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_dataset(dir.path(), &PhantomConfig { cases: 1, seed: 3, spacing_mm: [6.0, 8.0] }).unwrap();
         let scan = read_info(&dir.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
-        let voxels: Vec<u8> = (0..scan.shape.iter().product::<usize>()).map(|voxel| (voxel % 251) as u8).collect();
+        let voxels: Vec<u8> = (0..=250).cycle().take(scan.shape.iter().product()).collect();
         for name in ["label.nii.gz", "label.nii"] {
             let path = dir.path().join(name);
             write_like(&path, &scan, &voxels).unwrap();

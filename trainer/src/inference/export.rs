@@ -292,9 +292,13 @@ fn largest(values: impl Iterator<Item = f32>) -> u8 {
 /// Logits to probabilities.
 fn softmax(values: &mut [f32]) {
     let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    values.iter_mut().for_each(|value| *value = (*value - top).exp());
+    for value in values.iter_mut() {
+        *value = (*value - top).exp();
+    }
     let sum: f32 = values.iter().sum();
-    values.iter_mut().for_each(|value| *value /= sum);
+    for value in values {
+        *value /= sum;
+    }
 }
 
 #[cfg(test)]
