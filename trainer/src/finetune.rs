@@ -136,6 +136,10 @@ impl Task for Finetuning {
         picture::draw(model, batch, &self.config.classes, path)
     }
 
+    fn class_names(&self) -> &[String] {
+        &self.config.classes
+    }
+
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let every = self.config.validation.as_ref()?.every;
         Some(self.config.schedule.steps(every, steps_per_epoch))

@@ -80,6 +80,11 @@ pub trait Task {
         path: &Path,
     ) -> Result<(), String>;
 
+    /// Names of the classes that a validation measures, background first.
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
     /// Updates from validation to validation, if there are any.
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let _ = steps_per_epoch;
@@ -309,7 +314,7 @@ impl<'a, T: Task> Run<'a, T> {
         watch: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), TrainingError> {
         let validate_every = self.task.validation_every(self.steps_per_epoch);
-        while self.step < end_step && !self.options.stop.is_requested() {
+        while self.step < end_step {
             let start = Instant::now();
             let batch = feed.next_batch()?;
             let wait_secs = start.elapsed().as_secs_f64();
@@ -324,11 +329,10 @@ impl<'a, T: Task> Run<'a, T> {
                 watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
             }
             let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
-            let last = self.step == end_step || self.options.stop.is_requested();
-            let save = last || due(self.options.checkpoint_every);
-            // A run that was asked to stop stops; its validation is not this step's.
-            self.validation_due = validate_every.is_some_and(|every| due(every) || self.step == end_step);
-            if (save || self.validation_due)
+            let at_end = self.step == end_step;
+            let checkpoint_due = due(self.options.checkpoint_every);
+            self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
+            if (at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested())
                 && let Some(batch) = &batch
             {
                 self.draw(batch, watch);
@@ -337,10 +341,12 @@ impl<'a, T: Task> Run<'a, T> {
             if self.validation_due {
                 self.validate(watch)?;
             }
-            if save || self.best.is_some_and(|best| best.step == self.step) {
+            // Asked to stop at any time until here, a long validation included: this step is saved and the last one.
+            let last = at_end || self.options.stop.is_requested();
+            if last || checkpoint_due || self.best.is_some_and(|best| best.step == self.step) {
                 self.save(watch)?;
             }
-            // Asked to stop while saving: the loop ends here, with everything saved.
+            // The only way out on request: asked to stop while saving, another step is done and saved.
             if last {
                 break;
             }
@@ -438,6 +444,7 @@ impl<'a, T: Task> Run<'a, T> {
         };
         self.write(&Entry::Validation(record.clone()))?;
         watch(&Event::Validation(&record));
+        watch(&Event::Note(&by_class(self.task.class_names(), &record.dice_per_class)));
         Ok(())
     }
 
@@ -482,6 +489,13 @@ impl<'a, T: Task> Run<'a, T> {
             picture: self.picture,
         }
     }
+}
+
+/// The Dice of each class in a line.
+fn by_class(names: &[String], dice: &[Option<f64>]) -> String {
+    let cell = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let cells: Vec<String> = names.iter().zip(dice).map(|(name, value)| format!("{name} {}", cell(value))).collect();
+    format!("  Dice by class: {}", cells.join(", "))
 }
 
 /// Loss `[1]` and gradients of a batch: those of its parts, each weighted by its crops.

@@ -73,10 +73,14 @@ impl<W: Write> Console<W> {
             Event::Warning(message) => format!("warning: {message}"),
             Event::Stopped(summary) => match summary.outcome {
                 Outcome::Finished => format!(
-                    "done: {} steps in {:.1} s, data wait {:.1}% of the time",
+                    "done: {} steps in {:.1} s, data wait {:.1}% of the time{}",
                     summary.steps_done,
                     summary.elapsed_secs,
-                    summary.wait_share * 100.0
+                    summary.wait_share * 100.0,
+                    summary
+                        .best
+                        .map(|best| format!("; best mean Dice {:.4} after step {}", best.mean_dice, best.step))
+                        .unwrap_or_default()
                 ),
                 Outcome::Interrupted => {
                     format!("stopped after step {}; the same command with --resume goes on", summary.step)

@@ -196,6 +196,23 @@ fn a_request_to_stop_finishes_the_step_and_saves() {
 }
 
 #[test]
+fn recomputing_on_the_way_back_and_micro_batches_change_no_loss() {
+    let losses = |gradient_checkpointing: bool, micro_batch: Option<usize>| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config.train.micro_batch = micro_batch;
+        let options = Options { gradient_checkpointing, ..options(dir.path(), 3, false) };
+        run(&config, STREAM.stream(), &options).unwrap().losses
+    };
+    let plain = losses(false, None);
+    for (name, other) in [("checkpointing", losses(true, None)), ("micro-batches", losses(false, Some(1)))] {
+        for (step, (a, b)) in plain.iter().zip(&other).enumerate() {
+            assert!((a - b).abs() < 1e-6 * a, "{name}, step {step}: {a} {b}");
+        }
+    }
+}
+
+#[test]
 fn training_learns() {
     let dir = tempfile::tempdir().unwrap();
     let losses = run(&config(), STREAM.stream(), &options(dir.path(), 40, false)).unwrap().losses;
