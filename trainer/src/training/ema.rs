@@ -54,7 +54,8 @@ mod tests {
 
     impl ModuleMapper for Double {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|old| old * 2.0)
+            // As an optimizer leaves it: a leaf that is trained.
+            param.map(|old| (old * 2.0).detach().require_grad())
         }
     }
 
