@@ -1,7 +1,7 @@
 //! One visit: all crops of one case, cut in one go.
 //!
 //! Every chunk that any of the crops meets is decoded once, as far as they meet it, and handed to all of them. Chunks
-//! come in columns along z, so that a crop's rows are put together from whole ones ([`copy`]). Undoing the codec leaves
+//! come in columns along z, so that a crop's rows are put together from whole ones (`copy`). Undoing the codec leaves
 //! a column in the core's own cache; from there one pass normalises, flips, turns and shifts the intensities on the way
 //! into the batch. Nothing is allocated once the buffers have grown to their size.
 
