@@ -12,7 +12,7 @@ mod stream;
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
@@ -32,7 +32,6 @@ use crate::model::init::WeightInit;
 use crate::optim::clip_global_norm;
 use crate::report::journal::{Entry, Journal, StepRecord, ValidationRecord};
 use error::io_error;
-use std::path::PathBuf;
 
 /// What a batch on the device holds for a task.
 pub type Target<T> = <<T as Task>::Targets as Targets>::Target;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ndarray::{ArrayView3, ShapeBuilder as _};
 use nifti::writer::WriterOptions;
-use nifti::{DataElement, NiftiHeader};
+use nifti::{DataElement, NiftiError as WriteError, NiftiHeader};
 
 use super::{NiftiError, NiftiInfo};
 
@@ -27,7 +27,11 @@ where
     let written = WriterOptions::new(&partial)
         .reference_header(&header)
         .write_nifti(&array)
-        .map_err(|error| at(format!("cannot write: {error}")))
+        .map_err(|error| {
+            // The crate shows what the system said in the form of a program's value.
+            let reason = if let WriteError::Io(error) = &error { error.to_string() } else { error.to_string() };
+            at(format!("cannot write: {reason}"))
+        })
         .and_then(|()| std::fs::rename(&partial, path).map_err(|error| at(format!("cannot write: {error}"))));
     if written.is_err() {
         // What matters is the first failure.

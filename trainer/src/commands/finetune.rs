@@ -36,7 +36,7 @@ pub fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         task.config().classes.join(", "),
         task.num_validation_cases()
     );
-    running::run(&task, cache, &compute, &args.run, run_dir, &task.config().classes)
+    running::run(&task, cache, &compute, &args.run, run_dir)
 }
 
 /// The configuration and the run's folder, from flags, files, the pre-trained model and the device.

@@ -19,7 +19,7 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let (mut config, run_dir) = resolve(args, &compute)?;
     running::settle_seed(&args.run, &mut config.train);
     let cache = running::open_cache(&args.run)?;
-    running::run(&Pretraining { config: &config }, cache, &compute, &args.run, run_dir, &[])
+    running::run(&Pretraining { config: &config }, cache, &compute, &args.run, run_dir)
 }
 
 /// The configuration and the run's folder, from flags, files and the device.

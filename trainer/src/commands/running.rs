@@ -36,7 +36,6 @@ pub fn run<T: Task>(
     compute: &Compute,
     args: &RunArgs,
     run_dir: PathBuf,
-    class_names: &[String],
 ) -> anyhow::Result<ExitCode> {
     let loader = pipeline::Options {
         threads: args.threads.map_or(0, usize::from),
@@ -55,7 +54,7 @@ pub fn run<T: Task>(
         stop: listen("stopping after this step; once more to stop at once")?,
     };
     let mut watcher =
-        Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(class_names.to_vec());
+        Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
     let summary = train(task, stream, compute, &options, &mut |event| watcher.event(event))?;
     Ok(match summary.outcome {
         Outcome::Finished => ExitCode::SUCCESS,
