@@ -23,7 +23,7 @@ pub enum InitError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// Weights that are another model's.
-    #[error("{} does not fit the model of the configuration: {source}", origin.display())]
+    #[error("{} does not fit the model of the configuration", origin.display())]
     Unfit {
         /// Where they come from.
         origin: PathBuf,

@@ -58,7 +58,7 @@ pub enum ScanError {
         reason: String,
     },
     /// The network or the way back failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Predict {
         /// The file.
         path: PathBuf,
