@@ -121,7 +121,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
     /// The cache folder cannot be made.
-    #[error("{}: cannot make this folder: {source}", path.display())]
+    #[error("{}: cannot make this folder", path.display())]
     NoFolder {
         /// The folder.
         path: PathBuf,

@@ -34,7 +34,7 @@ pub struct Dataset {
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// The folder cannot be listed.
-    #[error("{}: cannot list this folder: {source}", path.display())]
+    #[error("{}: cannot list this folder", path.display())]
     Unreadable {
         /// The folder.
         path: PathBuf,

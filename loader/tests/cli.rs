@@ -173,6 +173,7 @@ fn what_cannot_be_done_is_code_1_and_names_the_folder() {
     ] {
         let ran = check(args, 1);
         assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
+        assert!(ran.err.matches("os error").count() < 2, "the reason is told twice: {}", ran.err);
     }
 }
 

@@ -240,6 +240,26 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
 }
 
 #[test]
+fn weights_of_another_size_are_refused_and_the_reason_told_once() {
+    let data = data(2);
+    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    let mut config = finetune();
+    config.model.embed_dim = 36;
+    let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
+    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default());
+    let error = train(&task, stream.unwrap(), &Compute::cpu(), &options(&data.path("run"), 1, false), &mut |_| ());
+    let error = error.unwrap_err();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    assert!(text.contains("step-00000001 does not fit the model of the configuration"), "{text}");
+    assert_eq!(text.matches("the model needs").count(), 1, "{text}");
+}
+
+#[test]
 fn what_does_not_go_together_is_named() {
     let data = data(2);
     let check = |change: &dyn Fn(&mut FinetuneConfig), expected: &str| {
