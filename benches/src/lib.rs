@@ -1,9 +1,16 @@
-//! What the suites and `loader-bench` share: the voxels, the clocks, the contenders and the picture of the result.
+//! What the suites, `loader-bench` and `gpu-bench` share: the voxels, the clocks, the contenders, the models' shapes and
+//! operations, and the picture of the result.
 
 #![allow(clippy::cast_possible_wrap, reason = "lengths of volumes, as C libraries want them")]
 
 pub mod chart;
 pub mod clock;
 pub mod contender;
+#[cfg(feature = "gpu")]
+pub mod flops;
+#[cfg(feature = "gpu")]
+pub mod gpu_bench;
 pub mod loader_bench;
+#[cfg(feature = "gpu")]
+pub mod shapes;
 pub mod volume;

@@ -2,9 +2,12 @@
 //!
 //! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool.
 
+use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Serialize};
+
+use crate::preprocess::window::Scale;
 
 /// Crops of one global step (or one rank's share of it), ready for the network.
 #[derive(Debug)]
@@ -14,8 +17,8 @@ pub struct Batch {
     /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`]. `n` is smaller than usual, even 0, where corrupt
     /// cases were left out.
     pub shape: [usize; 5],
-    /// Voxels in units of the window: 0 is its lower end, 1 its upper end, before intensity augmentation.
-    pub images: PooledBuffer<f32>,
+    /// Voxels, crop after crop.
+    pub images: Images,
     /// Label of every voxel in the same order, if the stream carries labels.
     pub labels: Option<PooledBuffer<u8>>,
     /// Where each crop came from and what was done to it, one entry a crop.
@@ -25,18 +28,86 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// BLAKE3 of the voxels as little-endian bytes, then of the labels; 16 hex digits.
+    /// BLAKE3 of the voxels as little-endian floats (whatever they came as), then of the labels; 16 hex digits.
     ///
     /// Equal digests mean equal batches, whatever the number of threads.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(bytemuck::cast_slice(&self.images));
+        hasher.update(bytemuck::cast_slice(&self.images.to_floats()));
         if let Some(labels) = &self.labels {
             hasher.update(labels);
         }
         hasher.finalize().to_hex()[..16].to_owned()
     }
+}
+
+/// Voxels of a batch, crop after crop.
+#[derive(Debug)]
+pub enum Images {
+    /// In units of the window: 0 is its lower end, 1 its upper end, before intensity augmentation.
+    Floats(PooledBuffer<f32>),
+    /// As the cache has them, flipped and turned already, and beside each crop how its steps become floats. Half the
+    /// bytes of floats, and no less: a device that does the rest gets the very same bits.
+    Steps(PooledBuffer<u16>, Vec<StepLaw>),
+}
+
+impl Images {
+    /// Voxels of all crops.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Steps(steps, _) => steps.len(),
+        }
+    }
+
+    /// Whether there is no crop.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As floats, computed if they are none.
+    #[must_use]
+    pub fn to_floats(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::Floats(values) => Cow::Borrowed(values),
+            Self::Steps(steps, laws) => {
+                let crops = steps.chunks_exact((steps.len() / laws.len().max(1)).max(1)).zip(laws);
+                Cow::Owned(crops.flat_map(|(steps, law)| steps.iter().map(|&step| law.apply(step))).collect())
+            }
+        }
+    }
+}
+
+/// How the stored steps of a crop become floats: its case's scale, then the intensity augmentation that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLaw {
+    /// To units of the window.
+    pub scale: Scale,
+    /// Multiplies those.
+    pub factor: f32,
+    /// Is added last.
+    pub shift: f32,
+}
+
+impl StepLaw {
+    /// The float of a step: the same bits as in a batch of floats.
+    #[must_use]
+    pub fn apply(&self, step: u16) -> f32 {
+        self.scale.apply(step) * self.factor + self.shift
+    }
+}
+
+/// What a batch's voxels are asked for as; changes no voxel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VoxelForm {
+    /// [`Images::Floats`].
+    #[default]
+    Floats,
+    /// [`Images::Steps`]. Only for augmentations that leave intensities linear: none, and the recipe's.
+    Steps,
 }
 
 /// Origin and augmentation of one crop: enough to make it again.

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use hiend_cache::Cache;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, VoxelForm};
 use crate::budget::ByteBudget;
 use crate::stats::{Progress, Stats};
 use crate::verdict::{SpanTimes, Verdict};
@@ -35,7 +35,7 @@ pub use config::{OnCorrupt, StreamConfig};
 pub use memory::{MemoryPlan, num_cores};
 pub use sequence::cases_of;
 
-use assemble::{Assembler, Ready};
+use assemble::{Assembler, Ready, Voxel};
 use read_ahead::ReadAhead;
 use sequence::Sequence;
 
@@ -48,11 +48,13 @@ pub struct Options {
     pub memory_bytes: u64,
     /// This process's share: `(rank, ranks)`.
     pub rank: (usize, usize),
+    /// What voxels are asked for as.
+    pub form: VoxelForm,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 0, memory_bytes: 4 << 30, rank: (0, 1) }
+        Self { threads: 0, memory_bytes: 4 << 30, rank: (0, 1), form: VoxelForm::Floats }
     }
 }
 
@@ -102,6 +104,7 @@ pub struct Loader {
 
 struct Shared {
     config: StreamConfig,
+    form: VoxelForm,
     plan: VisitPlan,
     sequence: Sequence,
     /// First visit of a global batch that is ours, and how many are.
@@ -143,6 +146,11 @@ impl Loader {
                 "visits_per_batch = {visits} cannot be shared by rank {rank} of {ranks}"
             )));
         }
+        if options.form == VoxelForm::Steps && !config.augment.is_linear() {
+            return Err(Error::BadConfig(
+                "augment: this chain changes intensities in ways that steps cannot hold".into(),
+            ));
+        }
         let (sequence, window) = Sequence::new(caches, &config, seed)?;
         let visits = config.visits_per_batch / ranks;
         let plan = VisitPlan {
@@ -156,7 +164,7 @@ impl Loader {
         };
         let (threads, bytes) = (options.threads, options.memory_bytes);
         let (memory, usual_cut_bytes) =
-            MemoryPlan::divide(bytes, threads, visits, &plan, config.labels, sequence.cases())?;
+            MemoryPlan::divide(bytes, threads, visits, &plan, (options.form, config.labels), sequence.cases())?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(memory.threads)
             .thread_name(|number| format!("loader-{number}"))
@@ -168,6 +176,7 @@ impl Loader {
             visitors: Mutex::new(Vec::new()),
             stats: Stats::default(),
             config,
+            form: options.form,
             plan,
             sequence,
             memory,
@@ -231,6 +240,13 @@ impl Loader {
     /// The memory budget holds for one stream at a time.
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
+        match self.shared.form {
+            VoxelForm::Floats => self.stream_of::<f32>(start_step),
+            VoxelForm::Steps => self.stream_of::<u16>(start_step),
+        }
+    }
+
+    fn stream_of<V: Voxel>(&self, start_step: u64) -> BatchStream {
         let shared = &self.shared;
         let num_buffers = shared.memory.num_buffers;
         let num_voxels = self.crops_per_batch() * shared.plan.crop_size.iter().product::<usize>();
@@ -238,7 +254,7 @@ impl Loader {
         let (give_label, free_label) = flume::bounded(num_buffers);
         for _ in 0..num_buffers {
             // Neither can fail: the channels hold as many.
-            let _ = give_image.send(vec![0f32; num_voxels]);
+            let _ = give_image.send(vec![V::default(); num_voxels]);
             let _ = give_label.send(vec![0u8; if shared.config.labels { num_voxels } else { 0 }]);
         }
         shared.stats.hold(num_buffers as u64 * shared.memory.batch_bytes);
@@ -251,7 +267,7 @@ impl Loader {
             std::thread::spawn(move || read_ahead.run(&shared, start_step));
         }
         for _ in 0..(num_buffers - 1) {
-            let assembler = Assembler {
+            let assembler = Assembler::<V> {
                 shared: Arc::clone(shared),
                 home: (give_image.clone(), give_label.clone()),
                 free: (free_image.clone(), free_label.clone()),

@@ -45,6 +45,7 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
     let height = (tile * y / x).max(1);
     let rows = num_crops.div_ceil(columns);
     let top = 2 * GAP + 2 * LETTER + 12;
+    let images = batch.images.to_floats();
     let mut canvas = Canvas::new(columns * (tile + GAP) + GAP, top + rows * (height + CAPTION + GAP));
     let headline = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
     canvas.text([GAP, GAP], 2, TEXT, &fitting(&headline, WIDTH / (2 * LETTER) - 1));
@@ -52,7 +53,7 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
         let at = [GAP + number % columns * (tile + GAP), top + number / columns * (height + CAPTION + GAP)];
         let first = number * num_voxels;
         let slice = Plane::Axial.cut([x, y, z], z / 2, batch.labels.is_some(), |voxel| {
-            (batch.images[first + voxel], batch.labels.as_ref().map_or(0, |labels| labels[first + voxel]))
+            (images[first + voxel], batch.labels.as_ref().map_or(0, |labels| labels[first + voxel]))
         });
         canvas.slice(at, [tile, height], &slice);
         let name = crop.case.rsplit('/').next().unwrap_or_default();
@@ -73,7 +74,7 @@ fn columns(num_crops: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchTimes, PooledBuffer};
+    use crate::batch::{BatchTimes, Images, PooledBuffer};
 
     #[test]
     fn every_crop_has_its_tile() {
@@ -90,7 +91,7 @@ mod tests {
             let batch = Batch {
                 step: 3,
                 shape: [num_crops, 1, 4, 4, 4],
-                images: PooledBuffer::unpooled(vec![0.5; num_crops * 64]),
+                images: Images::Floats(PooledBuffer::unpooled(vec![0.5; num_crops * 64])),
                 labels: None,
                 crops: (0..).take(num_crops).map(crop).collect(),
                 times: BatchTimes::default(),

@@ -11,7 +11,7 @@ use hiend_cache::index::Entry;
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
-use crate::batch::CropRecord;
+use crate::batch::{CropRecord, StepLaw};
 use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
@@ -44,9 +44,38 @@ pub struct VisitPlan {
 /// Where a visit's crops go.
 pub struct VisitSlot<'a> {
     /// Crops one after the other.
-    pub images: &'a mut [f32],
+    pub images: ImagesMut<'a>,
     /// Their labels.
     pub labels: Option<&'a mut [u8]>,
+}
+
+/// A place for voxels, and what they are to be there; see [`crate::batch::Images`].
+pub enum ImagesMut<'a> {
+    /// Floats.
+    Floats(&'a mut [f32]),
+    /// Steps.
+    Steps(&'a mut [u16]),
+}
+
+impl ImagesMut<'_> {
+    /// The floats, which every chain but the simplest works on.
+    fn floats(&mut self) -> &mut [f32] {
+        match self {
+            Self::Floats(values) => values,
+            Self::Steps(_) => unreachable!("a loader refuses steps for such chains"),
+        }
+    }
+}
+
+/// Crops that were cut.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// Origin of each.
+    pub records: Vec<CropRecord>,
+    /// How the steps of each become floats.
+    pub laws: Vec<StepLaw>,
+    /// What they cost.
+    pub times: VisitTimes,
 }
 
 /// Seconds a visit took.
@@ -142,7 +171,7 @@ impl Visitor {
         epoch: u64,
         plan: &VisitPlan,
         slot: &mut VisitSlot<'_>,
-    ) -> Result<(Vec<CropRecord>, VisitTimes), hiend_cache::Error> {
+    ) -> Result<Visit, hiend_cache::Error> {
         let started = Instant::now();
         let index = self.reader.index(case)?;
         let key = case_key(case.key());
@@ -164,7 +193,7 @@ impl Visitor {
             if let (Drawn::Nnunet(drawn), false) = (&crop.drawn, crop.resamples()) {
                 let range = number * num_voxels..(number + 1) * num_voxels;
                 let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
-                let mut crop = CropMut { image: &mut slot.images[range], labels, shape: plan.crop_size };
+                let mut crop = CropMut { image: &mut slot.images.floats()[range], labels, shape: plan.crop_size };
                 drawn.apply_in_place(&mut crop, &mut self.scratch);
             }
         }
@@ -177,8 +206,16 @@ impl Visitor {
             augmentation: crop.drawn.describe(),
         });
         let records = records.collect();
+        let array = &case.record().image;
+        let scale = Scale::new(array.step, array.offset, plan.window);
+        let law = |crop: &CropPlan| {
+            let (factor, shift) = intensity(&crop.drawn);
+            StepLaw { scale, factor, shift }
+        };
+        let laws = crops.iter().map(law).collect();
         let augment_secs = augment_secs + finishing.elapsed().as_secs_f64();
-        Ok((records, VisitTimes { decode_secs, augment_secs, chunks, coded_bytes, chunk_hits }))
+        let times = VisitTimes { decode_secs, augment_secs, chunks, coded_bytes, chunk_hits };
+        Ok(Visit { records, laws, times })
     }
 
     /// Chunks that the crops of this visit met, and their bytes.
@@ -255,15 +292,7 @@ impl Visitor {
         let num_voxels: usize = plan.crop_size.iter().product();
         let volume = Box3 { start: [0; 3], end: index.grid.shape() };
         let regions: Vec<Option<Box3>> = crops.iter().map(|crop| crop.region().intersection(&volume)).collect();
-        self.wanted.clear();
-        self.wanted.resize(index.grid.num_chunks(), false);
-        self.num_uses = 0;
-        for region in regions.iter().flatten() {
-            for chunk in index.grid.chunks_meeting(region) {
-                self.wanted[chunk] = true;
-                self.num_uses += 1;
-            }
-        }
+        self.mark_wanted(index, &regions);
         let copying = Instant::now();
         let mut cut_len = 0;
         for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
@@ -273,7 +302,12 @@ impl Visitor {
             // Only crops that reach beyond the volume have voxels that no chunk will write.
             if region.is_none_or(|region| region.shape() != crop.cut_size) && !crop.resamples() {
                 let (factor, shift) = intensity(&crop.drawn);
-                slot.images[number * num_voxels..][..num_voxels].fill(0.0 * factor + shift);
+                let place = number * num_voxels..(number + 1) * num_voxels;
+                match &mut slot.images {
+                    ImagesMut::Floats(values) => values[place].fill(0.0 * factor + shift),
+                    // The least that a cache can hold is at or below the window's floor.
+                    ImagesMut::Steps(steps) => steps[place].fill(0),
+                }
                 if let Some(labels) = slot.labels.as_deref_mut() {
                     labels[number * num_voxels..][..num_voxels].fill(0);
                 }
@@ -330,10 +364,19 @@ impl Visitor {
                 } else {
                     let range = number * num_voxels..(number + 1) * num_voxels;
                     let target = Target { map: axis_map(&crop.drawn), size: plan.crop_size };
-                    let out = &mut slot.images[range.clone()];
-                    // What the recipe has cut is finished; other chains go on with it and want it in the cache.
-                    let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
-                    copy.image(&self.column_image, target, (scale, intensity(&crop.drawn)), row, &mut self.pieces, out);
+                    match &mut slot.images {
+                        ImagesMut::Floats(values) => {
+                            // What the recipe has cut is finished; other chains go on with it and want it in the cache.
+                            let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
+                            let law = (scale, intensity(&crop.drawn));
+                            let out = &mut values[range.clone()];
+                            copy.image(&self.column_image, target, law, row, &mut self.pieces, out);
+                        }
+                        ImagesMut::Steps(steps) => {
+                            let out = &mut steps[range.clone()];
+                            copy.rows(&self.column_image, target, None, &mut self.pieces, out, |step| step);
+                        }
+                    }
                     if let Some(labels) = slot.labels.as_deref_mut() {
                         copy.rows(&self.column_label, target, None, &mut self.pieces, &mut labels[range], |s| s);
                     }
@@ -343,6 +386,28 @@ impl Visitor {
         }
 
         let resampling = Instant::now();
+        self.resample(plan, crops, slot);
+        Ok(copy_secs + resampling.elapsed().as_secs_f64())
+    }
+}
+
+impl Visitor {
+    /// Marks the chunks that any of the crops meets, and counts how often.
+    fn mark_wanted(&mut self, index: &CaseIndex, regions: &[Option<Box3>]) {
+        self.wanted.clear();
+        self.wanted.resize(index.grid.num_chunks(), false);
+        self.num_uses = 0;
+        for region in regions.iter().flatten() {
+            for chunk in index.grid.chunks_meeting(region) {
+                self.wanted[chunk] = true;
+                self.num_uses += 1;
+            }
+        }
+    }
+
+    /// Finishes the crops that were cut with more around them.
+    fn resample(&mut self, plan: &VisitPlan, crops: &[CropPlan], slot: &mut VisitSlot<'_>) {
+        let num_voxels: usize = plan.crop_size.iter().product();
         let mut cut_at = 0;
         for (number, crop) in crops.iter().enumerate().filter(|(_, crop)| crop.resamples()) {
             let range = number * num_voxels..(number + 1) * num_voxels;
@@ -351,14 +416,11 @@ impl Visitor {
             let labels = slot.labels.is_some().then(|| &self.cut_label[cut.clone()]);
             let source = CropRef { image: &self.cut_image[cut], labels, shape: crop.cut_size };
             let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
-            let mut target = CropMut { image: &mut slot.images[range], labels, shape: plan.crop_size };
+            let mut target = CropMut { image: &mut slot.images.floats()[range], labels, shape: plan.crop_size };
             crop.drawn.apply(source, &mut target, &mut self.scratch);
         }
-        Ok(copy_secs + resampling.elapsed().as_secs_f64())
     }
-}
 
-impl Visitor {
     /// Decodes the wanted chunks of the column that begins with chunk `column`, each as far as it is wanted.
     fn read_column(
         &mut self,
@@ -476,8 +538,14 @@ mod tests {
             seed: 0,
         };
         let (mut fused, mut fused_labels) = (vec![9f32; num_voxels], vec![9u8; num_voxels]);
-        let mut slot = VisitSlot { images: &mut fused, labels: Some(&mut fused_labels) };
+        let law = StepLaw { scale: Scale::new(1.0, WINDOW[0], WINDOW), factor: 1.0, shift: 0.0 };
+        let law = StepLaw { factor: drawn.intensity().0, shift: drawn.intensity().1, ..law };
+        let mut slot = VisitSlot { images: ImagesMut::Floats(&mut fused), labels: Some(&mut fused_labels) };
+        visitor.cut(case, &index, &plan, std::slice::from_ref(&crop), &mut slot).unwrap();
+        let mut steps = vec![9u16; num_voxels];
+        let mut slot = VisitSlot { images: ImagesMut::Steps(&mut steps), labels: None };
         visitor.cut(case, &index, &plan, &[crop], &mut slot).unwrap();
+        let by_law: Vec<f32> = steps.iter().map(|&step| law.apply(step)).collect();
 
         let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
         let scale = Scale::new(1.0, WINDOW[0], WINDOW);
@@ -503,6 +571,7 @@ mod tests {
         drawn.apply(source, &mut to);
         let bits = |voxels: &[f32]| voxels.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert!(bits(&fused) == bits(&expected), "{crop_size:?} at {origin:?}: {drawn:?}");
+        assert!(bits(&by_law) == bits(&expected), "as steps, {crop_size:?} at {origin:?}: {drawn:?}");
         assert!(fused_labels == expected_labels, "labels, {crop_size:?} at {origin:?}: {drawn:?}");
     }
 

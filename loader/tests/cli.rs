@@ -24,7 +24,7 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-fn ran(Output { status, stdout, stderr }: Output) -> Ran {
+fn ran_of(Output { status, stdout, stderr }: Output) -> Ran {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let ran = Ran { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) };
     assert!(!ran.err.contains("panicked"), "{}", ran.err);
@@ -32,7 +32,7 @@ fn ran(Output { status, stdout, stderr }: Output) -> Ran {
 }
 
 fn run(args: &[&str]) -> Ran {
-    ran(command(args).output().unwrap())
+    ran_of(command(args).output().unwrap())
 }
 
 /// Runs and expects an exit code.
@@ -312,7 +312,7 @@ fn three_workers_at_once_equal_one_run() {
         })
         .collect();
     for worker in workers {
-        let ran = ran(worker.wait_with_output().unwrap());
+        let ran = ran_of(worker.wait_with_output().unwrap());
         assert_eq!(ran.code, 0, "{}", ran.err);
     }
     assert_eq!(voxels(&place.path("shared")), voxels(&place.path("cache")));
@@ -336,7 +336,7 @@ fn two_runs_into_one_cache_do_not_hurt_each_other() {
     let args = [data.as_str(), "--out", &out, SPACING, "--jobs", "1", "--shard-size", "30kB"];
     let other = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     check(&args, 0);
-    assert_eq!(ran(other.wait_with_output().unwrap()).code, 0);
+    assert_eq!(ran_of(other.wait_with_output().unwrap()).code, 0);
     place.verify(0);
     assert_eq!(voxels(&place.path("cache")).len(), 6);
     place.convert(&["--prune"], 0);
@@ -386,7 +386,7 @@ fn an_interrupted_run_keeps_what_is_done() {
         std::thread::yield_now();
     }
     assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
-    let ran = ran(run.wait_with_output().unwrap());
+    let ran = ran_of(run.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{}\n{}", ran.out, ran.err);
     assert!(ran.out.contains("Interrupted"), "{}", ran.out);
     assert_eq!(unfinished(&place.path("cache")), 0);
@@ -403,7 +403,7 @@ fn a_full_disk_ends_the_run_and_leaves_no_partial_shard() {
     let (data, out) = (place.text("data"), place.text("cache"));
     let mut limited = Command::new("bash");
     limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard"), &data, "--out", &out, SPACING]);
-    let ran = ran(limited.output().unwrap());
+    let ran = ran_of(limited.output().unwrap());
     assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
     assert!(ran.err.contains("error: ") && ran.err.contains(&out) && ran.err.contains("write"), "{}", ran.err);
     assert_eq!(unfinished(&place.path("cache")), 0);
@@ -490,4 +490,9 @@ fn inspect_tells_what_is_there_and_helps_with_names() {
     assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
     let ran = check(&["inspect", &cache, "fantom_001"], 1);
     assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
+    // Nobody reads: no reason to complain.
+    let mut unread = command(&["inspect", &cache]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    let ran = ran_of(unread.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hiend_cache::{Access, Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
-use hiend_loader::batch::{Batch, PooledBuffer};
+use hiend_loader::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use hiend_loader::pipeline::{Error, Loader, OnCorrupt, Options, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::sampler::SampleBy;
@@ -101,7 +101,7 @@ fn config(sample_by: SampleBy, augment: Chain) -> StreamConfig {
 }
 
 fn options(threads: usize, rank: (usize, usize)) -> Options {
-    Options { threads, memory_bytes: 64 << 20, rank }
+    Options { threads, memory_bytes: 64 << 20, rank, ..Options::default() }
 }
 
 fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &Options, start: u64, n: usize) -> Vec<Batch> {
@@ -113,10 +113,17 @@ fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &Options, start: 
 fn own(batch: Result<Batch, Error>) -> Batch {
     let batch = batch.unwrap();
     Batch {
-        images: PooledBuffer::unpooled(batch.images.to_vec()),
+        images: match &batch.images {
+            Images::Floats(values) => Images::Floats(PooledBuffer::unpooled(values.to_vec())),
+            Images::Steps(steps, laws) => Images::Steps(PooledBuffer::unpooled(steps.to_vec()), laws.clone()),
+        },
         labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
         ..batch
     }
+}
+
+fn bits(images: &[f32]) -> Vec<u32> {
+    images.iter().map(|value| value.to_bits()).collect()
 }
 
 fn digests(batches: &[Batch]) -> Vec<String> {
@@ -155,8 +162,10 @@ fn ranks_share_the_same_batches() {
                 (0..ranks).map(|rank| batches(&cache, &config, &options(2, (rank, ranks)), 0, 3)).collect();
             for (step, whole) in whole.iter().enumerate() {
                 let parts = || shares.iter().map(|share| &share[step]);
-                let bits = |images: &[f32]| images.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
-                assert_eq!(parts().flat_map(|batch| bits(&batch.images)).collect::<Vec<_>>(), bits(&whole.images));
+                assert_eq!(
+                    parts().flat_map(|batch| bits(&batch.images.to_floats())).collect::<Vec<_>>(),
+                    bits(&whole.images.to_floats())
+                );
                 let labels = |batch: &Batch| batch.labels.as_deref().unwrap().to_vec();
                 assert_eq!(parts().flat_map(labels).collect::<Vec<_>>(), labels(whole));
                 assert_eq!(parts().flat_map(|batch| batch.crops.clone()).collect::<Vec<_>>(), whole.crops);
@@ -220,7 +229,7 @@ fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64>
     };
     let mut counts = vec![0; case.image.len()];
     for batch in batches(cache, &config, &options(2, (0, 1)), 0, 4) {
-        for (crop, &value) in batch.crops.iter().zip(batch.images.iter()) {
+        for (crop, &value) in batch.crops.iter().zip(batch.images.to_floats().iter()) {
             let [x, y, z] = crop.origin.map(|at| usize::try_from(at).unwrap());
             let at = (x * case.shape[1] + y) * case.shape[2] + z;
             counts[at] += 1;
@@ -293,7 +302,9 @@ fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
         batches(&cache, &config, &options(2, (0, 1)), 0, 12)
     };
     for batch in padded(Chain::plain()) {
-        for (crop, labels) in batch.images.chunks_exact(512).zip(batch.labels.as_ref().unwrap().chunks_exact(512)) {
+        for (crop, labels) in
+            batch.images.to_floats().chunks_exact(512).zip(batch.labels.as_ref().unwrap().chunks_exact(512))
+        {
             // The volume is in the middle: 2 voxels before it along x and y, 1 along z.
             for (at, (&value, &label)) in crop.iter().zip(labels).enumerate() {
                 let [x, y, z] = [at / 64, at / 8 % 8, at % 8];
@@ -308,7 +319,7 @@ fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
     // With intensity augmentation the floor is 0 before it: shifted as every voxel is, and never scaled.
     let mut shifted = 0;
     for batch in padded(Chain::recipe()) {
-        for (crop, record) in batch.images.chunks_exact(512).zip(&batch.crops) {
+        for (crop, record) in batch.images.to_floats().chunks_exact(512).zip(&batch.crops) {
             let floors: BTreeSet<u32> = crop.iter().map(|value| value.to_bits()).collect();
             assert_eq!(floors.len(), 2, "{record:?}");
             let floor = crop.iter().copied().fold(f32::INFINITY, f32::min);
@@ -408,6 +419,25 @@ fn a_corrupt_chunk_ends_the_stream_and_is_named() {
 }
 
 #[test]
+fn steps_are_the_floats_in_half_the_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    for chain in [Chain::plain(), Chain::recipe()] {
+        let config = config(SampleBy::Intensity, chain);
+        let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
+        let as_steps = Options { form: VoxelForm::Steps, ..options(2, (0, 1)) };
+        for (floats, steps) in floats.iter().zip(batches(&cache, &config, &as_steps, 0, 4)) {
+            assert!(matches!(&steps.images, Images::Steps(_, laws) if laws.len() == steps.crops.len()));
+            assert_eq!(bits(&floats.images.to_floats()), bits(&steps.images.to_floats()));
+            assert_eq!((floats.digest(), &floats.crops), (steps.digest(), &steps.crops));
+        }
+    }
+    let nnunet = config(SampleBy::Intensity, Chain::nnunet());
+    let refused = Loader::open(cache, nnunet, 5, &Options { form: VoxelForm::Steps, ..options(2, (0, 1)) });
+    assert!(refused.err().unwrap().to_string().starts_with("stream.augment: "));
+}
+
+#[test]
 fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
@@ -423,8 +453,9 @@ fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
             let len = batch.images.len() / batch.shape[0].max(1);
             assert_eq!(batch.shape[0], batch.crops.len());
             assert_eq!(batch.labels.as_ref().unwrap().len(), batch.images.len());
-            let mut left = batch.crops.iter().zip(batch.images.chunks_exact(len)).peekable();
-            for (crop, image) in clean.crops.iter().zip(clean.images.chunks_exact(len)) {
+            let (kept, all) = (batch.images.to_floats(), clean.images.to_floats());
+            let mut left = batch.crops.iter().zip(kept.chunks_exact(len)).peekable();
+            for (crop, image) in clean.crops.iter().zip(all.chunks_exact(len)) {
                 if left.next_if(|(kept, values)| *kept == crop && *values == image).is_none() {
                     assert_eq!(crop.case, key);
                     missing += 1;

@@ -129,6 +129,12 @@ pub struct RunArgs {
     /// Where to compute: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// Several devices that train together, as cuda:0,cuda:1; each takes its share of every batch
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<DeviceChoice>,
+    /// Folder where compiled and tuned GPU kernels are kept for the next run [default: what tuning chose alone is kept]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
     /// Stop after so many updates in all; the course of the learning rate stays the same
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,

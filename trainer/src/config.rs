@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::model::precision::Precision;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
@@ -30,12 +31,15 @@ pub struct TrainConfig {
     /// and predicted with. Absent for none, as in the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
+    /// The type in which matrix products are taken: `f32`, or `bf16` as GPUs are fast in. Everything else is f32.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl TrainConfig {
     /// One in which every key is present, optional ones too.
     pub(crate) fn with_every_key() -> Self {
-        Self { seed: 0, micro_batch: Some(1), ema_decay: Some(0.999) }
+        Self { seed: 0, micro_batch: Some(1), ema_decay: Some(0.999), precision: Precision::F32 }
     }
 
     /// The first setting out of range, with the reason.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 
@@ -18,6 +19,8 @@ pub enum DeviceChoice {
     Cpu,
     /// This CUDA device.
     Cuda(usize),
+    /// The GPU's kernels compiled for the CPU, in builds with the feature `cube-cpu`: for tests without a GPU.
+    CubeCpu,
 }
 
 impl FromStr for DeviceChoice {
@@ -28,6 +31,7 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
+            "cube-cpu" if cfg!(feature = "cube-cpu") => Ok(Self::CubeCpu),
             _ => text
                 .strip_prefix("cuda:")
                 .and_then(|number| number.parse().ok())
@@ -51,6 +55,25 @@ pub enum DeviceError {
         /// How many there are.
         found: usize,
     },
+    /// The kernels' mathematical functions are missing.
+    #[error(
+        "CUDA's libdevice.10.bc was not found in {}: install CUDA's nvvm (it comes with nvcc, not with the runtime \
+         alone), or set CUDA_PATH to the folder that holds nvvm/libdevice",
+        looked.join(", ")
+    )]
+    NoLibdevice {
+        /// Where it was looked for.
+        looked: Vec<String>,
+    },
+    /// Gradients cannot be added up between GPUs.
+    #[error(
+        "several GPUs need NCCL, and libnccl.so was not found: install it, and link libnccl.so to libnccl.so.2 where \
+         the loader looks (LD_LIBRARY_PATH)"
+    )]
+    NoNccl,
+    /// Devices that cannot train one model together.
+    #[error("--devices {0}: several CUDA devices, each once, or several times cpu")]
+    Mixed(String),
     /// Parts of Burn that take no device would go to CUDA.
     #[error("a build with CUDA runs on the CPU only with BURN_DEVICE=flex in its environment: {0}")]
     Environment(String),
@@ -68,6 +91,8 @@ enum Kind {
     Cpu,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "made only where CUDA is built in"))]
     Cuda(usize),
+    #[cfg_attr(not(feature = "cube-cpu"), expect(dead_code, reason = "made only where it is built in"))]
+    CubeCpu,
 }
 
 impl Compute {
@@ -79,8 +104,34 @@ impl Compute {
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
             DeviceChoice::Cuda(index) => cuda(index),
-            DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|_| Self::cpu())),
+            DeviceChoice::Auto => match cuda(0) {
+                Ok(compute) => Ok(compute),
+                // There is none to be had. One that is there and cannot be used is worth knowing about.
+                Err(DeviceError::NotBuilt | DeviceError::NotFound { .. }) => Ok(Self::cpu()),
+                Err(error) => Err(error),
+            },
+            DeviceChoice::CubeCpu => Ok(cube_cpu()),
         }
+    }
+
+    /// Finds several devices that train one model.
+    ///
+    /// # Errors
+    /// [`DeviceError`] says what is missing, or which do not go together.
+    pub fn open_all(choices: &[DeviceChoice]) -> Result<Vec<Self>, DeviceError> {
+        let num_cuda = choices.iter().filter(|choice| matches!(choice, DeviceChoice::Cuda(_))).count();
+        let once = |choice| choices.iter().filter(|&other| other == choice).count() == 1;
+        let cuda = num_cuda == choices.len() && choices.iter().all(once);
+        if !cuda && choices.iter().any(|choice| *choice != DeviceChoice::Cpu) {
+            let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
+            return Err(DeviceError::Mixed(names.join(",")));
+        }
+        let devices = choices.iter().map(|&choice| Self::open(choice)).collect::<Result<Vec<_>, _>>()?;
+        #[cfg(feature = "cuda")]
+        if cuda && devices.len() > 1 {
+            find_nccl()?;
+        }
+        Ok(devices)
     }
 
     /// The CPU.
@@ -113,8 +164,30 @@ impl fmt::Display for Compute {
         match self.kind {
             Kind::Cpu => f.write_str("cpu"),
             Kind::Cuda(index) => write!(f, "cuda:{index}"),
+            Kind::CubeCpu => f.write_str("cube-cpu"),
         }
     }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::CubeCpu => f.write_str("cube-cpu"),
+        }
+    }
+}
+
+#[cfg(feature = "cube-cpu")]
+fn cube_cpu() -> Compute {
+    Compute { raw: Device::cpu(), kind: Kind::CubeCpu }
+}
+
+#[cfg(not(feature = "cube-cpu"))]
+fn cube_cpu() -> Compute {
+    unreachable!("cannot be asked for in this build")
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -128,10 +201,45 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     // Listing opens the driver's library, and panics where there is none.
     let found = quietly(|| Device::enumerate(DeviceType::Cuda).into_iter().count()).unwrap_or(0);
     if index < found {
+        #[cfg(not(feature = "cuda-nvrtc"))]
+        find_libdevice()?;
         Ok(Compute { raw: Device::cuda(index), kind: Kind::Cuda(index) })
     } else {
         Err(DeviceError::NotFound { wanted: index, found })
     }
+}
+
+/// Looks where CubeCL's code generator will look, which says less when it finds nothing.
+#[cfg(all(feature = "cuda", not(feature = "cuda-nvrtc")))]
+fn find_libdevice() -> Result<(), DeviceError> {
+    // With CUDA_PATH set, nowhere else is looked.
+    let roots = match std::env::var("CUDA_PATH") {
+        Ok(path) => vec![path],
+        Err(_) => ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(str::to_owned).to_vec(),
+    };
+    let looked: Vec<String> = roots.into_iter().map(|root| format!("{root}/nvvm/libdevice")).collect();
+    let found = looked.iter().any(|folder| std::path::Path::new(folder).join("libdevice.10.bc").is_file());
+    if found { Ok(()) } else { Err(DeviceError::NoLibdevice { looked }) }
+}
+
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "a library is looked for by loading it, as its user will")]
+fn find_nccl() -> Result<(), DeviceError> {
+    // SAFETY: NCCL's initialisers do nothing that a process must be ready for; it is loaded soon after in any case.
+    unsafe { libloading::Library::new("libnccl.so") }.map(drop).map_err(|_| DeviceError::NoNccl)
+}
+
+/// Keeps compiled kernels and what tuning chose in `dir`, for the next run. Does nothing in a build without kernels.
+pub fn keep_kernels_in(dir: &std::path::Path) {
+    #[cfg(feature = "cuda")]
+    {
+        use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _};
+        let mut config = CubeClRuntimeConfig::default();
+        config.compilation.cache = true;
+        CubeClRuntimeConfig::set(config);
+        cubecl::environment::set_root(dir);
+    }
+    let _ = dir;
 }
 
 /// Runs `probe`; a panic in it is an answer, not a message to the user.
@@ -144,6 +252,33 @@ fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
     answer
 }
 
+/// What a device's own threads panicked with, if they did, since this was last asked.
+///
+/// Such a panic is not the run's: tuning tries kernels that a device refuses, and goes on. It is remembered in case a
+/// result turns out to be missing or no number.
+#[must_use]
+pub fn take_panic() -> Option<String> {
+    PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// From here on, panics of device threads are remembered instead of printed; see [`take_panic`].
+pub fn remember_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        // CubeCL's threads: DSU for fusion, DSD for devices.
+        if thread.name().is_some_and(|name| name.starts_with("DSU-") || name.starts_with("DSD-")) {
+            let message = panic.to_string().replace('\n', " ");
+            tracing::debug!("device thread: {message}");
+            *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+        } else {
+            before(panic);
+        }
+    }));
+}
+
 /// Makes `Device::default()`, which Burn calls where it reads optimizer state, mean the CPU.
 ///
 /// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely; so a build
@@ -153,7 +288,7 @@ fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
 /// # Errors
 /// If the process could not be started again.
 pub fn settle_default(compute: &Compute) -> Result<(), DeviceError> {
-    if !cfg!(feature = "cuda") || !compute.is_cpu() || std::env::var_os("BURN_DEVICE").is_some() {
+    if !cfg!(feature = "cube") || matches!(compute.kind, Kind::Cuda(_)) || std::env::var_os("BURN_DEVICE").is_some() {
         return Ok(());
     }
     restart_on_cpu()
@@ -185,7 +320,17 @@ mod tests {
         check("cuda", Some(DeviceChoice::Cuda(0)));
         check("cuda:3", Some(DeviceChoice::Cuda(3)));
         check("cuda:", None);
+        check("cube-cpu", cfg!(feature = "cube-cpu").then_some(DeviceChoice::CubeCpu));
         check("gpu", None);
+    }
+
+    #[test]
+    fn devices_that_train_together_are_of_one_kind() {
+        use DeviceChoice::{Auto, Cpu, Cuda};
+        assert_eq!(Compute::open_all(&[Cpu, Cpu]).unwrap().len(), 2);
+        for choices in [[Cpu, Cuda(0)], [Cuda(1), Cuda(1)], [Auto, Cpu]] {
+            assert!(matches!(Compute::open_all(&choices), Err(DeviceError::Mixed(_))), "{choices:?}");
+        }
     }
 
     #[cfg(not(feature = "cuda"))]

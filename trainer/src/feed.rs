@@ -5,19 +5,22 @@
 //! a [`Targets`]: masks, which are drawn from the identity of each crop and depend neither on the batch it lands in nor
 //! on what was drawn before; or label maps.
 //!
-//! A door for the GPU: the voxels are copied once from the loader's buffer to one that Burn owns, as 32-bit floats.
-//! Uploading them as 16-bit steps, from memory both sides share, changes this file only.
+//! A GPU gets voxels as the cache has them, 16-bit steps, and makes floats of them when their turn comes
+//! ([`crate::ops::window`]): half the bytes on the way, and half the memory while they wait. On the CPU the loader makes
+//! floats in the pass that cuts the crops, and they come as such.
 
+use std::ops::Range;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use flume::Receiver;
-use hiend_loader::batch::{Batch, BatchTimes, CropRecord};
+use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images};
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
 use crate::model::masking::{Mask, MaskIndices};
+use crate::ops::window::floats_of;
 
 /// What went wrong in a source of batches.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
@@ -179,17 +182,37 @@ impl Targets for Labels {
 /// Crops that are computed on at a time.
 #[derive(Clone, Debug)]
 pub struct Part<T> {
-    /// `[n, 1, x, y, z]`, on the device without autodiff: constants.
-    pub images: Tensor<5>,
+    voxels: Voxels,
     /// What the model is to find.
     pub target: T,
 }
 
+/// Voxels `[n, 1, x, y, z]` on the device.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful exist at a time")]
+enum Voxels {
+    Floats(Tensor<5>),
+    /// Stored steps, and how those of each crop become floats, `[n, 4]`.
+    Steps(Tensor<5, Int>, Tensor<2>),
+}
+
 impl<T> Part<T> {
+    /// `[n, 1, x, y, z]`, on the device without autodiff: constants.
+    #[must_use]
+    pub fn images(&self) -> Tensor<5> {
+        match &self.voxels {
+            Voxels::Floats(floats) => floats.clone(),
+            Voxels::Steps(steps, laws) => floats_of(steps.clone(), laws.clone()),
+        }
+    }
+
     /// Number of its crops.
     #[must_use]
     pub fn num_crops(&self) -> usize {
-        self.images.dims()[0]
+        match &self.voxels {
+            Voxels::Floats(floats) => floats.dims()[0],
+            Voxels::Steps(steps, _) => steps.dims()[0],
+        }
     }
 }
 
@@ -256,6 +279,12 @@ impl<T: Send + 'static> Feed<T> {
         Ok(Self { batches: Some(batches), thread: Some(thread), next_step })
     }
 
+    /// Whether the next batch is there, or the reason why there is none.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.batches.as_ref().is_none_or(|batches| !batches.is_empty() || batches.is_disconnected())
+    }
+
     /// The next batch; waits for it. `None` if it lost every crop to corrupt cases: the step has no batch, and the
     /// next one is that of the step after.
     ///
@@ -307,15 +336,41 @@ fn prepare<T>(
     let size = config.micro_batch.unwrap_or(n).max(1);
     for (part, crops) in batch.crops.chunks(size).enumerate() {
         let range = part * size * voxels..(part * size + crops.len()) * voxels;
-        let data = TensorData::new(batch.images[range.clone()].to_vec(), [crops.len(), 1, x, y, z]);
+        let first = part * size;
+        let voxels = upload(&batch.images, range.clone(), first..first + crops.len(), [x, y, z], device);
         let labels = batch.labels.as_ref().map(|labels| &labels[range]);
         let host = HostCrops { crop_size: config.crop_size, crops, labels };
         let target = targets.make(&host, device).map_err(|message| FeedError::Target { step, message })?;
-        parts.push(Part { images: Tensor::from_data(data, device), target });
+        parts.push(Part { voxels, target });
     }
     device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
     let upload_secs = start.elapsed().as_secs_f64();
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
+}
+
+/// Some crops of a batch, copied once on the host: from the loader's buffer to one that Burn owns. They cross as one
+/// row, since a device may put gaps behind each of many.
+fn upload(
+    images: &Images,
+    voxels: Range<usize>,
+    crops: Range<usize>,
+    [x, y, z]: [usize; 3],
+    device: &Device,
+) -> Voxels {
+    let shape = [crops.len(), 1, x, y, z];
+    match images {
+        Images::Floats(values) => {
+            let values = TensorData::new(values[voxels.clone()].to_vec(), [voxels.len()]);
+            Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape))
+        }
+        Images::Steps(steps, laws) => {
+            let steps = TensorData::new(steps[voxels.clone()].to_vec(), [voxels.len()]);
+            let numbers = laws[crops].iter().flat_map(|law| [law.scale.gain, law.scale.bias, law.factor, law.shift]);
+            let laws = TensorData::new(numbers.collect::<Vec<f32>>(), [shape[0], 4]);
+            let steps = Tensor::<1, Int>::from_data(steps, (device, DType::U16)).reshape(shape);
+            Voxels::Steps(steps, Tensor::from_data(laws, device))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -341,7 +396,7 @@ mod tests {
         assert_eq!(third.step, 3);
         let mask = |batch: &DeviceBatch<Masked>| batch.parts[0].target.mask.clone();
         assert_eq!(mask(&third), mask(&batches[3]));
-        let images = |batch: &DeviceBatch<Masked>| batch.parts[0].images.clone().into_data();
+        let images = |batch: &DeviceBatch<Masked>| batch.parts[0].images().into_data();
         assert_eq!(images(&third), images(&batches[3]));
         assert_ne!(mask(&batches[0]), mask(&batches[1]));
     }
@@ -390,7 +445,7 @@ mod tests {
         let (whole, parted) = (batch(None), batch(Some(2)));
         assert_eq!(parted.parts.iter().map(Part::num_crops).collect::<Vec<_>>(), [2, 2, 1]);
         let images = |batch: DeviceBatch<Masked>| {
-            Tensor::cat(batch.parts.into_iter().map(|part| part.images).collect(), 0).into_data()
+            Tensor::cat(batch.parts.into_iter().map(|part| part.images()).collect(), 0).into_data()
         };
         for (part, crops) in parted.parts.iter().zip([[0, 1].as_slice(), &[2, 3], &[4]]) {
             assert_eq!(part.target.mask, whole.parts[0].target.mask.select(crops));

@@ -123,7 +123,7 @@ impl Task for Finetuning {
     }
 
     fn loss(&self, model: &Unetr, part: &Part<Tensor<5, Int>>) -> Tensor<1> {
-        dice_ce(model.forward(part.images.clone()), part.target.clone()).total()
+        dice_ce(model.forward(part.images()), part.target.clone()).total()
     }
 
     fn picture(

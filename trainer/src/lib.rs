@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod data_loader;
 pub mod device;
 pub mod feed;
 pub mod finetune;

@@ -1,5 +1,39 @@
 //! Differentiable operations that Burn composes from many, done in one.
 //!
+//! Each computes in 32 bits or more whatever it is given, and gives its result in the type that was asked for, so that a network
+//! whose matrix products are 16-bit keeps its norms and softmaxes in full. Each has a reference composed from Burn's
+//! own operations, which is what runs on the CPU, and on the GPU a kernel (`kernels`) that reads its input once or
+//! twice instead of once for every elementary step. Tests compare both with the composition, values and gradients.
+//!
 //! With `device`, the only files that name a backend: an operation of our own has to say for which ones it is made.
 
+pub mod adamw;
+pub mod gelu;
+#[cfg(feature = "cube")]
+mod kernels;
+pub mod layer_norm;
 pub mod softmax;
+#[cfg(test)]
+mod testing;
+pub mod window;
+
+use burn::backend::Backend;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::FloatDType;
+
+/// In f32, if it has fewer bits.
+fn widened<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    match dtype_of::<B>(&x) {
+        FloatDType::F16 | FloatDType::BF16 => B::float_cast(x, FloatDType::F32),
+        _ => x,
+    }
+}
+
+/// In `dtype`, if it is not already.
+fn cast<B: Backend>(x: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    if dtype_of::<B>(&x) == dtype { x } else { B::float_cast(x, dtype) }
+}
+
+fn dtype_of<B: Backend>(x: &FloatTensor<B>) -> FloatDType {
+    burn::backend::TensorMetadata::dtype(x).into()
+}

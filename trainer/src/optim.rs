@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{FloatDType, Tensor};
+use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams, ModuleOptimizer, Optimizer};
+use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
+
+use crate::ops::adamw::{Numbers, adamw};
 
 /// Which parameters weight decay pulls towards zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,17 +51,18 @@ impl AdamWSettings {
     /// An optimizer for `model`, with no state yet.
     #[must_use]
     pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
-        let adamw = AdamWConfig::new()
-            .with_beta_1(self.betas[0] as f32)
-            .with_beta_2(self.betas[1] as f32)
-            .with_epsilon(self.epsilon as f32);
-        let optimizer = adamw.clone().with_weight_decay(self.weight_decay as f32).init();
+        let adamw = AdamW {
+            betas: self.betas.map(|beta| beta as f32),
+            epsilon: self.epsilon as f32,
+            weight_decay: self.weight_decay,
+        };
+        let optimizer = ModuleOptimizer::from(adamw);
         match self.decay {
             Decay::All => optimizer,
             Decay::Matrices => {
                 let parameters = Parameters::of(model);
                 let no_decay = parameters.0.iter().filter(|p| !p.is_matrix()).map(|p| p.id).collect::<Vec<ParamId>>();
-                optimizer.with_group(ParamGroup::from_ids(no_decay), adamw.with_weight_decay(0.0).build(), None)
+                optimizer.with_group(ParamGroup::from_ids(no_decay), AdamW { weight_decay: 0.0, ..adamw }, None)
             }
         }
     }
@@ -83,6 +86,47 @@ impl AdamWSettings {
         self.clip_norm
             .filter(|&norm| !not_negative(norm) || norm == 0.0)
             .map(|norm| ("clip_norm", format!("{norm} must be positive; leave it out for no clipping")))
+    }
+}
+
+/// The update of one parameter group, as one operation a parameter; its state is that of Burn's own.
+#[derive(Clone, Copy, Debug)]
+struct AdamW {
+    betas: [f32; 2],
+    epsilon: f32,
+    weight_decay: f64,
+}
+
+impl Optimizer for AdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: f64,
+        param: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let (time, first, second) = match state {
+            Some(AdamWState { momentum }) => (momentum.time + 1, momentum.moment_1, momentum.moment_2),
+            None => (1, grad.zeros_like(), grad.zeros_like()),
+        };
+        // After two billion updates the correction has been 1 for long.
+        let power = i32::try_from(time).unwrap_or(i32::MAX);
+        let numbers = Numbers {
+            lr,
+            keep: 1.0 - lr * self.weight_decay,
+            betas: self.betas,
+            epsilon: self.epsilon,
+            corrections: self.betas.map(|beta| 1.0 - beta.powi(power)),
+        };
+        let (param, first, second) = adamw([param, grad, first, second], numbers);
+        (param, Some(AdamWState::new(AdaptiveMomentumState::new(time, first, second))))
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        let AdaptiveMomentumState { time, moment_1, moment_2, .. } = state.momentum;
+        AdamWState::new(AdaptiveMomentumState::new(time, moment_1.to_device(device), moment_2.to_device(device)))
     }
 }
 

@@ -65,7 +65,7 @@ impl Task for Pretraining<'_> {
     }
 
     fn loss(&self, model: &HiEndMae, part: &Part<Masked>) -> Tensor<1> {
-        model.forward(part.images.clone(), &part.target.indices)
+        model.forward(part.images(), &part.target.indices)
     }
 
     fn picture(
@@ -94,12 +94,13 @@ fn panels(
         let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
         data.try_to_vec().map_err(|e| format!("{e:?}"))
     };
-    let [n, _, x, y, z] = part.images.dims();
-    let spread = part.images.clone().reshape([n, 1, 1, 1, x * y * z]).var(4);
+    let images = part.images();
+    let [n, _, x, y, z] = images.dims();
+    let spread = images.clone().reshape([n, 1, 1, 1, x * y * z]).var(4);
     let chosen = most_to_see(&host(spread)?, &crops.iter().map(|c| c.case.as_str()).collect::<Vec<_>>());
 
     let rows = TensorData::new(chosen.iter().map(|&i| i as i64).collect::<Vec<_>>(), [chosen.len()]);
-    let images = part.images.clone().select(0, Tensor::<1, Int>::from_data(rows, compute.raw()));
+    let images = images.select(0, Tensor::<1, Int>::from_data(rows, compute.raw()));
     let mask = part.target.mask.select(&chosen);
     let reconstruction = model.valid().reconstruct(images.clone(), &mask.upload(compute.raw()));
     let patch_size = config.model.patch_size;

@@ -1,6 +1,6 @@
 //! A stream of batches without a cache, for tests and for measuring the device alone.
 
-use hiend_loader::batch::{Batch, BatchTimes, CropRecord, PooledBuffer};
+use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer};
 use hiend_loader::rng::{DrawId, Operation, case_key};
 use rand::RngExt as _;
 
@@ -27,7 +27,7 @@ impl SyntheticStream {
         Stream {
             steps_per_epoch: self.steps_per_epoch,
             digest: format!("synthetic-{}", self.seed),
-            open: Box::new(move |start_step| Ok(self.open(start_step))),
+            open: Box::new(move |start_step, share| Ok(self.share(start_step, share))),
         }
     }
 
@@ -35,6 +35,28 @@ impl SyntheticStream {
     #[must_use]
     pub fn open(self, start_step: u64) -> Source {
         Box::new((start_step..).map(move |step| Ok(self.batch(step))))
+    }
+
+    /// A rank's share `(rank, ranks)` of them.
+    ///
+    /// # Panics
+    /// If the crops cannot be shared evenly.
+    #[must_use]
+    pub fn share(self, start_step: u64, (rank, num_ranks): (usize, usize)) -> Source {
+        assert!(self.crops.is_multiple_of(num_ranks), "{} crops among {num_ranks} ranks", self.crops);
+        let size = self.crops / num_ranks;
+        let own = rank * size..(rank + 1) * size;
+        Box::new((start_step..).map(move |step| {
+            let batch = self.batch(step);
+            let voxels = self.crop_size.iter().product::<usize>();
+            let [_, channels, x, y, z] = batch.shape;
+            Ok(Batch {
+                shape: [size, channels, x, y, z],
+                images: floats(batch.images.to_floats()[own.start * voxels..own.end * voxels].to_vec()),
+                crops: batch.crops[own.clone()].to_vec(),
+                ..batch
+            })
+        }))
     }
 
     /// The batch of a step.
@@ -73,10 +95,14 @@ impl SyntheticStream {
         Batch {
             step,
             shape: [self.crops, 1, x, y, z],
-            images: PooledBuffer::unpooled(images),
+            images: floats(images),
             labels: None,
             crops,
             times: BatchTimes::default(),
         }
     }
+}
+
+fn floats(values: Vec<f32>) -> Images {
+    Images::Floats(PooledBuffer::unpooled(values))
 }

@@ -8,16 +8,19 @@ mod ema;
 mod error;
 mod event;
 mod options;
+pub mod ranks;
+pub mod replica;
 mod stream;
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{ExecutionError, Tensor};
+use hiend_loader::batch::BatchTimes;
 
 pub use error::TrainingError;
 pub use event::{Event, Outcome, Summary};
@@ -26,18 +29,19 @@ pub use stream::{OpenSource, Stream};
 
 use crate::checkpoint::{self, Best, Checkpoints, Kind, State};
 use crate::config::RunConfig;
-use crate::device::Compute;
+use crate::device::{self, Compute};
 use crate::feed::{DeviceBatch, Feed, FeedConfig, Part, Targets};
 use crate::model::init::WeightInit;
-use crate::optim::clip_global_norm;
 use crate::report::journal::{Entry, Journal, StepRecord, ValidationRecord};
 use error::io_error;
+use ranks::{HostReduce, Member, RankError, Team};
+use replica::{Replica, Update};
 
 /// What a batch on the device holds for a task.
 pub type Target<T> = <<T as Task>::Targets as Targets>::Target;
 
 /// What is trained, and how.
-pub trait Task {
+pub trait Task: Sync {
     /// Of which kind its checkpoints are.
     const KIND: Kind;
     /// Everything that decides the result, but the data.
@@ -147,7 +151,7 @@ pub fn train<T: Task>(
     let end_step = run.end_step();
     watch(&Event::Started {
         num_params: run.model().num_params(),
-        device: compute.to_string(),
+        device: run.devices(),
         step: run.step,
         end_step,
         run_dir: &options.run_dir,
@@ -155,22 +159,39 @@ pub fn train<T: Task>(
     if let Some(Beginning { summary, .. }) = &run.beginning {
         watch(&Event::Note(summary));
     }
-    run.write(&Entry::Started { step: run.step, device: compute.to_string() })?;
+    if !compute.is_cpu() {
+        watch(&Event::Note(
+            "the first updates compile and tune kernels, which can take minutes; --cache-dir keeps them",
+        ));
+    }
+    run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {
         run.validate(watch)?;
         run.save(watch)?;
     }
     if run.step < end_step {
-        let source = (stream.open)(run.step).map_err(|source| TrainingError::Open { step: run.step, source })?;
-        let feed = Feed::start(source, task.targets(), compute.raw().clone(), run.feed_config())
-            .map_err(io_error(&options.run_dir))?;
-        run.train(feed, end_step, watch)?;
+        run.lead(&stream, end_step, watch)?;
     }
     let interrupted = run.step < end_step;
     run.write(&Entry::Stopped { step: run.step, interrupted })?;
     let summary = run.summary(if interrupted { Outcome::Interrupted } else { Outcome::Finished });
     watch(&Event::Stopped(&summary));
     Ok(summary)
+}
+
+/// An update on its way.
+struct Queued {
+    step: u64,
+    lr: f64,
+    loss: Tensor<1>,
+    norm: Option<Tensor<1>>,
+    crops: usize,
+    /// Of this rank's share, the only ones it knows.
+    cases: Vec<String>,
+    start: Instant,
+    wait_secs: f64,
+    upload_secs: f64,
+    loader: BatchTimes,
 }
 
 /// A run on its way.
@@ -182,11 +203,13 @@ struct Run<'a, T: Task> {
     steps_per_epoch: u64,
     checkpoints: Checkpoints,
     journal: Journal,
-    /// Absent only within an update: the optimizer takes it, so that no second copy of the weights is alive.
-    model: Option<T::Model>,
+    replica: Replica<T::Model>,
     /// The average of the weights, where one is kept.
     ema: Option<T::Model>,
-    optimizer: ModuleOptimizer,
+    /// The last update, as long as nobody has waited for it.
+    queued: Option<Queued>,
+    /// When the last one was done.
+    settled: Option<Instant>,
     step: u64,
     best: Option<Best>,
     validation_due: bool,
@@ -219,15 +242,6 @@ impl<'a, T: Task> Run<'a, T> {
             return Err(TrainingError::RunExists { run_dir: run_dir.clone() });
         }
 
-        let device = if options.gradient_checkpointing {
-            compute.autodiff().gradient_checkpointing()
-        } else {
-            compute.autodiff()
-        };
-        let mut model = task.init(&mut WeightInit::new(config.train().seed, &device));
-        let mut ema = None;
-        let mut state = None;
-        let mut beginning = None;
         if let Some(checkpoint) = &last_good {
             let saved = checkpoint::read_state::<T::Config>(checkpoint, T::KIND)?;
             refuse_changes(config, &saved.config)?;
@@ -238,23 +252,18 @@ impl<'a, T: Task> Run<'a, T> {
                     before: saved.cache_digest,
                 });
             }
-            model = checkpoint::load_model(checkpoint, model)?;
-            ema = checkpoint::load_ema(checkpoint, model.valid())?;
-            state = Some((checkpoint, saved));
-        } else {
-            if begun && options.resume {
-                // Killed before its first checkpoint: the same run from its start.
-                refuse_changes(config, &read_config::<T::Config>(&config_path)?)?;
-            }
-            (model, beginning) = task.begin(model)?;
-            if config.train().ema_decay.is_some() {
-                ema = Some(model.valid());
-            }
+        } else if begun && options.resume {
+            // Killed before its first checkpoint: the same run from its start.
+            refuse_changes(config, &read_config::<T::Config>(&config_path)?)?;
         }
-        // After loading: the groups name parameters by the ids that the checkpoint gave them.
-        let mut optimizer = config.optim().init(&model);
-        if let Some((checkpoint, _)) = &state {
-            optimizer = checkpoint::load_optimizer(checkpoint, optimizer)?;
+        let (replica, beginning) = Replica::on(task, compute, options.gradient_checkpointing, last_good.as_deref())?;
+        let mut ema = None;
+        let mut state = None;
+        if let Some(checkpoint) = &last_good {
+            ema = checkpoint::load_ema(checkpoint, replica.model().valid())?;
+            state = Some(checkpoint::read_state::<T::Config>(checkpoint, T::KIND)?);
+        } else if config.train().ema_decay.is_some() {
+            ema = Some(replica.model().valid());
         }
         write_config(&config_path, config)?;
         let journal_path = run_dir.join(JOURNAL);
@@ -263,7 +272,6 @@ impl<'a, T: Task> Run<'a, T> {
             let path = run_dir.join("init.txt");
             fs::write(&path, report).map_err(io_error(&path))?;
         }
-        let state = state.map(|(_, state)| state);
         Ok(Self {
             task,
             options,
@@ -272,9 +280,10 @@ impl<'a, T: Task> Run<'a, T> {
             steps_per_epoch: stream.steps_per_epoch,
             checkpoints,
             journal,
-            model: Some(model),
+            replica,
             ema,
-            optimizer,
+            queued: None,
+            settled: None,
             step: state.as_ref().map_or(0, |state| state.step),
             best: state.as_ref().and_then(|state| state.best),
             validation_due: state.as_ref().is_some_and(|state| state.validation_due),
@@ -289,7 +298,13 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     fn model(&self) -> &T::Model {
-        self.model.as_ref().expect("absent only within an update")
+        self.replica.model()
+    }
+
+    /// All devices, by name.
+    fn devices(&self) -> String {
+        let all = std::iter::once(self.compute).chain(&self.options.others);
+        all.map(ToString::to_string).collect::<Vec<_>>().join(" + ")
     }
 
     fn end_step(&self) -> u64 {
@@ -297,40 +312,105 @@ impl<'a, T: Task> Run<'a, T> {
         self.options.max_steps.map_or(total, |max| total.min(max))
     }
 
-    fn feed_config(&self) -> FeedConfig {
-        let config = self.task.config();
-        FeedConfig {
-            start_step: self.step,
-            crop_size: config.stream().crop_size,
-            micro_batch: config.train().micro_batch,
+    /// Trains on the batches of `stream`, with as many ranks as there are devices.
+    fn lead(&mut self, stream: &Stream, end_step: u64, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
+        let (task, options, compute, start) = (self.task, self.options, self.compute, self.step);
+        let num_ranks = 1 + options.others.len();
+        if num_ranks == 1 {
+            let feed = feed_of(task, stream, compute, options, start, (0, 1))?;
+            return self.train(feed, end_step, None, watch);
         }
+        let reduce = all_reduce(compute, &options.others);
+        let team = Team::new(num_ranks, reduce);
+        let checkpoint = self.last_good.clone();
+        std::thread::scope(|scope| {
+            // Before anyone waits for it, and dropped on every way out, a panic's included: whoever waits is freed.
+            let member = Member::new(&team, 0);
+            for (rank, compute) in (1..).zip(&options.others) {
+                let (team, checkpoint) = (&team, checkpoint.as_deref());
+                let follow = move || {
+                    let member = Member::new(team, rank);
+                    let run = || {
+                        let (replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint)?;
+                        let feed = feed_of(task, stream, compute, options, start, (rank, num_ranks))?;
+                        follow(task, replica, feed, start..end_step, stream.steps_per_epoch, &member)
+                    };
+                    // A panic's own message was shown when it happened.
+                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => team.fail(rank, in_a_line(&error)),
+                        Err(_) => team.fail(rank, "its thread panicked".into()),
+                    }
+                };
+                std::thread::Builder::new()
+                    .name(format!("rank-{rank}"))
+                    .spawn_scoped(scope, follow)
+                    .map_err(io_error(&options.run_dir))?;
+            }
+            let feed = feed_of(task, stream, compute, options, start, (0, num_ranks));
+            let result = feed.and_then(|feed| self.train(feed, end_step, Some(&member), watch));
+            drop(member);
+            match (result, team.failure()) {
+                (Err(TrainingError::Device { step, .. }), Some((rank, message))) => Err(TrainingError::Rank {
+                    rank,
+                    device: options.others[rank - 1].to_string(),
+                    step,
+                    message,
+                    last_good: self.last_good.clone(),
+                }),
+                (result, _) => result,
+            }
+        })
     }
 
     fn train(
         &mut self,
         mut feed: Feed<Target<T>>,
         end_step: u64,
+        member: Option<&Member>,
         watch: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), TrainingError> {
         let validate_every = self.task.validation_every(self.steps_per_epoch);
         while self.step < end_step {
+            if !feed.is_ready() {
+                // The host has to wait in any case. Waiting for the device first, what is left is the device's wait.
+                self.settle(watch)?;
+            }
             let start = Instant::now();
-            let batch = feed.next_batch()?;
+            let batch = match feed.next_batch() {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.settle(watch)?;
+                    return Err(error.into());
+                }
+            };
             let wait_secs = start.elapsed().as_secs_f64();
-            if let Some(batch) = &batch {
-                let record = self.update(batch, start, wait_secs)?;
-                self.write(&Entry::Step(record.clone()))?;
-                watch(&Event::Step(&record));
-            } else {
+            let queued = match self.update(batch.as_ref(), member, start, wait_secs) {
+                Ok(queued) => queued,
+                Err(error) => {
+                    // What was done before is told, if the device can still say.
+                    self.settle(watch)?;
+                    return Err(error);
+                }
+            };
+            self.step += 1;
+            // The update before this one: it is read while the device works on this one.
+            self.settle(watch)?;
+            if queued.is_none() {
                 // Its cases were named when they were left out. The step counts: a step and its batch belong together.
-                self.step += 1;
                 let step = self.step;
                 watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
             }
+            self.queued = queued;
             let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
             let at_end = self.step == end_step;
             let checkpoint_due = due(self.options.checkpoint_every);
             self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
+            // Whatever is drawn, measured or saved is so after its loss was looked at.
+            let wanted = at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested();
+            if wanted || !self.options.overlap.unwrap_or(!self.compute.is_cpu()) {
+                self.settle(watch)?;
+            }
             if (at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested())
                 && let Some(batch) = &batch
             {
@@ -342,6 +422,9 @@ impl<'a, T: Task> Run<'a, T> {
             }
             // Asked to stop at any time until here, a long validation included: this step is saved and the last one.
             let last = at_end || self.options.stop.is_requested();
+            if last {
+                self.settle(watch)?;
+            }
             if last || checkpoint_due || self.best.is_some_and(|best| best.step == self.step) {
                 self.save(watch)?;
             }
@@ -353,68 +436,102 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(())
     }
 
-    /// One update of the weights.
+    /// Queues one update of the weights; none if every case of the batch is corrupt.
     fn update(
         &mut self,
-        batch: &DeviceBatch<Target<T>>,
+        batch: Option<&DeviceBatch<Target<T>>>,
+        member: Option<&Member>,
         start: Instant,
         wait_secs: f64,
-    ) -> Result<StepRecord, TrainingError> {
+    ) -> Result<Option<Queued>, TrainingError> {
         let config = self.task.config();
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
-        let model = self.model.take().expect("put back by the last update");
-        let (loss, mut grads) = gradients(self.task, &model, batch);
-        let norm = config.optim().clip_norm.and_then(|max| clip_global_norm(&model, &mut grads, max));
-        let model = self.optimizer.step(lr, model, grads);
+        let update = self.replica.update(self.task, batch, lr, member);
+        let Some(Update { loss, norm, crops }) =
+            update.map_err(|error| self.device_error(self.step + 1, &error.to_string()))?
+        else {
+            return Ok(None);
+        };
         if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
-            self.ema = Some(ema::moved(average, &model, decay));
+            self.ema = Some(ema::moved(average, self.replica.model(), decay));
         }
-        self.model = Some(model);
-        // Read after the update was queued: the device has work while the host asks. The weights of a loss that is
-        // no number are spoilt then, and are never saved.
-        let loss = self.read(loss)?;
-        let grad_norm = norm.map(|norm| self.read(norm)).transpose()?;
-        self.step += 1;
+        let mut seen = HashSet::new();
+        let of_batch = batch.map_or(&[][..], |batch| &batch.crops);
+        Ok(Some(Queued {
+            step: self.step + 1,
+            lr,
+            loss,
+            norm,
+            crops,
+            cases: of_batch.iter().filter(|crop| seen.insert(&crop.case)).map(|crop| crop.case.clone()).collect(),
+            start,
+            wait_secs,
+            upload_secs: batch.map_or(0.0, |batch| batch.upload_secs),
+            loader: batch.map(|batch| batch.loader).unwrap_or_default(),
+        }))
+    }
+
+    /// Waits for the update that was queued, if there is one, and tells of it. The weights of a loss that is no number
+    /// are spoilt, and are never saved.
+    fn settle(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
+        let Some(queued) = self.queued.take() else { return Ok(()) };
+        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader, .. } = queued;
+        let loss = self.read(step, queued.loss)?;
+        let grad_norm = queued.norm.map(|norm| self.read(step, norm)).transpose()?;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
-            return Err(self.non_finite(batch, lr, loss));
+            if let Some(panic) = device::take_panic() {
+                // Perhaps from tuning, long ago; perhaps the reason.
+                tracing::warn!("a device thread has panicked: {panic}");
+            }
+            return Err(TrainingError::NonFinite { step, lr, loss, cases, last_good: self.last_good.clone() });
         }
-        let step_secs = start.elapsed().as_secs_f64();
+        // Updates overlap on a device: each has the time since the one before it was done.
+        let now = Instant::now();
+        let since = self.settled.replace(now).map_or(start, |before| before.max(start));
+        let step_secs = (now - since).as_secs_f64();
         self.last_loss = Some(loss);
         self.losses.push(loss);
         self.elapsed_secs += step_secs;
         self.wait_secs += wait_secs;
-        Ok(StepRecord {
-            step: self.step,
-            epoch: self.step as f64 / self.steps_per_epoch as f64,
+        let record = StepRecord {
+            step,
+            epoch: step as f64 / self.steps_per_epoch as f64,
             loss,
             lr,
             grad_norm,
-            crops: batch.crops.len(),
-            crops_per_sec: batch.crops.len() as f64 / step_secs.max(1e-9),
+            crops,
+            crops_per_sec: crops as f64 / step_secs.max(1e-9),
             step_ms: step_secs * 1e3,
             wait_ms: wait_secs * 1e3,
-            upload_ms: batch.upload_secs * 1e3,
-            compute_ms: (step_secs - wait_secs) * 1e3,
-            decode_ms: batch.loader.decode_secs * 1e3,
-            augment_ms: batch.loader.augment_secs * 1e3,
-        })
+            upload_ms: upload_secs * 1e3,
+            compute_ms: (step_secs - wait_secs).max(0.0) * 1e3,
+            decode_ms: loader.decode_secs * 1e3,
+            augment_ms: loader.augment_secs * 1e3,
+        };
+        self.write(&Entry::Step(record.clone()))?;
+        watch(&Event::Step(&record));
+        Ok(())
     }
 
-    fn read(&self, scalar: Tensor<1>) -> Result<f64, TrainingError> {
-        let values = scalar.try_into_data().map_err(|e: ExecutionError| self.device_error(&format!("{e:?}")))?;
-        let values = values.try_to_vec::<f32>().map_err(|e| self.device_error(&format!("{e:?}")))?;
+    fn read(&self, step: u64, scalar: Tensor<1>) -> Result<f64, TrainingError> {
+        let values = scalar.try_into_data().map_err(|e: ExecutionError| self.device_error(step, &format!("{e:?}")))?;
+        let values = values.try_to_vec::<f32>().map_err(|e| self.device_error(step, &format!("{e:?}")))?;
         Ok(values.first().map_or(f64::NAN, |&value| f64::from(value)))
     }
 
-    fn device_error(&self, message: &str) -> TrainingError {
-        let message = message.lines().next().unwrap_or_default().to_owned();
-        TrainingError::Device { step: self.step + 1, message, last_good: self.last_good.clone() }
-    }
-
-    fn non_finite(&self, batch: &DeviceBatch<Target<T>>, lr: f64, loss: f64) -> TrainingError {
-        let mut seen = HashSet::new();
-        let cases = batch.crops.iter().filter(|crop| seen.insert(&crop.case)).map(|crop| crop.case.clone()).collect();
-        TrainingError::NonFinite { step: self.step, lr, loss, cases, last_good: self.last_good.clone() }
+    fn device_error(&self, step: u64, message: &str) -> TrainingError {
+        let mut message = message.lines().next().unwrap_or_default().to_owned();
+        if let Some(panic) = device::take_panic() {
+            message = format!("{message} ({panic})");
+        }
+        let said = message.to_lowercase();
+        if ["out of memory", "outofmemory", "out_of_memory"].iter().any(|words| said.contains(words)) {
+            let config = self.task.config();
+            let crops = config.stream().crops_per_batch() / (1 + self.options.others.len());
+            let half = config.train().micro_batch.unwrap_or(crops).div_ceil(2);
+            message = format!("{message}; train.micro_batch = {half} or --gradient-checkpointing takes less memory");
+        }
+        TrainingError::Device { step, message, last_good: self.last_good.clone() }
     }
 
     /// Measures the averaged weights, or the weights where none are averaged.
@@ -453,7 +570,7 @@ impl<'a, T: Task> Run<'a, T> {
             validation_due: self.validation_due,
             ..State::new(T::KIND, self.step, self.last_loss, self.task.config(), &self.cache_digest)
         };
-        let path = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), &self.optimizer)?;
+        let path = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer())?;
         watch(&Event::Checkpoint(&path));
         self.last_good = Some(path);
         Ok(())
@@ -497,26 +614,62 @@ fn by_class(names: &[String], dice: &[Option<f64>]) -> String {
     format!("  Dice by class: {}", cells.join(", "))
 }
 
-/// Loss `[1]` and gradients of a batch: those of its parts, each weighted by its crops.
-fn gradients<T: Task>(task: &T, model: &T::Model, batch: &DeviceBatch<Target<T>>) -> (Tensor<1>, GradientsParams) {
-    let num_crops = batch.parts.iter().map(Part::num_crops).sum::<usize>() as f64;
-    let mut accumulator = GradientsAccumulator::new();
-    let mut total: Option<Tensor<1>> = None;
-    for part in &batch.parts {
-        let mut loss = task.loss(model, part);
-        // A batch in one part is left as it is, to the bit.
-        if batch.parts.len() > 1 {
-            loss = loss * (part.num_crops() as f64 / num_crops);
+/// The batches from `start` on, or a rank's share of them, on their way to a device.
+fn feed_of<T: Task>(
+    task: &T,
+    stream: &Stream,
+    compute: &Compute,
+    options: &Options,
+    start: u64,
+    share: (usize, usize),
+) -> Result<Feed<Target<T>>, TrainingError> {
+    let config = task.config();
+    let source = (stream.open)(start, share).map_err(|source| TrainingError::Open { step: start, source })?;
+    let feed =
+        FeedConfig { start_step: start, crop_size: config.stream().crop_size, micro_batch: config.train().micro_batch };
+    Feed::start(source, task.targets(), compute.raw().clone(), feed).map_err(io_error(&options.run_dir))
+}
+
+/// What every rank but the first does: the same updates, until the first one leaves.
+fn follow<T: Task>(
+    task: &T,
+    mut replica: Replica<T::Model>,
+    mut feed: Feed<Target<T>>,
+    steps: Range<u64>,
+    steps_per_epoch: u64,
+    member: &Member,
+) -> Result<(), TrainingError> {
+    let config = task.config();
+    for step in steps {
+        let batch = feed.next_batch()?;
+        let lr = config.schedule().lr(config.optim().lr, step, steps_per_epoch);
+        match replica.update(task, batch.as_ref(), lr, Some(member)) {
+            Ok(_) => {}
+            // The run is over, or another rank failed and has told why.
+            Err(RankError::Left) => return Ok(()),
+            Err(RankError::Device(message)) => {
+                return Err(TrainingError::Device { step: step + 1, message, last_good: None });
+            }
         }
-        let grads = GradientsParams::from_grads(loss.backward(), model);
-        accumulator.accumulate(model, grads);
-        let loss = loss.inner();
-        total = Some(match total {
-            Some(total) => total + loss,
-            None => loss,
-        });
     }
-    (total.expect("a batch is never empty"), accumulator.grads())
+    Ok(())
+}
+
+/// How gradients are added up between these devices.
+fn all_reduce(first: &Compute, others: &[Compute]) -> Box<dyn ranks::AllReduce> {
+    #[cfg(feature = "cuda")]
+    if !first.is_cpu() {
+        let devices = std::iter::once(first).chain(others).map(|compute| compute.raw().clone());
+        return Box::new(ranks::NcclReduce::new(devices.collect()));
+    }
+    let _ = first;
+    Box::new(HostReduce::new(1 + others.len()))
+}
+
+/// An error and its reasons.
+fn in_a_line(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(Some(error), |error| error.source());
+    reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 const CONFIG: &str = "config.toml";

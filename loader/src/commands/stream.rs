@@ -29,7 +29,12 @@ struct Line<'a> {
 
 /// Caches opened to be streamed, mixed by weight, as the options say.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
-    let how = Options { threads: options.threads, memory_bytes: options.memory.as_u64(), rank: options.rank };
+    let how = Options {
+        threads: options.threads,
+        memory_bytes: options.memory.as_u64(),
+        rank: options.rank,
+        ..Options::default()
+    };
     Ok(Loader::open_mix(open_caches(caches, weights, options)?, config(options), options.seed, &how)?)
 }
 

@@ -8,22 +8,51 @@ use rayon::prelude::*;
 
 use super::read_ahead::ReadAhead;
 use super::{Error, OnCorrupt, Shared};
-use crate::batch::{Batch, BatchTimes, CropRecord, PooledBuffer};
+use crate::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer, StepLaw};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
-use crate::visit::{VisitSlot, Visitor};
+use crate::visit::{ImagesMut, Visit, VisitSlot, Visitor};
 
 /// A batch that is done, and when it was.
 pub(super) type Ready = (u64, Result<Batch, Error>, Instant);
 
 /// A batch's memory.
-type Loan = (PooledBuffer<f32>, PooledBuffer<u8>);
+type Loan<V> = (PooledBuffer<V>, PooledBuffer<u8>);
+
+/// What a batch's voxels are held as.
+pub(super) trait Voxel: Copy + Default + Send + Sync + 'static {
+    /// A place for them.
+    fn place(values: &mut [Self]) -> ImagesMut<'_>;
+
+    /// All of them.
+    fn images(buffer: PooledBuffer<Self>, laws: Vec<StepLaw>) -> Images;
+}
+
+impl Voxel for f32 {
+    fn place(values: &mut [Self]) -> ImagesMut<'_> {
+        ImagesMut::Floats(values)
+    }
+
+    fn images(buffer: PooledBuffer<Self>, _: Vec<StepLaw>) -> Images {
+        Images::Floats(buffer)
+    }
+}
+
+impl Voxel for u16 {
+    fn place(values: &mut [Self]) -> ImagesMut<'_> {
+        ImagesMut::Steps(values)
+    }
+
+    fn images(buffer: PooledBuffer<Self>, laws: Vec<StepLaw>) -> Images {
+        Images::Steps(buffer, laws)
+    }
+}
 
 /// Makes batches until told to stop.
-pub(super) struct Assembler {
+pub(super) struct Assembler<V> {
     pub(super) shared: Arc<Shared>,
-    pub(super) home: (flume::Sender<Vec<f32>>, flume::Sender<Vec<u8>>),
-    pub(super) free: (flume::Receiver<Vec<f32>>, flume::Receiver<Vec<u8>>),
+    pub(super) home: (flume::Sender<Vec<V>>, flume::Sender<Vec<u8>>),
+    pub(super) free: (flume::Receiver<Vec<V>>, flume::Receiver<Vec<u8>>),
     pub(super) next_step: Arc<Mutex<u64>>,
     pub(super) give: flume::Sender<Ready>,
     pub(super) read_ahead: Arc<ReadAhead>,
@@ -33,13 +62,13 @@ pub(super) struct Assembler {
 /// Crops of a visit, none if its case is corrupt, and what they cost.
 #[derive(Default)]
 struct Visited {
-    crops: Option<Vec<CropRecord>>,
+    crops: Option<(Vec<CropRecord>, Vec<StepLaw>)>,
     read_secs: f64,
     decode_secs: f64,
     augment_secs: f64,
 }
 
-impl Assembler {
+impl<V: Voxel> Assembler<V> {
     pub(super) fn run(&self) {
         while let Some((step, loan, buffer_wait_secs)) = self.begin() {
             let batch = self.assemble(step, loan, buffer_wait_secs);
@@ -51,7 +80,7 @@ impl Assembler {
     }
 
     /// The buffer first, then the step: so the oldest step in work always has its buffer.
-    fn begin(&self) -> Option<(u64, Loan, f64)> {
+    fn begin(&self) -> Option<(u64, Loan<V>, f64)> {
         let mut next = self.next_step.lock().unwrap_or_else(PoisonError::into_inner);
         // Only the one that may begin waits for a buffer; the others wait for the lock, which is no lack of buffers.
         let waiting = Instant::now();
@@ -66,7 +95,7 @@ impl Assembler {
         Some((step, (images, labels), waiting.elapsed().as_secs_f64()))
     }
 
-    fn assemble(&self, step: u64, (mut images, mut labels): Loan, buffer_wait_secs: f64) -> Result<Batch, Error> {
+    fn assemble(&self, step: u64, (mut images, mut labels): Loan<V>, buffer_wait_secs: f64) -> Result<Batch, Error> {
         let started = Instant::now();
         let shared = &*self.shared;
         let visits = shared.share.1;
@@ -82,7 +111,7 @@ impl Assembler {
             let parts = images.par_chunks_exact_mut(image_len).zip(label_parts).enumerate();
             let visit = |(number, (images, labels))| {
                 let visit = first + number as u64;
-                let visited = shared.visit(visit, &mut VisitSlot { images, labels });
+                let visited = shared.visit(visit, &mut VisitSlot { images: V::place(images), labels });
                 self.read_ahead.done(shared, visit);
                 visited
             };
@@ -90,6 +119,7 @@ impl Assembler {
         });
         let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
         let mut crops = Vec::with_capacity(visits * shared.plan.num_crops);
+        let mut laws = Vec::with_capacity(visits * shared.plan.num_crops);
         let mut kept = 0;
         // Of several errors the first in the order of visits, whichever came first.
         for (number, visited) in visited.into_iter().enumerate() {
@@ -97,13 +127,14 @@ impl Assembler {
             times.read_secs += visited.read_secs;
             times.decode_secs += visited.decode_secs;
             times.augment_secs += visited.augment_secs;
-            let Some(records) = visited.crops else { continue };
+            let Some((records, of_crops)) = visited.crops else { continue };
             if kept < number {
                 images.copy_within(number * image_len..(number + 1) * image_len, kept * image_len);
                 labels.copy_within(number * label_len..(number + 1) * label_len, kept * label_len);
             }
             kept += 1;
             crops.extend(records);
+            laws.extend(of_crops);
         }
         images.truncate(kept * image_len);
         labels.truncate(kept * label_len);
@@ -113,6 +144,7 @@ impl Assembler {
         shared.stats.batch(crops.len(), buffer_wait_secs);
         let [x, y, z] = shared.plan.crop_size;
         let labels = (label_len > 0).then_some(labels);
+        let images = V::images(images, laws);
         Ok(Batch { step, shape: [crops.len(), 1, x, y, z], labels, images, crops, times })
     }
 }
@@ -140,11 +172,11 @@ impl Shared {
         let read_secs = clock.blocked_secs();
         self.give_visitor(visitor, held, excess > 0);
         match result {
-            Ok((crops, times)) => {
+            Ok(Visit { records, laws, times }) => {
                 self.stats.visit(&times, read_secs);
                 let decode_secs = (times.decode_secs - read_secs).max(0.0);
                 let augment_secs = times.augment_secs;
-                Ok(Visited { crops: Some(crops), read_secs, decode_secs, augment_secs })
+                Ok(Visited { crops: Some((records, laws)), read_secs, decode_secs, augment_secs })
             }
             Err(err @ (hiend_cache::Error::CorruptChunk { .. } | hiend_cache::Error::BadShard { .. }))
                 if self.config.on_corrupt == OnCorrupt::Skip =>

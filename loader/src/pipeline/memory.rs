@@ -13,6 +13,7 @@
 use hiend_cache::Case;
 
 use super::Error;
+use crate::batch::VoxelForm;
 use crate::rng::DrawId;
 use crate::visit::VisitPlan;
 
@@ -57,11 +58,14 @@ impl MemoryPlan {
         threads: usize,
         visits: usize,
         plan: &VisitPlan,
-        labels: bool,
+        (form, labels): (VoxelForm, bool),
         cases: impl Iterator<Item = &'a Case>,
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
-        let voxel_bytes = if labels { 5 } else { 4 };
+        let voxel_bytes = match form {
+            VoxelForm::Floats => 4,
+            VoxelForm::Steps => 2,
+        } + usize::from(labels);
         let batch_bytes = (crops * plan.crop_size.iter().product::<usize>() * voxel_bytes) as u64;
         let (usual_cut, largest_cut) = cut_bytes(plan, labels);
         let visitor_bytes = chunk_bytes(cases) + usual_cut + FIXED;

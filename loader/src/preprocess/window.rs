@@ -62,8 +62,10 @@ impl Quantiser {
 /// From stored samples to units of the window: 0 is its lower end, 1 its upper end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
-    gain: f32,
-    bias: f32,
+    /// Multiplies a sample.
+    pub gain: f32,
+    /// Is added; then the sum is clamped to 0 to 1.
+    pub bias: f32,
 }
 
 impl Scale {

@@ -89,6 +89,12 @@ impl Chain {
         Self::Plain(Plain {})
     }
 
+    /// Whether intensities only are multiplied and added to, so that a crop can be handed on as stored steps.
+    #[must_use]
+    pub fn is_linear(&self) -> bool {
+        matches!(self, Self::Plain(_) | Self::Recipe(_))
+    }
+
     /// All parameters of the crop that `id` names: a pure function.
     #[must_use]
     pub fn draw(&self, id: &DrawId) -> Drawn {

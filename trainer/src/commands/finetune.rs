@@ -10,13 +10,12 @@ use super::running;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
-use crate::device::{Compute, settle_default};
+use crate::device::Compute;
 use crate::finetune::{Finetuning, Init};
 use crate::training::{Task as _, saved_config};
 
 pub fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
-    let compute = Compute::open(args.run.device)?;
-    settle_default(&compute)?;
+    let (compute, others) = running::open_devices(&args.run)?;
     // A run that goes on has its weights; what it began with need not be there any more.
     let init = match &args.init {
         Some(path) if !args.run.resume && path != Path::new("none") => Init::read(path)?,
@@ -36,7 +35,7 @@ pub fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         task.config().classes.join(", "),
         task.num_validation_cases()
     );
-    running::run(&task, cache, &compute, &args.run, run_dir)
+    running::run(&task, cache, (compute, others), &args.run, run_dir)
 }
 
 /// The configuration and the run's folder, from flags, files, the pre-trained model and the device.

@@ -9,17 +9,16 @@ use super::running;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{Preset, PretrainConfig};
-use crate::device::{Compute, settle_default};
+use crate::device::Compute;
 use crate::pretrain::Pretraining;
 use crate::training::saved_config;
 
 pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
-    let compute = Compute::open(args.run.device)?;
-    settle_default(&compute)?;
+    let (compute, others) = running::open_devices(&args.run)?;
     let (mut config, run_dir) = resolve(args, &compute)?;
     running::settle_seed(&args.run, &mut config.train);
     let cache = running::open_cache(&args.run)?;
-    running::run(&Pretraining { config: &config }, cache, &compute, &args.run, run_dir)
+    running::run(&Pretraining { config: &config }, cache, (compute, others), &args.run, run_dir)
 }
 
 /// The configuration and the run's folder, from flags, files and the device.

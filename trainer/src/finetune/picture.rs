@@ -37,7 +37,8 @@ pub fn draw(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>, classes: &[Strin
 
 fn shown(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>) -> Result<Vec<Shown>, String> {
     let part = batch.parts.first().ok_or("an empty batch")?;
-    let [n, _, x, y, z] = part.images.dims();
+    let images = part.images();
+    let [n, _, x, y, z] = images.dims();
     let voxels = x * y * z;
     let labels = ints(part.target.clone())?;
     let labelled = |crop: usize| labels[crop * voxels..][..voxels].iter().filter(|&&label| label > 0).count();
@@ -48,7 +49,7 @@ fn shown(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>) -> Result<Vec<Shown
         .into_iter()
         .take(CROPS)
         .map(|crop| {
-            let image = part.images.clone().narrow(0, crop, 1);
+            let image = images.clone().narrow(0, crop, 1);
             let pred = ints(model.forward(image.clone()).argmax(1))?;
             let image = image.try_into_data().map_err(|e| format!("{e:?}"))?;
             Ok(Shown {

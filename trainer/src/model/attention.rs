@@ -8,6 +8,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 use super::init::WeightInit;
+use super::precision::Precision;
 use crate::ops::softmax::softmax;
 
 /// Attention of every token to every token of the same sequence.
@@ -18,19 +19,22 @@ pub struct SelfAttention {
     /// Output map, `[dim, dim]`.
     pub proj: Linear,
     num_heads: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl SelfAttention {
     /// Heads of width `dim / num_heads`.
     pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
-        Self { qkv: weights.linear(dim, 3 * dim), proj: weights.linear(dim, dim), num_heads }
+        let (qkv, proj) = (weights.linear(dim, 3 * dim), weights.linear(dim, dim));
+        Self { qkv, proj, num_heads, precision: weights.precision() }
     }
 
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [q, k, v] = self.heads(x);
-        self.proj.forward(join_heads(weights_of(q, k).matmul(v)))
+        self.precision.linear(&self.proj, join_heads(weights_of(q, k).matmul(v)))
     }
 
     /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
@@ -41,7 +45,7 @@ impl SelfAttention {
     }
 
     fn heads(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
-        split_heads(self.qkv.forward(x), self.num_heads)
+        split_heads(self.precision.linear(&self.qkv, x), self.num_heads)
     }
 }
 
@@ -55,6 +59,8 @@ pub struct CrossAttention {
     /// Output map, `[dim, dim]`.
     pub proj: Linear,
     num_heads: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl CrossAttention {
@@ -65,22 +71,23 @@ impl CrossAttention {
             kv: weights.linear(dim, 2 * dim),
             proj: weights.linear(dim, dim),
             num_heads,
+            precision: weights.precision(),
         }
     }
 
     /// Queries `[N, L, dim]` read `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let [q] = split_heads(self.q.forward(x), self.num_heads);
-        let [k, v] = split_heads(self.kv.forward(context), self.num_heads);
-        self.proj.forward(join_heads(weights_of(q, k).matmul(v)))
+        let [q] = split_heads(self.precision.linear(&self.q, x), self.num_heads);
+        let [k, v] = split_heads(self.precision.linear(&self.kv, context), self.num_heads);
+        self.precision.linear(&self.proj, join_heads(weights_of(q, k).matmul(v)))
     }
 
     /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
     #[must_use]
     pub fn weights(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
-        let [q] = split_heads(self.q.forward(x), self.num_heads);
-        let [k, _] = split_heads(self.kv.forward(context), self.num_heads);
+        let [q] = split_heads(self.precision.linear(&self.q, x), self.num_heads);
+        let [k, _] = split_heads(self.precision.linear(&self.kv, context), self.num_heads);
         weights_of(q, k)
     }
 }
@@ -99,10 +106,14 @@ fn join_heads(x: Tensor<4>) -> Tensor<3> {
     x.swap_dims(1, 2).reshape([n, l, num_heads * head_dim])
 }
 
-/// Softmax over the keys of the scaled products. Scaling the queries touches fewer numbers than scaling the products.
+/// Softmax over the keys of the scaled products.
+///
+/// Scaling the queries touches fewer numbers than scaling the products. Short queries would be rounded again, so
+/// theirs are scaled inside the softmax, in f32.
 fn weights_of(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-    softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)))
+    let (q, scale) = if q.dtype().size() < 4 { (q, scale) } else { (q.mul_scalar(scale), 1.0) };
+    softmax(q.matmul(k.swap_dims(2, 3)), scale)
 }
 
 #[cfg(test)]

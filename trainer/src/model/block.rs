@@ -1,12 +1,15 @@
 //! Transformer blocks: pre-norm, residual.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Tensor, activation::gelu};
+use burn::nn::Linear;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::attention::{CrossAttention, SelfAttention};
 use super::init::WeightInit;
+use super::layer_norm::LayerNorm;
+use super::precision::Precision;
+use crate::ops::gelu::gelu;
 
 /// Sizes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,18 +62,21 @@ pub struct Mlp {
     pub fc1: Linear,
     /// `[hidden, dim]`.
     pub fc2: Linear,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Mlp {
     /// With a hidden layer of `mlp_ratio` times `dim`.
     pub fn init(dim: usize, mlp_ratio: usize, weights: &mut WeightInit) -> Self {
-        Self { fc1: weights.linear(dim, mlp_ratio * dim), fc2: weights.linear(mlp_ratio * dim, dim) }
+        let (fc1, fc2) = (weights.linear(dim, mlp_ratio * dim), weights.linear(mlp_ratio * dim, dim));
+        Self { fc1, fc2, precision: weights.precision() }
     }
 
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+        self.precision.linear(&self.fc2, gelu(self.precision.linear(&self.fc1, x)))
     }
 }
 
@@ -85,6 +91,8 @@ pub struct Block {
     pub norm2: LayerNorm,
     /// Token by token.
     pub mlp: Mlp,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Block {
@@ -96,20 +104,22 @@ impl Block {
             attn: SelfAttention::init(dim, num_heads, weights),
             norm2: weights.layer_norm(dim, norm_epsilon),
             mlp: Mlp::init(dim, mlp_ratio, weights),
+            precision: weights.precision(),
         }
     }
 
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let p = self.precision;
+        let x = x.clone() + p.widen(self.attn.forward(p.norm(&self.norm1, x)));
+        x.clone() + p.widen(self.mlp.forward(p.norm(&self.norm2, x)))
     }
 
     /// How much each token of `x` `[N, L, dim]` looks at each other one, `[N, num_heads, L, L]`.
     #[must_use]
     pub fn attention(&self, x: Tensor<3>) -> Tensor<4> {
-        self.attn.weights(self.norm1.forward(x))
+        self.attn.weights(self.precision.norm(&self.norm1, x))
     }
 }
 
@@ -128,6 +138,8 @@ pub struct CrossBlock {
     pub norm2: LayerNorm,
     /// Token by token.
     pub mlp: Mlp,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl CrossBlock {
@@ -141,6 +153,7 @@ impl CrossBlock {
             cross_attn: CrossAttention::init(dim, num_heads, weights),
             norm2: weights.layer_norm(dim, norm_epsilon),
             mlp: Mlp::init(dim, mlp_ratio, weights),
+            precision: weights.precision(),
         }
     }
 
@@ -148,17 +161,19 @@ impl CrossBlock {
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let x = self.attend_self(x);
-        let x = x.clone() + self.cross_attn.forward(self.norm1.forward(x), context);
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let p = self.precision;
+        let x = x.clone() + p.widen(self.cross_attn.forward(p.norm(&self.norm1, x), context));
+        x.clone() + p.widen(self.mlp.forward(p.norm(&self.norm2, x)))
     }
 
     /// How much each token of `x` `[N, L, dim]` looks at each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
     #[must_use]
     pub fn cross_attention(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
-        self.cross_attn.weights(self.norm1.forward(self.attend_self(x)), context)
+        self.cross_attn.weights(self.precision.norm(&self.norm1, self.attend_self(x)), context)
     }
 
     fn attend_self(&self, x: Tensor<3>) -> Tensor<3> {
-        x.clone() + self.self_attn.forward(self.norm0.forward(x))
+        let p = self.precision;
+        x.clone() + p.widen(self.self_attn.forward(p.norm(&self.norm0, x)))
     }
 }

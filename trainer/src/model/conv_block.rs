@@ -13,6 +13,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::init::WeightInit;
+use super::precision::Precision;
 
 /// Added to the variance by the instance norm.
 const NORM_EPSILON: f64 = 1e-5;
@@ -26,6 +27,8 @@ pub struct Conv {
     pub weight: Param<Tensor<5>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Conv {
@@ -35,6 +38,7 @@ impl Conv {
         Self {
             weight: weights.uniform([out_channels, in_channels, kernel, kernel, kernel], bound),
             bias: bias.then(|| weights.uniform([out_channels], bound)),
+            precision: weights.precision(),
         }
     }
 
@@ -42,18 +46,19 @@ impl Conv {
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         let [out_channels, in_channels, kernel, ..] = self.weight.dims();
-        let bias = self.bias.as_ref().map(Param::val);
-        if kernel == 1 {
+        let p = self.precision;
+        let (x, weight) = (p.narrow(x), p.narrow(self.weight.val()));
+        let y = p.widen(if kernel == 1 {
             let [n, _, dx, dy, dz] = x.dims();
-            let weight = self.weight.val().reshape([1, out_channels, in_channels]);
-            let y = weight.matmul(x.reshape([n, in_channels, dx * dy * dz])).reshape([n, out_channels, dx, dy, dz]);
-            return match bias {
-                Some(bias) => y + bias.reshape([1, out_channels, 1, 1, 1]),
-                None => y,
-            };
+            let weight = weight.reshape([1, out_channels, in_channels]);
+            weight.matmul(x.reshape([n, in_channels, dx * dy * dz])).reshape([n, out_channels, dx, dy, dz])
+        } else {
+            conv3d(x, weight, None, ConvOptions::new([1; 3], [kernel / 2; 3], [1; 3], 1))
+        });
+        match &self.bias {
+            Some(bias) => y + bias.val().reshape([1, out_channels, 1, 1, 1]),
+            None => y,
         }
-        let side = kernel / 2;
-        conv3d(x, self.weight.val(), bias, ConvOptions::new([1; 3], [side; 3], [1; 3], 1))
     }
 }
 
@@ -62,13 +67,16 @@ impl Conv {
 pub struct UpConv {
     /// `[in, out, 2, 2, 2]`.
     pub weight: Param<Tensor<5>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl UpConv {
     /// Uniform weights, bounded as in [`Conv::init`] with the reference's fan-in of a transposed convolution, `8·out`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         let bound = 1.0 / ((out_channels * 8) as f64).sqrt();
-        Self { weight: weights.uniform([in_channels, out_channels, 2, 2, 2], bound) }
+        let weight = weights.uniform([in_channels, out_channels, 2, 2, 2], bound);
+        Self { weight, precision: weights.precision() }
     }
 
     /// `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y, 2Z]`.
@@ -76,8 +84,10 @@ impl UpConv {
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         let [n, in_channels, dx, dy, dz] = x.dims();
         let [_, out_channels, ..] = self.weight.dims();
-        let weight = self.weight.val().reshape([1, in_channels, out_channels * 8]).swap_dims(1, 2);
-        let blocks = weight.matmul(x.reshape([n, in_channels, dx * dy * dz]));
+        let p = self.precision;
+        let (x, weight) = (p.narrow(x), p.narrow(self.weight.val()));
+        let weight = weight.reshape([1, in_channels, out_channels * 8]).swap_dims(1, 2);
+        let blocks = p.widen(weight.matmul(x.reshape([n, in_channels, dx * dy * dz])));
         // [N, out, i, j, k, X, Y, Z] → [N, out, X, i, Y, j, Z, k]
         blocks.reshape([n, out_channels, 2, 2, 2, dx, dy, dz]).permute([0, 1, 5, 2, 6, 3, 7, 4]).reshape([
             n,

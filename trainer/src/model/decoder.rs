@@ -1,11 +1,13 @@
 //! The decoder: ordinary blocks over all tokens, then blocks that read the encoder's layers, deepest first.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 use super::block::{Block, BlockConfig, CrossBlock, linear_params, norm_params};
 use super::init::WeightInit;
+use super::layer_norm::LayerNorm;
+use super::precision::Precision;
 
 /// Sizes of a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,7 @@ impl DecoderConfig {
             cross_attention_blocks: (0..self.cross_depth).map(|_| CrossBlock::init(&self.block, weights)).collect(),
             norm: weights.layer_norm(dim, self.block.norm_epsilon),
             head: weights.linear(dim, self.patch_width),
+            precision: weights.precision(),
         }
     }
 
@@ -53,6 +56,8 @@ pub struct Decoder {
     pub norm: LayerNorm,
     /// Token to patch, `[dim, p³·C]`.
     pub head: Linear,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Decoder {
@@ -81,6 +86,7 @@ impl Decoder {
     /// the tokens whose patches are wanted.
     #[must_use]
     pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
-        self.head.forward(self.norm.forward(x))
+        let p = self.precision;
+        p.widen(p.linear(&self.head, p.norm(&self.norm, x)))
     }
 }

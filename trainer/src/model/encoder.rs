@@ -4,11 +4,11 @@
 //! (UNETR) it sees all patches, without a class token, and its position table is trained.
 
 use burn::module::{Module, Param};
-use burn::nn::LayerNorm;
 use burn::tensor::{Int, Tensor};
 
 use super::block::{Block, BlockConfig, linear_params, norm_params};
 use super::init::WeightInit;
+use super::layer_norm::LayerNorm;
 use super::patch_embed::PatchEmbed;
 use super::pos_embed::PosEmbed;
 

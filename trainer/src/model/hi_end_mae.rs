@@ -12,6 +12,7 @@ use super::init::WeightInit;
 use super::masking::{MaskIndices, num_visible};
 use super::patch_embed::{grid_of, patchify};
 use super::pos_embed::PosEmbed;
+use super::precision::Precision;
 use crate::loss::masked_mse::{denormalise_patches, masked_mse};
 
 /// Epsilon of all layer norms in pre-training.
@@ -183,6 +184,7 @@ impl HiEndMaeConfig {
             encoder: encoder.init(weights),
             decoder: self.decoder().init(weights),
             patch_size: self.patch_size,
+            precision: weights.precision(),
         }
     }
 
@@ -221,6 +223,8 @@ pub struct HiEndMae {
     /// Over all tokens.
     pub decoder: Decoder,
     patch_size: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl HiEndMae {
@@ -269,7 +273,8 @@ impl HiEndMae {
     fn decoder_input(&self, encoded: EncoderOutput, mask: &MaskIndices) -> (Tensor<3>, Vec<Tensor<3>>) {
         let n = mask.num_samples;
         let (last, tap_maps) = self.encoder_to_decoder.split_last().expect("made with one map more than taps");
-        let seen = last.forward(encoded.norm);
+        let map = |layer: &Linear, x| self.precision.linear(layer, x);
+        let seen = self.precision.widen(map(last, encoded.norm));
         let [_, num_seen, dim] = seen.dims();
         let positions = self.decoder_pos_embed.rows(mask.shuffled_patches.clone(), n);
         // Positions are added before joining, so that the class token's zeros need no tensor of their own.
@@ -277,7 +282,7 @@ impl HiEndMae {
         let visible = seen.narrow(1, 1, num_seen - 1) + positions.clone().narrow(1, 0, mask.num_visible);
         let masked = self.mask_token.val().expand([n, mask.num_masked, dim])
             + positions.narrow(1, mask.num_visible, mask.num_masked);
-        let contexts = tap_maps.iter().zip(encoded.taps).map(|(map, tap)| map.forward(tap)).rev().collect();
+        let contexts = tap_maps.iter().zip(encoded.taps).map(|(layer, tap)| map(layer, tap)).rev().collect();
         (Tensor::cat(vec![cls, visible, masked], 1), contexts)
     }
 }

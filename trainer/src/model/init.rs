@@ -5,10 +5,13 @@
 //! layers are made, and that order is part of what a seed means.
 
 use burn::module::{Param, ParamId};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+
+use super::layer_norm::LayerNorm;
+use super::precision::Precision;
 
 /// Standard deviation of class and mask tokens.
 const TOKEN_STD: f32 = 0.02;
@@ -18,13 +21,26 @@ const TOKEN_STD: f32 = 0.02;
 pub struct WeightInit {
     rng: ChaCha8Rng,
     device: Device,
+    precision: Precision,
 }
 
 impl WeightInit {
     /// Weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
     #[must_use]
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone() }
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone(), precision: Precision::F32 }
+    }
+
+    /// The same weights, for a model whose products are taken in `precision`.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// How the products of a model made with it are taken.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Where the weights go.
@@ -46,7 +62,7 @@ impl WeightInit {
     /// A layer norm of width `dim` that starts as the plain normalisation.
     #[must_use]
     pub fn layer_norm(&self, dim: usize, epsilon: f64) -> LayerNorm {
-        LayerNormConfig::new(dim).with_epsilon(epsilon).init(&self.device)
+        LayerNorm::init(dim, epsilon, self)
     }
 
     /// A token `[1, 1, dim]`, normal with standard deviation 0.02.

@@ -9,6 +9,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 use super::init::WeightInit;
+use super::precision::Precision;
 
 /// Number of patches along each axis.
 ///
@@ -58,18 +59,21 @@ pub fn unpatchify(patches: Tensor<3>, grid: [usize; 3], patch_size: usize) -> Te
 pub struct PatchEmbed {
     /// `[p³·C, embed_dim]`; the released convolution's weight, flattened and transposed.
     pub proj: Linear,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl PatchEmbed {
     /// Xavier-uniform on the flattened weight; the bias is zero.
     pub fn init(patch_size: usize, in_channels: usize, embed_dim: usize, weights: &mut WeightInit) -> Self {
-        Self { proj: weights.linear(patch_size.pow(3) * in_channels, embed_dim) }
+        let proj = weights.linear(patch_size.pow(3) * in_channels, embed_dim);
+        Self { proj, precision: weights.precision() }
     }
 
     /// `[N, L, p³·C]` → `[N, L, embed_dim]`.
     #[must_use]
     pub fn forward(&self, patches: Tensor<3>) -> Tensor<3> {
-        self.proj.forward(patches)
+        self.precision.widen(self.precision.linear(&self.proj, patches))
     }
 }
 

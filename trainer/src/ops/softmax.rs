@@ -2,60 +2,88 @@
 //!
 //! Burn's autodiff takes softmax apart into five tracked operations, each of which keeps a tensor of the size of the
 //! attention matrix and costs passes over it in both directions. The derivative needs the output alone:
-//! `dx = y · (dy - sum(dy · y))`.
+//! `dx = scale · y · (dy - sum(dy · y))`.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::Tensor;
 
-/// Softmax over the last axis.
+use super::{cast, dtype_of, widened};
+
+/// Softmax over the last axis of `scale · x`, in the type of `x`.
 #[must_use]
-pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as LastSoftmax>::last_softmax(x.into_dispatch(), D - 1))
+pub fn softmax<const D: usize>(x: Tensor<D>, scale: f64) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as ScaledSoftmax>::scaled_softmax(x.into_dispatch(), scale))
 }
 
 /// The operation for each backend.
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
-pub trait LastSoftmax: Backend {
-    /// Softmax over `last`, the last axis.
-    fn last_softmax(x: FloatTensor<Self>, last: usize) -> FloatTensor<Self> {
-        Self::softmax(x, last)
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
+pub trait ScaledSoftmax: Backend {
+    /// Softmax over the last axis of `scale · x`.
+    fn scaled_softmax(x: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        let (dtype, last) = (dtype_of::<Self>(&x), x.rank() - 1);
+        let mut x = widened::<Self>(x);
+        #[expect(clippy::float_cmp, reason = "exactly one is worth no pass over the matrix")]
+        if scale != 1.0 {
+            x = Self::float_mul_scalar(x, scale.into());
+        }
+        cast::<Self>(Self::softmax(x, last), dtype)
+    }
+
+    /// The gradient of `x`, from the output and its gradient.
+    fn scaled_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        let (dtype, last) = (dtype_of::<Self>(&y), y.rank() - 1);
+        let (y, dy) = (widened::<Self>(y), widened::<Self>(dy));
+        let common = Self::float_sum_dim(Self::float_mul(dy.clone(), y.clone()), last);
+        let mut dx = Self::float_mul(Self::float_sub(dy, common), y);
+        #[expect(clippy::float_cmp, reason = "exactly one is worth no pass over the matrix")]
+        if scale != 1.0 {
+            dx = Self::float_mul_scalar(dx, scale.into());
+        }
+        cast::<Self>(dx, dtype)
     }
 }
 
-impl LastSoftmax for Flex {}
+impl ScaledSoftmax for Flex {}
 
-#[cfg(feature = "cuda")]
-impl LastSoftmax for burn::backend::Cube {}
+#[cfg(feature = "cube")]
+impl ScaledSoftmax for burn::backend::Cube {
+    fn scaled_softmax(x: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        super::kernels::softmax::forward(x, scale)
+    }
 
-impl<B: LastSoftmax, C: CheckpointStrategy> LastSoftmax for Autodiff<B, C> {
-    fn last_softmax(x: FloatTensor<Self>, last: usize) -> FloatTensor<Self> {
+    fn scaled_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        super::kernels::softmax::backward(y, dy, scale)
+    }
+}
+
+impl<B: ScaledSoftmax, C: CheckpointStrategy> ScaledSoftmax for Autodiff<B, C> {
+    fn scaled_softmax(x: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Derivative;
 
-        impl<B: Backend> Backward<B, 1> for Derivative {
-            type State = (FloatTensor<B>, usize);
+        impl<B: ScaledSoftmax> Backward<B, 1> for Derivative {
+            type State = (FloatTensor<B>, f64);
 
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let [parent] = ops.parents;
                 let dy = grads.consume::<B>(&ops.node);
-                let (y, last) = ops.state;
+                let (y, scale) = ops.state;
                 if let Some(node) = parent {
-                    let common = B::float_sum_dim(B::float_mul(dy.clone(), y.clone()), last);
-                    grads.register::<B>(node.id, B::float_mul(B::float_sub(dy, common), y));
+                    grads.register::<B>(node.id, B::scaled_softmax_backward(y, dy, scale));
                 }
             }
         }
 
         match Derivative.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let y = B::last_softmax(x.into_primitive(), last);
-                prepared.finish((y.clone(), last), y)
+                let y = B::scaled_softmax(x.into_primitive(), scale);
+                prepared.finish((y.clone(), scale), y)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::last_softmax(x.into_primitive(), last)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::scaled_softmax(x.into_primitive(), scale)),
         }
     }
 }
@@ -63,24 +91,31 @@ impl<B: LastSoftmax, C: CheckpointStrategy> LastSoftmax for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData, activation};
+    use crate::ops::testing::{devices, values_and_gradients, wave};
+    use burn::tensor::activation;
 
     #[test]
     fn value_and_gradient_are_those_of_the_composition() {
-        let device = Device::flex().autodiff();
-        let values: Vec<f32> = (0..2 * 3 * 37).map(|i| (i as f32 * 0.7).sin() * 5.0).collect();
-        let weights: Vec<f32> = (0..2 * 3 * 37).map(|i| (i as f32 * 1.3).cos()).collect();
-        let run = |f: fn(Tensor<3>) -> Tensor<3>| -> (Vec<f32>, Vec<f32>) {
-            let x = Tensor::<3>::from_data(TensorData::new(values.clone(), [2, 3, 37]), &device).require_grad();
-            let w = Tensor::<3>::from_data(TensorData::new(weights.clone(), [2, 3, 37]), &device);
-            let y = f(x.clone());
-            let grads = (y.clone() * w).sum().backward();
-            let host = |t: Tensor<3>| t.into_data().try_to_vec().unwrap();
-            (host(y.inner()), host(x.grad(&grads).unwrap()))
-        };
-        let (ours, composed) = (run(softmax), run(|x| activation::softmax(x, 2)));
-        for (a, b) in ours.0.iter().zip(&composed.0).chain(ours.1.iter().zip(&composed.1)) {
-            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        for device in devices() {
+            for (shape, scale) in [([2, 3, 37], 1.0), ([4, 5, 129], 0.3), ([1, 2, 513], 0.25)] {
+                let x = wave(shape, 0.7, 5.0);
+                let ours = values_and_gradients(&device, std::array::from_ref(&x), |[x]| softmax(x, scale));
+                let composed = values_and_gradients(&device, &[x], |[x]| activation::softmax(x * scale, 2));
+                ours.assert_close(&composed, 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_in_sixteen_bits_out_and_f32_between() {
+        for device in devices() {
+            let x = wave([3, 4, 129], 0.37, 8.0);
+            let ours = values_and_gradients(&device, std::array::from_ref(&x), |[x]| {
+                softmax(x.cast(burn::tensor::FloatDType::BF16), 0.3).cast(burn::tensor::FloatDType::F32)
+            });
+            let full = values_and_gradients(&device, &[x], |[x]| softmax(x, 0.3));
+            // The input is rounded to 8 bits: 8 · 2⁻⁹ · 0.3 in the exponent, then the output once more.
+            ours.assert_close(&full, 0.02);
         }
     }
 }

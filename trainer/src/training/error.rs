@@ -92,6 +92,22 @@ pub enum TrainingError {
         /// The newest checkpoint from before.
         last_good: Option<PathBuf>,
     },
+    /// A device beside the first one failed, or its share of the batches did.
+    #[error("{device} (rank {rank}) failed at step {step}: {message}; {}",
+        last_good.as_ref().map_or_else(|| "no checkpoint yet".to_owned(), |p| format!("last good checkpoint: {}", p.display()))
+    )]
+    Rank {
+        /// Which.
+        rank: usize,
+        /// Its device.
+        device: String,
+        /// The update.
+        step: u64,
+        /// What it says.
+        message: String,
+        /// The newest checkpoint from before.
+        last_good: Option<PathBuf>,
+    },
     /// The device failed.
     #[error("the device failed at step {step}: {message}; {}",
         last_good.as_ref().map_or_else(|| "no checkpoint yet".to_owned(), |p| format!("last good checkpoint: {}", p.display()))

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::device::Compute;
+
 /// A request to stop after the step at hand; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
@@ -22,7 +24,7 @@ impl Stop {
     }
 }
 
-/// How a run is carried out. None of this changes its losses.
+/// How a run is carried out. None of this changes its losses, but for rounding where several devices add up theirs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Everything the run leaves behind goes there.
@@ -37,6 +39,11 @@ pub struct Options {
     pub keep: usize,
     /// Forget what cheap operations computed and compute it again on the way back: less memory, more time.
     pub gradient_checkpointing: bool,
+    /// Further devices. Each takes its share of every batch; [`super::ranks`] says how.
+    pub others: Vec<Compute>,
+    /// Queue an update before the loss of the one before it is read, so that the device never waits for the host; its
+    /// line then comes an update later. Absent: everywhere but on the CPU, which is done when it returns.
+    pub overlap: Option<bool>,
     /// To stop early.
     pub stop: Stop,
 }
@@ -52,6 +59,8 @@ impl Options {
             checkpoint_every: 0,
             keep: 3,
             gradient_checkpointing: false,
+            others: vec![],
+            overlap: None,
             stop: Stop::default(),
         }
     }

@@ -7,8 +7,8 @@ use hiend_loader::pipeline::{self, Loader, StreamConfig};
 
 use crate::feed::{Source, SourceError, source_of};
 
-/// Opens the batches from a step on.
-pub type OpenSource = Box<dyn FnOnce(u64) -> Result<Source, SourceError>>;
+/// Opens the batches from a step on: those of the whole stream, or a rank's share `(rank, ranks)` of each.
+pub type OpenSource = Box<dyn Fn(u64, (usize, usize)) -> Result<Source, SourceError> + Send + Sync>;
 
 /// Where batches come from: a pure function of the step.
 pub struct Stream {
@@ -23,6 +23,8 @@ pub struct Stream {
 impl Stream {
     /// The stream of a cache, as `config` and the run's seed have it.
     ///
+    /// Threads and memory are those of the whole process; ranks share them evenly.
+    ///
     /// # Errors
     /// If cache, configuration and memory do not go together.
     pub fn open(
@@ -31,10 +33,24 @@ impl Stream {
         seed: u64,
         options: &pipeline::Options,
     ) -> Result<Self, pipeline::Error> {
-        let loader = Loader::open(cache, config.clone(), seed, options)?;
-        let digest = loader.digest();
-        let steps_per_epoch = loader.steps_per_epoch();
-        let open = Box::new(move |step| Ok(source_of(loader.stream(step))));
+        let whole = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
+        let digest = whole.digest();
+        let steps_per_epoch = whole.steps_per_epoch();
+        let (config, options) = (config.clone(), options.clone());
+        let open = Box::new(move |step, share: (usize, usize)| {
+            let (_, num_ranks) = share;
+            if num_ranks == 1 {
+                return Ok(source_of(whole.stream(step)));
+            }
+            let options = pipeline::Options {
+                threads: (whole.num_threads() / num_ranks).max(1),
+                memory_bytes: options.memory_bytes / num_ranks as u64,
+                rank: share,
+                ..options.clone()
+            };
+            let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, &options)?;
+            Ok(source_of(loader.stream(step)))
+        });
         Ok(Self { steps_per_epoch, digest, open })
     }
 }

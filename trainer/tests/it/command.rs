@@ -1,6 +1,6 @@
 //! The binary: exit codes, and errors of one line.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn hiend_train(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(args).output().unwrap()
@@ -26,6 +26,20 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
     check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
     check(&["curves"], 2, "<RUN>");
+    check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu or cuda:N");
+    check(&["--shards", "cache", "--devices", "cpu,cpu", "--device", "cpu"], 2, "cannot be used with");
+    check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: several CUDA devices");
+}
+
+#[test]
+fn output_that_nobody_reads_ends_the_program_without_a_word() {
+    // Without --preset it says on standard output which one it takes, then misses the cache.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+    command.args(["--shards", "no-such-cache", "--device", "cpu"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut unread = command.spawn().unwrap();
+    drop(unread.stdout.take());
+    let output = unread.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(141), b"".as_slice()));
 }
 
 #[test]

@@ -11,5 +11,7 @@ mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
 mod look;
+mod precision;
 mod pretrain;
+mod ranks;
 mod report;

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use hiend_loader::batch::Images;
 use hiend_trainer::checkpoint;
+use hiend_trainer::config::TrainConfig;
 use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
@@ -75,11 +77,50 @@ fn resuming_is_bit_identical() {
 }
 
 #[test]
+fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let config = PretrainConfig { train: TrainConfig { ema_decay: Some(0.9), ..config().train }, ..config() };
+    let runs = [false, true].map(|overlap| {
+        let dir = dirs[usize::from(overlap)].path();
+        let options = Options { overlap: Some(overlap), checkpoint_every: 3, ..options(dir, 7, false) };
+        let mut told = Vec::new();
+        let mut watch = |event: &Event<'_>| match event {
+            Event::Step(record) => told.push(format!("step {}", record.step)),
+            Event::Checkpoint(path) => told.push(path.file_name().unwrap().to_string_lossy().into_owned()),
+            _ => {}
+        };
+        let summary = pretrain(&config, STREAM.stream(), &Compute::cpu(), &options, &mut watch).unwrap();
+        let weights = fs::read(summary.checkpoint.unwrap().join("model.bpk")).unwrap();
+        (summary.losses, told, weights.len())
+    });
+    assert_eq!(runs[0], runs[1]);
+    // What a checkpoint holds was looked at before it was written.
+    let at = |what: &str| runs[1].1.iter().position(|told| told == what).unwrap();
+    assert!(at("step 3") < at("step-00000003") && at("step-00000003") < at("step 4"));
+
+    // A loss that is no number is found all the same, and the weights after it are not saved.
+    let dir = tempfile::tempdir().unwrap();
+    let mut stream = STREAM.stream();
+    stream.open = Box::new(|start, _| {
+        Ok(Box::new(STREAM.open(start).zip(start..).map(|(batch, step)| {
+            let mut batch = batch?;
+            if let (Images::Floats(voxels), 3) = (&mut batch.images, step) {
+                voxels.fill(f32::NAN);
+            }
+            Ok(batch)
+        })))
+    });
+    let options = Options { overlap: Some(true), checkpoint_every: 4, ..options(dir.path(), 7, false) };
+    assert!(message(run(&config, stream, &options).unwrap_err()).contains("loss is NaN at step 4"));
+    assert_eq!(checkpoint::latest(&dir.path().join("checkpoints")).unwrap(), None);
+}
+
+#[test]
 fn a_step_whose_cases_are_all_corrupt_passes_without_an_update() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let damaged = || Stream {
-        open: Box::new(|start| {
+        open: Box::new(|start, _| {
             let crops = |step| if step == 1 || step == 3 { 0 } else { 2 };
             Ok(Box::new((start..).map(move |step| Ok(SyntheticStream { crops: crops(step), ..STREAM }.batch(step)))))
         }),
@@ -107,7 +148,7 @@ fn a_kill_costs_the_steps_since_the_checkpoint_and_nothing_else() {
     let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 6, false)).unwrap();
     // The stream breaks off after five batches, two of them after the checkpoint.
     let mut stream = STREAM.stream();
-    let broken = |step| Ok(Box::new(STREAM.open(step).take(5)) as _);
+    let broken = |step, _| Ok(Box::new(STREAM.open(step).take(5)) as _);
     stream.open = Box::new(broken);
     let options_killed = Options { checkpoint_every: 3, ..options(killed_dir.path(), 6, false) };
     let error = run(&config, stream, &options_killed).unwrap_err();
@@ -122,7 +163,7 @@ fn a_run_killed_before_its_first_checkpoint_starts_again() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let mut stream = STREAM.stream();
-    stream.open = Box::new(|_| Err(SourceError::from("gone")));
+    stream.open = Box::new(|_, _| Err(SourceError::from("gone")));
     assert_eq!(
         message(run(&config, stream, &options(dir.path(), 2, false)).unwrap_err()),
         "the stream does not open at step 0: gone"
@@ -162,11 +203,12 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_cases() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let mut stream = STREAM.stream();
-    stream.open = Box::new(|step| {
+    stream.open = Box::new(|step, _| {
         Ok(Box::new(STREAM.open(step).map(|batch| {
             let mut batch = batch?;
             if batch.step == 3 {
-                batch.images.fill(f32::NAN);
+                let Images::Floats(voxels) = &mut batch.images else { unreachable!("made as floats") };
+                voxels.fill(f32::NAN);
             }
             Ok(batch)
         })))

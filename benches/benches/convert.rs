@@ -1,0 +1,79 @@
+//! Converting one CT of 512 x 512 x 200 voxels of 0.8 x 0.8 x 2 mm, 16 bits in `.nii.gz`, on one core.
+//!
+//! `cargo bench -p benches --bench convert`. Voxels are generated with CT-like noise, or those of the largest case of
+//! the cache that `HIEND_BENCH_CACHE` names, mirror-tiled. `read` is the floor: inflating the file and swapping nothing
+//! else; `whole` ends with the shard on disk under its name.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::dataset::find;
+use hiend_loader::nifti::{read_info, read_volume, write_like};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::preprocess::PreprocessConfig;
+
+use benches::volume::{Voxels, mirror_tile};
+
+const SHAPE: [usize; 3] = [512, 512, 200];
+const SPACING: [f32; 3] = [0.8, 0.8, 2.0];
+
+/// A dataset in nnU-Net layout that holds the scan alone; returns the scan's path.
+fn dataset(dir: &Path) -> std::path::PathBuf {
+    let voxels = match std::env::var_os("HIEND_BENCH_CACHE") {
+        Some(cache) => Voxels::of_cache(Path::new(&cache)).expect("HIEND_BENCH_CACHE is a cache"),
+        None => Voxels::generated(),
+    };
+    eprintln!("voxels: {}", voxels.origin);
+    write_dataset(dir, &PhantomConfig { cases: 1, seed: 1, spacing_mm: [8.0, 8.0] })
+        .expect("the folder can be written");
+    let path = dir.join("imagesTr/phantom_000_0000.nii.gz");
+    let mut info = read_info(&path).expect("just written");
+    info.shape = SHAPE;
+    for (axis, (len, side)) in SHAPE.into_iter().zip(SPACING).enumerate() {
+        info.header.dim[axis + 1] = u16::try_from(len).expect("small");
+        info.header.pixdim[axis + 1] = side;
+    }
+    for (axis, row) in
+        [&mut info.header.srow_x, &mut info.header.srow_y, &mut info.header.srow_z].into_iter().enumerate()
+    {
+        *row = [0.0; 4];
+        row[axis] = SPACING[axis];
+    }
+    info.header.sform_code = 1;
+    #[expect(clippy::cast_possible_truncation, reason = "HU of a window")]
+    let hu = |&sample: &u16| (f64::from(sample) + voxels.offset) as i16;
+    let tiled: Vec<i16> = mirror_tile(&voxels.samples, voxels.shape, SHAPE).iter().map(hu).collect();
+    std::fs::remove_dir_all(dir.join("labelsTr")).expect("just written");
+    std::fs::create_dir(dir.join("labelsTr")).expect("just removed");
+    write_like(&path, &info, &tiled).expect("the folder can be written");
+    path
+}
+
+fn converting(criterion: &mut Criterion) {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let scan = dataset(data.path());
+    let mut group = criterion.benchmark_group("convert");
+    group.sample_size(10);
+    group.bench_function("read", |bencher| bencher.iter(|| read_volume(&scan).expect("just written").info.shape));
+    let datasets = find(data.path()).expect("a dataset");
+    let (config, stop) = (PreprocessConfig::default(), AtomicBool::new(false));
+    let options = ConvertOptions { jobs: 1, ..ConvertOptions::default() };
+    group.bench_function("whole", |bencher| {
+        let folder = || tempfile::tempdir().expect("a temporary folder");
+        bencher.iter_batched(
+            folder,
+            |out| {
+                let run = convert(data.path(), &datasets, &out.path().join("cache"), &config, &options, &stop, |_| ());
+                run.expect("the folder can be written");
+                out
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(suite, converting);
+criterion_main!(suite);

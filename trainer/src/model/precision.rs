@@ -1,0 +1,67 @@
+//! The type in which matrix products are taken.
+//!
+//! With [`Precision::Bf16`] the products of linear maps, attention and convolutions take 16-bit factors and add up in
+//! 32 bits; weights, their moments, norms, softmaxes, residual sums and losses stay in 32. That is what `PyTorch` calls
+//! autocast; bf16 has the exponents of f32, so no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
+//!
+//! With [`Precision::F32`] a GPU takes f32 products by its TF32 units: 10 bits of each factor's fraction, 32-bit sums.
+//! `CubeCL` decides that and has no switch. The CPU takes them as they are.
+
+use burn::nn::Linear;
+use burn::tensor::module::linear;
+use burn::tensor::{FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::layer_norm::LayerNorm;
+
+/// The type in which matrix products are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    #[default]
+    F32,
+    /// Factors of 16 bits, sums of 32.
+    Bf16,
+}
+
+impl Precision {
+    /// A factor of a product.
+    #[must_use]
+    pub fn narrow<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => x.cast(FloatDType::BF16),
+        }
+    }
+
+    /// `x` times the layer's weight, plus its bias; the result is a factor again.
+    #[must_use]
+    pub fn linear<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => layer.forward(x),
+            Self::Bf16 => {
+                let bias = layer.bias.as_ref().map(|bias| self.narrow(bias.val()));
+                linear(self.narrow(x), self.narrow(layer.weight.val()), bias)
+            }
+        }
+    }
+
+    /// Layer norm, taken in full; the result is a factor.
+    #[must_use]
+    pub fn norm<const D: usize>(self, layer: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => layer.forward(x),
+            Self::Bf16 => layer.forward_as(x, FloatDType::BF16),
+        }
+    }
+
+    /// A product's result, brought back for sums, norms and losses.
+    #[must_use]
+    pub fn widen<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => x.cast(FloatDType::F32),
+        }
+    }
+}

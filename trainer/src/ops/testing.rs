@@ -1,0 +1,62 @@
+//! Values and gradients of a function on every device that a test can reach.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// The CPU; in a build with `cube-cpu` the GPU's kernels compiled for the CPU as well; in a build with `cuda` the
+/// device that `HIEND_TEST_DEVICE` names (`cuda:0`), if it names one.
+pub fn devices() -> Vec<Device> {
+    #[allow(unused_mut, reason = "which devices there are depends on features")]
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "cube-cpu")]
+    devices.push(Device::cpu());
+    #[cfg(feature = "cuda")]
+    if let Some(name) = std::env::var_os("HIEND_TEST_DEVICE") {
+        let choice = name.to_string_lossy().parse().expect("HIEND_TEST_DEVICE is a device");
+        devices.push(crate::device::Compute::open(choice).expect("the device is there").raw().clone());
+    }
+    devices
+}
+
+/// Numbers without a pattern that a mistake could hide in, from `-amplitude` to `amplitude`.
+pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
+    let values: Vec<f32> =
+        (0..shape.iter().product::<usize>()).map(|i| (i as f32 * frequency).sin() * amplitude).collect();
+    TensorData::new(values, shape)
+}
+
+/// What a function gives, and the gradients of its inputs under weights that differ from value to value.
+pub struct Outcome {
+    values: Vec<f32>,
+    gradients: Vec<Vec<f32>>,
+}
+
+pub fn values_and_gradients<const N: usize>(
+    device: &Device,
+    inputs: &[TensorData; N],
+    function: impl Fn([Tensor<3>; N]) -> Tensor<3>,
+) -> Outcome {
+    let autodiff = device.clone().autodiff();
+    let inputs = inputs.each_ref().map(|data| Tensor::<3>::from_data(data.clone(), &autodiff).require_grad());
+    let y = function(inputs.clone());
+    let weights = Tensor::from_data(wave(y.dims(), 1.3, 1.0), &autodiff);
+    let grads = (y.clone() * weights).sum().backward();
+    let host = |tensor: Tensor<3>| tensor.into_data().try_to_vec::<f32>().expect("f32");
+    let gradients = inputs.iter().map(|input| host(input.grad(&grads).expect("every input is used"))).collect();
+    Outcome { values: host(y.inner()), gradients }
+}
+
+impl Outcome {
+    /// Every tensor is that of `other`, but for `tolerance` of the other's largest value.
+    pub fn assert_close(&self, other: &Self, tolerance: f32) {
+        let check = |name: &str, ours: &[f32], theirs: &[f32]| {
+            assert_eq!(ours.len(), theirs.len(), "{name}");
+            let largest = theirs.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+            let error = ours.iter().zip(theirs).fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest;
+            assert!(error <= tolerance, "{name}: error {error:.2e} of the largest value {largest}");
+        };
+        check("values", &self.values, &other.values);
+        for (number, (ours, theirs)) in self.gradients.iter().zip(&other.gradients).enumerate() {
+            check(&format!("gradient of input {number}"), ours, theirs);
+        }
+    }
+}
