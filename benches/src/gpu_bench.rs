@@ -7,6 +7,8 @@
 //! | `finetune` | updates of UNETR on one resident batch, Dice and cross-entropy included |
 //! | `predict` | a sliding window over a volume, host to host |
 //! | `numerics` | the losses of a small model's updates against those of the CPU in f32 |
+//! | `kernels` | where an update's time goes, kernel by kernel, as the device measures it |
+//! | `products` | the rate of every product and attention of the models, each by itself |
 //! | `shapes` | every product, convolution and attention of the models once, against the CPU in f32 |
 //!
 //! Timings are medians of single updates, each with the device waited for, after a few that are not counted: kernels
@@ -27,7 +29,6 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
 use hiend_cache::{Cache, Preset as Codec};
-use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetunePreset;
@@ -36,6 +37,7 @@ use hiend_trainer::device::{Compute, DeviceChoice, keep_kernels_in, settle_defau
 use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
 use hiend_trainer::inference::predict_windows;
 use hiend_trainer::inference::sliding_window::{SlidingWindow, Volume};
+use hiend_trainer::model::hi_end_mae::HiEndMae;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::model::precision::Precision;
 use hiend_trainer::pretrain::Pretraining;
@@ -50,7 +52,7 @@ use crate::{flops, shapes};
 #[derive(Debug, Parser)]
 #[command(name = "gpu-bench")]
 pub struct Cli {
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// What to measure
@@ -104,6 +106,8 @@ enum Case {
     Finetune,
     Predict,
     Numerics,
+    Kernels,
+    Products,
     Shapes,
 }
 
@@ -133,6 +137,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Finetune => vec![finetune(cli, &compute)?],
             Case::Predict => vec![predict(cli, &compute)?],
             Case::Numerics => vec![numerics(cli, &compute)?],
+            Case::Kernels => kernels(cli, &compute)?,
+            Case::Products => {
+                shapes::time(&cli.preset.config().model, &compute, cli.precision, cli.batch, &mut |line| {
+                    show(case, &compute, started, line);
+                })?;
+                vec![]
+            }
             Case::Shapes => {
                 shapes::compare(&cli.preset.config().model, &compute, cli.precision, &mut |line| {
                     show(case, &compute, started, line);
@@ -177,7 +188,7 @@ fn batch_of(feed: &mut Feed<Masked>) -> anyhow::Result<DeviceBatch<Masked>> {
 
 /// One update, with the device waited for; its loss.
 fn update(
-    replica: &mut Replica<hiend_trainer::model::hi_end_mae::HiEndMae>,
+    replica: &mut Replica<HiEndMae>,
     config: &PretrainConfig,
     batch: &DeviceBatch<Masked>,
 ) -> anyhow::Result<f32> {
@@ -188,11 +199,21 @@ fn update(
     loss.first().copied().filter(|loss| loss.is_finite()).context("the loss is no number")
 }
 
+/// First weights, and a batch that stays on the device.
+fn resident(
+    cli: &Cli,
+    config: &PretrainConfig,
+    compute: &Compute,
+) -> anyhow::Result<(Replica<HiEndMae>, DeviceBatch<Masked>)> {
+    let stream = SyntheticStream { seed: 0, crop_size: config.stream.crop_size, crops: cli.batch, steps_per_epoch: 1 };
+    let batch = batch_of(&mut feed(config, &stream.stream(), compute)?)?;
+    let (replica, _) = Replica::on(&Pretraining { config }, compute, cli.gradient_checkpointing, None)?;
+    Ok((replica, batch))
+}
+
 fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let config = config(cli);
-    let stream = SyntheticStream { seed: 0, crop_size: config.stream.crop_size, crops: cli.batch, steps_per_epoch: 1 };
-    let batch = batch_of(&mut feed(&config, &stream.stream(), compute)?)?;
-    let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, cli.gradient_checkpointing, None)?;
+    let (mut replica, batch) = resident(cli, &config, compute)?;
     let mut losses = Vec::new();
     let mut secs = Vec::new();
     for number in 0..cli.warmup + cli.steps {
@@ -209,6 +230,55 @@ fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         line["pool"] = json!(format!("{usage:?}"));
     }
     Ok(line)
+}
+
+#[cfg(not(feature = "cube"))]
+fn kernels(_: &Cli, _: &Compute) -> anyhow::Result<Vec<Value>> {
+    bail!("kernels are timed on GPUs; build with --features cuda or vulkan");
+}
+
+/// Updates on a resident batch, one line a kernel, then one for all; milliseconds and launches are those of an update.
+#[cfg(feature = "cube")]
+fn kernels(cli: &Cli, compute: &Compute) -> anyhow::Result<Vec<Value>> {
+    use crate::kernel_times::DeviceTimes;
+
+    if compute.is_cpu() {
+        bail!("kernels are timed on GPUs, not on {compute}");
+    }
+    let config = config(cli);
+    let (mut replica, batch) = resident(cli, &config, compute)?;
+    for _ in 0..cli.warmup {
+        update(&mut replica, &config, &batch)?;
+    }
+    let updates = cli.steps.clamp(1, 3);
+    let times = DeviceTimes::of(|| (0..updates).try_for_each(|_| update(&mut replica, &config, &batch).map(drop)))?;
+    let each = |secs: f64| rounded(secs * 1e3 / updates as f64);
+    let busy_secs: f64 = times.kernels.iter().map(|kernel| kernel.secs).sum();
+    let mut lines: Vec<Value> = times
+        .kernels
+        .iter()
+        .map(|kernel| {
+            json!({
+                "kernel": kernel.kernel,
+                "launches": rounded(kernel.launches as f64 / updates as f64),
+                "ms": each(kernel.secs),
+                "share": rounded(kernel.secs / busy_secs),
+            })
+        })
+        .collect();
+    lines.push(json!({
+        "kernel": "all",
+        "preset": cli.preset.name(),
+        "precision": config.train.precision,
+        "batch": cli.batch,
+        "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / updates as f64),
+        "unmeasured": times.unmeasured,
+        "ms": each(busy_secs),
+        "span_ms": each(times.span_secs),
+        "idle_ms": each(times.idle_secs),
+        "clock": if times.on_device { "device" } else { "host" },
+    }));
+    Ok(lines)
 }
 
 fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
@@ -239,7 +309,7 @@ fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let options = pipeline::Options {
         threads: cli.threads,
         memory_bytes: cli.memory.as_u64(),
-        form: if compute.is_cpu() { VoxelForm::Floats } else { VoxelForm::Steps },
+        form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
         ..pipeline::Options::default()
     };
     let stream = Stream::open(Arc::new(cache), &config.stream, 0, &options)?;

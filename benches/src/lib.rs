@@ -10,6 +10,8 @@ pub mod contender;
 pub mod flops;
 #[cfg(feature = "gpu")]
 pub mod gpu_bench;
+#[cfg(feature = "cube")]
+pub mod kernel_times;
 pub mod loader_bench;
 #[cfg(feature = "gpu")]
 pub mod shapes;

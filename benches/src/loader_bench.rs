@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hiend_cache::Preset;
+use hiend_loader::batch::VoxelForm;
+use hiend_loader::transform::Chain;
 use serde_json::json;
 
 use crate::chart::{Bar, Kind, draw};
@@ -47,6 +49,29 @@ pub struct Cli {
     /// Codec of the cache that is measured.
     #[arg(long, value_enum, default_value = "fast")]
     codec: CodecArg,
+    /// What the loader does to crops.
+    #[arg(long, value_enum, default_value = "recipe")]
+    augment: AugmentArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AugmentArg {
+    /// The pre-training recipe's chain
+    Recipe,
+    /// nnU-Net's chain
+    Nnunet,
+    /// The boxes that a device makes crops of by nnU-Net's chain
+    NnunetOnDevice,
+}
+
+impl AugmentArg {
+    fn stream(self) -> (Chain, VoxelForm) {
+        match self {
+            Self::Recipe => (Chain::recipe(), VoxelForm::Floats),
+            Self::Nnunet => (Chain::nnunet(), VoxelForm::Floats),
+            Self::NnunetOnDevice => (Chain::nnunet(), VoxelForm::Sources),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -84,9 +109,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
 
     let threads = usize::from(cli.threads);
-    let mut loaders = vec![WholeWay::new(&cache_dir, 1)?];
+    let (augment, form) = cli.augment.stream();
+    let mut loaders = vec![WholeWay::new(&cache_dir, 1, augment, form)?];
     if threads > 1 {
-        loaders.push(WholeWay::new(&cache_dir, threads)?);
+        loaders.push(WholeWay::new(&cache_dir, threads, augment, form)?);
     }
     let mut contenders: Vec<(Box<dyn Contender>, Kind, Rates)> = Vec::new();
     let mut add = |contender: Box<dyn Contender>, kind| contenders.push((contender, kind, Rates::default()));

@@ -1,4 +1,5 @@
-//! Every kind of product that the models take, in their own sizes, once on a device and once on the CPU in f32.
+//! Every kind of product that the models take, in their own sizes: once on a device and once on the CPU in f32; or timed
+//! on the device, as many rows as a batch has.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -7,13 +8,15 @@
     reason = "sizes of models and batches"
 )]
 
+use std::time::Instant;
+
 use burn::tensor::module::conv3d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::precision::Precision;
-use hiend_trainer::ops::softmax::softmax;
+use hiend_trainer::ops::attention::attend_cross;
 use serde_json::{Value, json};
 
 /// Crops of the products of tokens; sums are as long as in training, there are only fewer of them.
@@ -31,17 +34,7 @@ pub fn compare(
     precision: Precision,
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
-    let (wide, narrow, hidden) = (model.embed_dim, model.decoder_embed_dim, model.mlp_ratio);
-    let patch = model.patch_size.pow(3);
-    let all = (96 / model.patch_size).pow(3) + 1;
-    let visible = (all - 1) / 4 + 1;
-    let mut products = vec![(visible, patch, wide), (visible, wide, narrow), (all, narrow, patch)];
-    for (tokens, dim) in [(visible, wide), (all, narrow)] {
-        products.extend([(tokens, dim, 3 * dim), (tokens, dim, dim)]);
-        products.extend([(tokens, dim, hidden * dim), (tokens, hidden * dim, dim)]);
-    }
-    products.push((visible, narrow, 2 * narrow));
-    for (tokens, from, to) in products {
+    for (tokens, from, to) in linear_maps(model) {
         let factors = [wave([CROPS, tokens, from], 0.37), wave([1, from, to], 0.11)];
         let errors = errors(
             compute,
@@ -54,27 +47,11 @@ pub fn compare(
         )?;
         show(line("linear", &json!([tokens, from, to]), &errors, precision));
     }
-    for (queries, keys, dim, heads) in [
-        (visible, visible, wide, model.num_heads),
-        (all, all, narrow, model.decoder_num_heads),
-        (all, visible, narrow, model.decoder_num_heads),
-    ] {
+    for (queries, keys, dim, heads) in attentions(model) {
         let width = dim / heads;
-        let factors = [
-            wave([CROPS * heads, queries, width], 0.37),
-            wave([CROPS * heads, keys, width], 0.23),
-            wave([CROPS * heads, keys, width], 0.71),
-        ];
-        let errors = errors(
-            compute,
-            &factors,
-            |[q, k, v], p| {
-                let [q, k, v] = [q, k, v].map(|x| p.narrow(x));
-                let weights = softmax(q.matmul(k.swap_dims(1, 2)), 1.0 / (width as f64).sqrt());
-                p.widen(weights.matmul(v))
-            },
-            precision,
-        )?;
+        let factors = [wave([CROPS, queries, dim], 0.37), wave([CROPS, keys, 2 * dim], 0.23)];
+        let errors =
+            errors(compute, &factors, |[q, kv], p| p.widen(attend_cross(p.narrow(q), p.narrow(kv), heads)), precision)?;
         show(line("attention", &json!([queries, keys, width]), &errors, precision));
     }
     // UNETR's convolutions of 3 voxels, feature size 32, each at its resolution; the finest on a part of the crop.
@@ -96,6 +73,97 @@ pub fn compare(
         show(line("conv3d", &json!([channels, out, side]), &errors, precision));
     }
     Ok(())
+}
+
+/// The linear maps: tokens of a crop, values of a token before and after.
+fn linear_maps(model: &HiEndMaeConfig) -> Vec<(usize, usize, usize)> {
+    let (wide, narrow, hidden) = (model.embed_dim, model.decoder_embed_dim, model.mlp_ratio);
+    let (visible, all) = tokens(model);
+    let patch = model.patch_size.pow(3);
+    let mut maps = vec![(visible, patch, wide), (visible, wide, narrow), (all, narrow, patch)];
+    for (tokens, dim) in [(visible, wide), (all, narrow)] {
+        maps.extend([(tokens, dim, 3 * dim), (tokens, dim, dim)]);
+        maps.extend([(tokens, dim, hidden * dim), (tokens, hidden * dim, dim)]);
+    }
+    maps.push((visible, narrow, 2 * narrow));
+    maps
+}
+
+/// The attentions: queries and keys of a crop, width of a token, heads.
+fn attentions(model: &HiEndMaeConfig) -> [(usize, usize, usize, usize); 3] {
+    let (visible, all) = tokens(model);
+    [
+        (visible, visible, model.embed_dim, model.num_heads),
+        (all, all, model.decoder_embed_dim, model.decoder_num_heads),
+        (all, visible, model.decoder_embed_dim, model.decoder_num_heads),
+    ]
+}
+
+/// Tokens of the encoder and of the decoder, the class token included.
+fn tokens(model: &HiEndMaeConfig) -> (usize, usize) {
+    let all = (96 / model.patch_size).pow(3);
+    (((all as f64) * (1.0 - model.mask_ratio)) as usize + 1, all + 1)
+}
+
+/// Shows one line a shape with the time of its product, of both gradients of a linear map, and of an attention with its
+/// way back, each for `crops` crops.
+///
+/// # Errors
+/// If the device fails.
+pub fn time(
+    model: &HiEndMaeConfig,
+    compute: &Compute,
+    precision: Precision,
+    crops: usize,
+    show: &mut dyn FnMut(Value),
+) -> anyhow::Result<()> {
+    let device = compute.raw();
+    let mut shown = |kind: &str, shape: Value, flop: f64, secs: f64| {
+        show(json!({
+            "kind": kind, "shape": shape, "precision": precision, "crops": crops,
+            "ms": (secs * 1e7).round() / 1e4, "tflops": (flop / secs / 1e8).round() / 1e4,
+        }));
+    };
+    let random = |shape| precision.narrow(Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device));
+    for (tokens, from, to) in linear_maps(model) {
+        let rows = crops * tokens;
+        let (x, w, dy) = (random([rows, from]), random([from, to]), random([rows, to]));
+        let flop = 2.0 * (rows * from * to) as f64;
+        let shape = json!([rows, from, to]);
+        shown("linear", shape.clone(), flop, timed(device, || x.clone().matmul(w.clone()))?);
+        shown("linear-dx", shape.clone(), flop, timed(device, || dy.clone().matmul(w.clone().transpose()))?);
+        shown("linear-dw", shape, flop, timed(device, || x.clone().transpose().matmul(dy.clone()))?);
+    }
+    let device = compute.autodiff();
+    for (queries, keys, dim, heads) in attentions(model) {
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad();
+        let (q, kv) = (random([crops, queries, dim]), random([crops, keys, 2 * dim]));
+        let run = || {
+            let (q, kv) = (precision.narrow(q.clone()), precision.narrow(kv.clone()));
+            let grads = attend_cross(q.clone(), kv, heads).sum().backward();
+            q.grad(&grads).unwrap_or_else(|| q.inner())
+        };
+        // Two products forward, four back.
+        let flop = 12.0 * (crops * queries * keys * dim) as f64;
+        shown("attention", json!([crops, queries, keys, dim / heads]), flop, timed(compute.raw(), run)?);
+    }
+    Ok(())
+}
+
+/// Seconds that one of several runs in a row takes.
+fn timed<const D: usize>(device: &Device, run: impl Fn() -> Tensor<D>) -> anyhow::Result<f64> {
+    const RUNS: u32 = 10;
+    let sync = || device.sync().map_err(|error| anyhow::anyhow!("{error:?}"));
+    // Compiled and tuned in these.
+    let tuned = [run(), run()];
+    sync()?;
+    drop(tuned);
+    let started = Instant::now();
+    for _ in 0..RUNS {
+        drop(run());
+    }
+    sync()?;
+    Ok(started.elapsed().as_secs_f64() / f64::from(RUNS))
 }
 
 fn line(kind: &str, shape: &Value, errors: &[f64], precision: Precision) -> Value {

@@ -3,11 +3,12 @@
 //! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool.
 
 use std::borrow::Cow;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use serde::{Deserialize, Serialize};
 
 use crate::preprocess::window::Scale;
+use crate::transform::{CropMut, CropRef, Drawn, Scratch};
 
 /// Crops of one global step (or one rank's share of it), ready for the network.
 #[derive(Debug)]
@@ -17,9 +18,9 @@ pub struct Batch {
     /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`]. `n` is smaller than usual, even 0, where corrupt
     /// cases were left out.
     pub shape: [usize; 5],
-    /// Voxels, crop after crop.
+    /// Voxels.
     pub images: Images,
-    /// Label of every voxel in the same order, if the stream carries labels.
+    /// Label of every one of those voxels, if the stream carries labels.
     pub labels: Option<PooledBuffer<u8>>,
     /// Where each crop came from and what was done to it, one entry a crop.
     pub crops: Vec<CropRecord>,
@@ -28,15 +29,55 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Voxels of all crops as they are to be trained on, computed if the batch holds less than that.
+    #[must_use]
+    pub fn to_floats(&self) -> Cow<'_, [f32]> {
+        match &self.images {
+            Images::Floats(values) => Cow::Borrowed(values),
+            Images::Steps(steps, laws) => {
+                let crops = steps.chunks_exact((steps.len() / laws.len().max(1)).max(1)).zip(laws);
+                Cow::Owned(crops.flat_map(|(steps, law)| steps.iter().map(|&step| law.apply(step))).collect())
+            }
+            Images::Sources(steps, crops) => Cow::Owned(self.crops_of(steps, crops).0),
+        }
+    }
+
+    /// Labels of all crops as they are to be trained on, if the stream carries labels.
+    #[must_use]
+    pub fn to_labels(&self) -> Option<Cow<'_, [u8]>> {
+        let labels = self.labels.as_ref()?;
+        Some(match &self.images {
+            Images::Sources(steps, crops) => Cow::Owned(self.crops_of(steps, crops).1),
+            _ => Cow::Borrowed(labels),
+        })
+    }
+
+    /// Images and labels of all crops, from their sources.
+    fn crops_of(&self, steps: &[u16], crops: &[SourceCrop]) -> (Vec<f32>, Vec<u8>) {
+        let shape = [self.shape[2], self.shape[3], self.shape[4]];
+        let len = shape.iter().product::<usize>().max(1);
+        let (mut images, mut labels) = (vec![0.0; crops.len() * len], vec![]);
+        labels.resize(if self.labels.is_some() { crops.len() * len } else { 0 }, 0);
+        let mut scratch = Scratch::new();
+        for (number, (crop, image)) in crops.iter().zip(images.chunks_exact_mut(len)).enumerate() {
+            let source: Vec<f32> = steps[crop.range()].iter().map(|&step| crop.scale.apply(step)).collect();
+            let from = self.labels.as_ref().map(|labels| &labels[crop.range()]);
+            let source = CropRef { image: &source, labels: from, shape: crop.shape };
+            let labels = from.is_some().then(|| &mut labels[number * len..][..len]);
+            crop.drawn.apply(source, &mut CropMut { image, labels, shape }, &mut scratch);
+        }
+        (images, labels)
+    }
+
     /// BLAKE3 of the voxels as little-endian floats (whatever they came as), then of the labels; 16 hex digits.
     ///
     /// Equal digests mean equal batches, whatever the number of threads.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(bytemuck::cast_slice(&self.images.to_floats()));
-        if let Some(labels) = &self.labels {
-            hasher.update(labels);
+        hasher.update(bytemuck::cast_slice(&self.to_floats()));
+        if let Some(labels) = self.to_labels() {
+            hasher.update(&labels);
         }
         hasher.finalize().to_hex()[..16].to_owned()
     }
@@ -50,34 +91,46 @@ pub enum Images {
     /// As the cache has them, flipped and turned already, and beside each crop how its steps become floats. Half the
     /// bytes of floats, and no less: a device that does the rest gets the very same bits.
     Steps(PooledBuffer<u16>, Vec<StepLaw>),
+    /// Of each crop the box that it is to be made of, as the cache has it, and what is to be done: for a device that
+    /// augments. Boxes that are rotated or scaled are larger than their crops, and no two need have one size.
+    Sources(PooledBuffer<u16>, Vec<SourceCrop>),
 }
 
 impl Images {
-    /// Voxels of all crops.
+    /// Voxels that there are.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Floats(values) => values.len(),
-            Self::Steps(steps, _) => steps.len(),
+            Self::Steps(steps, _) | Self::Sources(steps, _) => steps.len(),
         }
     }
 
-    /// Whether there is no crop.
+    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    /// As floats, computed if they are none.
+/// What a crop is to be made of, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SourceCrop {
+    /// Its box's first voxel, among those of the batch.
+    pub start: usize,
+    /// Voxels of the box along x, y, z.
+    pub shape: [usize; 3],
+    /// From stored steps to units of the window.
+    pub scale: Scale,
+    /// What is to be done to it.
+    pub drawn: Drawn,
+}
+
+impl SourceCrop {
+    /// Its voxels, among those of the batch.
     #[must_use]
-    pub fn to_floats(&self) -> Cow<'_, [f32]> {
-        match self {
-            Self::Floats(values) => Cow::Borrowed(values),
-            Self::Steps(steps, laws) => {
-                let crops = steps.chunks_exact((steps.len() / laws.len().max(1)).max(1)).zip(laws);
-                Cow::Owned(crops.flat_map(|(steps, law)| steps.iter().map(|&step| law.apply(step))).collect())
-            }
-        }
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.shape.iter().product::<usize>()
     }
 }
 
@@ -108,6 +161,8 @@ pub enum VoxelForm {
     Floats,
     /// [`Images::Steps`]. Only for augmentations that leave intensities linear: none, and the recipe's.
     Steps,
+    /// [`Images::Sources`].
+    Sources,
 }
 
 /// Origin and augmentation of one crop: enough to make it again.
@@ -163,6 +218,17 @@ impl<T> PooledBuffer<T> {
     #[must_use]
     pub fn unpooled(data: Vec<T>) -> Self {
         Self { len: data.len(), data, home: None }
+    }
+
+    /// At least `len` values, whatever was hidden or not there before.
+    pub fn make_room(&mut self, len: usize)
+    where
+        T: Clone + Default,
+    {
+        if self.data.len() < len {
+            self.data.resize(len, T::default());
+        }
+        self.len = len;
     }
 
     /// Hides what lies behind the first `len` values; the memory stays as it is for the next loan.

@@ -242,14 +242,14 @@ impl Loader {
     pub fn stream(&self, start_step: u64) -> BatchStream {
         match self.shared.form {
             VoxelForm::Floats => self.stream_of::<f32>(start_step),
-            VoxelForm::Steps => self.stream_of::<u16>(start_step),
+            VoxelForm::Steps | VoxelForm::Sources => self.stream_of::<u16>(start_step),
         }
     }
 
     fn stream_of<V: Voxel>(&self, start_step: u64) -> BatchStream {
         let shared = &self.shared;
         let num_buffers = shared.memory.num_buffers;
-        let num_voxels = self.crops_per_batch() * shared.plan.crop_size.iter().product::<usize>();
+        let num_voxels = shared.memory.batch_voxels;
         let (give_image, free_image) = flume::bounded(num_buffers);
         let (give_label, free_label) = flume::bounded(num_buffers);
         for _ in 0..num_buffers {

@@ -45,7 +45,7 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
     let height = (tile * y / x).max(1);
     let rows = num_crops.div_ceil(columns);
     let top = 2 * GAP + 2 * LETTER + 12;
-    let images = batch.images.to_floats();
+    let images = batch.to_floats();
     let mut canvas = Canvas::new(columns * (tile + GAP) + GAP, top + rows * (height + CAPTION + GAP));
     let headline = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
     canvas.text([GAP, GAP], 2, TEXT, &fitting(&headline, WIDTH / (2 * LETTER) - 1));

@@ -294,7 +294,7 @@ mod tests {
         };
         let loader = Loader::open(cache.clone(), stream, 1, &Options::default()).unwrap();
         let batch = loader.stream(0).next().unwrap().unwrap();
-        for (crop, images) in batch.crops.iter().zip(batch.images.to_floats().chunks_exact(size.iter().product())) {
+        for (crop, images) in batch.crops.iter().zip(batch.to_floats().chunks_exact(size.iter().product())) {
             let case = cache.case(&crop.case).unwrap();
             let cached = Scan::of_case(&cache, case, None).unwrap();
             let file = raw.join("Dataset001_P/imagesTr").join(format!("{}_0000.nii.gz", case.record().case_id));

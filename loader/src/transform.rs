@@ -51,4 +51,4 @@ pub use rotate90::{Rotate90, Rotate90Params};
 pub use scale_intensity::{ScaleIntensity, ScaleIntensityParams};
 pub use scratch::Scratch;
 pub use shift_intensity::{ShiftIntensity, ShiftIntensityParams};
-pub use spatial::{Spatial, SpatialParams};
+pub use spatial::{SourceRows, Spatial, SpatialParams};

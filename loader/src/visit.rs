@@ -5,13 +5,14 @@
 //! a column in the core's own cache; from there one pass normalises, flips, turns and shifts the intensities on the way
 //! into the batch. Nothing is allocated once the buffers have grown to their size.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use hiend_cache::index::Entry;
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
-use crate::batch::{CropRecord, StepLaw};
+use crate::batch::{CropRecord, SourceCrop, VoxelForm};
 use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
@@ -55,6 +56,8 @@ pub enum ImagesMut<'a> {
     Floats(&'a mut [f32]),
     /// Steps.
     Steps(&'a mut [u16]),
+    /// Steps of the boxes that crops are to be made of, one box after the other.
+    Sources(&'a mut [u16]),
 }
 
 impl ImagesMut<'_> {
@@ -62,7 +65,7 @@ impl ImagesMut<'_> {
     fn floats(&mut self) -> &mut [f32] {
         match self {
             Self::Floats(values) => values,
-            Self::Steps(_) => unreachable!("a loader refuses steps for such chains"),
+            Self::Steps(_) | Self::Sources(_) => unreachable!("steps are never worked on here"),
         }
     }
 }
@@ -72,8 +75,8 @@ impl ImagesMut<'_> {
 pub struct Visit {
     /// Origin of each.
     pub records: Vec<CropRecord>,
-    /// How the steps of each become floats.
-    pub laws: Vec<StepLaw>,
+    /// The box each was cut as; its start is that in the slot.
+    pub sources: Vec<SourceCrop>,
     /// What they cost.
     pub times: VisitTimes,
 }
@@ -94,10 +97,23 @@ pub struct VisitTimes {
 }
 
 impl VisitPlan {
+    /// Voxels of the boxes that the crops of a visit are made of; `id` is that of its first crop.
+    #[must_use]
+    pub fn source_voxels(&self, id: &DrawId) -> usize {
+        let shape = |crop: u32| self.augment.draw(&DrawId { crop, ..*id }).source_box(self.crop_size);
+        (0..).take(self.num_crops).map(|crop| shape(crop).iter().product::<usize>()).sum()
+    }
+
+    /// Voxels of the crops of a visit.
+    #[must_use]
+    pub fn crop_voxels(&self) -> usize {
+        self.num_crops * self.crop_size.iter().product::<usize>()
+    }
+
     /// Bytes of the boxes that the crops of a visit are resampled from; `id` is that of its first crop.
     #[must_use]
-    pub fn cut_bytes(&self, id: &DrawId, labels: bool) -> u64 {
-        if !matches!(self.augment, Chain::Nnunet(_)) {
+    pub fn cut_bytes(&self, id: &DrawId, form: VoxelForm, labels: bool) -> u64 {
+        if !matches!(self.augment, Chain::Nnunet(_)) || form == VoxelForm::Sources {
             return 0;
         }
         let voxels = |crop: u32| match self.augment.draw(&DrawId { crop, ..*id }) {
@@ -189,7 +205,8 @@ impl Visitor {
         let chunk_hits = self.num_uses * if slot.labels.is_some() { 2 } else { 1 } - chunks;
         let finishing = Instant::now();
         let num_voxels: usize = plan.crop_size.iter().product();
-        for (number, crop) in crops.iter().enumerate() {
+        let here = !matches!(slot.images, ImagesMut::Sources(_));
+        for (number, crop) in crops.iter().enumerate().filter(|_| here) {
             if let (Drawn::Nnunet(drawn), false) = (&crop.drawn, crop.resamples()) {
                 let range = number * num_voxels..(number + 1) * num_voxels;
                 let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
@@ -208,14 +225,16 @@ impl Visitor {
         let records = records.collect();
         let array = &case.record().image;
         let scale = Scale::new(array.step, array.offset, plan.window);
-        let law = |crop: &CropPlan| {
-            let (factor, shift) = intensity(&crop.drawn);
-            StepLaw { scale, factor, shift }
+        let mut start = 0;
+        let source = |crop: &CropPlan| {
+            let source = SourceCrop { start, shape: crop.cut_size, scale, drawn: crop.drawn };
+            start = source.range().end;
+            source
         };
-        let laws = crops.iter().map(law).collect();
+        let sources = crops.iter().map(source).collect();
         let augment_secs = augment_secs + finishing.elapsed().as_secs_f64();
         let times = VisitTimes { decode_secs, augment_secs, chunks, coded_bytes, chunk_hits };
-        Ok(Visit { records, laws, times })
+        Ok(Visit { records, sources, times })
     }
 
     /// Chunks that the crops of this visit met, and their bytes.
@@ -289,28 +308,19 @@ impl Visitor {
         crops: &[CropPlan],
         slot: &mut VisitSlot<'_>,
     ) -> Result<f64, hiend_cache::Error> {
-        let num_voxels: usize = plan.crop_size.iter().product();
+        let as_sources = matches!(slot.images, ImagesMut::Sources(_));
+        let resamples = |crop: &CropPlan| crop.resamples() && !as_sources;
+        let places = places(crops, plan, as_sources);
         let volume = Box3 { start: [0; 3], end: index.grid.shape() };
         let regions: Vec<Option<Box3>> = crops.iter().map(|crop| crop.region().intersection(&volume)).collect();
         self.mark_wanted(index, &regions);
         let copying = Instant::now();
         let mut cut_len = 0;
-        for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
-            if crop.resamples() {
+        for ((crop, region), place) in crops.iter().zip(&regions).zip(&places) {
+            if resamples(crop) {
                 cut_len += crop.cut_size.iter().product::<usize>();
-            }
-            // Only crops that reach beyond the volume have voxels that no chunk will write.
-            if region.is_none_or(|region| region.shape() != crop.cut_size) && !crop.resamples() {
-                let (factor, shift) = intensity(&crop.drawn);
-                let place = number * num_voxels..(number + 1) * num_voxels;
-                match &mut slot.images {
-                    ImagesMut::Floats(values) => values[place].fill(0.0 * factor + shift),
-                    // The least that a cache can hold is at or below the window's floor.
-                    ImagesMut::Steps(steps) => steps[place].fill(0),
-                }
-                if let Some(labels) = slot.labels.as_deref_mut() {
-                    labels[number * num_voxels..][..num_voxels].fill(0);
-                }
+            } else if region.is_none_or(|region| region.shape() != crop.cut_size) {
+                fill_outside(crop, place, slot);
             }
         }
         // Exactly: growing by half as much again would double the largest of all buffers.
@@ -335,13 +345,13 @@ impl Visitor {
             let copying = Instant::now();
             let column_box = index.grid.column_box(column);
             let mut cut_at = 0;
-            for (number, (crop, region)) in crops.iter().zip(&regions).enumerate() {
+            for ((crop, region), place) in crops.iter().zip(&regions).zip(&places) {
                 let len = crop.cut_size.iter().product::<usize>();
                 let at = cut_at;
-                cut_at += if crop.resamples() { len } else { 0 };
+                cut_at += if resamples(crop) { len } else { 0 };
                 let Some(part) = region.and_then(|region| region.intersection(&column_box)) else { continue };
                 let copy = ColumnCopy { grid: &index.grid, column: column_box, part, cut_start: crop.cut_start };
-                if crop.resamples() {
+                if resamples(crop) {
                     let target = Target { map: AxisMap::IDENTITY, size: crop.cut_size };
                     copy.image(
                         &self.column_image,
@@ -362,23 +372,33 @@ impl Visitor {
                         );
                     }
                 } else {
-                    let range = number * num_voxels..(number + 1) * num_voxels;
-                    let target = Target { map: axis_map(&crop.drawn), size: plan.crop_size };
+                    let target = if as_sources {
+                        Target { map: AxisMap::IDENTITY, size: crop.cut_size }
+                    } else {
+                        Target { map: axis_map(&crop.drawn), size: plan.crop_size }
+                    };
                     match &mut slot.images {
                         ImagesMut::Floats(values) => {
                             // What the recipe has cut is finished; other chains go on with it and want it in the cache.
                             let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
                             let law = (scale, intensity(&crop.drawn));
-                            let out = &mut values[range.clone()];
+                            let out = &mut values[place.clone()];
                             copy.image(&self.column_image, target, law, row, &mut self.pieces, out);
                         }
-                        ImagesMut::Steps(steps) => {
-                            let out = &mut steps[range.clone()];
+                        ImagesMut::Steps(steps) | ImagesMut::Sources(steps) => {
+                            let out = &mut steps[place.clone()];
                             copy.rows(&self.column_image, target, None, &mut self.pieces, out, |step| step);
                         }
                     }
                     if let Some(labels) = slot.labels.as_deref_mut() {
-                        copy.rows(&self.column_label, target, None, &mut self.pieces, &mut labels[range], |s| s);
+                        copy.rows(
+                            &self.column_label,
+                            target,
+                            None,
+                            &mut self.pieces,
+                            &mut labels[place.clone()],
+                            |s| s,
+                        );
                     }
                 }
             }
@@ -386,8 +406,35 @@ impl Visitor {
         }
 
         let resampling = Instant::now();
-        self.resample(plan, crops, slot);
+        if !as_sources {
+            self.resample(plan, crops, slot);
+        }
         Ok(copy_secs + resampling.elapsed().as_secs_f64())
+    }
+}
+
+/// Where each crop lies in the slot, unless it is resampled into it.
+fn places(crops: &[CropPlan], plan: &VisitPlan, as_sources: bool) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let place = |crop: &CropPlan| {
+        let shape = if as_sources { crop.cut_size } else { plan.crop_size };
+        let start = end;
+        end += shape.iter().product::<usize>();
+        start..end
+    };
+    crops.iter().map(place).collect()
+}
+
+/// Voxels of a crop that reaches beyond the volume: those that no chunk will write, and the others for a while.
+fn fill_outside(crop: &CropPlan, place: &Range<usize>, slot: &mut VisitSlot<'_>) {
+    let (factor, shift) = intensity(&crop.drawn);
+    match &mut slot.images {
+        ImagesMut::Floats(values) => values[place.clone()].fill(0.0 * factor + shift),
+        // The least that a cache can hold is at or below the window's floor.
+        ImagesMut::Steps(steps) | ImagesMut::Sources(steps) => steps[place.clone()].fill(0),
+    }
+    if let Some(labels) = slot.labels.as_deref_mut() {
+        labels[place.clone()].fill(0);
     }
 }
 
@@ -480,7 +527,8 @@ fn axis_map(drawn: &Drawn) -> AxisMap {
     if let Drawn::Recipe(drawn) = drawn { drawn.axis_map() } else { AxisMap::IDENTITY }
 }
 
-fn intensity(drawn: &Drawn) -> (f32, f32) {
+/// Factor and summand of the intensities, of chains that do no more to them.
+pub(crate) fn intensity(drawn: &Drawn) -> (f32, f32) {
     if let Drawn::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
 }
 
@@ -489,6 +537,7 @@ mod tests {
     use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
 
     use super::*;
+    use crate::batch::StepLaw;
     use crate::transform::{MirrorParams, RecipeDrawn, Rotate90Params, ScaleIntensityParams, ShiftIntensityParams};
 
     const WINDOW: [f64; 2] = [-175.0, 250.0];

@@ -116,6 +116,7 @@ fn own(batch: Result<Batch, Error>) -> Batch {
         images: match &batch.images {
             Images::Floats(values) => Images::Floats(PooledBuffer::unpooled(values.to_vec())),
             Images::Steps(steps, laws) => Images::Steps(PooledBuffer::unpooled(steps.to_vec()), laws.clone()),
+            Images::Sources(steps, crops) => Images::Sources(PooledBuffer::unpooled(steps.to_vec()), crops.clone()),
         },
         labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
         ..batch
@@ -163,8 +164,8 @@ fn ranks_share_the_same_batches() {
             for (step, whole) in whole.iter().enumerate() {
                 let parts = || shares.iter().map(|share| &share[step]);
                 assert_eq!(
-                    parts().flat_map(|batch| bits(&batch.images.to_floats())).collect::<Vec<_>>(),
-                    bits(&whole.images.to_floats())
+                    parts().flat_map(|batch| bits(&batch.to_floats())).collect::<Vec<_>>(),
+                    bits(&whole.to_floats())
                 );
                 let labels = |batch: &Batch| batch.labels.as_deref().unwrap().to_vec();
                 assert_eq!(parts().flat_map(labels).collect::<Vec<_>>(), labels(whole));
@@ -229,7 +230,7 @@ fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64>
     };
     let mut counts = vec![0; case.image.len()];
     for batch in batches(cache, &config, &options(2, (0, 1)), 0, 4) {
-        for (crop, &value) in batch.crops.iter().zip(batch.images.to_floats().iter()) {
+        for (crop, &value) in batch.crops.iter().zip(batch.to_floats().iter()) {
             let [x, y, z] = crop.origin.map(|at| usize::try_from(at).unwrap());
             let at = (x * case.shape[1] + y) * case.shape[2] + z;
             counts[at] += 1;
@@ -302,8 +303,7 @@ fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
         batches(&cache, &config, &options(2, (0, 1)), 0, 12)
     };
     for batch in padded(Chain::plain()) {
-        for (crop, labels) in
-            batch.images.to_floats().chunks_exact(512).zip(batch.labels.as_ref().unwrap().chunks_exact(512))
+        for (crop, labels) in batch.to_floats().chunks_exact(512).zip(batch.labels.as_ref().unwrap().chunks_exact(512))
         {
             // The volume is in the middle: 2 voxels before it along x and y, 1 along z.
             for (at, (&value, &label)) in crop.iter().zip(labels).enumerate() {
@@ -319,7 +319,7 @@ fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
     // With intensity augmentation the floor is 0 before it: shifted as every voxel is, and never scaled.
     let mut shifted = 0;
     for batch in padded(Chain::recipe()) {
-        for (crop, record) in batch.images.to_floats().chunks_exact(512).zip(&batch.crops) {
+        for (crop, record) in batch.to_floats().chunks_exact(512).zip(&batch.crops) {
             let floors: BTreeSet<u32> = crop.iter().map(|value| value.to_bits()).collect();
             assert_eq!(floors.len(), 2, "{record:?}");
             let floor = crop.iter().copied().fold(f32::INFINITY, f32::min);
@@ -428,7 +428,7 @@ fn steps_are_the_floats_in_half_the_bytes() {
         let as_steps = Options { form: VoxelForm::Steps, ..options(2, (0, 1)) };
         for (floats, steps) in floats.iter().zip(batches(&cache, &config, &as_steps, 0, 4)) {
             assert!(matches!(&steps.images, Images::Steps(_, laws) if laws.len() == steps.crops.len()));
-            assert_eq!(bits(&floats.images.to_floats()), bits(&steps.images.to_floats()));
+            assert_eq!(bits(&floats.to_floats()), bits(&steps.to_floats()));
             assert_eq!((floats.digest(), &floats.crops), (steps.digest(), &steps.crops));
         }
     }
@@ -438,34 +438,56 @@ fn steps_are_the_floats_in_half_the_bytes() {
 }
 
 #[test]
+fn sources_are_the_crops_still_to_be_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = write_cache(dir.path(), "D", &some_cases(5));
+    for config in all_modes() {
+        let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
+        let as_sources = Options { form: VoxelForm::Sources, ..options(2, (0, 1)) };
+        for (floats, sources) in floats.iter().zip(batches(&cache, &config, &as_sources, 0, 4)) {
+            assert!(matches!(&sources.images, Images::Sources(_, crops) if crops.len() == sources.crops.len()));
+            assert_eq!(sources.labels.as_ref().unwrap().len(), sources.images.len());
+            assert_eq!(bits(&floats.to_floats()), bits(&sources.to_floats()));
+            assert_eq!((floats.digest(), &floats.crops), (sources.digest(), &sources.crops));
+        }
+    }
+}
+
+#[test]
 fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
-    let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..config(SampleBy::Intensity, Chain::recipe()) };
-    let clean = batches(&cache, &config, &options(2, (0, 1)), 0, 20);
+    let forms = [(Chain::recipe(), VoxelForm::Floats), (Chain::nnunet(), VoxelForm::Sources)].map(|(chain, form)| {
+        let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..config(SampleBy::Intensity, chain) };
+        let clean = batches(&cache, &config, &options(2, (0, 1)), 0, 20);
+        (config, form, clean)
+    });
     let key = damage(&cache, 2);
-    let mut all = BTreeSet::new();
-    for threads in [1, 2, 7] {
-        let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options(threads, (0, 1))).unwrap();
-        let skipping: Vec<Batch> = loader.stream(0).take(20).map(own).collect();
-        let mut missing = 0;
-        for (clean, batch) in clean.iter().zip(&skipping) {
-            let len = batch.images.len() / batch.shape[0].max(1);
-            assert_eq!(batch.shape[0], batch.crops.len());
-            assert_eq!(batch.labels.as_ref().unwrap().len(), batch.images.len());
-            let (kept, all) = (batch.images.to_floats(), clean.images.to_floats());
-            let mut left = batch.crops.iter().zip(kept.chunks_exact(len)).peekable();
-            for (crop, image) in clean.crops.iter().zip(all.chunks_exact(len)) {
-                if left.next_if(|(kept, values)| *kept == crop && *values == image).is_none() {
-                    assert_eq!(crop.case, key);
-                    missing += 1;
+    for (config, form, clean) in forms {
+        let mut all = BTreeSet::new();
+        for threads in [1, 2, 7] {
+            let options = Options { form, ..options(threads, (0, 1)) };
+            let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options).unwrap();
+            let skipping: Vec<Batch> = loader.stream(0).take(20).map(own).collect();
+            let mut missing = 0;
+            for (clean, batch) in clean.iter().zip(&skipping) {
+                assert_eq!(batch.shape[0], batch.crops.len());
+                assert_eq!(batch.labels.as_ref().unwrap().len(), batch.images.len());
+                let (kept, all) = (batch.to_floats(), clean.to_floats());
+                let len = all.len() / clean.shape[0];
+                let mut left = batch.crops.iter().zip(kept.chunks_exact(len)).peekable();
+                for (crop, image) in clean.crops.iter().zip(all.chunks_exact(len)) {
+                    if left.next_if(|(kept, values)| *kept == crop && *values == image).is_none() {
+                        assert_eq!(crop.case, key);
+                        missing += 1;
+                    }
                 }
+                assert!(left.next().is_none(), "something took the place");
             }
-            assert!(left.next().is_none(), "something took the place");
+            assert!(missing > 0 && missing % 3 == 0);
+            assert!(loader.progress().skipped_visits >= missing / 3);
+            all.insert(digests(&skipping));
         }
-        assert!(missing > 0 && missing % 3 == 0);
-        assert!(loader.progress().skipped_visits >= missing / 3);
-        all.insert(digests(&skipping));
+        assert_eq!(all.len(), 1);
     }
-    assert_eq!(all.len(), 1);
 }

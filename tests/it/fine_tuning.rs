@@ -12,8 +12,10 @@ use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{Part, ShotSplit, Split};
+use hiend_loader::transform::Chain;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::{AugmentOn, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanError, WindowSettings};
@@ -53,8 +55,10 @@ impl Data {
 
     fn run<T: Task>(&self, task: &T, options: &Options) -> (Summary, Vec<ValidationRecord>) {
         let mut validations = Vec::new();
-        let config = hiend_trainer::config::RunConfig::stream(task.config());
-        let stream = Stream::open(Arc::clone(&self.cache), config, 0, &pipeline::Options::default()).unwrap();
+        let config = task.config();
+        let form = config.train().voxel_form(&config.stream().augment, true);
+        let loader = pipeline::Options { form, ..pipeline::Options::default() };
+        let stream = Stream::open(Arc::clone(&self.cache), config.stream(), 0, &loader).unwrap();
         let summary = train(task, stream, &Compute::cpu(), options, &mut |event| {
             if let Event::Validation(record) = event {
                 validations.push((*record).clone());
@@ -125,16 +129,18 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     assert!(last < 0.9 * first, "{first} -> {last}");
     // Every fifteenth update, and the last one.
     assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
+    // That it is the last is chance: in forty updates on one case the Dice of another one moves by thousandths.
     let best = validations.iter().map(|record| record.mean_dice).fold(0.0, f64::max);
-    assert!((summary.best.unwrap().mean_dice - best).abs() < 1e-12);
-    assert!(best > validations[0].mean_dice, "{best}");
+    let kept = summary.best.unwrap();
+    assert!((kept.mean_dice - best).abs() < 1e-12);
+    assert!(validations.iter().any(|record| record.step == kept.step && (record.mean_dice - best).abs() < 1e-12));
     assert!(run_dir.join("pictures/step-000040.png").exists());
     let init = std::fs::read_to_string(run_dir.join("init.txt")).unwrap();
     assert!(init.contains("encoder.cls_token"), "{init}");
 
     // The best checkpoint outlives the newest one, and is what predicts.
     let predictor = Predictor::open(&run_dir, &Compute::cpu(), settings()).unwrap();
-    let best_dir = format!("step-{:08}", summary.best.unwrap().step);
+    let best_dir = format!("step-{:08}", kept.step);
     assert!(predictor.checkpoint().ends_with(&best_dir), "{:?}", predictor.checkpoint());
     let mut heard = (0, 0);
     let prediction =
@@ -221,6 +227,25 @@ fn micro_batches_add_up_to_the_batch() {
 }
 
 #[test]
+fn augmenting_on_the_device_is_the_same_training() {
+    let data = data(2);
+    let losses = |augment_on, micro_batch| {
+        let mut config = finetune();
+        config.stream.augment = Chain::nnunet();
+        config.train.augment_on = augment_on;
+        config.train.micro_batch = micro_batch;
+        let task = data.finetuning(config, Init::Random);
+        data.run(&task, &options(tempfile::tempdir().unwrap().path(), 6, false)).0.losses
+    };
+    let host = losses(AugmentOn::Cpu, None);
+    for device in [losses(AugmentOn::Device, None), losses(AugmentOn::Device, Some(2))] {
+        let error = host.iter().zip(&device).fold(0f64, |most, (a, b)| most.max((a - b).abs() / a));
+        println!("6 losses: {error:.1e} at most");
+        assert!(error > 0.0 && error < 1e-4, "{host:?} and {device:?}");
+    }
+}
+
+#[test]
 fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
     let data = data(2);
     data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
@@ -257,6 +282,7 @@ fn weights_of_another_size_are_refused_and_the_reason_told_once() {
     }
     assert!(text.contains("step-00000001 does not fit the model of the configuration"), "{text}");
     assert_eq!(text.matches("the model needs").count(), 1, "{text}");
+    assert!(!data.path("run").exists(), "a run that could not begin leaves nothing");
 }
 
 #[test]

@@ -91,8 +91,8 @@ fn batches_depend_on_nothing_but_their_step() {
     // Two ranks hold the two halves of the same batch.
     let whole = open(2, (0, 1)).stream(3).next().unwrap().unwrap();
     let halves = [0, 1].map(|rank| open(2, (rank, 2)).stream(3).next().unwrap().unwrap());
-    let joined: Vec<f32> = halves.iter().flat_map(|half| half.images.to_floats().into_owned()).collect();
-    assert_eq!(joined, whole.images.to_floats().into_owned());
+    let joined: Vec<f32> = halves.iter().flat_map(|half| half.to_floats().into_owned()).collect();
+    assert_eq!(joined, whole.to_floats().into_owned());
     let crops: Vec<_> = halves.iter().flat_map(|half| half.crops.clone()).collect();
     assert_eq!(crops, whole.crops);
 }

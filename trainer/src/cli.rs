@@ -126,7 +126,7 @@ pub struct RunArgs {
     /// Configuration of your own, a TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Several devices that train together, as cuda:0,cuda:1; each takes its share of every batch
@@ -197,7 +197,7 @@ pub struct PredictArgs {
     /// Windows predicted at a time
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sw_batch_size: usize,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Write over label maps that exist

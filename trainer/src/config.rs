@@ -8,7 +8,9 @@ pub mod pretrain;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::StreamConfig;
+use hiend_loader::transform::Chain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -34,12 +36,44 @@ pub struct TrainConfig {
     /// The type in which matrix products are taken: `f32`, or `bf16` as GPUs are fast in. Everything else is f32.
     #[serde(default)]
     pub precision: Precision,
+    /// Where nnU-Net's chain is computed: `cpu`, or `device` where decoding keeps the cores busy enough. Crops are the
+    /// same but for rounding. The recipe's chain is always part of the copy that cuts a crop.
+    #[serde(default)]
+    pub augment_on: AugmentOn,
+}
+
+/// Which processor augments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AugmentOn {
+    /// The loader's threads.
+    #[default]
+    Cpu,
+    /// The device that trains.
+    Device,
 }
 
 impl TrainConfig {
     /// One in which every key is present, optional ones too.
     pub(crate) fn with_every_key() -> Self {
-        Self { seed: 0, micro_batch: Some(1), ema_decay: Some(0.999), precision: Precision::F32 }
+        Self {
+            seed: 0,
+            micro_batch: Some(1),
+            ema_decay: Some(0.999),
+            precision: Precision::F32,
+            augment_on: AugmentOn::Cpu,
+        }
+    }
+
+    /// What a loader is to hand on for these settings and this augmentation, on a CPU or not.
+    #[must_use]
+    pub fn voxel_form(&self, augment: &Chain, is_cpu: bool) -> VoxelForm {
+        match (augment.is_linear(), self.augment_on) {
+            (true, _) if is_cpu => VoxelForm::Floats,
+            (true, _) => VoxelForm::Steps,
+            (false, AugmentOn::Cpu) => VoxelForm::Floats,
+            (false, AugmentOn::Device) => VoxelForm::Sources,
+        }
     }
 
     /// The first setting out of range, with the reason.

@@ -157,7 +157,7 @@ impl DataLoaderIterator<CropBatch> for Crops<'_> {
 }
 
 fn upload(batch: Batch, device: &Device) -> CropBatch {
-    let images = Tensor::from_data(TensorData::new(batch.images.to_floats().into_owned(), batch.shape), device);
+    let images = Tensor::from_data(TensorData::new(batch.to_floats().into_owned(), batch.shape), device);
     let labels =
         batch.labels.as_ref().map(|labels| Tensor::from_data(TensorData::new(labels.to_vec(), batch.shape), device));
     CropBatch { step: batch.step, images, labels, crops: batch.crops }
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!((progress.items_processed, progress.items_total), (4, 12));
         let expected = loader.stream(0).next().unwrap().unwrap();
         assert_eq!(batch.images.dims(), [4, 1, 4, 4, 4]);
-        assert_eq!(batch.images.into_data().try_to_vec::<f32>().unwrap(), expected.images.to_floats().into_owned());
+        assert_eq!(batch.images.into_data().try_to_vec::<f32>().unwrap(), expected.to_floats().into_owned());
         assert_eq!(batch.labels.unwrap().sum().into_scalar::<i64>(), 4 * 64);
         assert_eq!(batch.crops, expected.crops);
     }

@@ -19,24 +19,21 @@ pub enum DeviceChoice {
     Cpu,
     /// This CUDA device.
     Cuda(usize),
-    /// The GPU's kernels compiled for the CPU, in builds with the feature `cube-cpu`: for tests without a GPU.
-    CubeCpu,
+    /// This Vulkan device. Its place is in tests: Mesa's software device runs the GPU's code on any machine.
+    Vulkan(usize),
 }
 
 impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            "cube-cpu" if cfg!(feature = "cube-cpu") => Ok(Self::CubeCpu),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|number| number.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "expected auto, cpu or cuda:N".to_owned()),
+        let (name, number) = text.split_once(':').unwrap_or((text, "0"));
+        match (name, number.parse()) {
+            ("cuda", Ok(number)) => Ok(Self::Cuda(number)),
+            ("vulkan", Ok(number)) => Ok(Self::Vulkan(number)),
+            _ if text == "auto" => Ok(Self::Auto),
+            _ if text == "cpu" => Ok(Self::Cpu),
+            _ => Err("expected auto, cpu, cuda:N or vulkan:N".to_owned()),
         }
     }
 }
@@ -44,12 +41,19 @@ impl FromStr for DeviceChoice {
 /// Why there is no such device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The build has no CUDA in it.
-    #[error("this build has no CUDA; rebuild with --features cuda")]
-    NotBuilt,
+    /// The build knows no such devices.
+    #[error("this build has no {name}; rebuild with --features {feature}")]
+    NotBuilt {
+        /// Of the kind of device.
+        name: &'static str,
+        /// What brings it in.
+        feature: &'static str,
+    },
     /// The machine has no such device.
-    #[error("no CUDA device {wanted}: {found} found (is the driver loaded?)")]
+    #[error("no {name} device {wanted}: {found} found (is the driver loaded?)")]
     NotFound {
+        /// Of the kind of device.
+        name: &'static str,
         /// Its number.
         wanted: usize,
         /// How many there are.
@@ -91,8 +95,8 @@ enum Kind {
     Cpu,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "made only where CUDA is built in"))]
     Cuda(usize),
-    #[cfg_attr(not(feature = "cube-cpu"), expect(dead_code, reason = "made only where it is built in"))]
-    CubeCpu,
+    #[cfg_attr(not(feature = "vulkan"), expect(dead_code, reason = "made only where Vulkan is built in"))]
+    Vulkan(usize),
 }
 
 impl Compute {
@@ -107,10 +111,10 @@ impl Compute {
             DeviceChoice::Auto => match cuda(0) {
                 Ok(compute) => Ok(compute),
                 // There is none to be had. One that is there and cannot be used is worth knowing about.
-                Err(DeviceError::NotBuilt | DeviceError::NotFound { .. }) => Ok(Self::cpu()),
+                Err(DeviceError::NotBuilt { .. } | DeviceError::NotFound { .. }) => Ok(Self::cpu()),
                 Err(error) => Err(error),
             },
-            DeviceChoice::CubeCpu => Ok(cube_cpu()),
+            DeviceChoice::Vulkan(index) => vulkan(index),
         }
     }
 
@@ -164,7 +168,7 @@ impl fmt::Display for Compute {
         match self.kind {
             Kind::Cpu => f.write_str("cpu"),
             Kind::Cuda(index) => write!(f, "cuda:{index}"),
-            Kind::CubeCpu => f.write_str("cube-cpu"),
+            Kind::Vulkan(index) => write!(f, "vulkan:{index}"),
         }
     }
 }
@@ -175,24 +179,30 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::CubeCpu => f.write_str("cube-cpu"),
+            Self::Vulkan(index) => write!(f, "vulkan:{index}"),
         }
     }
 }
 
-#[cfg(feature = "cube-cpu")]
-fn cube_cpu() -> Compute {
-    Compute { raw: Device::cpu(), kind: Kind::CubeCpu }
+#[cfg(not(feature = "vulkan"))]
+fn vulkan(_: usize) -> Result<Compute, DeviceError> {
+    Err(DeviceError::NotBuilt { name: "Vulkan", feature: "vulkan" })
 }
 
-#[cfg(not(feature = "cube-cpu"))]
-fn cube_cpu() -> Compute {
-    unreachable!("cannot be asked for in this build")
+#[cfg(feature = "vulkan")]
+fn vulkan(index: usize) -> Result<Compute, DeviceError> {
+    use burn::tensor::DeviceType;
+    let found: Vec<Device> =
+        quietly(|| Device::enumerate(DeviceType::Vulkan).into_iter().collect()).unwrap_or_default();
+    match found.get(index) {
+        Some(device) => Ok(Compute { raw: device.clone(), kind: Kind::Vulkan(index) }),
+        None => Err(DeviceError::NotFound { name: "Vulkan", wanted: index, found: found.len() }),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: usize) -> Result<Compute, DeviceError> {
-    Err(DeviceError::NotBuilt)
+    Err(DeviceError::NotBuilt { name: "CUDA", feature: "cuda" })
 }
 
 #[cfg(feature = "cuda")]
@@ -205,7 +215,7 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
         find_libdevice()?;
         Ok(Compute { raw: Device::cuda(index), kind: Kind::Cuda(index) })
     } else {
-        Err(DeviceError::NotFound { wanted: index, found })
+        Err(DeviceError::NotFound { name: "CUDA", wanted: index, found })
     }
 }
 
@@ -243,7 +253,7 @@ pub fn keep_kernels_in(dir: &std::path::Path) {
 }
 
 /// Runs `probe`; a panic in it is an answer, not a message to the user.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
 fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
@@ -288,7 +298,7 @@ pub fn remember_panics() {
 /// # Errors
 /// If the process could not be started again.
 pub fn settle_default(compute: &Compute) -> Result<(), DeviceError> {
-    if !cfg!(feature = "cube") || matches!(compute.kind, Kind::Cuda(_)) || std::env::var_os("BURN_DEVICE").is_some() {
+    if !cfg!(feature = "cube") || !compute.is_cpu() || std::env::var_os("BURN_DEVICE").is_some() {
         return Ok(());
     }
     restart_on_cpu()
@@ -319,8 +329,9 @@ mod tests {
         check("cpu", Some(DeviceChoice::Cpu));
         check("cuda", Some(DeviceChoice::Cuda(0)));
         check("cuda:3", Some(DeviceChoice::Cuda(3)));
+        check("vulkan:1", Some(DeviceChoice::Vulkan(1)));
         check("cuda:", None);
-        check("cube-cpu", cfg!(feature = "cube-cpu").then_some(DeviceChoice::CubeCpu));
+        check("cpu:0", None);
         check("gpu", None);
     }
 

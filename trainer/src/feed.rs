@@ -7,7 +7,8 @@
 //!
 //! A GPU gets voxels as the cache has them, 16-bit steps, and makes floats of them when their turn comes
 //! ([`crate::ops::window`]): half the bytes on the way, and half the memory while they wait. On the CPU the loader makes
-//! floats in the pass that cuts the crops, and they come as such.
+//! floats in the pass that cuts the crops, and they come as such. Where the device augments, it gets the boxes that
+//! crops are made of ([`crate::augment`]).
 
 use std::ops::Range;
 use std::thread::JoinHandle;
@@ -15,10 +16,11 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use flume::Receiver;
-use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images};
+use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, SourceCrop};
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
+use crate::augment::Sources;
 use crate::model::masking::{Mask, MaskIndices};
 use crate::ops::window::floats_of;
 
@@ -94,8 +96,24 @@ pub struct HostCrops<'a> {
     pub crop_size: [usize; 3],
     /// Origin of each crop.
     pub crops: &'a [CropRecord],
-    /// Label of every voxel, crop after crop, if the stream carries labels.
+    /// Label of every voxel, crop after crop, if the stream carries labels; of every voxel of their boxes, if those
+    /// came.
     pub labels: Option<&'a [u8]>,
+    /// The boxes on the device, if the loader left making crops of them to it.
+    pub sources: Option<&'a Sources>,
+}
+
+impl HostCrops<'_> {
+    /// Crops with the labels of each, if there are labels.
+    fn with_labels(&self) -> impl Iterator<Item = (&CropRecord, &[u8])> {
+        let labels = self.labels.unwrap_or_default();
+        let voxels = self.crop_size.iter().product::<usize>();
+        let of = move |number: usize| match self.sources {
+            Some(sources) => &labels[sources.range(number)],
+            None => &labels[number * voxels..(number + 1) * voxels],
+        };
+        self.crops.iter().enumerate().filter(|_| self.labels.is_some()).map(move |(number, crop)| (crop, of(number)))
+    }
 }
 
 /// Makes what a model is to find.
@@ -165,13 +183,15 @@ impl Targets for Labels {
 
     fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, String> {
         let labels = crops.labels.ok_or("the stream carries no labels; stream.labels must be true")?;
-        let voxels = crops.crop_size.iter().product::<usize>();
-        for (crop, labels) in crops.crops.iter().zip(labels.chunks_exact(voxels)) {
+        for (crop, labels) in crops.with_labels() {
             let highest = labels.iter().copied().max().unwrap_or(0);
             if usize::from(highest) >= self.num_classes {
                 let last = self.num_classes - 1;
                 return Err(format!("case {} has a voxel of class {highest}; the classes are 0 to {last}", crop.case));
             }
+        }
+        if let Some(labels) = crops.sources.and_then(Sources::labels) {
+            return Ok(labels);
         }
         let [x, y, z] = crops.crop_size;
         let data = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
@@ -189,11 +209,12 @@ pub struct Part<T> {
 
 /// Voxels `[n, 1, x, y, z]` on the device.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a handful exist at a time")]
 enum Voxels {
     Floats(Tensor<5>),
     /// Stored steps, and how those of each crop become floats, `[n, 4]`.
     Steps(Tensor<5, Int>, Tensor<2>),
+    /// Boxes that crops are to be made of.
+    Sources(Sources),
 }
 
 impl<T> Part<T> {
@@ -203,6 +224,7 @@ impl<T> Part<T> {
         match &self.voxels {
             Voxels::Floats(floats) => floats.clone(),
             Voxels::Steps(steps, laws) => floats_of(steps.clone(), laws.clone()),
+            Voxels::Sources(sources) => sources.images(),
         }
     }
 
@@ -212,6 +234,7 @@ impl<T> Part<T> {
         match &self.voxels {
             Voxels::Floats(floats) => floats.dims()[0],
             Voxels::Steps(steps, _) => steps.dims()[0],
+            Voxels::Sources(sources) => sources.num_crops(),
         }
     }
 }
@@ -323,8 +346,14 @@ fn prepare<T>(
     }
     let [n, channels, x, y, z] = batch.shape;
     let voxels = x * y * z;
-    let whole = batch.images.len() == n * voxels && batch.crops.len() == n;
-    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == n * voxels);
+    let whole = batch.crops.len() == n
+        && match &batch.images {
+            Images::Sources(steps, crops) => {
+                crops.len() == n && crops.last().map_or(0, |crop| crop.range().end) == steps.len()
+            }
+            images => images.len() == n * voxels,
+        };
+    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == batch.images.len());
     if channels != 1 || [x, y, z] != config.crop_size || !whole || !labelled {
         return Err(FeedError::Shape { step, shape: batch.shape, crop_size: config.crop_size });
     }
@@ -335,11 +364,11 @@ fn prepare<T>(
     let mut parts = Vec::new();
     let size = config.micro_batch.unwrap_or(n).max(1);
     for (part, crops) in batch.crops.chunks(size).enumerate() {
-        let range = part * size * voxels..(part * size + crops.len()) * voxels;
-        let first = part * size;
-        let voxels = upload(&batch.images, range.clone(), first..first + crops.len(), [x, y, z], device);
+        let own = part * size..part * size + crops.len();
+        let (voxels, range) = upload(&batch, own, device);
         let labels = batch.labels.as_ref().map(|labels| &labels[range]);
-        let host = HostCrops { crop_size: config.crop_size, crops, labels };
+        let sources = if let Voxels::Sources(sources) = &voxels { Some(sources) } else { None };
+        let host = HostCrops { crop_size: config.crop_size, crops, labels, sources };
         let target = targets.make(&host, device).map_err(|message| FeedError::Target { step, message })?;
         parts.push(Part { voxels, target });
     }
@@ -348,27 +377,36 @@ fn prepare<T>(
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
 }
 
-/// Some crops of a batch, copied once on the host: from the loader's buffer to one that Burn owns. They cross as one
-/// row, since a device may put gaps behind each of many.
-fn upload(
-    images: &Images,
-    voxels: Range<usize>,
-    crops: Range<usize>,
-    [x, y, z]: [usize; 3],
-    device: &Device,
-) -> Voxels {
-    let shape = [crops.len(), 1, x, y, z];
-    match images {
+/// Some crops of a batch and which voxels of it they are, copied once on the host: from the loader's buffer to one that
+/// Burn owns. They cross as one row, since a device may put gaps behind each of many.
+fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
+    let [_, _, x, y, z] = batch.shape;
+    let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);
+    let range = crops.start * voxels..crops.end * voxels;
+    let steps_of = |steps: &[u16]| {
+        let count = steps.len();
+        Tensor::<1, Int>::from_data(TensorData::new(steps.to_vec(), [count]), (device, DType::U16))
+    };
+    match &batch.images {
         Images::Floats(values) => {
-            let values = TensorData::new(values[voxels.clone()].to_vec(), [voxels.len()]);
-            Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape))
+            let values = TensorData::new(values[range.clone()].to_vec(), [range.len()]);
+            (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
         }
         Images::Steps(steps, laws) => {
-            let steps = TensorData::new(steps[voxels.clone()].to_vec(), [voxels.len()]);
             let numbers = laws[crops].iter().flat_map(|law| [law.scale.gain, law.scale.bias, law.factor, law.shift]);
             let laws = TensorData::new(numbers.collect::<Vec<f32>>(), [shape[0], 4]);
-            let steps = Tensor::<1, Int>::from_data(steps, (device, DType::U16)).reshape(shape);
-            Voxels::Steps(steps, Tensor::from_data(laws, device))
+            let steps = steps_of(&steps[range.clone()]).reshape(shape);
+            (Voxels::Steps(steps, Tensor::from_data(laws, device)), range)
+        }
+        Images::Sources(steps, sources) => {
+            let sources = &sources[crops];
+            let end = |source: Option<&SourceCrop>| source.map_or(0, |source| source.range().end);
+            let range = sources.first().map_or(0, |source| source.start)..end(sources.last());
+            let labels = batch.labels.as_ref().map(|labels| {
+                let labels = TensorData::new(labels[range.clone()].to_vec(), [range.len()]);
+                Tensor::<1, Int>::from_data(labels, device)
+            });
+            (Voxels::Sources(Sources::new(steps_of(&steps[range.clone()]), labels, sources, [x, y, z])), range)
         }
     }
 }
@@ -457,7 +495,7 @@ mod tests {
     fn labels_must_be_there_and_be_classes() {
         let batch = STREAM.batch(0);
         let make = |labels: Option<&[u8]>| {
-            let crops = HostCrops { crop_size: [8; 3], crops: &batch.crops, labels };
+            let crops = HostCrops { crop_size: [8; 3], crops: &batch.crops, labels, sources: None };
             Labels { num_classes: 3 }.make(&crops, &Device::flex())
         };
         let mut labels = vec![2; 1024];

@@ -15,6 +15,7 @@
 // Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 
+pub mod augment;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

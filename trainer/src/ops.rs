@@ -8,13 +8,14 @@
 //! With `device`, the only files that name a backend: an operation of our own has to say for which ones it is made.
 
 pub mod adamw;
+pub mod attention;
 pub mod gelu;
 #[cfg(feature = "cube")]
 mod kernels;
 pub mod layer_norm;
-pub mod softmax;
+pub mod noise;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod window;
 
 use burn::backend::Backend;

@@ -12,4 +12,5 @@ pub mod sheet;
 pub mod tensorboard;
 #[cfg(test)]
 mod testing;
+mod ticker;
 pub mod watcher;

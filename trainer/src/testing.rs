@@ -52,7 +52,7 @@ impl SyntheticStream {
             let [_, channels, x, y, z] = batch.shape;
             Ok(Batch {
                 shape: [size, channels, x, y, z],
-                images: floats(batch.images.to_floats()[own.start * voxels..own.end * voxels].to_vec()),
+                images: floats(batch.to_floats()[own.start * voxels..own.end * voxels].to_vec()),
                 crops: batch.crops[own.clone()].to_vec(),
                 ..batch
             })

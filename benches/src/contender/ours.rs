@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Cache, VolumeReader};
+use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::{BatchStream, Loader, Options, StreamConfig};
+use hiend_loader::transform::Chain;
 
 use super::{CROP_SIZE, Contender, Rates};
 use crate::clock::{Stopwatch, settle};
@@ -96,9 +98,10 @@ impl WholeWay {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn new(dir: &Path, threads: usize) -> anyhow::Result<Self> {
-        let config = StreamConfig { crop_size: CROP_SIZE, visits_per_batch: VISITS, ..StreamConfig::default() };
-        let options = Options { threads, ..Options::default() };
+    pub fn new(dir: &Path, threads: usize, augment: Chain, form: VoxelForm) -> anyhow::Result<Self> {
+        let config =
+            StreamConfig { crop_size: CROP_SIZE, visits_per_batch: VISITS, augment, ..StreamConfig::default() };
+        let options = Options { threads, form, ..Options::default() };
         let loader = Loader::open(Arc::new(Cache::open(dir)?), config, 1, &options)?;
         let num_buffers = 3 + threads.div_ceil(VISITS);
         Ok(Self {

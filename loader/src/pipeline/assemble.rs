@@ -1,5 +1,6 @@
 //! One batch in hand: its buffer, its visits, and what is left when a case is corrupt.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,10 +9,10 @@ use rayon::prelude::*;
 
 use super::read_ahead::ReadAhead;
 use super::{Error, OnCorrupt, Shared};
-use crate::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer, StepLaw};
+use crate::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer, SourceCrop, StepLaw, VoxelForm};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
-use crate::visit::{ImagesMut, Visit, VisitSlot, Visitor};
+use crate::visit::{ImagesMut, Visit, VisitSlot, Visitor, intensity};
 
 /// A batch that is done, and when it was.
 pub(super) type Ready = (u64, Result<Batch, Error>, Instant);
@@ -22,29 +23,36 @@ type Loan<V> = (PooledBuffer<V>, PooledBuffer<u8>);
 /// What a batch's voxels are held as.
 pub(super) trait Voxel: Copy + Default + Send + Sync + 'static {
     /// A place for them.
-    fn place(values: &mut [Self]) -> ImagesMut<'_>;
+    fn place(values: &mut [Self], form: VoxelForm) -> ImagesMut<'_>;
 
-    /// All of them.
-    fn images(buffer: PooledBuffer<Self>, laws: Vec<StepLaw>) -> Images;
+    /// All of them, and how each crop was cut.
+    fn images(buffer: PooledBuffer<Self>, sources: Vec<SourceCrop>, form: VoxelForm) -> Images;
 }
 
 impl Voxel for f32 {
-    fn place(values: &mut [Self]) -> ImagesMut<'_> {
+    fn place(values: &mut [Self], _: VoxelForm) -> ImagesMut<'_> {
         ImagesMut::Floats(values)
     }
 
-    fn images(buffer: PooledBuffer<Self>, _: Vec<StepLaw>) -> Images {
+    fn images(buffer: PooledBuffer<Self>, _: Vec<SourceCrop>, _: VoxelForm) -> Images {
         Images::Floats(buffer)
     }
 }
 
 impl Voxel for u16 {
-    fn place(values: &mut [Self]) -> ImagesMut<'_> {
-        ImagesMut::Steps(values)
+    fn place(values: &mut [Self], form: VoxelForm) -> ImagesMut<'_> {
+        if form == VoxelForm::Sources { ImagesMut::Sources(values) } else { ImagesMut::Steps(values) }
     }
 
-    fn images(buffer: PooledBuffer<Self>, laws: Vec<StepLaw>) -> Images {
-        Images::Steps(buffer, laws)
+    fn images(buffer: PooledBuffer<Self>, sources: Vec<SourceCrop>, form: VoxelForm) -> Images {
+        if form == VoxelForm::Sources {
+            return Images::Sources(buffer, sources);
+        }
+        let law = |source: SourceCrop| {
+            let (factor, shift) = intensity(&source.drawn);
+            StepLaw { scale: source.scale, factor, shift }
+        };
+        Images::Steps(buffer, sources.into_iter().map(law).collect())
     }
 }
 
@@ -62,7 +70,7 @@ pub(super) struct Assembler<V> {
 /// Crops of a visit, none if its case is corrupt, and what they cost.
 #[derive(Default)]
 struct Visited {
-    crops: Option<(Vec<CropRecord>, Vec<StepLaw>)>,
+    crops: Option<(Vec<CropRecord>, Vec<SourceCrop>)>,
     read_secs: f64,
     decode_secs: f64,
     augment_secs: f64,
@@ -100,18 +108,21 @@ impl<V: Voxel> Assembler<V> {
         let shared = &*self.shared;
         let visits = shared.share.1;
         let first = shared.first_visit(step);
-        let image_len = images.len() / visits;
-        let label_len = labels.len() / visits;
-        let label_parts: Vec<Option<&mut [u8]>> = if label_len == 0 {
-            (0..visits).map(|_| None).collect()
+        let places = shared.places(first);
+        let len = places.last().map_or(0, |place| place.end);
+        images.make_room(len);
+        labels.make_room(if shared.config.labels { len } else { 0 });
+        let image_parts = parts(&mut images, &places);
+        let label_parts: Vec<Option<&mut [u8]>> = if shared.config.labels {
+            parts(&mut labels, &places).into_iter().map(Some).collect()
         } else {
-            labels.chunks_exact_mut(label_len).map(Some).collect()
+            places.iter().map(|_| None).collect()
         };
         let visited: Vec<Result<Visited, Error>> = shared.pool.install(|| {
-            let parts = images.par_chunks_exact_mut(image_len).zip(label_parts).enumerate();
+            let parts = image_parts.into_par_iter().zip(label_parts).enumerate();
             let visit = |(number, (images, labels))| {
                 let visit = first + number as u64;
-                let visited = shared.visit(visit, &mut VisitSlot { images: V::place(images), labels });
+                let visited = shared.visit(visit, &mut VisitSlot { images: V::place(images, shared.form), labels });
                 self.read_ahead.done(shared, visit);
                 visited
             };
@@ -119,34 +130,46 @@ impl<V: Voxel> Assembler<V> {
         });
         let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
         let mut crops = Vec::with_capacity(visits * shared.plan.num_crops);
-        let mut laws = Vec::with_capacity(visits * shared.plan.num_crops);
+        let mut sources = Vec::with_capacity(visits * shared.plan.num_crops);
         let mut kept = 0;
         // Of several errors the first in the order of visits, whichever came first.
-        for (number, visited) in visited.into_iter().enumerate() {
+        for (visited, place) in visited.into_iter().zip(places) {
             let visited = visited?;
             times.read_secs += visited.read_secs;
             times.decode_secs += visited.decode_secs;
             times.augment_secs += visited.augment_secs;
             let Some((records, of_crops)) = visited.crops else { continue };
-            if kept < number {
-                images.copy_within(number * image_len..(number + 1) * image_len, kept * image_len);
-                labels.copy_within(number * label_len..(number + 1) * label_len, kept * label_len);
+            if kept < place.start {
+                images.copy_within(place.clone(), kept);
+                if shared.config.labels {
+                    labels.copy_within(place.clone(), kept);
+                }
             }
-            kept += 1;
             crops.extend(records);
-            laws.extend(of_crops);
+            sources.extend(of_crops.into_iter().map(|source| SourceCrop { start: kept + source.start, ..source }));
+            kept += place.len();
         }
-        images.truncate(kept * image_len);
-        labels.truncate(kept * label_len);
+        images.truncate(kept);
+        labels.truncate(kept);
         // Single visits may come out below 0, see `stats`.
         times.read_secs = times.read_secs.max(0.0);
         times.elapsed_secs = started.elapsed().as_secs_f64();
         shared.stats.batch(crops.len(), buffer_wait_secs);
         let [x, y, z] = shared.plan.crop_size;
-        let labels = (label_len > 0).then_some(labels);
-        let images = V::images(images, laws);
+        let labels = shared.config.labels.then_some(labels);
+        let images = V::images(images, sources, shared.form);
         Ok(Batch { step, shape: [crops.len(), 1, x, y, z], labels, images, crops, times })
     }
+}
+
+/// The places of a buffer, one after the other.
+fn parts<'a, T>(mut rest: &'a mut [T], places: &[Range<usize>]) -> Vec<&'a mut [T]> {
+    let part = |place: &Range<usize>| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(place.len());
+        rest = after;
+        part
+    };
+    places.iter().map(part).collect()
 }
 
 impl Shared {
@@ -155,10 +178,29 @@ impl Shared {
         step * self.config.visits_per_batch as u64 + self.share.0
     }
 
+    /// Where the voxels of a batch's visits lie in it; `first` is the first visit.
+    fn places(&self, first: u64) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let place = |number| {
+            let start = end;
+            end += match self.form {
+                VoxelForm::Floats | VoxelForm::Steps => self.plan.crop_voxels(),
+                VoxelForm::Sources => self.plan.source_voxels(&self.first_draw(first + number)),
+            };
+            start..end
+        };
+        (0..self.share.1 as u64).map(place).collect()
+    }
+
+    /// The draw of a visit's first crop.
+    fn first_draw(&self, visit: u64) -> DrawId {
+        let (case, epoch) = self.sequence.visit(visit);
+        DrawId { seed: self.plan.seed, epoch, case: case_key(case.key()), crop: 0 }
+    }
+
     fn visit(&self, visit: u64, slot: &mut VisitSlot<'_>) -> Result<Visited, Error> {
         let (case, epoch) = self.sequence.visit(visit);
-        let id = DrawId { seed: self.plan.seed, epoch, case: case_key(case.key()), crop: 0 };
-        let cut_bytes = self.plan.cut_bytes(&id, slot.labels.is_some());
+        let cut_bytes = self.plan.cut_bytes(&self.first_draw(visit), self.form, slot.labels.is_some());
         let excess = cut_bytes.saturating_sub(self.usual_cut_bytes);
         let _share = (excess > 0).then(|| {
             let waiting = Instant::now();
@@ -172,11 +214,11 @@ impl Shared {
         let read_secs = clock.blocked_secs();
         self.give_visitor(visitor, held, excess > 0);
         match result {
-            Ok(Visit { records, laws, times }) => {
+            Ok(Visit { records, sources, times }) => {
                 self.stats.visit(&times, read_secs);
                 let decode_secs = (times.decode_secs - read_secs).max(0.0);
                 let augment_secs = times.augment_secs;
-                Ok(Visited { crops: Some((records, laws)), read_secs, decode_secs, augment_secs })
+                Ok(Visited { crops: Some((records, sources)), read_secs, decode_secs, augment_secs })
             }
             Err(err @ (hiend_cache::Error::CorruptChunk { .. } | hiend_cache::Error::BadShard { .. }))
                 if self.config.on_corrupt == OnCorrupt::Skip =>

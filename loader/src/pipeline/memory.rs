@@ -10,6 +10,13 @@
 //! waits until it is free, and afterwards gives up the memory. Maps of shard files are not counted; they are the
 //! system's page cache. A [`super::BatchStream`] is what takes the memory: the budget holds for one at a time.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "voxels of a batch, far below 2^52"
+)]
+
 use hiend_cache::Case;
 
 use super::Error;
@@ -35,6 +42,8 @@ pub struct MemoryPlan {
     pub spill_bytes: u64,
     /// Batch buffers.
     pub num_buffers: usize,
+    /// Voxels that each has room for.
+    pub batch_voxels: usize,
     /// Bytes of each.
     pub batch_bytes: u64,
     /// Bytes to read ahead.
@@ -64,10 +73,14 @@ impl MemoryPlan {
         let crops = visits * plan.num_crops;
         let voxel_bytes = match form {
             VoxelForm::Floats => 4,
-            VoxelForm::Steps => 2,
+            VoxelForm::Steps | VoxelForm::Sources => 2,
         } + usize::from(labels);
-        let batch_bytes = (crops * plan.crop_size.iter().product::<usize>() * voxel_bytes) as u64;
-        let (usual_cut, largest_cut) = cut_bytes(plan, labels);
+        let batch_voxels = match form {
+            VoxelForm::Floats | VoxelForm::Steps => visits * plan.crop_voxels(),
+            VoxelForm::Sources => most_source_voxels(plan, crops),
+        };
+        let batch_bytes = (batch_voxels * voxel_bytes) as u64;
+        let (usual_cut, largest_cut) = cut_bytes(plan, form, labels);
         let visitor_bytes = chunk_bytes(cases) + usual_cut + FIXED;
         let spill_bytes = largest_cut.saturating_sub(usual_cut);
         let needed = |threads: usize| threads as u64 * visitor_bytes + spill_bytes + 2 * batch_bytes;
@@ -90,7 +103,8 @@ impl MemoryPlan {
         let more = usize::try_from(left / batch_bytes).unwrap_or(usize::MAX).min(wanted - 2);
         let read_ahead_bytes = (left - more as u64 * batch_bytes).min(MOST_READ_AHEAD);
         let num_buffers = 2 + more;
-        let memory = Self { threads, visitor_bytes, spill_bytes, num_buffers, batch_bytes, read_ahead_bytes };
+        let memory =
+            Self { threads, visitor_bytes, spill_bytes, num_buffers, batch_voxels, batch_bytes, read_ahead_bytes };
         Ok((memory, usual_cut))
     }
 }
@@ -121,11 +135,27 @@ fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
 ///
 /// Usual is twice the mean. Largest is that of a visit whose every crop is resampled from the largest box among the
 /// draws: one in thousands is resampled throughout, and then from boxes of every size.
-fn cut_bytes(plan: &VisitPlan, labels: bool) -> (u64, u64) {
-    let mut single = plan.clone();
-    single.num_crops = 1;
-    let draw = |case: u32| single.cut_bytes(&DrawId { seed: 0, epoch: 0, case: case.into(), crop: 0 }, labels);
-    let draws: Vec<u64> = (0..DRAWS).map(draw).collect();
+fn cut_bytes(plan: &VisitPlan, form: VoxelForm, labels: bool) -> (u64, u64) {
+    let draws = draws(plan, |single, id| single.cut_bytes(id, form, labels));
     let crops = plan.num_crops as u64;
     (2 * crops * draws.iter().sum::<u64>() / u64::from(DRAWS), crops * draws.iter().max().copied().unwrap_or(0))
+}
+
+/// Voxels of the boxes of a batch's crops, as good as at the most: of few crops the largest box among the draws for
+/// each, of many eight standard deviations above the mean. A buffer that is too small once in thousands of batches
+/// grows.
+fn most_source_voxels(plan: &VisitPlan, crops: usize) -> usize {
+    let draws = draws(plan, |single, id| single.source_voxels(id) as u64);
+    let count = f64::from(DRAWS);
+    let mean = draws.iter().sum::<u64>() as f64 / count;
+    let variance = draws.iter().map(|&voxels| (voxels as f64 - mean).powi(2)).sum::<f64>() / count;
+    let most = crops as f64 * mean + 8.0 * (crops as f64 * variance).sqrt();
+    (most.ceil() as usize).min(crops * draws.iter().max().copied().unwrap_or(0) as usize)
+}
+
+/// What `of` is for many single crops.
+fn draws(plan: &VisitPlan, of: impl Fn(&VisitPlan, &DrawId) -> u64) -> Vec<u64> {
+    let mut single = plan.clone();
+    single.num_crops = 1;
+    (0..DRAWS).map(|case| of(&single, &DrawId { seed: 0, epoch: 0, case: case.into(), crop: 0 })).collect()
 }

@@ -70,14 +70,15 @@ impl Gamma {
 }
 
 impl GammaParams {
+    /// Below this range the crop is constant for all purposes, and the division would only blow up its noise.
+    pub const FLAT: f32 = 1e-7;
+
     /// Bends the intensities. A constant crop stays as it is.
     pub fn apply(&self, image: &mut [f32]) {
-        // Below this the crop is constant for all purposes, and the division would only blow up its noise.
-        const FLAT: f32 = 1e-7;
         const PIECE: usize = 2048;
         let before = moments(image);
         let range = before.max - before.min;
-        if range.is_nan() || range < FLAT {
+        if range.is_nan() || range < Self::FLAT {
             return;
         }
         // With the sign folded in, both polarities are y = sign (t^g range) + base for t = sign (x - base)/range.
@@ -101,7 +102,7 @@ impl GammaParams {
         }
         if self.retain_stats {
             let after = sums.moments();
-            let scale = (before.std / after.std.max(f64::from(FLAT))) as f32;
+            let scale = (before.std / after.std.max(f64::from(Self::FLAT))) as f32;
             let shift = (before.mean - after.mean * f64::from(scale)) as f32;
             for v in image {
                 *v = *v * scale + shift;

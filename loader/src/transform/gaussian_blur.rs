@@ -51,6 +51,20 @@ impl GaussianBlur {
 }
 
 impl GaussianBlurParams {
+    /// The kernel along an axis: its centre's weight, then that of the voxels one, two, .. away on either side.
+    #[must_use]
+    pub fn kernel(&self, axis: usize) -> Vec<f32> {
+        let mut weights = vec![0.0; radius(self.sigma[axis]) + 1];
+        fill_weights(&mut weights, self.sigma[axis]);
+        weights
+    }
+
+    /// The voxel that is read for `at + offset` on an axis of `n` voxels.
+    #[must_use]
+    pub fn read_at(at: usize, offset: isize, n: usize) -> usize {
+        reflect(at, offset, n)
+    }
+
     /// Blurs a crop `shape` in place; beyond its borders it goes on as its mirror image without the border voxel.
     ///
     /// Planes along x go once through a ring of 2 r + 1 planes that are blurred along z and y already, so the crop

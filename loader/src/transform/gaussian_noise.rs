@@ -54,6 +54,19 @@ impl GaussianNoise {
 }
 
 impl GaussianNoiseParams {
+    /// The field's first `count` normals, of deviation 1.
+    ///
+    /// Normal n comes from block n/16 of the key stream of `ChaCha8` whose key is the seed, little-endian, then
+    /// zeros: with i = n mod 8, from the block's words i and 8 + i, `u = ((word >> 8) + 1) / 2^24` and
+    /// `t = (word >> 8, with its sign) / 2^24`, it is `sqrt(-2 ln u)` times `cos 2πt` in the first half of the block
+    /// and times `sin 2πt` in the second.
+    #[must_use]
+    pub fn field(&self, count: usize) -> Vec<f32> {
+        let mut field = vec![0.0; count];
+        Self { std: 1.0, seed: self.seed }.apply(&mut field);
+        field
+    }
+
     /// Adds the noise.
     pub fn apply(&self, image: &mut [f32]) {
         let mut normals = Normals::new(self.seed);

@@ -80,6 +80,18 @@ impl Axis {
 }
 
 impl LowResolutionParams {
+    /// For each voxel of an axis of `n` the two voxels that it lies between once coarsened, and the second one's
+    /// weight.
+    #[must_use]
+    pub fn taps(&self, n: usize) -> Vec<(usize, usize, f32)> {
+        let axis = Axis::new(n, self.scale);
+        let tap = |fine| {
+            let (first, second, weight) = axis.between(fine);
+            (axis.nearest(first), axis.nearest(second), weight)
+        };
+        (0..n).map(tap).collect()
+    }
+
     /// Coarsens a crop `shape` in place.
     ///
     /// Each coarse plane is widened along z and y when the first output plane needs it, two are kept, and output
@@ -95,15 +107,13 @@ impl LowResolutionParams {
         if plane == 0 {
             return;
         }
-        let [along_x, along_y, along_z] = shape.map(|n| Axis::new(n, self.scale));
+        let [along_x, along_y, _] = shape.map(|n| Axis::new(n, self.scale));
         let (floats, indices) = scratch.take(nz + along_y.num_coarse * nz + 2 * plane, 2 * nz);
         let (weights, floats) = floats.split_at_mut(nz);
         let (coarse_rows, kept) = floats.split_at_mut(along_y.num_coarse * nz);
         let (firsts, seconds) = indices.split_at_mut(nz);
-        for z in 0..nz {
-            let (first, second, weight) = along_z.between(z);
-            (firsts[z], seconds[z]) = (along_z.nearest(first) as u32, along_z.nearest(second) as u32);
-            weights[z] = weight;
+        for (z, (first, second, weight)) in self.taps(nz).into_iter().enumerate() {
+            (firsts[z], seconds[z], weights[z]) = (first as u32, second as u32, weight);
         }
 
         let mut num_widened = 0;

@@ -47,6 +47,15 @@ pub struct SpatialParams {
     pub scale: f32,
 }
 
+/// The straight lines through a source that the rows of a crop are: voxel z of row r lies at `starts[r] + step · z`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceRows {
+    /// Position of each row's first voxel, rows along x, then y.
+    pub starts: Vec<[f32; 3]>,
+    /// From a row's voxel to the next.
+    pub step: [f32; 3],
+}
+
 impl Default for Spatial {
     fn default() -> Self {
         Self {
@@ -118,6 +127,16 @@ impl SpatialParams {
             sides[axis] = (crop_size[axis] as f64 + 2.0 * more) as usize;
         }
         sides
+    }
+
+    /// Where each row of the crop lies in the source: what [`Self::apply_image`] walks along, for devices that
+    /// resample themselves.
+    #[must_use]
+    pub fn rows(&self, source_shape: [usize; 3], crop_shape: [usize; 3]) -> SourceRows {
+        let rows = Rows::new(self, source_shape, crop_shape);
+        let [nx, ny, _] = crop_shape;
+        let starts = (0..nx * ny).map(|row| rows.start(row / ny, row % ny)).collect();
+        SourceRows { starts, step: rows.step }
     }
 
     /// Resamples `source` into `crop`, trilinear, about their common centre.
@@ -223,23 +242,28 @@ impl Rows {
         if crop.is_empty() {
             return;
         }
-        let crop_centre = self.crop_shape.map(|n| (n as f64 - 1.0) / 2.0);
-        let source_centre = self.source_shape.map(|n| (n as f64 - 1.0) / 2.0);
         let tiles = |n: usize| (0..n).step_by(TILE).map(move |from| from..(from + TILE).min(n));
         for (x_tile, y_tile) in tiles(nx).flat_map(|x_tile| tiles(ny).map(move |y_tile| (x_tile.clone(), y_tile))) {
             for x in x_tile {
                 for y in y_tile.clone() {
-                    let (from_x, from_y) = (x as f64 - crop_centre[0], y as f64 - crop_centre[1]);
-                    let mut start = [0.0; 3];
-                    for axis in 0..3 {
-                        let [by_x, by_y, by_z] = self.matrix[axis];
-                        let along = by_x * from_x + by_y * from_y - by_z * crop_centre[2];
-                        start[axis] = (source_centre[axis] + along) as f32;
-                    }
-                    row(start, &mut crop[(x * ny + y) * nz..][..nz]);
+                    row(self.start(x, y), &mut crop[(x * ny + y) * nz..][..nz]);
                 }
             }
         }
+    }
+
+    /// Source position of a row's first voxel.
+    fn start(&self, x: usize, y: usize) -> [f32; 3] {
+        let crop_centre = self.crop_shape.map(|n| (n as f64 - 1.0) / 2.0);
+        let source_centre = self.source_shape.map(|n| (n as f64 - 1.0) / 2.0);
+        let (from_x, from_y) = (x as f64 - crop_centre[0], y as f64 - crop_centre[1]);
+        let mut start = [0.0; 3];
+        for axis in 0..3 {
+            let [by_x, by_y, by_z] = self.matrix[axis];
+            let along = by_x * from_x + by_y * from_y - by_z * crop_centre[2];
+            start[axis] = (source_centre[axis] + along) as f32;
+        }
+        start
     }
 
     /// Source position of voxel `z` of a row. Multiplied out, not added up: no error gathers along it.

@@ -29,7 +29,7 @@ pub struct ModelArgs {
     /// For files.
     #[command(flatten)]
     pub sizes: SizesArgs,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }

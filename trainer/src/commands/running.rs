@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::Cache;
-use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline;
 
 use super::INTERRUPTED;
@@ -65,11 +64,7 @@ pub fn run<T: Task>(
     let loader = pipeline::Options {
         threads: args.threads.map_or(0, usize::from),
         memory_bytes: args.memory.as_u64(),
-        form: if compute.is_cpu() || !task.config().stream().augment.is_linear() {
-            VoxelForm::Floats
-        } else {
-            VoxelForm::Steps
-        },
+        form: task.config().train().voxel_form(&task.config().stream().augment, compute.is_cpu()),
         ..pipeline::Options::default()
     };
     let config = task.config();

@@ -1,7 +1,6 @@
 //! Multi-head attention: of a sequence to itself, and of one sequence to another.
 //!
-//! The products are composed from tensor operations, so that training, evaluation, CPU and GPU all run the same
-//! arithmetic. Burn's fused attention differentiates through the same composition anyway.
+//! Training, evaluation, CPU and GPU all run the same arithmetic, [`crate::ops::attention`].
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -9,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::init::WeightInit;
 use super::precision::Precision;
-use crate::ops::softmax::softmax;
+use crate::ops::attention::{attend_cross, attend_self, attention_weights};
 
 /// Attention of every token to every token of the same sequence.
 #[derive(Module, Debug)]
@@ -33,19 +32,15 @@ impl SelfAttention {
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [q, k, v] = self.heads(x);
-        self.precision.linear(&self.proj, join_heads(weights_of(q, k).matmul(v)))
+        let qkv = self.precision.linear(&self.qkv, x);
+        self.precision.linear(&self.proj, attend_self(qkv, self.num_heads))
     }
 
     /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
     #[must_use]
     pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
-        let [q, k, _] = self.heads(x);
-        weights_of(q, k)
-    }
-
-    fn heads(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
-        split_heads(self.precision.linear(&self.qkv, x), self.num_heads)
+        let [q, k, _] = thirds(self.precision.linear(&self.qkv, x));
+        attention_weights(q, k, self.num_heads)
     }
 }
 
@@ -78,42 +73,23 @@ impl CrossAttention {
     /// Queries `[N, L, dim]` read `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let [q] = split_heads(self.precision.linear(&self.q, x), self.num_heads);
-        let [k, v] = split_heads(self.precision.linear(&self.kv, context), self.num_heads);
-        self.precision.linear(&self.proj, join_heads(weights_of(q, k).matmul(v)))
+        let (q, kv) = (self.precision.linear(&self.q, x), self.precision.linear(&self.kv, context));
+        self.precision.linear(&self.proj, attend_cross(q, kv, self.num_heads))
     }
 
     /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
     #[must_use]
     pub fn weights(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
-        let [q] = split_heads(self.precision.linear(&self.q, x), self.num_heads);
-        let [k, _] = split_heads(self.precision.linear(&self.kv, context), self.num_heads);
-        weights_of(q, k)
+        let (q, kv) = (self.precision.linear(&self.q, x), self.precision.linear(&self.kv, context));
+        let width = q.dims()[2];
+        attention_weights(q, kv.narrow(2, 0, width), self.num_heads)
     }
 }
 
-/// `[N, L, K·dim]` → K tensors `[N, num_heads, L, dim / num_heads]`.
-fn split_heads<const K: usize>(x: Tensor<3>, num_heads: usize) -> [Tensor<4>; K] {
-    let [n, l, width] = x.dims();
-    let head_dim = width / K / num_heads;
-    let x = x.reshape([n, l, K, num_heads, head_dim]).permute([2, 0, 3, 1, 4]);
-    std::array::from_fn(|i| x.clone().narrow(0, i, 1).reshape([n, num_heads, l, head_dim]))
-}
-
-/// `[N, num_heads, L, head_dim]` → `[N, L, dim]`.
-fn join_heads(x: Tensor<4>) -> Tensor<3> {
-    let [n, num_heads, l, head_dim] = x.dims();
-    x.swap_dims(1, 2).reshape([n, l, num_heads * head_dim])
-}
-
-/// Softmax over the keys of the scaled products.
-///
-/// Scaling the queries touches fewer numbers than scaling the products. Short queries would be rounded again, so
-/// theirs are scaled inside the softmax, in f32.
-fn weights_of(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
-    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-    let (q, scale) = if q.dtype().size() < 4 { (q, scale) } else { (q.mul_scalar(scale), 1.0) };
-    softmax(q.matmul(k.swap_dims(2, 3)), scale)
+/// `[N, L, 3·dim]` → three tensors `[N, L, dim]`.
+fn thirds(x: Tensor<3>) -> [Tensor<3>; 3] {
+    let width = x.dims()[2] / 3;
+    std::array::from_fn(|third| x.clone().narrow(2, third * width, width))
 }
 
 #[cfg(test)]
@@ -133,8 +109,13 @@ mod tests {
         tensor.into_data().try_to_vec().unwrap()
     }
 
-    fn check<const D: usize>(actual: Tensor<D>, expected: Tensor<D>) {
-        assert_eq!(actual.dims(), expected.dims());
+    fn heads(x: Tensor<3>) -> Tensor<4> {
+        let [n, l, dim] = x.dims();
+        x.reshape([n, l, HEADS, dim / HEADS]).swap_dims(1, 2)
+    }
+
+    fn check(actual: Tensor<3>, expected: Tensor<4>) {
+        let expected = expected.swap_dims(1, 2).reshape(actual.dims());
         for (a, e) in host(actual).into_iter().zip(host(expected)) {
             assert!((a - e).abs() < 1e-5, "{a} {e}");
         }
@@ -146,12 +127,14 @@ mod tests {
         let (own, cross) = (SelfAttention::init(DIM, HEADS, &mut init), CrossAttention::init(DIM, HEADS, &mut init));
         let (x, context) = (tokens(5, 0.1), tokens(7, 0.9));
 
-        let [_, _, v] = own.heads(x.clone());
-        check(own.proj.forward(join_heads(own.weights(x.clone()).matmul(v))), own.forward(x.clone()));
-        let [_, v] = split_heads(cross.kv.forward(context.clone()), HEADS);
-        let weights = cross.weights(x.clone(), context.clone());
+        let qkv = own.qkv.forward(x.clone());
+        let [_, _, v] = thirds(qkv.clone());
+        check(attend_self(qkv, HEADS), own.weights(x.clone()).matmul(heads(v)));
+        let (q, kv) = (cross.q.forward(x.clone()), cross.kv.forward(context.clone()));
+        let v = kv.clone().narrow(2, DIM, DIM);
+        let weights = cross.weights(x, context);
         assert_eq!(weights.dims(), [2, HEADS, 5, 7]);
-        check(cross.proj.forward(join_heads(weights.matmul(v))), cross.forward(x, context));
+        check(attend_cross(q, kv, HEADS), weights.matmul(heads(v)));
     }
 
     #[test]
@@ -168,9 +151,9 @@ mod tests {
     #[test]
     fn the_fused_attention_of_burn_gives_the_same() {
         let own = SelfAttention::init(DIM, HEADS, &mut WeightInit::new(3, &Device::flex()));
-        let x = tokens(9, 0.2);
-        let [q, k, v] = own.heads(x.clone());
+        let qkv = own.qkv.forward(tokens(9, 0.2));
+        let [q, k, v] = thirds(qkv.clone()).map(heads);
         let fused = module::attention(q, k, v, None, None, burn::tensor::ops::AttentionModuleOptions::default());
-        check(own.proj.forward(join_heads(fused)), own.forward(x));
+        check(attend_self(qkv, HEADS), fused);
     }
 }

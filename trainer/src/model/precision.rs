@@ -38,13 +38,14 @@ impl Precision {
     /// `x` times the layer's weight, plus its bias; the result is a factor again.
     #[must_use]
     pub fn linear<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::F32 => layer.forward(x),
-            Self::Bf16 => {
-                let bias = layer.bias.as_ref().map(|bias| self.narrow(bias.val()));
-                linear(self.narrow(x), self.narrow(layer.weight.val()), bias)
-            }
-        }
+        let bias = layer.bias.as_ref().map(|bias| self.narrow(bias.val()));
+        self.affine(x, self.narrow(layer.weight.val()), bias)
+    }
+
+    /// `x` times a weight that is a factor, plus a bias that is one.
+    #[must_use]
+    pub fn affine<const D: usize>(self, x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        linear(self.narrow(x), weight, bias)
     }
 
     /// Layer norm, taken in full; the result is a factor.

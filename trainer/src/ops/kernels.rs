@@ -15,7 +15,9 @@
 
 pub mod adamw;
 pub mod gelu;
+pub mod heads;
 pub mod layer_norm;
+pub mod noise;
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;
 pub mod softmax;
@@ -75,6 +77,20 @@ fn beside(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 
+/// `x` and the distance from row to row, where all rows are equally far apart; a copy without gaps where they are not.
+fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
+    let (shape, strides) = (x.meta.shape(), x.meta.strides());
+    let rank = shape.num_dims();
+    let even = (0..rank - 2).all(|axis| shape[axis] == 1 || strides[axis] == strides[axis + 1] * shape[axis + 1]);
+    let pitch = strides[rank - 2].max(shape[rank - 1]);
+    let rows = shape.num_elements() / shape[rank - 1];
+    if even && strides[rank - 1] == 1 && u32::try_from(rows * pitch).is_ok() {
+        return (x, pitch as u32);
+    }
+    let width = shape[rank - 1];
+    (into_contiguous(x), width as u32)
+}
+
 fn elem(x: &CubeTensor) -> ElemType {
     dtype_to_storage_type(x.dtype)
 }
@@ -89,4 +105,61 @@ fn lanes_sum(value: f32, #[comptime] lanes: u32) -> f32 {
 #[cube]
 fn lanes_max(value: f32, #[comptime] lanes: u32) -> f32 {
     if comptime!(lanes > 1) { plane_max(value) } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::attention::{Padding, Part};
+    use crate::ops::testing::{Outcome, devices, wave};
+    use burn::backend::Cube;
+    use burn::tensor::{Device, FloatDType, Tensor};
+
+    /// Rows of `width` values that begin every 64, as CUDA lays them out, and a copy without gaps.
+    fn rows_with_gaps(width: usize, device: &Device) -> [CubeTensor; 2] {
+        let whole = Tensor::<3>::from_data(wave([2, 6, 64], 0.7, 5.0), device);
+        let copy = whole.clone().narrow(2, 0, width).try_into_primitive::<Cube>().unwrap();
+        let mut gaps = whole.try_into_primitive::<Cube>().unwrap();
+        *gaps.meta.shape_mut() = Shape::from([2, 6, width]);
+        [gaps, into_contiguous(copy)]
+    }
+
+    #[test]
+    fn gaps_between_rows_change_nothing_and_cost_no_copy() {
+        let host = |x| Outcome::of(Tensor::from_primitive::<Cube>(x));
+        let padding = Padding { tokens: 4, width: 8 };
+        // The first device is the CPU's own backend.
+        for device in devices().into_iter().skip(1) {
+            let [gaps, copy] = rows_with_gaps(36, &device);
+            let (x, pitch) = even_rows(gaps.clone());
+            assert_eq!((x.meta.strides()[1], pitch), (64, 64));
+            assert_eq!(even_rows(copy.clone()).1, 36);
+
+            let [gamma, beta] = [1.3, 0.9].map(|frequency| {
+                let vector = Tensor::<1>::from_data(wave([36], frequency, 1.0), &device);
+                vector.try_into_primitive::<Cube>().unwrap()
+            });
+            let norm = |x| layer_norm::forward(x, gamma.clone(), beta.clone(), 1e-5, FloatDType::F32);
+            host(norm(gaps.clone())).assert_close(&host(norm(copy.clone())), 0.0);
+            let [of_gaps, of_copy] =
+                [&gaps, &copy].map(|x| layer_norm::backward(x.clone(), gamma.clone(), x.clone(), 1e-5));
+            host(of_gaps.0).assert_close(&host(of_copy.0), 0.0);
+            let vector = |x: CubeTensor| Outcome::of(Tensor::<1>::from_primitive::<Cube>(x).reshape([1, 1, 36]));
+            vector(of_gaps.1).assert_close(&vector(of_copy.1), 0.0);
+            vector(of_gaps.2).assert_close(&vector(of_copy.2), 0.0);
+
+            let split = |x| heads::split(x, Part { number: 1, parts: 2, heads: 2, padding });
+            let rows = |x| Outcome::of(Tensor::<4>::from_primitive::<Cube>(x).flatten(0, 1));
+            rows(split(gaps)).assert_close(&rows(split(copy)), 0.0);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_not_in_a_row_are_copied() {
+        for device in devices().into_iter().skip(1) {
+            let turned = Tensor::<3>::from_data(wave([4, 16, 64], 0.7, 1.0), &device).swap_dims(1, 2);
+            let (turned, pitch) = even_rows(turned.try_into_primitive::<Cube>().unwrap());
+            assert_eq!((turned.meta.strides()[2], pitch), (1, 16));
+        }
+    }
 }

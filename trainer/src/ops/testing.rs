@@ -2,14 +2,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// The CPU; in a build with `cube-cpu` the GPU's kernels compiled for the CPU as well; in a build with `cuda` the
-/// device that `HIEND_TEST_DEVICE` names (`cuda:0`), if it names one.
+/// The CPU, and the device that `HIEND_TEST_DEVICE` names (`cuda:0`, `vulkan:0`), if it names one.
 pub fn devices() -> Vec<Device> {
-    #[allow(unused_mut, reason = "which devices there are depends on features")]
     let mut devices = vec![Device::flex()];
-    #[cfg(feature = "cube-cpu")]
-    devices.push(Device::cpu());
-    #[cfg(feature = "cuda")]
     if let Some(name) = std::env::var_os("HIEND_TEST_DEVICE") {
         let choice = name.to_string_lossy().parse().expect("HIEND_TEST_DEVICE is a device");
         devices.push(crate::device::Compute::open(choice).expect("the device is there").raw().clone());
@@ -19,8 +14,8 @@ pub fn devices() -> Vec<Device> {
 
 /// Numbers without a pattern that a mistake could hide in, from `-amplitude` to `amplitude`.
 pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
-    let values: Vec<f32> =
-        (0..shape.iter().product::<usize>()).map(|i| (i as f32 * frequency).sin() * amplitude).collect();
+    let value = |i: usize| ((i as f32 * frequency).sin() * 43_758.547).fract() * amplitude;
+    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(value).collect();
     TensorData::new(values, shape)
 }
 
@@ -46,6 +41,11 @@ pub fn values_and_gradients<const N: usize>(
 }
 
 impl Outcome {
+    /// Values alone.
+    pub fn of(values: Tensor<3>) -> Self {
+        Self { values: values.into_data().try_to_vec().expect("f32"), gradients: vec![] }
+    }
+
     /// Every tensor is that of `other`, but for `tolerance` of the other's largest value.
     pub fn assert_close(&self, other: &Self, tolerance: f32) {
         let check = |name: &str, ours: &[f32], theirs: &[f32]| {

@@ -45,6 +45,9 @@ impl<W: Write> Console<W> {
                     run_dir.display()
                 )
             }
+            Event::Tuning => {
+                "the first updates compile and tune kernels, which can take minutes; --cache-dir keeps them".into()
+            }
             Event::Step(record) => {
                 self.since.push((*record).clone());
                 let due = self.log_every > 0 && record.step.is_multiple_of(self.log_every);

@@ -3,6 +3,7 @@
 
 use std::io::{self, Stdout};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -11,7 +12,11 @@ use super::curves;
 use super::dashboard::{Dashboard, terminal};
 use super::history::History;
 use super::tensorboard::EventFile;
+use super::ticker::Ticker;
 use crate::training::{Event, Stop};
+
+/// Time between lines while kernels are tuned.
+const TICK: Duration = Duration::from_secs(20);
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -37,6 +42,8 @@ pub struct Watcher {
     history: History,
     events: Option<EventFile>,
     step: u64,
+    /// Until the first update is done.
+    tuning: Option<Ticker>,
     /// Whether there is something that the picture of the curves does not show.
     undrawn: bool,
 }
@@ -78,6 +85,7 @@ impl Watcher {
             history: History::default(),
             events: None,
             step: 0,
+            tuning: None,
             undrawn: false,
         })
     }
@@ -107,7 +115,9 @@ impl Watcher {
         self.screen.event(event);
         match event {
             Event::Started { step, run_dir, .. } => self.begin(*step, run_dir),
+            Event::Tuning => self.tuning = self.ticker(),
             Event::Step(record) => {
+                self.tuning = None;
                 self.step = record.step;
                 self.undrawn = true;
                 self.history.step(record);
@@ -146,6 +156,15 @@ impl Watcher {
             Ok(events) => self.events = Some(events),
             Err(error) => self.warn(format!("no events for TensorBoard: {}: {error}", folder.display())),
         }
+    }
+
+    /// The dashboard shows by itself that time passes.
+    fn ticker(&mut self) -> Option<Ticker> {
+        if matches!(self.screen, Screen::Dashboard(_)) {
+            return None;
+        }
+        let tick = |since: Duration| eprintln!("still compiling and tuning kernels, {} s so far", since.as_secs());
+        Ticker::start(TICK, tick).map_err(|error| self.warn(format!("no lines while kernels are tuned: {error}"))).ok()
     }
 
     /// Writes to the event file; the first failure is its end.

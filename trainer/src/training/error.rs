@@ -52,6 +52,12 @@ pub enum TrainingError {
         /// The folder.
         run_dir: PathBuf,
     },
+    /// Another process trains there.
+    #[error("{} is in use by a run that is going on; wait for it, or give this one another --run-dir", run_dir.display())]
+    InUse {
+        /// The folder.
+        run_dir: PathBuf,
+    },
     /// The run began otherwise.
     #[error("cannot resume: {key} is {now} now, and was {before} when the run began")]
     Changed {

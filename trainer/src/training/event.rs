@@ -21,6 +21,8 @@ pub enum Event<'a> {
         /// What it leaves behind goes there.
         run_dir: &'a Path,
     },
+    /// The first updates compile and tune kernels: minutes in which nothing else is told.
+    Tuning,
     /// An update was done.
     Step(&'a StepRecord),
     /// A validation was done.

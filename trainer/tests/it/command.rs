@@ -20,13 +20,13 @@ fn check(args: &[&str], code: i32, in_stderr: &str) {
 #[test]
 fn usage_errors_exit_with_2() {
     check(&[], 2, "--shards");
-    check(&["--shards", "cache", "--device", "gpu"], 2, "expected auto, cpu or cuda:N");
+    check(&["--shards", "cache", "--device", "gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");
     check(&["--shards", "cache", "--preset", "huge"], 2, "vit-l-p12");
     check(&["--shards", "cache", "--preset", "tiny", "--config", "x.toml"], 2, "cannot be used with");
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
     check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
     check(&["curves"], 2, "<RUN>");
-    check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu or cuda:N");
+    check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");
     check(&["--shards", "cache", "--devices", "cpu,cpu", "--device", "cpu"], 2, "cannot be used with");
     check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: several CUDA devices");
 }

@@ -199,6 +199,18 @@ fn there_must_be_a_run_to_resume() {
 }
 
 #[test]
+fn a_run_s_folder_is_one_run_s_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    run(&config(), STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
+    let held = std::fs::File::open(dir.path().join("lock")).unwrap();
+    held.lock().unwrap();
+    let error = run(&config(), STREAM.stream(), &options(dir.path(), 2, true)).unwrap_err();
+    assert!(matches!(error, TrainingError::InUse { .. }), "{error}");
+    drop(held);
+    run(&config(), STREAM.stream(), &options(dir.path(), 2, true)).unwrap();
+}
+
+#[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_the_cases() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();

@@ -38,6 +38,7 @@ pub(super) fn norm_rows<T: Float>(
     beta: &[f32],
     y: &mut [T],
     rows: u32,
+    pitch: u32,
     epsilon: f32,
     #[comptime] width: u32,
     #[comptime] lanes: u32,
@@ -45,13 +46,13 @@ pub(super) fn norm_rows<T: Float>(
 ) {
     let row = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     if row < rows {
-        let first = row * width;
+        let first = row * pitch;
         let (mean, rstd) = moments(x, first, epsilon, width, lanes);
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
                 let normal = (x[(first + at) as usize] - mean) * rstd;
-                y[(first + at) as usize] = T::cast_from(normal * gamma[at as usize] + beta[at as usize]);
+                y[(row * width + at) as usize] = T::cast_from(normal * gamma[at as usize] + beta[at as usize]);
             }
         }
     }
@@ -65,6 +66,8 @@ pub(super) fn norm_rows_backward<T: Float>(
     dx: &mut [f32],
     stats: &mut [f32],
     rows: u32,
+    pitch: u32,
+    dy_pitch: u32,
     epsilon: f32,
     #[comptime] width: u32,
     #[comptime] lanes: u32,
@@ -72,14 +75,15 @@ pub(super) fn norm_rows_backward<T: Float>(
 ) {
     let row = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     if row < rows {
-        let first = row * width;
+        let first = row * pitch;
+        let first_dy = row * dy_pitch;
         let (mean, rstd) = moments(x, first, epsilon, width, lanes);
         let mut sum = 0.0f32;
         let mut along = 0.0f32;
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
-                let g = f32::cast_from(dy[(first + at) as usize]) * gamma[at as usize];
+                let g = f32::cast_from(dy[(first_dy + at) as usize]) * gamma[at as usize];
                 sum += g;
                 along += g * (x[(first + at) as usize] - mean) * rstd;
             }
@@ -89,9 +93,9 @@ pub(super) fn norm_rows_backward<T: Float>(
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
-                let g = f32::cast_from(dy[(first + at) as usize]) * gamma[at as usize];
+                let g = f32::cast_from(dy[(first_dy + at) as usize]) * gamma[at as usize];
                 let normal = (x[(first + at) as usize] - mean) * rstd;
-                dx[(first + at) as usize] = rstd * (g - sum - normal * along);
+                dx[(row * width + at) as usize] = rstd * (g - sum - normal * along);
             }
         }
         if UNIT_POS_X == 0 {
@@ -111,6 +115,8 @@ pub(super) fn norm_columns_backward<T: Float>(
     dbeta: &mut [f32],
     rows: u32,
     groups: u32,
+    pitch: u32,
+    dy_pitch: u32,
     #[comptime] width: u32,
     #[define(T)] _dtype: ElemType,
 ) {
@@ -121,9 +127,9 @@ pub(super) fn norm_columns_backward<T: Float>(
         let mut by_gamma = 0.0f32;
         let mut by_beta = 0.0f32;
         for row in start..min(start + GROUP, rows) {
-            let place = (row * width + column) as usize;
-            let dy = f32::cast_from(dy[place]);
-            by_gamma += dy * (x[place] - stats[(2 * row) as usize]) * stats[(2 * row + 1) as usize];
+            let dy = f32::cast_from(dy[(row * dy_pitch + column) as usize]);
+            by_gamma +=
+                dy * (x[(row * pitch + column) as usize] - stats[(2 * row) as usize]) * stats[(2 * row + 1) as usize];
             by_beta += dy;
         }
         dgamma[at as usize] = by_gamma;
@@ -133,12 +139,14 @@ pub(super) fn norm_columns_backward<T: Float>(
 
 /// Normalised rows of `x`, times `gamma`, plus `beta`.
 pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64, dtype: FloatDType) -> CubeTensor {
-    let [x, gamma, beta] = [x, gamma, beta].map(into_contiguous);
+    let [gamma, beta] = [gamma, beta].map(into_contiguous);
+    let (x, pitch) = even_rows(x);
     assert!([&x, &gamma, &beta].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
     let y = beside(&x, x.meta.shape().clone(), dtype.into());
     let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
     let (client, dtype) = (x.client.clone(), elem(&y));
-    // SAFETY: `x` and `y` hold `rows` times `width` values, the others `width`, which is as far as the kernel goes.
+    // SAFETY: `x` and `y` hold `rows` rows of `width` values, `x` at its pitch, and the others `width`, which is as far as
+    // the kernel goes.
     unsafe {
         norm_rows::launch_unchecked(
             &client,
@@ -149,6 +157,7 @@ pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64,
             beta.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             rows,
+            pitch,
             epsilon as f32,
             width,
             lanes,
@@ -167,12 +176,13 @@ pub fn backward(
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     use burn::backend::ops::FloatTensorOps as _;
 
-    let [x, gamma, dy] = [x, gamma, dy].map(into_contiguous);
+    let gamma = into_contiguous(gamma);
+    let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
     let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
     let dx = beside(&x, x.meta.shape().clone(), DType::F32);
     let stats = beside(&x, Shape::from([rows as usize, 2]), DType::F32);
     let (client, dtype) = (x.client.clone(), elem(&dy));
-    // SAFETY: `x`, `dy` and `dx` hold `rows` times `width` values, `gamma` `width`, `stats` two a row.
+    // SAFETY: `x`, `dy` and `dx` hold `rows` rows of `width` values, each at its pitch, `gamma` `width`, `stats` two a row.
     unsafe {
         norm_rows_backward::launch_unchecked(
             &client,
@@ -184,6 +194,8 @@ pub fn backward(
             dx.clone().into_buffer_arg(),
             stats.clone().into_buffer_arg(),
             rows,
+            pitch,
+            dy_pitch,
             epsilon as f32,
             width,
             lanes,
@@ -207,6 +219,8 @@ pub fn backward(
             dbeta.clone().into_buffer_arg(),
             rows,
             groups,
+            pitch,
+            dy_pitch,
             width,
             dtype,
         );

@@ -88,18 +88,8 @@ fn kernels_compile_for_hopper() {
 
     for (dtype, kind) in [("f32", FloatKind::F32), ("bf16", FloatKind::BF16)] {
         let elem = || ElemType::Float(kind);
-        let kernel = softmax::softmax_rows::SoftmaxRows::new(
-            rows(),
-            device(),
-            target(),
-            buffer(),
-            buffer(),
-            (),
-            (),
-            513,
-            32,
-            elem(),
-        );
+        let kernel =
+            softmax::softmax_rows::SoftmaxRows::new(rows(), device(), target(), buffer(), (), (), 513, 520, 32, elem());
         check(&format!("softmax-{dtype}"), &kernel, &["shfl.sync"]);
         let kernel = softmax::softmax_rows_backward::SoftmaxRowsBackward::new(
             rows(),
@@ -107,14 +97,48 @@ fn kernels_compile_for_hopper() {
             target(),
             buffer(),
             buffer(),
-            buffer(),
             (),
             (),
             513,
+            520,
             32,
             elem(),
         );
         check(&format!("softmax-backward-{dtype}"), &kernel, &["shfl.sync"]);
+        let kernel = heads::split_rows::SplitRows::new(
+            values(),
+            device(),
+            target(),
+            buffer(),
+            buffer(),
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            33,
+            48,
+            elem(),
+        );
+        check(&format!("split-{dtype}"), &kernel, &["ld.global"]);
+        let kernel = heads::join_rows::JoinRows::new(
+            values(),
+            device(),
+            target(),
+            buffer(),
+            buffer(),
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            33,
+            elem(),
+        );
+        check(&format!("join-{dtype}"), &kernel, &["ld.global"]);
         let kernel = layer_norm::norm_rows::NormRows::new(
             rows(),
             device(),
@@ -123,6 +147,7 @@ fn kernels_compile_for_hopper() {
             buffer(),
             buffer(),
             buffer(),
+            (),
             (),
             (),
             1536,
@@ -141,6 +166,8 @@ fn kernels_compile_for_hopper() {
             buffer(),
             (),
             (),
+            (),
+            (),
             1536,
             32,
             elem(),
@@ -157,6 +184,8 @@ fn kernels_compile_for_hopper() {
             buffer(),
             (),
             (),
+            (),
+            (),
             1536,
             elem(),
         );
@@ -165,6 +194,8 @@ fn kernels_compile_for_hopper() {
     let kernel =
         window::floats_of_steps::FloatsOfSteps::new(values(), device(), target(), buffer(), buffer(), buffer(), (), ());
     check("window", &kernel, &["ld.global"]);
+    let kernel = noise::add_normals::AddNormals::new(values(), device(), target(), buffer(), buffer(), (), (), (), ());
+    check("noise", &kernel, &["lg2"]);
     let kernel = adamw::adamw_values::AdamwValues::new(
         values(),
         device(),

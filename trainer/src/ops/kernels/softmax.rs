@@ -1,20 +1,22 @@
-//! Softmax of rows and its derivative.
+//! Softmax of rows and its derivative, each written over what it was taken of.
+//!
+//! Rows have `width` values and begin every `pitch` values; what lies between is set to zero.
 
 use super::*;
 
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows<T: Float>(
-    x: &[T],
-    y: &mut [T],
+    x: &mut [T],
     rows: u32,
     scale: f32,
     #[comptime] width: u32,
+    #[comptime] pitch: u32,
     #[comptime] lanes: u32,
     #[define(T)] _dtype: ElemType,
 ) {
     let row = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     if row < rows {
-        let first = row * width;
+        let first = row * pitch;
         let mut most = f32::cast_from(x[first as usize]) * scale;
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
@@ -31,11 +33,13 @@ pub(super) fn softmax_rows<T: Float>(
             }
         }
         let share = 1.0f32 / lanes_sum(sum, lanes);
-        for turn in 0..comptime!(width.div_ceil(lanes)) {
+        for turn in 0..comptime!(pitch.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
                 let value = (f32::cast_from(x[(first + at) as usize]) * scale - most).exp() * share;
-                y[(first + at) as usize] = T::cast_from(value);
+                x[(first + at) as usize] = T::cast_from(value);
+            } else if at < pitch {
+                x[(first + at) as usize] = T::cast_from(0.0f32);
             }
         }
     }
@@ -44,17 +48,17 @@ pub(super) fn softmax_rows<T: Float>(
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows_backward<T: Float>(
     y: &[T],
-    dy: &[T],
-    dx: &mut [T],
+    dy: &mut [T],
     rows: u32,
     scale: f32,
     #[comptime] width: u32,
+    #[comptime] pitch: u32,
     #[comptime] lanes: u32,
     #[define(T)] _dtype: ElemType,
 ) {
     let row = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     if row < rows {
-        let first = row * width;
+        let first = row * pitch;
         let mut sum = 0.0f32;
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
@@ -63,62 +67,62 @@ pub(super) fn softmax_rows_backward<T: Float>(
             }
         }
         let common = lanes_sum(sum, lanes);
-        for turn in 0..comptime!(width.div_ceil(lanes)) {
+        for turn in 0..comptime!(pitch.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
-                let (y, dy) = (f32::cast_from(y[(first + at) as usize]), f32::cast_from(dy[(first + at) as usize]));
-                dx[(first + at) as usize] = T::cast_from(scale * y * (dy - common));
+                let (y, of_y) = (f32::cast_from(y[(first + at) as usize]), f32::cast_from(dy[(first + at) as usize]));
+                dy[(first + at) as usize] = T::cast_from(scale * y * (of_y - common));
+            } else if at < pitch {
+                dy[(first + at) as usize] = T::cast_from(0.0f32);
             }
         }
     }
 }
 
-/// Softmax over the last axis of `scale · x`.
-pub fn forward(x: CubeTensor, scale: f64) -> CubeTensor {
+/// Softmax over the first `keys` columns of `scale · x`; `x`, which nobody else holds, is overwritten.
+pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let x = into_contiguous(x);
-    let y = beside(&x, x.meta.shape().clone(), x.dtype);
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
+    let Rows { count, dim, rows, width: pitch, lanes } = Rows::of(&x);
     let (client, dtype) = (x.client.clone(), elem(&x));
-    // SAFETY: both buffers hold `rows` times `width` values, which is as far as the kernel goes.
+    // SAFETY: the buffer holds `rows` times `pitch` values, which is as far as the kernel goes.
     unsafe {
         softmax_rows::launch_unchecked(
             &client,
             count,
             dim,
-            x.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            x.clone().into_buffer_arg(),
             rows,
             scale as f32,
-            width,
+            keys as u32,
+            pitch,
             lanes,
             dtype,
         );
     }
-    y
+    x
 }
 
-/// The gradient of `x` from the output and its gradient.
-pub fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
+/// The gradient of what softmax was taken of; that of its result, `dy`, which nobody else holds, is overwritten.
+pub fn backward(y: CubeTensor, dy: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let (y, dy) = (into_contiguous(y), into_contiguous(dy));
-    let dx = beside(&y, y.meta.shape().clone(), y.dtype);
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&y);
+    let Rows { count, dim, rows, width: pitch, lanes } = Rows::of(&y);
     let (client, dtype) = (y.client.clone(), elem(&y));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
-    // SAFETY: all three buffers hold `rows` times `width` values, which is as far as the kernel goes.
+    // SAFETY: both buffers hold `rows` times `pitch` values, which is as far as the kernel goes.
     unsafe {
         softmax_rows_backward::launch_unchecked(
             &client,
             count,
             dim,
             y.into_buffer_arg(),
-            dy.into_buffer_arg(),
-            dx.clone().into_buffer_arg(),
+            dy.clone().into_buffer_arg(),
             rows,
             scale as f32,
-            width,
+            keys as u32,
+            pitch,
             lanes,
             dtype,
         );
     }
-    dx
+    dy
 }

@@ -1,0 +1,127 @@
+//! Where a device's time goes, kernel by kernel, as the device itself measures it.
+//!
+//! Every launch is bracketed by two time stamps on the device, and nothing waits for them before the work is over: kernels
+//! follow each other as they do otherwise, but that each launch costs its thread a little more. So the lengths of kernels
+//! are true, while gaps between them may be longer than they would be.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cubecl::config::{TypeNameFormatLevel, type_name_format};
+use cubecl::future::block_on;
+use cubecl::logging::{LaunchObservation, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest};
+
+/// A kernel's launches together.
+#[derive(Clone, Debug)]
+pub struct KernelTime {
+    /// As it names itself.
+    pub kernel: String,
+    /// How often it was launched.
+    pub launches: usize,
+    /// On the device, together.
+    pub secs: f64,
+}
+
+/// What a piece of work took.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceTimes {
+    /// Longest first.
+    pub kernels: Vec<KernelTime>,
+    /// From the first kernel's start to the last one's end.
+    pub span_secs: f64,
+    /// While no kernel ran, between these two.
+    pub idle_secs: f64,
+    /// Launches that the device gave no time for.
+    pub unmeasured: usize,
+    /// Whether the time stamps are the device's own; the host's hold launch and waiting as well.
+    pub on_device: bool,
+}
+
+impl DeviceTimes {
+    /// Of what `work` launches; `work` waits for the device at its end.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn of<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
+        let launches = Arc::new(Launches::default());
+        let watching = LaunchObservation::new(launches.clone());
+        // No launch is placed before this moment.
+        let epoch = std::time::Instant::now();
+        let done = work();
+        drop(watching);
+        done?;
+        let launches = std::mem::take(&mut *launches.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut times = Self { on_device: true, ..Self::default() };
+        let mut kernels: HashMap<&'static str, KernelTime> = HashMap::new();
+        let mut spans = Vec::with_capacity(launches.len());
+        for Launch { kernel, profile } in launches {
+            times.on_device &= profile.timing_method() == TimingMethod::Device;
+            let Some(ticks) = block_on(profile.resolve()) else {
+                times.unmeasured += 1;
+                continue;
+            };
+            let of_kernel = kernels.entry(kernel).or_insert_with(|| KernelTime {
+                kernel: type_name_format(kernel, TypeNameFormatLevel::Balanced),
+                launches: 0,
+                secs: 0.0,
+            });
+            of_kernel.launches += 1;
+            of_kernel.secs += ticks.duration().as_secs_f64();
+            spans.push((ticks.start_duration_since(epoch), ticks.end_duration_since(epoch)));
+        }
+        (times.span_secs, times.idle_secs) = span_and_gaps(spans);
+        times.kernels = kernels.into_values().collect();
+        times.kernels.sort_by(|a, b| b.secs.total_cmp(&a.secs));
+        Ok(times)
+    }
+}
+
+/// From the first start to the last end of all, and how much of that is in none of them.
+fn span_and_gaps(mut spans: Vec<(Duration, Duration)>) -> (f64, f64) {
+    spans.sort_unstable();
+    let Some(&(first, _)) = spans.first() else { return (0.0, 0.0) };
+    let (mut reached, mut idle) = (first, Duration::ZERO);
+    for (start, end) in spans {
+        idle += start.saturating_sub(reached);
+        reached = reached.max(end);
+    }
+    ((reached - first).as_secs_f64(), idle.as_secs_f64())
+}
+
+struct Launch {
+    kernel: &'static str,
+    profile: ProfileDuration,
+}
+
+#[derive(Default)]
+struct Launches(Mutex<Vec<Launch>>);
+
+impl LaunchObserver for Launches {
+    fn launched(&self, _: &'static str) {}
+
+    fn timing(&self) -> TimingRequest {
+        TimingRequest::Deferred
+    }
+
+    fn profiled(&self, kernel: &'static str, profile: ProfileDuration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Launch { kernel, profile });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_where_nothing_runs() {
+        let ms = Duration::from_millis;
+        let check = |spans: &[(u64, u64)], expected: (f64, f64)| {
+            let (span, idle) = span_and_gaps(spans.iter().map(|&(start, end)| (ms(start), ms(end))).collect());
+            assert_eq!(((span * 1e3).round(), (idle * 1e3).round()), expected, "{spans:?}");
+        };
+        check(&[], (0.0, 0.0));
+        check(&[(5, 9)], (4.0, 0.0));
+        check(&[(8, 9), (1, 3), (2, 5)], (8.0, 3.0));
+    }
+}
