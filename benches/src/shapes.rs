@@ -50,8 +50,15 @@ pub fn compare(
     for (queries, keys, dim, heads) in attentions(model) {
         let width = dim / heads;
         let factors = [wave([CROPS, queries, dim], 0.37), wave([CROPS, keys, 2 * dim], 0.23)];
-        let errors =
-            errors(compute, &factors, |[q, kv], p| p.widen(attend_cross(p.narrow(q), p.narrow(kv), heads)), precision)?;
+        let errors = errors(
+            compute,
+            &factors,
+            |[q, kv], p| {
+                let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device()));
+                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads))
+            },
+            precision,
+        )?;
         show(line("attention", &json!([queries, keys, width]), &errors, precision));
     }
     // UNETR's convolutions of 3 voxels, feature size 32, each at its resolution; the finest on a part of the crop.
@@ -138,9 +145,10 @@ pub fn time(
     for (queries, keys, dim, heads) in attentions(model) {
         let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad();
         let (q, kv) = (random([crops, queries, dim]), random([crops, keys, 2 * dim]));
+        let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &device));
         let run = || {
             let (q, kv) = (precision.narrow(q.clone()), precision.narrow(kv.clone()));
-            let grads = attend_cross(q.clone(), kv, heads).sum().backward();
+            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads).sum().backward();
             q.grad(&grads).unwrap_or_else(|| q.inner())
         };
         // Two products forward, four back.

@@ -1,6 +1,7 @@
 //! A batch of crops in a buffer that goes back to its pool when the batch is dropped.
 //!
-//! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool.
+//! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool. Only buffers of
+//! boxes ([`Images::Sources`]), whose size is drawn, may grow by what a batch in thousands needs more than planned.
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut, Range};
@@ -15,7 +16,7 @@ use crate::transform::{CropMut, CropRef, Drawn, Scratch};
 pub struct Batch {
     /// Step of the stream, from 0. Resuming at this step makes this batch again.
     pub step: u64,
-    /// `[n, 1, x, y, z]`, z fastest: the shape of [`Self::images`]. `n` is smaller than usual, even 0, where corrupt
+    /// `[n, 1, x, y, z]`, z fastest: the shape of the crops, and of [`Self::images`] but for [`Images::Sources`]. `n` is smaller than usual, even 0, where corrupt
     /// cases were left out.
     pub shape: [usize; 5],
     /// Voxels.
@@ -226,6 +227,8 @@ impl<T> PooledBuffer<T> {
         T: Clone + Default,
     {
         if self.data.len() < len {
+            // Not twice as much, as a vector would take: the memory was planned.
+            self.data.reserve_exact(len - self.data.len());
             self.data.resize(len, T::default());
         }
         self.len = len;

@@ -45,15 +45,15 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
     let height = (tile * y / x).max(1);
     let rows = num_crops.div_ceil(columns);
     let top = 2 * GAP + 2 * LETTER + 12;
-    let images = batch.to_floats();
+    let (images, labels) = (batch.to_floats(), batch.to_labels());
     let mut canvas = Canvas::new(columns * (tile + GAP) + GAP, top + rows * (height + CAPTION + GAP));
     let headline = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
     canvas.text([GAP, GAP], 2, TEXT, &fitting(&headline, WIDTH / (2 * LETTER) - 1));
     for (number, crop) in batch.crops.iter().enumerate().take(num_crops) {
         let at = [GAP + number % columns * (tile + GAP), top + number / columns * (height + CAPTION + GAP)];
         let first = number * num_voxels;
-        let slice = Plane::Axial.cut([x, y, z], z / 2, batch.labels.is_some(), |voxel| {
-            (images[first + voxel], batch.labels.as_ref().map_or(0, |labels| labels[first + voxel]))
+        let slice = Plane::Axial.cut([x, y, z], z / 2, labels.is_some(), |voxel| {
+            (images[first + voxel], labels.as_ref().map_or(0, |labels| labels[first + voxel]))
         });
         canvas.slice(at, [tile, height], &slice);
         let name = crop.case.rsplit('/').next().unwrap_or_default();

@@ -159,7 +159,7 @@ pub struct RunArgs {
     /// Checkpoints that stay, the best one aside
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
-    /// Recompute cheap operations on the way back instead of keeping their results: less memory, more time
+    /// Keep only the inputs of transformer blocks and compute them again on the way back: less memory, more time
     #[arg(long)]
     pub gradient_checkpointing: bool,
     /// Updates from line to line, where lines are shown; 0 for none

@@ -158,8 +158,8 @@ impl DataLoaderIterator<CropBatch> for Crops<'_> {
 
 fn upload(batch: Batch, device: &Device) -> CropBatch {
     let images = Tensor::from_data(TensorData::new(batch.to_floats().into_owned(), batch.shape), device);
-    let labels =
-        batch.labels.as_ref().map(|labels| Tensor::from_data(TensorData::new(labels.to_vec(), batch.shape), device));
+    let labels = batch.to_labels();
+    let labels = labels.map(|labels| Tensor::from_data(TensorData::new(labels.into_owned(), batch.shape), device));
     CropBatch { step: batch.step, images, labels, crops: batch.crops }
 }
 

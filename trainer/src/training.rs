@@ -156,15 +156,15 @@ pub fn train<T: Task>(
     if let Some(Beginning { summary, .. }) = &run.beginning {
         watch(&Event::Note(summary));
     }
-    if !compute.is_cpu() {
-        watch(&Event::Tuning);
-    }
     run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {
         run.validate(watch)?;
         run.save(watch)?;
     }
     if run.step < end_step {
+        if !compute.is_cpu() {
+            watch(&Event::Tuning);
+        }
         run.lead(&stream, end_step, watch)?;
     }
     let interrupted = run.step < end_step;

@@ -6,7 +6,7 @@
 //!          + buffers x batch        the batches in work, ready, and with the consumer
 //!          + read_ahead             bytes advised to the system and not yet visited; the rest, at most 1 GiB
 //! ```
-//! Nothing is taken beyond it: a visit whose boxes are larger than usual first takes its excess from the spill and
+//! Nothing is taken beyond it, but for what buffers of boxes grow by once in thousands of batches: a visit whose boxes are larger than usual first takes its excess from the spill and
 //! waits until it is free, and afterwards gives up the memory. Maps of shard files are not counted; they are the
 //! system's page cache. A [`super::BatchStream`] is what takes the memory: the budget holds for one at a time.
 

@@ -6,9 +6,10 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
-use super::init::WeightInit;
+use super::init::{WeightInit, bias_of};
 use super::precision::Precision;
 use crate::ops::attention::{attend_cross, attend_self, attention_weights};
+use crate::ops::residual::add_branch;
 
 /// Attention of every token to every token of the same sequence.
 #[derive(Module, Debug)]
@@ -29,11 +30,12 @@ impl SelfAttention {
         Self { qkv, proj, num_heads, precision: weights.precision() }
     }
 
-    /// `[N, L, dim]` → `[N, L, dim]`.
+    /// `x` `[N, L, dim]` plus what its tokens, normed, read of each other → `[N, L, dim]`.
     #[must_use]
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let qkv = self.precision.linear(&self.qkv, x);
-        self.precision.linear(&self.proj, attend_self(qkv, self.num_heads))
+    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>) -> Tensor<3> {
+        let p = self.precision;
+        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads);
+        add_branch(x, p.product(&self.proj, read), bias_of(&self.proj))
     }
 
     /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
@@ -70,11 +72,13 @@ impl CrossAttention {
         }
     }
 
-    /// Queries `[N, L, dim]` read `context` `[N, M, dim]` → `[N, L, dim]`.
+    /// `x` `[N, L, dim]` plus what its tokens, normed, read of `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
-    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let (q, kv) = (self.precision.linear(&self.q, x), self.precision.linear(&self.kv, context));
-        self.precision.linear(&self.proj, attend_cross(q, kv, self.num_heads))
+    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let p = self.precision;
+        let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
+        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads);
+        add_branch(x, p.product(&self.proj, read), bias_of(&self.proj))
     }
 
     /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
@@ -114,8 +118,9 @@ mod tests {
         x.reshape([n, l, HEADS, dim / HEADS]).swap_dims(1, 2)
     }
 
-    fn check(actual: Tensor<3>, expected: Tensor<4>) {
-        let expected = expected.swap_dims(1, 2).reshape(actual.dims());
+    /// What is read by heads, mapped by `proj`.
+    fn check(proj: &Linear, actual: Tensor<3>, read: Tensor<4>) {
+        let expected = proj.forward(read.swap_dims(1, 2).reshape(actual.dims()));
         for (a, e) in host(actual).into_iter().zip(host(expected)) {
             assert!((a - e).abs() < 1e-5, "{a} {e}");
         }
@@ -127,14 +132,12 @@ mod tests {
         let (own, cross) = (SelfAttention::init(DIM, HEADS, &mut init), CrossAttention::init(DIM, HEADS, &mut init));
         let (x, context) = (tokens(5, 0.1), tokens(7, 0.9));
 
-        let qkv = own.qkv.forward(x.clone());
-        let [_, _, v] = thirds(qkv.clone());
-        check(attend_self(qkv, HEADS), own.weights(x.clone()).matmul(heads(v)));
-        let (q, kv) = (cross.q.forward(x.clone()), cross.kv.forward(context.clone()));
-        let v = kv.clone().narrow(2, DIM, DIM);
-        let weights = cross.weights(x, context);
+        let [_, _, v] = thirds(own.qkv.forward(x.clone()));
+        check(&own.proj, own.add_to(x.clone(), x.clone()) - x.clone(), own.weights(x.clone()).matmul(heads(v)));
+        let v = cross.kv.forward(context.clone()).narrow(2, DIM, DIM);
+        let weights = cross.weights(x.clone(), context.clone());
         assert_eq!(weights.dims(), [2, HEADS, 5, 7]);
-        check(attend_cross(q, kv, HEADS), weights.matmul(heads(v)));
+        check(&cross.proj, cross.add_to(x.clone(), x.clone(), context) - x, weights.matmul(heads(v)));
     }
 
     #[test]
@@ -151,9 +154,9 @@ mod tests {
     #[test]
     fn the_fused_attention_of_burn_gives_the_same() {
         let own = SelfAttention::init(DIM, HEADS, &mut WeightInit::new(3, &Device::flex()));
-        let qkv = own.qkv.forward(tokens(9, 0.2));
-        let [q, k, v] = thirds(qkv.clone()).map(heads);
+        let x = tokens(9, 0.2);
+        let [q, k, v] = thirds(own.qkv.forward(x.clone())).map(heads);
         let fused = module::attention(q, k, v, None, None, burn::tensor::ops::AttentionModuleOptions::default());
-        check(attend_self(qkv, HEADS), fused);
+        check(&own.proj, own.add_to(x.clone(), x.clone()) - x, fused);
     }
 }

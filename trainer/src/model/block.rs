@@ -6,10 +6,12 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::attention::{CrossAttention, SelfAttention};
-use super::init::WeightInit;
+use super::init::{WeightInit, bias_of};
 use super::layer_norm::LayerNorm;
 use super::precision::Precision;
-use crate::ops::gelu::gelu;
+use crate::ops::gelu::biased_gelu;
+use crate::ops::recompute::{Recompute, recomputed};
+use crate::ops::residual::add_branch;
 
 /// Sizes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,10 +75,12 @@ impl Mlp {
         Self { fc1, fc2, precision: weights.precision() }
     }
 
-    /// `[N, L, dim]` → `[N, L, dim]`.
+    /// `x` `[N, L, dim]` plus what is made of its tokens, normed → `[N, L, dim]`.
     #[must_use]
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.precision.linear(&self.fc2, gelu(self.precision.linear(&self.fc1, x)))
+    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>) -> Tensor<3> {
+        let p = self.precision;
+        let hidden = biased_gelu(p.product(&self.fc1, normed), bias_of(&self.fc1));
+        add_branch(x, p.product(&self.fc2, hidden), bias_of(&self.fc2))
     }
 }
 
@@ -93,6 +97,8 @@ pub struct Block {
     pub mlp: Mlp,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    recompute: bool,
 }
 
 impl Block {
@@ -105,21 +111,27 @@ impl Block {
             norm2: weights.layer_norm(dim, norm_epsilon),
             mlp: Mlp::init(dim, mlp_ratio, weights),
             precision: weights.precision(),
+            recompute: weights.recompute(),
         }
     }
 
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let p = self.precision;
-        let x = x.clone() + p.widen(self.attn.forward(p.norm(&self.norm1, x)));
-        x.clone() + p.widen(self.mlp.forward(p.norm(&self.norm2, x)))
+        if self.recompute { recomputed(self, [x]) } else { self.run([x]) }
     }
 
     /// How much each token of `x` `[N, L, dim]` looks at each other one, `[N, num_heads, L, L]`.
     #[must_use]
     pub fn attention(&self, x: Tensor<3>) -> Tensor<4> {
         self.attn.weights(self.precision.norm(&self.norm1, x))
+    }
+}
+
+impl Recompute<1> for Block {
+    fn run(&self, [x]: [Tensor<3>; 1]) -> Tensor<3> {
+        let x = self.attn.add_to(x.clone(), self.precision.norm(&self.norm1, x));
+        self.mlp.add_to(x.clone(), self.precision.norm(&self.norm2, x))
     }
 }
 
@@ -140,6 +152,8 @@ pub struct CrossBlock {
     pub mlp: Mlp,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    recompute: bool,
 }
 
 impl CrossBlock {
@@ -154,16 +168,14 @@ impl CrossBlock {
             norm2: weights.layer_norm(dim, norm_epsilon),
             mlp: Mlp::init(dim, mlp_ratio, weights),
             precision: weights.precision(),
+            recompute: weights.recompute(),
         }
     }
 
     /// `x` `[N, L, dim]` reads `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let x = self.attend_self(x);
-        let p = self.precision;
-        let x = x.clone() + p.widen(self.cross_attn.forward(p.norm(&self.norm1, x), context));
-        x.clone() + p.widen(self.mlp.forward(p.norm(&self.norm2, x)))
+        if self.recompute { recomputed(self, [x, context]) } else { self.run([x, context]) }
     }
 
     /// How much each token of `x` `[N, L, dim]` looks at each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
@@ -173,7 +185,14 @@ impl CrossBlock {
     }
 
     fn attend_self(&self, x: Tensor<3>) -> Tensor<3> {
-        let p = self.precision;
-        x.clone() + p.widen(self.self_attn.forward(p.norm(&self.norm0, x)))
+        self.self_attn.add_to(x.clone(), self.precision.norm(&self.norm0, x))
+    }
+}
+
+impl Recompute<2> for CrossBlock {
+    fn run(&self, [x, context]: [Tensor<3>; 2]) -> Tensor<3> {
+        let x = self.attend_self(x);
+        let x = self.cross_attn.add_to(x.clone(), self.precision.norm(&self.norm1, x), context);
+        self.mlp.add_to(x.clone(), self.precision.norm(&self.norm2, x))
     }
 }

@@ -22,19 +22,38 @@ pub struct WeightInit {
     rng: ChaCha8Rng,
     device: Device,
     precision: Precision,
+    recompute: bool,
 }
 
 impl WeightInit {
     /// Weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
     #[must_use]
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone(), precision: Precision::F32 }
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            device: device.clone(),
+            precision: Precision::F32,
+            recompute: false,
+        }
     }
 
     /// The same weights, for a model whose products are taken in `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// The same weights, for a model whose transformer blocks keep only their inputs for the way back
+    /// ([`crate::ops::recompute`]), or everything.
+    #[must_use]
+    pub fn with_recompute(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
+    }
+
+    /// Whether blocks keep only their inputs.
+    #[must_use]
+    pub fn recompute(&self) -> bool {
+        self.recompute
     }
 
     /// How the products of a model made with it are taken.
@@ -96,6 +115,15 @@ impl WeightInit {
         let angle: f64 = self.rng.random::<f64>() * std::f64::consts::TAU;
         ((-2.0 * radius.ln()).sqrt() * angle.cos()) as f32
     }
+}
+
+/// The bias of a linear map that [`WeightInit::linear`] made.
+///
+/// # Panics
+/// If it is another's, and has none.
+#[must_use]
+pub fn bias_of(layer: &Linear) -> Tensor<1> {
+    layer.bias.as_ref().expect("our linear maps have one").val()
 }
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ impl Precision {
         self.affine(x, self.narrow(layer.weight.val()), bias)
     }
 
+    /// `x` times the layer's weight, without its bias: for operations that add it on the way, in f32.
+    #[must_use]
+    pub fn product<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+        self.affine(x, self.narrow(layer.weight.val()), None)
+    }
+
     /// `x` times a weight that is a factor, plus a bias that is one.
     #[must_use]
     pub fn affine<const D: usize>(self, x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {

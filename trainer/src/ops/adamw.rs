@@ -75,7 +75,7 @@ impl AdamWUpdate for burn::backend::Cube {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{devices, wave};
+    use crate::ops::testing::{devices, largest_difference, wave};
     use burn::optim::{AdamWConfig, Optimizer as _};
     use burn::tensor::Device;
 
@@ -109,7 +109,7 @@ mod tests {
                 (param, first, second) = adamw([param, grad(step, &device), first, second], numbers);
                 assert!(held.is_none_or(|(tensor, values)| tensor.into_data() == values));
             }
-            let error = host(param).iter().zip(host(expected.clone())).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            let error = largest_difference(&host(param), &host(expected.clone()));
             assert!(error < 1e-6, "{device:?}: {error:e}");
             assert_eq!(before.into_data(), wave([9, 13], 0.7, 1.0));
         }

@@ -2,11 +2,12 @@
 //!
 //! Composed of Burn's operations it takes tokens apart in three copies, keeps and passes over a tensor of the size of
 //! the attention matrix for every elementary step of softmax, and hands products whose rows begin anywhere: 33 values a
-//! head and 513 keys can be read in no larger pieces than one. Here heads are cut out in one copy, which on a GPU brings
-//! rows to whole pieces ([`Padding`]); softmax overwrites the products it is taken of; and only its result is kept for
+//! head and 513 keys can be read in no larger pieces than one. Here heads are cut out in one copy, which adds the bias of
+//! the linear map before and on a GPU brings rows to whole pieces ([`Padding`]); softmax overwrites the products it is taken of; and only its result is kept for
 //! the way back, `ds = y · (dy - sum(dy · y))`. What is padded is zero, or never read: values and gradients are those
 //! of the heads as they are.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -14,19 +15,23 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{FloatDType, Shape, Tensor};
 
-use super::{cast, dtype_of, widened};
+use super::columns::ColumnSums;
+use super::{along_rows, cast, dtype_of, widened};
 
-/// Attention of every token to every token of the same sequence: `[N, L, 3 · dim]` (queries, keys, values) →
-/// `[N, L, dim]`, in `heads` heads of equal width.
+/// Attention of every token to every token of the same sequence: `[N, L, 3 · dim]` (queries, keys, values), each plus
+/// its `bias` `[3 · dim]` in f32 → `[N, L, dim]`, in `heads` heads of equal width.
 #[must_use]
-pub fn attend_self(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_self(qkv.into_dispatch(), heads))
+pub fn attend_self(qkv: Tensor<3>, bias: Tensor<1>, heads: usize) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as Attention>::attend_self(qkv.into_dispatch(), bias.into_dispatch(), heads))
 }
 
-/// Attention of one sequence to another: `[N, L, dim]` (queries) and `[N, M, 2 · dim]` (keys, values) → `[N, L, dim]`.
+/// Attention of one sequence to another: `[N, L, dim]` (queries) and `[N, M, 2 · dim]` (keys, values), each plus its
+/// bias in f32, `[dim]` and `[2 · dim]` → `[N, L, dim]`.
 #[must_use]
-pub fn attend_cross(q: Tensor<3>, kv: Tensor<3>, heads: usize) -> Tensor<3> {
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_cross(q.into_dispatch(), kv.into_dispatch(), heads))
+pub fn attend_cross(q: Tensor<3>, q_bias: Tensor<1>, kv: Tensor<3>, kv_bias: Tensor<1>, heads: usize) -> Tensor<3> {
+    let (q, kv) = (q.into_dispatch(), kv.into_dispatch());
+    let (q_bias, kv_bias) = (q_bias.into_dispatch(), kv_bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Attention>::attend_cross(q, q_bias, kv, kv_bias, heads))
 }
 
 /// How much each query looks at each key: `[N, L, dim]` and `[N, M, dim]` → `[N, heads, L, M]`; rows sum to one. To be
@@ -60,7 +65,7 @@ pub struct Part {
 }
 
 /// What attention is made of, for each backend.
-pub trait HeadOps: Backend {
+pub trait HeadOps: ColumnSums {
     /// The padding that this backend's products like best.
     #[must_use]
     fn padding(dtype: FloatDType) -> Padding {
@@ -68,13 +73,19 @@ pub trait HeadOps: Backend {
         Padding { tokens: 1, width: 1 }
     }
 
-    /// `[N, L, parts · heads · width]` → `[N, heads, L', width']`, zeros where there is padding.
-    fn split_heads(x: FloatTensor<Self>, part: Part) -> FloatTensor<Self> {
+    /// `[N, L, parts · heads · width]`, plus a bias `[parts · heads · width]` in f32 if there is one →
+    /// `[N, heads, L', width']`, zeros where there is padding.
+    fn split_heads(x: FloatTensor<Self>, bias: Option<FloatTensor<Self>>, part: Part) -> FloatTensor<Self> {
         let Part { number, parts, heads, padding } = part;
         let [n, l, width] = dims(&x);
-        let width = width / parts / heads;
-        let x = Self::float_reshape(x, Shape::from([n, l, parts, heads, width]));
-        let x = Self::float_slice(x, &[full(n), full(l), (number..number + 1).into(), full(heads), full(width)]);
+        let (dim, width) = (width / parts, width / parts / heads);
+        let own = number * dim..(number + 1) * dim;
+        let mut x = Self::float_slice(x, &[full(n), full(l), own.clone().into()]);
+        if let Some(bias) = bias {
+            let dtype = dtype_of::<Self>(&x);
+            let bias = along_rows::<Self>(Self::float_slice(bias, &[own.into()]), &x);
+            x = cast::<Self>(Self::float_add(widened::<Self>(x), bias), dtype);
+        }
         let x = Self::float_permute(Self::float_reshape(x, Shape::from([n, l, heads, width])), &[0, 2, 1, 3]);
         let (rows, columns) = (l.next_multiple_of(padding.tokens), width.next_multiple_of(padding.width));
         if (rows, columns) == (l, width) {
@@ -120,8 +131,7 @@ pub trait HeadOps: Backend {
     }
 
     /// The gradient of what softmax was taken of, from its result and its gradient; of the padding it is zero.
-    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, keys: usize, scale: f64) -> FloatTensor<Self> {
-        let _ = keys;
+    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         let dtype = dtype_of::<Self>(&y);
         let (y, dy) = (widened::<Self>(y), widened::<Self>(dy));
         let common = Self::float_sum_dim(Self::float_mul(dy.clone(), y.clone()), 3);
@@ -146,8 +156,8 @@ impl HeadOps for burn::backend::Cube {
         }
     }
 
-    fn split_heads(x: FloatTensor<Self>, part: Part) -> FloatTensor<Self> {
-        super::kernels::heads::split(x, part)
+    fn split_heads(x: FloatTensor<Self>, bias: Option<FloatTensor<Self>>, part: Part) -> FloatTensor<Self> {
+        super::kernels::heads::split(x, bias, part)
     }
 
     fn join_heads(parts: Vec<FloatTensor<Self>>, tokens: usize, width: usize) -> FloatTensor<Self> {
@@ -162,8 +172,8 @@ impl HeadOps for burn::backend::Cube {
         super::kernels::softmax::forward(x, keys, scale)
     }
 
-    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, keys: usize, scale: f64) -> FloatTensor<Self> {
-        super::kernels::softmax::backward(y, dy, keys, scale)
+    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        super::kernels::softmax::backward(y, dy, scale)
     }
 }
 
@@ -171,22 +181,34 @@ impl HeadOps for burn::backend::Cube {
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Attention: Backend {
     /// Of a sequence to itself.
-    fn attend_self(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
 
     /// Of one sequence to another.
-    fn attend_cross(q: FloatTensor<Self>, kv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    fn attend_cross(
+        q: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        kv_bias: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
 
     /// How much each query looks at each key.
     fn attention_weights(q: FloatTensor<Self>, k: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
 }
 
 impl Attention for Flex {
-    fn attend_self(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, heads, None).0
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        forward_self::<Self>(qkv, bias, heads, None).0
     }
 
-    fn attend_cross(q: FloatTensor<Self>, kv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        forward_cross::<Self>(q, kv, heads, None).0
+    fn attend_cross(
+        q: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        kv_bias: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads).0
     }
 
     fn attention_weights(q: FloatTensor<Self>, k: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -196,12 +218,18 @@ impl Attention for Flex {
 
 #[cfg(feature = "cube")]
 impl Attention for burn::backend::Cube {
-    fn attend_self(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, heads, None).0
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        forward_self::<Self>(qkv, bias, heads, None).0
     }
 
-    fn attend_cross(q: FloatTensor<Self>, kv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        forward_cross::<Self>(q, kv, heads, None).0
+    fn attend_cross(
+        q: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        kv_bias: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads).0
     }
 
     fn attention_weights(q: FloatTensor<Self>, k: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -258,27 +286,26 @@ impl HeadShape {
     }
 }
 
-fn forward_self<B: HeadOps>(qkv: FloatTensor<B>, heads: usize, padding: Option<Padding>) -> (FloatTensor<B>, Saved<B>) {
-    let [_, l, width] = dims(&qkv);
-    let shape = HeadShape::of::<B>(&qkv, l, width / 3, heads, padding);
-    let q = B::split_heads(qkv.clone(), shape.part(0, 3));
-    let k = B::split_heads(qkv.clone(), shape.part(1, 3));
-    let v = B::split_heads(qkv, shape.part(2, 3));
-    attend::<B>(q, k, v, shape)
-}
-
-fn forward_cross<B: HeadOps>(
-    q: FloatTensor<B>,
-    kv: FloatTensor<B>,
+fn forward_self<B: HeadOps>(
+    qkv: FloatTensor<B>,
+    bias: FloatTensor<B>,
     heads: usize,
     padding: Option<Padding>,
 ) -> (FloatTensor<B>, Saved<B>) {
+    let [_, l, width] = dims(&qkv);
+    let shape = HeadShape::of::<B>(&qkv, l, width / 3, heads, padding);
+    let part = |number| B::split_heads(qkv.clone(), Some(bias.clone()), shape.part(number, 3));
+    attend::<B>(part(0), part(1), part(2), shape)
+}
+
+fn forward_cross<B: HeadOps>(
+    [q, q_bias, kv, kv_bias]: [FloatTensor<B>; 4],
+    heads: usize,
+) -> (FloatTensor<B>, Saved<B>) {
     let ([_, _, width], [_, keys, _]) = (dims(&q), dims(&kv));
-    let shape = HeadShape::of::<B>(&q, keys, width, heads, padding);
-    let q = B::split_heads(q, shape.part(0, 1));
-    let k = B::split_heads(kv.clone(), shape.part(0, 2));
-    let v = B::split_heads(kv, shape.part(1, 2));
-    attend::<B>(q, k, v, shape)
+    let shape = HeadShape::of::<B>(&q, keys, width, heads, None);
+    let part = |number| B::split_heads(kv.clone(), Some(kv_bias.clone()), shape.part(number, 2));
+    attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape)
 }
 
 fn attend<B: HeadOps>(
@@ -297,10 +324,10 @@ fn attend<B: HeadOps>(
 /// The gradients of queries, keys and values, as heads.
 fn backward<B: HeadOps>(saved: Saved<B>, dy: FloatTensor<B>) -> [FloatTensor<B>; 3] {
     let Saved { q, k, v, weights, shape } = saved;
-    let dy = B::split_heads(dy, shape.part(0, 1));
+    let dy = B::split_heads(dy, None, shape.part(0, 1));
     let dweights = B::product(dy.clone(), B::float_swap_dims(v, 2, 3));
     let dv = B::product(B::float_swap_dims(weights.clone(), 2, 3), dy);
-    let dproducts = B::softmax_of_backward(weights, dweights, shape.keys, shape.scales.1);
+    let dproducts = B::softmax_of_backward(weights, dweights, shape.scales.1);
     let dk = B::product(B::float_swap_dims(dproducts.clone(), 2, 3), q);
     let dq = shape.scaled::<B>(B::product(dproducts, k));
     [dq, dk, dv]
@@ -309,41 +336,14 @@ fn backward<B: HeadOps>(saved: Saved<B>, dy: FloatTensor<B>) -> [FloatTensor<B>;
 fn weights<B: HeadOps>(q: FloatTensor<B>, k: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
     let ([n, l, width], [_, keys, _]) = (dims(&q), dims(&k));
     let shape = HeadShape::of::<B>(&q, keys, width, heads, None);
-    let [q, k] = [q, k].map(|x| B::split_heads(x, shape.part(0, 1)));
+    let [q, k] = [q, k].map(|x| B::split_heads(x, None, shape.part(0, 1)));
     let products = B::product(shape.scaled::<B>(q), B::float_swap_dims(k, 2, 3));
     let weights = B::softmax_of(products, keys, shape.scales.1);
     B::float_slice(weights, &[full(n), full(heads), full(l), full(keys)])
 }
 
 impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
-    fn attend_self(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Derivative;
-
-        impl<B: HeadOps> Backward<B, 1> for Derivative {
-            type State = Saved<B>;
-
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let [parent] = ops.parents;
-                let dy = grads.consume::<B>(&ops.node);
-                let HeadShape { keys, width, .. } = ops.state.shape;
-                let parts = backward::<B>(ops.state, dy).into();
-                if let Some(node) = parent {
-                    grads.register::<B>(node.id, B::join_heads(parts, keys, width));
-                }
-            }
-        }
-
-        match Derivative.prepare::<C>([qkv.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_self::<B>(qkv.into_primitive(), heads, None);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv.into_primitive(), heads)),
-        }
-    }
-
-    fn attend_cross(q: FloatTensor<Self>, kv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Derivative;
 
@@ -351,32 +351,75 @@ impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C>
             type State = Saved<B>;
 
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let [q, kv] = ops.parents;
                 let dy = grads.consume::<B>(&ops.node);
-                let HeadShape { queries, keys, width, .. } = ops.state.shape;
-                let [dq, dk, dv] = backward::<B>(ops.state, dy);
-                if let Some(node) = q {
-                    grads.register::<B>(node.id, B::join_heads(vec![dq], queries, width));
-                }
-                if let Some(node) = kv {
-                    grads.register::<B>(node.id, B::join_heads(vec![dk, dv], keys, width));
-                }
+                let HeadShape { keys, width, .. } = ops.state.shape;
+                let parts = backward::<B>(ops.state, dy).into();
+                register::<B>(
+                    grads,
+                    ops.parents.map(|parent| parent.map(|node| node.id)),
+                    B::join_heads(parts, keys, width),
+                );
             }
         }
 
-        match Derivative.prepare::<C>([q.node(), kv.node()]).compute_bound().stateful() {
+        let nodes = [qkv.node(), bias.node()];
+        let (qkv, bias) = (qkv.into_primitive(), bias.into_primitive());
+        match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_cross::<B>(q.into_primitive(), kv.into_primitive(), heads, None);
+                let (y, saved) = forward_self::<B>(qkv, bias, heads, None);
                 prepared.finish(saved, y)
             }
-            OpsKind::UnTracked(prepared) => {
-                prepared.finish(B::attend_cross(q.into_primitive(), kv.into_primitive(), heads))
+            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv, bias, heads)),
+        }
+    }
+
+    fn attend_cross(
+        q: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        kv_bias: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Derivative;
+
+        impl<B: HeadOps> Backward<B, 4> for Derivative {
+            type State = Saved<B>;
+
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [q, q_bias, kv, kv_bias] = ops.parents.map(|parent| parent.map(|node| node.id));
+                let dy = grads.consume::<B>(&ops.node);
+                let HeadShape { queries, keys, width, .. } = ops.state.shape;
+                let [dq, dk, dv] = backward::<B>(ops.state, dy);
+                register::<B>(grads, [q, q_bias], B::join_heads(vec![dq], queries, width));
+                register::<B>(grads, [kv, kv_bias], B::join_heads(vec![dk, dv], keys, width));
             }
+        }
+
+        let nodes = [q.node(), q_bias.node(), kv.node(), kv_bias.node()];
+        let (q, q_bias) = (q.into_primitive(), q_bias.into_primitive());
+        let (kv, kv_bias) = (kv.into_primitive(), kv_bias.into_primitive());
+        match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let (y, saved) = forward_cross::<B>([q, q_bias, kv, kv_bias], heads);
+                prepared.finish(saved, y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_cross(q, q_bias, kv, kv_bias, heads)),
         }
     }
 
     fn attention_weights(_: FloatTensor<Self>, _: FloatTensor<Self>, _: usize) -> FloatTensor<Self> {
         unreachable!("what is looked at comes without autodiff")
+    }
+}
+
+/// Hands on the gradient of a linear map's result, and of the bias that was added to it.
+fn register<B: HeadOps>(grads: &mut Gradients, [map, bias]: [Option<NodeId>; 2], grad: FloatTensor<B>) {
+    if let Some(node) = bias {
+        grads.register::<B>(node, B::column_sums(grad.clone()));
+    }
+    if let Some(node) = map {
+        grads.register::<B>(node, grad);
     }
 }
 
@@ -391,7 +434,7 @@ fn full(len: usize) -> burn::tensor::Slice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Outcome, devices, values_and_gradients, wave};
+    use crate::ops::testing::{Outcome, devices, short_of, values_and_gradients, wave};
     use burn::tensor::{Device, activation};
 
     const HEADS: usize = 3;
@@ -414,14 +457,22 @@ mod tests {
         x.clone().narrow(2, number * width, width)
     }
 
+    /// `[1, 1, W]` as `[W]`.
+    fn row(bias: Tensor<3>) -> Tensor<1> {
+        bias.flatten(0, 2)
+    }
+
     #[test]
     fn to_itself_it_is_the_definition() {
         for device in devices() {
             for (tokens, width) in [(5, 8), (17, 11), (129, 33)] {
-                let x = wave([2, tokens, 3 * HEADS * width], 0.7, 2.0);
-                let ours = values_and_gradients(&device, std::array::from_ref(&x), |[x]| attend_self(x, HEADS));
-                let composed =
-                    values_and_gradients(&device, &[x], |[x]| composed(part(&x, 0, 3), part(&x, 1, 3), part(&x, 2, 3)));
+                let inputs =
+                    [wave([2, tokens, 3 * HEADS * width], 0.7, 2.0), wave([1, 1, 3 * HEADS * width], 0.3, 0.5)];
+                let ours = values_and_gradients(&device, &inputs, |[x, bias]| attend_self(x, row(bias), HEADS));
+                let composed = values_and_gradients(&device, &inputs, |[x, bias]| {
+                    let x = x + bias;
+                    composed(part(&x, 0, 3), part(&x, 1, 3), part(&x, 2, 3))
+                });
                 ours.assert_close(&composed, 3e-6);
             }
         }
@@ -431,11 +482,20 @@ mod tests {
     fn to_others_it_is_the_definition() {
         for device in devices() {
             for (queries, keys, width) in [(5, 7, 8), (17, 6, 11), (66, 129, 33)] {
-                let inputs =
-                    [wave([2, queries, HEADS * width], 0.7, 2.0), wave([2, keys, 2 * HEADS * width], 0.4, 2.0)];
-                let ours = values_and_gradients(&device, &inputs, |[q, kv]| attend_cross(q, kv, HEADS));
-                let composed =
-                    values_and_gradients(&device, &inputs, |[q, kv]| composed(q, part(&kv, 0, 2), part(&kv, 1, 2)));
+                let dim = HEADS * width;
+                let inputs = [
+                    wave([2, queries, dim], 0.7, 2.0),
+                    wave([1, 1, dim], 0.3, 0.5),
+                    wave([2, keys, 2 * dim], 0.4, 2.0),
+                    wave([1, 1, 2 * dim], 0.9, 0.5),
+                ];
+                let ours = values_and_gradients(&device, &inputs, |[q, q_bias, kv, kv_bias]| {
+                    attend_cross(q, row(q_bias), kv, row(kv_bias), HEADS)
+                });
+                let composed = values_and_gradients(&device, &inputs, |[q, q_bias, kv, kv_bias]| {
+                    let kv = kv + kv_bias;
+                    composed(q + q_bias, part(&kv, 0, 2), part(&kv, 1, 2))
+                });
                 ours.assert_close(&composed, 3e-6);
             }
         }
@@ -451,7 +511,8 @@ mod tests {
             let v = part(&kv, 1, 2).reshape([2, 7, HEADS, 11]).swap_dims(1, 2);
             let y = weights.matmul(v).swap_dims(1, 2).reshape([2, 5, HEADS * 11]);
             let host = |x: Tensor<3>| Outcome::of(x);
-            host(attend_cross(q, kv, HEADS)).assert_close(&host(y), 3e-6);
+            let [q_bias, kv_bias] = [1, 2].map(|parts| Tensor::zeros([parts * HEADS * 11], &device));
+            host(attend_cross(q, q_bias, kv, kv_bias, HEADS)).assert_close(&host(y), 3e-6);
         }
     }
 
@@ -463,7 +524,9 @@ mod tests {
         let float = |data| Tensor::<3>::from_data(data, &device).try_into_primitive::<B>().unwrap();
         let outcome = |padding| {
             let x = float(wave([2, 17, 3 * HEADS * 11], 0.7, 2.0));
-            let (y, saved) = forward_self::<B>(x, HEADS, Some(padding));
+            let bias = Tensor::<1>::from_data(wave([3 * HEADS * 11], 0.3, 1.0), &device);
+            let bias = bias.try_into_primitive::<B>().unwrap();
+            let (y, saved) = forward_self::<B>(x, bias, HEADS, Some(padding));
             let [dq, dk, dv] = backward::<B>(saved, float(wave([2, 17, HEADS * 11], 1.3, 1.0)));
             let dx = B::join_heads(vec![dq, dk, dv], 17, 11);
             [y, dx].map(|x| Outcome::of(Tensor::from_primitive::<B>(x)))
@@ -477,13 +540,20 @@ mod tests {
 
     #[test]
     fn sixteen_bits_in_sixteen_bits_out_and_softmax_in_f32() {
-        let device = Device::flex();
-        let x = wave([2, 17, 3 * HEADS * 11], 0.7, 2.0);
-        let short = values_and_gradients(&device, std::array::from_ref(&x), |[x]| {
-            attend_self(x.cast(FloatDType::BF16), HEADS).cast(FloatDType::F32)
-        });
-        let full = values_and_gradients(&device, &[x], |[x]| attend_self(x, HEADS));
-        // Rounded to 8 bits: queries and keys, their products, weights, values and the result.
-        short.assert_close(&full, 0.03);
+        for device in devices() {
+            let short = short_of(&device);
+            println!("{device:?}: {short:?}");
+            // Heads that are moved value by value, and heads that are moved by pieces.
+            for (tokens, width) in [(17, 11), (129, 33), (40, 16)] {
+                let inputs =
+                    [wave([2, tokens, 3 * HEADS * width], 0.7, 2.0), wave([1, 1, 3 * HEADS * width], 0.3, 0.5)];
+                let rounded = values_and_gradients(&device, &inputs, |[x, bias]| {
+                    attend_self(x.cast(short), row(bias), HEADS).cast(FloatDType::F32)
+                });
+                let full = values_and_gradients(&device, &inputs, |[x, bias]| attend_self(x, row(bias), HEADS));
+                // Rounded to 8 bits: queries and keys, their products, weights, values and the result.
+                rounded.assert_close(&full, 0.03);
+            }
+        }
     }
 }

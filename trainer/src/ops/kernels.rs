@@ -1,10 +1,10 @@
 //! Kernels for GPUs, in CubeCL, launched on Burn's own buffers.
 //!
-//! A row is the work of one plane (a warp on NVIDIA): its lanes take every 32nd value and share sums and maxima
-//! through shuffles, so nothing needs shared memory or a barrier. All lanes take as many turns, those beyond the row's
-//! end idle ones: a shuffle takes part with the lanes that are there, and after a loop that some left early, that need
-//! not be all. On the CPU, where the tests run, a plane is one lane.
-//! Rows are read two or three times; they are a few kilobytes long and stay in the first cache in between.
+//! A row is the work of one plane (a warp on NVIDIA): its lanes take every 32nd piece of up to 16 bytes, keep it in
+//! registers, and share sums and maxima through shuffles, so that nothing needs shared memory or a barrier and a row is
+//! read once. Sums over rows are the work of units that each take some columns of a group of rows.
+//! All lanes take as many turns, those beyond the row's end idle ones: a shuffle takes part with the lanes that are there,
+//! and after a loop that some left early, that need not be all.
 //!
 //! All arithmetic is f32, whatever the buffers hold.
 
@@ -14,12 +14,14 @@
 )]
 
 pub mod adamw;
+pub mod columns;
 pub mod gelu;
 pub mod heads;
 pub mod layer_norm;
 pub mod noise;
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;
+pub mod residual;
 pub mod softmax;
 pub mod window;
 
@@ -55,8 +57,11 @@ impl Rows {
         let hardware = &x.client.properties().hardware;
         let lanes = hardware.plane_size_max;
         let planes = (hardware.max_units_per_cube / lanes).clamp(1, PLANES);
+        // A device may take fewer cubes along an axis than there are.
+        let cubes = rows.div_ceil(planes);
+        let layers = cubes.div_ceil(hardware.max_cube_count.0);
         Self {
-            count: CubeCount::Static(rows.div_ceil(planes), 1, 1),
+            count: CubeCount::Static(cubes.div_ceil(layers), layers, 1),
             dim: CubeDim::new_2d(lanes, planes),
             rows,
             width: u32::try_from(width).expect("counted above"),
@@ -72,6 +77,12 @@ fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     (calculate_cube_count_elemwise(client, count, dim), dim)
 }
 
+/// The row of a unit.
+#[cube]
+fn own_row() -> u32 {
+    CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y
+}
+
 /// An uninitialised tensor beside `x`.
 fn beside(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
@@ -82,13 +93,31 @@ fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     let (shape, strides) = (x.meta.shape(), x.meta.strides());
     let rank = shape.num_dims();
     let even = (0..rank - 2).all(|axis| shape[axis] == 1 || strides[axis] == strides[axis + 1] * shape[axis + 1]);
-    let pitch = strides[rank - 2].max(shape[rank - 1]);
-    let rows = shape.num_elements() / shape[rank - 1];
-    if even && strides[rank - 1] == 1 && u32::try_from(rows * pitch).is_ok() {
+    let width = shape[rank - 1];
+    let rows = shape.num_elements() / width;
+    // One row has no distance; rows that lie on top of each other, as an expanded one does, are copied.
+    let pitch = if rows == 1 { width } else { strides[rank - 2] };
+    let fits = |distance: usize| u32::try_from(rows * distance).is_ok();
+    if even && strides[rank - 1] == 1 && pitch >= width && fits(pitch) {
         return (x, pitch as u32);
     }
-    let width = shape[rank - 1];
+    assert!(fits(width), "kernels count values in 32 bits; use micro-batches");
     (into_contiguous(x), width as u32)
+}
+
+/// Values that a unit moves in one go: 16 bytes of them, as far as they divide all `lengths`.
+fn piece_of(x: &CubeTensor, lengths: &[usize]) -> usize {
+    let most = 16 / x.elem_size();
+    (0..).map(|halvings| most >> halvings).find(|&piece| divides(piece, lengths)).expect("one divides everything")
+}
+
+/// The same where some values are f32, whatever the others are.
+fn f32_piece_of(lengths: &[usize]) -> usize {
+    [4, 2].into_iter().find(|&piece| divides(piece, lengths)).unwrap_or(1)
+}
+
+fn divides(piece: usize, lengths: &[usize]) -> bool {
+    lengths.iter().all(|length| length.is_multiple_of(piece))
 }
 
 fn elem(x: &CubeTensor) -> ElemType {
@@ -101,6 +130,28 @@ fn lanes_sum(value: f32, #[comptime] lanes: u32) -> f32 {
     if comptime!(lanes > 1) { plane_sum(value) } else { value }
 }
 
+/// The sum of a piece.
+#[cube]
+fn sum_of<N: Size>(piece: Vector<f32, N>) -> f32 {
+    let mut sum = piece.extract(0usize);
+    #[unroll]
+    for i in 1usize..N::value().comptime() {
+        sum += piece.extract(i);
+    }
+    sum
+}
+
+/// The largest of a piece.
+#[cube]
+fn most_of<N: Size>(piece: Vector<f32, N>) -> f32 {
+    let mut most = piece.extract(0usize);
+    #[unroll]
+    for i in 1usize..N::value().comptime() {
+        most = max(most, piece.extract(i));
+    }
+    most
+}
+
 /// The largest over the lanes of a plane, in each of them.
 #[cube]
 fn lanes_max(value: f32, #[comptime] lanes: u32) -> f32 {
@@ -111,55 +162,101 @@ fn lanes_max(value: f32, #[comptime] lanes: u32) -> f32 {
 mod tests {
     use super::*;
     use crate::ops::attention::{Padding, Part};
-    use crate::ops::testing::{Outcome, devices, wave};
+    use crate::ops::testing::{Outcome, devices, short_of, wave};
     use burn::backend::Cube;
     use burn::tensor::{Device, FloatDType, Tensor};
 
+    /// The device that `HIEND_TEST_DEVICE` names; the first is the CPU's own backend, which has no kernels.
+    fn gpus() -> Vec<Device> {
+        let gpus: Vec<Device> = devices().into_iter().skip(1).collect();
+        if gpus.is_empty() {
+            println!("nothing tested: HIEND_TEST_DEVICE names no device");
+        }
+        gpus
+    }
+
     /// Rows of `width` values that begin every 64, as CUDA lays them out, and a copy without gaps.
-    fn rows_with_gaps(width: usize, device: &Device) -> [CubeTensor; 2] {
-        let whole = Tensor::<3>::from_data(wave([2, 6, 64], 0.7, 5.0), device);
+    fn rows_with_gaps(width: usize, dtype: FloatDType, frequency: f32, device: &Device) -> [CubeTensor; 2] {
+        let whole = Tensor::<3>::from_data(wave([2, 70, 64], frequency, 3.0), device).cast(dtype);
         let copy = whole.clone().narrow(2, 0, width).try_into_primitive::<Cube>().unwrap();
         let mut gaps = whole.try_into_primitive::<Cube>().unwrap();
-        *gaps.meta.shape_mut() = Shape::from([2, 6, width]);
+        *gaps.meta.shape_mut() = Shape::from([2, 70, width]);
         [gaps, into_contiguous(copy)]
+    }
+
+    fn vector(width: usize, frequency: f32, device: &Device) -> CubeTensor {
+        Tensor::<1>::from_data(wave([width], frequency, 1.0), device).try_into_primitive::<Cube>().unwrap()
+    }
+
+    /// Values as they are, whatever their shape.
+    fn host(x: CubeTensor) -> Outcome {
+        let count = x.meta.shape().num_elements();
+        let values = match x.meta.shape().num_dims() {
+            1 => Tensor::<1>::from_primitive::<Cube>(x).reshape([1, 1, count]),
+            3 => Tensor::<3>::from_primitive::<Cube>(x),
+            _ => Tensor::<4>::from_primitive::<Cube>(x).reshape([1, 1, count]),
+        };
+        Outcome::of(values.cast(FloatDType::F32))
     }
 
     #[test]
     fn gaps_between_rows_change_nothing_and_cost_no_copy() {
-        let host = |x| Outcome::of(Tensor::from_primitive::<Cube>(x));
-        let padding = Padding { tokens: 4, width: 8 };
-        // The first device is the CPU's own backend.
-        for device in devices().into_iter().skip(1) {
-            let [gaps, copy] = rows_with_gaps(36, &device);
-            let (x, pitch) = even_rows(gaps.clone());
-            assert_eq!((x.meta.strides()[1], pitch), (64, 64));
-            assert_eq!(even_rows(copy.clone()).1, 36);
+        for device in gpus() {
+            // Rows that can be read in pieces of four, of eight, and of one.
+            for (width, dtype) in [36, 40, 37].into_iter().flat_map(|w| [(w, FloatDType::F32), (w, short_of(&device))])
+            {
+                let tokens = rows_with_gaps(width, FloatDType::F32, 0.7, &device);
+                let branch = rows_with_gaps(width, dtype, 0.3, &device);
+                assert_eq!(even_rows(branch[0].clone()).1, 64);
+                assert_eq!(even_rows(branch[1].clone()).1, width as u32);
+                let [gamma, beta] = [1.3, 0.9].map(|frequency| vector(width, frequency, &device));
+                let padding = Padding { tokens: 4, width: 8 };
+                let part = |number| Part { number, parts: 2, heads: 1, padding };
 
-            let [gamma, beta] = [1.3, 0.9].map(|frequency| {
-                let vector = Tensor::<1>::from_data(wave([36], frequency, 1.0), &device);
-                vector.try_into_primitive::<Cube>().unwrap()
-            });
-            let norm = |x| layer_norm::forward(x, gamma.clone(), beta.clone(), 1e-5, FloatDType::F32);
-            host(norm(gaps.clone())).assert_close(&host(norm(copy.clone())), 0.0);
-            let [of_gaps, of_copy] =
-                [&gaps, &copy].map(|x| layer_norm::backward(x.clone(), gamma.clone(), x.clone(), 1e-5));
-            host(of_gaps.0).assert_close(&host(of_copy.0), 0.0);
-            let vector = |x: CubeTensor| Outcome::of(Tensor::<1>::from_primitive::<Cube>(x).reshape([1, 1, 36]));
-            vector(of_gaps.1).assert_close(&vector(of_copy.1), 0.0);
-            vector(of_gaps.2).assert_close(&vector(of_copy.2), 0.0);
-
-            let split = |x| heads::split(x, Part { number: 1, parts: 2, heads: 2, padding });
-            let rows = |x| Outcome::of(Tensor::<4>::from_primitive::<Cube>(x).flatten(0, 1));
-            rows(split(gaps)).assert_close(&rows(split(copy)), 0.0);
+                let outcomes = |of: usize| {
+                    let (x, h) = (tokens[of].clone(), branch[of].clone());
+                    let norm = layer_norm::backward(x.clone(), gamma.clone(), h.clone(), 1e-5);
+                    let bent = gelu::backward(h.clone(), beta.clone(), h.clone());
+                    let added = residual::backward(x.clone(), dtype);
+                    let mut all = vec![
+                        layer_norm::forward(x.clone(), gamma.clone(), beta.clone(), 1e-5, dtype),
+                        gelu::forward(h.clone(), beta.clone()),
+                        residual::forward(x, h.clone(), beta.clone()),
+                        columns::sums(h.clone()),
+                    ];
+                    all.extend([norm.0, norm.1, norm.2, bent.0, bent.1, added.0, added.1]);
+                    if width.is_multiple_of(2) {
+                        let bias = vector(width, 0.9, &device);
+                        let heads = [0, 1].map(|number| heads::split(h.clone(), Some(bias.clone()), part(number)));
+                        all.extend(heads.clone());
+                        all.push(heads::join(heads.into(), 70, width / 2));
+                    }
+                    all.into_iter().map(host)
+                };
+                for (of_gaps, of_copy) in outcomes(0).zip(outcomes(1)) {
+                    of_gaps.assert_close(&of_copy, 0.0);
+                }
+            }
         }
     }
 
     #[test]
     fn rows_that_are_not_in_a_row_are_copied() {
-        for device in devices().into_iter().skip(1) {
-            let turned = Tensor::<3>::from_data(wave([4, 16, 64], 0.7, 1.0), &device).swap_dims(1, 2);
-            let (turned, pitch) = even_rows(turned.try_into_primitive::<Cube>().unwrap());
-            assert_eq!((turned.meta.strides()[2], pitch), (1, 16));
+        for device in gpus() {
+            let pitch_of = |x: Tensor<3>| {
+                let (x, pitch) = even_rows(x.try_into_primitive::<Cube>().unwrap());
+                assert_eq!(x.meta.strides()[2], 1);
+                pitch
+            };
+            let x = Tensor::<3>::from_data(wave([4, 16, 64], 0.7, 1.0), &device);
+            assert_eq!(pitch_of(x.clone()), 64);
+            assert_eq!(pitch_of(x.clone().swap_dims(1, 2)), 16);
+            // One row, many times.
+            assert_eq!(pitch_of(x.clone().narrow(1, 0, 1).expand([4, 16, 64])), 64);
+            let row = x.narrow(0, 0, 1).narrow(1, 0, 1).expand([3, 5, 64]);
+            assert_eq!(pitch_of(row.clone()), 64);
+            let sums = columns::sums(row.clone().try_into_primitive::<Cube>().unwrap());
+            host(sums).assert_close(&Outcome::of(row.narrow(0, 0, 1).narrow(1, 0, 1) * 15.0), 1e-6);
         }
     }
 }

@@ -131,7 +131,7 @@ impl<B: RowNorm, C: CheckpointStrategy> RowNorm for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{devices, values_and_gradients, wave};
+    use crate::ops::testing::{devices, short_of, values_and_gradients, wave};
 
     #[test]
     fn value_and_gradients_are_those_of_the_composition() {
@@ -150,6 +150,20 @@ mod tests {
                 });
                 ours.assert_close(&composed, 3e-6);
             }
+        }
+    }
+
+    #[test]
+    fn a_result_of_sixteen_bits_is_the_rounded_one() {
+        for device in devices() {
+            let short = short_of(&device);
+            let tensors = [wave([2, 70, 96], 0.7, 5.0), wave([1, 1, 96], 1.3, 1.0), wave([1, 1, 96], 0.9, 2.0)];
+            let norm = |dtype| {
+                values_and_gradients(&device, &tensors, |[x, gamma, beta]| {
+                    layer_norm(x, gamma.reshape([96]), beta.reshape([96]), 1e-5, dtype).cast(FloatDType::F32)
+                })
+            };
+            norm(short).assert_close(&norm(FloatDType::F32), 0.01);
         }
     }
 }

@@ -36,7 +36,7 @@ impl AddNoise for burn::backend::Cube {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{devices, wave};
+    use crate::ops::testing::{devices, largest_difference, wave};
 
     #[test]
     fn the_field_is_that_of_the_loader() {
@@ -48,7 +48,7 @@ mod tests {
         for device in devices() {
             let x = Tensor::<3>::from_data(image.clone(), &device);
             let ours: Vec<f32> = add_noise(x, params).into_data().try_to_vec().unwrap();
-            let error = ours.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            let error = largest_difference(&ours, &expected);
             println!("{device:?}: largest difference {error:e}");
             assert!(error <= 2e-6, "{device:?}: {error:e}");
         }

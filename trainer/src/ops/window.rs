@@ -40,7 +40,7 @@ impl FromSteps for burn::backend::Cube {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::devices;
+    use crate::ops::testing::{devices, largest_difference};
     use burn::tensor::{DType, TensorData};
     use hiend_loader::batch::StepLaw;
     use hiend_loader::preprocess::window::Scale;
@@ -58,7 +58,7 @@ mod tests {
             let steps = Tensor::from_data(TensorData::new(steps.clone(), [3, 1, 4, 4, 4]), (&device, DType::U16));
             let laws = Tensor::from_data(TensorData::new(numbers.clone(), [3, 4]), &device);
             let ours: Vec<f32> = floats_of(steps, laws).into_data().try_to_vec().unwrap();
-            let error = ours.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            let error = largest_difference(&ours, &expected);
             // A GPU may round a product and a sum once instead of twice.
             assert!(error <= 2e-7, "{device:?}: {error:e}");
         }

@@ -37,7 +37,7 @@ pub struct Options {
     pub checkpoint_every: u64,
     /// Checkpoints that stay, the best one aside.
     pub keep: usize,
-    /// Forget what cheap operations computed and compute it again on the way back: less memory, more time.
+    /// Keep only the inputs of transformer blocks and compute them again on the way back: less memory, more time.
     pub gradient_checkpointing: bool,
     /// Further devices. Each takes its share of every batch; [`super::ranks`] says how.
     pub others: Vec<Compute>,

@@ -144,7 +144,7 @@ impl NcclReduce {
 #[cfg(feature = "cuda")]
 impl AllReduce for NcclReduce {
     /// A kernel that was refused leaves its mark on its tensors, and NCCL would then wait for ever for this rank; so all
-    /// look for such marks first. A fault after that still makes the others wait.
+    /// look for such marks first. After that, who leads gives up on a device that waits for a rank that has failed.
     fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
         use burn::tensor::distributed::{ReduceOperation, all_reduce};
         // Nothing is copied: what a tensor's data would be is not looked at.

@@ -7,9 +7,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{ExecutionError, Tensor};
+
+use flume::RecvTimeoutError;
 
 use super::replica::Update;
 
@@ -28,7 +30,13 @@ pub(super) struct Readback {
     ask: Option<flume::Sender<(Tensor<1>, Option<Tensor<1>>)>>,
     answers: flume::Receiver<Result<Answer, String>>,
     thread: Option<JoinHandle<()>>,
+    /// The thread waits for a device that waits for a rank that is gone.
+    stuck: bool,
 }
+
+/// How often whoever waits looks whether it is worth it, and how long it goes on when it is not.
+const LOOK: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Readback {
     /// # Errors
@@ -42,14 +50,13 @@ impl Readback {
                     let (loss, norm) = (value(loss)?, norm.map(value).transpose()?);
                     Ok(Answer { loss, norm, at: Instant::now() })
                 };
-                // A panic's own message was shown, or remembered, when it happened.
                 let answer = catch_unwind(AssertUnwindSafe(read));
-                if give.send(answer.unwrap_or_else(|_| Err("its result cannot be read".into()))).is_err() {
+                if give.send(answer.unwrap_or_else(|panic| Err(words_of(&*panic)))).is_err() {
                     return;
                 }
             }
         })?;
-        Ok(Self { ask: Some(ask), answers, thread: Some(thread) })
+        Ok(Self { ask: Some(ask), answers, thread: Some(thread), stuck: false })
     }
 
     /// Asks for what an update tells; to be called right after it was queued.
@@ -60,22 +67,52 @@ impl Readback {
         }
     }
 
-    /// Waits for the next answer.
+    /// Waits for the next answer; not for ever if `lost` tells that a rank has failed, whose part of a sum the device
+    /// may be waiting for.
     ///
     /// # Errors
-    /// What the device says.
-    pub(super) fn next(&self) -> Result<Answer, String> {
-        self.answers.recv().unwrap_or_else(|_| Err("nobody reads its results any more".into()))
+    /// What the device says, or that it says nothing.
+    pub(super) fn next(&mut self, lost: impl Fn() -> bool) -> Result<Answer, String> {
+        self.next_within(LOOK, PATIENCE, lost)
+    }
+
+    fn next_within(&mut self, look: Duration, patience: Duration, lost: impl Fn() -> bool) -> Result<Answer, String> {
+        let mut wait = look;
+        loop {
+            match self.answers.recv_timeout(wait) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => return Err("nobody reads its results any more".into()),
+                Err(RecvTimeoutError::Timeout) if wait == patience => {
+                    self.stuck = true;
+                    return Err("it waits for a rank that has failed".into());
+                }
+                Err(RecvTimeoutError::Timeout) if lost() => wait = patience,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 }
 
 impl Drop for Readback {
     fn drop(&mut self) {
         self.ask = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // It has an update to wait for at most, but a device that waits for another rank may never be done with it.
+        let given_up = Instant::now() + if self.stuck { Duration::ZERO } else { PATIENCE };
+        while !thread.is_finished() {
+            if Instant::now() >= given_up {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let _ = thread.join();
     }
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    words.unwrap_or("its result cannot be read").to_owned()
 }
 
 fn value(scalar: Tensor<1>) -> Result<f64, String> {
@@ -93,17 +130,32 @@ mod tests {
     #[test]
     fn answers_come_in_order_and_are_those_of_when_it_was_asked() {
         for device in devices() {
-            let readback = Readback::start().unwrap();
+            let mut readback = Readback::start().unwrap();
             for number in 0..5 {
                 let loss = Tensor::from_data([number as f32], &device);
                 let norm = (number % 2 == 0).then(|| loss.clone() * 2.0);
                 readback.ask(Update { loss, norm, crops: 1 });
             }
             for number in 0..5 {
-                let Answer { loss, norm, .. } = readback.next().unwrap();
+                let Answer { loss, norm, .. } = readback.next(|| false).unwrap();
                 let number = f64::from(number);
                 assert_eq!((loss, norm), (number, (number % 2.0 == 0.0).then_some(2.0 * number)));
             }
         }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_come_is_not_waited_for() {
+        let ms = Duration::from_millis;
+        // Nothing was asked, as if the device never came back.
+        let mut readback = Readback::start().unwrap();
+        let looks = std::cell::Cell::new(0);
+        let lost = || {
+            looks.set(looks.get() + 1);
+            looks.get() == 3
+        };
+        let error = readback.next_within(ms(2), ms(20), lost).unwrap_err();
+        assert_eq!((error.as_str(), looks.get()), ("it waits for a rank that has failed", 3));
+        assert!(readback.stuck);
     }
 }

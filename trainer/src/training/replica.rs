@@ -45,11 +45,9 @@ impl<M: Module + 'static> Replica<M> {
         checkpoint: Option<&Path>,
     ) -> Result<(Self, Option<Beginning>), TrainingError> {
         let config = task.config();
-        let mut device = compute.autodiff();
-        if gradient_checkpointing {
-            device = device.gradient_checkpointing();
-        }
-        let mut weights = WeightInit::new(config.train().seed, &device).with_precision(config.train().precision);
+        let mut weights = WeightInit::new(config.train().seed, &compute.autodiff())
+            .with_precision(config.train().precision)
+            .with_recompute(gradient_checkpointing);
         let model = task.init(&mut weights);
         let (model, beginning) = match checkpoint {
             Some(checkpoint) => (checkpoint::load_model(checkpoint, model)?, None),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -51,6 +52,8 @@ pub(super) struct Run<'a, T: Task> {
     /// The average of the weights, where one is kept.
     ema: Option<T::Model>,
     readback: Readback,
+    /// All ranks, where there are several.
+    team: Option<Arc<Team>>,
     /// The last update, as long as nobody has waited for it; the readback has been asked for what it tells.
     queued: Option<Queued>,
     /// When the last one was done.
@@ -122,6 +125,7 @@ impl<'a, T: Task> Run<'a, T> {
             replica,
             ema,
             readback: Readback::start().map_err(io_error(&options.run_dir))?,
+            team: None,
             queued: None,
             settled: None,
             step: state.as_ref().map_or(0, |state| state.step),
@@ -167,6 +171,7 @@ impl<'a, T: Task> Run<'a, T> {
         }
         let reduce = all_reduce(compute, &options.others);
         let team = Team::new(num_ranks, reduce);
+        self.team = Some(Arc::clone(&team));
         let checkpoint = self.last_good.clone();
         std::thread::scope(|scope| {
             // Before anyone waits for it, and dropped on every way out, a panic's included: whoever waits is freed.
@@ -318,8 +323,10 @@ impl<'a, T: Task> Run<'a, T> {
     /// are spoilt, and are never saved.
     fn settle(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
         let Some(queued) = self.queued.take() else { return Ok(()) };
-        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader, .. } = queued;
-        let answer = self.readback.next().map_err(|message| self.device_error(step, &message))?;
+        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader } = queued;
+        let team = self.team.clone();
+        let lost = || team.as_ref().is_some_and(|team| team.failure().is_some());
+        let answer = self.readback.next(lost).map_err(|message| self.device_error(step, &message))?;
         let Answer { loss, norm: grad_norm, at } = answer;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
             if let Some(panic) = device::take_panic() {
@@ -364,8 +371,8 @@ impl<'a, T: Task> Run<'a, T> {
         if ["out of memory", "outofmemory", "out_of_memory"].iter().any(|words| said.contains(words)) {
             let config = self.task.config();
             let crops = config.stream().crops_per_batch() / (1 + self.options.others.len());
-            let half = config.train().micro_batch.unwrap_or(crops).div_ceil(2);
-            message = format!("{message}; train.micro_batch = {half} or --gradient-checkpointing takes less memory");
+            let at_a_time = config.train().micro_batch.unwrap_or(crops);
+            message = format!("{message}{}", less_memory(at_a_time, self.options.gradient_checkpointing));
         }
         TrainingError::Device { step, message, last_good: self.last_good.clone() }
     }
@@ -502,8 +509,38 @@ fn all_reduce(first: &Compute, others: &[Compute]) -> Box<dyn ranks::AllReduce> 
     Box::new(HostReduce::new(1 + others.len()))
 }
 
+/// What would take less memory than `at_a_time` crops on the device do.
+fn less_memory(at_a_time: usize, gradient_checkpointing: bool) -> String {
+    let mut ways = Vec::new();
+    if !gradient_checkpointing {
+        ways.push("--gradient-checkpointing (with --resume, too)".to_owned());
+    }
+    if at_a_time > 1 {
+        ways.push(format!("a new run with train.micro_batch = {}", at_a_time.div_ceil(2)));
+    }
+    if ways.is_empty() { "; try a smaller model".to_owned() } else { format!("; less takes {}", ways.join(", or ")) }
+}
+
 /// An error and its reasons.
 fn in_a_line(error: &dyn std::error::Error) -> String {
     let reasons = std::iter::successors(Some(error), |error| error.source());
     reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_on_memory_is_what_has_not_been_tried() {
+        let check =
+            |at_a_time, checkpointing, expected: &str| assert_eq!(less_memory(at_a_time, checkpointing), expected);
+        check(
+            192,
+            false,
+            "; less takes --gradient-checkpointing (with --resume, too), or a new run with train.micro_batch = 96",
+        );
+        check(3, true, "; less takes a new run with train.micro_batch = 2");
+        check(1, true, "; try a smaller model");
+    }
 }

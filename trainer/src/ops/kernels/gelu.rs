@@ -1,92 +1,129 @@
-//! The exact GELU and its exact derivative, value by value.
+//! The exact GELU of a map's result plus its bias, and the exact derivative.
 
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
-use burn_cubecl::tensor::CubeTensor;
-use cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
-
+use super::columns::{GROUP, Groups};
 use super::*;
+
+/// `Φ(h)`.
+#[cube]
+fn below<N: Size>(h: Vector<f32, N>) -> Vector<f32, N> {
+    Vector::new(0.5f32) * (Vector::new(1.0f32) + (h * Vector::new(comptime!(FRAC_1_SQRT_2))).erf())
+}
 
 #[cube(launch_unchecked)]
 pub(super) fn gelu_values<T: Float, N: Size>(
-    x: LinearView<'_, Vector<T, N>>,
-    mut y: LinearViewMut<'_, Vector<T, N>>,
+    x: &[Vector<T, N>],
+    bias: &[Vector<f32, N>],
+    y: &mut [Vector<T, N>],
+    count: u32,
+    pitch: u32,
+    #[comptime] width: u32,
     #[define(T)] _dtype: ElemType,
 ) {
-    if !y.is_in_bounds(ABSOLUTE_POS) {
-        terminate!();
+    let at = ABSOLUTE_POS as u32;
+    if at < count {
+        let (row, column) = (at / width, at % width);
+        let h = Vector::<f32, N>::cast_from(x[(row * pitch + column) as usize]) + bias[column as usize];
+        y[at as usize] = Vector::<T, N>::cast_from(h * below(h));
     }
-    let x = Vector::<f32, N>::cast_from(x.read(ABSOLUTE_POS));
-    let value = x * Vector::new(0.5f32) * (Vector::new(1.0f32) + (x * Vector::new(comptime!(FRAC_1_SQRT_2))).erf());
-    y.write(ABSOLUTE_POS, Vector::<T, N>::cast_from(value));
 }
 
+/// One unit a piece of columns and group of rows.
 #[cube(launch_unchecked)]
 pub(super) fn gelu_values_backward<T: Float, N: Size>(
-    x: LinearView<'_, Vector<T, N>>,
-    dy: LinearView<'_, Vector<T, N>>,
-    mut dx: LinearViewMut<'_, Vector<T, N>>,
+    x: &[Vector<T, N>],
+    bias: &[Vector<f32, N>],
+    dy: &[Vector<T, N>],
+    dx: &mut [Vector<T, N>],
+    sums: &mut [Vector<f32, N>],
+    rows: u32,
+    groups: u32,
+    pitch: u32,
+    dy_pitch: u32,
+    #[comptime] width: u32,
     #[define(T)] _dtype: ElemType,
 ) {
-    if !dx.is_in_bounds(ABSOLUTE_POS) {
-        terminate!();
+    let at = ABSOLUTE_POS as u32;
+    if at < groups * width {
+        let column = at % width;
+        let start = at / width * GROUP;
+        let bias = bias[column as usize];
+        let mut sum = Vector::<f32, N>::zeroed();
+        for row in start..min(start + GROUP, rows) {
+            let h = Vector::<f32, N>::cast_from(x[(row * pitch + column) as usize]) + bias;
+            let dy = Vector::<f32, N>::cast_from(dy[(row * dy_pitch + column) as usize]);
+            let density = (h * h * Vector::new(-0.5f32)).exp() * Vector::new(comptime!(1.0 / (2.0 * PI).sqrt()));
+            let value = dy * (below(h) + h * density);
+            dx[(row * width + column) as usize] = Vector::<T, N>::cast_from(value);
+            sum += value;
+        }
+        sums[at as usize] = sum;
     }
-    let x = Vector::<f32, N>::cast_from(x.read(ABSOLUTE_POS));
-    let dy = Vector::<f32, N>::cast_from(dy.read(ABSOLUTE_POS));
-    let below = Vector::new(0.5f32) * (Vector::new(1.0f32) + (x * Vector::new(comptime!(FRAC_1_SQRT_2))).erf());
-    let density = (x * x * Vector::new(-0.5f32)).exp() * Vector::new(comptime!(1.0 / (2.0 * PI).sqrt()));
-    dx.write(ABSOLUTE_POS, Vector::<T, N>::cast_from(dy * (below + x * density)));
 }
 
-/// Values that are read in one go.
-fn lanes_of(x: &CubeTensor) -> usize {
-    let count = x.meta.shape().num_elements();
-    // 16 bytes, as far as they divide the tensor.
-    [16 / x.elem_size(), 4, 2].into_iter().find(|&lanes| count.is_multiple_of(lanes)).unwrap_or(1)
-}
-
-/// `x · Φ(x)`.
-pub fn forward(x: CubeTensor) -> CubeTensor {
-    let x = into_contiguous(x);
+/// `h · Φ(h)` for `h = x + bias`.
+pub fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
+    let bias = into_contiguous(bias);
+    let (x, pitch) = even_rows(x);
+    assert_eq!(bias.dtype, DType::F32, "biases are f32");
     let y = beside(&x, x.meta.shape().clone(), x.dtype);
-    let lanes = lanes_of(&x);
+    let Groups { rows, width, .. } = Groups::of(&x);
+    let piece = f32_piece_of(&[width, pitch as usize]);
+    let count = rows as usize * width / piece;
     let (client, dtype) = (x.client.clone(), elem(&x));
-    let (count, dim) = elementwise(&client, x.meta.shape().num_elements() / lanes);
-    // SAFETY: both views have the same shape, and the kernel looks whether it is inside.
+    let (cubes, dim) = elementwise(&client, count);
+    // SAFETY: `x`, at its pitch, and `y` hold the `count` pieces, and `bias` a row of them.
     unsafe {
         gelu_values::launch_unchecked(
             &client,
-            count,
+            cubes,
             dim,
-            lanes,
-            x.into_linear_view(),
-            y.clone().into_linear_view(),
+            piece,
+            x.into_buffer_arg(),
+            bias.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            count as u32,
+            pitch / piece as u32,
+            (width / piece) as u32,
             dtype,
         );
     }
     y
 }
 
-/// `dy · (Φ(x) + x · φ(x))`.
-pub fn backward(x: CubeTensor, dy: CubeTensor) -> CubeTensor {
-    let (x, dy) = (into_contiguous(x), into_contiguous(dy));
+/// The gradients of `x` and of `bias`.
+pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
+    let bias = into_contiguous(bias);
+    let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
     let dx = beside(&x, x.meta.shape().clone(), x.dtype);
-    let lanes = lanes_of(&x);
+    let groups = Groups::of(&x);
+    let sums = groups.sums(&x);
+    let piece = f32_piece_of(&[groups.width, pitch as usize, dy_pitch as usize]);
+    let width = groups.width / piece;
     let (client, dtype) = (x.client.clone(), elem(&x));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
-    let (count, dim) = elementwise(&client, x.meta.shape().num_elements() / lanes);
-    // SAFETY: all views have the same shape, and the kernel looks whether it is inside.
+    let (cubes, dim) = elementwise(&client, groups.groups as usize * width);
+    // SAFETY: `x` and `dy`, each at its pitch, and `dx` hold `rows` rows, `bias` one, `sums` one a group, which is as far
+    // as the kernel goes.
     unsafe {
         gelu_values_backward::launch_unchecked(
             &client,
-            count,
+            cubes,
             dim,
-            lanes,
-            x.into_linear_view(),
-            dy.into_linear_view(),
-            dx.clone().into_linear_view(),
+            piece,
+            x.into_buffer_arg(),
+            bias.into_buffer_arg(),
+            dy.into_buffer_arg(),
+            dx.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            groups.rows,
+            groups.groups,
+            pitch / piece as u32,
+            dy_pitch / piece as u32,
+            width as u32,
             dtype,
         );
     }
-    dx
+    (dx, groups.total(sums))
 }

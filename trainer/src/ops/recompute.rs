@@ -1,0 +1,196 @@
+//! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): of a block only the inputs are kept for the way
+//! back, where everything inside is computed once more. A third more computation, for the memory of all inner tensors.
+//!
+//! The block's inputs and result are one operation to the graph around it. On the way back the block runs once more in a
+//! graph of its own, from inputs that are leaves there; its parameters are leaves of both graphs and get their gradients
+//! directly. Nothing is drawn inside a block, so it computes the same bits again.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+/// A part of a model that is a function of its inputs and parameters alone.
+pub trait Recompute<const N: usize>: Module + 'static {
+    /// What it makes of its inputs.
+    fn run(&self, inputs: [Tensor<3>; N]) -> Tensor<3>;
+}
+
+/// What `block` makes of `inputs`, keeping nothing else for the way back; plainly, if no input has one.
+#[must_use]
+pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3> {
+    if !inputs.iter().any(Tensor::is_tracked) {
+        return block.run(inputs);
+    }
+    match inputs[0].device().inner().as_dispatch() {
+        DispatchDevice::Flex(_) => on::<Flex, N, M>(block, inputs),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(_) => on::<burn::backend::Cube, N, M>(block, inputs),
+        _ => block.run(inputs),
+    }
+}
+
+/// A backend's tensors in the dispatcher's, as they are and with a graph.
+trait Converts<B: Backend>: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>> {}
+
+impl<B: Backend, T: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>>> Converts<B> for T {}
+
+const KNOWN: &str = "the device was looked at";
+
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the tensors' type has no public name")]
+fn on<B: Backend, const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3>
+where
+    DispatchTensor: Converts<B>,
+{
+    // One that is a constant may come without a graph.
+    let inputs = inputs.map(|input| if input.is_autodiff() { input } else { Tensor::from_inner(input) });
+    let inputs = inputs.map(|input| input.try_into_primitive::<Autodiff<B>>().expect(KNOWN));
+    let nodes = inputs.each_ref().map(|input| input.node());
+    let inputs = inputs.map(|input| input.into_primitive());
+    let plainly = |inputs: [FloatTensor<B>; N]| {
+        let y = block.valid().run(inputs.map(Tensor::from_primitive::<B>));
+        y.try_into_primitive::<B>().expect(KNOWN)
+    };
+    let again = Again { block: block.clone() };
+    let y = match Backward::<B, N>::prepare::<NoCheckpointing>(again, nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let y = plainly(inputs.clone());
+            prepared.finish(inputs, y)
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(plainly(inputs)),
+    };
+    Tensor::from_primitive::<Autodiff<B>>(y)
+}
+
+/// The block as it was on the way forward; its tensors are shared, not copied.
+struct Again<M> {
+    block: M,
+}
+
+impl<M> std::fmt::Debug for Again<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Again")
+    }
+}
+
+impl<B: Backend, const N: usize, M: Recompute<N>> Backward<B, N> for Again<M>
+where
+    DispatchTensor: Converts<B>,
+{
+    type State = [FloatTensor<B>; N];
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = Tensor::<3>::from_primitive::<B>(grads.consume::<B>(&ops.node));
+        let inputs = ops.state.map(|input| Tensor::<3>::from_inner(Tensor::from_primitive::<B>(input)).require_grad());
+        let y = self.block.run(inputs.clone());
+        // Its derivative with respect to `y` is `dy`, exactly.
+        let mut inner = (y * Tensor::from_inner(dy)).sum().backward();
+        for (input, parent) in inputs.into_iter().zip(ops.parents) {
+            if let (Some(node), Some(grad)) = (parent, input.grad_remove(&mut inner)) {
+                grads.register::<B>(node.id, grad.try_into_primitive::<B>().expect(KNOWN));
+            }
+        }
+        self.block.visit(&mut Parameters::<B> { inner: &mut inner, outer: grads, backend: std::marker::PhantomData });
+    }
+}
+
+/// Moves the gradients of parameters from one graph's to the other's.
+struct Parameters<'a, B> {
+    inner: &'a mut burn::tensor::Gradients,
+    outer: &'a mut Gradients,
+    backend: std::marker::PhantomData<B>,
+}
+
+impl<B: Backend> ModuleVisitor for Parameters<'_, B>
+where
+    DispatchTensor: Converts<B>,
+{
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if let Some(grad) = value.grad_remove(self.inner) {
+            let node: NodeId = value.try_into_primitive::<Autodiff<B>>().expect(KNOWN).node().id();
+            self.outer.register::<B>(node, grad.try_into_primitive::<B>().expect(KNOWN));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::block::{Block, BlockConfig, CrossBlock};
+    use crate::model::init::WeightInit;
+    use crate::model::precision::Precision;
+    use crate::ops::testing::{devices, wave};
+    use burn::optim::GradientsParams;
+    use burn::tensor::{DType, Device};
+
+    const CONFIG: BlockConfig = BlockConfig { dim: 24, num_heads: 3, mlp_ratio: 2, norm_epsilon: 1e-6 };
+
+    /// Values, then the gradients of both inputs and of all parameters.
+    fn outcome<M: Module>(model: &M, device: &Device, run: impl Fn([Tensor<3>; 2]) -> Tensor<3>) -> Vec<Vec<f32>> {
+        let inputs =
+            [5, 7].map(|tokens| Tensor::<3>::from_data(wave([2, tokens, 24], 0.7, 1.0), device).require_grad());
+        let y = run(inputs.clone());
+        let mut grads = y.clone().square().sum().backward();
+        let host = |x: Tensor<3>| x.into_data().try_to_vec::<f32>().unwrap();
+        let mut all = vec![host(y.inner())];
+        all.extend(inputs.iter().filter_map(|input| input.grad_remove(&mut grads)).map(host));
+        let mut params = Values { grads: GradientsParams::from_module(&mut grads, model), values: vec![] };
+        model.visit(&mut params);
+        all.extend(params.values);
+        all
+    }
+
+    struct Values {
+        grads: GradientsParams,
+        values: Vec<Vec<f32>>,
+    }
+
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let grad = self.grads.get::<D>(param.id).expect("every parameter has a gradient");
+            self.values.push(grad.into_data().try_to_vec().unwrap());
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_same_bits() {
+        for device in devices() {
+            let precisions = [Some(Precision::F32), device.supports_dtype(DType::BF16).then_some(Precision::Bf16)];
+            for precision in precisions.into_iter().flatten() {
+                let device = device.clone().autodiff();
+                let mut weights = WeightInit::new(1, &device).with_precision(precision);
+                let block = Block::init(&CONFIG, &mut weights);
+                let plain = outcome(&block, &device, |[x, _]| block.run([block.run([x])]));
+                let again = outcome(&block, &device, |[x, _]| recomputed(&block, [recomputed(&block, [x])]));
+                assert_eq!(plain.len(), 2 + 12);
+                assert!(plain == again, "{device:?} in {precision:?}");
+
+                let cross = CrossBlock::init(&CONFIG, &mut weights);
+                let plain = outcome(&cross, &device, |inputs| cross.run(inputs));
+                let again = outcome(&cross, &device, |inputs| recomputed(&cross, inputs));
+                assert_eq!(plain.len(), 3 + 20);
+                assert!(plain == again, "{device:?} in {precision:?}");
+                // What is read is a constant.
+                let plain = outcome(&cross, &device, |[x, context]| cross.run([x, context.inner()]));
+                let again = outcome(&cross, &device, |[x, context]| recomputed(&cross, [x, context.inner()]));
+                assert_eq!(plain.len(), 2 + 20);
+                assert!(plain == again, "{device:?} in {precision:?}, of a constant");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_way_back_nothing_is_kept() {
+        let device = Device::flex();
+        let block = Block::init(&CONFIG, &mut WeightInit::new(1, &device));
+        let x = Tensor::<3>::from_data(wave([2, 5, 24], 0.7, 1.0), &device);
+        let y = recomputed(&block, [x.clone()]);
+        assert!(!y.is_tracked());
+        assert_eq!(y.into_data(), block.run([x]).into_data());
+    }
+}
