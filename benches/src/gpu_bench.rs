@@ -73,7 +73,7 @@ pub struct Cli {
     /// Type of the matrix products
     #[arg(long, value_parser = precision, default_value = "bf16")]
     precision: Precision,
-    /// Recompute cheap operations on the way back
+    /// Keep only the inputs of transformer blocks and compute them again on the way back
     #[arg(long)]
     gradient_checkpointing: bool,
     /// Updates that count

@@ -1,8 +1,8 @@
 //! Where a device's time goes, kernel by kernel, as the device itself measures it.
 //!
 //! Every launch is bracketed by two time stamps on the device, and nothing waits for them before the work is over: kernels
-//! follow each other as they do otherwise, but that each launch costs its thread a little more. So the lengths of kernels
-//! are true, while gaps between them may be longer than they would be.
+//! follow each other as they do otherwise, but each launch costs its thread a round trip to the device's. So the lengths of
+//! kernels are true, and gaps between them are what they would be at the most.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
