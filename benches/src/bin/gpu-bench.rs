@@ -1,7 +1,15 @@
 //! See [`benches::gpu_bench`].
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 
-fn main() -> anyhow::Result<()> {
-    benches::gpu_bench::run(&benches::gpu_bench::Cli::parse())
+fn main() -> ExitCode {
+    match benches::gpu_bench::run(&benches::gpu_bench::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,7 +1,15 @@
 //! See [`benches::loader_bench`].
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 
-fn main() -> anyhow::Result<()> {
-    benches::loader_bench::run(&benches::loader_bench::Cli::parse())
+fn main() -> ExitCode {
+    match benches::loader_bench::run(&benches::loader_bench::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -65,6 +65,10 @@ fn sin_turns(t: f32) -> f32 {
 /// how a device makes the same field in any order. Within a block the words are eight radii, then eight angles; each
 /// pair gives normals i and 8 + i.
 ///
+/// 96³ normals added to a crop take 2.1 ms on a core whose sibling was busy (`cargo bench -p benches --bench transforms
+/// -- gaussian_noise`); eight xoshiro128++ side by side took 1.0 ms on an idle one, but a number of theirs needs all before
+/// it. `rand_distr`'s ziggurat takes 4.0 ms over `ChaCha8`: it branches on every number, these never do.
+///
 /// The radius comes from 24 bits, so nothing beyond 5.77 standard deviations is ever drawn (true normals are there
 /// once in 10^8).
 #[derive(Debug)]
