@@ -86,7 +86,7 @@ fn span_and_gaps(mut spans: Vec<(Duration, Duration)>) -> (f64, f64) {
         idle += start.saturating_sub(reached);
         reached = reached.max(end);
     }
-    ((reached - first).as_secs_f64(), idle.as_secs_f64())
+    (reached.saturating_sub(first).as_secs_f64(), idle.as_secs_f64())
 }
 
 struct Launch {

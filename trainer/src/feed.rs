@@ -377,19 +377,26 @@ fn prepare<T>(
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
 }
 
-/// Some crops of a batch and which voxels of it they are, copied once on the host: from the loader's buffer to one that
-/// Burn owns. They cross as one row, since a device may put gaps behind each of many.
+/// Moved to memory that a device reads by itself, where it has such memory. Otherwise the thread that launches kernels
+/// would do that for less than 100 MB, and for more copy them itself while it launches nothing.
+fn staged(mut data: TensorData, device: &Device) -> TensorData {
+    device.staging(std::iter::once(&mut data));
+    data
+}
+
+/// Some crops of a batch and which voxels of it they are, copied on this thread: from the loader's buffer to one that
+/// Burn owns, and that is [`staged`]. They cross as one row, since a device may put gaps behind each of many.
 fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
     let [_, _, x, y, z] = batch.shape;
     let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);
     let range = crops.start * voxels..crops.end * voxels;
     let steps_of = |steps: &[u16]| {
         let count = steps.len();
-        Tensor::<1, Int>::from_data(TensorData::new(steps.to_vec(), [count]), (device, DType::U16))
+        Tensor::<1, Int>::from_data(staged(TensorData::new(steps.to_vec(), [count]), device), (device, DType::U16))
     };
     match &batch.images {
         Images::Floats(values) => {
-            let values = TensorData::new(values[range.clone()].to_vec(), [range.len()]);
+            let values = staged(TensorData::new(values[range.clone()].to_vec(), [range.len()]), device);
             (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
         }
         Images::Steps(steps, laws) => {

@@ -1,4 +1,4 @@
-//! Kernels for GPUs, in CubeCL, launched on Burn's own buffers.
+//! Kernels for GPUs, in `CubeCL`, launched on Burn's own buffers.
 //!
 //! A row is the work of one plane (a warp on NVIDIA): its lanes take every 32nd piece of up to 16 bytes, keep it in
 //! registers, and share sums and maxima through shuffles, so that nothing needs shared memory or a barrier and a row is
@@ -11,6 +11,11 @@
 #![expect(
     unsafe_code,
     reason = "launches that look at every index themselves; the launcher's own checks would come on top"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    clippy::used_underscore_binding,
+    reason = "kernels expand to two dozen names of CubeCL's, and use the binding that defines their type"
 )]
 
 pub mod adamw;
@@ -39,7 +44,7 @@ use cubecl::prelude::*;
 const PLANES: u32 = 8;
 
 /// How rows are spread over the device.
-struct Rows {
+struct Spread {
     count: CubeCount,
     dim: CubeDim,
     rows: u32,
@@ -47,7 +52,7 @@ struct Rows {
     lanes: u32,
 }
 
-impl Rows {
+impl Spread {
     /// Of `x` `[.., W]`.
     fn of(x: &CubeTensor) -> Self {
         let shape = x.meta.shape();
@@ -107,8 +112,11 @@ fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
 
 /// Values that a unit moves in one go: 16 bytes of them, as far as they divide all `lengths`.
 fn piece_of(x: &CubeTensor, lengths: &[usize]) -> usize {
-    let most = 16 / x.elem_size();
-    (0..).map(|halvings| most >> halvings).find(|&piece| divides(piece, lengths)).expect("one divides everything")
+    let mut piece = 16 / x.elem_size();
+    while !divides(piece, lengths) {
+        piece /= 2;
+    }
+    piece
 }
 
 /// The same where some values are f32, whatever the others are.

@@ -33,7 +33,7 @@ pub(super) fn group_sums<T: Float, N: Size>(
 /// How rows are grouped.
 pub(super) struct Groups {
     pub(super) rows: u32,
-    pub(super) groups: u32,
+    pub(super) count: u32,
     /// Values of a row.
     pub(super) width: usize,
 }
@@ -41,19 +41,19 @@ pub(super) struct Groups {
 impl Groups {
     /// Those of `x` `[.., W]`.
     pub(super) fn of(x: &CubeTensor) -> Self {
-        let Rows { rows, width, .. } = Rows::of(x);
-        Self { rows, groups: rows.div_ceil(GROUP), width: width as usize }
+        let Spread { rows, width, .. } = Spread::of(x);
+        Self { rows, count: rows.div_ceil(GROUP), width: width as usize }
     }
 
     /// Room for their sums.
     pub(super) fn sums(&self, x: &CubeTensor) -> CubeTensor {
-        beside(x, Shape::from([self.groups as usize, self.width]), DType::F32)
+        beside(x, Shape::from([self.count as usize, self.width]), DType::F32)
     }
 
     /// The sum of their sums, `[W]`.
     pub(super) fn total(&self, sums: CubeTensor) -> CubeTensor {
         use burn::backend::ops::FloatTensorOps as _;
-        let sums = if self.groups > 1 { CubeBackend::float_sum_dim(sums, 0) } else { sums };
+        let sums = if self.count > 1 { CubeBackend::float_sum_dim(sums, 0) } else { sums };
         CubeBackend::float_reshape(sums, Shape::from([self.width]))
     }
 }
@@ -66,7 +66,7 @@ pub fn sums(x: CubeTensor) -> CubeTensor {
     let piece = f32_piece_of(&[groups.width, pitch as usize]);
     let width = groups.width / piece;
     let (client, dtype) = (x.client.clone(), elem(&x));
-    let (cubes, dim) = elementwise(&client, groups.groups as usize * width);
+    let (cubes, dim) = elementwise(&client, groups.count as usize * width);
     // SAFETY: `x` holds `rows` rows at its pitch and `sums` one row a group, which is as far as the kernel goes.
     unsafe {
         group_sums::launch_unchecked(
@@ -77,7 +77,7 @@ pub fn sums(x: CubeTensor) -> CubeTensor {
             x.into_buffer_arg(),
             sums.clone().into_buffer_arg(),
             groups.rows,
-            groups.groups,
+            groups.count,
             pitch / piece as u32,
             width as u32,
             dtype,

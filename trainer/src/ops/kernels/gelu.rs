@@ -103,7 +103,7 @@ pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor,
     let width = groups.width / piece;
     let (client, dtype) = (x.client.clone(), elem(&x));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
-    let (cubes, dim) = elementwise(&client, groups.groups as usize * width);
+    let (cubes, dim) = elementwise(&client, groups.count as usize * width);
     // SAFETY: `x` and `dy`, each at its pitch, and `dx` hold `rows` rows, `bias` one, `sums` one a group, which is as far
     // as the kernel goes.
     unsafe {
@@ -118,7 +118,7 @@ pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor,
             dx.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
             groups.rows,
-            groups.groups,
+            groups.count,
             pitch / piece as u32,
             dy_pitch / piece as u32,
             width as u32,

@@ -179,7 +179,7 @@ pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64,
     let (x, pitch) = even_rows(x);
     assert!([&x, &gamma, &beta].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
     let y = beside(&x, x.meta.shape().clone(), dtype.into());
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
+    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
     let piece = f32_piece_of(&[width as usize, pitch as usize]) as u32;
     let (client, dtype) = (x.client.clone(), elem(&y));
     // SAFETY: `x` and `y` hold `rows` rows of `width` values, `x` at its pitch, and the others `width`, which is as far as
@@ -214,7 +214,7 @@ pub fn backward(
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let gamma = into_contiguous(gamma);
     let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
+    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
     let dx = beside(&x, x.meta.shape().clone(), DType::F32);
     let stats = beside(&x, Shape::from([rows as usize, 2]), DType::F32);
     let piece = f32_piece_of(&[width as usize, pitch as usize, dy_pitch as usize]) as u32;
@@ -242,7 +242,7 @@ pub fn backward(
     }
     let groups = Groups::of(&x);
     let (dgamma, dbeta) = (groups.sums(&x), groups.sums(&x));
-    let (count, dim) = elementwise(&client, (groups.groups * width / piece) as usize);
+    let (count, dim) = elementwise(&client, (groups.count * width / piece) as usize);
     // SAFETY: both sums hold a row a group, and the kernel looks whether it is inside.
     unsafe {
         norm_columns_backward::launch_unchecked(
@@ -256,7 +256,7 @@ pub fn backward(
             dgamma.clone().into_buffer_arg(),
             dbeta.clone().into_buffer_arg(),
             rows,
-            groups.groups,
+            groups.count,
             pitch / piece,
             dy_pitch / piece,
             width / piece,

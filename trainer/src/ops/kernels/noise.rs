@@ -51,24 +51,22 @@ pub(super) fn add_normals(x: &[f32], y: &mut [f32], count: u32, std: f32, seed_l
     let block = ABSOLUTE_POS as u32;
     let at = block * 16;
     if at < count {
-        let (w0, w1, w2, w3) = (0x6170_7865u32, 0x3320_646eu32, 0x7962_2d32u32, 0x6b20_6574u32);
-        let zero = block & 0u32;
-        let mut a0 = w0 + zero;
-        let mut a1 = w1 + zero;
-        let mut a2 = w2 + zero;
-        let mut a3 = w3 + zero;
-        let mut b0 = seed_low + zero;
-        let mut b1 = seed_high + zero;
-        let mut b2 = zero + 0u32;
-        let mut b3 = zero + 0u32;
-        let mut c0 = zero + 0u32;
-        let mut c1 = zero + 0u32;
-        let mut c2 = zero + 0u32;
-        let mut c3 = zero + 0u32;
-        let mut d0 = block + zero;
-        let mut d1 = zero + 0u32;
-        let mut d2 = zero + 0u32;
-        let mut d3 = zero + 0u32;
+        let mut a0 = 0x6170_7865u32;
+        let mut a1 = 0x3320_646eu32;
+        let mut a2 = 0x7962_2d32u32;
+        let mut a3 = 0x6b20_6574u32;
+        let mut b0 = seed_low;
+        let mut b1 = seed_high;
+        let mut b2 = 0u32;
+        let mut b3 = 0u32;
+        let mut c0 = 0u32;
+        let mut c1 = 0u32;
+        let mut c2 = 0u32;
+        let mut c3 = 0u32;
+        let mut d0 = block;
+        let mut d1 = 0u32;
+        let mut d2 = 0u32;
+        let mut d3 = 0u32;
         for _ in 0..4u32 {
             let (a, b, c, d) = quarter(a0, b0, c0, d0);
             let (e, f, g, h) = quarter(a1, b1, c1, d1);
@@ -96,10 +94,10 @@ pub(super) fn add_normals(x: &[f32], y: &mut [f32], count: u32, std: f32, seed_l
             d3 = q15;
         }
         // Words 0 to 7 are radii, 8 to 15 angles; the first state is added to the last.
-        store(x, y, at, count, normals(a0 + w0, c0), std);
-        store(x, y, at + 1, count, normals(a1 + w1, c1), std);
-        store(x, y, at + 2, count, normals(a2 + w2, c2), std);
-        store(x, y, at + 3, count, normals(a3 + w3, c3), std);
+        store(x, y, at, count, normals(a0 + 0x6170_7865u32, c0), std);
+        store(x, y, at + 1, count, normals(a1 + 0x3320_646eu32, c1), std);
+        store(x, y, at + 2, count, normals(a2 + 0x7962_2d32u32, c2), std);
+        store(x, y, at + 3, count, normals(a3 + 0x6b20_6574u32, c3), std);
         store(x, y, at + 4, count, normals(b0 + seed_low, d0 + block), std);
         store(x, y, at + 5, count, normals(b1 + seed_high, d1), std);
         store(x, y, at + 6, count, normals(b2, d2), std);

@@ -93,7 +93,7 @@ pub fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
     let piece = f32_piece_of(&[groups.width, pitch as usize]);
     let width = groups.width / piece;
     let (client, dtype) = (dy.client.clone(), elem(&dbranch));
-    let (cubes, dim) = elementwise(&client, groups.groups as usize * width);
+    let (cubes, dim) = elementwise(&client, groups.count as usize * width);
     // SAFETY: `dy`, at its pitch, and `dbranch` hold `rows` rows, `sums` one a group, which is as far as the kernel goes.
     unsafe {
         add_values_backward::launch_unchecked(
@@ -105,7 +105,7 @@ pub fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
             dbranch.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
             groups.rows,
-            groups.groups,
+            groups.count,
             pitch / piece as u32,
             width as u32,
             dtype,

@@ -106,7 +106,7 @@ pub(super) fn softmax_rows_backward<T: Float, N: Size>(
 /// Softmax over the first `keys` columns of `scale · x`; `x`, which nobody else holds, is overwritten.
 pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let x = into_contiguous(x);
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&x);
+    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
     let piece = piece_of(&x, &[width as usize]);
     let (client, dtype) = (x.client.clone(), elem(&x));
     // SAFETY: the buffer holds `rows` times `width` values, which is as far as the kernel goes.
@@ -131,7 +131,7 @@ pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
 /// The gradient of what softmax was taken of; that of its result, `dy`, which nobody else holds, is overwritten.
 pub fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
     let (y, dy) = (into_contiguous(y), into_contiguous(dy));
-    let Rows { count, dim, rows, width, lanes } = Rows::of(&y);
+    let Spread { count, dim, rows, width, lanes } = Spread::of(&y);
     let piece = piece_of(&y, &[width as usize]);
     let (client, dtype) = (y.client.clone(), elem(&y));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
