@@ -5,7 +5,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::codec::planes::Planes;
-use hiend_cache::codec::{Codec, Decoder, Encoder, Preset};
+use hiend_cache::codec::{Codec, CodecPreset, Decoder, Encoder};
 
 use benches::volume::Voxels;
 
@@ -31,7 +31,7 @@ fn codec(criterion: &mut Criterion) {
     let mut samples = vec![0u16; SIDE * SIDE * SIDE];
     let planes = |raw_bits| Planes { bits: voxels.bits, raw_bits };
     let codecs = [
-        ("packed", Codec::new(voxels.bits, Preset::Fast)),
+        ("packed", Codec::new(voxels.bits, CodecPreset::Fast)),
         ("planes, zstd", Codec::Planes(planes(0))),
         ("planes, low bits raw, zstd", Codec::Planes(planes(4))),
         ("planes, lz4", Codec::Lz4(planes(0))),

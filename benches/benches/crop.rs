@@ -4,7 +4,7 @@
 //! `floor/copy` copies as many floats as the crops have.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hiend_cache::{Cache, Preset};
+use hiend_cache::{Cache, CodecPreset};
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::transform::Chain;
 use hiend_loader::visit::{ImagesMut, VisitPlan, VisitSlot, Visitor};
@@ -24,10 +24,10 @@ fn crop(criterion: &mut Criterion) {
         bencher.iter(|| images.copy_from_slice(&volume[..NUM_CROPS * CROP_LEN]));
     });
     for (name, preset, augment) in [
-        ("recipe, fast", Preset::Fast, Chain::recipe()),
-        ("recipe, dense", Preset::Dense, Chain::recipe()),
-        ("recipe, lz4", Preset::Lz4, Chain::recipe()),
-        ("plain, fast", Preset::Fast, Chain::plain()),
+        ("recipe, fast", CodecPreset::Fast, Chain::recipe()),
+        ("recipe, dense", CodecPreset::Dense, Chain::recipe()),
+        ("recipe, lz4", CodecPreset::Lz4, Chain::recipe()),
+        ("plain, fast", CodecPreset::Fast, Chain::plain()),
     ] {
         let dir = tempfile::tempdir().expect("a temporary folder");
         voxels.write_cache(dir.path(), [32; 3], preset).expect("the folder can be written");

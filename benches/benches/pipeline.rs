@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hiend_cache::{Cache, Preset};
-use hiend_loader::pipeline::{Loader, Options, StreamConfig};
+use hiend_cache::{Cache, CodecPreset};
+use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 
 use benches::contender::{CROP_LEN, CROP_SIZE};
 use benches::volume::Voxels;
@@ -15,7 +15,7 @@ use benches::volume::Voxels;
 fn pipeline(criterion: &mut Criterion) {
     let voxels = Voxels::generated();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    voxels.write_cache(dir.path(), [32; 3], Preset::Fast).expect("the folder can be written");
+    voxels.write_cache(dir.path(), [32; 3], CodecPreset::Fast).expect("the folder can be written");
     let config = StreamConfig { crop_size: CROP_SIZE, visits_per_batch: 2, ..StreamConfig::default() };
     let num_crops = config.crops_per_batch();
     let mut group = criterion.benchmark_group("stream");
@@ -25,7 +25,7 @@ fn pipeline(criterion: &mut Criterion) {
     group.bench_function("floor/copy", |bencher| bencher.iter(|| to.copy_from_slice(&from)));
     for threads in [1, 2] {
         let cache = Arc::new(Cache::open(dir.path()).expect("just written"));
-        let options = Options { threads, ..Options::default() };
+        let options = LoaderOptions { threads, ..LoaderOptions::default() };
         let loader = Loader::open(cache, config.clone(), 1, &options).expect("a cache that suits");
         let mut stream = loader.stream(0);
         group.bench_function(format!("{threads} threads"), |bencher| {

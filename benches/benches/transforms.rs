@@ -16,8 +16,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use hiend_loader::rng::DrawId;
 use hiend_loader::transform::{
-    BrightnessParams, Chain, ContrastParams, CropMut, CropRef, Drawn, GammaParams, GaussianBlurParams,
-    GaussianNoiseParams, LowResolutionParams, MirrorParams, Polarity, Scratch, SpatialParams,
+    BrightnessParams, Chain, ContrastParams, CropMut, CropRef, GammaParams, GaussianBlurParams, GaussianNoiseParams,
+    LowResolutionParams, MirrorParams, Polarity, SampledParams, Scratch, SpatialParams,
 };
 
 const SHAPE: [usize; 3] = [96; 3];
@@ -107,7 +107,7 @@ fn chains(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("chain");
     group.throughput(Throughput::Elements(1)).sample_size(20).measurement_time(std::time::Duration::from_secs(15));
     // One allocation holds the largest source box; each crop's box is cut from its front.
-    let draw_all = |chain: Chain| -> Vec<Drawn> {
+    let draw_all = |chain: Chain| -> Vec<SampledParams> {
         (0..2048).map(|crop| chain.draw(&DrawId { seed: 1, epoch: 0, case: 0, crop })).collect()
     };
     for (name, chain, with_labels) in [

@@ -28,15 +28,15 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
-use hiend_cache::{Cache, Preset as Codec};
+use hiend_cache::{Cache, CodecPreset as Codec};
 use hiend_loader::pipeline;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetunePreset;
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::{Compute, DeviceChoice, keep_kernels_in, settle_default};
 use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
 use hiend_trainer::inference::predict_windows;
-use hiend_trainer::inference::sliding_window::{SlidingWindow, Volume};
+use hiend_trainer::inference::sliding_window::{InputVolume, SlidingWindow};
 use hiend_trainer::model::hi_end_mae::HiEndMae;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::model::precision::Precision;
@@ -60,7 +60,7 @@ pub struct Cli {
     cases: Vec<Case>,
     /// Model
     #[arg(long, default_value = "vit-l-p12")]
-    preset: Preset,
+    preset: PretrainPreset,
     /// Crops of a batch
     #[arg(long, default_value_t = 192)]
     batch: usize,
@@ -306,11 +306,11 @@ fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         crate::volume::Voxels::generated().write_cache(generated.path(), [32; 3], Codec::Fast)?;
         Cache::open(generated.path())?
     };
-    let options = pipeline::Options {
+    let options = pipeline::LoaderOptions {
         threads: cli.threads,
         memory_bytes: cli.memory.as_u64(),
         form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
-        ..pipeline::Options::default()
+        ..pipeline::LoaderOptions::default()
     };
     let stream = Stream::open(Arc::new(cache), &config.stream, 0, &options)?;
     let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, cli.gradient_checkpointing, None)?;
@@ -416,7 +416,7 @@ fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let model = unetr.init(&mut weights);
     let dims = if compute.is_cpu() { unetr.crop_size } else { [240, 240, 240] };
     let image: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| (at as f32 * 0.01).sin()).collect();
-    let volume = Volume::new(&image, 1, dims)?;
+    let volume = InputVolume::new(&image, 1, dims)?;
     let windows = SlidingWindow::new(unetr.crop_size, 0.5, cli.finetune_batch)?;
     let run = || -> anyhow::Result<f64> {
         let started = Instant::now();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hiend_cache::Preset;
+use hiend_cache::CodecPreset;
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::transform::Chain;
 use serde_json::json;
@@ -69,7 +69,7 @@ impl AugmentArg {
         match self {
             Self::Recipe => (Chain::recipe(), VoxelForm::Floats),
             Self::Nnunet => (Chain::nnunet(), VoxelForm::Floats),
-            Self::NnunetOnDevice => (Chain::nnunet(), VoxelForm::Sources),
+            Self::NnunetOnDevice => (Chain::nnunet(), VoxelForm::Boxes),
         }
     }
 }
@@ -102,9 +102,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let cache_dir = dir.path().join("cache");
     std::fs::create_dir(&cache_dir)?;
     let preset = match cli.codec {
-        CodecArg::Fast => Preset::Fast,
-        CodecArg::Dense => Preset::Dense,
-        CodecArg::Lz4 => Preset::Lz4,
+        CodecArg::Fast => CodecPreset::Fast,
+        CodecArg::Dense => CodecPreset::Dense,
+        CodecArg::Lz4 => CodecPreset::Lz4,
     };
     voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
 

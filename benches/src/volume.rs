@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader, encode};
+use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, VolumeReader, encode};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::rng::DrawId;
 use hiend_loader::transform::GaussianNoiseParams;
@@ -139,7 +139,7 @@ impl Voxels {
     ///
     /// # Errors
     /// If the folder cannot be written.
-    pub fn write_cache(&self, dir: &Path, chunk: [usize; 3], preset: Preset) -> anyhow::Result<u64> {
+    pub fn write_cache(&self, dir: &Path, chunk: [usize; 3], preset: CodecPreset) -> anyhow::Result<u64> {
         let case = NewCase {
             dataset: "Dataset001_Bench".into(),
             case_id: "volume".into(),
@@ -151,7 +151,7 @@ impl Voxels {
             foreground_above: self.foreground_above,
             label: None,
             geometry: Geometry::identity(self.shape),
-            source: Source::default(),
+            source: SourceFiles::default(),
             parameters: "bench".into(),
         };
         let encoded = encode(&case, chunk, preset)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::codec::{Codec, Decoder, Sample};
+use crate::codec::{Codec, Decoder, Voxel};
 use crate::error::{Error, Result};
 use crate::grid::Box3;
 use crate::index::{ChunkIndex, Entry};
@@ -33,7 +33,7 @@ pub struct Case {
 
 /// A whole volume, z fastest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volume {
+pub struct StoredVolume {
     /// Voxels along x, y, z.
     pub shape: [usize; 3],
     /// Stored image samples.
@@ -204,7 +204,7 @@ impl Case {
     ///
     /// # Errors
     /// If a chunk cannot be read or is corrupt.
-    pub fn read_whole(&self, reader: &mut VolumeReader) -> Result<Volume> {
+    pub fn read_whole(&self, reader: &mut VolumeReader) -> Result<StoredVolume> {
         let record = self.record();
         let index = reader.index(self)?;
         let num_voxels = record.shape.iter().product();
@@ -220,7 +220,7 @@ impl Case {
                 scatter(&label_chunk, &region, record.shape, label);
             }
         }
-        Ok(Volume { shape: record.shape, image, label })
+        Ok(StoredVolume { shape: record.shape, image, label })
     }
 
     /// Advises the system that the case's bytes will be read soon.
@@ -324,7 +324,7 @@ impl VolumeReader {
         self.part(case, index, ("label", label, &array.codec), (chunk, part), samples)
     }
 
-    fn part<T: Sample>(
+    fn part<T: Voxel>(
         &mut self,
         case: &Case,
         index: &CaseIndex,

@@ -34,7 +34,7 @@ use planes::Planes;
 /// What to trade against what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Preset {
+pub enum CodecPreset {
     /// Fast to decode: bits packed, no entropy coder.
     #[default]
     Fast,
@@ -61,14 +61,14 @@ impl Codec {
     ///
     /// Samples of a byte are label maps: long runs, which entropy coders and LZ4 shrink to almost nothing.
     #[must_use]
-    pub fn new(bits: u8, preset: Preset) -> Self {
+    pub fn new(bits: u8, preset: CodecPreset) -> Self {
         // The low bits of samples wider than a byte are noise. Kept apart from the planes they also cost less: on real
         // CT 0.566 bytes a voxel with four of them apart, 0.600 with none.
         let raw_bits = if bits > 8 { 4 } else { 0 };
         match preset {
-            Preset::Fast if bits > 8 => Self::Packed(Packed { bits }),
-            Preset::Fast | Preset::Dense => Self::Planes(Planes { bits, raw_bits }),
-            Preset::Lz4 => Self::Lz4(Planes { bits, raw_bits: 0 }),
+            CodecPreset::Fast if bits > 8 => Self::Packed(Packed { bits }),
+            CodecPreset::Fast | CodecPreset::Dense => Self::Planes(Planes { bits, raw_bits }),
+            CodecPreset::Lz4 => Self::Lz4(Planes { bits, raw_bits: 0 }),
         }
     }
 
@@ -105,7 +105,7 @@ impl Codec {
 }
 
 /// An unsigned integer type of samples: `u8` for label maps, `u16` for images.
-pub trait Sample: Copy + Default + Eq + Ord + Send + Sync + 'static + Into<u32> + TryFrom<u32> {
+pub trait Voxel: Copy + Default + Eq + Ord + Send + Sync + 'static + Into<u32> + TryFrom<u32> {
     /// The most bits a sample can have.
     const BITS: u8;
     /// The low 16 bits, zero-extended.
@@ -116,7 +116,7 @@ pub trait Sample: Copy + Default + Eq + Ord + Send + Sync + 'static + Into<u32> 
     fn copy_row(row: &[u16; 8], to: &mut [Self; 8]);
 }
 
-impl Sample for u8 {
+impl Voxel for u8 {
     const BITS: u8 = 8;
     fn to_u16(self) -> u16 {
         u16::from(self)
@@ -130,7 +130,7 @@ impl Sample for u8 {
     }
 }
 
-impl Sample for u16 {
+impl Voxel for u16 {
     const BITS: u8 = 16;
     fn to_u16(self) -> u16 {
         self
@@ -168,7 +168,7 @@ impl Encoder {
     /// # Panics
     /// If a sample has more significant bits than the codec says, or there are not as many as the shape says: the
     /// caller's error.
-    pub fn encode<T: Sample>(
+    pub fn encode<T: Voxel>(
         &mut self,
         codec: &Codec,
         shape: [usize; 3],
@@ -237,7 +237,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Says why the bytes are no chunk of this codec and shape.
-    pub fn decode<T: Sample>(
+    pub fn decode<T: Voxel>(
         &mut self,
         codec: &Codec,
         shape: [usize; 3],
@@ -251,7 +251,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Says why the bytes are no chunk of this codec and shape, as far as they were looked at.
-    pub fn decode_part<T: Sample>(
+    pub fn decode_part<T: Voxel>(
         &mut self,
         codec: &Codec,
         shape: [usize; 3],
@@ -307,7 +307,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn decode_lz4<T: Sample>(&mut self, planes: Planes, bytes: &[u8], samples: &mut [T]) -> Result<(), String> {
+    fn decode_lz4<T: Voxel>(&mut self, planes: Planes, bytes: &[u8], samples: &mut [T]) -> Result<(), String> {
         let low_len = planes.low_len(samples.len());
         let expected = low_len + planes.high_len(samples.len());
         if self.bytes.len() < expected {
@@ -329,7 +329,7 @@ impl Decoder {
 ///
 /// # Errors
 /// If the record asks for more bits than the type has, or for nonsense.
-pub(crate) fn check_fits<T: Sample>(codec: Codec, case: &str) -> Result<()> {
+pub(crate) fn check_fits<T: Voxel>(codec: Codec, case: &str) -> Result<()> {
     let fits = codec.validate().and_then(|()| {
         if codec.bits() > T::BITS { Err(format!("{} bits a sample do not fit", codec.bits())) } else { Ok(()) }
     });
@@ -341,9 +341,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Dense, Preset::Lz4];
+    const PRESETS: [CodecPreset; 3] = [CodecPreset::Fast, CodecPreset::Dense, CodecPreset::Lz4];
 
-    fn round_trip<T: Sample + std::fmt::Debug>(codec: Codec, samples: &[T]) -> Vec<u8> {
+    fn round_trip<T: Voxel + std::fmt::Debug>(codec: Codec, samples: &[T]) -> Vec<u8> {
         let shape = [1, 1, samples.len()];
         let mut bytes = vec![1, 2, 3];
         Encoder::new(3).unwrap().encode(&codec, shape, samples, &mut bytes).unwrap();
@@ -373,7 +373,7 @@ mod tests {
             for preset in PRESETS {
                 round_trip(Codec::new(9, preset), &samples);
             }
-            let packed = round_trip(Codec::new(9, Preset::Fast), &samples);
+            let packed = round_trip(Codec::new(9, CodecPreset::Fast), &samples);
             prop_assert!(zstd::stream::decode_all(packed.as_slice()).is_ok(), "a stock decoder reads the frame");
             planes(9, if raw { 4 } else { 0 }, &samples);
         }

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Codec, Encoder, Preset, Sample};
+use crate::codec::{Codec, CodecPreset, Encoder, Voxel};
 use crate::error::{Error, Result};
 use crate::grid::{Box3, Grid};
 use crate::index::Entry;
 use crate::occupancy::{Counts, Occupancy};
-use crate::shard::record::{ArrayRecord, CaseRecord, Geometry, Source, Span};
+use crate::shard::record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
 
 /// The zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
 /// decoding is equally fast (`benches/README.md`, table "codec").
@@ -39,7 +39,7 @@ pub struct NewCase<'a> {
     /// Where the voxels are.
     pub geometry: Geometry,
     /// What the case was made from.
-    pub source: Source,
+    pub source: SourceFiles,
     /// Digest of the parameters.
     pub parameters: String,
 }
@@ -78,7 +78,7 @@ impl EncodedCase {
 ///
 /// # Errors
 /// If lengths and shape disagree, a sample exceeds the bits promised, or zstd fails.
-pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: Preset) -> Result<EncodedCase> {
+pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: CodecPreset) -> Result<EncodedCase> {
     let key = || format!("{}/{}", case.dataset, case.case_id);
     let bad = |reason: String| Error::BadCase { case: key(), reason };
     let grid = Grid::new(case.shape, chunk).map_err(bad)?;
@@ -136,7 +136,7 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: Preset) -> Result<E
     Ok(EncodedCase { record, chunk, data, entries, occupancy })
 }
 
-fn encode_array<T: Sample>(
+fn encode_array<T: Voxel>(
     volume: &[T],
     grid: &Grid,
     codec: &Codec,

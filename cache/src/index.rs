@@ -100,13 +100,13 @@ impl ChunkIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Preset;
+    use crate::codec::CodecPreset;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn entries_round_trip(offset in 0u64..1 << 40, len in 1u32..2000, crc32c: u32, value in 0u16..512) {
-            let codec = Codec::new(9, Preset::Fast);
+            let codec = Codec::new(9, CodecPreset::Fast);
             for entry in [Entry::Coded { offset, len, crc32c }, Entry::Constant(value)] {
                 prop_assert_eq!(Entry::from_bytes(entry.to_bytes(), &codec, 2000, 1 << 41), Ok(entry));
             }
@@ -114,7 +114,7 @@ mod tests {
 
         #[test]
         fn an_accepted_entry_lies_within_the_data(bytes: [u8; 16]) {
-            let codec = Codec::new(9, Preset::Fast);
+            let codec = Codec::new(9, CodecPreset::Fast);
             match Entry::from_bytes(bytes, &codec, 64, 5000) {
                 Ok(Entry::Coded { offset, len, .. }) => prop_assert!(offset + u64::from(len) <= 5000),
                 Ok(Entry::Constant(value)) => prop_assert!(value < 512),

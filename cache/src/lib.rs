@@ -10,7 +10,7 @@
 //! The file format is specified byte for byte in [`shard`].
 //!
 //! ```
-//! use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader};
+//! use hiend_cache::{Cache, Geometry, Manifest, NewCase, CodecPreset, ShardWriter, SourceFiles, VolumeReader};
 //!
 //! let dir = tempfile::tempdir()?;
 //! let image: Vec<u16> = (0..40 * 40 * 40).map(|i| (i % 400) as u16).collect();
@@ -25,11 +25,11 @@
 //!     foreground_above: 0,
 //!     label: None,
 //!     geometry: Geometry::identity([40, 40, 40]),
-//!     source: Source::default(),
+//!     source: SourceFiles::default(),
 //!     parameters: "demo".into(),
 //! };
 //! let mut writer = ShardWriter::create(dir.path(), 1, 0)?;
-//! writer.push(hiend_cache::encode(&case, [32; 3], Preset::Fast)?)?;
+//! writer.push(hiend_cache::encode(&case, [32; 3], CodecPreset::Fast)?)?;
 //! writer.finish()?;
 //! Manifest::default().write(dir.path())?;
 //!
@@ -53,12 +53,12 @@ pub mod shard;
 pub mod storage;
 pub mod verify;
 
-pub use cache::{Cache, Case, Volume, VolumeReader};
-pub use codec::{Decoder, Encoder, Preset};
+pub use cache::{Cache, Case, StoredVolume, VolumeReader};
+pub use codec::{CodecPreset, Decoder, Encoder};
 pub use encode::{EncodedCase, NewCase, encode};
 pub use error::{Error, Result};
 pub use grid::{Box3, Grid};
 pub use manifest::{DatasetInfo, Manifest};
-pub use shard::record::{CaseRecord, Geometry, Source};
+pub use shard::record::{CaseRecord, Geometry, SourceFiles};
 pub use shard::writer::ShardWriter;
 pub use storage::Access;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hiend_cache::verify::{Fault, survey, verify_case};
-use hiend_cache::{Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader, encode};
+use hiend_cache::{CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, VolumeReader, encode};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -40,10 +40,10 @@ fn write_cache(dir: &Path) {
             foreground_above: 0,
             label: (name != "plain").then_some(&label),
             geometry: Geometry::identity(SHAPE),
-            source: Source::default(),
+            source: SourceFiles::default(),
             parameters: "test".into(),
         };
-        writer.push(encode(&case, [8; 3], Preset::Fast).unwrap()).unwrap();
+        writer.push(encode(&case, [8; 3], CodecPreset::Fast).unwrap()).unwrap();
     }
     let path = writer.finish().unwrap().unwrap();
     let name = path.file_name().unwrap().to_string_lossy().into_owned();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
 use hiend_cache::verify::{survey, verify_case};
-use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, VolumeReader, encode};
+use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, VolumeReader, encode};
 
 const SHAPE: [usize; 3] = [10, 9, 8];
 
@@ -26,10 +26,10 @@ fn write_shard(dir: &Path, generation: u64, cases: &[(&str, u16)]) {
             foreground_above: value + 20,
             label: Some(&label),
             geometry: Geometry::identity(SHAPE),
-            source: Source::default(),
+            source: SourceFiles::default(),
             parameters: "test".into(),
         };
-        writer.push(encode(&case, [4; 3], Preset::Fast).unwrap()).unwrap();
+        writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
     }
     writer.finish().unwrap();
 }

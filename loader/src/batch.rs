@@ -1,7 +1,7 @@
 //! A batch of crops in a buffer that goes back to its pool when the batch is dropped.
 //!
 //! Memory is bounded because buffers are never made after start-up: whoever holds batches holds the pool. Only buffers of
-//! boxes ([`Images::Sources`]), whose size is drawn, may grow by what a batch in thousands needs more than planned.
+//! boxes ([`Images::Boxes`]), whose size is drawn, may grow by what a batch in thousands needs more than planned.
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut, Range};
@@ -9,14 +9,14 @@ use std::ops::{Deref, DerefMut, Range};
 use serde::{Deserialize, Serialize};
 
 use crate::preprocess::window::Scale;
-use crate::transform::{CropMut, CropRef, Drawn, Scratch};
+use crate::transform::{CropMut, CropRef, SampledParams, Scratch};
 
 /// Crops of one global step (or one rank's share of it), ready for the network.
 #[derive(Debug)]
 pub struct Batch {
     /// Step of the stream, from 0. Resuming at this step makes this batch again.
     pub step: u64,
-    /// `[n, 1, x, y, z]`, z fastest: the shape of the crops, and of [`Self::images`] but for [`Images::Sources`]. `n` is smaller than usual, even 0, where corrupt
+    /// `[n, 1, x, y, z]`, z fastest: the shape of the crops, and of [`Self::images`] but for [`Images::Boxes`]. `n` is smaller than usual, even 0, where corrupt
     /// cases were left out.
     pub shape: [usize; 5],
     /// Voxels.
@@ -35,11 +35,11 @@ impl Batch {
     pub fn to_floats(&self) -> Cow<'_, [f32]> {
         match &self.images {
             Images::Floats(values) => Cow::Borrowed(values),
-            Images::Steps(steps, laws) => {
+            Images::Quantized(steps, laws) => {
                 let crops = steps.chunks_exact((steps.len() / laws.len().max(1)).max(1)).zip(laws);
                 Cow::Owned(crops.flat_map(|(steps, law)| steps.iter().map(|&step| law.apply(step))).collect())
             }
-            Images::Sources(steps, crops) => Cow::Owned(self.crops_of(steps, crops).0),
+            Images::Boxes(steps, crops) => Cow::Owned(self.crops_of(steps, crops).0),
         }
     }
 
@@ -48,13 +48,13 @@ impl Batch {
     pub fn to_labels(&self) -> Option<Cow<'_, [u8]>> {
         let labels = self.labels.as_ref()?;
         Some(match &self.images {
-            Images::Sources(steps, crops) => Cow::Owned(self.crops_of(steps, crops).1),
+            Images::Boxes(steps, crops) => Cow::Owned(self.crops_of(steps, crops).1),
             _ => Cow::Borrowed(labels),
         })
     }
 
     /// Images and labels of all crops, from their sources.
-    fn crops_of(&self, steps: &[u16], crops: &[SourceCrop]) -> (Vec<f32>, Vec<u8>) {
+    fn crops_of(&self, steps: &[u16], crops: &[CropBox]) -> (Vec<f32>, Vec<u8>) {
         let shape = [self.shape[2], self.shape[3], self.shape[4]];
         let len = shape.iter().product::<usize>().max(1);
         let (mut images, mut labels) = (vec![0.0; crops.len() * len], vec![]);
@@ -91,10 +91,10 @@ pub enum Images {
     Floats(PooledBuffer<f32>),
     /// As the cache has them, flipped and turned already, and beside each crop how its steps become floats. Half the
     /// bytes of floats, and no less: a device that does the rest gets the very same bits.
-    Steps(PooledBuffer<u16>, Vec<StepLaw>),
+    Quantized(PooledBuffer<u16>, Vec<Dequantize>),
     /// Of each crop the box that it is to be made of, as the cache has it, and what is to be done: for a device that
     /// augments. Boxes that are rotated or scaled are larger than their crops, and no two need have one size.
-    Sources(PooledBuffer<u16>, Vec<SourceCrop>),
+    Boxes(PooledBuffer<u16>, Vec<CropBox>),
 }
 
 impl Images {
@@ -103,7 +103,7 @@ impl Images {
     pub fn len(&self) -> usize {
         match self {
             Self::Floats(values) => values.len(),
-            Self::Steps(steps, _) | Self::Sources(steps, _) => steps.len(),
+            Self::Quantized(steps, _) | Self::Boxes(steps, _) => steps.len(),
         }
     }
 
@@ -116,7 +116,7 @@ impl Images {
 
 /// What a crop is to be made of, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SourceCrop {
+pub struct CropBox {
     /// Its box's first voxel, among those of the batch.
     pub start: usize,
     /// Voxels of the box along x, y, z.
@@ -124,10 +124,10 @@ pub struct SourceCrop {
     /// From stored steps to units of the window.
     pub scale: Scale,
     /// What is to be done to it.
-    pub drawn: Drawn,
+    pub drawn: SampledParams,
 }
 
-impl SourceCrop {
+impl CropBox {
     /// Its voxels, among those of the batch.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
@@ -137,7 +137,7 @@ impl SourceCrop {
 
 /// How the stored steps of a crop become floats: its case's scale, then the intensity augmentation that was drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepLaw {
+pub struct Dequantize {
     /// To units of the window.
     pub scale: Scale,
     /// Multiplies those.
@@ -146,7 +146,7 @@ pub struct StepLaw {
     pub shift: f32,
 }
 
-impl StepLaw {
+impl Dequantize {
     /// The float of a step: the same bits as in a batch of floats.
     #[must_use]
     pub fn apply(&self, step: u16) -> f32 {
@@ -160,10 +160,10 @@ pub enum VoxelForm {
     /// [`Images::Floats`].
     #[default]
     Floats,
-    /// [`Images::Steps`]. Only for augmentations that leave intensities linear: none, and the recipe's.
-    Steps,
-    /// [`Images::Sources`].
-    Sources,
+    /// [`Images::Quantized`]. Only for augmentations that leave intensities linear: none, and the recipe's.
+    Quantized,
+    /// [`Images::Boxes`].
+    Boxes,
 }
 
 /// Origin and augmentation of one crop: enough to make it again.

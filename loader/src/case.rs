@@ -34,7 +34,7 @@ impl CaseFiles {
 
 /// A case that was not converted, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct SkippedCase {
     /// `DATASET/CASE`.
     pub case: String,
     /// The file at fault.
@@ -43,13 +43,13 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-impl LeftOut {
+impl SkippedCase {
     pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl std::fmt::Display) -> Self {
         Self { case: case.key(), path: path.to_owned(), reason: reason.to_string() }
     }
 }
 
-impl std::fmt::Display for LeftOut {
+impl std::fmt::Display for SkippedCase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} ({})", self.case, self.reason, self.path.display())
     }

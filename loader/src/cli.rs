@@ -37,7 +37,7 @@ pub(crate) enum Command {
 
 /// What is converted, into what, and how: shared by converting and by planning it.
 #[derive(Debug, Args)]
-pub(crate) struct Recipe {
+pub(crate) struct PreprocessArgs {
     /// Leave out a dataset (`Dataset009_WORD` or `WORD`) or a case; `*` and `?` stand for any text. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub exclude: Vec<String>,
@@ -70,7 +70,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "DIR", default_value = "cache")]
     pub out: PathBuf,
     #[command(flatten)]
-    pub recipe: Recipe,
+    pub recipe: PreprocessArgs,
     /// Size at which a shard is finished and the next one begun.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     pub shard_size: ByteSize,
@@ -94,7 +94,7 @@ pub(crate) struct Plan {
     /// Folder with the volumes.
     pub data: PathBuf,
     #[command(flatten)]
-    pub recipe: Recipe,
+    pub recipe: PreprocessArgs,
     /// Seconds to spend on converting cases in memory, to see what they take.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
     pub probe: f64,
@@ -252,7 +252,7 @@ pub(crate) struct StreamOptions {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum AugmentArg {
-    Recipe,
+    PreprocessArgs,
     Nnunet,
     Plain,
 }

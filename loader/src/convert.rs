@@ -24,10 +24,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
 use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Access, Cache, DatasetInfo, EncodedCase, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+use hiend_cache::{
+    Access, Cache, CodecPreset, DatasetInfo, EncodedCase, Manifest, NewCase, ShardWriter, SourceFiles, encode,
+};
 
 use crate::budget::ByteBudget;
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 use crate::dataset::Dataset;
 use crate::geometry::spacing;
 use crate::nifti::{NiftiInfo, read_info, read_volume};
@@ -44,7 +46,7 @@ pub struct ConvertOptions {
     /// A shard is finished when it has grown to this many bytes.
     pub shard_bytes: u64,
     /// Small or fast.
-    pub codec: Preset,
+    pub codec: CodecPreset,
     /// Voxels of a chunk along x, y, z.
     pub chunk: [usize; 3],
     /// This worker's number, from 0, and how many there are: converts its share of the cases, see [`keep_share`].
@@ -61,7 +63,7 @@ impl Default for ConvertOptions {
             jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: 8 << 30,
             shard_bytes: 1 << 30,
-            codec: Preset::Fast,
+            codec: CodecPreset::Fast,
             chunk: [32; 3],
             worker: (0, 1),
             checksum: false,
@@ -93,7 +95,7 @@ pub struct Summary {
     /// Of the converted, how many have labels.
     pub with_label: usize,
     /// Cases left out.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<SkippedCase>,
     /// Voxels stored by this run.
     pub voxels: u64,
     /// Bytes of the files read.
@@ -162,13 +164,13 @@ pub enum Event<'a> {
         bytes_in: u64,
     },
     /// The case was left out.
-    LeftOut(&'a LeftOut),
+    SkippedCase(&'a SkippedCase),
 }
 
 enum Outcome {
     Encoded(Box<EncodedCase>, u64),
     Unchanged(String, u64),
-    LeftOut(LeftOut),
+    SkippedCase(SkippedCase),
 }
 
 /// Converts the datasets into the cache at `out`, which is made if it does not exist.
@@ -195,7 +197,7 @@ pub fn convert(
     let mut share = datasets.to_vec();
     keep_share(&mut share, options.worker);
     for left_out in share.iter().flat_map(|dataset| &dataset.left_out) {
-        observe(Event::LeftOut(left_out));
+        observe(Event::SkippedCase(left_out));
         summary.left_out.push(left_out.clone());
     }
     let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
@@ -207,7 +209,7 @@ pub fn convert(
             let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
             let outcome = convert_case(root, case, config, options, &parameters, &known, &budget);
             // Nobody listens any more once writing has failed.
-            if give.send(outcome.unwrap_or_else(Outcome::LeftOut)).is_err() {
+            if give.send(outcome.unwrap_or_else(Outcome::SkippedCase)).is_err() {
                 break;
             }
         }
@@ -281,8 +283,8 @@ fn store(
             summary.unchanged += 1;
             observe(Event::Unchanged { case: &case, bytes_in });
         }
-        Outcome::LeftOut(left_out) => {
-            observe(Event::LeftOut(&left_out));
+        Outcome::SkippedCase(left_out) => {
+            observe(Event::SkippedCase(&left_out));
             summary.left_out.push(left_out);
         }
     }
@@ -330,17 +332,17 @@ fn convert_case(
     parameters: &str,
     known: &HashMap<String, CaseRecord>,
     budget: &ByteBudget,
-) -> Result<Outcome, LeftOut> {
+) -> Result<Outcome, SkippedCase> {
     let key = case.key();
     let mut source = source_of(root, case, SystemTime::now());
     let known = known.get(&key).filter(|record| record.parameters == parameters);
     if !options.checksum && known.is_some_and(|record| looks_the_same(&record.source, &source)) {
         return Ok(Outcome::Unchanged(key, source.bytes));
     }
-    let nifti = |err: crate::nifti::NiftiError| LeftOut::new(case, &err.path, err.reason);
+    let nifti = |err: crate::nifti::NiftiError| SkippedCase::new(case, &err.path, err.reason);
     let image_info = read_info(&case.image).map_err(nifti)?;
     let label_info = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
-    check_extent(&image_info, config).map_err(|reason| LeftOut::new(case, &case.image, reason))?;
+    check_extent(&image_info, config).map_err(|reason| SkippedCase::new(case, &case.image, reason))?;
     let share = budget.take(memory_needed(source.bytes, &image_info, label_info.as_ref(), config));
 
     let image = read_volume(&case.image).map_err(nifti)?;
@@ -355,7 +357,7 @@ fn convert_case(
     }
     let prepared = preprocess(&image, label.as_ref(), config).map_err(|reason| {
         let at = case.label.as_deref().filter(|_| reason.starts_with("label")).unwrap_or(&case.image);
-        LeftOut::new(case, at, reason)
+        SkippedCase::new(case, at, reason)
     })?;
     drop((image, label));
     let bytes_in = source.bytes;
@@ -373,7 +375,7 @@ fn convert_case(
         source,
         parameters: parameters.to_owned(),
     };
-    let encoded = encode(&new, options.chunk, options.codec).map_err(|err| LeftOut::new(case, &case.image, err))?;
+    let encoded = encode(&new, options.chunk, options.codec).map_err(|err| SkippedCase::new(case, &case.image, err))?;
     drop(share);
     Ok(Outcome::Encoded(Box::new(encoded), bytes_in))
 }
@@ -411,15 +413,15 @@ pub fn memory_needed(file_bytes: u64, image: &NiftiInfo, label: Option<&NiftiInf
 }
 
 /// What the directory says of a case's files; hashes are still to be filled in.
-fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Source {
+fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> SourceFiles {
     let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-    Source {
+    SourceFiles {
         image: relative(&case.image),
         label: case.label.as_deref().map(relative),
         bytes: case.file_bytes(),
         image_modified_ns: settled_time(&case.image, now),
         label_modified_ns: case.label.as_deref().and_then(|path| settled_time(path, now)),
-        ..Source::default()
+        ..SourceFiles::default()
     }
 }
 
@@ -433,9 +435,9 @@ fn settled_time(path: &Path, now: SystemTime) -> Option<i64> {
 }
 
 /// Whether nothing but the hashes could differ.
-fn looks_the_same(known: &Source, now: &Source) -> bool {
+fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
     let timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
-    let without_hashes = Source { image_blake3: String::new(), label_blake3: None, ..known.clone() };
+    let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };
     timed && without_hashes == *now
 }
 
@@ -511,13 +513,13 @@ pub fn probe(
     case: &CaseFiles,
     config: &PreprocessConfig,
     options: &ConvertOptions,
-) -> Result<(u64, f64), LeftOut> {
+) -> Result<(u64, f64), SkippedCase> {
     let started = Instant::now();
     let budget = ByteBudget::new(options.memory_bytes);
     let bytes = match convert_case(root, case, config, options, "", &HashMap::new(), &budget)? {
         Outcome::Encoded(encoded, _) => encoded.len(),
         Outcome::Unchanged(_, bytes) => bytes,
-        Outcome::LeftOut(left_out) => return Err(left_out),
+        Outcome::SkippedCase(left_out) => return Err(left_out),
     };
     Ok((bytes, started.elapsed().as_secs_f64()))
 }

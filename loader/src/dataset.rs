@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
 
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Dataset {
     /// The cases, sorted.
     pub cases: Vec<CaseFiles>,
     /// Cases that are no use already by their listing.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<SkippedCase>,
     /// Class names by label value; empty if the dataset names none.
     pub labels: BTreeMap<u8, String>,
 }

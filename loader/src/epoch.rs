@@ -18,7 +18,7 @@ pub struct VisitOrder {
 
 /// One turn of one case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
+pub struct ScheduledVisit {
     /// Epoch, from 0.
     pub epoch: u64,
     /// Position in the list of cases.
@@ -48,13 +48,13 @@ impl VisitOrder {
         self.num_cases
     }
 
-    /// Visit number `visit` of the run.
+    /// ScheduledVisit number `visit` of the run.
     #[must_use]
-    pub fn visit(&self, visit: u64) -> Visit {
+    pub fn visit(&self, visit: u64) -> ScheduledVisit {
         let num_cases = self.num_cases as u64;
         let epoch = visit / num_cases;
         let position = usize::try_from(visit % num_cases).expect("less than the number of cases");
-        Visit { epoch, case_idx: self.epoch(epoch)[position] as usize }
+        ScheduledVisit { epoch, case_idx: self.epoch(epoch)[position] as usize }
     }
 
     fn epoch(&self, epoch: u64) -> Arc<[u32]> {

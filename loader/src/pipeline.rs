@@ -41,7 +41,7 @@ use sequence::Sequence;
 
 /// How a stream is made; changes no byte of it.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct LoaderOptions {
     /// Threads that decode and augment; 0 takes one a core, or as many as the memory allows.
     pub threads: usize,
     /// Memory for everything, in bytes; [`MemoryPlan`] says how it is divided.
@@ -52,7 +52,7 @@ pub struct Options {
     pub form: VoxelForm,
 }
 
-impl Default for Options {
+impl Default for LoaderOptions {
     fn default() -> Self {
         Self { threads: 0, memory_bytes: 4 << 30, rank: (0, 1), form: VoxelForm::Floats }
     }
@@ -124,7 +124,7 @@ impl Loader {
     ///
     /// # Errors
     /// If configuration, cache and budget do not fit together.
-    pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &Options) -> Result<Self, Error> {
+    pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &LoaderOptions) -> Result<Self, Error> {
         Self::open_mix(vec![(cache, 1)], config, seed, options)
     }
 
@@ -136,7 +136,7 @@ impl Loader {
         caches: Vec<(Arc<Cache>, u32)>,
         config: StreamConfig,
         seed: u64,
-        options: &Options,
+        options: &LoaderOptions,
     ) -> Result<Self, Error> {
         config.validate().map_err(|(key, reason)| Error::BadConfig(format!("{key}: {reason}")))?;
         let (rank, ranks) = options.rank;
@@ -146,7 +146,7 @@ impl Loader {
                 "visits_per_batch = {visits} cannot be shared by rank {rank} of {ranks}"
             )));
         }
-        if options.form == VoxelForm::Steps && !config.augment.is_linear() {
+        if options.form == VoxelForm::Quantized && !config.augment.is_linear() {
             return Err(Error::BadConfig(
                 "augment: this chain changes intensities in ways that steps cannot hold".into(),
             ));
@@ -242,7 +242,7 @@ impl Loader {
     pub fn stream(&self, start_step: u64) -> BatchStream {
         match self.shared.form {
             VoxelForm::Floats => self.stream_of::<f32>(start_step),
-            VoxelForm::Steps | VoxelForm::Sources => self.stream_of::<u16>(start_step),
+            VoxelForm::Quantized | VoxelForm::Boxes => self.stream_of::<u16>(start_step),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 use crate::convert::{ConvertOptions, check_extent, memory_needed, probe};
 use crate::dataset::Dataset;
 use crate::nifti::{NiftiError, read_info};
@@ -43,7 +43,7 @@ pub struct Plan {
     /// Dataset by dataset.
     pub datasets: Vec<DatasetPlan>,
     /// Cases that the headers already rule out, or the probe found unusable.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<SkippedCase>,
     /// How many cases were converted to judge the others.
     pub probed: usize,
     /// The most memory that cases in work will take together, within the budget given.
@@ -99,7 +99,7 @@ pub fn plan(
     let mut sized: Vec<Vec<Sized<'_>>> = Vec::with_capacity(datasets.len());
     for dataset in datasets {
         plan.left_out.extend(dataset.left_out.iter().cloned());
-        let headers: Vec<Result<Sized<'_>, LeftOut>> =
+        let headers: Vec<Result<Sized<'_>, SkippedCase>> =
             dataset.cases.par_iter().map(|case| size_of(case, config)).collect();
         let mut cases = Vec::with_capacity(headers.len());
         for header in headers {
@@ -139,11 +139,11 @@ pub fn plan(
     plan
 }
 
-fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'a>, LeftOut> {
-    let nifti = |err: NiftiError| LeftOut::new(case, &err.path, err.reason);
+fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'a>, SkippedCase> {
+    let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
     let image = read_info(&case.image).map_err(nifti)?;
     let label = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
-    check_extent(&image, config).map_err(|reason| LeftOut::new(case, &case.image, reason))?;
+    check_extent(&image, config).map_err(|reason| SkippedCase::new(case, &case.image, reason))?;
     let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
     let bytes_in = case.file_bytes();
     Ok(Sized { case, bytes_in, voxels, memory: memory_needed(bytes_in, &image, label.as_ref(), config) })

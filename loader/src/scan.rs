@@ -269,7 +269,7 @@ mod tests {
     use crate::convert::{ConvertOptions, convert};
     use crate::dataset;
     use crate::phantom::{PhantomConfig, write_dataset};
-    use crate::pipeline::{Loader, Options, StreamConfig};
+    use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
     use crate::transform::Chain;
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
             augment: Chain::plain(),
             ..StreamConfig::default()
         };
-        let loader = Loader::open(cache.clone(), stream, 1, &Options::default()).unwrap();
+        let loader = Loader::open(cache.clone(), stream, 1, &LoaderOptions::default()).unwrap();
         let batch = loader.stream(0).next().unwrap().unwrap();
         for (crop, images) in batch.crops.iter().zip(batch.to_floats().chunks_exact(size.iter().product())) {
             let case = cache.case(&crop.case).unwrap();

@@ -39,7 +39,7 @@ mod spatial;
 
 pub use axis_map::AxisMap;
 pub use brightness::{Brightness, BrightnessParams};
-pub use chain::{Chain, CropMut, CropRef, Drawn, Nnunet, NnunetDrawn, Recipe, RecipeDrawn};
+pub use chain::{Chain, CropMut, CropRef, Nnunet, NnunetParams, Recipe, RecipeParams, SampledParams};
 pub use contrast::{Contrast, ContrastParams};
 pub use gamma::{Gamma, GammaParams, Polarity};
 pub use gaussian_blur::{GaussianBlur, GaussianBlurParams};

@@ -12,11 +12,11 @@ use hiend_cache::index::Entry;
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Case, VolumeReader};
 
-use crate::batch::{CropRecord, SourceCrop, VoxelForm};
+use crate::batch::{CropBox, CropRecord, VoxelForm};
 use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::sampler::{CentrePick, Kind, SampleBy, box_start};
-use crate::transform::{AxisMap, Chain, CropMut, CropRef, Drawn, Scratch};
+use crate::transform::{AxisMap, Chain, CropMut, CropRef, SampledParams, Scratch};
 
 mod copy;
 mod streaming;
@@ -55,9 +55,9 @@ pub enum ImagesMut<'a> {
     /// Floats.
     Floats(&'a mut [f32]),
     /// Steps.
-    Steps(&'a mut [u16]),
+    Quantized(&'a mut [u16]),
     /// Steps of the boxes that crops are to be made of, one box after the other.
-    Sources(&'a mut [u16]),
+    Boxes(&'a mut [u16]),
 }
 
 impl ImagesMut<'_> {
@@ -65,7 +65,7 @@ impl ImagesMut<'_> {
     fn floats(&mut self) -> &mut [f32] {
         match self {
             Self::Floats(values) => values,
-            Self::Steps(_) | Self::Sources(_) => unreachable!("steps are never worked on here"),
+            Self::Quantized(_) | Self::Boxes(_) => unreachable!("steps are never worked on here"),
         }
     }
 }
@@ -76,7 +76,7 @@ pub struct Visit {
     /// Origin of each.
     pub records: Vec<CropRecord>,
     /// The box each was cut as; its start is that in the slot.
-    pub sources: Vec<SourceCrop>,
+    pub sources: Vec<CropBox>,
     /// What they cost.
     pub times: VisitTimes,
 }
@@ -113,11 +113,13 @@ impl VisitPlan {
     /// Bytes of the boxes that the crops of a visit are resampled from; `id` is that of its first crop.
     #[must_use]
     pub fn cut_bytes(&self, id: &DrawId, form: VoxelForm, labels: bool) -> u64 {
-        if !matches!(self.augment, Chain::Nnunet(_)) || form == VoxelForm::Sources {
+        if !matches!(self.augment, Chain::Nnunet(_)) || form == VoxelForm::Boxes {
             return 0;
         }
         let voxels = |crop: u32| match self.augment.draw(&DrawId { crop, ..*id }) {
-            Drawn::Nnunet(drawn) if drawn.spatial.is_some() => drawn.source_box(self.crop_size).iter().product(),
+            SampledParams::Nnunet(drawn) if drawn.spatial.is_some() => {
+                drawn.source_box(self.crop_size).iter().product()
+            }
             _ => 0usize,
         };
         let voxels: usize = (0..).take(self.num_crops).map(voxels).sum();
@@ -145,7 +147,7 @@ pub struct Visitor {
 
 /// One crop of the visit, decided but not cut.
 struct CropPlan {
-    drawn: Drawn,
+    drawn: SampledParams,
     /// First voxel of the box that is cut, and its size: the crop, or more where it will be resampled.
     cut_start: [i64; 3],
     cut_size: [usize; 3],
@@ -156,7 +158,7 @@ struct CropPlan {
 impl CropPlan {
     /// Whether the crop goes through its own resampling, and so is not cut straight into its place.
     fn resamples(&self) -> bool {
-        matches!(&self.drawn, Drawn::Nnunet(drawn) if drawn.spatial.is_some())
+        matches!(&self.drawn, SampledParams::Nnunet(drawn) if drawn.spatial.is_some())
     }
 
     /// The part of the volume that is cut.
@@ -205,9 +207,9 @@ impl Visitor {
         let chunk_hits = self.num_uses * if slot.labels.is_some() { 2 } else { 1 } - chunks;
         let finishing = Instant::now();
         let num_voxels: usize = plan.crop_size.iter().product();
-        let here = !matches!(slot.images, ImagesMut::Sources(_));
+        let here = !matches!(slot.images, ImagesMut::Boxes(_));
         for (number, crop) in crops.iter().enumerate().filter(|_| here) {
-            if let (Drawn::Nnunet(drawn), false) = (&crop.drawn, crop.resamples()) {
+            if let (SampledParams::Nnunet(drawn), false) = (&crop.drawn, crop.resamples()) {
                 let range = number * num_voxels..(number + 1) * num_voxels;
                 let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[range.clone()]);
                 let mut crop = CropMut { image: &mut slot.images.floats()[range], labels, shape: plan.crop_size };
@@ -227,7 +229,7 @@ impl Visitor {
         let scale = Scale::new(array.step, array.offset, plan.window);
         let mut start = 0;
         let source = |crop: &CropPlan| {
-            let source = SourceCrop { start, shape: crop.cut_size, scale, drawn: crop.drawn };
+            let source = CropBox { start, shape: crop.cut_size, scale, drawn: crop.drawn };
             start = source.range().end;
             source
         };
@@ -308,7 +310,7 @@ impl Visitor {
         crops: &[CropPlan],
         slot: &mut VisitSlot<'_>,
     ) -> Result<f64, hiend_cache::Error> {
-        let as_sources = matches!(slot.images, ImagesMut::Sources(_));
+        let as_sources = matches!(slot.images, ImagesMut::Boxes(_));
         let resamples = |crop: &CropPlan| crop.resamples() && !as_sources;
         let places = places(crops, plan, as_sources);
         let volume = Box3 { start: [0; 3], end: index.grid.shape() };
@@ -380,12 +382,12 @@ impl Visitor {
                     match &mut slot.images {
                         ImagesMut::Floats(values) => {
                             // What the recipe has cut is finished; other chains go on with it and want it in the cache.
-                            let row = matches!(crop.drawn, Drawn::Recipe(_)).then_some(self.row.as_mut_slice());
+                            let row = matches!(crop.drawn, SampledParams::Recipe(_)).then_some(self.row.as_mut_slice());
                             let law = (scale, intensity(&crop.drawn));
                             let out = &mut values[place.clone()];
                             copy.image(&self.column_image, target, law, row, &mut self.pieces, out);
                         }
-                        ImagesMut::Steps(steps) | ImagesMut::Sources(steps) => {
+                        ImagesMut::Quantized(steps) | ImagesMut::Boxes(steps) => {
                             let out = &mut steps[place.clone()];
                             copy.rows(&self.column_image, target, None, &mut self.pieces, out, |step| step);
                         }
@@ -431,7 +433,7 @@ fn fill_outside(crop: &CropPlan, place: &Range<usize>, slot: &mut VisitSlot<'_>)
     match &mut slot.images {
         ImagesMut::Floats(values) => values[place.clone()].fill(0.0 * factor + shift),
         // The least that a cache can hold is at or below the window's floor.
-        ImagesMut::Steps(steps) | ImagesMut::Sources(steps) => steps[place.clone()].fill(0),
+        ImagesMut::Quantized(steps) | ImagesMut::Boxes(steps) => steps[place.clone()].fill(0),
     }
     if let Some(labels) = slot.labels.as_deref_mut() {
         labels[place.clone()].fill(0);
@@ -523,22 +525,22 @@ fn nth_matching<T>(samples: &[T], mut nth: usize, matches: impl Fn(&T) -> bool) 
     None
 }
 
-fn axis_map(drawn: &Drawn) -> AxisMap {
-    if let Drawn::Recipe(drawn) = drawn { drawn.axis_map() } else { AxisMap::IDENTITY }
+fn axis_map(drawn: &SampledParams) -> AxisMap {
+    if let SampledParams::Recipe(drawn) = drawn { drawn.axis_map() } else { AxisMap::IDENTITY }
 }
 
 /// Factor and summand of the intensities, of chains that do no more to them.
-pub(crate) fn intensity(drawn: &Drawn) -> (f32, f32) {
-    if let Drawn::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
+pub(crate) fn intensity(drawn: &SampledParams) -> (f32, f32) {
+    if let SampledParams::Recipe(drawn) = drawn { drawn.intensity() } else { (1.0, 0.0) }
 }
 
 #[cfg(test)]
 mod tests {
-    use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+    use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 
     use super::*;
-    use crate::batch::StepLaw;
-    use crate::transform::{MirrorParams, RecipeDrawn, Rotate90Params, ScaleIntensityParams, ShiftIntensityParams};
+    use crate::batch::Dequantize;
+    use crate::transform::{MirrorParams, RecipeParams, Rotate90Params, ScaleIntensityParams, ShiftIntensityParams};
 
     const WINDOW: [f64; 2] = [-175.0, 250.0];
 
@@ -558,25 +560,25 @@ mod tests {
             foreground_above: 0,
             label: Some(&label),
             geometry: Geometry::identity(shape),
-            source: Source::default(),
+            source: SourceFiles::default(),
             parameters: String::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
-        writer.push(encode(&case, [chunk; 3], Preset::Fast).unwrap()).unwrap();
+        writer.push(encode(&case, [chunk; 3], CodecPreset::Fast).unwrap()).unwrap();
         writer.finish().unwrap();
         Manifest::default().write(dir.path()).unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         (dir, cache)
     }
 
-    /// Cuts one crop by the fused path and by [`RecipeDrawn::apply`] from the whole volume.
-    fn check(case: &Case, crop_size: [usize; 3], origin: [i64; 3], drawn: RecipeDrawn) {
+    /// Cuts one crop by the fused path and by [`RecipeParams::apply`] from the whole volume.
+    fn check(case: &Case, crop_size: [usize; 3], origin: [i64; 3], drawn: RecipeParams) {
         let mut visitor = Visitor::default();
         let index = visitor.reader.index(case).unwrap();
         let num_voxels = crop_size.iter().product();
         let cut_size = drawn.axis_map().source_shape(crop_size);
-        let crop = CropPlan { drawn: Drawn::Recipe(drawn), cut_start: origin, cut_size, origin };
+        let crop = CropPlan { drawn: SampledParams::Recipe(drawn), cut_start: origin, cut_size, origin };
         let plan = VisitPlan {
             crop_size,
             num_crops: 1,
@@ -587,12 +589,12 @@ mod tests {
             seed: 0,
         };
         let (mut fused, mut fused_labels) = (vec![9f32; num_voxels], vec![9u8; num_voxels]);
-        let law = StepLaw { scale: Scale::new(1.0, WINDOW[0], WINDOW), factor: 1.0, shift: 0.0 };
-        let law = StepLaw { factor: drawn.intensity().0, shift: drawn.intensity().1, ..law };
+        let law = Dequantize { scale: Scale::new(1.0, WINDOW[0], WINDOW), factor: 1.0, shift: 0.0 };
+        let law = Dequantize { factor: drawn.intensity().0, shift: drawn.intensity().1, ..law };
         let mut slot = VisitSlot { images: ImagesMut::Floats(&mut fused), labels: Some(&mut fused_labels) };
         visitor.cut(case, &index, &plan, std::slice::from_ref(&crop), &mut slot).unwrap();
         let mut steps = vec![9u16; num_voxels];
-        let mut slot = VisitSlot { images: ImagesMut::Steps(&mut steps), labels: None };
+        let mut slot = VisitSlot { images: ImagesMut::Quantized(&mut steps), labels: None };
         visitor.cut(case, &index, &plan, &[crop], &mut slot).unwrap();
         let by_law: Vec<f32> = steps.iter().map(|&step| law.apply(step)).collect();
 
@@ -637,7 +639,7 @@ mod tests {
             for code in 0..32u8 {
                 let axes = [code & 1 != 0, code & 2 != 0, code & 4 != 0];
                 for shifted in [false, true] {
-                    let drawn = RecipeDrawn {
+                    let drawn = RecipeParams {
                         flip: axes.contains(&true).then_some(MirrorParams { axes }),
                         rotate90: (code >> 3 != 0).then_some(Rotate90Params { turns: code >> 3 }),
                         scale_intensity: shifted.then_some(ScaleIntensityParams { factor: 1.07 }),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use hiend_cache::Cache;
 use hiend_loader::convert::{ConvertOptions, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
-use hiend_loader::pipeline::{Loader, Options, StreamConfig};
+use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
@@ -74,7 +74,7 @@ fn a_recorder_hears_of_everything() {
         labels: true,
         ..StreamConfig::default()
     };
-    let options = Options { threads: 2, memory_bytes: 256 << 20, ..Options::default() };
+    let options = LoaderOptions { threads: 2, memory_bytes: 256 << 20, ..LoaderOptions::default() };
     let loader = Loader::open(Arc::new(Cache::open(&out).unwrap()), config, 1, &options).unwrap();
     let mut stream = loader.stream(0);
     for _ in 0..BATCHES {

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use hiend_cache::{Access, Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
+use hiend_cache::{Access, Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 use hiend_loader::batch::{Batch, Images, PooledBuffer, VoxelForm};
-use hiend_loader::pipeline::{Error, Loader, OnCorrupt, Options, StreamConfig};
+use hiend_loader::pipeline::{Error, Loader, LoaderOptions, OnCorrupt, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::split::{FoldSplit, Part, Split};
@@ -72,10 +72,10 @@ fn write_cache(dir: &Path, dataset: &str, cases: &[TestCase]) -> Arc<Cache> {
             foreground_above: FOREGROUND_ABOVE,
             label: Some(&case.label),
             geometry: Geometry::identity(case.shape),
-            source: Source::default(),
+            source: SourceFiles::default(),
             parameters: "test".into(),
         };
-        writer.push(encode(&new, CHUNK, Preset::Fast).unwrap()).unwrap();
+        writer.push(encode(&new, CHUNK, CodecPreset::Fast).unwrap()).unwrap();
     }
     writer.finish().unwrap();
     let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
@@ -100,11 +100,11 @@ fn config(sample_by: SampleBy, augment: Chain) -> StreamConfig {
     }
 }
 
-fn options(threads: usize, rank: (usize, usize)) -> Options {
-    Options { threads, memory_bytes: 64 << 20, rank, ..Options::default() }
+fn options(threads: usize, rank: (usize, usize)) -> LoaderOptions {
+    LoaderOptions { threads, memory_bytes: 64 << 20, rank, ..LoaderOptions::default() }
 }
 
-fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &Options, start: u64, n: usize) -> Vec<Batch> {
+fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &LoaderOptions, start: u64, n: usize) -> Vec<Batch> {
     let loader = Loader::open(Arc::clone(cache), config.clone(), 5, options).unwrap();
     loader.stream(start).take(n).map(own).collect()
 }
@@ -115,8 +115,8 @@ fn own(batch: Result<Batch, Error>) -> Batch {
     Batch {
         images: match &batch.images {
             Images::Floats(values) => Images::Floats(PooledBuffer::unpooled(values.to_vec())),
-            Images::Steps(steps, laws) => Images::Steps(PooledBuffer::unpooled(steps.to_vec()), laws.clone()),
-            Images::Sources(steps, crops) => Images::Sources(PooledBuffer::unpooled(steps.to_vec()), crops.clone()),
+            Images::Quantized(steps, laws) => Images::Quantized(PooledBuffer::unpooled(steps.to_vec()), laws.clone()),
+            Images::Boxes(steps, crops) => Images::Boxes(PooledBuffer::unpooled(steps.to_vec()), crops.clone()),
         },
         labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
         ..batch
@@ -373,7 +373,7 @@ fn splits_stream_their_own_cases() {
     assert!(train.is_disjoint(&validation) && !validation.is_empty());
     assert_eq!(train.len() + validation.len(), 12);
     let nothing = StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() };
-    let error = Loader::open(cache, nothing, 5, &Options::default()).err().unwrap();
+    let error = Loader::open(cache, nothing, 5, &LoaderOptions::default()).err().unwrap();
     assert!(error.to_string().contains("include, exclude and split leave none of its"), "{error}");
 }
 
@@ -425,15 +425,15 @@ fn steps_are_the_floats_in_half_the_bytes() {
     for chain in [Chain::plain(), Chain::recipe()] {
         let config = config(SampleBy::Intensity, chain);
         let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
-        let as_steps = Options { form: VoxelForm::Steps, ..options(2, (0, 1)) };
+        let as_steps = LoaderOptions { form: VoxelForm::Quantized, ..options(2, (0, 1)) };
         for (floats, steps) in floats.iter().zip(batches(&cache, &config, &as_steps, 0, 4)) {
-            assert!(matches!(&steps.images, Images::Steps(_, laws) if laws.len() == steps.crops.len()));
+            assert!(matches!(&steps.images, Images::Quantized(_, laws) if laws.len() == steps.crops.len()));
             assert_eq!(bits(&floats.to_floats()), bits(&steps.to_floats()));
             assert_eq!((floats.digest(), &floats.crops), (steps.digest(), &steps.crops));
         }
     }
     let nnunet = config(SampleBy::Intensity, Chain::nnunet());
-    let refused = Loader::open(cache, nnunet, 5, &Options { form: VoxelForm::Steps, ..options(2, (0, 1)) });
+    let refused = Loader::open(cache, nnunet, 5, &LoaderOptions { form: VoxelForm::Quantized, ..options(2, (0, 1)) });
     assert!(refused.err().unwrap().to_string().starts_with("stream.augment: "));
 }
 
@@ -443,9 +443,9 @@ fn sources_are_the_crops_still_to_be_made() {
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     for config in all_modes() {
         let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
-        let as_sources = Options { form: VoxelForm::Sources, ..options(2, (0, 1)) };
+        let as_sources = LoaderOptions { form: VoxelForm::Boxes, ..options(2, (0, 1)) };
         for (floats, sources) in floats.iter().zip(batches(&cache, &config, &as_sources, 0, 4)) {
-            assert!(matches!(&sources.images, Images::Sources(_, crops) if crops.len() == sources.crops.len()));
+            assert!(matches!(&sources.images, Images::Boxes(_, crops) if crops.len() == sources.crops.len()));
             assert_eq!(sources.labels.as_ref().unwrap().len(), sources.images.len());
             assert_eq!(bits(&floats.to_floats()), bits(&sources.to_floats()));
             assert_eq!((floats.digest(), &floats.crops), (sources.digest(), &sources.crops));
@@ -457,7 +457,7 @@ fn sources_are_the_crops_still_to_be_made() {
 fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
-    let forms = [(Chain::recipe(), VoxelForm::Floats), (Chain::nnunet(), VoxelForm::Sources)].map(|(chain, form)| {
+    let forms = [(Chain::recipe(), VoxelForm::Floats), (Chain::nnunet(), VoxelForm::Boxes)].map(|(chain, form)| {
         let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..config(SampleBy::Intensity, chain) };
         let clean = batches(&cache, &config, &options(2, (0, 1)), 0, 20);
         (config, form, clean)
@@ -466,7 +466,7 @@ fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
     for (config, form, clean) in forms {
         let mut all = BTreeSet::new();
         for threads in [1, 2, 7] {
-            let options = Options { form, ..options(threads, (0, 1)) };
+            let options = LoaderOptions { form, ..options(threads, (0, 1)) };
             let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options).unwrap();
             let skipping: Vec<Batch> = loader.stream(0).take(20).map(own).collect();
             let mut missing = 0;

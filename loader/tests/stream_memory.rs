@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use hiend_cache::{Access, Cache};
 use hiend_loader::convert::{ConvertOptions, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
-use hiend_loader::pipeline::{Error, Loader, Options, StreamConfig};
+use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::transform::Chain;
 
@@ -39,7 +39,7 @@ fn config() -> StreamConfig {
 fn open(cache: &std::path::Path, threads: usize, memory_bytes: u64) -> Result<Loader, Error> {
     // Positioned reads: pages of a map would count as the process's own.
     let cache = Arc::new(Cache::open_with(cache, Access::Pread).unwrap());
-    Loader::open(cache, config(), 1, &Options { threads, memory_bytes, ..Options::default() })
+    Loader::open(cache, config(), 1, &LoaderOptions { threads, memory_bytes, ..LoaderOptions::default() })
 }
 
 #[test]

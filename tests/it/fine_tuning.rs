@@ -14,16 +14,16 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{Part, ShotSplit, Split};
 use hiend_loader::transform::Chain;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::config::{AugmentOn, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
-use hiend_trainer::inference::predict::{Predictor, ScanError, WindowSettings};
+use hiend_trainer::inference::predict::{PredictError, Predictor, WindowSettings};
 use hiend_trainer::inference::sliding_window::Weighting;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::report::journal::ValidationRecord;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
-use hiend_trainer::training::{Event, Options, Stop, Stream, Summary, Task, train};
+use hiend_trainer::training::{Event, Stop, Stream, Summary, Task, TrainOptions, train};
 
 /// Phantoms at 6 mm, so that a body is a few crops.
 struct Data {
@@ -53,11 +53,11 @@ impl Data {
         self.path(&format!("raw/Dataset007_Phantoms/imagesTr/phantom_{case:03}_0000.nii.gz"))
     }
 
-    fn run<T: Task>(&self, task: &T, options: &Options) -> (Summary, Vec<ValidationRecord>) {
+    fn run<T: Task>(&self, task: &T, options: &TrainOptions) -> (Summary, Vec<ValidationRecord>) {
         let mut validations = Vec::new();
         let config = task.config();
         let form = config.train().voxel_form(&config.stream().augment, true);
-        let loader = pipeline::Options { form, ..pipeline::Options::default() };
+        let loader = pipeline::LoaderOptions { form, ..pipeline::LoaderOptions::default() };
         let stream = Stream::open(Arc::clone(&self.cache), config.stream(), 0, &loader).unwrap();
         let summary = train(task, stream, &Compute::cpu(), options, &mut |event| {
             if let Event::Validation(record) = event {
@@ -73,7 +73,7 @@ impl Data {
 }
 
 fn pretraining() -> PretrainConfig {
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 8;
     config.model.embed_dim = 24;
     config.model.depth = 4;
@@ -104,8 +104,8 @@ fn finetune() -> FinetuneConfig {
     config
 }
 
-fn options(dir: &Path, max_steps: u64, resume: bool) -> Options {
-    Options { max_steps: Some(max_steps), resume, checkpoint_every: 2, keep: 1, ..Options::new(dir) }
+fn options(dir: &Path, max_steps: u64, resume: bool) -> TrainOptions {
+    TrainOptions { max_steps: Some(max_steps), resume, checkpoint_every: 2, keep: 1, ..TrainOptions::new(dir) }
 }
 
 fn settings() -> WindowSettings {
@@ -164,7 +164,7 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let stop = Stop::default();
     stop.request();
     let stopped = predictor.predict(&data.scan(1), false, &stop, &mut |_, _| ());
-    assert!(matches!(stopped, Err(ScanError::Stopped)));
+    assert!(matches!(stopped, Err(PredictError::Stopped)));
 }
 
 #[test]
@@ -190,10 +190,11 @@ fn going_on_is_bit_identical_with_averages_and_validations() {
 fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
     let data = data(2);
     let task = data.finetuning(finetune(), Init::Random);
-    let options = Options { max_steps: Some(6), ..Options::new(data.path("run")) };
+    let options = TrainOptions { max_steps: Some(6), ..TrainOptions::new(data.path("run")) };
     let stop = options.stop.clone();
-    let stream =
-        || Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default()).unwrap();
+    let stream = || {
+        Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::LoaderOptions::default()).unwrap()
+    };
     let summary = train(&task, stream(), &Compute::cpu(), &options, &mut |event| {
         assert!(!matches!(event, Event::Validation(_)), "it was asked to stop");
         if matches!(event, Event::Validating { done: 0, .. }) {
@@ -201,7 +202,7 @@ fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
         }
     });
     assert_eq!(summary.unwrap().step, 3);
-    let options = Options { resume: true, stop: Stop::default(), ..options };
+    let options = TrainOptions { resume: true, stop: Stop::default(), ..options };
     let mut heard = Vec::new();
     train(&task, stream(), &Compute::cpu(), &options, &mut |event| match event {
         Event::Validation(record) => heard.push(format!("validation {}", record.step)),
@@ -253,7 +254,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
     config.stream.crop_size = [24, 24, 16];
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
     let mut notes = Vec::new();
-    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default());
+    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::LoaderOptions::default());
     let options = options(&data.path("run"), 1, false);
     train(&task, stream.unwrap(), &Compute::cpu(), &options, &mut |event| {
         if let Event::Note(text) = event {
@@ -271,7 +272,7 @@ fn weights_of_another_size_are_refused_and_the_reason_told_once() {
     let mut config = finetune();
     config.model.embed_dim = 36;
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
-    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::Options::default());
+    let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::LoaderOptions::default());
     let error = train(&task, stream.unwrap(), &Compute::cpu(), &options(&data.path("run"), 1, false), &mut |_| ());
     let error = error.unwrap_err();
     let mut text = error.to_string();

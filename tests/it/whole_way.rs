@@ -8,7 +8,7 @@ use hiend_cache::{Cache, VolumeReader};
 use hiend_loader::convert::{ConvertOptions, Event, Summary, convert};
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
-use hiend_loader::pipeline::{Loader, Options, StreamConfig};
+use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::pretrain::PretrainConfig;
@@ -27,7 +27,7 @@ fn shard(dir: &Path) -> Summary {
     let stop = AtomicBool::new(false);
     let config = PreprocessConfig::default();
     convert(&dir.join("raw"), &datasets, &dir.join("cache"), &config, &options, &stop, |event| {
-        if let Event::LeftOut(left_out) = event {
+        if let Event::SkippedCase(left_out) = event {
             panic!("{left_out}");
         }
     })
@@ -77,7 +77,7 @@ fn batches_depend_on_nothing_but_their_step() {
         ..StreamConfig::default()
     };
     let open = |threads: usize, rank: (usize, usize)| {
-        let options = Options { threads, rank, ..Options::default() };
+        let options = LoaderOptions { threads, rank, ..LoaderOptions::default() };
         Loader::open(Arc::clone(&cache), config.clone(), 11, &options).unwrap()
     };
     let digests = |loader: &Loader, start: u64, count: usize| -> Vec<String> {
@@ -106,8 +106,9 @@ fn training_on_a_cache_resumes_bit_for_bit() {
     let compute = Compute::open(DeviceChoice::Cpu).unwrap();
     let config = smoke();
     let run = |name: &str, max_steps: u64, resume: bool| {
-        let stream = Stream::open(Arc::clone(&cache), &config.stream, config.train.seed, &Options::default()).unwrap();
-        let mut options = training::Options::new(dir.path().join(name));
+        let stream =
+            Stream::open(Arc::clone(&cache), &config.stream, config.train.seed, &LoaderOptions::default()).unwrap();
+        let mut options = training::TrainOptions::new(dir.path().join(name));
         options.max_steps = Some(max_steps);
         options.resume = resume;
         let summary = pretrain(&config, stream, &compute, &options, &mut |_| {}).unwrap();

@@ -16,12 +16,12 @@ use hiend_loader::convert::{ConvertOptions, Event, convert};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::{dataset, pipeline};
-use hiend_trainer::config::pretrain::Preset;
+use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::console::Console;
 use hiend_trainer::schedule::Unit;
-use hiend_trainer::training::{Options, Stream};
+use hiend_trainer::training::{Stream, TrainOptions};
 
 /// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
 #[derive(Parser)]
@@ -68,7 +68,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
     let run_dir = free_name(&args.out);
     println!("3. hiend-train --shards {} --preset tiny --run-dir {}", shards.display(), run_dir.display());
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     // Half the batch and a short course, so that the loss falls within a coffee.
     config.stream.visits_per_batch = 1;
     config.stream.crops_per_visit = 4;
@@ -80,10 +80,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Arc::new(Cache::open(&shards)?),
         &config.stream,
         config.train.seed,
-        &pipeline::Options::default(),
+        &pipeline::LoaderOptions::default(),
     )?;
     let mut console = Console::new(std::io::stdout(), (args.steps / 12).max(1));
-    let options = Options::new(&run_dir);
+    let options = TrainOptions::new(&run_dir);
     let summary = pretrain(&config, stream, &compute, &options, &mut |event| console.event(event))?;
 
     let tenth = summary.losses.len().div_ceil(10);
@@ -114,7 +114,7 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     let root = std::path::absolute(data)?;
     let never = AtomicBool::new(false);
     let summary = convert(&root, &datasets, shards, &PreprocessConfig::default(), &options, &never, |event| {
-        if let Event::LeftOut(left_out) = event {
+        if let Event::SkippedCase(left_out) = event {
             println!("   left out: {left_out}");
         }
     })?;

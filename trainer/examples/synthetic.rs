@@ -4,18 +4,18 @@
 //!
 //! The run's folder is temporary. What data wait is left here is the price of making waves, not the loader's.
 
-use hiend_trainer::config::pretrain::Preset;
+use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::console::Console;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::Options;
+use hiend_trainer::training::TrainOptions;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let name = args.next().unwrap_or_else(|| "tiny".into());
     let steps = args.next().map_or(Ok(20), |text| text.parse())?;
-    let Some(preset) = Preset::ALL.into_iter().find(|preset| preset.name() == name) else {
+    let Some(preset) = PretrainPreset::ALL.into_iter().find(|preset| preset.name() == name) else {
         anyhow::bail!("no preset {name}");
     };
     let compute = Compute::open(DeviceChoice::Auto)?;
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
         steps_per_epoch: 100,
     };
     let run_dir = std::env::temp_dir().join(format!("hiend-synthetic-{}", std::process::id()));
-    let options = Options { max_steps: Some(steps), ..Options::new(&run_dir) };
+    let options = TrainOptions { max_steps: Some(steps), ..TrainOptions::new(&run_dir) };
     let mut console = Console::new(std::io::stdout(), 5);
     let run = pretrain(&config, stream.stream(), &compute, &options, &mut |event| console.event(event));
     std::fs::remove_dir_all(&run_dir)?;

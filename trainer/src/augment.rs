@@ -11,26 +11,27 @@ use std::sync::Arc;
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hiend_loader::batch::SourceCrop;
+use hiend_loader::batch::CropBox;
 use hiend_loader::preprocess::window::Scale;
 use hiend_loader::transform::{
-    Drawn, GammaParams, GaussianBlurParams, LowResolutionParams, MirrorParams, NnunetDrawn, Polarity, SpatialParams,
+    GammaParams, GaussianBlurParams, LowResolutionParams, MirrorParams, NnunetParams, Polarity, SampledParams,
+    SpatialParams,
 };
 
 use crate::ops::noise::add_noise;
 
 /// Boxes on the device, and what is to be made of each.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct CropBoxes {
     steps: Tensor<1, Int>,
     labels: Option<Tensor<1, Int>>,
-    crops: Arc<[SourceCrop]>,
+    crops: Arc<[CropBox]>,
     /// First voxel of the first box, among those of the batch.
     start: usize,
     crop_size: [usize; 3],
 }
 
-impl Sources {
+impl CropBoxes {
     /// Of `crops`, whose boxes lie one behind the other in `steps` and `labels` `[voxels]`.
     ///
     /// # Panics
@@ -39,10 +40,13 @@ impl Sources {
     pub fn new(
         steps: Tensor<1, Int>,
         labels: Option<Tensor<1, Int>>,
-        crops: &[SourceCrop],
+        crops: &[CropBox],
         crop_size: [usize; 3],
     ) -> Self {
-        assert!(crops.iter().all(|crop| matches!(crop.drawn, Drawn::Nnunet(_))), "only nnU-Net's chain is made here");
+        assert!(
+            crops.iter().all(|crop| matches!(crop.drawn, SampledParams::Nnunet(_))),
+            "only nnU-Net's chain is made here"
+        );
         let start = crops.first().map_or(0, |crop| crop.start);
         Self { steps, labels, crops: crops.into(), start, crop_size }
     }
@@ -77,15 +81,15 @@ impl Sources {
         Some(Tensor::stack::<4>(crops, 0).unsqueeze_dim(1))
     }
 
-    fn each<T>(&self, make: impl Fn(usize, &SourceCrop, &NnunetDrawn) -> T) -> Vec<T> {
-        let make = |(number, crop): (usize, &SourceCrop)| match &crop.drawn {
-            Drawn::Nnunet(drawn) => make(number, crop, drawn),
-            Drawn::Plain(_) | Drawn::Recipe(_) => unreachable!("checked when made"),
+    fn each<T>(&self, make: impl Fn(usize, &CropBox, &NnunetParams) -> T) -> Vec<T> {
+        let make = |(number, crop): (usize, &CropBox)| match &crop.drawn {
+            SampledParams::Nnunet(drawn) => make(number, crop, drawn),
+            SampledParams::Plain(_) | SampledParams::Recipe(_) => unreachable!("checked when made"),
         };
         self.crops.iter().enumerate().map(make).collect()
     }
 
-    fn image(&self, steps: Tensor<1, Int>, crop: &SourceCrop, drawn: &NnunetDrawn) -> Tensor<3> {
+    fn image(&self, steps: Tensor<1, Int>, crop: &CropBox, drawn: &NnunetParams) -> Tensor<3> {
         let source = units(steps, crop.scale);
         let mut image = match &drawn.spatial {
             Some(params) => resample(source, params, crop.shape, self.crop_size),
@@ -117,7 +121,7 @@ impl Sources {
         mirrored(image, drawn.mirror)
     }
 
-    fn label(&self, source: Tensor<1, Int>, crop: &SourceCrop, drawn: &NnunetDrawn) -> Tensor<3, Int> {
+    fn label(&self, source: Tensor<1, Int>, crop: &CropBox, drawn: &NnunetParams) -> Tensor<3, Int> {
         let labels = match &drawn.spatial {
             Some(params) => {
                 let nearest =
@@ -282,7 +286,7 @@ mod tests {
             let drawn = Nnunet::default().draw(&DrawId { seed: 5, epoch: 1, case: 77, crop });
             let shape = drawn.source_box(CROP_SIZE);
             let scale = Scale::new(1.0, -175.0, [-175.0, 250.0]);
-            sources.push(SourceCrop { start: end, shape, scale, drawn: Drawn::Nnunet(drawn) });
+            sources.push(CropBox { start: end, shape, scale, drawn: SampledParams::Nnunet(drawn) });
             end += shape.iter().product::<usize>();
         }
         let steps: Vec<u16> = (0..end).map(|i| (i * 7919 % 426) as u16).collect();
@@ -292,7 +296,7 @@ mod tests {
             step: 0,
             shape: [sources.len(), 1, x, y, z],
             labels: Some(PooledBuffer::unpooled(labels)),
-            images: Images::Sources(PooledBuffer::unpooled(steps), sources),
+            images: Images::Boxes(PooledBuffer::unpooled(steps), sources),
             crops: vec![],
             times: BatchTimes::default(),
         }
@@ -304,7 +308,7 @@ mod tests {
             let (mut largest, mut typical, mut differing, mut count) = (0f32, 0f64, 0, 0);
             for first in (0..192).step_by(6) {
                 let batch = batch(first..first + 6);
-                let Images::Sources(steps, crops) = &batch.images else { unreachable!("made as sources") };
+                let Images::Boxes(steps, crops) = &batch.images else { unreachable!("made as sources") };
                 let on_device = |values: TensorData, dtype| Tensor::<1, Int>::from_data(values, (&device, dtype));
                 let all = TensorData::new(steps.to_vec(), [steps.len()]);
                 let labels = batch.labels.as_ref().unwrap().to_vec();
@@ -313,7 +317,7 @@ mod tests {
                 let from = crops[1].start;
                 let part = |all: TensorData, dtype| on_device(all, dtype).narrow(0, from, steps.len() - from);
                 let sources =
-                    Sources::new(part(all, DType::U16), Some(part(labels, DType::U8)), &crops[1..], CROP_SIZE);
+                    CropBoxes::new(part(all, DType::U16), Some(part(labels, DType::U8)), &crops[1..], CROP_SIZE);
                 let skip = CROP_SIZE.iter().product::<usize>();
 
                 let images: Vec<f32> = sources.images().into_data().try_to_vec().unwrap();

@@ -446,7 +446,7 @@ fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pretrain::{Preset, PretrainConfig};
+    use crate::config::pretrain::{PretrainConfig, PretrainPreset};
     use crate::model::{block::Mlp, init::WeightInit};
     use burn::tensor::Device;
 
@@ -459,7 +459,7 @@ mod tests {
     }
 
     fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Result<PathBuf, CheckpointError> {
-        let config = Preset::Tiny.config();
+        let config = PretrainPreset::Tiny.config();
         let model = mlp(step);
         let optimizer = config.optim.init(&model);
         let state = State { best, ..State::new(Kind::Pretrain, step, Some(0.5), &config, "digest") };

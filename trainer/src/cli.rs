@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
 use crate::config::finetune::FinetunePreset;
-use crate::config::pretrain::Preset;
+use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
 use crate::inference::sliding_window::Weighting;
 use crate::report::watcher::Display;
@@ -88,7 +88,7 @@ pub struct EvaluateArgs {
 pub struct PretrainArgs {
     /// Configuration that comes with the program [default: vit-l-p12 on CUDA, tiny on the CPU]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    pub preset: Option<Preset>,
+    pub preset: Option<PretrainPreset>,
     /// Of every run.
     #[command(flatten)]
     pub run: RunArgs,
@@ -236,7 +236,7 @@ impl ValueEnum for Weighting {
     }
 }
 
-impl ValueEnum for Preset {
+impl ValueEnum for PretrainPreset {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
     }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn pretraining_needs_no_subcommand_but_takes_it() {
         let cli = Cli::try_parse_from(["hiend-train", "--shards", "cache", "--preset", "tiny"]).unwrap();
-        assert_eq!(cli.pretrain.preset, Some(Preset::Tiny));
+        assert_eq!(cli.pretrain.preset, Some(PretrainPreset::Tiny));
         let cli = Cli::try_parse_from(["hiend-train", "pretrain", "--shards", "cache"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Pretrain(args)) if args.run.shards == Some("cache".into())));
         let finetune = |flags: &[&str]| {

@@ -70,9 +70,9 @@ impl TrainConfig {
     pub fn voxel_form(&self, augment: &Chain, is_cpu: bool) -> VoxelForm {
         match (augment.is_linear(), self.augment_on) {
             (true, _) if is_cpu => VoxelForm::Floats,
-            (true, _) => VoxelForm::Steps,
+            (true, _) => VoxelForm::Quantized,
             (false, AugmentOn::Cpu) => VoxelForm::Floats,
-            (false, AugmentOn::Device) => VoxelForm::Sources,
+            (false, AugmentOn::Device) => VoxelForm::Boxes,
         }
     }
 

@@ -10,11 +10,11 @@
 //! use burn::data::dataloader::DataLoader as _;
 //! use burn::tensor::Device;
 //! use hiend_cache::Cache;
-//! use hiend_loader::pipeline::{Loader, Options, StreamConfig};
+//! use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 //! use hiend_trainer::data_loader::CropLoader;
 //!
 //! let cache = Arc::new(Cache::open("cache".as_ref())?);
-//! let loader = Loader::open(cache, StreamConfig::default(), 0, &Options::default())?;
+//! let loader = Loader::open(cache, StreamConfig::default(), 0, &LoaderOptions::default())?;
 //! let crops = CropLoader::new(Arc::new(loader), &Device::flex());
 //! for epoch in 0..2 {
 //!     for batch in crops.iter() {
@@ -166,8 +166,8 @@ fn upload(batch: Batch, device: &Device) -> CropBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hiend_cache::{Cache, Geometry, Manifest, NewCase, Preset, ShardWriter, Source, encode};
-    use hiend_loader::pipeline::{Options, StreamConfig};
+    use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
+    use hiend_loader::pipeline::{LoaderOptions, StreamConfig};
     use hiend_loader::preprocess::PreprocessConfig;
 
     /// Six cases in batches of two, two crops each.
@@ -186,10 +186,10 @@ mod tests {
                 foreground_above: 0,
                 label: Some(&[1; 1000]),
                 geometry: Geometry::identity([10; 3]),
-                source: Source::default(),
+                source: SourceFiles::default(),
                 parameters: "test".into(),
             };
-            writer.push(encode(&new, [8; 3], Preset::Fast).unwrap()).unwrap();
+            writer.push(encode(&new, [8; 3], CodecPreset::Fast).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
@@ -201,7 +201,7 @@ mod tests {
             labels: true,
             ..StreamConfig::default()
         };
-        let options = Options { threads: 2, memory_bytes: 64 << 20, ..Options::default() };
+        let options = LoaderOptions { threads: 2, memory_bytes: 64 << 20, ..LoaderOptions::default() };
         Arc::new(Loader::open(Arc::new(Cache::open(dir).unwrap()), config, 1, &options).unwrap())
     }
 

@@ -16,11 +16,11 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use flume::Receiver;
-use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, SourceCrop};
+use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Images};
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
-use crate::augment::Sources;
+use crate::augment::CropBoxes;
 use crate::model::masking::{Mask, MaskIndices};
 use crate::ops::window::floats_of;
 
@@ -28,10 +28,12 @@ use crate::ops::window::floats_of;
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Batches in the order of their steps.
-pub type Source = Box<dyn Iterator<Item = Result<Batch, SourceError>> + Send>;
+pub type BatchSource = Box<dyn Iterator<Item = Result<Batch, SourceError>> + Send>;
 
-/// Any iterator of batches as a [`Source`].
-pub fn source_of<E: Into<SourceError>>(batches: impl Iterator<Item = Result<Batch, E>> + Send + 'static) -> Source {
+/// Any iterator of batches as a [`BatchSource`].
+pub fn source_of<E: Into<SourceError>>(
+    batches: impl Iterator<Item = Result<Batch, E>> + Send + 'static,
+) -> BatchSource {
     Box::new(batches.map(|batch| batch.map_err(Into::into)))
 }
 
@@ -100,7 +102,7 @@ pub struct HostCrops<'a> {
     /// came.
     pub labels: Option<&'a [u8]>,
     /// The boxes on the device, if the loader left making crops of them to it.
-    pub sources: Option<&'a Sources>,
+    pub sources: Option<&'a CropBoxes>,
 }
 
 impl HostCrops<'_> {
@@ -190,7 +192,7 @@ impl Targets for Labels {
                 return Err(format!("case {} has a voxel of class {highest}; the classes are 0 to {last}", crop.case));
             }
         }
-        if let Some(labels) = crops.sources.and_then(Sources::labels) {
+        if let Some(labels) = crops.sources.and_then(CropBoxes::labels) {
             return Ok(labels);
         }
         let [x, y, z] = crops.crop_size;
@@ -212,9 +214,9 @@ pub struct Part<T> {
 enum Voxels {
     Floats(Tensor<5>),
     /// Stored steps, and how those of each crop become floats, `[n, 4]`.
-    Steps(Tensor<5, Int>, Tensor<2>),
+    Quantized(Tensor<5, Int>, Tensor<2>),
     /// Boxes that crops are to be made of.
-    Sources(Sources),
+    Boxes(CropBoxes),
 }
 
 impl<T> Part<T> {
@@ -223,8 +225,8 @@ impl<T> Part<T> {
     pub fn images(&self) -> Tensor<5> {
         match &self.voxels {
             Voxels::Floats(floats) => floats.clone(),
-            Voxels::Steps(steps, laws) => floats_of(steps.clone(), laws.clone()),
-            Voxels::Sources(sources) => sources.images(),
+            Voxels::Quantized(steps, laws) => floats_of(steps.clone(), laws.clone()),
+            Voxels::Boxes(sources) => sources.images(),
         }
     }
 
@@ -233,8 +235,8 @@ impl<T> Part<T> {
     pub fn num_crops(&self) -> usize {
         match &self.voxels {
             Voxels::Floats(floats) => floats.dims()[0],
-            Voxels::Steps(steps, _) => steps.dims()[0],
-            Voxels::Sources(sources) => sources.num_crops(),
+            Voxels::Quantized(steps, _) => steps.dims()[0],
+            Voxels::Boxes(sources) => sources.num_crops(),
         }
     }
 }
@@ -279,7 +281,7 @@ impl<T: Send + 'static> Feed<T> {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
-        mut source: Source,
+        mut source: BatchSource,
         targets: impl Targets<Target = T>,
         device: Device,
         config: FeedConfig,
@@ -348,7 +350,7 @@ fn prepare<T>(
     let voxels = x * y * z;
     let whole = batch.crops.len() == n
         && match &batch.images {
-            Images::Sources(steps, crops) => {
+            Images::Boxes(steps, crops) => {
                 crops.len() == n && crops.last().map_or(0, |crop| crop.range().end) == steps.len()
             }
             images => images.len() == n * voxels,
@@ -367,7 +369,7 @@ fn prepare<T>(
         let own = part * size..part * size + crops.len();
         let (voxels, range) = upload(&batch, own, device);
         let labels = batch.labels.as_ref().map(|labels| &labels[range]);
-        let sources = if let Voxels::Sources(sources) = &voxels { Some(sources) } else { None };
+        let sources = if let Voxels::Boxes(sources) = &voxels { Some(sources) } else { None };
         let host = HostCrops { crop_size: config.crop_size, crops, labels, sources };
         let target = targets.make(&host, device).map_err(|message| FeedError::Target { step, message })?;
         parts.push(Part { voxels, target });
@@ -399,21 +401,21 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             let values = staged(TensorData::new(values[range.clone()].to_vec(), [range.len()]), device);
             (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
         }
-        Images::Steps(steps, laws) => {
+        Images::Quantized(steps, laws) => {
             let numbers = laws[crops].iter().flat_map(|law| [law.scale.gain, law.scale.bias, law.factor, law.shift]);
             let laws = TensorData::new(numbers.collect::<Vec<f32>>(), [shape[0], 4]);
             let steps = steps_of(&steps[range.clone()]).reshape(shape);
-            (Voxels::Steps(steps, Tensor::from_data(laws, device)), range)
+            (Voxels::Quantized(steps, Tensor::from_data(laws, device)), range)
         }
-        Images::Sources(steps, sources) => {
+        Images::Boxes(steps, sources) => {
             let sources = &sources[crops];
-            let end = |source: Option<&SourceCrop>| source.map_or(0, |source| source.range().end);
+            let end = |source: Option<&CropBox>| source.map_or(0, |source| source.range().end);
             let range = sources.first().map_or(0, |source| source.start)..end(sources.last());
             let labels = batch.labels.as_ref().map(|labels| {
                 let labels = TensorData::new(labels[range.clone()].to_vec(), [range.len()]);
                 Tensor::<1, Int>::from_data(labels, device)
             });
-            (Voxels::Sources(Sources::new(steps_of(&steps[range.clone()]), labels, sources, [x, y, z])), range)
+            (Voxels::Boxes(CropBoxes::new(steps_of(&steps[range.clone()]), labels, sources, [x, y, z])), range)
         }
     }
 }
@@ -427,7 +429,7 @@ mod tests {
 
     const MASKS: Masks = Masks { seed: 1, num_patches: 8, mask_ratio: 0.5 };
 
-    fn start(source: Source, start_step: u64) -> Feed<Masked> {
+    fn start(source: BatchSource, start_step: u64) -> Feed<Masked> {
         let config = FeedConfig { start_step, crop_size: [8; 3], micro_batch: None };
         Feed::start(source, MASKS, Device::flex(), config).unwrap()
     }

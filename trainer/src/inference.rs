@@ -52,7 +52,7 @@ pub fn predict_windows(
 #[cfg(test)]
 mod tests {
     use super::export::LabelExport;
-    use super::sliding_window::{SlidingWindow, Volume};
+    use super::sliding_window::{InputVolume, SlidingWindow};
     use super::*;
     use crate::model::hi_end_mae::HiEndMaeConfig;
     use crate::model::init::WeightInit;
@@ -71,7 +71,7 @@ mod tests {
         let model = config.init(&mut WeightInit::new(0, &device));
         let dims = [13, 10, 20];
         let image: Vec<f32> = (0..13 * 10 * 20).map(|i| (i as f32 * 0.01).sin()).collect();
-        let volume = Volume::new(&image, 1, dims).unwrap();
+        let volume = InputVolume::new(&image, 1, dims).unwrap();
         let sliding = SlidingWindow::new(crop_size, 0.5, 2).unwrap();
         let predict = |windows: &[f32], n: usize| predict_windows(&model, &device, crop_size, windows, n);
 

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
-use crate::config::pretrain::{Preset, PretrainConfig};
+use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model::init::WeightInit;
@@ -165,7 +165,7 @@ pub struct Pretrained {
     /// Where the weights were read.
     pub path: PathBuf,
     /// The preset whose sizes the file's tensors have, if that was how they became known.
-    pub found_preset: Option<Preset>,
+    pub found_preset: Option<PretrainPreset>,
     /// What became of a file's tensors; nothing for a checkpoint, which fits as a whole.
     pub report: Option<ImportReport>,
 }
@@ -199,7 +199,7 @@ impl Pretrained {
         let (config, found_preset) = if let Some(config) = sizes {
             (config, None)
         } else {
-            let found = Preset::ALL.into_iter().find(|preset| fits(&state, &preset.config()));
+            let found = PretrainPreset::ALL.into_iter().find(|preset| fits(&state, &preset.config()));
             let Some(preset) = found else { return Err(ModelSourceError::UnknownSizes { path }) };
             (preset.config(), Some(preset))
         };
@@ -233,7 +233,7 @@ mod tests {
     use crate::weights::safetensors;
 
     fn small() -> PretrainConfig {
-        let mut config = Preset::Tiny.config();
+        let mut config = PretrainPreset::Tiny.config();
         config.model.patch_size = 8;
         config.model.embed_dim = 12;
         config.model.decoder_embed_dim = 12;
@@ -257,9 +257,9 @@ mod tests {
         assert_eq!(loaded.report.unwrap().taken.len(), state.tensors.len());
 
         let path = folder.path().join("tiny.safetensors");
-        let state = export_hi_end_mae(&first_weights(&Preset::Tiny.config(), &device)).unwrap();
+        let state = export_hi_end_mae(&first_weights(&PretrainPreset::Tiny.config(), &device)).unwrap();
         safetensors::write(&path, &state).unwrap();
-        assert_eq!(Pretrained::load(&path, None, &device).unwrap().found_preset, Some(Preset::Tiny));
+        assert_eq!(Pretrained::load(&path, None, &device).unwrap().found_preset, Some(PretrainPreset::Tiny));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams, ModuleOpti
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::ops::adamw::{Numbers, adamw};
+use crate::ops::adamw::{StepParams, adamw};
 
 /// Which parameters weight decay pulls towards zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ impl Optimizer for AdamW {
         };
         // After two billion updates the correction has been 1 for long.
         let power = i32::try_from(time).unwrap_or(i32::MAX);
-        let numbers = Numbers {
+        let numbers = StepParams {
             lr,
             keep: 1.0 - lr * self.weight_decay,
             betas: self.betas,

@@ -15,7 +15,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::training::{Event, Options, Stream, Summary, Task, TrainingError, train};
+use crate::training::{Event, Stream, Summary, Task, TrainOptions, TrainingError, train};
 
 /// Crops of a picture.
 const PICTURE_CROPS: usize = 2;
@@ -28,7 +28,7 @@ pub fn pretrain(
     config: &PretrainConfig,
     stream: Stream,
     compute: &Compute,
-    options: &Options,
+    options: &TrainOptions,
     watch: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Summary, TrainingError> {
     train(&Pretraining { config }, stream, compute, options, watch)

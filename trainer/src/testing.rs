@@ -4,7 +4,7 @@ use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer};
 use hiend_loader::rng::{DrawId, Operation, case_key};
 use rand::RngExt as _;
 
-use crate::feed::Source;
+use crate::feed::BatchSource;
 use crate::training::Stream;
 
 /// Crops of smooth random waves; a pure function of seed and step, as the loader's stream is.
@@ -33,7 +33,7 @@ impl SyntheticStream {
 
     /// Batches from `start_step` on, without end.
     #[must_use]
-    pub fn open(self, start_step: u64) -> Source {
+    pub fn open(self, start_step: u64) -> BatchSource {
         Box::new((start_step..).map(move |step| Ok(self.batch(step))))
     }
 
@@ -42,7 +42,7 @@ impl SyntheticStream {
     /// # Panics
     /// If the crops cannot be shared evenly.
     #[must_use]
-    pub fn share(self, start_step: u64, (rank, num_ranks): (usize, usize)) -> Source {
+    pub fn share(self, start_step: u64, (rank, num_ranks): (usize, usize)) -> BatchSource {
         assert!(self.crops.is_multiple_of(num_ranks), "{} crops among {num_ranks} ranks", self.crops);
         let size = self.crops / num_ranks;
         let own = rank * size..(rank + 1) * size;

@@ -22,9 +22,9 @@ use burn::tensor::Tensor;
 
 pub use error::TrainingError;
 pub use event::{Event, Outcome, Summary};
-pub use options::{Options, Stop};
+pub use options::{Stop, TrainOptions};
 pub use run_dir::saved_config;
-pub use stream::{OpenSource, Stream};
+pub use stream::{OpenBatchSource, Stream};
 
 use crate::checkpoint::Kind;
 use crate::config::RunConfig;
@@ -137,7 +137,7 @@ pub fn train<T: Task>(
     task: &T,
     stream: Stream,
     compute: &Compute,
-    options: &Options,
+    options: &TrainOptions,
     watch: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Summary, TrainingError> {
     task.config().validate("configuration")?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Box3, Cache, VolumeReader};
 use hiend_loader::batch::VoxelForm;
-use hiend_loader::pipeline::{BatchStream, Loader, Options, StreamConfig};
+use hiend_loader::pipeline::{BatchStream, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::transform::Chain;
 
 use super::{CROP_SIZE, Contender, Rates};
@@ -101,7 +101,7 @@ impl WholeWay {
     pub fn new(dir: &Path, threads: usize, augment: Chain, form: VoxelForm) -> anyhow::Result<Self> {
         let config =
             StreamConfig { crop_size: CROP_SIZE, visits_per_batch: VISITS, augment, ..StreamConfig::default() };
-        let options = Options { threads, form, ..Options::default() };
+        let options = LoaderOptions { threads, form, ..LoaderOptions::default() };
         let loader = Loader::open(Arc::new(Cache::open(dir)?), config, 1, &options)?;
         let num_buffers = 3 + threads.div_ceil(VISITS);
         Ok(Self {

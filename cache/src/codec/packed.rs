@@ -24,13 +24,13 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Sample;
+use super::Voxel;
 use crate::grid::Box3;
 
 /// Voxels of a box along x, y, z.
 const BOX: [usize; 3] = [2, 2, 8];
 /// Samples of a box: four rows of eight.
-type Rows = [[u16; 8]; 4];
+type BoxRows = [[u16; 8]; 4];
 const BOX_LEN: usize = 32;
 
 /// Parameters of the packing.
@@ -64,7 +64,7 @@ impl Packed {
     ///
     /// # Panics
     /// If a sample has more than `bits` significant bits, or there are not as many as the shape says.
-    pub(super) fn encode<T: Sample>(self, shape: [usize; 3], samples: &[T], out: &mut Vec<u8>) {
+    pub(super) fn encode<T: Voxel>(self, shape: [usize; 3], samples: &[T], out: &mut Vec<u8>) {
         assert_eq!(samples.len(), shape.iter().product::<usize>(), "a chunk has its shape");
         let [nx, ny, nz]: [usize; 3] = std::array::from_fn(|axis| shape[axis].div_ceil(BOX[axis]));
         let mut header_at = out.len();
@@ -75,7 +75,7 @@ impl Packed {
             let all = || (0..4).filter_map(inside).flatten().map(|s| s.to_u16());
             let (least, most) = all().fold((u16::MAX, 0), |(low, high), s| (low.min(s), high.max(s)));
             assert!(u32::from(most) >> self.bits == 0, "a sample exceeds {} bits", self.bits);
-            let mut rows: Rows = [[0; 8]; 4];
+            let mut rows: BoxRows = [[0; 8]; 4];
             for (row, distances) in rows.iter_mut().enumerate() {
                 for (distance, sample) in distances.iter_mut().zip(inside(row).into_iter().flatten()) {
                     *distance = sample.to_u16() - least;
@@ -97,7 +97,7 @@ impl Packed {
     ///
     /// # Errors
     /// Says why the bytes are no such chunk. Of boxes that are passed over only the lengths are looked at.
-    pub(super) fn decode<T: Sample>(
+    pub(super) fn decode<T: Voxel>(
         self,
         shape: [usize; 3],
         part: &Box3,
@@ -129,7 +129,7 @@ struct Boxes<'a, const HEADER_LEN: usize, P> {
 }
 
 impl<const HEADER_LEN: usize, P: Fn(&[u8; HEADER_LEN]) -> (u16, usize)> Boxes<'_, HEADER_LEN, P> {
-    fn decode<T: Sample>(mut self, shape: [usize; 3], part: &Box3, samples: &mut [T]) -> Result<(), String> {
+    fn decode<T: Voxel>(mut self, shape: [usize; 3], part: &Box3, samples: &mut [T]) -> Result<(), String> {
         let broken = || "a width is impossible, or the bytes end early".to_owned();
         let [_, ny, nz] = shape;
         let [_, boxes_y, boxes_z] = std::array::from_fn(|axis| shape[axis].div_ceil(BOX[axis]));
@@ -179,12 +179,12 @@ impl<const HEADER_LEN: usize, P: Fn(&[u8; HEADER_LEN]) -> (u16, usize)> Boxes<'_
 
     #[expect(clippy::inline_always, reason = "a call and an option a box cost a twentieth of decoding")]
     #[inline(always)]
-    fn next_box<T: Sample>(&mut self, to: [&mut [T; 8]; 4]) -> Option<()> {
+    fn next_box<T: Voxel>(&mut self, to: [&mut [T; 8]; 4]) -> Option<()> {
         let (least, width) = (self.parse)(self.headers.get(self.next)?);
         self.next += 1;
         let payload = self.payload;
         self.payload = payload.get(4 * width..)?;
-        let mut rows: Rows = [[least; 8]; 4];
+        let mut rows: BoxRows = [[least; 8]; 4];
         if let (Some(window), true) = (payload.first_chunk(), width < 16) {
             unpack_any(window, width, least, rows.as_flattened_mut().try_into().expect("four rows"));
         } else {
@@ -232,8 +232,8 @@ fn unpack_any(window: &[u8; WINDOW], width: usize, least: u16, samples: &mut [u1
     for (i, &byte) in part4.iter().enumerate() {
         (spread4[i], spread4[16 + i]) = (u16::from(byte), u16::from(byte >> 4));
     }
-    let spread2: Rows = [std::array::from_fn(|j| u16::from(part2[j])); 4];
-    let spread1: Rows = std::array::from_fn(|k| [u16::from(part1[k]); 8]);
+    let spread2: BoxRows = [std::array::from_fn(|j| u16::from(part2[j])); 4];
+    let spread1: BoxRows = std::array::from_fn(|k| [u16::from(part1[k]); 8]);
     let (shift4, shift2, bit) = (width & 0b1000, width & 0b1100, (mask(1) & 1) << (width & 0b1110));
     let (mask8, mask4, mask2) = (mask(8), mask(4) & 15, mask(2) & 3);
     let [bits2, to_bit6, bits1] = &LANES;
@@ -254,7 +254,7 @@ fn row_of(shape: [usize; 3], corner: [usize; 3], row: usize) -> Option<(usize, u
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "parts are made of bytes")]
-fn pack(rows: &Rows, width: u32, out: &mut Vec<u8>) {
+fn pack(rows: &BoxRows, width: u32, out: &mut Vec<u8>) {
     let distances = rows.as_flattened();
     if width == 16 {
         out.extend(distances.iter().flat_map(|d| d.to_le_bytes()));
@@ -276,7 +276,7 @@ fn pack(rows: &Rows, width: u32, out: &mut Vec<u8>) {
 }
 
 /// Adds the distances of a box to its least sample, for each width.
-const UNPACK: [fn(&[u8], &mut Rows); 17] = [
+const UNPACK: [fn(&[u8], &mut BoxRows); 17] = [
     unpack::<0>,
     unpack::<1>,
     unpack::<2>,
@@ -297,7 +297,7 @@ const UNPACK: [fn(&[u8], &mut Rows); 17] = [
 ];
 
 /// The loops have constant bounds and shifts, so each width becomes straight vector code.
-fn unpack<const WIDTH: usize>(packed: &[u8], rows: &mut Rows) {
+fn unpack<const WIDTH: usize>(packed: &[u8], rows: &mut BoxRows) {
     assert_eq!(packed.len(), 4 * WIDTH, "the caller cuts the payload");
     if WIDTH == 16 {
         for (sample, bytes) in rows.as_flattened_mut().iter_mut().zip(packed.as_chunks().0) {

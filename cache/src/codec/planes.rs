@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Sample;
+use super::Voxel;
 
 /// Parameters of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Planes {
     /// # Panics
     /// If a sample has more than `bits` significant bits.
     #[expect(clippy::cast_possible_truncation, reason = "planes are made of bytes")]
-    pub(super) fn split<T: Sample>(self, samples: &[T], bytes: &mut Vec<u8>) {
+    pub(super) fn split<T: Voxel>(self, samples: &[T], bytes: &mut Vec<u8>) {
         let widest = samples.iter().map(|s| s.to_u16()).fold(0, |a, b| a | b);
         assert!(u32::from(widest) >> self.bits == 0, "a sample exceeds {} bits", self.bits);
         let n = samples.len();
@@ -69,7 +69,7 @@ impl Planes {
     }
 
     /// Puts samples together from packed low bits and planes of the right lengths.
-    pub(super) fn join<T: Sample>(self, low: &[u8], high: &[u8], samples: &mut [T]) {
+    pub(super) fn join<T: Voxel>(self, low: &[u8], high: &[u8], samples: &mut [T]) {
         let n = samples.len();
         debug_assert_eq!((low.len(), high.len()), (self.low_len(n), self.high_len(n)));
         let (plane0, plane1) = high.split_at(n);

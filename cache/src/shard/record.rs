@@ -34,7 +34,7 @@ pub struct CaseRecord {
     /// Where the voxels lie in the world, before and after preprocessing.
     pub geometry: Geometry,
     /// The files this case was made from.
-    pub source: Source,
+    pub source: SourceFiles,
     /// Digest of the parameters it was made with.
     pub parameters: String,
     /// Where the chunks and the index lie.
@@ -103,7 +103,7 @@ impl Geometry {
 /// The files a case was made from, and the BLAKE3 hash of their bytes in hex.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub struct SourceFiles {
     /// The image file, relative to the folder that was converted.
     pub image: String,
     /// Its hash.

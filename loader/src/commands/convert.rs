@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hiend_cache::Preset;
+use hiend_cache::CodecPreset;
 use hiend_cache::prune::Pruned;
 
 use super::progress::Progress;
 use super::{facts, interrupted, print, size, stop_on_interrupt};
-use crate::cli::{CodecArg, Convert, Recipe, Spacing, StoreArg};
+use crate::cli::{CodecArg, Convert, PreprocessArgs, Spacing, StoreArg};
 use crate::convert::{ConvertOptions, Event, Summary, convert, keep_share};
 use crate::dataset::{Dataset, Exclude, find};
 use crate::preprocess::PreprocessConfig;
@@ -27,7 +27,7 @@ pub(super) struct Task {
 }
 
 /// Finds the data that the flags speak of; `None` after saying what is wrong with the flags.
-pub(super) fn task(data: &Path, recipe: &Recipe) -> anyhow::Result<Option<Task>> {
+pub(super) fn task(data: &Path, recipe: &PreprocessArgs) -> anyhow::Result<Option<Task>> {
     let config = PreprocessConfig {
         spacing: match recipe.spacing {
             Spacing::Original => None,
@@ -48,9 +48,9 @@ pub(super) fn task(data: &Path, recipe: &Recipe) -> anyhow::Result<Option<Task>>
         jobs: recipe.jobs.map_or(cores, usize::from),
         memory_bytes: recipe.memory.as_u64(),
         codec: match recipe.codec {
-            CodecArg::Fast => Preset::Fast,
-            CodecArg::Dense => Preset::Dense,
-            CodecArg::Lz4 => Preset::Lz4,
+            CodecArg::Fast => CodecPreset::Fast,
+            CodecArg::Dense => CodecPreset::Dense,
+            CodecArg::Lz4 => CodecPreset::Lz4,
         },
         ..ConvertOptions::default()
     };
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Convert) -> anyhow::Result<ExitCode> {
     let Task { root, datasets, config, options, excluded } = &task;
     let summary = convert(root, datasets, &args.out, config, options, &stop, |event| match event {
         Event::Converted { bytes_in, .. } | Event::Unchanged { bytes_in, .. } => progress.advance(bytes_in),
-        Event::LeftOut(left_out) => {
+        Event::SkippedCase(left_out) => {
             progress.say(&format!("left out: {left_out}"));
             progress.advance(sizes.get(&left_out.case).copied().unwrap_or(0));
         }

@@ -9,7 +9,7 @@ use hiend_cache::{Access, Cache};
 use serde::Serialize;
 
 use crate::cli::{AccessArg, AugmentArg, OnCorruptArg, SampleByArg, Stream, StreamOptions};
-use crate::pipeline::{Loader, OnCorrupt, Options, StreamConfig};
+use crate::pipeline::{Loader, LoaderOptions, OnCorrupt, StreamConfig};
 use crate::sampler::SampleBy;
 use crate::split::{FoldSplit, ListSplit, Part, Split};
 use crate::transform::Chain;
@@ -29,11 +29,11 @@ struct Line<'a> {
 
 /// Caches opened to be streamed, mixed by weight, as the options say.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
-    let how = Options {
+    let how = LoaderOptions {
         threads: options.threads,
         memory_bytes: options.memory.as_u64(),
         rank: options.rank,
-        ..Options::default()
+        ..LoaderOptions::default()
     };
     Ok(Loader::open_mix(open_caches(caches, weights, options)?, config(options), options.seed, &how)?)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Dataset, DatasetError, labels, name_of, nifti_stem, read_description};
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 
 /// `None` if the folder is not of this layout.
 pub(super) fn read(root: &Path) -> Result<Option<Dataset>, DatasetError> {
@@ -25,7 +25,9 @@ pub(super) fn read(root: &Path) -> Result<Option<Dataset>, DatasetError> {
         };
         let case = CaseFiles { dataset: dataset.name.clone(), case_id, image, label: file("label") };
         match std::iter::once(&case.image).chain(&case.label).find(|path| !path.is_file()) {
-            Some(missing) => dataset.left_out.push(LeftOut::new(&case, missing, "listed in dataset.json but missing")),
+            Some(missing) => {
+                dataset.left_out.push(SkippedCase::new(&case, missing, "listed in dataset.json but missing"))
+            }
             None => dataset.cases.push(case),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Dataset, DatasetError, list, name_of, nifti_stem};
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 
 pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
     let mut dataset = Dataset { name: name_of(root), ..Dataset::default() };
@@ -13,7 +13,7 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
     for case in cases {
         if dataset.cases.last().is_some_and(|last: &CaseFiles| last.case_id == case.case_id) {
             let reason = "stands beside a file of the same name; keep one";
-            dataset.left_out.push(LeftOut::new(&case, &case.image, reason));
+            dataset.left_out.push(SkippedCase::new(&case, &case.image, reason));
         } else {
             dataset.cases.push(case);
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Dataset, DatasetError, labels, list, name_of, nifti_stem, read_description};
-use crate::case::{CaseFiles, LeftOut};
+use crate::case::{CaseFiles, SkippedCase};
 
 pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
     let mut dataset = Dataset { name: name_of(root), ..Dataset::default() };
@@ -24,9 +24,9 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
         let case = CaseFiles { dataset: dataset.name.clone(), case_id: case_id.into(), image: image.clone(), label };
         if stems.contains(stem("_0001").as_str()) {
             let reason = "has more than one channel; a CT has one";
-            dataset.left_out.push(LeftOut::new(&case, image, reason));
+            dataset.left_out.push(SkippedCase::new(&case, image, reason));
         } else if dataset.cases.last().is_some_and(|last: &CaseFiles| last.case_id == case_id) {
-            dataset.left_out.push(LeftOut::new(&case, image, "stands beside a file of the same case; keep one"));
+            dataset.left_out.push(SkippedCase::new(&case, image, "stands beside a file of the same case; keep one"));
         } else {
             dataset.cases.push(case);
         }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::read_ahead::ReadAhead;
 use super::{Error, OnCorrupt, Shared};
-use crate::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer, SourceCrop, StepLaw, VoxelForm};
+use crate::batch::{Batch, BatchTimes, CropBox, CropRecord, Dequantize, Images, PooledBuffer, VoxelForm};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
 use crate::visit::{ImagesMut, Visit, VisitSlot, Visitor, intensity};
@@ -26,7 +26,7 @@ pub(super) trait Voxel: Copy + Default + Send + Sync + 'static {
     fn place(values: &mut [Self], form: VoxelForm) -> ImagesMut<'_>;
 
     /// All of them, and how each crop was cut.
-    fn images(buffer: PooledBuffer<Self>, sources: Vec<SourceCrop>, form: VoxelForm) -> Images;
+    fn images(buffer: PooledBuffer<Self>, sources: Vec<CropBox>, form: VoxelForm) -> Images;
 }
 
 impl Voxel for f32 {
@@ -34,25 +34,25 @@ impl Voxel for f32 {
         ImagesMut::Floats(values)
     }
 
-    fn images(buffer: PooledBuffer<Self>, _: Vec<SourceCrop>, _: VoxelForm) -> Images {
+    fn images(buffer: PooledBuffer<Self>, _: Vec<CropBox>, _: VoxelForm) -> Images {
         Images::Floats(buffer)
     }
 }
 
 impl Voxel for u16 {
     fn place(values: &mut [Self], form: VoxelForm) -> ImagesMut<'_> {
-        if form == VoxelForm::Sources { ImagesMut::Sources(values) } else { ImagesMut::Steps(values) }
+        if form == VoxelForm::Boxes { ImagesMut::Boxes(values) } else { ImagesMut::Quantized(values) }
     }
 
-    fn images(buffer: PooledBuffer<Self>, sources: Vec<SourceCrop>, form: VoxelForm) -> Images {
-        if form == VoxelForm::Sources {
-            return Images::Sources(buffer, sources);
+    fn images(buffer: PooledBuffer<Self>, sources: Vec<CropBox>, form: VoxelForm) -> Images {
+        if form == VoxelForm::Boxes {
+            return Images::Boxes(buffer, sources);
         }
-        let law = |source: SourceCrop| {
+        let law = |source: CropBox| {
             let (factor, shift) = intensity(&source.drawn);
-            StepLaw { scale: source.scale, factor, shift }
+            Dequantize { scale: source.scale, factor, shift }
         };
-        Images::Steps(buffer, sources.into_iter().map(law).collect())
+        Images::Quantized(buffer, sources.into_iter().map(law).collect())
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Assembler<V> {
 /// Crops of a visit, none if its case is corrupt, and what they cost.
 #[derive(Default)]
 struct Visited {
-    crops: Option<(Vec<CropRecord>, Vec<SourceCrop>)>,
+    crops: Option<(Vec<CropRecord>, Vec<CropBox>)>,
     read_secs: f64,
     decode_secs: f64,
     augment_secs: f64,
@@ -146,7 +146,7 @@ impl<V: Voxel> Assembler<V> {
                 }
             }
             crops.extend(records);
-            sources.extend(of_crops.into_iter().map(|source| SourceCrop { start: kept + source.start, ..source }));
+            sources.extend(of_crops.into_iter().map(|source| CropBox { start: kept + source.start, ..source }));
             kept += place.len();
         }
         images.truncate(kept);
@@ -184,8 +184,8 @@ impl Shared {
         let place = |number| {
             let start = end;
             end += match self.form {
-                VoxelForm::Floats | VoxelForm::Steps => self.plan.crop_voxels(),
-                VoxelForm::Sources => self.plan.source_voxels(&self.first_draw(first + number)),
+                VoxelForm::Floats | VoxelForm::Quantized => self.plan.crop_voxels(),
+                VoxelForm::Boxes => self.plan.source_voxels(&self.first_draw(first + number)),
             };
             start..end
         };

@@ -73,11 +73,11 @@ impl MemoryPlan {
         let crops = visits * plan.num_crops;
         let voxel_bytes = match form {
             VoxelForm::Floats => 4,
-            VoxelForm::Steps | VoxelForm::Sources => 2,
+            VoxelForm::Quantized | VoxelForm::Boxes => 2,
         } + usize::from(labels);
         let batch_voxels = match form {
-            VoxelForm::Floats | VoxelForm::Steps => visits * plan.crop_voxels(),
-            VoxelForm::Sources => most_source_voxels(plan, crops),
+            VoxelForm::Floats | VoxelForm::Quantized => visits * plan.crop_voxels(),
+            VoxelForm::Boxes => most_source_voxels(plan, crops),
         };
         let batch_bytes = (batch_voxels * voxel_bytes) as u64;
         let (usual_cut, largest_cut) = cut_bytes(plan, form, labels);

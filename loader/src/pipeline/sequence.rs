@@ -14,12 +14,12 @@ use crate::split::{CaseName, Selector};
 #[derive(Debug)]
 pub(super) struct Sequence {
     mix: Mix,
-    sources: Vec<Source>,
+    sources: Vec<CacheSource>,
 }
 
 /// A cache and the cases that are taken from it.
 #[derive(Debug)]
-struct Source {
+struct CacheSource {
     cache: Arc<Cache>,
     cases: Vec<usize>,
     order: VisitOrder,
@@ -36,7 +36,7 @@ impl Sequence {
         let weights: Vec<u32> = caches.iter().map(|&(_, weight)| weight).collect();
         let mix = Mix::new(seed, &weights).map_err(bad)?;
         let selector = Selector::new(&config.include, &config.exclude, &config.split).map_err(bad)?;
-        let mut sources: Vec<Source> = Vec::with_capacity(caches.len());
+        let mut sources: Vec<CacheSource> = Vec::with_capacity(caches.len());
         let mut common: Option<PreprocessConfig> = None;
         for (number, (cache, _)) in (0..).zip(caches) {
             let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
@@ -54,7 +54,7 @@ impl Sequence {
                 return Err(unsuitable(reason));
             }
             let order = VisitOrder::new(seed, cases.len()).of_source(number);
-            sources.push(Source { cache, cases, order });
+            sources.push(CacheSource { cache, cases, order });
         }
         let window = config.window.or(common.map(|preprocess| preprocess.window));
         let window = window.ok_or_else(|| Error::BadConfig("no cache".into()))?;

@@ -87,7 +87,7 @@ impl Oblique {
 }
 
 /// Output rows of an image, trilinear.
-pub(super) struct Rows<'a> {
+pub(super) struct ObliqueRows<'a> {
     map: &'a Oblique,
     read: ReadRow<'a>,
     /// Source planes by number, empty where not in memory.
@@ -97,7 +97,7 @@ pub(super) struct Rows<'a> {
     height: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> ObliqueRows<'a> {
     pub(super) fn new(map: &'a Oblique, extent: [usize; 3], read: ReadRow<'a>) -> Self {
         let [width, height, _] = extent;
         let planes = vec![Vec::new(); map.source_axes[2].len];

@@ -11,7 +11,7 @@ use super::foreground::RowAt;
 use super::grid::{Coordinates, Grid};
 use super::oblique::{self, Oblique};
 use super::rows::{Layout, fill_by_rows};
-use super::separable::{self, AxisMap};
+use super::separable::{self, AxisTaps};
 use crate::geometry::Affine;
 use crate::nifti::{NiftiInfo, NiftiVolume};
 
@@ -29,7 +29,7 @@ pub struct Resampling {
 #[derive(Clone, Debug)]
 enum Reading {
     /// By source axis, fastest first.
-    Separable([AxisMap; 3]),
+    Separable([AxisTaps; 3]),
     Oblique(Oblique),
 }
 
@@ -53,11 +53,11 @@ impl Resampling {
             target_axis[source] = axis;
         }
         let reading = match &grid.source_from_output {
-            None => Reading::Separable(target_axis.map(|axis| AxisMap::unchanged(source_shape[axis], flipped[axis]))),
+            None => Reading::Separable(target_axis.map(|axis| AxisTaps::unchanged(source_shape[axis], flipped[axis]))),
             Some(source_from_output) => {
                 let coordinates = Coordinates::new(source_from_output, source_shape, grid.shape);
                 if coordinates.is_separable() {
-                    Reading::Separable(target_axis.map(|axis| AxisMap::resampled(&coordinates, axis, flipped[axis])))
+                    Reading::Separable(target_axis.map(|axis| AxisTaps::resampled(&coordinates, axis, flipped[axis])))
                 } else {
                     Reading::Oblique(Oblique::new(coordinates, target_axis, flipped))
                 }
@@ -110,11 +110,11 @@ fn trilinear_of<T: Copy + Default>(
     let layout = resampling.layout();
     match &resampling.reading {
         Reading::Separable(axes) => {
-            let mut rows = separable::Rows::new(axes, read);
+            let mut rows = separable::SeparableRows::new(axes, read);
             fill_by_rows(layout, out, |at, samples| sink(rows.row(at), at, samples));
         }
         Reading::Oblique(map) => {
-            let mut rows = oblique::Rows::new(map, layout.extent, read);
+            let mut rows = oblique::ObliqueRows::new(map, layout.extent, read);
             fill_by_rows(layout, out, |at, samples| sink(rows.row(at), at, samples));
         }
     }

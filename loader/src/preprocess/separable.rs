@@ -9,7 +9,7 @@ use super::{ReadRow, mix};
 
 /// How one output axis reads its source axis.
 #[derive(Clone, Debug)]
-pub(super) struct AxisMap {
+pub(super) struct AxisTaps {
     /// Lower source index, upper source index and weight of the upper one, for trilinear reading.
     linear: Vec<(u32, u32, f32)>,
     /// Source index for nearest reading.
@@ -18,7 +18,7 @@ pub(super) struct AxisMap {
     source_len: usize,
 }
 
-impl AxisMap {
+impl AxisTaps {
     /// Every voxel of the source as it is, `flipped` back to front.
     pub(super) fn unchanged(len: usize, flipped: bool) -> Self {
         Self::new((0..len).map(|idx| idx as f64), len, flipped)
@@ -47,12 +47,12 @@ impl AxisMap {
 }
 
 /// Output rows of an image, trilinear.
-pub(super) struct Rows<'a> {
-    axes: &'a [AxisMap; 3],
+pub(super) struct SeparableRows<'a> {
+    axes: &'a [AxisTaps; 3],
     read: ReadRow<'a>,
     lower: Plane,
     upper: Plane,
-    scratch: Scratch,
+    scratch: RowBuffers,
     mixed: Vec<f32>,
 }
 
@@ -62,19 +62,19 @@ struct Plane {
     values: Vec<f32>,
 }
 
-/// Rows of the source as they are read.
-struct Scratch {
+/// SeparableRows of the source as they are read.
+struct RowBuffers {
     rows: [(Option<u32>, Vec<f32>); 2],
     mixed: Vec<f32>,
 }
 
-impl<'a> Rows<'a> {
-    pub(super) fn new(axes: &'a [AxisMap; 3], read: ReadRow<'a>) -> Self {
+impl<'a> SeparableRows<'a> {
+    pub(super) fn new(axes: &'a [AxisTaps; 3], read: ReadRow<'a>) -> Self {
         let [fast, middle, _] = axes;
         let (width, height) = (fast.linear.len(), middle.linear.len());
         let plane = || Plane { source: None, values: vec![0f32; width * height] };
         let row = || (None, vec![0f32; fast.source_len]);
-        let scratch = Scratch { rows: [row(), row()], mixed: vec![0f32; fast.source_len] };
+        let scratch = RowBuffers { rows: [row(), row()], mixed: vec![0f32; fast.source_len] };
         Self { axes, read, lower: plane(), upper: plane(), scratch, mixed: vec![0f32; width] }
     }
 
@@ -104,14 +104,14 @@ impl<'a> Rows<'a> {
 }
 
 impl Plane {
-    fn load(&mut self, source: u32, axes: &[AxisMap; 3], read: ReadRow<'_>, scratch: &mut Scratch) {
+    fn load(&mut self, source: u32, axes: &[AxisTaps; 3], read: ReadRow<'_>, scratch: &mut RowBuffers) {
         if self.source == Some(source) {
             return;
         }
         self.source = Some(source);
         let [fast, middle, _] = axes;
         let plane_start = source as usize * middle.source_len * fast.source_len;
-        let Scratch { rows: [lower, upper], mixed } = scratch;
+        let RowBuffers { rows: [lower, upper], mixed } = scratch;
         (lower.0, upper.0) = (None, None);
         let load = |row: u32, into: &mut (Option<u32>, Vec<f32>)| {
             if into.0 != Some(row) {
@@ -140,7 +140,7 @@ impl Plane {
 }
 
 /// One output row of a label map, nearest.
-pub(super) fn nearest_row(axes: &[AxisMap; 3], labels: &[u8], at: RowAt, out: &mut [u8]) {
+pub(super) fn nearest_row(axes: &[AxisTaps; 3], labels: &[u8], at: RowAt, out: &mut [u8]) {
     let [fast, middle, slow] = axes;
     let source_row = slow.nearest[at.plane] as usize * middle.source_len + middle.nearest[at.row] as usize;
     let source = &labels[source_row * fast.source_len..][..fast.source_len];

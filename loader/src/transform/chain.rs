@@ -8,8 +8,8 @@ use crate::rng::DrawId;
 mod nnunet;
 mod recipe;
 
-pub use nnunet::{Nnunet, NnunetDrawn};
-pub use recipe::{Recipe, RecipeDrawn};
+pub use nnunet::{Nnunet, NnunetParams};
+pub use recipe::{Recipe, RecipeParams};
 
 /// The augmentation of a stream, as its config states it: `chain = "nnunet"`, then a table for each transform whose
 /// numbers differ from the preset's. A transform is switched off by `probability = 0`.
@@ -39,13 +39,13 @@ pub struct Plain {}
 /// Every parameter of one crop: enough to do it again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
-pub enum Drawn {
+pub enum SampledParams {
     /// Nothing.
     Plain(Plain),
     /// Of [`Recipe`].
-    Recipe(RecipeDrawn),
+    Recipe(RecipeParams),
     /// Of [`Nnunet`].
-    Nnunet(NnunetDrawn),
+    Nnunet(NnunetParams),
 }
 
 /// Voxels to read: a box cut from a volume.
@@ -97,16 +97,16 @@ impl Chain {
 
     /// All parameters of the crop that `id` names: a pure function.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Drawn {
+    pub fn draw(&self, id: &DrawId) -> SampledParams {
         match self {
-            Self::Plain(plain) => Drawn::Plain(*plain),
-            Self::Recipe(recipe) => Drawn::Recipe(recipe.draw(id)),
-            Self::Nnunet(nnunet) => Drawn::Nnunet(nnunet.draw(id)),
+            Self::Plain(plain) => SampledParams::Plain(*plain),
+            Self::Recipe(recipe) => SampledParams::Recipe(recipe.draw(id)),
+            Self::Nnunet(nnunet) => SampledParams::Nnunet(nnunet.draw(id)),
         }
     }
 }
 
-impl Drawn {
+impl SampledParams {
     /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
@@ -191,7 +191,7 @@ mod tests {
             for crop in 0..100 {
                 let drawn = chain.draw(&id(crop));
                 let text = serde_json::to_string(&drawn).unwrap();
-                assert_eq!(serde_json::from_str::<Drawn>(&text).unwrap(), drawn, "{text}");
+                assert_eq!(serde_json::from_str::<SampledParams>(&text).unwrap(), drawn, "{text}");
             }
         }
     }
@@ -202,21 +202,21 @@ mod tests {
         let mut fewer = all;
         fewer.gaussian_noise.probability = crate::transform::Probability::known(0.0);
         for crop in 0..200 {
-            let expected = NnunetDrawn { gaussian_noise: None, ..all.draw(&id(crop)) };
+            let expected = NnunetParams { gaussian_noise: None, ..all.draw(&id(crop)) };
             assert_eq!(fewer.draw(&id(crop)), expected);
         }
     }
 
     #[test]
     fn phrases_come_in_the_order_applied() {
-        let drawn = RecipeDrawn {
+        let drawn = RecipeParams {
             flip: Some(MirrorParams { axes: [false, true, false] }),
             rotate90: Some(Rotate90Params { turns: 1 }),
             scale_intensity: None,
             shift_intensity: Some(ShiftIntensityParams { shift: -0.04 }),
         };
-        assert_eq!(Drawn::Recipe(drawn).describe(), ["mirror y", "rotate 90", "shift intensity -0.040"]);
-        assert!(Drawn::Plain(Plain {}).describe().is_empty());
+        assert_eq!(SampledParams::Recipe(drawn).describe(), ["mirror y", "rotate 90", "shift intensity -0.040"]);
+        assert!(SampledParams::Plain(Plain {}).describe().is_empty());
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
             let (mut image, mut carried) = (vec![0.0; 120], vec![0; 120]);
             let source = CropRef { image: &from, labels: Some(&labels), shape: from_shape };
             let mut to = CropMut { image: &mut image, labels: Some(&mut carried), shape };
-            Drawn::Recipe(drawn).apply(source, &mut to, &mut Scratch::new());
+            SampledParams::Recipe(drawn).apply(source, &mut to, &mut Scratch::new());
             assert_eq!(image, expected, "{drawn:?}");
             assert_eq!(carried, numbers, "{drawn:?}");
         }
@@ -299,9 +299,9 @@ mod tests {
     fn transforms_come_up_as_often_as_stated() {
         const NUM_CROPS: u32 = 20_000;
         let (recipe, nnunet) = (Recipe::default(), Nnunet::default());
-        let drawn: Vec<(RecipeDrawn, NnunetDrawn)> =
+        let drawn: Vec<(RecipeParams, NnunetParams)> =
             (0..NUM_CROPS).map(|crop| (recipe.draw(&id(crop)), nnunet.draw(&id(crop)))).collect();
-        let check = |what: &str, expected: f64, came_up: &dyn Fn(&(RecipeDrawn, NnunetDrawn)) -> bool| {
+        let check = |what: &str, expected: f64, came_up: &dyn Fn(&(RecipeParams, NnunetParams)) -> bool| {
             let n = f64::from(NUM_CROPS);
             let share = drawn.iter().filter(|&d| came_up(d)).count() as f64 / n;
             let error = (expected * (1.0 - expected) / n).sqrt();

@@ -89,7 +89,7 @@ const MARGIN: f64 = 1e-3;
 /// Adding it rounds a float of either sign and less than 2^21 to an integer that stands in its low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
 
-/// Rows of the crop along x, and along y, that are resampled together.
+/// AffineRows of the crop along x, and along y, that are resampled together.
 const TILE: usize = 8;
 
 /// The integer that `ROUND` was added to.
@@ -133,7 +133,7 @@ impl SpatialParams {
     /// resample themselves.
     #[must_use]
     pub fn rows(&self, source_shape: [usize; 3], crop_shape: [usize; 3]) -> SourceRows {
-        let rows = Rows::new(self, source_shape, crop_shape);
+        let rows = AffineRows::new(self, source_shape, crop_shape);
         let [nx, ny, _] = crop_shape;
         let starts = (0..nx * ny).map(|row| rows.start(row / ny, row % ny)).collect();
         SourceRows { starts, step: rows.step }
@@ -154,7 +154,7 @@ impl SpatialParams {
         let [sx, sy, sz] = source_shape;
         assert_eq!(source.len(), sx * sy * sz, "a source has its shape");
         let nz = crop_shape[2];
-        let rows = Rows::new(self, source_shape, crop_shape);
+        let rows = AffineRows::new(self, source_shape, crop_shape);
         let (fractions, corners) = scratch.take(3 * nz, nz);
         let (in_x, fractions) = fractions.split_at_mut(nz);
         let (in_y, in_z) = fractions.split_at_mut(nz);
@@ -186,7 +186,7 @@ impl SpatialParams {
         const PIECE: usize = 32;
         let [sx, sy, sz] = source_shape;
         assert_eq!(source.len(), sx * sy * sz, "a source has its shape");
-        let rows = Rows::new(self, source_shape, crop_shape);
+        let rows = AffineRows::new(self, source_shape, crop_shape);
         rows.each(crop, |start, to| {
             if !rows.is_inside(start) {
                 rows.nearest_at_border(start, source, to);
@@ -209,7 +209,7 @@ impl SpatialParams {
 
 /// The walk over a crop's rows, each a straight line through the source.
 #[derive(Debug)]
-struct Rows {
+struct AffineRows {
     matrix: [[f64; 3]; 3],
     source_shape: [usize; 3],
     crop_shape: [usize; 3],
@@ -219,7 +219,7 @@ struct Rows {
     last: [f32; 3],
 }
 
-impl Rows {
+impl AffineRows {
     fn new(params: &SpatialParams, source_shape: [usize; 3], crop_shape: [usize; 3]) -> Self {
         let matrix = params.source_from_crop();
         Self {
@@ -453,7 +453,7 @@ mod tests {
             for axis in 0..3 {
                 prop_assert_eq!(source_shape[axis] % 2, shape[axis] % 2);
             }
-            let rows = Rows::new(&params, source_shape, shape);
+            let rows = AffineRows::new(&params, source_shape, shape);
             let mut inside = true;
             rows.each(&mut vec![0u8; shape.iter().product()], |start, _| inside &= rows.is_inside(start));
             prop_assert!(inside, "a row leaves the box");

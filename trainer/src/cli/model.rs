@@ -6,7 +6,7 @@ use clap::Args;
 use hiend_loader::cli::{Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
-use crate::config::pretrain::Preset;
+use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
 
 /// Sizes of a model that does not know them.
@@ -14,7 +14,7 @@ use crate::device::DeviceChoice;
 pub struct SizesArgs {
     /// Sizes of the model in a .pth or .safetensors file [default: those of the preset that its tensors fit]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    pub preset: Option<Preset>,
+    pub preset: Option<PretrainPreset>,
     /// The same from a configuration of your own, a TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

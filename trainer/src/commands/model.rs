@@ -6,13 +6,13 @@ use anyhow::Context as _;
 
 use crate::cli::SizesArgs;
 use crate::config::RunConfig as _;
-use crate::config::pretrain::{Preset, PretrainConfig};
+use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model_source::Pretrained;
 
 /// The sizes that `--preset` or `--config` give, if either was given.
 pub fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
-    let Some(path) = &args.config else { return Ok(args.preset.map(Preset::config)) };
+    let Some(path) = &args.config else { return Ok(args.preset.map(PretrainPreset::config)) };
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(Some(PretrainConfig::parse(&text, &path.display().to_string())?))
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::running;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
-use crate::config::pretrain::{Preset, PretrainConfig};
+use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::pretrain::Pretraining;
 use crate::training::saved_config;
@@ -33,7 +33,7 @@ fn resolve(args: &PretrainArgs, compute: &Compute) -> anyhow::Result<(PretrainCo
         // The run knows what it is.
         (saved_config(run_dir)?, String::new())
     } else {
-        let preset = if compute.is_cpu() { Preset::Tiny } else { Preset::VitLP12 };
+        let preset = if compute.is_cpu() { PretrainPreset::Tiny } else { PretrainPreset::VitLP12 };
         println!("preset {} (the default on {compute}; --preset or --config choose another)", preset.name());
         (preset.config(), preset.name().to_owned())
     };

@@ -15,7 +15,7 @@ use crate::device::{Compute, keep_kernels_in, remember_panics, settle_default};
 use crate::model::precision::Precision;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
-use crate::training::{Options, Outcome, Stop, Stream, Task, train};
+use crate::training::{Outcome, Stop, Stream, Task, TrainOptions, train};
 
 /// The cache that was named.
 pub fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
@@ -61,15 +61,15 @@ pub fn run<T: Task>(
     if compute.is_cpu() && task.config().train().precision == Precision::Bf16 {
         eprintln!("warning: train.precision = \"bf16\" is for GPUs; a CPU gains nothing by it");
     }
-    let loader = pipeline::Options {
+    let loader = pipeline::LoaderOptions {
         threads: args.threads.map_or(0, usize::from),
         memory_bytes: args.memory.as_u64(),
         form: task.config().train().voxel_form(&task.config().stream().augment, compute.is_cpu()),
-        ..pipeline::Options::default()
+        ..pipeline::LoaderOptions::default()
     };
     let config = task.config();
     let stream = Stream::open(cache, config.stream(), config.train().seed, &loader)?;
-    let options = Options {
+    let options = TrainOptions {
         run_dir,
         resume: args.resume,
         max_steps: args.max_steps,

@@ -59,7 +59,7 @@ impl RunConfig for PretrainConfig {
 
 /// Configurations that come with the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preset {
+pub enum PretrainPreset {
     /// The paper's model.
     VitLP12,
     /// The paper's model, patches of 16 voxels.
@@ -70,7 +70,7 @@ pub enum Preset {
     Tiny,
 }
 
-impl Preset {
+impl PretrainPreset {
     /// All of them, the largest first.
     pub const ALL: [Self; 4] = [Self::VitLP12, Self::VitLP16, Self::VitBP16, Self::Tiny];
 
@@ -119,10 +119,10 @@ mod tests {
             HiEndMaeConfig::vit_b_p16(),
             HiEndMaeConfig::tiny(),
         ];
-        for (preset, model) in Preset::ALL.into_iter().zip(models) {
+        for (preset, model) in PretrainPreset::ALL.into_iter().zip(models) {
             let config = preset.config();
             assert_eq!(config.model, model, "{}", preset.name());
-            if preset != Preset::Tiny {
+            if preset != PretrainPreset::Tiny {
                 assert_eq!(config.stream, StreamConfig::default());
                 assert_eq!(config.optim, AdamWSettings::pretrain());
                 assert_eq!(
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let check = |from: &str, to: &str, expected: &str| {
-            let text = Preset::Tiny.toml();
+            let text = PretrainPreset::Tiny.toml();
             assert!(text.contains(from), "{from}");
             let message = PretrainConfig::parse(&text.replacen(from, to, 1), "x.toml").unwrap_err().to_string();
             assert!(message.starts_with(expected), "{message}");
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn differences_name_the_key() {
-        let config = Preset::Tiny.config();
+        let config = PretrainPreset::Tiny.config();
         let mut other = config.clone();
         other.optim.lr *= 2.0;
         other.optim.clip_norm = Some(1.0);

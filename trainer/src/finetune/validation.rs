@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hiend_cache::Cache;
-use hiend_cache::cache::{Volume as Stored, VolumeReader};
+use hiend_cache::cache::{StoredVolume, VolumeReader};
 use hiend_loader::preprocess::window::window_units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
-use crate::inference::sliding_window::{SlidingWindow, SlidingWindowError, Volume};
+use crate::inference::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
 use crate::inference::{PredictError, predict_windows};
 use crate::metric::dice::{dice_per_class, mean_dice, mean_dice_of_class, mean_fg_dice};
 use crate::metric::{LabelMap, MetricError};
@@ -92,12 +92,12 @@ impl ValidationSet {
         stop: &Stop,
     ) -> Result<Vec<f64>, Fault> {
         let case = &self.cache.cases()[case];
-        let Stored { shape, image, label } = case.read_whole(reader)?;
+        let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
         let image = window_units(&image, array.offset, array.step, self.window);
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?.with_weighting(settings.weighting);
-        let pred = sliding.argmax(Volume::new(&image, 1, shape)?, |windows, num_windows| {
+        let pred = sliding.argmax(InputVolume::new(&image, 1, shape)?, |windows, num_windows| {
             if stop.is_requested() {
                 return Err(Fault::Stopped);
             }

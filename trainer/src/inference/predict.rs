@@ -10,7 +10,7 @@ use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::sliding_window::{SlidingWindow, SlidingWindowError, Volume, Weighting};
+use super::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
 use super::{PredictError, predict_windows};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
@@ -42,7 +42,7 @@ pub enum OpenError {
 
 /// Why a scan could not be predicted.
 #[derive(Debug, Error)]
-pub enum ScanError {
+pub enum PredictError {
     /// It was asked to stop.
     #[error("stopped")]
     Stopped,
@@ -161,8 +161,8 @@ impl Predictor {
         probabilities: bool,
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Prediction, ScanError> {
-        let unsuitable = |reason| ScanError::Unsuitable { path: path.to_owned(), reason };
+    ) -> Result<Prediction, PredictError> {
+        let unsuitable = |reason| PredictError::Unsuitable { path: path.to_owned(), reason };
         check_extent(&read_info(path)?, &self.preprocess).map_err(unsuitable)?;
         let scan = read_volume(path)?;
         let prepared = preprocess(&scan, None, &self.preprocess).map_err(unsuitable)?;
@@ -170,8 +170,8 @@ impl Predictor {
         drop(scan);
         match self.label(&info, prepared, probabilities, stop, progress) {
             Ok(exported) => Ok(Prediction { info, exported }),
-            Err(Fault::Stopped) => Err(ScanError::Stopped),
-            Err(Fault::Predict(source)) => Err(ScanError::Predict { path: path.to_owned(), source }),
+            Err(Fault::Stopped) => Err(PredictError::Stopped),
+            Err(Fault::Predict(source)) => Err(PredictError::Predict { path: path.to_owned(), source }),
         }
     }
 
@@ -196,7 +196,7 @@ impl Predictor {
         let mut done = 0;
         progress(0, total);
         self.sliding.run(
-            Volume::new(&image, 1, dims)?,
+            InputVolume::new(&image, 1, dims)?,
             |windows, num_windows| {
                 if stop.is_requested() {
                     return Err(Fault::Stopped);

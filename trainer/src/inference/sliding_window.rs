@@ -74,13 +74,13 @@ pub enum SlidingWindowError {
 
 /// A borrowed volume [C, X, Y, Z], z fastest.
 #[derive(Debug, Clone, Copy)]
-pub struct Volume<'a> {
+pub struct InputVolume<'a> {
     values: &'a [f32],
     num_channels: usize,
     dims: [usize; 3],
 }
 
-impl<'a> Volume<'a> {
+impl<'a> InputVolume<'a> {
     /// Wraps `num_channels` images of size `dims`, one after the other.
     ///
     /// # Errors
@@ -169,7 +169,7 @@ impl SlidingWindow {
     /// What `predict` or `sink` return, or [`SlidingWindowError::PredictionLength`].
     pub fn run<E: From<SlidingWindowError>>(
         &self,
-        volume: Volume<'_>,
+        volume: InputVolume<'_>,
         mut predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
         mut sink: impl FnMut(Slab<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -214,7 +214,7 @@ impl SlidingWindow {
     /// As [`SlidingWindow::run`].
     pub fn collect<E: From<SlidingWindowError>>(
         &self,
-        volume: Volume<'_>,
+        volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
     ) -> Result<Vec<f32>, E> {
         let [_, ny, nz] = volume.dims;
@@ -240,7 +240,7 @@ impl SlidingWindow {
     /// As [`SlidingWindow::run`], and if the predictor gives more than 256 channels.
     pub fn argmax<E: From<SlidingWindowError>>(
         &self,
-        volume: Volume<'_>,
+        volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
     ) -> Result<Vec<u8>, E> {
         let [_, ny, nz] = volume.dims;
@@ -481,7 +481,7 @@ fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
 }
 
 /// Appends the window at `start` of the padded volume, zeros outside the volume, as [C, rx, ry, rz].
-fn copy_window(volume: Volume<'_>, pad: [usize; 3], start: [usize; 3], roi: [usize; 3], batch: &mut Vec<f32>) {
+fn copy_window(volume: InputVolume<'_>, pad: [usize; 3], start: [usize; 3], roi: [usize; 3], batch: &mut Vec<f32>) {
     let [nx, ny, nz] = volume.dims;
     let z_from = start[2].max(pad[2]);
     let z_till = (start[2] + roi[2]).min(pad[2] + nz);
@@ -547,7 +547,7 @@ mod tests {
     /// Whatever the windows, an average of identical values is that value: the volume comes back in place.
     fn check(sliding: SlidingWindow, dims: [usize; 3]) {
         let values = ramp(dims);
-        let got = sliding.collect(Volume::new(&values, 1, dims).expect("volume"), twice).expect("prediction");
+        let got = sliding.collect(InputVolume::new(&values, 1, dims).expect("volume"), twice).expect("prediction");
         assert_eq!(got.len(), 2 * values.len());
         for (i, (value, got)) in values.iter().chain(&values).zip(&got).enumerate() {
             let want = if i < values.len() { *value } else { -value };
@@ -577,7 +577,7 @@ mod tests {
         for (dims, roi) in [([21, 9, 13], [6, 4, 5]), ([7, 19, 8], [4, 6, 4]), ([7, 8, 23], [4, 4, 6])] {
             let sliding = SlidingWindow::new(roi, 0.5, 3).expect("windows").with_weighting(Weighting::Gaussian);
             let values = ramp(dims);
-            let volume = Volume::new(&values, 1, dims).expect("volume");
+            let volume = InputVolume::new(&values, 1, dims).expect("volume");
             let roi_len = roi.iter().product::<usize>();
             let tilt = ramp(roi);
             let predict = |windows: &[f32], _: usize| -> Outcome<Vec<f32>> {
@@ -629,7 +629,7 @@ mod tests {
     fn a_predictor_of_the_wrong_size_is_an_error() {
         let values = ramp([4, 4, 4]);
         let sliding = SlidingWindow::new([2; 3], 0.5, 1).expect("windows");
-        let volume = Volume::new(&values, 1, [4; 3]).expect("volume");
+        let volume = InputVolume::new(&values, 1, [4; 3]).expect("volume");
         let error = sliding.collect(volume, |_, _| Outcome::Ok(vec![0.0; 7])).expect_err("seven values");
         assert_eq!(error, SlidingWindowError::PredictionLength { expected: 8, got: 7 });
     }

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 /// The numbers of an update, bias corrections included.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Numbers {
+pub struct StepParams {
     /// Learning rate.
     pub lr: f64,
     /// What weight decay leaves of the parameter: `1 - lr · decay`.
@@ -26,7 +26,7 @@ pub struct Numbers {
 #[must_use]
 pub fn adamw<const D: usize>(
     [param, grad, first, second]: [Tensor<D>; 4],
-    numbers: Numbers,
+    numbers: StepParams,
 ) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
     let [param, grad, first, second] = [param, grad, first, second].map(Tensor::into_dispatch);
     let (param, first, second) = <Dispatch as AdamWUpdate>::adamw_update(param, grad, first, second, numbers);
@@ -42,9 +42,9 @@ pub trait AdamWUpdate: Backend {
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        numbers: Numbers,
+        numbers: StepParams,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let Numbers { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = numbers;
+        let StepParams { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = numbers;
         let times = |x: FloatTensor<Self>, factor: f32| Self::float_mul_scalar(x, factor.into());
         let first = Self::float_add(times(first, b1), times(grad.clone(), 1.0 - b1));
         let square = Self::float_mul(grad.clone(), grad);
@@ -66,7 +66,7 @@ impl AdamWUpdate for burn::backend::Cube {
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        numbers: Numbers,
+        numbers: StepParams,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         super::kernels::adamw::update(param, grad, first, second, numbers)
     }
@@ -97,7 +97,7 @@ mod tests {
             let (mut first, mut second) = (param.zeros_like(), param.zeros_like());
             for step in 0..5 {
                 let time = i32::try_from(step + 1).unwrap();
-                let numbers = Numbers {
+                let numbers = StepParams {
                     lr,
                     keep: 1.0 - lr * 0.05,
                     betas: [0.9, 0.95],

@@ -5,7 +5,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{FloatDType, Int, Shape, Tensor};
 
-/// `steps` `[n, 1, x, y, z]` by `laws` `[n, 4]`: gain, bias, factor, shift; see [`hiend_loader::batch::StepLaw`].
+/// `steps` `[n, 1, x, y, z]` by `laws` `[n, 4]`: gain, bias, factor, shift; see [`hiend_loader::batch::Dequantize`].
 #[must_use]
 pub fn floats_of(steps: Tensor<5, Int>, laws: Tensor<2>) -> Tensor<5> {
     Tensor::from_dispatch(<Dispatch as FromSteps>::from_steps(steps.into_dispatch(), laws.into_dispatch()))
@@ -42,12 +42,12 @@ mod tests {
     use super::*;
     use crate::ops::testing::{devices, largest_difference};
     use burn::tensor::{DType, TensorData};
-    use hiend_loader::batch::StepLaw;
+    use hiend_loader::batch::Dequantize;
     use hiend_loader::preprocess::window::Scale;
 
     #[test]
     fn floats_are_those_of_the_loader() {
-        let law = |low: f64, factor, shift| StepLaw { scale: Scale::new(1.0, -175.0, [low, 250.0]), factor, shift };
+        let law = |low: f64, factor, shift| Dequantize { scale: Scale::new(1.0, -175.0, [low, 250.0]), factor, shift };
         let laws = [law(-175.0, 1.0, 0.0), law(-100.0, 1.07, -0.031), law(0.0, 0.93, 0.1)];
         let steps: Vec<u16> =
             (0..3 * 64).map(|i| (i * 7919 % 65_536) as u16 % if i < 128 { 426 } else { 65_535 }).collect();

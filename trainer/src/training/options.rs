@@ -26,7 +26,7 @@ impl Stop {
 
 /// How a run is carried out. None of this changes its losses, but for rounding where several devices add up theirs.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct TrainOptions {
     /// Everything the run leaves behind goes there.
     pub run_dir: PathBuf,
     /// Go on from the last checkpoint in `run_dir`.
@@ -48,7 +48,7 @@ pub struct Options {
     pub stop: Stop,
 }
 
-impl Options {
+impl TrainOptions {
     /// A run in `run_dir` with a checkpoint at its end.
     #[must_use]
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {

@@ -37,7 +37,7 @@ pub enum RankError {
 }
 
 /// A place where all ranks meet, each with a value, and leave with the values of all.
-struct Meeting<T> {
+struct AllGather<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
 }
@@ -49,7 +49,7 @@ struct State<T> {
     left: bool,
 }
 
-impl<T> Meeting<T> {
+impl<T> AllGather<T> {
     fn of(num_ranks: usize) -> Self {
         let posted = (0..num_ranks).map(|_| None).collect();
         let state = State { round: 0, posted, all: Arc::new(Vec::new()), left: false };
@@ -89,13 +89,13 @@ impl<T> Meeting<T> {
 /// Sums through the memory of the host, in the order of the ranks: the same bits on each of them, and every time.
 ///
 /// For CPUs, whose back end has no collectives.
-pub struct HostReduce(Meeting<Vec<Vec<f32>>>);
+pub struct HostReduce(AllGather<Vec<Vec<f32>>>);
 
 impl HostReduce {
     /// For so many ranks.
     #[must_use]
     pub fn new(num_ranks: usize) -> Self {
-        Self(Meeting::of(num_ranks))
+        Self(AllGather::of(num_ranks))
     }
 }
 
@@ -129,7 +129,7 @@ impl AllReduce for HostReduce {
 pub struct NcclReduce {
     devices: Vec<Device>,
     /// Whether each rank has what it is to add.
-    whole: Meeting<bool>,
+    whole: AllGather<bool>,
 }
 
 #[cfg(feature = "cuda")]
@@ -137,7 +137,7 @@ impl NcclReduce {
     /// Between these devices, which lead and follow in this order.
     #[must_use]
     pub fn new(devices: Vec<Device>) -> Self {
-        Self { whole: Meeting::of(devices.len()), devices }
+        Self { whole: AllGather::of(devices.len()), devices }
     }
 }
 
@@ -168,17 +168,17 @@ impl AllReduce for NcclReduce {
 }
 
 /// All ranks.
-pub struct Team {
-    crops: Meeting<usize>,
+pub struct ProcessGroup {
+    crops: AllGather<usize>,
     reduce: Box<dyn AllReduce>,
     failure: Mutex<Option<(usize, String)>>,
 }
 
-impl Team {
+impl ProcessGroup {
     /// So many ranks, whose tensors are added up by `reduce`.
     #[must_use]
     pub fn new(num_ranks: usize, reduce: Box<dyn AllReduce>) -> Arc<Self> {
-        Arc::new(Self { crops: Meeting::of(num_ranks), reduce, failure: Mutex::new(None) })
+        Arc::new(Self { crops: AllGather::of(num_ranks), reduce, failure: Mutex::new(None) })
     }
 
     /// The first failure of a rank that follows.
@@ -192,15 +192,15 @@ impl Team {
 }
 
 /// One rank's place among all. Dropping it is leaving.
-pub struct Member {
-    team: Arc<Team>,
+pub struct RankHandle {
+    team: Arc<ProcessGroup>,
     rank: usize,
 }
 
-impl Member {
+impl RankHandle {
     /// The place of `rank`.
     #[must_use]
-    pub fn new(team: &Arc<Team>, rank: usize) -> Self {
+    pub fn new(team: &Arc<ProcessGroup>, rank: usize) -> Self {
         Self { team: Arc::clone(team), rank }
     }
 
@@ -215,7 +215,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for RankHandle {
     fn drop(&mut self) {
         self.team.crops.leave();
         self.team.reduce.leave();
@@ -254,10 +254,10 @@ mod tests {
 
     #[test]
     fn a_rank_that_leaves_frees_the_others() {
-        let team = Team::new(2, Box::new(HostReduce::new(2)));
+        let team = ProcessGroup::new(2, Box::new(HostReduce::new(2)));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Member::new(&team, 0).crops(8));
-            let leaving = Member::new(&team, 1);
+            let waiting = scope.spawn(|| RankHandle::new(&team, 0).crops(8));
+            let leaving = RankHandle::new(&team, 1);
             team.fail(1, "no memory".into());
             drop(leaving);
             assert_eq!(waiting.join().unwrap(), Err(RankError::Left));

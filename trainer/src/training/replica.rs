@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 
-use super::ranks::{Member, RankError};
+use super::ranks::{RankError, RankHandle};
 use super::{Beginning, Target, Task, TrainingError};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
@@ -88,7 +88,7 @@ impl<M: Module + 'static> Replica<M> {
         task: &T,
         batch: Option<&DeviceBatch<Target<T>>>,
         lr: f64,
-        member: Option<&Member>,
+        member: Option<&RankHandle>,
     ) -> Result<Option<Update>, RankError> {
         let own = batch.map_or(0, |batch| batch.crops.len());
         let all = member.map_or(Ok(own), |member| member.crops(own))?;
@@ -142,7 +142,7 @@ fn gradients<T: Task>(
 /// Loss and gradients of all ranks' crops, from those of this rank's `share` of them.
 fn shared<M: Module>(
     model: &M,
-    member: &Member,
+    member: &RankHandle,
     share: f64,
     loss: Option<Tensor<1>>,
     grads: GradientsParams,

@@ -11,11 +11,11 @@ use burn::module::Module;
 use hiend_loader::batch::BatchTimes;
 
 use super::error::io_error;
-use super::ranks::{self, HostReduce, Member, RankError, Team};
+use super::ranks::{self, HostReduce, ProcessGroup, RankError, RankHandle};
 use super::readback::{Answer, Readback};
 use super::replica::Replica;
 use super::run_dir::{RunDir, refuse_changes, saved_config};
-use super::{Beginning, Event, Options, Outcome, Stream, Summary, Target, Task, TrainingError, ema};
+use super::{Beginning, Event, Outcome, Stream, Summary, Target, Task, TrainOptions, TrainingError, ema};
 use crate::checkpoint::{self, Best, Checkpoints, State};
 use crate::config::RunConfig as _;
 use crate::device::{self, Compute};
@@ -40,7 +40,7 @@ struct Queued {
 /// A run on its way.
 pub(super) struct Run<'a, T: Task> {
     task: &'a T,
-    options: &'a Options,
+    options: &'a TrainOptions,
     /// Held until the run is over.
     _run_dir: RunDir,
     compute: &'a Compute,
@@ -53,7 +53,7 @@ pub(super) struct Run<'a, T: Task> {
     ema: Option<T::Model>,
     readback: Readback,
     /// All ranks, where there are several.
-    team: Option<Arc<Team>>,
+    team: Option<Arc<ProcessGroup>>,
     /// The last update, as long as nobody has waited for it; the readback has been asked for what it tells.
     queued: Option<Queued>,
     /// When the last one was done.
@@ -77,7 +77,7 @@ impl<'a, T: Task> Run<'a, T> {
         task: &'a T,
         stream: &Stream,
         compute: &'a Compute,
-        options: &'a Options,
+        options: &'a TrainOptions,
     ) -> Result<Self, TrainingError> {
         let config = task.config();
         let found = RunDir::find(&options.run_dir, options.resume)?;
@@ -170,16 +170,16 @@ impl<'a, T: Task> Run<'a, T> {
             return self.train(feed, end_step, None, watch);
         }
         let reduce = all_reduce(compute, &options.others);
-        let team = Team::new(num_ranks, reduce);
+        let team = ProcessGroup::new(num_ranks, reduce);
         self.team = Some(Arc::clone(&team));
         let checkpoint = self.last_good.clone();
         std::thread::scope(|scope| {
             // Before anyone waits for it, and dropped on every way out, a panic's included: whoever waits is freed.
-            let member = Member::new(&team, 0);
+            let member = RankHandle::new(&team, 0);
             for (rank, compute) in (1..).zip(&options.others) {
                 let (team, checkpoint) = (&team, checkpoint.as_deref());
                 let follow = move || {
-                    let member = Member::new(team, rank);
+                    let member = RankHandle::new(team, rank);
                     let run = || {
                         let (replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint)?;
                         let feed = feed_of(task, stream, compute, options, start, (rank, num_ranks))?;
@@ -217,7 +217,7 @@ impl<'a, T: Task> Run<'a, T> {
         &mut self,
         mut feed: Feed<Target<T>>,
         end_step: u64,
-        member: Option<&Member>,
+        member: Option<&RankHandle>,
         watch: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), TrainingError> {
         let validate_every = self.task.validation_every(self.steps_per_epoch);
@@ -290,7 +290,7 @@ impl<'a, T: Task> Run<'a, T> {
     fn update(
         &mut self,
         batch: Option<&DeviceBatch<Target<T>>>,
-        member: Option<&Member>,
+        member: Option<&RankHandle>,
         start: Instant,
         wait_secs: f64,
     ) -> Result<Option<Queued>, TrainingError> {
@@ -462,7 +462,7 @@ fn feed_of<T: Task>(
     task: &T,
     stream: &Stream,
     compute: &Compute,
-    options: &Options,
+    options: &TrainOptions,
     start: u64,
     share: (usize, usize),
 ) -> Result<Feed<Target<T>>, TrainingError> {
@@ -480,7 +480,7 @@ fn follow<T: Task>(
     mut feed: Feed<Target<T>>,
     steps: Range<u64>,
     steps_per_epoch: u64,
-    member: &Member,
+    member: &RankHandle,
 ) -> Result<(), TrainingError> {
     let config = task.config();
     for step in steps {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use hiend_cache::Cache;
 use hiend_loader::pipeline::{self, Loader, StreamConfig};
 
-use crate::feed::{Source, SourceError, source_of};
+use crate::feed::{BatchSource, SourceError, source_of};
 
 /// Opens the batches from a step on: those of the whole stream, or a rank's share `(rank, ranks)` of each.
-pub type OpenSource = Box<dyn Fn(u64, (usize, usize)) -> Result<Source, SourceError> + Send + Sync>;
+pub type OpenBatchSource = Box<dyn Fn(u64, (usize, usize)) -> Result<BatchSource, SourceError> + Send + Sync>;
 
 /// Where batches come from: a pure function of the step.
 pub struct Stream {
@@ -17,7 +17,7 @@ pub struct Stream {
     /// Digest of the data; a run goes on with the data it began with.
     pub digest: String,
     /// Opens the batches from a step on.
-    pub open: OpenSource,
+    pub open: OpenBatchSource,
 }
 
 impl Stream {
@@ -31,7 +31,7 @@ impl Stream {
         cache: Arc<Cache>,
         config: &StreamConfig,
         seed: u64,
-        options: &pipeline::Options,
+        options: &pipeline::LoaderOptions,
     ) -> Result<Self, pipeline::Error> {
         let whole = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
         let digest = whole.digest();
@@ -42,7 +42,7 @@ impl Stream {
             if num_ranks == 1 {
                 return Ok(source_of(whole.stream(step)));
             }
-            let options = pipeline::Options {
+            let options = pipeline::LoaderOptions {
                 threads: (whole.num_threads() / num_ranks).max(1),
                 memory_bytes: options.memory_bytes / num_ranks as u64,
                 rank: share,

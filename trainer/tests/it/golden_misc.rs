@@ -1,7 +1,7 @@
 //! Loss, metric and sliding window against the reference (`misc*`).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hiend_trainer::inference::sliding_window::{SlidingWindow, SlidingWindowError, Volume};
+use hiend_trainer::inference::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
 use hiend_trainer::loss::dice_ce::dice_ce;
 use hiend_trainer::metric::LabelMap;
 use hiend_trainer::metric::dice::{dice_per_class, mean_dice};
@@ -95,7 +95,7 @@ fn golden_sliding_window() {
         let values = volume.f32();
         for sw_batch_size in [1, 4] {
             let sliding = SlidingWindow::new([roi; 3], overlap, sw_batch_size).expect("windows");
-            let got = sliding.collect(Volume::new(&values, 1, [x, y, z]).expect("volume"), |windows, _| {
+            let got = sliding.collect(InputVolume::new(&values, 1, [x, y, z]).expect("volume"), |windows, _| {
                 let two = windows.chunks_exact(ramp.len()).flat_map(|w| {
                     let product = w.iter().zip(&ramp).map(|(w, r)| w * r);
                     product.chain(w.iter().zip(&ramp).map(|(w, r)| w + r))

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use burn::tensor::Device;
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::pretrain::Preset;
+use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::weights::{StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, safetensors};
 
@@ -51,7 +51,7 @@ fn golden_weights_import_command() {
             continue;
         }
         let (model, crop_size) = config_of(&case);
-        let mut config = Preset::Tiny.config();
+        let mut config = PretrainPreset::Tiny.config();
         (config.model, config.stream.crop_size) = (model, crop_size);
         let folder = tempfile::tempdir().unwrap();
         let (sizes, out) = (folder.path().join("sizes.toml"), folder.path().join("imported.safetensors"));

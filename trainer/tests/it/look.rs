@@ -10,11 +10,11 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::Options;
+use hiend_trainer::training::TrainOptions;
 use hiend_trainer::weights::StateDict;
 
 fn hiend_train(args: &[&str]) -> Output {
@@ -40,7 +40,7 @@ fn fail(args: &[&str], code: i32, in_stderr: &str) {
 
 /// Small enough for a test.
 fn config() -> PretrainConfig {
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 8;
     config.model.embed_dim = 24;
     config.model.num_heads = 2;
@@ -59,7 +59,7 @@ impl Folder {
         let folder = Self(tempfile::tempdir().unwrap());
         let config = config();
         let stream = SyntheticStream { seed: 1, crop_size: [16, 16, 24], crops: 2, steps_per_epoch: 2 };
-        let options = Options { max_steps: Some(1), ..Options::new(folder.at("run")) };
+        let options = TrainOptions { max_steps: Some(1), ..TrainOptions::new(folder.at("run")) };
         pretrain(&config, stream.stream(), &Compute::cpu(), &options, &mut |_| ()).unwrap();
         fs::write(folder.at("model.toml"), config.to_toml()).unwrap();
         let phantoms = PhantomConfig { cases: 1, spacing_mm: [5.0, 6.0], ..PhantomConfig::default() };

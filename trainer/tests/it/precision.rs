@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::init::WeightInit;
@@ -11,12 +11,12 @@ use hiend_trainer::model::precision::Precision;
 use hiend_trainer::model::unetr::UnetrConfig;
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::{Options, Summary, TrainingError};
+use hiend_trainer::training::{Summary, TrainOptions, TrainingError};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 4, steps_per_epoch: 4 };
 
 fn config(precision: Precision) -> PretrainConfig {
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 4;
     config.model.embed_dim = 48;
     config.model.depth = 4;
@@ -34,7 +34,7 @@ fn config(precision: Precision) -> PretrainConfig {
 }
 
 fn run(precision: Precision, run_dir: &Path, steps: u64, resume: bool) -> Result<Summary, TrainingError> {
-    let options = Options { max_steps: Some(steps), resume, ..Options::new(run_dir) };
+    let options = TrainOptions { max_steps: Some(steps), resume, ..TrainOptions::new(run_dir) };
     pretrain(&config(precision), STREAM.stream(), &Compute::cpu(), &options, &mut |_| ())
 }
 

@@ -6,20 +6,20 @@ use std::path::Path;
 use hiend_loader::batch::Images;
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::TrainConfig;
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::optim::Decay;
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::report::journal::Entry;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::{Event, Options, Outcome, Stream, Summary, TrainingError};
+use hiend_trainer::training::{Event, Outcome, Stream, Summary, TrainOptions, TrainingError};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 2, steps_per_epoch: 4 };
 
 /// Small enough for a test; both groups of parameters, and clipping.
 fn config() -> PretrainConfig {
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 4;
     config.model.embed_dim = 24;
     config.model.depth = 4;
@@ -37,11 +37,11 @@ fn config() -> PretrainConfig {
     config
 }
 
-fn options(run_dir: &Path, max_steps: u64, resume: bool) -> Options {
-    Options { max_steps: Some(max_steps), resume, ..Options::new(run_dir) }
+fn options(run_dir: &Path, max_steps: u64, resume: bool) -> TrainOptions {
+    TrainOptions { max_steps: Some(max_steps), resume, ..TrainOptions::new(run_dir) }
 }
 
-fn run(config: &PretrainConfig, stream: Stream, options: &Options) -> Result<Summary, TrainingError> {
+fn run(config: &PretrainConfig, stream: Stream, options: &TrainOptions) -> Result<Summary, TrainingError> {
     pretrain(config, stream, &Compute::cpu(), options, &mut |_| ())
 }
 
@@ -82,7 +82,7 @@ fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
     let config = PretrainConfig { train: TrainConfig { ema_decay: Some(0.9), ..config().train }, ..config() };
     let runs = [false, true].map(|overlap| {
         let dir = dirs[usize::from(overlap)].path();
-        let options = Options { overlap: Some(overlap), checkpoint_every: 3, ..options(dir, 7, false) };
+        let options = TrainOptions { overlap: Some(overlap), checkpoint_every: 3, ..options(dir, 7, false) };
         let mut told = Vec::new();
         let mut watch = |event: &Event<'_>| match event {
             Event::Step(record) => told.push(format!("step {}", record.step)),
@@ -110,7 +110,7 @@ fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
             Ok(batch)
         })))
     });
-    let options = Options { overlap: Some(true), checkpoint_every: 4, ..options(dir.path(), 7, false) };
+    let options = TrainOptions { overlap: Some(true), checkpoint_every: 4, ..options(dir.path(), 7, false) };
     assert!(message(run(&config, stream, &options).unwrap_err()).contains("loss is NaN at step 4"));
     assert_eq!(checkpoint::latest(&dir.path().join("checkpoints")).unwrap(), None);
 }
@@ -150,7 +150,7 @@ fn a_kill_costs_the_steps_since_the_checkpoint_and_nothing_else() {
     let mut stream = STREAM.stream();
     let broken = |step, _| Ok(Box::new(STREAM.open(step).take(5)) as _);
     stream.open = Box::new(broken);
-    let options_killed = Options { checkpoint_every: 3, ..options(killed_dir.path(), 6, false) };
+    let options_killed = TrainOptions { checkpoint_every: 3, ..options(killed_dir.path(), 6, false) };
     let error = run(&config, stream, &options_killed).unwrap_err();
     assert_eq!(message(error), "the stream of batches broke off before step 5");
     let resumed = run(&config, STREAM.stream(), &options(killed_dir.path(), 6, true)).unwrap();
@@ -225,7 +225,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_cases() {
             Ok(batch)
         })))
     });
-    let options = Options { checkpoint_every: 2, ..options(dir.path(), 6, false) };
+    let options = TrainOptions { checkpoint_every: 2, ..options(dir.path(), 6, false) };
     let text = message(run(&config, stream, &options).unwrap_err());
     for part in ["loss is NaN at step 4", "lr 9.98", "synthetic/case1, synthetic/case2", "step-00000002"] {
         assert!(text.contains(part), "{text}");
@@ -255,7 +255,7 @@ fn recomputing_on_the_way_back_and_micro_batches_change_no_loss() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config();
         config.train.micro_batch = micro_batch;
-        let options = Options { gradient_checkpointing, ..options(dir.path(), 3, false) };
+        let options = TrainOptions { gradient_checkpointing, ..options(dir.path(), 3, false) };
         run(&config, STREAM.stream(), &options).unwrap().losses
     };
     let plain = losses(false, None);

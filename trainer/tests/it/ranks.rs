@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use hiend_trainer::checkpoint;
-use hiend_trainer::config::pretrain::{Preset, PretrainConfig};
+use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::{Options, Stream, Summary, TrainingError};
+use hiend_trainer::training::{Stream, Summary, TrainOptions, TrainingError};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 6, steps_per_epoch: 4 };
 
 fn config() -> PretrainConfig {
-    let mut config = Preset::Tiny.config();
+    let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 4;
     config.model.embed_dim = 24;
     config.model.depth = 4;
@@ -32,7 +32,7 @@ fn config() -> PretrainConfig {
 
 fn run(stream: Stream, run_dir: &Path, ranks: usize, steps: u64, resume: bool) -> Result<Summary, TrainingError> {
     let others = vec![Compute::cpu(); ranks - 1];
-    let options = Options { max_steps: Some(steps), resume, others, ..Options::new(run_dir) };
+    let options = TrainOptions { max_steps: Some(steps), resume, others, ..TrainOptions::new(run_dir) };
     pretrain(&config(), stream, &Compute::cpu(), &options, &mut |_| ())
 }
 

@@ -65,7 +65,7 @@ impl Default for Nnunet {
 /// What nnU-Net's chain drew; `None` where a transform did not come up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct NnunetDrawn {
+pub struct NnunetParams {
     /// First.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialParams>,
@@ -98,8 +98,8 @@ pub struct NnunetDrawn {
 impl Nnunet {
     /// All parameters of the crop that `id` names.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> NnunetDrawn {
-        NnunetDrawn {
+    pub fn draw(&self, id: &DrawId) -> NnunetParams {
+        NnunetParams {
             spatial: self.spatial.draw(id),
             gaussian_noise: self.gaussian_noise.draw(id),
             gaussian_blur: self.gaussian_blur.draw(id),
@@ -113,7 +113,7 @@ impl Nnunet {
     }
 }
 
-impl NnunetDrawn {
+impl NnunetParams {
     /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
@@ -150,7 +150,7 @@ impl NnunetDrawn {
     /// The whole chain. A source that is smaller than [`Self::source_box`] counts as 0 outside.
     ///
     /// # Panics
-    /// As [`super::Drawn::apply`].
+    /// As [`super::SampledParams::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
         if let Some(spatial) = &self.spatial {
             spatial.apply_image(source.image, source.shape, crop.image, crop.shape, scratch);

@@ -1,7 +1,7 @@
 //! The pre-training recipe's chain: two moves of the axes and two of the intensities.
 //!
-//! The pipeline fuses all four with the copy of the crop, through [`RecipeDrawn::axis_map`] and
-//! [`RecipeDrawn::intensity`]; `apply` is the plain form, for tests and tools.
+//! The pipeline fuses all four with the copy of the crop, through [`RecipeParams::axis_map`] and
+//! [`RecipeParams::intensity`]; `apply` is the plain form, for tests and tools.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub struct Recipe {
 /// What the recipe's chain drew; `None` where a transform did not come up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RecipeDrawn {
+pub struct RecipeParams {
     /// First.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<MirrorParams>,
@@ -48,8 +48,8 @@ pub struct RecipeDrawn {
 impl Recipe {
     /// All parameters of the crop that `id` names.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> RecipeDrawn {
-        RecipeDrawn {
+    pub fn draw(&self, id: &DrawId) -> RecipeParams {
+        RecipeParams {
             flip: self.flip.draw(id, MirrorUse::Flip),
             rotate90: self.rotate90.draw(id),
             scale_intensity: self.scale_intensity.draw(id),
@@ -58,7 +58,7 @@ impl Recipe {
     }
 }
 
-impl RecipeDrawn {
+impl RecipeParams {
     /// Flips and quarter turns as one map.
     #[must_use]
     pub fn axis_map(&self) -> AxisMap {
@@ -92,7 +92,7 @@ impl RecipeDrawn {
     /// The plain form of what the pipeline fuses with its crop copy.
     ///
     /// # Panics
-    /// As [`super::Drawn::apply`].
+    /// As [`super::SampledParams::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>) {
         let map = self.axis_map();
         assert_eq!(source.shape, map.source_shape(crop.shape), "the source is the box asked for");

@@ -1,7 +1,7 @@
 //! One update of a parameter and its moments, in place.
 
 use super::*;
-use crate::ops::adamw::Numbers;
+use crate::ops::adamw::StepParams;
 
 #[cube(launch_unchecked)]
 pub(super) fn adamw_values(
@@ -36,7 +36,7 @@ pub fn update(
     grad: CubeTensor,
     first: CubeTensor,
     second: CubeTensor,
-    numbers: Numbers,
+    numbers: StepParams,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     // Written to in place; one that somebody else still reads is copied first.
     let own = |tensor: CubeTensor| {
@@ -46,7 +46,7 @@ pub fn update(
     };
     let (param, first, second, grad) = (own(param), own(first), own(second), into_contiguous(grad));
     assert!([&param, &first, &second, &grad].iter().all(|x| x.dtype == DType::F32), "parameters are f32");
-    let Numbers { lr, keep, betas, epsilon, corrections } = numbers;
+    let StepParams { lr, keep, betas, epsilon, corrections } = numbers;
     let count = param.meta.shape().num_elements();
     let client = param.client.clone();
     let (cubes, dim) = elementwise(&client, count);
