@@ -252,7 +252,7 @@ pub(crate) struct StreamOptions {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum AugmentArg {
-    PreprocessArgs,
+    Recipe,
     Nnunet,
     Plain,
 }

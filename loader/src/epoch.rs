@@ -48,7 +48,7 @@ impl VisitOrder {
         self.num_cases
     }
 
-    /// ScheduledVisit number `visit` of the run.
+    /// Visit number `visit` of the run.
     #[must_use]
     pub fn visit(&self, visit: u64) -> ScheduledVisit {
         let num_cases = self.num_cases as u64;

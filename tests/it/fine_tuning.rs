@@ -18,7 +18,7 @@ use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::config::{AugmentOn, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
-use hiend_trainer::inference::predict::{PredictError, Predictor, WindowSettings};
+use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
 use hiend_trainer::inference::sliding_window::Weighting;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::report::journal::ValidationRecord;
@@ -164,7 +164,7 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let stop = Stop::default();
     stop.request();
     let stopped = predictor.predict(&data.scan(1), false, &stop, &mut |_, _| ());
-    assert!(matches!(stopped, Err(PredictError::Stopped)));
+    assert!(matches!(stopped, Err(ScanPredictionError::Stopped)));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) fn read(root: &Path) -> Result<Option<Dataset>, DatasetError> {
         let case = CaseFiles { dataset: dataset.name.clone(), case_id, image, label: file("label") };
         match std::iter::once(&case.image).chain(&case.label).find(|path| !path.is_file()) {
             Some(missing) => {
-                dataset.left_out.push(SkippedCase::new(&case, missing, "listed in dataset.json but missing"))
+                dataset.left_out.push(SkippedCase::new(&case, missing, "listed in dataset.json but missing"));
             }
             None => dataset.cases.push(case),
         }

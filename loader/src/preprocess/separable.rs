@@ -62,7 +62,7 @@ struct Plane {
     values: Vec<f32>,
 }
 
-/// SeparableRows of the source as they are read.
+/// Rows of the source as they are read.
 struct RowBuffers {
     rows: [(Option<u32>, Vec<f32>); 2],
     mixed: Vec<f32>,

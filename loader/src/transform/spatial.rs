@@ -89,7 +89,7 @@ const MARGIN: f64 = 1e-3;
 /// Adding it rounds a float of either sign and less than 2^21 to an integer that stands in its low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
 
-/// AffineRows of the crop along x, and along y, that are resampled together.
+/// Rows of the crop along x, and along y, that are resampled together.
 const TILE: usize = 8;
 
 /// The integer that `ROUND` was added to.

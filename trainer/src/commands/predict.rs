@@ -14,7 +14,7 @@ use super::running::listen;
 use super::{INTERRUPTED, LEFT_OUT};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
-use crate::inference::predict::{PredictError, Prediction, Predictor, WindowSettings};
+use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
 
 pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let scans = scans(&args.inputs)?;
@@ -47,7 +47,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         });
         bar.finish_and_clear();
         let written = match result {
-            Err(PredictError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(ScanPredictionError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
             Err(error) => Err(anyhow::Error::from(error)),
             Ok(prediction) => write(&prediction, predictor.classes(), &target(case), &args.out, case),
         };

@@ -42,7 +42,7 @@ pub enum OpenError {
 
 /// Why a scan could not be predicted.
 #[derive(Debug, Error)]
-pub enum PredictError {
+pub enum ScanPredictionError {
     /// It was asked to stop.
     #[error("stopped")]
     Stopped,
@@ -161,8 +161,8 @@ impl Predictor {
         probabilities: bool,
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Prediction, PredictError> {
-        let unsuitable = |reason| PredictError::Unsuitable { path: path.to_owned(), reason };
+    ) -> Result<Prediction, ScanPredictionError> {
+        let unsuitable = |reason| ScanPredictionError::Unsuitable { path: path.to_owned(), reason };
         check_extent(&read_info(path)?, &self.preprocess).map_err(unsuitable)?;
         let scan = read_volume(path)?;
         let prepared = preprocess(&scan, None, &self.preprocess).map_err(unsuitable)?;
@@ -170,8 +170,8 @@ impl Predictor {
         drop(scan);
         match self.label(&info, prepared, probabilities, stop, progress) {
             Ok(exported) => Ok(Prediction { info, exported }),
-            Err(Fault::Stopped) => Err(PredictError::Stopped),
-            Err(Fault::Predict(source)) => Err(PredictError::Predict { path: path.to_owned(), source }),
+            Err(Fault::Stopped) => Err(ScanPredictionError::Stopped),
+            Err(Fault::Predict(source)) => Err(ScanPredictionError::Predict { path: path.to_owned(), source }),
         }
     }
 

@@ -17,7 +17,7 @@ pub fn short_of(device: &Device) -> FloatDType {
     [FloatDType::BF16, FloatDType::F16].into_iter().find(|&dtype| device.supports_dtype(dtype)).expect("one of them")
 }
 
-/// StepParams without a pattern that a mistake could hide in, from `-amplitude` to `amplitude`.
+/// Numbers without a pattern that a mistake could hide in, from `-amplitude` to `amplitude`.
 pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
     let value = |i: usize| ((i as f32 * frequency).sin() * 43_758.547).fract() * amplitude;
     let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(value).collect();

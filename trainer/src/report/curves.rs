@@ -35,7 +35,7 @@ struct Line<'a> {
     name: Option<String>,
     colour: RGBColor,
     series: &'a Series,
-    /// SampledParams faintly as it is and strongly as the running mean over so many updates.
+    /// Drawn faintly as it is and strongly as the running mean over so many updates.
     smoothed_over: Option<f64>,
 }
 
