@@ -97,7 +97,7 @@ fn the_process_stays_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path());
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_process_stays_within_the_budget", "--nocapture"])
+        .args(["--exact", "stream_memory::the_process_stays_within_the_budget", "--nocapture"])
         .env(CHILD, dir.path().join("cache"))
         .output()
         .unwrap();

@@ -1,0 +1,9 @@
+//! Integration tests of the loader, in one binary.
+//!
+//! `tests/metrics.rs` is a binary of its own: its recorder sees every stream of its process.
+
+mod cli;
+mod golden;
+mod stream_laws;
+mod stream_memory;
+mod transform_parity;
