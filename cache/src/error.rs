@@ -1,25 +1,45 @@
-//! Everything that can go wrong in a cache, each with the file, case or chunk it went wrong in.
+//! Errors of this crate, each with the file, case or chunk it concerns.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Result of this crate.
+/// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, and where.
+/// A file or folder operation that the operating system refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: cannot {action}", path.display())]
+pub struct FileError {
+    /// Path of the file or folder.
+    pub path: PathBuf,
+    /// Operation that failed, as a verb phrase: `write`, `sync this folder`.
+    pub action: &'static str,
+    /// The system's reason.
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// Adds path and operation to an I/O error: `read(path).map_err(FileError::at(path, "read"))`.
+    pub fn at(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { path, action, source }
+    }
+}
+
+impl From<FileError> for io::Error {
+    /// Keeps the kind; the text becomes the one that names the path.
+    fn from(error: FileError) -> Self {
+        Self::new(error.source.kind(), error)
+    }
+}
+
+/// Errors from reading and writing a cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
-    #[error("{}: cannot {action}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried, as a verb phrase.
-        action: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The folder is no cache.
     #[error("{}: no cache here (manifest.json is missing); make one with `hiend-shard DATA --out {}`", path.display(), path.display())]
     NoCache {
@@ -74,7 +94,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, action, source }
+        let at = FileError::at(path, action);
+        move |source| Self::File(at(source))
     }
 }

@@ -42,10 +42,13 @@
 
 pub mod cache;
 pub mod codec;
+pub mod durable;
 pub mod encode;
 pub mod error;
 pub mod grid;
 pub mod index;
+pub mod lock;
+pub mod lookup;
 pub mod manifest;
 pub mod occupancy;
 pub mod prune;
@@ -56,7 +59,7 @@ pub mod verify;
 pub use cache::{Cache, Case, StoredVolume, VolumeReader};
 pub use codec::{CodecPreset, Decoder, Encoder};
 pub use encode::{EncodedCase, NewCase, encode};
-pub use error::{Error, Result};
+pub use error::{Error, FileError, Result};
 pub use grid::{Box3, Grid};
 pub use manifest::{DatasetInfo, Manifest};
 pub use shard::record::{CaseRecord, Geometry, SourceFiles};

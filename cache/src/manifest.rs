@@ -5,21 +5,21 @@
 //! that a lost file is noticed.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::list_shards;
+use crate::durable;
 use crate::error::{Error, Result};
+use crate::lock::FileLock;
 use crate::shard::VERSION;
-use crate::shard::writer::{readable_by_all, sync_dir};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
 
-const TMP_PREFIX: &str = ".manifest-";
+/// Prefix of the temporary files of earlier versions; those of this one are [`durable`]'s.
+const FORMER_TEMPORARY_PREFIX: &str = ".manifest-";
 
 /// Contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,9 +92,8 @@ impl Manifest {
     /// # Errors
     /// If the old manifest is not readable, or the new one cannot be written.
     pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
-        let path = dir.join(".manifest.lock");
-        let lock = File::create(&path).map_err(Error::io(&path, "write"))?;
-        if lock.lock().is_ok() {
+        let lock = FileLock::exclusive(&dir.join(".manifest.lock"))?;
+        if lock.is_effective() {
             remove_unfinished(dir)?;
         }
         let mut manifest = match Self::read(dir) {
@@ -114,24 +113,18 @@ impl Manifest {
     /// If it cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE_NAME);
-        let io = |action| Error::io(&path, action);
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| io("write")(err.into()))?;
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| Error::io(&path, "write")(err.into()))?;
         bytes.push(b'\n');
-        let mut file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX))
-            .tempfile_in(dir)
-            .map_err(Error::io(dir, "make a file in this folder"))?;
-        file.write_all(&bytes).map_err(io("write"))?;
-        file.as_file().sync_all().map_err(io("write"))?;
-        file.persist(&path).map_err(|err| io("rename")(err.error))?;
-        sync_dir(dir)
+        Ok(durable::write(&path, &bytes)?)
     }
 }
 
-/// Removes what runs left that were killed while they wrote a manifest. For who holds the lock.
+/// Removes the temporary files of runs that were killed while they wrote a manifest. The caller holds the lock.
 fn remove_unfinished(dir: &Path) -> Result<()> {
+    durable::remove_stale(dir)?;
     for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
         let entry = entry.map_err(Error::io(dir, "list"))?;
-        if entry.file_name().to_string_lossy().starts_with(TMP_PREFIX) {
+        if entry.file_name().to_string_lossy().starts_with(FORMER_TEMPORARY_PREFIX) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

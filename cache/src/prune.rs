@@ -20,46 +20,35 @@
 //! that is gone, and opens it again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::durable;
 use crate::error::{Error, Result};
+use crate::lock::FileLock;
 use crate::manifest::Manifest;
 use crate::shard::Shard;
-use crate::shard::writer::{ShardWriter, sync_dir};
+use crate::shard::writer::ShardWriter;
 use crate::storage::Access;
 
-/// A run's sign in the folder that it may add shards. The system takes it away when the process ends, however it ends.
+/// A run's claim that it may add shards to a folder, shared with other runs. Ends with the process.
 #[derive(Debug)]
 pub struct RunLock {
     dir: PathBuf,
-    file: File,
+    lock: FileLock,
 }
 
 impl RunLock {
-    /// Waits until nobody prunes, and keeps others from pruning until it is dropped.
+    /// Waits until no run prunes, and keeps others from pruning until it is dropped.
     ///
-    /// Where the file system has no locks this does nothing; then only one run at a time may prune.
+    /// Where the file system has no locks this excludes nobody; then only one run at a time may prune.
     ///
     /// # Errors
-    /// If the lock file cannot be made.
+    /// If the lock file cannot be created or locked.
     pub fn shared(dir: &Path) -> Result<Self> {
-        let path = dir.join(".lock");
-        let file = File::create(&path).map_err(Error::io(&path, "write"))?;
-        let _ = file.lock_shared();
-        Ok(Self { dir: dir.to_owned(), file })
-    }
-
-    /// Whether this is the only run in the folder, now and until it is dropped.
-    fn alone(&self) -> bool {
-        let _ = self.file.unlock();
-        let alone = !matches!(self.file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
-        if !alone {
-            let _ = self.file.lock_shared();
-        }
-        alone
+        let lock = FileLock::shared(&dir.join(".lock"))?;
+        Ok(Self { dir: dir.to_owned(), lock })
     }
 }
 
@@ -88,7 +77,7 @@ pub struct Pruned {
 /// # Errors
 /// If the cache is not whole, or cannot be written. What is left is a whole cache either way.
 pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) -> Result<Option<Pruned>> {
-    if !lock.alone() {
+    if !lock.lock.try_upgrade()? {
         return Ok(None);
     }
     let dir = lock.dir.clone();
@@ -145,7 +134,7 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
             Err(err) => return Err(Error::io(path, "remove")(err)),
         }
     }
-    sync_dir(&dir)?;
+    durable::sync_dir(&dir)?;
     pruned.bytes_freed = removed.saturating_sub(added);
     Ok(Some(pruned))
 }

@@ -61,7 +61,7 @@ impl Fault {
     fn from_error(path: &Path, err: &Error) -> Self {
         let reason = match err {
             Error::BadShard { reason, .. } | Error::BadManifest { reason, .. } => reason.clone(),
-            Error::Io { action, source, .. } => format!("cannot {action} it: {source}"),
+            Error::File(err) => format!("cannot {}: {}", err.action, err.source),
             other => other.to_string(),
         };
         Self::file(path, reason)

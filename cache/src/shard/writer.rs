@@ -3,7 +3,6 @@
 //! A process that is killed leaves at most a `.tmp` file, which no reader looks at and which the next run removes:
 //! a writer that is alive holds a lock on its file.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,12 +10,12 @@ use tempfile::NamedTempFile;
 
 use super::record::Directory;
 use super::{EXTENSION, HEADER_LEN, Shard, footer_bytes, header_bytes};
+use crate::durable;
 use crate::encode::EncodedCase;
 use crate::error::{Error, Result};
 use crate::index::Entry;
 
-const TMP_PREFIX: &str = ".shard-";
-const TMP_SUFFIX: &str = ".tmp";
+const TEMPORARY_PREFIX: &str = ".shard-";
 /// Records are copied from shard to shard in pieces of so many bytes.
 const COPY_LEN: u64 = 8 << 20;
 
@@ -37,16 +36,7 @@ impl ShardWriter {
     /// # Errors
     /// If the file cannot be made.
     pub fn create(dir: &Path, generation: u64, worker: u32) -> Result<Self> {
-        let file = loop {
-            let file = readable_by_all(tempfile::Builder::new().prefix(TMP_PREFIX).suffix(TMP_SUFFIX))
-                .tempfile_in(dir)
-                .map_err(Error::io(dir, "make a file in this folder"))?;
-            // Only a sign of life for `remove_stale`; file systems without locks do without. Somebody who cleans up
-            // may have come between making the file and locking it; then it is gone, and another one is made.
-            if file.as_file().lock().is_err() || file.path().exists() {
-                break file;
-            }
-        };
+        let file = durable::temporary(dir, TEMPORARY_PREFIX).map_err(Error::io(dir, "create a file in this folder"))?;
         let mut writer = Self {
             dir: dir.to_owned(),
             file: BufWriter::with_capacity(1 << 20, file),
@@ -163,7 +153,7 @@ impl ShardWriter {
             let path = dir.join(format!("g{generation:04}-w{worker:03}-{sequence:04}.{EXTENSION}"));
             match file.persist_noclobber(&path) {
                 Ok(_) => {
-                    sync_dir(&dir)?;
+                    durable::sync_dir(&dir)?;
                     return Ok(Some(path));
                 }
                 Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => file = err.file,
@@ -182,44 +172,14 @@ impl ShardWriter {
 
     fn error(&self) -> impl Fn(std::io::Error) -> Error + use<> {
         let path = self.dir.clone();
-        move |source| Error::Io { path: path.clone(), action: "write a shard in this folder", source }
+        move |source| Error::io(&path, "write a shard in this folder")(source)
     }
 }
 
-/// Temporary files are for their owner alone; a cache is for everybody whom the umask lets read.
-pub(crate) fn readable_by_all<'a, 'b>(builder: &'b mut tempfile::Builder<'a, 'a>) -> &'b mut tempfile::Builder<'a, 'a> {
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder
-}
-
-/// Makes a rename in `dir` survive a power cut.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    // Windows has no handle for a folder; NTFS journals renames.
-    if cfg!(unix) {
-        let handle = File::open(dir).map_err(Error::io(dir, "open"))?;
-        handle.sync_all().map_err(Error::io(dir, "sync"))?;
-    }
-    Ok(())
-}
-
-/// Removes what killed writers left in `dir`; returns how many files.
+/// Removes the unfinished shards that killed writers left in `dir`; returns their number.
 ///
 /// # Errors
-/// If the folder cannot be listed.
+/// If the folder cannot be listed or a file cannot be removed.
 pub fn remove_stale(dir: &Path) -> Result<usize> {
-    let mut removed = 0;
-    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
-        let path = entry.map_err(Error::io(dir, "list"))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !(name.starts_with(TMP_PREFIX) && name.ends_with(TMP_SUFFIX)) {
-            continue;
-        }
-        // A live writer holds the lock; where locks don't work the file stays, which is safe.
-        let stale = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-        if stale && std::fs::remove_file(&path).is_ok() {
-            removed += 1;
-        }
-    }
-    Ok(removed)
+    Ok(durable::remove_stale_named(dir, TEMPORARY_PREFIX)?)
 }

@@ -1,0 +1,434 @@
+//! Durable writes: a file appears under its name complete and synced to disk, or not at all.
+//!
+//! Every function follows the same order: write under a temporary name in the target's folder, sync the file, rename
+//! it onto its name, sync the folder. After a crash or a power cut the name holds the old content or the new content.
+//! Without the last step, a file that was reported as written could be gone; without the first two, it could be empty.
+//!
+//! - The mode of a new file is 0666 less the umask, as for any file a program creates.
+//! - An error removes the temporary file. A killed process leaves it behind: [`remove_stale`] finds it by its name and
+//!   by the lock that its writer no longer holds.
+//! - A symbolic link is followed: its target is replaced and the link stays. Devices, pipes and sockets are refused,
+//!   because a rename would replace them with a plain file.
+//!
+//! ```
+//! use hiend_cache::durable;
+//! use std::io::Write as _;
+//!
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("run/config.toml");
+//! durable::create_dir_all(path.parent().unwrap())?;
+//! durable::write(&path, b"steps = 4\n")?;
+//! durable::write_with(&path, |file| writeln!(file, "steps = {}", 5))?;
+//! assert_eq!(std::fs::read_to_string(&path)?, "steps = 5\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::error::FileError;
+use crate::lookup;
+
+/// Prefix of temporary file names. Short and fixed, so that a name of the maximum length can still be written.
+const TEMPORARY_PREFIX: &str = ".hiend-";
+/// Suffix of temporary file names.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Buffer of [`write_with`] in bytes.
+const BUFFER_LEN: usize = 1 << 18;
+
+/// Replaces the content of `path` with `bytes`.
+///
+/// # Errors
+/// If the file cannot be written; the previous content is then untouched.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut file = NewFile::create(path)?;
+    file.write_all(bytes).map_err(FileError::at(path, "write"))?;
+    file.commit()
+}
+
+/// Replaces the content of `path` with what `write` writes to the buffered file.
+///
+/// # Errors
+/// If the file cannot be written or `write` fails; the previous content is then untouched.
+pub fn write_with<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<NewFile>) -> io::Result<T>,
+) -> Result<T, FileError> {
+    let mut file = BufWriter::with_capacity(BUFFER_LEN, NewFile::create(path)?);
+    let value = write(&mut file).map_err(FileError::at(path, "write"))?;
+    let file = file.into_inner().map_err(|err| FileError::at(path, "write")(err.into_error()))?;
+    file.commit()?;
+    Ok(value)
+}
+
+/// Replaces the content of `path` with what `write` writes to the temporary path it is given.
+///
+/// For libraries that open the path themselves. They may replace the temporary file but must not remove it.
+///
+/// # Errors
+/// If the file cannot be written or `write` fails; the previous content is then untouched.
+pub fn write_path<T>(path: &Path, write: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, FileError> {
+    let file = NewFile::create(path)?;
+    let value = write(file.temporary_path()).map_err(FileError::at(path, "write"))?;
+    // `write` may have replaced the file that `commit` syncs by another one of that name.
+    File::open(file.temporary_path()).and_then(|file| file.sync_all()).map_err(FileError::at(path, "sync"))?;
+    file.commit()?;
+    Ok(value)
+}
+
+/// Appends `bytes` to `path`, creates it if it does not exist, and syncs it.
+///
+/// A crash may leave a part of `bytes` at the end of the file: the format must tell a truncated record.
+///
+/// # Errors
+/// If the file cannot be written or synced.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let existed = lookup::exists(path)?;
+    let mut file = File::options().append(true).create(true).open(path).map_err(FileError::at(path, "open"))?;
+    file.write_all(bytes).map_err(FileError::at(path, "write"))?;
+    file.sync_data().map_err(FileError::at(path, "sync"))?;
+    if existed { Ok(()) } else { sync_dir(parent(path)) }
+}
+
+/// Creates a folder and its missing parents, each of them durably.
+///
+/// # Errors
+/// If a folder cannot be created, or something that is not a folder has its name.
+pub fn create_dir_all(path: &Path) -> Result<(), FileError> {
+    let mut missing = Vec::new();
+    for folder in path.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        if lookup::exists(folder)? {
+            break;
+        }
+        missing.push(folder);
+    }
+    for folder in missing.into_iter().rev() {
+        match std::fs::create_dir(folder) {
+            Ok(()) => {}
+            // Another process was faster.
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(FileError::at(folder, "create this folder")(err)),
+        }
+        sync_dir(parent(folder))?;
+    }
+    if lookup::is_dir(path)? {
+        return Ok(());
+    }
+    Err(FileError::at(path, "create this folder")(io::ErrorKind::NotADirectory.into()))
+}
+
+/// Renames a file or folder, whose content is synced, and syncs the folders of both names.
+///
+/// # Errors
+/// If the system refuses the rename or a folder cannot be synced.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    std::fs::rename(from, to).map_err(FileError::at(to, "rename a file to this name"))?;
+    sync_dir(parent(to))?;
+    if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
+}
+
+/// Syncs a file's content and length.
+///
+/// # Errors
+/// If the file cannot be opened or synced.
+pub fn sync_file(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(FileError::at(path, "sync"))
+}
+
+/// Syncs a folder's list of names: files that were created, renamed or removed in it.
+///
+/// File systems that cannot sync a folder (some network ones) are left to themselves; so is Windows, which has no
+/// handle for it.
+///
+/// # Errors
+/// If the folder cannot be opened or synced.
+pub fn sync_dir(path: &Path) -> Result<(), FileError> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(path).and_then(|folder| folder.sync_all()) {
+        Err(err) if matches!(err.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        result => result.map_err(FileError::at(path, "sync this folder")),
+    }
+}
+
+/// Removes the temporary files that killed processes left in `dir`; returns their number.
+///
+/// # Errors
+/// If the folder cannot be listed or a file cannot be removed.
+pub fn remove_stale(dir: &Path) -> Result<usize, FileError> {
+    remove_stale_named(dir, TEMPORARY_PREFIX)
+}
+
+/// Removes the temporary files with a certain prefix that no process is writing.
+pub(crate) fn remove_stale_named(dir: &Path, prefix: &str) -> Result<usize, FileError> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
+        let path = entry.map_err(FileError::at(dir, "list"))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !(name.starts_with(prefix) && name.ends_with(TEMPORARY_SUFFIX)) {
+            continue;
+        }
+        // A writer at work holds the lock. Without locks on the file system the file stays.
+        let stale = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if !stale {
+            continue;
+        }
+        match std::fs::remove_file(&path) {
+            Ok(()) => removed += 1,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(FileError::at(path, "remove")(err)),
+        }
+    }
+    Ok(removed)
+}
+
+/// A file being written under a temporary name. Dropping it without [`NewFile::commit`] removes it.
+#[derive(Debug)]
+pub struct NewFile {
+    file: NamedTempFile,
+    target: PathBuf,
+}
+
+impl NewFile {
+    /// Creates a temporary file in the folder of `path`.
+    ///
+    /// # Errors
+    /// If the file cannot be created, or `path` is something other than a file.
+    pub fn create(path: &Path) -> Result<Self, FileError> {
+        let target = match lookup::metadata(path)? {
+            Some(metadata) if !metadata.is_file() => {
+                let reason = "exists and is not a regular file";
+                return Err(FileError::at(path, "replace")(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+            }
+            Some(_) if path.is_symlink() => std::fs::canonicalize(path).map_err(FileError::at(path, "look up"))?,
+            _ => path.to_owned(),
+        };
+        let file = temporary(parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
+        Ok(Self { file, target })
+    }
+
+    /// Path of the temporary file.
+    #[must_use]
+    pub fn temporary_path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Syncs the file, renames it onto its name and syncs the folder.
+    ///
+    /// # Errors
+    /// If one of these fails; the previous content is untouched unless only the last one did.
+    pub fn commit(self) -> Result<(), FileError> {
+        self.file.as_file().sync_all().map_err(FileError::at(&self.target, "sync"))?;
+        self.file.persist(&self.target).map_err(|err| FileError::at(&self.target, "replace")(err.error))?;
+        sync_dir(parent(&self.target))
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_file_mut().flush()
+    }
+}
+
+impl io::Seek for NewFile {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.as_file_mut().seek(to)
+    }
+}
+
+/// Creates a locked temporary file whose mode is left to the umask.
+pub(crate) fn temporary(dir: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(TEMPORARY_SUFFIX);
+    // The default would be readable by its owner alone.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    loop {
+        let file = builder.tempfile_in(dir).map_err(without_path)?;
+        // The lock keeps `remove_stale` away. That function may have come between creation and lock: then the name is
+        // gone and another file is created. A file system without locks has no such race, because nothing is removed.
+        if file.as_file().lock().is_err() || std::fs::symlink_metadata(file.path()).is_ok() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Drops the temporary path that `tempfile` adds to the system's error; callers name the target.
+fn without_path(err: io::Error) -> io::Error {
+    let cause = err.get_ref().and_then(|inner| inner.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+    cause.map_or(err, io::Error::from_raw_os_error)
+}
+
+/// Folder of a path; `.` for a bare name.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn failure<T>(_: T) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    #[test]
+    fn every_way_of_writing_replaces_the_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        for content in ["first", "second, longer", "3"] {
+            write(&path, content.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            write_with(&path, |file| write!(file, "{content}+")).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{content}+"));
+            write_path(&path, |temporary| std::fs::write(temporary, format!("{content}-"))).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{content}-"));
+        }
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn failed_write_keeps_the_content_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write(&path, b"old").unwrap();
+        for error in [
+            write_with(&path, |file| failure(write!(file, "half"))).unwrap_err(),
+            write_path(&path, |temporary| failure(std::fs::write(temporary, "half"))).unwrap_err(),
+        ] {
+            assert_eq!(error.path, path);
+            assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(error.to_string(), format!("{}: cannot write", path.display()));
+        }
+        drop(NewFile::create(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn missing_folder_is_an_error_that_names_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent/f");
+        for result in [write(&path, b""), append(&path, b""), sync_dir(path.parent().unwrap()), sync_file(&path)] {
+            let error = result.unwrap_err();
+            assert!(error.path.starts_with(dir.path().join("absent")), "{error}");
+            assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
+        }
+    }
+
+    #[test]
+    fn longest_file_name_is_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n".repeat(255));
+        write(&path, b"x").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn mode_is_that_of_an_ordinary_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, plain) = (dir.path().join("ours"), dir.path().join("plain"));
+        write(&ours, b"").unwrap();
+        std::fs::write(&plain, b"").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn link_stays_and_its_target_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("elsewhere");
+        std::fs::create_dir(&folder).unwrap();
+        let (target, link) = (folder.join("target"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(write(&link, b"new").is_err(), "a dangling link is not written through");
+        write(&target, b"old").unwrap();
+        write(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert_eq!(
+            (names(dir.path()), names(&folder)),
+            (vec!["elsewhere".into(), "link".into()], vec!["target".into()])
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn socket_and_folder_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [socket.as_path(), dir.path()] {
+            let error = write(path, b"x").unwrap_err();
+            assert!(error.source.to_string().contains("not a regular file"), "{error}");
+        }
+        drop(listener);
+        assert_eq!(names(dir.path()), ["socket"]);
+    }
+
+    #[test]
+    fn append_adds_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        append(&path, b"one\n").unwrap();
+        append(&path, b"two\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn folders_are_created_once_and_never_over_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir_all(&deep).unwrap();
+        create_dir_all(&deep).unwrap();
+        assert!(deep.is_dir());
+        let file = dir.path().join("a/f");
+        write(&file, b"x").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            assert!(create_dir_all(&path).is_err(), "{}", path.display());
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn renamed_folder_keeps_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("partial"), dir.path().join("x/whole"));
+        create_dir_all(&from).unwrap();
+        create_dir_all(to.parent().unwrap()).unwrap();
+        write(&from.join("f"), b"x").unwrap();
+        rename(&from, &to).unwrap();
+        assert_eq!(std::fs::read(to.join("f")).unwrap(), b"x");
+        assert!(rename(&from, &to).unwrap_err().path.ends_with("whole"));
+    }
+
+    #[test]
+    fn stale_temporaries_are_removed_and_live_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let live = NewFile::create(&path).unwrap();
+        std::fs::write(dir.path().join(".hiend-killed.tmp"), b"half").unwrap();
+        std::fs::write(dir.path().join(".other.tmp"), b"not ours").unwrap();
+        assert_eq!(remove_stale(dir.path()).unwrap(), 1);
+        live.commit().unwrap();
+        assert_eq!(names(dir.path()), [".other.tmp", "f"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Advisory locks between processes, one file a lock.
+//!
+//! The system releases a lock when its process ends, however it ends; the file stays and means nothing by itself.
+//! Some network file systems have no locks. Waiting there would be for ever and failing would make them useless, so a
+//! lock is then granted without excluding anyone, and [`FileLock::is_effective`] says so.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::FileError;
+
+/// A held lock; dropping it releases it.
+#[derive(Debug)]
+pub struct FileLock {
+    file: File,
+    path: PathBuf,
+    effective: bool,
+}
+
+impl FileLock {
+    /// Waits until no other process holds the lock, then holds it alone.
+    ///
+    /// # Errors
+    /// If the lock file cannot be created or locked.
+    pub fn exclusive(path: &Path) -> Result<Self, FileError> {
+        Self::waiting(path, File::lock)
+    }
+
+    /// Waits until no other process holds the lock alone, then shares it.
+    ///
+    /// # Errors
+    /// If the lock file cannot be created or locked.
+    pub fn shared(path: &Path) -> Result<Self, FileError> {
+        Self::waiting(path, File::lock_shared)
+    }
+
+    /// Holds the lock alone, or returns `None` if another process or handle holds it.
+    ///
+    /// # Errors
+    /// If the lock file cannot be created or locked.
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>, FileError> {
+        let file = open(path)?;
+        let effective = match try_alone(&file, path)? {
+            Attempt::Held => true,
+            Attempt::Unsupported => false,
+            Attempt::Taken => return Ok(None),
+        };
+        Ok(Some(Self { file, path: path.to_owned(), effective }))
+    }
+
+    /// Whether the file system has locks, so that this one excludes others.
+    #[must_use]
+    pub fn is_effective(&self) -> bool {
+        self.effective
+    }
+
+    /// Path of the lock file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Turns a shared lock into one held alone, unless others share it: then it stays shared and the answer is `false`.
+    ///
+    /// The change is not atomic: another process may have held the lock alone in between.
+    ///
+    /// # Errors
+    /// If the system fails to lock the file.
+    pub fn try_upgrade(&self) -> Result<bool, FileError> {
+        if !self.effective {
+            return Ok(true);
+        }
+        self.file.unlock().map_err(FileError::at(&self.path, "unlock"))?;
+        if let Attempt::Taken = try_alone(&self.file, &self.path)? {
+            wait(&self.file, &self.path, File::lock_shared)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn waiting(path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<Self, FileError> {
+        let file = open(path)?;
+        let effective = wait(&file, path, lock)?;
+        Ok(Self { file, path: path.to_owned(), effective })
+    }
+}
+
+/// Outcome of an attempt to hold a lock alone.
+enum Attempt {
+    Held,
+    Taken,
+    Unsupported,
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    File::options().create(true).append(true).open(path).map_err(FileError::at(path, "open the lock file"))
+}
+
+/// Waits for a lock; returns `false` where the file system has none.
+fn wait(file: &File, path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<bool, FileError> {
+    loop {
+        match lock(file) {
+            Ok(()) => return Ok(true),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) if unsupported(&err) => return Ok(false),
+            Err(err) => return Err(FileError::at(path, "lock")(err)),
+        }
+    }
+}
+
+fn try_alone(file: &File, path: &Path) -> Result<Attempt, FileError> {
+    match file.try_lock() {
+        Ok(()) => Ok(Attempt::Held),
+        Err(TryLockError::WouldBlock) => Ok(Attempt::Taken),
+        Err(TryLockError::Error(err)) if unsupported(&err) => Ok(Attempt::Unsupported),
+        Err(TryLockError::Error(err)) => Err(FileError::at(path, "lock")(err)),
+    }
+}
+
+/// Whether an error means that the file system has no locks.
+fn unsupported(err: &io::Error) -> bool {
+    // NFS without a lock service answers ENOLCK, for which the standard library has no kind.
+    #[cfg(unix)]
+    if err.raw_os_error() == Some(libc::ENOLCK) {
+        return true;
+    }
+    err.kind() == io::ErrorKind::Unsupported
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exclusive_lock_excludes_and_is_released_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let held = FileLock::try_exclusive(&path).unwrap().unwrap();
+        assert!(held.is_effective());
+        assert_eq!(held.path(), path);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(held);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn shared_lock_is_upgraded_only_when_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let (first, second) = (FileLock::shared(&path).unwrap(), FileLock::shared(&path).unwrap());
+        assert!(!first.try_upgrade().unwrap());
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none(), "it is still shared");
+        drop(second);
+        assert!(first.try_upgrade().unwrap());
+        drop(first);
+        assert!(FileLock::exclusive(&path).is_ok());
+    }
+
+    #[test]
+    fn lock_in_a_missing_folder_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent/.lock");
+        assert_eq!(FileLock::exclusive(&path).unwrap_err().path, path);
+        assert_eq!(FileLock::try_exclusive(&path).unwrap_err().path, path);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_missing_lock_support_is_tolerated() {
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert!(unsupported(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::EIO, libc::EACCES, libc::EBADF] {
+            assert!(!unsupported(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+    }
+}
