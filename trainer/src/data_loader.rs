@@ -1,8 +1,8 @@
 //! The stream as a [`DataLoader`] of Burn, for training loops other than ours.
 //!
-//! Burn asks a loader for an iterator once an epoch. Here the first iterator yields the steps of the loader's range, the
-//! second as many steps after them, and so on, so that every epoch sees new crops; [`CropLoader::repeating`] yields the
-//! same steps each time, as validation wants it. An item, in Burn's count, is a crop.
+//! Burn asks a loader for an iterator once an epoch. The first iterator yields the batches of the loader's range, the
+//! second as many batches after them, and so on: every epoch has new crops. [`CropLoader::repeating`] yields the same
+//! batches each time, as validation needs it. Burn's items are crops.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -35,14 +35,14 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hiend_loader::batch::{Batch, CropRecord};
 use hiend_loader::pipeline::{BatchStream, Loader};
 
-/// Crops on a device.
+/// A batch of crops on a device.
 #[derive(Clone, Debug)]
 pub struct CropBatch {
-    /// Step of the stream.
+    /// Step of the batch in the stream.
     pub step: u64,
-    /// `[n, 1, x, y, z]`.
+    /// Images, `[n, 1, x, y, z]`.
     pub images: Tensor<5>,
-    /// `[n, 1, x, y, z]`, if the stream carries labels.
+    /// Labels, `[n, 1, x, y, z]`, if the stream carries labels.
     pub labels: Option<Tensor<5, Int>>,
     /// Origin of each crop.
     pub crops: Vec<CropRecord>,
@@ -54,28 +54,28 @@ pub struct CropLoader {
     steps: Range<u64>,
     device: Device,
     repeats: bool,
-    /// Iterators made so far.
+    /// Number of iterators made so far.
     rounds: AtomicU64,
-    /// Steps from one round to the next: those of the loader that this one was cut from.
+    /// Steps from one iterator to the next: the length of the range that this one was sliced from.
     round_len: u64,
 }
 
 impl CropLoader {
-    /// The first epoch of the stream, and with each iterator the next one.
+    /// A loader of one epoch of the stream an iterator.
     #[must_use]
     pub fn new(loader: Arc<Loader>, device: &Device) -> Self {
         let steps = 0..loader.steps_per_epoch();
         Self::of_steps(loader, steps, device)
     }
 
-    /// These steps, and with each iterator as many after them.
+    /// A loader of `steps`, followed with each further iterator by as many.
     #[must_use]
     pub fn of_steps(loader: Arc<Loader>, steps: Range<u64>, device: &Device) -> Self {
         let round_len = steps.end.saturating_sub(steps.start);
         Self { loader, steps, device: device.clone(), repeats: false, rounds: AtomicU64::new(0), round_len }
     }
 
-    /// The same steps with each iterator.
+    /// This loader, yielding the same steps with each iterator.
     #[must_use]
     pub fn repeating(self) -> Self {
         Self { repeats: true, ..self }
@@ -112,7 +112,7 @@ impl DataLoader<CropBatch> for CropLoader {
         Arc::new(self.with(self.steps.clone(), device))
     }
 
-    /// The batches that begin within these items: slices that tile the items tile the batches, and none is cut.
+    /// The batches that begin within items `start..end`. Slices that tile the items tile the batches; no batch is cut.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<CropBatch>> {
         let step = |item: usize| {
             let step = self.steps.start + item.div_ceil(self.loader.crops_per_batch()) as u64;
@@ -122,7 +122,7 @@ impl DataLoader<CropBatch> for CropLoader {
     }
 }
 
-/// One round.
+/// Iterator over the batches of one range of steps.
 struct Crops<'a> {
     loader: &'a CropLoader,
     stream: BatchStream,
@@ -136,7 +136,7 @@ impl Iterator for Crops<'_> {
         while self.steps_done < self.loader.num_steps() {
             self.steps_done += 1;
             match self.stream.next()? {
-                // All of its cases are corrupt, and the stream was told to go on without them.
+                // All its cases are corrupt, and the stream skips corrupt cases.
                 Ok(batch) if batch.shape[0] == 0 => {}
                 Ok(batch) => return Some(Ok(upload(batch, &self.loader.device))),
                 Err(err) => {
@@ -170,7 +170,7 @@ mod tests {
     use hiend_loader::pipeline::{LoaderOptions, StreamConfig};
     use hiend_loader::preprocess::PreprocessConfig;
 
-    /// Six cases in batches of two, two crops each.
+    /// A loader of six cases: batches of two cases, two crops of each.
     fn loader(dir: &std::path::Path) -> Arc<Loader> {
         let mut writer = ShardWriter::create(dir, 1, 0).unwrap();
         for case in 0..6u16 {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_iterator_goes_on_and_slices_tile() {
+    fn iterators_continue_the_stream_and_slices_tile_it() {
         let dir = tempfile::tempdir().unwrap();
         let crops = CropLoader::new(loader(dir.path()), &Device::flex());
         assert_eq!(steps(&crops), [0, 1, 2]);

@@ -22,6 +22,8 @@ pub mod commands;
 pub mod config;
 pub mod data_loader;
 pub mod device;
+#[cfg(any(test, feature = "device-tests"))]
+pub mod device_tests;
 pub mod feed;
 pub mod finetune;
 pub mod inference;

@@ -1,53 +1,51 @@
-//! Differentiable operations that Burn composes from many, done in one.
+//! Differentiable operations, each of them one kernel on a GPU where Burn would compose many.
 //!
-//! Each computes in 32 bits or more whatever it is given, and gives its result in the type that was asked for, so that a network
-//! whose matrix products are 16-bit keeps its norms and softmaxes in full. Each has a reference composed from Burn's
-//! own operations, which is what runs on the CPU, and on the GPU a kernel (`kernels`) that reads its input once
-//! instead of once for every elementary step, or twice where sums over rows follow. Tests compare both with the composition, values and gradients.
+//! Each computes in at least 32 bits whatever the type of its inputs, and returns its result in the requested type: a
+//! network with 16-bit matrix products keeps its norms and softmaxes in f32. Each has a reference composed of Burn's own
+//! operations, which runs on the CPU, and a kernel (`kernels`) that reads its input once on a GPU, or twice where sums
+//! over rows follow. Tests compare the values and gradients of both with the composition.
 //!
-//! With `device`, the only files that name a backend: an operation of our own has to say for which ones it is made.
+//! Apart from `device`, these are the only files that name a backend: an operation of our own has to name the backends it
+//! is implemented for.
 
 pub mod adamw;
 pub mod attention;
 pub mod columns;
+pub mod dequantize;
 pub mod gelu;
+pub mod junction;
 #[cfg(feature = "cube")]
 mod kernels;
 pub mod layer_norm;
+pub mod narrowed;
 pub mod noise;
+mod primitive;
 pub mod recompute;
 pub mod residual;
-#[cfg(test)]
+pub mod step_params;
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "parts of the CPU's tests alone"))]
 pub(crate) mod testing;
-pub mod window;
+pub mod trunk;
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, TensorMetadata as _};
-use burn::tensor::FloatDType;
+use primitive::{along_rows, cast, dtype_of, widened};
 
-/// In f32, if it has fewer bits.
-fn widened<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    match dtype_of::<B>(&x) {
-        FloatDType::F16 | FloatDType::BF16 => B::float_cast(x, FloatDType::F32),
-        _ => x,
-    }
-}
-
-/// In `dtype`, if it is not already.
-fn cast<B: Backend>(x: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
-    if dtype_of::<B>(&x) == dtype { x } else { B::float_cast(x, dtype) }
-}
-
-/// `bias` `[W]` as one row beside `x` `[.., W]`.
-fn along_rows<B: Backend>(bias: FloatTensor<B>, x: &FloatTensor<B>) -> FloatTensor<B> {
-    let mut shape = x.shape();
-    let last = shape.num_dims() - 1;
-    for axis in 0..last {
-        shape[axis] = 1;
-    }
-    B::float_reshape(bias, shape)
-}
-
-fn dtype_of<B: Backend>(x: &FloatTensor<B>) -> FloatDType {
-    x.dtype().into()
+/// The operations' tests that run on a device.
+#[cfg(any(test, feature = "device-tests"))]
+pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
+    let of_operations = [
+        adamw::tests::DEVICE_TESTS,
+        dequantize::tests::DEVICE_TESTS,
+        gelu::tests::DEVICE_TESTS,
+        layer_norm::tests::DEVICE_TESTS,
+        noise::tests::DEVICE_TESTS,
+        recompute::tests::DEVICE_TESTS,
+        residual::tests::DEVICE_TESTS,
+        trunk::tests::DEVICE_TESTS,
+    ];
+    #[cfg(feature = "cube")]
+    let of_kernels = kernels::tests::DEVICE_TESTS;
+    #[cfg(not(feature = "cube"))]
+    let of_kernels: &[testing::DeviceTest] = &[];
+    of_operations.into_iter().chain([of_kernels]).flatten().copied()
 }

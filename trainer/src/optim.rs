@@ -1,4 +1,4 @@
-//! `AdamW` with the recipe's settings: which parameters decay, and clipping by the norm of all gradients.
+//! `AdamW` with the settings of the recipe, the choice of parameters that decay, and clipping by the global norm.
 
 use std::collections::HashSet;
 
@@ -7,17 +7,18 @@ use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams, ModuleOpti
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::ops::adamw::{StepParams, adamw};
+use crate::ops::adamw::adamw;
+use crate::ops::step_params::StepParams;
 
-/// Which parameters weight decay pulls towards zero.
+/// Parameters that weight decay is applied to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// Every one. The default, since the released weights were trained so: the reference names a no-decay group and
-    /// then hands all parameters to its optimiser.
+    /// All parameters. The default, because the released weights were trained so: the reference code defines a no-decay
+    /// group and then passes all parameters to its optimizer.
     #[default]
     All,
-    /// Only weights of linear maps: no biases, no norms, no tokens, no positions.
+    /// Weights of linear maps; not biases, norms, tokens and positions.
     Matrices,
 }
 
@@ -29,14 +30,14 @@ pub struct AdamWSettings {
     pub lr: f64,
     /// Decay rates of the two moments.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub epsilon: f64,
-    /// In units of the learning rate.
+    /// Weight decay, in units of the learning rate.
     pub weight_decay: f64,
-    /// What decays.
+    /// Parameters that decay.
     #[serde(default)]
     pub decay: Decay,
-    /// Largest norm of all gradients together; absent for no clipping, as in the recipe.
+    /// Maximum of the global norm of the gradients; absent for no clipping, as in the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
 }
@@ -48,7 +49,7 @@ impl AdamWSettings {
         Self { lr: 1e-4, betas: [0.9, 0.95], epsilon: 1e-8, weight_decay: 0.05, decay: Decay::All, clip_norm: None }
     }
 
-    /// An optimizer for `model`, with no state yet.
+    /// A new optimizer for `model`, without state.
     #[must_use]
     pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
         let adamw = AdamW {
@@ -67,12 +68,12 @@ impl AdamWSettings {
         }
     }
 
-    /// The first setting out of range, with the reason.
+    /// The first setting that is out of range, with the reason.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;
         if !not_negative(self.lr) {
-            return Some(("lr", format!("{} must be a number of at least 0", self.lr)));
+            return Some(("lr", format!("{} must be at least 0", self.lr)));
         }
         if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
             return Some(("betas", format!("{:?} must lie in [0, 1)", self.betas)));
@@ -81,7 +82,7 @@ impl AdamWSettings {
             return Some(("epsilon", format!("{} must be positive", self.epsilon)));
         }
         if !not_negative(self.weight_decay) {
-            return Some(("weight_decay", format!("{} must be a number of at least 0", self.weight_decay)));
+            return Some(("weight_decay", format!("{} must be at least 0", self.weight_decay)));
         }
         self.clip_norm
             .filter(|&norm| !not_negative(norm) || norm == 0.0)
@@ -89,7 +90,7 @@ impl AdamWSettings {
     }
 }
 
-/// The update of one parameter group, as one operation a parameter; its state is that of Burn's own.
+/// The optimizer of one parameter group: one operation a parameter, with the state of Burn's `AdamW`.
 #[derive(Clone, Copy, Debug)]
 struct AdamW {
     betas: [f32; 2],
@@ -111,16 +112,16 @@ impl Optimizer for AdamW {
             Some(AdamWState { momentum }) => (momentum.time + 1, momentum.moment_1, momentum.moment_2),
             None => (1, grad.zeros_like(), grad.zeros_like()),
         };
-        // After two billion updates the correction has been 1 for long.
+        // The corrections are 1 long before two billion steps.
         let power = i32::try_from(time).unwrap_or(i32::MAX);
-        let numbers = StepParams {
+        let params = StepParams {
             lr,
             keep: 1.0 - lr * self.weight_decay,
             betas: self.betas,
             epsilon: self.epsilon,
             corrections: self.betas.map(|beta| 1.0 - beta.powi(power)),
         };
-        let (param, first, second) = adamw([param, grad, first, second], numbers);
+        let (param, first, second) = adamw([param, grad, first, second], params);
         (param, Some(AdamWState::new(AdaptiveMomentumState::new(time, first, second))))
     }
 
@@ -150,6 +151,7 @@ impl Parameter {
     }
 }
 
+/// The parameters of a module, and the path of the module being visited.
 struct Parameters(Vec<Parameter>, Vec<String>);
 
 impl Parameters {
@@ -175,10 +177,11 @@ impl ModuleVisitor for Parameters {
     }
 }
 
-/// Scales all gradients of `model` so that their common norm is at most `max_norm`; gives the norm before, `[1]`.
+/// Scales all gradients of `model` so that their global norm is at most `max_norm`. Returns the norm before, `[1]`, or
+/// `None` if there are no gradients.
 ///
-/// Burn clips tensor by tensor, which changes the direction of the step; this keeps it. Nothing is read back from the
-/// device. `None` if there are no gradients.
+/// DIFFERENCE: Burn clips each tensor by its own norm, which changes the direction of the step. Nothing is read back from
+/// the device.
 pub fn clip_global_norm<M: Module>(model: &M, grads: &mut GradientsParams, max_norm: f64) -> Option<Tensor<1>> {
     let mut squares = SumOfSquares { grads, seen: HashSet::new(), sum: None };
     model.visit(&mut squares);
@@ -197,7 +200,7 @@ struct SumOfSquares<'a> {
 impl ModuleVisitor for SumOfSquares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !self.seen.insert(param.id) {
-            return; // A shared parameter counts once.
+            return; // A parameter that modules share counts once.
         }
         if let Some(grad) = self.grads.get::<D>(param.id) {
             let square = grad.cast(FloatDType::F32).square().sum();

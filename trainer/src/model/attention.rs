@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use super::init::{WeightInit, bias_of};
 use super::precision::Precision;
 use crate::ops::attention::{attend_cross, attend_self, attention_weights};
-use crate::ops::residual::add_branch;
+use crate::ops::trunk::Trunk;
 
 /// Attention of every token to every token of the same sequence.
 #[derive(Module, Debug)]
@@ -30,12 +30,12 @@ impl SelfAttention {
         Self { qkv, proj, num_heads, precision: weights.precision() }
     }
 
-    /// `x` `[N, L, dim]` plus what its tokens, normed, read of each other → `[N, L, dim]`.
+    /// The trunk `x` `[N, L, dim]` plus the attention of its `normed` tokens to each other → `[N, L, dim]`.
     #[must_use]
-    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>) -> Tensor<3> {
+    pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads);
-        add_branch(x, p.product(&self.proj, read), bias_of(&self.proj))
+        x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
     /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
@@ -72,13 +72,13 @@ impl CrossAttention {
         }
     }
 
-    /// `x` `[N, L, dim]` plus what its tokens, normed, read of `context` `[N, M, dim]` → `[N, L, dim]`.
+    /// The trunk `x` `[N, L, dim]` plus the attention of its `normed` tokens to `context` `[N, M, dim]` → `[N, L, dim]`.
     #[must_use]
-    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+    pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
         let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads);
-        add_branch(x, p.product(&self.proj, read), bias_of(&self.proj))
+        x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
     /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.

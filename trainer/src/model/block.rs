@@ -11,7 +11,7 @@ use super::layer_norm::LayerNorm;
 use super::precision::Precision;
 use crate::ops::gelu::biased_gelu;
 use crate::ops::recompute::{Recompute, recomputed};
-use crate::ops::residual::add_branch;
+use crate::ops::trunk::Trunk;
 
 /// Sizes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,12 +75,12 @@ impl Mlp {
         Self { fc1, fc2, precision: weights.precision() }
     }
 
-    /// `x` `[N, L, dim]` plus what is made of its tokens, normed → `[N, L, dim]`.
+    /// The trunk `x` `[N, L, dim]` plus the MLP of its `normed` tokens → `[N, L, dim]`.
     #[must_use]
-    pub fn add_to(&self, x: Tensor<3>, normed: Tensor<3>) -> Tensor<3> {
+    pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let hidden = biased_gelu(p.product(&self.fc1, normed), bias_of(&self.fc1));
-        add_branch(x, p.product(&self.fc2, hidden), bias_of(&self.fc2))
+        x.into().join(p.product(&self.fc2, hidden), bias_of(&self.fc2))
     }
 }
 
@@ -106,9 +106,9 @@ impl Block {
     pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
         let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
         Self {
-            norm1: weights.layer_norm(dim, norm_epsilon),
+            norm1: LayerNorm::init(dim, norm_epsilon, weights),
             attn: SelfAttention::init(dim, num_heads, weights),
-            norm2: weights.layer_norm(dim, norm_epsilon),
+            norm2: LayerNorm::init(dim, norm_epsilon, weights),
             mlp: Mlp::init(dim, mlp_ratio, weights),
             precision: weights.precision(),
             recompute: weights.recompute(),
@@ -124,14 +124,15 @@ impl Block {
     /// How much each token of `x` `[N, L, dim]` looks at each other one, `[N, num_heads, L, L]`.
     #[must_use]
     pub fn attention(&self, x: Tensor<3>) -> Tensor<4> {
-        self.attn.weights(self.precision.norm(&self.norm1, x))
+        self.attn.weights(self.norm1.forward_in(self.precision, x))
     }
 }
 
 impl Recompute<1> for Block {
     fn run(&self, [x]: [Tensor<3>; 1]) -> Tensor<3> {
-        let x = self.attn.add_to(x.clone(), self.precision.norm(&self.norm1, x));
-        self.mlp.add_to(x.clone(), self.precision.norm(&self.norm2, x))
+        let (x, normed) = self.norm1.branch(self.precision, x);
+        let (x, normed) = self.norm2.branch(self.precision, self.attn.add_to(x, normed));
+        self.mlp.add_to(x, normed)
     }
 }
 
@@ -161,11 +162,11 @@ impl CrossBlock {
     pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
         let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
         Self {
-            norm0: weights.layer_norm(dim, norm_epsilon),
+            norm0: LayerNorm::init(dim, norm_epsilon, weights),
             self_attn: SelfAttention::init(dim, num_heads, weights),
-            norm1: weights.layer_norm(dim, norm_epsilon),
+            norm1: LayerNorm::init(dim, norm_epsilon, weights),
             cross_attn: CrossAttention::init(dim, num_heads, weights),
-            norm2: weights.layer_norm(dim, norm_epsilon),
+            norm2: LayerNorm::init(dim, norm_epsilon, weights),
             mlp: Mlp::init(dim, mlp_ratio, weights),
             precision: weights.precision(),
             recompute: weights.recompute(),
@@ -181,18 +182,19 @@ impl CrossBlock {
     /// How much each token of `x` `[N, L, dim]` looks at each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
     #[must_use]
     pub fn cross_attention(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
-        self.cross_attn.weights(self.precision.norm(&self.norm1, self.attend_self(x)), context)
+        self.cross_attn.weights(self.norm1.forward_in(self.precision, self.attend_self(x)), context)
     }
 
     fn attend_self(&self, x: Tensor<3>) -> Tensor<3> {
-        self.self_attn.add_to(x.clone(), self.precision.norm(&self.norm0, x))
+        let (x, normed) = self.norm0.branch(self.precision, x);
+        self.self_attn.add_to(x, normed)
     }
 }
 
 impl Recompute<2> for CrossBlock {
     fn run(&self, [x, context]: [Tensor<3>; 2]) -> Tensor<3> {
-        let x = self.attend_self(x);
-        let x = self.cross_attn.add_to(x.clone(), self.precision.norm(&self.norm1, x), context);
-        self.mlp.add_to(x.clone(), self.precision.norm(&self.norm2, x))
+        let (x, normed) = self.norm1.branch(self.precision, self.attend_self(x));
+        let (x, normed) = self.norm2.branch(self.precision, self.cross_attn.add_to(x, normed, context));
+        self.mlp.add_to(x, normed)
     }
 }

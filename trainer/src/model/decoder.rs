@@ -29,7 +29,7 @@ impl DecoderConfig {
         Decoder {
             blocks: (0..self.self_depth).map(|_| Block::init(&self.block, weights)).collect(),
             cross_attention_blocks: (0..self.cross_depth).map(|_| CrossBlock::init(&self.block, weights)).collect(),
-            norm: weights.layer_norm(dim, self.block.norm_epsilon),
+            norm: LayerNorm::init(dim, self.block.norm_epsilon, weights),
             head: weights.linear(dim, self.patch_width),
             precision: weights.precision(),
         }
@@ -87,6 +87,6 @@ impl Decoder {
     #[must_use]
     pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
-        p.widen(p.linear(&self.head, p.norm(&self.norm, x)))
+        p.widen(p.linear(&self.head, self.norm.forward_in(p, x)))
     }
 }

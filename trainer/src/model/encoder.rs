@@ -45,7 +45,7 @@ impl EncoderConfig {
             pos_embed: PosEmbed::init(self.grid, dim, self.trained_positions, weights),
             cls_token: self.cls_token.then(|| weights.token(dim)),
             blocks: (0..self.depth).map(|_| Block::init(&self.block, weights)).collect(),
-            norm: weights.layer_norm(dim, self.block.norm_epsilon),
+            norm: LayerNorm::init(dim, self.block.norm_epsilon, weights),
             taps: self.taps.clone(),
         }
     }

@@ -10,7 +10,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::layer_norm::LayerNorm;
 use super::precision::Precision;
 
 /// Standard deviation of class and mask tokens.
@@ -76,12 +75,6 @@ impl WeightInit {
             weight: self.param(TensorData::new(values, [d_input, d_output])),
             bias: Some(self.param(TensorData::new(vec![0f32; d_output], [d_output]))),
         }
-    }
-
-    /// A layer norm of width `dim` that starts as the plain normalisation.
-    #[must_use]
-    pub fn layer_norm(&self, dim: usize, epsilon: f64) -> LayerNorm {
-        LayerNorm::init(dim, epsilon, self)
     }
 
     /// A token `[1, 1, dim]`, normal with standard deviation 0.02.

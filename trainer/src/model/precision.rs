@@ -12,8 +12,6 @@ use burn::tensor::module::linear;
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layer_norm::LayerNorm;
-
 /// The type in which matrix products are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,15 +50,6 @@ impl Precision {
     #[must_use]
     pub fn affine<const D: usize>(self, x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
         linear(self.narrow(x), weight, bias)
-    }
-
-    /// Layer norm, taken in full; the result is a factor.
-    #[must_use]
-    pub fn norm<const D: usize>(self, layer: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::F32 => layer.forward(x),
-            Self::Bf16 => layer.forward_as(x, FloatDType::BF16),
-        }
     }
 
     /// A product's result, brought back for sums, norms and losses.

@@ -1,50 +1,37 @@
-//! One update of a parameter by `AdamW` (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), moments included.
+//! One step of `AdamW` for a parameter (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), moments included.
 //!
-//! Composed, an update is a dozen passes over parameter, gradient and moments, and as many launches a parameter; as one
-//! it reads each once and writes all but the gradient once.
+//! Composed, a step is a dozen passes over parameter, gradient and moments, and as many launches; as one operation it
+//! reads each once and writes all but the gradient once.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
-/// The numbers of an update, bias corrections included.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepParams {
-    /// Learning rate.
-    pub lr: f64,
-    /// What weight decay leaves of the parameter: `1 - lr · decay`.
-    pub keep: f64,
-    /// Decay rates of the moments.
-    pub betas: [f32; 2],
-    /// Added to the root of the second moment.
-    pub epsilon: f32,
-    /// `1 - betasᵗ` at the t-th update.
-    pub corrections: [f32; 2],
-}
+use super::step_params::StepParams;
 
-/// Parameter and moments after an update; before the first one the moments are zero.
+/// Parameter and moments after one step with `params`; before the first step the moments are zero.
 #[must_use]
 pub fn adamw<const D: usize>(
     [param, grad, first, second]: [Tensor<D>; 4],
-    numbers: StepParams,
+    params: StepParams,
 ) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
     let [param, grad, first, second] = [param, grad, first, second].map(Tensor::into_dispatch);
-    let (param, first, second) = <Dispatch as AdamWUpdate>::adamw_update(param, grad, first, second, numbers);
+    let (param, first, second) = <Dispatch as AdamWUpdate>::adamw_update(param, grad, first, second, params);
     (Tensor::from_dispatch(param), Tensor::from_dispatch(first), Tensor::from_dispatch(second))
 }
 
-/// The operation for each backend. It has no derivative: what is updated is no longer part of a graph.
+/// The step, for each backend. It has no derivative: an updated parameter is not part of a graph.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait AdamWUpdate: Backend {
-    /// Parameter and moments after an update.
+    /// Parameter and moments after one step.
     fn adamw_update(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        numbers: StepParams,
+        params: StepParams,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let StepParams { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = numbers;
+        let StepParams { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = params;
         let times = |x: FloatTensor<Self>, factor: f32| Self::float_mul_scalar(x, factor.into());
         let first = Self::float_add(times(first, b1), times(grad.clone(), 1.0 - b1));
         let square = Self::float_mul(grad.clone(), grad);
@@ -66,52 +53,110 @@ impl AdamWUpdate for burn::backend::Cube {
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        numbers: StepParams,
+        params: StepParams,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        super::kernels::adamw::update(param, grad, first, second, numbers)
+        super::kernels::adamw::update(param, grad, first, second, params)
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
     use super::*;
-    use crate::ops::testing::{devices, largest_difference, wave};
+    use crate::ops::narrowed::narrowed;
+    use crate::ops::testing::{largest_difference, on_devices, short_of, wave};
     use burn::optim::{AdamWConfig, Optimizer as _};
     use burn::tensor::Device;
 
-    #[test]
-    fn updates_are_those_of_burn() {
-        let config = AdamWConfig::new().with_beta_2(0.95).with_epsilon(1e-8).with_weight_decay(0.05);
-        let (reference, lr) = (config.build(), 1e-2);
-        let grad = |step: usize, device: &Device| Tensor::<2>::from_data(wave([9, 13], 0.3 + step as f32, 2.0), device);
-        let host = |tensor: Tensor<2>| tensor.into_data().try_to_vec::<f32>().unwrap();
-        let flex = Device::flex();
-        let (mut expected, mut state) = (Tensor::<2>::from_data(wave([9, 13], 0.7, 1.0), &flex), None);
-        for step in 0..5 {
-            (expected, state) = reference.step(lr, expected, grad(step, &flex), state);
+    const LR: f64 = 1e-2;
+
+    fn params(step: usize) -> StepParams {
+        let time = i32::try_from(step + 1).unwrap();
+        StepParams {
+            lr: LR,
+            keep: 1.0 - LR * 0.05,
+            betas: [0.9, 0.95],
+            epsilon: 1e-8,
+            corrections: [1.0 - 0.9f32.powi(time), 1.0 - 0.95f32.powi(time)],
         }
-        for device in devices() {
-            let mut param = Tensor::<2>::from_data(wave([9, 13], 0.7, 1.0), &device);
-            // Somebody else holds on to the first value; it must stay as it is.
+    }
+
+    fn grad(step: usize, shape: [usize; 2], device: &Device) -> Tensor<2> {
+        Tensor::from_data(wave(shape, 0.3 + step as f32, 2.0), device)
+    }
+
+    fn host(tensor: Tensor<2>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    fn steps_are_those_of_burn(device: &Device) {
+        // Sizes that vectors of four divide, and that they do not.
+        for shape in [[9, 13], [8, 12]] {
+            let config = AdamWConfig::new().with_beta_2(0.95).with_epsilon(1e-8).with_weight_decay(0.05);
+            let (reference, flex) = (config.build(), Device::flex());
+            let (mut expected, mut state) = (Tensor::<2>::from_data(wave(shape, 0.7, 1.0), &flex), None);
+            for step in 0..5 {
+                (expected, state) = reference.step(LR, expected, grad(step, shape, &flex), state);
+            }
+            let mut param = Tensor::<2>::from_data(wave(shape, 0.7, 1.0), device);
+            // A holder of the initial value; its tensor must not change.
             let before = param.clone();
             let (mut first, mut second) = (param.zeros_like(), param.zeros_like());
             for step in 0..5 {
-                let time = i32::try_from(step + 1).unwrap();
-                let numbers = StepParams {
-                    lr,
-                    keep: 1.0 - lr * 0.05,
-                    betas: [0.9, 0.95],
-                    epsilon: 1e-8,
-                    corrections: [1.0 - 0.9f32.powi(time), 1.0 - 0.95f32.powi(time)],
-                };
-                // Every other one is held on to by somebody else.
+                // Another holder at every second step.
                 let held = (step % 2 == 1).then(|| (param.clone(), param.clone().into_data()));
-                (param, first, second) = adamw([param, grad(step, &device), first, second], numbers);
+                (param, first, second) = adamw([param, grad(step, shape, device), first, second], params(step));
                 assert!(held.is_none_or(|(tensor, values)| tensor.into_data() == values));
             }
-            let error = largest_difference(&host(param), &host(expected.clone()));
+            // Six operations of f32, five times, on values up to 1.
+            let error = largest_difference(&host(param), &host(expected));
             assert!(error < 1e-6, "{device:?}: {error:e}");
-            assert_eq!(before.into_data(), wave([9, 13], 0.7, 1.0));
+            assert_eq!(before.into_data(), wave(shape, 0.7, 1.0));
         }
     }
+
+    fn narrowed_weights_are_casts_of_the_weights_after_every_step(device: &Device) {
+        let (shape, short, device) = ([8, 12], short_of(device), device.clone().autodiff());
+        let mut param = Tensor::<2>::from_data(wave(shape, 0.7, 1.0), &device).require_grad();
+        let (mut first, mut second) = (param.clone().inner().zeros_like(), param.clone().inner().zeros_like());
+        for step in 0..4 {
+            let check = |param: &Tensor<2>, when: &str| {
+                let ours = narrowed(param.clone(), short).inner().into_data();
+                assert_eq!(ours, param.clone().inner().cast(short).into_data(), "{when} step {step}");
+            };
+            check(&param, "before");
+            // Another holder of the copy at the second step: its values must not change.
+            let held = (step == 1).then(|| narrowed(param.clone(), short).inner());
+            let values = held.clone().map(Tensor::into_data);
+            let tensors = [param.inner(), grad(step, shape, &device.clone().inner()), first, second];
+            let updated;
+            (updated, first, second) = adamw(tensors, params(step));
+            param = Tensor::from_inner(updated).require_grad();
+            assert_eq!(held.map(Tensor::into_data), values);
+            check(&param, "after");
+            // A weight that is changed by another operation than a step has no copy.
+            if step == 2 {
+                param = Tensor::from_inner(param.inner() * 0.5).require_grad();
+                check(&param, "halved after");
+            }
+        }
+    }
+
+    fn narrowed_weights_have_the_gradient_of_a_cast(device: &Device) {
+        let (short, device) = (short_of(device), device.clone().autodiff());
+        let weight = Tensor::<2>::from_data(wave([8, 12], 0.7, 1.0), &device).require_grad();
+        let grads = narrowed(weight.clone(), short).cast(burn::tensor::FloatDType::F32).square().sum().backward();
+        let ours = host(weight.grad(&grads).unwrap());
+        let grads = weight.clone().cast(short).cast(burn::tensor::FloatDType::F32).square().sum().backward();
+        assert_eq!(ours, host(weight.grad(&grads).unwrap()));
+    }
+
+    on_devices!(
+        steps_are_those_of_burn,
+        narrowed_weights_are_casts_of_the_weights_after_every_step,
+        narrowed_weights_have_the_gradient_of_a_cast,
+    );
 }

@@ -1,14 +1,14 @@
-//! Sums over all rows, which is what the gradient of a bias is.
+//! Sums over all rows: the gradient of a bias.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata as _};
 use burn::tensor::Shape;
 
-use super::widened;
+use super::primitive::widened;
 
-/// The operation for each backend.
+/// Column sums, for each backend.
 pub trait ColumnSums: Backend {
-    /// `[.., W]` in any type → its sum over all rows, `[W]` in f32.
+    /// The sum of `x` `[.., W]`, of any type, over all rows: `[W]` in f32.
     #[must_use]
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let shape = x.shape();

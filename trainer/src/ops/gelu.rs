@@ -1,10 +1,9 @@
-//! The exact GELU and its exact derivative (Hendrycks and Gimpel, arXiv 1606.08415, section 2): `x · Φ(x)`, and
-//! `Φ(x) + x · φ(x)`, where Φ and φ are the normal distribution and its density.
+//! Exact GELU (Hendrycks and Gimpel, arXiv 1606.08415, section 2) of a linear map's result plus its bias, and the exact
+//! derivative: `h · Φ(h)` and `Φ(h) + h · φ(h)` for `h = x + bias`, where Φ and φ are the standard normal distribution and
+//! its density. Adding the bias here saves a pass that would read and write `x` once more.
 //!
-//! The bias of the linear map before it is added on the way: as a pass of its own it would be read and written once more.
-//!
-//! Burn's own derivative is that of the approximation by tanh on every backend but the CPU; the two differ by up to
-//! 5e-4, which is more than a bf16 product's rounding at small gradients and has no reason to be there.
+//! DIFFERENCE: on every backend but the CPU, Burn's derivative of GELU is that of the approximation by tanh. The two differ
+//! by up to 5e-4, more than the rounding of a bf16 product where gradients are small.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -14,7 +13,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
 use super::columns::ColumnSums;
-use super::{along_rows, cast, dtype_of, widened};
+use super::primitive::{along_rows, cast, dtype_of, widened};
 
 /// `h · Φ(h)` for `h = x + bias`, in the type of `x` `[.., W]`; `bias` `[W]` is f32.
 #[must_use]
@@ -22,7 +21,7 @@ pub fn biased_gelu<const D: usize>(x: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as ExactGelu>::exact_gelu(x.into_dispatch(), bias.into_dispatch()))
 }
 
-/// The operation for each backend.
+/// Exact GELU, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait ExactGelu: Backend {
     /// `h · Φ(h)` for `h = x + bias`.
@@ -42,10 +41,10 @@ impl ExactGelu for burn::backend::Cube {
     }
 }
 
-/// The way back, for each backend.
+/// Gradients of the exact GELU, for each backend.
 pub trait ExactGeluBackward: ColumnSums {
-    /// The gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`. Exact where the backend's own derivative is;
-    /// [`Flex`]'s is.
+    /// Gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`. Exact where the derivative of the backend is, as that of
+    /// [`Flex`].
     #[must_use]
     fn exact_gelu_backward(
         x: FloatTensor<Self>,
@@ -104,39 +103,39 @@ impl<B: ExactGelu + ExactGeluBackward, C: CheckpointStrategy> ExactGelu for Auto
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
     use super::*;
-    use crate::ops::testing::{devices, short_of, values_and_gradients, wave};
-    use burn::tensor::FloatDType;
+    use crate::ops::testing::{on_devices, short_of, values_and_gradients, wave};
+    use burn::tensor::{Device, FloatDType};
 
-    #[test]
-    fn value_and_gradients_are_those_of_the_composition() {
-        for device in devices() {
-            for (rows, width) in [(7, 66), (70, 96), (3, 37)] {
-                let tensors = [wave([3, rows, width], 0.7, 4.0), wave([1, 1, width], 0.9, 1.0)];
-                let ours = values_and_gradients(&device, &tensors, |[x, bias]| biased_gelu(x, bias.reshape([width])));
-                // From the error function, whose own derivative every backend composes exactly.
-                let composed = values_and_gradients(&device, &tensors, |[x, bias]| {
-                    let h = x + bias;
-                    h.clone() * 0.5 * ((h / std::f64::consts::SQRT_2).erf() + 1.0)
-                });
-                ours.assert_close(&composed, 1e-6);
-            }
-        }
-    }
-
-    #[test]
-    fn sixteen_bits_are_rounded_once() {
-        for device in devices() {
-            let short = short_of(&device);
-            let tensors = [wave([3, 70, 96], 0.7, 4.0), wave([1, 1, 96], 0.9, 1.0)];
-            let rounded = values_and_gradients(&device, &tensors, |[x, bias]| {
-                biased_gelu(x.cast(short), bias.reshape([96])).cast(FloatDType::F32)
+    fn value_and_gradients_match_the_composition(device: &Device) {
+        for (rows, width) in [(7, 66), (70, 96), (3, 37)] {
+            let tensors = [wave([3, rows, width], 0.7, 4.0), wave([1, 1, width], 0.9, 1.0)];
+            let ours = values_and_gradients(device, &tensors, |[x, bias]| biased_gelu(x, bias.reshape([width])));
+            // By the error function, whose derivative every backend composes exactly.
+            let composed = values_and_gradients(device, &tensors, |[x, bias]| {
+                let h = x + bias;
+                h.clone() * 0.5 * ((h / std::f64::consts::SQRT_2).erf() + 1.0)
             });
-            let full = values_and_gradients(&device, &tensors, |[x, bias]| biased_gelu(x, bias.reshape([96])));
-            // Of the input, the result, and both gradients.
-            rounded.assert_close(&full, 0.01);
+            ours.assert_close(&composed, 1e-6);
         }
     }
+
+    fn a_16_bit_result_is_the_rounded_f32_result(device: &Device) {
+        let short = short_of(device);
+        let tensors = [wave([3, 70, 96], 0.7, 4.0), wave([1, 1, 96], 0.9, 1.0)];
+        let rounded = values_and_gradients(device, &tensors, |[x, bias]| {
+            biased_gelu(x.cast(short), bias.reshape([96])).cast(FloatDType::F32)
+        });
+        let full = values_and_gradients(device, &tensors, |[x, bias]| biased_gelu(x, bias.reshape([96])));
+        // Rounding, to 8 bits, of the input, of the result and of both gradients.
+        rounded.assert_close(&full, 0.01);
+    }
+
+    on_devices!(value_and_gradients_match_the_composition, a_16_bit_result_is_the_rounded_f32_result);
 }

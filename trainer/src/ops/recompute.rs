@@ -1,9 +1,9 @@
-//! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): of a block only the inputs are kept for the way
-//! back, where everything inside is computed once more. A third more computation, for the memory of all inner tensors.
+//! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): only the inputs of a block are kept for the way
+//! back, where the block is computed once more. A third more computation, for the memory of all inner tensors.
 //!
-//! The block's inputs and result are one operation to the graph around it. On the way back the block runs once more in a
-//! graph of its own, from inputs that are leaves there; its parameters are leaves of both graphs and get their gradients
-//! directly. Nothing is drawn inside a block, so it computes the same bits again.
+//! To the graph around it the block is one operation. On the way back the block runs again in a graph of its own, from
+//! inputs that are leaves there; its parameters are leaves of both graphs, and their gradients are moved to the outer one.
+//! A block contains no random numbers, so the second run gives the same bits.
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
@@ -14,13 +14,14 @@ use burn::backend::{Autodiff, Backend, DispatchDevice, DispatchKindConversion, D
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// A part of a model that is a function of its inputs and parameters alone.
+/// A part of a model whose result is a function of its inputs and parameters alone.
 pub trait Recompute<const N: usize>: Module + 'static {
-    /// What it makes of its inputs.
+    /// The result of the block.
     fn run(&self, inputs: [Tensor<3>; N]) -> Tensor<3>;
 }
 
-/// What `block` makes of `inputs`, keeping nothing else for the way back; plainly, if no input has one.
+/// The result of `block` on `inputs`, with nothing but the inputs kept for the way back. Runs the block as it is if no
+/// input is tracked.
 #[must_use]
 pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3> {
     if !inputs.iter().any(Tensor::is_tracked) {
@@ -34,39 +35,39 @@ pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>
     }
 }
 
-/// A backend's tensors in the dispatcher's, as they are and with a graph.
+/// Conversion of a backend's tensors, with and without autodiff, to those of the dispatcher.
 trait Converts<B: Backend>: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>> {}
 
 impl<B: Backend, T: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>>> Converts<B> for T {}
 
-const KNOWN: &str = "the device was looked at";
+const KNOWN: &str = "the backend was matched";
 
 #[expect(clippy::redundant_closure_for_method_calls, reason = "the tensors' type has no public name")]
 fn on<B: Backend, const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3>
 where
     DispatchTensor: Converts<B>,
 {
-    // One that is a constant may come without a graph.
+    // A constant input may be on the device without autodiff.
     let inputs = inputs.map(|input| if input.is_autodiff() { input } else { Tensor::from_inner(input) });
     let inputs = inputs.map(|input| input.try_into_primitive::<Autodiff<B>>().expect(KNOWN));
     let nodes = inputs.each_ref().map(|input| input.node());
     let inputs = inputs.map(|input| input.into_primitive());
-    let plainly = |inputs: [FloatTensor<B>; N]| {
+    let without_graph = |inputs: [FloatTensor<B>; N]| {
         let y = block.valid().run(inputs.map(Tensor::from_primitive::<B>));
         y.try_into_primitive::<B>().expect(KNOWN)
     };
     let again = Again { block: block.clone() };
     let y = match Backward::<B, N>::prepare::<NoCheckpointing>(again, nodes).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
-            let y = plainly(inputs.clone());
+            let y = without_graph(inputs.clone());
             prepared.finish(inputs, y)
         }
-        OpsKind::UnTracked(prepared) => prepared.finish(plainly(inputs)),
+        OpsKind::UnTracked(prepared) => prepared.finish(without_graph(inputs)),
     };
     Tensor::from_primitive::<Autodiff<B>>(y)
 }
 
-/// The block as it was on the way forward; its tensors are shared, not copied.
+/// The block as of the forward run; its tensors are shared, not copied.
 struct Again<M> {
     block: M,
 }
@@ -87,7 +88,7 @@ where
         let dy = Tensor::<3>::from_primitive::<B>(grads.consume::<B>(&ops.node));
         let inputs = ops.state.map(|input| Tensor::<3>::from_inner(Tensor::from_primitive::<B>(input)).require_grad());
         let y = self.block.run(inputs.clone());
-        // Its derivative with respect to `y` is `dy`, exactly.
+        // The derivative of this sum with respect to `y` is `dy`, exactly.
         let mut inner = (y * Tensor::from_inner(dy)).sum().backward();
         for (input, parent) in inputs.into_iter().zip(ops.parents) {
             if let (Some(node), Some(grad)) = (parent, input.grad_remove(&mut inner)) {
@@ -98,7 +99,7 @@ where
     }
 }
 
-/// Moves the gradients of parameters from one graph's to the other's.
+/// Moves the gradients of a block's parameters from the inner graph to the outer one.
 struct Parameters<'a, B> {
     inner: &'a mut burn::tensor::Gradients,
     outer: &'a mut Gradients,
@@ -118,19 +119,23 @@ where
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
     use super::*;
     use crate::model::block::{Block, BlockConfig, CrossBlock};
     use crate::model::init::WeightInit;
     use crate::model::precision::Precision;
-    use crate::ops::testing::{devices, wave};
+    use crate::ops::testing::{on_devices, wave};
     use burn::optim::GradientsParams;
     use burn::tensor::{DType, Device};
 
     const CONFIG: BlockConfig = BlockConfig { dim: 24, num_heads: 3, mlp_ratio: 2, norm_epsilon: 1e-6 };
 
-    /// Values, then the gradients of both inputs and of all parameters.
+    /// The result, then the gradients of both inputs and of all parameters.
     fn outcome<M: Module>(model: &M, device: &Device, run: impl Fn([Tensor<3>; 2]) -> Tensor<3>) -> Vec<Vec<f32>> {
         let inputs =
             [5, 7].map(|tokens| Tensor::<3>::from_data(wave([2, tokens, 24], 0.7, 1.0), device).require_grad());
@@ -157,35 +162,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn gradients_are_the_same_bits() {
-        for device in devices() {
-            let precisions = [Some(Precision::F32), device.supports_dtype(DType::BF16).then_some(Precision::Bf16)];
-            for precision in precisions.into_iter().flatten() {
-                let device = device.clone().autodiff();
-                let mut weights = WeightInit::new(1, &device).with_precision(precision);
-                let block = Block::init(&CONFIG, &mut weights);
-                let plain = outcome(&block, &device, |[x, _]| block.run([block.run([x])]));
-                let again = outcome(&block, &device, |[x, _]| recomputed(&block, [recomputed(&block, [x])]));
-                assert_eq!(plain.len(), 2 + 12);
-                assert!(plain == again, "{device:?} in {precision:?}");
+    fn gradients_are_the_same_bits(device: &Device) {
+        let precisions = [Some(Precision::F32), device.supports_dtype(DType::BF16).then_some(Precision::Bf16)];
+        for precision in precisions.into_iter().flatten() {
+            let device = device.clone().autodiff();
+            let mut weights = WeightInit::new(1, &device).with_precision(precision);
+            let block = Block::init(&CONFIG, &mut weights);
+            let plain = outcome(&block, &device, |[x, _]| block.run([block.run([x])]));
+            let again = outcome(&block, &device, |[x, _]| recomputed(&block, [recomputed(&block, [x])]));
+            assert_eq!(plain.len(), 2 + 12);
+            assert!(plain == again, "{device:?} in {precision:?}");
 
-                let cross = CrossBlock::init(&CONFIG, &mut weights);
-                let plain = outcome(&cross, &device, |inputs| cross.run(inputs));
-                let again = outcome(&cross, &device, |inputs| recomputed(&cross, inputs));
-                assert_eq!(plain.len(), 3 + 20);
-                assert!(plain == again, "{device:?} in {precision:?}");
-                // What is read is a constant.
-                let plain = outcome(&cross, &device, |[x, context]| cross.run([x, context.inner()]));
-                let again = outcome(&cross, &device, |[x, context]| recomputed(&cross, [x, context.inner()]));
-                assert_eq!(plain.len(), 2 + 20);
-                assert!(plain == again, "{device:?} in {precision:?}, of a constant");
-            }
+            let cross = CrossBlock::init(&CONFIG, &mut weights);
+            let plain = outcome(&cross, &device, |inputs| cross.run(inputs));
+            let again = outcome(&cross, &device, |inputs| recomputed(&cross, inputs));
+            assert_eq!(plain.len(), 3 + 20);
+            assert!(plain == again, "{device:?} in {precision:?}");
+            // The context is a constant.
+            let plain = outcome(&cross, &device, |[x, context]| cross.run([x, context.inner()]));
+            let again = outcome(&cross, &device, |[x, context]| recomputed(&cross, [x, context.inner()]));
+            assert_eq!(plain.len(), 2 + 20);
+            assert!(plain == again, "{device:?} in {precision:?}, of a constant");
         }
     }
 
+    on_devices!(gradients_are_the_same_bits);
+
     #[test]
-    fn without_a_way_back_nothing_is_kept() {
+    fn untracked_inputs_give_an_untracked_result() {
         let device = Device::flex();
         let block = Block::init(&CONFIG, &mut WeightInit::new(1, &device));
         let x = Tensor::<3>::from_data(wave([2, 5, 24], 0.7, 1.0), &device);

@@ -1,8 +1,8 @@
-//! A branch of a block added to what it branched off: `x + branch + bias`, in one pass and in f32.
+//! Residual sum `x + branch + bias`, in one pass and in f32.
 //!
-//! The bias is that of the linear map at the branch's end. Composed, adding it, widening the branch and summing are three
-//! passes over the tokens; here they are one, and one on the way back, where the branch gets the gradient in its own type
-//! and the bias its sum over all tokens.
+//! The bias is that of the linear map at the end of the branch. Composed, adding it, widening the branch and the sum are
+//! three passes over the tokens. The way back is one pass, which writes the gradient of the branch in the branch's type
+//! and sums it for the bias.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -12,20 +12,37 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{FloatDType, Tensor};
 
 use super::columns::ColumnSums;
-use super::{along_rows, cast, dtype_of, widened};
+use super::junction::Junction;
+use super::primitive::{along_rows, cast, dtype_of, widened};
 
 /// `x + branch + bias`: `x` `[.., W]` in f32, `branch` `[.., W]` in any type, `bias` `[W]` in f32.
 #[must_use]
 pub fn add_branch<const D: usize>(x: Tensor<D>, branch: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
-    let [x, branch] = [x, branch].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(<Dispatch as Residual>::residual(x, branch, bias.into_dispatch()))
+    add_branch_at(x, branch, bias, Junction::default())
 }
 
-/// The operation for each backend.
+/// [`add_branch`]; on the way back the gradient of `x` is left at `junction`, if that is open.
+pub(super) fn add_branch_at<const D: usize>(
+    x: Tensor<D>,
+    branch: Tensor<D>,
+    bias: Tensor<1>,
+    junction: Junction,
+) -> Tensor<D> {
+    let [x, branch] = [x, branch].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as Residual>::residual(x, branch, bias.into_dispatch(), junction))
+}
+
+/// Residual sum, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Residual: Backend {
-    /// `x + branch + bias`.
-    fn residual(x: FloatTensor<Self>, branch: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    /// `x + branch + bias`. The `junction` is of use to the derivative alone.
+    fn residual(
+        x: FloatTensor<Self>,
+        branch: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        junction: Junction,
+    ) -> FloatTensor<Self> {
+        let _ = junction;
         let bias = along_rows::<Self>(bias, &branch);
         Self::float_add(x, Self::float_add(widened::<Self>(branch), bias))
     }
@@ -35,14 +52,19 @@ impl Residual for Flex {}
 
 #[cfg(feature = "cube")]
 impl Residual for burn::backend::Cube {
-    fn residual(x: FloatTensor<Self>, branch: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn residual(
+        x: FloatTensor<Self>,
+        branch: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: Junction,
+    ) -> FloatTensor<Self> {
         super::kernels::residual::forward(x, branch, bias)
     }
 }
 
-/// The way back, for each backend.
+/// Gradients of the residual sum, for each backend.
 pub trait ResidualBackward: ColumnSums {
-    /// The gradients of the branch, in `dtype`, and of the bias; that of `x` is `dy` itself.
+    /// Gradients of the branch, in `dtype`, and of the bias. The gradient of `x` is `dy` itself.
     #[must_use]
     fn residual_backward(dy: FloatTensor<Self>, dtype: FloatDType) -> (FloatTensor<Self>, FloatTensor<Self>) {
         (cast::<Self>(dy.clone(), dtype), Self::column_sums(dy))
@@ -59,25 +81,33 @@ impl ResidualBackward for burn::backend::Cube {
 }
 
 impl<B: Residual + ResidualBackward, C: CheckpointStrategy> Residual for Autodiff<B, C> {
-    fn residual(x: FloatTensor<Self>, branch: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn residual(
+        x: FloatTensor<Self>,
+        branch: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        junction: Junction,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Derivative;
 
         impl<B: ResidualBackward> Backward<B, 3> for Derivative {
-            type State = FloatDType;
+            type State = (FloatDType, Junction);
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let [x, branch, bias] = ops.parents;
+                let (dtype, junction) = ops.state;
                 let dy = grads.consume::<B>(&ops.node);
                 if branch.is_some() || bias.is_some() {
-                    let (dbranch, dbias) = B::residual_backward(dy.clone(), ops.state);
+                    let (dbranch, dbias) = B::residual_backward(dy.clone(), dtype);
                     for (parent, grad) in [(branch, dbranch), (bias, dbias)] {
                         if let Some(node) = parent {
                             grads.register::<B>(node.id, grad);
                         }
                     }
                 }
-                if let Some(node) = x {
+                if let Some(node) = x
+                    && let Some(dy) = junction.leave::<B>(dy)
+                {
                     grads.register::<B>(node.id, dy);
                 }
             }
@@ -85,49 +115,51 @@ impl<B: Residual + ResidualBackward, C: CheckpointStrategy> Residual for Autodif
 
         let nodes = [x.node(), branch.node(), bias.node()];
         let (x, branch, bias) = (x.into_primitive(), branch.into_primitive(), bias.into_primitive());
-        match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
+        match Backward::<B, 3>::prepare::<C>(Derivative, nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let dtype = dtype_of::<B>(&branch);
-                prepared.finish(dtype, B::residual(x, branch, bias))
+                let y = B::residual(x, branch, bias, junction.clone());
+                prepared.finish((dtype, junction), y)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::residual(x, branch, bias)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::residual(x, branch, bias, junction)),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
     use super::*;
-    use crate::ops::testing::{devices, short_of, values_and_gradients, wave};
+    use crate::ops::testing::{on_devices, short_of, values_and_gradients, wave};
+    use burn::tensor::Device;
 
-    #[test]
-    fn value_and_gradients_are_those_of_the_composition() {
-        for device in devices() {
-            // More rows than a unit adds up, and rows that cannot be read in pieces.
-            for (rows, width) in [(6, 37), (3, 528), (70, 96)] {
-                let shapes = [[2, rows, width], [2, rows, width], [1, 1, width]];
-                let tensors = shapes.map(|shape| wave(shape, 0.7 / shape[1] as f32, 2.0));
-                let ours = values_and_gradients(&device, &tensors, |[x, branch, bias]| {
-                    add_branch(x, branch, bias.reshape([width]))
-                });
-                let composed = values_and_gradients(&device, &tensors, |[x, branch, bias]| x + (branch + bias));
-                ours.assert_close(&composed, 1e-6);
-            }
-        }
-    }
-
-    #[test]
-    fn a_short_branch_is_added_in_full() {
-        for device in devices() {
-            let short = short_of(&device);
-            let tensors = [wave([2, 9, 24], 0.7, 2.0), wave([2, 9, 24], 0.3, 2.0), wave([1, 1, 24], 0.9, 2.0)];
-            let ours = values_and_gradients(&device, &tensors, |[x, branch, bias]| {
-                add_branch(x, branch.cast(short), bias.reshape([24]))
+    fn value_and_gradients_match_the_composition(device: &Device) {
+        // More rows than one unit sums, and rows that only single values divide.
+        for (rows, width) in [(6, 37), (3, 528), (70, 96)] {
+            let shapes = [[2, rows, width], [2, rows, width], [1, 1, width]];
+            let tensors = shapes.map(|shape| wave(shape, 0.7 / shape[1] as f32, 2.0));
+            let ours = values_and_gradients(device, &tensors, |[x, branch, bias]| {
+                add_branch(x, branch, bias.reshape([width]))
             });
-            let composed = values_and_gradients(&device, &tensors, |[x, branch, bias]| {
-                x + branch.cast(short).cast(FloatDType::F32) + bias
-            });
+            let composed = values_and_gradients(device, &tensors, |[x, branch, bias]| x + (branch + bias));
             ours.assert_close(&composed, 1e-6);
         }
     }
+
+    fn a_16_bit_branch_is_added_in_f32(device: &Device) {
+        let short = short_of(device);
+        let tensors = [wave([2, 9, 24], 0.7, 2.0), wave([2, 9, 24], 0.3, 2.0), wave([1, 1, 24], 0.9, 2.0)];
+        let ours = values_and_gradients(device, &tensors, |[x, branch, bias]| {
+            add_branch(x, branch.cast(short), bias.reshape([24]))
+        });
+        let composed = values_and_gradients(device, &tensors, |[x, branch, bias]| {
+            x + branch.cast(short).cast(FloatDType::F32) + bias
+        });
+        ours.assert_close(&composed, 1e-6);
+    }
+
+    on_devices!(value_and_gradients_match_the_composition, a_16_bit_branch_is_added_in_f32);
 }

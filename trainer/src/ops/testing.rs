@@ -1,45 +1,94 @@
-//! Values and gradients of a function on every device that a test can reach.
+//! Harness of the operations' tests: values and gradients of a function, on the CPU and on a device.
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-/// The CPU, and the device that `HIEND_TEST_DEVICE` names (`cuda:0`, `vulkan:0`), if it names one.
-pub fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::flex()];
-    if let Some(name) = std::env::var_os("HIEND_TEST_DEVICE") {
-        let choice = name.to_string_lossy().parse().expect("HIEND_TEST_DEVICE is a device");
-        devices.push(crate::device::Compute::open(choice).expect("the device is there").raw().clone());
-    }
-    devices
+/// A named test: a function that panics on a device it fails on.
+pub type DeviceTest = (&'static str, fn(&Device));
+
+/// Declares two tests for each named function of a [`Device`]: one on the CPU, and one of [`on_gpus`].
+macro_rules! on_devices {
+    ($($name:ident),+ $(,)?) => {
+        #[cfg(test)]
+        mod on_cpu {
+            $(#[test]
+            fn $name() {
+                super::$name(&burn::tensor::Device::flex());
+            })+
+        }
+
+        crate::ops::testing::on_gpus!($($name),+);
+    };
+}
+pub(crate) use on_devices;
+
+/// Declares a test for each named function of a [`Device`], on the device that `HIEND_TEST_DEVICE` names. It is ignored
+/// unless asked for (`--include-ignored`). `DEVICE_TESTS` lists the functions for programs.
+macro_rules! on_gpus {
+    ($($name:ident),+ $(,)?) => {
+        #[cfg(test)]
+        mod on_device {
+            $(#[test]
+            #[ignore = "needs a device: HIEND_TEST_DEVICE"]
+            fn $name() {
+                super::$name(&crate::ops::testing::test_device());
+            })+
+        }
+
+        /// The functions above.
+        pub(crate) const DEVICE_TESTS: &[crate::ops::testing::DeviceTest] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
+    };
+}
+pub(crate) use on_gpus;
+
+/// The device that `HIEND_TEST_DEVICE` names: `cuda:0` or `vulkan:0`.
+///
+/// # Panics
+/// If it names none, or one that cannot be opened.
+pub fn test_device() -> Device {
+    named_device().expect("HIEND_TEST_DEVICE names a device: cuda:0 or vulkan:0")
 }
 
-/// A device's type of 16 bits: bf16, or f16 where it has no other.
+/// The CPU and, if `HIEND_TEST_DEVICE` names one, a device.
+pub fn devices() -> Vec<Device> {
+    std::iter::once(Device::flex()).chain(named_device()).collect()
+}
+
+fn named_device() -> Option<Device> {
+    let name = std::env::var("HIEND_TEST_DEVICE").ok()?;
+    let choice = name.parse().expect("HIEND_TEST_DEVICE names a device");
+    Some(crate::device::Compute::open(choice).expect("the named device opens").raw().clone())
+}
+
+/// The 16-bit type of `device`: bf16, or f16 where it has no bf16.
 pub fn short_of(device: &Device) -> FloatDType {
     [FloatDType::BF16, FloatDType::F16].into_iter().find(|&dtype| device.supports_dtype(dtype)).expect("one of them")
 }
 
-/// Numbers without a pattern that a mistake could hide in, from `-amplitude` to `amplitude`.
+/// Values from `-amplitude` to `amplitude`, without a period that could hide an index error.
 pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
     let value = |i: usize| ((i as f32 * frequency).sin() * 43_758.547).fract() * amplitude;
     let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(value).collect();
     TensorData::new(values, shape)
 }
 
-/// The largest distance of two numbers at the same place.
+/// The largest absolute difference of two values at the same index.
 ///
 /// # Panics
-/// If there are more of one than of the other, or a number that is none: a maximum would pass over it.
+/// If the lengths differ or a value of `ours` is not finite: a maximum ignores those.
 pub fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
-    assert!(ours.iter().all(|value| value.is_finite()), "not all of it is numbers");
+    assert!(ours.iter().all(|value| value.is_finite()), "a value is not finite");
     ours.iter().zip(theirs).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
-/// What a function gives, and the gradients of its inputs under weights that differ from value to value.
+/// Values of a function and the gradients of its inputs.
 pub struct Outcome {
     values: Vec<f32>,
     gradients: Vec<Vec<f32>>,
 }
 
+/// The outcome of `function`, with an output gradient that differs from value to value.
 pub fn values_and_gradients<const N: usize>(
     device: &Device,
     inputs: &[TensorData; N],
@@ -56,12 +105,12 @@ pub fn values_and_gradients<const N: usize>(
 }
 
 impl Outcome {
-    /// Values alone.
+    /// `values` without gradients.
     pub fn of(values: Tensor<3>) -> Self {
         Self { values: values.into_data().try_to_vec().expect("f32"), gradients: vec![] }
     }
 
-    /// Every tensor is that of `other`, but for `tolerance` of the other's largest value.
+    /// Asserts that no value differs from that of `other` by more than `tolerance` of the largest of its tensor.
     pub fn assert_close(&self, other: &Self, tolerance: f32) {
         let check = |name: &str, ours: &[f32], theirs: &[f32]| {
             let largest = theirs.iter().fold(0.0f32, |most, v| most.max(v.abs()));
@@ -69,6 +118,7 @@ impl Outcome {
             assert!(error <= tolerance, "{name}: error {error:.2e} of the largest value {largest}");
         };
         check("values", &self.values, &other.values);
+        assert_eq!(self.gradients.len(), other.gradients.len());
         for (number, (ours, theirs)) in self.gradients.iter().zip(&other.gradients).enumerate() {
             check(&format!("gradient of input {number}"), ours, theirs);
         }
@@ -76,8 +126,8 @@ impl Outcome {
 }
 
 #[test]
-#[should_panic(expected = "not all of it is numbers")]
-fn what_is_no_number_is_close_to_nothing() {
+#[should_panic(expected = "a value is not finite")]
+fn not_a_number_is_close_to_nothing() {
     let nothing = Outcome { values: vec![f32::NAN; 4], gradients: vec![] };
     nothing.assert_close(&Outcome { values: vec![1.0; 4], gradients: vec![] }, 1.0);
 }

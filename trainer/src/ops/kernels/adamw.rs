@@ -1,14 +1,25 @@
-//! One update of a parameter and its moments, in place.
+//! One optimizer step of a parameter and its moments, in place.
+//!
+//! Bytes a value: 16 read, 12 written, and 2 for the 16-bit copy of a weight ([`super::narrowed`]). The 368 million
+//! parameters of `vit-l-p12` make 11.0 GB: 3.7 ms at the measured 3.0 TB/s of an H100, 2.6 ms at 4.3 of an H200.
 
-use super::*;
-use crate::ops::adamw::StepParams;
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::launch::{elem, elementwise, f32_vector_size, uninit};
+use super::narrowed;
+use crate::ops::step_params::StepParams;
 
 #[cube(launch_unchecked)]
-pub(super) fn adamw_values(
-    param: &mut [f32],
-    first: &mut [f32],
-    second: &mut [f32],
-    grad: &[f32],
+pub(super) fn adamw_values<T: Float, N: Size>(
+    param: &mut [Vector<f32, N>],
+    first: &mut [Vector<f32, N>],
+    second: &mut [Vector<f32, N>],
+    grad: &[Vector<f32, N>],
+    copy: ComptimeOption<&mut [Vector<T, N>]>,
     count: u32,
     lr: f32,
     keep: f32,
@@ -17,49 +28,64 @@ pub(super) fn adamw_values(
     epsilon: f32,
     correction_1: f32,
     correction_2: f32,
+    #[define(T)] _dtype: ElemType,
 ) {
     let at = ABSOLUTE_POS;
     if (at as u32) < count {
         let g = grad[at];
-        let m = first[at] * beta_1 + g * (1.0f32 - beta_1);
-        let v = second[at] * beta_2 + g * g * (1.0f32 - beta_2);
-        let delta = (m / correction_1) / ((v / correction_2).sqrt() + epsilon);
+        let m = first[at] * Vector::new(beta_1) + g * Vector::new(1.0f32 - beta_1);
+        let v = second[at] * Vector::new(beta_2) + g * g * Vector::new(1.0f32 - beta_2);
+        let root = (v / Vector::new(correction_2)).sqrt();
+        let delta = (m / Vector::new(correction_1)) / (root + Vector::new(epsilon));
+        let value = param[at] * Vector::new(keep) - delta * Vector::new(lr);
         first[at] = m;
         second[at] = v;
-        param[at] = param[at] * keep - delta * lr;
+        param[at] = value;
+        #[comptime]
+        if let ComptimeOption::Some(copy) = copy {
+            copy[at] = Vector::<T, N>::cast_from(value);
+        }
     }
 }
 
-/// Parameter and moments after an update.
+/// Parameter and moments after one step. A 16-bit copy of the parameter, if one is kept, is rewritten with it.
 pub fn update(
     param: CubeTensor,
     grad: CubeTensor,
     first: CubeTensor,
     second: CubeTensor,
-    numbers: StepParams,
+    params: StepParams,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    // Written to in place; one that somebody else still reads is copied first.
+    // Before the parameter's own holders are counted: the table of copies is one of them.
+    let copy = narrowed::take(&param);
+    // Buffers are written in place; one with another holder is copied first.
     let own = |tensor: CubeTensor| {
         let tensor = into_contiguous(tensor);
-        // A copy may have gaps behind its rows.
+        // A copy may be pitched.
         if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
     };
     let (param, first, second, grad) = (own(param), own(first), own(second), into_contiguous(grad));
     assert!([&param, &first, &second, &grad].iter().all(|x| x.dtype == DType::F32), "parameters are f32");
-    let StepParams { lr, keep, betas, epsilon, corrections } = numbers;
-    let count = param.meta.shape().num_elements();
-    let client = param.client.clone();
+    // Only written: one with another holder is replaced.
+    let copy =
+        copy.map(|copy| if copy.can_mut() { copy } else { uninit(&copy, copy.meta.shape().clone(), copy.dtype) });
+    let StepParams { lr, keep, betas, epsilon, corrections } = params;
+    let vector = f32_vector_size(&[param.meta.shape().num_elements()]);
+    let count = param.meta.shape().num_elements() / vector;
+    let (client, dtype) = (param.client.clone(), elem(copy.as_ref().unwrap_or(&param)));
     let (cubes, dim) = elementwise(&client, count);
-    // SAFETY: all four hold `count` values, and the kernel looks whether it is inside.
+    // SAFETY: all buffers hold `count` vectors, which bounds every index.
     unsafe {
         adamw_values::launch_unchecked(
             &client,
             cubes,
             dim,
+            vector,
             param.clone().into_buffer_arg(),
             first.clone().into_buffer_arg(),
             second.clone().into_buffer_arg(),
             grad.into_buffer_arg(),
+            copy.clone().map(CubeTensor::into_buffer_arg).into(),
             count as u32,
             lr as f32,
             keep as f32,
@@ -68,7 +94,11 @@ pub fn update(
             epsilon,
             corrections[0],
             corrections[1],
+            dtype,
         );
+    }
+    if let Some(copy) = copy {
+        narrowed::put(param.clone(), copy);
     }
     (param, first, second)
 }

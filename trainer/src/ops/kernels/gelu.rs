@@ -1,9 +1,18 @@
-//! The exact GELU of a map's result plus its bias, and the exact derivative.
+//! Exact GELU of a linear map's result plus its bias, and the exact derivative.
+//!
+//! Bytes a value in 16 bits: 4 forward, 6 backward, the first stage of the bias gradient included. An update of
+//! `vit-l-p12` on 192 crops moves 28.7 GB: 9.6 ms at the measured 3.0 TB/s of an H100, 6.7 at 4.3 of an H200.
 
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
 use super::columns::{GROUP, Groups};
-use super::*;
+use super::launch::{elem, elementwise, even_rows, f32_vector_size, uninit};
 
 /// `Φ(h)`.
 #[cube]
@@ -29,7 +38,7 @@ pub(super) fn gelu_values<T: Float, N: Size>(
     }
 }
 
-/// One unit a piece of columns and group of rows.
+/// Gradients of `x` and the first stage of the bias gradient: each unit handles one column vector over one row group.
 #[cube(launch_unchecked)]
 pub(super) fn gelu_values_backward<T: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -67,51 +76,51 @@ pub fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let bias = into_contiguous(bias);
     let (x, pitch) = even_rows(x);
     assert_eq!(bias.dtype, DType::F32, "biases are f32");
-    let y = beside(&x, x.meta.shape().clone(), x.dtype);
+    let y = uninit(&x, x.meta.shape().clone(), x.dtype);
     let Groups { rows, width, .. } = Groups::of(&x);
-    let piece = f32_piece_of(&[width, pitch as usize]);
-    let count = rows as usize * width / piece;
+    let vector = f32_vector_size(&[width, pitch as usize]);
+    let count = rows as usize * width / vector;
     let (client, dtype) = (x.client.clone(), elem(&x));
     let (cubes, dim) = elementwise(&client, count);
-    // SAFETY: `x`, at its pitch, and `y` hold the `count` pieces, and `bias` a row of them.
+    // SAFETY: `x` at its pitch and `y` hold `count` vectors, `bias` one row of them, which bounds every index.
     unsafe {
         gelu_values::launch_unchecked(
             &client,
             cubes,
             dim,
-            piece,
+            vector,
             x.into_buffer_arg(),
             bias.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             count as u32,
-            pitch / piece as u32,
-            (width / piece) as u32,
+            pitch / vector as u32,
+            (width / vector) as u32,
             dtype,
         );
     }
     y
 }
 
-/// The gradients of `x` and of `bias`.
+/// Gradients of `x` and `bias`.
 pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
     let bias = into_contiguous(bias);
     let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
-    let dx = beside(&x, x.meta.shape().clone(), x.dtype);
+    let dx = uninit(&x, x.meta.shape().clone(), x.dtype);
     let groups = Groups::of(&x);
     let sums = groups.sums(&x);
-    let piece = f32_piece_of(&[groups.width, pitch as usize, dy_pitch as usize]);
-    let width = groups.width / piece;
+    let vector = f32_vector_size(&[groups.width, pitch as usize, dy_pitch as usize]);
+    let width = groups.width / vector;
     let (client, dtype) = (x.client.clone(), elem(&x));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
     let (cubes, dim) = elementwise(&client, groups.count as usize * width);
-    // SAFETY: `x` and `dy`, each at its pitch, and `dx` hold `rows` rows, `bias` one, `sums` one a group, which is as far
-    // as the kernel goes.
+    // SAFETY: `x` and `dy`, each at its pitch, and `dx` hold `rows` rows, `bias` one row and `sums` one row a group,
+    // which bounds every index.
     unsafe {
         gelu_values_backward::launch_unchecked(
             &client,
             cubes,
             dim,
-            piece,
+            vector,
             x.into_buffer_arg(),
             bias.into_buffer_arg(),
             dy.into_buffer_arg(),
@@ -119,8 +128,8 @@ pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor,
             sums.clone().into_buffer_arg(),
             groups.rows,
             groups.count,
-            pitch / piece as u32,
-            dy_pitch / piece as u32,
+            pitch / vector as u32,
+            dy_pitch / vector as u32,
             width as u32,
             dtype,
         );

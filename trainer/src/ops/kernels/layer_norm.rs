@@ -1,13 +1,23 @@
-//! Layer norm of rows and its derivatives.
+//! Layer norm of rows and its gradients.
 //!
-//! The lanes of a plane hold a row in registers: it is read once, and its moments are taken of what was read.
+//! The units of a plane hold a row in registers: it is read once, and its moments are computed from the registers.
+//!
+//! Bytes a value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 where the gradient of the residual
+//! branch is added on the way; 6 for the first stage of the gradients of `gamma` and `beta`. An update of `vit-l-p12` on
+//! 192 crops moves 10.1 GB forward (3.4 ms at the measured 3.0 TB/s of an H100, 2.3 at 4.3 of an H200), 23.2 GB backward
+//! for the rows (7.7 ms, 5.4) and 10.1 GB for the columns (3.4 ms, 2.3).
 
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
 
 use super::columns::{GROUP, Groups};
-use super::*;
+use super::launch::{RowLaunch, elem, elementwise, even_rows, f32_vector_size, uninit};
+use super::plane::{lanes_sum, own_row, vector_sum};
 
-/// The pieces of a row that this lane holds; zeros beyond its end.
+/// The vectors of a row that this unit holds, in f32; zeros beyond the end of the row.
 #[cube]
 fn row_of<T: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -29,9 +39,9 @@ fn row_of<T: Float, N: Size>(
     values
 }
 
-/// Takes its mean from a row; one over its standard deviation, and the mean.
+/// Subtracts the mean from a row; returns the reciprocal of its standard deviation, and the mean.
 #[cube]
-fn centre<N: Size>(
+fn center<N: Size>(
     values: &mut Array<Vector<f32, N>>,
     epsilon: f32,
     #[comptime] width: u32,
@@ -45,17 +55,17 @@ fn centre<N: Size>(
     for turn in 0..turns {
         sum += values[turn as usize];
     }
-    let mean = lanes_sum(sum_of(sum), lanes) / count;
+    let mean = lanes_sum(vector_sum(sum), lanes) / count;
     let mut squares = Vector::<f32, N>::zeroed();
     #[unroll]
     for turn in 0..turns {
         if turn * lanes + UNIT_POS_X < width {
-            let centred = values[turn as usize] - Vector::new(mean);
-            values[turn as usize] = centred;
-            squares += centred * centred;
+            let centered = values[turn as usize] - Vector::new(mean);
+            values[turn as usize] = centered;
+            squares += centered * centered;
         }
     }
-    let variance = lanes_sum(sum_of(squares), lanes) / count;
+    let variance = lanes_sum(vector_sum(squares), lanes) / count;
     (1.0f32 / (variance + epsilon).sqrt(), mean)
 }
 
@@ -75,7 +85,7 @@ pub(super) fn norm_rows<T: Float, N: Size>(
     let row = own_row();
     if row < rows {
         let mut values = row_of::<f32, N>(x, row * pitch, width, lanes);
-        let (rstd, _) = centre::<N>(&mut values, epsilon, width, lanes);
+        let (rstd, _) = center::<N>(&mut values, epsilon, width, lanes);
         #[unroll]
         for turn in 0..comptime!(width.div_ceil(lanes)) {
             let at = turn * lanes + UNIT_POS_X;
@@ -87,16 +97,19 @@ pub(super) fn norm_rows<T: Float, N: Size>(
     }
 }
 
+/// The gradient of `x`, plus `other`; mean and reciprocal deviation of each row go to `stats`.
 #[cube(launch_unchecked)]
 pub(super) fn norm_rows_backward<T: Float, N: Size>(
     x: &[Vector<f32, N>],
     gamma: &[Vector<f32, N>],
     dy: &[Vector<T, N>],
+    other: ComptimeOption<&[Vector<f32, N>]>,
     dx: &mut [Vector<f32, N>],
     stats: &mut [f32],
     rows: u32,
     pitch: u32,
     dy_pitch: u32,
+    other_pitch: u32,
     epsilon: f32,
     #[comptime] width: u32,
     #[comptime] lanes: u32,
@@ -109,7 +122,7 @@ pub(super) fn norm_rows_backward<T: Float, N: Size>(
         let count = comptime!((width * n) as f32);
         let mut values = row_of::<f32, N>(x, row * pitch, width, lanes);
         let mut grads = row_of::<T, N>(dy, row * dy_pitch, width, lanes);
-        let (rstd, mean) = centre::<N>(&mut values, epsilon, width, lanes);
+        let (rstd, mean) = center::<N>(&mut values, epsilon, width, lanes);
         let mut sum = Vector::<f32, N>::zeroed();
         let mut along = Vector::<f32, N>::zeroed();
         #[unroll]
@@ -124,14 +137,19 @@ pub(super) fn norm_rows_backward<T: Float, N: Size>(
                 along += grad * normal;
             }
         }
-        let sum = lanes_sum(sum_of(sum), lanes) / count;
-        let along = lanes_sum(sum_of(along), lanes) / count;
+        let sum = lanes_sum(vector_sum(sum), lanes) / count;
+        let along = lanes_sum(vector_sum(along), lanes) / count;
         #[unroll]
         for turn in 0..turns {
             let at = turn * lanes + UNIT_POS_X;
             if at < width {
                 let rest = grads[turn as usize] - Vector::new(sum) - values[turn as usize] * Vector::new(along);
-                dx[(row * width + at) as usize] = rest * Vector::new(rstd);
+                let mut value = rest * Vector::new(rstd);
+                #[comptime]
+                if let ComptimeOption::Some(other) = &other {
+                    value += other[(row * other_pitch + at) as usize];
+                }
+                dx[(row * width + at) as usize] = value;
             }
         }
         if UNIT_POS_X == 0 {
@@ -141,7 +159,7 @@ pub(super) fn norm_rows_backward<T: Float, N: Size>(
     }
 }
 
-/// One unit a piece of columns and group of rows.
+/// The first stage of the gradients of `gamma` and `beta`: each unit reduces one column vector over one row group.
 #[cube(launch_unchecked)]
 pub(super) fn norm_columns_backward<T: Float, N: Size>(
     x: &[Vector<f32, N>],
@@ -164,8 +182,8 @@ pub(super) fn norm_columns_backward<T: Float, N: Size>(
         let mut by_beta = Vector::<f32, N>::zeroed();
         for row in start..min(start + GROUP, rows) {
             let dy = Vector::<f32, N>::cast_from(dy[(row * dy_pitch + column) as usize]);
-            let centred = x[(row * pitch + column) as usize] - Vector::new(stats[(2 * row) as usize]);
-            by_gamma += dy * centred * Vector::new(stats[(2 * row + 1) as usize]);
+            let centered = x[(row * pitch + column) as usize] - Vector::new(stats[(2 * row) as usize]);
+            by_gamma += dy * centered * Vector::new(stats[(2 * row + 1) as usize]);
             by_beta += dy;
         }
         dgamma[at as usize] = by_gamma;
@@ -173,31 +191,31 @@ pub(super) fn norm_columns_backward<T: Float, N: Size>(
     }
 }
 
-/// Normalised rows of `x`, times `gamma`, plus `beta`.
+/// Normalized rows of `x`, times `gamma`, plus `beta`, in `dtype`.
 pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64, dtype: FloatDType) -> CubeTensor {
     let [gamma, beta] = [gamma, beta].map(into_contiguous);
     let (x, pitch) = even_rows(x);
     assert!([&x, &gamma, &beta].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
-    let y = beside(&x, x.meta.shape().clone(), dtype.into());
-    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
-    let piece = f32_piece_of(&[width as usize, pitch as usize]) as u32;
+    let y = uninit(&x, x.meta.shape().clone(), dtype.into());
+    let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
+    let vector = f32_vector_size(&[width as usize, pitch as usize]) as u32;
     let (client, dtype) = (x.client.clone(), elem(&y));
-    // SAFETY: `x` and `y` hold `rows` rows of `width` values, `x` at its pitch, and the others `width`, which is as far as
-    // the kernel goes.
+    // SAFETY: `x` at its pitch and `y` hold `rows` rows of `width` values, `gamma` and `beta` one row, which bounds every
+    // index.
     unsafe {
         norm_rows::launch_unchecked(
             &client,
             count,
             dim,
-            piece as usize,
+            vector as usize,
             x.into_buffer_arg(),
             gamma.into_buffer_arg(),
             beta.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             rows,
-            pitch / piece,
+            pitch / vector,
             epsilon as f32,
-            width / piece,
+            width / vector,
             lanes,
             dtype,
         );
@@ -205,51 +223,61 @@ pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64,
     y
 }
 
-/// The gradients of `x`, `gamma` and `beta`.
+/// Gradients of `x`, to which `other` is added, of `gamma` and of `beta`.
 pub fn backward(
     x: CubeTensor,
     gamma: CubeTensor,
     dy: CubeTensor,
+    other: Option<CubeTensor>,
     epsilon: f64,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let gamma = into_contiguous(gamma);
     let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
-    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
-    let dx = beside(&x, x.meta.shape().clone(), DType::F32);
-    let stats = beside(&x, Shape::from([rows as usize, 2]), DType::F32);
-    let piece = f32_piece_of(&[width as usize, pitch as usize, dy_pitch as usize]) as u32;
+    let (other, other_pitch) = other.map(even_rows).map_or((None, pitch), |(other, pitch)| (Some(other), pitch));
+    assert!(
+        other.as_ref().is_none_or(|other| other.meta.shape() == x.meta.shape()),
+        "gradients that meet have one shape"
+    );
+    let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
+    let dx = uninit(&x, x.meta.shape().clone(), DType::F32);
+    let stats = uninit(&x, Shape::from([rows as usize, 2]), DType::F32);
+    let lengths = [width, pitch, dy_pitch, other_pitch].map(|length| length as usize);
+    let vector = f32_vector_size(&lengths) as u32;
     let (client, dtype) = (x.client.clone(), elem(&dy));
-    // SAFETY: `x`, `dy` and `dx` hold `rows` rows of `width` values, each at its pitch, `gamma` `width`, `stats` two a row.
+    // SAFETY: `x`, `dy`, `other` and `dx` hold `rows` rows of `width` values, each at its pitch, `gamma` one row, `stats`
+    // two values a row, which bounds every index.
     unsafe {
         norm_rows_backward::launch_unchecked(
             &client,
             count,
             dim,
-            piece as usize,
+            vector as usize,
             x.clone().into_buffer_arg(),
             gamma.into_buffer_arg(),
             dy.clone().into_buffer_arg(),
+            other.map(CubeTensor::into_buffer_arg).into(),
             dx.clone().into_buffer_arg(),
             stats.clone().into_buffer_arg(),
             rows,
-            pitch / piece,
-            dy_pitch / piece,
+            pitch / vector,
+            dy_pitch / vector,
+            other_pitch / vector,
             epsilon as f32,
-            width / piece,
+            width / vector,
             lanes,
             dtype,
         );
     }
     let groups = Groups::of(&x);
     let (dgamma, dbeta) = (groups.sums(&x), groups.sums(&x));
-    let (count, dim) = elementwise(&client, (groups.count * width / piece) as usize);
-    // SAFETY: both sums hold a row a group, and the kernel looks whether it is inside.
+    let (count, dim) = elementwise(&client, (groups.count * width / vector) as usize);
+    // SAFETY: both sums hold one row a group and the others are as above, which bounds every index.
     unsafe {
         norm_columns_backward::launch_unchecked(
             &client,
             count,
             dim,
-            piece as usize,
+            vector as usize,
             x.into_buffer_arg(),
             stats.into_buffer_arg(),
             dy.into_buffer_arg(),
@@ -257,9 +285,9 @@ pub fn backward(
             dbeta.clone().into_buffer_arg(),
             rows,
             groups.count,
-            pitch / piece,
-            dy_pitch / piece,
-            width / piece,
+            pitch / vector,
+            dy_pitch / vector,
+            width / vector,
             dtype,
         );
     }

@@ -1,10 +1,14 @@
-//! Normals from the key stream of `ChaCha8`, one block of sixteen a unit.
+//! Gaussian noise from the key stream of `ChaCha8`; each unit adds one block of sixteen values.
 
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
 use hiend_loader::transform::GaussianNoiseParams;
 
-use super::*;
+use super::launch::{elementwise, uninit};
 
-/// One turn of the cipher's mixing (Bernstein, `ChaCha`, a variant of Salsa20, section 3).
+/// The quarter round of the cipher (Bernstein, `ChaCha`, a variant of Salsa20, section 3).
 #[cube]
 fn quarter(a: u32, b: u32, c: u32, d: u32) -> (u32, u32, u32, u32) {
     let a = a + b;
@@ -18,12 +22,13 @@ fn quarter(a: u32, b: u32, c: u32, d: u32) -> (u32, u32, u32, u32) {
     (a, b, c, d)
 }
 
+/// `word` rotated left.
 #[cube]
 fn rotated(word: u32, #[comptime] by: u32) -> u32 {
     (word << by) | (word >> comptime!(32 - by))
 }
 
-/// The two normals of a radius' and an angle's word.
+/// Two standard normal values from the words of a radius and an angle (Box-Muller).
 #[cube]
 fn normals(radius: u32, angle: u32) -> (f32, f32) {
     let unit = comptime!(1.0f32 / 16_777_216.0);
@@ -36,6 +41,7 @@ fn normals(radius: u32, angle: u32) -> (f32, f32) {
     (length * angle.cos(), length * angle.sin())
 }
 
+/// Adds a pair of values at `at` and `at + 8`, where these lie within `count`.
 #[cube]
 fn store(x: &[f32], y: &mut [f32], at: u32, count: u32, pair: (f32, f32), std: f32) {
     if at < count {
@@ -93,7 +99,7 @@ pub(super) fn add_normals(x: &[f32], y: &mut [f32], count: u32, std: f32, seed_l
             d2 = q14;
             d3 = q15;
         }
-        // Words 0 to 7 are radii, 8 to 15 angles; the first state is added to the last.
+        // Words 0 to 7 are radii, 8 to 15 angles. The initial state is added to the final one.
         store(x, y, at, count, normals(a0 + 0x6170_7865u32, c0), std);
         store(x, y, at + 1, count, normals(a1 + 0x3320_646eu32, c1), std);
         store(x, y, at + 2, count, normals(a2 + 0x7962_2d32u32, c2), std);
@@ -110,11 +116,11 @@ pub fn add(x: CubeTensor, params: GaussianNoiseParams) -> CubeTensor {
     let x = into_contiguous(x);
     assert_eq!(x.dtype, DType::F32, "voxels are f32");
     let count = x.meta.shape().num_elements();
-    let y = beside(&x, x.meta.shape().clone(), DType::F32);
+    let y = uninit(&x, x.meta.shape().clone(), DType::F32);
     let client = x.client.clone();
     let (cubes, dim) = elementwise(&client, count.div_ceil(16));
     assert!(u32::try_from(count + 16).is_ok(), "kernels count values in 32 bits");
-    // SAFETY: both buffers hold `count` values, and the kernel looks whether it is inside.
+    // SAFETY: both buffers hold `count` values, which bounds every index.
     unsafe {
         add_normals::launch_unchecked(
             &client,

@@ -1,8 +1,8 @@
-//! Our kernels compiled for an H200 on a machine without one: that they lower, and to what.
+//! Compilation of the kernels for an H200, on a machine without one: that they compile, and to which instructions.
 //!
-//! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture`, with `CUDA_PATH` at a folder that
-//! holds `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds both). The
-//! kernels' text goes to the folder that `HIEND_PTX_DIR` names, if it names one.
+//! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture`, with `CUDA_PATH` naming a folder with
+//! `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds both). `HIEND_PTX_DIR`
+//! names a folder for the compiled text.
 
 use std::ffi::CStr;
 use std::path::PathBuf;
@@ -10,9 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use cubecl::Compiler as _;
+use cubecl::ir::ElemType;
 use cubecl::ir::features::Features;
 use cubecl::ir::nvidia::SmArch;
 use cubecl::ir::{AddressType, DeviceIdentity, FloatKind, HardwareProperties, MemoryDeviceProperties};
+use cubecl::prelude::*;
 use cubecl_llvm::nvptx::ptx_version::PtxVersion;
 use cubecl_llvm::{LlvmTarget, PlironArtifact, PlironCompiler, PlironOptions};
 
@@ -91,15 +93,15 @@ fn kernels_compile_for_hopper() {
     let buffer = || BufferCompilationArg { inplace: None };
     let (d, t, b) = (device, target, buffer);
 
-    // Sizes of the paper's model: 513 keys, heads of 33 and 96, tokens of 528 and 1536.
-    for (dtype, kind, piece) in [("f32", FloatKind::F32, 4), ("bf16", FloatKind::BF16, 8)] {
+    // Lengths of the paper's model: 513 keys, heads of 33 and 96 values, tokens of 528 and 1536.
+    for (dtype, kind, vector) in [("f32", FloatKind::F32, 4), ("bf16", FloatKind::BF16, 8)] {
         let elem = || ElemType::Float(kind);
         let check = |name: &str, kernel: &dyn CubeKernel, part: &str| {
             check(&format!("{name}-{dtype}"), kernel, &[part, ".v4.b"])
         };
-        let pitch = 513u32.div_ceil(piece as u32);
+        let pitch = 513u32.div_ceil(vector as u32);
         let kernel =
-            softmax::softmax_rows::SoftmaxRows::new(rows(), d(), t(), b(), (), (), piece, 513, pitch, 32, elem());
+            softmax::softmax_rows::SoftmaxRows::new(rows(), d(), t(), b(), (), (), vector, 513, pitch, 32, elem());
         check("softmax", &kernel, "shfl.sync");
         let kernel = softmax::softmax_rows_backward::SoftmaxRowsBackward::new(
             rows(),
@@ -109,16 +111,22 @@ fn kernels_compile_for_hopper() {
             b(),
             (),
             (),
-            piece,
+            vector,
             pitch,
             32,
             elem(),
         );
         check("softmax-backward", &kernel, "shfl.sync");
-        for (width, of_token) in [(33, 1), (96, piece)] {
+        for (width, of_token) in [(33, 1), (96, vector)] {
             let columns = u32::next_multiple_of(width, 48);
-            let lengths =
-                heads::Lengths { tokens: 513, rows: 520, heads: 16, width, pieces: columns / piece as u32, first: 16 };
+            let lengths = heads::Lengths {
+                tokens: 513,
+                rows: 520,
+                heads: 16,
+                width,
+                vectors: columns / vector as u32,
+                first: 16,
+            };
             let bias = || ComptimeOptionCompilationArg::Some(b());
             let kernel = heads::split_rows::SplitRows::new(
                 values(),
@@ -129,7 +137,7 @@ fn kernels_compile_for_hopper() {
                 b(),
                 (),
                 (),
-                piece,
+                vector,
                 of_token,
                 lengths,
                 elem(),
@@ -144,7 +152,7 @@ fn kernels_compile_for_hopper() {
                 (),
                 (),
                 (),
-                piece,
+                vector,
                 of_token,
                 lengths,
                 elem(),
@@ -189,7 +197,7 @@ fn kernels_compile_for_hopper() {
             elem(),
         );
         check("residual-backward", &kernel, "ld.global");
-        let kernel = columns::group_sums::GroupSums::new(values(), d(), t(), b(), b(), (), (), (), 4, 1152, elem());
+        let kernel = columns::sum_groups::SumGroups::new(values(), d(), t(), b(), b(), (), (), (), 4, 1152, elem());
         check("columns", &kernel, "ld.global");
         let kernel =
             layer_norm::norm_rows::NormRows::new(rows(), d(), t(), b(), b(), b(), b(), (), (), (), 4, 384, 32, elem());
@@ -201,8 +209,10 @@ fn kernels_compile_for_hopper() {
             b(),
             b(),
             b(),
+            ComptimeOptionCompilationArg::Some(b()),
             b(),
             b(),
+            (),
             (),
             (),
             (),
@@ -232,11 +242,36 @@ fn kernels_compile_for_hopper() {
         );
         check("norm-columns", &kernel, "ld.global");
     }
-    let kernel = window::floats_of_steps::FloatsOfSteps::new(values(), d(), t(), b(), b(), b(), (), ());
-    check("window", &kernel, &["ld.global"]);
+    let kernel =
+        columns::sum_totals::SumTotals::new(settings(CubeDim::new_2d(4, 64)), d(), t(), b(), b(), (), 4, 132, 64);
+    check("column-totals", &kernel, &["bar.sync", ".v4.b"]);
+    let kernel = dequantize::dequantize_values::DequantizeValues::new(values(), d(), t(), b(), b(), b(), (), ());
+    check("dequantize", &kernel, &["ld.global"]);
     let kernel = noise::add_normals::AddNormals::new(values(), d(), t(), b(), b(), (), (), (), ());
     check("noise", &kernel, &["sqrt"]);
-    let kernel =
-        adamw::adamw_values::AdamwValues::new(values(), d(), t(), b(), b(), b(), b(), (), (), (), (), (), (), (), ());
-    check("adamw", &kernel, &["sqrt"]);
+    for (name, copy) in
+        [("adamw", ComptimeOptionCompilationArg::None), ("adamw-copy", ComptimeOptionCompilationArg::Some(b()))]
+    {
+        let kernel = adamw::adamw_values::AdamwValues::new(
+            values(),
+            d(),
+            t(),
+            b(),
+            b(),
+            b(),
+            b(),
+            copy,
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            (),
+            4,
+            ElemType::Float(FloatKind::BF16),
+        );
+        check(name, &kernel, &["sqrt", ".v4.b"]);
+    }
 }

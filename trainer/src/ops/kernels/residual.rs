@@ -1,9 +1,16 @@
-//! A branch and a bias added to what the branch came off, and the way back.
+//! Residual sum with the bias of the branch's last linear map, and its gradients.
+//!
+//! Bytes a value where the branch is 16 bits: 10 forward, 6 backward, the first stage of the bias gradient included. An
+//! update of `vit-l-p12` on 192 crops moves 25.4 GB: 8.5 ms at the measured 3.0 TB/s of an H100, 5.9 at 4.3 of an H200.
 
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
 
 use super::columns::{GROUP, Groups};
-use super::*;
+use super::launch::{elem, elementwise, even_rows, f32_vector_size, uninit};
 
 #[cube(launch_unchecked)]
 pub(super) fn add_values<T: Float, N: Size>(
@@ -25,7 +32,8 @@ pub(super) fn add_values<T: Float, N: Size>(
     }
 }
 
-/// One unit a piece of columns and group of rows.
+/// Gradient of the branch and the first stage of the bias gradient: each unit handles one column vector over one row
+/// group.
 #[cube(launch_unchecked)]
 pub(super) fn add_values_backward<T: Float, N: Size>(
     dy: &[Vector<f32, N>],
@@ -56,57 +64,58 @@ pub fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTenso
     let bias = into_contiguous(bias);
     let ((x, x_pitch), (branch, branch_pitch)) = (even_rows(x), even_rows(branch));
     assert!([&x, &bias].iter().all(|tensor| tensor.dtype == DType::F32), "tokens and biases are f32");
-    let y = beside(&x, x.meta.shape().clone(), DType::F32);
+    let y = uninit(&x, x.meta.shape().clone(), DType::F32);
     let Groups { rows, width, .. } = Groups::of(&x);
-    let piece = f32_piece_of(&[width, x_pitch as usize, branch_pitch as usize]);
-    let count = rows as usize * width / piece;
+    let vector = f32_vector_size(&[width, x_pitch as usize, branch_pitch as usize]);
+    let count = rows as usize * width / vector;
     let (client, dtype) = (x.client.clone(), elem(&branch));
     let (cubes, dim) = elementwise(&client, count);
-    // SAFETY: `x`, `branch` and `y` hold the `count` pieces, each at its pitch, and `bias` a row of them.
+    // SAFETY: `x` and `branch`, each at its pitch, and `y` hold `count` vectors, `bias` one row of them, which bounds
+    // every index.
     unsafe {
         add_values::launch_unchecked(
             &client,
             cubes,
             dim,
-            piece,
+            vector,
             x.into_buffer_arg(),
             branch.into_buffer_arg(),
             bias.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             count as u32,
-            x_pitch / piece as u32,
-            branch_pitch / piece as u32,
-            (width / piece) as u32,
+            x_pitch / vector as u32,
+            branch_pitch / vector as u32,
+            (width / vector) as u32,
             dtype,
         );
     }
     y
 }
 
-/// The gradients of the branch, in `dtype`, and of the bias.
+/// Gradients of the branch, in `dtype`, and of the bias.
 pub fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
     let (dy, pitch) = even_rows(dy);
     assert_eq!(dy.dtype, DType::F32, "tokens are f32");
-    let dbranch = beside(&dy, dy.meta.shape().clone(), dtype.into());
+    let dbranch = uninit(&dy, dy.meta.shape().clone(), dtype.into());
     let groups = Groups::of(&dy);
     let sums = groups.sums(&dy);
-    let piece = f32_piece_of(&[groups.width, pitch as usize]);
-    let width = groups.width / piece;
+    let vector = f32_vector_size(&[groups.width, pitch as usize]);
+    let width = groups.width / vector;
     let (client, dtype) = (dy.client.clone(), elem(&dbranch));
     let (cubes, dim) = elementwise(&client, groups.count as usize * width);
-    // SAFETY: `dy`, at its pitch, and `dbranch` hold `rows` rows, `sums` one a group, which is as far as the kernel goes.
+    // SAFETY: `dy` at its pitch and `dbranch` hold `rows` rows and `sums` one row a group, which bounds every index.
     unsafe {
         add_values_backward::launch_unchecked(
             &client,
             cubes,
             dim,
-            piece,
+            vector,
             dy.into_buffer_arg(),
             dbranch.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
             groups.rows,
             groups.count,
-            pitch / piece as u32,
+            pitch / vector as u32,
             width as u32,
             dtype,
         );

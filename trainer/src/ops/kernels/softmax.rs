@@ -1,9 +1,15 @@
-//! Softmax of rows and its derivative, each written over what it was taken of.
+//! Softmax of rows and its derivative, each written over its input.
 //!
-//! Rows have `width` values and begin every `pitch` pieces of `N`; what lies between is set to zero. The lanes of a plane
-//! hold the whole row in registers: it is read once and written once.
+//! Rows have `width` values and begin every `pitch` vectors of `N`; the values between are set to zero. The units of a
+//! plane hold the whole row in registers: it is read once and written once.
 
-use super::*;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::launch::{RowLaunch, elem, vector_size_of};
+use super::plane::{lanes_max, lanes_sum, own_row, vector_max, vector_sum};
 
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows<T: Float, N: Size>(
@@ -21,7 +27,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
         let turns = comptime!(pitch.div_ceil(lanes));
         let n = N::value().comptime() as u32;
         let mut values = Array::<Vector<f32, N>>::new(comptime!(turns as usize));
-        // Beyond the row: nothing that the exponential would leave anything of.
+        // Values beyond the row have an exponential of zero.
         let mut most = Vector::<f32, N>::new(f32::min_value());
         #[unroll]
         for turn in 0..turns {
@@ -41,7 +47,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
             values[turn as usize] = value;
             most = max(most, value);
         }
-        let most = lanes_max(most_of(most), lanes);
+        let most = lanes_max(vector_max(most), lanes);
         let mut sum = Vector::<f32, N>::zeroed();
         #[unroll]
         for turn in 0..turns {
@@ -49,7 +55,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
             values[turn as usize] = value;
             sum += value;
         }
-        let share = 1.0f32 / lanes_sum(sum_of(sum), lanes);
+        let share = 1.0f32 / lanes_sum(vector_sum(sum), lanes);
         #[unroll]
         for turn in 0..turns {
             let at = turn * lanes + UNIT_POS_X;
@@ -60,7 +66,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
     }
 }
 
-/// Where there is padding `y` is zero, and so is the result.
+/// In the padding `y` is zero, and so is the result.
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows_backward<T: Float, N: Size>(
     y: &[Vector<T, N>],
@@ -91,7 +97,7 @@ pub(super) fn softmax_rows_backward<T: Float, N: Size>(
             grads[turn as usize] = grad;
             sum += value * grad;
         }
-        let common = lanes_sum(sum_of(sum), lanes);
+        let common = lanes_sum(vector_sum(sum), lanes);
         #[unroll]
         for turn in 0..turns {
             let at = turn * lanes + UNIT_POS_X;
@@ -103,24 +109,24 @@ pub(super) fn softmax_rows_backward<T: Float, N: Size>(
     }
 }
 
-/// Softmax over the first `keys` columns of `scale · x`; `x`, which nobody else holds, is overwritten.
+/// Softmax over the first `keys` columns of `scale · x`. Overwrites `x`, which must have no other holder.
 pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let x = into_contiguous(x);
-    let Spread { count, dim, rows, width, lanes } = Spread::of(&x);
-    let piece = piece_of(&x, &[width as usize]);
+    let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
+    let vector = vector_size_of(&x, &[width as usize]);
     let (client, dtype) = (x.client.clone(), elem(&x));
-    // SAFETY: the buffer holds `rows` times `width` values, which is as far as the kernel goes.
+    // SAFETY: the buffer holds `rows` times `width` values, which bounds every index.
     unsafe {
         softmax_rows::launch_unchecked(
             &client,
             count,
             dim,
-            piece,
+            vector,
             x.clone().into_buffer_arg(),
             rows,
             scale as f32,
             keys as u32,
-            width / piece as u32,
+            width / vector as u32,
             lanes,
             dtype,
         );
@@ -128,25 +134,26 @@ pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     x
 }
 
-/// The gradient of what softmax was taken of; that of its result, `dy`, which nobody else holds, is overwritten.
+/// Gradient of the softmax's input, from its result `y` and the gradient `dy` of that. Overwrites `dy`, which must have
+/// no other holder.
 pub fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
     let (y, dy) = (into_contiguous(y), into_contiguous(dy));
-    let Spread { count, dim, rows, width, lanes } = Spread::of(&y);
-    let piece = piece_of(&y, &[width as usize]);
+    let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&y);
+    let vector = vector_size_of(&y, &[width as usize]);
     let (client, dtype) = (y.client.clone(), elem(&y));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
-    // SAFETY: both buffers hold `rows` times `width` values, which is as far as the kernel goes.
+    // SAFETY: both buffers hold `rows` times `width` values, which bounds every index.
     unsafe {
         softmax_rows_backward::launch_unchecked(
             &client,
             count,
             dim,
-            piece,
+            vector,
             y.into_buffer_arg(),
             dy.clone().into_buffer_arg(),
             rows,
             scale as f32,
-            width / piece as u32,
+            width / vector as u32,
             lanes,
             dtype,
         );

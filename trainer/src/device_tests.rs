@@ -1,0 +1,8 @@
+//! Tests of the code for devices, as a list of functions: a program can run them where there is no test harness.
+
+use burn::tensor::Device;
+
+/// The name of each test, and the test: a function that panics if the device fails it.
+pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
+    crate::ops::device_tests().chain(crate::augment::tests::DEVICE_TESTS.iter().copied())
+}

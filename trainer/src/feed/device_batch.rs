@@ -1,0 +1,167 @@
+//! Batches on the device, and how they get there.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Images};
+
+use super::error::FeedError;
+use super::targets::{HostCrops, Targets};
+use crate::augment::CropBoxes;
+use crate::ops::dequantize::dequantize;
+
+/// Crops that one forward and backward pass is made of.
+#[derive(Clone, Debug)]
+pub struct Part<T> {
+    voxels: Voxels,
+    /// Targets of the crops.
+    pub target: T,
+}
+
+/// Voxels `[n, 1, x, y, z]` on the device.
+#[derive(Clone, Debug)]
+enum Voxels {
+    Floats(Tensor<5>),
+    /// Quantized values, and the dequantization parameters of each crop, `[n, 4]`.
+    Quantized(Tensor<5, Int>, Tensor<2>),
+    /// Boxes that the crops are made from on the device.
+    Boxes(CropBoxes),
+}
+
+impl<T> Part<T> {
+    /// Voxels as floats `[n, 1, x, y, z]`, on the device without autodiff: they are constants.
+    #[must_use]
+    pub fn images(&self) -> Tensor<5> {
+        match &self.voxels {
+            Voxels::Floats(floats) => floats.clone(),
+            Voxels::Quantized(quantized, params) => dequantize(quantized.clone(), params.clone()),
+            Voxels::Boxes(boxes) => boxes.images(),
+        }
+    }
+
+    /// Number of crops.
+    #[must_use]
+    pub fn num_crops(&self) -> usize {
+        match &self.voxels {
+            Voxels::Floats(floats) => floats.dims()[0],
+            Voxels::Quantized(quantized, _) => quantized.dims()[0],
+            Voxels::Boxes(boxes) => boxes.num_crops(),
+        }
+    }
+}
+
+/// A batch on the device.
+#[derive(Debug)]
+pub struct DeviceBatch<T> {
+    /// Step of the batch.
+    pub step: u64,
+    /// The crops in order: one part, or one a micro-batch. Never empty.
+    pub parts: Vec<Part<T>>,
+    /// Origin of each crop.
+    pub crops: Vec<CropRecord>,
+    /// Times of the loader.
+    pub loader: BatchTimes,
+    /// Seconds from the loader's buffer to the device, targets included.
+    pub upload_secs: f64,
+}
+
+/// Brings `batch` to the device in parts of `micro_batch` crops. `None` if the batch has no crop: cases that turn out
+/// corrupt are skipped, so that a batch may be shorter than usual or empty; see
+/// [`OnCorrupt::Skip`](hiend_loader::pipeline::OnCorrupt::Skip).
+///
+/// # Errors
+/// [`FeedError`] if the batch is not of `step`, not of crops of `crop_size`, holds no target, or the device fails.
+pub(super) fn prepare<T>(
+    batch: Batch,
+    step: u64,
+    targets: &impl Targets<Target = T>,
+    device: &Device,
+    crop_size: [usize; 3],
+    micro_batch: Option<usize>,
+) -> Result<Option<DeviceBatch<T>>, FeedError> {
+    check(&batch, step, crop_size)?;
+    let n = batch.crops.len();
+    if n == 0 {
+        return Ok(None);
+    }
+    let start = Instant::now();
+    let mut parts = Vec::new();
+    let size = micro_batch.unwrap_or(n).max(1);
+    for (part, crops) in batch.crops.chunks(size).enumerate() {
+        let own = part * size..part * size + crops.len();
+        let (voxels, range) = upload(&batch, own, device);
+        let labels = batch.labels.as_ref().map(|labels| &labels[range]);
+        let boxes = if let Voxels::Boxes(boxes) = &voxels { Some(boxes) } else { None };
+        let host = HostCrops { crop_size, crops, labels, boxes };
+        let target = targets.make(&host, device).map_err(|source| FeedError::Target { step, source })?;
+        parts.push(Part { voxels, target });
+    }
+    device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
+    let upload_secs = start.elapsed().as_secs_f64();
+    Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
+}
+
+/// Checks that `batch` is that of `step` and that its buffers have the sizes that its shape says.
+fn check(batch: &Batch, step: u64, crop_size: [usize; 3]) -> Result<(), FeedError> {
+    if batch.step != step {
+        return Err(FeedError::Order { expected: step, found: batch.step });
+    }
+    let [n, channels, x, y, z] = batch.shape;
+    let whole = batch.crops.len() == n
+        && match &batch.images {
+            Images::Boxes(quantized, boxes) => {
+                boxes.len() == n && boxes.last().map_or(0, |last| last.range().end) == quantized.len()
+            }
+            images => images.len() == n * x * y * z,
+        };
+    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == batch.images.len());
+    if channels != 1 || [x, y, z] != crop_size || !whole || !labelled {
+        return Err(FeedError::Shape { step, shape: batch.shape, crop_size });
+    }
+    Ok(())
+}
+
+/// `data` in pinned memory, where the device has such: it copies from there by itself. Otherwise the thread that launches
+/// kernels would copy up to 100 MB to pinned memory, and more to the device, and launch nothing meanwhile.
+fn staged(mut data: TensorData, device: &Device) -> TensorData {
+    device.staging(std::iter::once(&mut data));
+    data
+}
+
+/// Uploads some crops of a batch; returns the range of their voxels in the batch as well. The voxels are copied on this
+/// thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They cross as one row: a device may
+/// put gaps between several.
+fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
+    let [_, _, x, y, z] = batch.shape;
+    let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);
+    let range = crops.start * voxels..crops.end * voxels;
+    let upload_quantized = |values: &[u16]| {
+        let count = values.len();
+        Tensor::<1, Int>::from_data(staged(TensorData::new(values.to_vec(), [count]), device), (device, DType::U16))
+    };
+    match &batch.images {
+        Images::Floats(values) => {
+            let values = staged(TensorData::new(values[range.clone()].to_vec(), [range.len()]), device);
+            (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
+        }
+        Images::Quantized(quantized, params) => {
+            let params =
+                params[crops].iter().flat_map(|crop| [crop.scale.gain, crop.scale.bias, crop.factor, crop.shift]);
+            let params = TensorData::new(params.collect::<Vec<f32>>(), [shape[0], 4]);
+            let quantized = upload_quantized(&quantized[range.clone()]).reshape(shape);
+            (Voxels::Quantized(quantized, Tensor::from_data(params, device)), range)
+        }
+        Images::Boxes(quantized, boxes) => {
+            let boxes = &boxes[crops];
+            let end = |last: Option<&CropBox>| last.map_or(0, |last| last.range().end);
+            let range = boxes.first().map_or(0, |first| first.start)..end(boxes.last());
+            let labels = batch.labels.as_ref().map(|labels| {
+                let labels = TensorData::new(labels[range.clone()].to_vec(), [range.len()]);
+                Tensor::<1, Int>::from_data(labels, device)
+            });
+            let quantized = upload_quantized(&quantized[range.clone()]);
+            (Voxels::Boxes(CropBoxes::new(quantized, labels, boxes, [x, y, z])), range)
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Errors of the feed.
+
+use super::targets::TargetError;
+
+/// Error of a source of batches.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Errors that end a feed.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The loader failed.
+    #[error("no batch for step {step}")]
+    Source {
+        /// The first step without a batch.
+        step: u64,
+        /// Error of the loader.
+        #[source]
+        source: SourceError,
+    },
+    /// The batch does not have the shape that the model takes, or its buffers do not fit its shape.
+    #[error("the batch of step {step} has the shape {shape:?}; the model takes [n, 1, {}, {}, {}]", .crop_size[0], .crop_size[1], .crop_size[2])]
+    Shape {
+        /// Step of the batch.
+        step: u64,
+        /// Shape of the batch.
+        shape: [usize; 5],
+        /// Crop size of the model.
+        crop_size: [usize; 3],
+    },
+    /// Batches are not in the order of their steps.
+    #[error("the batch of step {expected} was expected, that of step {found} was received")]
+    Order {
+        /// The next step.
+        expected: u64,
+        /// Step of the received batch.
+        found: u64,
+    },
+    /// The batch holds no target.
+    #[error("the batch of step {step} cannot be learned from")]
+    Target {
+        /// Step of the batch.
+        step: u64,
+        /// Missing or invalid target.
+        #[source]
+        source: TargetError,
+    },
+    /// The device failed.
+    #[error("the batch of step {step} did not reach the device: {message}")]
+    Upload {
+        /// Step of the batch.
+        step: u64,
+        /// Error of the device.
+        message: String,
+    },
+    /// The source ended, or its thread died. A stream has no end.
+    #[error("the stream of batches ended before step {step}")]
+    Ended {
+        /// The first step without a batch.
+        step: u64,
+    },
+}

@@ -1,0 +1,158 @@
+//! Training targets of crops: masks in pre-training, label maps in fine-tuning.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use hiend_loader::batch::CropRecord;
+use hiend_loader::rng::{DrawId, Operation};
+use rand::RngExt as _;
+
+use crate::augment::CropBoxes;
+use crate::model::masking::{Mask, MaskIndices};
+
+/// Some crops of a batch on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCrops<'a> {
+    /// Crop size along x, y, z, in voxels.
+    pub crop_size: [usize; 3],
+    /// Origin of each crop.
+    pub crops: &'a [CropRecord],
+    /// Labels of all voxels, crop after crop, if the stream carries labels. If crops come as boxes, labels of all voxels
+    /// of the boxes.
+    pub labels: Option<&'a [u8]>,
+    /// The boxes on the device, if the device augments.
+    pub boxes: Option<&'a CropBoxes>,
+}
+
+impl HostCrops<'_> {
+    /// Each crop with its labels; nothing if the stream carries no labels.
+    fn with_labels(&self) -> impl Iterator<Item = (&CropRecord, &[u8])> {
+        let labels = self.labels.unwrap_or_default();
+        let voxels = self.crop_size.iter().product::<usize>();
+        let of = move |number: usize| match self.boxes {
+            Some(boxes) => &labels[boxes.range(number)],
+            None => &labels[number * voxels..(number + 1) * voxels],
+        };
+        self.crops.iter().enumerate().filter(|_| self.labels.is_some()).map(move |(number, crop)| (crop, of(number)))
+    }
+}
+
+/// A batch that holds no target for a model.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The stream carries no labels.
+    #[error("the stream carries no labels; set stream.labels = true")]
+    NoLabels,
+    /// A voxel is of a class that the model does not have.
+    #[error("case {case} has a voxel of class {found}, the configuration has classes 0 to {last}")]
+    Class {
+        /// `DATASET/CASE`.
+        case: String,
+        /// Highest class of the crop.
+        found: u8,
+        /// Highest class of the configuration.
+        last: usize,
+    },
+}
+
+/// Makes the targets of crops.
+pub trait Targets: Send + 'static {
+    /// Targets of some crops, on the device.
+    type Target: Send + 'static;
+
+    /// The targets of `crops`.
+    ///
+    /// # Errors
+    /// [`TargetError`] if the crops hold none.
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, TargetError>;
+}
+
+/// Targets of pre-training: the masked patches, a pure function of the seed and of each crop's identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Masks {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of patches of a crop.
+    pub num_patches: usize,
+    /// Fraction of the patches that is masked.
+    pub mask_ratio: f64,
+}
+
+/// A mask on host and device.
+#[derive(Clone, Debug)]
+pub struct Masked {
+    /// The mask on the host.
+    pub mask: Mask,
+    /// Patch indices on the device.
+    pub indices: MaskIndices,
+}
+
+impl Masks {
+    /// The mask of `crops`.
+    #[must_use]
+    pub fn draw(&self, crops: &[CropRecord]) -> Mask {
+        let mut noise = Vec::with_capacity(crops.len() * self.num_patches);
+        for crop in crops {
+            let id = DrawId { seed: self.seed, epoch: crop.epoch, case: crop.case_key, crop: crop.crop };
+            let mut rng = id.rng(Operation::Mask);
+            noise.extend((0..self.num_patches).map(|_| rng.random::<f32>()));
+        }
+        Mask::from_noise(&noise, self.num_patches, self.mask_ratio)
+    }
+}
+
+impl Targets for Masks {
+    type Target = Masked;
+
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Masked, TargetError> {
+        let mask = self.draw(crops.crops);
+        Ok(Masked { indices: mask.upload(device), mask })
+    }
+}
+
+/// Targets of fine-tuning: label maps `[n, 1, x, y, z]`, whose classes are checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// Number of classes, background included.
+    pub num_classes: usize,
+}
+
+impl Targets for Labels {
+    type Target = Tensor<5, Int>;
+
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, TargetError> {
+        let labels = crops.labels.ok_or(TargetError::NoLabels)?;
+        for (crop, labels) in crops.with_labels() {
+            let highest = labels.iter().copied().max().unwrap_or(0);
+            if usize::from(highest) >= self.num_classes {
+                let (case, last) = (crop.case.clone(), self.num_classes - 1);
+                return Err(TargetError::Class { case, found: highest, last });
+            }
+        }
+        if let Some(labels) = crops.boxes.and_then(CropBoxes::labels) {
+            return Ok(labels);
+        }
+        let [x, y, z] = crops.crop_size;
+        let data = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
+        Ok(Tensor::from_data(data, device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::SyntheticStream;
+
+    #[test]
+    fn labels_are_required_and_are_classes() {
+        let batch = SyntheticStream { seed: 1, crop_size: [8; 3], crops: 2, steps_per_epoch: 3 }.batch(0);
+        let make = |labels: Option<&[u8]>| {
+            let crops = HostCrops { crop_size: [8; 3], crops: &batch.crops, labels, boxes: None };
+            Labels { num_classes: 3 }.make(&crops, &Device::flex())
+        };
+        let mut labels = vec![2; 1024];
+        assert_eq!(make(Some(&labels)).unwrap().dims(), [2, 1, 8, 8, 8]);
+        labels[1000] = 3;
+        let error = make(Some(&labels)).unwrap_err();
+        assert_eq!(error, TargetError::Class { case: "synthetic/case1".into(), found: 3, last: 2 });
+        assert_eq!(make(None).unwrap_err(), TargetError::NoLabels);
+    }
+}

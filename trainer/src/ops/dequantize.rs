@@ -1,0 +1,74 @@
+//! Conversion of quantized voxels to floats on the device: `clamp(quantized · gain + bias, 0, 1) · factor + shift`, with
+//! four parameters a crop. Not differentiable: voxels are constants.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
+use burn::tensor::{FloatDType, Int, Shape, Tensor};
+
+/// Floats of `quantized` `[n, 1, x, y, z]` by `params` `[n, 4]`: gain, bias, factor and shift of each crop, see
+/// [`hiend_loader::batch::Dequantize`].
+#[must_use]
+pub fn dequantize(quantized: Tensor<5, Int>, params: Tensor<2>) -> Tensor<5> {
+    Tensor::from_dispatch(<Dispatch as DequantizeVoxels>::dequantize(quantized.into_dispatch(), params.into_dispatch()))
+}
+
+/// The conversion, for each backend.
+#[backend_extension(Flex, Cube: cfg(feature = "cube"))]
+pub trait DequantizeVoxels: Backend {
+    /// Floats of `quantized` by `params`.
+    fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self> {
+        let crops = quantized.shape()[0];
+        let param = |number: usize| {
+            let column = Self::float_slice(params.clone(), &[(0..crops).into(), (number..number + 1).into()]);
+            Self::float_reshape(column, Shape::from([crops, 1, 1, 1, 1]))
+        };
+        let quantized = Self::int_into_float(quantized, FloatDType::F32);
+        let units = Self::float_add(Self::float_mul(quantized, param(0)), param(1));
+        let units = Self::float_clamp(units, 0.0.into(), 1.0.into());
+        Self::float_add(Self::float_mul(units, param(2)), param(3))
+    }
+}
+
+impl DequantizeVoxels for Flex {}
+
+#[cfg(feature = "cube")]
+impl DequantizeVoxels for burn::backend::Cube {
+    fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::kernels::dequantize::dequantize(quantized, params)
+    }
+}
+
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ops::testing::{largest_difference, on_devices};
+    use burn::tensor::{DType, Device, TensorData};
+    use hiend_loader::batch::Dequantize;
+    use hiend_loader::preprocess::window::Scale;
+
+    fn floats_are_those_of_the_loader(device: &Device) {
+        let of_crop =
+            |low: f64, factor, shift| Dequantize { scale: Scale::new(1.0, -175.0, [low, 250.0]), factor, shift };
+        let crops = [of_crop(-175.0, 1.0, 0.0), of_crop(-100.0, 1.07, -0.031), of_crop(0.0, 0.93, 0.1)];
+        let quantized: Vec<u16> =
+            (0..3 * 64).map(|i| (i * 7919 % 65_536) as u16 % if i < 128 { 426 } else { 65_535 }).collect();
+        let expected: Vec<f32> = quantized
+            .chunks_exact(64)
+            .zip(&crops)
+            .flat_map(|(values, crop)| values.iter().map(|&value| crop.apply(value)))
+            .collect();
+        let params: Vec<f32> = crops.iter().flat_map(|c| [c.scale.gain, c.scale.bias, c.factor, c.shift]).collect();
+        let quantized = Tensor::from_data(TensorData::new(quantized, [3, 1, 4, 4, 4]), (device, DType::U16));
+        let params = Tensor::from_data(TensorData::new(params, [3, 4]), device);
+        let ours: Vec<f32> = dequantize(quantized, params).into_data().try_to_vec().unwrap();
+        let error = largest_difference(&ours, &expected);
+        // A GPU may round a product and a sum once instead of twice: 2^-23 of values up to 1.17.
+        assert!(error <= 2e-7, "{device:?}: {error:e}");
+    }
+
+    on_devices!(floats_are_those_of_the_loader);
+}

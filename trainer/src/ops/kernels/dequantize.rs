@@ -1,0 +1,44 @@
+//! Conversion of quantized voxels to floats.
+
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::launch::{elementwise, uninit};
+
+#[cube(launch_unchecked)]
+pub(super) fn dequantize_values(quantized: &[u16], params: &[f32], y: &mut [f32], count: u32, voxels: u32) {
+    let at = ABSOLUTE_POS as u32;
+    if at < count {
+        let first = (at / voxels * 4) as usize;
+        let units = f32::cast_from(quantized[at as usize]) * params[first] + params[first + 1];
+        let units = clamp(units, 0.0f32, 1.0f32);
+        y[at as usize] = units * params[first + 2] + params[first + 3];
+    }
+}
+
+/// Floats of `quantized` `[n, ..]` (16 bits) by the `params` `[n, 4]` of each crop.
+pub fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
+    let (quantized, params) = (into_contiguous(quantized), into_contiguous(params));
+    assert_eq!((quantized.dtype, params.dtype), (DType::U16, DType::F32), "voxels are 16 bits, their parameters f32");
+    let shape = quantized.meta.shape().clone();
+    let count = shape.num_elements();
+    let y = uninit(&quantized, shape.clone(), DType::F32);
+    let client = quantized.client.clone();
+    let (cubes, dim) = elementwise(&client, count);
+    // SAFETY: `y` holds as many values as `quantized`, `params` four a crop, which bounds every index.
+    unsafe {
+        dequantize_values::launch_unchecked(
+            &client,
+            cubes,
+            dim,
+            quantized.into_buffer_arg(),
+            params.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            count as u32,
+            (count / shape[0]) as u32,
+        );
+    }
+    y
+}

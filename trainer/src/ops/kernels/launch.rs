@@ -1,0 +1,102 @@
+//! Launch dimensions, and preparation of tensors for kernels.
+
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
+use cubecl::client::Client;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+/// Maximum number of planes in a cube: 256 units where a plane has 32.
+const PLANES: u32 = 8;
+
+/// A launch with one plane a row.
+pub(super) struct RowLaunch {
+    pub(super) count: CubeCount,
+    pub(super) dim: CubeDim,
+    /// Number of rows.
+    pub(super) rows: u32,
+    /// Values of a row.
+    pub(super) width: u32,
+    /// Units of a plane.
+    pub(super) lanes: u32,
+}
+
+impl RowLaunch {
+    /// The launch over the rows of `x` `[.., W]`.
+    pub(super) fn over(x: &CubeTensor) -> Self {
+        let shape = x.meta.shape();
+        let width = shape[shape.num_dims() - 1];
+        let rows = u32::try_from(shape.num_elements() / width).expect("rows are counted in 32 bits");
+        assert!(u32::try_from(shape.num_elements()).is_ok(), "kernels count values in 32 bits; use micro-batches");
+        let hardware = &x.client.properties().hardware;
+        let lanes = hardware.plane_size_max;
+        let planes = (hardware.max_units_per_cube / lanes).clamp(1, PLANES);
+        // A device may limit the number of cubes along one axis.
+        let cubes = rows.div_ceil(planes);
+        let layers = cubes.div_ceil(hardware.max_cube_count.0);
+        Self {
+            count: CubeCount::Static(cubes.div_ceil(layers), layers, 1),
+            dim: CubeDim::new_2d(lanes, planes),
+            rows,
+            width: u32::try_from(width).expect("counted above"),
+            lanes,
+        }
+    }
+}
+
+/// The launch of `count` independent units.
+pub(super) fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim) {
+    assert!(u32::try_from(count).is_ok(), "kernels count values in 32 bits; use micro-batches");
+    let dim = CubeDim::new(client, count);
+    (calculate_cube_count_elemwise(client, count, dim), dim)
+}
+
+/// An uninitialised contiguous tensor on the device of `x`.
+pub(super) fn uninit(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
+}
+
+/// `x` with the distance from one row to the next, in values. Rows at unequal distances are copied into a contiguous
+/// tensor first.
+pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
+    let (shape, strides) = (x.meta.shape(), x.meta.strides());
+    let rank = shape.num_dims();
+    let even = (0..rank - 2).all(|axis| shape[axis] == 1 || strides[axis] == strides[axis + 1] * shape[axis + 1]);
+    let width = shape[rank - 1];
+    let rows = shape.num_elements() / width;
+    // A single row has no distance; rows that overlap, as those of an expanded tensor do, are copied.
+    let pitch = if rows == 1 { width } else { strides[rank - 2] };
+    let fits = |distance: usize| u32::try_from(rows * distance).is_ok();
+    if even && strides[rank - 1] == 1 && pitch >= width && fits(pitch) {
+        return (x, pitch as u32);
+    }
+    assert!(fits(width), "kernels count values in 32 bits; use micro-batches");
+    (into_contiguous(x), width as u32)
+}
+
+/// Values of `x` that a unit loads at once: up to 16 bytes of them, as long as they divide all `lengths`.
+pub(super) fn vector_size_of(x: &CubeTensor, lengths: &[usize]) -> usize {
+    let mut size = 16 / x.elem_size();
+    while !divides(size, lengths) {
+        size /= 2;
+    }
+    size
+}
+
+/// [`vector_size_of`] for a kernel with at least one f32 buffer, whatever the type of the others.
+pub(super) fn f32_vector_size(lengths: &[usize]) -> usize {
+    [4, 2].into_iter().find(|&size| divides(size, lengths)).unwrap_or(1)
+}
+
+fn divides(size: usize, lengths: &[usize]) -> bool {
+    lengths.iter().all(|length| length.is_multiple_of(size))
+}
+
+/// The element type of `x`, as kernels take it.
+pub(super) fn elem(x: &CubeTensor) -> ElemType {
+    dtype_to_storage_type(x.dtype)
+}
