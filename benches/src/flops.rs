@@ -1,4 +1,4 @@
-//! Floating-point operations of a model's matrix products, a multiplication and an addition counted as two.
+//! Number of floating-point operations of a model's matrix products; a multiplication and an addition are two.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -10,12 +10,12 @@
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::patch_embed::grid_of;
 
-/// Of one crop, forward; backward takes twice as many.
+/// Operations of the forward pass of one crop. The backward pass takes twice as many.
 #[must_use]
 pub fn forward(model: &HiEndMaeConfig, crop_size: [usize; 3]) -> f64 {
     let all: usize = grid_of(crop_size, model.patch_size).iter().product();
     let patch = model.patch_size.pow(3);
-    // Visible patches and the class token; then all of them.
+    // Tokens of the encoder and of the decoder, class token included.
     let visible = (all as f64 * (1.0 - model.mask_ratio)) as usize;
     let (n, m) = (visible + 1, all + 1);
     let (wide, narrow, hidden) = (model.embed_dim, model.decoder_embed_dim, model.mlp_ratio);
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_papers_model_costs_what_it_should() {
+    fn the_paper_model_takes_113_8_gflop_a_crop() {
         let gflop = forward(&HiEndMaeConfig::vit_l_p12(), [96; 3]) / 1e9;
         assert!((gflop - 113.8).abs() < 0.1, "{gflop}");
     }

@@ -1,8 +1,9 @@
-//! Where a device's time goes, kernel by kernel, as the device itself measures it.
+//! Time of a piece of work on a device, kernel by kernel, by the device's own clock.
 //!
-//! Every launch is bracketed by two time stamps on the device, and nothing waits for them before the work is over: kernels
-//! follow each other as they do otherwise, but each launch costs its thread a round trip to the device's. So the lengths of
-//! kernels are true, and gaps between them are what they would be at the most.
+//! Each launch is bracketed by two time stamps on the device, which are read after the work: kernels follow each other as
+//! they do otherwise, but each launch costs the launching thread a round trip. The durations of kernels are therefore
+//! exact, the gaps between them an upper bound. Calls of vendor libraries are launches of those libraries: `CubeCL` does not
+//! see them, and they fall into the gaps.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,41 +13,41 @@ use cubecl::config::{TypeNameFormatLevel, type_name_format};
 use cubecl::future::block_on;
 use cubecl::logging::{LaunchObservation, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest};
 
-/// A kernel's launches together.
+/// All launches of one kernel.
 #[derive(Clone, Debug)]
 pub struct KernelTime {
-    /// As it names itself.
+    /// Name of the kernel.
     pub kernel: String,
-    /// How often it was launched.
+    /// Number of launches.
     pub launches: usize,
-    /// On the device, together.
+    /// Seconds on the device, summed over the launches.
     pub secs: f64,
 }
 
-/// What a piece of work took.
+/// Times of a piece of work.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceTimes {
-    /// Longest first.
+    /// Times of the kernels, longest first.
     pub kernels: Vec<KernelTime>,
-    /// From the first kernel's start to the last one's end.
+    /// Seconds from the start of the first kernel to the end of the last.
     pub span_secs: f64,
-    /// While no kernel ran, between these two.
+    /// Seconds within the span in which no kernel of `CubeCL` ran.
     pub idle_secs: f64,
-    /// Launches that the device gave no time for.
+    /// Number of launches without a time.
     pub unmeasured: usize,
-    /// Whether the time stamps are the device's own; the host's hold launch and waiting as well.
+    /// True if the time stamps are those of the device. Those of the host include launching and waiting.
     pub on_device: bool,
 }
 
 impl DeviceTimes {
-    /// Of what `work` launches; `work` waits for the device at its end.
+    /// The times of the kernels that `work` launches. `work` has to wait for the device at its end.
     ///
     /// # Errors
-    /// Those of `work`.
+    /// The error of `work`.
     pub fn of<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
         let launches = Arc::new(Launches::default());
         let watching = LaunchObservation::new(launches.clone());
-        // No launch is placed before this moment.
+        // No launch is earlier than this.
         let epoch = std::time::Instant::now();
         let done = work();
         drop(watching);
@@ -77,7 +78,7 @@ impl DeviceTimes {
     }
 }
 
-/// From the first start to the last end of all, and how much of that is in none of them.
+/// Seconds from the first start to the last end, and the part of them within none of `spans`.
 fn span_and_gaps(mut spans: Vec<(Duration, Duration)>) -> (f64, f64) {
     spans.sort_unstable();
     let Some(&(first, _)) = spans.first() else { return (0.0, 0.0) };
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_where_nothing_runs() {
+    fn gaps_are_the_time_outside_all_spans() {
         let ms = Duration::from_millis;
         let check = |spans: &[(u64, u64)], expected: (f64, f64)| {
             let (span, idle) = span_and_gaps(spans.iter().map(|&(start, end)| (ms(start), ms(end))).collect());

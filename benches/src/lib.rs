@@ -1,5 +1,5 @@
-//! What the suites, `loader-bench` and `gpu-bench` share: the voxels, the clocks, the contenders, the models' shapes and
-//! operations, and the picture of the result.
+//! Modules shared by the suites, `loader-bench` and `gpu-bench`: volumes, clocks, contenders, shapes and operation counts
+//! of the models, and the chart of the results.
 
 #![allow(clippy::cast_possible_wrap, reason = "lengths of volumes, as C libraries want them")]
 

@@ -1,5 +1,5 @@
-//! Every kind of product that the models take, in their own sizes: once on a device and once on the CPU in f32; or timed
-//! on the device, as many rows as a batch has.
+//! Matrix products, attentions and convolutions of the models, at their own sizes: compared with the CPU in f32, or timed
+//! with as many rows as a batch has.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -19,12 +19,12 @@ use hiend_trainer::model::precision::Precision;
 use hiend_trainer::ops::attention::attend_cross;
 use serde_json::{Value, json};
 
-/// Crops of the products of tokens; sums are as long as in training, there are only fewer of them.
+/// Crops of a compared product. Each sum is as long as in training; there are fewer of them.
 const CROPS: usize = 2;
-/// Largest relative error (‖ours − reference‖ / ‖reference‖) that rounding the factors explains.
+/// Largest relative error, ‖ours − reference‖ / ‖reference‖, that the rounding of the factors explains.
 const BANDS: [(Precision, f64); 2] = [(Precision::F32, 1e-3), (Precision::Bf16, 1e-2)];
 
-/// Shows one line a shape as soon as it is known: the errors of the value, and of the gradient of each factor.
+/// Shows one line a linear map and attention of `model`: the relative errors of the value and of each factor's gradient.
 ///
 /// # Errors
 /// If the device fails.
@@ -61,7 +61,19 @@ pub fn compare(
         )?;
         show(line("attention", &json!([queries, keys, width]), &errors, precision));
     }
-    // UNETR's convolutions of 3 voxels, feature size 32, each at its resolution; the finest on a part of the crop.
+    Ok(())
+}
+
+/// Shows one line a convolution of UNETR: the relative errors of the value and of each factor's gradient.
+///
+/// # Errors
+/// If the device fails.
+pub fn compare_convolutions(
+    compute: &Compute,
+    precision: Precision,
+    show: &mut dyn FnMut(Value),
+) -> anyhow::Result<()> {
+    // 3x3x3, feature size 32, each at its resolution; the finest on a part of the crop.
     for (channels, out, side) in
         [(1, 32, 48), (32, 32, 48), (64, 32, 48), (64, 64, 48), (128, 64, 48), (256, 128, 24), (512, 256, 16)]
     {
@@ -82,7 +94,7 @@ pub fn compare(
     Ok(())
 }
 
-/// The linear maps: tokens of a crop, values of a token before and after.
+/// Linear maps of `model`: tokens of a crop, values of a token before and after.
 fn linear_maps(model: &HiEndMaeConfig) -> Vec<(usize, usize, usize)> {
     let (wide, narrow, hidden) = (model.embed_dim, model.decoder_embed_dim, model.mlp_ratio);
     let (visible, all) = tokens(model);
@@ -96,7 +108,7 @@ fn linear_maps(model: &HiEndMaeConfig) -> Vec<(usize, usize, usize)> {
     maps
 }
 
-/// The attentions: queries and keys of a crop, width of a token, heads.
+/// Attentions of `model`: queries and keys of a crop, width of a token, number of heads.
 fn attentions(model: &HiEndMaeConfig) -> [(usize, usize, usize, usize); 3] {
     let (visible, all) = tokens(model);
     [
@@ -106,14 +118,14 @@ fn attentions(model: &HiEndMaeConfig) -> [(usize, usize, usize, usize); 3] {
     ]
 }
 
-/// Tokens of the encoder and of the decoder, the class token included.
+/// Tokens of a crop in the encoder and in the decoder, class token included.
 fn tokens(model: &HiEndMaeConfig) -> (usize, usize) {
     let all = (96 / model.patch_size).pow(3);
     (((all as f64) * (1.0 - model.mask_ratio)) as usize + 1, all + 1)
 }
 
-/// Shows one line a shape with the time of its product, of both gradients of a linear map, and of an attention with its
-/// way back, each for `crops` crops.
+/// Shows one line a linear map's product and each of its gradients, and one an attention with its gradients: the time for
+/// `crops` crops.
 ///
 /// # Errors
 /// If the device fails.
@@ -158,11 +170,11 @@ pub fn time(
     Ok(())
 }
 
-/// Seconds that one of several runs in a row takes.
+/// Mean seconds of a run, of several without waiting between them.
 fn timed<const D: usize>(device: &Device, run: impl Fn() -> Tensor<D>) -> anyhow::Result<f64> {
     const RUNS: u32 = 10;
     let sync = || device.sync().map_err(|error| anyhow::anyhow!("{error:?}"));
-    // Compiled and tuned in these.
+    // Kernels are compiled and tuned in these.
     let tuned = [run(), run()];
     sync()?;
     drop(tuned);
@@ -180,13 +192,13 @@ fn line(kind: &str, shape: &Value, errors: &[f64], precision: Precision) -> Valu
     json!({ "kind": kind, "shape": shape, "precision": precision, "errors": errors, "band": band, "within_band": within })
 }
 
-/// Numbers of both signs whose products neither cancel nor grow.
+/// Values of both signs whose sums of products neither cancel nor grow.
 fn wave(shape: [usize; 3], frequency: f32) -> TensorData {
     let value = |at: usize| ((at as f32 * frequency).sin() * 43_758.547).fract();
     TensorData::new((0..shape.iter().product()).map(value).collect::<Vec<f32>>(), shape)
 }
 
-/// Relative errors of the value, then of each factor's gradient.
+/// Relative errors of `product`: of its value, then of the gradient of each factor.
 fn errors<const N: usize>(
     compute: &Compute,
     factors: &[TensorData; N],

@@ -1,23 +1,23 @@
 """MONAI's UNETR in PyTorch: the peer of `gpu-bench --cases finetune,predict --preset vit-l-p16` on the same device.
 
-The same sizes, data, loss, optimizer and timing as there, by MONAI's public API alone, with what a PyTorch user reaches
-for first: bf16 autocast, TF32, cuDNN's search for algorithms, fused AdamW, optionally `torch.compile`. One JSON line a
-case on standard output, with gpu-bench's keys and `peer`.
+Same sizes, data, loss, optimizer and timing as there, by MONAI's public API alone, with what a PyTorch user tries first:
+bf16 autocast, TF32, cuDNN's search for algorithms, fused AdamW, optionally `torch.compile`. One JSON line a case on
+standard output, with gpu-bench's keys and `peer`.
 
   python3 unetr_baseline.py                             # ViT-L, 96^3, 4 crops; prediction of 240^3; on cuda
   python3 unetr_baseline.py --compile --cases finetune  # compiled
   python3 unetr_baseline.py --device cpu --crop-size 32 --volume 48 --embed-dim 96 --num-heads 4 --feature-size 4 \
       --batch 2 --steps 3 --warmup 1 --precision f32    # a trial on a CPU, a minute; bf16 is slow there
 
-What differs (each line has the gist under `differs`):
-- Patches of 16 voxels and 12 blocks are fixed in MONAI's UNETR; our recipe has patches of 12. So the peer is our
+Differences (each line repeats them under `differs`):
+- MONAI's UNETR has patches of 16 voxels and 12 blocks; our recipe has patches of 12. The peer is therefore our
   `vit-l-p16`. The taps are the same: blocks 3, 6 and 9, from 0, and the normed output.
-- To the crop MONAI doubles by a transposed convolution. We interpolate and convolve 3x3x3, since 64 voxels cannot be
-  doubled to 96: at full size 98 GFLOP a crop forward instead of 4, of MONAI's 577 in all.
-- Each block of MONAI's holds a layer norm for cross attention that nothing reads: `params_unused`.
-- `--compile` leaves the loss out: torch 2.11 takes MONAI's one-hot labels for integers there and refuses their norm.
-- Windows are averaged on the device here, with all logits of the volume in its memory (14 classes of 240^3: 0.8 GB);
-  ours are averaged on the host, in memory that one window bounds along the longest axis.
+- MONAI reaches the resolution of the crop by a transposed convolution. We interpolate and convolve 3x3x3, because 64
+  voxels cannot be doubled to 96: at full size 98 GFLOP a crop forward instead of 4, of MONAI's 577 in all.
+- Each block of MONAI's holds a layer norm for cross attention that is not used: `params_unused`.
+- `--compile` excludes the loss: torch 2.11 takes MONAI's one-hot labels for integers there and rejects their norm.
+- Windows are averaged on the device, which holds all logits of the volume (14 classes of 240^3: 0.8 GB); ours are
+  averaged on the host, in memory that one window bounds along the longest axis.
 
 Needs torch, monai and einops (MONAI's patches and heads).
 """
@@ -62,16 +62,16 @@ def arguments():
     if wrong := next((name for name in sizes if getattr(args, name) < 1), None):
         parser.error(f"--{wrong.replace('_', '-')}: must be at least 1")
     if args.crop_size % 16:
-        parser.error(f"--crop-size: {args.crop_size} is no multiple of the patch's 16 voxels")
+        parser.error(f"--crop-size: {args.crop_size} is not a multiple of the 16 voxels of a patch")
     if args.embed_dim % args.num_heads:
-        parser.error(f"--embed-dim: {args.embed_dim} is no multiple of {args.num_heads} heads")
+        parser.error(f"--embed-dim: {args.embed_dim} is not a multiple of {args.num_heads} heads")
     return args
 
 
 args = arguments()
 for package in ("torch", "monai", "einops"):
     if importlib.util.find_spec(package) is None:
-        sys.exit(f"unetr_baseline: no {package} here; it needs torch, monai and einops (a wheel on PYTHONPATH will do)")
+        sys.exit(f"unetr_baseline: {package} is not installed; needs torch, monai and einops (a wheel on PYTHONPATH will do)")
 try:
     import torch
 
@@ -86,11 +86,11 @@ except (ImportError, OSError, ValueError) as error:  # torch names a missing CUD
 
 KIND = args.device.partition(":")[0]
 if KIND == "cuda" and not torch.cuda.is_available():
-    sys.exit("unetr_baseline: torch sees no CUDA device; --device cpu for a trial")
+    sys.exit("unetr_baseline: torch finds no CUDA device; use --device cpu for a trial")
 
 
 def unetr():
-    """The recipe's network, as far as MONAI has it. Patches by one matrix product and biases for q, k, v, as ours."""
+    """The recipe's network as far as MONAI has it. Patch embedding by one matrix product and biases for q, k, v, as ours."""
     torch.manual_seed(0)
     return UNETR(
         in_channels=1,
@@ -115,7 +115,7 @@ def wait():
 
 
 def show(case, started, **line):
-    """Prints the case's line: its own keys, then what all have."""
+    """Prints the line of a case: its own keys, then those of all cases."""
     peak = round(torch.cuda.max_memory_allocated() / 2**30, 3) if KIND == "cuda" else None
     common = {
         "precision": args.precision,
@@ -135,10 +135,10 @@ def show(case, started, **line):
 
 
 def finetune():
-    """Updates on one resident batch, each with its loss read and the device waited for."""
+    """Times updates on one resident batch, each followed by reading its loss and waiting for the device."""
     started = time.perf_counter()
     model = unetr()
-    # The recipe's Dice: squares in the denominator, nothing added above. Either way each case and class counts alone.
+    # The recipe's Dice: squares in the denominator, no smoothing of the numerator, each case and class by itself.
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-5, fused=True)
     forward = torch.compile(model) if args.compile else model
@@ -155,7 +155,7 @@ def finetune():
         loss.backward()
         optimizer.step()
         if not math.isfinite(loss.item()):
-            sys.exit("unetr_baseline: the loss is no number")
+            sys.exit("unetr_baseline: the loss is not finite")
         wait()
         if number >= args.warmup:
             secs.append(time.perf_counter() - since)
@@ -175,7 +175,7 @@ def finetune():
 
 
 def predict():
-    """A sliding window over a volume of the host's, to a class map of the host's; the first time and again."""
+    """Times two sliding windows over a volume in host memory, to a class map in host memory; the first one compiles."""
     started = time.perf_counter()
     model = unetr().eval()
     forward = torch.compile(model) if args.compile else model
@@ -213,7 +213,7 @@ torch.set_float32_matmul_precision("high")
 torch.backends.cudnn.benchmark = True
 for case in args.cases:
     {"finetune": finetune, "predict": predict}[case]()
-    # The next case starts with nothing of this one.
+    # The next case starts with empty caches.
     torch.compiler.reset()
     gc.collect()
     if KIND == "cuda":

@@ -2,8 +2,8 @@
 
     python3 strict_load.py KIND SETTINGS.json WEIGHTS.safetensors CASE.safetensors
 
-KIND is `mae` or `unetr`, SETTINGS the json of a golden case, WEIGHTS what this project exported, and CASE the golden
-tensors to compare with. Needs PyTorch and nothing else. Prints the largest relative error of the result; exits with 1
+KIND is `mae` or `unetr`, SETTINGS the JSON of a golden case, WEIGHTS a file that this project exported, and CASE the
+golden tensors to compare with. Needs only PyTorch. Prints the largest relative error of the result; exits with 1
 if a name or shape does not fit or the error is above 1e-5. The modules are written from the published architecture;
 only the names of their parameters are the reference's.
 """
@@ -159,7 +159,7 @@ class HiEndMae(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """The reference keeps a convolution in a container of one."""
+    """A module that holds one convolution, as the reference names its parameters."""
 
     def __init__(self, conv):
         super().__init__()

@@ -1,4 +1,4 @@
-//! See [`benches::gpu_bench`].
+//! Measures the models on a device; see [`benches::gpu_bench`].
 
 use std::process::ExitCode;
 

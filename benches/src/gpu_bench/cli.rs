@@ -1,0 +1,86 @@
+//! Command line of `gpu-bench`.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::{Parser, ValueEnum};
+use hiend_trainer::config::pretrain::PretrainPreset;
+use hiend_trainer::device::DeviceChoice;
+use hiend_trainer::model::precision::Precision;
+
+/// Measure training and inference on a device
+#[derive(Debug, Parser)]
+#[command(name = "gpu-bench")]
+pub struct Cli {
+    /// Device: auto, cpu, cuda:N or vulkan:N
+    #[arg(long, default_value = "auto")]
+    pub(super) device: DeviceChoice,
+    /// Cases to measure, in this order
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "step,finetune,predict,numerics,shapes")]
+    pub(super) cases: Vec<Case>,
+    /// Model
+    #[arg(long, default_value = "vit-l-p12")]
+    pub(super) preset: PretrainPreset,
+    /// Crops of a batch
+    #[arg(long, default_value_t = 192)]
+    pub(super) batch: usize,
+    /// Crops of a forward and backward pass [default: the whole batch]
+    #[arg(long)]
+    pub(super) micro_batch: Option<usize>,
+    /// Crops of a batch in fine-tuning, and windows of a batch in prediction
+    #[arg(long, default_value_t = 4)]
+    pub(super) finetune_batch: usize,
+    /// Type of the factors of matrix products
+    #[arg(long, value_parser = precision, default_value = "bf16")]
+    pub(super) precision: Precision,
+    /// Keep only the inputs of transformer blocks and compute the blocks again on the way back
+    #[arg(long)]
+    pub(super) gradient_checkpointing: bool,
+    /// Updates that count
+    #[arg(long, default_value_t = 20)]
+    pub(super) steps: usize,
+    /// Updates before those that count
+    #[arg(long, default_value_t = 5)]
+    pub(super) warmup: usize,
+    /// Updates of the cases numerics and reference
+    #[arg(long, default_value_t = 200)]
+    pub(super) numerics_steps: u64,
+    /// File with the line of the case reference; without it, the case numerics computes that itself, which takes minutes
+    #[arg(long)]
+    pub(super) reference: Option<PathBuf>,
+    /// Cache that the case overlap streams from [default: a generated volume]
+    #[arg(long)]
+    pub(super) shards: Option<PathBuf>,
+    /// Threads of the loader, 0 for one a core
+    #[arg(long, default_value_t = 0)]
+    pub(super) threads: usize,
+    /// Memory of the loader's buffers
+    #[arg(long, default_value = "8GiB")]
+    pub(super) memory: ByteSize,
+    /// Folder for compiled and tuned kernels
+    #[arg(long)]
+    pub(super) cache_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Case {
+    Tests,
+    Step,
+    Overlap,
+    Finetune,
+    Predict,
+    Numerics,
+    Reference,
+    Kernels,
+    Products,
+    Shapes,
+    Convolutions,
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    match text {
+        "f32" => Ok(Precision::F32),
+        "bf16" => Ok(Precision::Bf16),
+        _ => Err("expected f32 or bf16".into()),
+    }
+}

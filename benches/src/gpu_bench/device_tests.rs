@@ -1,0 +1,36 @@
+//! The kernels' tests, run on a device by a program that needs no test harness there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use anyhow::bail;
+use hiend_trainer::device::Compute;
+use hiend_trainer::device_tests::device_tests;
+use serde_json::{Value, json};
+
+use super::figures::rounded;
+
+/// Shows one line a test.
+///
+/// # Errors
+/// If a test failed, after all have run.
+pub(super) fn run(compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
+    let mut failed = 0;
+    for (name, test) in device_tests() {
+        let started = Instant::now();
+        // A test is a function of the device alone; what it leaves half done is its own.
+        let outcome = catch_unwind(AssertUnwindSafe(|| test(compute.raw())));
+        let error = outcome.err().map(|panic| match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+            (Some(text), _) => text.clone(),
+            (_, Some(text)) => (*text).to_owned(),
+            _ => "panicked".to_owned(),
+        });
+        failed += usize::from(error.is_some());
+        let secs = rounded(started.elapsed().as_secs_f64());
+        show(json!({ "test": name, "passed": error.is_none(), "error": error, "secs": secs }));
+    }
+    if failed > 0 {
+        bail!("{failed} of the kernels' tests failed");
+    }
+    Ok(())
+}

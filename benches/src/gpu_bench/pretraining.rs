@@ -1,0 +1,209 @@
+//! Updates of pre-training: on one resident batch, on streamed batches, and split into kernels.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use hiend_cache::{Cache, CodecPreset as Codec};
+use hiend_loader::pipeline;
+use hiend_trainer::config::pretrain::PretrainConfig;
+use hiend_trainer::device::Compute;
+use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
+use hiend_trainer::model::hi_end_mae::HiEndMae;
+use hiend_trainer::pretrain::Pretraining;
+use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::training::replica::Replica;
+use hiend_trainer::training::{Stream, Task as _};
+use serde_json::{Value, json};
+
+use super::cli::Cli;
+use super::figures::{median, rounded};
+use crate::flops;
+
+/// The preset's configuration with the batch and precision of the command line.
+fn config(cli: &Cli) -> PretrainConfig {
+    let mut config = cli.preset.config();
+    config.train.precision = cli.precision;
+    config.train.micro_batch = cli.micro_batch;
+    config.stream.crops_per_visit = if cli.batch.is_multiple_of(8) { 8 } else { 1 };
+    config.stream.visits_per_batch = cli.batch / config.stream.crops_per_visit;
+    config
+}
+
+/// A feed of `stream` from its first step.
+pub(super) fn feed(config: &PretrainConfig, stream: &Stream, compute: &Compute) -> anyhow::Result<Feed<Masked>> {
+    let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;
+    let task = Pretraining { config };
+    let crop_size = config.stream.crop_size;
+    let feed = FeedConfig { start_step: 0, crop_size, micro_batch: config.train.micro_batch };
+    Ok(Feed::start(source, task.targets(), compute.raw().clone(), feed)?)
+}
+
+/// The next batch of `feed`.
+pub(super) fn batch_of(feed: &mut Feed<Masked>) -> anyhow::Result<DeviceBatch<Masked>> {
+    feed.next_batch()?.context("a batch without crops")
+}
+
+/// One update and its loss; reading that waits for the device.
+pub(super) fn update(
+    replica: &mut Replica<HiEndMae>,
+    config: &PretrainConfig,
+    batch: &DeviceBatch<Masked>,
+) -> anyhow::Result<f32> {
+    let update = replica.update(&Pretraining { config }, Some(batch), config.optim.lr, None)?;
+    let loss = update.context("a batch without crops")?.loss;
+    let loss = loss.try_into_data().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let loss = loss.try_to_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    loss.first().copied().filter(|loss| loss.is_finite()).context("the loss is not finite")
+}
+
+/// A new replica, and a batch that stays on the device.
+fn resident(
+    cli: &Cli,
+    config: &PretrainConfig,
+    compute: &Compute,
+) -> anyhow::Result<(Replica<HiEndMae>, DeviceBatch<Masked>)> {
+    let stream = SyntheticStream { seed: 0, crop_size: config.stream.crop_size, crops: cli.batch, steps_per_epoch: 1 };
+    let batch = batch_of(&mut feed(config, &stream.stream(), compute)?)?;
+    let (replica, _) = Replica::on(&Pretraining { config }, compute, cli.gradient_checkpointing, None)?;
+    Ok((replica, batch))
+}
+
+/// Updates on one batch that stays on the device.
+pub(super) fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    let config = config(cli);
+    let (mut replica, batch) = resident(cli, &config, compute)?;
+    let mut losses = Vec::new();
+    let mut secs = Vec::new();
+    for number in 0..cli.warmup + cli.steps {
+        let started = Instant::now();
+        losses.push(update(&mut replica, &config, &batch)?);
+        compute.raw().sync().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        if number >= cli.warmup {
+            secs.push(started.elapsed().as_secs_f64());
+        }
+    }
+    let mut line = timing(cli, &config, &mut secs);
+    line["loss"] = json!([losses.first(), losses.last()]);
+    if let Some(usage) = compute.raw().memory_pool_usage() {
+        line["pool"] = json!(format!("{usage:?}"));
+    }
+    Ok(line)
+}
+
+#[cfg(not(feature = "cube"))]
+pub(super) fn kernels(_: &Cli, _: &Compute, _: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
+    bail!("the case kernels needs a GPU; build with --features cuda or vulkan");
+}
+
+/// Shows one line a kernel, then one for all; milliseconds and launches are those of one update on a resident batch.
+#[cfg(feature = "cube")]
+pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
+    use crate::kernel_times::DeviceTimes;
+
+    if compute.is_cpu() {
+        bail!("the case kernels needs a GPU, not {compute}");
+    }
+    let config = config(cli);
+    let (mut replica, batch) = resident(cli, &config, compute)?;
+    for _ in 0..cli.warmup {
+        update(&mut replica, &config, &batch)?;
+    }
+    let updates = cli.steps.clamp(1, 3);
+    let times = DeviceTimes::of(|| (0..updates).try_for_each(|_| update(&mut replica, &config, &batch).map(drop)))?;
+    let each = |secs: f64| rounded(secs * 1e3 / updates as f64);
+    let busy_secs: f64 = times.kernels.iter().map(|kernel| kernel.secs).sum();
+    for kernel in &times.kernels {
+        show(json!({
+            "kernel": kernel.kernel,
+            "launches": rounded(kernel.launches as f64 / updates as f64),
+            "ms": each(kernel.secs),
+            "share": rounded(kernel.secs / busy_secs),
+        }));
+    }
+    show(json!({
+        "kernel": "all",
+        "preset": cli.preset.name(),
+        "precision": config.train.precision,
+        "batch": cli.batch,
+        "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / updates as f64),
+        "unmeasured": times.unmeasured,
+        "ms": each(busy_secs),
+        "span_ms": each(times.span_secs),
+        "idle_ms": each(times.idle_secs),
+        "clock": if times.on_device { "device" } else { "host" },
+    }));
+    Ok(())
+}
+
+/// The line of a case whose updates took `secs` each.
+fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
+    let median = median(secs);
+    let crops = cli.batch as f64 / median;
+    let flop = 3.0 * flops::forward(&config.model, config.stream.crop_size);
+    json!({
+        "preset": cli.preset.name(),
+        "precision": config.train.precision,
+        "batch": cli.batch,
+        "micro_batch": cli.micro_batch,
+        "gradient_checkpointing": cli.gradient_checkpointing,
+        "ms": rounded(median * 1e3),
+        "crops_per_s": rounded(crops),
+        "tflops": rounded(crops * flop / 1e12),
+    })
+}
+
+/// Updates on batches that the loader makes meanwhile, then on the last of them.
+pub(super) fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    let config = config(cli);
+    let generated = tempfile::tempdir()?;
+    let cache = if let Some(shards) = &cli.shards {
+        Cache::open(shards)?
+    } else {
+        crate::volume::Voxels::generated().write_cache(generated.path(), [32; 3], Codec::Fast)?;
+        Cache::open(generated.path())?
+    };
+    let options = pipeline::LoaderOptions {
+        threads: cli.threads,
+        memory_bytes: cli.memory.as_u64(),
+        form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
+        ..pipeline::LoaderOptions::default()
+    };
+    let stream = Stream::open(Arc::new(cache), &config.stream, 0, &options)?;
+    let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, cli.gradient_checkpointing, None)?;
+    let opened = Instant::now();
+    let mut feed = feed(&config, &stream, compute)?;
+    let (mut secs, mut waits, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first_batch_secs = 0.0;
+    let mut last = None;
+    for number in 0..cli.warmup + cli.steps {
+        let started = Instant::now();
+        let batch = batch_of(&mut feed)?;
+        let wait = started.elapsed().as_secs_f64();
+        if number == 0 {
+            first_batch_secs = opened.elapsed().as_secs_f64();
+        }
+        update(&mut replica, &config, &batch)?;
+        if number >= cli.warmup {
+            secs.push(started.elapsed().as_secs_f64());
+            waits.push(wait);
+        }
+        last = Some(batch);
+    }
+    drop(feed);
+    // The same device, weights and voxels, without a feed.
+    let batch = last.context("--warmup and --steps are both 0")?;
+    for _ in 0..cli.steps {
+        let started = Instant::now();
+        update(&mut replica, &config, &batch)?;
+        resident.push(started.elapsed().as_secs_f64());
+    }
+    let share = waits.iter().sum::<f64>() / secs.iter().sum::<f64>();
+    let mut line = timing(cli, &config, &mut secs);
+    line["resident_ms"] = json!(rounded(median(&mut resident) * 1e3));
+    line["wait_share"] = json!(share);
+    line["first_batch_secs"] = json!(rounded(first_batch_secs));
+    line["threads"] = json!(if cli.threads == 0 { pipeline::num_cores() } else { cli.threads });
+    line["data"] = json!(cli.shards.as_ref().map_or("generated noise".into(), |path| path.display().to_string()));
+    Ok(line)
+}

@@ -1,0 +1,105 @@
+//! Fine-tuning and prediction of UNETR.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::finetune::FinetunePreset;
+use hiend_trainer::device::Compute;
+use hiend_trainer::inference::predict_windows;
+use hiend_trainer::inference::sliding_window::{InputVolume, SlidingWindow};
+use hiend_trainer::model::init::WeightInit;
+use serde_json::{Value, json};
+
+use super::cli::Cli;
+use super::figures::{median, rounded};
+
+/// Updates of UNETR on one batch that stays on the device.
+pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    use burn::module::Module as _;
+    use burn::optim::GradientsParams;
+    use burn::tensor::{Int, Tensor};
+    use hiend_trainer::loss::dice_ce::dice_ce;
+
+    let mut config = FinetunePreset::Recipe.config();
+    config.model =
+        config.model.with_encoder_of(&cli.preset.config().model).context("UNETR needs an encoder with three taps")?;
+    config.classes = (0..14).map(|class| class.to_string()).collect();
+    config.validate("recipe")?;
+    let unetr = config.unetr();
+    let device = compute.autodiff();
+    let mut weights = WeightInit::new(0, &device).with_precision(cli.precision);
+    let mut model = unetr.init(&mut weights);
+    let mut optimizer = config.optim.init(&model);
+    let [x, y, z] = unetr.crop_size;
+    let shape = [cli.finetune_batch, 1, x, y, z];
+    let voxels = shape.iter().product::<usize>();
+    let host = |at: usize| (at as f32 * 0.37).sin();
+    let data = burn::tensor::TensorData::new((0..voxels).map(host).collect::<Vec<f32>>(), shape);
+    let images = Tensor::<5>::from_data(data, compute.raw());
+    let classes = unetr.num_classes;
+    let labels =
+        burn::tensor::TensorData::new((0..voxels).map(|at| (at / 50 % classes) as u8).collect::<Vec<_>>(), shape);
+    let labels = Tensor::<5, Int>::from_data(labels, compute.raw());
+    let mut secs = Vec::new();
+    for number in 0..cli.warmup + cli.steps {
+        let started = Instant::now();
+        let loss = dice_ce(model.forward(images.clone()), labels.clone()).total();
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(config.optim.lr, model, grads);
+        let loss = loss.inner().try_into_data().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let loss = loss.try_to_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        if !loss[0].is_finite() {
+            bail!("the loss is not finite");
+        }
+        compute.raw().sync().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        if number >= cli.warmup {
+            secs.push(started.elapsed().as_secs_f64());
+        }
+    }
+    let median = median(&mut secs);
+    Ok(json!({
+        "encoder": cli.preset.name(),
+        "precision": cli.precision,
+        "crop_size": unetr.crop_size,
+        "feature_size": unetr.feature_size,
+        "classes": classes,
+        "params": model.num_params(),
+        "batch": cli.finetune_batch,
+        "ms": rounded(median * 1e3),
+        "crops_per_s": rounded(cli.finetune_batch as f64 / median),
+    }))
+}
+
+/// Two predictions of one volume, the first of which compiles and tunes.
+pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    let mut config = FinetunePreset::Recipe.config();
+    config.model =
+        config.model.with_encoder_of(&cli.preset.config().model).context("UNETR needs an encoder with three taps")?;
+    config.classes = (0..14).map(|class| class.to_string()).collect();
+    config.validate("recipe")?;
+    let unetr = config.unetr();
+    let mut weights = WeightInit::new(0, compute.raw()).with_precision(cli.precision);
+    let model = unetr.init(&mut weights);
+    let dims = if compute.is_cpu() { unetr.crop_size } else { [240, 240, 240] };
+    let image: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| (at as f32 * 0.01).sin()).collect();
+    let volume = InputVolume::new(&image, 1, dims)?;
+    let windows = SlidingWindow::new(unetr.crop_size, 0.5, cli.finetune_batch)?;
+    let run = || -> anyhow::Result<f64> {
+        let started = Instant::now();
+        let predict = |crops: &[f32], n: usize| predict_windows(&model, compute.raw(), unetr.crop_size, crops, n);
+        windows.argmax(volume, predict)?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let first = run()?;
+    let again = run()?;
+    Ok(json!({
+        "encoder": cli.preset.name(),
+        "precision": cli.precision,
+        "volume": dims,
+        "windows": windows.num_windows(dims),
+        "sw_batch_size": cli.finetune_batch,
+        "first_secs": rounded(first),
+        "secs": rounded(again),
+    }))
+}

@@ -1,0 +1,41 @@
+"""Prints the results of tests/gpu/measure as a table: table.py RESULTS.jsonl"""
+
+import json
+import sys
+
+KEYS = (
+    "ms crops_per_s tflops wait_share resident_ms peak_gib peak_mib largest_relative_error within_band "
+    "first_secs secs skipped failed"
+).split()
+
+with open(sys.argv[1]) as lines:
+    rows = [json.loads(line) for line in lines]
+detailed = ("tests", "shapes", "convolutions", "kernels", "products")
+for row in rows:
+    if row.get("case") not in detailed:
+        print(row["run"], *(f"{key}={row[key]}" for key in KEYS if row.get(key) is not None))
+
+tests = [row for row in rows if row.get("case") == "tests"]
+failed = [row["test"] for row in tests if not row["passed"]]
+print(f"tests: {len(tests) - len(failed)} of {len(tests)} passed", *(f"\n  failed: {test}" for test in failed))
+
+
+def worst(row):
+    """The largest error of a line; what is not a number is null there."""
+    return max(float("inf") if error is None else error for error in row["errors"])
+
+
+for case in ("shapes", "convolutions"):
+    lines = [row for row in rows if row.get("case") == case and "errors" in row]
+    within = sum(row["within_band"] for row in lines)
+    most = max(((worst(row), row["kind"], row["shape"]) for row in lines), default="none measured")
+    print(f"{case}: {within} of {len(lines)} within their band; worst {most}")
+
+kernels = [row for row in rows if row.get("case") == "kernels" and "kernel" in row]
+totals = [row for row in kernels if row["kernel"] == "all"]
+for row in [row for row in kernels if row["kernel"] != "all"] + totals:
+    extra = (f"{key}={row[key]}" for key in ("span_ms", "idle_ms", "clock") if key in row)
+    print(f"{row['ms']:9.3f} ms {row['launches']:6.0f} x {row['kernel'][:90]}", *extra)
+for row in rows:
+    if row.get("case") == "products" and "ms" in row:
+        print(f"{row['ms']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {row['kind']} {row['shape']}")
