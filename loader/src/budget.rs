@@ -1,8 +1,16 @@
-//! A bound on memory in bytes, shared by everything that works at the same time.
+//! Bounds on concurrent work: the processor cores of this process, and a budget of memory in bytes.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// So many bytes may be in use at once.
+/// Number of processor cores that this process may use: those of its cgroup and affinity mask, not of the host.
+///
+/// At least 1, also where the system does not tell.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Memory that may be in use at the same time, in bytes.
 #[derive(Debug)]
 pub struct ByteBudget {
     total: u64,
@@ -10,7 +18,7 @@ pub struct ByteBudget {
     released: Condvar,
 }
 
-/// Bytes taken from a budget; dropping gives them back.
+/// Bytes taken from a budget; dropping the share returns them.
 #[derive(Debug)]
 pub struct Share<'a> {
     budget: &'a ByteBudget,
@@ -24,7 +32,7 @@ impl ByteBudget {
         Self { total, free: Mutex::new(total), released: Condvar::new() }
     }
 
-    /// Waits until `bytes` are free and takes them. Who needs more than there is gets all of it, and so works alone.
+    /// Takes `bytes`, after waiting until they are free. A request above the total is clamped to it and runs alone.
     pub fn take(&self, bytes: u64) -> Share<'_> {
         let bytes = bytes.min(self.total);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +57,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
-    fn never_more_in_use_than_the_budget() {
+    fn bytes_in_use_never_exceed_the_budget() {
         let budget = ByteBudget::new(10);
         let (used, most) = (AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {

@@ -1,29 +1,29 @@
-//! Affines, spacings and orientations: where voxels lie in the world.
+//! Affines, spacings and orientations: the position of voxels in the world.
 //!
-//! World coordinates are RAS+ millimetres, as `NIfTI` has them. An affine is `world_from_voxel`, row-major 4 x 4.
+//! World coordinates are RAS+ millimetres, as in `NIfTI`. An affine is `world_from_voxel`, a row-major 4 x 4 matrix.
 
 mod extended;
 
 use extended::Extended;
 use nalgebra::{Matrix3, Matrix4};
 
-/// `world_from_voxel`, row-major.
+/// `world_from_voxel`, a row-major matrix.
 pub type Affine = [[f64; 4]; 4];
 
-/// Which source axis becomes which axis of RAS+, and whether it is turned around.
+/// Assignment of the source's axes to the axes of RAS+, and their directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Orientation {
-    /// For each axis of RAS+: the axis of the source array.
+    /// Axis of the source array, for each axis of RAS+.
     pub source_axis: [usize; 3],
-    /// For each axis of RAS+: whether the source runs the other way.
+    /// Whether the source axis runs in the opposite direction, for each axis of RAS+.
     pub flipped: [bool; 3],
 }
 
 impl Orientation {
-    /// The orientation closest to an affine: as nibabel's `io_orientation`, the array axes are assigned, in order, to
-    /// the free world axis that the closest rotation maps them to most.
+    /// The orientation closest to an affine. Like nibabel's `io_orientation`, it assigns each array axis, in order, to
+    /// the world axis still free that has the largest component in the closest rotation.
     ///
-    /// Returns `None` if the affine's columns do not span the world.
+    /// Returns `None` if the affine is singular or not finite.
     #[must_use]
     pub fn closest(affine: &Affine) -> Option<Self> {
         let mut rotation = linear(affine);
@@ -49,17 +49,17 @@ impl Orientation {
         Some(orientation)
     }
 
-    /// Shape of the array once oriented.
+    /// Shape of the oriented array.
     #[must_use]
     pub fn shape(&self, source: [usize; 3]) -> [usize; 3] {
         self.source_axis.map(|axis| source[axis])
     }
 
-    /// The affine of the oriented array, rounded as MONAI's.
+    /// Affine of the oriented array, with MONAI's rounding.
     #[must_use]
     pub fn affine(&self, affine: &Affine, source_shape: [usize; 3]) -> Affine {
         let mut oriented = *affine;
-        // The source voxel that becomes the first one.
+        // The source voxel that becomes the first voxel.
         let mut first = [0.0; 3];
         for (axis, &source) in self.source_axis.iter().enumerate() {
             if self.flipped[axis] {
@@ -78,11 +78,10 @@ impl Orientation {
     }
 }
 
-/// Three axes with the directions of a quaternion's rotation and given lengths, as columns; equal to nibabel's to the
-/// last bit.
+/// Matrix whose columns are the axes of a quaternion's rotation, scaled to `lengths`; equal to nibabel's to the last bit.
 ///
-/// The quaternion has length 1; a `NIfTI` header has its last three numbers only. As in nibabel, a first number that
-/// rounding could have made of 0 is 0.
+/// The quaternion has length 1, and a `NIfTI` header stores its last three components only. Like nibabel, this treats
+/// a first component as 0 where rounding alone could explain it.
 #[must_use]
 pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] {
     let [b, c, d] = [b, c, d].map(|value| Extended::new(value.into()));
@@ -104,13 +103,13 @@ pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] 
     rotation.map(|row| std::array::from_fn(|axis| row[axis].mul(Extended::new(lengths[axis])).to_f64()))
 }
 
-/// Voxel side lengths in mm: the lengths of the affine's columns.
+/// Voxel side lengths, the lengths of the affine's columns, in mm.
 #[must_use]
 pub fn spacing(affine: &Affine) -> [f64; 3] {
     std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
 }
 
-/// The affine of the part of an array that begins at voxel `start`.
+/// Affine of the part of an array that begins at voxel `start`.
 #[must_use]
 pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
     let mut result = *affine;
@@ -120,7 +119,7 @@ pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
     result
 }
 
-/// The largest distance in mm between where two affines put the corners of an array.
+/// Largest distance between the positions that two affines give a corner of an array, in mm.
 #[must_use]
 pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
     let corner = |affine: &Affine, at: usize| -> [f64; 3] {
@@ -135,11 +134,12 @@ pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
     (0..8).map(distance).fold(0.0, f64::max)
 }
 
+/// The linear part of an affine.
 fn linear(affine: &Affine) -> Matrix3<f64> {
     Matrix3::from_fn(|row, column| affine[row][column])
 }
 
-/// The inverse, `voxel_from_world`; `None` for a singular affine.
+/// The inverse affine, `voxel_from_world`; `None` for a singular affine.
 #[must_use]
 pub fn inverse(affine: &Affine) -> Option<Affine> {
     let matrix = Matrix4::from_fn(|row, column| affine[row][column]).try_inverse()?;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn lps_becomes_ras() {
+    fn lps_is_oriented_to_ras() {
         let orientation = Orientation::closest(&diagonal(-2.0, -1.0, 3.0)).unwrap();
         assert_eq!(orientation, Orientation { source_axis: [0, 1, 2], flipped: [true, true, false] });
         let oriented = orientation.affine(&diagonal(-2.0, -1.0, 3.0), [4, 5, 6]);
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn a_quaternion_near_a_half_turn_is_one() {
+    fn a_quaternion_near_a_half_turn_is_a_half_turn() {
         let nearly = f32::from_bits(1f32.to_bits() - 1);
         let axes = quaternion_axes([0.0, 0.0, nearly], [2.0, 3.0, 4.0]);
         assert_eq!(axes, [[-2.0, 0.0, 0.0], [0.0, -3.0, 0.0], [0.0, 0.0, 4.0]]);
     }
 
     #[test]
-    fn an_affine_without_volume_has_no_orientation() {
+    fn singular_affines_have_no_orientation() {
         let mut flat = diagonal(1.0, 1.0, 0.0);
         assert_eq!(Orientation::closest(&flat), None);
         flat[2][2] = f64::NAN;
@@ -181,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn orienting_keeps_every_voxel_where_it_is(
+        fn orienting_keeps_world_positions(
             order in Just([0usize, 1, 2]).prop_shuffle(), signs: [bool; 3], tilt in -0.3f64..0.3,
             shape in [2usize..9, 2..9, 2..9],
         ) {

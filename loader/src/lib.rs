@@ -1,8 +1,45 @@
-//! From CT files to batches: datasets, preprocessing, shards, and the stream of augmented crops.
+//! Loader of CT volumes: from NIfTI files to checksummed shards, and from shards to batches of augmented 3-D crops.
 //!
-//! Data flows one way: [`dataset`] finds [`case`]s, [`nifti`] reads them, [`preprocess`] brings them to one grid,
-//! [`convert`] writes shards with [`hiend_cache`], and [`pipeline`] turns shards into [`batch`]es. Nothing here knows
-//! tensors or devices.
+//! Data flows one way: [`dataset`] finds [`case`]s, [`nifti`] reads them, [`preprocess`] brings them to one orientation,
+//! spacing and value range, [`convert`] writes shards with [`hiend_cache`], and [`pipeline`] streams [`batch`]es from
+//! them. A batch is a pure function of seed, step, configuration and cache. Nothing here depends on tensors or devices.
+//!
+//! # Example
+//! Draws phantoms, converts them to shards, and reads two batches of crops:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::AtomicBool};
+//!
+//! use hiend_loader::convert::{ConvertOptions, convert};
+//! use hiend_loader::phantom::{PhantomConfig, write_dataset};
+//! use hiend_loader::preprocess::PreprocessConfig;
+//! use hiend_loader::{Cache, Loader, LoaderOptions, StreamConfig, dataset};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let (raw, shards) = (dir.path().join("raw"), dir.path().join("shards"));
+//! let phantoms = PhantomConfig { cases: 2, spacing_mm: [6.0, 8.0], ..PhantomConfig::default() };
+//! write_dataset(&raw.join("Dataset001_Phantom"), &phantoms)?;
+//!
+//! let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
+//! let datasets = dataset::find(&raw)?;
+//! let options = ConvertOptions::default();
+//! convert(&raw, &datasets, &shards, &config, &options, &AtomicBool::new(false), |_| {})?;
+//!
+//! let config = StreamConfig { crop_size: [24; 3], crops_per_visit: 4, visits_per_batch: 2, ..StreamConfig::default() };
+//! let loader = Loader::open(Arc::new(Cache::open(&shards)?), config, 42, &LoaderOptions::default())?;
+//! for batch in loader.stream(0).take(2) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.shape, [8, 1, 24, 24, 24]);
+//!     assert!(batch.to_floats().iter().all(|value| value.is_finite()));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//! `cli`, on by default, adds the commands of the program `hiend-shard` ([`commands`]) and the habits that it shares
+//! with other programs ([`program`]). Without it, this library depends on no crate for command lines and terminals.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -12,7 +49,10 @@
 pub mod batch;
 pub mod budget;
 pub mod case;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod convert;
 pub mod dataset;
@@ -25,6 +65,8 @@ pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod preprocess;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod replay;
 pub mod rng;
 pub mod sampler;
@@ -34,3 +76,7 @@ pub mod stats;
 pub mod transform;
 pub mod verdict;
 pub mod visit;
+
+pub use batch::{Batch, Images};
+pub use hiend_cache::Cache;
+pub use pipeline::{Loader, LoaderOptions, StreamConfig};

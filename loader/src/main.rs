@@ -1,4 +1,4 @@
-//! `hiend-shard`: see [`hiend_loader::cli`].
+//! The program `hiend-shard`; `hiend-shard --help` describes it.
 
 use std::process::ExitCode;
 

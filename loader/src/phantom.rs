@@ -1,8 +1,8 @@
-//! CT phantoms in nnU-Net layout: data for a first run, for tests and for benchmarks, made in a moment.
+//! Synthetic CT phantoms in nnU-Net layout, for a first run, for tests and for benchmarks.
 //!
-//! A phantom is a torso of ellipsoids in world coordinates (RAS+ mm) with the HU that their tissues have, texture and
-//! noise; size, place, spacing and orientation differ from case to case. It looks enough like a CT that a masked
-//! autoencoder has something to learn, and every label is exact.
+//! A phantom is a torso of ellipsoids in world coordinates (RAS+ mm) with the HU of their tissues, texture and noise.
+//! Size, position, spacing and orientation differ between cases. It resembles a CT closely enough for a masked
+//! autoencoder to learn from, and its labels are exact.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rayon::prelude::*;
 
-/// Label names of the phantoms; the value is the position, 0 is the background.
+/// Label names of the phantoms, indexed by label value.
 pub const LABELS: [&str; 6] = ["background", "liver", "spleen", "right_kidney", "left_kidney", "spine"];
-/// Half of the body's width (x), depth (y) and height (z), in mm.
+/// Half the body's width (x), depth (y) and height (z), in mm.
 const BODY_MM: [f64; 3] = [125.0, 90.0, 100.0];
 
-/// An ellipsoid of tissue.
+/// An ellipsoid of one tissue; centre and radii along x, y, z in mm.
 struct Organ {
     label: u8,
     hu: f64,
@@ -27,7 +27,7 @@ struct Organ {
     radius: [f64; 3],
 }
 
-/// Later organs lie over earlier ones. In RAS+ x grows to the right of the patient.
+/// Organs of every phantom; later ones cover earlier ones. In RAS+, x grows towards the patient's right.
 const ORGANS: [Organ; 9] = [
     Organ { label: 0, hu: 45.0, centre: [0.0, 0.0, 0.0], radius: [112.0, 78.0, 96.0] },
     Organ { label: 0, hu: -830.0, centre: [52.0, 5.0, 82.0], radius: [42.0, 52.0, 44.0] },
@@ -40,14 +40,14 @@ const ORGANS: [Organ; 9] = [
     Organ { label: 5, hu: 330.0, centre: [0.0, -52.0, 0.0], radius: [17.0, 15.0, 110.0] },
 ];
 
-/// What a set of phantoms is like.
+/// Parameters of a set of phantoms.
 #[derive(Clone, Debug)]
 pub struct PhantomConfig {
-    /// How many cases.
+    /// Number of cases.
     pub cases: usize,
-    /// Decides everything else.
+    /// Seed of size, position, spacing, orientation and noise.
     pub seed: u64,
-    /// Smallest and largest voxel side, in mm. Large voxels make small files.
+    /// Smallest and largest voxel side length, mm.
     pub spacing_mm: [f64; 2],
 }
 
@@ -57,10 +57,10 @@ impl Default for PhantomConfig {
     }
 }
 
-/// Writes a dataset folder: `imagesTr`, `labelsTr`, `dataset.json`.
+/// Writes a dataset folder with `imagesTr`, `labelsTr` and `dataset.json`.
 ///
 /// # Errors
-/// If a file cannot be written; says which.
+/// If a file cannot be written; the error names it.
 pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -95,21 +95,21 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
     std::fs::write(&path, format!("{description:#}\n")).map_err(failed(&path))
 }
 
-/// A phantom could not be written.
+/// A file of a phantom could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot write: {reason}", path.display())]
 pub struct PhantomError {
-    /// The file or folder.
+    /// File or folder.
     pub path: PathBuf,
-    /// Why.
+    /// Reason given by the system.
     pub reason: String,
 }
 
-/// One case, decided but not rendered.
+/// Sampled parameters of one case.
 struct Phantom {
-    /// Size of the person.
+    /// Scale of the body along x, y, z.
     scale: [f64; 3],
-    /// Each organ's own shift and HU, around the table's.
+    /// Offset from the table's centre (mm) and HU of each organ.
     variation: [([f64; 3], f64); ORGANS.len()],
     shape: [usize; 3],
     affine: [[f64; 4]; 3],
@@ -120,7 +120,7 @@ impl Phantom {
         let mut between = |low: f64, high: f64| low + (high - low) * rng.random::<f64>();
         let scale: [f64; 3] = [(); 3].map(|()| between(0.9, 1.1));
         let variation = [(); ORGANS.len()].map(|()| ([(); 3].map(|()| between(-6.0, 6.0)), between(-12.0, 12.0)));
-        // Scanners give LPS most often; here every axis order and direction occurs.
+        // Scanners mostly give LPS; here every axis order and direction occurs.
         let order = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 5")]
         let order = order[between(0.0, 6.0) as usize % 6];
@@ -148,7 +148,7 @@ impl Phantom {
                 a * i as f64 + b * j as f64 + c * k as f64 + t
             });
             let (hu, class) = self.tissue(world);
-            // Two uniform numbers make a triangular noise; a standard deviation of 10 HU, as a scan of 5 mm has.
+            // The sum of two uniform numbers is triangular noise; 10 HU of standard deviation, like a 5 mm scan's.
             let noise = (rng.random::<f64>() + rng.random::<f64>() - 1.0) * 24.0;
             #[expect(clippy::cast_possible_truncation, reason = "HU of a few hundred")]
             let value = (hu + noise).max(-1024.0).round() as i16;
@@ -158,13 +158,13 @@ impl Phantom {
         (image, label)
     }
 
-    /// HU and label at a place in the world.
+    /// HU and label at a world position, mm.
     fn tissue(&self, world: [f64; 3]) -> (f64, u8) {
         let at: [f64; 3] = std::array::from_fn(|axis| world[axis] / self.scale[axis]);
         let inside = |centre: [f64; 3], radius: [f64; 3]| {
             (0..3).map(|axis| ((at[axis] - centre[axis]) / radius[axis]).powi(2)).sum::<f64>() < 1.0
         };
-        // The torso goes on above and below the field of view.
+        // The torso extends above and below the field of view.
         if (at[0] / BODY_MM[0]).powi(2) + (at[1] / BODY_MM[1]).powi(2) >= 1.0 {
             return (-1000.0, 0);
         }
@@ -206,7 +206,7 @@ mod tests {
     use crate::preprocess::{PreprocessConfig, preprocess};
 
     #[test]
-    fn phantoms_are_read_back_as_drawn_and_the_same_for_the_same_seed() {
+    fn phantoms_have_all_labels_in_place_and_follow_their_seed() {
         let dir = tempfile::tempdir().unwrap();
         let config = PhantomConfig { cases: 2, seed: 5, spacing_mm: [5.0, 7.0] };
         write_dataset(dir.path(), &config).unwrap();

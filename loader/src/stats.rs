@@ -1,30 +1,30 @@
-//! What streams do, counted as they go: memory, crops, chunks, and the `metrics` of each visit and batch.
+//! Counters of a loader's streams: memory, crops, chunks, and the `metrics` of each visit and batch.
 //!
 //! # Metrics
-//! | name | kind | once a | what |
+//! | name | kind | recorded per | value |
 //! |---|---|---|---|
-//! | `hiend_loader_read_seconds` | histogram | visit | the thread neither ran nor waited for a core: it waited for the disk |
-//! | `hiend_loader_decode_seconds` | histogram | visit | checking and decoding chunks |
-//! | `hiend_loader_augment_seconds` | histogram | visit | cutting, normalising, augmenting |
-//! | `hiend_loader_spill_wait_seconds` | histogram | visit | waited for memory, see [`crate::pipeline::MemoryPlan`] |
-//! | `hiend_loader_buffer_wait_seconds` | histogram | batch | the loader waited for a free buffer |
-//! | `hiend_loader_queue_seconds` | histogram | batch | the batch lay ready until it was taken |
-//! | `hiend_loader_wait_seconds` | histogram | batch | the consumer waited |
-//! | `hiend_loader_batches_total`, `_crops_total`, `_visits_total`, `_skipped_visits_total` | counter | batch, visit | |
-//! | `hiend_loader_chunks_total`, `_coded_bytes_total` | counter | visit | chunks decoded, and their bytes on disk |
-//! | `hiend_loader_chunk_hits_total` | counter | visit | a crop found a chunk decoded for another crop of its visit |
+//! | `hiend_loader_read_seconds` | histogram | visit | time the thread neither ran nor waited for a core: it waited for the disk |
+//! | `hiend_loader_decode_seconds` | histogram | visit | time of verifying and decoding chunks |
+//! | `hiend_loader_augment_seconds` | histogram | visit | time of cutting, normalising and augmenting crops |
+//! | `hiend_loader_spill_wait_seconds` | histogram | visit | time waiting for memory, see [`crate::pipeline::MemoryPlan`] |
+//! | `hiend_loader_buffer_wait_seconds` | histogram | batch | time the loader waited for a free buffer |
+//! | `hiend_loader_queue_seconds` | histogram | batch | time the finished batch waited to be taken |
+//! | `hiend_loader_wait_seconds` | histogram | batch | time the consumer waited for the batch |
+//! | `hiend_loader_batches_total`, `_crops_total`, `_visits_total`, `_skipped_visits_total` | counter | batch, visit | number of each |
+//! | `hiend_loader_chunks_total`, `_coded_bytes_total` | counter | visit | decoded chunks, and their bytes on disk |
+//! | `hiend_loader_chunk_hits_total` | counter | visit | uses of a chunk already decoded for another crop of the visit |
 //! | `hiend_loader_memory_bytes` | gauge | batch | bytes of the budget in use |
 //!
-//! Nothing is recorded per chunk. Time spent waiting for the disk cannot be told from decoding by a clock where shards
-//! are mapped, so it is taken from what the kernel says of the thread (`/proc/thread-self/schedstat`); where there is
-//! no such file it counts as decoding. The kernel's count lags by up to a tick of its clock, in both directions.
+//! Nothing is recorded per chunk. Where shards are mapped, a clock cannot tell waiting for the disk from decoding.
+//! Waiting is therefore computed from the kernel's accounting of the thread (`/proc/thread-self/schedstat`); without
+//! that file it counts as decoding. The kernel's count is off by up to one tick of its clock, in both directions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::visit::VisitTimes;
 
-/// Counters of a loader, over all its streams.
+/// Counters of a loader, summed over all its streams.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     batches: AtomicU64,
@@ -38,42 +38,43 @@ pub(crate) struct Stats {
     peak_memory_bytes: AtomicU64,
 }
 
-/// How far a loader has come.
+/// Snapshot of a loader's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Batches finished, taken or not.
+    /// Finished batches, taken by the consumer or not.
     pub batches: u64,
-    /// Crops in them.
+    /// Crops of the finished batches.
     pub crops: u64,
-    /// Visits done, skipped ones included.
+    /// Finished visits, skipped ones included.
     pub visits: u64,
-    /// Visits left out because their case is corrupt.
+    /// Visits skipped because their case is corrupt.
     pub skipped_visits: u64,
     /// Chunks decoded for crops.
     pub chunks: u64,
-    /// How often a crop found a chunk decoded for another crop of its visit. Of `chunks + chunk_hits` uses of chunks,
-    /// so many cost no decoding; nothing decoded is kept from one visit to the next.
+    /// Uses of a chunk that was already decoded for another crop of the same visit. Decoded chunks are not kept from one
+    /// visit to the next.
     pub chunk_hits: u64,
-    /// Bytes of the decoded chunks on disk.
+    /// Size on disk of the decoded chunks, bytes.
     pub coded_bytes: u64,
-    /// Bytes of the budget in use.
+    /// Memory of the budget in use, bytes.
     pub memory_bytes: u64,
-    /// The most that was in use at any time.
+    /// Largest memory in use at any time, bytes.
     pub peak_memory_bytes: u64,
 }
 
 impl Stats {
-    /// So many bytes of the budget are in use from now on.
+    /// Counts `bytes` of the budget as in use.
     pub(crate) fn hold(&self, bytes: u64) {
         let now = self.memory_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak_memory_bytes.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// So many no longer are.
+    /// Counts `bytes` of the budget as free again.
     pub(crate) fn release(&self, bytes: u64) {
         self.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Records a finished visit, in which the thread waited `read_secs` for the disk.
     pub(crate) fn visit(&self, times: &VisitTimes, read_secs: f64) {
         self.visits.fetch_add(1, Ordering::Relaxed);
         self.chunks.fetch_add(times.chunks, Ordering::Relaxed);
@@ -88,6 +89,7 @@ impl Stats {
         metrics::histogram!("hiend_loader_augment_seconds").record(times.augment_secs);
     }
 
+    /// Records a visit whose case is corrupt.
     pub(crate) fn skipped_visit(&self) {
         self.visits.fetch_add(1, Ordering::Relaxed);
         self.skipped_visits.fetch_add(1, Ordering::Relaxed);
@@ -95,6 +97,7 @@ impl Stats {
         metrics::counter!("hiend_loader_skipped_visits_total").increment(1);
     }
 
+    /// Records a finished batch, for whose buffer the loader waited `buffer_wait_secs`.
     pub(crate) fn batch(&self, crops: usize, buffer_wait_secs: f64) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.crops.fetch_add(crops as u64, Ordering::Relaxed);
@@ -104,6 +107,7 @@ impl Stats {
         metrics::gauge!("hiend_loader_memory_bytes").set(self.memory_bytes.load(Ordering::Relaxed) as f64);
     }
 
+    /// Current values of the counters.
     pub(crate) fn progress(&self) -> Progress {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Progress {
@@ -120,18 +124,19 @@ impl Stats {
     }
 }
 
-/// Tells how long this thread was blocked since it was started.
+/// Measures how long the current thread is blocked.
 pub(crate) struct BlockedClock {
     started: Instant,
     scheduled_nanos: Option<u64>,
 }
 
 impl BlockedClock {
+    /// Starts measuring.
     pub(crate) fn start() -> Self {
         Self { started: Instant::now(), scheduled_nanos: scheduled_nanos() }
     }
 
-    /// Seconds in which the thread neither ran nor waited for a core. May come out a little below 0.
+    /// Seconds since the start in which the thread neither ran nor waited for a core. May be slightly negative.
     pub(crate) fn blocked_secs(&self) -> f64 {
         match (self.scheduled_nanos, scheduled_nanos()) {
             (Some(before), Some(now)) => self.started.elapsed().as_secs_f64() - now.saturating_sub(before) as f64 / 1e9,
@@ -140,7 +145,7 @@ impl BlockedClock {
     }
 }
 
-/// Nanoseconds that this thread ran or waited for a core, as the kernel counts them.
+/// Nanoseconds that the current thread ran or waited for a core, as counted by the kernel.
 #[cfg(target_os = "linux")]
 fn scheduled_nanos() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
@@ -158,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_remembered() {
+    fn the_peak_is_the_largest_memory_in_use() {
         let stats = Stats::default();
         stats.hold(5);
         stats.hold(7);

@@ -1,31 +1,31 @@
-//! Who waits for whom: a sentence at the end of an epoch that says which stage was slowest and what would help.
+//! The bottleneck of a stream: one sentence that names the slowest stage and a remedy.
 //!
-//! Two waits decide. If the consumer waited for batches, the loader was too slow: the stage that took most of the
-//! threads' time is named, and the threads that would have made the same batches in the time the consumer spent
-//! computing are counted. If the loader waited for free buffers instead, it is fast enough.
+//! It is derived from how long the consumer waited for batches. If it waited, the loader was too slow: the verdict
+//! names the stage that took most of the threads' time, and the number of threads that would have made the same batches
+//! in the time the consumer spent computing. If it did not wait, the loader is fast enough.
 
 use std::fmt;
 
 use crate::batch::BatchTimes;
 
-/// Shares of waiting below this are noise.
+/// Share of the time below which waiting counts as noise.
 const NOISE: f64 = 0.02;
 
-/// Sums over the batches of an epoch, or of any other span.
+/// Times summed over the batches of a span, such as an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SpanTimes {
-    /// Batches.
+    /// Number of batches.
     pub batches: u64,
-    /// Crops.
+    /// Number of crops.
     pub crops: u64,
-    /// Seconds on the clock.
+    /// Wall-clock time, seconds.
     pub elapsed_secs: f64,
-    /// Their times, added up.
+    /// Sum of the batches' times.
     pub sum: BatchTimes,
 }
 
 impl SpanTimes {
-    /// Adds a batch that came `elapsed_secs` after the one before it.
+    /// Adds a batch that arrived `elapsed_secs` after its predecessor.
     pub fn add(&mut self, crops: usize, elapsed_secs: f64, times: &BatchTimes) {
         self.batches += 1;
         self.crops += crops as u64;
@@ -43,7 +43,7 @@ impl SpanTimes {
         }
     }
 
-    /// The verdict on this span for a loader of so many threads on a machine of so many cores.
+    /// The verdict for a loader with `threads` threads on `cores` cores.
     #[must_use]
     pub fn verdict(&self, threads: usize, cores: usize) -> Verdict {
         let BatchTimes { read_secs, decode_secs, augment_secs, wait_secs, .. } = self.sum;
@@ -61,7 +61,7 @@ impl SpanTimes {
         } else if wait_share >= 1.0 - NOISE {
             Bound::Loader { more_threads: None }
         } else {
-            // The consumer computed in the rest of the time; so many threads make the batches in as long.
+            // The consumer computed in the rest of the time: this many threads make the batches just as fast.
             let wanted = (busy_secs / (self.elapsed_secs - wait_secs)).ceil();
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and saturating")]
             let more = (wanted as usize).saturating_sub(threads).max(1);
@@ -76,45 +76,45 @@ impl SpanTimes {
 pub enum Stage {
     /// Waiting for the disk.
     Read,
-    /// Checking and decoding chunks.
+    /// Verifying and decoding chunks.
     Decode,
     /// Cutting, normalising and augmenting crops.
     Augment,
 }
 
-/// Who determines the pace.
+/// The side that limits the rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
-    /// Nothing was measured.
+    /// Unknown, because no batch was measured.
     Unknown,
-    /// The consumer.
+    /// The consumer, usually the device that trains.
     Device {
-        /// How many times as fast the loader could go.
+        /// Factor by which the loader could be faster.
         headroom: f64,
     },
     /// The loader.
     Loader {
-        /// Threads that are missing; `None` if the consumer did nothing but wait.
+        /// Further threads needed to feed the consumer; `None` if the consumer did nothing but wait.
         more_threads: Option<usize>,
     },
 }
 
-/// What was slowest, and what would help; [`fmt::Display`] gives the sentence.
+/// Bottleneck of a span; [`fmt::Display`] gives the sentence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
-    /// Who determines the pace.
+    /// The side that limits the rate.
     pub bound: Bound,
-    /// The stage that took most of the loader's time.
+    /// Stage that took most of the loader's time.
     pub slowest: Stage,
-    /// Its share of the loader's time, 0 to 1.
+    /// Share of the slowest stage in the loader's time, [0, 1].
     pub slowest_share: f64,
-    /// Share of the time in which the consumer waited, 0 to 1.
+    /// Share of the wall-clock time in which the consumer waited, [0, 1].
     pub wait_share: f64,
-    /// Crops a second.
+    /// Crops per second.
     pub rate: f64,
-    /// Threads at work.
+    /// Threads of the loader.
     pub threads: usize,
-    /// Cores of the machine.
+    /// Cores that the process may use.
     pub cores: usize,
 }
 
@@ -134,28 +134,30 @@ impl fmt::Display for Verdict {
         let (share, wait) = (self.slowest_share * 100.0, self.wait_share * 100.0);
         let threads_word = |n: usize| if n == 1 { "thread" } else { "threads" };
         match self.bound {
-            Bound::Unknown => f.write_str("no crops, no verdict"),
+            Bound::Unknown => f.write_str("no verdict: no crops were measured"),
             Bound::Device { headroom } => {
                 write!(f, "device-bound: the loader keeps up ({rate:.0} crops/s)")?;
-                if headroom >= 1.2 { write!(f, ", and could be {headroom:.1} times as fast") } else { Ok(()) }
+                if headroom >= 1.2 { write!(f, " and could be {headroom:.1} times as fast") } else { Ok(()) }
             }
             Bound::Loader { more_threads: None } => write!(
                 f,
                 "{slowest}-bound: {rate:.0} crops/s with {threads} {}, {share:.0}% of their time for {slowest}; \
-                 nothing else was waited for",
+                 the consumer only waited",
                 threads_word(*threads)
             ),
             Bound::Loader { more_threads: Some(more) } => {
                 write!(f, "{slowest}-bound: the device waited {wait:.0}% of the time; ")?;
                 match slowest {
-                    Stage::Read => f.write_str("a faster disk, or more --memory to read ahead, would feed this device"),
+                    Stage::Read => {
+                        f.write_str("a faster disk or more --memory for reading ahead would feed this device")
+                    }
                     _ if threads + more <= *cores => {
                         write!(f, "{more} more {} would feed this device", threads_word(more))
                     }
                     Stage::Decode => write!(
                         f,
-                        "{} threads would feed this device, but there are {cores} cores: the fast codec, or more crops \
-                         a visit, would help",
+                        "{} threads would feed this device, but there are {cores} cores: the fast codec or more crops \
+                         per visit would help",
                         threads + more
                     ),
                     Stage::Augment => write!(
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_says_what_is_slow_and_what_would_help() {
+    fn the_sentence_names_the_bottleneck_and_a_remedy() {
         check(
             1.0,
             60.0,
@@ -211,8 +213,8 @@ mod tests {
             20.0,
             10.0,
             5.0,
-            "read-bound: the device waited 50% of the time; a faster disk, or more --memory to read ahead, would feed \
-             this device",
+            "read-bound: the device waited 50% of the time; a faster disk or more --memory for reading ahead would feed this \
+             device",
         );
         check(
             0.0,
@@ -220,7 +222,7 @@ mod tests {
             18.0,
             8.0,
             "decode-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
-             cores: the fast codec, or more crops a visit, would help",
+             cores: the fast codec or more crops per visit would help",
         );
         check(
             0.0,
@@ -230,19 +232,19 @@ mod tests {
             "augment-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
              cores: lower probabilities of the costly transforms would help",
         );
-        check(0.0, 15.0, 5.0, 0.1, "device-bound: the loader keeps up (100 crops/s), and could be 4.0 times as fast");
+        check(0.0, 15.0, 5.0, 0.1, "device-bound: the loader keeps up (100 crops/s) and could be 4.0 times as fast");
         check(0.0, 60.0, 15.0, 0.1, "device-bound: the loader keeps up (100 crops/s)");
         check(
             0.0,
             60.0,
             20.0,
             9.99,
-            "decode-bound: 100 crops/s with 8 threads, 75% of their time for decode; nothing else was waited for",
+            "decode-bound: 100 crops/s with 8 threads, 75% of their time for decode; the consumer only waited",
         );
     }
 
     #[test]
-    fn nothing_measured_is_said_so() {
-        assert_eq!(SpanTimes::default().verdict(8, 16).to_string(), "no crops, no verdict");
+    fn without_crops_there_is_no_verdict() {
+        assert_eq!(SpanTimes::default().verdict(8, 16).to_string(), "no verdict: no crops were measured");
     }
 }

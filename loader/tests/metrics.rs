@@ -1,4 +1,4 @@
-//! The metrics of a stream reach whoever records them, and agree with the stream's own counters.
+//! Metrics of a stream: they reach the process's recorder and agree with the stream's own counters.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,10 +11,11 @@ use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-/// Counters and gauges by name, and how many values each histogram got.
+/// Counters and gauges by name, and the number of values recorded in each histogram.
 #[derive(Clone, Default)]
 struct Values(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
 
+/// A histogram that only counts its values.
 struct Records(Arc<AtomicU64>);
 
 impl HistogramFn for Records {
@@ -52,9 +53,9 @@ impl Recorder for Values {
     }
 }
 
-/// The recorder is the whole process's, so this file holds one test.
+/// The only test of this binary, because the recorder receives the metrics of the whole process.
 #[test]
-fn a_recorder_hears_of_everything() {
+fn a_recorder_receives_every_metric() {
     const BATCHES: u64 = 5;
     let values = Values::default();
     metrics::set_global_recorder(values.clone()).unwrap();
@@ -82,7 +83,7 @@ fn a_recorder_hears_of_everything() {
     }
     drop(stream);
 
-    // Batches are made ahead of those that were taken, and threads may still be at one.
+    // Batches are made ahead of those taken, and threads may still be working on one.
     assert!(values.get("batches_total") >= BATCHES);
     assert!(values.get("crops_total") >= 8 * BATCHES);
     assert!(values.get("visits_total") >= 2 * BATCHES);
@@ -95,9 +96,9 @@ fn a_recorder_hears_of_everything() {
     assert_eq!((values.get("queue_seconds"), values.get("wait_seconds")), (BATCHES, BATCHES));
     assert!(f64::from_bits(values.get("memory_bytes")) > 0.0);
 
-    // Four crops of 48 voxels in a small volume meet many of the same chunks, in the image and in the labels.
+    // Four crops of 48 voxels in a small volume share many chunks, in the image and in the labels.
     let (chunks, hits) = (values.get("chunks_total"), values.get("chunk_hits_total"));
-    assert!(chunks > 0 && hits > 0, "{chunks} decoded, {hits} found decoded");
+    assert!(chunks > 0 && hits > 0, "{chunks} decoded, {hits} hits");
     let progress = loader.progress();
     assert!(progress.chunks >= chunks && progress.chunk_hits >= hits, "{progress:?}");
 }

@@ -1,4 +1,4 @@
-//! `hiend-shard inspect`: what a cache holds, in tables and pictures.
+//! `hiend-shard inspect`: the content of a cache or a case, as tables and pictures.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use hiend_cache::{Cache, Case, Manifest, VolumeReader};
 
-use super::{align_right, facts, print, size, table};
+use super::table::{Table, count, facts, size};
 use crate::case::case_named;
 use crate::cli::Inspect;
 use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
+use crate::preprocess::window::Store;
+use crate::program::{note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     let cache = Cache::open(&args.cache)?;
@@ -23,7 +25,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
             describe(&cache, case)?;
             if let Some(path) = &args.png {
                 draw(&cache, case, path)?;
-                eprintln!("picture: {}", path.display());
+                note(format_args!("picture: {}", path.display()));
             }
         }
     }
@@ -49,10 +51,13 @@ fn rounded(values: [f64; 3]) -> String {
 fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
     match serde_json::from_value::<PreprocessConfig>(manifest.preprocess.clone()) {
         Ok(config) => {
-            let spacing = config.spacing.map_or_else(|| "each scan's own".into(), |side| rounded(side) + " mm");
+            let spacing = config.spacing.map_or_else(|| "that of each scan".into(), |side| rounded(side) + " mm");
             let [low, high] = config.window;
-            let kept = format!("{:?}", config.store).to_lowercase();
-            vec![("spacing", spacing), ("window", format!("{low} to {high} HU")), ("values kept", kept)]
+            let kept = match config.store {
+                Store::Window => "inside the window",
+                Store::Full => "full range",
+            };
+            vec![("spacing", spacing), ("window", format!("{low} to {high} HU")), ("values kept", kept.into())]
         }
         Err(_) => vec![("parameters", manifest.preprocess.to_string())],
     }
@@ -65,8 +70,8 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
     let on_disk: u64 = cache.shards().iter().map(|shard| shard.len()).sum();
     let labelled = cases.iter().filter(|case| case.record().label.is_some()).count();
     let mut rows = vec![
-        ("cases", format!("{} ({labelled} with labels)", cases.len())),
-        ("shards", format!("{}, {}", cache.shards().len(), size(on_disk))),
+        ("cases", format!("{} ({labelled} with labels)", count(cases.len(), "case"))),
+        ("shards", format!("{}, {}", count(cache.shards().len(), "shard"), size(on_disk))),
         ("superseded", size(cache.superseded_bytes())),
         ("voxels", format!("{:.1} million, {} bytes each", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
     ];
@@ -78,8 +83,8 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
     for case in cases {
         datasets.entry(&case.record().dataset).or_default().push(case);
     }
-    let mut by_dataset = table();
-    by_dataset.set_header(["dataset", "cases", "labelled", "million voxels", "size", "B/voxel", "labels"]);
+    let mut by_dataset =
+        Table::with_header(["dataset", "cases", "labelled", "million voxels", "size", "B/voxel", "labels"]);
     for (name, cases) in &datasets {
         let (mut voxels, mut bytes, mut labelled) = (0, 0, 0);
         for case in cases {
@@ -88,7 +93,7 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
             labelled += usize::from(case.record().label.is_some());
         }
         let labels = manifest.datasets.get(*name).map(|info| &info.labels);
-        by_dataset.add_row([
+        by_dataset.row([
             (*name).to_owned(),
             cases.len().to_string(),
             labelled.to_string(),
@@ -100,15 +105,13 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
                 .unwrap_or_default(),
         ]);
     }
-    align_right(&mut by_dataset, 1..6);
-    print(by_dataset)?;
+    print(by_dataset.align_right(1..6))?;
 
-    let mut by_case = table();
-    by_case.set_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
+    let mut by_case = Table::with_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
     let shown = if max_rows == 0 { cases.len() } else { max_rows };
     for case in cases.iter().take(shown) {
         let record = case.record();
-        by_case.add_row([
+        by_case.row([
             case.key().to_owned(),
             listed(record.shape, " x "),
             rounded(record.geometry.spacing),
@@ -118,8 +121,7 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
             file_name(case.shard().path()),
         ]);
     }
-    align_right(&mut by_case, [4, 5]);
-    print(by_case)?;
+    print(by_case.align_right([4, 5]))?;
     if cases.len() > shown {
         print(format_args!("... and {} more; --rows 0 lists all", cases.len() - shown))?;
     }
@@ -174,12 +176,11 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
         ("label chunks", index.label.as_ref().map_or_else(|| "none".into(), |label| size(label.coded_bytes()))),
     ]))?;
     if !index.occupancy.classes.is_empty() {
-        let mut classes = table();
-        classes.set_header(["label", "name", "voxels", "%", "ml"]);
+        let mut classes = Table::with_header(["label", "name", "voxels", "%", "ml"]);
         let millilitres: f64 = geometry.spacing.iter().product::<f64>() / 1e3;
         for (class, counts) in &index.occupancy.classes {
             let total = counts.total();
-            classes.add_row([
+            classes.row([
                 class.to_string(),
                 label_name(cache, &record.dataset, u8::try_from(*class).unwrap_or(u8::MAX)),
                 total.to_string(),
@@ -187,8 +188,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
                 format!("{:.1}", total as f64 * millilitres),
             ]);
         }
-        align_right(&mut classes, [0, 2, 3, 4]);
-        print(classes)?;
+        print(classes.align_right([0, 2, 3, 4]))?;
     }
     Ok(())
 }
@@ -205,7 +205,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         .filter_map(|(class, _)| u8::try_from(*class).ok().filter(|&class| class > 0))
         .map(|class| (class, label_name(cache, &record.dataset, class)))
         .collect();
-    #[expect(clippy::cast_possible_truncation, reason = "grey values need no more")]
+    #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for grey values")]
     let grey = |voxel: usize| {
         ((record.image.offset + record.image.step * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
     };

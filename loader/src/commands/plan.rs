@@ -1,28 +1,26 @@
-//! `hiend-shard plan DATA`, and `hiend-shard DATA --dry-run`, which says the same about one cache.
+//! `hiend-shard plan DATA` and `hiend-shard DATA --dry-run`: the estimate of a conversion.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::convert::{Task, task};
 use super::progress::duration;
-use super::{align_right, facts, print, size, table};
+use super::table::{Table, count, facts, size};
+use super::task::Task;
 use crate::cli;
 use crate::plan::{DatasetPlan, plan};
+use crate::program::{SKIPPED, print};
 
 pub(super) fn run(args: &cli::Plan) -> anyhow::Result<ExitCode> {
-    match task(&args.data, &args.recipe)? {
-        Some(task) => show(&task, Duration::from_secs_f64(args.probe), None),
-        None => Ok(ExitCode::from(2)),
-    }
+    show(&Task::find(&args.data, &args.preprocess)?, Duration::from_secs_f64(args.probe), None)
 }
 
-/// Prints the plan; `out` is the cache it is for, if it is for one.
+/// Prints the estimate of a task, for the cache `out` if it has one.
 pub(super) fn show(task: &Task, probe_for: Duration, out: Option<&Path>) -> anyhow::Result<ExitCode> {
     let plan = plan(&task.root, &task.datasets, &task.config, &task.options, probe_for);
     let cases: usize = plan.datasets.iter().map(|dataset| dataset.cases).sum();
     if let Some(out) = out {
-        print(format_args!("would convert {cases} cases into {}", out.display()))?;
+        print(format_args!("would convert {} into {}", count(cases, "case"), out.display()))?;
     }
     print(by_dataset(&plan.datasets))?;
     let bytes_out: u64 = plan.datasets.iter().map(|dataset| dataset.bytes_out).sum();
@@ -33,18 +31,18 @@ pub(super) fn show(task: &Task, probe_for: Duration, out: Option<&Path>) -> anyh
             "disk",
             estimated(format!("about {}, {:.2} B/voxel", size(bytes_out), bytes_out as f64 / voxels.max(1) as f64)),
         ),
-        ("time", estimated(format!("about {} with {} jobs", clock(plan.secs), task.options.jobs))),
-        ("memory", format!("at most {} (budget {})", size(plan.peak_memory_bytes), size(task.options.memory_bytes))),
-        ("judged by", format!("{} cases converted in memory", plan.probed)),
+        ("time", estimated(format!("about {} with {}", clock(plan.secs), count(task.options.jobs, "job")))),
+        ("memory", format!("at most {} (limit {})", size(plan.peak_memory_bytes), size(task.options.memory_bytes))),
+        ("estimated from", format!("{} converted in memory", count(plan.probed, "case"))),
     ]))?;
     if plan.left_out.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    print("would leave out:")?;
-    for left_out in &plan.left_out {
-        print(format_args!("  {left_out}"))?;
+    print("Would skip:")?;
+    for skipped in &plan.left_out {
+        print(format_args!("  {skipped}"))?;
     }
-    Ok(ExitCode::from(if cases == 0 { 1 } else { 3 }))
+    Ok(if cases == 0 { ExitCode::FAILURE } else { ExitCode::from(SKIPPED) })
 }
 
 fn clock(secs: f64) -> String {
@@ -53,9 +51,8 @@ fn clock(secs: f64) -> String {
     duration(Duration::from_secs(secs))
 }
 
-fn by_dataset(datasets: &[DatasetPlan]) -> comfy_table::Table {
-    let mut table = table();
-    table.set_header([
+fn by_dataset(datasets: &[DatasetPlan]) -> Table {
+    let mut table = Table::with_header([
         "dataset",
         "cases",
         "labelled",
@@ -66,7 +63,7 @@ fn by_dataset(datasets: &[DatasetPlan]) -> comfy_table::Table {
         "largest case in memory",
     ]);
     for dataset in datasets {
-        table.add_row([
+        table.row([
             dataset.name.clone(),
             dataset.cases.to_string(),
             dataset.with_label.to_string(),
@@ -77,6 +74,5 @@ fn by_dataset(datasets: &[DatasetPlan]) -> comfy_table::Table {
             size(dataset.largest_case_bytes),
         ]);
     }
-    align_right(&mut table, 1..8);
-    table
+    table.align_right(1..8)
 }

@@ -1,26 +1,33 @@
-//! A progress bar on a terminal, plain lines elsewhere.
+//! Progress of work on cases: a bar on a terminal, a line every few seconds elsewhere.
 
+use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Lines that are not on a terminal come at most this often.
+use super::table::size;
+use crate::program::{StdoutError, note, print};
+
+/// Shortest time between two lines, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Display of the cases and bytes that are done.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     last_line: Instant,
+    /// Cases done, and all.
     cases: (usize, usize),
+    /// Bytes done, and all.
     bytes: (u64, u64),
 }
 
 impl Progress {
+    /// Starts the display.
     pub fn new(num_cases: usize, num_bytes: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = "{bar:32} {pos}/{len} cases  {msg}  {elapsed} gone";
+            let style = "{bar:32} {pos}/{len} cases  {msg}  {elapsed} elapsed";
             let bar = ProgressBar::new(num_cases as u64);
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
             bar.enable_steady_tick(Duration::from_millis(250));
@@ -30,7 +37,7 @@ impl Progress {
         Self { bar, started: now, last_line: now, cases: (0, num_cases), bytes: (0, num_bytes) }
     }
 
-    /// Another case is done.
+    /// Counts one more case of `bytes` as done.
     pub fn advance(&mut self, bytes: u64) {
         self.cases.0 += 1;
         self.bytes.0 += bytes;
@@ -42,55 +49,65 @@ impl Progress {
             }
             None if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                eprintln!("{}/{} cases  {message}", self.cases.0, self.cases.1);
+                note(format_args!("{}/{} cases  {message}", self.cases.0, self.cases.1));
             }
             None => {}
         }
     }
 
-    /// A line of its own, above the bar.
-    pub fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
-        }
+    /// Writes a line to standard error, above the bar.
+    pub fn note(&self, line: impl Display) {
+        self.suspend(|| note(line));
     }
 
-    /// A line of the command's result, while the bar stands.
-    pub fn print(&self, line: &str) {
-        let write = || {
-            // A reader that went away is no reason to stop looking.
-            let _ = super::print(line);
-        };
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+    /// Writes a line to standard output while the bar is shown; see [`print`](fn@print).
+    pub fn print(&self, line: impl Display) -> Result<bool, StdoutError> {
+        self.suspend(|| print(line))
     }
 
+    /// Removes the bar.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
     }
 
+    fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     fn message(&self) -> String {
         let secs = self.started.elapsed().as_secs_f64().max(1e-3);
         let rate = self.bytes.0 as f64 / secs;
-        // What is left is judged by bytes, because cases differ in size a hundredfold.
+        // Estimated from bytes, because the sizes of cases differ by a factor of a hundred.
         let left = self.bytes.1.saturating_sub(self.bytes.0) as f64 / rate.max(1.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate and a time, both positive")]
-        let (rate, left) = (ByteSize(rate as u64), Duration::from_secs(left as u64));
-        format!("{}/s  {} left", rate.display().si(), duration(left))
+        let (rate, left) = (rate as u64, Duration::from_secs(left as u64));
+        format!("{}/s  {} left", size(rate), duration(left))
     }
 }
 
-/// `2h 5m`, `3m 10s` or `8s`.
+/// A duration as text: `2h 5m`, `3m 10s` or `8s`.
 pub(super) fn duration(duration: Duration) -> String {
     let secs = duration.as_secs();
     match (secs / 3600, secs / 60 % 60, secs % 60) {
         (0, 0, s) => format!("{s}s"),
         (0, m, s) => format!("{m}m {s}s"),
         (h, m, _) => format!("{h}h {m}m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (secs, text) in [(8, "8s"), (190, "3m 10s"), (3600, "1h 0m"), (90_061, "25h 1m")] {
+            assert_eq!(duration(Duration::from_secs(secs)), text);
+        }
     }
 }

@@ -1,16 +1,18 @@
-//! `hiend-shard replay`: one batch of the stream, made again and explained.
+//! `hiend-shard replay`: one batch of a stream, made again, with the origin and augmentation of its crops.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::{align_right, print, stream, table};
+use super::stream;
+use super::table::Table;
 use crate::cli;
+use crate::program::{note, print};
 use crate::replay::{Replay, contact_sheet};
 
 pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let loader = stream::open(std::slice::from_ref(&args.cache), &[], &args.options)?;
-    let batch = loader.stream(args.step).next().context("the stream ended")??;
+    let batch = loader.stream(args.step).next().context("the stream has no such step")??;
     let replay = Replay::of(&batch);
     if args.json {
         print(serde_json::to_string(&replay)?)?;
@@ -18,11 +20,10 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
             print(serde_json::to_string(crop)?)?;
         }
     } else {
-        let mut table = table();
-        table.set_header(["", "case", "epoch", "crop", "origin", "augmentation"]);
+        let mut table = Table::with_header(["", "case", "epoch", "crop", "origin", "augmentation"]);
         for (number, crop) in replay.crops.iter().enumerate() {
             let [x, y, z] = crop.origin;
-            table.add_row([
+            table.row([
                 number.to_string(),
                 crop.case.clone(),
                 crop.epoch.to_string(),
@@ -31,14 +32,13 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
                 crop.augmentation.join("; "),
             ]);
         }
-        align_right(&mut table, [0, 2, 3]);
-        print(table)?;
+        print(table.align_right([0, 2, 3]))?;
         print(format_args!("step {}, digest {}, shape {:?}", replay.step, replay.digest, replay.shape))?;
     }
     if let Some(path) = &args.png {
         let failed = || format!("{}: cannot write the picture", path.display());
         contact_sheet(&batch).write_png(path).with_context(failed)?;
-        eprintln!("picture: {}", path.display());
+        note(format_args!("picture: {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

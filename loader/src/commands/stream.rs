@@ -1,19 +1,19 @@
-//! `hiend-shard stream`: the batches, one JSON line each, without a trainer.
+//! `hiend-shard stream`: the batches of a stream, one JSON line each, without a trainer.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use hiend_cache::{Access, Cache};
+use hiend_cache::Cache;
 use serde::Serialize;
 
-use crate::cli::{AccessArg, AugmentArg, OnCorruptArg, SampleByArg, Stream, StreamOptions};
-use crate::pipeline::{Loader, LoaderOptions, OnCorrupt, StreamConfig};
-use crate::sampler::SampleBy;
+use super::table::count;
+use crate::cli::{Stream, StreamOptions};
+use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
+use crate::program::{UsageError, note, print};
 use crate::split::{FoldSplit, ListSplit, Part, Split};
-use crate::transform::Chain;
 
+/// One line of output.
 #[derive(Serialize)]
 struct Line<'a> {
     step: u64,
@@ -27,20 +27,20 @@ struct Line<'a> {
     augment_ms: f64,
 }
 
-/// Caches opened to be streamed, mixed by weight, as the options say.
+/// Opens the stream that flags describe, over caches mixed by weight.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
-    let how = LoaderOptions {
-        threads: options.threads,
+    let loader_options = LoaderOptions {
+        threads: options.threads.map_or(0, usize::from),
         memory_bytes: options.memory.as_u64(),
         rank: options.rank,
         ..LoaderOptions::default()
     };
-    Ok(Loader::open_mix(open_caches(caches, weights, options)?, config(options), options.seed, &how)?)
+    let caches = open_caches(caches, weights, options)?;
+    Ok(Loader::open_mix(caches, config(options), options.seed, &loader_options)?)
 }
 
 pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     let loader = open(&args.caches, &args.weights, &args.options)?;
-    let mut out = std::io::stdout().lock();
     let mut stream = loader.stream(args.start_step);
     let batches = usize::try_from(args.batches).unwrap_or(usize::MAX);
     for batch in stream.by_ref().take(batches) {
@@ -58,45 +58,40 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
             decode_ms: batch.times.decode_secs * 1e3,
             augment_ms: batch.times.augment_secs * 1e3,
         };
-        // A reader that has seen enough (`| head`) closes the pipe; that is no failure.
-        if writeln!(out, "{}", serde_json::to_string(&line)?).is_err() {
+        if !print(serde_json::to_string(&line)?)? {
             break;
         }
     }
     let skipped = loader.progress().skipped_visits;
     if skipped > 0 {
-        eprintln!("{skipped} visits left out: their cases are corrupt");
+        let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
+        note(format_args!("{visits} skipped, because their cases are corrupt"));
     }
-    // The first batch only fills the stream, so a verdict needs a second one.
+    // The time of the first batch is that of filling the stream, so a verdict takes two.
     if stream.total().batches > 0 {
-        eprintln!("{}", loader.verdict(stream.total()));
+        note(loader.verdict(stream.total()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
-    let access = match options.access {
-        AccessArg::Mmap => Access::Mmap,
-        AccessArg::Pread => Access::Pread,
-    };
     let num_weights = weights.len();
     if num_weights > 0 && num_weights != caches.len() {
-        anyhow::bail!("--weights has {num_weights} numbers for {} caches", caches.len());
+        let (weights, caches) = (count(num_weights, "number"), count(caches.len(), "cache"));
+        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
     let weights = weights.iter().copied().chain(std::iter::repeat(1));
+    let access = options.access.into();
     let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, access)?), weight));
     caches.iter().zip(weights).map(open).collect()
 }
 
 fn config(options: &StreamOptions) -> StreamConfig {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let split = match (options.fold, &options.list) {
-        (Some((fold, of)), _) => Split::Fold(FoldSplit {
-            fold: number(fold),
-            of: number(of),
-            part: if options.validation { Part::Validation } else { Part::Train },
-            seed: 0,
-        }),
+        (Some((fold, of)), _) => {
+            let part = if options.validation { Part::Validation } else { Part::Train };
+            Split::Fold(FoldSplit { fold, of, part, seed: 0 })
+        }
         (None, Some(list)) => Split::List(ListSplit { list: list.clone() }),
         (None, None) => Split::default(),
     };
@@ -105,24 +100,13 @@ fn config(options: &StreamOptions) -> StreamConfig {
         crops_per_visit: options.crops_per_visit,
         visits_per_batch: options.visits_per_batch,
         foreground_rate: options.foreground_rate,
-        sample_by: match options.sample_by {
-            SampleByArg::Intensity => SampleBy::Intensity,
-            SampleByArg::Label => SampleBy::Label,
-            SampleByArg::Class => SampleBy::Class,
-        },
+        sample_by: options.sample_by.into(),
         window: None,
         labels: options.labels,
-        on_corrupt: match options.on_corrupt {
-            OnCorruptArg::Fail => OnCorrupt::Fail,
-            OnCorruptArg::Skip => OnCorrupt::Skip,
-        },
+        on_corrupt: options.on_corrupt.into(),
         include: options.include.clone(),
         exclude: options.exclude.clone(),
         split,
-        augment: match options.augment {
-            AugmentArg::Recipe => Chain::recipe(),
-            AugmentArg::Nnunet => Chain::nnunet(),
-            AugmentArg::Plain => Chain::plain(),
-        },
+        augment: options.augment.into(),
     }
 }

@@ -1,8 +1,9 @@
-//! `hiend-shard verify`: every byte of a cache, in parallel over its cases.
+//! `hiend-shard verify`: checks every byte of a cache, several cases at a time.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -11,8 +12,9 @@ use hiend_cache::verify::{Fault, survey, verify_case};
 use rayon::prelude::*;
 
 use super::progress::Progress;
-use super::{interrupted, print, size, stop_on_interrupt};
+use super::table::{count, size};
 use crate::cli::Verify;
+use crate::program::{INTERRUPTED, StdoutError, interrupt_flag, print};
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
@@ -23,49 +25,51 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let cases: Vec<_> =
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().context("cannot start threads")?;
-    let stop = stop_on_interrupt("finishing the cases in work; Ctrl-C again to stop at once")?;
+    let threads = args.threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
+    let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let progress = Mutex::new(Progress::new(cases.len(), bytes));
-    let looked_into = |reader: &mut VolumeReader, &(shard, idx): &(&std::sync::Arc<_>, usize)| -> Vec<Fault> {
+    let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> Result<Vec<Fault>, StdoutError> {
         if stop.load(Ordering::Relaxed) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let faults = verify_case(shard, idx, reader);
-        let mut progress = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in &faults {
-            progress.print(&fault.to_string());
+            progress.print(fault)?;
         }
         progress.advance(shard.cases()[idx].span.len());
-        faults
+        Ok(faults)
     };
-    let found: Vec<Fault> =
-        pool.install(|| cases.par_iter().map_init(VolumeReader::new, looked_into).flatten_iter().collect());
-    progress.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish();
+    let found: Result<Vec<Vec<Fault>>, StdoutError> =
+        pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
+    progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    let found = found?;
 
+    if survey.unlisted > 0 {
+        let shards = count(survey.unlisted, "shard");
+        print(format_args!("{shards} not listed in manifest.json yet; the next run of hiend-shard lists them"))?;
+    }
+    if stop.load(Ordering::Relaxed) {
+        print("Interrupted. Not every case was checked.")?;
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     let secs = started.elapsed().as_secs_f64();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
-    let looked =
-        format!("{} shards, {} cases, {} in {secs:.1} s ({rate}/s)", survey.shards.len(), cases.len(), size(bytes));
-    if survey.unlisted > 0 {
-        let unlisted = survey.unlisted;
-        print(format_args!("{unlisted} shards are not in manifest.json yet; the next run of hiend-shard lists them"))?;
-    }
-    if stop.load(Ordering::Relaxed) {
-        print("Interrupted; not everything was looked at.")?;
-        return Ok(interrupted());
-    }
-    let faults = survey.faults.len() + found.len();
-    if faults == 0 {
-        print(format_args!("{looked}: no fault"))?;
+    let (shards, cases) = (count(survey.shards.len(), "shard"), count(cases.len(), "case"));
+    let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
+    let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flatten()).collect();
+    if faults.is_empty() {
+        print(format_args!("{checked}: no fault"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut files: Vec<_> = survey.faults.iter().chain(&found).map(|fault| fault.path.display().to_string()).collect();
-    files.sort();
-    files.dedup();
-    print(format_args!("{looked}: {faults} faults in {} files", files.len()))?;
+    let files: BTreeSet<_> = faults.iter().map(|fault| &fault.path).collect();
+    let (num_faults, num_files) = (count(faults.len(), "fault"), count(files.len(), "file"));
+    print(format_args!("{checked}: {num_faults} in {num_files}"))?;
     print(
-        "To mend: restore the files from a copy, or delete them and run hiend-shard again; it converts their cases anew.",
+        "To repair: restore the files from a copy, or delete them and run hiend-shard again, which converts their \
+         cases again.",
     )?;
     Ok(ExitCode::FAILURE)
 }

@@ -1,9 +1,9 @@
-//! Numbers with 64 bits of mantissa, the x87 format that `NumPy` calls `longdouble`.
+//! Numbers with a 64-bit mantissa, the x87 format that `NumPy` calls `longdouble`.
 //!
-//! nibabel computes a quaternion's rotation in it and rounds once at the end. Doubles would give matrices that are
-//! off in the last bit, which is enough shear to decide where halves between two voxels go.
+//! nibabel computes a quaternion's rotation in this format and rounds once at the end. Doubles would give matrices that
+//! differ in the last bit, which is enough shear to decide which of two equally near voxels is read.
 
-/// A number as the sum of two: `high` is the sum rounded to a double, `low` the other eleven bits.
+/// A number as the sum of two doubles: `high` is the number rounded to a double, `low` holds the other eleven bits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extended {
     high: f64,
@@ -11,18 +11,19 @@ pub(super) struct Extended {
 }
 
 impl Extended {
+    /// The number equal to a double.
     pub(super) fn new(value: f64) -> Self {
         Self { high: value, low: 0.0 }
     }
 
-    /// Rounds the sum of two numbers, the first far larger, to 64 bits.
+    /// Rounds the sum of two numbers to 64 bits; `large` must be far larger than `small`.
     fn round(large: f64, small: f64) -> Self {
         let high = large + small;
         let low = small - (high - large);
         if high == 0.0 {
             return Self::new(0.0);
         }
-        // Adding a number whose last bit is the wanted one, and taking it away again, rounds.
+        // Adding and subtracting a number whose last bit has the wanted weight rounds to that weight.
         let exponent = (high.abs().to_bits() >> 52) - 1023;
         let below = u64::from(high.abs().to_bits().trailing_zeros() >= 52 && (low < 0.0) == (high > 0.0) && low != 0.0);
         let anchor = 1.5 * f64::from_bits((exponent + 1023 - 63 + 52 - below) << 52);
@@ -46,7 +47,7 @@ impl Extended {
         Self::round(large, small)
     }
 
-    /// The product before it is rounded to 64 bits.
+    /// The product before rounding to 64 bits, as the sum of two doubles.
     fn exact_product(self, other: Self) -> (f64, f64) {
         let product = self.high * other.high;
         let error = self.high.mul_add(other.high, -product);
@@ -58,7 +59,7 @@ impl Extended {
         let (large, small) = Self::new(quotient).exact_product(other);
         let rest = (self.high - large) - small + self.low;
         let mut small = rest / other.high;
-        // What is left beyond a double's bits decides a half, as in 2 / (1 - 2^-64): an odd last bit stands for it.
+        // The remainder beyond a double's bits decides ties, as in 2 / (1 - 2^-64). An odd last bit represents it.
         let left = ((-small).mul_add(other.high, rest) - small * other.low) * other.high.signum();
         if left != 0.0 && small.to_bits() & 1 == 0 {
             small = if left > 0.0 { small.next_up() } else { small.next_down() };
@@ -87,18 +88,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sums_keep_64_bits_and_no_more() {
+    fn sums_are_rounded_to_64_bits() {
         let one = Extended::new(1.0);
         let eps = |exponent: i32| Extended::new(2f64.powi(exponent));
         assert_eq!(one.add(eps(-63)).low.to_bits(), 2f64.powi(-63).to_bits());
         assert_eq!(one.add(eps(-65)).low.to_bits(), 0f64.to_bits());
-        // Below 1 the steps are half as large.
+        // Below 1 the last bit has half the weight.
         assert_eq!(one.sub(eps(-64)).low.to_bits(), (-(2f64.powi(-64))).to_bits());
         assert_eq!(one.sub(eps(-66)).low.to_bits(), 0f64.to_bits());
     }
 
     #[test]
-    fn a_quotient_just_above_a_half_rounds_up() {
+    fn a_quotient_just_above_a_tie_rounds_up() {
         let below_one = Extended::new(1.0).sub(Extended::new(2f64.powi(-64)));
         let quotient = Extended::new(2.0).div(below_one);
         assert_eq!((quotient.high, quotient.low), (2.0, 2f64.powi(-62)));
@@ -106,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn operations_undo_each_other(a in 0.1f64..2.0, b in 0.1f64..2.0) {
+        fn inverse_operations_restore_the_number(a in 0.1f64..2.0, b in 0.1f64..2.0) {
             let (a, b) = (Extended::new(a), Extended::new(b));
             let near = |x: Extended, y: Extended| x.sub(y).to_f64().abs() < 2f64.powi(-60);
             prop_assert!(near(a.mul(b).div(b), a));

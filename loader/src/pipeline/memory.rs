@@ -109,10 +109,10 @@ impl MemoryPlan {
     }
 }
 
-/// Cores that this process may use, as the system says (affinity and container limits included).
+/// Number of processor cores that this process may use; see [`crate::budget::cores`].
 #[must_use]
 pub fn num_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    crate::budget::cores()
 }
 
 /// What chunks and index of the largest case take: decoded, coded, and parsed.

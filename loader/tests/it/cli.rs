@@ -1,4 +1,4 @@
-//! `hiend-shard` as its users meet it: exit codes, words, and what is left on disk after trouble.
+//! The program `hiend-shard`: exit codes, messages, and the state of the disk after failures.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use hiend_cache::{Cache, Manifest, VolumeReader};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 
-/// Coarse voxels: cases of a few thousand voxels, converted in milliseconds.
+/// Flag for coarse voxels, so that a case has a few thousand of them and is converted in milliseconds.
 const SPACING: &str = "--spacing=6";
 
+/// Result of a finished process.
 struct Ran {
     code: i32,
     out: String,
@@ -35,19 +36,20 @@ fn run(args: &[&str]) -> Ran {
     ran_of(command(args).output().unwrap())
 }
 
-/// Runs and expects an exit code.
+/// Runs the program and asserts its exit code.
 fn check(args: &[&str], code: i32) -> Ran {
     let ran = run(args);
     assert_eq!(ran.code, code, "{args:?}\n{}\n{}", ran.out, ran.err);
     ran
 }
 
+/// A temporary folder with a dataset.
 struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    /// A folder with a dataset of phantoms, changed an hour ago.
+    /// Creates a dataset of phantoms whose files were modified an hour ago.
     fn with_phantoms(cases: usize) -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
         let config = PhantomConfig { cases, seed: 3, spacing_mm: [7.0, 10.0] };
@@ -126,7 +128,7 @@ fn nifti(dim: &[i16], side: f32, num_voxels: usize) -> Vec<u8> {
 }
 
 #[test]
-fn wrong_usage_is_code_2_and_says_how() {
+fn wrong_usage_exits_with_2_and_a_message() {
     let place = Place::with_phantoms(1);
     let data = place.text("data");
     for args in [
@@ -140,6 +142,8 @@ fn wrong_usage_is_code_2_and_says_how() {
         &[&data, "--jobs", "0"],
         &[&data, "--memory", "lots"],
         &[&data, "--worker", "3/3"],
+        &["verify", &data, "--threads", "0"],
+        &["stream", &data, "--weights", "1,2"],
         &[&data, "--worker", "0/2", "--prune"],
         &["verify"],
         &["inspect", &data, "--png", "x.png"],
@@ -152,7 +156,7 @@ fn wrong_usage_is_code_2_and_says_how() {
 }
 
 #[test]
-fn what_cannot_be_done_is_code_1_and_names_the_folder() {
+fn failures_exit_with_1_and_name_the_folder() {
     let place = Place::with_phantoms(1);
     let data = place.text("data");
     std::fs::create_dir(place.path("empty")).unwrap();
@@ -173,12 +177,12 @@ fn what_cannot_be_done_is_code_1_and_names_the_folder() {
     ] {
         let ran = check(args, 1);
         assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
-        assert!(ran.err.matches("os error").count() < 2, "the reason is told twice: {}", ran.err);
+        assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
     }
 }
 
 #[test]
-fn bad_files_are_left_out_one_line_each() {
+fn bad_files_are_skipped_with_one_line_each() {
     let place = Place::with_phantoms(3);
     let images = place.path("data/Dataset001_Phantom/imagesTr");
     let whole = std::fs::read(place.image(0)).unwrap();
@@ -213,20 +217,20 @@ fn bad_files_are_left_out_one_line_each() {
     for (name, bytes) in &bad {
         std::fs::write(images.join(name), bytes).unwrap();
     }
-    // A label of another shape than its image, and one that is no label map.
+    // A label of another shape than its image, and an image in place of a label map.
     std::fs::copy(place.label(1), place.label(2)).unwrap();
     std::fs::write(place.label(1), &whole).unwrap();
     std::fs::create_dir(images.join("folder_0000.nii.gz")).unwrap();
 
     let ran = place.convert(&["--jobs", "2"], 3);
-    let left_out: Vec<&str> = ran.out.lines().skip_while(|line| *line != "Left out:").collect();
+    let skipped: Vec<&str> = ran.out.lines().skip_while(|line| *line != "Skipped:").collect();
     for (name, _) in &bad {
-        let lines: Vec<&&str> = left_out.iter().filter(|line| line.contains(&format!("/{name})"))).collect();
+        let lines: Vec<&&str> = skipped.iter().filter(|line| line.contains(&format!("/{name})"))).collect();
         assert_eq!(lines.len(), 1, "{name}: {lines:?}\n{}", ran.out);
     }
     for case in [1, 2] {
         let label = place.label(case).display().to_string();
-        assert!(left_out.iter().any(|line| line.contains(&label)), "{label}\n{}", ran.out);
+        assert!(skipped.iter().any(|line| line.contains(&label)), "{label}\n{}", ran.out);
     }
     let cases: Vec<String> = voxels(&place.path("cache")).into_keys().collect();
     assert_eq!(cases, ["Dataset001_Phantom/phantom_000"]);
@@ -253,13 +257,13 @@ fn a_plan_writes_nothing() {
 }
 
 #[test]
-fn an_unchanged_run_reads_nothing_and_a_changed_case_is_converted_again() {
+fn only_changed_cases_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&[], 0);
     let before = voxels(&place.path("cache"));
     let manifest = std::fs::read(place.path("cache/manifest.json")).unwrap();
 
-    // Same size, same time, other bytes: nobody looks inside, unless asked to.
+    // Same size, same time, other bytes: only --checksum reads the file.
     let whole = std::fs::read(place.image(0)).unwrap();
     let time = std::fs::metadata(place.image(0)).unwrap().modified().unwrap();
     std::fs::write(place.image(0), vec![0; whole.len()]).unwrap();
@@ -269,26 +273,26 @@ fn an_unchanged_run_reads_nothing_and_a_changed_case_is_converted_again() {
     assert_eq!(std::fs::read(place.path("cache/manifest.json")).unwrap(), manifest);
     let ran = place.convert(&["--checksum"], 3);
     assert!(ran.out.contains("unchanged   2"), "{}", ran.out);
-    assert_eq!(voxels(&place.path("cache")), before, "what the cache has of an unreadable case stays");
+    assert_eq!(voxels(&place.path("cache")), before, "the record of a case that cannot be read any more stays");
 
-    // Another time, same bytes: the hash decides.
+    // Another time, same bytes: the hash is compared.
     std::fs::write(place.image(0), &whole).unwrap();
     assert!(place.convert(&[], 0).out.contains("unchanged   3"));
 
-    // Another case's files under this name.
+    // The files of another case under this name.
     std::fs::copy(place.image(1), place.image(0)).unwrap();
     std::fs::copy(place.label(1), place.label(0)).unwrap();
     let ran = place.convert(&[], 0);
-    assert!(ran.out.contains("cases converted   1") && ran.out.contains("Superseded"), "{}", ran.out);
+    assert!(ran.out.contains("converted   1 case ") && ran.out.contains("Superseded"), "{}", ran.out);
     let after = voxels(&place.path("cache"));
     assert_eq!(after["Dataset001_Phantom/phantom_000"], before["Dataset001_Phantom/phantom_001"]);
     assert_eq!(after["Dataset001_Phantom/phantom_002"], before["Dataset001_Phantom/phantom_002"]);
 
-    // A case that is gone stays until somebody says so.
+    // The record of a case that is gone stays until --prune.
     std::fs::remove_file(place.image(2)).unwrap();
     std::fs::remove_file(place.label(2)).unwrap();
     let ran = place.convert(&[], 0);
-    assert!(ran.out.contains("1 cases of the cache are not in this data"), "{}", ran.out);
+    assert!(ran.out.contains("1 case of the cache not in this data"), "{}", ran.out);
     assert_eq!(voxels(&place.path("cache")), after);
     let ran = place.convert(&["--prune"], 0);
     assert!(ran.out.contains("pruned") && !ran.out.contains("Superseded"), "{}", ran.out);
@@ -299,7 +303,7 @@ fn an_unchanged_run_reads_nothing_and_a_changed_case_is_converted_again() {
 }
 
 #[test]
-fn three_workers_at_once_equal_one_run() {
+fn three_concurrent_workers_equal_one_run() {
     let place = Place::with_phantoms(12);
     place.convert(&[], 0);
     let (data, shared) = (place.text("data"), place.text("shared"));
@@ -321,16 +325,16 @@ fn three_workers_at_once_equal_one_run() {
     assert_eq!(three.superseded_bytes(), 0, "no case was converted twice");
     let listed = Manifest::read(&place.path("shared")).unwrap().shards;
     assert_eq!(listed.len(), three.shards().len(), "every shard is in the manifest");
-    // One of each worker; one that began when another was done has a generation of its own, and sorts behind it.
+    // One shard of each worker. A worker that began when another was done has its own generation, which sorts last.
     let of_worker = |worker: u32| listed.iter().filter(|shard| shard.contains(&format!("-w{worker:03}-"))).count();
     assert_eq!([0, 1, 2].map(of_worker), [1; 3], "{listed:?}");
-    // Other workers find nothing left to do.
+    // Workers of another division find nothing left to convert.
     let ran = check(&[&data, "--out", &shared, SPACING, "--worker", "1/2"], 0);
-    assert!(ran.out.contains("cases converted   0"), "{}", ran.out);
+    assert!(ran.out.contains("converted   0 cases"), "{}", ran.out);
 }
 
 #[test]
-fn two_runs_into_one_cache_do_not_hurt_each_other() {
+fn two_concurrent_runs_leave_a_sound_cache() {
     let place = Place::with_phantoms(6);
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, SPACING, "--jobs", "1", "--shard-size", "30kB"];
@@ -351,7 +355,7 @@ fn unfinished(cache: &Path) -> usize {
 }
 
 #[test]
-fn a_killed_run_goes_on_where_it_was() {
+fn a_run_after_a_kill_converts_only_what_is_missing() {
     let place = Place::with_phantoms(24);
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1", "--shard-size", "1MB"];
@@ -362,7 +366,7 @@ fn a_killed_run_goes_on_where_it_was() {
     }
     run.kill().unwrap();
     run.wait().unwrap();
-    // What was finished counts, what was not is not seen.
+    // Finished shards count, the unfinished one does not.
     let verified = place.verify(0);
     let kept = voxels(&place.path("cache"));
     assert!(!kept.is_empty() && kept.len() < 24, "{} cases, {}", kept.len(), verified.out);
@@ -377,7 +381,7 @@ fn a_killed_run_goes_on_where_it_was() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_keeps_what_is_done() {
+fn an_interrupted_run_keeps_finished_cases() {
     let place = Place::with_phantoms(24);
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1"];
@@ -396,9 +400,9 @@ fn an_interrupted_run_keeps_what_is_done() {
 
 #[cfg(unix)]
 #[test]
-fn a_full_disk_ends_the_run_and_leaves_no_partial_shard() {
+fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
     let place = Place::with_phantoms(4);
-    // A limit on file size is the full disk that needs no disk: writing fails in the middle of a shard.
+    // A limit on file size makes a write fail in the middle of a shard, like a full disk.
     let script = r#"trap '' XFSZ; ulimit -f 24; exec "$0" "$@""#;
     let (data, out) = (place.text("data"), place.text("cache"));
     let mut limited = Command::new("bash");
@@ -413,7 +417,7 @@ fn a_full_disk_ends_the_run_and_leaves_no_partial_shard() {
     assert_eq!(voxels(&place.path("cache")).len(), 4);
 }
 
-/// The first byte of the first coded image chunk of the only shard.
+/// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
 fn damage(place: &Place, at: u64) -> PathBuf {
     let shard = hiend_cache::cache::list_shards(&place.path("cache")).unwrap().remove(0);
     let mut bytes = std::fs::read(&shard).unwrap();
@@ -423,7 +427,7 @@ fn damage(place: &Place, at: u64) -> PathBuf {
 }
 
 #[test]
-fn a_corrupt_chunk_is_named_by_stream_and_verify() {
+fn stream_and_verify_name_a_corrupt_chunk() {
     let place = Place::with_phantoms(1);
     place.convert(&[], 0);
     let shard = damage(&place, 40).display().to_string();
@@ -438,7 +442,7 @@ fn a_corrupt_chunk_is_named_by_stream_and_verify() {
 }
 
 #[test]
-fn lost_and_damaged_shards_are_made_again() {
+fn cases_of_lost_and_damaged_shards_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&["--shard-size", "1kB"], 0);
     let before = voxels(&place.path("cache"));
@@ -456,7 +460,7 @@ fn lost_and_damaged_shards_are_made_again() {
 }
 
 #[test]
-fn a_batch_is_made_again_with_the_same_digest() {
+fn replay_makes_the_batch_of_the_stream_again() {
     let place = Place::with_phantoms(3);
     place.convert(&[], 0);
     let cache = place.text("cache");
@@ -476,12 +480,12 @@ fn a_batch_is_made_again_with_the_same_digest() {
 }
 
 #[test]
-fn inspect_tells_what_is_there_and_helps_with_names() {
+fn inspect_shows_the_content_and_corrects_names() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);
     let cache = place.text("cache");
     let ran = check(&["inspect", &cache], 0);
-    for part in ["2 (2 with labels)", "-175 to 250 HU", "1 liver", "Dataset001_Phantom/phantom_001"] {
+    for part in ["2 cases (2 with labels)", "-175 to 250 HU", "1 liver", "Dataset001_Phantom/phantom_001"] {
         assert!(ran.out.contains(part), "{part} in {}", ran.out);
     }
     let png = place.text("case.png");
@@ -490,9 +494,121 @@ fn inspect_tells_what_is_there_and_helps_with_names() {
     assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
     let ran = check(&["inspect", &cache, "fantom_001"], 1);
     assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
-    // Nobody reads: no reason to complain.
+    // A closed pipe is not an error.
     let mut unread = command(&["inspect", &cache]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(unread.stdout.take());
     let ran = ran_of(unread.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn a_misspelt_subcommand_is_corrected() {
+    for (word, subcommand) in [("verfy", "verify"), ("inpsect", "inspect"), ("streams", "stream")] {
+        let ran = check(&[word, "cache"], 2);
+        assert!(ran.err.contains("unrecognized subcommand") && ran.err.contains(subcommand), "{}", ran.err);
+    }
+}
+
+#[test]
+fn control_characters_in_names_are_escaped() {
+    let place = Place::with_phantoms(1);
+    let name = "red\u{1b}[31m\rbell\u{7}_0000.nii.gz";
+    std::fs::write(place.image(0).with_file_name(name), b"not a scan").unwrap();
+    let converted = place.convert(&[], 3);
+    let missing = check(&["inspect", "gone\u{1b}]0;title\u{7}"], 1);
+    for text in [&converted.out, &converted.err, &missing.err] {
+        assert!(text.contains("\\u{1b}"), "{text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
+#[test]
+fn an_invalid_log_filter_is_wrong_usage() {
+    let mut command = command(&["verify", "gone"]);
+    let ran = ran_of(command.env("HIEND_LOG", "hiend_loader=loud").output().unwrap());
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.starts_with("error: HIEND_LOG=hiend_loader=loud: "), "{}", ran.err);
+}
+
+/// The device that fails every write with "no space left".
+#[cfg(target_os = "linux")]
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_an_error() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    for args in [
+        &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=2"][..],
+        &["replay", &cache, "--step=0", "--crop-size=16", "--visits-per-batch=1"],
+        &["inspect", &cache],
+        &["verify", &cache],
+        &["plan", &place.text("data"), SPACING, "--probe=0"],
+        &[&place.text("data"), "--out", &cache, SPACING],
+        &["--help"],
+        &["--version"],
+    ] {
+        let ran = ran_of(command(args).stdout(full()).output().unwrap());
+        assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("error: cannot write to standard output: "), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(voxels(&place.path("cache")).len(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_or_closed_standard_error_changes_no_exit_code() {
+    let place = Place::with_phantoms(2);
+    std::fs::write(place.image(1), b"not a scan").unwrap();
+    let (data, out) = (place.text("data"), place.text("cache"));
+    for (args, code) in [
+        (&[data.as_str(), "--out", &out, SPACING][..], 3),
+        (&["verify", "gone"], 1),
+        (&["verfy"], 2),
+        (&["--bogus"], 2),
+        (&["inspect", &out], 0),
+    ] {
+        let ran = ran_of(command(args).env("HIEND_LOG", "trace").stderr(full()).output().unwrap());
+        assert_eq!(ran.code, code, "{args:?}");
+        let mut unread = command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(unread.stderr.take());
+        assert_eq!(ran_of(unread.wait_with_output().unwrap()).code, code, "{args:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_whose_reader_left_ends_early() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    let mut unread = command(&["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=1000000000"]);
+    let mut unread = unread.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    assert_eq!(ran_of(unread.wait_with_output().unwrap()).code, 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn too_few_threads_or_too_little_memory_is_one_line() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let (data, cache) = (place.text("data"), place.text("cache"));
+    // Threads need address space for their stacks, so this limit exhausts both; limits of processes do not bind root.
+    let script = r#"ulimit -v 150000; exec "$0" "$@""#;
+    for args in [
+        &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--threads=64"][..],
+        &["verify", &cache, "--threads=64"],
+        &[&data, "--out", &place.text("other"), SPACING, "--jobs=64"],
+    ] {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard")]).args(args).env_remove("HIEND_LOG");
+        let ran = ran_of(limited.output().unwrap());
+        assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
+        assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", ran.err);
+    }
 }

@@ -1,0 +1,73 @@
+//! The task of a conversion: cases found in the data, parameters and resources, from the flags that describe them.
+
+use std::path::{Path, PathBuf};
+
+use super::table::count;
+use crate::budget::cores;
+use crate::cli::PreprocessArgs;
+use crate::convert::ConvertOptions;
+use crate::dataset::{Dataset, Exclude, find};
+use crate::preprocess::PreprocessConfig;
+use crate::program::{UsageError, note};
+
+/// Cases to convert, and the way to convert them.
+pub(super) struct Task {
+    /// Folder of the data, an absolute path.
+    pub root: PathBuf,
+    /// Datasets without the excluded cases.
+    pub datasets: Vec<Dataset>,
+    /// Number of excluded cases.
+    pub excluded: usize,
+    /// Parameters of preprocessing.
+    pub config: PreprocessConfig,
+    /// Resources and codec.
+    pub options: ConvertOptions,
+}
+
+impl Task {
+    /// Finds the cases in `data` that are not excluded.
+    ///
+    /// # Errors
+    /// If a flag is out of range, the folder cannot be listed, or every case is excluded.
+    pub fn find(data: &Path, args: &PreprocessArgs) -> anyhow::Result<Self> {
+        let config = PreprocessConfig { spacing: args.spacing.mm(), window: args.window, store: args.store.into() };
+        config.validate().map_err(UsageError::new)?;
+        let options = ConvertOptions {
+            jobs: args.jobs.map_or_else(cores, usize::from),
+            memory_bytes: args.memory.as_u64(),
+            codec: args.codec.into(),
+            ..ConvertOptions::default()
+        };
+        let mut datasets = find(data)?;
+        let (excluded, unmatched) = Exclude::new(&args.exclude).apply(&mut datasets);
+        for pattern in unmatched {
+            tracing::warn!("--exclude {pattern} matches no dataset and no case");
+        }
+        note(format_args!("{}: {}", data.display(), summary(&datasets, excluded)));
+        if datasets.iter().all(|dataset| dataset.cases.is_empty() && dataset.left_out.is_empty()) {
+            anyhow::bail!("{}: every case is excluded", data.display());
+        }
+        let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+        Ok(Self { root, datasets, excluded, config, options })
+    }
+}
+
+/// Number of cases in datasets, skipped ones included.
+pub(super) fn num_cases(datasets: &[Dataset]) -> usize {
+    datasets.iter().map(|dataset| dataset.cases.len() + dataset.left_out.len()).sum()
+}
+
+/// One line on datasets and their cases.
+pub(super) fn summary(datasets: &[Dataset], excluded: usize) -> String {
+    let one = |dataset: &Dataset| {
+        let labelled = dataset.cases.iter().filter(|case| case.label.is_some()).count();
+        let cases = count(num_cases(std::slice::from_ref(dataset)), "case");
+        format!("{} ({cases}, {labelled} with labels)", dataset.name)
+    };
+    let text = match datasets {
+        [] => "no cases".to_owned(),
+        few if few.len() <= 6 => few.iter().map(one).collect::<Vec<_>>().join(", "),
+        many => format!("{} datasets, {} cases", many.len(), num_cases(many)),
+    };
+    if excluded > 0 { format!("{text}; {} excluded", count(excluded, "case")) } else { text }
+}

@@ -1,0 +1,76 @@
+//! Habits that `hiend-shard` and `hiend-train` share: command line, log, output, interrupts and exit codes.
+//!
+//! A program's `main` calls [`main()`] and returns its result. Everything it prints goes through [`print()`] and
+//! [`note()`], so that a full disk behind standard output is an error, a closed pipe ends nothing, a closed standard
+//! error causes no panic, and no file name sends control characters to a terminal.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed; one line on standard error says why |
+//! | 2 ([`USAGE`]) | wrong command line |
+//! | 3 ([`SKIPPED`]) | done, with cases skipped |
+//! | 130 ([`INTERRUPTED`]) | stopped by Ctrl-C or by SIGTERM |
+//!
+//! Only available with the feature `cli`.
+
+mod command_line;
+mod interrupt;
+mod log;
+mod output;
+mod panics;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::fmt::MakeWriter;
+
+pub use interrupt::{interrupt_flag, on_interrupt};
+pub use log::{LogError, VARIABLE as LOG_VARIABLE};
+pub use output::{StdoutError, escape, escape_name, note, print};
+pub use values::{Expected, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window};
+
+/// A wrong value on the command line that clap cannot detect; it ends the program with [`USAGE`].
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct UsageError(Box<dyn std::error::Error + Send + Sync>);
+
+impl UsageError {
+    /// Creates the error from a message, or from the error of a check.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Exit code for a wrong command line.
+pub const USAGE: u8 = 2;
+
+/// Exit code for a run that is done but skipped cases.
+pub const SKIPPED: u8 = 3;
+
+/// Exit code for a run that was interrupted, as shells report it for Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+/// Runs a program: parses the command line, starts the log, calls `run`, reports its error, returns the exit code.
+///
+/// `log_writer` is where log lines go; [`std::io::stderr`] will do.
+pub fn main<C, W>(log_writer: W, run: impl FnOnce(&C) -> anyhow::Result<ExitCode>) -> ExitCode
+where
+    C: Parser,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    panics::explain_exhaustion();
+    let cli: C = match command_line::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let code = log::start(log_writer)
+        .map_err(|err| UsageError::new(err).into())
+        .and_then(|()| run(&cli))
+        .and_then(|code| Ok(output::flush().map(|_| code)?));
+    code.unwrap_or_else(|err| {
+        note(format_args!("error: {err:#}"));
+        if err.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    })
+}

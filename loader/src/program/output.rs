@@ -1,0 +1,115 @@
+//! What a program prints: results on standard output, everything else on standard error.
+
+use std::borrow::Cow;
+use std::fmt::{Display, Write as _};
+use std::io::{self, ErrorKind, Write as _};
+
+/// Standard output cannot be written, because its disk is full for example.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub struct StdoutError {
+    /// Error of the system.
+    pub source: io::Error,
+}
+
+/// Writes a line to standard output, with control characters escaped. Returns whether anybody still reads it.
+///
+/// A closed pipe (`| head -1`) is not an error: work that has other results than its output continues, and a command
+/// that only prints stops when this returns `false`.
+///
+/// # Errors
+/// If the line cannot be written for another reason.
+pub fn print(line: impl Display) -> Result<bool, StdoutError> {
+    // One call with the whole line: other threads' lines do not end up in the middle of it.
+    let line = format!("{line}\n");
+    let mut stdout = io::stdout().lock();
+    read_by_anybody(stdout.write_all(escape(&line).as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Writes what standard output still buffers. Returns whether anybody still reads it.
+pub(super) fn flush() -> Result<bool, StdoutError> {
+    read_by_anybody(io::stdout().flush())
+}
+
+pub(super) fn read_by_anybody(result: io::Result<()>) -> Result<bool, StdoutError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(source) => Err(StdoutError { source }),
+    }
+}
+
+/// Writes a line to standard error, with control characters escaped.
+///
+/// A line that cannot be written is lost: there is no other place to report it.
+pub fn note(line: impl Display) {
+    let line = format!("{line}\n");
+    let _ = io::stderr().lock().write_all(escape(&line).as_bytes());
+}
+
+/// Text with its control characters written as escapes (`\u{1b}`), except line feeds and tabs.
+///
+/// Names of files, cases and labels come from outside; sent to a terminal as they are, they could move its cursor or
+/// hide text. Marks that reverse the direction of text are escaped too.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    escape_if(text, |c| is_unsafe(c) && !matches!(c, '\n' | '\t'))
+}
+
+/// A name with all its control characters written as escapes, line feeds and tabs included, so that it stays within
+/// its line or table cell.
+#[must_use]
+pub fn escape_name(name: &str) -> Cow<'_, str> {
+    escape_if(name, is_unsafe)
+}
+
+fn is_unsafe(c: char) -> bool {
+    // Embeddings, overrides and isolates of bidirectional text.
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escape_if(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_escaped(c) {
+            write!(escaped, "{}", c.escape_default()).expect("writing to a string cannot fail");
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_other_text_is_kept() {
+        for (text, escaped) in [
+            ("Größe 12 µm 語", "Größe 12 µm 語"),
+            ("a\tb\nc", "a\tb\nc"),
+            ("\u{1b}[31mred", "\\u{1b}[31mred"),
+            ("x\r\u{7}\u{9b}", "x\\r\\u{7}\\u{9b}"),
+            ("gnp\u{202e}.exe", "gnp\\u{202e}.exe"),
+        ] {
+            assert_eq!(escape(text), escaped);
+        }
+    }
+
+    #[test]
+    fn an_escaped_name_is_one_line() {
+        assert_eq!(escape_name("case\n1\t2"), "case\\n1\\t2");
+        assert!(matches!(escape_name("case_1"), Cow::Borrowed("case_1")));
+    }
+
+    #[test]
+    fn only_a_closed_pipe_is_not_an_error() {
+        assert!(read_by_anybody(Ok(())).unwrap());
+        assert!(!read_by_anybody(Err(ErrorKind::BrokenPipe.into())).unwrap());
+        assert!(read_by_anybody(Err(ErrorKind::StorageFull.into())).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Values of flags as typed: sizes, shapes, spacings, windows, ranks.
+
+use std::str::FromStr;
+
+use bytesize::ByteSize;
+
+/// A value that cannot be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct Expected(
+    /// Form of a valid value, with an example.
+    pub &'static str,
+);
+
+/// Voxel side lengths of a conversion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Spacing {
+    /// Spacing of each scan's file.
+    Original,
+    /// One spacing for all scans, along x, y, z in mm.
+    Mm([f64; 3]),
+}
+
+impl Spacing {
+    /// Side lengths along x, y, z in mm; `None` for those of each file, as
+    /// [`PreprocessConfig`](crate::preprocess::PreprocessConfig) expresses it.
+    #[must_use]
+    pub fn mm(&self) -> Option<[f64; 3]> {
+        match self {
+            Self::Original => None,
+            Self::Mm(sides) => Some(*sides),
+        }
+    }
+}
+
+/// Numbers between commas; `None` if one of them is not a number.
+fn numbers<T: FromStr>(text: &str) -> Option<Vec<T>> {
+    text.split(',').map(|part| part.trim().parse().ok()).collect()
+}
+
+/// One number for all axes, or one for each.
+fn one_or_three<T: Copy + FromStr>(text: &str) -> Option<[T; 3]> {
+    match numbers(text)?.as_slice() {
+        [all] => Some([*all; 3]),
+        [x, y, z] => Some([*x, *y, *z]),
+        _ => None,
+    }
+}
+
+/// Parses a spacing: `original`, `1.5` or `1,1,3`.
+///
+/// # Errors
+/// If the text has another form. [`PreprocessConfig::validate`](crate::preprocess::PreprocessConfig::validate) checks
+/// the range.
+pub fn parse_spacing(text: &str) -> Result<Spacing, Expected> {
+    let sides = match text {
+        "original" => return Ok(Spacing::Original),
+        text => one_or_three(text),
+    };
+    sides.map(Spacing::Mm).ok_or(Expected("`original`, one number or three, such as 1.5 or 1,1,3"))
+}
+
+/// Parses voxels along x, y, z: `96` or `96,96,48`.
+///
+/// # Errors
+/// If the text has another form.
+pub fn parse_shape(text: &str) -> Result<[usize; 3], Expected> {
+    one_or_three(text).ok_or(Expected("one whole number or three, such as 96 or 96,96,48"))
+}
+
+/// Parses a size in bytes: `512MiB`, `4GB`.
+///
+/// # Errors
+/// If the text has another form.
+pub fn parse_bytes(text: &str) -> Result<ByteSize, Expected> {
+    text.parse().ok().ok_or(Expected("a size, such as 512MiB or 4GiB"))
+}
+
+/// Parses a HU range: `-175,250`.
+///
+/// # Errors
+/// If the text has another form.
+pub fn parse_window(text: &str) -> Result<[f64; 2], Expected> {
+    match numbers(text).as_deref() {
+        Some([low, high]) => Ok([*low, *high]),
+        _ => Err(Expected("two numbers, such as -175,250")),
+    }
+}
+
+/// Parses a position among several, from 0: rank 1 of 4 is `1/4`.
+///
+/// # Errors
+/// If the text has another form, or the position is not below the count.
+pub fn parse_rank(text: &str) -> Result<(usize, usize), Expected> {
+    position(text).ok_or(Expected("I/N with I from 0 to N-1, such as 0/4"))
+}
+
+/// Parses a fold of a cross-validation, from 0: the first of five is `0/5`.
+///
+/// # Errors
+/// If the text has another form, the fold is not below the count, or there are fewer than two folds.
+pub fn parse_fold(text: &str) -> Result<(u32, u32), Expected> {
+    let fold = position(text).filter(|&(_, folds)| folds >= 2);
+    fold.ok_or(Expected("K/N with N of 2 or more and K from 0 to N-1, such as 0/5"))
+}
+
+fn position<T: FromStr + PartialOrd>(text: &str) -> Option<(T, T)> {
+    let (position, count) = text.split_once('/')?;
+    let (position, count) = (position.parse().ok()?, count.parse().ok()?);
+    (position < count).then_some((position, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn valid_values_are_parsed() {
+        assert_eq!(parse_spacing("original"), Ok(Spacing::Original));
+        assert_eq!(parse_spacing("1.5"), Ok(Spacing::Mm([1.5; 3])));
+        assert_eq!(parse_spacing("1, 1,3"), Ok(Spacing::Mm([1.0, 1.0, 3.0])));
+        assert_eq!(parse_shape("96"), Ok([96; 3]));
+        assert_eq!(parse_bytes("2KiB"), Ok(ByteSize(2048)));
+        assert_eq!(parse_window("-175,250"), Ok([-175.0, 250.0]));
+        assert_eq!(parse_rank("1/4"), Ok((1, 4)));
+        assert_eq!(parse_rank("0/1"), Ok((0, 1)));
+        assert_eq!(parse_fold("4/5"), Ok((4, 5)));
+    }
+
+    #[test]
+    fn invalid_values_are_refused() {
+        for text in ["", "1,2", "1,2,x", "1,2,3,4", "Original"] {
+            assert!(parse_spacing(text).is_err(), "{text}");
+        }
+        assert!(parse_shape("1.5").is_err());
+        assert!(parse_shape("-1").is_err());
+        for text in ["", "lots", "-1", "4 parsecs"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        assert!(parse_window("5").is_err());
+        for text in ["4/4", "1", "a/4", "-1/4", "0/0", "0/4/4"] {
+            assert!(parse_rank(text).is_err(), "{text}");
+        }
+        assert!(parse_fold("0/1").is_err());
+    }
+}
