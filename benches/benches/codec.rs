@@ -1,7 +1,7 @@
-//! What a chunk of 32³ costs to decode and to encode, codec by codec.
+//! Decoding and encoding times of a chunk of 32³ voxels for each codec.
 //!
-//! `cargo bench -p benches --bench codec`. Voxels are generated with CT-like noise; throughput counts samples of two
-//! bytes, `floor/copy` copies as many. Sizes are printed once before. For real CT: `loader-bench --codec`.
+//! `cargo bench -p benches --bench codec`. Voxels are generated with CT-like noise; throughput counts values of two
+//! bytes, and `floor/copy` copies as many. Sizes are printed once at the start. For real CT: `loader-bench --codec`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::codec::planes::Planes;
@@ -11,7 +11,7 @@ use benches::volume::Voxels;
 
 const SIDE: usize = 32;
 
-/// Chunks from the middle of the volume: body, not air.
+/// Chunks from the middle of the volume, which show body and not air.
 fn chunks(voxels: &Voxels) -> Vec<Vec<u16>> {
     let [_, ny, nz] = voxels.shape;
     let start = voxels.shape.map(|n| n / 3);
@@ -19,7 +19,7 @@ fn chunks(voxels: &Voxels) -> Vec<Vec<u16>> {
         let corner = [start[0] + number / 2 * SIDE, start[1] + number % 2 * SIDE, start[2]];
         let rows =
             (0..SIDE * SIDE).map(|row| ((corner[0] + row / SIDE) * ny + corner[1] + row % SIDE) * nz + corner[2]);
-        rows.flat_map(|at| voxels.samples[at..at + SIDE].iter().copied()).collect()
+        rows.flat_map(|at| voxels.values[at..at + SIDE].iter().copied()).collect()
     };
     (0..4).map(chunk).collect()
 }
@@ -28,7 +28,7 @@ fn codec(criterion: &mut Criterion) {
     let voxels = Voxels::generated();
     let chunks = chunks(&voxels);
     let num_voxels = chunks.iter().map(Vec::len).sum::<usize>();
-    let mut samples = vec![0u16; SIDE * SIDE * SIDE];
+    let mut values = vec![0u16; SIDE * SIDE * SIDE];
     let planes = |raw_bits| Planes { bits: voxels.bits, raw_bits };
     let codecs = [
         ("packed", Codec::new(voxels.bits, CodecPreset::Fast)),
@@ -40,7 +40,7 @@ fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Bytes(2 * num_voxels as u64));
     group.bench_function("floor/copy", |bencher| {
-        bencher.iter(|| chunks.iter().for_each(|chunk| samples.copy_from_slice(chunk)));
+        bencher.iter(|| chunks.iter().for_each(|chunk| values.copy_from_slice(chunk)));
     });
     let mut encoder = Encoder::new(hiend_cache::encode::LEVEL).expect("zstd has memory");
     let mut decoder = Decoder::new().expect("zstd has memory");
@@ -56,7 +56,7 @@ fn codec(criterion: &mut Criterion) {
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 for bytes in &coded {
-                    decoder.decode(codec, [SIDE; 3], bytes, &mut samples).expect("just encoded");
+                    decoder.decode(codec, [SIDE; 3], bytes, &mut values).expect("just encoded");
                 }
             });
         });

@@ -1,8 +1,8 @@
-//! Converting one CT of 512 x 512 x 200 voxels of 0.8 x 0.8 x 2 mm, 16 bits in `.nii.gz`, on one core.
+//! Conversion of one CT of 512 x 512 x 200 voxels of 0.8 x 0.8 x 2 mm, 16-bit `.nii.gz`, on one core.
 //!
 //! `cargo bench -p benches --bench convert`. Voxels are generated with CT-like noise, or those of the largest case of
-//! the cache that `HIEND_BENCH_CACHE` names, mirror-tiled. `read` is the floor: inflating the file and swapping nothing
-//! else; `whole` ends with the shard on disk under its name.
+//! the cache that `HIEND_BENCH_CACHE` names, mirror-tiled. `read` is the lower bound: inflating the file and nothing
+//! else; `whole` ends with the named shard on disk.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -19,7 +19,7 @@ use benches::volume::{Voxels, mirror_tile};
 const SHAPE: [usize; 3] = [512, 512, 200];
 const SPACING: [f32; 3] = [0.8, 0.8, 2.0];
 
-/// A dataset in nnU-Net layout that holds the scan alone; returns the scan's path.
+/// Writes a dataset in nnU-Net layout with one scan; returns the scan's path.
 fn dataset(dir: &Path) -> std::path::PathBuf {
     let voxels = match std::env::var_os("HIEND_BENCH_CACHE") {
         Some(cache) => Voxels::of_cache(Path::new(&cache)).expect("HIEND_BENCH_CACHE is a cache"),
@@ -43,8 +43,8 @@ fn dataset(dir: &Path) -> std::path::PathBuf {
     }
     info.header.sform_code = 1;
     #[expect(clippy::cast_possible_truncation, reason = "HU of a window")]
-    let hu = |&sample: &u16| (f64::from(sample) + voxels.offset) as i16;
-    let tiled: Vec<i16> = mirror_tile(&voxels.samples, voxels.shape, SHAPE).iter().map(hu).collect();
+    let hu = |&value: &u16| (f64::from(value) + voxels.offset) as i16;
+    let tiled: Vec<i16> = mirror_tile(&voxels.values, voxels.shape, SHAPE).iter().map(hu).collect();
     std::fs::remove_dir_all(dir.join("labelsTr")).expect("just written");
     std::fs::create_dir(dir.join("labelsTr")).expect("just removed");
     write_like(&path, &info, &tiled).expect("the folder can be written");

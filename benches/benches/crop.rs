@@ -1,7 +1,7 @@
-//! One visit on one thread: eight crops of 96³ from shard to augmented floats.
+//! Time of one visit on one thread: eight crops of 96³ voxels from shard to augmented floats.
 //!
 //! `cargo bench -p benches --bench crop`. Voxels are generated with CT-like noise; throughput counts crops.
-//! `floor/copy` copies as many floats as the crops have.
+//! `floor/copy` copies the same number of floats.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::{Cache, CodecPreset};

@@ -1,7 +1,7 @@
-//! The loader as a training run uses it: batches from a stream, on one thread and on two.
+//! Time per batch of the loader as a training run uses it, on one thread and on two.
 //!
 //! `cargo bench -p benches --bench pipeline`. Voxels are generated with CT-like noise; throughput counts crops.
-//! `floor/copy` copies as many floats as a batch has.
+//! `floor/copy` copies the same number of floats.
 
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ fn pipeline(criterion: &mut Criterion) {
     for threads in [1, 2] {
         let cache = Arc::new(Cache::open(dir.path()).expect("just written"));
         let options = LoaderOptions { threads, ..LoaderOptions::default() };
-        let loader = Loader::open(cache, config.clone(), 1, &options).expect("a cache that suits");
+        let loader = Loader::open(cache, config.clone(), 1, &options).expect("the cache suits the stream");
         let mut stream = loader.stream(0);
         group.bench_function(format!("{threads} threads"), |bencher| {
-            bencher.iter(|| stream.next().expect("it has no end").expect("just written").step);
+            bencher.iter(|| stream.next().expect("a stream has no end").expect("just written").step);
         });
     }
     group.finish();

@@ -1,15 +1,15 @@
-//! How many crops a second one core augments, transform by transform and as chains.
+//! Time of each augmentation transform and of the chains, on one core.
 //!
-//! `cargo bench -p benches --bench transforms`. Throughput counts the bytes of the 96³ f32 crop that comes out;
-//! `floor/copy` is a plain copy of it, below which nothing that leaves a new crop can be. The image is noise over a
-//! ramp, labels are three slabs: no transform's time depends on the values but through the cache.
+//! `cargo bench -p benches --bench transforms`. Throughput counts the bytes of the resulting 96³ f32 crop; `floor/copy`
+//! is a plain copy of it, the lower bound for a transform that writes a new crop. The image is noise over a ramp and the
+//! labels are three slabs: values affect the time of a transform only through the processor's caches.
 //!
-//! `chain/*` runs through the draws of many crops, so its time is the mean over the drawn probabilities.
+//! `chain/*` applies the sampled parameters of many crops, so that its time is the mean over the probabilities.
 
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
-    reason = "voxel counts of a crop and labels below three are far from where a conversion loses anything"
+    reason = "voxel counts of a crop and labels below three convert without loss"
 )]
 
 use criterion::measurement::WallTime;
@@ -42,8 +42,8 @@ fn in_place(group: &mut BenchmarkGroup<WallTime>, name: &str, mut apply: impl Fn
     let mut since_fresh = 0;
     group.bench_function(name, |bencher| {
         bencher.iter(|| {
-            // Repeated contrast or gamma would drive the crop to values it never has; a copy every 64th time keeps
-            // it near its first self and costs next to nothing.
+            // Repeated contrast or gamma would drive the crop to values it never has in training; a copy every 64th time
+            // keeps it close to the original and costs almost nothing.
             if since_fresh == 64 {
                 crop.copy_from_slice(&fresh);
                 since_fresh = 0;
@@ -106,8 +106,8 @@ fn transforms(criterion: &mut Criterion) {
 fn chains(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("chain");
     group.throughput(Throughput::Elements(1)).sample_size(20).measurement_time(std::time::Duration::from_secs(15));
-    // One allocation holds the largest source box; each crop's box is cut from its front.
-    let draw_all = |chain: Chain| -> Vec<SampledParams> {
+    // One allocation holds the largest source box; each crop uses the front of it.
+    let sample_all = |chain: Chain| -> Vec<SampledParams> {
         (0..2048).map(|crop| chain.draw(&DrawId { seed: 1, epoch: 0, case: 0, crop })).collect()
     };
     for (name, chain, with_labels) in [
@@ -115,7 +115,7 @@ fn chains(criterion: &mut Criterion) {
         ("nnunet", Chain::nnunet(), false),
         ("nnunet with labels", Chain::nnunet(), true),
     ] {
-        let all = draw_all(chain);
+        let all = sample_all(chain);
         let largest =
             all.iter().map(|d| d.source_box(SHAPE)).max_by_key(|s| s.iter().product::<usize>()).unwrap_or(SHAPE);
         let (source, source_labels) = (image(largest), labels(largest));
@@ -124,8 +124,8 @@ fn chains(criterion: &mut Criterion) {
         let mut next = all.iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let Some(drawn) = next.next() else { return };
-                let shape = drawn.source_box(SHAPE);
+                let Some(params) = next.next() else { return };
+                let shape = params.source_box(SHAPE);
                 let num_voxels = shape.iter().product::<usize>();
                 let source = CropRef {
                     image: &source[..num_voxels],
@@ -134,7 +134,7 @@ fn chains(criterion: &mut Criterion) {
                 };
                 let mut crop =
                     CropMut { image: &mut to, labels: with_labels.then_some(&mut carried[..]), shape: SHAPE };
-                drawn.apply(source, &mut crop, &mut scratch);
+                params.apply(source, &mut crop, &mut scratch);
             });
         });
     }

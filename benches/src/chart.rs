@@ -1,4 +1,4 @@
-//! The result as a PNG: a bar a contender, longest first.
+//! Chart of the result as a PNG: one bar per contender, longest first.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -9,9 +9,10 @@ use font8x8::UnicodeFonts as _;
 const WIDTH: usize = 1200;
 const MARGIN: usize = 32;
 const BAR: usize = 26;
-const STEP: usize = 68;
+/// Distance between the tops of neighbouring bars in pixels.
+const PITCH: usize = 68;
 const HEAD: usize = 96;
-/// Room for the figure right of the longest bar.
+/// Width in pixels kept free for the figures right of the longest bar.
 const FIGURES: usize = 330;
 
 const BACKGROUND: [u8; 3] = [250, 250, 248];
@@ -21,27 +22,27 @@ const OURS: [u8; 3] = [0, 114, 178];
 const PEER: [u8; 3] = [154, 160, 170];
 const FLOOR: [u8; 3] = [214, 216, 220];
 
-/// What a bar stands for.
+/// Kind of contender, which decides the colour of its bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// This project.
     Ours,
-    /// Another store.
+    /// Another compressed store.
     Peer,
-    /// Nothing that compresses.
+    /// A lower bound without compression.
     Floor,
 }
 
-/// One contender.
+/// Bar of one contender.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// Its name.
+    /// Name above the bar.
     pub label: String,
-    /// Crops a second.
+    /// Crops per second.
     pub crops_per_s: f64,
-    /// Size of its store.
+    /// Size of the store in bytes per voxel.
     pub bytes_per_voxel: f64,
-    /// Its colour.
+    /// Kind of contender.
     pub kind: Kind,
 }
 
@@ -60,7 +61,7 @@ impl Canvas {
         }
     }
 
-    /// Letters of twice eight pixels.
+    /// Draws text in letters of 16 x 16 pixels.
     fn text(&mut self, text: &str, [x, y]: [usize; 2], colour: [u8; 3]) {
         for (number, letter) in text.chars().enumerate() {
             let Some(glyph) = font8x8::BASIC_FONTS.get(letter) else { continue };
@@ -73,7 +74,7 @@ impl Canvas {
     }
 }
 
-/// Draws the bars.
+/// Writes the chart to `path`, with a title and a note above the bars.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -85,13 +86,13 @@ impl Canvas {
 )]
 pub fn draw(path: &Path, title: &str, note: &str, mut bars: Vec<Bar>) -> anyhow::Result<()> {
     bars.sort_by(|a, b| b.crops_per_s.total_cmp(&a.crops_per_s));
-    let height = HEAD + bars.len() * STEP + MARGIN;
+    let height = HEAD + bars.len() * PITCH + MARGIN;
     let mut canvas = Canvas { height, rgb: BACKGROUND.repeat(WIDTH * height) };
     canvas.text(title, [MARGIN, 24], TEXT);
     canvas.text(note, [MARGIN, 54], FAINT);
     let longest = bars.first().map_or(1.0, |bar| bar.crops_per_s.max(1.0));
     for (number, bar) in bars.iter().enumerate() {
-        let y = HEAD + number * STEP;
+        let y = HEAD + number * PITCH;
         let length = ((WIDTH - 2 * MARGIN - FIGURES) as f64 * bar.crops_per_s / longest) as usize;
         let colour = match bar.kind {
             Kind::Ours => OURS,

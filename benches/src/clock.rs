@@ -1,27 +1,27 @@
-//! Clocks. On a machine that others use too, the clock on the wall says how busy it was; the CPU time says how long
-//! the work took (though a busy sibling thread and a shared cache slow that down as well).
+//! Clocks. On a shared machine, wall-clock time includes the work of others; CPU time measures the work itself, although
+//! a busy sibling thread and a shared cache slow that down as well.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Elapsed time, by both clocks, in seconds.
+/// Elapsed wall-clock and CPU time in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Elapsed {
-    /// On the wall.
+    /// Wall-clock time.
     pub wall_secs: f64,
-    /// Of the CPU, summed over the threads of the process.
+    /// CPU time summed over the threads of the process.
     pub cpu_secs: f64,
 }
 
-/// Measures one stretch of work.
+/// Stopwatch of wall-clock and CPU time.
 pub struct Stopwatch {
     wall: Instant,
     cpu: f64,
 }
 
 impl Stopwatch {
-    /// CPU time of every thread of this process.
+    /// Starts a stopwatch; its CPU time is that of all threads of this process.
     #[must_use]
     pub fn of_process() -> Self {
         Self { wall: Instant::now(), cpu: cpu_secs() }
@@ -35,12 +35,13 @@ impl Stopwatch {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "times of a benchmark")]
+/// CPU time of the process in seconds.
 fn cpu_secs() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Waits until the process's own threads have nothing left to do.
+/// Waits until the threads of this process are idle.
 pub fn settle() {
     for _ in 0..2_000 {
         let watch = Stopwatch::of_process();
@@ -51,7 +52,7 @@ pub fn settle() {
     }
 }
 
-/// The middle value; 0 of nothing.
+/// Median; 0 for an empty slice.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

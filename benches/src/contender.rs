@@ -1,4 +1,4 @@
-//! Everything that can cut a crop out of the volume, measured by turns on the same origins.
+//! Contenders: stores that crops are read from, measured alternately at the same origins.
 
 pub mod blosc2;
 pub mod memory;
@@ -8,31 +8,31 @@ pub mod zarr;
 use crate::clock::{Stopwatch, median, settle};
 use crate::volume::Voxels;
 
-/// The crops of the recipe.
+/// Crop size of the pre-training recipe, in voxels.
 pub const CROP_SIZE: [usize; 3] = [96; 3];
-/// Voxels of a crop.
+/// Number of voxels in a crop.
 pub const CROP_LEN: usize = 96 * 96 * 96;
-/// Crops that are kept before the first one's place is written again: as a batch, too large for a core's caches.
+/// Number of crop buffers written in turn: like a batch, too large for a core's caches.
 const NUM_SLOTS: usize = 32;
-/// Crops of a round.
+/// Number of crops in a round.
 const ROUND: u32 = 16;
 
-/// A store of the volume.
+/// A store that holds the volume.
 pub trait Contender {
-    /// Its key in the JSON line.
+    /// Key in the JSON output.
     fn name(&self) -> &'static str;
-    /// What it is, for people.
+    /// Description for tables and charts.
     fn label(&self) -> String;
-    /// Size of the store.
+    /// Size of the store in bytes per voxel.
     fn bytes_per_voxel(&self) -> f64;
-    /// Reads the crop that begins at `start`.
+    /// Reads the crop at `start` into `out`, scaled to [0, 1].
     ///
     /// # Errors
     /// If the store cannot be read.
     fn cut(&mut self, start: [usize; 3], out: &mut [f32]) -> anyhow::Result<()>;
 }
 
-/// Crops a second, by both clocks: the median of the rounds, and the best of them.
+/// Crops per second of each round, by wall clock and by CPU time.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     wall: Vec<f64>,
@@ -40,25 +40,25 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Adds a round.
+    /// Adds a round of `crops` crops.
     pub fn push(&mut self, crops: f64, elapsed: crate::clock::Elapsed) {
         self.wall.push(crops / elapsed.wall_secs);
         self.cpu.push(crops / elapsed.cpu_secs);
     }
 
-    /// On the wall clock, median.
+    /// Median crops per second of wall-clock time.
     #[must_use]
     pub fn per_s(&self) -> f64 {
         median(&self.wall)
     }
 
-    /// A second of CPU time, median.
+    /// Median crops per second of CPU time.
     #[must_use]
     pub fn per_cpu_s(&self) -> f64 {
         median(&self.cpu)
     }
 
-    /// A second of CPU time, best round.
+    /// Crops per second of CPU time in the best round.
     #[must_use]
     pub fn best_per_cpu_s(&self) -> f64 {
         self.cpu.iter().copied().fold(0.0, f64::max)
@@ -70,7 +70,7 @@ fn ratio(bytes: u64, voxels: &Voxels) -> f64 {
     bytes as f64 / voxels.len() as f64
 }
 
-/// Where crops are written.
+/// Crop buffers, written in turn.
 pub struct Slots {
     voxels: Vec<f32>,
     next: usize,
@@ -78,7 +78,7 @@ pub struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        // Ones, not zeros: zeroed memory would be mapped only when it is first written, inside the measurement.
+        // Ones, not zeros: zeroed memory would be mapped at the first write, inside the measurement.
         Self { voxels: vec![1.0; NUM_SLOTS * CROP_LEN], next: 0 }
     }
 }
@@ -91,7 +91,7 @@ impl Slots {
     }
 }
 
-/// One round of one contender: the crops `ROUND * round` and on.
+/// Measures one round of a contender: the `ROUND` crops from number `ROUND * round`.
 ///
 /// # Errors
 /// If the store cannot be read.
@@ -102,7 +102,7 @@ pub fn round(
     round: u32,
     rates: &mut Rates,
 ) -> anyhow::Result<()> {
-    // Of the process, not of the thread: `zarrs` hands work to threads of its own.
+    // CPU time of the process, not of the thread: `zarrs` passes work to threads of its own.
     settle();
     let watch = Stopwatch::of_process();
     for n in round * ROUND..(round + 1) * ROUND {
@@ -112,10 +112,10 @@ pub fn round(
     Ok(())
 }
 
-/// That a contender's crops are the volume's, before its speed counts.
+/// Checks that a contender's crops equal the volume's.
 ///
 /// # Errors
-/// If they are not.
+/// If a crop cannot be read or differs.
 pub fn verify(contender: &mut dyn Contender, voxels: &Voxels) -> anyhow::Result<()> {
     let mut crop = vec![0f32; CROP_LEN];
     for n in [0, 1, 77] {
@@ -125,7 +125,7 @@ pub fn verify(contender: &mut dyn Contender, voxels: &Voxels) -> anyhow::Result<
         for (row, values) in crop.chunks_exact(CROP_SIZE[2]).enumerate() {
             let (x, y) = (start[0] + row / CROP_SIZE[1], start[1] + row % CROP_SIZE[1]);
             let at = (x * voxels.shape[1] + y) * voxels.shape[2] + start[2];
-            let expected = &voxels.samples[at..at + CROP_SIZE[2]];
+            let expected = &voxels.values[at..at + CROP_SIZE[2]];
             let same = values.iter().zip(expected).all(|(v, &s)| (v - f32::from(s) / top).abs() < 1e-5);
             anyhow::ensure!(same, "{}: wrong voxels in row {row} of the crop at {start:?}", contender.name());
         }

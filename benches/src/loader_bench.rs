@@ -1,4 +1,4 @@
-//! `loader-bench`: this loader beside the stores that its users could pick, in one process, on the same voxels.
+//! `loader-bench`: compares this loader with alternative stores, in one process, on the same voxels.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,49 +18,50 @@ use crate::contender::zarr::Zarr;
 use crate::contender::{Contender, Rates, Slots, round, verify};
 use crate::volume::Voxels;
 
-/// Crops a second of the loader, and of the stores that its users could pick.
+/// Measure the loader in crops per second and compare it with other stores
 ///
-/// The loader does the whole way: read, check, decode, cut, normalise, flip, turn and shift intensities, 8 crops of 96
-/// x 96 x 96 a visit. Everything else only decodes and cuts. All by turns, warm, the peers on one thread.
+/// The loader does all of its work: read, verify, decode, cut, normalize, flip, rotate and shift intensities, 8 crops of
+/// 96 x 96 x 96 per visit. The other stores only decode and cut. All run alternately with a warm page cache, the other
+/// stores on one thread.
 #[derive(Debug, Parser)]
 #[command(name = "loader-bench", version)]
 pub struct Cli {
-    /// A cache of real CT, whose largest case is taken (mirror-tiled if it is small); else voxels are generated.
+    /// Cache of real CT; uses its largest case, mirror-tiled if small [default: generated voxels]
     #[arg(long, value_name = "CACHE")]
     shards: Option<PathBuf>,
-    /// Threads of the loader; it is measured on one thread, too.
+    /// Loader threads; one thread is measured as well
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
-    /// How long to measure.
+    /// Duration of the measurement in seconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Measure the other stores.
+    /// Measure the other stores as well
     #[arg(long)]
     peers: bool,
-    /// Print one line of JSON instead of a table.
+    /// Print one line of JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Draw the result.
+    /// Write a chart of the result to this PNG file
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
-    /// Shape of the chunks.
+    /// Side length of the chunks in voxels
     #[arg(long, value_name = "VOXELS", default_value_t = 32)]
     chunk: usize,
-    /// Codec of the cache that is measured.
+    /// Codec of the measured cache
     #[arg(long, value_enum, default_value = "fast")]
     codec: CodecArg,
-    /// What the loader does to crops.
+    /// Augmentation of the crops
     #[arg(long, value_enum, default_value = "recipe")]
     augment: AugmentArg,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum AugmentArg {
-    /// The pre-training recipe's chain
+    /// Chain of the pre-training recipe
     Recipe,
-    /// nnU-Net's chain
+    /// Chain of nnU-Net
     Nnunet,
-    /// The boxes that a device makes crops of by nnU-Net's chain
+    /// Source boxes for nnU-Net's chain on the device
     NnunetOnDevice,
 }
 
@@ -81,6 +82,7 @@ enum CodecArg {
     Lz4,
 }
 
+/// Result of one contender.
 struct Row {
     key: &'static str,
     label: String,
@@ -92,7 +94,7 @@ struct Row {
 /// Runs the benchmark.
 ///
 /// # Errors
-/// If a store cannot be made or read.
+/// If a store cannot be created or read.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let voxels = match &cli.shards {
         Some(dir) => Voxels::of_cache(dir)?,
@@ -160,12 +162,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         };
         let mut bars: Vec<Bar> = rows.iter().map(bar).collect();
         bars.push(Bar {
-            label: "this loader, the whole way, 8 crops a visit".into(),
+            label: "this loader, complete, 8 crops per visit".into(),
             crops_per_s: loaders[0].rates.per_cpu_s(),
             bytes_per_voxel: ours_bytes,
             kind: Kind::Ours,
         });
-        let title = "96 x 96 x 96 crops a second of one core, bytes a voxel";
+        let title = "96 x 96 x 96 crops per second of one core, bytes per voxel";
         draw(path, title, &voxels.origin, bars)?;
     }
     if cli.json {
@@ -216,10 +218,10 @@ fn print_table(voxels: &Voxels, loaders: &[WholeWay], rows: &[Row], bytes_per_vo
         println!("{label:44} {wall:9.0} {cpu:9.0} {best:9.0} {bytes:8.3} {:6.2}x", cpu / base);
     };
     for loader in loaders {
-        let label = format!("this loader, the whole way, threads: {}", loader.threads);
+        let label = format!("this loader, complete, threads: {}", loader.threads);
         line(&label, &loader.rates, bytes_per_voxel);
         println!(
-            "    decode {:.2} ms a crop, cut and augment {:.2} ms",
+            "    decode {:.2} ms per crop, cut and augment {:.2} ms",
             median(&loader.decode_ms),
             median(&loader.augment_ms)
         );
@@ -227,5 +229,5 @@ fn print_table(voxels: &Voxels, loaders: &[WholeWay], rows: &[Row], bytes_per_vo
     for row in rows {
         line(&row.label, &row.rates, row.bytes_per_voxel);
     }
-    println!("ratio: crops per CPU second against this loader on one thread; peers only decode and cut");
+    println!("ratio: crops per CPU second relative to this loader on one thread; other stores only decode and cut");
 }

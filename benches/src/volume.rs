@@ -1,40 +1,40 @@
-//! The voxels that every contender stores: one volume of realistic size, from a real CT where there is one.
+//! Volume that every contender stores: of realistic size, from a real CT where there is one.
 //!
-//! Small real scans are mirror-tiled: neighbouring tiles are reflections of each other, so no seam adds an edge that a
-//! codec would feel, and noise and texture stay those of the scanner.
+//! Small real scans are mirror-tiled: neighbouring tiles are reflections of each other, so that no seam adds an edge for
+//! the codec, and noise and texture remain those of the scanner.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, VolumeReader, encode};
+use hiend_cache::{Cache, CodecPreset, Manifest, NewCase, ShardWriter, VolumeReader, encode};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::rng::DrawId;
 use hiend_loader::transform::GaussianNoiseParams;
 
-/// Shape of an abdomen at 1.5 mm: about 20 million voxels.
+/// Shape of an abdominal CT at 1.5 mm spacing: about 20 million voxels.
 pub const SHAPE: [usize; 3] = [240, 252, 328];
 
-/// Samples as the cache stores them, and how to read them.
+/// Stored values of a volume, and their meaning.
 #[derive(Clone, Debug)]
 pub struct Voxels {
-    /// Where they come from, for people.
+    /// Origin of the voxels, for reports.
     pub origin: String,
-    /// Voxels along x, y, z.
+    /// Shape in voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Samples, z fastest.
-    pub samples: Vec<u16>,
-    /// Significant bits of a sample.
+    /// Stored values, z fastest.
+    pub values: Vec<u16>,
+    /// Significant bits of a value.
     pub bits: u8,
-    /// Samples above this are foreground.
+    /// Largest value that counts as background.
     pub foreground_above: u16,
-    /// HU of sample 0; one step is one HU.
+    /// HU of the value 0; the scale is 1 HU.
     pub offset: f64,
-    /// How the volume was made.
+    /// Preprocessing parameters, as in a manifest.
     pub preprocess: serde_json::Value,
 }
 
 impl Voxels {
-    /// The largest case of a cache, mirror-tiled to [`SHAPE`] if it is smaller.
+    /// Reads the largest case of a cache, mirror-tiled to [`SHAPE`] if it is smaller.
     ///
     /// # Errors
     /// If the cache cannot be read or holds no case.
@@ -43,29 +43,29 @@ impl Voxels {
         let by_size = |case: &&hiend_cache::Case| case.record().shape.iter().product::<usize>();
         let case = cache.cases().iter().max_by_key(by_size).context("the cache holds no cases")?;
         let record = case.record();
-        if record.image.step.to_bits() != 1f64.to_bits() {
-            bail!("{}: steps of {} HU; expected 1", case.key(), record.image.step);
+        if record.image.scale.to_bits() != 1f64.to_bits() {
+            bail!("{}: scale of {} HU; expected 1", case.key(), record.image.scale);
         }
         let volume = case.read_whole(&mut VolumeReader::new())?;
         let mut voxels = Self {
             origin: case.key().to_owned(),
             shape: volume.shape,
-            samples: volume.image,
+            values: volume.image,
             bits: record.image.codec.bits(),
             foreground_above: record.foreground_above,
             offset: record.image.offset,
             preprocess: cache.manifest().preprocess.clone(),
         };
-        if (0..3).any(|axis| voxels.shape[axis] < 192) || voxels.samples.len() < SHAPE.iter().product::<usize>() * 3 / 4
+        if (0..3).any(|axis| voxels.shape[axis] < 192) || voxels.values.len() < SHAPE.iter().product::<usize>() * 3 / 4
         {
-            voxels.samples = mirror_tile(&voxels.samples, voxels.shape, SHAPE);
+            voxels.values = mirror_tile(&voxels.values, voxels.shape, SHAPE);
             voxels.origin = format!("{} {:?} mirror-tiled to {SHAPE:?}", voxels.origin, voxels.shape);
             voxels.shape = SHAPE;
         }
         Ok(voxels)
     }
 
-    /// A body of soft ellipsoids with the noise of a CT, for machines without a real one.
+    /// Generates a body of soft ellipsoids with CT-like noise, for machines without a real CT.
     ///
     /// # Panics
     /// Never: the default window is valid.
@@ -90,19 +90,19 @@ impl Voxels {
                 _ => 50.0,
             } + texture;
         }
-        // Neighbouring voxels of a reconstructed, resampled CT share their noise: two thirds of it is smooth here.
+        // Neighbouring voxels of a reconstructed, resampled CT share noise: two thirds of it are smooth here.
         let mut noise = vec![0f32; hu.len()];
         GaussianNoiseParams { std: 22.0, seed: 7 }.apply(&mut noise);
         for i in 0..hu.len() {
-            let near = |step: usize| noise[(i + step) % noise.len()];
+            let near = |distance: usize| noise[(i + distance) % noise.len()];
             hu[i] += 0.5 * (near(0) + near(1) + near(nz) + near(ny * nz));
         }
-        let mut samples = vec![0u16; hu.len()];
-        quantiser.quantise(&hu, &mut samples);
+        let mut values = vec![0u16; hu.len()];
+        quantiser.quantise(&hu, &mut values);
         Self {
             origin: format!("generated, CT-like noise, {SHAPE:?}"),
             shape: SHAPE,
-            samples,
+            values,
             bits: quantiser.bits,
             foreground_above: quantiser.foreground_above,
             offset: quantiser.offset,
@@ -110,49 +110,42 @@ impl Voxels {
         }
     }
 
-    /// How many voxels there are.
+    /// Number of voxels.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.samples.len()
+        self.values.len()
     }
 
-    /// Never.
+    /// Always `false`.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
+        self.values.is_empty()
     }
 
-    /// The sample that becomes 1.
+    /// Largest value, which becomes 1 as a float.
     #[must_use]
     pub fn top(&self) -> f32 {
-        f32::from(self.samples.iter().copied().max().unwrap_or(1).max(1))
+        f32::from(self.values.iter().copied().max().unwrap_or(1).max(1))
     }
 
-    /// The volume as float32, normalised to [0, 1] as a network wants it: what the float stores keep.
+    /// Converts the volume to float32 in [0, 1], as the float stores hold it.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
         let top = self.top();
-        self.samples.iter().map(|&s| f32::from(s) / top).collect()
+        self.values.iter().map(|&s| f32::from(s) / top).collect()
     }
 
-    /// Writes a cache of one case.
+    /// Writes a cache with the volume as its one case; returns the encoded bytes.
     ///
     /// # Errors
     /// If the folder cannot be written.
     pub fn write_cache(&self, dir: &Path, chunk: [usize; 3], preset: CodecPreset) -> anyhow::Result<u64> {
         let case = NewCase {
-            dataset: "Dataset001_Bench".into(),
-            case_id: "volume".into(),
-            shape: self.shape,
-            image: &self.samples,
             image_bits: self.bits,
             image_offset: self.offset,
-            image_step: 1.0,
             foreground_above: self.foreground_above,
-            label: None,
-            geometry: Geometry::identity(self.shape),
-            source: SourceFiles::default(),
             parameters: "bench".into(),
+            ..NewCase::new("Dataset001_Bench", "volume", self.shape, &self.values)
         };
         let encoded = encode(&case, chunk, preset)?;
         let bytes = encoded.len();
@@ -163,7 +156,7 @@ impl Voxels {
         Ok(bytes)
     }
 
-    /// First voxel of crop number `n`: uniform over the volume, the same for every contender.
+    /// Origin of crop number `n`: uniform over the volume, equal for every contender.
     #[must_use]
     pub fn crop_start(&self, n: u32, crop_size: [usize; 3]) -> [usize; 3] {
         use rand::RngExt as _;
@@ -172,15 +165,15 @@ impl Voxels {
     }
 }
 
-/// Repeats a volume by reflection until it fills `shape`.
+/// Extends a volume by reflection to `shape`.
 #[must_use]
-pub fn mirror_tile(samples: &[u16], from: [usize; 3], shape: [usize; 3]) -> Vec<u16> {
+pub fn mirror_tile(values: &[u16], from: [usize; 3], shape: [usize; 3]) -> Vec<u16> {
     let reflect = |at: usize, len: usize| if (at / len).is_multiple_of(2) { at % len } else { len - 1 - at % len };
     let mut tiled = Vec::with_capacity(shape.iter().product());
     for x in 0..shape[0] {
         for y in 0..shape[1] {
             let row = (reflect(x, from[0]) * from[1] + reflect(y, from[1])) * from[2];
-            tiled.extend((0..shape[2]).map(|z| samples[row + reflect(z, from[2])]));
+            tiled.extend((0..shape[2]).map(|z| values[row + reflect(z, from[2])]));
         }
     }
     tiled
@@ -191,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_are_reflections() {
+    fn neighbouring_tiles_are_reflections() {
         let tiled = mirror_tile(&[1, 2, 3, 4], [1, 2, 2], [2, 3, 5]);
         assert_eq!(&tiled[..15], [1, 2, 2, 1, 1, 3, 4, 4, 3, 3, 3, 4, 4, 3, 3]);
         assert_eq!(tiled[..15], tiled[15..]);

@@ -1,50 +1,74 @@
-//! A volume to the bytes of a case: chunks, index and occupancy. Pure computation; [`ShardWriter`] does the writing.
+//! Encoding: from a volume to the chunks, index and occupancy of a case. Pure computation; [`ShardWriter`] writes.
 //!
 //! [`ShardWriter`]: crate::ShardWriter
 
 use std::collections::BTreeMap;
 
 use crate::codec::{Codec, CodecPreset, Encoder, Voxel};
-use crate::error::{Error, Result};
+use crate::error::{CaseError, Error, Result};
 use crate::grid::{Box3, Grid};
-use crate::index::Entry;
+use crate::index::{ENTRY_LEN, Entry};
 use crate::occupancy::{Counts, Occupancy};
-use crate::shard::record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
+use crate::record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
 
-/// The zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
+/// zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
 /// decoding is equally fast (`benches/README.md`, table "codec").
 pub const LEVEL: i32 = 3;
 
-/// A volume to be stored, z fastest.
+/// A volume to be stored, z fastest. [`NewCase::new`] has defaults for all but the essential fields.
 #[derive(Clone, Debug)]
 pub struct NewCase<'a> {
     /// Name of the dataset.
     pub dataset: String,
-    /// Name of the case.
+    /// Name of the case, unique in its dataset.
     pub case_id: String,
-    /// Voxels along x, y, z.
+    /// Shape in voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Image samples.
+    /// Stored image values.
     pub image: &'a [u16],
-    /// Significant bits of the image samples.
+    /// Significant bits of the image values, 1 to 16.
     pub image_bits: u8,
-    /// Value of sample 0.
+    /// Meaning of the image value 0, in HU for a CT.
     pub image_offset: f64,
-    /// Value of one step.
-    pub image_step: f64,
-    /// Samples above this are foreground.
+    /// Difference in meaning between consecutive image values, in HU for a CT.
+    pub image_scale: f64,
+    /// Largest image value that counts as background.
     pub foreground_above: u16,
-    /// Label samples.
+    /// Label map; `None` for a case without labels.
     pub label: Option<&'a [u8]>,
-    /// Where the voxels are.
+    /// Position of the voxels in the world.
     pub geometry: Geometry,
-    /// What the case was made from.
+    /// Files that the case is made from.
     pub source: SourceFiles,
-    /// Digest of the parameters.
+    /// Digest of the preprocessing parameters.
     pub parameters: String,
 }
 
-/// A case ready to be appended to a shard. Its offsets count from its own first byte.
+impl<'a> NewCase<'a> {
+    /// Describes an image whose values mean themselves: 16 bits, offset 0, scale 1, foreground above 0, 1 mm voxels,
+    /// without labels, sources and parameters.
+    ///
+    /// The other fields are set by struct update: `NewCase { label: Some(&label), ..NewCase::new(…) }`.
+    #[must_use]
+    pub fn new(dataset: &str, case_id: &str, shape: [usize; 3], image: &'a [u16]) -> Self {
+        Self {
+            dataset: dataset.to_owned(),
+            case_id: case_id.to_owned(),
+            shape,
+            image,
+            image_bits: <u16 as Voxel>::BITS,
+            image_offset: 0.0,
+            image_scale: 1.0,
+            foreground_above: 0,
+            label: None,
+            geometry: Geometry::identity(shape),
+            source: SourceFiles::default(),
+            parameters: String::new(),
+        }
+    }
+}
+
+/// A case ready to be appended to a shard. Its offsets are relative to its own first byte.
 #[derive(Clone, Debug)]
 pub struct EncodedCase {
     pub(crate) record: CaseRecord,
@@ -55,63 +79,61 @@ pub struct EncodedCase {
 }
 
 impl EncodedCase {
-    /// Bytes that the case will take in a shard, but for its record.
+    /// Number of bytes that the case takes in a shard, without its record.
     #[must_use]
     pub fn len(&self) -> u64 {
-        (self.data.len() + self.entries.len() * crate::index::ENTRY_LEN + self.occupancy.len()) as u64
+        (self.data.len() + self.entries.len() * ENTRY_LEN + self.occupancy.len()) as u64
     }
 
-    /// Never: a case has at least one chunk.
+    /// Always `false`: a case has at least one chunk.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What the shard will say of the case.
+    /// Record of the case, without its position in a shard.
     #[must_use]
     pub fn record(&self) -> &CaseRecord {
         &self.record
     }
 }
 
-/// Encodes a volume.
+/// Encodes a volume with chunks of shape `chunk`.
 ///
 /// # Errors
-/// If lengths and shape disagree, a sample exceeds the bits promised, or zstd fails.
+/// If lengths and shape disagree, a value exceeds the promised bits, or zstd fails.
 pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: CodecPreset) -> Result<EncodedCase> {
-    let key = || format!("{}/{}", case.dataset, case.case_id);
-    let bad = |reason: String| Error::BadCase { case: key(), reason };
-    let grid = Grid::new(case.shape, chunk).map_err(bad)?;
+    let bad = |reason: CaseError| Error::BadCase { case: format!("{}/{}", case.dataset, case.case_id), reason };
+    let grid = Grid::new(case.shape, chunk).map_err(|error| bad(error.into()))?;
     let num_voxels = case.shape.iter().product::<usize>();
-    let label_len = case.label.map_or(num_voxels, <[u8]>::len);
-    if case.image.len() != num_voxels || label_len != num_voxels {
-        let lengths = format!("{} image and {label_len} label voxels", case.image.len());
-        return Err(bad(format!("{lengths} for shape {:?}", case.shape)));
+    let (image, label) = (case.image.len(), case.label.map_or(num_voxels, <[u8]>::len));
+    if image != num_voxels || label != num_voxels {
+        return Err(bad(CaseError::Lengths { image, label, shape: case.shape }));
     }
     let image_codec = Codec::new(case.image_bits, preset);
-    crate::codec::check_fits::<u16>(image_codec, &key())?;
-    if let Some(&widest) = case.image.iter().max()
-        && u32::from(widest) >> case.image_bits != 0
+    image_codec.validate(<u16 as Voxel>::BITS).map_err(|error| bad(error.into()))?;
+    if let Some(&value) = case.image.iter().max()
+        && u32::from(value) >> case.image_bits != 0
     {
-        return Err(bad(format!("sample {widest} exceeds {} bits", case.image_bits)));
+        return Err(bad(CaseError::Value { value, bits: case.image_bits }));
     }
-    let label_codec = Codec::new(8, preset);
+    let label_codec = Codec::new(<u8 as Voxel>::BITS, preset);
 
-    let mut encoder = Encoder::new(LEVEL).map_err(|err| bad(err.to_string()))?;
+    let mut encoder = Encoder::new(LEVEL).map_err(|err| bad(CaseError::Zstd(err)))?;
     let mut data = Vec::new();
     let mut entries = Vec::with_capacity(2 * grid.num_chunks());
     let mut foreground = Vec::with_capacity(grid.num_chunks());
-    let failed = |err: std::io::Error| bad(format!("zstd: {err}"));
-    encode_array(case.image, &grid, &image_codec, &mut encoder, &mut data, &mut entries, |_, samples| {
-        foreground.push(count(samples.iter().filter(|&&s| s > case.foreground_above)));
+    let failed = |err: std::io::Error| bad(CaseError::Zstd(err));
+    encode_array(case.image, &grid, &image_codec, &mut encoder, &mut data, &mut entries, |_, values| {
+        foreground.push(count(values.iter().filter(|&&value| value > case.foreground_above)));
     })
     .map_err(failed)?;
     let mut classes: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
     if let Some(label) = case.label {
-        encode_array(label, &grid, &label_codec, &mut encoder, &mut data, &mut entries, |idx, samples| {
+        encode_array(label, &grid, &label_codec, &mut encoder, &mut data, &mut entries, |idx, values| {
             let mut counts = [0u32; 256];
-            for &s in samples {
-                counts[usize::from(s)] += 1;
+            for &value in values {
+                counts[usize::from(value)] += 1;
             }
             for (class, &count) in (0..).zip(&counts).filter(|&(_, &count)| count > 0) {
                 classes.entry(class).or_default().push((idx, count));
@@ -124,8 +146,8 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: CodecPreset) -> Res
         dataset: case.dataset.clone(),
         case_id: case.case_id.clone(),
         shape: case.shape,
-        image: ArrayRecord { codec: image_codec, offset: case.image_offset, step: case.image_step },
-        label: case.label.map(|_| ArrayRecord { codec: label_codec, offset: 0.0, step: 1.0 }),
+        image: ArrayRecord { codec: image_codec, offset: case.image_offset, scale: case.image_scale },
+        label: case.label.map(|_| ArrayRecord { codec: label_codec, offset: 0.0, scale: 1.0 }),
         foreground_above: case.foreground_above,
         geometry: case.geometry.clone(),
         source: case.source.clone(),
@@ -136,6 +158,7 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: CodecPreset) -> Res
     Ok(EncodedCase { record, chunk, data, entries, occupancy })
 }
 
+/// Encodes the chunks of an array in grid order; `observe` gets the number and the values of each.
 fn encode_array<T: Voxel>(
     volume: &[T],
     grid: &Grid,
@@ -143,19 +166,19 @@ fn encode_array<T: Voxel>(
     encoder: &mut Encoder,
     data: &mut Vec<u8>,
     entries: &mut Vec<Entry>,
-    mut look: impl FnMut(u32, &[T]),
+    mut observe: impl FnMut(u32, &[T]),
 ) -> std::io::Result<()> {
-    let mut samples = Vec::new();
+    let mut values = Vec::new();
     for idx in 0..grid.num_chunks() {
         let region = grid.chunk_box(idx);
-        gather(volume, grid.shape(), &region, &mut samples);
-        look(u32::try_from(idx).unwrap_or(u32::MAX), &samples);
-        if samples.iter().all(|s| *s == samples[0]) {
-            entries.push(Entry::Constant(samples[0].to_u16()));
+        gather(volume, grid.shape(), &region, &mut values);
+        observe(u32::try_from(idx).unwrap_or(u32::MAX), &values);
+        if values.iter().all(|value| *value == values[0]) {
+            entries.push(Entry::Constant(values[0].to_u16()));
             continue;
         }
         let start = data.len();
-        encoder.encode(codec, region.shape(), &samples, data)?;
+        encoder.encode(codec, region.shape(), &values, data)?;
         let bytes = &data[start..];
         let len = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
         entries.push(Entry::Coded { offset: start as u64, len, crc32c: crc32c::crc32c(bytes) });
@@ -163,7 +186,7 @@ fn encode_array<T: Voxel>(
     Ok(())
 }
 
-/// Copies the voxels of a box out of a volume.
+/// Replaces `out` by the voxels of a box of the volume.
 fn gather<T: Copy>(volume: &[T], shape: [usize; 3], region: &Box3, out: &mut Vec<T>) {
     out.clear();
     for x in region.start[0]..region.end[0] {
@@ -174,6 +197,7 @@ fn gather<T: Copy>(volume: &[T], shape: [usize; 3], region: &Box3, out: &mut Vec
     }
 }
 
+/// Number of items, which are voxels of one chunk.
 fn count<T>(matching: impl Iterator<Item = T>) -> u32 {
     u32::try_from(matching.count()).expect("a chunk has at most 2^18 voxels")
 }

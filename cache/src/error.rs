@@ -1,7 +1,13 @@
 //! Errors of this crate, each with the file, case or chunk it concerns.
+//!
+//! The texts say what happened and where. What to do depends on the program: its commands add that.
 
 use std::io;
 use std::path::PathBuf;
+
+use crate::codec::CodecError;
+use crate::damage::{ChunkError, ManifestError, ShardError};
+use crate::grid::{Box3, GridError};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -40,61 +46,106 @@ pub enum Error {
     /// The operating system refused to read or write a file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The folder is no cache.
-    #[error("{}: no cache here (manifest.json is missing); make one with `hiend-shard DATA --out {}`", path.display(), path.display())]
+    /// A folder that is not a cache.
+    #[error("{}: no cache here (manifest.json is missing)", path.display())]
     NoCache {
-        /// The folder asked for.
+        /// Path of the folder.
         path: PathBuf,
     },
-    /// The manifest is not what a manifest should be.
-    #[error("{}: not a readable manifest: {reason}", path.display())]
+    /// A damaged manifest, or one of another format.
+    #[error("{}: not a valid manifest: {reason}", path.display())]
     BadManifest {
-        /// The manifest file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// Damage or difference.
+        reason: ManifestError,
     },
-    /// A shard that the manifest lists is gone.
-    #[error("{}: listed in manifest.json but missing; restore it, or run hiend-shard again to convert its cases anew", path.display())]
+    /// A shard that the manifest lists and that does not exist.
+    #[error("{}: listed in manifest.json but missing", path.display())]
     MissingShard {
-        /// Where it should be.
+        /// Path of the shard.
         path: PathBuf,
     },
-    /// A shard's frame (header, footer, directory or index) does not hold together.
-    #[error("{}: not a whole shard: {reason}", path.display())]
+    /// A shard whose frame (header, footer, directory) or index is damaged.
+    #[error("{}: not a valid shard: {reason}", path.display())]
     BadShard {
-        /// The shard file.
+        /// Path of the shard.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// Damage or contradiction.
+        reason: ShardError,
     },
-    /// A chunk's bytes are not those that were written.
-    #[error("{}: case {case}, {array} chunk {chunk}: {reason}; run `hiend-shard verify` on this cache", path.display())]
+    /// A chunk whose bytes are not those that were written.
+    #[error("{}: case {case}, {array} chunk {chunk}: {reason}", path.display())]
     CorruptChunk {
-        /// The shard file.
+        /// Path of the shard.
         path: PathBuf,
         /// `DATASET/CASE`.
         case: String,
         /// `image` or `label`.
         array: &'static str,
-        /// Position in the case's chunk index.
+        /// Number of the chunk in grid order.
         chunk: usize,
-        /// What is wrong with it.
-        reason: String,
+        /// Damage or contradiction.
+        reason: ChunkError,
     },
-    /// A case that cannot be stored.
+    /// A case that cannot be stored, or a request that does not suit it.
     #[error("case {case}: {reason}")]
     BadCase {
         /// `DATASET/CASE`.
         case: String,
-        /// Why not.
-        reason: String,
+        /// Contradiction.
+        reason: CaseError,
     },
 }
 
-impl Error {
-    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        let at = FileError::at(path, action);
-        move |source| Self::File(at(source))
-    }
+/// Contradiction within a case to be stored, or between a case and a request.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaseError {
+    /// Shapes that do not make a grid.
+    #[error(transparent)]
+    Grid(#[from] GridError),
+    /// A number of bits that no codec has.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// Arrays whose lengths do not match the shape.
+    #[error("{image} image and {label} label voxels for shape {shape:?}")]
+    Lengths {
+        /// Number of image voxels.
+        image: usize,
+        /// Number of label voxels; that of the shape for a case without labels.
+        label: usize,
+        /// Shape of the case.
+        shape: [usize; 3],
+    },
+    /// An image value with more bits than promised.
+    #[error("image value {value} exceeds {bits} bits")]
+    Value {
+        /// Largest value.
+        value: u16,
+        /// Promised significant bits.
+        bits: u8,
+    },
+    /// zstd failed, which is out of memory.
+    #[error("zstd: {0}")]
+    Zstd(io::Error),
+    /// A chunk shape that differs from the shard's.
+    #[error("chunk shape {chunk:?} differs from the shard's {expected:?}")]
+    ChunkShape {
+        /// Chunk shape of the case.
+        chunk: [usize; 3],
+        /// Chunk shape of the shard.
+        expected: [usize; 3],
+    },
+    /// A request for labels that the case does not have.
+    #[error("has no labels")]
+    NoLabels,
+    /// A box that is empty or reaches beyond the volume.
+    #[error("{region:?} is empty or reaches beyond shape {shape:?}")]
+    Region {
+        /// Requested box.
+        region: Box3,
+        /// Shape of the case.
+        shape: [usize; 3],
+    },
 }

@@ -1,44 +1,83 @@
-//! How a volume is cut into chunks, and which chunks a box meets.
+//! The grid of chunks over a volume, and the chunks that a box intersects.
 //!
-//! Chunks at the upper border are smaller, not padded. Everything is indexed `[x, y, z]` with z fastest.
+//! Chunks at the upper borders are smaller, not padded. Positions and shapes are `[x, y, z]` with z fastest.
 
 use serde::{Deserialize, Serialize};
 
-/// The most voxels a chunk may have. Keeps the packed low bits of a chunk within one raw zstd block (128 KiB).
+/// Maximum number of voxels in a chunk. Keeps the packed low bits of a chunk within one raw zstd block (128 KiB).
 pub const MAX_CHUNK_VOXELS: usize = 1 << 18;
+
+/// Maximum number of voxels in a volume.
+const MAX_VOXELS: usize = 1 << 40;
+
+/// Shapes that do not make a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GridError {
+    /// A volume without voxels.
+    #[error("shape {shape:?} has a length of zero")]
+    Empty {
+        /// Shape of the volume.
+        shape: [usize; 3],
+    },
+    /// A volume of more than 2^40 voxels.
+    #[error("shape {shape:?} has more than 2^40 voxels")]
+    TooLarge {
+        /// Shape of the volume.
+        shape: [usize; 3],
+    },
+    /// A chunk without voxels, or with more than [`MAX_CHUNK_VOXELS`].
+    #[error("chunk shape {chunk:?} must hold 1 to {MAX_CHUNK_VOXELS} voxels")]
+    Chunk {
+        /// Shape of a chunk.
+        chunk: [usize; 3],
+    },
+}
 
 /// A half-open box of voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Box3 {
-    /// First voxel.
+    /// First voxel along each axis.
     pub start: [usize; 3],
-    /// One past the last voxel.
+    /// One past the last voxel along each axis.
     pub end: [usize; 3],
 }
 
 impl Box3 {
-    /// Voxels along each axis.
+    /// Box of a whole volume of this shape.
+    #[must_use]
+    pub fn whole(shape: [usize; 3]) -> Self {
+        Self { start: [0; 3], end: shape }
+    }
+
+    /// Number of voxels along each axis; 0 where the end lies before the start.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         std::array::from_fn(|a| self.end[a].saturating_sub(self.start[a]))
     }
 
-    /// Voxels in all.
+    /// Number of voxels in the box.
     #[must_use]
     pub fn num_voxels(&self) -> usize {
         self.shape().iter().product()
     }
 
-    /// The part of `self` that lies in `other`, if there is one.
+    /// Box of the voxels in both `self` and `other`; `None` if there are none.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         let start = std::array::from_fn(|a| self.start[a].max(other.start[a]));
         let end: [usize; 3] = std::array::from_fn(|a| self.end[a].min(other.end[a]));
         (0..3).all(|a| start[a] < end[a]).then_some(Self { start, end })
     }
+
+    /// Whether every voxel of `self` lies in `other`.
+    #[must_use]
+    pub fn is_inside(&self, other: &Self) -> bool {
+        (0..3).all(|a| other.start[a] <= self.start[a] && self.end[a] <= other.end[a])
+    }
 }
 
-/// A volume's shape and the shape of its chunks.
+/// Partition of a volume into chunks, numbered with z fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     shape: [usize; 3],
@@ -47,41 +86,43 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// A grid over a volume, or the reason why there is none.
+    /// Partitions a volume of `shape` into chunks of shape `chunk`.
     ///
     /// # Errors
-    /// If a length is zero, a chunk has more than [`MAX_CHUNK_VOXELS`] voxels, or a product overflows 2^40 voxels.
-    pub fn new(shape: [usize; 3], chunk: [usize; 3]) -> Result<Self, String> {
+    /// If a length is zero, a chunk has more than [`MAX_CHUNK_VOXELS`] voxels, or the volume more than 2^40.
+    pub fn new(shape: [usize; 3], chunk: [usize; 3]) -> Result<Self, GridError> {
         let product = |lengths: [usize; 3]| lengths.iter().try_fold(1usize, |n, &length| n.checked_mul(length));
-        match (product(shape), product(chunk)) {
-            (Some(0) | None, _) => Err(format!("shape {shape:?} holds no voxels or too many")),
-            (Some(n), _) if n > 1 << 40 => Err(format!("shape {shape:?} has more than 2^40 voxels")),
-            (_, Some(n)) if (1..=MAX_CHUNK_VOXELS).contains(&n) => {
-                Ok(Self { shape, chunk, chunks: std::array::from_fn(|a| shape[a].div_ceil(chunk[a])) })
-            }
-            _ => Err(format!("chunk shape {chunk:?} must hold 1 to {MAX_CHUNK_VOXELS} voxels")),
+        if shape.contains(&0) {
+            return Err(GridError::Empty { shape });
         }
+        if product(shape).is_none_or(|voxels| voxels > MAX_VOXELS) {
+            return Err(GridError::TooLarge { shape });
+        }
+        if product(chunk).is_none_or(|voxels| !(1..=MAX_CHUNK_VOXELS).contains(&voxels)) {
+            return Err(GridError::Chunk { chunk });
+        }
+        Ok(Self { shape, chunk, chunks: std::array::from_fn(|a| shape[a].div_ceil(chunk[a])) })
     }
 
-    /// The volume's shape.
+    /// Shape of the volume.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// The shape of a chunk that is not cut off.
+    /// Shape of a chunk that the border does not cut off.
     #[must_use]
     pub fn chunk(&self) -> [usize; 3] {
         self.chunk
     }
 
-    /// Chunks of a column: those that lie above one another along z, whose numbers follow each other.
+    /// Number of chunks in a column: the chunks at one x and y, which have consecutive numbers.
     #[must_use]
     pub fn column_len(&self) -> usize {
         self.chunks[2]
     }
 
-    /// The voxels of the column that begins with chunk `idx`.
+    /// Box of the column from chunk `idx` to the upper border of z.
     #[must_use]
     pub fn column_box(&self, idx: usize) -> Box3 {
         let Box3 { start, mut end } = self.chunk_box(idx);
@@ -89,13 +130,13 @@ impl Grid {
         Box3 { start, end }
     }
 
-    /// How many chunks there are.
+    /// Number of chunks in the volume.
     #[must_use]
     pub fn num_chunks(&self) -> usize {
         self.chunks.iter().product()
     }
 
-    /// The voxels of one chunk.
+    /// Box of chunk `idx`.
     #[must_use]
     pub fn chunk_box(&self, idx: usize) -> Box3 {
         let [_, ny, nz] = self.chunks;
@@ -104,9 +145,9 @@ impl Grid {
         Box3 { start, end: std::array::from_fn(|a| (start[a] + self.chunk[a]).min(self.shape[a])) }
     }
 
-    /// Every chunk that meets `region`, in increasing order. The region may reach beyond the volume.
+    /// Numbers of the chunks that intersect `region`, in increasing order. The region may reach beyond the volume.
     pub fn chunks_meeting(&self, region: &Box3) -> impl Iterator<Item = usize> + use<> {
-        let inside = region.intersection(&Box3 { start: [0; 3], end: self.shape });
+        let inside = region.intersection(&Box3::whole(self.shape));
         let (first, last) = inside.map_or(([0; 3], [0; 3]), |b| {
             (
                 std::array::from_fn(|a| b.start[a] / self.chunk[a]),
@@ -126,28 +167,63 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn impossible_grids_are_refused() {
-        for (shape, chunk) in [
-            ([0, 4, 4], [2; 3]),
-            ([4; 3], [0, 2, 2]),
-            ([4; 3], [128, 128, 128]),
-            ([usize::MAX, 2, 2], [2; 3]),
-            ([1 << 20, 1 << 20, 2], [32; 3]),
-        ] {
-            assert!(Grid::new(shape, chunk).is_err(), "{shape:?} {chunk:?}");
+    fn impossible_grid_is_an_error() {
+        let check = |shape, chunk, expected| assert_eq!(Grid::new(shape, chunk), Err(expected));
+        for shape in [[0, 4, 4], [4, 4, 0], [usize::MAX, 2, 0]] {
+            check(shape, [2; 3], GridError::Empty { shape });
         }
+        for shape in [[usize::MAX, 2, 2], [1 << 20, 1 << 20, 2], [(1 << 40) + 1, 1, 1]] {
+            check(shape, [2; 3], GridError::TooLarge { shape });
+        }
+        for chunk in [[0, 2, 2], [128; 3], [usize::MAX, 2, 2], [1, 1, MAX_CHUNK_VOXELS + 1]] {
+            check([4; 3], chunk, GridError::Chunk { chunk });
+        }
+    }
+
+    #[test]
+    fn largest_grid_is_accepted() {
+        let grid = Grid::new([1 << 20, 1 << 20, 1], [1, 1, MAX_CHUNK_VOXELS]).unwrap();
+        assert_eq!((grid.num_chunks(), grid.column_len()), (1 << 40, 1));
+    }
+
+    #[test]
+    fn box_is_inside_itself_and_nothing_smaller() {
+        let outer = Box3 { start: [1, 2, 3], end: [4, 6, 8] };
+        assert!(outer.is_inside(&outer));
+        for axis in 0..3 {
+            let (mut low, mut high) = (outer, outer);
+            low.start[axis] -= 1;
+            high.end[axis] += 1;
+            assert!(!low.is_inside(&outer) && !high.is_inside(&outer), "axis {axis}");
+            assert!(outer.is_inside(&low) && outer.is_inside(&high), "axis {axis}");
+        }
+    }
+
+    #[test]
+    fn column_reaches_from_its_chunk_to_the_upper_border() {
+        let grid = Grid::new([5, 7, 11], [2, 3, 4]).unwrap();
+        assert_eq!((grid.shape(), grid.chunk(), grid.column_len()), ([5, 7, 11], [2, 3, 4], 3));
+        assert_eq!(grid.column_box(3), Box3 { start: [0, 3, 0], end: [2, 6, 11] });
+        assert_eq!(grid.column_box(17), Box3 { start: [2, 6, 8], end: [4, 7, 11] });
     }
 
     proptest! {
         #[test]
-        fn chunks_tile_the_volume(shape in [1usize..40, 1..40, 1..40], chunk in [1usize..20, 1..20, 1..20]) {
+        fn chunks_tile_the_volume(shape in [1usize..20, 1..20, 1..20], chunk in [1usize..12, 1..12, 1..12]) {
             let grid = Grid::new(shape, chunk).unwrap();
-            let voxels: usize = (0..grid.num_chunks()).map(|i| grid.chunk_box(i).num_voxels()).sum();
-            prop_assert_eq!(voxels, shape.iter().product::<usize>());
+            let mut covered = vec![0u8; shape.iter().product()];
+            for part in (0..grid.num_chunks()).map(|idx| grid.chunk_box(idx)) {
+                prop_assert!(part.is_inside(&Box3::whole(shape)));
+                for (x, y) in (part.start[0]..part.end[0]).flat_map(|x| (part.start[1]..part.end[1]).map(move |y| (x, y))) {
+                    let row = (x * shape[1] + y) * shape[2];
+                    covered[row + part.start[2]..row + part.end[2]].iter_mut().for_each(|count| *count += 1);
+                }
+            }
+            prop_assert!(covered.iter().all(|&count| count == 1));
         }
 
         #[test]
-        fn a_region_meets_the_chunks_it_should(
+        fn chunks_of_a_region_are_those_that_intersect_it(
             shape in [1usize..30, 1..30, 1..30], chunk in [1usize..12, 1..12, 1..12],
             start in [0usize..40, 0..40, 0..40], size in [0usize..20, 0..20, 0..20],
         ) {

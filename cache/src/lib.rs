@@ -1,47 +1,43 @@
 //! Memory-mapped, checksummed zstd shards of 3-D volumes.
 //!
 //! A *cache* is a folder of write-once [`shard`] files and a [`manifest`]. A shard holds many cases; a case holds an
-//! image and, where there is one, a label map, cut into [`grid`] chunks; a chunk is independent stock zstd data
-//! ([`codec`]) with a checksum, so that reading a box touches only the chunks that it meets. Next to the chunks lies
-//! an [`occupancy`] table, from which voxels are drawn uniformly over foreground, background or a class without
-//! reading the volume.
+//! image and, where there is one, a label map, cut into the chunks of a [`grid`]. A chunk is independent stock zstd data
+//! ([`codec`]) with a checksum, so that reading a box touches only the chunks it intersects. An [`occupancy`] table per
+//! case lets voxels be sampled uniformly over foreground, background or a class without reading the volume.
 //!
 //! This crate carries geometry (shapes, spacings, affines) but knows nothing of medicine, training or configuration.
-//! The file format is specified byte for byte in [`shard`].
 //!
+//! # Format stability
+//! [`shard`] specifies the file format byte for byte. Version 1 is frozen: every release reads the shards and manifests
+//! of every earlier one, and a file of a later version is rejected by its number.
+//!
+//! # Example
 //! ```
-//! use hiend_cache::{Cache, Geometry, Manifest, NewCase, CodecPreset, ShardWriter, SourceFiles, VolumeReader};
+//! use hiend_cache::{Box3, Cache, CodecPreset, Manifest, NewCase, ShardWriter, VolumeReader, encode};
 //!
+//! // Store a volume in chunks of 32 x 32 x 32 voxels.
 //! let dir = tempfile::tempdir()?;
 //! let image: Vec<u16> = (0..40 * 40 * 40).map(|i| (i % 400) as u16).collect();
-//! let case = NewCase {
-//!     dataset: "Dataset001_Demo".into(),
-//!     case_id: "a".into(),
-//!     shape: [40, 40, 40],
-//!     image: &image,
-//!     image_bits: 9,
-//!     image_offset: -175.0,
-//!     image_step: 1.0,
-//!     foreground_above: 0,
-//!     label: None,
-//!     geometry: Geometry::identity([40, 40, 40]),
-//!     source: SourceFiles::default(),
-//!     parameters: "demo".into(),
-//! };
+//! let case = NewCase { image_bits: 9, image_offset: -175.0, ..NewCase::new("Dataset001", "a", [40; 3], &image) };
 //! let mut writer = ShardWriter::create(dir.path(), 1, 0)?;
-//! writer.push(hiend_cache::encode(&case, [32; 3], CodecPreset::Fast)?)?;
+//! writer.push(encode(&case, [32; 3], CodecPreset::Fast)?)?;
 //! writer.finish()?;
-//! Manifest::default().write(dir.path())?;
+//! Manifest::update(dir.path(), |_| {})?;
 //!
+//! // Read a box of it. The meaning of a stored value is `offset + scale * value`.
 //! let cache = Cache::open(dir.path())?;
-//! let mut reader = VolumeReader::new();
-//! let stored = cache.cases()[0].read_whole(&mut reader)?;
-//! assert_eq!(stored.image, image);
+//! let case = cache.case("Dataset001/a").unwrap();
+//! let region = Box3 { start: [3, 20, 8], end: [5, 40, 39] };
+//! let stored = case.read_box(&region, &mut VolumeReader::new())?;
+//! assert_eq!((stored.shape, stored.image[0]), ([2, 20, 31], image[(3 * 40 + 20) * 40 + 8]));
+//! assert_eq!((case.record().image.offset, case.record().image.scale), (-175.0, 1.0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod cache;
+pub mod case;
 pub mod codec;
+pub mod damage;
 pub mod durable;
 pub mod encode;
 pub mod error;
@@ -52,16 +48,24 @@ pub mod lookup;
 pub mod manifest;
 pub mod occupancy;
 pub mod prune;
+pub mod record;
 pub mod shard;
 pub mod storage;
 pub mod verify;
 
-pub use cache::{Cache, Case, StoredVolume, VolumeReader};
-pub use codec::{CodecPreset, Decoder, Encoder};
+pub use cache::Cache;
+pub use case::{Case, StoredVolume, VolumeReader};
+pub use codec::{Codec, CodecPreset, Decoder, Encoder};
+pub use damage::{ChunkError, ManifestError, ShardError};
 pub use encode::{EncodedCase, NewCase, encode};
-pub use error::{Error, FileError, Result};
+pub use error::{CaseError, Error, FileError, Result};
 pub use grid::{Box3, Grid};
+pub use index::{ChunkIndex, Entry};
 pub use manifest::{DatasetInfo, Manifest};
-pub use shard::record::{CaseRecord, Geometry, SourceFiles};
+pub use occupancy::{Counts, Occupancy};
+pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
+pub use shard::list_shards;
+pub use shard::reader::{CaseIndex, Shard};
+pub use shard::rolling::{RollingShardWriter, Written};
 pub use shard::writer::ShardWriter;
 pub use storage::Access;

@@ -1,45 +1,58 @@
-//! `manifest.json`: what a cache is, for people and for a check that nothing was lost.
+//! `manifest.json`: parameters and label names of a cache, and the list of its shards.
 //!
-//! The truth about cases lies in the shards (see [`crate::shard`]); the manifest adds what shards don't know: how the
-//! volumes were made, the datasets' label names, and the list of shards as it stood at the end of the last run, so
-//! that a lost file is noticed.
+//! The records of the cases are in the shards (see [`crate::shard`]). The manifest adds what shards do not know: how the
+//! volumes were made, the datasets' label names, and the shards at the end of the last run, so that a lost file is
+//! noticed. It is JSON to be read by people. A checksum finds damage anywhere in it; to edit it by hand, delete the line
+//! `"checksum"`.
+//!
+//! Manifests without a checksum, which earlier versions wrote, remain readable; those versions reject one that has it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::list_shards;
+use crate::damage::ManifestError;
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileError, Result};
 use crate::lock::FileLock;
-use crate::shard::VERSION;
+use crate::shard::{VERSION, list_shards};
 
 /// Name of the manifest in a cache folder.
 pub const FILE_NAME: &str = "manifest.json";
 
-/// Prefix of the temporary files of earlier versions; those of this one are [`durable`]'s.
+/// Value of [`Manifest::format`].
+const FORMAT: &str = "hiend-cache";
+
+/// Number of hex digits of the checksum.
+const CHECKSUM_LEN: usize = 32;
+
+/// Prefix of the temporary files of earlier versions; [`durable`] names those of this one.
 const FORMER_TEMPORARY_PREFIX: &str = ".manifest-";
 
-/// Contents of `manifest.json`.
+/// Content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Always `hiend-cache`.
+    /// Format name, always `hiend-cache`.
     pub format: String,
     /// Version of the shard format.
     pub version: u32,
     /// Program and version that wrote the manifest.
     pub created_by: String,
-    /// How volumes were brought to one grid and one range; opaque to this crate.
+    /// Preprocessing parameters of the volumes; opaque to this crate.
     pub preprocess: serde_json::Value,
     /// Datasets by name.
     pub datasets: BTreeMap<String, DatasetInfo>,
     /// File names of the shards, sorted.
     pub shards: Vec<String>,
+    /// BLAKE3 hash of the file's bytes with zeros in place of these 32 hex digits. Set by [`Manifest::write`]; `None` in
+    /// manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
 }
 
-/// What a dataset says of itself.
+/// Description of a dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetInfo {
@@ -50,12 +63,13 @@ pub struct DatasetInfo {
 impl Default for Manifest {
     fn default() -> Self {
         Self {
-            format: "hiend-cache".into(),
+            format: FORMAT.into(),
             version: VERSION,
             created_by: concat!("hiend-cache ", env!("CARGO_PKG_VERSION")).into(),
             preprocess: serde_json::Value::Null,
             datasets: BTreeMap::new(),
             shards: Vec::new(),
+            checksum: None,
         }
     }
 }
@@ -64,37 +78,29 @@ impl Manifest {
     /// Reads the manifest of the cache in `dir`.
     ///
     /// # Errors
-    /// If there is none, or it is of another format or version.
+    /// If there is none, it is damaged, or it is of another format or version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE_NAME);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NoCache { path: dir.to_owned() });
-            }
-            Err(err) => return Err(Error::io(path, "read")(err)),
-        };
-        let bad = |reason: String| Error::BadManifest { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|err| bad(err.to_string()))?;
-        if manifest.format != "hiend-cache" || manifest.version != VERSION {
-            let found = format!("{} version {}", manifest.format, manifest.version);
-            return Err(bad(format!("{found}; this program reads hiend-cache version {VERSION}")));
+        match std::fs::read(&path) {
+            Ok(bytes) => Self::from_bytes(&bytes).map_err(|reason| Error::BadManifest { path, reason }),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => Err(Error::NoCache { path: dir.to_owned() }),
+            Err(err) => Err(FileError::at(path, "read")(err).into()),
         }
-        Ok(manifest)
     }
 
-    /// Changes the manifest of the cache in `dir`, or makes one, and brings its list of shards up to date.
+    /// Changes the manifest of the cache in `dir`, or creates one, and updates its list of shards.
     ///
-    /// Runs that end at the same time wait for each other, so that none loses what another wrote. Where the file
-    /// system has no locks, the last one to write wins; it lists all shards that it sees, and a shard that is in the
-    /// folder but not in the list still counts.
+    /// Runs that end at the same time wait for each other, so that neither loses the other's changes. Where the file
+    /// system has no locks, the last one to write wins; it lists all shards that it sees, and a shard in the folder that
+    /// is not in the list still counts.
     ///
     /// # Errors
     /// If the old manifest is not readable, or the new one cannot be written.
     pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
         let lock = FileLock::exclusive(&dir.join(".manifest.lock"))?;
         if lock.is_effective() {
-            remove_unfinished(dir)?;
+            durable::remove_stale(dir)?;
+            remove_former_temporaries(dir)?;
         }
         let mut manifest = match Self::read(dir) {
             Ok(manifest) => manifest,
@@ -107,26 +113,169 @@ impl Manifest {
         manifest.write(dir)
     }
 
-    /// Writes the manifest of the cache in `dir`, replacing the old one at once or not at all.
+    /// Writes the manifest of the cache in `dir` with a new checksum, durably.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written; the previous one is then untouched.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE_NAME);
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|err| Error::io(&path, "write")(err.into()))?;
-        bytes.push(b'\n');
+        let bytes = self.to_bytes().map_err(|err| FileError::at(&path, "serialize")(err.into()))?;
         Ok(durable::write(&path, &bytes)?)
+    }
+
+    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let blank = Self { checksum: Some("0".repeat(CHECKSUM_LEN)), ..self.clone() };
+        let mut bytes = serde_json::to_vec_pretty(&blank)?;
+        bytes.push(b'\n');
+        let checksum = checksum(&bytes);
+        let digits = last_position(&bytes, &[b'0'; CHECKSUM_LEN]).expect("the checksum is the last field");
+        bytes[digits..digits + CHECKSUM_LEN].copy_from_slice(checksum.as_bytes());
+        Ok(bytes)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        if manifest.format != FORMAT || manifest.version != VERSION {
+            let Self { format, version, .. } = manifest;
+            return Err(ManifestError::Format { format, version, expected: VERSION });
+        }
+        if let Some(stated) = &manifest.checksum {
+            let mut blank = bytes.to_vec();
+            let digits = last_position(&blank, stated.as_bytes()).ok_or(ManifestError::Checksum)?;
+            blank[digits..digits + stated.len()].fill(b'0');
+            if checksum(&blank) != *stated {
+                return Err(ManifestError::Checksum);
+            }
+        }
+        Ok(manifest)
     }
 }
 
-/// Removes the temporary files of runs that were killed while they wrote a manifest. The caller holds the lock.
-fn remove_unfinished(dir: &Path) -> Result<()> {
-    durable::remove_stale(dir)?;
-    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
-        let entry = entry.map_err(Error::io(dir, "list"))?;
+/// Checksum of a manifest's bytes whose own digits are zeros.
+fn checksum(blank: &[u8]) -> String {
+    blake3::hash(blank).to_hex()[..CHECKSUM_LEN].to_owned()
+}
+
+/// Position of the last occurrence of `part`; `None` also for an empty one.
+fn last_position(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    if part.is_empty() {
+        return None;
+    }
+    bytes.windows(part.len()).rposition(|window| window == part)
+}
+
+/// Removes temporary files that earlier versions left. The caller holds the lock.
+fn remove_former_temporaries(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
+        let entry = entry.map_err(FileError::at(dir, "list"))?;
         if entry.file_name().to_string_lossy().starts_with(FORMER_TEMPORARY_PREFIX) {
-            let _ = std::fs::remove_file(entry.path());
+            std::fs::remove_file(entry.path()).map_err(FileError::at(entry.path(), "remove"))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let labels = BTreeMap::from([(0, "background".to_owned()), (1, "Leber \u{e4}".to_owned())]);
+        Manifest {
+            preprocess: serde_json::json!({"window": [-175.0, 250.0], "spacing": 1.5, "tiny": 1e-30}),
+            datasets: BTreeMap::from([("Dataset001_Test".to_owned(), DatasetInfo { labels })]),
+            shards: vec!["g0001-w000-0000.shard".to_owned()],
+            ..Manifest::default()
+        }
+    }
+
+    #[test]
+    fn manifest_round_trips() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest().write(dir.path()).unwrap();
+        let read = Manifest::read(dir.path()).unwrap();
+        assert_eq!(read.checksum.as_ref().map(String::len), Some(CHECKSUM_LEN));
+        assert_eq!(Manifest { checksum: None, ..read.clone() }, manifest());
+        // Written again, the bytes are the same.
+        let bytes = std::fs::read(dir.path().join(FILE_NAME)).unwrap();
+        read.write(dir.path()).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(FILE_NAME)).unwrap(), bytes);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_an_error() {
+        let whole = manifest().to_bytes().unwrap();
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                assert!(Manifest::from_bytes(&bytes).is_err(), "bit {bit} of byte {at}");
+            }
+            assert!(Manifest::from_bytes(&whole[..at]).is_err(), "cut to {at} bytes");
+        }
+        assert!(Manifest::from_bytes(&[whole.as_slice(), b" "].concat()).is_err(), "a blank at the end");
+    }
+
+    #[test]
+    fn manifest_without_checksum_is_read() {
+        let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+        let (before, _) = text.split_once(",\n  \"checksum\"").unwrap();
+        let read = Manifest::from_bytes(format!("{before}\n}}\n").as_bytes()).unwrap();
+        assert_eq!(read, manifest());
+        // What an earlier version wrote, with a renamed class: an edit by hand.
+        let edited = before.replace("background", "air");
+        assert!(Manifest::from_bytes(format!("{edited}\n}}\n").as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn label_that_looks_like_a_checksum_is_no_obstacle() {
+        let mut manifest = manifest();
+        manifest.created_by = "0".repeat(CHECKSUM_LEN);
+        let bytes = manifest.to_bytes().unwrap();
+        let read = Manifest::from_bytes(&bytes).unwrap();
+        assert_eq!(read.created_by, manifest.created_by);
+    }
+
+    #[test]
+    fn other_format_or_version_is_rejected() {
+        for other in [Manifest { format: "zarr".into(), ..manifest() }, Manifest { version: VERSION + 1, ..manifest() }]
+        {
+            let error = Manifest::from_bytes(&other.to_bytes().unwrap()).unwrap_err();
+            assert!(matches!(error, ManifestError::Format { expected: VERSION, .. }), "{error}");
+        }
+        for checksum in ["", "0", "00000000000000000000000000000000"] {
+            let mut bytes = serde_json::to_vec(&Manifest { checksum: Some(checksum.into()), ..manifest() }).unwrap();
+            bytes.push(b'\n');
+            assert!(matches!(Manifest::from_bytes(&bytes), Err(ManifestError::Checksum)), "{checksum:?}");
+        }
+    }
+
+    #[test]
+    fn update_lists_shards_and_removes_what_killed_runs_left() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.shard", "a.shard", "notes.txt", ".manifest-x", ".hiend-x.tmp"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        Manifest::update(dir.path(), |manifest| manifest.created_by = "me".into()).unwrap();
+        Manifest::update(dir.path(), |manifest| manifest.preprocess = 5.into()).unwrap();
+        let read = Manifest::read(dir.path()).unwrap();
+        assert_eq!((read.created_by.as_str(), read.preprocess), ("me", 5.into()));
+        assert_eq!(read.shards, ["a.shard", "b.shard"]);
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".manifest.lock", "a.shard", "b.shard", FILE_NAME, "notes.txt"]);
+    }
+
+    #[test]
+    fn missing_manifest_is_no_cache_and_a_damaged_one_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Manifest::read(dir.path()), Err(Error::NoCache { path }) if path == dir.path()));
+        std::fs::write(dir.path().join(FILE_NAME), b"{").unwrap();
+        assert!(matches!(Manifest::update(dir.path(), |_| {}), Err(Error::BadManifest { .. })));
+        assert_eq!(std::fs::read(dir.path().join(FILE_NAME)).unwrap(), b"{");
+        std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
+        std::fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
+        assert!(matches!(Manifest::read(dir.path()), Err(Error::File(FileError { action: "read", .. }))));
+    }
 }

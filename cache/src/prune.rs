@@ -1,23 +1,23 @@
-//! Gives back the space of records that no longer count, and of cases that are no longer wanted.
+//! Pruning: reclaims the space of superseded records and of cases that are no longer wanted.
 //!
-//! Shards are never changed, so a shard that holds something to be dropped is written anew without it, or removed if
-//! nothing is left. Chunks are copied as they are; nothing is encoded again. A copy keeps the generation of the shard
-//! it comes from, so it counts against all other records of its case as the original did.
+//! Shards are never changed. A shard with something to drop is written again without it, or removed if nothing remains.
+//! Chunks are copied without decoding. A copy keeps the generation of its shard, so that it counts against all other
+//! records of its case as the original did.
 //!
-//! # Order, and what a crash leaves
-//! 1. New shards are written, synced and named. *Until here* the old shards are all there; a case that is in an old
-//!    and a new shard has two equal records, of which either may count.
-//! 2. The manifest lists the shards that stay. *Until here* it listed the old ones, which are there.
-//! 3. Old shards are removed. *Until the last* a case that was to be dropped may still be seen, or an older record of
-//!    it; the next run with `--prune` goes on where this one ended.
+//! # Order, and the state after a crash
+//! 1. New shards are written, synced and named. *Until then* all old shards exist; a case in an old and a new shard has
+//!    two equal records, and either may count.
+//! 2. The manifest lists the shards that stay. *Until then* it lists the old ones, which exist.
+//! 3. Old shards are removed. *Until the last is*, a dropped case may still be visible, or an older record of it; the
+//!    next prune continues from there.
 //!
-//! At no point does a wanted case have no whole record on disk.
+//! A wanted case has a complete record on disk at every point.
 //!
-//! # Beside other processes
-//! Runs that add shards hold a [`RunLock`] in common; pruning needs it alone, so it never removes what a run is about
-//! to list. Readers that have a cache open keep the removed shards' bytes until they close them (on Unix; elsewhere the
-//! removal fails, and the next prune repeats it). Who opens a cache at the very moment of step 3 may be told of a file
-//! that is gone, and opens it again.
+//! # Concurrent processes
+//! Runs that add shards share a [`RunLock`]; pruning needs it alone, so that it never removes a shard that a run is about
+//! to list. Readers with the cache open keep the bytes of removed shards until they close them (on Unix; elsewhere the
+//! removal fails, and the next prune repeats it). A process that opens the cache during step 3 may get the error of a
+//! missing shard, and succeeds when it tries again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,11 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{FileError, Result};
 use crate::lock::FileLock;
 use crate::manifest::Manifest;
 use crate::shard::Shard;
-use crate::shard::writer::ShardWriter;
+use crate::shard::rolling::RollingShardWriter;
 use crate::storage::Access;
 
 /// A run's claim that it may add shards to a folder, shared with other runs. Ends with the process.
@@ -52,38 +52,39 @@ impl RunLock {
     }
 }
 
-/// A shard and which of its records stay.
+/// A shard and the positions of its records that stay.
 type Staying<'a> = (&'a Arc<Shard>, Vec<usize>);
 
-/// What was dropped.
+/// Outcome of pruning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Cases that were not wanted.
+    /// Number of unwanted cases dropped.
     pub cases: usize,
-    /// Records of wanted cases that no longer counted.
+    /// Number of superseded records of wanted cases dropped.
     pub records: usize,
-    /// Shards with nothing left in them.
+    /// Number of shards removed because nothing remained in them.
     pub shards_removed: usize,
-    /// Shards written anew without some of their records.
+    /// Number of shards written again without some of their records.
     pub shards_rewritten: usize,
-    /// Bytes that the folder holds less than before.
+    /// Number of bytes by which the folder shrank.
     pub bytes_freed: u64,
 }
 
 /// Drops superseded records, and all records of cases whose key is not wanted.
 ///
-/// Returns `None`, having done nothing, if another run is adding shards. New shards grow to about `shard_bytes`.
+/// Returns `None` and changes nothing if another run is adding shards. `shard_bytes` limits the size of new shards, as
+/// in [`RollingShardWriter`].
 ///
 /// # Errors
-/// If the cache is not whole, or cannot be written. What is left is a whole cache either way.
+/// If a shard is missing or damaged, or the folder cannot be written. The cache is complete either way.
 pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) -> Result<Option<Pruned>> {
     if !lock.lock.try_upgrade()? {
         return Ok(None);
     }
-    let dir = lock.dir.clone();
-    let cache = Cache::open_with(&dir, Access::Pread)?;
+    let dir = lock.dir.as_path();
+    let cache = Cache::open_with(dir, Access::Pread)?;
     let mut pruned = Pruned::default();
-    // For every shard by name, which of its records stay.
+    // Positions of the records that stay, by shard.
     let mut staying: BTreeMap<&Path, Vec<usize>> =
         cache.shards().iter().map(|shard| (shard.path(), Vec::new())).collect();
     for case in cache.cases() {
@@ -119,10 +120,14 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
     }
     let mut added = 0;
     for ((generation, _), shards) in copies {
-        added += copy(&dir, generation, shard_bytes, &shards)?;
+        let mut writer = RollingShardWriter::new(dir, generation, 0, shard_bytes);
+        for (shard, records) in shards {
+            records.into_iter().try_for_each(|idx| writer.push_copy(shard, idx))?;
+        }
+        added += writer.finish()?.bytes;
     }
     let names: Vec<_> = doomed.iter().filter_map(|shard| shard.path().file_name()).collect();
-    Manifest::update(&dir, |manifest| {
+    Manifest::update(dir, |manifest| {
         manifest.shards.retain(|listed| !names.iter().any(|name| *name == listed.as_str()));
     })?;
     let mut removed = 0;
@@ -131,32 +136,10 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
         match std::fs::remove_file(path) {
             Ok(()) => removed += shard.len(),
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
-            Err(err) => return Err(Error::io(path, "remove")(err)),
+            Err(err) => return Err(FileError::at(path, "remove")(err).into()),
         }
     }
-    durable::sync_dir(&dir)?;
+    durable::sync_dir(dir)?;
     pruned.bytes_freed = removed.saturating_sub(added);
     Ok(Some(pruned))
-}
-
-/// Copies records into new shards of one generation; returns how many bytes those take.
-fn copy(dir: &Path, generation: u64, shard_bytes: u64, shards: &[Staying<'_>]) -> Result<u64> {
-    let mut bytes = 0;
-    let mut finish = |writer: ShardWriter| -> Result<()> {
-        if let Some(path) = writer.finish()? {
-            bytes += std::fs::metadata(&path).map_or(0, |data| data.len());
-        }
-        Ok(())
-    };
-    let mut writer = ShardWriter::create(dir, generation, 0)?;
-    for (shard, records) in shards {
-        for &idx in records {
-            if !writer.is_empty() && writer.len() + shard.cases()[idx].span.len() > shard_bytes {
-                finish(std::mem::replace(&mut writer, ShardWriter::create(dir, generation, 0)?))?;
-            }
-            writer.push_copy(shard, idx)?;
-        }
-    }
-    finish(writer)?;
-    Ok(bytes)
 }

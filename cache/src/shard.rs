@@ -1,6 +1,6 @@
 //! The shard file, format version 1, byte for byte.
 //!
-//! All numbers are little-endian. There is no padding: every byte belongs to one of the parts and is covered by a
+//! All numbers are little-endian. There is no padding: every byte belongs to one of the parts and is either covered by a
 //! checksum or compared with a constant, so that any flipped bit is found.
 //!
 //! ```text
@@ -25,61 +25,55 @@
 //!            └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The checksum of a chunk stands in its index entry, the checksum of a case's index in the case's record, the
-//! checksum of the records in the footer. Offsets are absolute. A file without a whole footer is no shard: writers
-//! give a file its name only after everything in it is on disk ([`writer`]).
+//! The checksum of a chunk is in its index entry, the checksum of a case's index in the case's record, the checksum of
+//! the records in the footer. Offsets are absolute. A file without a complete footer is not a shard: a writer gives the
+//! file its name only after all of its content is on disk ([`writer`]).
 //!
-//! **Which record counts.** Shards are never changed. A case that was converted again lies in a shard with a larger
-//! *generation*; the record of the largest generation counts, and among equal ones the one in the shard whose name
-//! sorts last. The folder's listing is thus the whole state of a cache, and any number of processes may add shards
-//! to it without talking to each other.
+//! # Stability
+//! Readers accept version 1 and reject every other version by number. A change that old readers would misread gets a new
+//! version; this crate will then read both. Optional keys may be added to the records of version 1; readers that do not
+//! know them reject the shard with the key's name.
 //!
-//! *Why that is enough.* A run writes with a generation larger than every one that it saw when it began. Only records
-//! of the same case are ever compared, so two runs that begin together and write with the same generation, or one
-//! that begins late and writes with a larger one, disagree about nothing as long as their cases differ; shares of
-//! workers (`DATASET/CASE` hashed, modulo their number) do. A later run, also one with another number of workers, sees
-//! all earlier shards and so writes over them. Two runs that convert the *same* case at the same time both write what
-//! they read; which of the two records counts is decided by generation and name, the same way for every reader, and if
-//! the source changed between the two, the next run finds that the record's source is not the file's, and converts it
-//! once more. A run that is killed loses its unfinished shard and nothing else.
+//! # The record that counts
+//! Shards are never changed. A case that is converted again is written to a shard with a larger *generation*; the record
+//! of the largest generation counts, and among equal ones the record in the shard whose name sorts last. The folder's
+//! listing is the whole state of a cache, and any number of processes may add shards to it without communicating.
 //!
-//! Space comes back by [`crate::prune`], which keeps the generation of what it copies.
+//! *Correctness.* A run writes with a generation larger than every one it saw at its start. Only records of the same
+//! case are ever compared. Two runs that start together and write the same generation, or one that starts late and
+//! writes a larger one, agree as long as their cases differ, and the shares of workers (`DATASET/CASE` hashed, modulo
+//! their number) do. A later run, with any number of workers, sees all earlier shards and supersedes them. Two runs that
+//! convert the *same* case at the same time both write what they read. Generation and name decide between the two
+//! records, identically for every reader; if the source changed in between, the next run finds that the record's source
+//! differs from the file and converts it again. A run that is killed loses its unfinished shard and nothing else.
+//!
+//! [`crate::prune`] reclaims space and keeps the generation of the records it copies.
 
+mod layout;
 pub mod reader;
-pub mod record;
+pub mod rolling;
 pub mod writer;
 
+use std::path::{Path, PathBuf};
+
+pub use crate::record;
+pub use layout::{EXTENSION, VERSION};
 pub use reader::Shard;
 
-/// Version of the format that this crate reads and writes.
-pub const VERSION: u32 = 1;
-/// File name extension of shards, without the dot.
-pub const EXTENSION: &str = "shard";
+use crate::error::FileError;
 
-pub(crate) const HEADER_LEN: usize = 32;
-pub(crate) const FOOTER_LEN: usize = 32;
-pub(crate) const HEADER_MAGIC: [u8; 8] = *b"HIENDSHD";
-pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"HIENDEND";
-/// A directory longer than this is not believed: 100,000 cases take about 100 MB.
-pub(crate) const MAX_DIRECTORY_LEN: u64 = 1 << 30;
-
-pub(crate) fn header_bytes(generation: u64) -> [u8; HEADER_LEN] {
-    let mut bytes = [0; HEADER_LEN];
-    bytes[..8].copy_from_slice(&HEADER_MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[12..16].copy_from_slice(&32u32.to_le_bytes());
-    bytes[16..24].copy_from_slice(&generation.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..28]);
-    bytes[28..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-pub(crate) fn footer_bytes(directory_offset: u64, directory: &[u8]) -> [u8; FOOTER_LEN] {
-    let mut bytes = [0; FOOTER_LEN];
-    bytes[..8].copy_from_slice(&directory_offset.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(directory.len() as u64).to_le_bytes());
-    bytes[16..20].copy_from_slice(&crc32c::crc32c(directory).to_le_bytes());
-    bytes[20..24].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[24..].copy_from_slice(&FOOTER_MAGIC);
-    bytes
+/// Paths of the shard files in a cache folder, sorted by name.
+///
+/// # Errors
+/// If the folder cannot be listed.
+pub fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
+        let path = entry.map_err(FileError::at(dir, "list"))?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }

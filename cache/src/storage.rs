@@ -1,38 +1,44 @@
-//! The bytes of a shard file: memory-mapped, or read on demand. The only module with `unsafe` code.
+//! Bytes of a shard file: memory-mapped, or read on demand.
 //!
-//! A map is right for local disks and shared page caches; positioned reads (`pread`) are right for network file
-//! systems, where each page fault of a map would become a 4 KiB request.
+//! A map suits local disks and shared page caches; positioned reads (`pread`) suit network file systems, where each
+//! page fault of a map would become a 4 KiB request.
+//!
+//! A file that is truncated while it is mapped, or a disk that fails below the map, is reported as an error of the read
+//! in progress and of every later read of that file (see `map`).
+
+mod map;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::FileError;
+use map::Map;
 
-/// How shard files are read.
+/// Access to shard files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// Map the files into memory.
     #[default]
     Mmap,
-    /// Read each piece with one positioned read.
+    /// Read each range with one positioned read.
     Pread,
 }
 
 /// A shard file open for reading at any offset.
 #[derive(Debug)]
 pub struct Storage {
+    path: PathBuf,
     bytes: Bytes,
     len: u64,
 }
 
 #[derive(Debug)]
 enum Bytes {
-    Map(Mmap),
+    Map(Map),
     File(File),
 }
 
@@ -41,67 +47,66 @@ impl Storage {
     ///
     /// # Errors
     /// If it cannot be opened or mapped.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        let len = file.metadata().map_err(Error::io(path, "read the size"))?.len();
+    pub fn open(path: &Path, access: Access) -> Result<Self, FileError> {
+        let file = File::open(path).map_err(FileError::at(path, "open"))?;
+        let len = file.metadata().map_err(FileError::at(path, "read the size"))?.len();
         let bytes = match access {
-            Access::Mmap if len > 0 => Bytes::Map(map(&file).map_err(Error::io(path, "map into memory"))?),
+            Access::Mmap if len > 0 => Bytes::Map(Map::new(&file).map_err(FileError::at(path, "map into memory"))?),
             _ => Bytes::File(file),
         };
-        Ok(Self { bytes, len })
+        Ok(Self { path: path.to_owned(), bytes, len })
     }
 
-    /// Length of the file in bytes.
+    /// Length of the file in bytes, as it was opened.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the file holds nothing.
+    /// Whether the file is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// `len` bytes from `offset` on, borrowed from the map or read into `scratch`.
+    /// Calls `visit` with `len` bytes from `offset`, borrowed from the map or read into `scratch`.
     ///
     /// # Errors
-    /// If the range reaches past the end of the file, or reading fails.
-    pub fn read<'a>(&'a self, offset: u64, len: usize, scratch: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+    /// If the range runs past the end of the file or reading fails. A map whose file was truncated fails after `visit`
+    /// has seen zeros in place of the missing bytes; its result is dropped.
+    pub fn with_bytes<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        scratch: &mut Vec<u8>,
+        visit: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, FileError> {
+        let failed = || FileError::at(&self.path, "read");
         let end = offset.checked_add(len as u64).filter(|&end| end <= self.len);
         let (Some(_), Ok(start)) = (end, usize::try_from(offset)) else {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the range reaches past the end of the file"));
+            let reason = "the range runs past the end of the file";
+            return Err(failed()(io::Error::new(io::ErrorKind::UnexpectedEof, reason)));
         };
         match &self.bytes {
-            Bytes::Map(map) => Ok(&map[start..start + len]),
+            Bytes::Map(map) => {
+                let result = visit(&map.bytes()[start..start + len]);
+                map.check().map_err(failed())?;
+                Ok(result)
+            }
             Bytes::File(file) => {
                 scratch.resize(len, 0);
-                read_exact_at(file, scratch, offset)?;
-                Ok(scratch)
+                read_exact_at(file, scratch, offset).map_err(failed())?;
+                Ok(visit(scratch))
             }
         }
     }
 
-    /// Tells the system that a range will be wanted soon. Never fails: it is advice.
+    /// Advises the system that a range will be read soon.
     pub fn will_need(&self, offset: u64, len: usize) {
-        #[cfg(unix)]
         if let (Bytes::Map(map), Ok(start)) = (&self.bytes, usize::try_from(offset)) {
-            let len = len.min(map.len().saturating_sub(start));
-            if len > 0 {
-                let _ = map.advise_range(memmap2::Advice::WillNeed, start, len);
-            }
+            map.will_need(start, len);
         }
-        #[cfg(not(unix))]
-        let _ = (offset, len);
     }
-}
-
-#[expect(unsafe_code, reason = "mapping a file is unsafe: another process could cut it short under us")]
-fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: shards are write-once. They get their name by a rename after everything is on disk, and no code of ours
-    // opens a named shard for writing, so the mapped bytes don't change while we hold the map. Somebody else who
-    // truncates a shard in place would have the reading process killed by SIGBUS; ARCHITECTURE.md says not to.
-    unsafe { Mmap::map(file) }
 }
 
 #[cfg(unix)]
@@ -127,20 +132,59 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Res
 mod tests {
     use super::*;
 
+    const ACCESS: [Access; 2] = [Access::Mmap, Access::Pread];
+
+    fn read(storage: &Storage, offset: u64, len: usize) -> Result<Vec<u8>, FileError> {
+        storage.with_bytes(offset, len, &mut Vec::new(), <[u8]>::to_vec)
+    }
+
     #[test]
-    fn both_ways_read_the_same_and_refuse_the_same() {
+    fn both_kinds_of_access_read_the_same_ranges() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
-        for access in [Access::Mmap, Access::Pread] {
+        for access in ACCESS {
             let storage = Storage::open(&path, access).unwrap();
-            let mut scratch = Vec::new();
-            assert_eq!(storage.read(3, 4, &mut scratch).unwrap(), b"3456");
-            assert_eq!(storage.read(10, 0, &mut scratch).unwrap(), b"");
+            assert_eq!((storage.len(), storage.is_empty()), (10, false));
+            assert_eq!(read(&storage, 3, 4).unwrap(), b"3456");
+            assert_eq!(read(&storage, 0, 10).unwrap(), b"0123456789");
+            assert_eq!(read(&storage, 10, 0).unwrap(), b"");
             for (offset, len) in [(7, 4), (11, 0), (u64::MAX, 2)] {
-                assert!(storage.read(offset, len, &mut scratch).is_err());
+                let error = read(&storage, offset, len).unwrap_err();
+                assert_eq!((error.path.as_path(), error.source.kind()), (path.as_path(), io::ErrorKind::UnexpectedEof));
             }
             storage.will_need(0, 1 << 30);
+            storage.will_need(1 << 30, 1);
+        }
+    }
+
+    #[test]
+    fn empty_file_is_opened_and_has_no_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for access in ACCESS {
+            let storage = Storage::open(file.path(), access).unwrap();
+            assert!(storage.is_empty());
+            assert_eq!(read(&storage, 0, 0).unwrap(), b"");
+            assert!(read(&storage, 0, 1).is_err());
+        }
+    }
+
+    #[test]
+    fn truncated_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        // Longer than the largest page, so that the end is beyond the last page of the truncated file.
+        let content: Vec<u8> = (0..=250).cycle().take(200_000).collect();
+        for access in ACCESS {
+            std::fs::write(&path, &content).unwrap();
+            let storage = Storage::open(&path, access).unwrap();
+            assert_eq!(read(&storage, 199_000, 1000).unwrap(), &content[199_000..]);
+            File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+            for _ in 0..2 {
+                let error = read(&storage, 150_000, 50_000).unwrap_err();
+                assert_eq!(error.path, path, "{access:?}");
+                assert_eq!(error.source.kind(), io::ErrorKind::UnexpectedEof, "{access:?}: {:?}", error.source);
+            }
         }
     }
 }

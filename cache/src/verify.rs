@@ -1,38 +1,39 @@
-//! Looks at every byte of a cache and says what is wrong with it.
+//! Verification: checks every byte of a cache and describes each fault.
 //!
-//! Opening a cache checks frames (header, footer, directory) and touches no chunk; a stream checks the chunks that it
-//! meets. Here everything is checked: that the parts of a file tile it without a gap, every checksum, that every chunk
-//! decodes to the size the grid says, and that the occupancy equals a count of the decoded voxels. A damaged case does
-//! not hide the others: all that can still be read is looked at.
+//! Opening a cache checks frames (header, footer, directory) and reads no chunk; a stream checks the chunks it reads.
+//! Verification checks everything: that the parts of a file tile it without a gap, every checksum, that every chunk
+//! decodes to the size of the grid, and that the occupancy equals a count of the decoded voxels. A damaged case does not
+//! hide the others: everything that is readable is checked.
 //!
-//! Shards are read with positioned reads, not mapped: a sector that the disk cannot read is then a fault with a name
-//! and not a signal that ends the process.
+//! Shards are read with positioned reads, not mapped, so that an unreadable sector is the fault of one chunk.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::{Case, VolumeReader, list_shards};
+use crate::case::{Case, VolumeReader};
+use crate::damage::ShardError;
 use crate::error::{Error, Result};
 use crate::index::{ChunkIndex, Entry};
-use crate::manifest::Manifest;
+use crate::manifest::{FILE_NAME, Manifest};
+use crate::record::CaseRecord;
 use crate::shard::reader::CaseIndex;
-use crate::shard::{EXTENSION, Shard};
+use crate::shard::{EXTENSION, Shard, list_shards};
 use crate::storage::Access;
 
-/// Something that is not as it was written.
+/// A corruption found by verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// `DATASET/CASE`, if the fault lies in one.
+    /// `DATASET/CASE`; `None` for a fault outside the cases.
     pub case: Option<String>,
-    /// `image` or `label`, if the fault lies in one.
+    /// `image` or `label`; `None` for a fault outside the arrays.
     pub array: Option<&'static str>,
-    /// Position in the case's chunk index, if the fault lies in a chunk.
+    /// Number of the chunk in grid order; `None` for a fault outside the chunks.
     pub chunk: Option<usize>,
-    /// What is wrong.
+    /// Description of the fault.
     pub reason: String,
 }
 
@@ -60,7 +61,8 @@ impl Fault {
 
     fn from_error(path: &Path, err: &Error) -> Self {
         let reason = match err {
-            Error::BadShard { reason, .. } | Error::BadManifest { reason, .. } => reason.clone(),
+            Error::BadShard { reason, .. } => reason.to_string(),
+            Error::BadManifest { reason, .. } => reason.to_string(),
             Error::File(err) => format!("cannot {}: {}", err.action, err.source),
             other => other.to_string(),
         };
@@ -68,14 +70,14 @@ impl Fault {
     }
 }
 
-/// What a first look at a cache finds: the shards to look into, and the faults of those that do not open.
+/// First pass over a cache: the shards that open, and the faults of the others.
 #[derive(Debug)]
 pub struct Survey {
-    /// Shards whose frame holds together.
+    /// Shards whose frame is intact.
     pub shards: Vec<Arc<Shard>>,
-    /// Faults of manifest and frames.
+    /// Faults of the manifest and of frames.
     pub faults: Vec<Fault>,
-    /// Shards that the manifest does not list yet. No fault: a run that is going on, or was killed, leaves them.
+    /// Number of shards that the manifest does not list. Not a fault: a run in progress or a killed one leaves them.
     pub unlisted: usize,
 }
 
@@ -86,7 +88,7 @@ pub struct Survey {
 pub fn survey(dir: &Path) -> Result<Survey> {
     let paths = list_shards(dir)?;
     let mut faults = Vec::new();
-    let manifest_path = dir.join(crate::manifest::FILE_NAME);
+    let manifest_path = dir.join(FILE_NAME);
     let listed: BTreeSet<PathBuf> = match Manifest::read(dir) {
         Ok(manifest) => {
             let names = manifest.shards.into_iter();
@@ -94,7 +96,7 @@ pub fn survey(dir: &Path) -> Result<Survey> {
         }
         Err(err @ Error::NoCache { .. }) if paths.is_empty() => return Err(err),
         Err(Error::NoCache { .. }) => {
-            faults.push(Fault::file(&manifest_path, "missing; run hiend-shard again to make it anew"));
+            faults.push(Fault::file(&manifest_path, "missing"));
             BTreeSet::new()
         }
         Err(err) => {
@@ -104,7 +106,7 @@ pub fn survey(dir: &Path) -> Result<Survey> {
     };
     for path in &listed {
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
-            faults.push(Fault::file(&manifest_path, format!("lists {}, which is no shard's name", path.display())));
+            faults.push(Fault::file(&manifest_path, format!("lists {}, which is not a shard name", path.display())));
         } else if !paths.contains(path) {
             faults.push(Fault::file(path, "listed in manifest.json but missing"));
         }
@@ -123,17 +125,16 @@ pub fn survey(dir: &Path) -> Result<Survey> {
     Ok(Survey { shards, faults, unlisted })
 }
 
-/// A shard has at most one record of a case; which of two would count is not defined.
+/// Faults of cases with more than one record in a shard: which of them would count is undefined.
 fn repeated(shard: &Shard) -> Vec<Fault> {
     let mut seen = BTreeSet::new();
-    let repeated =
-        shard.cases().iter().map(super::shard::record::CaseRecord::key).filter(|key| !seen.insert(key.clone()));
+    let repeated = shard.cases().iter().map(CaseRecord::key).filter(|key| !seen.insert(key.clone()));
     repeated.map(|key| Fault::file(shard.path(), format!("has more than one record of case {key}"))).collect()
 }
 
-/// Looks at everything that belongs to record `idx` of a shard.
+/// Checks every byte of record `idx` of a shard.
 ///
-/// Memory is that of one chunk and one case's index, whatever the file says.
+/// Takes the memory of one chunk and one case's index, whatever the file contains.
 #[must_use]
 pub fn verify_case(shard: &Arc<Shard>, idx: usize, reader: &mut VolumeReader) -> Vec<Fault> {
     let case = Case::of(shard, idx);
@@ -145,16 +146,15 @@ pub fn verify_case(shard: &Arc<Shard>, idx: usize, reader: &mut VolumeReader) ->
             check.image(&index, reader, &expected);
             check.label(&index, reader, &mut expected);
         }
-        Err(Error::BadShard { reason, .. }) => {
-            let own = format!("case {}: ", case.key());
-            check.fault(None, None, reason.strip_prefix(&own).unwrap_or(&reason).to_owned());
+        Err(Error::BadShard { reason: ShardError::Case { error, .. }, .. }) => {
+            check.fault(None, None, error.to_string());
         }
         Err(err) => check.fault(None, None, Fault::from_error(shard.path(), &err).reason),
     }
     check.faults
 }
 
-/// Counts that the occupancy states, a row a chunk.
+/// Counts stated by the occupancy, one element per chunk.
 struct Expected {
     foreground: Vec<u32>,
     classes: Vec<Vec<(u32, u32)>>,
@@ -176,6 +176,7 @@ impl Expected {
     }
 }
 
+/// Verification of one case.
 struct Check<'a> {
     case: &'a Case,
     faults: Vec<Fault>,
@@ -189,13 +190,13 @@ impl Check<'_> {
 
     fn chunk_error(&mut self, array: &'static str, chunk: usize, err: Error) {
         let reason = match err {
-            Error::CorruptChunk { reason, .. } => reason,
+            Error::CorruptChunk { reason, .. } => reason.to_string(),
             other => Fault::from_error(self.case.shard().path(), &other).reason,
         };
         self.fault(Some(array), Some(chunk), reason);
     }
 
-    /// Chunks lie one after the other from the first byte of the case to its index, or a byte would go unchecked.
+    /// Checks that the chunks tile the bytes from the start of the case to its index, so that none goes unchecked.
     fn tiles(&mut self, index: &CaseIndex) {
         let span = self.case.record().span;
         let mut at = span.offset;
@@ -205,29 +206,29 @@ impl Check<'_> {
             for (chunk, entry) in array.into_iter().flat_map(|array| array.entries.iter().enumerate()) {
                 let &Entry::Coded { offset, len, .. } = entry else { continue };
                 if offset != at {
-                    self.fault(Some(name), Some(chunk), format!("lies at byte {offset} instead of {at}"));
+                    self.fault(Some(name), Some(chunk), format!("at byte {offset}; expected {at}"));
                 }
                 at = offset + u64::from(len);
             }
         }
         if at != span.index_offset() {
             let end = span.index_offset();
-            self.fault(None, None, format!("its chunks end at byte {at}, its index begins at {end}"));
+            self.fault(None, None, format!("chunks end at byte {at}; the index begins at {end}"));
         }
     }
 
     fn image(&mut self, index: &CaseIndex, reader: &mut VolumeReader, expected: &Expected) {
         let threshold = self.case.record().foreground_above;
-        let mut samples = Vec::new();
+        let mut values = Vec::new();
         for chunk in 0..index.grid.num_chunks() {
-            if let Err(err) = reader.image_chunk(self.case, index, chunk, &mut samples) {
+            if let Err(err) = reader.image_chunk(self.case, index, chunk, &mut values) {
                 self.chunk_error("image", chunk, err);
                 continue;
             }
-            let found = samples.iter().filter(|&&s| s > threshold).count();
+            let found = values.iter().filter(|&&value| value > threshold).count();
             let stated = expected.foreground[chunk];
             if found != stated as usize {
-                let reason = format!("holds {found} foreground voxels, its occupancy says {stated}");
+                let reason = format!("has {found} foreground voxels; its occupancy states {stated}");
                 self.fault(Some("image"), Some(chunk), reason);
             }
         }
@@ -240,20 +241,20 @@ impl Check<'_> {
             }
             return;
         }
-        let mut samples = Vec::new();
+        let mut values = Vec::new();
         for chunk in 0..index.grid.num_chunks() {
-            if let Err(err) = reader.label_chunk(self.case, index, chunk, &mut samples) {
+            if let Err(err) = reader.label_chunk(self.case, index, chunk, &mut values) {
                 self.chunk_error("label", chunk, err);
                 continue;
             }
             let mut counts = [0u32; 256];
-            for &s in &samples {
-                counts[usize::from(s)] += 1;
+            for &value in &values {
+                counts[usize::from(value)] += 1;
             }
             let found: Vec<(u32, u32)> = (0..).zip(counts).filter(|&(_, count)| count > 0).collect();
             let stated = std::mem::take(&mut expected.classes[chunk]);
             if found != stated {
-                let reason = format!("holds (class, voxels) {found:?}, its occupancy says {stated:?}");
+                let reason = format!("has (class, voxels) {found:?}; its occupancy states {stated:?}");
                 self.fault(Some("label"), Some(chunk), reason);
             }
         }

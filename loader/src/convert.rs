@@ -368,7 +368,7 @@ fn convert_case(
         image: &prepared.image,
         image_bits: prepared.quantiser.bits,
         image_offset: prepared.quantiser.offset,
-        image_step: 1.0,
+        image_scale: 1.0,
         foreground_above: prepared.quantiser.foreground_above,
         label: prepared.label.as_deref(),
         geometry: prepared.geometry.clone(),

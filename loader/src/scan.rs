@@ -104,7 +104,7 @@ impl Scan {
             shape: volume.shape,
             geometry: record.geometry.clone(),
             samples: volume.image,
-            scale: Scale::new(record.image.step, record.image.offset, window),
+            scale: Scale::new(record.image.scale, record.image.offset, window),
         })
     }
 

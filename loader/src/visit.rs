@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use hiend_cache::index::Entry;
 use hiend_cache::shard::reader::CaseIndex;
-use hiend_cache::{Box3, Case, VolumeReader};
+use hiend_cache::{Box3, Case, ChunkError, VolumeReader};
 
 use crate::batch::{CropBox, CropRecord, VoxelForm};
 use crate::preprocess::window::Scale;
@@ -226,7 +226,7 @@ impl Visitor {
         });
         let records = records.collect();
         let array = &case.record().image;
-        let scale = Scale::new(array.step, array.offset, plan.window);
+        let scale = Scale::new(array.scale, array.offset, plan.window);
         let mut start = 0;
         let source = |crop: &CropPlan| {
             let source = CropBox { start, shape: crop.cut_size, scale, drawn: crop.drawn };
@@ -292,7 +292,7 @@ impl Visitor {
                 case: case.key().to_owned(),
                 array: if matches!(pick.kind, Kind::Class(_)) { "label" } else { "image" },
                 chunk: pick.chunk,
-                reason: format!("has fewer voxels of {:?} than its occupancy says", pick.kind),
+                reason: ChunkError::Occupancy { kind: format!("{:?}", pick.kind) },
             });
         };
         let region = index.grid.chunk_box(pick.chunk);
@@ -336,7 +336,7 @@ impl Visitor {
         let mut copy_secs = copying.elapsed().as_secs_f64();
 
         let array = &case.record().image;
-        let scale = Scale::new(array.step, array.offset, plan.window);
+        let scale = Scale::new(array.scale, array.offset, plan.window);
         let column_len = index.grid.column_len();
         self.row.resize(plan.crop_size[2], 0.0);
         for column in (0..index.grid.num_chunks()).step_by(column_len) {
@@ -556,7 +556,7 @@ mod tests {
             image: &image,
             image_bits: 9,
             image_offset: WINDOW[0],
-            image_step: 1.0,
+            image_scale: 1.0,
             foreground_above: 0,
             label: Some(&label),
             geometry: Geometry::identity(shape),

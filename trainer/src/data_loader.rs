@@ -182,7 +182,7 @@ mod tests {
                 image: &image,
                 image_bits: 9,
                 image_offset: -175.0,
-                image_step: 1.0,
+                image_scale: 1.0,
                 foreground_above: 0,
                 label: Some(&[1; 1000]),
                 geometry: Geometry::identity([10; 3]),

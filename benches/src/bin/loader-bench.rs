@@ -1,4 +1,4 @@
-//! See [`benches::loader_bench`].
+//! Binary of [`benches::loader_bench`].
 
 use std::process::ExitCode;
 

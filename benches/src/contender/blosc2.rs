@@ -1,9 +1,9 @@
-//! nnU-Net 2.8's store: C-Blosc2 (b2nd), float32, LZ4HC level 5, byte shuffle, blocks of 32³, chunks of 6 MiB.
+//! Store of nnU-Net 2.8: C-Blosc2 (b2nd), float32, LZ4HC level 5, byte shuffle, blocks of 32³, chunks of 6 MiB.
 //!
-//! nnU-Net tries shuffle and no filter for each image and keeps the smaller; shuffle is the faster of the two, so it
-//! is what we measure. The array lies in memory as one frame, where nnU-Net maps a file: warm, that is the same.
-//! Only this file knows the C interface.
-#![expect(unsafe_code, reason = "a C library")]
+//! nnU-Net tries shuffle and no filter for each image and keeps the smaller result; shuffle is the faster of the two and
+//! is measured here. The array is one frame in memory, where nnU-Net maps a file; with a warm page cache the two are
+//! equivalent. Only this file uses the C interface.
+#![expect(unsafe_code, reason = "calls a C library")]
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -14,8 +14,9 @@ use blosc2_src::{
 use super::{CROP_LEN, CROP_SIZE, Contender};
 use crate::volume::Voxels;
 
-/// Of a block and of a chunk.
+/// Shape of a block in voxels.
 const BLOCK: [i32; 3] = [32; 3];
+/// Shape of a chunk in voxels.
 const CHUNK: [i32; 3] = [96, 128, 128];
 
 unsafe extern "C" {
@@ -44,7 +45,7 @@ unsafe extern "C" {
     fn b2nd_free(array: *mut c_void) -> c_int;
 }
 
-/// See [`self`].
+/// The volume as a C-Blosc2 array, see the [module](self).
 pub struct Blosc2 {
     array: *mut c_void,
     bytes_per_voxel: f64,
@@ -54,7 +55,7 @@ impl Blosc2 {
     /// Compresses the volume.
     ///
     /// # Errors
-    /// If the library refuses.
+    /// If the library reports an error.
     pub fn new(voxels: &Voxels) -> anyhow::Result<Self> {
         let floats = voxels.to_f32();
         let shape = voxels.shape.map(|n| n as i64);
@@ -89,12 +90,12 @@ impl Blosc2 {
                 std::ptr::null(),
                 0,
             );
-            anyhow::ensure!(!context.is_null(), "C-Blosc2 refuses the parameters");
+            anyhow::ensure!(!context.is_null(), "C-Blosc2 rejected the parameters");
             let made = b2nd_from_cbuffer(context, &raw mut array, floats.as_ptr().cast(), 4 * floats.len() as i64);
             b2nd_free_ctx(context);
             anyhow::ensure!(made == 0, "C-Blosc2 cannot compress: error {made}");
             let framed = b2nd_to_cframe(array, &raw mut frame, &raw mut frame_len, &raw mut needs_free);
-            anyhow::ensure!(framed == 0, "C-Blosc2 cannot tell the size: error {framed}");
+            anyhow::ensure!(framed == 0, "C-Blosc2 cannot determine the size: error {framed}");
         }
         Ok(Self { array, bytes_per_voxel: super::ratio(u64::try_from(frame_len)?, voxels) })
     }
@@ -102,7 +103,7 @@ impl Blosc2 {
 
 impl Drop for Blosc2 {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, freed once.
+        // SAFETY: created by `new` and freed once.
         unsafe { b2nd_free(self.array) };
     }
 }
@@ -125,7 +126,7 @@ impl Contender for Blosc2 {
         let start = start.map(|n| n as i64);
         let stop: [i64; 3] = std::array::from_fn(|axis| start[axis] + CROP_SIZE[axis] as i64);
         let shape = CROP_SIZE.map(|n| n as i64);
-        // SAFETY: `out` has as many bytes as the shape says; the library refuses boxes outside the array.
+        // SAFETY: `out` has the number of bytes of the shape; the library rejects boxes outside the array.
         let read = unsafe {
             b2nd_get_slice_cbuffer(
                 self.array,

@@ -1,4 +1,4 @@
-//! What no compressed store can beat: a float32 memory map, and copying as such.
+//! Lower bounds for any compressed store: a float32 memory map, and a plain copy.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use super::{CROP_LEN, CROP_SIZE, Contender};
 use crate::volume::Voxels;
 
-/// Rows of 96 floats from a mapped file, as `.npy` with `mmap_mode` gives them.
+/// Copies rows of 96 floats from a mapped file, as `.npy` with `mmap_mode` does.
 pub struct MemoryMap {
     map: Mmap,
     shape: [usize; 3],
@@ -28,9 +28,9 @@ impl MemoryMap {
     }
 }
 
-#[expect(unsafe_code, reason = "mapping a file is unsafe: another process could cut it short under us")]
+#[expect(unsafe_code, reason = "mapping a file is unsafe: another process could truncate it")]
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the file lies in a temporary folder of our own and is not written again.
+    // SAFETY: the file is in a temporary folder of this process and is not written again.
     unsafe { Mmap::map(file) }
 }
 
@@ -58,7 +58,7 @@ impl Contender for MemoryMap {
     }
 }
 
-/// As many bytes in one piece: the floor.
+/// Copies the bytes of a crop in one piece: the lower bound.
 pub struct Memcpy {
     volume: Vec<f32>,
     shape: [usize; 3],
@@ -78,7 +78,7 @@ impl Contender for Memcpy {
     }
 
     fn label(&self) -> String {
-        "memcpy of a crop's bytes, the floor".into()
+        "memcpy of a crop's bytes, the lower bound".into()
     }
 
     fn bytes_per_voxel(&self) -> f64 {

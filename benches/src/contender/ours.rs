@@ -1,35 +1,34 @@
-//! This project's store: one crop at a time as the peers cut it, and the whole way through the loader.
+//! Store of this project: single crops, read as the peers read them, and the complete loader.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use hiend_cache::shard::reader::CaseIndex;
-use hiend_cache::{Box3, Cache, VolumeReader};
+use hiend_cache::{Box3, Cache, CaseIndex, VolumeReader};
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::{BatchStream, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::transform::Chain;
 
-use super::{CROP_SIZE, Contender, Rates};
+use super::{CROP_LEN, CROP_SIZE, Contender, Rates};
 use crate::clock::{Stopwatch, settle};
 use crate::volume::Voxels;
 
-/// Cases in a batch, 8 crops each.
+/// Number of visits in a batch, 8 crops each.
 const VISITS: usize = 4;
-/// Batches of a round.
+/// Number of batches in a round.
 const BATCHES: usize = 8;
 
-/// One crop a visit, nothing drawn: decoded, converted to float and cut at a given origin.
+/// Reads one crop at a given origin: decodes, cuts and converts to float, without sampling.
 pub struct CropByCrop {
     cache: Cache,
     index: CaseIndex,
     reader: VolumeReader,
-    chunk: Vec<u16>,
+    stored: Vec<u16>,
     top: f32,
     bytes_per_voxel: f64,
 }
 
 impl CropByCrop {
-    /// Opens the cache of one case in `dir`.
+    /// Opens the cache in `dir`, which holds one case.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -38,7 +37,7 @@ impl CropByCrop {
         let mut reader = VolumeReader::new();
         let index = reader.index(&cache.cases()[0])?;
         let bytes_per_voxel = super::ratio(cache.shards()[0].len(), voxels);
-        Ok(Self { cache, index, reader, chunk: Vec::new(), top: voxels.top(), bytes_per_voxel })
+        Ok(Self { cache, index, reader, stored: vec![0; CROP_LEN], top: voxels.top(), bytes_per_voxel })
     }
 }
 
@@ -58,38 +57,26 @@ impl Contender for CropByCrop {
     fn cut(&mut self, start: [usize; 3], out: &mut [f32]) -> anyhow::Result<()> {
         let case = &self.cache.cases()[0];
         let region = Box3 { start, end: std::array::from_fn(|axis| start[axis] + CROP_SIZE[axis]) };
+        self.reader.image_box(case, &self.index, &region, &mut self.stored)?;
         let scale = 1.0 / self.top;
-        for number in self.index.grid.chunks_meeting(&region) {
-            self.reader.image_chunk(case, &self.index, number, &mut self.chunk)?;
-            let chunk = self.index.grid.chunk_box(number);
-            let [_, ny, nz] = chunk.shape();
-            let Some(part) = region.intersection(&chunk) else { continue };
-            let len = part.end[2] - part.start[2];
-            for x in part.start[0]..part.end[0] {
-                for y in part.start[1]..part.end[1] {
-                    let from = ((x - chunk.start[0]) * ny + y - chunk.start[1]) * nz + part.start[2] - chunk.start[2];
-                    let to = ((x - start[0]) * CROP_SIZE[1] + y - start[1]) * CROP_SIZE[2] + part.start[2] - start[2];
-                    for (value, &sample) in out[to..to + len].iter_mut().zip(&self.chunk[from..from + len]) {
-                        *value = f32::from(sample) * scale;
-                    }
-                }
-            }
+        for (value, &stored) in out.iter_mut().zip(&self.stored) {
+            *value = f32::from(stored) * scale;
         }
         Ok(())
     }
 }
 
-/// The loader as a training run uses it: recipe, 8 crops a visit, batches in reused buffers.
+/// The loader as a training run uses it: augmentation, 8 crops per visit, batches in reused buffers.
 pub struct WholeWay {
     stream: BatchStream,
     num_buffers: usize,
-    /// Threads at work.
+    /// Number of loader threads.
     pub threads: usize,
-    /// Crops a second.
+    /// Crops per second.
     pub rates: Rates,
-    /// Milliseconds a crop in reading and decoding, by round.
+    /// Milliseconds per crop for reading and decoding, by round.
     pub decode_ms: Vec<f64>,
-    /// Milliseconds a crop in cutting, normalising and augmenting, by round.
+    /// Milliseconds per crop for cutting, normalizing and augmenting, by round.
     pub augment_ms: Vec<f64>,
 }
 
@@ -114,15 +101,17 @@ impl WholeWay {
         })
     }
 
-    /// Some batches on the clock; waits before until nothing else runs, and after until the buffers are full again.
+    /// Measures one round of batches.
+    ///
+    /// Waits for idle threads before it, and afterwards until the buffers are full again.
     ///
     /// # Errors
     /// If the stream fails.
     pub fn round(&mut self) -> anyhow::Result<()> {
         settle();
-        // What was made ahead of time does not count. With several threads there are several batches in work, too, none
-        // of them far along just after the first was taken; so there are some more to wait for, until as much work is
-        // in hand at the beginning as at the end.
+        // Batches prepared in advance do not count. Several threads also have several batches in progress, none of them
+        // near completion just after the first was taken. Taking more batches first makes the work in progress at the
+        // beginning equal to that at the end.
         for batch in self.stream.by_ref().take(2 * self.num_buffers) {
             batch?;
         }

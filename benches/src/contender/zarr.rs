@@ -1,7 +1,7 @@
 //! Zarr v3 sharding through `zarrs`: uint16, shards of 128³, inner chunks of 32³, zstd level 3, on a file system.
 //!
-//! Integers of the window as in this project's store, so that the codec does not carry floats; the shard index is
-//! cached, one thread decodes.
+//! Stores the integers of the window, as this project's store does, so that the codec does not compress floats. The
+//! shard index is cached and one thread decodes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use zarrs::filesystem::FilesystemStore;
 use super::{CROP_SIZE, Contender};
 use crate::volume::Voxels;
 
-/// See [`self`].
+/// The volume as a sharded Zarr array, see the [module](self).
 pub struct Zarr {
     array: Array<FilesystemStore>,
     cache: ArrayShardedReadableExtCache,
@@ -40,7 +40,7 @@ impl Zarr {
             .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(3, false))])
             .build(store, "/")?;
         array.store_metadata()?;
-        array.store_array_subset(&array.subset_all(), voxels.samples.as_slice())?;
+        array.store_array_subset(&array.subset_all(), voxels.values.as_slice())?;
         let cache = ArrayShardedReadableExtCache::new(&array);
         let options = CodecOptions::default().with_concurrent_target(1);
         let bytes_per_voxel = super::ratio(bytes_of(&dir)?, voxels);
@@ -48,6 +48,7 @@ impl Zarr {
     }
 }
 
+/// Total size in bytes of the files in a folder and its subfolders.
 fn bytes_of(dir: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
@@ -73,10 +74,10 @@ impl Contender for Zarr {
     fn cut(&mut self, start: [usize; 3], out: &mut [f32]) -> anyhow::Result<()> {
         let ranges: Vec<_> = (0..3).map(|axis| start[axis] as u64..(start[axis] + CROP_SIZE[axis]) as u64).collect();
         let subset = ArraySubset::new_with_ranges(&ranges);
-        let samples: Vec<u16> = self.array.retrieve_array_subset_sharded_opt(&self.cache, &subset, &self.options)?;
+        let values: Vec<u16> = self.array.retrieve_array_subset_sharded_opt(&self.cache, &subset, &self.options)?;
         let scale = 1.0 / self.top;
-        for (value, sample) in out.iter_mut().zip(samples) {
-            *value = f32::from(sample) * scale;
+        for (value, stored) in out.iter_mut().zip(values) {
+            *value = f32::from(stored) * scale;
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! A zstd frame that stores its content in one raw block (RFC 8878, sections 3.1.1 and 3.1.1.2.2).
+//! A zstd frame with its content in one raw block (RFC 8878, sections 3.1.1 and 3.1.1.2.2).
 //!
-//! The reader knows the exact header that the writer wrote, so it can hand out the content in place; every other zstd
-//! decoder reads the frame as it reads any.
+//! The reader compares the header with the one that the writer writes and returns the content in place. To every other
+//! zstd decoder it is a frame like any other.
 
-/// Frame magic, descriptor (single segment, 4-byte content size), content size, block header.
+/// Length of the header: frame magic, descriptor (single segment, 4-byte content size), content size, block header.
 pub const HEADER_LEN: usize = 4 + 1 + 4 + 3;
 
-/// The longest content: what a raw block may hold.
+/// Maximum length of the content in bytes: that of a raw block.
 pub const MAX_LEN: usize = 1 << 17;
 
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
@@ -14,7 +14,7 @@ const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 const DESCRIPTOR: u8 = 0b1010_0000;
 
 fn header(len: usize) -> [u8; HEADER_LEN] {
-    // MAX_CHUNK_VOXELS keeps every raw part within the 128 KiB a raw block may have.
+    // `MAX_CHUNK_VOXELS` keeps every raw part within the 128 KiB of a raw block.
     let size = u32::try_from(len).expect("a chunk's raw part is at most 128 KiB").to_le_bytes();
     // Block header: last block (1), type raw (0 << 1), size (<< 3).
     let block = u32::try_from(len << 3 | 1).expect("a chunk's raw part is at most 128 KiB").to_le_bytes();
@@ -26,17 +26,19 @@ fn header(len: usize) -> [u8; HEADER_LEN] {
     bytes
 }
 
-/// Appends a frame that stores `content`.
+/// Appends a frame with `content` to `out`.
 ///
 /// # Panics
-/// If `content` is longer than 128 KiB: the caller's error.
+/// If `content` is longer than [`MAX_LEN`].
 pub fn write(content: &[u8], out: &mut Vec<u8>) {
     assert!(content.len() <= MAX_LEN, "a raw block holds at most 128 KiB");
     out.extend_from_slice(&header(content.len()));
     out.extend_from_slice(content);
 }
 
-/// If `bytes` begin with a frame that stores exactly `len` bytes: its content, and what follows.
+/// Splits `bytes` into the content of a stored frame of exactly `len` bytes and the bytes after the frame.
+///
+/// `None` if `bytes` do not begin with such a frame.
 #[must_use]
 pub fn read(bytes: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
     if len > MAX_LEN {
@@ -46,7 +48,7 @@ pub fn read(bytes: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
     content.split_at_checked(len)
 }
 
-/// If `bytes` are one frame that stores its content, and nothing else: the content.
+/// Returns the content if `bytes` are one stored frame and nothing else.
 #[must_use]
 pub fn whole(bytes: &[u8]) -> Option<&[u8]> {
     let (content, rest) = read(bytes, bytes.len().checked_sub(HEADER_LEN)?)?;

@@ -1,14 +1,15 @@
-//! Opens a shard and believes nothing it has not checked.
+//! Shard reader. Treats every byte as untrusted until it is validated.
 
 use std::path::{Path, PathBuf};
 
-use super::record::{CaseRecord, Directory};
-use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, MAX_DIRECTORY_LEN, VERSION, header_bytes};
-use crate::codec::check_fits;
+use super::layout::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, MAX_DIRECTORY_LEN, VERSION, header_bytes};
+use crate::codec::Voxel;
+use crate::damage::{CaseIndexError, ShardError};
 use crate::error::{Error, Result};
 use crate::grid::Grid;
 use crate::index::{ChunkIndex, ENTRY_LEN, Entry};
 use crate::occupancy::Occupancy;
+use crate::record::{ArrayRecord, CaseRecord, Directory};
 use crate::storage::{Access, Storage};
 
 /// An open shard.
@@ -20,21 +21,21 @@ pub struct Shard {
     directory: Directory,
 }
 
-/// A case's chunks and counts, read when the case is visited.
+/// Chunk index and occupancy of a case, read when the case is visited.
 #[derive(Clone, Debug)]
 pub struct CaseIndex {
-    /// How the volume is cut.
+    /// Partition of the volume into chunks.
     pub grid: Grid,
-    /// Chunks of the image.
+    /// Index of the image's chunks.
     pub image: ChunkIndex,
-    /// Chunks of the label map.
+    /// Index of the label map's chunks; `None` for a case without labels.
     pub label: Option<ChunkIndex>,
-    /// Counts.
+    /// Counts of foreground and class voxels per chunk.
     pub occupancy: Occupancy,
 }
 
 impl CaseIndex {
-    /// Where the first of the coded chunks lies.
+    /// Smallest offset of an encoded chunk; `None` if all chunks are constant.
     pub(crate) fn first_offset(&self) -> Option<u64> {
         let entries = self.image.entries.iter().chain(self.label.iter().flat_map(|label| &label.entries));
         let offset = |entry: &Entry| if let Entry::Coded { offset, .. } = entry { Some(*offset) } else { None };
@@ -43,63 +44,57 @@ impl CaseIndex {
 }
 
 impl Shard {
-    /// Opens a shard: checks header, footer and directory; touches no chunk.
+    /// Opens a shard and checks header, footer and directory; reads no chunk.
     ///
     /// # Errors
-    /// If the file cannot be read or is not whole.
+    /// If the file cannot be read or is not a complete shard.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let bad = |reason: String| Error::BadShard { path: path.to_owned(), reason };
+        let bad = |reason: ShardError| Error::BadShard { path: path.to_owned(), reason };
         let storage = Storage::open(path, access)?;
         let len = storage.len();
         if len < (HEADER_LEN + FOOTER_LEN) as u64 {
-            return Err(bad(format!("{len} bytes are too few")));
+            return Err(bad(ShardError::TooShort(len)));
         }
         let mut scratch = Vec::new();
-        let io = Error::io(path, "read");
-        let header: [u8; HEADER_LEN] = match storage.read(0, HEADER_LEN, &mut scratch) {
-            Ok(bytes) => array(bytes),
-            Err(err) => return Err(io(err)),
-        };
+        let header = storage.with_bytes(0, HEADER_LEN, &mut scratch, array)?;
         let generation = parse_header(header).map_err(bad)?;
-        let data_end = len - FOOTER_LEN as u64;
-        let footer: [u8; FOOTER_LEN] = match storage.read(data_end, FOOTER_LEN, &mut scratch) {
-            Ok(bytes) => array(bytes),
-            Err(err) => return Err(io(err)),
-        };
+        let end = len - FOOTER_LEN as u64;
+        let footer = storage.with_bytes(end, FOOTER_LEN, &mut scratch, array)?;
         let (offset, directory_len, crc) = parse_footer(footer).map_err(bad)?;
-        let whole = offset.checked_add(directory_len) == Some(data_end) && offset >= HEADER_LEN as u64;
-        if !whole || directory_len > MAX_DIRECTORY_LEN {
-            return Err(bad(format!("directory at {offset}+{directory_len} does not end at {data_end}")));
-        }
-        let directory_len = usize::try_from(directory_len).map_err(|err| bad(err.to_string()))?;
-        let bytes = storage.read(offset, directory_len, &mut scratch).map_err(io)?;
-        if crc32c::crc32c(bytes) != crc {
-            return Err(bad("checksum of the directory does not match".into()));
-        }
-        let directory: Directory = serde_json::from_slice(bytes).map_err(|err| bad(format!("directory: {err}")))?;
-        check_spans(&directory, offset).map_err(bad)?;
-        Ok(Self { path: path.to_owned(), storage, generation, directory })
+        let whole = offset.checked_add(directory_len) == Some(end) && offset >= HEADER_LEN as u64;
+        let directory_bytes = usize::try_from(directory_len).ok().filter(|_| directory_len <= MAX_DIRECTORY_LEN);
+        let (true, Some(directory_bytes)) = (whole, directory_bytes) else {
+            return Err(bad(ShardError::DirectoryRange { offset, len: directory_len, end }));
+        };
+        let directory = storage.with_bytes(offset, directory_bytes, &mut scratch, |bytes| {
+            if crc32c::crc32c(bytes) == crc {
+                parse_directory(bytes, offset)
+            } else {
+                Err(ShardError::DirectoryChecksum)
+            }
+        })?;
+        Ok(Self { path: path.to_owned(), storage, generation, directory: directory.map_err(bad)? })
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.storage.len()
     }
 
-    /// Never: a shard holds at least a header.
+    /// Always `false`: a shard holds at least a header.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.storage.is_empty()
     }
 
-    /// See [`super`]: which record of a case counts.
+    /// Generation of the shard, which decides the record that counts, see [`super`].
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -111,7 +106,7 @@ impl Shard {
         self.directory.chunk
     }
 
-    /// The cases, in file order.
+    /// Records of the cases, in file order.
     #[must_use]
     pub fn cases(&self) -> &[CaseRecord] {
         &self.directory.cases
@@ -121,84 +116,115 @@ impl Shard {
         &self.storage
     }
 
-    /// Reads and checks a case's index.
+    /// Reads and validates the index of a case.
     ///
     /// # Errors
-    /// If it cannot be read or does not hold together.
+    /// If it cannot be read or is damaged.
     pub fn read_index(&self, case: &CaseRecord, scratch: &mut Vec<u8>) -> Result<CaseIndex> {
-        let bad = |reason: String| Error::BadShard {
+        let bad = |error: CaseIndexError| Error::BadShard {
             path: self.path.clone(),
-            reason: format!("case {}: {reason}", case.key()),
+            reason: ShardError::Case { case: case.key(), error },
         };
-        let grid = case.grid(self.directory.chunk).map_err(bad)?;
-        check_fits::<u16>(case.image.codec, &case.key())?;
-        let span = &case.span;
-        let index_len = usize::try_from(span.index_len).map_err(|err| bad(err.to_string()))?;
-        let bytes =
-            self.storage.read(span.index_offset(), index_len, scratch).map_err(Error::io(&self.path, "read"))?;
-        if crc32c::crc32c(bytes) != span.index_crc32c {
-            return Err(bad("checksum of the index does not match".into()));
+        let grid = case.grid(self.directory.chunk).map_err(|error| bad(error.into()))?;
+        check_codec::<u16>("image", &case.image).map_err(bad)?;
+        if let Some(label) = &case.label {
+            check_codec::<u8>("label", label).map_err(bad)?;
         }
-        let entries_len = grid.num_chunks().saturating_mul(ENTRY_LEN);
-        let split = |bytes| <[u8]>::split_at_checked(bytes, entries_len).ok_or_else(|| bad("index ends early".into()));
-        let data_end = span.index_offset();
-        let (image, rest) = split(bytes)?;
-        let image = ChunkIndex::from_bytes(image, &case.image.codec, &grid, data_end).map_err(bad)?;
-        let (label, rest) = match &case.label {
-            Some(array) => {
-                check_fits::<u8>(array.codec, &case.key())?;
-                let (label, rest) = split(rest)?;
-                (Some(ChunkIndex::from_bytes(label, &array.codec, &grid, data_end).map_err(bad)?), rest)
+        let index_len = usize::try_from(case.span.index_len).map_err(|_| bad(CaseIndexError::Truncated))?;
+        let parse = |bytes: &[u8]| {
+            if crc32c::crc32c(bytes) == case.span.index_crc32c {
+                parse_index(bytes, grid, case)
+            } else {
+                Err(CaseIndexError::Checksum)
             }
-            None => (None, rest),
         };
-        let occupancy = Occupancy::from_bytes(rest, &grid).map_err(bad)?;
-        Ok(CaseIndex { grid, image, label, occupancy })
+        self.storage.with_bytes(case.span.index_offset(), index_len, scratch, parse)?.map_err(bad)
     }
 }
 
-/// As many bytes as were asked for.
+/// Checks that the codec of an array exists and its values fit the stored type.
+fn check_codec<T: Voxel>(array: &'static str, record: &ArrayRecord) -> Result<(), CaseIndexError> {
+    record.codec.validate(T::BITS).map_err(|error| CaseIndexError::Codec { array, error })
+}
+
+fn parse_index(bytes: &[u8], grid: Grid, case: &CaseRecord) -> Result<CaseIndex, CaseIndexError> {
+    let data_end = case.span.index_offset();
+    let (image, rest) = parse_array("image", &case.image, &grid, data_end, bytes)?;
+    let (label, rest) = match &case.label {
+        Some(record) => {
+            let (label, rest) = parse_array("label", record, &grid, data_end, rest)?;
+            (Some(label), rest)
+        }
+        None => (None, rest),
+    };
+    let occupancy = Occupancy::from_bytes(rest, &grid)?;
+    Ok(CaseIndex { grid, image, label, occupancy })
+}
+
+/// Parses the entries of an array; returns the bytes after them, too.
+fn parse_array<'a>(
+    array: &'static str,
+    record: &ArrayRecord,
+    grid: &Grid,
+    data_end: u64,
+    bytes: &'a [u8],
+) -> Result<(ChunkIndex, &'a [u8]), CaseIndexError> {
+    let len = grid.num_chunks().saturating_mul(ENTRY_LEN);
+    let (entries, rest) = bytes.split_at_checked(len).ok_or(CaseIndexError::Truncated)?;
+    let index = ChunkIndex::from_bytes(entries, &record.codec, grid, data_end);
+    Ok((index.map_err(|error| CaseIndexError::Index { array, error })?, rest))
+}
+
+fn parse_directory(bytes: &[u8], offset: u64) -> Result<Directory, ShardError> {
+    let directory = serde_json::from_slice(bytes).map_err(ShardError::Directory)?;
+    check_spans(&directory, offset)?;
+    Ok(directory)
+}
+
+/// Copies bytes whose number the caller has asked for.
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(bytes);
     array
 }
 
-fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<u64, String> {
+/// Returns the generation.
+fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<u64, ShardError> {
     if bytes[..8] != HEADER_MAGIC {
-        return Err("does not begin as a shard does".into());
+        return Err(ShardError::Magic);
     }
     let version = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
     if version != VERSION {
-        return Err(format!("format version {version}; this program reads version {VERSION}"));
+        return Err(ShardError::Version { found: version, expected: VERSION });
     }
     let generation: [u8; 8] = bytes[16..24].try_into().expect("eight bytes");
     let generation = u64::from_le_bytes(generation);
     if bytes != header_bytes(generation) {
-        return Err("checksum of the header does not match".into());
+        return Err(ShardError::Header);
     }
     Ok(generation)
 }
 
-fn parse_footer(bytes: [u8; FOOTER_LEN]) -> Result<(u64, u64, u32), String> {
+/// Returns offset, length and checksum of the directory.
+fn parse_footer(bytes: [u8; FOOTER_LEN]) -> Result<(u64, u64, u32), ShardError> {
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     if bytes[24..] != FOOTER_MAGIC || u32_at(20) != VERSION {
-        return Err("does not end as a shard does: it was cut short or not written to the end".into());
+        return Err(ShardError::Footer);
     }
     Ok((u64_at(0), u64_at(8), u32_at(16)))
 }
 
-/// Cases must tile the bytes between header and directory, or a damaged byte between them could go unseen.
-fn check_spans(directory: &Directory, end: u64) -> Result<(), String> {
+/// Checks that the cases tile the bytes between header and directory, so that no byte escapes the checksums.
+fn check_spans(directory: &Directory, end: u64) -> Result<(), ShardError> {
     let mut at = HEADER_LEN as u64;
     for case in &directory.cases {
         let span = &case.span;
         let next = span.offset.checked_add(span.data_len).and_then(|sum| sum.checked_add(span.index_len));
         match next {
             Some(next) if span.offset == at && next <= end => at = next,
-            _ => return Err(format!("case {} lies where no case can", case.key())),
+            _ => return Err(ShardError::Span { case: case.key() }),
         }
     }
-    if at == end { Ok(()) } else { Err(format!("bytes {at} to {end} belong to no case")) }
+    if at == end { Ok(()) } else { Err(ShardError::Gap { start: at, end }) }
 }

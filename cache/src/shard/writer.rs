@@ -1,25 +1,33 @@
-//! Writes a shard under a temporary name and gives it its own when everything is on disk.
+//! Shard writer: writes under a temporary name and names the shard once everything is on disk.
 //!
-//! A process that is killed leaves at most a `.tmp` file, which no reader looks at and which the next run removes:
-//! a writer that is alive holds a lock on its file.
+//! A process that is killed leaves at most a `.tmp` file. No reader opens it, and the next run removes it: a writer at
+//! work holds a lock on its file.
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use super::record::Directory;
-use super::{EXTENSION, HEADER_LEN, Shard, footer_bytes, header_bytes};
+use super::layout::{EXTENSION, HEADER_LEN, footer_bytes, header_bytes};
+use super::reader::Shard;
+use crate::damage::{CaseIndexError, ShardError};
 use crate::durable;
 use crate::encode::EncodedCase;
-use crate::error::{Error, Result};
+use crate::error::{CaseError, Error, FileError, Result};
 use crate::index::Entry;
+use crate::lookup;
+use crate::record::{CaseRecord, Directory};
 
 const TEMPORARY_PREFIX: &str = ".shard-";
-/// Records are copied from shard to shard in pieces of so many bytes.
+/// Prefix of the files that reserve a shard's name, see [`reserve_and_rename`].
+const RESERVATION_PREFIX: &str = ".name-";
+/// Buffer of the writer in bytes.
+const BUFFER_LEN: usize = 1 << 20;
+/// Length in bytes of the pieces in which cases are copied from shard to shard.
 const COPY_LEN: u64 = 8 << 20;
 
-/// A shard being written. Dropping it without [`ShardWriter::finish`] removes what was written.
+/// A shard being written. Dropping it without [`ShardWriter::finish`] removes the file.
 pub struct ShardWriter {
     dir: PathBuf,
     file: BufWriter<NamedTempFile>,
@@ -30,16 +38,17 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Begins a shard in `dir`. `generation` decides which record of a case counts, see [`super`]; `worker` only makes
-    /// the names of several writers differ.
+    /// Creates a shard in `dir`. `generation` decides which record of a case counts, see [`super`]; `worker` only keeps
+    /// the names of several writers apart.
     ///
     /// # Errors
-    /// If the file cannot be made.
+    /// If the file cannot be created.
     pub fn create(dir: &Path, generation: u64, worker: u32) -> Result<Self> {
-        let file = durable::temporary(dir, TEMPORARY_PREFIX).map_err(Error::io(dir, "create a file in this folder"))?;
+        let file =
+            durable::temporary(dir, TEMPORARY_PREFIX).map_err(FileError::at(dir, "create a file in this folder"))?;
         let mut writer = Self {
             dir: dir.to_owned(),
-            file: BufWriter::with_capacity(1 << 20, file),
+            file: BufWriter::with_capacity(BUFFER_LEN, file),
             offset: 0,
             generation,
             worker,
@@ -50,13 +59,13 @@ impl ShardWriter {
         Ok(writer)
     }
 
-    /// Bytes written so far.
+    /// Number of bytes written so far.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.offset
     }
 
-    /// Whether no case was written yet.
+    /// Whether no case has been written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.directory.is_none()
@@ -65,13 +74,10 @@ impl ShardWriter {
     /// Appends a case.
     ///
     /// # Errors
-    /// If writing fails (disk full), or the case was encoded with other chunks than those before it.
+    /// If writing fails (disk full), or the case has another chunk shape than those before it.
     pub fn push(&mut self, case: EncodedCase) -> Result<()> {
         let EncodedCase { mut record, chunk, data, entries, occupancy } = case;
-        if self.directory.as_ref().is_some_and(|directory| directory.chunk != chunk) {
-            let reason = format!("chunks of {chunk:?} differ from the shard's");
-            return Err(Error::BadCase { case: record.key(), reason });
-        }
+        self.check_chunk(&record, chunk)?;
         let start = self.offset;
         let absolute = |entry: Entry| match entry {
             Entry::Coded { offset, len, crc32c } => Entry::Coded { offset: start + offset, len, crc32c },
@@ -81,38 +87,31 @@ impl ShardWriter {
         index.extend_from_slice(&occupancy);
         record.span.offset = start;
         record.span.data_len = data.len() as u64;
-        record.span.index_len = index.len() as u64;
-        record.span.index_crc32c = crc32c::crc32c(&index);
         self.write(&data)?;
-        self.write(&index)?;
-        self.directory.get_or_insert_with(|| Directory { chunk, cases: Vec::new() }).cases.push(record);
-        Ok(())
+        self.write_index(record, chunk, &index)
     }
 
-    /// Appends record `idx` of another shard as it stands: chunks are copied, not decoded.
+    /// Appends record `idx` of another shard; copies its chunks without decoding them.
     ///
-    /// Checksums of chunks are copied too, so damage in the old shard stays damage that is found.
+    /// Checksums of chunks are copied too, so that damage in the old shard remains detectable.
     ///
     /// # Errors
     /// If the record cannot be read, its index is damaged, or writing fails.
     pub(crate) fn push_copy(&mut self, shard: &Shard, idx: usize) -> Result<()> {
         let mut record = shard.cases()[idx].clone();
         let chunk = shard.chunk();
-        if self.directory.as_ref().is_some_and(|directory| directory.chunk != chunk) {
-            let reason = format!("chunks of {chunk:?} differ from the shard's");
-            return Err(Error::BadCase { case: record.key(), reason });
-        }
+        self.check_chunk(&record, chunk)?;
         let mut scratch = Vec::new();
         let index = shard.read_index(&record, &mut scratch)?;
         let (from, start) = (record.span.offset, self.offset);
+        if index.first_offset().is_some_and(|first| first < from) {
+            let reason = ShardError::Case { case: record.key(), error: CaseIndexError::BeforeCase };
+            return Err(Error::BadShard { path: shard.path().to_owned(), reason });
+        }
         let moved = |entry: &Entry| match *entry {
             Entry::Coded { offset, len, crc32c } => Entry::Coded { offset: offset - from + start, len, crc32c },
             constant @ Entry::Constant(_) => constant,
         };
-        if index.first_offset().is_some_and(|first| first < from) {
-            let reason = format!("case {}: chunks lie before the case", record.key());
-            return Err(Error::BadShard { path: shard.path().to_owned(), reason });
-        }
         let arrays = std::iter::once(&index.image).chain(&index.label);
         let mut bytes: Vec<u8> =
             arrays.flat_map(|array| &array.entries).flat_map(|entry| moved(entry).to_bytes()).collect();
@@ -121,24 +120,19 @@ impl ShardWriter {
         while at < end {
             let len = (end - at).min(COPY_LEN);
             let piece = usize::try_from(len).unwrap_or(usize::MAX);
-            let read = shard.storage().read(at, piece, &mut scratch).map_err(Error::io(shard.path(), "read"))?;
-            self.write(read)?;
+            shard.storage().with_bytes(at, piece, &mut scratch, |bytes| self.write(bytes))??;
             at += len;
         }
         record.span.offset = start;
-        record.span.index_len = bytes.len() as u64;
-        record.span.index_crc32c = crc32c::crc32c(&bytes);
-        self.write(&bytes)?;
-        self.directory.get_or_insert_with(|| Directory { chunk, cases: Vec::new() }).cases.push(record);
-        Ok(())
+        self.write_index(record, chunk, &bytes)
     }
 
-    /// Writes directory and footer, waits until everything is on disk, and names the shard.
+    /// Writes directory and footer, syncs the file, and names the shard.
     ///
-    /// Returns its path; `None` if no case was written, and then nothing is left behind.
+    /// Returns its path; `None` if no case was written, and then no file remains.
     ///
     /// # Errors
-    /// If writing, syncing or renaming fails; nothing is left behind then either.
+    /// If writing, syncing or renaming fails; no file remains then either.
     pub fn finish(mut self) -> Result<Option<PathBuf>> {
         let Some(directory) = self.directory.take() else { return Ok(None) };
         let bytes = serde_json::to_vec(&directory).map_err(|err| self.error()(err.into()))?;
@@ -148,19 +142,38 @@ impl ShardWriter {
         let failed = self.error();
         let Self { dir, file, generation, worker, .. } = self;
         let mut file = file.into_inner().map_err(|err| failed(err.into_error()))?;
-        file.as_file().sync_all().map_err(Error::io(&dir, "write a shard to disk in this folder"))?;
+        file.as_file().sync_all().map_err(FileError::at(&dir, "sync a shard in this folder"))?;
         for sequence in 0u32.. {
             let path = dir.join(format!("g{generation:04}-w{worker:03}-{sequence:04}.{EXTENSION}"));
-            match file.persist_noclobber(&path) {
-                Ok(_) => {
+            match rename_new(file, &path)? {
+                Renamed::Done => {
                     durable::sync_dir(&dir)?;
                     return Ok(Some(path));
                 }
-                Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => file = err.file,
-                Err(err) => return Err(Error::io(path, "name the finished shard")(err.error)),
+                Renamed::Taken(back) => file = back,
             }
         }
-        unreachable!("four billion shards of one generation")
+        unreachable!("a folder holds fewer than four billion shards of one generation")
+    }
+
+    /// Appends the index of the case whose data was just written, and its record.
+    fn write_index(&mut self, mut record: CaseRecord, chunk: [usize; 3], index: &[u8]) -> Result<()> {
+        record.span.index_len = index.len() as u64;
+        record.span.index_crc32c = crc32c::crc32c(index);
+        self.write(index)?;
+        self.directory.get_or_insert_with(|| Directory { chunk, cases: Vec::new() }).cases.push(record);
+        Ok(())
+    }
+
+    /// Checks that a case has the chunk shape of the cases before it.
+    fn check_chunk(&self, record: &CaseRecord, chunk: [usize; 3]) -> Result<()> {
+        match &self.directory {
+            Some(directory) if directory.chunk != chunk => {
+                let reason = CaseError::ChunkShape { chunk, expected: directory.chunk };
+                Err(Error::BadCase { case: record.key(), reason })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -170,10 +183,62 @@ impl ShardWriter {
         Ok(())
     }
 
-    fn error(&self) -> impl Fn(std::io::Error) -> Error + use<> {
-        let path = self.dir.clone();
-        move |source| Error::io(&path, "write a shard in this folder")(source)
+    fn error(&self) -> impl FnOnce(io::Error) -> Error + use<> {
+        let dir = self.dir.clone();
+        move |source| FileError { path: dir, action: "write a shard in this folder", source }.into()
     }
+}
+
+/// Outcome of giving a file a name that must be new.
+#[derive(Debug)]
+enum Renamed {
+    Done,
+    /// Another file has the name.
+    Taken(NamedTempFile),
+}
+
+/// Gives a synced file a name that no other file has.
+fn rename_new(file: NamedTempFile, path: &Path) -> Result<Renamed, FileError> {
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(Renamed::Done),
+        Err(err) if err.error.kind() == io::ErrorKind::AlreadyExists => Ok(Renamed::Taken(err.file)),
+        // The system can do neither: no RENAME_NOREPLACE and no hard links, as on some network file systems.
+        Err(err) if lacks_exclusive_rename(&err.error) => reserve_and_rename(err.file, path),
+        Err(err) => Err(FileError::at(path, "name the finished shard")(err.error)),
+    }
+}
+
+/// Whether an error of `link` means that the file system has no hard links.
+fn lacks_exclusive_rename(err: &io::Error) -> bool {
+    #[cfg(unix)]
+    if matches!(err.raw_os_error(), Some(libc::EPERM | libc::EMLINK | libc::EINVAL | libc::ENOSYS)) {
+        return true;
+    }
+    err.kind() == io::ErrorKind::Unsupported
+}
+
+/// As [`rename_new`], where the file system can only rename over an existing file.
+///
+/// A file whose creation is exclusive reserves the name among writers that do the same, and keeps it until the shard has
+/// it. A writer killed in between leaves an empty reservation; others then take the next name.
+fn reserve_and_rename(file: NamedTempFile, path: &Path) -> Result<Renamed, FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let reservation = path.with_file_name(format!("{RESERVATION_PREFIX}{name}"));
+    match File::options().write(true).create_new(true).open(&reservation) {
+        Ok(_) => {}
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => return Ok(Renamed::Taken(file)),
+        Err(err) => return Err(FileError::at(reservation, "create")(err)),
+    }
+    let renamed = match lookup::exists(path) {
+        Ok(true) => Ok(Renamed::Taken(file)),
+        Ok(false) => match file.persist(path) {
+            Ok(_) => Ok(Renamed::Done),
+            Err(err) => Err(FileError::at(path, "name the finished shard")(err.error)),
+        },
+        Err(err) => Err(err),
+    };
+    std::fs::remove_file(&reservation).map_err(FileError::at(&reservation, "remove"))?;
+    renamed
 }
 
 /// Removes the unfinished shards that killed writers left in `dir`; returns their number.
@@ -182,4 +247,67 @@ impl ShardWriter {
 /// If the folder cannot be listed or a file cannot be removed.
 pub fn remove_stale(dir: &Path) -> Result<usize> {
     Ok(durable::remove_stale_named(dir, TEMPORARY_PREFIX)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn temporary(dir: &Path, content: &[u8]) -> NamedTempFile {
+        let mut file = durable::temporary(dir, TEMPORARY_PREFIX).unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    /// Both ways of naming a shard keep an existing file and hand the new one back.
+    #[test]
+    fn existing_name_is_taken_and_a_new_one_is_given() {
+        for rename in [rename_new as fn(NamedTempFile, &Path) -> Result<Renamed, FileError>, reserve_and_rename] {
+            let dir = tempfile::tempdir().unwrap();
+            let [first, second] = ["a.shard", "b.shard"].map(|name| dir.path().join(name));
+            assert!(matches!(rename(temporary(dir.path(), b"1"), &first).unwrap(), Renamed::Done));
+            let Renamed::Taken(file) = rename(temporary(dir.path(), b"2"), &first).unwrap() else { panic!("replaced") };
+            assert!(matches!(rename(file, &second).unwrap(), Renamed::Done));
+            assert_eq!(names(dir.path()), ["a.shard", "b.shard"]);
+            assert_eq!((std::fs::read(first).unwrap(), std::fs::read(second).unwrap()), (b"1".to_vec(), b"2".to_vec()));
+        }
+    }
+
+    #[test]
+    fn reserved_name_is_left_to_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.shard");
+        std::fs::write(dir.path().join(".name-a.shard"), b"").unwrap();
+        assert!(matches!(reserve_and_rename(temporary(dir.path(), b"1"), &path).unwrap(), Renamed::Taken(_)));
+        assert_eq!(names(dir.path()), [".name-a.shard"]);
+    }
+
+    #[test]
+    fn writer_without_cases_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+        assert!(writer.is_empty());
+        assert_eq!(writer.len(), HEADER_LEN as u64);
+        assert_eq!(writer.finish().unwrap(), None);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn stale_shards_are_removed_and_live_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = ShardWriter::create(dir.path(), 1, 0).unwrap();
+        std::fs::write(dir.path().join(".shard-killed.tmp"), b"half").unwrap();
+        std::fs::write(dir.path().join("g0001-w000-0000.shard"), b"finished").unwrap();
+        assert_eq!(remove_stale(dir.path()).unwrap(), 1);
+        assert_eq!(names(dir.path()).len(), 2);
+        drop(live);
+        assert_eq!(names(dir.path()), ["g0001-w000-0000.shard"]);
+    }
 }

@@ -207,7 +207,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         .collect();
     #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for grey values")]
     let grey = |voxel: usize| {
-        ((record.image.offset + record.image.step * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
+        ((record.image.offset + record.image.scale * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
     };
     let subtitle = format!(
         "{} voxels of {} mm   window {low} to {high} HU   patient's right is on the left",

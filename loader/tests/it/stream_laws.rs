@@ -68,7 +68,7 @@ fn write_cache(dir: &Path, dataset: &str, cases: &[TestCase]) -> Arc<Cache> {
             image: &case.image,
             image_bits: 9,
             image_offset: -175.0,
-            image_step: 1.0,
+            image_scale: 1.0,
             foreground_above: FOREGROUND_ABOVE,
             label: Some(&case.label),
             geometry: Geometry::identity(case.shape),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hiend_cache::Cache;
-use hiend_cache::cache::{StoredVolume, VolumeReader};
+use hiend_cache::{StoredVolume, VolumeReader};
 use hiend_loader::preprocess::window::window_units;
 
 use crate::config::finetune::ValidationConfig;
@@ -94,7 +94,7 @@ impl ValidationSet {
         let case = &self.cache.cases()[case];
         let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
-        let image = window_units(&image, array.offset, array.step, self.window);
+        let image = window_units(&image, array.offset, array.scale, self.window);
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?.with_weighting(settings.weighting);
         let pred = sliding.argmax(InputVolume::new(&image, 1, shape)?, |windows, num_windows| {

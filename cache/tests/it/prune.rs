@@ -1,11 +1,11 @@
-//! Pruning keeps what is wanted, bit for bit, and a crash at any of its steps loses nothing.
+//! Pruning: wanted cases are kept bit for bit, and a crash at any point loses none.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
 use hiend_cache::verify::{survey, verify_case};
-use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, VolumeReader, encode};
+use hiend_cache::{Cache, CodecPreset, Manifest, NewCase, ShardWriter, VolumeReader, encode};
 
 const SHAPE: [usize; 3] = [10, 9, 8];
 
@@ -16,25 +16,19 @@ fn write_shard(dir: &Path, generation: u64, cases: &[(&str, u16)]) {
         let image: Vec<u16> = (0..num_voxels).map(|i| value + u16::try_from(i * i % 50).unwrap()).collect();
         let label: Vec<u8> = image.iter().map(|v| u8::from(v % 3 == 0)).collect();
         let case = NewCase {
-            dataset: "D".into(),
-            case_id: name.into(),
-            shape: SHAPE,
-            image: &image,
             image_bits: 9,
-            image_offset: 0.0,
-            image_step: 1.0,
             foreground_above: value + 20,
             label: Some(&label),
-            geometry: Geometry::identity(SHAPE),
-            source: SourceFiles::default(),
             parameters: "test".into(),
+            ..NewCase::new("D", name, SHAPE, &image)
         };
         writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
     }
     writer.finish().unwrap();
 }
 
-/// Three shards: one all wanted, one partly superseded, one of which only an unwanted case is left.
+/// Writes three shards: one with superseded and unwanted records, one without wanted records that count, one wanted
+/// entirely.
 fn write_cache(dir: &Path) {
     write_shard(dir, 1, &[("a", 0), ("b", 10), ("gone", 20)]);
     write_shard(dir, 1, &[("gone2", 30), ("c", 40)]);
@@ -46,7 +40,7 @@ fn wanted(key: &str) -> bool {
     !key.contains("gone")
 }
 
-/// Images of the wanted cases.
+/// Images of the wanted cases by key.
 fn voxels(dir: &Path) -> BTreeMap<String, Vec<u16>> {
     let cache = Cache::open(dir).unwrap();
     let mut reader = VolumeReader::new();
@@ -76,7 +70,7 @@ fn assert_whole(dir: &Path) {
 }
 
 #[test]
-fn what_is_wanted_stays_and_the_rest_goes() {
+fn wanted_cases_are_kept_and_the_rest_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     write_cache(dir.path());
     let before = voxels(dir.path());
@@ -92,7 +86,7 @@ fn what_is_wanted_stays_and_the_rest_goes() {
 }
 
 #[test]
-fn a_crash_at_any_step_loses_nothing() {
+fn crash_at_any_point_loses_nothing() {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_cache(old.path());
     let expected = voxels(old.path());
@@ -103,17 +97,17 @@ fn a_crash_at_any_step_loses_nothing() {
     assert_eq!(names.len(), 2);
     let is_shard = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "shard");
     // Before the manifest, after it, and after each removal.
-    for step in 0..=1 + names.len() {
+    for point in 0..=1 + names.len() {
         let dir = tempfile::tempdir().unwrap();
         copy(old.path(), dir.path(), |_| true);
-        copy(new.path(), dir.path(), |name| is_shard(name) || step > 0);
-        for name in names.iter().take(step.saturating_sub(1)) {
+        copy(new.path(), dir.path(), |name| is_shard(name) || point > 0);
+        for name in names.iter().take(point.saturating_sub(1)) {
             std::fs::remove_file(dir.path().join(name)).unwrap();
         }
-        assert_eq!(voxels(dir.path()), expected, "step {step}");
+        assert_eq!(voxels(dir.path()), expected, "point {point}");
         assert_whole(dir.path());
         run(dir.path());
-        assert_eq!(voxels(dir.path()), expected, "step {step}, pruned again");
+        assert_eq!(voxels(dir.path()), expected, "point {point}, pruned again");
         assert_eq!(Cache::open(dir.path()).unwrap().cases().len(), 3);
     }
 }
