@@ -12,7 +12,7 @@ mod grid;
 mod matrix;
 mod oblique;
 pub mod resample;
-mod rows;
+pub mod rows;
 mod separable;
 pub mod window;
 
@@ -24,16 +24,6 @@ use crate::nifti::{NiftiInfo, NiftiVolume};
 use foreground::ForegroundBox;
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
-
-/// Reads source voxels in file order, from a voxel number on, as many as the slice takes.
-type ReadRow<'a> = &'a dyn Fn(usize, &mut [f32]);
-
-/// `a` and `b` mixed, `b` by its weight.
-fn mix(a: &[f32], b: &[f32], weight: f32, out: &mut [f32]) {
-    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-        *out = a + (b - a) * weight;
-    }
-}
 
 /// What is done to every scan. Saved with the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

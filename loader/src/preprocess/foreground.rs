@@ -1,19 +1,11 @@
-//! The bounding box of the foreground, found while planes pass by, and the crop to it.
+//! The bounding box of the foreground, found while rows are resampled, and the crop to it.
 
 use hiend_cache::Box3;
 
 use super::resample::Resampling;
+use super::rows::RowAt;
 
-/// Where a run of resampled values lies: plane and row number in processing order.
-#[derive(Clone, Copy, Debug)]
-pub struct RowAt {
-    /// Plane, along the source's slowest axis.
-    pub plane: usize,
-    /// Row of the plane, along the source's middle axis.
-    pub row: usize,
-}
-
-/// Smallest and largest position with foreground along the axes of processing.
+/// Bounding box of the foreground among the rows seen so far, along the axes of processing.
 #[derive(Clone, Copy, Debug)]
 pub struct ForegroundBox {
     start: [usize; 3],
@@ -25,7 +17,7 @@ impl ForegroundBox {
         Self { start: [usize::MAX; 3], end: [0; 3] }
     }
 
-    /// Takes in one row. Foreground is strictly above the threshold, as MONAI's `value > 0` after scaling.
+    /// Extends the box by one row. Foreground is strictly above the threshold, like MONAI's `value > 0` after scaling.
     pub(super) fn look(&mut self, values: &[f32], threshold: f32, at: RowAt) {
         let Some(first) = values.iter().position(|&value| value > threshold) else { return };
         let last = values.iter().rposition(|&value| value > threshold).unwrap_or(first);
@@ -35,7 +27,7 @@ impl ForegroundBox {
         }
     }
 
-    /// The box along x, y, z; `None` if there was no foreground.
+    /// The box along x, y, z; `None` without foreground.
     pub(super) fn region(&self, resampling: &Resampling) -> Option<Box3> {
         if self.start[0] == usize::MAX {
             return None;
@@ -49,7 +41,7 @@ impl ForegroundBox {
     }
 }
 
-/// Keeps only a box of a volume, in place.
+/// Crops a volume to a box, in place.
 pub(super) fn crop<T: Copy>(volume: &mut Vec<T>, shape: [usize; 3], region: &Box3) {
     let [nx, ny, nz] = region.shape();
     for x in 0..nx {
@@ -67,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crop_keeps_the_box() {
+    fn crop_keeps_only_the_box() {
         let mut volume: Vec<usize> = (0..2 * 3 * 4).collect();
         crop(&mut volume, [2, 3, 4], &Box3 { start: [1, 0, 2], end: [2, 2, 4] });
         assert_eq!(volume, [14, 15, 18, 19]);

@@ -1,40 +1,40 @@
-//! MONAI's grid: how many voxels a resampled scan has, where they lie, and which source coordinates they read.
+//! MONAI's grid: shape and position of a resampled scan, and the source coordinates of its voxels.
 //!
 //! # Directions and size
-//! As `Spacingd`. The new axes are the old ones made orthogonal (first axis kept, the second one turned within the
-//! plane of both, the third one upright on it) at the new spacing, so shear is resampled away. The size is the extent
-//! of the source's corners along the new axes. If one corner of the source has the smallest coordinate on every new
-//! axis, the first voxel lies there; this is so for every affine without shear. Else the two grids share their centre.
-//! The tolerance is so narrow (1e-8 voxel) that the rounding of an oblique affine to the file's 32-bit numbers already
-//! counts as shear.
+//! The same as in `Spacingd`. The new axes are the old ones made orthogonal (the first axis is kept, the second is
+//! rotated within the plane of both, the third is perpendicular to it) at the new spacing, so resampling removes shear.
+//! The size is the extent of the source's corners along the new axes. If one corner of the source has the smallest
+//! coordinate on every new axis, the first voxel lies there; without shear there always is such a corner. Otherwise the
+//! two grids share their centre. The tolerance is so narrow (1e-8 voxel) that the rounding of an oblique affine to the
+//! file's 32-bit numbers already counts as shear.
 //!
 //! # Coordinates
-//! MONAI goes through `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source
-//! index, in double precision. Where a source coordinate is a half exactly (3 mm to 1.5 mm: every other voxel), the
-//! rounding of that detour decides which voxel is nearest, so [`Coordinates`] makes the same detour, operation by
-//! operation, and label maps come out equal voxel for voxel.
+//! MONAI uses `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source index, in
+//! double precision. Where a source coordinate is exactly a half (from 3 mm to 1.5 mm: every other voxel), the rounding
+//! of that detour decides which voxel is nearest. [`Coordinates`] therefore makes the same detour, operation by
+//! operation, and label maps are equal voxel for voxel.
 
 use super::matrix::{cholesky, diagonal, fused_product, inverse, product, solve, times_vector, transpose};
 use crate::geometry::{Affine, spacing};
 
-/// Spacings closer than this (mm) are the same; entries of affines closer than this, too.
+/// Largest difference (mm) of spacings, and of entries of affines, that are treated as equal.
 const TOLERANCE: f64 = 1e-3;
-/// How far (voxels) a corner may be from the smallest coordinate to count as the first one.
+/// Largest distance (voxels) from the smallest coordinates at which a corner counts as the first one.
 const CORNER_TOLERANCE: f64 = 1e-8;
 
-/// The voxels of a resampled scan.
+/// The voxel grid of a resampled scan.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
     /// Voxels along x, y, z.
     pub(super) shape: [usize; 3],
     /// `world_from_voxel`.
     pub(super) affine: Affine,
-    /// Source voxel from output voxel; `None` if the source's voxels stay as they are.
+    /// Affine from output voxels to source voxels; `None` if the source is not resampled.
     pub(super) source_from_output: Option<Affine>,
 }
 
 impl Grid {
-    /// The grid of a scan as it is.
+    /// The grid of a scan that is not resampled.
     pub(super) fn unchanged(source: &Affine, shape: [usize; 3]) -> Self {
         Self { shape, affine: *source, source_from_output: None }
     }
@@ -55,12 +55,12 @@ impl Grid {
         if shape == source_shape && (close(source, &affine) || close(&source_from_output, &diagonal([1.0; 4]))) {
             return Self::unchanged(source, shape);
         }
-        // MONAI keeps the product, not the matrix it asked for.
+        // MONAI keeps the product, not the requested matrix.
         Self { shape, affine: fused_product(source, &source_from_output), source_from_output: Some(source_from_output) }
     }
 }
 
-/// The affine with orthogonal axes next to those of `source`, lengths `spacing` and no translation.
+/// The affine with orthogonal axes closest to those of `source`, of lengths `spacing`, without translation.
 fn orthogonal(source: &Affine, spacing: [f64; 3]) -> Affine {
     let axes = linear(source);
     let shear = transpose(&cholesky(&product(&transpose(&axes), &axes)));
@@ -73,7 +73,7 @@ fn orthogonal(source: &Affine, spacing: [f64; 3]) -> Affine {
     affine
 }
 
-/// Voxels along the new axes and the place of the first one.
+/// Number of voxels along the new axes, and world position of the first voxel.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of voxels, at least 1")]
 fn place(source: &Affine, source_shape: [usize; 3], affine: &Affine) -> ([usize; 3], [f64; 3]) {
     // Corner 0 is the first voxel; the last axis changes fastest.
@@ -103,17 +103,17 @@ fn linear(affine: &Affine) -> [[f64; 3]; 3] {
     std::array::from_fn(|row| std::array::from_fn(|column| affine[row][column]))
 }
 
-/// Whether affines differ by less than MONAI cares for.
+/// Whether two affines are equal within MONAI's tolerance.
 fn close(a: &Affine, b: &Affine) -> bool {
     a.as_flattened().iter().zip(b.as_flattened()).all(|(a, b)| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs())
 }
 
-/// Source coordinates of output voxels, both oriented.
+/// Source coordinates of output voxels; both arrays are oriented to RAS+.
 #[derive(Clone, Debug)]
 pub(super) struct Coordinates {
-    /// Normalised source coordinates from normalised output coordinates; rows by source axis, then the shift.
+    /// Affine from normalised output coordinates to normalised source coordinates, one row a source axis.
     theta: [[f64; 4]; 3],
-    /// Normalised coordinates of the output indices, by axis.
+    /// Normalised coordinates of the output indices, for each axis.
     normalised: [Vec<f64>; 3],
     source_shape: [usize; 3],
 }
@@ -126,12 +126,12 @@ impl Coordinates {
         Self { theta: [theta[0], theta[1], theta[2]], normalised, source_shape }
     }
 
-    /// Whether every source axis is read along one output axis alone.
+    /// Whether each source coordinate depends on one output axis only.
     pub(super) fn is_separable(&self) -> bool {
         (0..3).all(|row| (0..3).all(|column| row == column || self.theta[row][column] == 0.0))
     }
 
-    /// Voxels of the source.
+    /// Shape of the source.
     pub(super) fn source_shape(&self) -> [usize; 3] {
         self.source_shape
     }
@@ -141,7 +141,8 @@ impl Coordinates {
         std::array::from_fn(|axis| self.normalised[axis][voxel[axis]])
     }
 
-    /// The source coordinates along `axis` of a row of output voxels: all along `row_axis`, elsewhere at `fixed`.
+    /// Fills `out` with the source coordinates along `axis` of a row of output voxels, which runs along `row_axis` and
+    /// has the normalised coordinates `fixed` on the other axes.
     pub(super) fn fill_row(&self, axis: usize, row_axis: usize, fixed: [f64; 3], out: &mut Vec<f64>) {
         let [x, y, z] = fixed;
         let row = self.normalised[row_axis].iter();
@@ -155,7 +156,7 @@ impl Coordinates {
 
     /// The source coordinate along `axis` at a normalised output coordinate, clamped to the source.
     ///
-    /// `PyTorch` has the axes in reverse order and one fused multiply-add each.
+    /// `PyTorch` adds the axes in reverse order, each with one fused multiply-add.
     #[inline]
     pub(super) fn source(&self, axis: usize, [x, y, z]: [f64; 3]) -> f64 {
         let [by_x, by_y, by_z, shift] = self.theta[axis];
@@ -166,7 +167,7 @@ impl Coordinates {
     }
 }
 
-/// The affine from voxel indices to [-1, 1] between the outer faces of the array.
+/// The affine from voxel indices to coordinates that are -1 and 1 at the outer faces of the array.
 fn normalisation(shape: [usize; 3]) -> Affine {
     let mut affine = diagonal([1.0; 4]);
     for (axis, len) in shape.into_iter().enumerate() {
@@ -176,24 +177,28 @@ fn normalisation(shape: [usize; 3]) -> Affine {
     affine
 }
 
-/// The normalised coordinate of an index, as `affine_grid` has it.
+/// The normalised coordinate of an index, with the rounding of `affine_grid`.
 fn normalised(idx: usize, len: usize) -> f64 {
     let n = len as f64;
     if len == 1 { 0.0 } else { linspace(idx, len) * (n - 1.0) / n }
 }
 
-/// Element `idx` of `torch.linspace(-1, 1, len)` in double precision, to the last bit.
+/// Element `idx` of `torch.linspace(-1, 1, len)` in double precision, equal to the last bit.
 ///
 /// `PyTorch`'s AVX2 kernel counts from both ends with fused multiply-add, four elements at a time while eight are left;
-/// within four it adds rounded multiples of the step.
+/// within four elements it adds rounded multiples of the increment.
 fn linspace(idx: usize, len: usize) -> f64 {
-    let step = 2.0 / (len as f64 - 1.0);
+    let increment = 2.0 / (len as f64 - 1.0);
     let counted = |idx: usize| {
-        if idx < len / 2 { step.mul_add(idx as f64, -1.0) } else { (-step).mul_add((len - 1 - idx) as f64, 1.0) }
+        if idx < len / 2 {
+            increment.mul_add(idx as f64, -1.0)
+        } else {
+            (-increment).mul_add((len - 1 - idx) as f64, 1.0)
+        }
     };
     if idx < len / 8 * 8 {
         let first = idx / 4 * 4;
-        counted(first) + step * (idx - first) as f64
+        counted(first) + increment * (idx - first) as f64
     } else {
         counted(idx)
     }

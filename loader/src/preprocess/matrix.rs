@@ -1,10 +1,10 @@
 //! Small matrices with the rounding of `NumPy`'s linear algebra.
 //!
-//! A resampled voxel can lie half way between two source voxels exactly, and then the last bit of the grid decides
-//! which label it gets. So these functions follow, operation by operation, what LAPACK and the BLAS behind `NumPy` do
-//! with matrices of this size; results are equal to the last bit, which the golden cases check.
+//! A resampled voxel can lie exactly half-way between two source voxels, and then the last bit of the grid decides
+//! which label it gets. These functions therefore repeat, operation by operation, the computation of LAPACK and of the
+//! BLAS behind `NumPy` for matrices of this size. Results are equal to the last bit, which the golden cases check.
 
-/// `a * b`, sums from the first column on, every product rounded.
+/// The product `a * b`: every product is rounded, then added, from the first column on.
 pub(super) fn product<const R: usize, const K: usize, const C: usize>(
     a: &[[f64; K]; R],
     b: &[[f64; C]; K],
@@ -12,24 +12,24 @@ pub(super) fn product<const R: usize, const K: usize, const C: usize>(
     std::array::from_fn(|row| std::array::from_fn(|column| (0..K).map(|k| a[row][k] * b[k][column]).sum()))
 }
 
-/// The product of two affines as `PyTorch` rounds it: every sum is one chain of fused multiply-adds.
+/// The product of two affines with `PyTorch`'s rounding: each sum is one chain of fused multiply-adds.
 pub(super) fn fused_product(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
     std::array::from_fn(|row| {
         std::array::from_fn(|column| (0..4).fold(0.0, |sum: f64, k| a[row][k].mul_add(b[k][column], sum)))
     })
 }
 
-/// `a * v`. The BLAS adds the middle product last.
+/// The product `a * v`. The BLAS adds the middle product last.
 pub(super) fn times_vector(a: &[[f64; 3]; 3], v: [f64; 3]) -> [f64; 3] {
     a.map(|row| (row[0] * v[0] + row[2] * v[2]) + row[1] * v[1])
 }
 
-/// The transpose.
+/// The transpose of `a`.
 pub(super) fn transpose<const N: usize>(a: &[[f64; N]; N]) -> [[f64; N]; N] {
     std::array::from_fn(|row| std::array::from_fn(|column| a[column][row]))
 }
 
-/// The lower triangle L with L * transpose(L) = `a`, for a positive definite `a`.
+/// The lower triangle L with L * transpose(L) = `a`. `a` must be positive definite.
 pub(super) fn cholesky<const N: usize>(a: &[[f64; N]; N]) -> [[f64; N]; N] {
     let mut lower = [[0.0; N]; N];
     for column in 0..N {
@@ -45,15 +45,16 @@ pub(super) fn cholesky<const N: usize>(a: &[[f64; N]; N]) -> [[f64; N]; N] {
     lower
 }
 
-/// X with `a` * X = `b`, for a regular `a`: triangular factors with row pivots, then substitution. Pivots divide by
-/// multiplying with their reciprocals.
+/// The solution X of `a` * X = `b`, by triangular factors with row pivots and substitution. `a` must be regular.
+///
+/// Division by a pivot is multiplication by its reciprocal.
 pub(super) fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [[f64; N]; N]) -> [[f64; N]; N] {
     for column in 0..N {
         for row in 1..N {
             let known = row.min(column);
             a[row][column] -= (0..known).map(|k| a[row][k] * a[k][column]).sum::<f64>();
         }
-        // The first of equals, as the BLAS.
+        // The first of equal pivots, like the BLAS.
         let mut pivot = column;
         for row in column + 1..N {
             if a[row][column].abs() > a[pivot][column].abs() {
@@ -84,12 +85,12 @@ pub(super) fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [[f64; N]; N]) 
     transpose(&columns)
 }
 
-/// The matrix of a diagonal.
+/// The diagonal matrix with these values.
 pub(super) fn diagonal<const N: usize>(values: [f64; N]) -> [[f64; N]; N] {
     std::array::from_fn(|row| std::array::from_fn(|column| if row == column { values[row] } else { 0.0 }))
 }
 
-/// The inverse of a regular matrix.
+/// The inverse of `a`, which must be regular.
 pub(super) fn inverse<const N: usize>(a: [[f64; N]; N]) -> [[f64; N]; N] {
     solve(a, diagonal([1.0; N]))
 }
@@ -101,7 +102,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn solving_and_factoring_undo_multiplying(
+        fn solving_and_factoring_invert_multiplication(
             entries in prop::array::uniform3(prop::array::uniform3(-1.0f64..1.0)),
             strength in 2.5f64..5.0,
         ) {

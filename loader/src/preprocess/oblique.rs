@@ -1,27 +1,26 @@
-//! Resampling voxel by voxel, for grids that lie askew in the source.
+//! Resampling voxel by voxel, for grids that are rotated against the source.
 //!
-//! Of the image, only the source planes are in memory as numbers that the current output plane touches: a few for
+//! Only the source planes that the current output plane reads are in memory as floats: a few, where the rotation is
 //! rounding in the header or a small tilt.
 
-use super::ReadRow;
-use super::foreground::RowAt;
 use super::grid::Coordinates;
+use super::rows::{ReadRow, RowAt};
 
-/// How output voxels read the source.
+/// Map from output voxels to positions in the source file.
 #[derive(Clone, Debug)]
 pub(super) struct Oblique {
     coordinates: Coordinates,
     /// The oriented axis that each source axis becomes.
     target_axis: [usize; 3],
-    /// By source axis, the file's fastest first.
+    /// Length and direction of the source axes, the file's fastest first.
     source_axes: [SourceAxis; 3],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct SourceAxis {
-    /// Voxels along it.
+    /// Number of voxels along the axis.
     len: usize,
-    /// Whether it runs against its oriented axis.
+    /// Whether the axis runs against its oriented axis.
     flipped: bool,
 }
 
@@ -30,7 +29,7 @@ impl SourceAxis {
         if self.flipped { self.len - 1 - oriented } else { oriented }
     }
 
-    /// Lower index, upper index and weight of the upper one.
+    /// Lower index, upper index and weight of the upper one at a coordinate.
     #[inline]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "coordinates are clamped to the axis")]
     fn linear(self, coordinate: f64) -> (usize, usize, f32) {
@@ -47,14 +46,14 @@ impl SourceAxis {
 }
 
 impl Oblique {
-    /// `flipped` is by oriented axis.
+    /// Creates the map; `flipped` is indexed by oriented axis.
     pub(super) fn new(coordinates: Coordinates, target_axis: [usize; 3], flipped: [bool; 3]) -> Self {
         let source_axes =
             target_axis.map(|axis| SourceAxis { len: coordinates.source_shape()[axis], flipped: flipped[axis] });
         Self { coordinates, target_axis, source_axes }
     }
 
-    /// Source coordinates of an output row, by source axis but not flipped.
+    /// Computes the source coordinates of an output row, for each source axis, before flipping.
     fn row_coordinates(&self, at: RowAt, out: &mut [Vec<f64>; 3]) {
         let fixed = self.coordinates.normalised(self.voxel([0, at.row, at.plane]));
         for (&axis, out) in self.target_axis.iter().zip(out) {
@@ -62,7 +61,7 @@ impl Oblique {
         }
     }
 
-    /// The oriented output voxel at a place in processing order.
+    /// The oriented output voxel at a position in processing order.
     fn voxel(&self, at: [usize; 3]) -> [usize; 3] {
         let mut voxel = [0; 3];
         for (&axis, at) in self.target_axis.iter().zip(at) {
@@ -71,11 +70,11 @@ impl Oblique {
         voxel
     }
 
-    /// The source planes that an output plane reads: the first and the one after the last.
+    /// The range of source planes that an output plane reads: the first, and the one after the last.
     fn planes(&self, plane: usize, width: usize, height: usize) -> (usize, usize) {
         let slow = self.source_axes[2];
         let (mut first, mut end) = (slow.len, 0);
-        // Coordinates change evenly, so the plane's corners have the extremes.
+        // Coordinates are an affine function, so their extremes lie at the plane's corners.
         for [column, row] in [[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]] {
             let normalised = self.coordinates.normalised(self.voxel([column, row, plane]));
             let (lower, upper, _) = slow.linear(self.coordinates.source(self.target_axis[2], normalised));
@@ -86,11 +85,11 @@ impl Oblique {
     }
 }
 
-/// Output rows of an image, trilinear.
+/// Computes output rows of an image by trilinear interpolation.
 pub(super) struct ObliqueRows<'a> {
     map: &'a Oblique,
     read: ReadRow<'a>,
-    /// Source planes by number, empty where not in memory.
+    /// Source planes by number; those not in memory are empty.
     planes: Vec<Vec<f32>>,
     coordinates: [Vec<f64>; 3],
     values: Vec<f32>,
@@ -104,7 +103,7 @@ impl<'a> ObliqueRows<'a> {
         Self { map, read, planes, coordinates: Default::default(), values: vec![0.0; width], height }
     }
 
-    /// The row at a place; rows come in order.
+    /// Computes the row at `at`. Rows must be requested in order.
     pub(super) fn row(&mut self, at: RowAt) -> &[f32] {
         if at.row == 0 {
             self.load(at.plane);
@@ -117,7 +116,7 @@ impl<'a> ObliqueRows<'a> {
             let (left, right, by_column) = fast.linear(along_fast);
             let (front, back, by_row) = middle.linear(along_middle);
             let (low, high, by_plane) = slow.linear(along_slow);
-            // In the order of the separable path, so that both round alike.
+            // The order of the separable path, so that both round equally.
             let in_plane = |plane: &[f32]| {
                 let front = &plane[front * fast.len..][..fast.len];
                 let back = &plane[back * fast.len..][..fast.len];
@@ -131,7 +130,7 @@ impl<'a> ObliqueRows<'a> {
         &self.values
     }
 
-    /// Reads the planes that an output plane needs and gives up the others.
+    /// Reads the planes that an output plane needs and drops all others.
     fn load(&mut self, plane: usize) {
         let (first, end) = self.map.planes(plane, self.values.len(), self.height);
         let mut spare = Vec::new();
@@ -150,7 +149,7 @@ impl<'a> ObliqueRows<'a> {
     }
 }
 
-/// One output row of a label map, nearest. `coordinates` is scratch.
+/// Computes one output row of a label map by nearest-neighbour interpolation. `coordinates` is a reused buffer.
 pub(super) fn nearest_row(map: &Oblique, labels: &[u8], at: RowAt, coordinates: &mut [Vec<f64>; 3], out: &mut [u8]) {
     map.row_coordinates(at, coordinates);
     let [fast, middle, slow] = map.source_axes;

@@ -1,21 +1,19 @@
-//! Orientation and resampling in one pass, exactly on MONAI's grid.
+//! Orientation and resampling in one pass, on exactly MONAI's grid.
 //!
-//! The grid of an axis-aligned scan runs along the source's axes and is read axis by axis; this is fast
-//! (`separable`). Any shear, be it the rounding of an oblique affine in the file, lets MONAI turn the grid a
-//! little, and every voxel is read at its own coordinates (`oblique`). Shear of rounding's size moves image
-//! values by nothing that matters, but it decides which label lies nearest where a coordinate is a half, and the
-//! foreground where a mixture equals the threshold, so there is no shortcut for it.
+//! The grid of an axis-aligned scan is parallel to the source's axes and is read axis by axis, which is fast
+//! (`separable`). With any shear, even the rounding of an oblique affine in the file, MONAI rotates the grid a little,
+//! and every voxel is read at its own coordinates (`oblique`). Shear of that size changes image values by less than
+//! their rounding, but it decides which label is nearest where a coordinate is a half, and where the foreground ends
+//! where an interpolated value equals the threshold. There is therefore no shortcut for it.
 
-use super::ReadRow;
-use super::foreground::RowAt;
 use super::grid::{Coordinates, Grid};
 use super::oblique::{self, Oblique};
-use super::rows::{Layout, fill_by_rows};
+use super::rows::{Layout, ReadRow, RowAt, fill_by_rows};
 use super::separable::{self, AxisTaps};
 use crate::geometry::Affine;
 use crate::nifti::{NiftiInfo, NiftiVolume};
 
-/// The map from a source array to the oriented, resampled one.
+/// Map from a source array to the oriented, resampled one.
 #[derive(Clone, Debug)]
 pub struct Resampling {
     reading: Reading,
@@ -25,16 +23,17 @@ pub struct Resampling {
     affine: Affine,
 }
 
-/// How the source is read.
+/// Method of reading the source.
 #[derive(Clone, Debug)]
 enum Reading {
-    /// By source axis, fastest first.
+    /// Axis by axis; one entry a source axis, the fastest first.
     Separable([AxisTaps; 3]),
+    /// Voxel by voxel.
     Oblique(Oblique),
 }
 
 impl Resampling {
-    /// The map for a scan and a target spacing in mm (`None`: only orient).
+    /// The map for a scan and a target spacing in mm. `None` only orients.
     #[must_use]
     pub fn new(info: &NiftiInfo, target: Option<[f64; 3]>) -> Self {
         let source_shape = info.orientation.shape(info.shape);
@@ -46,7 +45,7 @@ impl Resampling {
         Self::on_grid(&grid, source_shape, info.orientation.source_axis, info.orientation.flipped)
     }
 
-    /// The map onto a grid; axes as in [`crate::geometry::Orientation`].
+    /// The map onto a grid; axes are those of [`Orientation`](crate::geometry::Orientation).
     fn on_grid(grid: &Grid, source_shape: [usize; 3], source_axis: [usize; 3], flipped: [bool; 3]) -> Self {
         let mut target_axis = [0; 3];
         for (axis, &source) in source_axis.iter().enumerate() {
@@ -66,7 +65,7 @@ impl Resampling {
         Self { reading, shape: grid.shape, target_axis, affine: grid.affine }
     }
 
-    /// Voxels of the result along x, y, z.
+    /// Number of voxels of the result along x, y, z.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
@@ -89,9 +88,9 @@ impl Resampling {
     }
 }
 
-/// Resamples trilinearly. `sink` gets every row of values with its place and the samples to write.
+/// Resamples an image by trilinear interpolation into `out`, which is z fastest and of [`Resampling::shape`].
 ///
-/// `out` is z fastest, of [`Resampling::shape`].
+/// `sink` receives every row of values (HU) with its position, and writes the row of `out`.
 pub fn trilinear<T: Copy + Default>(
     volume: &NiftiVolume,
     resampling: &Resampling,
@@ -120,7 +119,7 @@ fn trilinear_of<T: Copy + Default>(
     }
 }
 
-/// Resamples a label map in file order to the nearest voxel; the result is z fastest.
+/// Resamples a label map in file order by nearest-neighbour interpolation; the result is z fastest.
 #[must_use]
 pub fn nearest(labels: &[u8], resampling: &Resampling) -> Vec<u8> {
     let mut out = vec![0u8; resampling.shape.iter().product()];
@@ -130,8 +129,8 @@ pub fn nearest(labels: &[u8], resampling: &Resampling) -> Vec<u8> {
             fill_by_rows(layout, &mut out, |at, row| separable::nearest_row(axes, labels, at, row));
         }
         Reading::Oblique(map) => {
-            let mut scratch = Default::default();
-            fill_by_rows(layout, &mut out, |at, row| oblique::nearest_row(map, labels, at, &mut scratch, row));
+            let mut coordinates = Default::default();
+            fill_by_rows(layout, &mut out, |at, row| oblique::nearest_row(map, labels, at, &mut coordinates, row));
         }
     }
     out
@@ -144,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn voxel_by_voxel_equals_axis_by_axis(
+        fn oblique_and_separable_resampling_agree(
             order in Just([0usize, 1, 2]).prop_shuffle(), flipped: [bool; 3], seed in 1usize..1000,
             shape in prop::array::uniform3(1usize..12),
             spacing in prop::array::uniform3(prop::sample::select(vec![0.75, 0.8, 1.5, 2.0, 3.0, 5.0])),

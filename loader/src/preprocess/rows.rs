@@ -1,20 +1,30 @@
-//! From rows in the file's order to an array in the result's.
+//! Rows in the axis order of the file, and their transposition to the order of the result.
 //!
-//! A `NIfTI` array has its first axis fastest; the result has z fastest. Rows are made along the file's fastest axis,
-//! where they are contiguous and vector code. Planes of them gather in blocks of [`BLOCK`] before they are turned into
-//! z-fast order, which keeps the scattered writes within the cache.
+//! A `NIfTI` array has its first axis fastest; the result has z fastest. Rows are computed along the file's fastest
+//! axis, where they are contiguous and compile to vector code. They are collected in blocks of [`BLOCK`] planes before
+//! they are transposed to z-fast order, which keeps the scattered writes within the processor's cache.
 
-use super::foreground::RowAt;
-
-/// Planes that are gathered before they are turned into z-fast order.
+/// Planes that are collected before they are transposed to z-fast order.
 const BLOCK: usize = 32;
 
-/// How processing (source axes, the file's fastest first) and result (z fastest) lie to each other.
+/// Reads consecutive source voxels in file order into the slice, from a voxel number on.
+pub(super) type ReadRow<'a> = &'a dyn Fn(usize, &mut [f32]);
+
+/// Position of a row in processing order.
+#[derive(Clone, Copy, Debug)]
+pub struct RowAt {
+    /// Plane, along the source's slowest axis.
+    pub plane: usize,
+    /// Row of the plane, along the source's middle axis.
+    pub row: usize,
+}
+
+/// Relation between the order of processing (source axes, the file's fastest first) and that of the result (z fastest).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// Voxels of the result along the axes of processing.
+    /// Number of voxels of the result along the axes of processing.
     pub(super) extent: [usize; 3],
-    /// Distance in the result between neighbours along the axes of processing.
+    /// Distance in the result, in voxels, between neighbours along the axes of processing.
     pub(super) strides: [usize; 3],
 }
 
@@ -25,7 +35,7 @@ impl Layout {
     }
 }
 
-/// Fills `out`, z fastest, by rows: plane after plane, row after row.
+/// Fills `out`, z fastest, with the rows that `fill` computes, plane after plane, row after row.
 pub(super) fn fill_by_rows<T: Copy + Default>(layout: Layout, out: &mut [T], mut fill: impl FnMut(RowAt, &mut [T])) {
     let [width, height, depth] = layout.extent;
     let mut block = vec![T::default(); width * height * BLOCK.min(depth)];
@@ -38,7 +48,7 @@ pub(super) fn fill_by_rows<T: Copy + Default>(layout: Layout, out: &mut [T], mut
     }
 }
 
-/// Writes a block of planes, source order, into the output. Whatever axis is z there is the inner loop.
+/// Copies a block of planes from source order to the output. The axis that is z in the output is the inner loop.
 fn place_block<T: Copy>(
     block: &[T],
     [width, height, depth]: [usize; 3],
@@ -57,17 +67,17 @@ fn place_block<T: Copy>(
         }
         return;
     }
-    let (outer, outer_step, inner, inner_step, inner_stride, outer_stride) = if strides[2] == 1 {
+    let (outer, outer_from, inner, inner_from, inner_to, outer_to) = if strides[2] == 1 {
         (height, width, depth, plane, strides[2], strides[1])
     } else {
         (depth, plane, height, width, strides[1], strides[2])
     };
     for o in 0..outer {
         for column in 0..width {
-            let from = o * outer_step + column;
-            let to = o * outer_stride + column * strides[0];
+            let from = o * outer_from + column;
+            let to = o * outer_to + column * strides[0];
             for i in 0..inner {
-                out[to + i * inner_stride] = block[from + i * inner_step];
+                out[to + i * inner_to] = block[from + i * inner_from];
             }
         }
     }

@@ -1,30 +1,29 @@
-//! Resampling axis by axis, for grids whose axes run along the source's.
+//! Resampling axis by axis, for grids whose axes are parallel to those of the source.
 //!
-//! Planes of the source's two fast axes are resampled whole, two neighbouring ones are kept, and each output plane is
-//! their mixture.
+//! Planes of the source's two fast axes are resampled as a whole, two neighbouring ones are kept, and each output plane
+//! is a weighted mean of the two.
 
-use super::foreground::RowAt;
 use super::grid::Coordinates;
-use super::{ReadRow, mix};
+use super::rows::{ReadRow, RowAt};
 
-/// How one output axis reads its source axis.
+/// Source indices and weights of the positions along one output axis.
 #[derive(Clone, Debug)]
 pub(super) struct AxisTaps {
-    /// Lower source index, upper source index and weight of the upper one, for trilinear reading.
+    /// Lower source index, upper source index and weight of the upper one, for trilinear interpolation.
     linear: Vec<(u32, u32, f32)>,
-    /// Source index for nearest reading.
+    /// Source index for nearest-neighbour interpolation.
     nearest: Vec<u32>,
-    /// Source voxels along the axis.
+    /// Number of source voxels along the axis.
     source_len: usize,
 }
 
 impl AxisTaps {
-    /// Every voxel of the source as it is, `flipped` back to front.
+    /// Taps of an axis that is not resampled; `flipped` reverses it.
     pub(super) fn unchanged(len: usize, flipped: bool) -> Self {
         Self::new((0..len).map(|idx| idx as f64), len, flipped)
     }
 
-    /// The map of an oriented axis at given source coordinates.
+    /// Taps of an oriented axis at given source coordinates.
     pub(super) fn resampled(coordinates: &Coordinates, axis: usize, flipped: bool) -> Self {
         let mut along = Vec::new();
         coordinates.fill_row(axis, axis, [0.0; 3], &mut along);
@@ -46,7 +45,7 @@ impl AxisTaps {
     }
 }
 
-/// Output rows of an image, trilinear.
+/// Computes output rows of an image by trilinear interpolation.
 pub(super) struct SeparableRows<'a> {
     axes: &'a [AxisTaps; 3],
     read: ReadRow<'a>,
@@ -56,13 +55,13 @@ pub(super) struct SeparableRows<'a> {
     mixed: Vec<f32>,
 }
 
-/// One source plane, resampled within itself.
+/// One source plane, resampled along its own two axes.
 struct Plane {
     source: Option<u32>,
     values: Vec<f32>,
 }
 
-/// Rows of the source as they are read.
+/// The two source rows read last, by number, and their weighted mean.
 struct RowBuffers {
     rows: [(Option<u32>, Vec<f32>); 2],
     mixed: Vec<f32>,
@@ -78,12 +77,12 @@ impl<'a> SeparableRows<'a> {
         Self { axes, read, lower: plane(), upper: plane(), scratch, mixed: vec![0f32; width] }
     }
 
-    /// The row at a place; rows come in order.
+    /// Computes the row at `at`. Rows must be requested in order.
     pub(super) fn row(&mut self, at: RowAt) -> &[f32] {
         let (low, high, weight) = self.axes[2].linear[at.plane];
         let mixing = weight > 0.0 && high != low;
         if at.row == 0 {
-            // Going up or down the source, one of the two planes usually is there already.
+            // In either direction along the source, one of the two planes usually is in memory already.
             if self.upper.source == Some(low) || self.lower.source == Some(high) {
                 std::mem::swap(&mut self.lower, &mut self.upper);
             }
@@ -104,6 +103,7 @@ impl<'a> SeparableRows<'a> {
 }
 
 impl Plane {
+    /// Resamples source plane `source` along its own axes, unless it is in memory already.
     fn load(&mut self, source: u32, axes: &[AxisTaps; 3], read: ReadRow<'_>, scratch: &mut RowBuffers) {
         if self.source == Some(source) {
             return;
@@ -139,7 +139,14 @@ impl Plane {
     }
 }
 
-/// One output row of a label map, nearest.
+/// Writes the weighted mean of `a` and `b` to `out`; `weight` is that of `b`.
+fn mix(a: &[f32], b: &[f32], weight: f32, out: &mut [f32]) {
+    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+        *out = a + (b - a) * weight;
+    }
+}
+
+/// Computes one output row of a label map by nearest-neighbour interpolation.
 pub(super) fn nearest_row(axes: &[AxisTaps; 3], labels: &[u8], at: RowAt, out: &mut [u8]) {
     let [fast, middle, slow] = axes;
     let source_row = slow.nearest[at.plane] as usize * middle.source_len + middle.nearest[at.row] as usize;
