@@ -1,9 +1,10 @@
 //! A picture in memory: rectangles, text and slices drawn into it, and the PNG file written from it.
 
-use std::io::{BufWriter, Write as _};
+use std::io;
 use std::path::Path;
 
 use font8x8::UnicodeFonts as _;
+use hiend_cache::durable;
 
 use super::slice::Slice;
 use super::{BACKGROUND, Rgb, label_colour};
@@ -113,29 +114,27 @@ impl Canvas {
         }
     }
 
-    /// Writes the picture, under another name first: a file of this name is whole.
+    /// Writes the picture as a PNG file. The file appears complete or not at all.
+    ///
+    /// Removes temporary files that killed processes left in its folder.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn write_png(&self, path: &Path) -> std::io::Result<()> {
-        let mut temporary = tempfile::Builder::new();
-        // What the umask leaves of it, as for any other file.
-        #[cfg(unix)]
-        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    /// If the file cannot be written; the error does not name it.
+    pub fn write_png(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = temporary.tempfile_in(folder)?;
-        let mut out = BufWriter::new(file.as_file_mut());
-        let side = |length: usize| u32::try_from(length).map_err(std::io::Error::other);
-        let mut encoder = png::Encoder::new(&mut out, side(self.width)?, side(self.height)?);
+        // A folder that cannot be listed is no obstacle; one that cannot be written fails right below.
+        let _ = durable::remove_stale(folder);
+        durable::write_with(path, |out| self.encode_png(out)).map_err(|error| error.source)
+    }
+
+    fn encode_png(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let side = |length: usize| u32::try_from(length).map_err(io::Error::other);
+        let mut encoder = png::Encoder::new(out, side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(self.pixels.as_flattened())?;
-        writer.finish()?;
-        out.flush()?;
-        drop(out);
-        file.persist(path)?;
-        Ok(())
+        Ok(writer.finish()?)
     }
 
     /// Draws the directions at the left, right, upper and lower edge of a slice ([`Plane::letters`]).
@@ -190,6 +189,7 @@ mod tests {
     #[test]
     fn a_written_picture_is_read_back_and_leaves_no_other_file() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".hiend-killed.tmp"), b"half a picture").unwrap();
         let mut canvas = Canvas::new(3, 2);
         canvas.fill([1, 0], [1, 2], TEXT);
         for _ in 0..2 {
