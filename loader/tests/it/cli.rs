@@ -360,7 +360,7 @@ fn a_run_after_a_kill_converts_only_what_is_missing() {
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1", "--shard-size", "1MB"];
     let mut run = command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let has_shard = || hiend_cache::cache::list_shards(&place.path("cache")).is_ok_and(|shards| !shards.is_empty());
+    let has_shard = || hiend_cache::list_shards(&place.path("cache")).is_ok_and(|shards| !shards.is_empty());
     while !(has_shard() && unfinished(&place.path("cache")) > 0) && run.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }
@@ -411,7 +411,7 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
     assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
     assert!(ran.err.contains("error: ") && ran.err.contains(&out) && ran.err.contains("write"), "{}", ran.err);
     assert_eq!(unfinished(&place.path("cache")), 0);
-    assert_eq!(hiend_cache::cache::list_shards(&place.path("cache")).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(hiend_cache::list_shards(&place.path("cache")).unwrap(), Vec::<PathBuf>::new());
     place.convert(&[], 0);
     place.verify(0);
     assert_eq!(voxels(&place.path("cache")).len(), 4);
@@ -419,7 +419,7 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
 
 /// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
 fn damage(place: &Place, at: u64) -> PathBuf {
-    let shard = hiend_cache::cache::list_shards(&place.path("cache")).unwrap().remove(0);
+    let shard = hiend_cache::list_shards(&place.path("cache")).unwrap().remove(0);
     let mut bytes = std::fs::read(&shard).unwrap();
     bytes[usize::try_from(at).unwrap()] ^= 1;
     std::fs::write(&shard, bytes).unwrap();
@@ -446,7 +446,7 @@ fn cases_of_lost_and_damaged_shards_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&["--shard-size", "1kB"], 0);
     let before = voxels(&place.path("cache"));
-    let shards = hiend_cache::cache::list_shards(&place.path("cache")).unwrap();
+    let shards = hiend_cache::list_shards(&place.path("cache")).unwrap();
     assert_eq!(shards.len(), 3);
     std::fs::remove_file(&shards[0]).unwrap();
     let len = std::fs::metadata(&shards[1]).unwrap().len();
