@@ -20,8 +20,8 @@ use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
 use hiend_trainer::inference::sliding_window::Weighting;
+use hiend_trainer::journal::ValidationRecord;
 use hiend_trainer::pretrain::Pretraining;
-use hiend_trainer::report::journal::ValidationRecord;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::training::{Event, Stop, Stream, Summary, Task, TrainOptions, train};
 
@@ -105,7 +105,13 @@ fn finetune() -> FinetuneConfig {
 }
 
 fn options(dir: &Path, max_steps: u64, resume: bool) -> TrainOptions {
-    TrainOptions { max_steps: Some(max_steps), resume, checkpoint_every: 2, keep: 1, ..TrainOptions::new(dir) }
+    TrainOptions {
+        max_steps: Some(max_steps),
+        resume: resume.into(),
+        checkpoint_every: 2,
+        keep: 1,
+        ..TrainOptions::new(dir)
+    }
 }
 
 fn settings() -> WindowSettings {
@@ -202,7 +208,7 @@ fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
         }
     });
     assert_eq!(summary.unwrap().step, 3);
-    let options = TrainOptions { resume: true, stop: Stop::default(), ..options };
+    let options = TrainOptions { resume: true.into(), stop: Stop::default(), ..options };
     let mut heard = Vec::new();
     train(&task, stream(), &Compute::cpu(), &options, &mut |event| match event {
         Event::Validation(record) => heard.push(format!("validation {}", record.step)),

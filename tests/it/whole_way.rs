@@ -1,4 +1,4 @@
-//! Phantoms are converted, streamed and trained on, as a user would, but small.
+//! Phantoms are converted, streamed and trained on, as a user would do it, at a small scale.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn smoke() -> PretrainConfig {
 }
 
 #[test]
-fn a_second_conversion_finds_nothing_to_do() {
+fn second_conversion_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path(), 2);
     let first = shard(dir.path());
@@ -49,7 +49,7 @@ fn a_second_conversion_finds_nothing_to_do() {
     assert_eq!((second.converted, second.unchanged, second.shards), (0, 2, 0));
     assert_eq!(Cache::open(&dir.path().join("cache")).unwrap().digest(), before.digest());
 
-    // A changed file is converted again, and the new record counts.
+    // A changed file is converted again, and its new record replaces the old one.
     let config = PhantomConfig { cases: 1, seed: 4, spacing_mm: [3.0, 5.0] };
     write_dataset(&dir.path().join("raw/Dataset007_Phantoms"), &config).unwrap();
     let third = shard(dir.path());
@@ -64,7 +64,7 @@ fn a_second_conversion_finds_nothing_to_do() {
 }
 
 #[test]
-fn batches_depend_on_nothing_but_their_step() {
+fn batches_depend_only_on_their_step() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path(), 3);
     shard(dir.path());
@@ -88,7 +88,7 @@ fn batches_depend_on_nothing_but_their_step() {
     assert_eq!(digests(&open(5, (0, 1)), 0, 6), all);
     assert_eq!(digests(&open(2, (0, 1)), 4, 2), all[4..]);
 
-    // Two ranks hold the two halves of the same batch.
+    // Two ranks receive the two halves of the same batch.
     let whole = open(2, (0, 1)).stream(3).next().unwrap().unwrap();
     let halves = [0, 1].map(|rank| open(2, (rank, 2)).stream(3).next().unwrap().unwrap());
     let joined: Vec<f32> = halves.iter().flat_map(|half| half.to_floats().into_owned()).collect();
@@ -110,7 +110,7 @@ fn training_on_a_cache_resumes_bit_for_bit() {
             Stream::open(Arc::clone(&cache), &config.stream, config.train.seed, &LoaderOptions::default()).unwrap();
         let mut options = training::TrainOptions::new(dir.path().join(name));
         options.max_steps = Some(max_steps);
-        options.resume = resume;
+        options.resume = resume.into();
         let summary = pretrain(&config, stream, &compute, &options, &mut |_| {}).unwrap();
         assert!(summary.picture.is_some_and(|picture| picture.exists()));
         summary.losses

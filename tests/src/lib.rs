@@ -1,1 +1,1 @@
-//! Shared by the tests that cross crates.
+//! Code shared by the tests that cross crates.

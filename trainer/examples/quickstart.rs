@@ -1,6 +1,6 @@
-//! The whole way in one go, offline and without data: CT phantoms, shards, pre-training, a picture.
+//! From nothing to a trained model, offline: CT phantoms, shards, pre-training, a picture.
 //!
-//! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
+//! `cargo run --release --example quickstart`, with `-- --data DIR` for your own CT volumes.
 
 #![allow(clippy::cast_precision_loss, reason = "counts that are printed in millions")]
 
@@ -26,16 +26,16 @@ use hiend_trainer::training::{Stream, TrainOptions};
 /// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
 #[derive(Parser)]
 struct Args {
-    /// CT volumes of your own instead of phantoms
+    /// Folder of CT volumes to use instead of phantoms
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Updates of the weights
+    /// Number of optimizer steps
     #[arg(long, default_value_t = 80)]
     steps: u64,
-    /// Folder for everything that is made
+    /// Folder for all output
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Device: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
@@ -69,7 +69,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let run_dir = free_name(&args.out);
     println!("3. hiend-train --shards {} --preset tiny --run-dir {}", shards.display(), run_dir.display());
     let mut config = PretrainPreset::Tiny.config();
-    // Half the batch and a short course, so that the loss falls within a coffee.
+    // Half the batch and a short schedule, so that the loss falls within two minutes.
     config.stream.visits_per_batch = 1;
     config.stream.crops_per_visit = 4;
     config.optim.lr = 1e-3;
@@ -100,7 +100,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         "\nOn your own CTs (nnU-Net layout, Decathlon, or a folder of .nii.gz):\n  \
          cargo run --release --bin hiend-shard -- DATA --out CACHE\n  \
          cargo run --release --bin hiend-train -- --shards CACHE\n\
-         Go on with this run:\n  \
+         Continue this run:\n  \
          cargo run --release --bin hiend-train -- --shards {} --run-dir {} --resume",
         shards.display(),
         run_dir.display()
@@ -114,8 +114,8 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     let root = std::path::absolute(data)?;
     let never = AtomicBool::new(false);
     let summary = convert(&root, &datasets, shards, &PreprocessConfig::default(), &options, &never, |event| {
-        if let Event::SkippedCase(left_out) = event {
-            println!("   left out: {left_out}");
+        if let Event::SkippedCase(skipped) = event {
+            println!("   skipped: {skipped}");
         }
     })?;
     let cases = summary.converted + summary.unchanged;
@@ -129,7 +129,7 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
+/// Returns the first of `run`, `run-2`, `run-3`, … that does not exist, so that no earlier run is overwritten.
 fn free_name(out: &Path) -> PathBuf {
     let taken = |path: &PathBuf| path.exists();
     let names = std::iter::once("run".to_owned()).chain((2..10_000).map(|number| format!("run-{number}")));

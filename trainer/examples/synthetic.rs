@@ -1,8 +1,8 @@
-//! The trainer alone: a preset on synthetic batches, without shards or loader, and where a step's time goes.
+//! The trainer alone: trains a preset on synthetic batches, without shards or loader, and prints where the time goes.
 //!
 //!     cargo run --release -p hiend-trainer --example synthetic -- tiny 20
 //!
-//! The run's folder is temporary. What data wait is left here is the price of making waves, not the loader's.
+//! The run's folder is temporary. The remaining wait for data is the time to compute the waves, not the loader's.
 
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};

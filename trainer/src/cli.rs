@@ -1,64 +1,84 @@
-//! What was typed. What is meant is worked out in [`crate::commands`].
+//! Command-line arguments of `hiend-train`, as typed. [`crate::commands`] interprets them.
 
 mod model;
+mod train;
 
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
-use crate::config::finetune::FinetunePreset;
-use crate::config::pretrain::PretrainPreset;
+pub use self::train::{AccessArg, FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
 use crate::device::DeviceChoice;
 use crate::inference::sliding_window::Weighting;
-use crate::report::watcher::Display;
 
-/// Hi-End-MAE on CT: pre-training, fine-tuning, prediction. Without a subcommand: pre-train.
+/// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
+///
+/// Without a subcommand: pre-training.
 #[derive(Debug, Parser)]
 #[command(name = "hiend-train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
-    /// What to do, if not to pre-train.
+    /// The command; pre-training without one.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Of the pre-training.
+    /// Arguments of pre-training.
     #[command(flatten)]
     pub pretrain: PretrainArgs,
 }
 
-/// Subcommands.
+/// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Pre-train a masked autoencoder on shards (the same as without a subcommand)
+    /// Pre-train a masked autoencoder on shards (the same as without a command)
     Pretrain(PretrainArgs),
     /// Train a segmentation network from pre-trained weights on labelled shards
     Finetune(FinetuneArgs),
-    /// Label the voxels of scans; label maps have the scans' own grids
+    /// Segment scans; label maps have the scans' own grids
     Predict(PredictArgs),
-    /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 by class
+    /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 per class
     Evaluate(EvaluateArgs),
-    /// Draw the curves of a run again, from its journal
+    /// Check a run's checkpoints, configuration and journal for damage
+    Verify(VerifyArgs),
+    /// Print a built-in configuration, or list them
+    Config(ConfigArgs),
+    /// Draw the curves of a run from its journal
     Curves(CurvesArgs),
     /// Draw original, masked input and reconstruction of scans in three planes
     Reconstruct(ReconstructArgs),
-    /// Draw where a patch looks: self-attention of the encoder, cross-attention of the decoder
+    /// Draw the attention of a patch: self-attention of the encoder, cross-attention of the decoder
     Attend(AttendArgs),
-    /// Say what a .pth or .safetensors file gives the model, and write that as .safetensors
+    /// Report which tensors of a .pth or .safetensors file the model takes, and write them as .safetensors
     ///
-    /// Nothing needs to be imported to be used: every --model takes such files as they are.
+    /// Importing is optional: every --model takes such files directly.
     Import(ImportArgs),
-    /// Write a model's weights as .safetensors, named and laid out as the reference's own
+    /// Write a model's weights as .safetensors with the reference's names and layouts
     Export(ExportArgs),
 }
 
-/// Flags of the curves.
+/// Arguments of `verify`.
 #[derive(Debug, Args)]
-pub struct CurvesArgs {
-    /// Folder of the run
+pub struct VerifyArgs {
+    /// Folder of a run, or of one of its checkpoints
     #[arg(value_name = "RUN")]
     pub run_dir: PathBuf,
-    /// Picture to write, a PNG file [default: RUN/curves.png]
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Name of the configuration, such as vit-l-p12 or finetune/tiny [default: list the names]
+    #[arg(value_name = "PRESET")]
+    pub preset: Option<String>,
+}
+
+/// Arguments of `curves`.
+#[derive(Debug, Args)]
+pub struct CurvesArgs {
+    /// Folder of a run
+    #[arg(value_name = "RUN")]
+    pub run_dir: PathBuf,
+    /// PNG file to write [default: RUN/curves.png]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -81,93 +101,6 @@ pub struct EvaluateArgs {
     /// Where to write the figures of every case and class
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-}
-
-/// Flags of the pre-training.
-#[derive(Debug, Args)]
-pub struct PretrainArgs {
-    /// Configuration that comes with the program [default: vit-l-p12 on CUDA, tiny on the CPU]
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    pub preset: Option<PretrainPreset>,
-    /// Of every run.
-    #[command(flatten)]
-    pub run: RunArgs,
-}
-
-/// Flags of the fine-tuning.
-#[derive(Debug, Args)]
-pub struct FinetuneArgs {
-    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file, or `none` for random ones
-    #[arg(long, value_name = "FROM", required_unless_present = "resume")]
-    pub init: Option<PathBuf>,
-    /// Configuration that comes with the program [default: recipe on CUDA, tiny on the CPU]
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    pub preset: Option<FinetunePreset>,
-    /// Hold out fold K of N to validate on, and train on the others; replaces both splits of the configuration
-    #[arg(long, value_name = "K/N", value_parser = parse_fold)]
-    pub fold: Option<(u32, u32)>,
-    /// Train on N cases and validate on all others; replaces both splits of the configuration
-    #[arg(long, value_name = "N", conflicts_with = "fold")]
-    pub shots: Option<usize>,
-    /// Train on all cases, validate on none
-    #[arg(long, conflicts_with_all = ["fold", "shots"])]
-    pub no_validation: bool,
-    /// Of every run.
-    #[command(flatten)]
-    pub run: RunArgs,
-}
-
-/// Flags of every run.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Folder of shards, as hiend-shard writes it
-    #[arg(long, value_name = "CACHE", required = true)]
-    pub shards: Option<PathBuf>,
-    /// Configuration of your own, a TOML file
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda:N or vulkan:N
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Several devices that train together, as cuda:0,cuda:1; each takes its share of every batch
-    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
-    pub devices: Vec<DeviceChoice>,
-    /// Folder where compiled and tuned GPU kernels are kept for the next run [default: what tuning chose alone is kept]
-    #[arg(long, value_name = "DIR")]
-    pub cache_dir: Option<PathBuf>,
-    /// Stop after so many updates in all; the course of the learning rate stays the same
-    #[arg(long, value_name = "N")]
-    pub max_steps: Option<u64>,
-    /// Folder for checkpoints, journal and pictures [default: runs/NAME]
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// Decides first weights, crops, augmentation and masks; replaces the configuration's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    pub seed: Option<u64>,
-    /// Go on from the last checkpoint in the run's folder
-    #[arg(long)]
-    pub resume: bool,
-    /// Threads of the loader [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
-    /// Memory of the loader's buffers, as 512MiB or 4GiB
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = hiend_loader::cli::parse_bytes)]
-    pub memory: ByteSize,
-    /// Updates from checkpoint to checkpoint; 0 for none but the last
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    pub checkpoint_every: u64,
-    /// Checkpoints that stay, the best one aside
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub keep: usize,
-    /// Keep only the inputs of transformer blocks and compute them again on the way back: less memory, more time
-    #[arg(long)]
-    pub gradient_checkpointing: bool,
-    /// Updates from line to line, where lines are shown; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub log_every: u64,
-    /// How to show the run
-    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
-    pub display: Display,
 }
 
 /// Flags of the prediction.
@@ -205,24 +138,6 @@ pub struct PredictArgs {
     pub overwrite: bool,
 }
 
-fn parse_fold(text: &str) -> Result<(u32, u32), String> {
-    let parsed = text.split_once('/').and_then(|(fold, of)| Some((fold.parse().ok()?, of.parse().ok()?)));
-    match parsed {
-        Some((fold, of)) if fold < of && of >= 2 => Ok((fold, of)),
-        _ => Err("expected K/N with K from 0 to N-1, as 0/5".into()),
-    }
-}
-
-impl ValueEnum for FinetunePreset {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
-}
-
 impl ValueEnum for Weighting {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Constant, Self::Gaussian]
@@ -236,28 +151,19 @@ impl ValueEnum for Weighting {
     }
 }
 
-impl ValueEnum for PretrainPreset {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::pretrain::PretrainPreset;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn pretraining_needs_no_subcommand_but_takes_it() {
+    fn pretraining_works_with_and_without_its_command() {
         let cli = Cli::try_parse_from(["hiend-train", "--shards", "cache", "--preset", "tiny"]).unwrap();
         assert_eq!(cli.pretrain.preset, Some(PretrainPreset::Tiny));
         let cli = Cli::try_parse_from(["hiend-train", "pretrain", "--shards", "cache"]).unwrap();
@@ -270,6 +176,14 @@ mod tests {
         assert!(matches!(cli.command, Some(Command::Finetune(args)) if args.fold == Some((1, 5))));
         assert!(finetune(&[]).is_err());
         assert!(finetune(&["--resume"]).is_ok());
+        assert!(finetune(&["--resume-from", "500"]).is_ok());
+        assert!(finetune(&["--resume", "--resume-from", "500"]).is_err());
+        let resume = |flags: &[&str]| match finetune(flags).unwrap().command {
+            Some(Command::Finetune(args)) => args.run.resume,
+            _ => None,
+        };
+        assert_eq!(resume(&["--resume", "--keep", "1"]), Some(ResumeArg::Always));
+        assert_eq!(resume(&["--resume", "auto"]), Some(ResumeArg::Auto));
         assert!(finetune(&["--init", "none", "--fold", "5/5"]).is_err());
         assert!(finetune(&["--init", "none", "--fold", "0/5", "--shots", "1"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train"]).is_err());

@@ -1,6 +1,7 @@
-//! What the subcommands do. The only place of this crate that prints.
+//! The commands of `hiend-train`. The only modules of this crate that print.
 
 mod attend;
+mod config;
 mod curves;
 mod evaluate;
 mod finetune;
@@ -10,28 +11,31 @@ mod pretrain;
 mod reconstruct;
 mod running;
 mod scans;
+mod signals;
+mod verify;
 mod weights;
 
 use std::process::ExitCode;
 
+use hiend_loader::program::{INTERRUPTED, note, print};
+
 use crate::cli::{Cli, Command};
 
-/// The run was interrupted and can go on: the shell's code for Ctrl-C.
-const INTERRUPTED: u8 = 130;
-
-/// Done, with some cases left out.
+/// Exit code of a command that skipped some cases.
 const LEFT_OUT: u8 = 3;
 
-/// Does what was typed.
+/// Runs the command that was typed.
 ///
 /// # Errors
-/// Whatever failed, for the user to read.
+/// Any failure, as a message for the user.
 pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
         Some(Command::Finetune(args)) => finetune::run(args),
         Some(Command::Predict(args)) => predict::run(args),
         Some(Command::Evaluate(args)) => evaluate::run(args),
+        Some(Command::Verify(args)) => verify::run(args),
+        Some(Command::Config(args)) => config::run(args),
         Some(Command::Curves(args)) => curves::run(args),
         Some(Command::Reconstruct(args)) => reconstruct::run(args),
         Some(Command::Attend(args)) => attend::run(args),

@@ -1,7 +1,7 @@
-//! One TOML file describes a run completely: what changes a result is in it, everything else is a flag.
+//! The configuration of a run: one TOML file holds everything that changes a result; everything else is a flag.
 //!
-//! Text is parsed, checked against the known keys (an unknown one is refused, with the nearest known one named), and
-//! validated. The resolved configuration is saved with the run and compared when the run goes on.
+//! Text is parsed, checked against the known keys (an unknown key is refused and the nearest known one suggested), and
+//! validated. The resolved configuration is saved with the run and compared when the run is resumed.
 
 pub mod finetune;
 pub mod pretrain;
@@ -19,30 +19,30 @@ use crate::model::precision::Precision;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
-/// What belongs to no other section.
+/// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Decides first weights, crops, augmentation and masks. At most 2⁶³ - 1, as TOML's integers are.
+    /// Seed of first weights, crops, augmentation and masks. At most 2⁶³ - 1, the maximum of TOML's integers.
     pub seed: u64,
-    /// Crops on the device at a time. A batch of more is taken in parts whose gradients add up to the batch's own, but
-    /// for rounding: it costs time, and saves memory. Absent for the whole batch at once.
+    /// Number of crops on the device at a time. A larger batch is split into parts whose gradients add up to the
+    /// batch's, except for rounding: this takes more time and less memory. Absent for the whole batch at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// Share of the old value in the moving average of the weights, such as 0.999. The average is what is validated
-    /// and predicted with. Absent for none, as in the recipe.
+    /// Decay of the moving average of the weights, such as 0.999. Validation and prediction use the average. Absent for
+    /// no average, as in the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
-    /// The type in which matrix products are taken: `f32`, or `bf16` as GPUs are fast in. Everything else is f32.
+    /// Number type of matrix products: `f32`, or `bf16`, which is faster on GPUs. Everything else is f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Where nnU-Net's chain is computed: `cpu`, or `device` where decoding keeps the cores busy enough. Crops are the
-    /// same but for rounding. The recipe's chain is always part of the copy that cuts a crop.
+    /// Processor that computes nnU-Net's augmentations: `cpu`, or `device` if decoding keeps the cores busy. Crops are
+    /// the same except for rounding. The recipe's augmentations are always part of the copy that cuts a crop.
     #[serde(default)]
     pub augment_on: AugmentOn,
 }
 
-/// Which processor augments.
+/// Processor that augments crops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AugmentOn {
@@ -54,7 +54,7 @@ pub enum AugmentOn {
 }
 
 impl TrainConfig {
-    /// One in which every key is present, optional ones too.
+    /// Settings in which every key is present, optional ones too.
     pub(crate) fn with_every_key() -> Self {
         Self {
             seed: 0,
@@ -65,7 +65,7 @@ impl TrainConfig {
         }
     }
 
-    /// What a loader is to hand on for these settings and this augmentation, on a CPU or not.
+    /// Form of the voxels that the loader delivers for these settings and this augmentation, on a CPU or not.
     #[must_use]
     pub fn voxel_form(&self, augment: &Chain, is_cpu: bool) -> VoxelForm {
         match (augment.is_linear(), self.augment_on) {
@@ -76,7 +76,7 @@ impl TrainConfig {
         }
     }
 
-    /// The first setting out of range, with the reason.
+    /// Returns the first setting out of range, with the reason.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if i64::try_from(self.seed).is_err() {
@@ -91,45 +91,75 @@ impl TrainConfig {
     }
 }
 
-/// A section, a key in it, and what is wrong with its value.
+/// An invalid value: section, key and reason.
 pub type Fault = (&'static str, &'static str, String);
 
-/// What the configurations of all kinds of runs have in common.
+/// The common part of the configurations of all kinds of runs.
 pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
-    /// Crops, batches, augmentation.
+    /// Settings of crops, batches and augmentation.
     fn stream(&self) -> &StreamConfig;
 
-    /// The optimizer and its peak learning rate.
+    /// Settings of the optimizer, peak learning rate included.
     fn optim(&self) -> &AdamWSettings;
 
-    /// Length, and the course of the learning rate.
+    /// Length of the run and learning-rate schedule.
     fn schedule(&self) -> &ScheduleConfig;
 
-    /// The rest.
+    /// The remaining settings.
     fn train(&self) -> &TrainConfig;
 
-    /// What is wrong with the sections that only this kind of run has.
+    /// Returns the first invalid value in the sections that only this kind of run has.
     fn model_fault(&self) -> Option<Fault>;
 
-    /// A configuration in which every key is present, optional ones too: the list of what is known.
+    /// A configuration in which every key is present, optional ones too: the list of known keys.
     fn with_every_key() -> Self;
 
-    /// Reads and validates `text`; `origin` names it in errors.
+    /// Parses and validates `text`; `origin` names it in errors.
     ///
     /// # Errors
-    /// The first thing wrong with it.
+    /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
         let parse_error = |message: &str| {
-            // The parser draws its message over several lines; the first says where, the last says what.
+            // The parser's message has several lines: the first says where, the last says what.
             let message = message.trim().replace(['\n', '\r'], " ");
             ConfigError::Parse { origin: origin.to_owned(), message }
         };
         let table: Table = text.parse().map_err(|e: toml::de::Error| parse_error(e.message()))?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
-        check_keys("", &table, &known, origin)?;
+        check_keys("", &table, &known, &known, origin)?;
         let config: Self = toml::from_str(text).map_err(|e| parse_error(&e.to_string()))?;
         config.validate(origin)?;
         Ok(config)
+    }
+
+    /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs, keys with their sections).
+    ///
+    /// # Errors
+    /// The first unknown key or invalid value; `--set` names the settings.
+    fn with_settings(&self, settings: &[(String, String)]) -> Result<Self, ConfigError> {
+        if settings.is_empty() {
+            return Ok(self.clone());
+        }
+        let origin = "--set";
+        let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
+        for (key, text) in settings {
+            let invalid = |reason: &str| ConfigError::Invalid {
+                origin: origin.to_owned(),
+                key: key.clone(),
+                reason: reason.to_owned(),
+            };
+            let mut section = &mut table;
+            let mut parts = key.split('.').peekable();
+            while let Some(part) = parts.next() {
+                if parts.peek().is_none() {
+                    section.insert(part.to_owned(), value_of(text));
+                    break;
+                }
+                let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+                section = entry.as_table_mut().ok_or_else(|| invalid("a value, not a section"))?;
+            }
+        }
+        Self::parse(&toml::to_string(&table).expect("a table"), origin)
     }
 
     /// Checks all values; `origin` names the configuration in errors.
@@ -143,7 +173,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             .or_else(|| self.stream().validate().err().map(of("stream")))
             .or_else(|| self.optim().fault().map(of("optim")))
             .or_else(|| self.schedule().fault().map(of("schedule")))
-            .or_else(|| self.train().fault().map(of("train")));
+            .or_else(|| self.train().fault().map(of("train")))
+            .or_else(|| self.augment_fault().map(of("train")));
         match fault {
             Some((section, key, reason)) => {
                 Err(ConfigError::Invalid { origin: origin.to_owned(), key: format!("{section}.{key}"), reason })
@@ -152,20 +183,25 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         }
     }
 
-    /// As a file.
-    ///
-    /// # Panics
-    /// Never for a validated configuration.
+    /// Returns the fault of augmenting on the device when there is nothing to do there.
+    fn augment_fault(&self) -> Option<(&'static str, String)> {
+        let useless = self.train().augment_on == AugmentOn::Device && self.stream().augment.is_linear();
+        let reason =
+            "\"device\" needs stream.augment.chain = \"nnunet\"; other chains are computed while crops are cut";
+        useless.then(|| ("augment_on", reason.to_owned()))
+    }
+
+    /// Writes the configuration as TOML.
     fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a TOML form")
     }
 
-    /// Digest of everything in it; equal configurations have equal digests. 16 hex digits.
+    /// Digest of the configuration, 16 hex digits; equal configurations have equal digests.
     fn digest(&self) -> String {
         blake3::hash(self.to_toml().as_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Keys whose values differ from those of `other`: key, value here, value there.
+    /// Lists the keys whose values differ from those of `other`: key, value here, value there.
     fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
         let (ours, theirs) = (flat(&self.to_toml()), flat(&other.to_toml()));
         let show = |value: Option<&String>| value.cloned().unwrap_or_else(|| "absent".to_owned());
@@ -177,40 +213,40 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     }
 }
 
-/// A configuration that cannot be used.
+/// An error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// No TOML, or a value of the wrong type, or a key missing.
+    /// Invalid TOML, a value of the wrong type, or a missing key.
     #[error("{origin}: {message}")]
     Parse {
-        /// Which file.
+        /// The file or flag.
         origin: String,
-        /// What the parser says, in one line.
+        /// The parser's message, on one line.
         message: String,
     },
-    /// A key that does not exist.
+    /// An unknown key.
     #[error("{origin}: unknown key `{key}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     UnknownKey {
-        /// Which file.
+        /// The file or flag.
         origin: String,
-        /// With its sections.
+        /// The key with its sections.
         key: String,
-        /// The nearest key there is.
+        /// The nearest known key.
         suggestion: Option<String>,
     },
     /// A value out of range.
     #[error("{origin}: {key}: {reason}")]
     Invalid {
-        /// Which file.
+        /// The file or flag.
         origin: String,
-        /// With its section.
+        /// The key with its section.
         key: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Values by key with its sections.
+/// Returns the values by key, keys with their sections.
 fn flat(toml: &str) -> BTreeMap<String, String> {
     fn walk(prefix: &str, table: &Table, flat: &mut BTreeMap<String, String>) {
         for (key, value) in table {
@@ -228,25 +264,42 @@ fn flat(toml: &str) -> BTreeMap<String, String> {
     flat
 }
 
-fn check_keys(prefix: &str, table: &Table, known: &Table, origin: &str) -> Result<(), ConfigError> {
+/// Parses a value as TOML; text that is no TOML value is a string.
+fn value_of(text: &str) -> Value {
+    let table = format!("value = {text}").parse::<Table>();
+    let value = table.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Finds the known key that an unknown one probably stands for: a similar one in its section, or one of the same name in
+/// another section.
+fn suggestion(prefix: &str, key: &str, known: &Table, all: &Table) -> Option<String> {
+    let similarity = |candidate: &&String| strsim::jaro_winkler(key, candidate);
+    let nearest = known.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    // Below this, names share no more than chance; a wrong hint is worse than none.
+    if let Some(nearest) = nearest.filter(|nearest| similarity(nearest) > 0.7) {
+        return Some(format!("{prefix}{nearest}"));
+    }
+    let all = flat(&toml::to_string(all).expect("a table"));
+    all.into_keys().find(|path| path.rsplit('.').next() == Some(key))
+}
+
+fn check_keys(prefix: &str, table: &Table, known: &Table, all: &Table, origin: &str) -> Result<(), ConfigError> {
     for (key, value) in table {
         let Some(known_value) = known.get(key) else {
-            let similarity = |candidate: &&String| strsim::jaro_winkler(key, candidate);
-            let nearest = known.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
             return Err(ConfigError::UnknownKey {
                 origin: origin.to_owned(),
                 key: format!("{prefix}{key}"),
-                // Below this, names share no more than chance; a wrong hint is worse than none.
-                suggestion: nearest.filter(|k| similarity(k) > 0.7).map(|k| format!("{prefix}{k}")),
+                suggestion: suggestion(prefix, key, known, all),
             });
         };
         if let (Value::Table(table), Value::Table(known)) = (value, known_value) {
-            // Another chain of augmentations, or another way to split, has other keys; its own type checks them.
+            // Other augmentation chains and other kinds of splits have other keys; their types check them.
             let other_chain = table.get("chain") != known.get("chain") && known.contains_key("chain");
             if other_chain || key == "split" {
                 continue;
             }
-            check_keys(&format!("{prefix}{key}."), table, known, origin)?;
+            check_keys(&format!("{prefix}{key}."), table, known, all, origin)?;
         }
     }
     Ok(())

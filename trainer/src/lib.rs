@@ -1,18 +1,18 @@
-//! Models and training of Hi-End-MAE on Burn.
+//! Hi-End-MAE models and their training, on Burn.
 //!
-//! The only crate that knows tensors and devices. `hiend_loader` makes batches; this one brings them to a device,
-//! trains on them and keeps what a run leaves behind.
+//! The only crate that knows tensors and devices. `hiend_loader` makes batches; this crate moves them to a device, trains
+//! on them, and writes checkpoints, journal and pictures of a run.
 
-// Sizes, counts and steps stay far below 2^52; the casts between them lose nothing.
+// Sizes, counts and steps stay far below 2^52, so casts between them are exact.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap
 )]
-// Axes are x, y, z, a batch is n: longer names would say less.
+// Axes are named x, y, z and the batch size n, as in the papers.
 #![allow(clippy::many_single_char_names)]
-// Tensors are handles that are cheap to clone; operations take them by value as Burn's own do.
+// Tensors are cheap handles; operations take them by value, as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 
 pub mod augment;
@@ -27,6 +27,7 @@ pub mod device_tests;
 pub mod feed;
 pub mod finetune;
 pub mod inference;
+pub mod journal;
 pub mod loss;
 pub mod metric;
 pub mod model;
@@ -36,6 +37,7 @@ pub mod optim;
 pub mod pretrain;
 pub mod report;
 pub mod schedule;
+pub mod stop;
 pub mod testing;
 pub mod training;
 pub mod weights;

@@ -100,7 +100,7 @@ impl ModelSource {
         if !path.exists() {
             return Err(ModelSourceError::Absent { path: given() });
         }
-        if checkpoint::is_checkpoint(path) {
+        if checkpoint::is_checkpoint(path)? {
             return Ok(Self::Checkpoint(given()));
         }
         let checkpoints = path.join("checkpoints");

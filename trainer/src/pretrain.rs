@@ -1,4 +1,4 @@
-//! Pre-training: the task of finding hidden patches.
+//! Pre-training: reconstruction of masked patches.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,13 +17,13 @@ use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
 use crate::training::{Event, Stream, Summary, Task, TrainOptions, TrainingError, train};
 
-/// Crops of a picture.
+/// Number of crops in a picture.
 const PICTURE_CROPS: usize = 2;
 
-/// Pre-trains as `config` says, on batches of `stream`, and tells `watch` what happens.
+/// Pre-trains a model of `config` on the batches of `stream` and reports to `watch`.
 ///
 /// # Errors
-/// [`TrainingError`]. What was saved before stays as it is.
+/// [`TrainingError`]; see [`train`].
 pub fn pretrain(
     config: &PretrainConfig,
     stream: Stream,
@@ -34,7 +34,7 @@ pub fn pretrain(
     train(&Pretraining { config }, stream, compute, options, watch)
 }
 
-/// The task.
+/// The pre-training task.
 #[derive(Clone, Copy, Debug)]
 pub struct Pretraining<'a> {
     /// The resolved configuration.
@@ -75,14 +75,14 @@ impl Task for Pretraining<'_> {
         compute: &Compute,
         path: &Path,
     ) -> Result<(), String> {
-        // Micro-batches are small because memory is; the first one has enough to look at.
+        // The first micro-batch suffices for a picture; memory may not allow a larger part.
         let part = batch.parts.first().ok_or("an empty batch")?;
         let panels = panels(model, part, &batch.crops[..part.num_crops()], self.config, compute)?;
         render(&panels).write_png(path).map_err(|error| error.to_string())
     }
 }
 
-/// The crops of a batch with most to see, of different cases where there are such, as panels of a picture.
+/// Makes panels of the crops of a batch with the largest variance, from different cases if possible.
 fn panels(
     model: &HiEndMae,
     part: &Part<Masked>,
@@ -97,7 +97,7 @@ fn panels(
     let images = part.images();
     let [n, _, x, y, z] = images.dims();
     let spread = images.clone().reshape([n, 1, 1, 1, x * y * z]).var(4);
-    let chosen = most_to_see(&host(spread)?, &crops.iter().map(|c| c.case.as_str()).collect::<Vec<_>>());
+    let chosen = most_varied(&host(spread)?, &crops.iter().map(|c| c.case.as_str()).collect::<Vec<_>>());
 
     let rows = TensorData::new(chosen.iter().map(|&i| i as i64).collect::<Vec<_>>(), [chosen.len()]);
     let images = images.select(0, Tensor::<1, Int>::from_data(rows, compute.raw()));
@@ -129,8 +129,8 @@ fn panels(
         .collect())
 }
 
-/// Indices of the crops with the largest variance, each case once before any comes twice.
-fn most_to_see(variance: &[f32], cases: &[&str]) -> Vec<usize> {
+/// Chooses the crops with the largest variance, each case once before any case twice.
+fn most_varied(variance: &[f32], cases: &[&str]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..variance.len()).collect();
     order.sort_by(|&a, &b| variance[b].total_cmp(&variance[a]));
     let mut seen = HashSet::new();
@@ -145,9 +145,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_show_different_cases_first() {
-        assert_eq!(most_to_see(&[0.1, 0.9, 0.8, 0.2], &["a", "b", "b", "c"]), [1, 3]);
-        assert_eq!(most_to_see(&[0.1, 0.9], &["a", "a"]), [1, 0]);
-        assert_eq!(most_to_see(&[0.1], &["a"]), [0]);
+    fn pictures_prefer_different_cases() {
+        assert_eq!(most_varied(&[0.1, 0.9, 0.8, 0.2], &["a", "b", "b", "c"]), [1, 3]);
+        assert_eq!(most_varied(&[0.1, 0.9], &["a", "a"]), [1, 0]);
+        assert_eq!(most_varied(&[0.1], &["a"]), [0]);
     }
 }

@@ -1,4 +1,4 @@
-//! A stream of batches without a cache, for tests and for measuring the device alone.
+//! Synthetic batches without a cache, for tests and for measuring the device alone.
 
 use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer};
 use hiend_loader::rng::{DrawId, Operation, case_key};
@@ -7,21 +7,21 @@ use rand::RngExt as _;
 use crate::feed::BatchSource;
 use crate::training::Stream;
 
-/// Crops of smooth random waves; a pure function of seed and step, as the loader's stream is.
+/// Stream of crops of smooth random waves; a pure function of seed and step, like the loader's stream.
 #[derive(Clone, Copy, Debug)]
 pub struct SyntheticStream {
-    /// Decides the waves.
+    /// Seed of the waves.
     pub seed: u64,
-    /// Sides of a crop.
+    /// Sides of a crop, voxels.
     pub crop_size: [usize; 3],
-    /// Crops of a batch.
+    /// Number of crops in a batch.
     pub crops: usize,
-    /// Length of an epoch.
+    /// Number of steps in an epoch.
     pub steps_per_epoch: u64,
 }
 
 impl SyntheticStream {
-    /// As training takes it.
+    /// Converts to the type that training takes.
     #[must_use]
     pub fn stream(self) -> Stream {
         Stream {
@@ -31,13 +31,13 @@ impl SyntheticStream {
         }
     }
 
-    /// Batches from `start_step` on, without end.
+    /// Opens the infinite sequence of batches from `start_step` on.
     #[must_use]
     pub fn open(self, start_step: u64) -> BatchSource {
         Box::new((start_step..).map(move |step| Ok(self.batch(step))))
     }
 
-    /// A rank's share `(rank, ranks)` of them.
+    /// Opens a rank's share `(rank, num_ranks)` of the batches from `start_step` on.
     ///
     /// # Panics
     /// If the crops cannot be shared evenly.
@@ -59,7 +59,7 @@ impl SyntheticStream {
         }))
     }
 
-    /// The batch of a step.
+    /// Makes the batch of a step.
     #[must_use]
     pub fn batch(&self, step: u64) -> Batch {
         let [x, y, z] = self.crop_size;

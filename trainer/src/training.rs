@@ -1,77 +1,82 @@
-//! The loop that every kind of run shares: batches in, checkpoints, a journal and pictures out.
+//! The training loop shared by all kinds of runs: batches in; checkpoints, a journal and pictures out.
 //!
-//! What is trained is a [`Task`]: [`crate::pretrain`] and [`crate::finetune`] are the two there are. The loop is a
-//! library function, so that commands, examples and tests run the same one. It never prints: whoever calls it listens
-//! to [`Event`]s.
+//! A [`Task`] says what is trained; there are two, [`crate::pretrain`] and [`crate::finetune`]. The loop is a library
+//! function, so commands, examples and tests run the same one. It never prints: the caller receives [`Event`]s.
 
 mod ema;
 mod error;
 mod event;
+mod launch;
+mod memory_advice;
 mod options;
 pub mod ranks;
 mod readback;
 pub mod replica;
 mod run;
 mod run_dir;
+mod step_loop;
 mod stream;
+mod verify;
 
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use error::TrainingError;
+pub use crate::stop::Stop;
+pub use error::{LastGood, TrainingError};
 pub use event::{Event, Outcome, Summary};
-pub use options::{Stop, TrainOptions};
-pub use run_dir::saved_config;
+pub use options::{Resume, TrainOptions};
+pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream};
+pub use verify::{FileFault, RunCheck, verify};
 
 use crate::checkpoint::Kind;
 use crate::config::RunConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Part, Targets};
+use crate::journal::Entry;
 use crate::model::init::WeightInit;
-use crate::report::journal::Entry;
 use run::Run;
 
-/// What a batch on the device holds for a task.
+/// The targets of a task in a batch on the device.
 pub type Target<T> = <<T as Task>::Targets as Targets>::Target;
 
-/// What is trained, and how.
+/// A kind of training: model, targets and loss.
 pub trait Task: Sync {
-    /// Of which kind its checkpoints are.
+    /// Kind of its checkpoints.
     const KIND: Kind;
-    /// Everything that decides the result, but the data.
+    /// Configuration: everything that decides the result except the data.
     type Config: RunConfig;
-    /// What is trained.
+    /// The model.
     type Model: Module + 'static;
-    /// What the model is to find.
+    /// Maker of the training targets.
     type Targets: Targets;
 
     /// The resolved configuration.
     fn config(&self) -> &Self::Config;
 
-    /// A model with first weights.
+    /// Makes a model with random weights.
     fn init(&self, weights: &mut WeightInit) -> Self::Model;
 
-    /// The same model with the weights that a new run begins with. A run that goes on has its own.
+    /// Replaces random weights by those that a new run begins with. Not called for a resumed run.
     ///
     /// # Errors
-    /// If they cannot be read, or are no such model's.
+    /// If the weights cannot be read or belong to another model.
     fn begin(&self, model: Self::Model) -> Result<(Self::Model, Option<Beginning>), TrainingError> {
         Ok((model, None))
     }
 
-    /// Makes what the model is to find.
+    /// Returns the maker of the training targets.
     fn targets(&self) -> Self::Targets;
 
-    /// The loss of some crops, averaged over them, `[1]`.
+    /// Computes the mean loss over some crops, `[1]`.
     fn loss(&self, model: &Self::Model, part: &Part<Target<Self>>) -> Tensor<1>;
 
-    /// Draws what the model makes of some crops of a batch into a PNG file.
+    /// Draws the model's output on some crops of a batch into a PNG file.
     ///
     /// # Errors
-    /// Why there is none. A run does not fail for want of a picture.
+    /// The reason there is no picture. The run continues without it.
     fn picture(
         &self,
         model: &Self::Model,
@@ -80,18 +85,19 @@ pub trait Task: Sync {
         path: &Path,
     ) -> Result<(), String>;
 
-    /// Names of the classes that a validation measures, background first.
+    /// Class names of a validation, background first.
     fn class_names(&self) -> &[String] {
         &[]
     }
 
-    /// Updates from validation to validation, if there are any.
+    /// Optimizer steps between validations, if there are any.
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let _ = steps_per_epoch;
         None
     }
 
-    /// Measures a model on the validation cases; tells how many are done; nothing if it was asked to stop.
+    /// Measures a model on the validation cases; `progress` receives the cases done and their total. Returns nothing if a
+    /// stop was requested.
     ///
     /// # Errors
     /// If a case cannot be read or predicted.
@@ -107,32 +113,32 @@ pub trait Task: Sync {
     }
 }
 
-/// What a new run began with.
+/// The first weights of a new run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    /// In a line.
+    /// One line for the console.
     pub summary: String,
-    /// At length, for `init.txt`.
+    /// Full report for `init.txt`.
     pub report: String,
 }
 
-/// What a validation measured.
+/// Results of a validation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Mean over cases and classes, background included.
+    /// Mean Dice over cases and classes, background included.
     pub mean_dice: f64,
-    /// The same without background.
+    /// Mean Dice over cases and classes, without background.
     pub mean_fg_dice: f64,
-    /// Mean over cases by class, background first; nothing for a class that no case has.
+    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
     pub dice_per_class: Vec<Option<f64>>,
-    /// Cases predicted.
+    /// Number of cases predicted.
     pub num_cases: usize,
 }
 
-/// Trains as `task` says, on batches of `stream`, and tells `watch` what happens.
+/// Trains `task` on the batches of `stream` and reports to `watch`.
 ///
 /// # Errors
-/// [`TrainingError`]. What was saved before stays as it is.
+/// [`TrainingError`]. Earlier checkpoints stay intact; if the data failed and the weights are sound, they are saved.
 pub fn train<T: Task>(
     task: &T,
     stream: Stream,
@@ -156,6 +162,9 @@ pub fn train<T: Task>(
     if let Some(Beginning { summary, .. }) = &run.beginning {
         watch(&Event::Note(summary));
     }
+    for path in &run.set_aside {
+        watch(&Event::Warning(format!("the run repeats this checkpoint's steps; kept as {}", path.display())));
+    }
     run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {
         run.validate(watch)?;
@@ -165,7 +174,7 @@ pub fn train<T: Task>(
         if !compute.is_cpu() {
             watch(&Event::Tuning);
         }
-        run.lead(&stream, end_step, watch)?;
+        run.train(&stream, end_step, watch)?;
     }
     let interrupted = run.step < end_step;
     run.write(&Entry::Stopped { step: run.step, interrupted })?;

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use crate::cli::CurvesArgs;
 use crate::report::history::History;
 use crate::report::watcher::{CURVES, draw_curves};
+use crate::training::JOURNAL;
 
 pub fn run(args: &CurvesArgs) -> anyhow::Result<ExitCode> {
-    let history = History::read(&args.run_dir.join("journal.jsonl"))?;
+    let history = History::read(&args.run_dir.join(JOURNAL))?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(CURVES));
-    draw_curves(&history, &args.run_dir, &out).map_err(anyhow::Error::msg)?;
-    println!("picture {}", out.display());
+    draw_curves(&history, &args.run_dir, &out).with_context(|| args.run_dir.display().to_string())?;
+    super::print(format_args!("picture {}", out.display()))?;
     Ok(ExitCode::SUCCESS)
 }

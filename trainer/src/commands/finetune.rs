@@ -1,86 +1,89 @@
 //! `hiend-train finetune --shards CACHE --init FROM`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use hiend_loader::split::{FoldSplit, Part, ShotSplit, Split};
 
-use super::running;
+use super::running::{self, Place};
+use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
 use crate::device::Compute;
 use crate::finetune::{Finetuning, Init};
-use crate::training::{Task as _, saved_config};
+use crate::training::{Resume, Task as _, saved_config};
 
 pub fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
-    let (compute, others) = running::open_devices(&args.run)?;
-    // A run that goes on has its weights; what it began with need not be there any more.
-    let init = match &args.init {
-        Some(path) if !args.run.resume && path != Path::new("none") => Init::read(path)?,
-        _ => Init::Random,
-    };
-    let (mut config, run_dir) = resolve(args, &compute, &init)?;
-    running::settle_seed(&args.run, &mut config.train);
+    let devices = running::open_devices(&args.run)?;
+    let (config, place, init) = resolve(args, &devices.first)?;
+    let mut config = running::settle(&args.run, config)?;
     split(args, &mut config)?;
     let cache = running::open_cache(&args.run)?;
     let task = Finetuning::new(config, &cache, init)?;
     for warning in &task.warnings {
-        eprintln!("warning: {warning}");
+        super::note(format_args!("warning: {warning}"));
     }
-    println!(
-        "{} classes: {}; {} cases to validate on",
+    super::print(format_args!(
+        "{} classes: {}; {} validation cases",
         task.config().classes.len(),
         task.config().classes.join(", "),
         task.num_validation_cases()
-    );
-    running::run(&task, cache, (compute, others), &args.run, run_dir)
+    ))?;
+    running::run(&task, cache, devices, &args.run, place)
 }
 
-/// The configuration and the run's folder, from flags, files, the pre-trained model and the device.
-fn resolve(args: &FinetuneArgs, compute: &Compute, init: &Init) -> anyhow::Result<(FinetuneConfig, PathBuf)> {
-    let folder = |name: &str| {
-        let given = args.run.run_dir.clone();
-        given.unwrap_or_else(|| Path::new("runs").join(format!("finetune-{name}")))
-    };
+/// Determines the configuration, the run's folder and the first weights from flags, files and the device.
+fn resolve(args: &FinetuneArgs, compute: &Compute) -> anyhow::Result<(FinetuneConfig, Place, Init)> {
+    let place = |name: &str| Place::of(&args.run, &format!("finetune-{name}"));
     if let Some(path) = &args.run.config {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        return Ok((FinetuneConfig::parse(&text, &path.display().to_string())?, folder(&name)));
+        let (text, name) = running::read_config(path)?;
+        let config = FinetuneConfig::parse(&text, &path.display().to_string())?;
+        let place = place(&name)?;
+        let init = init(args, &place)?;
+        return Ok((config, place, init));
     }
-    if let (true, Some(run_dir)) = (args.run.resume, &args.run.run_dir) {
-        // The run knows what it is.
-        return Ok((saved_config(run_dir)?, run_dir.clone()));
+    let default = if compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
+    let preset = args.preset.unwrap_or(default);
+    let place = place(preset.name())?;
+    if place.resume != Resume::Begin {
+        // The run's folder has its configuration, the sizes of the pre-trained encoder included.
+        return Ok((saved_config(&place.run_dir, Kind::Finetune, place.resume)?, place, Init::Random));
     }
-    let preset = args.preset.unwrap_or_else(|| {
-        let preset = if compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
-        println!("preset {} (the default on {compute}; --preset or --config choose another)", preset.name());
-        preset
-    });
-    let run_dir = folder(preset.name());
-    if args.run.resume {
-        return Ok((saved_config(&run_dir)?, run_dir));
+    if args.preset.is_none() {
+        running::announce_preset(preset.name(), compute)?;
     }
+    let init = init(args, &place)?;
     let mut config = preset.config();
-    // A preset is about data and course; the encoder's sizes are those that were pre-trained.
+    // A preset is for a kind of data; the encoder has the sizes of the pre-trained one.
     if let Some(sizes) = init.sizes() {
         let Some(model) = config.model.with_encoder_of(sizes) else {
-            bail!("the pre-trained model hands on {} layers; UNETR takes in three", sizes.taps.len());
+            bail!("the pre-trained model has {} taps; UNETR needs three", sizes.taps.len());
         };
         if model != config.model {
-            println!(
-                "sizes of the pre-trained encoder: width {}, {} blocks, {} heads, patches of {}",
+            super::print(format_args!(
+                "sizes of the pre-trained encoder: embed_dim {}, depth {}, num_heads {}, patch_size {}",
                 model.embed_dim, model.depth, model.num_heads, model.patch_size
-            );
+            ))?;
             config.model = model;
         }
     }
     config.validate(preset.name())?;
-    Ok((config, run_dir))
+    Ok((config, place, init))
 }
 
-/// The cases to train and to validate on, where flags say so.
+/// Reads the first weights. A resumed run has its own, so the ones it began with need not exist any more.
+fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
+    match &args.init {
+        _ if place.resume != Resume::Begin => Ok(Init::Random),
+        Some(path) if path == Path::new("none") => Ok(Init::Random),
+        Some(path) => Ok(Init::read(path)?),
+        None => bail!("{} holds no run yet; --init names the first weights of a new one", place.run_dir.display()),
+    }
+}
+
+/// Replaces the training and validation cases by those that flags name.
 fn split(args: &FinetuneArgs, config: &mut FinetuneConfig) -> anyhow::Result<()> {
     let split = |part| match (args.fold, args.shots) {
         (Some((fold, of)), _) => Some(Split::Fold(FoldSplit { fold, of, part, seed: 0 })),
@@ -93,7 +96,7 @@ fn split(args: &FinetuneArgs, config: &mut FinetuneConfig) -> anyhow::Result<()>
     }
     if let (Some(train), Some(held_out)) = (split(Part::Train), split(Part::Validation)) {
         let Some(validation) = &mut config.validation else {
-            bail!("--fold and --shots need a [validation] in the configuration");
+            bail!("--fold and --shots need a [validation] section in the configuration");
         };
         config.stream.split = train;
         validation.split = held_out;

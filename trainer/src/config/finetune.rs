@@ -1,4 +1,4 @@
-//! The configuration of a fine-tuning, and those that come with the program.
+//! Configuration of a fine-tuning run, and its presets.
 
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -12,37 +12,37 @@ use crate::model::unetr::UnetrConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
-/// Everything that decides what a fine-tuning results in, but data and first weights.
+/// Everything that decides the result of a fine-tuning run except data and first weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneConfig {
-    /// Names of the classes by label, background first. Empty for the dataset's own; filled in when the run begins.
+    /// Class names by label, background first. Empty for the dataset's names, which are filled in when the run begins.
     #[serde(default)]
     pub classes: Vec<String>,
     /// Sizes of the model.
     pub model: UnetrSettings,
-    /// Crops, batches, augmentation, training cases.
+    /// Crops, batches, augmentation and training cases.
     pub stream: StreamConfig,
     /// The optimizer and its peak learning rate.
     pub optim: AdamWSettings,
-    /// Length, and the course of the learning rate.
+    /// Length of the run and learning-rate schedule.
     pub schedule: ScheduleConfig,
-    /// The rest.
+    /// Remaining settings.
     pub train: TrainConfig,
-    /// How and on what the model is measured on the way; absent for not at all.
+    /// Validation during the run; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationConfig>,
-    /// How scans were prepared; what is predicted later is prepared in the same way. The cache's own, filled in when
-    /// the run begins.
+    /// Preprocessing of the scans, filled in from the cache when the run begins. Scans to predict are preprocessed in
+    /// the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
 }
 
-/// Sizes of a UNETR, those aside that follow from the crop and the classes.
+/// Sizes of a UNETR, except those that follow from the crop and the classes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetrSettings {
-    /// Side of a patch, voxels; divides the sides of the crop.
+    /// Side of a patch, voxels; must divide the sides of the crop.
     pub patch_size: usize,
     /// Width of the encoder's tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
@@ -50,16 +50,16 @@ pub struct UnetrSettings {
     pub depth: usize,
     /// Attention heads of the encoder.
     pub num_heads: usize,
-    /// Width of the MLPs' hidden layers in units of `embed_dim`.
+    /// Width of the MLPs' hidden layers, as a multiple of `embed_dim`.
     pub mlp_ratio: usize,
-    /// The three encoder layers that the decoder takes in, zero-based, ascending.
+    /// The three encoder layers whose outputs the decoder receives, from 0, ascending.
     pub taps: [usize; 3],
-    /// Channels at full resolution; each coarser step has twice as many.
+    /// Number of channels at full resolution; each coarser level has twice as many.
     pub feature_size: usize,
 }
 
 impl UnetrSettings {
-    /// These, with the encoder of a pre-training model. Nothing if that has not three taps.
+    /// Returns these sizes with the encoder of a pre-training model; nothing if that model does not have three taps.
     #[must_use]
     pub fn with_encoder_of(&self, pretrained: &HiEndMaeConfig) -> Option<Self> {
         Some(Self {
@@ -74,25 +74,25 @@ impl UnetrSettings {
     }
 }
 
-/// When, how and on what the model is measured.
+/// Validation during a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationConfig {
-    /// From validation to validation, in the schedule's unit; the end of a run is always one.
+    /// Interval between validations, in the schedule's unit; the end of a run is always validated.
     pub every: u64,
-    /// The cases, in the words of `stream.split`.
+    /// Validation cases, written as `stream.split` is.
     pub split: Split,
-    /// Part of a window that the next one covers again, in [0, 1).
+    /// Fraction by which adjacent windows overlap, in [0, 1).
     pub overlap: f64,
-    /// Windows predicted at a time.
+    /// Number of windows predicted at a time.
     pub sw_batch_size: usize,
-    /// How overlapping windows are averaged.
+    /// Weighting of overlapping windows.
     #[serde(default)]
     pub weighting: Weighting,
 }
 
 impl FinetuneConfig {
-    /// The network.
+    /// Configuration of the network.
     #[must_use]
     pub fn unetr(&self) -> UnetrConfig {
         let model = &self.model;
@@ -130,7 +130,7 @@ impl RunConfig for FinetuneConfig {
 
     fn model_fault(&self) -> Option<Fault> {
         let mut unetr = self.unetr();
-        // Not known yet: any number that is allowed.
+        // The number is not known yet; any valid one serves.
         if self.classes.is_empty() {
             unetr.num_classes = 2;
         }
@@ -166,37 +166,37 @@ impl RunConfig for FinetuneConfig {
 }
 
 impl FinetuneConfig {
-    /// Of a file that comes with the program; the list of known keys is made from it.
+    /// Parses a preset without checking its keys; the list of known keys is made from it.
     fn parse_unchecked(text: &str) -> Self {
         toml::from_str(text).expect("a test parses every preset")
     }
 }
 
-/// Configurations that come with the program.
+/// Built-in configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinetunePreset {
     /// The paper's settings, for any dataset.
     Recipe,
-    /// For CPUs.
+    /// A small model for CPUs.
     Tiny,
-    /// 13 organs, Synapse multi-atlas labelling.
+    /// BTCV (Synapse multi-atlas labelling): 13 organs.
     Btcv,
-    /// The same from a single case.
+    /// BTCV with a single training case.
     BtcvOneShot,
-    /// 15 organs.
+    /// AMOS22: 15 organs.
     Amos,
-    /// 16 organs.
+    /// WORD: 16 organs.
     Word,
-    /// 13 organs.
+    /// FLARE22: 13 organs.
     Flare22,
-    /// 5 organs and the skeleton.
+    /// CT-ORG: 5 organs and the skeleton.
     CtOrg,
-    /// The liver.
+    /// SLIVER07: the liver.
     Sliver,
 }
 
 impl FinetunePreset {
-    /// All of them.
+    /// All presets.
     pub const ALL: [Self; 9] = [
         Self::Recipe,
         Self::Tiny,
@@ -209,7 +209,7 @@ impl FinetunePreset {
         Self::Sliver,
     ];
 
-    /// As on the command line.
+    /// Name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -225,7 +225,7 @@ impl FinetunePreset {
         }
     }
 
-    /// The file in `configs/finetune/`, built into the program.
+    /// Text of the file in `configs/finetune/`, built into the program.
     #[must_use]
     pub fn toml(self) -> &'static str {
         match self {
@@ -241,10 +241,7 @@ impl FinetunePreset {
         }
     }
 
-    /// Its configuration.
-    ///
-    /// # Panics
-    /// Never: a test parses every preset.
+    /// The parsed configuration.
     #[must_use]
     pub fn config(self) -> FinetuneConfig {
         FinetuneConfig::parse(self.toml(), self.name()).expect("presets are valid")
@@ -256,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_are_the_recipe_but_for_classes_and_cases() {
+    fn presets_match_the_recipe_except_for_classes_and_cases() {
         let recipe = FinetunePreset::Recipe.config();
         for preset in FinetunePreset::ALL {
             let config = preset.config();
@@ -295,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_and_reading_gives_the_same() {
+    fn toml_round_trip_is_lossless() {
         let config = FinetuneConfig::with_every_key();
         assert_eq!(FinetuneConfig::parse(&config.to_toml(), "test").unwrap(), config);
     }
@@ -316,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_key() {
         let check = |from: &str, to: &str, expected: &str| {
             let text = FinetunePreset::Recipe.toml();
             assert!(text.contains(from), "{from}");

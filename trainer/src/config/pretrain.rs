@@ -1,4 +1,4 @@
-//! The configuration of a pre-training, and those that come with the program.
+//! Configuration of a pre-training run, and its presets.
 
 use hiend_loader::pipeline::StreamConfig;
 use serde::{Deserialize, Serialize};
@@ -8,19 +8,19 @@ use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
-/// Everything that decides what a pre-training results in, but the data.
+/// Everything that decides the result of a pre-training run except the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
     /// Sizes of the model.
     pub model: HiEndMaeConfig,
-    /// Crops, batches, augmentation.
+    /// Crops, batches and augmentation.
     pub stream: StreamConfig,
     /// The optimizer and its peak learning rate.
     pub optim: AdamWSettings,
-    /// Length, and the course of the learning rate.
+    /// Length of the run and learning-rate schedule.
     pub schedule: ScheduleConfig,
-    /// The rest.
+    /// Remaining settings.
     pub train: TrainConfig,
 }
 
@@ -57,24 +57,24 @@ impl RunConfig for PretrainConfig {
     }
 }
 
-/// Configurations that come with the program.
+/// Built-in configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PretrainPreset {
-    /// The paper's model.
+    /// ViT-L with patches of 12 voxels: the paper's model.
     VitLP12,
-    /// The paper's model, patches of 16 voxels.
+    /// ViT-L with patches of 16 voxels.
     VitLP16,
-    /// The paper's base model, patches of 16 voxels.
+    /// ViT-B with patches of 16 voxels.
     VitBP16,
-    /// For CPUs.
+    /// A small model for CPUs.
     Tiny,
 }
 
 impl PretrainPreset {
-    /// All of them, the largest first.
+    /// All presets, the largest first.
     pub const ALL: [Self; 4] = [Self::VitLP12, Self::VitLP16, Self::VitBP16, Self::Tiny];
 
-    /// As on the command line.
+    /// Name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ impl PretrainPreset {
         }
     }
 
-    /// The file in `configs/pretrain/`, built into the program.
+    /// Text of the file in `configs/pretrain/`, built into the program.
     #[must_use]
     pub fn toml(self) -> &'static str {
         match self {
@@ -96,10 +96,7 @@ impl PretrainPreset {
         }
     }
 
-    /// Its configuration.
-    ///
-    /// # Panics
-    /// Never: a test parses every preset.
+    /// The parsed configuration.
     #[must_use]
     pub fn config(self) -> PretrainConfig {
         PretrainConfig::parse(self.toml(), self.name()).expect("presets are valid")
@@ -112,7 +109,7 @@ mod tests {
     use crate::schedule::{Every, Unit};
 
     #[test]
-    fn presets_are_the_recipe() {
+    fn presets_match_the_recipe() {
         let models = [
             HiEndMaeConfig::vit_l_p12(),
             HiEndMaeConfig::vit_l_p16(),
@@ -134,19 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn the_smoke_config_is_valid() {
+    fn smoke_config_is_valid() {
         PretrainConfig::parse(include_str!("../../../configs/smoke.toml"), "configs/smoke.toml").unwrap();
     }
 
     #[test]
-    fn writing_and_reading_gives_the_same() {
+    fn toml_round_trip_is_lossless() {
         let config = PretrainConfig::with_every_key();
         assert_eq!(PretrainConfig::parse(&config.to_toml(), "test").unwrap(), config);
         assert_eq!(config.differences(&config), []);
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_key() {
         let check = |from: &str, to: &str, expected: &str| {
             let text = PretrainPreset::Tiny.toml();
             assert!(text.contains(from), "{from}");
@@ -159,9 +156,33 @@ mod tests {
         check("probability", "probabilty", "x.toml: unknown key `stream.augment.flip.probabilty`; did you mean");
         check("[train]", "[zzz]", "x.toml: unknown key `zzz`");
         check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: model.patch_size: 12 does not divide");
+        check("[train]\n", "[train]\nlr = 1e-4\n", "x.toml: unknown key `train.lr`; did you mean `optim.lr`?");
         check("crop_size = [96, 96, 96]", "crop_size = 96", "x.toml: ");
         check("warmup = ", "warmup = 9000000 #", "x.toml: schedule.warmup: 9000000 must be less");
         check("seed = 0", "", "x.toml: ");
+    }
+
+    #[test]
+    fn settings_replace_values_and_are_checked() {
+        let config = PretrainPreset::Tiny.config();
+        let set = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            config.with_settings(&pairs)
+        };
+        let changed = set(&[("optim.lr", "2e-4"), ("train.micro_batch", "2"), ("stream.on_corrupt", "skip")]).unwrap();
+        let keys: Vec<String> = config.differences(&changed).into_iter().map(|difference| difference.0).collect();
+        assert_eq!(keys, ["optim.lr", "stream.on_corrupt", "train.micro_batch"]);
+        assert_eq!((changed.optim.lr, changed.train.micro_batch), (2e-4, Some(2)));
+        assert_eq!(set(&[]).unwrap(), config);
+        let refused = |key: &str, value: &str, expected: &str| {
+            let message = set(&[(key, value)]).unwrap_err().to_string();
+            assert!(message.starts_with(expected) && !message.contains('\n'), "{message}");
+        };
+        refused("train.lr", "1", "--set: unknown key `train.lr`; did you mean `optim.lr`?");
+        refused("optim.lrr", "1", "--set: unknown key `optim.lrr`; did you mean `optim.lr`?");
+        refused("train.micro_batch", "0", "--set: train.micro_batch: must be at least 1");
+        refused("train.micro_batch", "few", "--set: ");
+        refused("optim.lr.peak", "1", "--set: optim.lr.peak: a value, not a section");
     }
 
     #[test]

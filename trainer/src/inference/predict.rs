@@ -18,7 +18,7 @@ use crate::device::Compute;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
-use crate::training::Stop;
+use crate::stop::Stop;
 
 /// Why there is nothing to predict with.
 #[derive(Debug, Error)]

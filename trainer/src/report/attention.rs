@@ -1,8 +1,8 @@
-//! Attention of a patch over a crop, layer by layer, in three planes over the CT: the paper's figure.
+//! Figure of the attention of a patch over a crop, layer by layer, in three planes over the CT, as in the paper.
 //!
-//! Colours are multiples of the even share that each token would have if none were preferred, on a scale of each
-//! layer's own. The colour map is perceptually even and readable without colour vision. It begins to cover the CT above
-//! the even share, so that anatomy shows where nothing is looked at.
+//! Colours show the weight relative to uniform attention (1 / number of tokens), on a separate scale for each layer. The
+//! colour map is perceptually uniform and readable without colour vision. Only weights above uniform attention cover the
+//! CT, so anatomy stays visible elsewhere.
 
 use colorgrad::{Gradient as _, preset};
 use hiend_loader::picture::{Canvas, FAINT, LETTER, Plane, Rgb, Slice, TEXT};
@@ -14,51 +14,52 @@ use crate::model::patch_embed::grid_of;
 
 /// Longest side of a tile, pixels.
 const LONGEST: usize = 288;
-/// Grey that a colour bar lies on, as the maps lie on the CT.
+/// Grey level under the colour bar, in place of the CT.
 const BAR_GREY: f64 = 72.0;
-/// Height of a colour bar, and of what is written beneath it.
+/// Height of a colour bar, pixels.
 const BAR: usize = 14;
+/// Height of a colour bar and its labels, pixels.
 const FOOTER: usize = BAR + 2 * LETTER + 20;
 
 const QUERY: Rgb = [255, 255, 255];
 const CROP: Rgb = [255, 214, 92];
-/// Weight of the colour at the top of the scale.
+/// Opacity of the colour at the top of the scale.
 const OPACITY: f64 = 0.85;
-/// How much of the grey stays where a patch was hidden from the encoder.
+/// Factor on the grey level of patches that were hidden from the encoder.
 const SHADE: f64 = 0.35;
-/// Part of the patches whose weights lie on the scale; the few above it have its last colour.
+/// Fraction of patches whose weights lie on the scale; higher weights have its last colour.
 const ON_SCALE: f64 = 0.995;
-/// Least upper end of a scale, in even shares: differences that hardly are any get no contrast.
+/// Minimum upper end of a scale, relative to uniform attention: tiny differences get no contrast.
 const LEAST_TOP: f64 = 3.0;
 
-/// A figure to be drawn.
+/// Contents of a figure.
 pub struct AttentionFigure<'a> {
-    /// Written above.
+    /// Title.
     pub title: String,
-    /// Beneath it.
+    /// Lines below the title.
     pub lines: Vec<String>,
-    /// Where the crop was cut.
+    /// Scan from which the crop was cut.
     pub scan: &'a Scan,
     /// First voxel of the crop in the scan.
     pub origin: [i64; 3],
     /// Sides of the crop, voxels.
     pub size: [usize; 3],
-    /// Side of a patch.
+    /// Side of a patch, voxels.
     pub patch_size: usize,
-    /// The patch that looks, by its place in the grid of patches.
+    /// Query patch, as its position in the grid of patches.
     pub query: [usize; 3],
-    /// The voxel of the crop that all planes go through, one of the query's.
+    /// Voxel of the crop through which all planes pass, within the query patch.
     pub through: [usize; 3],
-    /// A column each.
+    /// Layers, one column each.
     pub layers: Vec<Layer>,
 }
 
-/// A layer's map.
+/// Attention of a layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Written above the column.
+    /// Heading of the column.
     pub name: String,
-    /// Where the query looks.
+    /// Attention weights of the query.
     pub map: AttentionMap,
 }
 
@@ -109,7 +110,7 @@ impl AttentionFigure<'_> {
         format!("{} {mm:.0} mm", ["x", "y", "z"][normal])
     }
 
-    /// The whole scan in a tile, with the crop and the query in it.
+    /// Draws the whole scan in a tile, with crop and query outlined.
     fn draw_scan(&self, sheet: &mut Sheet, row: usize, plane: Plane, room: [usize; 2]) {
         let at = sheet.tile(0, 0, row);
         let (shape, origin) = (self.scan.shape, self.origin);
@@ -143,7 +144,7 @@ impl AttentionFigure<'_> {
         sheet.outline(at, size, plane, self.size, self.query_box(), QUERY);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what is drawn where, and in which colours")]
+    #[expect(clippy::too_many_arguments, reason = "position, contents and colours of a tile")]
     fn draw_map(
         &self,
         canvas: &mut Canvas,
@@ -168,7 +169,7 @@ impl AttentionFigure<'_> {
                 let [columns, rows] = slice.size.map(|side| side as f64);
                 let grey = slice.interpolate(at[0] * columns - 0.5, at[1] * rows - 0.5).clamp(0.0, 1.0);
                 let grey = f64::from(grey) * 255.0;
-                // Axes grow to the left and upwards.
+                // Axes point to the left and upwards.
                 let patches = [(1.0 - at[0]) * grid[across] as f64, (1.0 - at[1]) * grid[down] as f64];
                 let pixel = match between_patches(patches, [grid[across], grid[down]], weight) {
                     Some(weight) => scale.over(grey, f64::from(weight)),
@@ -180,8 +181,8 @@ impl AttentionFigure<'_> {
     }
 }
 
-/// The weight at a place in units of patches: between the centres of patches, linear over those that have one; nothing
-/// in a patch that has none.
+/// Interpolates weights linearly between patch centres, at a position in patches; hidden neighbours do not count.
+/// Returns nothing inside a hidden patch.
 fn between_patches(at: [f64; 2], len: [usize; 2], weight: impl Fn(usize, usize) -> Option<f32>) -> Option<f32> {
     let nearest = [0, 1].map(|axis| (at[axis] as usize).min(len[axis] - 1));
     weight(nearest[0], nearest[1])?;
@@ -203,16 +204,16 @@ fn between_patches(at: [f64; 2], len: [usize; 2], weight: impl Fn(usize, usize) 
 }
 
 fn note(map: &AttentionMap) -> String {
-    map.cls_token.map_or_else(String::new, |weight| format!("class token takes {:.1} %", weight * 100.0))
+    map.cls_token.map_or_else(String::new, |weight| format!("class token {:.1} %", weight * 100.0))
 }
 
-/// From weights to colours, for one layer.
+/// Colour scale of a layer.
 struct LayerScale {
-    /// The share each token would have if none were preferred.
+    /// Weight of a token under uniform attention.
     even: f64,
-    /// Upper end, in units of `even`.
+    /// Upper end of the scale, in units of `even`.
     top: f64,
-    /// The largest weight, in units of `even`.
+    /// Largest weight, in units of `even`.
     largest: f64,
 }
 
@@ -249,11 +250,11 @@ impl LayerScale {
         };
         canvas.text([left, line], 1, TEXT, "0");
         canvas.text([left + width.saturating_sub(last.chars().count() * LETTER), line], 1, TEXT, &last);
-        // Where there is room between the two ends.
+        // Only if there is room between the ends.
         if (2 * LETTER..width.saturating_sub((last.chars().count() + 2) * LETTER)).contains(&even_at) {
             canvas.text([left + even_at - LETTER / 2, line], 1, TEXT, "1");
         }
-        let even = format!("times the even share, {:.2} %", self.even * 100.0);
+        let even = format!("times uniform attention ({:.2} %)", self.even * 100.0);
         canvas.text([left, line + LETTER + 4], 1, FAINT, &even);
         debug_assert!(line + 2 * LETTER + 4 <= top + FOOTER);
     }
@@ -269,20 +270,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_lie_at_the_centres_of_patches_and_hidden_ones_have_none() {
+    fn weights_are_interpolated_between_visible_patches() {
         let weight = |column: usize, row: usize| (column != 2).then_some((column + 10 * row) as f32);
         let check = |at: [f64; 2], expected: Option<f32>| assert_eq!(between_patches(at, [3, 2], weight), expected);
         check([0.5, 0.5], Some(0.0));
         check([1.5, 1.5], Some(11.0));
         check([1.0, 0.5], Some(0.5));
         check([0.0, 0.0], Some(0.0));
-        // Beside the hidden one only what is known counts.
+        // Next to the hidden patch only the visible ones count.
         check([1.9, 0.5], Some(1.0));
         check([2.1, 0.5], None);
     }
 
     #[test]
-    fn the_scale_leaves_out_the_few_largest() {
+    fn scale_excludes_the_few_largest_weights() {
         let mut patches = vec![Some(0.001); 999];
         patches.push(Some(0.5));
         let scale = LayerScale::of(&AttentionMap { patches, cls_token: None });

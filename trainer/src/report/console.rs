@@ -1,11 +1,11 @@
-//! Plain lines about a run. The dashboard listens to the same events.
+//! Plain lines about a run. The dashboard receives the same events.
 
 use std::io::Write;
 
-use crate::report::journal::StepRecord;
+use crate::journal::StepRecord;
 use crate::training::{Event, Outcome};
 
-/// Writes a line for every so many steps, averaged over them.
+/// Writes a line every few optimizer steps, averaged over them.
 #[derive(Debug)]
 pub struct Console<W> {
     out: W,
@@ -15,12 +15,12 @@ pub struct Console<W> {
 }
 
 impl<W: Write> Console<W> {
-    /// To `out`, a line every `log_every` steps (0: none of them).
+    /// Makes a console that writes to `out` every `log_every` steps; 0 for no lines about steps.
     pub fn new(out: W, log_every: u64) -> Self {
         Self { out, log_every, since: vec![], end_step: 0 }
     }
 
-    /// Writes what there is to say. Output that cannot be written (a closed pipe) does not stop a run.
+    /// Writes the line of an event, if it has one. Output that cannot be written (a closed pipe) does not stop a run.
     pub fn event(&mut self, event: &Event<'_>) {
         if let Some(line) = self.line(event) {
             self.write(&line);
@@ -33,26 +33,26 @@ impl<W: Write> Console<W> {
         let _ = self.out.flush();
     }
 
-    /// What there is to say.
+    /// Formats the line of an event, if it has one.
     pub(super) fn line(&mut self, event: &Event<'_>) -> Option<String> {
         Some(match event {
             Event::Started { num_params, device, step, end_step, run_dir } => {
                 self.end_step = *end_step;
                 let millions = *num_params as f64 / 1e6;
-                let from = if *step > 0 { format!(", going on after step {step}") } else { String::new() };
+                let from = if *step > 0 { format!(", resumed after step {step}") } else { String::new() };
                 format!(
                     "training {millions:.1}M parameters on {device} to step {end_step}{from}; run {}",
                     run_dir.display()
                 )
             }
             Event::Tuning => {
-                "the first updates compile and tune kernels, which can take minutes; --cache-dir keeps them".into()
+                "the first steps compile and tune kernels, which can take minutes; --cache-dir keeps them for later runs".into()
             }
             Event::Step(record) => {
                 self.since.push((*record).clone());
                 let due = self.log_every > 0 && record.step.is_multiple_of(self.log_every);
                 if !due && record.step != self.end_step {
-                    // A run without lines keeps nothing to average.
+                    // Without lines there is nothing to average.
                     if self.log_every == 0 {
                         self.since.clear();
                     }
@@ -76,7 +76,7 @@ impl<W: Write> Console<W> {
             Event::Warning(message) => format!("warning: {message}"),
             Event::Stopped(summary) => match summary.outcome {
                 Outcome::Finished => format!(
-                    "done: {} steps in {:.1} s, data wait {:.1}% of the time{}",
+                    "done: {} steps in {:.1} s, waiting for data {:.1}% of the time{}",
                     summary.steps_done,
                     summary.elapsed_secs,
                     summary.wait_share * 100.0,
@@ -86,7 +86,7 @@ impl<W: Write> Console<W> {
                         .unwrap_or_default()
                 ),
                 Outcome::Interrupted => {
-                    format!("stopped after step {}; the same command with --resume goes on", summary.step)
+                    format!("stopped after step {}; the same command with --resume continues", summary.step)
                 }
             },
         })

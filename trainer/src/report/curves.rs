@@ -1,7 +1,9 @@
 //! `RUN_DIR/curves.png`: loss, learning rate and, in fine-tuning, the Dice of the validations.
 //!
-//! The font is part of the program (Ubuntu Light, under the Ubuntu font licence), so that a machine without any draws the same.
+//! The font is built into the program (Ubuntu Light, Ubuntu font licence), so machines without fonts draw the same picture.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Once;
 
 use hiend_loader::picture::Canvas;
@@ -15,7 +17,7 @@ use super::series::{Point, Series};
 const WIDTH: usize = 1600;
 const PANEL_HEIGHT: usize = 440;
 const TITLE_HEIGHT: usize = 64;
-/// Below so many points, each is marked.
+/// Number of points up to which each is marked.
 const FEW: usize = 40;
 
 const FONT: &str = "ubuntu";
@@ -29,26 +31,49 @@ static FONT_REGISTERED: Once = Once::new();
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A line of a panel.
+/// An error of drawing curves.
+#[derive(Debug, thiserror::Error)]
+pub enum CurvesError {
+    /// There is no step to draw.
+    #[error("no optimizer step in the journal yet")]
+    NoSteps,
+    /// The plotting library failed.
+    #[error("cannot plot: {message}")]
+    Plot {
+        /// The library's message.
+        message: String,
+    },
+    /// The picture cannot be written.
+    #[error("{}", path.display())]
+    Write {
+        /// The picture.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A curve of a panel.
 struct Line<'a> {
-    /// For the legend, where the axis does not say it.
+    /// Name in the legend; absent if the axis label suffices.
     name: Option<String>,
     colour: RGBColor,
     series: &'a Series,
-    /// Drawn faintly as it is and strongly as the running mean over so many updates.
+    /// Number of steps to smooth over: the curve is drawn faintly, its running mean strongly.
     smoothed_over: Option<f64>,
 }
 
 /// Draws the curves of a run under a title.
 ///
 /// # Errors
-/// If there is no update to draw yet, in words; or whatever the plotting library fails with.
-pub fn render(history: &History, title: &str) -> Result<Canvas, String> {
+/// If there is no step to draw yet, or the plotting library fails.
+pub fn render(history: &History, title: &str) -> Result<Canvas, CurvesError> {
     let (Some(first), Some(last)) = (history.loss.points().first(), history.loss.points().last()) else {
-        return Err("no update in the journal yet".into());
+        return Err(CurvesError::NoSteps);
     };
     FONT_REGISTERED.call_once(|| {
-        // A font that cannot be used shows as an error of the first text.
+        // An unusable font appears as an error of the first text.
         let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     });
     let with_dice = !history.mean_dice.points().is_empty();
@@ -56,7 +81,8 @@ pub fn render(history: &History, title: &str) -> Result<Canvas, String> {
     let height = TITLE_HEIGHT + num_panels * PANEL_HEIGHT;
     let mut rgb = vec![255; 3 * WIDTH * height];
     let steps = (first.first_step, last.last_step);
-    draw(&mut rgb, height, history, title, steps, with_dice).map_err(|error| error.to_string())?;
+    draw(&mut rgb, height, history, title, steps, with_dice)
+        .map_err(|error| CurvesError::Plot { message: error.to_string() })?;
     Ok(Canvas::from_rgb(WIDTH, height, &rgb))
 }
 
@@ -70,7 +96,7 @@ fn draw(
 ) -> Result<(), Failure> {
     let root = BitMapBackend::with_buffer(rgb, (WIDTH as u32, height as u32)).into_drawing_area();
     let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
-    // What stands before the title is the folder; a long one would run out of the picture.
+    // The title is the run's folder: a long path keeps its end.
     let skipped = title.chars().count().saturating_sub(80);
     let title: String = title.chars().skip(skipped).collect();
     root.draw_text(&title, &text(28), (28, 22))?;
@@ -78,7 +104,7 @@ fn draw(
     let panels = body.split_evenly((if with_dice { 3 } else { 2 }, 1));
 
     let smoothed_over = history.loss.smoothing_span();
-    let name = smoothed_over.map(|span| format!("mean over about {span} updates"));
+    let name = smoothed_over.map(|span| format!("mean over about {span} steps"));
     let loss = Line { name, colour: BLUE, series: &history.loss, smoothed_over };
     panel(&panels[0], "loss of the batch", &[loss], steps, SeriesLabelPosition::UpperRight, &|value| short(*value))?;
     let lr = Line { name: None, colour: ORANGE, series: &history.lr, smoothed_over: None };
@@ -104,7 +130,7 @@ fn panel(
     label: &dyn Fn(&f64) -> String,
 ) -> Result<(), Failure> {
     let (low, high) = value_range(lines);
-    // A single update stands in the middle of its axis.
+    // A single step is drawn in the middle of the axis.
     let (from, to) = if first == last { (first as f64 - 1.0, last as f64 + 1.0) } else { (first as f64, last as f64) };
     let inside = |value: f64| value.clamp(low, high);
     let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
@@ -121,7 +147,7 @@ fn panel(
         .axis_style(INK)
         .label_style(text(18))
         .axis_desc_style(text(20))
-        .x_desc("updates")
+        .x_desc("optimizer steps")
         .y_desc(quantity)
         .x_labels(10)
         .y_labels(7)
@@ -138,7 +164,7 @@ fn panel(
                 if points.iter().all(|point| point.count == 1) {
                     chart.draw_series(LineSeries::new(curve(|point| point.mean), colour.mix(0.35)))?;
                 } else {
-                    // Points that stand for many values: the noise is a band from the least to the greatest.
+                    // Points with many values: a band from minimum to maximum shows the noise.
                     let band: Vec<_> = curve(|point| point.min).chain(curve(|point| point.max).rev()).collect();
                     chart.draw_series([Polygon::new(band, colour.mix(0.25))])?;
                 }
@@ -169,7 +195,7 @@ fn panel(
     Ok(())
 }
 
-/// What the axis shows: all values, but that of very many, the rarest spikes do not decide it.
+/// Range of the axis: all values, except the most extreme 0.5% of points on either side.
 fn value_range(lines: &[Line<'_>]) -> (f64, f64) {
     let points = || lines.iter().flat_map(|line| line.series.points());
     let mut lows: Vec<f64> = points().map(|point| point.min).collect();
@@ -192,7 +218,7 @@ fn scientific(value: f64) -> String {
     if value.abs() < 1e-15 { "0".into() } else { format!("{value:.1e}") }
 }
 
-/// A number of updates as an axis shows it.
+/// Formats a step number for the axis.
 fn count(step: f64) -> String {
     match step.abs() {
         step if step >= 1e6 => format!("{}M", short(step / 1e6)),
@@ -204,7 +230,7 @@ fn count(step: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{step_record, validation_record};
+    use crate::journal::testing::{step_record, validation_record};
 
     fn history(num_steps: u64) -> History {
         let mut history = History::default();
@@ -214,7 +240,7 @@ mod tests {
         history
     }
 
-    /// How many pixels have nearly a colour.
+    /// Counts the pixels of a colour.
     fn pixels_of(image: &Canvas, RGBColor(r, g, b): RGBColor) -> usize {
         (0..image.width * image.height)
             .filter(|at| image.pixel([at % image.width, at / image.width]) == [r, g, b])
@@ -222,20 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_updates_is_drawn() {
+    fn any_number_of_steps_is_drawn() {
         for num_steps in [1, 2, 10, 5000] {
             let image = render(&history(num_steps), "a run").unwrap();
             assert_eq!((image.width, image.height), (WIDTH, TITLE_HEIGHT + 2 * PANEL_HEIGHT));
             for colour in [BLUE, ORANGE, INK] {
-                // A mark alone has about fifty.
-                assert!(pixels_of(&image, colour) > 40, "{num_steps} updates, {colour:?}");
+                // A single mark has about fifty pixels.
+                assert!(pixels_of(&image, colour) > 40, "{num_steps} steps, {colour:?}");
             }
             assert_eq!(pixels_of(&image, GREEN), 0);
         }
     }
 
     #[test]
-    fn validations_get_a_panel() {
+    fn validations_have_a_panel() {
         let mut history = history(10);
         history.validation(&validation_record(10, 0.7));
         let image = render(&history, "a run").unwrap();
@@ -244,12 +270,12 @@ mod tests {
     }
 
     #[test]
-    fn without_an_update_there_is_no_picture() {
-        assert_eq!(render(&History::default(), "a run").unwrap_err(), "no update in the journal yet");
+    fn run_without_steps_has_no_picture() {
+        assert!(matches!(render(&History::default(), "a run"), Err(CurvesError::NoSteps)));
     }
 
     #[test]
-    fn equal_and_odd_values_have_a_range() {
+    fn range_contains_equal_and_extreme_values() {
         let check = |values: &[f64]| {
             let mut series = Series::default();
             for (step, &value) in (1..).zip(values) {
@@ -266,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn axis_labels_are_short() {
         assert_eq!([count(7.0), count(9999.5), count(20000.0), count(1_250_000.0)], ["7", "9999.5", "20k", "1.25M"]);
         assert_eq!([short(0.25), short(-0.000_001), scientific(0.0), scientific(1.5e-4)], ["0.25", "0", "0", "1.5e-4"]);
     }

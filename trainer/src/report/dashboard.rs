@@ -1,7 +1,7 @@
-//! A run on a full screen: curves, speed, time left, and what happened last.
+//! Full-screen display of a run: curves, speed, time left, and the latest messages.
 //!
-//! It is drawn by a thread of its own, four times a second at most, whatever training does meanwhile: a step of a
-//! large model takes seconds, and a terminal may take its time. Training only notes what happened.
+//! A thread of its own draws at most four times a second, independently of training: a step of a large model takes
+//! seconds, and a terminal may be slow. Training only records its events.
 
 mod state;
 pub mod terminal;
@@ -21,10 +21,10 @@ use super::console::Console;
 use super::history::History;
 use crate::training::{Event, Stop};
 
-/// From one drawing to the next.
+/// Minimum time between drawings.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// The running dashboard. Dropped, it gives the terminal back and leaves the last lines on the screen.
+/// A running dashboard. Dropping it restores the terminal and leaves the last lines on the screen.
 #[derive(Debug)]
 pub struct Dashboard {
     shared: Arc<Shared>,
@@ -40,17 +40,17 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves figures that are whole enough to be shown.
+        // After a panic elsewhere the figures are still complete enough to show.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Dashboard {
-    /// Takes the terminal over until this is dropped. The key q asks `stop`. Should the terminal be lost, a line is
-    /// written every `log_every` updates.
+    /// Takes over the terminal until dropped. The key q requests `stop`. If the terminal is lost, a line is written every
+    /// `log_every` optimizer steps.
     ///
     /// # Errors
-    /// If the terminal cannot be set up.
+    /// If the terminal cannot be set up or the system refuses a thread.
     pub fn start(stop: Stop, log_every: u64) -> io::Result<Self> {
         terminal::enter()?;
         let shared = Arc::new(Shared { state: Mutex::new(State::new(Instant::now())), over: AtomicBool::new(false) });
@@ -60,12 +60,12 @@ impl Dashboard {
         Ok(Self { shared, thread: Some(thread), lines: Console::new(io::stdout(), log_every) })
     }
 
-    /// Shows what happened before this session.
+    /// Sets the curves of earlier sessions.
     pub fn set_history(&mut self, history: &History) {
         self.shared.state().history = history.clone();
     }
 
-    /// Notes what happened. After the terminal was given back, it is written as a line.
+    /// Records an event. After the terminal was restored, the event is written as a line.
     pub fn event(&mut self, event: &Event<'_>) {
         if matches!(event, Event::Stopped(_)) {
             self.end();
@@ -82,7 +82,7 @@ impl Dashboard {
         let Some(thread) = self.thread.take() else { return };
         self.shared.over.store(true, Ordering::Relaxed);
         thread.thread().unpark();
-        // It panicked at worst, and said so.
+        // A panic of the thread has shown its message already.
         let _ = thread.join();
         terminal::restore();
         let mut state = self.shared.state();
@@ -107,7 +107,7 @@ fn draw_until_over(shared: &Shared, stop: &Stop) {
     let mut keys = terminal::reads_keys().then(stdin);
     while !shared.over.load(Ordering::Relaxed) && terminal::is_shown() {
         let start = Instant::now();
-        // Copied, so that a slow terminal holds up this thread alone.
+        // A copy, so that a slow terminal delays this thread only.
         let mut view = {
             let mut state = shared.state();
             state.take_log(terminal::take_log());
@@ -115,7 +115,7 @@ fn draw_until_over(shared: &Shared, stop: &Stop) {
         };
         view.stopping = stop.is_requested();
         if terminal.draw(|frame| view::draw(frame, &view, start, colour)).is_err() {
-            // The terminal is gone; lines are tried from now on.
+            // The terminal is gone; events are written as lines from now on.
             return terminal::restore();
         }
         let pressed = keys.as_mut().and_then(terminal::read_key);

@@ -1,26 +1,25 @@
-//! What there is to draw of a run: the curves of all its sessions so far, in bounded memory.
+//! Curves of a run over all its sessions, in bounded memory.
 
 use std::path::Path;
 
-use super::journal::{self, Entry, JournalError, StepRecord, ValidationRecord};
 use super::series::Series;
+use crate::journal::{self, Entry, JournalError, StepRecord, ValidationRecord};
 
 /// The curves of a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Loss of each update.
+    /// Loss of each optimizer step.
     pub loss: Series,
-    /// Learning rate of each update.
+    /// Learning rate of each optimizer step.
     pub lr: Series,
     /// Mean Dice of each validation, background included.
     pub mean_dice: Series,
-    /// The same without background.
+    /// Mean Dice of each validation, without background.
     pub mean_fg_dice: Series,
 }
 
 impl History {
-    /// Reads a journal. A session that began before the end of the last one repeats updates: what was said of
-    /// them first does not count.
+    /// Reads a journal. A resumed session may repeat steps: the later of two records counts.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -47,20 +46,20 @@ impl History {
         Ok(history)
     }
 
-    /// Takes an update.
+    /// Adds an optimizer step.
     pub fn step(&mut self, record: &StepRecord) {
         self.loss.push(record.step, record.loss);
         self.lr.push(record.step, record.lr);
     }
 
-    /// Takes a validation.
+    /// Adds a validation.
     pub fn validation(&mut self, record: &ValidationRecord) {
         self.mean_dice.push(record.step, record.mean_dice);
         self.mean_fg_dice.push(record.step, record.mean_fg_dice);
     }
 }
 
-/// Appends the values of a step, after dropping that step and all later ones.
+/// Appends the values of a step and removes earlier records of this step and of all later ones.
 fn put(values: &mut Vec<(u64, [f64; 2])>, step: u64, value: [f64; 2]) {
     while values.last().is_some_and(|&(last, _)| last >= step) {
         values.pop();
@@ -71,10 +70,10 @@ fn put(values: &mut Vec<(u64, [f64; 2])>, step: u64, value: [f64; 2]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{step_record, validation_record};
+    use crate::journal::testing::{step_record, validation_record};
 
     #[test]
-    fn of_two_lines_for_a_step_the_later_one_counts() {
+    fn later_of_two_lines_for_a_step_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = journal::Journal::open(&path, false).unwrap();
@@ -85,7 +84,7 @@ mod tests {
             write(&Entry::Step(step_record(step, 1.0)));
         }
         write(&Entry::Validation(validation_record(5, 0.1)));
-        // Killed, and gone on with from the checkpoint of step 2.
+        // Killed, and resumed from the checkpoint of step 2.
         write(&Entry::Started { step: 2, device: device() });
         for step in 3..=6 {
             write(&Entry::Step(step_record(step, 2.0)));

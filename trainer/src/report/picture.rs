@@ -1,57 +1,58 @@
-//! Original, masked input and reconstruction in three planes: of crops while training, of a crop or a whole scan on
-//! request.
+//! Pictures of original, masked input and reconstruction in three planes, for crops during training and for crops or
+//! whole scans on request.
 //!
-//! The reconstruction keeps what was visible, as in the paper's figure, and each hidden patch has its true mean and
+//! The reconstruction keeps the visible patches, as in the paper's figure, and each hidden patch has its true mean and
 //! contrast, as in the reference's pictures.
 
 use hiend_loader::picture::{Canvas, Rgb};
 
 use super::sheet::{Block, Column, PLANES, Sheet, tile_sizes};
 
-/// Longest side of a tile in pixels, for one view and for several side by side.
-const ALONE: usize = 432;
-const BESIDE: usize = 288;
+/// Longest side of a tile of a single view, pixels.
+const LONGEST_OF_ONE: usize = 432;
+/// Longest side of a tile of several views, pixels.
+const LONGEST_OF_SEVERAL: usize = 288;
 
 const HIDDEN: Rgb = [44, 50, 62];
 
-/// A crop of the training; volumes are [x, y, z], z fastest, in units of the window.
+/// A training crop; volumes are [x, y, z], z fastest, in window units.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Written above.
+    /// Title.
     pub title: String,
     /// Sides of the crop, voxels.
     pub size: [usize; 3],
-    /// What was put in.
+    /// Voxels of the input.
     pub original: Vec<f32>,
-    /// What the decoder made of it.
+    /// Voxels of the decoder's output.
     pub pred: Vec<f32>,
-    /// Which voxels were hidden from the encoder.
+    /// True if each voxel was hidden from the encoder.
     pub hidden: Vec<bool>,
 }
 
-/// A volume to be shown; voxels are numbered z fastest.
+/// A volume to draw; voxels are numbered z fastest.
 pub struct View<'a> {
-    /// Written above.
+    /// Title.
     pub title: String,
-    /// Beneath it.
+    /// Lines below the title.
     pub lines: Vec<String>,
-    /// Voxels along x, y, z.
+    /// Number of voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Their sides, mm.
+    /// Voxel side lengths along x, y, z, mm.
     pub spacing: [f64; 3],
-    /// The voxel that all planes go through.
+    /// Voxel through which all planes pass.
     pub through: [usize; 3],
-    /// Where each plane lies, if that is known.
+    /// Position of each plane as text, empty if unknown.
     pub places: [String; 3],
-    /// Whether right and left, front and back are the patient's: crops of the training may be mirrored.
+    /// True if to label the patient's sides; training crops may be mirrored and are not labelled.
     pub letters: bool,
-    /// What was put in, in units of the window.
+    /// Value of a voxel of the input, in window units.
     pub original: &'a dyn Fn(usize) -> f32,
-    /// What the decoder made of a voxel, if it was hidden from the encoder.
+    /// Value of the decoder's output at a voxel, if it was hidden from the encoder.
     pub reconstructed: &'a dyn Fn(usize) -> Option<f32>,
 }
 
-/// Draws crops of the training side by side, all of one size.
+/// Draws training crops side by side, all of one size.
 ///
 /// # Panics
 /// If a panel's volumes do not have its size.
@@ -85,7 +86,7 @@ pub fn render(panels: &[Panel]) -> Canvas {
 /// Draws views side by side, all of one shape and spacing.
 #[must_use]
 pub fn draw(views: &[View<'_>]) -> Canvas {
-    let longest = if views.len() == 1 { ALONE } else { BESIDE };
+    let longest = if views.len() == 1 { LONGEST_OF_ONE } else { LONGEST_OF_SEVERAL };
     let tiles = views.first().map_or([[1; 2]; 3], |view| tile_sizes(view.shape, view.spacing, longest));
     let blocks: Vec<Block> = views
         .iter()
@@ -106,7 +107,7 @@ pub fn draw(views: &[View<'_>]) -> Canvas {
             sheet.canvas.slice(original, size, &slice);
             sheet.canvas.slice(masked, size, &slice);
             sheet.canvas.slice(reconstruction, size, &plane.cut(view.shape, at, false, filled));
-            // Patches end where voxels do: nothing is interpolated here.
+            // The borders of patches are those of voxels: nearest neighbour, no interpolation.
             let hidden = plane
                 .cut(view.shape, at, false, |voxel| (f32::from(u8::from((view.reconstructed)(voxel).is_some())), 0));
             let [columns, rows] = hidden.size;
@@ -131,21 +132,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hidden_voxels_are_marked_and_filled() {
+    fn hidden_voxels_are_marked_and_reconstructed() {
         let size = [4, 4, 4];
         let hidden: Vec<bool> = (0..64).map(|i| i >= 32).collect();
         let panel = Panel { title: "case".into(), size, original: vec![1.0; 64], pred: vec![0.5; 64], hidden };
         let canvas = render(std::slice::from_ref(&panel));
         let blocks = [Block { columns: vec![Column::default(); 3], title: "case".into(), ..Block::default() }];
-        let sheet = Sheet::new(&blocks, tile_sizes(size, [1.0; 3], ALONE), 0);
+        let sheet = Sheet::new(&blocks, tile_sizes(size, [1.0; 3], LONGEST_OF_ONE), 0);
         let pixel = |column: usize, x: usize| {
             let [left, top] = sheet.tile(0, column, 0);
             canvas.pixel([left + x, top + 1])
         };
-        // Large x is hidden, and large x is on the left.
+        // Large x is hidden, and drawn on the left.
         assert_eq!(pixel(0, 1), [255; 3]);
         assert_eq!(pixel(1, 1), HIDDEN);
-        assert_eq!(pixel(1, ALONE - 2), [255; 3]);
+        assert_eq!(pixel(1, LONGEST_OF_ONE - 2), [255; 3]);
         assert_eq!(pixel(2, 1), [128; 3]);
     }
 }

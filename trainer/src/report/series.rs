@@ -1,30 +1,30 @@
-//! A curve over the updates of a run, in bounded memory however long the run.
+//! A curve over the optimizer steps of a run, in bounded memory.
 //!
-//! Up to two thousand values are kept as they are. Beyond that, values of neighbouring updates share a point that
-//! knows their mean, least and greatest: a spike stays visible at any length.
+//! About two thousand values are kept individually. Beyond that, values of neighbouring steps share a point with their
+//! mean, minimum and maximum: a spike stays visible at any length.
 
-/// Points that a curve has at most: what a screen or a picture can show.
+/// Maximum number of points: about as many as a screen or picture can show.
 const CAPACITY: usize = 2048;
 
-/// A noisy curve is smoothed over this part of it, but over no fewer values than these, and not if it is shorter than
-/// three times that.
+/// Fraction of a curve's length over which it is smoothed.
 const SMOOTHED_PART: f64 = 1.0 / 50.0;
+/// Minimum number of values to smooth over. A curve shorter than three times this is not smoothed.
 const LEAST_SMOOTHED: f64 = 8.0;
 
-/// Some neighbouring values.
+/// Summary of neighbouring values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// The first update.
+    /// The first step.
     pub first_step: u64,
-    /// The last update.
+    /// The last step.
     pub last_step: u64,
-    /// How many values.
+    /// Number of values.
     pub count: u64,
-    /// Their mean.
+    /// Mean of the values.
     pub mean: f64,
-    /// The least.
+    /// Smallest value.
     pub min: f64,
-    /// The greatest.
+    /// Largest value.
     pub max: f64,
 }
 
@@ -42,18 +42,18 @@ impl Point {
         self.count = count;
     }
 
-    /// Where it is drawn.
+    /// Position on the axis: the middle of its steps.
     #[must_use]
     pub fn step(&self) -> f64 {
         f64::midpoint(self.first_step as f64, self.last_step as f64)
     }
 }
 
-/// The values of one quantity, in the order of their updates.
+/// The values of one quantity, in step order.
 #[derive(Clone, Debug)]
 pub struct Series {
     points: Vec<Point>,
-    /// Updates that share a point.
+    /// Number of steps that share a point.
     width: u64,
 }
 
@@ -64,7 +64,7 @@ impl Default for Series {
 }
 
 impl Series {
-    /// Takes the value of an update after all those before.
+    /// Appends the value of a step later than all before.
     pub fn push(&mut self, step: u64, value: f64) {
         self.place(Point::new(step, value));
         while self.points.len() > CAPACITY {
@@ -82,27 +82,28 @@ impl Series {
         }
     }
 
-    /// What is kept, in the order of updates.
+    /// The points, in step order.
     #[must_use]
     pub fn points(&self) -> &[Point] {
         &self.points
     }
 
-    /// Over how many updates a noisy curve is smoothed to be seen; none if it is short.
+    /// Number of steps over which a noisy curve is smoothed; none for a short curve.
     #[must_use]
     pub fn smoothing_span(&self) -> Option<f64> {
         let count = self.points.iter().map(|point| point.count).sum::<u64>() as f64;
         (count >= 3.0 * LEAST_SMOOTHED).then_some((count * SMOOTHED_PART).round().max(LEAST_SMOOTHED))
     }
 
-    /// The mean around each point, over about `span` updates: weights fall off by e on either side within half of it.
+    /// Running mean around each point over about `span` steps: weights decay by a factor of e within half a span on
+    /// either side.
     #[must_use]
     pub fn smoothed(&self, span: f64) -> Vec<(f64, f64)> {
         let before = fading(self.points.iter(), span / 2.0);
         let mut after = fading(self.points.iter().rev(), span / 2.0);
         after.reverse();
         let mean = |((point, before), after): ((&Point, [f64; 2]), [f64; 2])| {
-            // Both sides count the point itself.
+            // Both sums include the point itself.
             let own = point.count as f64;
             let sum = before[0] + after[0] - own * point.mean;
             (point.step(), sum / (before[1] + after[1] - own))
@@ -111,7 +112,7 @@ impl Series {
     }
 }
 
-/// Sum and weight of all points up to each, fading by e over `span` updates.
+/// Weighted sum and total weight of the points up to each one, decaying by a factor of e over `span` steps.
 fn fading<'a>(points: impl Iterator<Item = &'a Point>, span: f64) -> Vec<[f64; 2]> {
     let mut faded = [0.0, 0.0];
     points
@@ -137,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn a_short_curve_is_kept_as_it_is() {
+    fn short_curve_keeps_every_value() {
         let values = [3.0, 1.0, 2.0];
         let kept: Vec<f64> = series(values).points().iter().map(|point| point.mean).collect();
         assert_eq!(kept, values);
     }
 
     #[test]
-    fn a_long_curve_stays_small_and_keeps_its_mean_and_its_spikes() {
+    fn long_curve_is_bounded_and_keeps_mean_and_spikes() {
         let spike = 654_321;
         let long = series((0..1_000_000).map(|i| if i == spike { 100.0 } else { f64::from(i % 3) }));
         let points = long.points();
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_may_be_far_apart() {
+    fn steps_can_be_far_apart() {
         let mut sparse = Series::default();
         for step in [1, 1_000_000, u64::MAX / 2] {
             sparse.push(step, 1.0);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_looks_both_ways() {
+    fn smoothing_uses_both_sides() {
         let check = |values: &[f64], span: f64, expected: &[f64]| {
             for ((_, smooth), expected) in series(values.iter().copied()).smoothed(span).iter().zip(expected) {
                 assert!((smooth - expected).abs() < 1e-3, "{values:?} over {span}: {smooth} instead of {expected}");
@@ -184,7 +185,7 @@ mod tests {
         };
         check(&[4.0, 4.0, 0.0], 1e-9, &[4.0, 4.0, 0.0]);
         check(&[4.0, 0.0], 1e6, &[2.0, 2.0]);
-        // Both neighbours weigh 1/e.
+        // Each neighbour has weight 1/e.
         check(&[0.0, 3.0, 0.0], 2.0, &[3.0 / (1.0 + 1f64.exp() + (-1f64).exp()), 3.0 / (1.0 + 2.0 * (-1f64).exp())]);
     }
 }

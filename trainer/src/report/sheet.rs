@@ -1,62 +1,63 @@
-//! A table of slices: a row a plane, a column a picture, some columns a block with a title of its own.
+//! A table of slices: one row per plane, one column per picture, columns grouped in titled blocks.
 //!
-//! Planes are laid out as radiologists look at them (see [`hiend_loader::picture`]): the patient's right is on the left,
+//! Planes are oriented as radiologists view them (see [`hiend_loader::picture`]): the patient's right is on the left,
 //! anterior or superior is up.
 
 use hiend_loader::picture::{BACKGROUND, Canvas, FAINT, LETTER, Plane, Rgb, TEXT, fitting};
 
-/// The rows, from above.
+/// Planes of the rows, top to bottom.
 pub const PLANES: [Plane; 3] = [Plane::Axial, Plane::Coronal, Plane::Sagittal];
 
 const MARGIN: usize = 16;
-/// Between tiles, and between blocks.
+/// Gap between tiles, pixels.
 const GAP: usize = 4;
+/// Gap between blocks, pixels.
 const BLOCK_GAP: usize = 28;
 const LINE: usize = LETTER + 6;
-/// Letters of titles and headings are twice as large.
+/// Scale of the letters of titles and headings.
 const LARGE: usize = 2;
 const LARGE_LINE: usize = LARGE * LETTER + 8;
 
-/// A column: a heading and a line beneath it.
+/// Texts of a column.
 #[derive(Clone, Debug, Default)]
 pub struct Column {
-    /// In large letters.
+    /// Heading, in large letters.
     pub heading: String,
-    /// In small ones.
+    /// Line below the heading, in small letters.
     pub note: String,
 }
 
 impl Column {
-    /// Without a note.
+    /// Makes a column without a note.
     pub fn new(heading: impl Into<String>) -> Self {
         Self { heading: heading.into(), note: String::new() }
     }
 }
 
-/// Columns that belong together.
+/// A group of columns.
 #[derive(Clone, Debug, Default)]
 pub struct Block {
-    /// In large letters.
+    /// Title, in large letters.
     pub title: String,
-    /// In small ones, beneath.
+    /// Lines below the title, in small letters.
     pub lines: Vec<String>,
-    /// From the left.
+    /// Columns, left to right.
     pub columns: Vec<Column>,
 }
 
-/// The table, with its headings; tiles are drawn by who made it.
+/// A table with its headings; the caller draws the tiles.
 #[derive(Clone, Debug)]
 pub struct Sheet {
     /// The picture.
     pub canvas: Canvas,
-    /// Left edge of every column, block by block.
+    /// Left edge of every column, by block.
     lefts: Vec<Vec<usize>>,
-    /// Upper edge of every row, and of what lies below the last.
+    /// Upper edge of every row and of the footer.
     tops: [usize; 4],
 }
 
 impl Sheet {
-    /// Lays out blocks whose tiles have the same sizes in pixels, a row each; `footer` pixels stay free below.
+    /// Lays out blocks; `tiles` are the sizes of a row's tiles in pixels, and `footer` pixels stay free below the rows.
     #[must_use]
     pub fn new(blocks: &[Block], tiles: [[usize; 2]; 3], footer: usize) -> Self {
         let width = tiles.iter().map(|tile| tile[0]).max().unwrap_or(0);
@@ -101,7 +102,7 @@ impl Sheet {
         [self.lefts[block][column], self.tops[row]]
     }
 
-    /// Upper left corner of what lies below a column.
+    /// Upper left corner of the footer of a column.
     ///
     /// # Panics
     /// If there is no such column.
@@ -110,11 +111,11 @@ impl Sheet {
         [self.lefts[block][column], self.tops[3]]
     }
 
-    /// Names the plane in the upper left corner of a tile, and writes a line into the lower one.
+    /// Writes the name of the plane into the upper left corner of a tile and `text` into the lower left corner.
     pub fn caption(&mut self, [x, y]: [usize; 2], [_, height]: [usize; 2], plane: Plane, text: &str) {
         for (text, top) in [(plane.name(), y + 4), (text, (y + height).saturating_sub(LETTER + 4))] {
             if !text.is_empty() {
-                // Legible on anything.
+                // A background keeps the text legible on any image.
                 self.canvas.fill([x + 2, top - 2], [text.chars().count() * LETTER + 4, LETTER + 4], BACKGROUND);
                 self.canvas.text([x + 4, top], 1, TEXT, text);
             }
@@ -132,7 +133,7 @@ impl Sheet {
         colour: Rgb,
     ) {
         let [_, across, down] = plane.axes();
-        // Axes grow to the left and upwards.
+        // Axes point to the left and upwards.
         let pixels = |axis: usize, length: usize| {
             let scale = length as f64 / shape[axis] as f64;
             let at =
@@ -140,7 +141,7 @@ impl Sheet {
             (at(end[axis]), at(start[axis]))
         };
         let ((left, right), (top, bottom)) = (pixels(across, width), pixels(down, height));
-        // A dark line around the bright one keeps it visible on bone and on bright colours.
+        // A dark border keeps the line visible on bone and on bright colours.
         let (at, size) = ([x + left, y + top], [right.saturating_sub(left), bottom.saturating_sub(top)]);
         self.canvas.frame(
             [at[0].saturating_sub(1), at[1].saturating_sub(1)],
@@ -152,7 +153,7 @@ impl Sheet {
     }
 }
 
-/// Sizes of the three tiles of a volume in true proportion, the longest side `longest` pixels.
+/// Computes the sizes of a volume's three tiles in true proportion; the longest side has `longest` pixels.
 #[must_use]
 pub fn tile_sizes(shape: [usize; 3], spacing: [f64; 3], longest: usize) -> [[usize; 2]; 3] {
     let millimetres: [f64; 3] = std::array::from_fn(|axis| shape[axis] as f64 * spacing[axis]);
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_are_in_proportion_and_do_not_overlap() {
+    fn tiles_are_proportional_and_disjoint() {
         let tiles = tile_sizes([100, 50, 40], [1.0, 1.0, 5.0], 200);
         assert_eq!(tiles, [[100, 50], [100, 200], [50, 200]]);
         let block = Block { columns: vec![Column::new("a"), Column::new("b")], ..Block::default() };
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_is_outlined_where_its_voxels_are() {
+    fn box_is_outlined_at_its_voxels() {
         let block = Block { columns: vec![Column::new("a")], ..Block::default() };
         let mut sheet = Sheet::new(&[block], [[100, 100]; 3], 0);
         let at = sheet.tile(0, 0, 0);

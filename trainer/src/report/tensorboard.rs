@@ -1,13 +1,12 @@
-//! `RUN_DIR/tensorboard`: event files, for TensorBoard to show scalars and pictures while a run goes on.
+//! `RUN_DIR/tensorboard`: event files, from which TensorBoard shows scalars and pictures during a run.
 //!
-//! Each session of a run writes a file of its own. Its first words say which update it begins with; TensorBoard then
-//! drops what earlier files have from that update on, which is what a killed run repeats.
+//! Each session of a run writes its own file, which starts with the first step of the session; TensorBoard then ignores
+//! what earlier files have from that step on, the steps that a killed run repeats.
 //!
-//! No crate writes these files for us. `tensorboard-rs` says of itself that it is not active, and brings protobuf 2,
-//! `tboard` needs `protoc` on the machine, `tfrecord` was last released in 2023 and compiles a TLS stack in its build
-//! script. So `prost` encodes the few messages that are needed, with the field numbers of TensorFlow's `event.proto`
-//! and `summary.proto`, `crc32c` makes the checksums, and what is left to do is to frame them (`Record`). TensorBoard
-//! itself reads the files in `tests/tensorboard/check_run.py`.
+//! No maintained crate writes these files: `tensorboard-rs` is declared inactive and depends on protobuf 2, `tboard` needs
+//! `protoc` on the machine, `tfrecord` was last released in 2023 and compiles a TLS stack in its build script. Here `prost`
+//! encodes the few messages needed, with the field numbers of TensorFlow's `event.proto` and `summary.proto`, `crc32c`
+//! computes the checksums, and `Record` frames them. `tests/tensorboard/check_run.py` reads the files with TensorBoard.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
@@ -16,26 +15,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::journal::{StepRecord, ValidationRecord};
+use crate::journal::{StepRecord, ValidationRecord};
 
-/// The event file of a session.
+/// Event file of a session.
 #[derive(Debug)]
 pub struct EventFile {
     file: File,
-    /// Bytes of whole records.
+    /// Length of the complete records, bytes.
     len: u64,
     class_names: Vec<String>,
 }
 
 impl EventFile {
-    /// Makes a new file in `folder`, which is made too if it is missing, for updates after `steps_done`.
-    /// Classes without a name in `class_names` are called by their number.
+    /// Makes a new file in `folder`, and the folder if needed, for optimizer steps after `steps_done`. Classes without a
+    /// name in `class_names` are called by their number.
     ///
     /// # Errors
-    /// If folder or file cannot be made.
+    /// If the folder or file cannot be made.
     pub fn create(folder: &Path, steps_done: u64, class_names: &[String]) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        // TensorBoard reads files in the order of their names: by time, and by number within a second.
+        // TensorBoard reads files in name order: by time, then by number within a second.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let number = fs::read_dir(folder)?.count();
         let path = folder.join(format!("events.out.tfevents.{now:010}.{number:06}"));
@@ -45,7 +44,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Writes the scalars of an update.
+    /// Writes the scalars of an optimizer step.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -62,7 +61,7 @@ impl EventFile {
         self.write(record.step, What::Summary(Summary { value: values }))
     }
 
-    /// Writes the scalars of a validation. A class that no case has gets none.
+    /// Writes the scalars of a validation; none for a class that no case has.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -78,10 +77,10 @@ impl EventFile {
         self.write(record.step, What::Summary(Summary { value: values }))
     }
 
-    /// Copies a picture, a PNG file, as the one of a step.
+    /// Copies a PNG file as the picture of a step.
     ///
     /// # Errors
-    /// If it cannot be read, is no PNG, or the file cannot be written.
+    /// If the picture cannot be read or is not a PNG, or the event file cannot be written.
     pub fn picture(&mut self, step: u64, path: &Path) -> io::Result<()> {
         let image = Image::read(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
         let value = Value { tag: "picture".into(), value: Some(AnyValue::Image(image)) };
@@ -93,7 +92,7 @@ impl EventFile {
         let event = Event { wall_time: now.as_secs_f64(), step: step as i64, what: Some(what) };
         let record = Record(&event).to_bytes();
         if let Err(error) = self.file.write_all(&record) {
-            // Nothing behind half a record could be read.
+            // Records after an incomplete one could not be read.
             self.file.set_len(self.len)?;
             self.file.seek(SeekFrom::Start(self.len))?;
             return Err(error);
@@ -107,7 +106,7 @@ fn scalar(tag: &str, value: f64) -> Value {
     Value { tag: tag.into(), value: Some(AnyValue::SimpleValue(value as f32)) }
 }
 
-/// A message in its frame: length and checksum of the length, the message and its checksum.
+/// A framed message: length, checksum of the length, message, checksum of the message.
 struct Record<'a>(&'a Event);
 
 impl Record<'_> {
@@ -118,7 +117,7 @@ impl Record<'_> {
     }
 }
 
-/// The checksum is turned and shifted, as the format wants it.
+/// Computes the format's masked CRC32C: rotated and offset.
 fn masked_crc(bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
@@ -185,7 +184,7 @@ struct Image {
     height: i32,
     #[prost(int32, tag = "2")]
     width: i32,
-    /// Channels.
+    /// Number of channels.
     #[prost(int32, tag = "3")]
     colorspace: i32,
     #[prost(bytes = "vec", tag = "4")]
@@ -208,9 +207,9 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{step_record, validation_record};
+    use crate::journal::testing::{step_record, validation_record};
 
-    /// The events of a folder's files, in the order TensorBoard reads them.
+    /// Reads the events of a folder's files in the order TensorBoard does.
     fn events(folder: &Path) -> Vec<Event> {
         let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
@@ -240,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn checksums_are_those_of_the_format() {
-        // The frame of TensorFlow's own first record: its length is 24, and this is what follows it in any file.
+    fn checksum_matches_a_known_record() {
+        // TensorFlow's own first record has length 24, followed by this checksum in every file.
         assert_eq!(masked_crc(&24u64.to_le_bytes()), [0xa3, 0x7f, 0x4b, 0x22]);
     }
 
     #[test]
-    fn each_session_writes_a_file_that_says_where_it_begins() {
+    fn each_session_writes_a_file_with_its_first_step() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = EventFile::create(dir.path(), 0, &[]).unwrap();
         file.step(&step_record(1, 0.75)).unwrap();
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_have_names_and_absent_ones_no_value() {
+    fn absent_class_has_no_value() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = EventFile::create(dir.path(), 0, &["background".into()]).unwrap();
         file.validation(&validation_record(3, 0.5)).unwrap();
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_copied_as_they_are() {
+    fn pictures_are_copied_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picture.png");
         hiend_loader::picture::Canvas::from_rgb(3, 2, &[7; 18]).write_png(&path).unwrap();

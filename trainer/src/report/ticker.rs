@@ -1,10 +1,10 @@
-//! A sign of life while something long goes on that says nothing itself.
+//! Periodic messages during a long operation that reports nothing itself.
 
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Calls something every so often on a thread of its own, until it is dropped.
+/// Calls a function at regular intervals on a thread of its own, until dropped.
 #[derive(Debug)]
 pub struct Ticker {
     stop: Option<flume::Sender<()>>,
@@ -12,10 +12,10 @@ pub struct Ticker {
 }
 
 impl Ticker {
-    /// Calls `tick` with the time since now, first after `every`.
+    /// Calls `tick` with the elapsed time after every interval `every`.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system refuses a thread.
     pub fn start(every: Duration, tick: impl Fn(Duration) + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = flume::bounded::<()>(0);
         let since = Instant::now();
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ticks_until_it_is_dropped() {
-        let (give, take) = flume::unbounded();
-        let ticker = Ticker::start(Duration::from_millis(5), move |since| give.send(since).unwrap()).unwrap();
-        let (first, second) = (take.recv().unwrap(), take.recv().unwrap());
+    fn ticks_until_dropped() {
+        let (sender, receiver) = flume::unbounded();
+        let ticker = Ticker::start(Duration::from_millis(5), move |since| sender.send(since).unwrap()).unwrap();
+        let (first, second) = (receiver.recv().unwrap(), receiver.recv().unwrap());
         assert!(Duration::from_millis(5) <= first && first < second);
         drop(ticker);
-        // The sender went with the thread.
-        assert!(take.into_iter().count() < 1000);
+        // The sender was dropped with the thread.
+        assert!(receiver.into_iter().count() < 1000);
     }
 }

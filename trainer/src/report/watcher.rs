@@ -1,5 +1,5 @@
-//! Everything that listens to a run from the command line: a dashboard or lines, event files, the picture of the
-//! curves. A run does not fail for want of any of them, but says what is missing.
+//! The command line's receiver of events: dashboard or lines, event files for TensorBoard, picture of the curves. If one
+//! of them fails, the run continues with a warning.
 
 use std::io::{self, Stdout};
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::console::Console;
-use super::curves;
+use super::curves::{self, CurvesError};
 use super::dashboard::{Dashboard, terminal};
 use super::history::History;
 use super::tensorboard::EventFile;
 use super::ticker::Ticker;
-use crate::training::{Event, Stop};
+use crate::training::{Event, JOURNAL, Stop};
 
-/// Time between lines while kernels are tuned.
+/// Interval of lines while kernels are tuned.
 const TICK: Duration = Duration::from_secs(20);
 
-/// How a run is shown.
+/// Display of a run's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Display {
     /// A dashboard on a terminal, lines elsewhere
@@ -26,15 +26,15 @@ pub enum Display {
     Auto,
     /// Curves, speed and time left on the full screen
     Dashboard,
-    /// A line every so many updates
+    /// A line every few optimizer steps
     Lines,
 }
 
-/// See the module.
+/// Dispatches the events of a run to display, TensorBoard and plots.
 #[derive(Debug)]
 pub struct Watcher {
     screen: Screen,
-    /// Set if a dashboard takes the screen's place once the run has started.
+    /// Stop request for the dashboard that replaces the lines once the run has started, if one is wanted.
     wanted: Option<Stop>,
     log_every: u64,
     class_names: Vec<String>,
@@ -42,9 +42,9 @@ pub struct Watcher {
     history: History,
     events: Option<EventFile>,
     step: u64,
-    /// Until the first update is done.
+    /// Prints while kernels are tuned, until the first step is done.
     tuning: Option<Ticker>,
-    /// Whether there is something that the picture of the curves does not show.
+    /// True if the picture of the curves is out of date.
     undrawn: bool,
 }
 
@@ -64,15 +64,15 @@ impl Screen {
 }
 
 impl Watcher {
-    /// Will show a run from its start on, with a line every `log_every` updates where lines are shown. A key of the
-    /// dashboard asks `stop`.
+    /// Prepares the display of a run; lines are written every `log_every` optimizer steps. A key of the dashboard requests
+    /// `stop`.
     ///
     /// # Errors
-    /// If a dashboard was asked for and there is no terminal for it.
+    /// If a dashboard was requested and there is no terminal for it.
     pub fn open(display: Display, log_every: u64, stop: &Stop) -> io::Result<Self> {
         let ours = terminal::is_ours();
         if display == Display::Dashboard && !ours {
-            let expected = "--display dashboard needs a terminal in the foreground; lines or auto do without";
+            let expected = "--display dashboard needs a terminal in the foreground; use lines or auto";
             return Err(io::Error::other(expected));
         }
         let wanted = (display != Display::Lines && ours).then(|| stop.clone());
@@ -90,14 +90,14 @@ impl Watcher {
         })
     }
 
-    /// Calls the classes of validations by their names, background first.
+    /// Sets the class names of validations, background first.
     #[must_use]
     pub fn with_class_names(mut self, class_names: Vec<String>) -> Self {
         self.class_names = class_names;
         self
     }
 
-    /// Takes what happened.
+    /// Handles an event.
     pub fn event(&mut self, event: &Event<'_>) {
         if matches!(event, Event::Stopped(_)) {
             self.draw_curves();
@@ -121,12 +121,12 @@ impl Watcher {
                 self.step = record.step;
                 self.undrawn = true;
                 self.history.step(record);
-                self.tell(|events| events.step(record));
+                self.write_events(|events| events.step(record));
             }
             Event::Validation(record) => {
                 self.undrawn = true;
                 self.history.validation(record);
-                self.tell(|events| events.validation(record));
+                self.write_events(|events| events.validation(record));
             }
             Event::Checkpoint(_) => self.draw_curves(),
             Event::Picture(path) => {
@@ -142,14 +142,14 @@ impl Watcher {
     fn begin(&mut self, step: u64, run_dir: &Path) {
         run_dir.clone_into(&mut self.run_dir);
         self.step = step;
-        match History::read(&run_dir.join("journal.jsonl")) {
+        match History::read(&run_dir.join(JOURNAL)) {
             Ok(history) => {
                 if let Screen::Dashboard(dashboard) = &mut self.screen {
                     dashboard.set_history(&history);
                 }
                 self.history = history;
             }
-            Err(error) => self.warn(format!("the curves begin here: {:#}", anyhow::Error::from(error))),
+            Err(error) => self.warn(format!("the curves start at this session: {:#}", anyhow::Error::from(error))),
         }
         let folder = run_dir.join("tensorboard");
         match EventFile::create(&folder, step, &self.class_names) {
@@ -158,17 +158,21 @@ impl Watcher {
         }
     }
 
-    /// The dashboard shows by itself that time passes.
+    /// Starts printing that tuning is in progress; the dashboard shows elapsed time itself.
     fn ticker(&mut self) -> Option<Ticker> {
         if matches!(self.screen, Screen::Dashboard(_)) {
             return None;
         }
-        let tick = |since: Duration| eprintln!("still compiling and tuning kernels, {} s so far", since.as_secs());
-        Ticker::start(TICK, tick).map_err(|error| self.warn(format!("no lines while kernels are tuned: {error}"))).ok()
+        let tick = |since: Duration| {
+            hiend_loader::program::note(format_args!("still compiling and tuning kernels after {} s", since.as_secs()));
+        };
+        Ticker::start(TICK, tick)
+            .map_err(|error| self.warn(format!("no progress lines while kernels are tuned: {error}")))
+            .ok()
     }
 
-    /// Writes to the event file; the first failure is its end.
-    fn tell(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) {
+    /// Writes to the event file; after the first failure it is no longer written.
+    fn write_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) {
         if let Some(Err(error)) = self.events.as_mut().map(write) {
             self.events = None;
             let folder = self.run_dir.join("tensorboard");
@@ -181,8 +185,8 @@ impl Watcher {
             return;
         }
         self.undrawn = false;
-        if let Err(message) = draw_curves(&self.history, &self.run_dir, &self.run_dir.join(CURVES)) {
-            self.warn(format!("no picture of the curves: {message}"));
+        if let Err(error) = draw_curves(&self.history, &self.run_dir, &self.run_dir.join(CURVES)) {
+            self.warn(format!("no picture of the curves: {:#}", anyhow::Error::from(error)));
         }
     }
 
@@ -192,21 +196,20 @@ impl Watcher {
 }
 
 impl Drop for Watcher {
-    /// A run that failed has curves too.
+    /// Draws the curves of a run that failed, too.
     fn drop(&mut self) {
         self.draw_curves();
     }
 }
 
-/// The picture's name in a run's folder.
+/// File name of the curves in a run's folder.
 pub const CURVES: &str = "curves.png";
 
-/// Draws the curves of the run in `run_dir` into `out`.
+/// Draws the curves of the run in `run_dir` into the PNG file `out`.
 ///
 /// # Errors
-/// What is wrong, with the file's name.
-pub fn draw_curves(history: &History, run_dir: &Path, out: &Path) -> Result<(), String> {
-    let title = run_dir.display().to_string();
-    let image = curves::render(history, &title).map_err(|message| format!("{title}: {message}"))?;
-    image.write_png(out).map_err(|error| format!("{}: {error}", out.display()))
+/// If there is no step to draw, or the picture cannot be plotted or written.
+pub fn draw_curves(history: &History, run_dir: &Path, out: &Path) -> Result<(), CurvesError> {
+    let image = curves::render(history, &run_dir.display().to_string())?;
+    image.write_png(out).map_err(|source| CurvesError::Write { path: out.to_owned(), source })
 }

@@ -1,4 +1,4 @@
-//! The moving average of the weights.
+//! Exponential moving average of the weights.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
-/// `average` moved towards `model`: each trained parameter is `decay` times its old value plus the rest of the new
-/// one. Parameters that are not trained stay as they are.
+/// Moves `average` towards `model`: each trained parameter becomes `decay` times its old value plus `1 - decay` times
+/// the model's. Parameters that are not trained keep their values.
 ///
-/// `average` is a copy of `model` made by [`Module::valid`], so that nothing is tracked.
+/// `average` is a copy of `model` made by [`Module::valid`], so that no gradients are tracked.
 #[must_use]
 pub fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
     let mut current = Current(HashMap::new());
@@ -17,7 +17,7 @@ pub fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
     average.map(&mut Move { current: current.0, decay })
 }
 
-/// Trained tensors by parameter, of any rank.
+/// Trained tensors by parameter id, of any number of dimensions.
 struct Current(HashMap<ParamId, Box<dyn Any>>);
 
 impl ModuleVisitor for Current {
@@ -54,13 +54,13 @@ mod tests {
 
     impl ModuleMapper for Double {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            // As an optimizer leaves it: a leaf that is trained.
+            // An optimizer leaves its parameters like this: leaves that require gradients.
             param.map(|old| (old * 2.0).detach().require_grad())
         }
     }
 
     #[test]
-    fn the_average_follows_the_weights() {
+    fn average_moves_towards_the_weights_by_the_decay() {
         let model = Mlp::init(4, 2, &mut WeightInit::new(1, &Device::flex().autodiff()));
         let average = moved(model.valid(), &model.clone().map(&mut Double), 0.75);
         let weight = |mlp: &Mlp| mlp.fc1.weight.val().into_data().try_to_vec::<f32>().unwrap();

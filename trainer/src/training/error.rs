@@ -1,134 +1,236 @@
-//! Why a run fails.
+//! Errors of a run.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use hiend_cache::FileError;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::feed::{FeedError, SourceError};
 
-/// Why a run failed.
+/// An error of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
-    /// A configuration that cannot be used.
+    /// An invalid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Reading or writing a checkpoint.
-    #[error("checkpoint")]
+    /// An invalid `config.toml` of a run that has a checkpoint.
+    #[error("{fault}; delete the file to restore it from the newest checkpoint")]
+    SavedConfig {
+        /// The error in the file.
+        fault: ConfigError,
+    },
+    /// An error of reading or writing a checkpoint.
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Another file of the run.
+    /// The checkpoint to resume from cannot be used.
+    #[error("cannot resume from {}{}", checkpoint.display(), Alternative(*whole))]
+    CannotResume {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Step of the newest undamaged checkpoint before it.
+        whole: Option<u64>,
+        /// The error of reading it.
+        #[source]
+        source: CheckpointError,
+    },
+    /// There is no checkpoint of the requested step.
+    #[error("{} has no checkpoint of step {step}; {}", run_dir.display(), Available(steps))]
+    NoSuchCheckpoint {
+        /// The run's folder.
+        run_dir: PathBuf,
+        /// The requested step.
+        step: u64,
+        /// Steps that have a checkpoint, ascending.
+        steps: Vec<u64>,
+    },
+    /// A file system error of a durable write, a lookup or a lock.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// An error of another file of the run.
     #[error("{}", path.display())]
     Io {
-        /// What was read or written.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// No batch.
+    /// The system refused a thread.
+    #[error("cannot start the {name} thread; see the limit on processes (ulimit -u)")]
+    Thread {
+        /// Name of the thread.
+        name: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// No batch could be made.
     #[error(transparent)]
     Feed(#[from] FeedError),
     /// The stream cannot be opened.
-    #[error("the stream does not open at step {step}")]
+    #[error("the stream cannot be opened at step {step}")]
     Open {
-        /// The first step asked for.
+        /// The first step requested.
         step: u64,
-        /// What the loader says.
+        /// The loader's error.
         #[source]
         source: SourceError,
     },
     /// The data holds less than a batch.
-    #[error("the stream has no step in an epoch: fewer cases than stream.visits_per_batch")]
+    #[error("an epoch has no batch: fewer cases than stream.visits_per_batch")]
     EmptyEpoch,
-    /// There is a run already.
-    #[error("{} holds a run already; --resume goes on with it, another --run-dir begins anew", run_dir.display())]
+    /// The folder holds a run already.
+    #[error("{} already holds a run; continue it with --resume, or begin another with a new --run-dir", run_dir.display())]
     RunExists {
-        /// The folder.
+        /// The run's folder.
         run_dir: PathBuf,
     },
-    /// There is no run to go on with.
-    #[error("{} holds no run to go on with", run_dir.display())]
+    /// The folder holds nothing to resume.
+    #[error("{} holds no run to resume (no checkpoint, and config.toml is missing or empty)", run_dir.display())]
     NothingToResume {
-        /// The folder.
+        /// The run's folder.
         run_dir: PathBuf,
     },
-    /// Another process trains there.
-    #[error("{} is in use by a run that is going on; wait for it, or give this one another --run-dir", run_dir.display())]
+    /// Another process trains in the folder.
+    #[error("{} is in use by another process; wait until it ends, or choose another --run-dir", run_dir.display())]
     InUse {
-        /// The folder.
+        /// The run's folder.
         run_dir: PathBuf,
     },
-    /// The run began otherwise.
-    #[error("cannot resume: {key} is {now} now, and was {before} when the run began")]
+    /// A setting differs from the run's.
+    #[error("cannot resume: {key} is {now} now, but was {before} when the run began")]
     Changed {
         /// The first setting that differs.
         key: String,
-        /// Its value now.
+        /// Value of the setting now.
         now: String,
-        /// Its value in the run.
+        /// Value of the setting in the run.
         before: String,
     },
-    /// The weights to begin with.
+    /// The first weights cannot be loaded.
     #[error(transparent)]
     Init(SourceError),
-    /// A volume could not be validated on.
+    /// A validation case cannot be read or predicted.
     #[error("validation of case {case}")]
     Validation {
         /// The case.
         case: String,
-        /// Why not.
+        /// The error of the case.
         #[source]
         source: SourceError,
     },
-    /// The loss is no number any more.
-    #[error(
-        "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; {}",
-        cases.join(", "),
-        last_good.as_ref().map_or_else(|| "no checkpoint yet".to_owned(), |p| format!("last good checkpoint: {}", p.display()))
-    )]
+    /// The loss is not finite.
+    #[error("loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; {last_good}", cases.join(", "))]
     NonFinite {
-        /// The update.
+        /// The step.
         step: u64,
-        /// Its learning rate.
+        /// Learning rate of the step.
         lr: f64,
-        /// What came out.
+        /// The loss.
         loss: f64,
-        /// The cases of the batch.
+        /// Cases of the batch.
         cases: Vec<String>,
-        /// The newest checkpoint from before.
-        last_good: Option<PathBuf>,
+        /// The newest checkpoint before the step.
+        last_good: LastGood,
     },
-    /// A device beside the first one failed, or its share of the batches did.
-    #[error("{device} (rank {rank}) failed at step {step}: {message}; {}",
-        last_good.as_ref().map_or_else(|| "no checkpoint yet".to_owned(), |p| format!("last good checkpoint: {}", p.display()))
-    )]
+    /// A rank other than the first failed.
+    #[error("{device} (rank {rank}) failed at step {step}: {message}; {last_good}")]
     Rank {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Its device.
+        /// Device of the rank.
         device: String,
-        /// The update.
+        /// The step.
         step: u64,
-        /// What it says.
+        /// The rank's message.
         message: String,
-        /// The newest checkpoint from before.
-        last_good: Option<PathBuf>,
+        /// True if the device is sound: the rank's batches failed.
+        data: bool,
+        /// The newest checkpoint.
+        last_good: LastGood,
     },
     /// The device failed.
-    #[error("the device failed at step {step}: {message}; {}",
-        last_good.as_ref().map_or_else(|| "no checkpoint yet".to_owned(), |p| format!("last good checkpoint: {}", p.display()))
-    )]
+    #[error("the device failed at step {step}: {message}; {last_good}")]
     Device {
-        /// The update.
+        /// The step.
         step: u64,
-        /// What it says.
+        /// The device's message.
         message: String,
-        /// The newest checkpoint from before.
-        last_good: Option<PathBuf>,
+        /// The newest checkpoint before the step.
+        last_good: LastGood,
     },
+}
+
+impl TrainingError {
+    /// Returns whether the weights after the last finished step are sound, so that they can be saved.
+    pub(super) fn spares_weights(&self) -> bool {
+        match self {
+            Self::Feed(_) | Self::Open { .. } | Self::Thread { .. } | Self::Validation { .. } => true,
+            Self::Rank { data, .. } => *data,
+            _ => false,
+        }
+    }
+
+    /// The error after another checkpoint was written.
+    pub(super) fn with_last_good(mut self, path: Option<&Path>) -> Self {
+        if let Self::Rank { last_good, .. } = &mut self {
+            *last_good = LastGood(path.map(Path::to_owned));
+        }
+        self
+    }
+}
+
+/// The newest checkpoint to fall back on, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastGood(pub Option<PathBuf>);
+
+impl fmt::Display for LastGood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => write!(f, "last good checkpoint: {}", path.display()),
+            None => f.write_str("no checkpoint yet"),
+        }
+    }
+}
+
+/// Advice on the newest whole checkpoint.
+struct Alternative(Option<u64>);
+
+impl fmt::Display for Alternative {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(step) => {
+                write!(
+                    f,
+                    " (the newest whole checkpoint is that of step {step}; --resume-from {step} continues from it)"
+                )
+            }
+            None => f.write_str(" (no earlier checkpoint is whole)"),
+        }
+    }
+}
+
+/// The steps that have a checkpoint.
+struct Available<'a>(&'a [u64]);
+
+impl fmt::Display for Available<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("it has none yet");
+        }
+        let steps = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        write!(f, "there are those of the steps {steps}")
+    }
 }
 
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TrainingError {
     let path = path.to_owned();
     move |source| TrainingError::Io { path, source }
+}
+
+pub(super) fn thread_error(name: &'static str) -> impl FnOnce(io::Error) -> TrainingError {
+    move |source| TrainingError::Thread { name, source }
 }

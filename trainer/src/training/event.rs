@@ -1,74 +1,74 @@
-//! What a run tells of itself.
+//! Events of a run.
 
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Best;
-use crate::report::journal::{StepRecord, ValidationRecord};
+use crate::journal::{StepRecord, ValidationRecord};
 
-/// What happens in a run.
+/// An event of a run.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The first batch is on its way.
+    /// The run starts, or resumes.
     Started {
-        /// Parameters of the model.
+        /// Number of the model's parameters.
         num_params: usize,
-        /// Where it runs.
+        /// Names of the devices.
         device: String,
-        /// Updates done before.
+        /// Optimizer steps done before.
         step: u64,
-        /// Updates done when it ends.
+        /// Optimizer steps done when the run ends.
         end_step: u64,
-        /// What it leaves behind goes there.
+        /// Folder of the run.
         run_dir: &'a Path,
     },
-    /// The first updates compile and tune kernels: minutes in which nothing else is told.
+    /// The first steps compile and tune kernels: minutes without another event.
     Tuning,
-    /// An update was done.
+    /// An optimizer step was done.
     Step(&'a StepRecord),
     /// A validation was done.
     Validation(&'a ValidationRecord),
-    /// A volume of the validation was predicted.
+    /// A validation case was predicted.
     Validating {
-        /// Volumes done.
+        /// Cases done.
         done: usize,
-        /// Volumes in all.
+        /// Total number of cases.
         total: usize,
     },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
     /// A picture was written.
     Picture(&'a Path),
-    /// Something worth knowing.
+    /// Information for the user.
     Note(&'a str),
-    /// Something failed that the run does not need.
+    /// A failure that does not end the run.
     Warning(String),
     /// The run is over.
     Stopped(&'a Summary),
 }
 
-/// Why a run is over.
+/// The reason a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done.
     Finished,
-    /// It was asked to stop.
+    /// A stop was requested.
     Interrupted,
 }
 
-/// A run that is over.
+/// Summary of a run that ended.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// Why.
+    /// The reason it ended.
     pub outcome: Outcome,
-    /// Updates done in all.
+    /// Optimizer steps done, those before a resume included.
     pub step: u64,
-    /// Updates done by this process.
+    /// Optimizer steps done by this process.
     pub steps_done: u64,
-    /// Losses of this process's updates, in order.
+    /// Losses of this process's steps, in order.
     pub losses: Vec<f64>,
-    /// Seconds from the first batch's request to the last update.
+    /// Seconds from the request of the first batch to the last step.
     pub elapsed_secs: f64,
-    /// Part of that in which the device waited for data.
+    /// Fraction of that time in which the device waited for data.
     pub wait_share: f64,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,

@@ -1,60 +1,61 @@
-//! How a run is carried out.
+//! Settings of a run that do not change its losses.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::device::Compute;
+use crate::stop::Stop;
 
-/// A request to stop after the step at hand; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+/// The state a run starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// First weights; the folder must not hold a run.
+    #[default]
+    Begin,
+    /// The newest checkpoint in the folder.
+    Newest,
+    /// The checkpoint of this step; later ones are set aside.
+    Step(u64),
+}
 
-impl Stop {
-    /// Asks to stop; says whether that had been asked before.
-    #[expect(clippy::must_use_candidate, reason = "most who ask need no answer")]
-    pub fn request(&self) -> bool {
-        self.0.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether it was asked to stop.
-    #[must_use]
-    pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl From<bool> for Resume {
+    /// `true` resumes from the newest checkpoint.
+    fn from(resume: bool) -> Self {
+        if resume { Self::Newest } else { Self::Begin }
     }
 }
 
-/// How a run is carried out. None of this changes its losses, but for rounding where several devices add up theirs.
+/// Settings of a run. None of them changes its losses, but for rounding where several devices add up theirs.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// Everything the run leaves behind goes there.
+    /// Folder for everything the run writes.
     pub run_dir: PathBuf,
-    /// Go on from the last checkpoint in `run_dir`.
-    pub resume: bool,
-    /// Stop after so many updates in all, counting those before a resume. The learning rate's course stays the same.
+    /// The state to start from.
+    pub resume: Resume,
+    /// Total number of optimizer steps to stop after, those before a resume included. The learning-rate schedule is
+    /// unaffected.
     pub max_steps: Option<u64>,
-    /// Updates from checkpoint to checkpoint; 0 for none but the last.
+    /// Optimizer steps between checkpoints; 0 writes only the last one.
     pub checkpoint_every: u64,
-    /// Checkpoints that stay, the best one aside.
+    /// Number of checkpoints to keep, not counting the best one.
     pub keep: usize,
-    /// Keep only the inputs of transformer blocks and compute them again on the way back: less memory, more time.
+    /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time.
     pub gradient_checkpointing: bool,
-    /// Further devices. Each takes its share of every batch; [`super::ranks`] says how.
+    /// Further devices. Each takes its share of every batch; see [`super::ranks`].
     pub others: Vec<Compute>,
-    /// Queue an update before the loss of the one before it is read, so that the device never waits for the host; its
-    /// line then comes an update later. Absent: everywhere but on the CPU, which is done when it returns.
+    /// Queue a step before the previous step's loss is read, so that the device never waits for the host; each record
+    /// then comes one step later. Default: on every device but the CPU, which has finished when a call returns.
     pub overlap: Option<bool>,
-    /// To stop early.
+    /// Request to stop early.
     pub stop: Stop,
 }
 
 impl TrainOptions {
-    /// A run in `run_dir` with a checkpoint at its end.
+    /// Settings of a new run in `run_dir` with one checkpoint, at its end.
     #[must_use]
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
         Self {
             run_dir: run_dir.into(),
-            resume: false,
+            resume: Resume::Begin,
             max_steps: None,
             checkpoint_every: 0,
             keep: 3,

@@ -1,42 +1,42 @@
-//! Several devices in one process train one model: data parallel.
+//! Data-parallel training of one model on several devices in one process.
 //!
-//! Each rank is a thread with a device, a copy of the weights, and its share of every global batch. Copies begin equal
-//! and see equal gradients: those of all crops of the batch, averaged over the ranks before clipping and update. So
-//! they stay equal, and nothing else has to be sent.
+//! Each rank is a thread with a device, a copy of the weights, and its share of every global batch. The copies start
+//! equal and receive equal gradients: those of all crops of the batch, averaged over the ranks before clipping and
+//! update. They stay equal, so nothing else is exchanged.
 //!
-//! Rank 0 leads: it alone writes, draws, validates and decides when the run is over. The others follow until it is, or
-//! until one of them fails; a rank that leaves frees all that wait for it.
+//! Rank 0 alone writes, draws, validates and decides when the run is over. The other ranks follow until then, or until
+//! a rank fails; a rank that leaves releases all that wait for it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Adds up tensors over ranks.
+/// Sums tensors over ranks.
 ///
-/// All ranks call it equally often, with tensors of the same sizes in the same order, each from a thread of its own.
+/// All ranks call it equally often, with tensors of the same sizes in the same order, each from its own thread.
 pub trait AllReduce: Send + Sync {
-    /// The sum over ranks of each of `tensors`, on the rank's own device.
+    /// Sums each of `tensors` over the ranks; the sums are on the rank's own device.
     ///
     /// # Errors
     /// If a rank has left, or a device failed.
     fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError>;
 
-    /// A rank leaves; whoever waits for it is freed.
+    /// Marks that a rank has left; ranks that wait for it are released.
     fn leave(&self);
 }
 
-/// Why ranks do not go on together.
+/// An error that ends a rank.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RankError {
-    /// The run is over, or another rank failed and tells why.
+    /// The run is over, or another rank failed and reported it.
     #[error("another rank has left")]
     Left,
-    /// The device refused.
+    /// The device failed, with its message.
     #[error("{0}")]
     Device(String),
 }
 
-/// A place where all ranks meet, each with a value, and leave with the values of all.
+/// Exchanges one value per rank: each rank contributes a value and receives those of all.
 struct AllGather<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
@@ -50,7 +50,7 @@ struct State<T> {
 }
 
 impl<T> AllGather<T> {
-    fn of(num_ranks: usize) -> Self {
+    fn new(num_ranks: usize) -> Self {
         let posted = (0..num_ranks).map(|_| None).collect();
         let state = State { round: 0, posted, all: Arc::new(Vec::new()), left: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
@@ -60,8 +60,8 @@ impl<T> AllGather<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The values of all ranks, in their order; waits for the last one.
-    fn meet(&self, rank: usize, value: T) -> Result<Arc<Vec<T>>, RankError> {
+    /// Contributes a value and waits for those of all ranks, which are returned in rank order.
+    fn exchange(&self, rank: usize, value: T) -> Result<Arc<Vec<T>>, RankError> {
         let mut state = self.lock();
         let round = state.round;
         state.posted[rank] = Some(value);
@@ -76,7 +76,7 @@ impl<T> AllGather<T> {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // Nobody can begin the next round before this rank does.
+        // The next round cannot start before this rank joins it.
         Ok(Arc::clone(&state.all))
     }
 
@@ -86,16 +86,16 @@ impl<T> AllGather<T> {
     }
 }
 
-/// Sums through the memory of the host, in the order of the ranks: the same bits on each of them, and every time.
+/// Sums in host memory, in rank order: every rank gets the same bits, in every run.
 ///
-/// For CPUs, whose back end has no collectives.
+/// For CPUs, whose backend has no collectives.
 pub struct HostReduce(AllGather<Vec<Vec<f32>>>);
 
 impl HostReduce {
-    /// For so many ranks.
+    /// Makes a sum over `num_ranks` ranks.
     #[must_use]
     pub fn new(num_ranks: usize) -> Self {
-        Self(AllGather::of(num_ranks))
+        Self(AllGather::new(num_ranks))
     }
 }
 
@@ -107,7 +107,7 @@ impl AllReduce for HostReduce {
             data.try_to_vec().map_err(|e| RankError::Device(format!("{e:?}")))
         };
         let values = tensors.into_iter().map(host).collect::<Result<Vec<_>, _>>()?;
-        let all = self.0.meet(rank, values)?;
+        let all = self.0.exchange(rank, values)?;
         let total = |(number, device): (usize, &Device)| {
             let mut sum = all[0][number].clone();
             for values in &all[1..] {
@@ -124,101 +124,125 @@ impl AllReduce for HostReduce {
     }
 }
 
-/// Sums between GPUs by NCCL.
+/// Sums between GPUs with NCCL.
 #[cfg(feature = "cuda")]
 pub struct NcclReduce {
     devices: Vec<Device>,
-    /// Whether each rank has what it is to add.
-    whole: AllGather<bool>,
+    /// True if each rank's tensors were computed.
+    computed: AllGather<bool>,
 }
 
 #[cfg(feature = "cuda")]
 impl NcclReduce {
-    /// Between these devices, which lead and follow in this order.
+    /// Makes a sum over these devices, in rank order.
     #[must_use]
     pub fn new(devices: Vec<Device>) -> Self {
-        Self { whole: AllGather::of(devices.len()), devices }
+        Self { computed: AllGather::new(devices.len()), devices }
     }
 }
 
 #[cfg(feature = "cuda")]
 impl AllReduce for NcclReduce {
-    /// A kernel that was refused leaves its mark on its tensors, and NCCL would then wait for ever for this rank; so all
-    /// look for such marks first. After that, who leads gives up on a device that waits for a rank that has failed.
+    /// A kernel that failed marks its tensors as failed, and NCCL would then wait for this rank without end; so all ranks
+    /// exchange whether they found such a mark first. After that, rank 0 gives up on a device that waits for a failed
+    /// rank.
     fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
         use burn::tensor::distributed::{ReduceOperation, all_reduce};
-        // Nothing is copied: what a tensor's data would be is not looked at.
-        let marked = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err());
-        let all = self.whole.meet(rank, marked.is_none())?;
-        if let Some(error) = marked {
+        // Nothing is copied: the data of the tensors are not read.
+        let failed = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err());
+        let all = self.computed.exchange(rank, failed.is_none())?;
+        if let Some(error) = failed {
             return Err(RankError::Device(format!("{error:?}")));
         }
         if all.contains(&false) {
             return Err(RankError::Left);
         }
-        // All are queued before the first is waited for.
+        // All sums are queued before the first is waited for.
         let sums: Vec<_> =
             tensors.into_iter().map(|tensor| all_reduce(tensor, ReduceOperation::Sum, self.devices.clone())).collect();
         Ok(sums.into_iter().map(burn::tensor::distributed::CollectiveTensor::resolve).collect())
     }
 
     fn leave(&self) {
-        self.whole.leave();
+        self.computed.leave();
     }
 }
 
-/// All ranks.
+/// The ranks of a run.
 pub struct ProcessGroup {
     crops: AllGather<usize>,
     reduce: Box<dyn AllReduce>,
-    failure: Mutex<Option<(usize, String)>>,
+    failure: Mutex<Option<RankFailure>>,
+}
+
+/// The part of a rank that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureCause {
+    /// The rank's batches could not be made.
+    Batches,
+    /// The rank's device failed.
+    Device,
+    /// The rank's code panicked.
+    Panic,
+}
+
+/// A failure of a rank other than the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RankFailure {
+    /// The rank.
+    pub(super) rank: usize,
+    /// The part that failed.
+    pub(super) cause: FailureCause,
+    /// The rank's message, on one line.
+    pub(super) message: String,
 }
 
 impl ProcessGroup {
-    /// So many ranks, whose tensors are added up by `reduce`.
+    /// Makes a group of `num_ranks` ranks whose tensors are summed by `reduce`.
     #[must_use]
     pub fn new(num_ranks: usize, reduce: Box<dyn AllReduce>) -> Arc<Self> {
-        Arc::new(Self { crops: AllGather::of(num_ranks), reduce, failure: Mutex::new(None) })
+        Arc::new(Self { crops: AllGather::new(num_ranks), reduce, failure: Mutex::new(None) })
     }
 
-    /// The first failure of a rank that follows.
-    pub(super) fn failure(&self) -> Option<(usize, String)> {
+    /// The first failure of a rank.
+    pub(super) fn failure(&self) -> Option<RankFailure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn fail(&self, rank: usize, message: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((rank, message));
+    /// Records a failure, unless an earlier one is recorded.
+    pub(super) fn fail(&self, failure: RankFailure) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
     }
 }
 
-/// One rank's place among all. Dropping it is leaving.
+/// A rank's membership in its group, which dropping it ends.
 pub struct RankHandle {
-    team: Arc<ProcessGroup>,
+    group: Arc<ProcessGroup>,
     rank: usize,
 }
 
 impl RankHandle {
-    /// The place of `rank`.
+    /// Makes the handle of `rank`.
     #[must_use]
-    pub fn new(team: &Arc<ProcessGroup>, rank: usize) -> Self {
-        Self { team: Arc::clone(team), rank }
+    pub fn new(group: &Arc<ProcessGroup>, rank: usize) -> Self {
+        Self { group: Arc::clone(group), rank }
     }
 
-    /// Crops of the step over all ranks, if this one has `own`.
+    /// Sums crop counts over all ranks; `own` is this rank's.
     pub(super) fn crops(&self, own: usize) -> Result<usize, RankError> {
-        Ok(self.team.crops.meet(self.rank, own)?.iter().sum())
+        Ok(self.group.crops.exchange(self.rank, own)?.iter().sum())
     }
 
-    /// See [`AllReduce::sum`].
+    /// Sums tensors over all ranks; see [`AllReduce::sum`].
     pub(super) fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
-        self.team.reduce.sum(self.rank, tensors)
+        self.group.reduce.sum(self.rank, tensors)
     }
 }
 
 impl Drop for RankHandle {
     fn drop(&mut self) {
-        self.team.crops.leave();
-        self.team.reduce.leave();
+        self.group.crops.leave();
+        self.group.reduce.leave();
     }
 }
 
@@ -227,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rank_gets_the_same_sum_round_after_round() {
+    fn every_rank_gets_the_same_sum_in_every_round() {
         let reduce = HostReduce::new(3);
         let sums: Vec<Vec<Vec<f32>>> = std::thread::scope(|scope| {
             let ranks: Vec<_> = (0..3)
@@ -253,15 +277,16 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_leaves_frees_the_others() {
-        let team = ProcessGroup::new(2, Box::new(HostReduce::new(2)));
+    fn leaving_rank_releases_the_others() {
+        let group = ProcessGroup::new(2, Box::new(HostReduce::new(2)));
+        let failure = RankFailure { rank: 1, cause: FailureCause::Device, message: "no memory".into() };
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| RankHandle::new(&team, 0).crops(8));
-            let leaving = RankHandle::new(&team, 1);
-            team.fail(1, "no memory".into());
+            let waiting = scope.spawn(|| RankHandle::new(&group, 0).crops(8));
+            let leaving = RankHandle::new(&group, 1);
+            group.fail(failure.clone());
             drop(leaving);
             assert_eq!(waiting.join().unwrap(), Err(RankError::Left));
         });
-        assert_eq!(team.failure(), Some((1, "no memory".into())));
+        assert_eq!(group.failure(), Some(failure));
     }
 }

@@ -1,9 +1,9 @@
-//! Losses read back beside the queue.
+//! Losses read back on a thread of their own.
 //!
-//! A device takes what it is told in order, copies to the host among them: a loss asked for after the next update was
-//! queued comes after that update, and until then the queue runs dry. Each thread has a queue of its own, which waits
-//! for no more of the others than they had been told when it asked. So a thread that does nothing else asks for a loss
-//! as soon as it is queued, and notes when it came.
+//! A device executes its queue in order, copies to the host included: a loss that is requested after the next step was
+//! queued arrives after that step, and the queue runs empty meanwhile. Every thread has a queue of its own, which waits
+//! only for work that was queued elsewhere before its request. A dedicated thread therefore requests each loss as soon
+//! as its step is queued, and records when it arrives.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -13,80 +13,111 @@ use burn::tensor::{ExecutionError, Tensor};
 
 use flume::RecvTimeoutError;
 
+use super::TrainingError;
+use super::error::thread_error;
 use super::replica::Update;
 
-/// What an update told.
+/// Results of a step on the host.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
+    /// Mean loss of the batch.
     pub(super) loss: f64,
+    /// Global gradient norm before clipping, if gradients are clipped.
     pub(super) norm: Option<f64>,
-    /// When the device was done with it.
+    /// Time at which the device finished the step.
     pub(super) at: Instant,
 }
 
-/// The thread, and the way to it and back. Answers come in the order of the updates.
+/// The reason that results did not arrive.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ReadbackError {
+    /// The device failed, with its message.
+    #[error("{0}")]
+    Device(String),
+    /// The thread has ended.
+    #[error("the thread that reads its results has ended")]
+    Ended,
+    /// Another rank failed, and the device did not answer in time.
+    #[error("it waits for a rank that has failed")]
+    RankFailed,
+}
+
+/// The thread and its channels. Answers arrive in the order of the requests.
 #[derive(Debug)]
 pub(super) struct Readback {
-    ask: Option<flume::Sender<(Tensor<1>, Option<Tensor<1>>)>>,
-    answers: flume::Receiver<Result<Answer, String>>,
+    requests: Option<flume::Sender<(Tensor<1>, Option<Tensor<1>>)>>,
+    answers: flume::Receiver<Result<Answer, ReadbackError>>,
     thread: Option<JoinHandle<()>>,
-    /// The thread waits for a device that waits for a rank that is gone.
+    /// True if the thread waits for a device that waits for a failed rank.
     stuck: bool,
 }
 
-/// How often whoever waits looks whether it is worth it, and how long it goes on when it is not.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval at which a waiting run checks for failed ranks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that a result may still take after a rank has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Readback {
+    /// Starts the thread.
+    ///
     /// # Errors
-    /// If the system gives no thread.
-    pub(super) fn start() -> std::io::Result<Self> {
-        let (ask, asked) = flume::unbounded::<(Tensor<1>, Option<Tensor<1>>)>();
-        let (give, answers) = flume::unbounded();
-        let thread = std::thread::Builder::new().name("readback".into()).spawn(move || {
-            for (loss, norm) in asked {
+    /// If the system refuses a thread.
+    pub(super) fn start() -> Result<Self, TrainingError> {
+        let (requests, requested) = flume::unbounded::<(Tensor<1>, Option<Tensor<1>>)>();
+        let (sender, answers) = flume::unbounded();
+        let answer_all = move || {
+            for (loss, norm) in requested {
                 let read = move || {
                     let (loss, norm) = (value(loss)?, norm.map(value).transpose()?);
                     Ok(Answer { loss, norm, at: Instant::now() })
                 };
                 let answer = catch_unwind(AssertUnwindSafe(read));
-                if give.send(answer.unwrap_or_else(|panic| Err(words_of(&*panic)))).is_err() {
+                if sender
+                    .send(answer.unwrap_or_else(|panic| Err(ReadbackError::Device(panic_message(&*panic)))))
+                    .is_err()
+                {
                     return;
                 }
             }
-        })?;
-        Ok(Self { ask: Some(ask), answers, thread: Some(thread), stuck: false })
+        };
+        let thread = std::thread::Builder::new().name("readback".into()).spawn(answer_all);
+        let thread = thread.map_err(thread_error("readback"))?;
+        Ok(Self { requests: Some(requests), answers, thread: Some(thread), stuck: false })
     }
 
-    /// Asks for what an update tells; to be called right after it was queued.
+    /// Requests the results of an update; to be called right after it was queued.
     pub(super) fn ask(&self, update: Update) {
-        if let Some(ask) = &self.ask {
-            // A thread that is gone is noticed when the answer does not come.
-            let _ = ask.send((update.loss, update.norm));
+        if let Some(requests) = &self.requests {
+            // A thread that has ended is noticed when the answer does not arrive.
+            let _ = requests.send((update.loss, update.norm));
         }
     }
 
-    /// Waits for the next answer; not for ever if `lost` tells that a rank has failed, whose part of a sum the device
-    /// may be waiting for.
+    /// Waits for the next answer. Once `rank_failed` returns true, the wait is limited: the device may be waiting for
+    /// that rank's part of a sum.
     ///
     /// # Errors
-    /// What the device says, or that it says nothing.
-    pub(super) fn next(&mut self, lost: impl Fn() -> bool) -> Result<Answer, String> {
-        self.next_within(LOOK, PATIENCE, lost)
+    /// The device's message, or that no answer arrived.
+    pub(super) fn next(&mut self, rank_failed: impl Fn() -> bool) -> Result<Answer, ReadbackError> {
+        self.next_within(CHECK_INTERVAL, PATIENCE, rank_failed)
     }
 
-    fn next_within(&mut self, look: Duration, patience: Duration, lost: impl Fn() -> bool) -> Result<Answer, String> {
-        let mut wait = look;
+    fn next_within(
+        &mut self,
+        check_interval: Duration,
+        patience: Duration,
+        rank_failed: impl Fn() -> bool,
+    ) -> Result<Answer, ReadbackError> {
+        let mut wait = check_interval;
         loop {
             match self.answers.recv_timeout(wait) {
                 Ok(answer) => return answer,
-                Err(RecvTimeoutError::Disconnected) => return Err("nobody reads its results any more".into()),
+                Err(RecvTimeoutError::Disconnected) => return Err(ReadbackError::Ended),
                 Err(RecvTimeoutError::Timeout) if wait == patience => {
                     self.stuck = true;
-                    return Err("it waits for a rank that has failed".into());
+                    return Err(ReadbackError::RankFailed);
                 }
-                Err(RecvTimeoutError::Timeout) if lost() => wait = patience,
+                Err(RecvTimeoutError::Timeout) if rank_failed() => wait = patience,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -95,9 +126,9 @@ impl Readback {
 
 impl Drop for Readback {
     fn drop(&mut self) {
-        self.ask = None;
+        self.requests = None;
         let Some(thread) = self.thread.take() else { return };
-        // It has an update to wait for at most, but a device that waits for another rank may never be done with it.
+        // At most one step is outstanding, but a device that waits for another rank may never finish it.
         let given_up = Instant::now() + if self.stuck { Duration::ZERO } else { PATIENCE };
         while !thread.is_finished() {
             if Instant::now() >= given_up {
@@ -109,16 +140,16 @@ impl Drop for Readback {
     }
 }
 
-/// What a panic said.
-fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    words.unwrap_or("its result cannot be read").to_owned()
+/// The message of a panic.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    message.unwrap_or("its result cannot be read").to_owned()
 }
 
-fn value(scalar: Tensor<1>) -> Result<f64, String> {
-    let data = scalar.try_into_data().map_err(|error: ExecutionError| format!("{error:?}"))?;
-    // Only now is it copied.
-    let values = data.try_to_vec::<f32>().map_err(|error| format!("{error:?}"))?;
+fn value(scalar: Tensor<1>) -> Result<f64, ReadbackError> {
+    let data = scalar.try_into_data().map_err(|error: ExecutionError| ReadbackError::Device(format!("{error:?}")))?;
+    // Only this copies the value.
+    let values = data.try_to_vec::<f32>().map_err(|error| ReadbackError::Device(format!("{error:?}")))?;
     Ok(values.first().map_or(f64::NAN, |&value| f64::from(value)))
 }
 
@@ -128,7 +159,7 @@ mod tests {
     use crate::ops::testing::devices;
 
     #[test]
-    fn answers_come_in_order_and_are_those_of_when_it_was_asked() {
+    fn answers_arrive_in_order_with_the_values_at_the_request() {
         for device in devices() {
             let mut readback = Readback::start().unwrap();
             for number in 0..5 {
@@ -145,17 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_cannot_come_is_not_waited_for() {
+    fn wait_for_an_answer_ends_after_a_rank_failed() {
         let ms = Duration::from_millis;
-        // Nothing was asked, as if the device never came back.
+        // Without a request no answer arrives, as from a device that hangs.
         let mut readback = Readback::start().unwrap();
-        let looks = std::cell::Cell::new(0);
-        let lost = || {
-            looks.set(looks.get() + 1);
-            looks.get() == 3
+        let checks = std::cell::Cell::new(0);
+        let rank_failed = || {
+            checks.set(checks.get() + 1);
+            checks.get() == 3
         };
-        let error = readback.next_within(ms(2), ms(20), lost).unwrap_err();
-        assert_eq!((error.as_str(), looks.get()), ("it waits for a rank that has failed", 3));
+        let error = readback.next_within(ms(2), ms(20), rank_failed).unwrap_err();
+        assert_eq!((error, checks.get()), (ReadbackError::RankFailed, 3));
         assert!(readback.stuck);
     }
 }

@@ -1,4 +1,4 @@
-//! One copy of the weights on one device, and how a batch moves it.
+//! One copy of the weights on one device, and its update by a batch.
 
 use std::path::Path;
 
@@ -15,29 +15,29 @@ use crate::feed::{DeviceBatch, Part};
 use crate::model::init::WeightInit;
 use crate::optim::clip_global_norm;
 
-/// Weights and their optimizer.
+/// Weights and their optimizer, on one device.
 pub struct Replica<M> {
-    /// Absent only within an update: the optimizer takes it, so that no second copy of the weights is alive.
+    /// Absent only during an update: the optimizer consumes it, so that no second copy of the weights exists.
     model: Option<M>,
     optimizer: ModuleOptimizer,
 }
 
-/// What an update tells, on the device still.
+/// Results of an update, still on the device.
 #[derive(Debug)]
 pub struct Update {
-    /// Of all ranks' crops, `[1]`.
+    /// Mean loss over the crops of all ranks, `[1]`.
     pub loss: Tensor<1>,
-    /// Of their gradients before clipping, `[1]`, where they are clipped.
+    /// Global gradient norm before clipping, `[1]`; absent without clipping.
     pub norm: Option<Tensor<1>>,
-    /// How many crops.
+    /// Number of crops over all ranks.
     pub crops: usize,
 }
 
 impl<M: Module + 'static> Replica<M> {
-    /// Those of a checkpoint, or those that a new run of `task` begins with.
+    /// Loads the weights of a checkpoint, or makes those that a new run of `task` begins with.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If weights cannot be read.
     pub fn on<T: Task<Model = M>>(
         task: &T,
         compute: &Compute,
@@ -53,7 +53,7 @@ impl<M: Module + 'static> Replica<M> {
             Some(checkpoint) => (checkpoint::load_model(checkpoint, model)?, None),
             None => task.begin(model)?,
         };
-        // After loading: the groups name parameters by the ids that the checkpoint gave them.
+        // After loading: the groups refer to parameters by the ids read from the checkpoint.
         let mut optimizer = config.optim().init(&model);
         if let Some(checkpoint) = checkpoint {
             optimizer = checkpoint::load_optimizer(checkpoint, optimizer)?;
@@ -62,58 +62,52 @@ impl<M: Module + 'static> Replica<M> {
     }
 
     /// The weights.
-    ///
-    /// # Panics
-    /// Never.
     #[must_use]
     pub fn model(&self) -> &M {
-        self.model.as_ref().expect("absent only within an update")
+        self.model.as_ref().expect("absent only during an update")
     }
 
-    /// What moves them.
+    /// The optimizer and its moments.
     #[must_use]
     pub fn optimizer(&self) -> &ModuleOptimizer {
         &self.optimizer
     }
 
-    /// One update by the crops of all ranks; none if no rank has any.
+    /// Updates the weights by the crops of all ranks; does nothing if no rank has any.
     ///
     /// # Errors
-    /// If another rank has left, or devices cannot add up their gradients.
-    ///
-    /// # Panics
-    /// Never.
+    /// If another rank has left, or the gradients cannot be summed. The weights are unchanged then.
     pub fn update<T: Task<Model = M>>(
         &mut self,
         task: &T,
         batch: Option<&DeviceBatch<Target<T>>>,
         lr: f64,
-        member: Option<&RankHandle>,
+        handle: Option<&RankHandle>,
     ) -> Result<Option<Update>, RankError> {
         let own = batch.map_or(0, |batch| batch.crops.len());
-        let all = member.map_or(Ok(own), |member| member.crops(own))?;
+        let all = handle.map_or(Ok(own), |handle| handle.crops(own))?;
         if all == 0 {
             return Ok(None);
         }
         let model = self.model();
         let (mut loss, mut grads) = match batch {
             Some(batch) => gradients(task, model, batch),
-            // Its cases are corrupt; the others' crops move these weights all the same.
+            // All its cases are corrupt; the other ranks' crops still update these weights.
             None => (None, GradientsParams::new()),
         };
-        if let Some(member) = member {
-            (loss, grads) = shared(model, member, own as f64 / all as f64, loss, grads)?;
+        if let Some(handle) = handle {
+            (loss, grads) = summed(model, handle, own as f64 / all as f64, loss, grads)?;
         }
         let clip_norm = task.config().optim().clip_norm;
         let norm = clip_norm.and_then(|max| clip_global_norm(model, &mut grads, max));
-        let model = self.model.take().expect("put back by the last update");
+        let model = self.model.take().expect("restored by the last update");
         self.model = Some(self.optimizer.step(lr, model, grads));
         let loss = loss.expect("some rank has crops");
         Ok(Some(Update { loss, norm, crops: all }))
     }
 }
 
-/// Loss `[1]` and gradients of a batch: those of its parts, each weighted by its crops.
+/// Computes loss `[1]` and gradients of a batch: those of its parts, weighted by their crops.
 fn gradients<T: Task>(
     task: &T,
     model: &T::Model,
@@ -124,7 +118,7 @@ fn gradients<T: Task>(
     let mut total: Option<Tensor<1>> = None;
     for part in &batch.parts {
         let mut loss = task.loss(model, part);
-        // A batch in one part is left as it is, to the bit.
+        // The loss of a batch in one part keeps its bits.
         if batch.parts.len() > 1 {
             loss = loss * (part.num_crops() as f64 / num_crops);
         }
@@ -139,10 +133,10 @@ fn gradients<T: Task>(
     (total, accumulator.grads())
 }
 
-/// Loss and gradients of all ranks' crops, from those of this rank's `share` of them.
-fn shared<M: Module>(
+/// Sums loss and gradients over the ranks; `share` is this rank's fraction of the crops.
+fn summed<M: Module>(
     model: &M,
-    member: &RankHandle,
+    handle: &RankHandle,
     share: f64,
     loss: Option<Tensor<1>>,
     grads: GradientsParams,
@@ -152,15 +146,16 @@ fn shared<M: Module>(
     let Flatten { device, mut tensors, ids, .. } = flat;
     let Some(device) = device else { return Ok((loss, GradientsParams::new())) };
     tensors.push(loss.map_or_else(|| Tensor::zeros([1], &device), |loss| loss * share));
-    let mut sums = member.sum(tensors)?;
+    let mut sums = handle.sum(tensors)?;
     let loss = sums.pop();
-    let mut whole = Whole { sums: sums.into_iter(), ids: ids.into_iter().peekable(), grads: GradientsParams::new() };
-    model.visit(&mut whole);
-    Ok((loss, whole.grads))
+    let mut summed =
+        Register { sums: sums.into_iter(), ids: ids.into_iter().peekable(), grads: GradientsParams::new() };
+    model.visit(&mut summed);
+    Ok((loss, summed.grads))
 }
 
-/// Takes the gradients out, in the order of the parameters; zeros where there is none, which is where a rank has no
-/// crops: every trained parameter of our models has a part in the loss.
+/// Collects the gradients in parameter order, scaled by `share`. A rank without crops contributes zeros; on other ranks
+/// every trained parameter of our models has a gradient.
 struct Flatten {
     grads: GradientsParams,
     share: f64,
@@ -185,14 +180,14 @@ impl ModuleVisitor for Flatten {
     }
 }
 
-/// Puts them back.
-struct Whole<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> {
+/// Writes the summed gradients back to each parameter.
+struct Register<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> {
     sums: I,
     ids: std::iter::Peekable<P>,
     grads: GradientsParams,
 }
 
-impl<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> ModuleVisitor for Whole<I, P> {
+impl<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> ModuleVisitor for Register<I, P> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if self.ids.next_if_eq(&param.id).is_some()
             && let Some(sum) = self.sums.next()

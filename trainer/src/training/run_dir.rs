@@ -1,43 +1,66 @@
-//! A run's folder: found or made, and held by one process at a time.
+//! A run's folder: found or made, and locked by one process at a time.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::TrainingError;
+use hiend_cache::lock::FileLock;
+use hiend_cache::{durable, lookup};
+
 use super::error::io_error;
-use crate::checkpoint;
+use super::{Resume, TrainingError};
+use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::RunConfig;
 
-const CONFIG: &str = "config.toml";
+/// File name of the resolved configuration.
+pub const CONFIG: &str = "config.toml";
+/// File name of the journal.
+pub const JOURNAL: &str = "journal.jsonl";
+/// Folder of the checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Folder of the pictures.
+pub const PICTURES: &str = "pictures";
 const LOCK: &str = "lock";
+/// Prefix of temporary files that earlier versions left.
+const TEMPORARY: &str = ".tmp";
+/// Settings that a resumed run may change: they decide about damaged data alone.
+const MAY_CHANGE: [&str; 1] = ["stream.on_corrupt"];
 
-/// A folder that this process trains in until this is dropped, or that it may begin to train in.
+/// A run's folder, locked by this process until dropped. It may not exist yet.
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
     checkpoint: Option<PathBuf>,
-    lock: Option<File>,
+    lock: Option<FileLock>,
 }
 
 impl RunDir {
-    /// Looks what is there. Makes nothing that is not there, so that a mistyped name leaves no folder.
+    /// Inspects the folder and locks it. Makes nothing that is not there, so that a mistyped name leaves no folder.
     ///
     /// # Errors
-    /// If there is nothing to go on with or a run where none is wanted, or another process trains there.
-    pub(super) fn find(path: &Path, resume: bool) -> Result<Self, TrainingError> {
-        if resume && !path.join(CONFIG).exists() {
+    /// If there is nothing to resume, a run where none is wanted, or another process that trains there.
+    pub(super) fn find(path: &Path, resume: Resume) -> Result<Self, TrainingError> {
+        let steps = checkpoint::all(&path.join(CHECKPOINTS))?;
+        if resume != Resume::Begin && steps.is_empty() && !lookup::exists(&path.join(CONFIG))? {
             return Err(TrainingError::NothingToResume { run_dir: path.to_owned() });
         }
-        let lock = if path.is_dir() { hold(path)? } else { None };
-        let checkpoints = path.join("checkpoints");
-        let checkpoint = if checkpoints.is_dir() { checkpoint::latest(&checkpoints)? } else { None };
-        if !resume && checkpoint.is_some() {
-            return Err(TrainingError::RunExists { run_dir: path.to_owned() });
-        }
+        let lock = if lookup::exists(path)? { Some(lock(path)?) } else { None };
+        let checkpoint = match resume {
+            Resume::Begin if steps.is_empty() => None,
+            Resume::Begin => return Err(TrainingError::RunExists { run_dir: path.to_owned() }),
+            Resume::Newest => steps.into_iter().last().map(|(_, path)| path),
+            Resume::Step(step) => {
+                if !steps.iter().any(|(other, _)| *other == step) {
+                    let steps = steps.into_iter().map(|(step, _)| step).collect();
+                    return Err(TrainingError::NoSuchCheckpoint { run_dir: path.to_owned(), step, steps });
+                }
+                steps.into_iter().find(|(other, _)| *other == step).map(|(_, path)| path)
+            }
+        };
         Ok(Self { path: path.to_owned(), checkpoint, lock })
     }
 
-    /// The newest checkpoint, if there is one.
+    /// The checkpoint to resume from, if there is one.
     pub(super) fn checkpoint(&self) -> Option<&Path> {
         self.checkpoint.as_deref()
     }
@@ -47,62 +70,129 @@ impl RunDir {
         &self.path
     }
 
-    /// Makes what is missing of it, and keeps the configuration there.
-    ///
-    /// # Errors
-    /// If it cannot be written, or another process was faster.
-    pub(super) fn begin(self, config: &impl RunConfig) -> Result<Self, TrainingError> {
-        let pictures = self.path.join("pictures");
-        fs::create_dir_all(&pictures).map_err(io_error(&pictures))?;
-        let lock = match self.lock {
-            Some(lock) => Some(lock),
-            None => hold(&self.path)?,
-        };
-        write_config(&self.path.join(CONFIG), config)?;
-        Ok(Self { lock, ..self })
-    }
-}
-
-/// Takes the folder for this process. The system lets go of it when the process ends, however it ends.
-fn hold(path: &Path) -> Result<Option<File>, TrainingError> {
-    let name = path.join(LOCK);
-    let file = File::options().create(true).append(true).open(&name).map_err(io_error(&name))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(TrainingError::InUse { run_dir: path.to_owned() }),
-        // Some network file systems have no locks. A run is worth more than the check.
-        Err(TryLockError::Error(error)) => {
-            tracing::warn!("{} cannot be locked ({error}): see to it that one run alone writes there", name.display());
-            Ok(None)
+    /// Adds the name of the newest whole checkpoint to an error of reading the one to resume from.
+    pub(super) fn explain(&self, error: TrainingError) -> TrainingError {
+        match (error, &self.checkpoint) {
+            (TrainingError::Checkpoint(source), Some(checkpoint)) if source.is_local() => {
+                cannot_resume(&self.path, checkpoint, source)
+            }
+            (error, _) => error,
         }
     }
+
+    /// Makes the missing parts of the folder, removes temporary files of a killed run, and saves the configuration.
+    ///
+    /// # Errors
+    /// If something cannot be written, or another process has locked the folder meanwhile.
+    pub(super) fn begin(self, config: &impl RunConfig) -> Result<Self, TrainingError> {
+        let pictures = self.path.join(PICTURES);
+        durable::create_dir_all(&pictures)?;
+        let lock = match self.lock {
+            Some(lock) => lock,
+            None => lock(&self.path)?,
+        };
+        for folder in [&self.path, &pictures] {
+            durable::remove_stale(folder)?;
+            remove_temporary(folder)?;
+        }
+        save_config(&self.path.join(CONFIG), config)?;
+        Ok(Self { lock: Some(lock), ..self })
+    }
 }
 
-/// The configuration saved with a run.
+fn cannot_resume(run_dir: &Path, checkpoint: &Path, source: CheckpointError) -> TrainingError {
+    let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
+    let step = checkpoint.file_name().and_then(|name| step(&name.to_string_lossy())).unwrap_or(u64::MAX);
+    let whole = checkpoint::newest_whole(&run_dir.join(CHECKPOINTS), step).ok().flatten();
+    TrainingError::CannotResume { checkpoint: checkpoint.to_owned(), whole: whole.map(|(step, _)| step), source }
+}
+
+/// Locks the folder for this process. The system releases the lock when the process ends, however it ends.
+fn lock(path: &Path) -> Result<FileLock, TrainingError> {
+    let name = path.join(LOCK);
+    let Some(lock) = FileLock::try_exclusive(&name)? else {
+        return Err(TrainingError::InUse { run_dir: path.to_owned() });
+    };
+    // Some network file systems have no locks. A run is worth more than the check.
+    if !lock.is_effective() {
+        tracing::warn!("{} cannot be locked: make sure that no other run writes there", name.display());
+    }
+    Ok(lock)
+}
+
+/// Removes the temporary files that a killed run of an earlier version left in a folder.
+fn remove_temporary(folder: &Path) -> Result<(), TrainingError> {
+    for entry in fs::read_dir(folder).map_err(io_error(folder))? {
+        let entry = entry.map_err(io_error(folder))?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            fs::remove_file(entry.path()).map_err(io_error(&entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the configuration saved with a run: from `config.toml`, or from the checkpoint to resume from if that file is
+/// missing or empty.
 ///
 /// # Errors
-/// If it cannot be read or used.
-pub fn saved_config<C: RunConfig>(run_dir: &Path) -> Result<C, TrainingError> {
+/// If there is no configuration, or it cannot be read or used.
+pub fn saved_config<C: RunConfig>(run_dir: &Path, kind: Kind, resume: Resume) -> Result<C, TrainingError> {
+    let checkpoints = run_dir.join(CHECKPOINTS);
+    let steps = checkpoint::all(&checkpoints)?;
+    let found = match resume {
+        Resume::Step(step) => steps.iter().find(|(other, _)| *other == step),
+        Resume::Begin | Resume::Newest => steps.last(),
+    };
     let path = run_dir.join(CONFIG);
-    if !path.exists() {
-        return Err(TrainingError::NothingToResume { run_dir: run_dir.to_owned() });
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(io_error(&path)(error)),
+    };
+    let Some((_, checkpoint)) = found else {
+        if text.trim().is_empty() {
+            return Err(TrainingError::NothingToResume { run_dir: run_dir.to_owned() });
+        }
+        return Ok(C::parse(&text, &path.display().to_string())?);
+    };
+    let read = checkpoint::read_state(checkpoint, kind);
+    if text.trim().is_empty() {
+        let explained = |source: CheckpointError| {
+            if source.is_local() { cannot_resume(run_dir, checkpoint, source) } else { source.into() }
+        };
+        let State { config, .. } = read.map_err(explained)?;
+        tracing::warn!("{} is missing or empty; restored from {}", path.display(), checkpoint.display());
+        return Ok(config);
     }
-    let text = fs::read_to_string(&path).map_err(io_error(&path))?;
-    Ok(C::parse(&text, &path.display().to_string())?)
+    // The kind comes first: the keys of another kind of run would be refused one by one.
+    if let Err(error @ CheckpointError::Kind { .. }) = read {
+        return Err(error.into());
+    }
+    C::parse(&text, &path.display().to_string()).map_err(|fault| TrainingError::SavedConfig { fault })
 }
 
-fn write_config(path: &Path, config: &impl RunConfig) -> Result<(), TrainingError> {
-    let partial = path.with_extension("toml.partial");
-    fs::write(&partial, config.to_toml()).map_err(io_error(&partial))?;
-    fs::rename(&partial, path).map_err(io_error(path))
+/// Saves the configuration durably, unless the file already says the same.
+fn save_config<C: RunConfig>(path: &Path, config: &C) -> Result<(), TrainingError> {
+    let unchanged = match fs::read_to_string(path) {
+        Ok(text) => C::parse(&text, "").is_ok_and(|saved| saved == *config),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(io_error(path)(error)),
+    };
+    if unchanged { Ok(()) } else { Ok(durable::write(path, config.to_toml().as_bytes())?) }
 }
 
-/// A run that goes on has the configuration it began with.
+/// Returns whether a resumed run may change a setting.
+pub(super) fn may_change(key: &str) -> bool {
+    MAY_CHANGE.contains(&key)
+}
+
+/// Compares the configuration of a resumed run with the one it began with.
 ///
 /// # Errors
 /// The first setting that differs.
 pub(super) fn refuse_changes<C: RunConfig>(now: &C, before: &C) -> Result<(), TrainingError> {
-    match now.differences(before).into_iter().next() {
+    match now.differences(before).into_iter().find(|(key, ..)| !may_change(key)) {
         Some((key, now, before)) => Err(TrainingError::Changed { key, now, before }),
         None => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Where batches come from.
+//! The stream of batches that a run trains on.
 
 use std::sync::Arc;
 
@@ -7,26 +7,26 @@ use hiend_loader::pipeline::{self, Loader, StreamConfig};
 
 use crate::feed::{BatchSource, SourceError, source_of};
 
-/// Opens the batches from a step on: those of the whole stream, or a rank's share `(rank, ranks)` of each.
+/// Opens the batches from a step on; the second argument is the share of each batch, as `(rank, num_ranks)`.
 pub type OpenBatchSource = Box<dyn Fn(u64, (usize, usize)) -> Result<BatchSource, SourceError> + Send + Sync>;
 
-/// Where batches come from: a pure function of the step.
+/// A stream of batches: a pure function of the step.
 pub struct Stream {
-    /// Batches of an epoch.
+    /// Batches per epoch.
     pub steps_per_epoch: u64,
-    /// Digest of the data; a run goes on with the data it began with.
+    /// Digest of the data; a resumed run must have the data it began with.
     pub digest: String,
     /// Opens the batches from a step on.
     pub open: OpenBatchSource,
 }
 
 impl Stream {
-    /// The stream of a cache, as `config` and the run's seed have it.
+    /// Opens the stream of a cache, determined by `config` and the run's seed.
     ///
-    /// Threads and memory are those of the whole process; ranks share them evenly.
+    /// Threads and memory are for the whole process; ranks share them evenly.
     ///
     /// # Errors
-    /// If cache, configuration and memory do not go together.
+    /// If the cache does not fit the configuration, or the memory does not suffice.
     pub fn open(
         cache: Arc<Cache>,
         config: &StreamConfig,

@@ -1,6 +1,10 @@
-//! The binary: exit codes, and errors of one line.
+//! The binary: exit codes, and error messages on one line.
 
 use std::process::{Command, Output, Stdio};
+
+/// A journal's line of an optimizer step.
+const STEP: &str = r#"{"event":"step","step":1,"epoch":0.1,"loss":1.0,"lr":1e-4,"crops":1,"crops_per_sec":1.0,"step_ms":1.0,
+"wait_ms":0.0,"upload_ms":0.0,"compute_ms":1.0,"decode_ms":0.0,"augment_ms":0.0}"#;
 
 fn hiend_train(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(args).output().unwrap()
@@ -31,15 +35,69 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: several CUDA devices");
 }
 
-#[test]
-fn output_that_nobody_reads_ends_the_program_without_a_word() {
-    // Without --preset it says on standard output which one it takes, then misses the cache.
+/// Runs with standard output and standard error on a full device.
+fn on_full_device(args: &[&str]) -> Option<i32> {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
-    command.args(["--shards", "no-such-cache", "--device", "cpu"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(args).stdout(full()).stderr(full()).status().unwrap().code()
+}
+
+#[test]
+fn full_or_closed_output_never_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().to_string_lossy().into_owned();
+    assert_eq!(on_full_device(&["curves", &run]), Some(1));
+    assert_eq!(on_full_device(&["--shards", &run, "--device", "cpu"]), Some(1));
+    std::fs::write(dir.path().join("journal.jsonl"), STEP.replace('\n', "") + "\n").unwrap();
+    // The picture was drawn, but its name could not be printed.
+    assert_eq!(on_full_device(&["curves", &run]), Some(1));
+    assert!(dir.path().join("curves.png").exists());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+    command.args(["config"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut unread = command.spawn().unwrap();
     drop(unread.stdout.take());
-    let output = unread.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(141), b"".as_slice()));
+    assert_eq!(unread.wait_with_output().unwrap().stderr, b"");
+}
+
+#[test]
+fn mistyped_command_is_corrected() {
+    check(&["finetun", "--shards", "c"], 2, "finetune");
+    check(&["verfy", "run"], 2, "verify");
+}
+
+#[test]
+fn presets_are_listed_and_printed() {
+    let names = String::from_utf8(hiend_train(&["config"]).stdout).unwrap();
+    assert!(names.contains("pretrain/vit-l-p12\n") && names.contains("finetune/btcv-one-shot\n"), "{names}");
+    for name in names.lines() {
+        let text = String::from_utf8(hiend_train(&["config", name]).stdout).unwrap();
+        assert!(text.contains("[optim]"), "{name}: {text}");
+    }
+    check(&["config", "vit-l"], 1, "did you mean `pretrain/vit-l-p1");
+    check(&["config", "tiny"], 1, "several presets are called `tiny`: pretrain/tiny, finetune/tiny");
+}
+
+#[test]
+fn settings_are_checked_before_the_cache_is_opened() {
+    let set = |setting| ["--shards", "no-such-cache", "--preset", "tiny", "--device", "cpu", "--set", setting];
+    check(&set("train.lr=1e-4"), 1, "--set: unknown key `train.lr`; did you mean `optim.lr`?");
+    check(&set("optim.lr"), 2, "expected KEY=VALUE");
+    check(&set("optim.lr=2e-4"), 1, "no-such-cache");
+}
+
+#[test]
+fn verify_reports_damage_with_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().to_string_lossy().into_owned();
+    check(&["verify", &run], 1, "no run to resume");
+    check(&["verify", &format!("{run}/none")], 1, "none");
+    let checkpoint = dir.path().join("checkpoints/step-00000001");
+    std::fs::create_dir_all(&checkpoint).unwrap();
+    std::fs::write(checkpoint.join("state.json"), "{}").unwrap();
+    let output = hiend_train(&["verify", &run]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout.contains("step-00000001: DAMAGED ("), "{stdout}");
 }
 
 #[test]
@@ -56,7 +114,7 @@ fn failures_exit_with_1() {
     let no_cache = path("no-such-cache");
     check(&["--shards", &no_cache, "--preset", "tiny", "--device", "cpu"], 1, "no-such-cache");
     check(&["--shards", &no_cache, "--config", &path("none.toml"), "--device", "cpu"], 1, "none.toml");
-    check(&["--shards", &no_cache, "--resume", "--run-dir", &path("none"), "--device", "cpu"], 1, "no run to go on");
+    check(&["--shards", &no_cache, "--resume", "--run-dir", &path("none"), "--device", "cpu"], 1, "no run to resume");
     let bad = path("bad.toml");
     std::fs::write(&bad, "[modle]\n").unwrap();
     check(&["--shards", &no_cache, "--config", &bad, "--device", "cpu"], 1, "did you mean `model`?");
@@ -69,19 +127,17 @@ fn curves_are_drawn_from_a_journal() {
     check(&["curves", &run], 1, "journal.jsonl: No such file");
     let journal = dir.path().join("journal.jsonl");
     std::fs::write(&journal, "{\"event\":\"started\",\"step\":0,\"device\":\"CPU\"}\n").unwrap();
-    check(&["curves", &run], 1, "no update in the journal yet");
-    let step = r#"{"event":"step","step":1,"epoch":0.1,"loss":1.0,"lr":1e-4,"crops":1,"crops_per_sec":1.0,"step_ms":1.0,
-        "wait_ms":0.0,"upload_ms":0.0,"compute_ms":1.0,"decode_ms":0.0,"augment_ms":0.0}"#;
-    std::fs::write(&journal, step.replace('\n', "") + "\n{\"event\":\"st").unwrap();
+    check(&["curves", &run], 1, "no optimizer step in the journal yet");
+    std::fs::write(&journal, STEP.replace('\n', "") + "\n{\"event\":\"st").unwrap();
     let out = dir.path().join("other.png").to_string_lossy().into_owned();
     check(&["curves", &run, "--out", &out], 0, "");
     assert!(std::fs::read(&out).unwrap().starts_with(b"\x89PNG"));
     std::fs::write(&journal, "half\nof\nsomething\n").unwrap();
-    check(&["curves", &run], 1, "journal.jsonl, line 1: expected an entry");
+    check(&["curves", &run], 1, "journal.jsonl, line 1: not an entry of hiend-train");
 }
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn cuda_that_is_not_built_in_is_one_clear_line() {
+fn missing_cuda_is_one_clear_line() {
     check(&["--shards", "cache", "--device", "cuda:0"], 1, "this build has no CUDA; rebuild with --features cuda");
 }

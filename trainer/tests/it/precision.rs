@@ -1,4 +1,4 @@
-//! Products of 16-bit factors: near the 32-bit run, and not the same.
+//! Products of 16-bit factors: close to 32-bit products, but different.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ fn config(precision: Precision) -> PretrainConfig {
 }
 
 fn run(precision: Precision, run_dir: &Path, steps: u64, resume: bool) -> Result<Summary, TrainingError> {
-    let options = TrainOptions { max_steps: Some(steps), resume, ..TrainOptions::new(run_dir) };
+    let options = TrainOptions { max_steps: Some(steps), resume: resume.into(), ..TrainOptions::new(run_dir) };
     pretrain(&config(precision), STREAM.stream(), &Compute::cpu(), &options, &mut |_| ())
 }
 
@@ -47,7 +47,7 @@ fn bf16_losses_follow_those_of_f32_and_cannot_be_mixed_with_them() {
     println!("20 losses: {error:.1e} at most");
     assert!(error > 1e-7 && error < 0.01, "{full:?} and {short:?}");
     let error = run(Precision::F32, dirs[1].path(), 21, true).unwrap_err().to_string();
-    assert_eq!(error, "cannot resume: train.precision is \"f32\" now, and was \"bf16\" when the run began");
+    assert_eq!(error, "cannot resume: train.precision is \"f32\" now, but was \"bf16\" when the run began");
 }
 
 #[test]

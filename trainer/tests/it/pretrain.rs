@@ -1,23 +1,29 @@
-//! Runs: resuming is exact, stopping is clean, failures say what they should.
+//! Runs: exact resumes, clean stops, failures that keep what was done and say what to do.
 
 use std::fs;
 use std::path::Path;
 
+use burn::tensor::Device;
 use hiend_loader::batch::Images;
-use hiend_trainer::checkpoint;
-use hiend_trainer::config::TrainConfig;
+use hiend_trainer::checkpoint::{self, Kind};
+use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::{RunConfig as _, TrainConfig};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
+use hiend_trainer::journal::Entry;
+use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::optim::Decay;
 use hiend_trainer::pretrain::pretrain;
-use hiend_trainer::report::journal::Entry;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::{Event, Outcome, Stream, Summary, TrainOptions, TrainingError};
+use hiend_trainer::training::{
+    Event, Outcome, Resume, Stream, Summary, TrainOptions, TrainingError, saved_config, verify,
+};
+use hiend_trainer::weights::{StateDict, export_hi_end_mae};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 2, steps_per_epoch: 4 };
 
-/// Small enough for a test; both groups of parameters, and clipping.
+/// A configuration small enough for a test, with weight decay on matrices only and gradient clipping.
 fn config() -> PretrainConfig {
     let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 4;
@@ -38,14 +44,20 @@ fn config() -> PretrainConfig {
 }
 
 fn options(run_dir: &Path, max_steps: u64, resume: bool) -> TrainOptions {
-    TrainOptions { max_steps: Some(max_steps), resume, ..TrainOptions::new(run_dir) }
+    TrainOptions { max_steps: Some(max_steps), resume: resume.into(), ..TrainOptions::new(run_dir) }
 }
 
 fn run(config: &PretrainConfig, stream: Stream, options: &TrainOptions) -> Result<Summary, TrainingError> {
     pretrain(config, stream, &Compute::cpu(), options, &mut |_| ())
 }
 
-/// One line, as `main` prints it.
+/// Weights of a checkpoint by their names in `PyTorch`; parameter ids differ from run to run.
+fn weights(config: &PretrainConfig, checkpoint: &Path) -> StateDict {
+    let model = config.model.init(config.stream.crop_size, &mut WeightInit::new(0, &Device::flex()));
+    export_hi_end_mae(&checkpoint::load_model(checkpoint, model).unwrap()).unwrap()
+}
+
+/// Formats an error on one line, as `main` prints it.
 fn message(error: TrainingError) -> String {
     format!("{:#}", anyhow::Error::from(error))
 }
@@ -56,7 +68,7 @@ fn resuming_is_bit_identical() {
     let config = config();
     let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 6, false)).unwrap();
     let mut parts = run(&config, STREAM.stream(), &options(parts_dir.path(), 3, false)).unwrap().losses;
-    // Another process would start with other parameter ids and other generators; the checkpoint must not care.
+    // Another process starts with other parameter ids and generators; the checkpoint must not depend on them.
     let resumed = run(&config, STREAM.stream(), &options(parts_dir.path(), 6, true)).unwrap();
     assert_eq!((resumed.step, resumed.steps_done), (6, 3));
     parts.extend(resumed.losses);
@@ -77,7 +89,7 @@ fn resuming_is_bit_identical() {
 }
 
 #[test]
-fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
+fn overlapped_steps_give_the_same_losses_and_weights() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let config = PretrainConfig { train: TrainConfig { ema_decay: Some(0.9), ..config().train }, ..config() };
     let runs = [false, true].map(|overlap| {
@@ -90,15 +102,18 @@ fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
             _ => {}
         };
         let summary = pretrain(&config, STREAM.stream(), &Compute::cpu(), &options, &mut watch).unwrap();
-        let weights = fs::read(summary.checkpoint.unwrap().join("model.bpk")).unwrap();
-        (summary.losses, told, weights.len())
+        (summary.losses, told, weights(&config, &summary.checkpoint.unwrap()))
     });
-    assert_eq!(runs[0], runs[1]);
-    // What a checkpoint holds was looked at before it was written.
+    assert_eq!(runs[0].0, runs[1].0);
+    assert_eq!(runs[0].1, runs[1].1);
+    for (name, tensor) in &runs[0].2.tensors {
+        assert_eq!(Some(tensor), runs[1].2.tensors.get(name), "{name}");
+    }
+    // The loss of a step is checked before its checkpoint is written.
     let at = |what: &str| runs[1].1.iter().position(|told| told == what).unwrap();
     assert!(at("step 3") < at("step-00000003") && at("step-00000003") < at("step 4"));
 
-    // A loss that is no number is found all the same, and the weights after it are not saved.
+    // A loss that is not finite is found all the same, and the weights after it are not saved.
     let dir = tempfile::tempdir().unwrap();
     let mut stream = STREAM.stream();
     stream.open = Box::new(|start, _| {
@@ -116,7 +131,7 @@ fn reading_an_update_later_changes_nothing_but_when_it_is_told() {
 }
 
 #[test]
-fn a_step_whose_cases_are_all_corrupt_passes_without_an_update() {
+fn step_with_only_corrupt_cases_makes_no_update() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let damaged = || Stream {
@@ -136,43 +151,162 @@ fn a_step_whose_cases_are_all_corrupt_passes_without_an_update() {
     assert_eq!((straight.step, straight.losses.len()), (4, 2));
     let said = |step| format!("step {step}: no update, all cases of its batch are corrupt");
     assert_eq!(warnings, [said(2), said(4)]);
-    // The last step had no batch and was saved all the same; going on takes the next one.
+    // The last step had no batch and was saved all the same; a resumed run takes the next one.
     let resumed = run(&config, damaged(), &options(dir.path(), 5, true)).unwrap();
     assert_eq!((resumed.step, resumed.steps_done), (5, 1));
 }
 
-#[test]
-fn a_kill_costs_the_steps_since_the_checkpoint_and_nothing_else() {
-    let (straight_dir, killed_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let config = config();
-    let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 6, false)).unwrap();
-    // The stream breaks off after five batches, two of them after the checkpoint.
-    let mut stream = STREAM.stream();
-    let broken = |step, _| Ok(Box::new(STREAM.open(step).take(5)) as _);
-    stream.open = Box::new(broken);
-    let options_killed = TrainOptions { checkpoint_every: 3, ..options(killed_dir.path(), 6, false) };
-    let error = run(&config, stream, &options_killed).unwrap_err();
-    assert_eq!(message(error), "the stream of batches broke off before step 5");
-    let resumed = run(&config, STREAM.stream(), &options(killed_dir.path(), 6, true)).unwrap();
-    assert_eq!(resumed.steps_done, 3);
-    assert_eq!(resumed.losses, straight.losses[3..]);
+/// Trains and panics after the record of a step, as abruptly as a kill ends a process.
+fn killed_after(step: u64, options: &TrainOptions) {
+    let mut watch = |event: &Event<'_>| {
+        if matches!(event, Event::Step(record) if record.step == step) {
+            panic!("killed by the test");
+        }
+    };
+    let run = || pretrain(&config(), STREAM.stream(), &Compute::cpu(), options, &mut watch).map(|_| ());
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
 }
 
 #[test]
-fn a_run_killed_before_its_first_checkpoint_starts_again() {
+fn kill_costs_only_the_steps_since_the_checkpoint() {
+    let (straight_dir, killed_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = config();
+    let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 6, false)).unwrap();
+    killed_after(5, &TrainOptions { checkpoint_every: 3, ..options(killed_dir.path(), 6, false) });
+    // A killed process leaves the temporary files of pictures.
+    let leftovers =
+        [".tmpA1b2C3", "pictures/.tmpd4E5f6", "pictures/.hiend-g7H8i9.tmp"].map(|name| killed_dir.path().join(name));
+    for leftover in &leftovers {
+        fs::write(leftover, b"half a picture").unwrap();
+    }
+    let resumed = run(&config, STREAM.stream(), &options(killed_dir.path(), 6, true)).unwrap();
+    assert_eq!(resumed.steps_done, 3);
+    assert_eq!(resumed.losses, straight.losses[3..]);
+    assert!(leftovers.iter().all(|leftover| !leftover.exists()));
+}
+
+#[test]
+fn data_error_saves_the_steps_done() {
+    let (straight_dir, broken_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = config();
+    let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 6, false)).unwrap();
+    for overlap in [false, true] {
+        let dir = broken_dir.path().join(overlap.to_string());
+        let mut stream = STREAM.stream();
+        let corrupt = || Err(SourceError::from("chunk 7 of case a is corrupt"));
+        stream.open =
+            Box::new(move |step, _| Ok(Box::new(STREAM.open(step).take(5).chain(std::iter::once_with(corrupt)))));
+        let broken = TrainOptions { overlap: Some(overlap), checkpoint_every: 3, ..options(&dir, 6, false) };
+        let error = run(&config, stream, &broken).unwrap_err();
+        assert_eq!(message(error), "no batch for step 5: chunk 7 of case a is corrupt");
+        let resumed = run(&config, STREAM.stream(), &options(&dir, 6, true)).unwrap();
+        assert_eq!(resumed.steps_done, 1);
+        assert_eq!(resumed.losses, straight.losses[5..]);
+    }
+}
+
+#[test]
+fn damaged_checkpoint_is_named_and_the_newest_whole_one_continues() {
+    let (straight_dir, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = config();
+    let straight = run(&config, STREAM.stream(), &options(straight_dir.path(), 7, false)).unwrap();
+    run(&config, STREAM.stream(), &TrainOptions { checkpoint_every: 2, keep: 9, ..options(dir.path(), 6, false) })
+        .unwrap();
+    let checkpoints = dir.path().join("checkpoints");
+    for (step, file) in [(6, "optimizer.bpk"), (4, "model.bpk")] {
+        let path = checkpoints.join(format!("step-{step:08}")).join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let check = verify(dir.path()).unwrap();
+    assert_eq!((check.num_faults(), check.newest_whole()), (2, Some(2)));
+    let text = message(run(&config, STREAM.stream(), &options(dir.path(), 7, true)).unwrap_err());
+    let parts = [
+        "cannot resume from",
+        "step-00000006",
+        "whole checkpoint is that of step 2; --resume-from 2",
+        "optimizer.bpk is damaged",
+    ];
+    for part in parts {
+        assert!(text.contains(part), "{text}");
+    }
+    let from = |step| TrainOptions { resume: Resume::Step(step), ..options(dir.path(), 7, true) };
+    let text = message(run(&config, STREAM.stream(), &from(3)).unwrap_err());
+    assert!(text.ends_with("has no checkpoint of step 3; there are those of the steps 2, 4, 6"), "{text}");
+    let resumed = run(&config, STREAM.stream(), &from(2)).unwrap();
+    assert_eq!(resumed.losses, straight.losses[2..]);
+    // The damaged checkpoints are kept under other names; the run has its own again.
+    assert!(
+        checkpoints.join("set-aside-step-00000004").exists() && checkpoints.join("set-aside-step-00000006").exists()
+    );
+    assert_eq!(verify(dir.path()).unwrap().num_faults(), 0);
+}
+
+#[test]
+fn missing_or_empty_config_is_restored_from_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config();
+    run(&config, STREAM.stream(), &options(dir.path(), 2, false)).unwrap();
+    let path = dir.path().join("config.toml");
+    let before = fs::read(&path).unwrap();
+    let saved = || saved_config::<PretrainConfig>(dir.path(), Kind::Pretrain, Resume::Newest);
+    for damage in [None, Some("")] {
+        match damage {
+            None => fs::remove_file(&path).unwrap(),
+            Some(text) => fs::write(&path, text).unwrap(),
+        }
+        assert_eq!(verify(dir.path()).unwrap().num_faults(), 1);
+        assert_eq!(saved().unwrap(), config);
+        run(&config, STREAM.stream(), &options(dir.path(), 2, true)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+    fs::write(&path, "[modle]\n").unwrap();
+    let text = message(saved().unwrap_err());
+    assert!(text.contains("did you mean `model`?; delete the file to restore it from the newest checkpoint"), "{text}");
+    // A configuration that says the same is left alone, with its comments.
+    let commented = [b"# mine\n".as_slice(), &before].concat();
+    fs::write(&path, &commented).unwrap();
+    run(&config, STREAM.stream(), &options(dir.path(), 3, true)).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), commented);
+}
+
+#[test]
+fn handling_of_corrupt_cases_may_change_at_a_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config();
+    run(&config, STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
+    let skipping = config.with_settings(&[("stream.on_corrupt".into(), "skip".into())]).unwrap();
+    run(&skipping, STREAM.stream(), &options(dir.path(), 2, true)).unwrap();
+    let saved = saved_config::<PretrainConfig>(dir.path(), Kind::Pretrain, Resume::Newest).unwrap();
+    assert_eq!(saved, skipping);
+    assert_eq!(verify(dir.path()).unwrap().num_faults(), 0);
+}
+
+#[test]
+fn run_of_another_kind_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    run(&config(), STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
+    let error = saved_config::<FinetuneConfig>(dir.path(), Kind::Finetune, Resume::Newest).unwrap_err();
+    assert!(message(error).ends_with("is a pre-training checkpoint; expected a fine-tuning one"));
+}
+
+#[test]
+fn run_killed_before_its_first_checkpoint_starts_again() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let mut stream = STREAM.stream();
     stream.open = Box::new(|_, _| Err(SourceError::from("gone")));
     assert_eq!(
         message(run(&config, stream, &options(dir.path(), 2, false)).unwrap_err()),
-        "the stream does not open at step 0: gone"
+        "the stream cannot be opened at step 0: gone"
     );
     assert_eq!(run(&config, STREAM.stream(), &options(dir.path(), 2, true)).unwrap().steps_done, 2);
 }
 
 #[test]
-fn what_changes_a_result_may_not_change() {
+fn resume_with_changed_settings_or_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     run(&config, STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
@@ -183,14 +317,14 @@ fn what_changes_a_result_may_not_change() {
     };
     let mut other = config.clone();
     other.optim.weight_decay = 0.1;
-    check(&other, STREAM.stream(), true, "optim.weight_decay is 0.1 now, and was 0.05 when the run began");
+    check(&other, STREAM.stream(), true, "optim.weight_decay is 0.1 now, but was 0.05 when the run began");
     let data = SyntheticStream { seed: 4, ..STREAM };
-    check(&config, data.stream(), true, "the cache is synthetic-4 now, and was synthetic-3");
-    check(&config, STREAM.stream(), false, "holds a run already");
+    check(&config, data.stream(), true, "the cache is synthetic-4 now, but was synthetic-3");
+    check(&config, STREAM.stream(), false, "already holds a run");
 }
 
 #[test]
-fn there_must_be_a_run_to_resume() {
+fn resume_without_a_run_is_refused_and_makes_no_folder() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("mistyped");
     let error = run(&config(), STREAM.stream(), &options(&missing, 1, true)).unwrap_err();
@@ -199,7 +333,7 @@ fn there_must_be_a_run_to_resume() {
 }
 
 #[test]
-fn a_run_s_folder_is_one_run_s_at_a_time() {
+fn run_folder_is_locked_by_one_process() {
     let dir = tempfile::tempdir().unwrap();
     run(&config(), STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
     let held = std::fs::File::open(dir.path().join("lock")).unwrap();
@@ -211,7 +345,7 @@ fn a_run_s_folder_is_one_run_s_at_a_time() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_names_the_cases() {
+fn non_finite_loss_stops_the_run_and_names_the_cases() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let mut stream = STREAM.stream();
@@ -235,7 +369,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_cases() {
 }
 
 #[test]
-fn a_request_to_stop_finishes_the_step_and_saves() {
+fn stop_request_finishes_the_step_and_saves() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path(), 6, false);
     let stop = options.stop.clone();
@@ -250,7 +384,7 @@ fn a_request_to_stop_finishes_the_step_and_saves() {
 }
 
 #[test]
-fn recomputing_on_the_way_back_and_micro_batches_change_no_loss() {
+fn gradient_checkpointing_and_micro_batches_change_no_loss() {
     let losses = |gradient_checkpointing: bool, micro_batch: Option<usize>| {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config();

@@ -1,10 +1,10 @@
-//! What a run leaves behind for whoever watches it.
+//! Files that a run writes for its observers.
 
 use std::fs;
 use std::path::Path;
 
+use hiend_trainer::journal::{Entry, Journal, StepRecord};
 use hiend_trainer::report::history::History;
-use hiend_trainer::report::journal::{Entry, Journal, StepRecord};
 use hiend_trainer::report::watcher::{Display, Watcher};
 use hiend_trainer::training::{Event, Stop};
 
@@ -26,7 +26,7 @@ fn record(step: u64) -> StepRecord {
     }
 }
 
-/// A session of a run as the training loop tells it, killed after its last step.
+/// Sends the events of a session that is killed after its last step.
 fn session(run_dir: &Path, steps: std::ops::RangeInclusive<u64>) {
     let mut journal = Journal::open(&run_dir.join("journal.jsonl"), *steps.start() > 1).unwrap();
     let mut watcher = Watcher::open(Display::Lines, 0, &Stop::default()).unwrap();
@@ -43,7 +43,7 @@ fn num_files(folder: &Path) -> usize {
 }
 
 #[test]
-fn a_run_leaves_curves_and_an_event_file_a_session() {
+fn run_writes_curves_and_an_event_file_per_session() {
     let dir = tempfile::tempdir().unwrap();
     session(dir.path(), 1..=5);
     let curves = dir.path().join("curves.png");
@@ -57,14 +57,14 @@ fn a_run_leaves_curves_and_an_event_file_a_session() {
 }
 
 #[test]
-fn a_run_goes_on_without_what_cannot_be_written() {
+fn run_continues_without_files_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tensorboard"), "in the way").unwrap();
     fs::create_dir(dir.path().join("curves.png")).unwrap();
     session(dir.path(), 1..=5);
     let path = dir.path().join("journal.jsonl");
     assert_eq!(History::read(&path).unwrap().loss.points().len(), 5);
-    // Nothing half written stays.
+    // No temporary file stays.
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
 }

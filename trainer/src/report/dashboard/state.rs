@@ -1,17 +1,17 @@
-//! What the dashboard knows of a run: bounded, whatever happens and however long.
+//! State of the dashboard, of bounded size for runs of any length.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::journal::{StepRecord, ValidationRecord};
 use crate::report::history::History;
-use crate::report::journal::{StepRecord, ValidationRecord};
 use crate::training::Event;
 
-/// Updates that speed and time left are taken over.
+/// Number of steps over which speed and time left are averaged.
 const WINDOW: usize = 100;
-/// Lines that are kept.
+/// Maximum number of lines in the log.
 const LOG_LINES: usize = 200;
-/// Lines that stay on the screen after the run, besides warnings.
+/// Number of lines that stay on the screen after the run, not counting warnings.
 const LAST_LINES: usize = 4;
 
 /// A line of the log.
@@ -21,18 +21,18 @@ pub struct LogLine {
     pub warning: bool,
 }
 
-/// See the module.
+/// State of the dashboard.
 #[derive(Clone, Debug)]
 pub struct State {
     pub history: History,
-    /// Folder of the run, device and size of the model, once they are known.
+    /// Folder, device and model size of the run; empty until it starts.
     pub heading: String,
     pub start_step: u64,
     pub step: u64,
     pub end_step: u64,
     pub since: Instant,
     pub validation: Option<ValidationRecord>,
-    /// Volumes done and in all, while there is a validation.
+    /// Cases done and their total during a validation.
     pub validating: Option<(usize, usize)>,
     pub best_dice: f64,
     pub log: VecDeque<LogLine>,
@@ -41,7 +41,7 @@ pub struct State {
     window: VecDeque<(Instant, StepRecord)>,
 }
 
-/// Means over the last updates.
+/// Means over the last steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speed {
     pub loss: f64,
@@ -73,7 +73,7 @@ impl State {
         }
     }
 
-    /// Takes an event, and the line that stands for it where lines are written.
+    /// Adds an event and its line.
     pub fn event(&mut self, event: &Event<'_>, line: Option<String>, now: Instant) {
         match event {
             Event::Started { num_params, device, step, end_step, run_dir } => {
@@ -96,7 +96,7 @@ impl State {
                 if self.window.len() > WINDOW {
                     self.window.pop_front();
                 }
-                // The figures above the log say it, until they are gone with the dashboard.
+                // The figures above the log show it; only the last step's line stays after the dashboard.
                 if record.step != self.end_step {
                     return;
                 }
@@ -112,7 +112,7 @@ impl State {
         self.log(line.into_iter().map(|text| LogLine { text, warning }));
     }
 
-    /// Takes lines of the program's log.
+    /// Adds lines of the program's log.
     pub fn take_log(&mut self, lines: Vec<String>) {
         self.log(lines.into_iter().map(|text| LogLine { text, warning: true }));
     }
@@ -123,14 +123,14 @@ impl State {
         self.log.drain(..surplus);
     }
 
-    /// What stays on the screen after the run: how it began, warnings, and what happened last.
+    /// Lines that stay on the screen after the run: its start, warnings, and the latest lines.
     pub fn last_lines(&self) -> Vec<&str> {
         let recent = self.log.len().saturating_sub(LAST_LINES);
         let kept = self.log.iter().enumerate().filter(|&(index, line)| line.warning || index >= recent);
         self.started.as_deref().into_iter().chain(kept.map(|(_, line)| line.text.as_str())).collect()
     }
 
-    /// Means over the last updates, if there is one.
+    /// Computes the means over the last steps, if there are any.
     pub fn speed(&self) -> Option<Speed> {
         let (_, last) = self.window.back()?;
         let sum = |value: fn(&StepRecord) -> f64| self.window.iter().map(|(_, record)| value(record)).sum::<f64>();
@@ -147,7 +147,7 @@ impl State {
         })
     }
 
-    /// Time to the end at the pace of the last updates, with the checkpoints and validations among them.
+    /// Estimates the time left from the last steps, checkpoints and validations included.
     pub fn time_left(&self, now: Instant) -> Option<Duration> {
         let ((first, record), (last, _)) = (self.window.front()?, self.window.back()?);
         let own = Duration::from_secs_f64(record.step_ms.max(0.0) / 1e3);
@@ -161,15 +161,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::step_record;
+    use crate::journal::testing::step_record;
 
     #[test]
-    fn speed_and_time_left_come_from_the_last_updates() {
+    fn speed_and_time_left_use_the_last_steps() {
         let start = Instant::now();
         let mut state = State::new(start);
         assert_eq!((state.speed(), state.time_left(start)), (None, None));
         state.end_step = 1000;
-        // The first updates are slow; a hundred later nothing is left of them.
+        // The first steps are slow; a hundred steps later they no longer count.
         let mut now = start;
         for step in 1..=200 {
             let ms = if step <= 100 { 9000 } else { 100 };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_stay_and_the_log_is_bounded() {
+    fn warnings_are_kept_and_the_log_is_bounded() {
         let now = Instant::now();
         let mut state = State::new(now);
         state.event(&Event::Warning("disk".into()), Some("warning: disk".into()), now);

@@ -1,8 +1,8 @@
-//! The terminal while the dashboard has it, and its way back.
+//! Terminal modes for the dashboard, and their restoration.
 //!
-//! Lines are no longer edited and echoed, but Ctrl-C still is a signal: it asks the run to stop, as without a
-//! dashboard. There is one terminal, so what it was before is kept in a static that whoever ends the program finds:
-//! the end of a run, the handler of signals, the hook of panics.
+//! Line editing and echo are off, but Ctrl-C remains a signal that requests a stop. There is one terminal, so its former
+//! modes are in a static that everything that may end the program can reach: the end of a run, the signal handler and
+//! the panic hook.
 
 use std::io::{self, IsTerminal as _, Read, Stdin, Write, stdin, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use ratatui::termion::cursor::{Hide, Show};
 use ratatui::termion::screen::{ToAlternateScreen, ToMainScreen};
 
-/// Lines of the program's log that wait for the dashboard; later ones go.
+/// Maximum number of log lines that wait for the dashboard; later ones are dropped.
 const MAX_WAITING: usize = 100;
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
@@ -28,15 +28,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a dashboard can be shown: standard output is a terminal that can do more than lines, and it is ours. A
-/// program in the background would be stopped for touching it.
+/// Returns whether a dashboard can be shown: standard output is a capable terminal and this process is in its
+/// foreground. The system stops a background process that changes the terminal.
 #[must_use]
 pub fn is_ours() -> bool {
     let capable = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
     stdout().is_terminal() && capable && tcgetpgrp(stdout()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Whether the dashboard has the terminal.
+/// Returns whether the dashboard is using the terminal.
 #[must_use]
 pub fn is_shown() -> bool {
     SHOWN.load(Ordering::Relaxed)
@@ -54,12 +54,12 @@ pub(super) fn enter() -> io::Result<()> {
         let before = tcgetattr(stdin())?;
         let mut modes = before.clone();
         modes.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
-        // Ctrl-S would hold the drawing up, Ctrl-Z and Ctrl-\ leave the screen as it is.
+        // Ctrl-S would block drawing; Ctrl-Z and Ctrl-\ would leave the alternate screen on.
         modes.input_flags.remove(InputFlags::IXON);
         for key in [Key::VSUSP, Key::VQUIT] {
             modes.control_chars[key as usize] = _POSIX_VDISABLE;
         }
-        // A read waits a fifth of a second and returns, with or without a key.
+        // A read returns after 0.2 s, with or without a key.
         modes.control_chars[Key::VMIN as usize] = 0;
         modes.control_chars[Key::VTIME as usize] = 2;
         *lock(&BEFORE) = Some(before);
@@ -70,12 +70,12 @@ pub(super) fn enter() -> io::Result<()> {
     write!(out, "{ToAlternateScreen}{Hide}").and_then(|()| out.flush()).inspect_err(|_| restore())
 }
 
-/// Gives the terminal back as it was. Does nothing if it was given back already; may be called from anywhere.
+/// Restores the terminal. Does nothing if it was restored already; may be called from any thread.
 pub fn restore() {
     if !SHOWN.swap(false, Ordering::Relaxed) {
         return;
     }
-    // The lock of standard output is reentrant, and drawing looks at `SHOWN` under it: nothing is drawn after this.
+    // Drawing checks `SHOWN` under the reentrant lock of standard output: nothing is drawn after this.
     let mut out = stdout().lock();
     let _ = write!(out, "{Show}{ToMainScreen}").and_then(|()| out.flush());
     if let Some(before) = lock(&BEFORE).take() {
@@ -87,13 +87,13 @@ pub(super) fn reads_keys() -> bool {
     stdin().is_terminal()
 }
 
-/// Waits a fifth of a second for a key.
+/// Waits up to 0.2 s for a key.
 pub(super) fn read_key(keys: &mut Stdin) -> Option<u8> {
     let mut key = [0];
     keys.read(&mut key).is_ok_and(|len| len == 1).then_some(key[0])
 }
 
-/// What is drawn: a whole frame at a time, and nothing after the terminal was given back.
+/// Writer of whole frames; writes nothing after the terminal was restored.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     frame: Vec<u8>,
@@ -116,11 +116,11 @@ impl Write for Screen {
     }
 }
 
-/// Where the program's log goes: to standard error, or into the dashboard while there is one.
+/// Writer of the program's log: to standard error, or into the dashboard while it is shown.
 #[derive(Debug)]
 pub struct LogWriter;
 
-/// A [`LogWriter`], for `tracing_subscriber`.
+/// Makes a [`LogWriter`] for `tracing_subscriber`.
 #[must_use]
 pub fn log_writer() -> LogWriter {
     LogWriter

@@ -1,4 +1,4 @@
-//! How the dashboard looks. A small terminal loses the curves first, the log next, and keeps step, loss and speed.
+//! Layout of the dashboard. On a small terminal the curves are dropped first and the log next; step, loss and speed stay.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,12 @@ use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, Gauge, GraphType, P
 use super::state::State;
 use crate::report::series::Series;
 
-/// Rows below which there are no curves, and no log either.
+/// Minimum number of rows for curves.
 const ROWS_WITH_CURVES: u16 = 16;
+/// Minimum number of rows for the log.
 const ROWS_WITH_LOG: u16 = 9;
 
-/// The colours, or none.
+/// Styles with or without colours.
 #[derive(Clone, Copy)]
 struct Palette(bool);
 
@@ -34,7 +35,7 @@ impl Palette {
     }
 }
 
-/// Draws all there is to see at `now`.
+/// Draws the state of the dashboard at `now`.
 pub fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: bool) {
     let palette = Palette(colour);
     let rows = frame.area().height;
@@ -53,9 +54,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: bool) {
     draw_curves(frame, curves, state, palette);
     draw_log(frame, log, state, palette);
     let keys_line = if state.stopping {
-        Line::styled("stopping after this step; Ctrl-C to stop at once, without saving", palette.warning())
+        Line::styled("stopping after this step; Ctrl-C stops at once without saving", palette.warning())
     } else if let Some((done, total)) = state.validating {
-        Line::styled(format!("validating: {done} of {total} volumes"), palette.faint())
+        Line::styled(format!("validating: {done} of {total} cases"), palette.faint())
     } else {
         Line::styled("q or Ctrl-C: finish this step, save, and stop", palette.faint())
     };
@@ -70,7 +71,7 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant,
     frame.render_widget(gauge.gauge_style(palette.of(Color::Blue)), area);
 }
 
-/// A quantity by name, a row of them a line.
+/// Formats the figures, several named quantities per line.
 fn number_lines(state: &State, now: Instant, palette: Palette) -> Vec<Line<'static>> {
     let row = |pairs: Vec<(&'static str, String)>| {
         let spans = pairs.into_iter().flat_map(|(name, value)| {
@@ -129,7 +130,7 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palett
     }
 }
 
-/// One quantity over the steps, the last line on top. A noisy one is faint, with its running mean on top.
+/// Draws curves over the steps, the last one on top. A noisy curve is faint, with its running mean on top.
 fn draw_curve(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -157,7 +158,7 @@ fn draw_curve(
     if from > to {
         return frame.render_widget(block, area);
     }
-    // A curve of one value has its place in the middle.
+    // A curve of a single value is drawn in the middle.
     let widened = |low: f64, high: f64, room: f64| if low < high { (low, high) } else { (low - room, high + room) };
     let (x, y) = (widened(from, to, 1.0), widened(low, high, (0.1 * high.abs()).max(1e-12)));
     let number =
@@ -190,7 +191,7 @@ fn draw_log(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
     frame.render_widget(Paragraph::new(lines), inside);
 }
 
-/// Hours and minutes, or less.
+/// Formats a duration with two units.
 fn duration(duration: Duration) -> String {
     let secs = duration.as_secs();
     let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
@@ -210,10 +211,10 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::report::testing::{step_record, validation_record};
+    use crate::journal::testing::{step_record, validation_record};
     use crate::training::Event;
 
-    /// A run of `num_steps` of a thousand, a tenth of a second each.
+    /// A run after `num_steps` of 1000 steps of 100 ms.
     fn state(num_steps: u64, start: Instant) -> (State, Instant) {
         let mut state = State::new(start);
         let device = "CPU".to_owned();
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_shows_speed_curves_and_the_log() {
+    fn screen_shows_speed_curves_and_log() {
         let (mut state, now) = state(400, Instant::now());
         state.event(&Event::Warning("x".into()), Some("warning: the disk is nearly full".into()), now);
         let (text, _) = screen(&state, now, [100, 30], true);
@@ -268,14 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_step_there_is_something_to_see() {
+    fn waiting_is_shown_before_the_first_step() {
         let (state, now) = state(0, Instant::now());
         let (text, _) = screen(&state, now + Duration::from_secs(75), [80, 24], true);
         check(&text, &["waiting for the first step, 1 min 15 s", "step 0 of 1000"]);
     }
 
     #[test]
-    fn any_size_is_drawn() {
+    fn every_terminal_size_is_drawn() {
         for steps in [0, 1, 2, 300] {
             let (mut state, now) = state(steps, Instant::now());
             state.event(&Event::Validation(&validation_record(1, 0.5)), Some("validation".into()), now);
@@ -291,18 +292,18 @@ mod tests {
     }
 
     #[test]
-    fn a_validation_says_how_far_it_is() {
+    fn progress_of_a_validation_is_shown() {
         let (mut state, now) = state(300, Instant::now());
         state.event(&Event::Validating { done: 3, total: 7 }, None, now);
         let (text, _) = screen(&state, now, [100, 30], true);
-        check(&text, &["validating: 3 of 7 volumes"]);
+        check(&text, &["validating: 3 of 7 cases"]);
         state.event(&Event::Validating { done: 7, total: 7 }, None, now);
         let (text, _) = screen(&state, now, [100, 30], true);
         check(&text, &["q or Ctrl-C"]);
     }
 
     #[test]
-    fn without_colour_no_cell_has_one() {
+    fn no_cell_is_coloured_without_colour() {
         let (mut state, now) = state(300, Instant::now());
         state.stopping = true;
         state.event(&Event::Warning("x".into()), Some("warning: x".into()), now);

@@ -1,8 +1,8 @@
-//! Records for tests of what is reported.
+//! Records for tests.
 
-use super::journal::{StepRecord, ValidationRecord};
+use super::{StepRecord, ValidationRecord};
 
-/// An update of a hundred milliseconds.
+/// A step of 100 ms.
 pub fn step_record(step: u64, loss: f64) -> StepRecord {
     StepRecord {
         step,
@@ -21,7 +21,7 @@ pub fn step_record(step: u64, loss: f64) -> StepRecord {
     }
 }
 
-/// A validation of two classes and one that no case has.
+/// A validation with three classes, one of which no case has.
 pub fn validation_record(step: u64, mean_dice: f64) -> ValidationRecord {
     ValidationRecord {
         step,

@@ -1,74 +1,80 @@
-//! `RUN_DIR/journal.jsonl`: one JSON object a line, one line a step.
+//! `RUN_DIR/journal.jsonl`: one JSON object per line, one line per optimizer step.
 //!
-//! A run that is killed and goes on repeats the steps since its last checkpoint; of two lines for a step, the later
-//! one counts (and with the same data both say the same loss). A kill can leave half a line at the end: readers pass
-//! over it, and the run that goes on cuts it off.
+//! A run that was killed and resumed repeats the steps since its last checkpoint. Of two lines for one step the later
+//! one counts; with the same data both record the same loss. A kill can leave an incomplete last line: readers skip it,
+//! and a resumed run removes it.
+//!
+//! The file is synced before every checkpoint ([`Journal::sync`]), so no checkpoint is ahead of its journal.
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use hiend_cache::durable;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The longest line there can be, bytes. A step takes 300; a file without line ends is no journal.
+/// Maximum length of a line, bytes. A step takes about 300; a longer line means that the file is not a journal.
 const MAX_LINE: u64 = 1 << 20;
 
-/// What one update was.
+/// Record of an optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Updates done with this one, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
     /// Position in epochs.
     pub epoch: f64,
-    /// Before the update.
+    /// Mean loss of the batch, before the update.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
-    /// Norm of all gradients before clipping, where they are clipped.
+    /// Global gradient norm before clipping; absent without clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Crops of the batch.
+    /// Number of crops in the batch.
     pub crops: usize,
-    /// Crops a second, of this step.
+    /// Crops per second, of this step.
     pub crops_per_sec: f64,
-    /// From the end of the last step to the end of this one: waiting and computing.
+    /// Time from the end of the last step to the end of this one, waiting and computing, ms.
     pub step_ms: f64,
-    /// How long the device had nothing to do since no batch was there.
+    /// Time for which the device was idle because no batch was ready, ms.
     pub wait_ms: f64,
-    /// From the loader's buffer to the device. On another thread, so no part of `step_ms`.
+    /// Time of the transfer from the loader's buffer to the device, ms. On another thread: not part of `step_ms`.
     pub upload_ms: f64,
-    /// Forward, backward, update, and reading the loss.
+    /// Time of forward pass, backward pass, update and reading the loss, ms.
     pub compute_ms: f64,
-    /// Reading and decoding in the loader, summed over its threads.
+    /// Time of reading and decoding in the loader, summed over its threads, ms.
     pub decode_ms: f64,
-    /// Cutting and augmenting in the loader, summed over its threads.
+    /// Time of cutting and augmenting in the loader, summed over its threads, ms.
     pub augment_ms: f64,
 }
 
-/// What a validation during fine-tuning found.
+/// Record of a validation during fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
-    /// Updates done before.
+    /// Optimizer steps done before.
     pub step: u64,
     /// Position in epochs.
     pub epoch: f64,
-    /// Mean over cases and classes, background included: what the recipe chooses the best checkpoint by.
+    /// Mean Dice over cases and classes, background included; decides the best checkpoint, as in the recipe.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_dice: f64,
-    /// The same without background; NaN if no case has another class.
+    /// Mean Dice without background; NaN if no case has another class.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_fg_dice: f64,
-    /// Mean over cases by class, background first; nothing for a class that no case has.
+    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
     pub dice_per_class: Vec<Option<f64>>,
-    /// Cases predicted.
+    /// Number of cases predicted.
     pub num_cases: usize,
-    /// Whether no earlier validation was better.
+    /// True if this is the best validation so far.
     pub best: bool,
-    /// How long it took.
+    /// Duration in seconds.
     pub secs: f64,
 }
 
-/// JSON has no NaN; it is written as null.
+/// Reads null as NaN, which JSON lacks.
 fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
@@ -77,39 +83,40 @@ fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Entry {
-    /// The run began, or went on.
+    /// The run began or was resumed.
     Started {
-        /// Updates done before.
+        /// Optimizer steps done before.
         step: u64,
-        /// Where it runs.
+        /// Names of the devices.
         device: String,
     },
-    /// An update.
+    /// An optimizer step.
     Step(StepRecord),
     /// A validation.
     Validation(ValidationRecord),
     /// The run stopped.
     Stopped {
-        /// Updates done.
+        /// Optimizer steps done.
         step: u64,
-        /// Whether it was asked to stop early.
+        /// True if a stop was requested.
         interrupted: bool,
     },
 }
 
-/// The open file.
+/// A journal opened for writing.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
 }
 
 impl Journal {
-    /// Opens `path`; what is there stays if the run goes on, but for half a line at the end.
+    /// Opens `path` and makes its name durable. The lines of a `resumed` run stay, except for an incomplete last one.
     ///
     /// # Errors
-    /// If the file cannot be opened.
-    pub fn open(path: &Path, goes_on: bool) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).truncate(!goes_on).read(true).write(true).open(path)?;
+    /// If the file cannot be opened or read.
+    pub fn open(path: &Path, resumed: bool) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).truncate(!resumed).read(true).write(true).open(path)?;
+        durable::sync_dir(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         let len = file.metadata()?.len();
         let tail_start = len.saturating_sub(MAX_LINE);
         file.seek(SeekFrom::Start(tail_start))?;
@@ -121,7 +128,7 @@ impl Journal {
         Ok(Self { file })
     }
 
-    /// Writes a line at once: it is there even if the process is killed after this.
+    /// Writes a line at once, so that it survives a kill of the process.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -130,34 +137,42 @@ impl Journal {
         line.push(b'\n');
         self.file.write_all(&line)
     }
+
+    /// Makes the lines written so far survive a power cut.
+    ///
+    /// # Errors
+    /// If the file cannot be synced.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
-/// Why a journal cannot be read.
+/// An error of reading a journal.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file.
+    /// The file cannot be read.
     #[error("journal {}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A line in the midst of the file.
-    #[error("journal {}, line {line}: expected an entry of this program's", path.display())]
+    /// A line is not an entry.
+    #[error("journal {}, line {line}: not an entry of hiend-train", path.display())]
     Line {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// Number of the line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// The entries of a journal in the order they were written; see [`read`].
+/// Iterator over the entries of a journal, in the order they were written; see [`read`].
 #[derive(Debug)]
 pub struct Entries {
     path: PathBuf,
@@ -166,7 +181,7 @@ pub struct Entries {
     bytes: Vec<u8>,
 }
 
-/// Reads a journal entry by entry, in the memory of a line. A last line that is not whole is passed over.
+/// Reads a journal entry by entry, holding one line in memory. An incomplete last line is skipped.
 ///
 /// # Errors
 /// If the file cannot be opened.
@@ -184,7 +199,7 @@ impl Iterator for Entries {
         if let Err(source) = (&mut self.file).take(MAX_LINE).read_until(b'\n', &mut self.bytes) {
             return Some(Err(JournalError::Read { path: self.path.clone(), source }));
         }
-        // Nothing is left, or a line was not finished: lines are written together with their end.
+        // The end of the file, or an incomplete line: a line is written together with its end.
         let too_long = self.bytes.len() as u64 == MAX_LINE;
         if self.bytes.last() != Some(&b'\n') && !too_long {
             return None;
@@ -197,7 +212,7 @@ impl Iterator for Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::validation_record;
+    use crate::journal::testing::validation_record;
 
     const LINES: &str = r#"{"event":"started","step":0,"device":"CPU"}
 {"event":"stopped","step":2,"interrupted":true}
@@ -216,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_last_line_is_passed_over() {
+    fn incomplete_last_line_is_skipped() {
         check(b"", 0);
         check(LINES.as_bytes(), 2);
         let first = LINES.find('\n').unwrap();
@@ -226,26 +241,23 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_elsewhere_is_named() {
+    fn invalid_line_elsewhere_is_named() {
         let text = LINES.replace("stopped", "stepped");
         let file = file_with(text.as_bytes());
         let error = read(file.path()).unwrap().find_map(Result::err).unwrap();
         let message = format!("{:#}", anyhow::Error::from(error));
-        assert!(
-            message.contains("line 2: expected an entry of this program's: unknown variant `stepped`"),
-            "{message}"
-        );
+        assert!(message.contains("line 2: not an entry of hiend-train: unknown variant `stepped`"), "{message}");
         assert!(!message.contains('\n'), "{message}");
     }
 
     #[test]
-    fn a_file_without_line_ends_is_refused_in_bounded_memory() {
+    fn file_without_line_ends_is_refused_in_bounded_memory() {
         let file = file_with(&vec![b'x'; 3 * MAX_LINE as usize]);
         assert!(matches!(read(file.path()).unwrap().next(), Some(Err(JournalError::Line { line: 1, .. }))));
     }
 
     #[test]
-    fn a_run_that_goes_on_cuts_half_a_line_off() {
+    fn resumed_run_removes_an_incomplete_line() {
         let file = file_with(format!("{LINES}{{\"event\":\"st").as_bytes());
         let entry = Entry::Started { step: 2, device: "CPU".into() };
         Journal::open(file.path(), true).unwrap().write(&entry).unwrap();
@@ -256,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dice_that_was_not_measured_comes_back() {
+    fn unmeasured_dice_survives_a_round_trip() {
         let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(3, 0.25) };
         let line = serde_json::to_string(&Entry::Validation(record)).unwrap();
         let Entry::Validation(read) = serde_json::from_str(&line).unwrap() else { panic!("{line}") };

@@ -1,0 +1,124 @@
+//! Errors of checkpoints.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use burn::store::RecordError;
+use hiend_cache::FileError;
+
+use super::state::{FORMAT, Kind};
+
+/// An error of reading or writing a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file system error.
+    #[error("{}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A file system error of a durable write or a lookup.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Tensors that cannot be written or read, or that belong to another model.
+    #[error("{}: {message}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Burn's message, on one line.
+        message: String,
+    },
+    /// A `state.json` that cannot be parsed.
+    #[error("{}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file that changed after it was written.
+    #[error("{} is damaged: {damage}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The difference found.
+        damage: Damage,
+    },
+    /// A checkpoint of another kind of run.
+    #[error("{} is a {found} checkpoint; expected a {expected} one", path.display())]
+    Kind {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// Kind of the run that wrote it.
+        found: Kind,
+        /// Kind of run that was asked for.
+        expected: Kind,
+    },
+    /// A checkpoint whose layout this version does not read.
+    #[error("{} has format {found}; this version reads format {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Format number of the checkpoint.
+        found: u32,
+    },
+}
+
+/// A difference between a file and the digest recorded for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The length differs.
+    Length {
+        /// Length recorded when the file was written, bytes.
+        expected: u64,
+        /// Length of the file, bytes.
+        found: u64,
+    },
+    /// The contents differ.
+    Digest,
+    /// `state.json` has no entry for the file.
+    Unlisted,
+    /// The digest at the end of `state.json` is missing or does not match.
+    Seal,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { expected, found } => write!(f, "expected {expected} bytes, found {found}"),
+            Self::Digest => f.write_str("its contents do not match the BLAKE3 digest in state.json"),
+            Self::Unlisted => f.write_str("state.json has no digest of it"),
+            Self::Seal => f.write_str("its contents do not match the BLAKE3 digest in its last line"),
+        }
+    }
+}
+
+impl CheckpointError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(super) fn record(path: &Path) -> impl FnOnce(RecordError) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Record { path, message: error.to_string().replace('\n', " ") }
+    }
+
+    pub(super) fn damaged(path: &Path, damage: Damage) -> Self {
+        Self::Damaged { path: path.to_owned(), damage }
+    }
+
+    /// Returns whether another checkpoint of the same run may be readable although this one is not.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::File(_) | Self::Record { .. } | Self::State { .. } | Self::Damaged { .. } => true,
+            Self::Kind { .. } | Self::Format { .. } => false,
+        }
+    }
+}

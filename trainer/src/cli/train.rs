@@ -1,0 +1,175 @@
+//! Arguments of the commands that train.
+
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use hiend_cache::Access;
+use hiend_loader::program::{parse_bytes, parse_fold};
+
+use crate::config::finetune::FinetunePreset;
+use crate::config::pretrain::PretrainPreset;
+use crate::device::DeviceChoice;
+use crate::report::watcher::Display;
+
+/// Arguments of pre-training.
+#[derive(Debug, Args)]
+pub struct PretrainArgs {
+    /// Built-in configuration [default: vit-l-p12 on CUDA, tiny on the CPU]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub preset: Option<PretrainPreset>,
+    /// Arguments of every run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of fine-tuning.
+#[derive(Debug, Args)]
+pub struct FinetuneArgs {
+    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file, or `none` for random weights
+    #[arg(long, value_name = "FROM", required_unless_present_any = ["resume", "resume_from"])]
+    pub init: Option<PathBuf>,
+    /// Built-in configuration [default: recipe on CUDA, tiny on the CPU]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub preset: Option<FinetunePreset>,
+    /// Validate on fold K (from 0) of N and train on the others; replaces both splits of the configuration
+    #[arg(long, value_name = "K/N", value_parser = parse_fold)]
+    pub fold: Option<(u32, u32)>,
+    /// Train on N cases and validate on all others; replaces both splits of the configuration
+    #[arg(long, value_name = "N", conflicts_with = "fold")]
+    pub shots: Option<usize>,
+    /// Train on all cases without validation
+    #[arg(long, conflicts_with_all = ["fold", "shots"])]
+    pub no_validation: bool,
+    /// Arguments of every run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of every run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Folder of shards written by hiend-shard
+    #[arg(long, value_name = "CACHE", required = true)]
+    pub shards: Option<PathBuf>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one value of the configuration, such as optim.lr=1e-4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub set: Vec<(String, String)>,
+    /// Device: auto, cpu, cuda:N or vulkan:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Devices that train together, such as cuda:0,cuda:1; each takes its share of every batch
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<DeviceChoice>,
+    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: only tuning results are kept]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Total number of optimizer steps to stop after; the learning-rate schedule is unaffected
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+    /// Folder for checkpoints, journal and pictures [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Seed of first weights, crops, augmentation and masks [default: the configuration's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: Option<u64>,
+    /// Continue the run in the run's folder from its newest checkpoint; `auto` begins a run if there is none
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", conflicts_with = "resume_from")]
+    pub resume: Option<ResumeArg>,
+    /// Continue from the checkpoint of this step; later checkpoints are kept under other names
+    #[arg(long, value_name = "STEP")]
+    pub resume_from: Option<u64>,
+    /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
+    #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
+    pub smoke: bool,
+    /// Threads of the loader [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Memory of the loader's buffers, such as 512MiB or 4GiB
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
+    pub memory: ByteSize,
+    /// Access to shard files
+    #[arg(long, value_enum, default_value = "mmap")]
+    pub access: AccessArg,
+    /// Optimizer steps between checkpoints; 0 writes only the last one
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub checkpoint_every: u64,
+    /// Number of checkpoints to keep, not counting the best one
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep: usize,
+    /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+    /// Optimizer steps between lines, where lines are shown; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub log_every: u64,
+    /// Display of the run's progress
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub display: Display,
+}
+
+impl RunArgs {
+    /// Folder of the run: the one given, or `runs/NAME`.
+    #[must_use]
+    pub fn run_dir(&self, name: &str) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(name))
+    }
+}
+
+/// Condition of `--resume`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResumeArg {
+    /// There must be a run
+    Always,
+    /// Begin a run if there is none
+    Auto,
+}
+
+/// Access to shard files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessArg {
+    /// Memory maps
+    Mmap,
+    /// Positioned reads, for network file systems
+    Pread,
+}
+
+impl From<AccessArg> for Access {
+    fn from(access: AccessArg) -> Self {
+        match access {
+            AccessArg::Mmap => Self::Mmap,
+            AccessArg::Pread => Self::Pread,
+        }
+    }
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE, such as optim.lr=1e-4".into()),
+    }
+}
+
+impl ValueEnum for FinetunePreset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl ValueEnum for PretrainPreset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}

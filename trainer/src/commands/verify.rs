@@ -1,0 +1,52 @@
+//! `hiend-train verify RUN`.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use bytesize::ByteSize;
+
+use crate::checkpoint::{self, Integrity};
+use crate::cli::VerifyArgs;
+use crate::training::verify;
+
+pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let path = &args.run_dir;
+    if checkpoint::is_checkpoint(path)? {
+        let integrity = checkpoint::check(path)?;
+        super::print(format_args!("{}: {}", path.display(), describe(integrity)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let check = verify(path)?;
+    for (_, path, result) in &check.checkpoints {
+        match result {
+            Ok(integrity) => super::print(format_args!("{}: {}", path.display(), describe(*integrity)))?,
+            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), chain(error)))?,
+        };
+    }
+    for (path, result) in &check.files {
+        match result {
+            Ok(note) => super::print(format_args!("{}: {note}", path.display()))?,
+            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), chain(error)))?,
+        };
+    }
+    match (check.num_faults(), check.newest_whole()) {
+        (0, _) => Ok(ExitCode::SUCCESS),
+        (_, Some(step)) if check.checkpoints.last().is_some_and(|(.., result)| result.is_err()) => {
+            bail!("{}: damaged; --resume-from {step} continues from the newest whole checkpoint", path.display())
+        }
+        _ => bail!("{}: damaged", path.display()),
+    }
+}
+
+fn describe(integrity: Integrity) -> String {
+    match integrity {
+        Integrity::Whole { bytes } => format!("whole, {}", ByteSize(bytes).display().si()),
+        Integrity::Unchecked => "not checked: an earlier version wrote it without checksums".into(),
+    }
+}
+
+/// Formats an error with its sources on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,205 @@
+//! The loop over optimizer steps: batches in, losses out, checkpoints and validations when they are due.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use hiend_loader::batch::BatchTimes;
+
+use super::error::LastGood;
+use super::ranks::RankHandle;
+use super::readback::Answer;
+use super::run::Run;
+use super::{Event, Target, Task, TrainingError, ema, memory_advice};
+use crate::config::RunConfig as _;
+use crate::device;
+use crate::feed::{DeviceBatch, Feed};
+use crate::journal::{Entry, StepRecord};
+
+/// A step that was queued on the device.
+pub(super) struct Queued {
+    step: u64,
+    lr: f64,
+    crops: usize,
+    /// Cases of this rank's share of the batch, the only ones it knows.
+    cases: Vec<String>,
+    start: Instant,
+    wait_secs: f64,
+    upload_secs: f64,
+    loader: BatchTimes,
+}
+
+impl<T: Task> Run<'_, T> {
+    /// Takes steps until `end_step`, or until a stop is requested.
+    pub(super) fn take_steps(
+        &mut self,
+        mut feed: Feed<Target<T>>,
+        end_step: u64,
+        handle: Option<&RankHandle>,
+        watch: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), TrainingError> {
+        let validate_every = self.task.validation_every(self.steps_per_epoch);
+        while self.step < end_step {
+            if !feed.is_ready() {
+                // The host has to wait in any case. Waiting for the device first, what is left is the device's wait.
+                self.settle(watch)?;
+            }
+            let start = Instant::now();
+            let batch = match feed.next_batch() {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.settle(watch)?;
+                    return Err(error.into());
+                }
+            };
+            let wait_secs = start.elapsed().as_secs_f64();
+            let queued = match self.update(batch.as_ref(), handle, start, wait_secs) {
+                Ok(queued) => queued,
+                Err(error) => {
+                    // Earlier steps are reported if the device can still answer.
+                    self.settle(watch)?;
+                    return Err(error);
+                }
+            };
+            self.step += 1;
+            // The results of the previous step are read while the device works on this one.
+            let previous = std::mem::replace(&mut self.queued, queued);
+            if let Some(previous) = previous {
+                self.report(previous, watch)?;
+            }
+            if self.queued.is_none() {
+                // The loader has named the cases. The step counts all the same: a step and its batch belong together.
+                let step = self.step;
+                watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
+            }
+            let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
+            let at_end = self.step == end_step;
+            let checkpoint_due = due(self.options.checkpoint_every);
+            self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
+            // Weights are drawn, measured or saved only after their loss was looked at.
+            let wanted = at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested();
+            if wanted || !self.options.overlap.unwrap_or(!self.compute.is_cpu()) {
+                self.settle(watch)?;
+            }
+            if (at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested())
+                && let Some(batch) = &batch
+            {
+                self.draw(batch, watch);
+            }
+            drop(batch);
+            if self.validation_due {
+                self.validate(watch)?;
+            }
+            // A stop requested up to here, during a long validation for example, makes this the last step.
+            let last = at_end || self.options.stop.is_requested();
+            if last {
+                self.settle(watch)?;
+            }
+            if last || checkpoint_due || self.best.is_some_and(|best| best.step == self.step) {
+                self.save(watch)?;
+            }
+            // The only exit on request: a stop requested while saving takes one more step and saves it.
+            if last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues one update of the weights; none if every case of the batch is corrupt.
+    fn update(
+        &mut self,
+        batch: Option<&DeviceBatch<Target<T>>>,
+        handle: Option<&RankHandle>,
+        start: Instant,
+        wait_secs: f64,
+    ) -> Result<Option<Queued>, TrainingError> {
+        let config = self.task.config();
+        let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
+        let update = self.replica.update(self.task, batch, lr, handle);
+        let Some(update) = update.map_err(|error| self.device_error(self.step + 1, &error.to_string()))? else {
+            return Ok(None);
+        };
+        let crops = update.crops;
+        self.readback.ask(update);
+        if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
+            self.ema = Some(ema::moved(average, self.replica.model(), decay));
+        }
+        let mut seen = HashSet::new();
+        let of_batch = batch.map_or(&[][..], |batch| &batch.crops);
+        Ok(Some(Queued {
+            step: self.step + 1,
+            lr,
+            crops,
+            cases: of_batch.iter().filter(|crop| seen.insert(&crop.case)).map(|crop| crop.case.clone()).collect(),
+            start,
+            wait_secs,
+            upload_secs: batch.map_or(0.0, |batch| batch.upload_secs),
+            loader: batch.map(|batch| batch.loader).unwrap_or_default(),
+        }))
+    }
+
+    /// Waits for the queued step, if there is one, and reports it.
+    pub(super) fn settle(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
+        match self.queued.take() {
+            Some(queued) => self.report(queued, watch),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the results of a step and reports them. Weights after a loss that is not finite are never saved.
+    fn report(&mut self, queued: Queued, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
+        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader } = queued;
+        let group = self.group.clone();
+        let rank_failed = || group.as_ref().is_some_and(|group| group.failure().is_some());
+        let answer = self.readback.next(rank_failed).map_err(|error| self.device_error(step, &error.to_string()))?;
+        let Answer { loss, norm: grad_norm, at } = answer;
+        if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
+            if let Some(panic) = device::take_panic() {
+                // Perhaps from tuning, long ago; perhaps the reason.
+                tracing::warn!("a device thread panicked: {panic}");
+            }
+            let last_good = LastGood(self.last_good.clone());
+            return Err(TrainingError::NonFinite { step, lr, loss, cases, last_good });
+        }
+        // Steps overlap on a device: each is given the time since the previous one was done.
+        let since = self.settled.replace(at).map_or(start, |before| before.max(start));
+        let step_secs = at.saturating_duration_since(since).as_secs_f64();
+        self.last_loss = Some(loss);
+        self.losses.push(loss);
+        self.elapsed_secs += step_secs;
+        self.wait_secs += wait_secs;
+        let record = StepRecord {
+            step,
+            epoch: step as f64 / self.steps_per_epoch as f64,
+            loss,
+            lr,
+            grad_norm,
+            crops,
+            crops_per_sec: crops as f64 / step_secs.max(1e-9),
+            step_ms: step_secs * 1e3,
+            wait_ms: wait_secs * 1e3,
+            upload_ms: upload_secs * 1e3,
+            compute_ms: (step_secs - wait_secs).max(0.0) * 1e3,
+            decode_ms: loader.decode_secs * 1e3,
+            augment_ms: loader.augment_secs * 1e3,
+        };
+        self.write(&Entry::Step(record.clone()))?;
+        watch(&Event::Step(&record));
+        Ok(())
+    }
+
+    /// An error of the device at a step, with advice if it ran out of memory.
+    fn device_error(&self, step: u64, message: &str) -> TrainingError {
+        let mut message = message.lines().next().unwrap_or_default().to_owned();
+        if let Some(panic) = device::take_panic() {
+            message = format!("{message} ({panic})");
+        }
+        if memory_advice::is_out_of_memory(&message) {
+            let config = self.task.config();
+            let crops = config.stream().crops_per_batch() / (1 + self.options.others.len());
+            let at_a_time = config.train().micro_batch.unwrap_or(crops);
+            message += &memory_advice::less_memory(at_a_time, self.options.gradient_checkpointing);
+        }
+        TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }
+    }
+}

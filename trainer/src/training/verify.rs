@@ -1,0 +1,133 @@
+//! Checking a run's files without loading them.
+
+use std::path::{Path, PathBuf};
+
+use hiend_cache::lookup;
+
+use super::TrainingError;
+use super::run_dir::{CHECKPOINTS, CONFIG, JOURNAL};
+use crate::checkpoint::{self, CheckpointError, Integrity, Kind};
+use crate::config::finetune::FinetuneConfig;
+use crate::config::pretrain::PretrainConfig;
+use crate::config::{ConfigError, RunConfig as _};
+use crate::journal::{self, JournalError};
+
+/// Results of checking a run.
+#[derive(Debug)]
+pub struct RunCheck {
+    /// Every checkpoint with its step and result, ascending.
+    pub checkpoints: Vec<(u64, PathBuf, Result<Integrity, CheckpointError>)>,
+    /// Every other file with its result.
+    pub files: Vec<(PathBuf, Result<String, FileFault>)>,
+}
+
+/// A fault of a run's file other than a checkpoint's.
+#[derive(Debug, thiserror::Error)]
+pub enum FileFault {
+    /// The file is missing or empty.
+    #[error("{}: missing or empty; --resume restores it from the newest checkpoint", path.display())]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The configuration cannot be parsed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration differs from the newest checkpoint's.
+    #[error("{}: {key} is {found}, but {expected} in the newest checkpoint", path.display())]
+    Differs {
+        /// The file.
+        path: PathBuf,
+        /// The first setting that differs.
+        key: String,
+        /// Value of the setting in the file.
+        found: String,
+        /// Value of the setting in the checkpoint.
+        expected: String,
+    },
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl RunCheck {
+    /// Number of damaged checkpoints and files.
+    #[must_use]
+    pub fn num_faults(&self) -> usize {
+        let checkpoints = self.checkpoints.iter().filter(|(.., result)| result.is_err()).count();
+        checkpoints + self.files.iter().filter(|(_, result)| result.is_err()).count()
+    }
+
+    /// Step of the newest whole checkpoint, if there is one.
+    #[must_use]
+    pub fn newest_whole(&self) -> Option<u64> {
+        self.checkpoints.iter().rev().find(|(.., result)| result.is_ok()).map(|(step, ..)| *step)
+    }
+}
+
+/// Checks every checkpoint, the configuration and the journal of a run. Reads all files once.
+///
+/// # Errors
+/// If the folder cannot be read or holds no run. Damaged files are results, not errors.
+pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
+    let steps = checkpoint::all(&run_dir.join(CHECKPOINTS))?;
+    let config = run_dir.join(CONFIG);
+    let has_config = lookup::exists(&config)?;
+    if steps.is_empty() && !has_config {
+        return Err(TrainingError::NothingToResume { run_dir: run_dir.to_owned() });
+    }
+    let mut checkpoints: Vec<_> = steps
+        .into_iter()
+        .map(|(step, path)| {
+            let result = checkpoint::check(&path);
+            (step, path, result)
+        })
+        .collect();
+    // A run in progress removes old checkpoints: one that is gone now is not damaged.
+    checkpoints.retain(|(_, path, result)| result.is_ok() || lookup::exists(path).unwrap_or(true));
+    let newest = checkpoints.iter().rev().find(|(.., result)| result.is_ok()).map(|(_, path, _)| path.as_path());
+    let mut files = vec![(config.clone(), check_config(&config, newest))];
+    let path = run_dir.join(JOURNAL);
+    files.push((path.clone(), check_journal(&path)));
+    Ok(RunCheck { checkpoints, files })
+}
+
+/// Parses the configuration and compares it with the one in a checkpoint.
+fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    if text.trim().is_empty() {
+        return Err(FileFault::Absent { path: path.to_owned() });
+    }
+    let origin = path.display().to_string();
+    let differences = match newest.and_then(|newest| Some((newest, checkpoint::read_head(newest).ok()?.kind))) {
+        Some((newest, Kind::Pretrain)) => {
+            let now = PretrainConfig::parse(&text, &origin)?;
+            checkpoint::read_state(newest, Kind::Pretrain).map(|state| now.differences(&state.config))
+        }
+        Some((newest, Kind::Finetune)) => {
+            let now = FinetuneConfig::parse(&text, &origin)?;
+            checkpoint::read_state(newest, Kind::Finetune).map(|state| now.differences(&state.config))
+        }
+        None => {
+            // Without a checkpoint either kind will do; the error of pre-training is shown for neither.
+            if FinetuneConfig::parse(&text, &origin).is_err() {
+                PretrainConfig::parse(&text, &origin)?;
+            }
+            return Ok("valid".into());
+        }
+    };
+    match differences.unwrap_or_default().into_iter().find(|(key, ..)| !super::run_dir::may_change(key)) {
+        Some((key, found, expected)) => Err(FileFault::Differs { path: path.to_owned(), key, found, expected }),
+        None => Ok("valid, equal to the newest checkpoint's".into()),
+    }
+}
+
+/// Reads the journal from start to end.
+fn check_journal(path: &Path) -> Result<String, FileFault> {
+    let mut entries = 0u64;
+    for entry in journal::read(path)? {
+        entry?;
+        entries += 1;
+    }
+    Ok(format!("{entries} entries"))
+}

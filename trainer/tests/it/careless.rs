@@ -1,0 +1,197 @@
+//! Mistakes of users: each ends in one clear line that says what to do, before any time is spent, and harms no run.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::AtomicBool;
+
+use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::dataset;
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::finetune::FinetunePreset;
+use hiend_trainer::config::pretrain::PretrainPreset;
+
+/// Two small labelled phantoms in a cache, and configurations that suit it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let phantoms = PhantomConfig { cases: 2, spacing_mm: [5.0, 6.0], ..PhantomConfig::default() };
+        write_dataset(&folder.path("raw/Dataset001_P"), &phantoms).unwrap();
+        let raw = folder.path("raw");
+        let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
+        let datasets = dataset::find(&raw).unwrap();
+        let options = ConvertOptions::default();
+        convert(&raw, &datasets, &folder.path("cache"), &preprocess, &options, &AtomicBool::new(false), |_| ())
+            .unwrap();
+        let mut pretrain = PretrainPreset::Tiny.config();
+        pretrain.model.patch_size = 8;
+        pretrain.model.embed_dim = 24;
+        pretrain.model.num_heads = 2;
+        pretrain.model.decoder_embed_dim = 12;
+        pretrain.model.decoder_num_heads = 2;
+        pretrain.stream.crop_size = [16; 3];
+        pretrain.stream.crops_per_visit = 1;
+        pretrain.stream.visits_per_batch = 2;
+        fs::write(folder.path("pretrain.toml"), pretrain.to_toml()).unwrap();
+        let mut finetune = FinetunePreset::Tiny.config();
+        finetune.model.patch_size = 16;
+        finetune.model.embed_dim = 24;
+        finetune.model.num_heads = 2;
+        finetune.model.feature_size = 2;
+        finetune.stream.crop_size = [16; 3];
+        finetune.stream.crops_per_visit = 1;
+        finetune.stream.visits_per_batch = 1;
+        fs::write(folder.path("finetune.toml"), finetune.to_toml()).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs hiend-train in the folder, on the CPU.
+    fn run(&self, args: &str) -> Output {
+        let words = args.split_whitespace().chain(["--device", "cpu"]);
+        Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(words).current_dir(self.0.path()).output().unwrap()
+    }
+
+    fn succeed(&self, args: &str) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The command fails with an error of one line that contains all of `parts`.
+    fn refuse(&self, args: &str, parts: &[&str]) {
+        let output = self.run(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
+        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(errors.len() == 1 && stderr.lines().last() == Some(errors[0]), "{args}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{args}: {stderr}");
+        for part in parts {
+            assert!(errors[0].contains(part), "{args}: no {part:?} in {stderr}");
+        }
+    }
+}
+
+#[test]
+fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
+    let folder = Folder::new();
+    let pretrain = "pretrain --shards cache --config pretrain.toml --run-dir run";
+    let finetune = "finetune --init none --shards cache --config finetune.toml --run-dir run";
+    let with = |base: &str, setting: &str| format!("{base} {setting}");
+    folder.refuse(&with(pretrain, "--set stream.window=[-1000,1000]"), &["window", "cache"]);
+    folder.refuse(&with(pretrain, "--set stream.include=[\"Dataset009_WORD\"]"), &["no dataset Dataset009_WORD"]);
+    folder.refuse(&with(pretrain, "--set stream.split={list=\"none.txt\"}"), &["none.txt"]);
+    folder.refuse(&with(pretrain, "--set stream.labels=yes"), &["stream", "labels"]);
+    folder.refuse(&with(pretrain, "--memory 1MiB"), &["memory"]);
+    folder.refuse(&with(finetune, "--fold 0/50"), &["--fold"]);
+    folder.refuse(&with(finetune, "--shots 2"), &["--shots", "2 cases"]);
+    folder.refuse(&with(finetune, "--shots 0"), &["shots"]);
+    folder.refuse(&with(finetune, "--no-validation --set stream.exclude=[\"P\"]"), &["none of its 2 cases"]);
+    let other = "--no-validation --set classes=[\"background\",\"liver\"]";
+    folder.refuse(&with(finetune, other), &["class"]);
+    let preprocess = PreprocessConfig::default();
+    let text = fs::read_to_string(folder.path("finetune.toml")).unwrap();
+    let spacing = format!("{text}\n[preprocess]\n{}", toml_of(&preprocess));
+    fs::write(folder.path("spacing.toml"), spacing).unwrap();
+    let args = "finetune --init none --no-validation --shards cache --config spacing.toml --run-dir run";
+    folder.refuse(args, &["spacing", "cache"]);
+    assert!(!folder.path("run").exists());
+}
+
+fn toml_of(preprocess: &PreprocessConfig) -> String {
+    let json = serde_json::to_value(preprocess).unwrap();
+    let fields = json.as_object().unwrap().iter().filter(|(_, value)| !value.is_null());
+    fields.map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn wrong_paths_and_files_are_named() {
+    let folder = Folder::new();
+    let base = "pretrain --config pretrain.toml --run-dir run";
+    folder.refuse(&format!("{base} --shards raw"), &["raw"]);
+    folder.refuse(&format!("{base} --shards none"), &["none"]);
+    folder.refuse(&format!("{base} --shards pretrain.toml"), &["pretrain.toml"]);
+    folder.refuse("pretrain --shards cache --config cache --run-dir run", &["cache"]);
+    fs::write(folder.path("binary.toml"), [0xff, 0xfe, 0x00]).unwrap();
+    folder.refuse("pretrain --shards cache --config binary.toml", &["binary.toml"]);
+    fs::write(folder.path("empty.toml"), "").unwrap();
+    folder.refuse("pretrain --shards cache --config empty.toml", &["empty.toml", "missing field"]);
+    fs::write(folder.path("broken.toml"), "[model\n").unwrap();
+    folder.refuse("pretrain --shards cache --config broken.toml", &["broken.toml"]);
+    // Each kind's configuration given to the other.
+    folder.refuse("pretrain --shards cache --config finetune.toml", &["finetune.toml", "unknown key"]);
+    folder.refuse("finetune --init none --shards cache --config pretrain.toml", &["pretrain.toml", "unknown key"]);
+    fs::write(folder.path("file"), "").unwrap();
+    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file", &["file"]);
+    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file/run", &["file"]);
+}
+
+#[test]
+fn runs_are_not_mixed() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --run-dir run --max-steps 1";
+    folder.succeed(&format!("{base} --resume auto"));
+    folder.refuse(base, &["run already holds a run", "--resume", "--run-dir"]);
+    folder.refuse(&format!("{base} --resume --seed 9"), &["cannot resume: train.seed is 9 now, but was 0"]);
+    folder.refuse(&format!("{base} --resume-from 7"), &["no checkpoint of step 7; there are those of the steps 1"]);
+    folder
+        .refuse("finetune --shards cache --run-dir run --resume", &["pre-training checkpoint; expected a fine-tuning"]);
+    folder.refuse("finetune --shards cache --run-dir new --resume auto", &["new holds no run yet", "--init"]);
+    // Weights of another size.
+    let finetune = "finetune --shards cache --config finetune.toml --no-validation --run-dir fine --init run";
+    folder.refuse(finetune, &["run"]);
+    assert!(!folder.path("fine").exists() && !folder.path("new").exists());
+    let resumed = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume auto --access pread");
+    assert!(resumed.contains("resumed after step 1"), "{resumed}");
+    let verify =
+        Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
+    let checked = String::from_utf8(verify.stdout).unwrap();
+    assert!(checked.contains("step-00000002: whole"), "{checked}");
+}
+
+#[test]
+fn smoke_test_tries_everything_and_keeps_nothing() {
+    let folder = Folder::new();
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let output = folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir run --smoke");
+    for part in ["checkpoint ", "picture ", "done: 2 steps", "smoke test passed"] {
+        assert!(output.contains(part), "{output}");
+    }
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn signal_of_a_batch_system_saves_and_has_its_own_exit_code() {
+    use std::io::{BufRead as _, BufReader};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let folder = Folder::new();
+    for (signal, run) in [(Signal::SIGUSR1, "first"), (Signal::SIGTERM, "second")] {
+        let args = format!("pretrain --shards cache --config pretrain.toml --run-dir {run} --log-every 1 --device cpu");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        command.args(args.split_whitespace()).current_dir(folder.0.path()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("step ")));
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let rest: Vec<String> = lines.map(Result::unwrap).collect();
+        assert_eq!(child.wait().unwrap().code(), Some(75), "{rest:?}");
+        assert!(rest.iter().any(|line| line.starts_with("checkpoint ")), "{rest:?}");
+        folder.refuse(&format!("pretrain --shards cache --run-dir {run}"), &["already holds a run"]);
+    }
+}
