@@ -70,7 +70,7 @@ impl Box3 {
         (0..3).all(|a| start[a] < end[a]).then_some(Self { start, end })
     }
 
-    /// Whether every voxel of `self` lies in `other`.
+    /// Returns `true` if every voxel of `self` lies in `other`.
     #[must_use]
     pub fn is_inside(&self, other: &Self) -> bool {
         (0..3).all(|a| other.start[a] <= self.start[a] && self.end[a] <= other.end[a])

@@ -1,8 +1,8 @@
-//! Advisory locks between processes, one file a lock.
+//! Advisory locks between processes, one file per lock.
 //!
 //! The system releases a lock when its process ends, however it ends; the file stays and means nothing by itself.
-//! Some network file systems have no locks. Waiting there would be for ever and failing would make them useless, so a
-//! lock is then granted without excluding anyone, and [`FileLock::is_effective`] says so.
+//! Some network file systems have no locks. To remain usable there, a lock is granted without excluding other processes,
+//! and [`FileLock::is_effective`] returns `false`.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -49,7 +49,7 @@ impl FileLock {
         Ok(Some(Self { file, path: path.to_owned(), effective }))
     }
 
-    /// Whether the file system has locks, so that this one excludes others.
+    /// Returns `true` if the file system has locks, so that this one excludes other processes.
     #[must_use]
     pub fn is_effective(&self) -> bool {
         self.effective
@@ -118,7 +118,7 @@ fn try_alone(file: &File, path: &Path) -> Result<Attempt, FileError> {
     }
 }
 
-/// Whether an error means that the file system has no locks.
+/// Returns `true` for the errors of file systems without locks.
 fn unsupported(err: &io::Error) -> bool {
     // NFS without a lock service answers ENOLCK, for which the standard library has no kind.
     #[cfg(unix)]

@@ -23,26 +23,26 @@ pub fn metadata(path: &Path) -> Result<Option<Metadata>, FileError> {
     }
 }
 
-/// Whether `path` names anything.
+/// Returns `true` if `path` names anything.
 ///
 /// # Errors
-/// As [`metadata`].
+/// If the path cannot be looked up, see [`metadata`].
 pub fn exists(path: &Path) -> Result<bool, FileError> {
     Ok(metadata(path)?.is_some())
 }
 
-/// Whether `path` names a regular file or a link to one.
+/// Returns `true` if `path` names a regular file or a link to one.
 ///
 /// # Errors
-/// As [`metadata`].
+/// If the path cannot be looked up, see [`metadata`].
 pub fn is_file(path: &Path) -> Result<bool, FileError> {
     Ok(metadata(path)?.is_some_and(|metadata| metadata.is_file()))
 }
 
-/// Whether `path` names a folder or a link to one.
+/// Returns `true` if `path` names a folder or a link to one.
 ///
 /// # Errors
-/// As [`metadata`].
+/// If the path cannot be looked up, see [`metadata`].
 pub fn is_dir(path: &Path) -> Result<bool, FileError> {
     Ok(metadata(path)?.is_some_and(|metadata| metadata.is_dir()))
 }

@@ -42,7 +42,7 @@ pub struct RunLock {
 impl RunLock {
     /// Waits until no run prunes, and keeps others from pruning until it is dropped.
     ///
-    /// Where the file system has no locks this excludes nobody; then only one run at a time may prune.
+    /// On a file system without locks this excludes no other run; then only one run at a time may prune.
     ///
     /// # Errors
     /// If the lock file cannot be created or locked.

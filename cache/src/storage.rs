@@ -63,7 +63,7 @@ impl Storage {
         self.len
     }
 
-    /// Whether the file is empty.
+    /// Returns `true` if the file is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -65,7 +65,7 @@ impl ShardWriter {
         self.offset
     }
 
-    /// Whether no case has been written yet.
+    /// Returns `true` if no case has been written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.directory.is_none()
@@ -208,7 +208,7 @@ fn rename_new(file: NamedTempFile, path: &Path) -> Result<Renamed, FileError> {
     }
 }
 
-/// Whether an error of `link` means that the file system has no hard links.
+/// Returns `true` for the errors of `link` on file systems without hard links.
 fn lacks_exclusive_rename(err: &io::Error) -> bool {
     #[cfg(unix)]
     if matches!(err.raw_os_error(), Some(libc::EPERM | libc::EMLINK | libc::EINVAL | libc::ENOSYS)) {
@@ -217,7 +217,7 @@ fn lacks_exclusive_rename(err: &io::Error) -> bool {
     err.kind() == io::ErrorKind::Unsupported
 }
 
-/// As [`rename_new`], where the file system can only rename over an existing file.
+/// Replacement for [`rename_new`] on file systems that can only rename over an existing file.
 ///
 /// A file whose creation is exclusive reserves the name among writers that do the same, and keeps it until the shard has
 /// it. A writer killed in between leaves an empty reservation; others then take the next name.

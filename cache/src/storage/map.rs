@@ -6,8 +6,8 @@
 //! of them; a copy onto a shard in place, an `rsync --inplace` or a failing disk can do it.
 //!
 //! The first map installs a handler for SIGBUS, process-wide. For an address inside one of our maps it puts a page of
-//! zeros in place of the lost one, marks the map as lost and returns, so that the read goes on and [`Map::check`] reports
-//! an error. Every read must therefore be followed by [`Map::check`] before its result is used; [`super::Storage`] does
+//! zeros in place of the lost one, marks the map as lost and returns, so that the read continues and [`Map::check`]
+//! reports an error. Every read must therefore be followed by [`Map::check`] before its result is used; [`super::Storage`] does
 //! that. Any other SIGBUS goes to the handler that was installed before, or to the default action.
 //!
 //! The handler uses atomics, `mmap` and `sigaction`, no allocation and no lock. A handler that another library installs
@@ -113,7 +113,7 @@ mod signal {
     static PAGE_LEN: AtomicUsize = AtomicUsize::new(0);
 
     impl Registration {
-        /// Whether a page of the map was lost.
+        /// Returns `true` if a page of the map was lost.
         pub(super) fn is_lost(&self) -> bool {
             self.lost.load(Ordering::Acquire)
         }

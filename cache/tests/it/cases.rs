@@ -12,15 +12,15 @@ use rand_chacha::rand_core::SeedableRng as _;
 pub const DATASET: &str = "Dataset001_Test";
 /// Name of the shard that [`write_cache`] writes.
 pub const SHARD: &str = "g0001-w000-0000.shard";
-/// Cases in file order: noise with labels, noise without labels, constant chunks with labels.
+/// Cases: noise with labels, noise without labels, constant chunks with labels.
 pub const NAMES: [&str; 3] = ["noise", "plain", "flat"];
 
-/// Writes one shard of three cases of this shape, and its manifest.
-pub fn write_cache(dir: &Path, shape: [usize; 3], chunk: [usize; 3], preset: CodecPreset) {
+/// Writes one shard of the named cases, of this shape, and its manifest.
+pub fn write_cache(dir: &Path, names: &[&str], shape: [usize; 3], chunk: [usize; 3], preset: CodecPreset) {
     let num_voxels = shape.iter().product::<usize>();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut writer = ShardWriter::create(dir, 1, 0).unwrap();
-    for name in NAMES {
+    for &name in names {
         let flat = |i| if i < num_voxels / 2 { 0 } else { 300 };
         let image: Vec<u16> =
             (0..num_voxels).map(|i| if name == "flat" { flat(i) } else { rng.random_range(0..426u16) }).collect();

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use hiend_cache::{CodecPreset, Error, Manifest};
 
-use crate::cases::{DATASET, NAMES, SHARD, faults, volumes, write_cache};
+use crate::cases::{DATASET, SHARD, faults, volumes, write_cache};
 
-/// Small enough to damage every bit of the shard: chunks at the upper borders on every axis, two chunks per axis.
-const SHAPE: [usize; 3] = [5, 4, 10];
-const CHUNK: [usize; 3] = [4, 4, 8];
+/// Cases of the shard; small, because every bit of it is damaged in turn.
+const CASES: [&str; 2] = ["noise", "flat"];
+/// Two chunks along x and z, cut off at the upper borders.
+const SHAPE: [usize; 3] = [3, 2, 10];
+const CHUNK: [usize; 3] = [2, 2, 8];
+/// Parts of the shard: header, data and index of each case, directory, footer.
+const NUM_PARTS: usize = 2 * CASES.len() + 3;
 
 /// Offsets of the parts of a shard, read from the file itself: header, data and index of each case, directory, footer.
 fn boundaries(bytes: &[u8]) -> Vec<usize> {
@@ -75,15 +79,15 @@ fn intact(dir: &Path) -> Volumes {
 /// Flips every bit of the given parts: 0 is the header, then data and index of each case, directory, footer.
 fn check_every_flipped_bit(preset: CodecPreset, parts: std::ops::Range<usize>) {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), SHAPE, CHUNK, preset);
+    write_cache(dir.path(), &CASES, SHAPE, CHUNK, preset);
     let intact = intact(dir.path());
     let path = dir.path().join(SHARD);
     let whole = std::fs::read(&path).unwrap();
     let boundaries = boundaries(&whole);
-    assert_eq!(boundaries.len(), 10);
+    assert_eq!(boundaries.len(), NUM_PARTS + 1);
     for at in boundaries[parts.start]..boundaries[parts.end] {
         let part = boundaries.partition_point(|&boundary| boundary <= at) - 1;
-        let case = (1..7).contains(&part).then(|| NAMES[(part - 1) / 2]);
+        let case = (1..NUM_PARTS - 2).contains(&part).then(|| CASES[(part - 1) / 2]);
         for bit in 0..8 {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << bit;
@@ -94,8 +98,13 @@ fn check_every_flipped_bit(preset: CodecPreset, parts: std::ops::Range<usize>) {
 }
 
 #[test]
-fn every_flipped_bit_of_a_packed_shard_is_found() {
-    check_every_flipped_bit(CodecPreset::Fast, 0..9);
+fn every_flipped_bit_of_header_and_cases_is_found() {
+    check_every_flipped_bit(CodecPreset::Fast, 0..NUM_PARTS - 2);
+}
+
+#[test]
+fn every_flipped_bit_of_directory_and_footer_is_found() {
+    check_every_flipped_bit(CodecPreset::Fast, NUM_PARTS - 2..NUM_PARTS);
 }
 
 #[test]
@@ -111,7 +120,7 @@ fn every_flipped_bit_of_a_case_in_lz4_is_found() {
 #[test]
 fn every_truncation_and_an_extra_byte_are_found() {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), SHAPE, CHUNK, CodecPreset::Fast);
+    write_cache(dir.path(), &CASES, SHAPE, CHUNK, CodecPreset::Fast);
     let intact = intact(dir.path());
     let path = dir.path().join(SHARD);
     let whole = std::fs::read(&path).unwrap();
@@ -126,7 +135,7 @@ fn every_truncation_and_an_extra_byte_are_found() {
 #[test]
 fn every_zeroed_sector_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), SHAPE, CHUNK, CodecPreset::Fast);
+    write_cache(dir.path(), &CASES, SHAPE, CHUNK, CodecPreset::Fast);
     let intact = intact(dir.path());
     let path = dir.path().join(SHARD);
     let whole = std::fs::read(&path).unwrap();
@@ -142,7 +151,7 @@ fn every_zeroed_sector_is_found() {
 #[test]
 fn every_flipped_bit_and_truncation_of_the_manifest_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), SHAPE, CHUNK, CodecPreset::Fast);
+    write_cache(dir.path(), &CASES, SHAPE, CHUNK, CodecPreset::Fast);
     let path = dir.path().join("manifest.json");
     let whole = std::fs::read(&path).unwrap();
     let check = |bytes: &[u8], what: String| {
@@ -164,7 +173,7 @@ fn every_flipped_bit_and_truncation_of_the_manifest_is_found() {
 #[test]
 fn listed_shard_and_manifest_must_exist() {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), SHAPE, CHUNK, CodecPreset::Fast);
+    write_cache(dir.path(), &CASES, SHAPE, CHUNK, CodecPreset::Fast);
     let mut manifest = Manifest::read(dir.path()).unwrap();
     manifest.shards.push("g0009-w000-0000.shard".into());
     manifest.shards.push("../elsewhere".into());

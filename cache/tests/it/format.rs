@@ -1,4 +1,6 @@
-//! Reading: any box of a volume is what was stored.
+//! Format and reading: the bytes of version 1 are frozen, and any box of a volume is what was stored.
+
+use std::path::Path;
 
 use hiend_cache::{
     Access, Box3, Cache, CaseError, CodecPreset, Error, Geometry, Manifest, NewCase, ShardWriter, SourceFiles,
@@ -6,7 +8,42 @@ use hiend_cache::{
 };
 use proptest::prelude::*;
 
-use crate::cases::{DATASET, write_cache};
+use crate::cases::{DATASET, NAMES, SHARD, faults, write_cache};
+
+/// Shards and a manifest in `tests/data`, written by version 0.1.0 before the manifest had a checksum: two phantoms with
+/// labels, converted with each `--codec`. They are read, and encoding their volumes again gives the same bytes.
+#[test]
+fn shard_of_an_earlier_version_is_read_and_written_again_byte_by_byte() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for (name, preset) in [("fast", CodecPreset::Fast), ("dense", CodecPreset::Dense), ("lz4", CodecPreset::Lz4)] {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let bytes = std::fs::read(data.join(name).with_extension("shard")).unwrap();
+        std::fs::write(old.path().join(SHARD), &bytes).unwrap();
+        std::fs::copy(data.join("manifest.json"), old.path().join("manifest.json")).unwrap();
+        assert_eq!(faults(old.path()), []);
+        let cache = Cache::open(old.path()).unwrap();
+        let shard = &cache.shards()[0];
+        assert_eq!(cache.cases().len(), 2);
+        let mut writer = ShardWriter::create(new.path(), shard.generation(), 0).unwrap();
+        for record in shard.cases() {
+            let volume = cache.case(&record.key()).unwrap().read_whole(&mut VolumeReader::new()).unwrap();
+            let case = NewCase {
+                image_bits: record.image.codec.bits(),
+                image_offset: record.image.offset,
+                image_scale: record.image.scale,
+                foreground_above: record.foreground_above,
+                label: volume.label.as_deref(),
+                geometry: record.geometry.clone(),
+                source: record.source.clone(),
+                parameters: record.parameters.clone(),
+                ..NewCase::new(&record.dataset, &record.case_id, record.shape, &volume.image)
+            };
+            writer.push(encode(&case, shard.chunk(), preset).unwrap()).unwrap();
+        }
+        let path = writer.finish().unwrap().unwrap();
+        assert!(std::fs::read(path).unwrap() == bytes, "{name}: other bytes");
+    }
+}
 
 #[test]
 fn defaults_of_a_new_case_are_as_documented() {
@@ -32,7 +69,7 @@ fn defaults_of_a_new_case_are_as_documented() {
 #[test]
 fn box_outside_the_volume_and_missing_labels_are_errors() {
     let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), [5, 4, 10], [4, 4, 8], CodecPreset::Fast);
+    write_cache(dir.path(), &NAMES, [5, 4, 10], [4, 4, 8], CodecPreset::Fast);
     let cache = Cache::open(dir.path()).unwrap();
     let case = cache.case(&format!("{DATASET}/plain")).unwrap();
     let mut reader = VolumeReader::new();

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use hiend_cache::{Access, Cache, CodecPreset, Error, VolumeReader};
 
-use crate::cases::{SHARD, write_cache};
+use crate::cases::{NAMES, SHARD, write_cache};
 
 /// Without the handler of the memory map, this ends the test process with SIGBUS.
 #[test]
@@ -12,7 +12,7 @@ fn shard_truncated_under_a_reader_is_an_error_that_names_it() {
     for access in [Access::Mmap, Access::Pread] {
         let dir = tempfile::tempdir().unwrap();
         // Larger than a page of any system, so that the data of all cases is beyond the end afterwards.
-        write_cache(dir.path(), [64, 64, 64], [32; 3], CodecPreset::Fast);
+        write_cache(dir.path(), &NAMES, [64, 64, 64], [32; 3], CodecPreset::Fast);
         let cache = Cache::open_with(dir.path(), access).unwrap();
         let mut reader = VolumeReader::new();
         let intact = cache.cases()[1].read_whole(&mut reader).unwrap();
