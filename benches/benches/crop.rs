@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::{Cache, CodecPreset};
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::transform::Chain;
-use hiend_loader::visit::{ImagesMut, VisitPlan, VisitSlot, Visitor};
+use hiend_loader::visit::{Floats, VisitPlan, VisitSlot, Visitor};
 
 use benches::contender::{CROP_LEN, CROP_SIZE};
 use benches::volume::Voxels;
@@ -45,7 +45,7 @@ fn crop(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 epoch += 1;
-                let mut slot = VisitSlot { images: ImagesMut::Floats(&mut images), labels: None };
+                let mut slot = VisitSlot::<Floats> { images: &mut images, labels: None };
                 visitor.visit(&cache.cases()[0], epoch, &plan, &mut slot).expect("just written");
             });
         });

@@ -108,7 +108,7 @@ fn chains(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1)).sample_size(20).measurement_time(std::time::Duration::from_secs(15));
     // One allocation holds the largest source box; each crop uses the front of it.
     let sample_all = |chain: Chain| -> Vec<SampledParams> {
-        (0..2048).map(|crop| chain.draw(&DrawId { seed: 1, epoch: 0, case: 0, crop })).collect()
+        (0..2048).map(|crop| chain.sample_params(&DrawId { seed: 1, epoch: 0, case: 0, crop })).collect()
     };
     for (name, chain, with_labels) in [
         ("recipe, plain form", Chain::recipe(), false),

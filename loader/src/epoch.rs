@@ -1,4 +1,4 @@
-//! Which case comes when: an endless sequence of visits, each case once an epoch, in a new order every epoch.
+//! Order of visits: an endless sequence in which each case comes once per epoch, in a new order every epoch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,49 +6,50 @@ use rand::seq::SliceRandom as _;
 
 use crate::rng::{DrawId, Operation};
 
-/// The order of visits to a cache: a pure function of seed, number of cases and the cache's number in a mix.
+/// Order of visits to the cases of a cache, as a pure function of seed, number of cases and the cache's number in a
+/// mix.
 #[derive(Debug)]
 pub struct VisitOrder {
     seed: u64,
     num_cases: usize,
-    source: u32,
-    // Consecutive visits ask for the same epoch, or for two where an epoch ends.
+    cache_number: u32,
+    /// Orders of the two epochs asked for last; consecutive visits ask for one, or for two where an epoch ends.
     recent: Mutex<Vec<(u64, Arc<[u32]>)>>,
 }
 
-/// One turn of one case.
+/// One visit of one case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledVisit {
     /// Epoch, from 0.
     pub epoch: u64,
-    /// Position in the list of cases.
+    /// Index into the list of cases.
     pub case_idx: usize,
 }
 
 impl VisitOrder {
-    /// Orders for `num_cases` cases.
+    /// Creates the order of `num_cases` cases.
     ///
     /// # Panics
-    /// If there are no cases, or more than `u32::MAX`.
+    /// If there are no cases, or more than [`u32::MAX`].
     #[must_use]
     pub fn new(seed: u64, num_cases: usize) -> Self {
-        assert!(num_cases > 0 && u32::try_from(num_cases).is_ok(), "a stream needs cases");
-        Self { seed, num_cases, source: 0, recent: Mutex::new(Vec::new()) }
+        assert!(num_cases > 0 && u32::try_from(num_cases).is_ok(), "a stream has 1 to 2^32 - 1 cases");
+        Self { seed, num_cases, cache_number: 0, recent: Mutex::new(Vec::new()) }
     }
 
-    /// The same for cache number `source` of a mix. Number 0 has the order of a stream of its own.
+    /// Sets the number of the cache in a mix. Number 0 has the order that the cache has alone.
     #[must_use]
-    pub fn of_source(self, source: u32) -> Self {
-        Self { source, ..self }
+    pub fn with_cache_number(self, cache_number: u32) -> Self {
+        Self { cache_number, ..self }
     }
 
-    /// How many cases there are.
+    /// Number of cases.
     #[must_use]
     pub fn num_cases(&self) -> usize {
         self.num_cases
     }
 
-    /// Visit number `visit` of the run.
+    /// Visit number `visit` of the stream, from 0.
     #[must_use]
     pub fn visit(&self, visit: u64) -> ScheduledVisit {
         let num_cases = self.num_cases as u64;
@@ -57,13 +58,14 @@ impl VisitOrder {
         ScheduledVisit { epoch, case_idx: self.epoch(epoch)[position] as usize }
     }
 
+    /// Order of the cases in an epoch.
     fn epoch(&self, epoch: u64) -> Arc<[u32]> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, order)) = recent.iter().find(|(number, _)| *number == epoch) {
             return Arc::clone(order);
         }
         let mut order: Vec<u32> = (0..).take(self.num_cases).collect();
-        let id = DrawId { seed: self.seed, epoch, case: 0, crop: self.source };
+        let id = DrawId { seed: self.seed, epoch, case: 0, crop: self.cache_number };
         order.shuffle(&mut id.rng(Operation::Shuffle));
         let order: Arc<[u32]> = order.into();
         if recent.len() == 2 {
@@ -90,6 +92,31 @@ mod tests {
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..num_cases).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn order_is_frozen() {
+        let order = VisitOrder::new(7, 6);
+        let visits: Vec<usize> = (12..18).map(|visit| order.visit(visit).case_idx).collect();
+        assert_eq!(visits, [1, 5, 2, 0, 4, 3]);
+    }
+
+    #[test]
+    fn cache_number_changes_the_order_and_0_is_the_default() {
+        let sequence = |order: VisitOrder| (0..90).map(|visit| order.visit(visit)).collect::<Vec<_>>();
+        let alone = sequence(VisitOrder::new(1, 30));
+        assert_eq!(sequence(VisitOrder::new(1, 30).with_cache_number(0)), alone);
+        assert_ne!(sequence(VisitOrder::new(1, 30).with_cache_number(1)), alone);
+        assert_eq!(VisitOrder::new(1, 30).with_cache_number(1).num_cases(), 30);
+    }
+
+    #[test]
+    fn orders_of_the_last_two_epochs_are_kept() {
+        let order = VisitOrder::new(1, 3);
+        let epochs: Vec<u64> = [0, 3, 0, 3, 6].iter().map(|&visit| order.visit(visit).epoch).collect();
+        assert_eq!(epochs, [0, 1, 0, 1, 2]);
+        let epochs: Vec<u64> = order.recent.lock().unwrap().iter().map(|(epoch, _)| *epoch).collect();
+        assert_eq!(epochs, [1, 2]);
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! Weights are whole numbers `w_0, w_1, ...`, divided by their greatest common divisor; `W` is their sum. The visits of
 //! the stream come in blocks of `W`; each block holds exactly `w_i` visits of cache `i`, in an order shuffled by
 //! (seed, block). So the rates are exact over every block, not only in expectation; and visit number `v` of the stream
-//! is visit `(v / W) * w_i + (how many of cache i came before it in its block)` of cache `i`. Nothing has to be played
-//! back to know it: a position stays one integer, and a stream begins anywhere at the cost of one block's shuffle.
+//! is visit `(v / W) * w_i + (visits of cache i before it in its block)` of cache `i`. No earlier visit needs to be
+//! replayed: a position is one integer, and a stream starts anywhere at the cost of one block's shuffle.
 //!
-//! Each cache keeps its own epochs: its cases come once each before any comes again, whatever the other caches do.
+//! Each cache keeps its own epochs: all its cases come once before any comes again, independent of the other caches.
 //!
-//! The shuffle is there for ranks: with weights 1:1 and two ranks, plain alternation would give each rank one cache.
+//! Blocks are shuffled because of ranks: with weights 1:1 and two ranks, alternation would give each rank one cache.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,80 +17,99 @@ use rand::seq::SliceRandom as _;
 
 use crate::rng::{DrawId, Operation};
 
-/// The largest sum of weights, after division.
+/// Largest sum of weights, after division.
 const MAX_TOTAL: u64 = 65_536;
 
-/// Which cache each visit belongs to: a pure function of seed and weights.
+/// Assignment of visits to caches, as a pure function of seed and weights.
 #[derive(Debug)]
 pub struct Mix {
     seed: u64,
     weights: Vec<u32>,
     total: u64,
-    // Consecutive visits ask for the same block, or for two where one ends.
+    /// The two blocks asked for last; consecutive visits ask for one, or for two where a block ends.
     recent: Mutex<Vec<(u64, Arc<[Place]>)>>,
 }
 
-/// A visit of one of the caches.
+/// Visit of one of the caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Which cache.
-    pub source: usize,
-    /// Which of this cache's visits, from 0.
+    /// Index of the cache.
+    pub cache_idx: usize,
+    /// Number of the visit among the visits of this cache, from 0.
     pub visit: u64,
 }
 
-/// A cache, and how many of its visits came before in the block.
+/// Index of a cache, and its visits before this one in the block.
 type Place = (u32, u32);
 
+/// Error for weights that make no mix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MixError {
+    /// There are no weights, or one of them is 0.
+    #[error("invalid weights {weights:?}; expected one number of at least 1 per cache")]
+    NoWeight {
+        /// The weights.
+        weights: Vec<u32>,
+    },
+    /// The sum of the weights is too large.
+    #[error("invalid weights {weights:?}; expected a sum of at most {MAX_TOTAL} after division by common factors")]
+    TooLarge {
+        /// The weights, without common divisor.
+        weights: Vec<u32>,
+    },
+}
+
 impl Mix {
-    /// A mix of as many caches as there are weights.
+    /// Creates a mix of one cache per weight.
     ///
     /// # Errors
-    /// If there are no weights, one is 0, or they are too large.
-    pub fn new(seed: u64, weights: &[u32]) -> Result<Self, String> {
+    /// If there are no weights, one is 0, or their sum is too large.
+    pub fn new(seed: u64, weights: &[u32]) -> Result<Self, MixError> {
         if weights.is_empty() || weights.contains(&0) {
-            return Err(format!("weights {weights:?}: expected one number of at least 1 for each cache"));
+            return Err(MixError::NoWeight { weights: weights.to_vec() });
         }
         let divisor = weights.iter().fold(0, |a, &b| gcd(a, b));
         let weights: Vec<u32> = weights.iter().map(|weight| weight / divisor).collect();
         let total = weights.iter().map(|&weight| u64::from(weight)).sum();
         if total > MAX_TOTAL {
-            return Err(format!("weights {weights:?}: their sum must not exceed {MAX_TOTAL}"));
+            return Err(MixError::TooLarge { weights });
         }
         Ok(Self { seed, weights, total, recent: Mutex::new(Vec::new()) })
     }
 
-    /// The weights, without common divisor.
+    /// Weights, without common divisor.
     #[must_use]
     pub fn weights(&self) -> &[u32] {
         &self.weights
     }
 
-    /// Visit number `visit` of the stream.
+    /// Cache and visit of visit number `visit` of the stream.
     #[must_use]
     pub fn turn(&self, visit: u64) -> Turn {
         if self.weights.len() == 1 {
-            return Turn { source: 0, visit };
+            return Turn { cache_idx: 0, visit };
         }
         let block = visit / self.total;
-        let (source, before) = self.block(block)[usize::try_from(visit % self.total).unwrap_or(0)];
-        let source = source as usize;
-        Turn { source, visit: block * u64::from(self.weights[source]) + u64::from(before) }
+        let place = usize::try_from(visit % self.total).expect("blocks are short");
+        let (cache_idx, before) = self.block(block)[place];
+        let cache_idx = cache_idx as usize;
+        Turn { cache_idx, visit: block * u64::from(self.weights[cache_idx]) + u64::from(before) }
     }
 
+    /// Places of a block, in order.
     fn block(&self, block: u64) -> Arc<[Place]> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, places)) = recent.iter().find(|(number, _)| *number == block) {
             return Arc::clone(places);
         }
         let mut places: Vec<Place> = Vec::new();
-        for (source, &weight) in (0..).zip(&self.weights) {
-            places.extend((0..weight).map(|_| (source, 0)));
+        for (cache_idx, &weight) in (0..).zip(&self.weights) {
+            places.extend((0..weight).map(|_| (cache_idx, 0)));
         }
         places.shuffle(&mut DrawId { seed: self.seed, epoch: block, case: 0, crop: 0 }.rng(Operation::Mix));
         let mut counts = vec![0; self.weights.len()];
-        for (source, before) in &mut places {
-            let count = &mut counts[*source as usize];
+        for (cache_idx, before) in &mut places {
+            let count = &mut counts[*cache_idx as usize];
             *before = *count;
             *count += 1;
         }
@@ -114,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rates_are_exact_and_each_caches_visits_come_in_order(
+        fn rates_are_exact_and_visits_of_each_cache_are_in_order(
             seed: u64, weights in prop::collection::vec(1u32..9, 1..5), start in 0u64..1_000_000,
         ) {
             let mix = Mix::new(seed, &weights).unwrap();
@@ -123,35 +142,37 @@ mod tests {
             let mut next: Vec<u64> = mix.weights().iter().map(|&w| first / total * u64::from(w)).collect();
             for visit in first..first + 3 * total {
                 let turn = mix.turn(visit);
-                prop_assert_eq!(turn.visit, next[turn.source]);
-                next[turn.source] += 1;
+                prop_assert_eq!(turn.visit, next[turn.cache_idx]);
+                next[turn.cache_idx] += 1;
             }
             for (next, &weight) in next.iter().zip(mix.weights()) {
                 prop_assert_eq!(*next, (first / total + 3) * u64::from(weight));
             }
-            // Asked for alone, without what came before, a visit is the same.
+            // A visit is the same when asked for alone.
             prop_assert_eq!(Mix::new(seed, &weights).unwrap().turn(start), mix.turn(start));
         }
     }
 
     #[test]
-    fn one_cache_is_no_mix() {
+    fn single_cache_gets_every_visit() {
         let mix = Mix::new(7, &[40]).unwrap();
-        assert!((0..100).all(|visit| mix.turn(visit) == Turn { source: 0, visit }));
+        assert!((0..100).all(|visit| mix.turn(visit) == Turn { cache_idx: 0, visit }));
     }
 
     #[test]
-    fn each_place_of_a_batch_sees_every_cache() {
+    fn every_place_of_a_batch_sees_every_cache() {
         let mix = Mix::new(0, &[1, 1]).unwrap();
-        let first: Vec<usize> = (0..40).map(|step| mix.turn(2 * step).source).collect();
+        let first: Vec<usize> = (0..40).map(|step| mix.turn(2 * step).cache_idx).collect();
         assert!(first.contains(&0) && first.contains(&1));
     }
 
     #[test]
-    fn weights_that_say_nothing_are_refused() {
-        assert!(Mix::new(0, &[]).is_err());
-        assert!(Mix::new(0, &[1, 0]).is_err());
-        assert!(Mix::new(0, &[65_537, 1]).is_err());
+    fn invalid_weights_are_rejected() {
+        for weights in [&[][..], &[1, 0]] {
+            assert_eq!(Mix::new(0, weights).err(), Some(MixError::NoWeight { weights: weights.to_vec() }));
+        }
+        assert_eq!(Mix::new(0, &[65_536, 1]).err(), Some(MixError::TooLarge { weights: vec![65_536, 1] }));
+        assert_eq!(Mix::new(0, &[65_535, 1]).unwrap().weights(), [65_535, 1]);
         assert_eq!(Mix::new(0, &[300_000, 100_000]).unwrap().weights(), [3, 1]);
     }
 }

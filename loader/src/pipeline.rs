@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   step s      visits s*V .. s*V+V of the global sequence, of which this rank takes its share
-//!   read-ahead  one thread: tells the system which cases come next
-//!   assembler   one of a few threads, each with one batch in hand: takes a free buffer, then the next step
-//!   pool        one thread a core; the visits of all batches in hand, each written to its own part of its batch
+//!   read-ahead  one thread, advises the system of the cases to come
+//!   assembler   a few threads with one batch each: takes a free buffer, then the next step
+//!   pool        one thread per core for the visits of all batches in work, each written to its own part of its batch
 //!   consumer    gets the batches in the order of their steps
 //! ```
-//! A batch's bytes depend on its step alone: the visits of a step are a pure function of the seed, and so is every
-//! draw of a visit ([`crate::rng`]). Memory is one budget ([`MemoryPlan`]), divided at the start: buffers come back
-//! when a batch is dropped; when none is free, everything waits. Each wait is measured ([`crate::stats`]), and who
-//! waited for whom is the verdict ([`crate::verdict`]).
+//! A batch's bytes depend on its step alone: the visits of a step are a pure function of the seed, and so is all
+//! randomness of a visit ([`crate::rng`]). Memory is one budget ([`MemoryPlan`]), divided at the start: buffers return
+//! when a batch is dropped; when none is free, everything waits. Each wait is measured ([`crate::stats`]), and
+//! [`crate::verdict`] names the slowest stage. A panic on any thread ends the stream with [`Error::Panicked`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,35 +20,37 @@ use std::time::Instant;
 use hiend_cache::Cache;
 
 use crate::batch::{Batch, VoxelForm};
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, cores};
 use crate::stats::{Progress, Stats};
 use crate::verdict::{SpanTimes, Verdict};
-use crate::visit::{VisitPlan, Visitor};
+use crate::visit::{Boxes, Floats, Form, Quantized, VisitPlan, Visitor};
 
 mod assemble;
 mod config;
+mod error;
 mod memory;
 mod read_ahead;
 mod sequence;
 
 pub use config::{OnCorrupt, StreamConfig};
-pub use memory::{MemoryPlan, num_cores};
+pub use error::{Error, Unsuitable};
+pub use memory::MemoryPlan;
 pub use sequence::cases_of;
 
-use assemble::{Assembler, Ready, Voxel};
+use assemble::{Assembler, Message, catch_panic};
 use read_ahead::ReadAhead;
 use sequence::Sequence;
 
-/// How a stream is made; changes no byte of it.
+/// Resources and form of a stream. They change no finished voxel.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
-    /// Threads that decode and augment; 0 takes one a core, or as many as the memory allows.
+    /// Number of threads that decode and augment; 0 for one per core, or as many as the memory allows.
     pub threads: usize,
-    /// Memory for everything, in bytes; [`MemoryPlan`] says how it is divided.
+    /// Memory budget in bytes, divided by [`MemoryPlan`].
     pub memory_bytes: u64,
-    /// This process's share: `(rank, ranks)`.
+    /// Rank of this process and number of ranks, which share each batch.
     pub rank: (usize, usize),
-    /// What voxels are asked for as.
+    /// Form of the voxels.
     pub form: VoxelForm,
 }
 
@@ -58,46 +60,7 @@ impl Default for LoaderOptions {
     }
 }
 
-/// Why a stream cannot be made or cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration is out of range.
-    #[error("stream.{0}")]
-    BadConfig(String),
-    /// The cache does not suit the stream.
-    #[error("{}: {reason}", path.display())]
-    Unsuitable {
-        /// The cache.
-        path: std::path::PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The memory budget is too small.
-    #[error(
-        "two batches of {crops} crops ({batch_bytes} bytes each) and {threads} threads take {needed} bytes, but the \
-         budget is {memory_bytes}; raise --memory, or make the batch smaller"
-    )]
-    TooLittleMemory {
-        /// Crops of this rank's batch.
-        crops: usize,
-        /// Bytes of a batch.
-        batch_bytes: u64,
-        /// Threads.
-        threads: usize,
-        /// Bytes that all of it takes.
-        needed: u64,
-        /// Bytes allowed.
-        memory_bytes: u64,
-    },
-    /// The system gave no thread.
-    #[error("cannot start loader threads: {0}")]
-    NoThreads(String),
-    /// A visit failed.
-    #[error(transparent)]
-    Read(#[from] hiend_cache::Error),
-}
-
-/// Caches made ready to stream.
+/// Caches opened for streaming.
 pub struct Loader {
     shared: Arc<Shared>,
 }
@@ -107,16 +70,32 @@ struct Shared {
     form: VoxelForm,
     plan: VisitPlan,
     sequence: Sequence,
-    /// First visit of a global batch that is ours, and how many are.
+    /// First visit of this rank within a global batch, and their number.
     share: (u64, usize),
     memory: MemoryPlan,
-    /// Bytes of resampled boxes that a visitor may keep; what a visit needs beyond comes out of `spill`.
-    usual_cut_bytes: u64,
+    /// Bytes of boxes to be resampled that a visitor may keep; a visit takes the excess from `spill`.
+    usual_staged_bytes: u64,
     spill: ByteBudget,
     pool: rayon::ThreadPool,
-    /// Visitors at rest, and the bytes each holds.
+    /// Visitors not in use, with the bytes that each holds.
     visitors: Mutex<Vec<(Visitor, u64)>>,
     stats: Stats,
+    #[cfg(test)]
+    hooks: Hooks,
+}
+
+/// Functions that tests call on the threads of a stream, with the number of a visit.
+#[cfg(test)]
+struct Hooks {
+    before_visit: fn(u64),
+    before_advice: fn(u64),
+}
+
+#[cfg(test)]
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { before_visit: |_| {}, before_advice: |_| {} }
+    }
 }
 
 impl Loader {
@@ -128,7 +107,7 @@ impl Loader {
         Self::open_mix(vec![(cache, 1)], config, seed, options)
     }
 
-    /// The same for several caches and their weights; [`crate::mix`] states the law.
+    /// Opens several caches with their weights; [`crate::mix`] states the law of mixing.
     ///
     /// # Errors
     /// If configuration, caches, weights and budget do not fit together.
@@ -138,18 +117,15 @@ impl Loader {
         seed: u64,
         options: &LoaderOptions,
     ) -> Result<Self, Error> {
-        config.validate().map_err(|(key, reason)| Error::BadConfig(format!("{key}: {reason}")))?;
+        config.validate().map_err(|(key, reason)| Error::BadConfig { key, reason })?;
         let (rank, ranks) = options.rank;
         if ranks == 0 || rank >= ranks || !config.visits_per_batch.is_multiple_of(ranks) {
-            let visits = config.visits_per_batch;
-            return Err(Error::BadConfig(format!(
-                "visits_per_batch = {visits} cannot be shared by rank {rank} of {ranks}"
-            )));
+            return Err(Error::Share { visits: config.visits_per_batch, rank, ranks });
         }
         if options.form == VoxelForm::Quantized && !config.augment.is_linear() {
-            return Err(Error::BadConfig(
-                "augment: this chain changes intensities in ways that steps cannot hold".into(),
-            ));
+            let reason =
+                "this chain is not linear in the intensities, as quantized crops need; use another form".into();
+            return Err(Error::BadConfig { key: "augment", reason });
         }
         let (sequence, window) = Sequence::new(caches, &config, seed)?;
         let visits = config.visits_per_batch / ranks;
@@ -163,13 +139,13 @@ impl Loader {
             seed,
         };
         let (threads, bytes) = (options.threads, options.memory_bytes);
-        let (memory, usual_cut_bytes) =
+        let (memory, usual_staged_bytes) =
             MemoryPlan::divide(bytes, threads, visits, &plan, (options.form, config.labels), sequence.cases())?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(memory.threads)
             .thread_name(|number| format!("loader-{number}"))
             .build()
-            .map_err(|err| Error::NoThreads(err.to_string()))?;
+            .map_err(|err| Error::NoThreads { reason: err.to_string() })?;
         let shared = Shared {
             share: ((visits * rank) as u64, visits),
             spill: ByteBudget::new(memory.spill_bytes),
@@ -180,106 +156,118 @@ impl Loader {
             plan,
             sequence,
             memory,
-            usual_cut_bytes,
+            usual_staged_bytes,
             pool,
+            #[cfg(test)]
+            hooks: Hooks::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Cases in the stream.
+    /// Number of cases in the stream.
     #[must_use]
     pub fn num_cases(&self) -> usize {
         self.shared.sequence.cases().count()
     }
 
-    /// Identifies cases, their order and their voxels: 32 hex digits. For all cases of one cache it is
+    /// Digest of the cases, their order and their voxels, as 32 hex digits. For all cases of a single cache it equals
     /// [`Cache::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.shared.sequence.digest()
     }
 
-    /// Crops of this rank's batch, when no case is corrupt.
+    /// Number of crops in this rank's batch if no case is skipped.
     #[must_use]
     pub fn crops_per_batch(&self) -> usize {
         self.shared.share.1 * self.shared.plan.num_crops
     }
 
-    /// Global batches that hold one epoch: as many visits as there are cases. The last one may reach into the next.
+    /// Number of global batches per epoch, that is, per as many visits as there are cases. The last one may reach into
+    /// the next epoch.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         (self.num_cases() as u64).div_ceil(self.shared.config.visits_per_batch as u64)
     }
 
-    /// Threads at work.
+    /// Number of threads that decode and augment.
     #[must_use]
     pub fn num_threads(&self) -> usize {
         self.shared.memory.threads
     }
 
-    /// How the memory is divided.
+    /// Division of the memory budget.
     #[must_use]
     pub fn memory(&self) -> MemoryPlan {
         self.shared.memory
     }
 
-    /// How far it has come, over all its streams.
+    /// Work done so far, over all streams of this loader.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.shared.stats.progress()
     }
 
-    /// What was slowest in this span, and what would help.
+    /// Slowest stage of a span, and advice.
     #[must_use]
     pub fn verdict(&self, span: &SpanTimes) -> Verdict {
-        span.verdict(self.num_threads(), num_cores())
+        span.verdict(self.num_threads(), cores())
     }
 
-    /// The batches from `start_step` on, without end. Starting in the middle costs nothing.
+    /// Starts an endless stream of the batches from `start_step` on, at the same cost for every step.
     ///
     /// The memory budget holds for one stream at a time.
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
         match self.shared.form {
-            VoxelForm::Floats => self.stream_of::<f32>(start_step),
-            VoxelForm::Quantized | VoxelForm::Boxes => self.stream_of::<u16>(start_step),
+            VoxelForm::Floats => self.stream_of::<Floats>(start_step),
+            VoxelForm::Quantized => self.stream_of::<Quantized>(start_step),
+            VoxelForm::Boxes => self.stream_of::<Boxes>(start_step),
         }
     }
 
-    fn stream_of<V: Voxel>(&self, start_step: u64) -> BatchStream {
+    fn stream_of<F: Form>(&self, start_step: u64) -> BatchStream {
         let shared = &self.shared;
         let num_buffers = shared.memory.num_buffers;
         let num_voxels = shared.memory.batch_voxels;
-        let (give_image, free_image) = flume::bounded(num_buffers);
-        let (give_label, free_label) = flume::bounded(num_buffers);
+        let (image_sender, free_images) = flume::bounded(num_buffers);
+        let (label_sender, free_labels) = flume::bounded(num_buffers);
         for _ in 0..num_buffers {
-            // Neither can fail: the channels hold as many.
-            let _ = give_image.send(vec![V::default(); num_voxels]);
-            let _ = give_label.send(vec![0u8; if shared.config.labels { num_voxels } else { 0 }]);
+            // Cannot fail: the channels hold that many.
+            let _ = image_sender.send(vec![F::Voxel::default(); num_voxels]);
+            let _ = label_sender.send(vec![0u8; if shared.config.labels { num_voxels } else { 0 }]);
         }
         shared.stats.hold(num_buffers as u64 * shared.memory.batch_bytes);
-        let (give, ready) = flume::bounded(num_buffers);
+        let (sender, receiver) = flume::bounded(num_buffers);
         let stop = Arc::new(AtomicBool::new(false));
         let next_step = Arc::new(Mutex::new(start_step));
-        let read_ahead = Arc::new(ReadAhead::new(shared, start_step));
+        let read_ahead = Arc::new(ReadAhead::new(shared.memory.read_ahead_bytes, shared.first_visit(start_step)));
         {
-            let (shared, read_ahead) = (Arc::clone(shared), Arc::clone(&read_ahead));
-            std::thread::spawn(move || read_ahead.run(&shared, start_step));
+            let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&read_ahead), sender.clone());
+            std::thread::spawn(move || {
+                let advising = catch_panic(|| {
+                    read_ahead.run(&shared, start_step);
+                    Ok(())
+                });
+                if let Err(error) = advising {
+                    let _ = sender.send(Message::Failed(error));
+                }
+            });
         }
         for _ in 0..(num_buffers - 1) {
-            let assembler = Assembler::<V> {
+            let assembler = Assembler::<F> {
                 shared: Arc::clone(shared),
-                home: (give_image.clone(), give_label.clone()),
-                free: (free_image.clone(), free_label.clone()),
+                pools: (image_sender.clone(), label_sender.clone()),
+                free: (free_images.clone(), free_labels.clone()),
                 next_step: Arc::clone(&next_step),
-                give: give.clone(),
+                sender: sender.clone(),
                 read_ahead: Arc::clone(&read_ahead),
                 stop: Arc::clone(&stop),
             };
             std::thread::spawn(move || assembler.run());
         }
         BatchStream {
-            ready,
+            receiver,
             early: BTreeMap::new(),
             next: start_step,
             steps_per_epoch: self.steps_per_epoch(),
@@ -295,16 +283,17 @@ impl Loader {
     }
 }
 
-/// Batches in the order of their steps. Ends after the first error.
+/// Iterator over batches in the order of their steps. Ends after the first error.
 pub struct BatchStream {
-    ready: flume::Receiver<Ready>,
+    receiver: flume::Receiver<Message>,
+    /// Batches that were ready before an earlier one.
     early: BTreeMap<u64, (Result<Batch, Error>, Instant)>,
     next: u64,
     steps_per_epoch: u64,
     epoch: SpanTimes,
     total: SpanTimes,
     finished: Option<(u64, SpanTimes)>,
-    /// When the last batch was handed out.
+    /// Time at which the last batch was returned.
     last: Option<Instant>,
     shared: Arc<Shared>,
     read_ahead: Arc<ReadAhead>,
@@ -313,17 +302,18 @@ pub struct BatchStream {
 }
 
 impl BatchStream {
-    /// Times of all batches so far, but for the first: that one waits for the stream to fill.
+    /// Times of all batches so far except the first, which waits for the stream to fill.
     #[must_use]
     pub fn total(&self) -> &SpanTimes {
         &self.total
     }
 
-    /// An epoch that has ended since this was last asked, and its times; `steps_per_epoch` batches are an epoch.
+    /// Takes the number and times of an epoch that ended since the last call; `steps_per_epoch` batches are an epoch.
     pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
         self.finished.take()
     }
 
+    /// Records the times of a batch that was requested at `asked` and ready at `done`.
     fn count(&mut self, batch: &mut Batch, asked: Instant, done: Instant) {
         let now = Instant::now();
         batch.times.wait_secs = (now - asked).as_secs_f64();
@@ -336,7 +326,7 @@ impl BatchStream {
         }
         if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
             let (epoch, span) = (batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch));
-            tracing::debug!(epoch, "{}", span.verdict(self.shared.memory.threads, num_cores()));
+            tracing::debug!(epoch, "{}", span.verdict(self.shared.memory.threads, cores()));
             self.finished = Some((epoch, span));
         }
     }
@@ -359,11 +349,20 @@ impl Iterator for BatchStream {
                 }
                 return Some(batch);
             }
-            let Ok((step, batch, done)) = self.ready.recv() else {
-                self.failed = true;
-                return Some(Err(Error::NoThreads("they ended before their time".into())));
-            };
-            self.early.insert(step, (batch, done));
+            match self.receiver.recv() {
+                Ok(Message::Batch(step, batch, done)) => {
+                    self.early.insert(step, (batch, done));
+                }
+                Ok(Message::Failed(error)) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+                // Unreachable while `catch_panic` surrounds the work of each thread; better than waiting if it is not.
+                Err(flume::RecvError::Disconnected) => {
+                    self.failed = true;
+                    return Some(Err(Error::Panicked { message: "all threads ended".into() }));
+                }
+            }
         }
     }
 }
@@ -371,11 +370,14 @@ impl Iterator for BatchStream {
 impl Drop for BatchStream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.read_ahead.stop(&self.shared);
-        // Buffers go home, and whoever waits for one wakes, sees that it is over, and lets go of it.
+        self.read_ahead.stop(&self.shared.stats);
+        // Buffers return to their pools; an assembler that waits for one wakes, sees the flag and ends.
         self.early.clear();
-        self.ready.drain();
+        self.receiver.drain();
         let memory = &self.shared.memory;
         self.shared.stats.release(memory.num_buffers as u64 * memory.batch_bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;

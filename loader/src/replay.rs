@@ -1,71 +1,103 @@
-//! A batch made again, to be looked at: what was drawn for each crop, and a contact sheet of the crops.
+//! A batch made again for inspection: the augmentation of each crop, and a contact sheet of the crops.
 //!
-//! Nothing of a batch is stored. Its step decides it, so making it again costs what making it cost.
+//! No part of a batch is stored. Its step determines it, so replaying it costs as much as making it did.
 
 use serde::Serialize;
 
 use crate::batch::{Batch, CropRecord};
 use crate::picture::{Canvas, FAINT, LETTER, Plane, TEXT, fitting};
 
-/// A batch without its voxels.
+/// Description of a batch, without its voxels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Replay<'a> {
     /// Step of the stream.
     pub step: u64,
     /// [`Batch::digest`].
     pub digest: String,
-    /// `[n, 1, x, y, z]`.
+    /// Shape of the crops, `[n, 1, x, y, z]`.
     pub shape: [usize; 5],
-    /// The crops, in the batch's order.
+    /// Origin and augmentation of each crop, in the batch's order.
     #[serde(skip)]
     pub crops: &'a [CropRecord],
 }
 
 impl<'a> Replay<'a> {
-    /// What can be said of a batch.
+    /// Describes a batch.
     #[must_use]
     pub fn of(batch: &'a Batch) -> Self {
         Self { step: batch.step, digest: batch.digest(), shape: batch.shape, crops: &batch.crops }
     }
 }
 
-/// Wide enough for a screen, and for two lines of caption a tile.
+/// Width of a sheet in pixels: a screen's, and enough for two lines of caption per tile.
 const WIDTH: usize = 1680;
+/// Pixels between tiles.
 const GAP: usize = 8;
+/// Height of a tile's caption in pixels.
 const CAPTION: usize = 2 * (LETTER + 3) + 4;
 
-/// The middle slice, across the third axis, of every crop of a batch. Crops may be flipped and turned, so left and
-/// right mean nothing here.
+/// Grid of a contact sheet, in pixels.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    columns: usize,
+    /// Width and height of a tile, without its caption.
+    tile: [usize; 2],
+    /// Height of the heading.
+    top: usize,
+}
+
+impl Layout {
+    /// Grid for crops whose slices have `x` by `y` voxels.
+    fn new(num_crops: usize, [x, y]: [usize; 2]) -> Self {
+        let columns = columns(num_crops);
+        let width = (WIDTH - GAP) / columns - GAP;
+        Self { columns, tile: [width, (width * y / x).max(1)], top: 2 * GAP + 2 * LETTER + 12 }
+    }
+
+    /// Upper left corner of a crop's tile.
+    fn position(&self, number: usize) -> [usize; 2] {
+        let [width, height] = self.tile;
+        [GAP + number % self.columns * (width + GAP), self.top + number / self.columns * (height + CAPTION + GAP)]
+    }
+
+    /// Width and height of the sheet.
+    fn size(&self, num_crops: usize) -> [usize; 2] {
+        let [width, height] = self.tile;
+        let rows = num_crops.div_ceil(self.columns);
+        [self.columns * (width + GAP) + GAP, self.top + rows * (height + CAPTION + GAP)]
+    }
+}
+
+/// Draws the middle slice, across the third axis, of every crop of a batch. Crops may be flipped and turned, so left
+/// and right have no anatomical meaning.
 #[must_use]
 pub fn contact_sheet(batch: &Batch) -> Canvas {
     let [num_crops, _, x, y, z] = batch.shape;
     let num_voxels = x * y * z;
-    let columns = columns(num_crops);
-    let tile = (WIDTH - GAP) / columns - GAP;
-    let height = (tile * y / x).max(1);
-    let rows = num_crops.div_ceil(columns);
-    let top = 2 * GAP + 2 * LETTER + 12;
+    let layout = Layout::new(num_crops, [x, y]);
+    let [tile_width, tile_height] = layout.tile;
     let (images, labels) = (batch.to_floats(), batch.to_labels());
-    let mut canvas = Canvas::new(columns * (tile + GAP) + GAP, top + rows * (height + CAPTION + GAP));
-    let headline = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
-    canvas.text([GAP, GAP], 2, TEXT, &fitting(&headline, WIDTH / (2 * LETTER) - 1));
+    let [width, height] = layout.size(num_crops);
+    let mut canvas = Canvas::new(width, height);
+    let heading = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
+    canvas.text([GAP, GAP], 2, TEXT, &fitting(&heading, WIDTH / (2 * LETTER) - 1));
     for (number, crop) in batch.crops.iter().enumerate().take(num_crops) {
-        let at = [GAP + number % columns * (tile + GAP), top + number / columns * (height + CAPTION + GAP)];
+        let at = layout.position(number);
         let first = number * num_voxels;
         let slice = Plane::Axial.cut([x, y, z], z / 2, labels.is_some(), |voxel| {
             (images[first + voxel], labels.as_ref().map_or(0, |labels| labels[first + voxel]))
         });
-        canvas.slice(at, [tile, height], &slice);
+        canvas.slice(at, layout.tile, &slice);
         let name = crop.case.rsplit('/').next().unwrap_or_default();
         let [ox, oy, oz] = crop.origin;
-        canvas.text([at[0], at[1] + height + 3], 1, TEXT, &fitting(name, tile / LETTER));
+        canvas.text([at[0], at[1] + tile_height + 3], 1, TEXT, &fitting(name, tile_width / LETTER));
         let place = format!("{}: {ox},{oy},{oz}", crop.crop);
-        canvas.text([at[0], at[1] + height + LETTER + 6], 1, FAINT, &fitting(&place, tile / LETTER));
+        canvas.text([at[0], at[1] + tile_height + LETTER + 6], 1, FAINT, &fitting(&place, tile_width / LETTER));
     }
     canvas
 }
 
-/// So many columns that the sheet is about as high as a screen, and tiles are never blown up beyond use.
+/// Number of columns for a sheet about as high as a screen; at least 4, so that few crops are not enlarged too much.
 fn columns(num_crops: usize) -> usize {
     let columns = (4..24).find(|columns| columns * columns * 5 >= num_crops * 8);
     columns.unwrap_or(24)
@@ -75,28 +107,71 @@ fn columns(num_crops: usize) -> usize {
 mod tests {
     use super::*;
     use crate::batch::{BatchTimes, Images, PooledBuffer};
+    use crate::picture::BACKGROUND;
+
+    /// Crops of 6 x 4 x 5 voxels; the middle slice of crop n is of [`grey`], all others are white.
+    fn batch(num_crops: usize) -> Batch {
+        let crop = |crop| CropRecord {
+            case: "D/case".into(),
+            epoch: 0,
+            crop,
+            origin: [0; 3],
+            case_key: 0,
+            augmentation: Vec::new(),
+        };
+        let voxel = |i: usize| if i % 5 == 2 { f32::from(grey(i / 120)) / 255.0 } else { 1.0 };
+        Batch {
+            step: 3,
+            shape: [num_crops, 1, 6, 4, 5],
+            images: Images::Floats(PooledBuffer::unpooled((0..num_crops * 120).map(voxel).collect())),
+            labels: None,
+            crops: (0..).take(num_crops).map(crop).collect(),
+            times: BatchTimes::default(),
+        }
+    }
+
+    fn grey(crop: usize) -> u8 {
+        u8::try_from(40 + crop % 199).unwrap()
+    }
 
     #[test]
-    fn every_crop_has_its_tile() {
+    fn every_tile_shows_the_middle_slice_of_its_crop_and_no_more() {
         for num_crops in [1, 8, 192, 1000] {
-            let columns = columns(num_crops);
-            let crop = |crop| CropRecord {
-                case: "D/case".into(),
-                epoch: 0,
-                crop,
-                origin: [0; 3],
-                case_key: 0,
-                augmentation: Vec::new(),
-            };
-            let batch = Batch {
-                step: 3,
-                shape: [num_crops, 1, 4, 4, 4],
-                images: Images::Floats(PooledBuffer::unpooled(vec![0.5; num_crops * 64])),
-                labels: None,
-                crops: (0..).take(num_crops).map(crop).collect(),
-                times: BatchTimes::default(),
-            };
-            assert!(columns >= 4 && contact_sheet(&batch).write_png(std::path::Path::new("/")).is_err());
+            let batch = batch(num_crops);
+            let sheet = contact_sheet(&batch);
+            let layout = Layout::new(num_crops, [6, 4]);
+            let [width, height] = layout.tile;
+            assert!(layout.columns >= 4 && width * 4 / 6 == height, "{layout:?}");
+            for crop in 0..num_crops {
+                let [x, y] = layout.position(crop);
+                for row in 0..height {
+                    for column in 0..width {
+                        assert_eq!(sheet.pixel([x + column, y + row]), [grey(crop); 3], "crop {crop} of {num_crops}");
+                    }
+                    assert_eq!(sheet.pixel([x - 1, y + row]), BACKGROUND);
+                    assert_eq!(sheet.pixel([x + width, y + row]), BACKGROUND);
+                }
+                for column in 0..width {
+                    assert_eq!(sheet.pixel([x + column, y - 1]), BACKGROUND);
+                    assert_eq!(sheet.pixel([x + column, y + height]), BACKGROUND);
+                }
+                // The caption below, and room for all of it.
+                let caption = |at: [usize; 2]| sheet.pixel(at) != BACKGROUND;
+                let mut below =
+                    (0..CAPTION).flat_map(|row| (0..width).map(move |column| [x + column, y + height + row]));
+                assert!(below.any(caption), "crop {crop} of {num_crops} has no caption");
+            }
+            assert_eq!([sheet.width, sheet.height], layout.size(num_crops));
+            assert!(sheet.width <= WIDTH);
         }
+    }
+
+    #[test]
+    fn replay_describes_the_batch() {
+        let batch = batch(2);
+        let replay = Replay::of(&batch);
+        assert_eq!((replay.step, replay.shape, replay.crops), (3, batch.shape, batch.crops.as_slice()));
+        let json = serde_json::to_value(&replay).unwrap();
+        assert_eq!(json, serde_json::json!({"step": 3, "digest": batch.digest(), "shape": [2, 1, 6, 4, 5]}));
     }
 }

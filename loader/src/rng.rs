@@ -1,17 +1,17 @@
-//! Randomness as a pure function: who draws decides what is drawn, when and where it is drawn does not matter.
+//! Randomness as a pure function of what it is for, independent of when and where it is computed.
 //!
-//! The identity of a draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a `ChaCha8` generator, so two
-//! different identities never share a stream and no state is carried from one draw to the next. That is what makes
-//! batches the same for any number of threads and ranks, and a position in the stream one integer.
+//! The identity of a random draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a `ChaCha8` generator, so
+//! two different identities never share a key stream and no state is carried from one draw to the next. Therefore
+//! batches are the same for any number of threads and ranks, and a position in the stream is one integer.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What a draw decides. The numbers are part of the stream's definition: never renumber, only append.
+/// Purpose of a random draw. The numbers are part of the stream's definition: never renumber, only append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Operation {
-    /// The order of the cases in an epoch.
+    /// Order of the cases in an epoch.
     Shuffle = 0,
     /// Kind and position of a crop's centre.
     Centre = 1,
@@ -23,9 +23,9 @@ pub enum Operation {
     ScaleIntensity = 4,
     /// Shift of the intensities.
     ShiftIntensity = 5,
-    /// The choice of a cache, when several are mixed.
+    /// Order of the caches in a mix.
     Mix = 6,
-    /// The rotation and scaling of nnU-Net's chain.
+    /// Rotation and scaling of nnU-Net's chain.
     Spatial = 16,
     /// Additive Gaussian noise.
     GaussianNoise = 17,
@@ -37,31 +37,31 @@ pub enum Operation {
     Contrast = 20,
     /// Simulated low resolution.
     LowResolution = 21,
-    /// Gamma with inverted intensities.
+    /// Gamma correction of the inverted image.
     GammaInverted = 22,
-    /// Gamma.
+    /// Gamma correction of the image.
     Gamma = 23,
     /// Mirroring of nnU-Net's chain.
     Mirror = 24,
-    /// The mask of the autoencoder (drawn by the trainer from the same identity).
+    /// Mask of the autoencoder, sampled by the trainer from the identity of the crop.
     Mask = 64,
 }
 
-/// Identity of a draw, complete: equal identities give equal numbers, on every machine.
+/// Identity of a random draw, apart from its [`Operation`]. Equal identities give equal numbers on every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrawId {
-    /// The run's seed.
+    /// Seed of the run.
     pub seed: u64,
     /// Epoch, from 0.
     pub epoch: u64,
-    /// Stable key of the case, see [`case_key`]; 0 for draws that belong to no case.
+    /// Stable key of the case, see [`case_key`]; 0 if the draw belongs to no case.
     pub case: u64,
-    /// Crop of the visit, from 0; 0 for draws that belong to no crop.
+    /// Number of the crop within its visit, from 0; 0 if the draw belongs to no crop.
     pub crop: u32,
 }
 
 impl DrawId {
-    /// The generator of one operation of this draw.
+    /// Generator for one operation.
     #[must_use]
     pub fn rng(&self, operation: Operation) -> ChaCha8Rng {
         let mut key = [0u8; 32];
@@ -74,9 +74,9 @@ impl DrawId {
     }
 }
 
-/// A case's key in [`DrawId`]: the first eight bytes of the BLAKE3 hash of its name.
+/// Key of a case in [`DrawId`]: the first eight bytes of the BLAKE3 hash of its name, little-endian.
 ///
-/// It depends on nothing but the name, so adding cases to a cache does not change what is drawn for the others.
+/// It depends on nothing but the name, so adding cases to a cache changes no draw of the others.
 #[must_use]
 pub fn case_key(name: &str) -> u64 {
     let hash = blake3::hash(name.as_bytes());
@@ -93,7 +93,7 @@ mod tests {
     const ID: DrawId = DrawId { seed: 7, epoch: 3, case: 11, crop: 5 };
 
     #[test]
-    fn every_part_of_the_identity_matters() {
+    fn every_part_of_the_identity_changes_the_numbers() {
         let first = |id: DrawId, op| id.rng(op).random::<u64>();
         let base = first(ID, Operation::Flip);
         assert_eq!(base, first(ID, Operation::Flip));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_same_on_every_machine() {
+    fn numbers_and_case_keys_are_frozen() {
         let bytes = blake3::hash(b"Dataset001_BTCV/img0001");
         assert!(bytes.to_hex().starts_with(&format!("{:016x}", case_key("Dataset001_BTCV/img0001").swap_bytes())));
         assert_eq!(ID.rng(Operation::Flip).random::<u64>(), 13_961_836_666_027_733_411);

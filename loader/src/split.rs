@@ -1,12 +1,12 @@
-//! Which cases of a cache a stream takes: datasets by name, and training or validation by list or by fold.
+//! Selection of a cache's cases: datasets by name, and training or validation by list, fold or number of shots.
 //!
 //! # Law
 //! A case's fold is a hash of the split's seed and the case's key, modulo the number of folds. It depends on nothing
 //! else, so a case stays in its fold when others are added to the cache, and two caches agree about a case that both
 //! hold. Folds are therefore of nearly equal size, not of equal size.
 //!
-//! For learning from few cases, the shots are the cases with the smallest such hashes among those that the dataset
-//! names leave. Their number is exact; adding cases to the cache may change which ones they are.
+//! For learning from few cases, the shots are the cases with the smallest such hashes among the selected datasets.
+//! Their number is exact; adding cases to the cache may change the choice.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use wildmatch::WildMatch;
 
 use crate::rng::case_key;
 
-/// The part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }`,
+/// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }`,
 /// `{ shots = 1, part = "train" }` or `{ list = "train.txt" }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
@@ -27,66 +27,66 @@ use crate::rng::case_key;
 pub enum Split {
     /// Every case.
     All(All),
-    /// By fold.
+    /// Cases of one fold, or of all others.
     Fold(FoldSplit),
-    /// A few.
+    /// A given number of cases, or all others.
     Shots(ShotSplit),
-    /// By list.
+    /// Cases of a list.
     List(ListSplit),
 }
 
-/// The word `all`.
+/// The word `"all"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum All {
-    /// As it is written.
+    /// `"all"`.
     #[default]
     All,
 }
 
-/// One fold of several, or all the others.
+/// One fold of several, or all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldSplit {
-    /// The fold that is held out, from 0.
+    /// Number of the fold that is held out, from 0.
     pub fold: u32,
-    /// How many folds there are.
+    /// Number of folds.
     pub of: u32,
-    /// The others, or the one held out.
+    /// Folds that are not held out (`train`), or the one that is (`validation`).
     pub part: Part,
-    /// Another seed makes other folds.
+    /// Seed of the assignment of cases to folds.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// A few cases to learn from, or all the others.
+/// A given number of cases to learn from, or all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShotSplit {
-    /// Cases to learn from.
+    /// Number of cases to learn from.
     pub shots: usize,
-    /// Those, or the others.
+    /// Cases to learn from (`train`), or the others (`validation`).
     pub part: Part,
-    /// Another seed takes other cases.
+    /// Seed of the choice.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// What a case is for.
+/// Purpose of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// To learn from: every fold but the one held out.
+    /// Training.
     Train,
-    /// To measure on: the fold held out.
+    /// Validation, on cases that training does not see.
     Validation,
 }
 
-/// The cases that a file names, one a line, as `DATASET/CASE` or `CASE`; `#` begins a comment.
+/// Cases named in a file, one per line, as `DATASET/CASE` or `CASE`; `#` begins a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSplit {
-    /// The file.
+    /// Path of the file.
     pub list: PathBuf,
 }
 
@@ -97,37 +97,77 @@ impl Default for Split {
 }
 
 impl Split {
-    /// What is out of range, if anything is.
+    /// Reason why the numbers are out of range, if they are.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         match self {
             Self::Fold(FoldSplit { fold, of, .. }) if *of < 2 || fold >= of => {
-                Some(format!("fold {fold} of {of}; expected at least 2 folds, and a fold from 0 to one less"))
+                Some(format!("fold {fold} of {of}; expected at least 2 folds, and a fold below their number"))
             }
-            Self::Shots(ShotSplit { shots: 0, .. }) => {
-                Some("shots = 0; expected at least one case to learn from".into())
-            }
-            _ => None,
+            Self::Shots(ShotSplit { shots: 0, .. }) => Some("shots = 0; expected at least 1".into()),
+            Self::All(_) | Self::Fold(_) | Self::Shots(_) | Self::List(_) => None,
         }
     }
 }
 
+/// Error for a selection that does not fit the cases.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// A dataset to include is not in the cache.
+    #[error("include: no dataset matches {name:?}")]
+    UnknownDataset {
+        /// Name or pattern, as configured.
+        name: String,
+    },
+    /// A case of the list is not in the cache.
+    #[error("{}: no case is named {name:?}", list.display())]
+    UnknownCase {
+        /// File of the list.
+        list: PathBuf,
+        /// Name, as listed.
+        name: String,
+    },
+    /// The list cannot be read.
+    #[error("{}: cannot read the list of cases", list.display())]
+    ReadList {
+        /// File of the list.
+        list: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The list names no case.
+    #[error("{}: the list names no case", list.display())]
+    EmptyList {
+        /// File of the list.
+        list: PathBuf,
+    },
+    /// No case would be left to validate on.
+    #[error("split: shots = {shots} of {cases} cases; expected fewer shots than cases, so that some validate")]
+    TooManyShots {
+        /// Cases to learn from, as configured.
+        shots: usize,
+        /// Selected cases.
+        cases: usize,
+    },
+}
+
 impl FoldSplit {
-    /// The fold that a case belongs to.
+    /// Fold of a case.
     ///
     /// # Panics
-    /// If there are no folds.
+    /// If the number of folds is 0.
     #[must_use]
     pub fn fold_of(&self, key: &str) -> u32 {
         u32::try_from(hash(self.seed, key) % u64::from(self.of)).expect("less than a u32")
     }
 
+    /// Whether a case belongs to the part.
     fn takes(&self, key: &str) -> bool {
         (self.fold_of(key) == self.fold) == (self.part == Part::Validation)
     }
 }
 
-/// A number that looks random, of a seed and a case's key.
+/// Hash of a seed and a case's key.
 fn hash(seed: u64, key: &str) -> u64 {
     let mut bytes = seed.to_le_bytes().to_vec();
     bytes.extend(case_key(key).to_le_bytes());
@@ -137,11 +177,11 @@ fn hash(seed: u64, key: &str) -> u64 {
 }
 
 impl ShotSplit {
-    /// The cases of this part among `cases`, which stay in their order.
-    fn keep(&self, cases: &mut Vec<(usize, &str)>) -> Result<(), String> {
-        let (shots, found) = (self.shots, cases.len());
-        if found <= shots {
-            return Err(format!("shots = {shots}, and there are {found} cases; some must be left to validate on"));
+    /// Keeps the cases of this part, in their order.
+    fn keep(&self, cases: &mut Vec<(usize, &str)>) -> Result<(), SelectError> {
+        let shots = self.shots;
+        if cases.len() <= shots {
+            return Err(SelectError::TooManyShots { shots, cases: cases.len() });
         }
         let mut hashes: Vec<(u64, &str)> = cases.iter().map(|(_, key)| (hash(self.seed, key), *key)).collect();
         hashes.sort_unstable();
@@ -151,16 +191,16 @@ impl ShotSplit {
     }
 }
 
-/// A case's two names.
+/// Names by which a case is selected.
 #[derive(Clone, Copy, Debug)]
 pub struct CaseName<'a> {
-    /// The dataset.
+    /// Dataset.
     pub dataset: &'a str,
     /// `DATASET/CASE`.
     pub key: &'a str,
 }
 
-/// A split and dataset names, ready to be asked about cases.
+/// Compiled selection: dataset names and a split.
 #[derive(Debug)]
 pub struct Selector {
     include: Vec<(String, WildMatch)>,
@@ -170,11 +210,11 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Compiles the names and reads the list, if there is one.
+    /// Compiles dataset names and reads the list, if the split has one.
     ///
     /// # Errors
-    /// If the list cannot be read.
-    pub fn new(include: &[String], exclude: &[String], split: &Split) -> Result<Self, String> {
+    /// If the list cannot be read or names no case.
+    pub fn new(include: &[String], exclude: &[String], split: &Split) -> Result<Self, SelectError> {
         let compile = |names: &[String]| {
             names.iter().map(|name| (name.clone(), WildMatch::new(&name.to_lowercase()))).collect::<Vec<_>>()
         };
@@ -182,23 +222,23 @@ impl Selector {
         Ok(Self { include: compile(include), exclude: compile(exclude), split: split.clone(), listed })
     }
 
-    /// Positions of the cases that are taken, in increasing order.
+    /// Indices of the selected cases, in increasing order.
     ///
     /// # Errors
-    /// If a dataset to include, or a case of the list, is not there: a run on fewer cases than meant would not be
-    /// noticed. A dataset to exclude may well be absent; one list serves many caches.
-    pub fn select(&self, cases: &[CaseName<'_>]) -> Result<Vec<usize>, String> {
+    /// If a dataset to include or a case of the list does not exist, because a run on fewer cases than intended would go
+    /// unnoticed. A dataset to exclude may be absent, so that one list serves many caches.
+    pub fn select(&self, cases: &[CaseName<'_>]) -> Result<Vec<usize>, SelectError> {
         let meets = |patterns: &[(String, WildMatch)], case: &CaseName<'_>| {
             patterns.iter().any(|(_, pattern)| names_dataset(pattern, case.dataset))
         };
         for (name, pattern) in &self.include {
             if !cases.iter().any(|case| names_dataset(pattern, case.dataset)) {
-                return Err(format!("include: there is no dataset {name}"));
+                return Err(SelectError::UnknownDataset { name: name.clone() });
             }
         }
         let listed = |name: &str| cases.iter().any(|case| name == case.key || name == short_key(case.key));
         if let (Split::List(ListSplit { list }), Some(name)) = (&self.split, self.listed.iter().find(|n| !listed(n))) {
-            return Err(format!("{}: there is no case {name}", list.display()));
+            return Err(SelectError::UnknownCase { list: list.clone(), name: name.clone() });
         }
         let taken = |case: &CaseName<'_>| {
             let by_name = (self.include.is_empty() || meets(&self.include, case)) && !meets(&self.exclude, case);
@@ -218,7 +258,7 @@ impl Selector {
     }
 }
 
-/// `WORD` names `Dataset009_WORD`, as `hiend-shard --exclude` has it.
+/// Whether a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.
 fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
     let dataset = dataset.to_lowercase();
     let short = match dataset.split_once('_') {
@@ -228,16 +268,19 @@ fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
     pattern.matches(&dataset) || pattern.matches(short)
 }
 
+/// Case of `DATASET/CASE`.
 fn short_key(key: &str) -> &str {
     key.rsplit_once('/').map_or(key, |(_, case)| case)
 }
 
-fn read_list(path: &Path) -> Result<BTreeSet<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|err| format!("{}: cannot read: {err}", path.display()))?;
+/// Reads the names of a list.
+fn read_list(path: &Path) -> Result<BTreeSet<String>, SelectError> {
+    let list = || path.to_owned();
+    let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: list(), source })?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let names: BTreeSet<String> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if names.is_empty() {
-        return Err(format!("{}: names no case", path.display()));
+        return Err(SelectError::EmptyList { list: list() });
     }
     Ok(names)
 }
@@ -251,7 +294,7 @@ mod tests {
         keys.iter().map(|key| CaseName { dataset: key.split('/').next().unwrap(), key }).collect()
     }
 
-    fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) -> Result<Vec<usize>, String> {
+    fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) -> Result<Vec<usize>, SelectError> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         Selector::new(&owned(include), &owned(exclude), split)?.select(&names(keys))
     }
@@ -262,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_case_is_held_out_in_one_fold_and_stays_there(n in 1usize..60, of in 2u32..8, seed: u64) {
+        fn every_case_is_held_out_in_one_fold_and_stays_in_it(n in 1usize..60, of in 2u32..8, seed: u64) {
             let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed });
             let (keys, more) = (keys(n), keys(n + 30));
             let mut held_out = Vec::new();
@@ -289,33 +332,37 @@ mod tests {
         for key in keys(10_000) {
             counts[split.fold_of(&key) as usize] += 1;
         }
-        // 2000 expected; the standard deviation is 40.
+        // The expectation is 2000 with a standard deviation of 40; the bounds are four of those.
         assert!(counts.iter().all(|&n| (1840..2160).contains(&n)), "{counts:?}");
     }
 
     #[test]
-    fn datasets_are_taken_and_left_by_name() {
+    fn datasets_are_included_and_excluded_by_name() {
         let keys = keys(6);
         let all = Split::default();
-        assert_eq!(select(&all, &["set1"], &[], &keys), Ok(vec![1, 4]));
-        assert_eq!(select(&all, &[], &["Dataset000_*", "WORD"], &keys), Ok(vec![1, 2, 4, 5]));
-        assert_eq!(select(&all, &["SET?"], &["SET2"], &keys), Ok(vec![0, 1, 3, 4]));
-        assert_eq!(select(&all, &["AMOS"], &[], &keys), Err("include: there is no dataset AMOS".into()));
+        assert_eq!(select(&all, &["set1"], &[], &keys).unwrap(), [1, 4]);
+        assert_eq!(select(&all, &[], &["Dataset000_*", "WORD"], &keys).unwrap(), [1, 2, 4, 5]);
+        assert_eq!(select(&all, &["SET?"], &["SET2"], &keys).unwrap(), [0, 1, 3, 4]);
+        let error = select(&all, &["SET1", "AMOS"], &[], &keys).unwrap_err();
+        assert!(matches!(&error, SelectError::UnknownDataset { name } if name == "AMOS"), "{error}");
     }
 
     #[test]
-    fn a_list_names_its_cases_and_no_others() {
+    fn list_selects_exactly_its_cases() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let split = Split::List(ListSplit { list: file.path().to_owned() });
         std::fs::write(file.path(), "# two\nDataset000_SET0/case3\n case4 # short\n\n").unwrap();
-        assert_eq!(select(&split, &[], &[], &keys(6)), Ok(vec![3, 4]));
-        assert!(select(&split, &[], &[], &keys(4)).unwrap_err().ends_with("there is no case case4"));
+        assert_eq!(select(&split, &[], &[], &keys(6)).unwrap(), [3, 4]);
+        let error = select(&split, &[], &[], &keys(4)).unwrap_err();
+        assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
         std::fs::write(file.path(), "#\n").unwrap();
-        assert!(select(&split, &[], &[], &keys(4)).unwrap_err().ends_with("names no case"));
+        assert!(matches!(select(&split, &[], &[], &keys(4)), Err(SelectError::EmptyList { .. })));
+        let missing = Split::List(ListSplit { list: file.path().join("missing") });
+        assert!(matches!(select(&missing, &[], &[], &keys(4)), Err(SelectError::ReadList { .. })));
     }
 
     #[test]
-    fn shots_are_few_and_the_others_validate() {
+    fn shots_train_and_the_other_cases_validate() {
         let keys = keys(9);
         let split = |shots, part, seed| Split::Shots(ShotSplit { shots, part, seed });
         let train = select(&split(2, Part::Train, 1), &["SET1", "SET2"], &[], &keys).unwrap();
@@ -324,15 +371,16 @@ mod tests {
         both.extend(&train);
         both.sort_unstable();
         assert_eq!(both, [1, 2, 4, 5, 7, 8]);
-        let others =
+        let differs =
             (2..40).any(|seed| select(&split(2, Part::Train, seed), &["SET1", "SET2"], &[], &keys).unwrap() != train);
-        assert!(others, "the seed changes nothing");
-        assert!(select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err().contains("there are 9 cases"));
+        assert!(differs, "no seed changes the choice");
+        let error = select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err();
+        assert!(matches!(error, SelectError::TooManyShots { shots: 9, cases: 9 }), "{error}");
         assert!(split(0, Part::Train, 1).fault().is_some());
     }
 
     #[test]
-    fn splits_are_written_as_the_docs_say() {
+    fn splits_parse_as_documented() {
         let parse = |text: &str| serde_json::from_str::<Split>(text);
         assert_eq!(parse(r#""all""#).unwrap(), Split::default());
         let fold = parse(r#"{"fold": 1, "of": 5, "part": "validation"}"#).unwrap();

@@ -1,15 +1,15 @@
-//! What is done to a crop: each transform draws its parameters from the crop's identity, then applies them.
+//! Augmentation of crops: each transform samples its parameters from the crop's identity, then applies them.
 //!
-//! Drawing and applying are apart on purpose. `draw` is a pure function of [`DrawId`](crate::rng::DrawId) and gives
+//! Sampling and applying are separate. `sample_params` is a pure function of [`DrawId`](crate::rng::DrawId) and returns
 //! parameters that can be printed, stored and applied again; `apply` is a pure function of parameters and voxels.
-//! Each transform draws from its own [`Operation`](crate::rng::Operation), so switching one off changes no other.
+//! Each transform samples from its own [`Operation`](crate::rng::Operation), so switching one off changes no other.
 //!
-//! All of them work on one channel of f32 voxels `[x, y, z]`, z fastest, in units of the window (0 its lower end,
-//! 1 its upper end), and on one thread: sums are taken in a fixed order, so the result is the same bits whoever
-//! computes it. Buffers come from a [`Scratch`]; after the first crop nothing is allocated.
+//! Transforms work on one channel of f32 voxels `[x, y, z]`, z fastest, in units of the window (0 its lower end, 1 its
+//! upper end), and on one thread. Sums are taken in a fixed order, so every thread and machine computes the same bits.
+//! Buffers come from a [`Scratch`]; after the first crop nothing is allocated.
 //!
-//! Two presets exist, see [`Chain`]: the pre-training recipe's (its four transforms are fused into the crop copy by
-//! the pipeline, here is what they mean) and nnU-Net's default 3-D chain.
+//! [`Chain`] has two presets: the chain of the pre-training recipe, whose four transforms the pipeline fuses with the
+//! copy of the crop, and nnU-Net's default 3-D chain.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -39,7 +39,7 @@ mod spatial;
 
 pub use axis_map::AxisMap;
 pub use brightness::{Brightness, BrightnessParams};
-pub use chain::{Chain, CropMut, CropRef, Nnunet, NnunetParams, Recipe, RecipeParams, SampledParams};
+pub use chain::{Chain, CropMut, CropRef, Nnunet, NnunetParams, Plain, Recipe, RecipeParams, Rest, SampledParams};
 pub use contrast::{Contrast, ContrastParams};
 pub use gamma::{Gamma, GammaParams, Polarity};
 pub use gaussian_blur::{GaussianBlur, GaussianBlurParams};

@@ -25,7 +25,8 @@ use crate::ops::noise::add_noise;
 pub struct CropBoxes {
     quantized: Tensor<1, Int>,
     labels: Option<Tensor<1, Int>>,
-    crops: Arc<[CropBox]>,
+    /// Box of each crop and the parameters of its augmentation.
+    crops: Arc<[(CropBox, NnunetParams)]>,
     /// Index, in the batch, of the first voxel of the first box.
     start: usize,
     crop_size: [usize; 3],
@@ -43,12 +44,14 @@ impl CropBoxes {
         crops: &[CropBox],
         crop_size: [usize; 3],
     ) -> Self {
-        assert!(
-            crops.iter().all(|crop| matches!(crop.drawn, SampledParams::Nnunet(_))),
-            "only nnU-Net's augmentation runs on the device"
-        );
+        let with_params = |crop: &CropBox| match crop.params {
+            SampledParams::Nnunet(params) => (*crop, params),
+            SampledParams::Plain(_) | SampledParams::Recipe(_) => {
+                panic!("only nnU-Net's augmentation runs on the device")
+            }
+        };
         let start = crops.first().map_or(0, |crop| crop.start);
-        Self { quantized, labels, crops: crops.into(), start, crop_size }
+        Self { quantized, labels, crops: crops.iter().map(with_params).collect(), start, crop_size }
     }
 
     /// Number of crops.
@@ -60,7 +63,7 @@ impl CropBoxes {
     /// Range of the voxels of box `number`.
     #[must_use]
     pub fn range(&self, number: usize) -> Range<usize> {
-        let range = self.crops[number].range();
+        let range = self.crops[number].0.range();
         range.start - self.start..range.end - self.start
     }
 
@@ -82,11 +85,7 @@ impl CropBoxes {
     }
 
     fn each<T>(&self, make: impl Fn(usize, &CropBox, &NnunetParams) -> T) -> Vec<T> {
-        let make = |(number, crop): (usize, &CropBox)| match &crop.drawn {
-            SampledParams::Nnunet(params) => make(number, crop, params),
-            SampledParams::Plain(_) | SampledParams::Recipe(_) => unreachable!("checked by `new`"),
-        };
-        self.crops.iter().enumerate().map(make).collect()
+        self.crops.iter().enumerate().map(|(number, (crop, params))| make(number, crop, params)).collect()
     }
 
     fn image(&self, quantized: Tensor<1, Int>, crop: &CropBox, sampled: &NnunetParams) -> Tensor<3> {
@@ -154,7 +153,7 @@ fn positions(
         let starts = Tensor::<2>::from_data(TensorData::new(starts, [nx * ny, 1]), device);
         // The loader makes the box so large that no voxel outside of it is read.
         let last = source_shape[axis] as f32 - 1.0;
-        (starts + along.clone() * rows.step[axis]).clamp(0.0, last).reshape([nx * ny * nz])
+        (starts + along.clone() * rows.increment[axis]).clamp(0.0, last).reshape([nx * ny * nz])
     })
 }
 
@@ -285,10 +284,10 @@ pub(crate) mod tests {
     fn batch(crops: std::ops::Range<u32>) -> Batch {
         let (mut boxes, mut end) = (vec![], 0);
         for crop in crops {
-            let drawn = Nnunet::default().draw(&DrawId { seed: 5, epoch: 1, case: 77, crop });
-            let shape = drawn.source_box(CROP_SIZE);
+            let params = Nnunet::default().sample_params(&DrawId { seed: 5, epoch: 1, case: 77, crop });
+            let shape = params.source_box(CROP_SIZE);
             let scale = Scale::new(1.0, -175.0, [-175.0, 250.0]);
-            boxes.push(CropBox { start: end, shape, scale, drawn: SampledParams::Nnunet(drawn) });
+            boxes.push(CropBox { start: end, shape, scale, params: SampledParams::Nnunet(params) });
             end += shape.iter().product::<usize>();
         }
         let quantized: Vec<u16> = (0..end).map(|i| (i * 7919 % 426) as u16).collect();

@@ -203,7 +203,7 @@ pub(super) fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     line["resident_ms"] = json!(rounded(median(&mut resident) * 1e3));
     line["wait_share"] = json!(share);
     line["first_batch_secs"] = json!(rounded(first_batch_secs));
-    line["threads"] = json!(if cli.threads == 0 { pipeline::num_cores() } else { cli.threads });
+    line["threads"] = json!(if cli.threads == 0 { hiend_loader::budget::cores() } else { cli.threads });
     line["data"] = json!(cli.shards.as_ref().map_or("generated noise".into(), |path| path.display().to_string()));
     Ok(line)
 }

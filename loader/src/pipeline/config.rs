@@ -1,12 +1,12 @@
-//! What a stream is.
+//! Configuration of a stream.
 
 use serde::{Deserialize, Serialize};
 
 use crate::sampler::SampleBy;
 use crate::split::Split;
-use crate::transform::{Chain, Rotate90};
+use crate::transform::Chain;
 
-/// What a stream is. Everything here changes the batches; nothing else does, but the seed and the caches.
+/// Configuration of a stream. It determines the batches, together with the seed and the caches; nothing else does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamConfig {
@@ -14,45 +14,45 @@ pub struct StreamConfig {
     pub crop_size: [usize; 3],
     /// Crops cut each time a case is visited.
     pub crops_per_visit: usize,
-    /// Cases in a global batch, over all ranks.
+    /// Visits in a global batch, over all ranks.
     pub visits_per_batch: usize,
     /// Share of crops whose centre is foreground, 0 to 1.
     pub foreground_rate: f64,
-    /// What foreground is.
+    /// Definition of foreground.
     pub sample_by: SampleBy,
-    /// HU range that becomes [0, 1]; the cache's own if not given.
+    /// HU range that becomes [0, 1]; the cache's own if absent.
     pub window: Option<[f64; 2]>,
     /// Whether batches carry labels.
     pub labels: bool,
-    /// What happens when a case turns out to be corrupt.
+    /// Reaction to a corrupt case.
     pub on_corrupt: OnCorrupt,
-    /// Datasets to take, by name; empty for all.
+    /// Datasets to include, by name; empty for all.
     pub include: Vec<String>,
-    /// Datasets to leave, by name.
+    /// Datasets to exclude, by name.
     pub exclude: Vec<String>,
-    /// Which of those cases to take.
+    /// Part of the remaining cases to take.
     pub split: Split,
-    /// What is done to crops.
+    /// Augmentation of the crops.
     pub augment: Chain,
 }
 
-/// What happens when a chunk's bytes, or a case's index, are not those that were written.
+/// Reaction to a chunk or an index that fails verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnCorrupt {
     /// The stream ends with an error that names case, shard and chunk.
     #[default]
     Fail,
-    /// The case leaves the epoch: the crops of this visit are missing from their batch, which is shorter by as many
-    /// (its `shape[0]` is smaller, and may be 0). Nothing takes their place.
+    /// The visit is skipped: its crops are missing from the batch, whose `shape[0]` is smaller by their number and may
+    /// be 0. No other crops take their place.
     ///
-    /// This depends on the visit alone, so the batch is the same for any number of threads and ranks and after a
-    /// resume. A visit reads only the chunks that its crops meet: in another epoch the same case may be sound.
+    /// Skipping depends on the visit alone, so the batch is the same for any number of threads and ranks and after a
+    /// resume. A visit reads only the chunks that its crops meet, so the same case may be sound in another epoch.
     Skip,
 }
 
 impl Default for StreamConfig {
-    /// The pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, foreground 6 of 8.
+    /// The pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, 6 of 8 with a foreground centre.
     fn default() -> Self {
         Self {
             crop_size: [96; 3],
@@ -72,16 +72,16 @@ impl Default for StreamConfig {
 }
 
 impl StreamConfig {
-    /// Crops of a global batch.
+    /// Number of crops in a global batch.
     #[must_use]
     pub fn crops_per_batch(&self) -> usize {
         self.crops_per_visit * self.visits_per_batch
     }
 
-    /// Checks ranges.
+    /// Checks that all numbers are in range.
     ///
     /// # Errors
-    /// The key that is out of range, and what it is and should be.
+    /// The first key that is out of range, with its value and the range.
     pub fn validate(&self) -> Result<(), (&'static str, String)> {
         let check = |ok: bool, key: &'static str, reason: String| if ok { Ok(()) } else { Err((key, reason)) };
         let size = self.crop_size;
@@ -100,12 +100,7 @@ impl StreamConfig {
         check(!by_label || self.labels, "labels", "false; sampling by label or class needs true".into())?;
         let fault = self.split.fault();
         check(fault.is_none(), "split", fault.unwrap_or_default())?;
-        let turns = matches!(&self.augment, Chain::Recipe(recipe) if recipe.rotate90 != off());
         let reason = format!("{size:?}; quarter turns need equal first two lengths, or rotate90.probability = 0");
-        check(size[0] == size[1] || !turns, "crop_size", reason)
+        check(size[0] == size[1] || !self.augment.turns(), "crop_size", reason)
     }
-}
-
-fn off() -> Rotate90 {
-    serde_json::from_str(r#"{"probability":0.0}"#).expect("a probability of 0")
 }

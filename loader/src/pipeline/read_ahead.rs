@@ -1,15 +1,16 @@
-//! Tells the system which cases come next, so that a cache larger than memory streams at disk speed.
+//! Advice to the system about the cases to be visited next, so that a cache larger than memory streams at disk speed.
 //!
-//! One thread walks the sequence of visits ahead of the workers and advises the bytes of each case, until as many
-//! bytes as the budget allows are advised and not yet visited. It owns the waiting that advice may cost; no worker
-//! does. A case larger than the whole allowance is left to the page faults of its visit.
+//! One thread walks the sequence of visits ahead of the workers and advises the bytes of each case, until the bytes
+//! advised and not yet visited reach the budget. This thread takes the waiting that advice may cost; workers never
+//! wait for it. A case larger than the whole budget is not advised; its bytes are left to the page faults of its visit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Shared;
+use crate::stats::Stats;
 
-/// What is advised and not yet visited.
+/// Bytes advised and not yet visited.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     limit: u64,
@@ -19,23 +20,36 @@ pub(super) struct ReadAhead {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The next visit to advise.
+    /// Next visit to advise.
     cursor: u64,
+    /// Bytes claimed by the visits in flight.
     in_flight: u64,
-    advised: BTreeMap<u64, u64>,
-    /// Visits done before they were advised.
+    /// Bytes claimed by each visit in flight.
+    claims: BTreeMap<u64, u64>,
+    /// Visits done before they were claimed.
     overtaken: BTreeSet<u64>,
     stopped: bool,
 }
 
+/// Outcome of claiming a visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advice {
+    /// Advise the visit's bytes.
+    Give,
+    /// Do not: the visit is done already, or its bytes exceed the budget.
+    Skip,
+    /// End: the stream is over.
+    Stop,
+}
+
 impl ReadAhead {
-    /// For the visits of the steps from `start_step` on.
-    pub(super) fn new(shared: &Shared, start_step: u64) -> Self {
-        let state = State { cursor: shared.first_visit(start_step), ..State::default() };
-        Self { limit: shared.memory.read_ahead_bytes, state: Mutex::new(state), changed: Condvar::new() }
+    /// Creates the state for a budget of `limit` bytes and the visits from `first_visit` on.
+    pub(super) fn new(limit: u64, first_visit: u64) -> Self {
+        let state = State { cursor: first_visit, ..State::default() };
+        Self { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Advises until told to stop.
+    /// Advises visit after visit until [`Self::stop`].
     pub(super) fn run(&self, shared: &Shared, start_step: u64) {
         if self.limit == 0 {
             return;
@@ -43,61 +57,52 @@ impl ReadAhead {
         for step in start_step.. {
             let first = shared.first_visit(step);
             for visit in first..first + shared.share.1 as u64 {
+                #[cfg(test)]
+                (shared.hooks.before_advice)(visit);
                 let (case, _) = shared.sequence.visit(visit);
                 let span = &case.record().span;
-                match self.take(shared, visit, span.data_len + span.index_len) {
-                    Taken::Yes => case.will_need(),
-                    Taken::No => {}
-                    Taken::Stopped => return,
+                match self.claim(&shared.stats, visit, span.data_len + span.index_len) {
+                    Advice::Give => case.will_need(),
+                    Advice::Skip => {}
+                    Advice::Stop => return,
                 }
             }
         }
     }
 
-    /// The visit is over: its bytes are read.
-    pub(super) fn done(&self, shared: &Shared, visit: u64) {
+    /// Records that a visit is over, and so its bytes are read.
+    pub(super) fn done(&self, stats: &Stats, visit: u64) {
         if self.limit == 0 {
             return;
         }
-        let mut state = self.lock();
-        if let Some(bytes) = state.advised.remove(&visit) {
-            state.in_flight -= bytes;
-            shared.stats.release(bytes);
+        let mut guard = self.lock();
+        if let Some(bytes) = guard.claims.remove(&visit) {
+            guard.in_flight -= bytes;
+            stats.release(bytes);
             self.changed.notify_all();
-        } else if visit >= state.cursor && !state.stopped {
-            state.overtaken.insert(visit);
+        } else if visit >= guard.cursor && !guard.stopped {
+            guard.overtaken.insert(visit);
         }
     }
 
-    /// Ends the thread, and gives back what it holds.
-    pub(super) fn stop(&self, shared: &Shared) {
-        let mut state = self.lock();
-        state.stopped = true;
-        shared.stats.release(state.in_flight);
-        state.in_flight = 0;
-        state.advised.clear();
+    /// Ends the thread and releases its bytes.
+    pub(super) fn stop(&self, stats: &Stats) {
+        let mut guard = self.lock();
+        guard.stopped = true;
+        stats.release(guard.in_flight);
+        guard.in_flight = 0;
+        guard.claims.clear();
         self.changed.notify_all();
     }
 
-    fn take(&self, shared: &Shared, visit: u64, bytes: u64) -> Taken {
-        let mut state = self.lock();
+    /// Waits until `bytes` fit into the budget and claims them for a visit.
+    fn claim(&self, stats: &Stats, visit: u64, bytes: u64) -> Advice {
+        let mut guard = self.lock();
         loop {
-            if state.stopped {
-                return Taken::Stopped;
+            if let Some(advice) = guard.try_claim(self.limit, stats, visit, bytes) {
+                return advice;
             }
-            state.cursor = visit;
-            if bytes > self.limit || state.overtaken.remove(&visit) {
-                state.cursor = visit + 1;
-                return Taken::No;
-            }
-            if state.in_flight + bytes <= self.limit {
-                state.cursor = visit + 1;
-                state.in_flight += bytes;
-                state.advised.insert(visit, bytes);
-                shared.stats.hold(bytes);
-                return Taken::Yes;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            guard = self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -106,8 +111,79 @@ impl ReadAhead {
     }
 }
 
-enum Taken {
-    Yes,
-    No,
-    Stopped,
+impl State {
+    /// Claims bytes for a visit; `None` if it must wait for others to be done.
+    ///
+    /// A case larger than the budget claims all of it. It is not advised, but the claim keeps the thread from running
+    /// ahead without end where no case fits.
+    fn try_claim(&mut self, limit: u64, stats: &Stats, visit: u64, bytes: u64) -> Option<Advice> {
+        if self.stopped {
+            return Some(Advice::Stop);
+        }
+        self.cursor = visit;
+        if self.overtaken.remove(&visit) {
+            self.cursor = visit + 1;
+            return Some(Advice::Skip);
+        }
+        let claim = bytes.min(limit);
+        if self.in_flight + claim > limit {
+            return None;
+        }
+        self.cursor = visit + 1;
+        self.in_flight += claim;
+        self.claims.insert(visit, claim);
+        stats.hold(claim);
+        Some(if bytes > limit { Advice::Skip } else { Advice::Give })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claims without waiting.
+    fn claim(read_ahead: &ReadAhead, stats: &Stats, visit: u64, bytes: u64) -> Option<Advice> {
+        read_ahead.lock().try_claim(read_ahead.limit, stats, visit, bytes)
+    }
+
+    #[test]
+    fn claims_stay_within_the_budget_and_are_released() {
+        let (read_ahead, stats) = (ReadAhead::new(10, 5), Stats::default());
+        assert_eq!(claim(&read_ahead, &stats, 5, 6), Some(Advice::Give));
+        assert_eq!(claim(&read_ahead, &stats, 6, 4), Some(Advice::Give));
+        assert_eq!(claim(&read_ahead, &stats, 7, 1), None);
+        assert_eq!(stats.progress().memory_bytes, 10);
+        read_ahead.done(&stats, 6);
+        assert_eq!(claim(&read_ahead, &stats, 7, 5), None);
+        assert_eq!(claim(&read_ahead, &stats, 7, 4), Some(Advice::Give));
+        read_ahead.stop(&stats);
+        assert_eq!(claim(&read_ahead, &stats, 8, 1), Some(Advice::Stop));
+        assert_eq!(stats.progress().memory_bytes, 0);
+    }
+
+    #[test]
+    fn overtaken_visits_are_skipped_and_forgotten() {
+        let (read_ahead, stats) = (ReadAhead::new(10, 0), Stats::default());
+        for visit in [0, 1] {
+            read_ahead.done(&stats, visit);
+        }
+        assert_eq!(claim(&read_ahead, &stats, 0, 3), Some(Advice::Skip));
+        assert_eq!(claim(&read_ahead, &stats, 1, 30), Some(Advice::Skip));
+        assert!(read_ahead.lock().overtaken.is_empty());
+        assert_eq!(claim(&read_ahead, &stats, 2, 3), Some(Advice::Give));
+        // Claimed and done, so neither in flight nor overtaken.
+        read_ahead.done(&stats, 2);
+        let guard = read_ahead.lock();
+        assert_eq!((guard.in_flight, guard.claims.len(), guard.overtaken.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn cases_larger_than_the_budget_do_not_let_the_thread_run_ahead() {
+        let (read_ahead, stats) = (ReadAhead::new(10, 0), Stats::default());
+        assert_eq!(claim(&read_ahead, &stats, 0, 11), Some(Advice::Skip));
+        assert_eq!(claim(&read_ahead, &stats, 1, 11), None);
+        assert_eq!(claim(&read_ahead, &stats, 1, 1), None);
+        read_ahead.done(&stats, 0);
+        assert_eq!(claim(&read_ahead, &stats, 1, 11), Some(Advice::Skip));
+    }
 }

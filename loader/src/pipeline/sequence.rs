@@ -1,91 +1,88 @@
-//! The global sequence of visits: which case of which cache comes when, and whether the caches suit the stream.
+//! Global sequence of visits: the case of each, and checks that the caches suit the stream.
 
 use std::sync::Arc;
 
 use hiend_cache::{Cache, Case};
 
-use super::{Error, StreamConfig};
+use super::{Error, StreamConfig, Unsuitable};
 use crate::epoch::VisitOrder;
 use crate::mix::Mix;
 use crate::preprocess::{PreprocessConfig, window::Store};
 use crate::split::{CaseName, Selector};
 
-/// Visits by number; a pure function of seed, caches, weights and selection.
+/// Visits by number, as a pure function of seed, caches, weights and selection.
 #[derive(Debug)]
 pub(super) struct Sequence {
     mix: Mix,
-    sources: Vec<CacheSource>,
+    caches: Vec<SelectedCases>,
 }
 
-/// A cache and the cases that are taken from it.
+/// Selected cases of a cache, and the order in which they are visited.
 #[derive(Debug)]
-struct CacheSource {
+struct SelectedCases {
     cache: Arc<Cache>,
     cases: Vec<usize>,
     order: VisitOrder,
 }
 
 impl Sequence {
-    /// Selects cases and checks that they suit the stream; returns the window, too.
+    /// Selects cases and checks that they suit the stream. Also returns the window in HU.
     pub(super) fn new(
         caches: Vec<(Arc<Cache>, u32)>,
         config: &StreamConfig,
         seed: u64,
     ) -> Result<(Self, [f64; 2]), Error> {
-        let bad = |reason: String| Error::BadConfig(reason);
         let weights: Vec<u32> = caches.iter().map(|&(_, weight)| weight).collect();
-        let mix = Mix::new(seed, &weights).map_err(bad)?;
-        let selector = Selector::new(&config.include, &config.exclude, &config.split).map_err(bad)?;
-        let mut sources: Vec<CacheSource> = Vec::with_capacity(caches.len());
-        let mut common: Option<PreprocessConfig> = None;
+        let mix = Mix::new(seed, &weights)?;
+        let selector = Selector::new(&config.include, &config.exclude, &config.split)?;
+        let mut selected: Vec<SelectedCases> = Vec::with_capacity(caches.len());
+        let mut first: Option<PreprocessConfig> = None;
         for (number, (cache, _)) in (0..).zip(caches) {
-            let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
+            let unsuitable = |reason| Error::Unsuitable { path: cache.dir().to_owned(), reason };
             let cases = select(&cache, &selector).map_err(unsuitable)?;
             let preprocess = check_cases(&cache, &cases, config).map_err(unsuitable)?;
-            let common = common.get_or_insert_with(|| preprocess.clone());
-            if common.spacing != preprocess.spacing {
-                let (now, before) = (preprocess.spacing, common.spacing);
-                return Err(unsuitable(format!("spacing {now:?}, but {before:?} in the cache before it")));
+            let first = first.get_or_insert_with(|| preprocess.clone());
+            if first.spacing != preprocess.spacing {
+                let (found, expected) = (preprocess.spacing, first.spacing);
+                return Err(unsuitable(Unsuitable::OtherSpacing { found, expected }));
             }
-            let windows = [common.window, preprocess.window].map(|window| window.map(f64::to_bits));
+            let windows = [first.window, preprocess.window].map(|window| window.map(f64::to_bits));
             if windows[0] != windows[1] && config.window.is_none() {
-                let (now, before) = (preprocess.window, common.window);
-                let reason = format!("window {now:?}, but {before:?} in the cache before it; set stream.window");
-                return Err(unsuitable(reason));
+                let (found, expected) = (preprocess.window, first.window);
+                return Err(unsuitable(Unsuitable::OtherWindow { found, expected }));
             }
-            let order = VisitOrder::new(seed, cases.len()).of_source(number);
-            sources.push(CacheSource { cache, cases, order });
+            let order = VisitOrder::new(seed, cases.len()).with_cache_number(number);
+            selected.push(SelectedCases { cache, cases, order });
         }
-        let window = config.window.or(common.map(|preprocess| preprocess.window));
-        let window = window.ok_or_else(|| Error::BadConfig("no cache".into()))?;
-        Ok((Self { mix, sources }, window))
+        let window = config.window.or(first.map(|preprocess| preprocess.window));
+        Ok((Self { mix, caches: selected }, window.ok_or(Error::NoCache)?))
     }
 
-    /// The case of visit number `visit`, and its epoch.
+    /// Case and epoch of visit number `visit`.
     pub(super) fn visit(&self, visit: u64) -> (&Case, u64) {
         let turn = self.mix.turn(visit);
-        let source = &self.sources[turn.source];
-        let visit = source.order.visit(turn.visit);
-        (&source.cache.cases()[source.cases[visit.case_idx]], visit.epoch)
+        let selected = &self.caches[turn.cache_idx];
+        let visit = selected.order.visit(turn.visit);
+        (&selected.cache.cases()[selected.cases[visit.case_idx]], visit.epoch)
     }
 
-    /// All cases.
+    /// All selected cases, cache after cache.
     pub(super) fn cases(&self) -> impl Iterator<Item = &Case> {
-        self.sources.iter().flat_map(|source| source.cases.iter().map(|&idx| &source.cache.cases()[idx]))
+        self.caches.iter().flat_map(|selected| selected.cases.iter().map(|&idx| &selected.cache.cases()[idx]))
     }
 
-    /// See [`super::Loader::digest`].
+    /// Digest of [`super::Loader::digest`].
     pub(super) fn digest(&self) -> String {
-        if let [source] = self.sources.as_slice()
-            && source.cases.len() == source.cache.cases().len()
+        if let [selected] = self.caches.as_slice()
+            && selected.cases.len() == selected.cache.cases().len()
         {
-            return source.cache.digest();
+            return selected.cache.digest();
         }
         let mut hasher = blake3::Hasher::new();
-        for (source, weight) in self.sources.iter().zip(self.mix.weights()) {
+        for (selected, weight) in self.caches.iter().zip(self.mix.weights()) {
             hasher.update(&weight.to_le_bytes());
-            for &idx in &source.cases {
-                let case = &source.cache.cases()[idx];
+            for &idx in &selected.cases {
+                let case = &selected.cache.cases()[idx];
                 let record = case.record();
                 let label = record.source.label_blake3.as_deref().unwrap_or_default();
                 for part in [case.key(), &record.source.image_blake3, label, &record.parameters] {
@@ -98,56 +95,54 @@ impl Sequence {
     }
 }
 
-fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, String> {
+/// Indices of the selected cases of a cache, at least one.
+fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {
-        return Err("holds no cases".into());
+        return Err(Unsuitable::Empty);
     }
     let name = |case| {
         let case: &Case = case;
         CaseName { dataset: &case.record().dataset, key: case.key() }
     };
     let names: Vec<CaseName<'_>> = cache.cases().iter().map(name).collect();
-    let cases = selector.select(&names)?;
+    let cases = selector.select(&names).map_err(Unsuitable::Select)?;
     if cases.is_empty() {
-        return Err(format!("include, exclude and split leave none of its {} cases", names.len()));
+        return Err(Unsuitable::NothingSelected { cases: names.len() });
     }
     Ok(cases)
 }
 
-/// The cases of a cache that a stream takes, and how they were made.
+/// Selects the cases of a cache that a stream takes; returns their indices and how they were preprocessed.
 ///
 /// # Errors
-/// As for a loader: none is taken, or they do not suit the stream.
+/// If no case is selected, or if the cases do not suit the stream.
 pub fn cases_of(cache: &Cache, config: &StreamConfig) -> Result<(Vec<usize>, PreprocessConfig), Error> {
-    let selector = Selector::new(&config.include, &config.exclude, &config.split).map_err(Error::BadConfig)?;
-    let unsuitable = |reason: String| Error::Unsuitable { path: cache.dir().to_owned(), reason };
+    let selector = Selector::new(&config.include, &config.exclude, &config.split)?;
+    let unsuitable = |reason| Error::Unsuitable { path: cache.dir().to_owned(), reason };
     let cases = select(cache, &selector).map_err(unsuitable)?;
     let preprocess = check_cases(cache, &cases, config).map_err(unsuitable)?;
     Ok((cases, preprocess))
 }
 
-/// What the cases must have for this stream; returns how they were made.
-fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<PreprocessConfig, String> {
+/// Checks that cases, at least one, suit the stream; returns how they were preprocessed.
+fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<PreprocessConfig, Unsuitable> {
     let cases = || cases.iter().map(|&idx| &cache.cases()[idx]);
-    let first = cases().next().ok_or("holds no cases")?;
+    let first = cases().next().ok_or(Unsuitable::Empty)?;
     let parameters = &first.record().parameters;
     if let Some(other) = cases().find(|case| case.record().parameters != *parameters) {
-        let (a, b) = (first.key(), other.key());
-        return Err(format!("{a} and {b} were made with different parameters; run hiend-shard again to its end"));
+        return Err(Unsuitable::MixedParameters { first: first.key().to_owned(), other: other.key().to_owned() });
     }
     if config.labels
         && let Some(case) = cases().find(|case| case.record().label.is_none())
     {
-        let key = case.key();
-        return Err(format!("case {key} has no labels; exclude its dataset, or split by a list of labelled cases"));
+        return Err(Unsuitable::NoLabels { case: case.key().to_owned() });
     }
     let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
-    let preprocess = preprocess.map_err(|err| format!("manifest.json: preprocess: {err}"))?;
+    let preprocess = preprocess.map_err(|err| Unsuitable::Manifest { reason: err.to_string() })?;
     let window = config.window.unwrap_or(preprocess.window);
     let inside = preprocess.window[0] <= window[0] && window[1] <= preprocess.window[1];
     if preprocess.store == Store::Window && !inside {
-        let [low, high] = preprocess.window;
-        return Err(format!("holds only {low} to {high} HU; window = {window:?} needs a cache made with --store full"));
+        return Err(Unsuitable::Window { stored: preprocess.window, window });
     }
     Ok(preprocess)
 }

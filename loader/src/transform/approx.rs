@@ -1,14 +1,13 @@
-//! Elementary functions as short polynomials that the compiler turns into eight lanes, and a generator of normals.
+//! Elementary functions as short polynomials that the compiler vectorises to eight lanes, and a generator of normals.
 //!
-//! They are used instead of the system's library for two reasons. The library is called voxel by voxel: `f32::powf`
-//! alone takes 5.1 ms for 96³ voxels, where the whole of `GammaParams::apply` with [`pow`] takes 1.9. And its last
-//! bits differ between systems, while plain multiplications and additions (Rust never fuses them) give the same bits
-//! everywhere.
+//! They replace the system's library for two reasons. The library is called voxel by voxel: `f32::powf` alone takes
+//! 5.1 ms for 96³ voxels, while all of `GammaParams::apply` with [`pow`] takes 1.9 ms. And its last bits differ between
+//! systems, while plain multiplications and additions (Rust never fuses them) give the same bits everywhere.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Lanes worked on at a time: one AVX2 register of f32.
+/// Lanes computed together: one AVX2 register of f32.
 pub(super) const LANES: usize = 8;
 
 /// Base-2 logarithm of a positive, normal number; absolute error below 5e-7 (relative to max(1, |result|)).
@@ -41,8 +40,8 @@ pub(super) fn exp2(y: f32) -> f32 {
     series * scale
 }
 
-/// `x` to the power `exponent` for x in [0, 1] and a positive exponent up to 8; relative error below 1e-5 above
-/// 2^-100, and less than 2^-60 in place of anything smaller.
+/// `x` to the power `exponent`, for x in [0, 1] and an exponent in (0, 8]. The relative error is below 1e-5 for results
+/// above 2^-100; smaller ones become some number below 2^-60.
 #[inline]
 pub(super) fn pow(x: f32, exponent: f32) -> f32 {
     const TINY: f32 = 7.888_609e-31; // 2^-100
@@ -59,38 +58,39 @@ fn sin_turns(t: f32) -> f32 {
     a * series
 }
 
-/// Standard normals: words of `ChaCha8`, and the transform of Box and Muller.
+/// Generator of standard normals, by the Box-Muller transform of words of `ChaCha8`.
 ///
-/// Each normal is a function of the seed and its number: normal n comes from block n/16 of the key stream, which is
-/// how a device makes the same field in any order. Within a block the words are eight radii, then eight angles; each
-/// pair gives normals i and 8 + i.
+/// Each normal is a function of the seed and its number: normal n comes from block n/16 of the key stream, so that a
+/// device can make the same field in any order. The words of a block are eight radii, then eight angles; pair i gives
+/// the normals i and 8 + i.
 ///
-/// 96³ normals added to a crop take 2.1 ms on a core whose sibling was busy (`cargo bench -p benches --bench transforms
-/// -- gaussian_noise`); eight xoshiro128++ side by side took 1.0 ms on an idle one, but a number of theirs needs all before
-/// it. `rand_distr`'s ziggurat takes 4.0 ms over `ChaCha8`: it branches on every number, these never do.
+/// Adding 96³ normals to a crop takes 2.1 ms on a core whose sibling was busy (`cargo bench -p benches --bench
+/// transforms -- gaussian_noise`). Eight xoshiro128++ in parallel took 1.0 ms on an idle core, but each of their numbers
+/// depends on all before it. The ziggurat of `rand_distr` takes 4.0 ms over `ChaCha8`, because it branches on every
+/// number.
 ///
-/// The radius comes from 24 bits, so nothing beyond 5.77 standard deviations is ever drawn (true normals are there
-/// once in 10^8).
+/// The radius has 24 random bits, which limits normals to 5.77 standard deviations; true normals exceed that once in
+/// 10^8.
 #[derive(Debug)]
 pub(super) struct Normals {
     source: ChaCha8Rng,
     words: [u32; WORDS],
-    /// The first word not used yet.
+    /// Index of the first unused word.
     next: usize,
 }
 
-/// Words drawn at a time: a kilobyte, some blocks in vectors.
+/// Words generated at a time, 1 KiB: several blocks, so that they are computed in vectors.
 const WORDS: usize = 256;
 
 impl Normals {
-    /// The sequence that belongs to `seed`.
+    /// Generator of the sequence of `seed`.
     pub(super) fn new(seed: u64) -> Self {
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         Self { source: ChaCha8Rng::from_seed(key), words: [0; WORDS], next: WORDS }
     }
 
-    /// The next sixteen normals.
+    /// Next sixteen normals.
     #[inline]
     pub(super) fn next_pair(&mut self) -> ([f32; LANES], [f32; LANES]) {
         const UNIT: f32 = 1.0 / 16_777_216.0; // 2^-24
@@ -119,7 +119,7 @@ impl Normals {
 mod tests {
     use super::*;
 
-    /// Numbers from the whole range in question, dense near both ends.
+    /// Numbers in (0, 1), evenly spaced and, for every other one, dense near 0.
     fn unit_numbers() -> impl Iterator<Item = f32> {
         (0..200_000u32).map(|i| {
             let t = (f64::from(i) + 0.5) / 200_000.0;
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn log2_is_close() {
+    fn log2_is_within_its_stated_error() {
         for x in unit_numbers().chain([1.0, 2.0, 0.5, 3.0e-39f32.max(f32::MIN_POSITIVE)]) {
             let exact = f64::from(x).log2();
             assert!((f64::from(log2(x)) - exact).abs() < 5e-7 * exact.abs().max(1.0), "{x}");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn exp2_is_close() {
+    fn exp2_is_within_its_stated_error() {
         for i in -125_000..=125_000 {
             let y = i as f32 / 1000.0;
             let exact = f64::from(y).exp2();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn pow_is_close() {
+    fn pow_is_within_its_stated_error() {
         for exponent in [0.5f32, 0.7, 0.83, 1.0, 1.31, 1.5, 3.0] {
             for x in unit_numbers() {
                 let exact = f64::from(x).powf(f64::from(exponent));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn sine_is_close() {
+    fn sine_is_within_its_stated_error() {
         for i in -1000..=1000 {
             let t = i as f32 / 4000.0;
             let exact = (f64::from(t) * std::f64::consts::TAU).sin();
@@ -179,30 +179,30 @@ mod tests {
     }
 
     #[test]
-    fn normals_have_the_moments_and_tails_of_normals() {
+    fn normals_have_the_moments_and_tails_of_the_distribution() {
         let mut normals = Normals::new(7);
-        let drawn: Vec<f64> = (0..125_000)
+        let numbers: Vec<f64> = (0..125_000)
             .flat_map(|_| {
                 let (a, b) = normals.next_pair();
                 a.into_iter().chain(b)
             })
             .map(f64::from)
             .collect();
-        let n = drawn.len() as f64;
-        let moment = |k: i32| drawn.iter().map(|v| v.powi(k)).sum::<f64>() / n;
-        // Bounds are about five standard errors for 2 million draws.
+        let n = numbers.len() as f64;
+        let moment = |k: i32| numbers.iter().map(|v| v.powi(k)).sum::<f64>() / n;
+        // The bounds are about five standard errors of 2 million numbers.
         assert!(moment(1).abs() < 4e-3, "{}", moment(1));
         assert!((moment(2) - 1.0).abs() < 6e-3, "{}", moment(2));
         assert!(moment(3).abs() < 0.015, "{}", moment(3));
         assert!((moment(4) - 3.0).abs() < 0.04, "{}", moment(4));
-        let beyond = |bound: f64| drawn.iter().filter(|v| v.abs() > bound).count() as f64 / n;
+        let beyond = |bound: f64| numbers.iter().filter(|v| v.abs() > bound).count() as f64 / n;
         for (bound, expected) in [(0.5, 0.617_075), (1.0, 0.317_311), (2.0, 0.045_500), (3.0, 0.002_700)] {
             let error = (expected * (1.0 - expected) / n).sqrt();
             assert!((beyond(bound) - expected).abs() < 5.0 * error, "{bound}: {}", beyond(bound));
         }
-        // Neighbours, whether of one pair or of two lanes, know nothing of each other.
+        // Neighbours are uncorrelated, whether they come from one pair or from two lanes.
         for lag in [1, LANES, 2 * LANES] {
-            let product = drawn.iter().zip(&drawn[lag..]).map(|(a, b)| a * b).sum::<f64>() / n;
+            let product = numbers.iter().zip(&numbers[lag..]).map(|(a, b)| a * b).sum::<f64>() / n;
             assert!(product.abs() < 4e-3, "{lag}: {product}");
         }
     }

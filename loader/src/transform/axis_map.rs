@@ -5,27 +5,27 @@ use serde::{Deserialize, Serialize};
 use super::mirror::MirrorParams;
 use super::rotate90::Rotate90Params;
 
-/// From where each output axis is read: along which source axis, and from which end.
+/// Source axis and direction from which each output axis is read.
 ///
-/// Read the other way round it would be its inverse: `source[a]` belongs to *output* axis `a`.
+/// Both arrays are indexed by the *output* axis; indexed by the source axis they would be the inverse map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AxisMap {
-    /// The source axis along which output axis `a` runs.
+    /// Source axis that output axis `a` runs along.
     pub source: [usize; 3],
-    /// Whether output axis `a` runs against it.
+    /// Whether output axis `a` runs against its source axis.
     pub flipped: [bool; 3],
 }
 
 impl AxisMap {
-    /// Output is source.
+    /// Map that leaves every voxel in place.
     pub const IDENTITY: Self = Self { source: [0, 1, 2], flipped: [false; 3] };
 
-    /// First the flips, then the turns, as the recipe orders them.
+    /// Combines flips, applied first, and quarter turns, in the recipe's order.
     #[must_use]
     pub fn new(flip: Option<MirrorParams>, rotate90: Option<Rotate90Params>) -> Self {
         let flips = flip.map_or([false; 3], |params| params.axes);
-        // Which axis of the flipped crop an output axis reads, and whether backwards.
+        // The axis of the flipped crop that an output axis reads, and whether backwards.
         let (source, mut flipped) = match rotate90.map_or(0, |params| params.turns % 4) {
             1 => ([1, 0, 2], [true, false, false]),
             2 => ([0, 1, 2], [true, true, false]),
@@ -38,7 +38,7 @@ impl AxisMap {
         Self { source, flipped }
     }
 
-    /// The shape to cut so that the output has `shape`.
+    /// Source shape of an output of `shape`.
     #[must_use]
     pub fn source_shape(&self, shape: [usize; 3]) -> [usize; 3] {
         let mut cut = [0; 3];
@@ -48,23 +48,22 @@ impl AxisMap {
         cut
     }
 
-    /// Where the output's first voxel lies in a source of shape [`Self::source_shape`] whose steps along x, y, z are
-    /// `strides`, and the step there for each step along an output axis.
+    /// Start and strides of a walk through the source in the order of an output of `shape`: the index of the output's
+    /// first voxel, and the increment of the index along each output axis. `strides` are those of the source, along
+    /// x, y, z.
     #[must_use]
     pub fn walk(&self, shape: [usize; 3], strides: [usize; 3]) -> (usize, [isize; 3]) {
         let mut start = 0;
-        let mut steps = [0; 3];
+        let mut increments = [0; 3];
         for axis in 0..3 {
             let stride = strides[self.source[axis]];
-            let step = stride as isize;
+            increments[axis] = stride as isize;
             if self.flipped[axis] {
                 start += (shape[axis] - 1) * stride;
-                steps[axis] = -step;
-            } else {
-                steps[axis] = step;
+                increments[axis] = -increments[axis];
             }
         }
-        (start, steps)
+        (start, increments)
     }
 }
 
@@ -74,7 +73,7 @@ mod tests {
     use crate::transform::scratch::Scratch;
 
     #[test]
-    fn one_map_does_what_flips_and_turns_do_one_after_the_other() {
+    fn map_equals_flips_followed_by_turns() {
         let source_shape = [3, 4, 5];
         let numbered: Vec<f32> = (0..60).map(|i| i as f32).collect();
         for code in 0..32u8 {
@@ -93,13 +92,13 @@ mod tests {
 
             let map = AxisMap::new(flip, turn);
             assert_eq!(map.source_shape(shape), source_shape);
-            let (start, steps) = map.walk(shape, [20, 5, 1]);
+            let (start, increments) = map.walk(shape, [20, 5, 1]);
             let mut walked = Vec::new();
             for x in 0..shape[0] {
                 for y in 0..shape[1] {
                     for z in 0..shape[2] {
-                        let step = x as isize * steps[0] + y as isize * steps[1] + z as isize * steps[2];
-                        walked.push(numbered[start.checked_add_signed(step).unwrap()]);
+                        let at = [x, y, z].iter().zip(increments).map(|(&n, by)| n as isize * by).sum();
+                        walked.push(numbered[start.checked_add_signed(at).unwrap()]);
                     }
                 }
             }

@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::range::{PositiveRange, Probability};
 use crate::rng::{DrawId, Operation};
 
-/// x becomes m x, m as likely below 1 as above it.
+/// Settings of the multiplication of all voxels by a factor, which is as likely below 1 as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Brightness {
-    /// Of any change.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Of m.
+    /// Range of the factor.
     pub factor: PositiveRange,
 }
 
-/// The factor drawn.
+/// Sampled factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BrightnessParams {
-    /// m.
+    /// Multiplier of every voxel.
     pub factor: f32,
 }
 
@@ -32,12 +32,12 @@ impl Default for Brightness {
 }
 
 impl Brightness {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<BrightnessParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<BrightnessParams> {
         let mut rng = id.rng(Operation::Brightness);
-        let apply = self.probability.throw(&mut rng);
-        let factor = self.factor.draw_about_one(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let factor = self.factor.sample_about_one(&mut rng);
         apply.then_some(BrightnessParams { factor })
     }
 }
@@ -45,8 +45,8 @@ impl Brightness {
 impl BrightnessParams {
     /// Multiplies every voxel.
     ///
-    /// DIFFERENCE: nnU-Net multiplies values of mean 0 and deviation 1, so it spreads them about the mean. Here 0 is
-    /// the lower end of the window, as everywhere in this loader, and the image becomes brighter or darker.
+    /// DIFFERENCE: nnU-Net multiplies values of mean 0 and standard deviation 1, which spreads them about the mean.
+    /// Here 0 is the lower end of the window, as everywhere in this loader, so the image becomes brighter or darker.
     pub fn apply(&self, image: &mut [f32]) {
         for v in image {
             *v *= self.factor;

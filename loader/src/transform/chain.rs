@@ -1,7 +1,12 @@
-//! Presets: which transforms a crop goes through, in which order.
+//! Chains: the transforms that a crop goes through, in order, and the parameters sampled for one crop.
+//!
+//! [`Chain`] and [`SampledParams`] are matched here only. Other modules ask a crop's parameters for the parts that they
+//! carry out: [`SampledParams::axis_map`] and [`SampledParams::intensity`] fit into a copy of the crop,
+//! [`SampledParams::rest`] does not.
 
 use serde::{Deserialize, Serialize};
 
+use super::axis_map::AxisMap;
 use super::scratch::Scratch;
 use crate::rng::DrawId;
 
@@ -11,8 +16,8 @@ mod recipe;
 pub use nnunet::{Nnunet, NnunetParams};
 pub use recipe::{Recipe, RecipeParams};
 
-/// The augmentation of a stream, as its config states it: `chain = "nnunet"`, then a table for each transform whose
-/// numbers differ from the preset's. A transform is switched off by `probability = 0`.
+/// Augmentation of a stream, as its config states it: `chain = "nnunet"`, then a table for each transform whose
+/// numbers differ from the preset's. `probability = 0` switches a transform off.
 ///
 /// ```
 /// use hiend_loader::transform::Chain;
@@ -23,29 +28,40 @@ pub use recipe::{Recipe, RecipeParams};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
 pub enum Chain {
-    /// Crops as they are, for validation.
+    /// No augmentation, for validation.
     Plain(Plain),
-    /// The pre-training recipe's.
+    /// Chain of the pre-training recipe.
     Recipe(Recipe),
-    /// nnU-Net's default 3-D chain.
+    /// Default 3-D chain of nnU-Net.
     Nnunet(Nnunet),
 }
 
-/// No transform, and so no settings.
+/// Settings of the chain without transforms: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plain {}
 
-/// Every parameter of one crop: enough to do it again.
+/// All parameters of one crop's augmentation: enough to repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
 pub enum SampledParams {
-    /// Nothing.
+    /// No augmentation.
     Plain(Plain),
-    /// Of [`Recipe`].
+    /// Parameters of [`Recipe`].
     Recipe(RecipeParams),
-    /// Of [`Nnunet`].
+    /// Parameters of [`Nnunet`].
     Nnunet(NnunetParams),
+}
+
+/// The part of an augmentation that cannot be applied while a crop is copied from the volume.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rest<'a> {
+    /// Nothing: the copied crop is finished.
+    Nothing,
+    /// Transforms of the copied crop, in place.
+    InPlace(&'a NnunetParams),
+    /// Resampling from a box of another size, followed by transforms in place.
+    Resampled(&'a NnunetParams),
 }
 
 /// Voxels to read: a box cut from a volume.
@@ -71,13 +87,13 @@ pub struct CropMut<'a> {
 }
 
 impl Chain {
-    /// The recipe's preset.
+    /// Preset of the pre-training recipe.
     #[must_use]
     pub fn recipe() -> Self {
         Self::Recipe(Recipe::default())
     }
 
-    /// nnU-Net's preset.
+    /// Preset of nnU-Net.
     #[must_use]
     pub fn nnunet() -> Self {
         Self::Nnunet(Nnunet::default())
@@ -89,53 +105,93 @@ impl Chain {
         Self::Plain(Plain {})
     }
 
-    /// Whether intensities only are multiplied and added to, so that a crop can be handed on as stored steps.
+    /// Whether intensities are at most multiplied and shifted, so that a crop can be handed on as stored values.
     #[must_use]
     pub fn is_linear(&self) -> bool {
         matches!(self, Self::Plain(_) | Self::Recipe(_))
     }
 
-    /// All parameters of the crop that `id` names: a pure function.
+    /// Whether a crop may be resampled from a box of another size.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> SampledParams {
+    pub fn resamples(&self) -> bool {
+        matches!(self, Self::Nnunet(_))
+    }
+
+    /// Whether a crop may be turned by 90° in the plane of x and y, which exchanges its sides.
+    #[must_use]
+    pub fn turns(&self) -> bool {
+        matches!(self, Self::Recipe(recipe) if recipe.rotate90.probability.get() > 0.0)
+    }
+
+    /// Samples all parameters of the crop `id`, as a pure function of it.
+    #[must_use]
+    pub fn sample_params(&self, id: &DrawId) -> SampledParams {
         match self {
             Self::Plain(plain) => SampledParams::Plain(*plain),
-            Self::Recipe(recipe) => SampledParams::Recipe(recipe.draw(id)),
-            Self::Nnunet(nnunet) => SampledParams::Nnunet(nnunet.draw(id)),
+            Self::Recipe(recipe) => SampledParams::Recipe(recipe.sample_params(id)),
+            Self::Nnunet(nnunet) => SampledParams::Nnunet(nnunet.sample_params(id)),
         }
     }
 }
 
 impl SampledParams {
-    /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
+    /// Shape of the box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         match self {
             Self::Plain(_) => crop_size,
-            Self::Recipe(drawn) => drawn.axis_map().source_shape(crop_size),
-            Self::Nnunet(drawn) => drawn.source_box(crop_size),
+            Self::Recipe(params) => params.axis_map().source_shape(crop_size),
+            Self::Nnunet(params) => params.source_box(crop_size),
         }
     }
 
-    /// One phrase for each thing done, in the order done.
+    /// Flips and turns to apply while the crop is copied.
+    #[must_use]
+    pub fn axis_map(&self) -> AxisMap {
+        match self {
+            Self::Plain(_) | Self::Nnunet(_) => AxisMap::IDENTITY,
+            Self::Recipe(params) => params.axis_map(),
+        }
+    }
+
+    /// Factor and summand to apply to each voxel while the crop is copied.
+    #[must_use]
+    pub fn intensity(&self) -> (f32, f32) {
+        match self {
+            Self::Plain(_) | Self::Nnunet(_) => (1.0, 0.0),
+            Self::Recipe(params) => params.intensity(),
+        }
+    }
+
+    /// Augmentation that remains after [`Self::axis_map`] and [`Self::intensity`].
+    #[must_use]
+    pub fn rest(&self) -> Rest<'_> {
+        match self {
+            Self::Plain(_) | Self::Recipe(_) => Rest::Nothing,
+            Self::Nnunet(params) if params.spatial.is_some() => Rest::Resampled(params),
+            Self::Nnunet(params) => Rest::InPlace(params),
+        }
+    }
+
+    /// Describes each transform that is applied by one phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         match self {
             Self::Plain(_) => Vec::new(),
-            Self::Recipe(drawn) => drawn.describe(),
-            Self::Nnunet(drawn) => drawn.describe(),
+            Self::Recipe(params) => params.describe(),
+            Self::Nnunet(params) => params.describe(),
         }
     }
 
-    /// From the box of [`Self::source_box`] to the augmented crop.
+    /// Makes the augmented crop from the box of [`Self::source_box`].
     ///
     /// # Panics
-    /// If a slice has not its shape, if the source's shape does not fit, or if only one side has labels.
+    /// If a slice does not have its shape, if the source's shape does not fit, or if only one side has labels.
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
         match self {
             Self::Plain(_) => copy(source, crop),
-            Self::Recipe(drawn) => drawn.apply(source, crop),
-            Self::Nnunet(drawn) => drawn.apply(source, crop, scratch),
+            Self::Recipe(params) => params.apply(source, crop),
+            Self::Nnunet(params) => params.apply(source, crop, scratch),
         }
     }
 }
@@ -149,12 +205,12 @@ fn phrases<const N: usize>(all: [Option<String>; N]) -> Vec<String> {
 }
 
 fn copy(source: CropRef<'_>, crop: &mut CropMut<'_>) {
-    assert_eq!(source.shape, crop.shape, "the source is the box asked for");
+    assert_eq!(source.shape, crop.shape, "the source has the shape of its box");
     crop.image.copy_from_slice(source.image);
     match (source.labels, crop.labels.as_deref_mut()) {
         (Some(from), Some(to)) => to.copy_from_slice(from),
         (None, None) => {}
-        _ => panic!("labels go in and out, or neither"),
+        _ => panic!("source and crop both have labels or neither has"),
     }
 }
 
@@ -168,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_preset_and_a_table_changes_it() {
+    fn chain_name_is_the_preset_and_tables_change_it() {
         let parse = |text: &str| serde_json::from_str::<Chain>(text).map_err(|e| e.to_string());
         assert_eq!(parse(r#"{"chain": "recipe"}"#), Ok(Chain::recipe()));
         assert_eq!(parse(r#"{"chain": "nnunet"}"#), Ok(Chain::nnunet()));
@@ -176,7 +232,7 @@ mod tests {
         let Ok(Chain::Nnunet(changed)) = parse(r#"{"chain": "nnunet", "gamma": {"probability": 0}}"#) else {
             panic!("parses")
         };
-        assert!((0..500).all(|crop| changed.draw(&id(crop)).gamma.is_none()));
+        assert!((0..500).all(|crop| changed.sample_params(&id(crop)).gamma.is_none()));
         assert!(parse(r#"{"chain": "recipe", "gamma": {}}"#).is_err());
         assert!(parse(r#"{"chain": "recipe", "flip": {"probabilty": 0.5}}"#).is_err());
         assert!(parse(r#"{"chain": "plain", "flip": {}}"#).is_err());
@@ -184,63 +240,63 @@ mod tests {
     }
 
     #[test]
-    fn configs_and_draws_survive_writing_and_reading() {
+    fn chains_and_parameters_survive_a_json_round_trip() {
         for chain in [Chain::plain(), Chain::recipe(), Chain::nnunet()] {
             let text = serde_json::to_string(&chain).unwrap();
             assert_eq!(serde_json::from_str::<Chain>(&text).unwrap(), chain);
             for crop in 0..100 {
-                let drawn = chain.draw(&id(crop));
-                let text = serde_json::to_string(&drawn).unwrap();
-                assert_eq!(serde_json::from_str::<SampledParams>(&text).unwrap(), drawn, "{text}");
+                let params = chain.sample_params(&id(crop));
+                let text = serde_json::to_string(&params).unwrap();
+                assert_eq!(serde_json::from_str::<SampledParams>(&text).unwrap(), params, "{text}");
             }
         }
     }
 
     #[test]
-    fn switching_one_off_changes_no_other() {
+    fn switching_a_transform_off_changes_no_other() {
         let all = Nnunet::default();
         let mut fewer = all;
         fewer.gaussian_noise.probability = crate::transform::Probability::known(0.0);
         for crop in 0..200 {
-            let expected = NnunetParams { gaussian_noise: None, ..all.draw(&id(crop)) };
-            assert_eq!(fewer.draw(&id(crop)), expected);
+            let expected = NnunetParams { gaussian_noise: None, ..all.sample_params(&id(crop)) };
+            assert_eq!(fewer.sample_params(&id(crop)), expected);
         }
     }
 
     #[test]
     fn phrases_come_in_the_order_applied() {
-        let drawn = RecipeParams {
+        let params = RecipeParams {
             flip: Some(MirrorParams { axes: [false, true, false] }),
             rotate90: Some(Rotate90Params { turns: 1 }),
             scale_intensity: None,
             shift_intensity: Some(ShiftIntensityParams { shift: -0.04 }),
         };
-        assert_eq!(SampledParams::Recipe(drawn).describe(), ["mirror y", "rotate 90", "shift intensity -0.040"]);
+        assert_eq!(SampledParams::Recipe(params).describe(), ["mirror y", "rotate 90", "shift intensity -0.040"]);
         assert!(SampledParams::Plain(Plain {}).describe().is_empty());
     }
 
     #[test]
-    fn the_recipe_in_one_pass_is_the_recipe_step_by_step() {
+    fn recipe_in_one_pass_equals_its_transforms_in_order() {
         let shape = [4, 6, 5];
         for crop in 0..300 {
-            let drawn = Recipe::default().draw(&id(crop));
-            let from_shape = drawn.axis_map().source_shape(shape);
+            let params = Recipe::default().sample_params(&id(crop));
+            let from_shape = params.axis_map().source_shape(shape);
             let from: Vec<f32> = (0..120u8).map(|i| f32::from(i) / 119.0).collect();
             let labels: Vec<u8> = (0..120).collect();
 
             let mut expected = from.clone();
             let mut now = from_shape;
-            if let Some(flip) = drawn.flip {
+            if let Some(flip) = params.flip {
                 flip.apply(&mut expected, now);
             }
-            if let Some(turn) = drawn.rotate90 {
+            if let Some(turn) = params.rotate90 {
                 now = turn.apply(&mut expected, now, &mut Scratch::new());
             }
             let numbers: Vec<u8> = expected.iter().map(|v| (v * 119.0).round() as u8).collect();
-            if let Some(scale) = drawn.scale_intensity {
+            if let Some(scale) = params.scale_intensity {
                 scale.apply(&mut expected);
             }
-            if let Some(shift) = drawn.shift_intensity {
+            if let Some(shift) = params.shift_intensity {
                 shift.apply(&mut expected);
             }
             assert_eq!(now, shape);
@@ -248,64 +304,64 @@ mod tests {
             let (mut image, mut carried) = (vec![0.0; 120], vec![0; 120]);
             let source = CropRef { image: &from, labels: Some(&labels), shape: from_shape };
             let mut to = CropMut { image: &mut image, labels: Some(&mut carried), shape };
-            SampledParams::Recipe(drawn).apply(source, &mut to, &mut Scratch::new());
-            assert_eq!(image, expected, "{drawn:?}");
-            assert_eq!(carried, numbers, "{drawn:?}");
+            SampledParams::Recipe(params).apply(source, &mut to, &mut Scratch::new());
+            assert_eq!(image, expected, "{params:?}");
+            assert_eq!(carried, numbers, "{params:?}");
         }
     }
 
     #[test]
-    fn a_used_scratch_changes_nothing() {
+    fn used_scratch_changes_no_result() {
         let chain = Chain::nnunet();
         let shape = [12, 10, 14];
         let mut used = Scratch::new();
         for crop in 0..200 {
-            let drawn = chain.draw(&id(crop));
-            let source_shape = drawn.source_box(shape);
+            let params = chain.sample_params(&id(crop));
+            let source_shape = params.source_box(shape);
             let from: Vec<f32> = (0..source_shape.iter().product::<usize>()).map(|i| (i * 37 % 101) as f32).collect();
             let labels: Vec<u8> = from.iter().map(|v| *v as u8).collect();
             let mut results = Vec::new();
             for scratch in [&mut used, &mut Scratch::new()] {
                 let (mut image, mut carried) = (vec![0.0; 1680], vec![0; 1680]);
                 let source = CropRef { image: &from, labels: Some(&labels), shape: source_shape };
-                drawn.apply(source, &mut CropMut { image: &mut image, labels: Some(&mut carried), shape }, scratch);
-                assert!(image.iter().all(|v| v.is_finite()), "{drawn:?}");
+                params.apply(source, &mut CropMut { image: &mut image, labels: Some(&mut carried), shape }, scratch);
+                assert!(image.iter().all(|v| v.is_finite()), "{params:?}");
                 results.push((image, carried));
             }
-            assert_eq!(results[0], results[1], "{drawn:?}");
+            assert_eq!(results[0], results[1], "{params:?}");
         }
     }
 
     #[test]
-    fn crops_are_the_same_bits_on_every_machine() {
+    fn crops_have_frozen_bits() {
         let shape = [10, 12, 16];
         let mut hasher = blake3::Hasher::new();
         let mut scratch = Scratch::new();
         for crop in 0..64 {
-            let drawn = Chain::nnunet().draw(&id(crop));
-            let source_shape = drawn.source_box(shape);
+            let params = Chain::nnunet().sample_params(&id(crop));
+            let source_shape = params.source_box(shape);
             let from: Vec<f32> =
                 (0..source_shape.iter().product::<usize>()).map(|i| (i * 37 % 101) as f32 / 128.0).collect();
             let mut image = vec![0.0; 1920];
             let source = CropRef { image: &from, labels: None, shape: source_shape };
-            drawn.apply(source, &mut CropMut { image: &mut image, labels: None, shape }, &mut scratch);
+            params.apply(source, &mut CropMut { image: &mut image, labels: None, shape }, &mut scratch);
             hasher.update(bytemuck::cast_slice(&image));
         }
         assert_eq!(&hasher.finalize().to_hex()[..16], "2b835a8d1bb4d0d4");
     }
 
-    /// Counts over many crops against the stated probabilities: each within five standard errors.
+    /// Rates over many crops are within five standard errors of the stated probabilities.
     #[test]
-    fn transforms_come_up_as_often_as_stated() {
+    fn transforms_are_applied_at_their_stated_rates() {
         const NUM_CROPS: u32 = 20_000;
         let (recipe, nnunet) = (Recipe::default(), Nnunet::default());
-        let drawn: Vec<(RecipeParams, NnunetParams)> =
-            (0..NUM_CROPS).map(|crop| (recipe.draw(&id(crop)), nnunet.draw(&id(crop)))).collect();
-        let check = |what: &str, expected: f64, came_up: &dyn Fn(&(RecipeParams, NnunetParams)) -> bool| {
+        let params: Vec<(RecipeParams, NnunetParams)> =
+            (0..NUM_CROPS).map(|crop| (recipe.sample_params(&id(crop)), nnunet.sample_params(&id(crop)))).collect();
+        let check = |what: &str, expected: f64, applied: &dyn Fn(&(RecipeParams, NnunetParams)) -> bool| {
             let n = f64::from(NUM_CROPS);
-            let share = drawn.iter().filter(|&d| came_up(d)).count() as f64 / n;
+            let share = params.iter().filter(|&d| applied(d)).count() as f64 / n;
             let error = (expected * (1.0 - expected) / n).sqrt();
-            assert!((share - expected).abs() < 5.0 * error, "{what}: {share} instead of {expected}");
+            assert!((share - expected).abs() < 5.0 * error, "{what}: rate {share}, expected {expected}");
         };
         for axis in 0..3 {
             check("flip", 0.5, &|(r, _)| r.flip.is_some_and(|p| p.axes[axis]));
@@ -328,7 +384,7 @@ mod tests {
         check("inverted gamma", 0.1, &|(_, n)| n.gamma_inverted.is_some());
         check("gamma", 0.3, &|(_, n)| n.gamma.is_some());
         check("gamma below one", 0.15, &|(_, n)| n.gamma.is_some_and(|p| p.exponent < 1.0));
-        // Each transform draws for itself: two come up together as often as chance has it.
+        // Transforms are independent: two come together at the product of their rates.
         check("noise and gamma", 0.03, &|(_, n)| n.gaussian_noise.is_some() && n.gamma.is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Contrast about the crop's mean, kept within the crop's range: nnU-Net's.
+//! Contrast about the crop's mean, clamped to the crop's range, as in nnU-Net's chain.
 
 use std::fmt;
 
@@ -8,21 +8,23 @@ use super::moments::moments;
 use super::range::{PositiveRange, Probability};
 use crate::rng::{DrawId, Operation};
 
-/// x becomes mean + m (x - mean), clamped to the crop's old extremes; m as likely below 1 as above it.
+/// Settings of the change of contrast: x becomes mean + m (x - mean), clamped to the crop's extremes.
+///
+/// The multiplier m is as likely below 1 as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contrast {
-    /// Of any change.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Of m.
+    /// Range of the multiplier.
     pub factor: PositiveRange,
 }
 
-/// The factor drawn.
+/// Sampled multiplier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContrastParams {
-    /// m.
+    /// Contrast multiplier about the mean.
     pub factor: f32,
 }
 
@@ -33,18 +35,18 @@ impl Default for Contrast {
 }
 
 impl Contrast {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<ContrastParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<ContrastParams> {
         let mut rng = id.rng(Operation::Contrast);
-        let apply = self.probability.throw(&mut rng);
-        let factor = self.factor.draw_about_one(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let factor = self.factor.sample_about_one(&mut rng);
         apply.then_some(ContrastParams { factor })
     }
 }
 
 impl ContrastParams {
-    /// Spreads or gathers every voxel about the mean.
+    /// Changes the contrast of a crop.
     pub fn apply(&self, image: &mut [f32]) {
         let of = moments(image);
         let (mean, factor) = (of.mean as f32, self.factor);
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spreads_about_the_mean_within_the_range() {
+    fn values_spread_about_the_mean_within_the_range() {
         let check = |factor, expected: [f32; 4]| {
             let mut image = [0.0, 0.4, 0.6, 1.0];
             ContrastParams { factor }.apply(&mut image);
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_a_constant() {
+    fn constant_crop_is_unchanged() {
         let mut image = [0.3; 11];
         ContrastParams { factor: 1.2 }.apply(&mut image);
         assert!(image.iter().all(|v| v.to_bits() == 0.3f32.to_bits()));

@@ -1,4 +1,4 @@
-//! Gamma correction, plain or of the inverted image, with mean and deviation put back: nnU-Net's.
+//! Gamma correction of the image or its inverse, restoring mean and standard deviation, as in nnU-Net's chain.
 
 use std::fmt;
 
@@ -9,37 +9,39 @@ use super::moments::{Sums, moments};
 use super::range::{PositiveRange, Probability};
 use crate::rng::{DrawId, Operation};
 
-/// x becomes ((x - min)/(max - min))^g (max - min) + min; g as likely below 1 as above it.
+/// Settings of the gamma correction: x becomes ((x - min)/(max - min))^g (max - min) + min.
+///
+/// The exponent g is as likely below 1 as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gamma {
-    /// Of any change.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Of g.
+    /// Range of the exponent.
     pub exponent: PositiveRange,
-    /// Whether the crop's mean and standard deviation are put back afterwards.
+    /// Whether the crop's mean and standard deviation are restored afterwards.
     pub retain_stats: bool,
 }
 
-/// Which of the chain's two gamma steps.
+/// Image that the gamma correction applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Polarity {
-    /// Of the image.
+    /// The image itself.
     Plain,
-    /// Of the image times -1, so that bright becomes dark; turned back afterwards.
+    /// The image times -1, so that bright becomes dark; inverted again afterwards.
     Inverted,
 }
 
-/// What to do to a crop.
+/// Sampled parameters of one crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GammaParams {
-    /// g.
+    /// Exponent.
     pub exponent: f32,
-    /// Of the image or its negative.
+    /// Whether the image or its inverse is corrected.
     pub polarity: Polarity,
-    /// Whether mean and standard deviation are put back.
+    /// Whether mean and standard deviation are restored.
     pub retain_stats: bool,
 }
 
@@ -50,30 +52,30 @@ impl Default for Gamma {
 }
 
 impl Gamma {
-    /// nnU-Net's inverted step: rarer, else the same.
+    /// Default settings of nnU-Net's gamma correction of the inverse: the same but rarer.
     #[must_use]
     pub fn inverted() -> Self {
         Self { probability: Probability::known(0.1), ..Self::default() }
     }
 
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId, polarity: Polarity) -> Option<GammaParams> {
+    pub fn sample_params(&self, id: &DrawId, polarity: Polarity) -> Option<GammaParams> {
         let mut rng = id.rng(match polarity {
             Polarity::Plain => Operation::Gamma,
             Polarity::Inverted => Operation::GammaInverted,
         });
-        let apply = self.probability.throw(&mut rng);
-        let exponent = self.exponent.draw_about_one(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let exponent = self.exponent.sample_about_one(&mut rng);
         apply.then_some(GammaParams { exponent, polarity, retain_stats: self.retain_stats })
     }
 }
 
 impl GammaParams {
-    /// Below this range the crop is constant for all purposes, and the division would only blow up its noise.
+    /// Intensity range below which a crop counts as constant; dividing by it would only amplify noise.
     pub const FLAT: f32 = 1e-7;
 
-    /// Bends the intensities. A constant crop stays as it is.
+    /// Corrects a crop. A constant crop is unchanged.
     pub fn apply(&self, image: &mut [f32]) {
         const PIECE: usize = 2048;
         let before = moments(image);
@@ -87,14 +89,14 @@ impl GammaParams {
             Polarity::Inverted => (-1.0, before.max),
         };
         let (into_unit, out_of_unit, exponent) = (sign / range, sign * range, self.exponent);
-        let bend = |v: f32| pow(((v - base) * into_unit).min(1.0), exponent) * out_of_unit + base;
+        let corrected = |v: f32| pow(((v - base) * into_unit).min(1.0), exponent) * out_of_unit + base;
 
-        // In pieces that stay in the first-level cache, and each piece in two plain loops: as one loop over eight
-        // lanes the compiler left the power scalar, at 5.2 ms a crop instead of 2.7 (1.9 on a quiet machine).
+        // In pieces that stay in the first-level cache, each in two plain loops. As one loop over eight lanes, the
+        // compiler left the power scalar: 5.2 ms per crop instead of 2.7 (1.9 on a quiet machine).
         let mut sums = Sums::new();
         for piece in image.chunks_mut(PIECE) {
             for v in piece.iter_mut() {
-                *v = bend(*v);
+                *v = corrected(*v);
             }
             if self.retain_stats {
                 sums.add_all(piece);
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn bends_by_the_definition() {
+    fn values_follow_the_definition() {
         let check = |params: GammaParams, expected: [f32; 3]| {
             let mut image = [-1.0, 0.0, 3.0];
             params.apply(&mut image);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_a_constant() {
+    fn constant_crop_is_unchanged() {
         for polarity in [Polarity::Plain, Polarity::Inverted] {
             let mut image = [0.7; 19];
             GammaParams { exponent: 0.8, polarity, retain_stats: true }.apply(&mut image);
@@ -152,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_a_phrase() {
+    fn description_is_a_phrase() {
         assert_eq!(plain(0.83, Polarity::Plain).to_string(), "gamma 0.830");
         assert_eq!(plain(1.2, Polarity::Inverted).to_string(), "inverted gamma 1.200");
     }
 
     proptest! {
         #[test]
-        fn retains_mean_and_deviation(
+        fn mean_and_standard_deviation_are_restored(
             mut image in proptest::collection::vec(-2.0f32..3.0, 16..400),
             exponent in 0.7f32..1.5,
             inverted: bool,
@@ -173,7 +175,7 @@ mod tests {
         }
 
         #[test]
-        fn keeps_the_order_of_intensities(mut image in proptest::collection::vec(0.0f32..1.0, 2..50), exponent in 0.7f32..1.5) {
+        fn order_of_intensities_is_kept(mut image in proptest::collection::vec(0.0f32..1.0, 2..50), exponent in 0.7f32..1.5) {
             image.sort_by(f32::total_cmp);
             plain(exponent, Polarity::Plain).apply(&mut image);
             prop_assert!(image.windows(2).all(|w| w[0] <= w[1] + 1e-6));

@@ -1,4 +1,4 @@
-//! Gaussian blur of nnU-Net's chain: one pass over the crop, a short kernel along each axis.
+//! Gaussian blur of nnU-Net's chain: one pass over the crop, with a short kernel along each axis.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use super::range::{PositiveRange, Probability};
 use super::scratch::Scratch;
 use crate::rng::{DrawId, Operation};
 
-/// A kernel of its own width along each axis.
+/// Settings of the blur, whose kernel has its own width along each axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaussianBlur {
-    /// Of the transform.
+    /// Probability of the transform.
     pub probability: Probability,
-    /// Of the channel, given the transform; both must come up, as in nnU-Net, also where there is one channel.
+    /// Probability of the channel, given the transform. As in nnU-Net, both are sampled even for a single channel.
     pub channel_probability: Probability,
-    /// Of each axis' standard deviation, in voxels.
+    /// Range of the standard deviation along each axis, in voxels.
     pub sigma: PositiveRange,
 }
 
-/// The widths drawn.
+/// Sampled widths of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GaussianBlurParams {
@@ -39,19 +39,19 @@ impl Default for GaussianBlur {
 }
 
 impl GaussianBlur {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<GaussianBlurParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<GaussianBlurParams> {
         let mut rng = id.rng(Operation::GaussianBlur);
-        let transform = self.probability.throw(&mut rng);
-        let channel = self.channel_probability.throw(&mut rng);
-        let sigma = [(); 3].map(|()| self.sigma.draw(&mut rng));
+        let transform = self.probability.sample(&mut rng);
+        let channel = self.channel_probability.sample(&mut rng);
+        let sigma = [(); 3].map(|()| self.sigma.sample(&mut rng));
         (transform && channel).then_some(GaussianBlurParams { sigma })
     }
 }
 
 impl GaussianBlurParams {
-    /// The kernel along an axis: its centre's weight, then that of the voxels one, two, .. away on either side.
+    /// Kernel along an axis: the weight of its centre, then of the voxels at distance 1, 2, … on either side.
     #[must_use]
     pub fn kernel(&self, axis: usize) -> Vec<f32> {
         let mut weights = vec![0.0; radius(self.sigma[axis]) + 1];
@@ -59,19 +59,19 @@ impl GaussianBlurParams {
         weights
     }
 
-    /// The voxel that is read for `at + offset` on an axis of `n` voxels.
+    /// Index of the voxel that is read for `at + offset` on an axis of `n` voxels, reflected at the borders.
     #[must_use]
     pub fn read_at(at: usize, offset: isize, n: usize) -> usize {
         reflect(at, offset, n)
     }
 
-    /// Blurs a crop `shape` in place; beyond its borders it goes on as its mirror image without the border voxel.
+    /// Blurs a crop of `shape` in place. At its borders it is reflected about the border voxel.
     ///
-    /// Planes along x go once through a ring of 2 r + 1 planes that are blurred along z and y already, so the crop
-    /// is read and written once and the ring stays in the second-level cache.
+    /// Planes along x pass through a ring of 2 r + 1 planes that are blurred along z and y already, so the crop is read
+    /// and written once and the ring stays in the second-level cache.
     ///
     /// # Panics
-    /// If `image` has not `shape`.
+    /// If `image` does not have `shape`.
     pub fn apply(&self, image: &mut [f32], shape: [usize; 3], scratch: &mut Scratch) {
         let [nx, ny, nz] = shape;
         assert_eq!(image.len(), nx * ny * nz, "a crop has its shape");
@@ -113,13 +113,13 @@ impl GaussianBlurParams {
     }
 }
 
-/// Taps on each side: nnU-Net's rule, which cuts the kernel at about three deviations (3 taps below 0.583 voxels, 5
-/// below 0.917, then 7).
+/// Taps on each side of the centre, by nnU-Net's rule, which cuts the kernel at about three standard deviations: 3 taps
+/// in total below 0.583 voxels, 5 below 0.917, then 7.
 fn radius(sigma: f32) -> usize {
     (3.0 * sigma + 0.25) as usize
 }
 
-/// The centre's weight, then that of the taps on either side, normalised to one over the whole kernel.
+/// Fills in the weight of the centre, then of the taps on either side; the whole kernel sums to 1.
 fn fill_weights(weights: &mut [f32], sigma: f32) {
     let sigma = f64::from(sigma);
     let density = |j: usize| (-0.5 * (j as f64 / sigma).powi(2)).exp();
@@ -129,7 +129,7 @@ fn fill_weights(weights: &mut [f32], sigma: f32) {
     }
 }
 
-/// Position `at + offset` on an axis of `n` voxels that goes on as its mirror image, border voxel not repeated.
+/// Index `at + offset` on an axis of `n` voxels, reflected at the borders without repeating the border voxel.
 fn reflect(at: usize, offset: isize, n: usize) -> usize {
     let period = 2 * (n as isize - 1);
     if period == 0 {
@@ -139,7 +139,7 @@ fn reflect(at: usize, offset: isize, n: usize) -> usize {
     folded.min(period - folded) as usize
 }
 
-/// `row` through a kernel along itself.
+/// Blurs `row` along itself into `to`.
 fn blur_row(row: &[f32], padded: &mut [f32], weights: &[f32], to: &mut [f32]) {
     let r = weights.len() - 1;
     let n = row.len();
@@ -151,7 +151,7 @@ fn blur_row(row: &[f32], padded: &mut [f32], weights: &[f32], to: &mut [f32]) {
     weigh(to, weights, |j| &padded[r.wrapping_add_signed(j)..][..n]);
 }
 
-/// The weighted sum of the rows at offsets -r to r; a row stays in the first-level cache from tap to tap.
+/// Computes the weighted sum of the rows at offsets -r to r. A row stays in the first-level cache from tap to tap.
 #[inline]
 fn weigh<'a>(to: &mut [f32], weights: &[f32], row: impl Fn(isize) -> &'a [f32]) {
     for (t, v) in to.iter_mut().zip(row(0)) {
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, voxel by voxel and axis by axis, in f64.
+    /// Blurs by the definition, voxel by voxel and axis by axis, in f64.
     fn by_definition(image: &[f32], shape: [usize; 3], sigma: [f32; 3]) -> Vec<f64> {
         let strides = [shape[1] * shape[2], shape[2], 1];
         let mut now: Vec<f64> = image.iter().map(|&v| f64::from(v)).collect();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_have_nnunets_lengths() {
+    fn kernels_have_the_lengths_of_nnunet() {
         let check = |sigma, expected| assert_eq!(radius(sigma), expected, "{sigma}");
         check(0.5, 1);
         check(0.583, 1);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn borders_reflect_without_the_border() {
+    fn border_voxel_is_not_repeated() {
         let check = |at, offset, n, expected| assert_eq!(reflect(at, offset, n), expected);
         check(0, -1, 5, 1);
         check(0, -3, 5, 3);
@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_definition(
+        fn result_agrees_with_the_definition(
             shape in [1usize..9, 1usize..9, 1usize..12],
             sigma in [0.3f32..2.0, 0.3f32..2.0, 0.3f32..2.0],
             seed: u64,
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn keeps_a_constant(value in -2.0f32..2.0, sigma in [0.3f32..3.0, 0.3f32..3.0, 0.3f32..3.0]) {
+        fn constant_crop_is_unchanged(value in -2.0f32..2.0, sigma in [0.3f32..3.0, 0.3f32..3.0, 0.3f32..3.0]) {
             let mut image = vec![value; 7 * 5 * 9];
             GaussianBlurParams { sigma }.apply(&mut image, [7, 5, 9], &mut Scratch::new());
             prop_assert!(image.iter().all(|v| (v - value).abs() < 1e-5));

@@ -9,29 +9,29 @@ use super::approx::{LANES, Normals};
 use super::range::{Probability, Range};
 use crate::rng::{DrawId, Operation};
 
-/// Every voxel gets its own normal number of one drawn deviation.
+/// Settings of the noise: independent normal numbers of one sampled standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaussianNoise {
-    /// Of any noise.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Of the standard deviation, in units of the window.
+    /// Range of the standard deviation, in units of the window.
     ///
-    /// nnU-Net calls it a variance, and uses it as a deviation.
+    /// nnU-Net calls it a variance but uses it as a standard deviation.
     ///
-    /// DIFFERENCE: nnU-Net adds it to values of deviation 1, here one unit is the whole window, 425 HU: the same
-    /// number is some four times more noise on abdominal CT. The number is nnU-Net's all the same; a config that
-    /// wants its strength on CT says `[0, 0.025]`.
+    /// DIFFERENCE: nnU-Net adds the noise to values of standard deviation 1; here one unit is the whole window, 425 HU,
+    /// so the same number is about four times as much noise on abdominal CT. The default is nnU-Net's number; set
+    /// `[0, 0.025]` for its strength on CT.
     pub std: Range,
 }
 
-/// Deviation and field of the noise.
+/// Sampled strength and field of the noise.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GaussianNoiseParams {
     /// Standard deviation, in units of the window.
     pub std: f32,
-    /// Which field of normals: equal seeds give equal fields.
+    /// Seed of the field of normals; equal seeds give equal fields.
     pub seed: u64,
 }
 
@@ -42,19 +42,19 @@ impl Default for GaussianNoise {
 }
 
 impl GaussianNoise {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<GaussianNoiseParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<GaussianNoiseParams> {
         let mut rng = id.rng(Operation::GaussianNoise);
-        let apply = self.probability.throw(&mut rng);
-        let std = self.std.draw(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let std = self.std.sample(&mut rng);
         let seed = rng.random();
         apply.then_some(GaussianNoiseParams { std, seed })
     }
 }
 
 impl GaussianNoiseParams {
-    /// The field's first `count` normals, of deviation 1.
+    /// First `count` normals of the field, of standard deviation 1.
     ///
     /// Normal n comes from block n/16 of the key stream of `ChaCha8` whose key is the seed, little-endian, then
     /// zeros: with i = n mod 8, from the block's words i and 8 + i, `u = ((word >> 8) + 1) / 2^24` and
@@ -67,7 +67,7 @@ impl GaussianNoiseParams {
         field
     }
 
-    /// Adds the noise.
+    /// Adds the noise to a crop.
     pub fn apply(&self, image: &mut [f32]) {
         let mut normals = Normals::new(self.seed);
         let (sixteens, rest) = image.as_chunks_mut::<{ 2 * LANES }>();
@@ -97,7 +97,7 @@ mod tests {
     use crate::transform::moments::moments;
 
     #[test]
-    fn adds_the_deviation_asked_for() {
+    fn noise_has_the_given_standard_deviation() {
         let mut image = vec![0.5; 100_003];
         GaussianNoiseParams { std: 0.05, seed: 9 }.apply(&mut image);
         let after = moments(&image);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_names_a_field() {
+    fn equal_seeds_give_equal_fields() {
         let field = |seed| {
             let mut image = vec![0.0; 33];
             GaussianNoiseParams { std: 1.0, seed }.apply(&mut image);

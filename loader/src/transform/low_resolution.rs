@@ -1,4 +1,4 @@
-//! Simulated low resolution of nnU-Net's chain: fewer voxels by nearest neighbour, and back by linear interpolation.
+//! Simulated low resolution of nnU-Net's chain: downsampling by nearest neighbour, upsampling by linear interpolation.
 
 use std::fmt;
 
@@ -8,23 +8,23 @@ use super::range::{PositiveRange, Probability};
 use super::scratch::Scratch;
 use crate::rng::{DrawId, Operation};
 
-/// One factor for all axes.
+/// Settings of the simulated low resolution, with one factor for all axes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LowResolution {
-    /// Of the transform.
+    /// Probability of the transform.
     pub probability: Probability,
-    /// Of the channel, given the transform; both must come up, as in nnU-Net, also where there is one channel.
+    /// Probability of the channel, given the transform. As in nnU-Net, both are sampled even for a single channel.
     pub channel_probability: Probability,
-    /// Of the factor; above 1 it counts as 1.
+    /// Range of the factor, in coarse voxels per voxel of the crop; a factor above 1 counts as 1.
     pub scale: PositiveRange,
 }
 
-/// The factor drawn.
+/// Sampled factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LowResolutionParams {
-    /// Coarse voxels along an axis for each voxel of the crop.
+    /// Coarse voxels per voxel of the crop, along each axis.
     pub scale: f32,
 }
 
@@ -39,20 +39,20 @@ impl Default for LowResolution {
 }
 
 impl LowResolution {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<LowResolutionParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<LowResolutionParams> {
         let mut rng = id.rng(Operation::LowResolution);
-        let transform = self.probability.throw(&mut rng);
-        let channel = self.channel_probability.throw(&mut rng);
-        let scale = self.scale.draw(&mut rng);
+        let transform = self.probability.sample(&mut rng);
+        let channel = self.channel_probability.sample(&mut rng);
+        let scale = self.scale.sample(&mut rng);
         (transform && channel).then_some(LowResolutionParams { scale })
     }
 }
 
-/// One axis: between which voxels of the crop, and how far from the first to the second, an output voxel lies.
+/// Voxels along one axis before and after downsampling.
 ///
-/// The coarse grid never exists: its voxel i *is* the crop's voxel `nearest(i)`.
+/// The coarse grid is never stored: its voxel i *is* the crop's voxel `nearest(i)`.
 #[derive(Clone, Copy, Debug)]
 struct Axis {
     num_fine: usize,
@@ -65,13 +65,13 @@ impl Axis {
         Self { num_fine, num_coarse: num_coarse.clamp(1, num_fine.max(1)) }
     }
 
-    /// The fine voxel that a coarse one shows: the one that holds its centre.
+    /// Index of the fine voxel that holds a coarse voxel's centre.
     fn nearest(self, coarse: usize) -> usize {
         let at = (coarse as f32 + 0.5) * (self.num_fine as f32 / self.num_coarse as f32);
         (at as usize).min(self.num_fine - 1)
     }
 
-    /// The coarse voxels on either side of a fine one's centre, and the second one's weight.
+    /// Indices of the coarse voxels on either side of a fine voxel's centre, and the weight of the second.
     fn between(self, fine: usize) -> (usize, usize, f32) {
         let at = ((fine as f32 + 0.5) * (self.num_coarse as f32 / self.num_fine as f32) - 0.5).max(0.0);
         let first = (at as usize).min(self.num_coarse - 1);
@@ -80,8 +80,8 @@ impl Axis {
 }
 
 impl LowResolutionParams {
-    /// For each voxel of an axis of `n` the two voxels that it lies between once coarsened, and the second one's
-    /// weight.
+    /// For each voxel of an axis of `n` voxels, the indices of the two voxels that it is interpolated from and the weight
+    /// of the second.
     #[must_use]
     pub fn taps(&self, n: usize) -> Vec<(usize, usize, f32)> {
         let axis = Axis::new(n, self.scale);
@@ -92,14 +92,14 @@ impl LowResolutionParams {
         (0..n).map(tap).collect()
     }
 
-    /// Coarsens a crop `shape` in place.
+    /// Downsamples and upsamples a crop of `shape` in place.
     ///
-    /// Each coarse plane is widened along z and y when the first output plane needs it, two are kept, and output
-    /// planes are written over the crop: a coarse plane shows a fine plane no earlier than the output plane that
-    /// first needs it, so nothing is overwritten before it is read.
+    /// Each coarse plane is upsampled along z and y when the first output plane needs it; two are kept, and output
+    /// planes are written over the crop. A coarse plane never reads a plane before the first output plane that needs it,
+    /// so nothing is overwritten before it is read.
     ///
     /// # Panics
-    /// If `image` has not `shape`.
+    /// If `image` does not have `shape`.
     pub fn apply(&self, image: &mut [f32], shape: [usize; 3], scratch: &mut Scratch) {
         let [nx, ny, nz] = shape;
         assert_eq!(image.len(), nx * ny * nz, "a crop has its shape");
@@ -116,11 +116,11 @@ impl LowResolutionParams {
             (firsts[z], seconds[z], weights[z]) = (first as u32, second as u32, weight);
         }
 
-        let mut num_widened = 0;
+        let mut num_upsampled = 0;
         for x in 0..nx {
             let (first, second, weight) = along_x.between(x);
-            while num_widened <= second {
-                let from = &image[along_x.nearest(num_widened) * plane..][..plane];
+            while num_upsampled <= second {
+                let from = &image[along_x.nearest(num_upsampled) * plane..][..plane];
                 for (y, to) in coarse_rows.chunks_exact_mut(nz).enumerate() {
                     let row = &from[along_y.nearest(y) * nz..][..nz];
                     for (((t, &i), &j), &weight) in to.iter_mut().zip(&*firsts).zip(&*seconds).zip(&*weights) {
@@ -128,12 +128,12 @@ impl LowResolutionParams {
                         *t = a + weight * (b - a);
                     }
                 }
-                let slot = &mut kept[num_widened % 2 * plane..][..plane];
+                let slot = &mut kept[num_upsampled % 2 * plane..][..plane];
                 for (y, to) in slot.chunks_exact_mut(nz).enumerate() {
                     let (first, second, weight) = along_y.between(y);
                     mix(to, &coarse_rows[first * nz..][..nz], &coarse_rows[second * nz..][..nz], weight);
                 }
-                num_widened += 1;
+                num_upsampled += 1;
             }
             let to = &mut image[x * plane..][..plane];
             mix(to, &kept[first % 2 * plane..][..plane], &kept[second % 2 * plane..][..plane], weight);
@@ -141,7 +141,7 @@ impl LowResolutionParams {
     }
 }
 
-/// The way from `a` to `b`.
+/// Interpolates linearly between rows `a` and `b`; `weight` is that of `b`.
 #[inline]
 fn mix(to: &mut [f32], a: &[f32], b: &[f32], weight: f32) {
     for ((t, &a), &b) in to.iter_mut().zip(a).zip(b) {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition: make the coarse image, then interpolate each voxel from eight of its voxels.
+    /// Applies the definition: makes the coarse image, then interpolates each voxel from eight of its voxels.
     fn by_definition(image: &[f32], shape: [usize; 3], scale: f32) -> Vec<f32> {
         let axes = shape.map(|n| Axis::new(n, scale));
         let [cx, cy, cz] = axes.map(|axis| axis.num_coarse);
@@ -195,15 +195,15 @@ mod tests {
     }
 
     #[test]
-    fn halving_shows_every_second_voxel_and_ramps_between() {
+    fn halving_keeps_every_second_voxel_and_interpolates() {
         let mut image: Vec<f32> = (0..8).map(|i| i as f32).collect();
         LowResolutionParams { scale: 0.5 }.apply(&mut image, [1, 1, 8], &mut Scratch::new());
-        // Coarse voxels are 1, 3, 5, 7; centres of fine voxels lie a quarter off theirs.
+        // Coarse voxels are 1, 3, 5, 7; the centres of fine voxels lie a quarter of a coarse voxel from theirs.
         assert_eq!(image, [1.0, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.0]);
     }
 
     #[test]
-    fn scale_one_is_identity() {
+    fn scale_1_is_the_identity() {
         let image: Vec<f32> = (0..60).map(|i| (i * 7 % 11) as f32).collect();
         let mut out = image.clone();
         LowResolutionParams { scale: 1.0 }.apply(&mut out, [3, 4, 5], &mut Scratch::new());
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_definition(
+        fn result_agrees_with_the_definition(
             shape in [1usize..14, 1usize..14, 1usize..14], scale in 0.1f32..1.2, seed: u64
         ) {
             let mut normals = super::super::approx::Normals::new(seed);
@@ -226,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn keeps_a_constant(value in -2.0f32..2.0, scale in 0.5f32..1.0) {
+        fn constant_crop_is_unchanged(value in -2.0f32..2.0, scale in 0.5f32..1.0) {
             let mut image = vec![value; 9 * 8 * 7];
             LowResolutionParams { scale }.apply(&mut image, [9, 8, 7], &mut Scratch::new());
             prop_assert!(image.iter().all(|&v| v.to_bits() == value.to_bits()));

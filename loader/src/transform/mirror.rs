@@ -1,4 +1,4 @@
-//! Mirroring along each axis: the recipe's flip and the last step of nnU-Net's chain.
+//! Mirroring along each axis: the recipe's flip and the last transform of nnU-Net's chain.
 
 use std::fmt;
 
@@ -7,28 +7,28 @@ use serde::{Deserialize, Serialize};
 use super::range::{Probability, write_axes};
 use crate::rng::{DrawId, Operation};
 
-/// Each axis is mirrored on its own with the same probability.
+/// Settings of mirroring, which is sampled for each axis independently.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mirror {
-    /// Of each axis.
+    /// Probability of mirroring an axis.
     pub probability: Probability,
 }
 
-/// In which chain a mirror stands, so that the two draw different numbers.
+/// Chain that a mirror belongs to. The two sample different random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MirrorUse {
-    /// The recipe's flip.
+    /// Flip of the recipe's chain.
     Flip,
-    /// nnU-Net's mirror.
+    /// Mirror of nnU-Net's chain.
     Mirror,
 }
 
-/// The axes to mirror, at least one.
+/// Axes to mirror, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorParams {
-    /// Along x, y, z.
+    /// Whether to mirror x, y, z.
     pub axes: [bool; 3],
 }
 
@@ -39,25 +39,25 @@ impl Default for Mirror {
 }
 
 impl Mirror {
-    /// What this crop gets.
+    /// Samples the axes to mirror of the crop `id`; `None` if there are none.
     #[must_use]
-    pub fn draw(&self, id: &DrawId, at: MirrorUse) -> Option<MirrorParams> {
-        let mut rng = id.rng(match at {
+    pub fn sample_params(&self, id: &DrawId, mirror_use: MirrorUse) -> Option<MirrorParams> {
+        let mut rng = id.rng(match mirror_use {
             MirrorUse::Flip => Operation::Flip,
             MirrorUse::Mirror => Operation::Mirror,
         });
-        let axes = [(); 3].map(|()| self.probability.throw(&mut rng));
+        let axes = [(); 3].map(|()| self.probability.sample(&mut rng));
         axes.contains(&true).then_some(MirrorParams { axes })
     }
 }
 
 impl MirrorParams {
-    /// Mirrors a crop `shape` in place: image or labels.
+    /// Mirrors the image or the labels of a crop of `shape` in place.
     ///
-    /// Rows trade places with their images, turned round if z is mirrored, so that each voxel is moved once.
+    /// Rows are swapped with their mirror images, and reversed if z is mirrored, so that each voxel moves once.
     ///
     /// # Panics
-    /// If `voxels` has not `shape`.
+    /// If `voxels` does not have `shape`.
     pub fn apply<T: Copy>(&self, voxels: &mut [T], shape: [usize; 3]) {
         let [nx, ny, nz] = shape;
         assert_eq!(voxels.len(), nx * ny * nz, "a crop has its shape");
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_combination_mirrors_by_the_definition() {
+    fn every_combination_of_axes_agrees_with_the_definition() {
         let shape = [3, 4, 5];
         let at = |x: usize, y: usize, z: usize| (x * 100 + y * 10 + z) as u32;
         for code in 1..8u8 {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_a_phrase() {
+    fn description_is_a_phrase() {
         assert_eq!(MirrorParams { axes: [true, false, true] }.to_string(), "mirror x z");
     }
 }

@@ -1,18 +1,18 @@
-//! Sums over a crop in a fixed order, eight lanes wide.
+//! Extremes, mean and standard deviation of a crop, summed in a fixed order over eight lanes.
 
 use super::approx::LANES;
 
-/// Extremes, mean and spread of a crop's voxels.
+/// Extremes, mean and standard deviation of a crop's voxels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Moments {
     pub(super) min: f32,
     pub(super) max: f32,
     pub(super) mean: f64,
-    /// With n - 1 in the denominator; every use is a ratio of two of them, where it cancels.
+    /// Standard deviation with denominator n - 1, which cancels where it is used, in ratios of two.
     pub(super) std: f64,
 }
 
-/// Running sums of eight lanes. In f64, because 96³ squares summed in f32 lose three digits.
+/// Running sums over eight lanes, in f64 because 96³ squares summed in f32 lose three digits.
 #[derive(Debug)]
 pub(super) struct Sums {
     min: [f32; LANES],
@@ -23,6 +23,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// Sums over no voxels.
     pub(super) fn new() -> Self {
         Self {
             min: [f32::INFINITY; LANES],
@@ -33,7 +34,7 @@ impl Sums {
         }
     }
 
-    /// Takes in voxels; only the last call may bring a number that is no multiple of eight.
+    /// Adds voxels. In all calls but the last, their number must be a multiple of eight.
     pub(super) fn add_all(&mut self, voxels: &[f32]) {
         let (eights, rest) = voxels.as_chunks();
         for eight in eights {
@@ -64,6 +65,7 @@ impl Sums {
         self.count += voxels.len();
     }
 
+    /// Moments of the voxels added so far.
     pub(super) fn moments(&self) -> Moments {
         let n = self.count.max(1) as f64;
         let sum: f64 = self.sum.iter().sum();
@@ -79,7 +81,7 @@ impl Sums {
     }
 }
 
-/// The moments of `voxels`.
+/// Moments of `voxels`.
 pub(super) fn moments(voxels: &[f32]) -> Moments {
     let mut sums = Sums::new();
     sums.add_all(voxels);

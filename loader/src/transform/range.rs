@@ -1,44 +1,44 @@
-//! Probabilities and ranges as a config gives them: checked while parsing, so that a draw cannot fail.
+//! Probabilities and ranges of a config, checked while parsing so that sampling cannot fail.
 
 use std::fmt;
 
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
 
-/// Why a number in a config cannot be a probability or a range.
+/// Error for numbers that are no valid probability or range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum RangeError {
-    /// Not within 0 and 1.
-    #[error("{value} is not a probability: it must lie in [0, 1]")]
+    /// Number outside [0, 1], or not a number.
+    #[error("invalid probability {value}; expected a number in [0, 1]")]
     Probability {
-        /// What was given.
+        /// Value as a number.
         value: f64,
     },
-    /// Not finite, or the ends are swapped.
-    #[error("[{low}, {high}] is not a range: both ends must be finite and the first no greater than the second")]
+    /// Range whose ends are not finite or are swapped.
+    #[error("invalid range [{low}, {high}]; expected finite ends, the lower one first")]
     Order {
-        /// The first end given.
+        /// First end.
         low: f32,
-        /// The second end given.
+        /// Second end.
         high: f32,
     },
-    /// Contains zero or negative numbers where only positive ones have a meaning.
-    #[error("[{low}, {high}] must lie above zero")]
+    /// Range that is not entirely above zero where it must be.
+    #[error("invalid range [{low}, {high}]; expected ends above zero")]
     Sign {
-        /// The first end given.
+        /// First end.
         low: f32,
-        /// The second end given.
+        /// Second end.
         high: f32,
     },
 }
 
-/// A number in [0, 1]; in a config, a plain number. Zero switches a transform off.
+/// Probability in [0, 1]; in a config, a plain number. Zero switches a transform off.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Probability(f64);
 
 impl Probability {
-    /// Checks `value`.
+    /// Validates `value`.
     ///
     /// # Errors
     /// [`RangeError::Probability`] outside [0, 1].
@@ -46,26 +46,26 @@ impl Probability {
         if value >= 0.0 && value <= 1.0 { Ok(Self(value)) } else { Err(RangeError::Probability { value }) }
     }
 
-    /// A probability known when the program is written.
+    /// Probability of a constant.
     ///
     /// # Panics
-    /// Outside [0, 1].
+    /// If `value` lies outside [0, 1].
     #[must_use]
     pub const fn known(value: f64) -> Self {
         match Self::new(value) {
             Ok(probability) => probability,
-            Err(_) => panic!("a known probability lies in [0, 1]"),
+            Err(_) => panic!("a constant probability lies in [0, 1]"),
         }
     }
 
-    /// The number.
+    /// Value as a number.
     #[must_use]
     pub const fn get(self) -> f64 {
         self.0
     }
 
-    /// Throws the coin: exactly one draw is taken from `rng`, whatever the probability.
-    pub(super) fn throw(self, rng: &mut impl Rng) -> bool {
+    /// Samples whether the event happens. Takes exactly one number from `rng`, whatever the probability.
+    pub(super) fn sample(self, rng: &mut impl Rng) -> bool {
         rng.random::<f64>() < self.0
     }
 }
@@ -83,7 +83,7 @@ impl From<Probability> for f64 {
     }
 }
 
-/// A closed interval of finite numbers; in a config, `[low, high]`.
+/// Closed interval of finite numbers; in a config, `[low, high]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Range {
@@ -92,7 +92,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Checks the ends.
+    /// Validates the ends.
     ///
     /// # Errors
     /// [`RangeError::Order`] if an end is not finite or `low > high`.
@@ -104,36 +104,36 @@ impl Range {
         }
     }
 
-    /// A range known when the program is written.
+    /// Range of constants.
     ///
     /// # Panics
-    /// Where [`Range::new`] fails.
+    /// If [`Range::new`] fails.
     #[must_use]
     pub const fn known(low: f32, high: f32) -> Self {
         match Self::new(low, high) {
             Ok(range) => range,
-            Err(_) => panic!("a known range has ordered, finite ends"),
+            Err(_) => panic!("a constant range has finite ends in order"),
         }
     }
 
-    /// The lower end.
+    /// Lower end.
     #[must_use]
     pub const fn low(self) -> f32 {
         self.low
     }
 
-    /// The upper end.
+    /// Upper end.
     #[must_use]
     pub const fn high(self) -> f32 {
         self.high
     }
 
-    /// Uniform over the range: exactly one draw is taken from `rng`.
-    pub(super) fn draw(self, rng: &mut impl Rng) -> f32 {
-        // In f64, so that rounding cannot leave the range by more than the last conversion, which the clamp undoes.
+    /// Samples a number uniformly. Takes exactly one number from `rng`.
+    pub(super) fn sample(self, rng: &mut impl Rng) -> f32 {
+        // In f64, where only the final conversion can leave the range; the clamp undoes that.
         let at = rng.random::<f64>();
-        let drawn = f64::from(self.low) + (f64::from(self.high) - f64::from(self.low)) * at;
-        (drawn as f32).clamp(self.low, self.high)
+        let value = f64::from(self.low) + (f64::from(self.high) - f64::from(self.low)) * at;
+        (value as f32).clamp(self.low, self.high)
     }
 }
 
@@ -150,16 +150,16 @@ impl From<Range> for [f32; 2] {
     }
 }
 
-/// A [`Range`] above zero: for factors, exponents and widths.
+/// [`Range`] above zero, for factors, exponents and widths.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "[f32; 2]", into = "[f32; 2]")]
 pub struct PositiveRange(Range);
 
 impl PositiveRange {
-    /// Checks the ends.
+    /// Validates the ends.
     ///
     /// # Errors
-    /// [`RangeError::Order`] as [`Range::new`], [`RangeError::Sign`] if `low` is not above zero.
+    /// [`RangeError::Order`] like [`Range::new`]; [`RangeError::Sign`] if `low` is not above zero.
     pub const fn new(low: f32, high: f32) -> Result<Self, RangeError> {
         match Range::new(low, high) {
             Ok(range) if low > 0.0 => Ok(Self(range)),
@@ -168,33 +168,34 @@ impl PositiveRange {
         }
     }
 
-    /// A range known when the program is written.
+    /// Positive range of constants.
     ///
     /// # Panics
-    /// Where [`PositiveRange::new`] fails.
+    /// If [`PositiveRange::new`] fails.
     #[must_use]
     pub const fn known(low: f32, high: f32) -> Self {
         match Self::new(low, high) {
             Ok(range) => range,
-            Err(_) => panic!("a known positive range has ordered ends above zero"),
+            Err(_) => panic!("a constant positive range has ends above zero in order"),
         }
     }
 
-    /// The range without its promise.
+    /// The same range as a [`Range`].
     #[must_use]
     pub const fn range(self) -> Range {
         self.0
     }
 
-    /// Uniform over the range.
-    pub(super) fn draw(self, rng: &mut impl Rng) -> f32 {
-        self.0.draw(rng)
+    /// Samples a number uniformly. Takes exactly one number from `rng`.
+    pub(super) fn sample(self, rng: &mut impl Rng) -> f32 {
+        self.0.sample(rng)
     }
 
-    /// As likely below 1 as above it, uniform within either side: nnU-Net's law for contrast, brightness and gamma.
+    /// Samples a number that is as likely below 1 as above it and uniform on either side, as nnU-Net does for contrast,
+    /// brightness and gamma.
     ///
-    /// A range that lies on one side of 1 is drawn uniformly. Always two draws are taken from `rng`.
-    pub(super) fn draw_about_one(self, rng: &mut impl Rng) -> f32 {
+    /// A range on one side of 1 is sampled uniformly. Takes exactly two numbers from `rng`.
+    pub(super) fn sample_about_one(self, rng: &mut impl Rng) -> f32 {
         let Range { low, high } = self.0;
         let below = rng.random::<f64>() < 0.5;
         let side = if low >= 1.0 || high <= 1.0 {
@@ -204,7 +205,7 @@ impl PositiveRange {
         } else {
             Range { low: 1.0, high }
         };
-        side.draw(rng)
+        side.sample(rng)
     }
 }
 
@@ -221,7 +222,7 @@ impl From<PositiveRange> for [f32; 2] {
     }
 }
 
-/// Names of the axes that are set, as `x z`.
+/// Writes the names of the axes that are set, as ` x z`.
 pub(super) fn write_axes(f: &mut fmt::Formatter<'_>, axes: [bool; 3]) -> fmt::Result {
     for (set, name) in axes.into_iter().zip(["x", "y", "z"]) {
         if set {
@@ -237,7 +238,7 @@ mod tests {
     use crate::rng::{DrawId, Operation};
 
     #[test]
-    fn a_config_is_checked_while_it_is_parsed() {
+    fn invalid_numbers_are_rejected_while_parsing() {
         let check = |text: &str, expected: Option<Range>| {
             assert_eq!(serde_json::from_str::<Range>(text).ok(), expected, "{text}");
         };
@@ -251,12 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn draws_about_one_are_halved_by_it() {
+    fn half_of_the_numbers_about_1_are_below_it() {
         let range = PositiveRange::known(0.7, 1.5);
         let mut rng = DrawId { seed: 1, epoch: 0, case: 0, crop: 0 }.rng(Operation::Gamma);
-        let drawn: Vec<f32> = (0..10_000).map(|_| range.draw_about_one(&mut rng)).collect();
-        let below = drawn.iter().filter(|&&v| v < 1.0).count();
+        let values: Vec<f32> = (0..10_000).map(|_| range.sample_about_one(&mut rng)).collect();
+        let below = values.iter().filter(|&&v| v < 1.0).count();
         assert!((4800..5200).contains(&below), "{below}");
-        assert!(drawn.iter().all(|v| (0.7..=1.5).contains(v)));
+        assert!(values.iter().all(|v| (0.7..=1.5).contains(v)));
     }
 }

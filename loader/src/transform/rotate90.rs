@@ -1,4 +1,4 @@
-//! Quarter turns in the plane of the first two axes, as `np.rot90` turns them: from x towards y.
+//! Quarter turns in the plane of the first two axes, in the sense of `np.rot90`: from x towards y.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use super::range::Probability;
 use super::scratch::Scratch;
 use crate::rng::{DrawId, Operation};
 
-/// One to three quarter turns, each as likely.
+/// Settings of the quarter turns; one, two and three turns are equally likely.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotate90 {
-    /// Of any turn at all.
+    /// Probability of turning.
     pub probability: Probability,
 }
 
-/// A number of quarter turns.
+/// Sampled number of quarter turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate90Params {
-    /// 1, 2 or 3; other numbers count modulo 4.
+    /// Quarter turns: 1, 2 or 3; other numbers count modulo 4.
     pub turns: u8,
 }
 
@@ -32,23 +32,23 @@ impl Default for Rotate90 {
 }
 
 impl Rotate90 {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<Rotate90Params> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<Rotate90Params> {
         let mut rng = id.rng(Operation::Rotate90);
-        let apply = self.probability.throw(&mut rng);
+        let apply = self.probability.sample(&mut rng);
         let turns = 1 + (rng.random::<f64>() * 3.0) as u8;
         apply.then_some(Rotate90Params { turns })
     }
 }
 
 impl Rotate90Params {
-    /// Turns a crop `shape` and returns its new shape: x and y are exchanged by an odd number of turns.
+    /// Turns a crop of `shape` and returns its new shape: an odd number of turns exchanges x and y.
     ///
-    /// The plain form, against which the pipeline's fused copy is tested; it goes through a copy of the crop.
+    /// This is the plain form, through a copy of the crop, against which the pipeline's fused copy is tested.
     ///
     /// # Panics
-    /// If `voxels` has not `shape`.
+    /// If `voxels` does not have `shape`.
     pub fn apply(&self, voxels: &mut [f32], shape: [usize; 3], scratch: &mut Scratch) -> [usize; 3] {
         let [nx, ny, nz] = shape;
         assert_eq!(voxels.len(), nx * ny * nz, "a crop has its shape");
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_as_numpy_does() {
+    fn turns_agree_with_numpy() {
         // np.rot90([[1, 2, 3], [4, 5, 6]], k, axes=(0, 1))
         let check = |turns, expected_shape: [usize; 3], expected: [f32; 6]| {
             let mut voxels = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_a_phrase() {
+    fn description_is_a_phrase() {
         assert_eq!(Rotate90Params { turns: 3 }.to_string(), "rotate 270");
     }
 }

@@ -1,4 +1,4 @@
-//! Multiplication of the intensities by 1 + u: the recipe's third step.
+//! Multiplication of the intensities by 1 + u, the recipe's third transform.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::range::{Probability, Range};
 use crate::rng::{DrawId, Operation};
 
-/// x becomes x (1 + u).
+/// Settings of the multiplication: x becomes x (1 + u).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleIntensity {
-    /// Of any change.
+    /// Probability of applying the multiplication.
     pub probability: Probability,
-    /// Of u.
+    /// Range of u.
     pub range: Range,
 }
 
-/// The factor drawn.
+/// Sampled factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleIntensityParams {
-    /// 1 + u.
+    /// Multiplier of every voxel, 1 + u.
     pub factor: f32,
 }
 
@@ -32,12 +32,12 @@ impl Default for ScaleIntensity {
 }
 
 impl ScaleIntensity {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<ScaleIntensityParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<ScaleIntensityParams> {
         let mut rng = id.rng(Operation::ScaleIntensity);
-        let apply = self.probability.throw(&mut rng);
-        let factor = 1.0 + self.range.draw(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let factor = 1.0 + self.range.sample(&mut rng);
         apply.then_some(ScaleIntensityParams { factor })
     }
 }

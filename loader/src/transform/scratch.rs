@@ -1,9 +1,9 @@
-//! Working memory of one thread, kept from crop to crop.
+//! Working memory of one thread, reused from crop to crop.
 
-/// Buffers that grow to what a chain needs on its first crop and are reused from then on.
+/// Buffers that grow with a chain's first crop and are reused from then on.
 ///
-/// What is in them means nothing between two calls. For crops of 96³ and the default chains it stays below 0.5 MiB
-/// (the plain rotation, which the pipeline does not use, needs the size of a crop).
+/// Their contents are unspecified between calls. For crops of 96³ and the default chains they stay below 0.5 MiB; the
+/// plain quarter turn, which the pipeline does not use, needs the size of a crop.
 #[derive(Debug, Default)]
 pub struct Scratch {
     floats: Vec<f32>,
@@ -17,7 +17,7 @@ impl Scratch {
         Self::default()
     }
 
-    /// `num_floats` floats and `num_indices` indices with whatever was in them.
+    /// Returns `num_floats` floats and `num_indices` indices, of unspecified value.
     pub(super) fn take(&mut self, num_floats: usize, num_indices: usize) -> (&mut [f32], &mut [u32]) {
         if self.floats.len() < num_floats {
             self.floats.resize(num_floats, 0.0);

@@ -1,4 +1,4 @@
-//! A constant added to the intensities: the recipe's last step.
+//! Addition of a constant to the intensities, the recipe's last transform.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::range::{Probability, Range};
 use crate::rng::{DrawId, Operation};
 
-/// x becomes x + u.
+/// Settings of the shift: x becomes x + u.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShiftIntensity {
-    /// Of any change.
+    /// Probability of applying the shift.
     pub probability: Probability,
-    /// Of u, in units of the window.
+    /// Range of the shift, in units of the window.
     pub range: Range,
 }
 
-/// The shift drawn.
+/// Sampled shift.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShiftIntensityParams {
-    /// u, in units of the window.
+    /// Summand of every voxel, in units of the window.
     pub shift: f32,
 }
 
@@ -32,18 +32,18 @@ impl Default for ShiftIntensity {
 }
 
 impl ShiftIntensity {
-    /// What this crop gets.
+    /// Samples the parameters of the crop `id`; `None` if the transform is not applied to it.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<ShiftIntensityParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<ShiftIntensityParams> {
         let mut rng = id.rng(Operation::ShiftIntensity);
-        let apply = self.probability.throw(&mut rng);
-        let shift = self.range.draw(&mut rng);
+        let apply = self.probability.sample(&mut rng);
+        let shift = self.range.sample(&mut rng);
         apply.then_some(ShiftIntensityParams { shift })
     }
 }
 
 impl ShiftIntensityParams {
-    /// Adds to every voxel.
+    /// Shifts every voxel.
     pub fn apply(&self, image: &mut [f32]) {
         for v in image {
             *v += self.shift;

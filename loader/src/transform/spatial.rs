@@ -1,19 +1,18 @@
-//! Rotation and scaling of nnU-Net's chain in one resampling pass: image trilinear, labels nearest.
+//! Rotation and scaling of nnU-Net's chain in one resampling pass: trilinear for the image, nearest for labels.
 //!
-//! The trap: the matrix maps *output* offsets from the centre to *source* offsets, as column vectors, so a scale
-//! above 1 shows more of the source and makes organs smaller. (batchgeneratorsv2 multiplied by the transposed matrix
-//! until July 2026; this is the corrected sense.)
+//! The matrix maps *output* offsets from the centre to *source* offsets, as column vectors, so a scale above 1 shows
+//! more of the source and makes organs smaller. (batchgeneratorsv2 multiplied by the transposed matrix until July 2026;
+//! this is the corrected sense.)
 //!
-//! A crop that is rotated needs more of the volume than its own box. [`SpatialParams::source_box`] says how much, so
-//! the store is asked for exactly that box: for 96³ crops and the default ranges 1.45 times the crop's voxels on
-//! average (2.27 where a rotation or scaling is drawn; 11.3, the most of 200,000 draws). Outside the box a voxel counts
-//! as 0, the window's floor, which is also what the store pads a volume with; with a box of that size nothing outside
-//! is read.
+//! A rotated crop needs more of the volume than its own box. [`SpatialParams::source_box`] is the box that it needs, and
+//! exactly that box is read from the cache: for 96³ crops and the default ranges, 1.45 times the crop's voxels on average
+//! (2.27 times if a rotation or scaling is applied; at most 11.3 times among 200,000 samples). Voxels outside the source
+//! count as 0, the window's lower end, which also pads volumes; a source of the full box is never read outside.
 //!
 //! DIFFERENCE: nnU-Net cuts one fixed, somewhat larger box for every crop, made for scales of 0.85 to 1.25, and fills
 //! corners outside it with 0, the mean of its normalised images; here corners show the volume. It also interpolates
 //! labels linearly, class by class, and takes the largest; here the nearest voxel's label is taken, which costs one
-//! read instead of eight a class and differs only in voxels cut by a border.
+//! read instead of eight per class and differs only in voxels crossed by a class boundary.
 
 use std::fmt;
 
@@ -23,37 +22,37 @@ use super::range::{PositiveRange, Probability, Range};
 use super::scratch::Scratch;
 use crate::rng::{DrawId, Operation};
 
-/// Rotation about the three axes and scaling, each on its own or both.
+/// Settings of rotation and scaling, which are sampled independently.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spatial {
-    /// Of a rotation.
+    /// Probability of rotating.
     pub rotation_probability: Probability,
-    /// Of the angle about each axis, in degrees.
+    /// Range of the angle about each axis, in degrees.
     pub rotation_degrees: Range,
-    /// Of a scaling.
+    /// Probability of scaling.
     pub scaling_probability: Probability,
-    /// Of the factor, one for all axes: source voxels for each voxel of the crop.
+    /// Range of the scale, one for all axes, in source voxels per voxel of the crop.
     pub scaling: PositiveRange,
 }
 
-/// The angles and the factor drawn.
+/// Sampled angles and scale.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpatialParams {
-    /// About x, then y, then z.
+    /// Angles about x, y and z, applied in this order, in degrees.
     pub rotation_degrees: [f32; 3],
-    /// Source voxels for each voxel of the crop.
+    /// Source voxels per voxel of the crop.
     pub scale: f32,
 }
 
-/// The straight lines through a source that the rows of a crop are: voxel z of row r lies at `starts[r] + step · z`.
+/// Rows of a crop as straight lines through its source: voxel z of row r lies at `starts[r] + increment · z`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceRows {
-    /// Position of each row's first voxel, rows along x, then y.
+    /// Source position of each row's first voxel, in voxels; row `x * ny + y` is the row of `[x, y]`.
     pub starts: Vec<[f32; 3]>,
-    /// From a row's voxel to the next.
-    pub step: [f32; 3],
+    /// Offset between consecutive voxels of a row, in source voxels.
+    pub increment: [f32; 3],
 }
 
 impl Default for Spatial {
@@ -68,14 +67,14 @@ impl Default for Spatial {
 }
 
 impl Spatial {
-    /// What this crop gets; nothing if neither a rotation nor a scaling came up.
+    /// Samples the parameters of the crop `id`; `None` if it is neither rotated nor scaled.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> Option<SpatialParams> {
+    pub fn sample_params(&self, id: &DrawId) -> Option<SpatialParams> {
         let mut rng = id.rng(Operation::Spatial);
-        let rotate = self.rotation_probability.throw(&mut rng);
-        let scale = self.scaling_probability.throw(&mut rng);
-        let angles = [(); 3].map(|()| self.rotation_degrees.draw(&mut rng));
-        let factor = self.scaling.draw(&mut rng);
+        let rotate = self.rotation_probability.sample(&mut rng);
+        let scale = self.scaling_probability.sample(&mut rng);
+        let angles = [(); 3].map(|()| self.rotation_degrees.sample(&mut rng));
+        let factor = self.scaling.sample(&mut rng);
         (rotate || scale).then_some(SpatialParams {
             rotation_degrees: if rotate { angles } else { [0.0; 3] },
             scale: if scale { factor } else { 1.0 },
@@ -83,23 +82,24 @@ impl Spatial {
     }
 }
 
-/// Room beyond the outermost position, far above the rounding of coordinates and far below a voxel.
+/// Margin around the outermost position, in voxels: far above the rounding of coordinates and far below a voxel.
 const MARGIN: f64 = 1e-3;
 
-/// Adding it rounds a float of either sign and less than 2^21 to an integer that stands in its low bits.
+/// Summand that rounds a float of absolute value below 2^21 to an integer, which is then in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
 
-/// Rows of the crop along x, and along y, that are resampled together.
+/// Rows along x, and along y, of the tiles in which a crop is resampled.
 const TILE: usize = 8;
 
-/// The integer that `ROUND` was added to.
+/// Integer part of a float that `ROUND` was added to.
 #[inline]
 fn integer(shifted: f32) -> u32 {
     shifted.to_bits().wrapping_sub(ROUND.to_bits())
 }
 
 impl SpatialParams {
-    /// `source_from_crop`: offsets from the centre, in voxels. Rotation about x, then y, then z, times the scale.
+    /// Matrix from crop to source, for offsets from the centre in voxels: rotation about x, then y, then z, times the
+    /// scale.
     #[must_use]
     pub fn source_from_crop(&self) -> [[f64; 3]; 3] {
         let [(sx, cx), (sy, cy), (sz, cz)] =
@@ -112,10 +112,10 @@ impl SpatialParams {
         ]
     }
 
-    /// The box, about the same centre, outside which this transform reads nothing for a crop of `crop_size`.
+    /// Shape of the box, about the same centre, that holds every voxel read for a crop of `crop_size`.
     ///
-    /// Its sides differ from the crop's by an even number, so that it starts `(side - crop)/2` voxels before the
-    /// crop: a whole number, negative where the scale makes the box smaller than the crop.
+    /// The sides differ from the crop's by even numbers, so the box starts a whole number of voxels, `(side - crop)/2`,
+    /// before the crop; the number is negative if the scale makes the box smaller than the crop.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         let matrix = self.source_from_crop();
@@ -129,20 +129,19 @@ impl SpatialParams {
         sides
     }
 
-    /// Where each row of the crop lies in the source: what [`Self::apply_image`] walks along, for devices that
-    /// resample themselves.
+    /// Rows that [`Self::apply_image`] walks along, for devices that resample themselves.
     #[must_use]
     pub fn rows(&self, source_shape: [usize; 3], crop_shape: [usize; 3]) -> SourceRows {
         let rows = AffineRows::new(self, source_shape, crop_shape);
         let [nx, ny, _] = crop_shape;
         let starts = (0..nx * ny).map(|row| rows.start(row / ny, row % ny)).collect();
-        SourceRows { starts, step: rows.step }
+        SourceRows { starts, increment: rows.increment }
     }
 
-    /// Resamples `source` into `crop`, trilinear, about their common centre.
+    /// Resamples `source` into `crop` about their common centre, by trilinear interpolation.
     ///
     /// # Panics
-    /// If a slice has not its shape.
+    /// If a slice does not have its shape.
     pub fn apply_image(
         &self,
         source: &[f32],
@@ -163,7 +162,7 @@ impl SpatialParams {
                 rows.interpolate_at_border(start, source, to);
                 return;
             }
-            // First where each voxel lies: plain arithmetic, eight voxels at a time.
+            // First the position of each voxel: plain arithmetic, eight voxels at a time.
             for z in 0..nz {
                 let at = rows.at(start, z);
                 let below = at.map(|p| (p - 0.5) + ROUND);
@@ -173,15 +172,15 @@ impl SpatialParams {
                 let [x, y, z_below] = below.map(integer);
                 corners[z] = (x * sy as u32 + y) * sz as u32 + z_below;
             }
-            // Then the reads, which no vector unit makes faster.
+            // Then the reads, which vector instructions do not speed up.
             interpolate(source, sz, sy * sz, to, corners, [in_x, in_y, in_z]);
         });
     }
 
-    /// Resamples labels into `crop`, nearest voxel, about their common centre.
+    /// Resamples labels into `crop` about their common centre, by nearest neighbour.
     ///
     /// # Panics
-    /// If a slice has not its shape.
+    /// If a slice does not have its shape.
     pub fn apply_labels(&self, source: &[u8], source_shape: [usize; 3], crop: &mut [u8], crop_shape: [usize; 3]) {
         const PIECE: usize = 32;
         let [sx, sy, sz] = source_shape;
@@ -192,7 +191,7 @@ impl SpatialParams {
                 rows.nearest_at_border(start, source, to);
                 return;
             }
-            // First the arithmetic, then the reads, as for images: 2.2 ms a crop in one loop.
+            // First the arithmetic, then the reads, as for images. In one loop, it takes 2.2 ms per crop.
             for (piece, to) in to.chunks_mut(PIECE).enumerate() {
                 let mut nearest = [0; PIECE];
                 for (i, nearest) in nearest.iter_mut().enumerate() {
@@ -207,15 +206,15 @@ impl SpatialParams {
     }
 }
 
-/// The walk over a crop's rows, each a straight line through the source.
+/// Walk over the rows of a crop, each a straight line through the source.
 #[derive(Debug)]
 struct AffineRows {
     matrix: [[f64; 3]; 3],
     source_shape: [usize; 3],
     crop_shape: [usize; 3],
-    /// Source voxels from one voxel of a row to the next.
-    step: [f32; 3],
-    /// The last position along each axis that has a voxel after it.
+    /// Offset between consecutive voxels of a row, in source voxels.
+    increment: [f32; 3],
+    /// Largest index along each axis.
     last: [f32; 3],
 }
 
@@ -226,16 +225,17 @@ impl AffineRows {
             matrix,
             source_shape,
             crop_shape,
-            step: matrix.map(|row| row[2] as f32),
+            increment: matrix.map(|row| row[2] as f32),
             last: source_shape.map(|n| n as f32 - 1.0),
         }
     }
 
-    /// Calls `row` with the source position of each row's first voxel, and the row.
+    /// Calls `row` with the source position of each row's first voxel and the row's voxels.
     ///
-    /// Tile by tile, because a rotated row runs across the source's rows: a tile keeps what its rows share in the
-    /// cache. Best of 60 runs with 96³ voxels, in ms, without tiles, with 8 by 8 rows, and with those cut at 48 voxels:
-    /// scale 0.7 2.8, 2.9, 3.3; rotation by 15° about each axis 4.2, 4.1, 4.4; by 30° and scale 1.4 12.1, 9.9, 9.9.
+    /// Goes tile by tile, because a rotated row runs across the source's rows: a tile keeps in the cache what its rows
+    /// share. Best of 60 runs with 96³ voxels, in ms, without tiles, with tiles of 8 by 8 rows, and with those cut at 48
+    /// voxels: scale 0.7: 2.8, 2.9, 3.3; rotation by 15° about each axis: 4.2, 4.1, 4.4; by 30° and scale 1.4: 12.1, 9.9,
+    /// 9.9.
     fn each<T>(&self, crop: &mut [T], mut row: impl FnMut([f32; 3], &mut [T])) {
         let [nx, ny, nz] = self.crop_shape;
         assert_eq!(crop.len(), nx * ny * nz, "a crop has its shape");
@@ -266,31 +266,31 @@ impl AffineRows {
         start
     }
 
-    /// Source position of voxel `z` of a row. Multiplied out, not added up: no error gathers along it.
+    /// Source position of voxel `z` of a row. Computed by multiplication, so that errors do not add up along the row.
     #[inline]
     fn at(&self, start: [f32; 3], z: usize) -> [f32; 3] {
         let z = z as i32 as f32;
-        [start[0] + self.step[0] * z, start[1] + self.step[1] * z, start[2] + self.step[2] * z]
+        [start[0] + self.increment[0] * z, start[1] + self.increment[1] * z, start[2] + self.increment[2] * z]
     }
 
-    /// Whether every position of a row has voxels on both sides. Rounding is monotonic, so the ends decide.
+    /// Whether every position of a row has voxels on both sides. Rounding is monotonic, so testing the ends suffices.
     fn is_inside(&self, start: [f32; 3]) -> bool {
         let end = self.at(start, self.crop_shape[2] - 1);
         (0..3).all(|a| start[a] >= 0.0 && end[a] >= 0.0 && start[a] < self.last[a] && end[a] < self.last[a])
     }
 
-    /// A row of labels that leaves the source: voxels outside are background.
+    /// Resamples a row of labels that leaves the source; voxels outside are background.
     #[cold]
     fn nearest_at_border(&self, start: [f32; 3], source: &[u8], to: &mut [u8]) {
         let [sx, sy, sz] = self.source_shape;
         for (z, t) in to.iter_mut().enumerate() {
-            // Negative positions become huge ones, and fall out with those beyond the other end.
+            // Negative positions become huge ones, which the comparison with the shape rejects as well.
             let [x, y, z] = self.at(start, z).map(|p| integer(p + ROUND) as usize);
             *t = if x < sx && y < sy && z < sz { source[(x * sy + y) * sz + z] } else { 0 };
         }
     }
 
-    /// A row that leaves the source: voxels outside count as 0.
+    /// Interpolates a row that leaves the source; voxels outside count as 0.
     #[cold]
     fn interpolate_at_border(&self, start: [f32; 3], source: &[f32], to: &mut [f32]) {
         let [sx, sy, sz] = self.source_shape.map(|n| n as isize);
@@ -300,11 +300,11 @@ impl AffineRows {
             let [x, y, z] = below.map(|p| p as isize);
             let mut sum = 0.0;
             for corner in 0..8isize {
-                let step = [corner >> 2, corner >> 1 & 1, corner & 1];
-                let (x, y, z) = (x + step[0], y + step[1], z + step[2]);
+                let upper = [corner >> 2, corner >> 1 & 1, corner & 1];
+                let (x, y, z) = (x + upper[0], y + upper[1], z + upper[2]);
                 if (0..sx).contains(&x) && (0..sy).contains(&y) && (0..sz).contains(&z) {
                     let weight: f32 = (0..3)
-                        .map(|a| if step[a] == 1 { at[a] - below[a] } else { 1.0 - (at[a] - below[a]) })
+                        .map(|a| if upper[a] == 1 { at[a] - below[a] } else { 1.0 - (at[a] - below[a]) })
                         .product();
                     sum += weight * source[((x * sy + y) * sz + z) as usize];
                 }
@@ -314,10 +314,10 @@ impl AffineRows {
     }
 }
 
-/// A row from the eight voxels about each position.
+/// Interpolates a row from the eight voxels around each position.
 ///
-/// Pairs along z are read together and stay pairs until the last step, which halves the arithmetic; with that and one
-/// check of the bounds the scale of 0.7 went from 6.2 to 3.7 ms.
+/// Pairs along z are read together and stay pairs until the end, which halves the arithmetic; with that and a single
+/// bounds check, a scale of 0.7 went from 6.2 to 3.7 ms.
 #[inline]
 fn interpolate(
     source: &[f32],
@@ -327,7 +327,7 @@ fn interpolate(
     corners: &[u32],
     [in_x, in_y, in_z]: [&[f32]; 3],
 ) {
-    // Of one length, so that one check of the bounds serves all four reads.
+    // The slices have one length, so that one bounds check serves all four reads.
     let len = source.len() - plane - row;
     let [s00, s01, s10, s11] = [0, row, plane, plane + row].map(|offset| &source[offset..][..len]);
     let fractions = in_x.iter().zip(in_y).zip(in_z);
@@ -340,7 +340,7 @@ fn interpolate(
     }
 }
 
-/// The way from one pair to another.
+/// Interpolates linearly between two pairs; `weight` is that of `to`.
 #[inline]
 fn mix_pairs(from: &[f32], to: &[f32], weight: f32) -> [f32; 2] {
     [from[0] + weight * (to[0] - from[0]), from[1] + weight * (to[1] - from[1])]
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_box_of_a_still_crop_is_barely_larger() {
+    fn source_box_follows_rotation_and_scale() {
         let check = |params: SpatialParams, expected| assert_eq!(params.source_box([96, 96, 96]), expected);
         check(params([0.0; 3], 1.0), [98; 3]);
         check(params([0.0; 3], 0.7), [68; 3]);
@@ -385,15 +385,15 @@ mod tests {
     }
 
     #[test]
-    fn scale_shows_more_of_the_source() {
-        // A line of numbered voxels: at scale 2 every other one appears, from the centre outwards.
+    fn larger_scale_shows_more_of_the_source() {
+        // A line of numbered voxels: scale 2 keeps every other one, from the centre outwards.
         let source: Vec<f32> = (0..9).map(|i| i as f32).collect();
         assert_eq!(resample(params([0.0; 3], 2.0), &source, [1, 1, 9], [1, 1, 3]), [2.0, 4.0, 6.0]);
         assert_eq!(resample(params([0.0; 3], 0.5), &source, [1, 1, 9], [1, 1, 3]), [3.5, 4.0, 4.5]);
     }
 
     #[test]
-    fn outside_the_source_is_the_floor() {
+    fn voxels_outside_the_source_are_the_lower_end_of_the_window() {
         let crop = resample(params([0.0; 3], 1.0), &[1.0; 27], [3, 3, 3], [1, 1, 7]);
         assert_eq!(crop, [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
         let mut labels = [9; 7];
@@ -402,11 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_a_phrase() {
+    fn description_is_a_phrase() {
         assert_eq!(params([12.0, -3.25, 0.0], 1.1).to_string(), "rotate 12.0° -3.2° 0.0° scale 1.100");
     }
 
-    /// Rotations and scales well beyond the default ranges.
+    /// Parameters well beyond the default ranges.
     fn any_params() -> impl Strategy<Value = SpatialParams> {
         let angle = || -180.0f32..180.0;
         ([angle(), angle(), angle()], 0.3f32..2.0).prop_map(|(angles, scale)| params(angles, scale))
@@ -414,7 +414,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_rotation_and_no_scaling_is_identity(
+        fn scale_1_without_rotation_is_the_identity(
             shape in [1usize..9, 1usize..9, 1usize..20], more in [0usize..3, 0usize..3, 0usize..3], seed: u64
         ) {
             let mut source_shape = shape;
@@ -431,7 +431,7 @@ mod tests {
         }
 
         #[test]
-        fn a_quarter_turn_about_z_is_rotate90(n in 3usize..14, nz in 3usize..9, turns in 1u8..4, seed: u64) {
+        fn quarter_turn_about_z_is_rotate90(n in 3usize..14, nz in 3usize..9, turns in 1u8..4, seed: u64) {
             let shape = [n, n, nz];
             let source = noise(shape, seed);
             let crop = resample(params([0.0, 0.0, -90.0 * f32::from(turns)], 1.0), &source, shape, shape);
@@ -448,7 +448,7 @@ mod tests {
         }
 
         #[test]
-        fn the_source_box_suffices(params in any_params(), shape in [1usize..24, 1usize..24, 1usize..24]) {
+        fn source_box_holds_every_voxel_read(params in any_params(), shape in [1usize..24, 1usize..24, 1usize..24]) {
             let source_shape = params.source_box(shape);
             for axis in 0..3 {
                 prop_assert_eq!(source_shape[axis] % 2, shape[axis] % 2);
@@ -456,15 +456,15 @@ mod tests {
             let rows = AffineRows::new(&params, source_shape, shape);
             let mut inside = true;
             rows.each(&mut vec![0u8; shape.iter().product()], |start, _| inside &= rows.is_inside(start));
-            prop_assert!(inside, "a row leaves the box");
-            // A constant stays constant, where a read outside would have mixed in zeros.
+            prop_assert!(inside, "a row leaves its source box");
+            // A constant stays constant; a read outside would have mixed in zeros.
             let crop = resample(params, &vec![1.0; source_shape.iter().product()], source_shape, shape);
             prop_assert!(crop.iter().all(|v| (v - 1.0).abs() < 1e-6));
         }
 
         #[test]
-        fn rows_inside_and_rows_at_the_border_agree(params in any_params(), seed: u64) {
-            // The same centre in a box that suffices and in one that is padded by the floor.
+        fn rows_at_the_border_agree_with_rows_inside(params in any_params(), seed: u64) {
+            // One source, alone and padded with zeros to more than the source box.
             let shape = [7, 6, 9];
             let small = [9, 8, 9];
             let large = params.source_box(shape).map(|n| n + 10);
@@ -485,13 +485,54 @@ mod tests {
         }
 
         #[test]
-        fn labels_are_labels_that_were_there(params in any_params(), seed: u64) {
+        fn labels_are_those_of_the_nearest_voxels(params in any_params(), more in [0usize..4, 0usize..4, 0usize..4], seed: u64) {
             let shape = [8, 7, 9];
-            let source_shape = params.source_box(shape);
-            let source: Vec<u8> = noise(source_shape, seed).iter().map(|v| if *v > 0.3 { 7 } else { 3 }).collect();
+            // Smaller than the source box or not, so that some crops reach outside.
+            let box_shape = params.source_box(shape);
+            let source_shape = [0, 1, 2].map(|axis: usize| box_shape[axis].saturating_sub(2 * more[axis]).max(1));
+            let source: Vec<u8> = noise(source_shape, seed).iter().map(|v| (v * 40.0) as i32 as u8).collect();
             let mut crop = vec![0; shape.iter().product()];
             params.apply_labels(&source, source_shape, &mut crop, shape);
-            prop_assert!(crop.iter().all(|label| [3, 7].contains(label)));
+            let (nearest, mut compared) = (Nearest { params, source: &source, source_shape, shape }, 0);
+            for (i, label) in crop.iter().enumerate() {
+                if let Some(expected) = nearest.label([i / shape[2] / shape[1], i / shape[2] % shape[1], i % shape[2]]) {
+                    prop_assert_eq!(*label, expected);
+                    compared += 1;
+                }
+            }
+            // Angles are random, so few voxels lie halfway between two.
+            prop_assert!(compared > crop.len() * 9 / 10, "{} of {}", compared, crop.len());
+        }
+    }
+
+    /// Nearest-neighbour resampling of labels by the definition, voxel by voxel in f64.
+    struct Nearest<'a> {
+        params: SpatialParams,
+        source: &'a [u8],
+        source_shape: [usize; 3],
+        shape: [usize; 3],
+    }
+
+    impl Nearest<'_> {
+        /// Label of a voxel; `None` if it lies so close to halfway between two that rounding in f32 may decide.
+        fn label(&self, voxel: [usize; 3]) -> Option<u8> {
+            let matrix = self.params.source_from_crop();
+            let centre = |shape: [usize; 3]| shape.map(|n| (n as f64 - 1.0) / 2.0);
+            let (from, to) = (centre(self.shape), centre(self.source_shape));
+            let mut index = 0;
+            let mut inside = true;
+            for axis in 0..3 {
+                let along: f64 = (0..3).map(|by| matrix[axis][by] * (voxel[by] as f64 - from[by])).sum();
+                let at = to[axis] + along;
+                // Coordinates stay below 64, where f32 is exact to 4e-6; a position sums four of them.
+                if ((at - at.floor()) - 0.5).abs() < 1e-4 {
+                    return None;
+                }
+                let nearest = at.round();
+                inside &= nearest >= 0.0 && nearest < self.source_shape[axis] as f64;
+                index = index * self.source_shape[axis] + nearest.max(0.0) as usize;
+            }
+            Some(if inside { self.source[index] } else { 0 })
         }
     }
 }

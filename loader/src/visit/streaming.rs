@@ -1,39 +1,39 @@
-//! Stores that go past the caches, for what is written once and read much later.
+//! Stores that bypass the caches, for data that is written once and read much later.
 //!
-//! An ordinary store first reads the line that it is going to overwrite. A batch is larger than any cache, so that this
-//! read, and later the write of another line that had to make room, is all that the caches add. `benches/README.md`,
-//! "Copying", has the figures. Only x86-64 has such stores here; elsewhere they are ordinary ones.
+//! An ordinary store first reads the cache line that it overwrites. A batch is larger than any cache, so this read, and
+//! the later write of another line that had to make room, would be for nothing. `benches/README.md`, "Copying", has the
+//! figures. Only x86-64 has such stores here; other processors use ordinary ones.
 
-/// Copies `values` to `out`. Before another thread may look at them, call [`finish`].
+/// Copies `values` to `out`. Call [`finish`] before another thread reads them.
 ///
 /// # Panics
 /// If the lengths differ.
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "the instructions take pointers")]
+#[expect(unsafe_code, reason = "the intrinsics take pointers")]
 pub(super) fn write(values: &[f32], out: &mut [f32]) {
     use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
     const LANES: usize = 4;
 
-    assert_eq!(values.len(), out.len(), "a row is as long as its place");
-    // Values before the first aligned place, and those behind the last, are stored as usual.
+    assert_eq!(values.len(), out.len(), "source and destination have one length");
+    // Values before the first aligned address and after the last full vector take ordinary stores.
     let head = out.as_ptr().align_offset(LANES * size_of::<f32>()).min(out.len());
     let (values_head, values) = values.split_at(head);
     let (out_head, out) = out.split_at_mut(head);
-    // One by one: there are three at most, and mostly none.
+    // At most three values, usually none.
     out_head.iter_mut().zip(values_head).for_each(|(to, from)| *to = *from);
     let (values, values_tail) = values.as_chunks::<LANES>();
     let (out, out_tail) = out.as_chunks_mut::<LANES>();
     for (to, from) in out.iter_mut().zip(values) {
         // SAFETY: SSE is part of x86-64; both point to four floats of their slices, and `to` is aligned to 16 bytes,
-        // because `head` was chosen so and each step adds 16.
+        // because `head` was chosen so and each iteration adds 16.
         unsafe { _mm_stream_ps(to.as_mut_ptr(), _mm_loadu_ps(from.as_ptr())) };
     }
     out_tail.iter_mut().zip(values_tail).for_each(|(to, from)| *to = *from);
 }
 
-/// Makes what was written visible to other threads before anything that is stored afterwards.
+/// Orders all stores of [`write`] before any later store, so that other threads see them.
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "an instruction of a processor feature")]
+#[expect(unsafe_code, reason = "the intrinsic needs SSE")]
 pub(super) fn finish() {
     // SAFETY: SSE is part of x86-64.
     unsafe { std::arch::x86_64::_mm_sfence() };
@@ -45,14 +45,14 @@ pub(super) fn write(values: &[f32], out: &mut [f32]) {
     out.copy_from_slice(values);
 }
 
-/// Nothing to wait for.
+/// Does nothing: ordinary stores need no fence.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn finish() {}
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_alignment_and_length_is_copied() {
+    fn values_of_any_alignment_and_length_are_copied() {
         let values: Vec<f32> = (1u8..=60).map(f32::from).collect();
         for start in 0..8 {
             for len in 0..40 {
@@ -61,7 +61,7 @@ mod tests {
                 super::finish();
                 let expected: Vec<f32> =
                     [&vec![0f32; start][..], &values[..len], &vec![0f32; 60 - start - len]].concat();
-                assert_eq!(out, expected, "{len} values from {start} on");
+                assert_eq!(out, expected, "{len} values from index {start}");
             }
         }
     }

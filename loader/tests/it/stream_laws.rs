@@ -1,6 +1,6 @@
-//! The laws of the stream, on small caches of known voxels: what it depends on, and what it draws.
+//! Laws of the stream, on small caches of known voxels: inputs that determine it, and distributions of its crops.
 
-#![allow(clippy::cast_precision_loss, reason = "counts of a test")]
+#![allow(clippy::cast_precision_loss, reason = "counts of a test are small")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,12 +15,12 @@ use hiend_loader::split::{FoldSplit, Part, Split};
 use hiend_loader::transform::Chain;
 use proptest::prelude::*;
 
-/// Voxels above this are foreground, as in a cache of the recipe's window.
+/// Largest value of background, as in a cache of the recipe's window.
 const FOREGROUND_ABOVE: u16 = 0;
-/// Smaller than the volumes, and no divisor of them.
+/// Chunk shape, smaller than the volumes and no divisor of theirs.
 const CHUNK: [usize; 3] = [4; 3];
 
-/// A volume with a ball of tissue in a corner of air, and labels 1 and 3 in the ball.
+/// Volume of air with a ball of tissue in one corner, and labels 1 and 3 in the ball.
 struct TestCase {
     name: String,
     shape: [usize; 3],
@@ -36,7 +36,7 @@ impl TestCase {
         for at in 0..nx * ny * nz {
             let [x, y, z] = [at / (ny * nz), at / nz % ny, at % nz];
             let inside = x * x + y * y + z * z < nx * ny;
-            // Every value occurs once or twice, so that crops are told apart.
+            // Every value occurs once or twice, so that crops can be told apart.
             image.push(if inside { u16::try_from(1 + (at * 7 + number * 13) % 425).unwrap() } else { 0 });
             label.push(if !inside {
                 0
@@ -49,6 +49,7 @@ impl TestCase {
         Self { name: format!("case{number:02}"), shape, image, label }
     }
 
+    /// Kind of a voxel: 0 for background, 1 or the label for foreground.
     fn kind(&self, at: usize, sample_by: SampleBy) -> u32 {
         if sample_by == SampleBy::Intensity {
             u32::from(self.image[at] > FOREGROUND_ABOVE)
@@ -80,7 +81,7 @@ fn write_cache(dir: &Path, dataset: &str, cases: &[TestCase]) -> Arc<Cache> {
     writer.finish().unwrap();
     let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
     Manifest { preprocess, ..Manifest::default() }.write(dir).unwrap();
-    // Positioned reads: a test may change a shard that is open.
+    // Positioned reads, because a test may change a shard that is open.
     Arc::new(Cache::open_with(dir, Access::Pread).unwrap())
 }
 
@@ -109,14 +110,16 @@ fn batches(cache: &Arc<Cache>, config: &StreamConfig, options: &LoaderOptions, s
     loader.stream(start).take(n).map(own).collect()
 }
 
-/// A copy, so that the stream's few buffers go on to the next batches.
+/// Copies a batch, so that its buffers return to the stream.
 fn own(batch: Result<Batch, Error>) -> Batch {
     let batch = batch.unwrap();
     Batch {
         images: match &batch.images {
             Images::Floats(values) => Images::Floats(PooledBuffer::unpooled(values.to_vec())),
-            Images::Quantized(steps, laws) => Images::Quantized(PooledBuffer::unpooled(steps.to_vec()), laws.clone()),
-            Images::Boxes(steps, crops) => Images::Boxes(PooledBuffer::unpooled(steps.to_vec()), crops.clone()),
+            Images::Quantized(values, dequantize) => {
+                Images::Quantized(PooledBuffer::unpooled(values.to_vec()), dequantize.clone())
+            }
+            Images::Boxes(values, crops) => Images::Boxes(PooledBuffer::unpooled(values.to_vec()), crops.clone()),
         },
         labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
         ..batch
@@ -139,7 +142,7 @@ fn all_modes() -> impl Iterator<Item = StreamConfig> {
 }
 
 #[test]
-fn threads_change_nothing() {
+fn number_of_threads_changes_no_batch() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     for config in all_modes() {
@@ -153,7 +156,7 @@ fn threads_change_nothing() {
 }
 
 #[test]
-fn ranks_share_the_same_batches() {
+fn batches_of_all_ranks_make_up_the_whole_batch() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     for config in all_modes() {
@@ -178,7 +181,7 @@ fn ranks_share_the_same_batches() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
-    fn a_resumed_stream_is_the_same(start in 0u64..12, cases in 1usize..7, weights in [1u32..4, 1u32..4]) {
+    fn resumed_stream_continues_the_same_batches(start in 0u64..12, cases in 1usize..7, weights in [1u32..4, 1u32..4]) {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let caches = [
             (write_cache(first.path(), "D", &some_cases(cases)), weights[0]),
@@ -194,7 +197,7 @@ proptest! {
 }
 
 #[test]
-fn every_case_comes_once_an_epoch() {
+fn every_case_comes_once_per_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(7));
     let config = config(SampleBy::Intensity, Chain::recipe());
@@ -212,7 +215,8 @@ fn every_case_comes_once_an_epoch() {
     }
 }
 
-/// Chi-square of counts against expectations lies below what one in a hundred thousand exceeds (Wilson-Hilferty).
+/// Checks that the chi-square statistic of counts against expectations is below its 1 - 10^-5 quantile, approximated by
+/// Wilson and Hilferty.
 fn check_chi_square(counts: &[(u64, f64)], what: &str) {
     let statistic: f64 = counts.iter().map(|&(n, expected)| (n as f64 - expected).powi(2) / expected).sum();
     let df = (counts.len() - 1) as f64;
@@ -220,7 +224,7 @@ fn check_chi_square(counts: &[(u64, f64)], what: &str) {
     assert!(statistic < limit, "{what}: {statistic:.1} with {df} degrees of freedom; expected less than {limit:.1}");
 }
 
-/// Crops of one voxel: each is its own centre.
+/// Counts how often each voxel is a centre, by crops of one voxel.
 fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64> {
     let config = StreamConfig {
         crop_size: [1; 3],
@@ -234,7 +238,7 @@ fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64>
             let [x, y, z] = crop.origin.map(|at| usize::try_from(at).unwrap());
             let at = (x * case.shape[1] + y) * case.shape[2] + z;
             counts[at] += 1;
-            assert!((f32::from(case.image[at]) / 425.0 - value).abs() < 1e-6, "another voxel than the record says");
+            assert!((f32::from(case.image[at]) / 425.0 - value).abs() < 1e-6, "the record names another voxel");
         }
     }
     counts
@@ -248,7 +252,7 @@ fn centres_are_uniform_over_the_voxels_of_their_kind() {
     for sample_by in [SampleBy::Intensity, SampleBy::Label, SampleBy::Class] {
         let counts = centres(&cache, sample_by, &case);
         let draws: u64 = counts.iter().sum();
-        // Brute force: how often each kind occurs in the volume.
+        // Voxels of each kind, by brute force.
         let mut voxels: BTreeMap<u32, u64> = BTreeMap::new();
         for at in 0..case.image.len() {
             *voxels.entry(case.kind(at, sample_by)).or_default() += 1;
@@ -270,7 +274,7 @@ fn centres_are_uniform_over_the_voxels_of_their_kind() {
         for &kind in voxels.keys() {
             check_chi_square(&of_kind(kind), &format!("{sample_by:?}, kind {kind}"));
         }
-        // The rate of each kind: exact in expectation.
+        // The rates of the kinds.
         let totals: Vec<(u64, f64)> = voxels
             .keys()
             .map(|&kind| of_kind(kind).iter().fold((0, 0.0), |(n, e), &(count, expected)| (n + count, e + expected)))
@@ -280,7 +284,7 @@ fn centres_are_uniform_over_the_voxels_of_their_kind() {
 }
 
 #[test]
-fn a_kind_that_is_missing_is_replaced_by_the_other() {
+fn missing_kind_is_replaced_by_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut case = TestCase::new(0, [9, 7, 11]);
     case.image.fill(3);
@@ -294,7 +298,7 @@ fn a_kind_that_is_missing_is_replaced_by_the_other() {
 }
 
 #[test]
-fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
+fn small_volumes_are_padded_with_the_lower_end_of_the_window() {
     let dir = tempfile::tempdir().unwrap();
     let case = TestCase { image: vec![425; 60], label: vec![2; 60], ..TestCase::new(0, [3, 4, 5]) };
     let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
@@ -311,12 +315,12 @@ fn volumes_smaller_than_the_crop_are_padded_with_the_floor() {
                 let inside = (2..5).contains(&x) && (2..6).contains(&y) && (1..6).contains(&z);
                 let (expected, expected_label) = if inside { (1.0, 2) } else { (0.0, 0) };
                 assert_eq!(label, expected_label, "{x} {y} {z}");
-                // The floor is exact; a voxel is rounded.
+                // The padding is exact; a voxel is rounded.
                 assert!((value - expected).abs() <= if inside { 1e-6 } else { 0.0 }, "{x} {y} {z}: {value}");
             }
         }
     }
-    // With intensity augmentation the floor is 0 before it: shifted as every voxel is, and never scaled.
+    // Padding is 0 before intensity augmentation: shifted like every voxel, and unchanged by scaling.
     let mut shifted = 0;
     for batch in padded(Chain::recipe()) {
         for (crop, record) in batch.to_floats().chunks_exact(512).zip(&batch.crops) {
@@ -357,7 +361,7 @@ fn mixed_caches_keep_their_own_epochs() {
 }
 
 #[test]
-fn splits_stream_their_own_cases() {
+fn split_streams_its_own_cases() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(12));
     let stream = |split: Split| {
@@ -377,7 +381,7 @@ fn splits_stream_their_own_cases() {
     assert!(error.to_string().contains("include, exclude and split leave none of its"), "{error}");
 }
 
-/// Changes one byte in the middle of a case's chunks; returns its key.
+/// Changes one byte in the middle of a case's chunks; returns the case's key.
 fn damage(cache: &Cache, case: usize) -> String {
     let case = &cache.cases()[case];
     let path = case.shard().path();
@@ -393,7 +397,7 @@ fn damage(cache: &Cache, case: usize) -> String {
 }
 
 #[test]
-fn a_corrupt_chunk_ends_the_stream_and_is_named() {
+fn corrupt_chunk_ends_the_stream_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     let config = config(SampleBy::Intensity, Chain::plain());
@@ -404,7 +408,7 @@ fn a_corrupt_chunk_ends_the_stream_and_is_named() {
         let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options(threads, (0, 1))).unwrap();
         let mut stream = loader.stream(0);
         let sound: Vec<Batch> = stream.by_ref().take(30).take_while(Result::is_ok).map(own).collect();
-        // Every batch before the first that meets the chunk is as it was.
+        // Batches before the first that meets the chunk are unchanged.
         assert!(sound.len() < 30);
         assert_eq!(digests(&sound), clean[..sound.len()]);
         let error = loader.stream(sound.len() as u64).next().unwrap().unwrap_err();
@@ -419,17 +423,17 @@ fn a_corrupt_chunk_ends_the_stream_and_is_named() {
 }
 
 #[test]
-fn steps_are_the_floats_in_half_the_bytes() {
+fn quantized_crops_finish_as_the_floats() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     for chain in [Chain::plain(), Chain::recipe()] {
         let config = config(SampleBy::Intensity, chain);
         let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
-        let as_steps = LoaderOptions { form: VoxelForm::Quantized, ..options(2, (0, 1)) };
-        for (floats, steps) in floats.iter().zip(batches(&cache, &config, &as_steps, 0, 4)) {
-            assert!(matches!(&steps.images, Images::Quantized(_, laws) if laws.len() == steps.crops.len()));
-            assert_eq!(bits(&floats.to_floats()), bits(&steps.to_floats()));
-            assert_eq!((floats.digest(), &floats.crops), (steps.digest(), &steps.crops));
+        let quantized = LoaderOptions { form: VoxelForm::Quantized, ..options(2, (0, 1)) };
+        for (floats, quantized) in floats.iter().zip(batches(&cache, &config, &quantized, 0, 4)) {
+            assert!(matches!(&quantized.images, Images::Quantized(_, all) if all.len() == quantized.crops.len()));
+            assert_eq!(bits(&floats.to_floats()), bits(&quantized.to_floats()));
+            assert_eq!((floats.digest(), &floats.crops), (quantized.digest(), &quantized.crops));
         }
     }
     let nnunet = config(SampleBy::Intensity, Chain::nnunet());
@@ -438,23 +442,23 @@ fn steps_are_the_floats_in_half_the_bytes() {
 }
 
 #[test]
-fn sources_are_the_crops_still_to_be_made() {
+fn boxes_finish_as_the_floats() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     for config in all_modes() {
         let floats = batches(&cache, &config, &options(2, (0, 1)), 0, 4);
-        let as_sources = LoaderOptions { form: VoxelForm::Boxes, ..options(2, (0, 1)) };
-        for (floats, sources) in floats.iter().zip(batches(&cache, &config, &as_sources, 0, 4)) {
-            assert!(matches!(&sources.images, Images::Boxes(_, crops) if crops.len() == sources.crops.len()));
-            assert_eq!(sources.labels.as_ref().unwrap().len(), sources.images.len());
-            assert_eq!(bits(&floats.to_floats()), bits(&sources.to_floats()));
-            assert_eq!((floats.digest(), &floats.crops), (sources.digest(), &sources.crops));
+        let boxes = LoaderOptions { form: VoxelForm::Boxes, ..options(2, (0, 1)) };
+        for (floats, boxes) in floats.iter().zip(batches(&cache, &config, &boxes, 0, 4)) {
+            assert!(matches!(&boxes.images, Images::Boxes(_, crops) if crops.len() == boxes.crops.len()));
+            assert_eq!(boxes.labels.as_ref().unwrap().len(), boxes.images.len());
+            assert_eq!(bits(&floats.to_floats()), bits(&boxes.to_floats()));
+            assert_eq!((floats.digest(), &floats.crops), (boxes.digest(), &boxes.crops));
         }
     }
 }
 
 #[test]
-fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
+fn corrupt_case_is_skipped_and_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
     let forms = [(Chain::recipe(), VoxelForm::Floats), (Chain::nnunet(), VoxelForm::Boxes)].map(|(chain, form)| {
@@ -482,7 +486,7 @@ fn a_corrupt_case_leaves_the_epoch_and_nothing_takes_its_place() {
                         missing += 1;
                     }
                 }
-                assert!(left.next().is_none(), "something took the place");
+                assert!(left.next().is_none(), "a crop is not in the clean batch");
             }
             assert!(missing > 0 && missing % 3 == 0);
             assert!(loader.progress().skipped_visits >= missing / 3);

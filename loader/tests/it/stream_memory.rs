@@ -1,4 +1,4 @@
-//! The memory budget holds: by the loader's own count, and by what the system says of a process.
+//! Limits on memory, threads and file handles, by the loader's own count and by that of the system.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,11 +10,11 @@ use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::transform::Chain;
 
-/// Set in the process that is measured: the cache it streams.
+/// Variable set in the measured process: folder of the cache to stream.
 const CHILD: &str = "HIEND_TEST_STREAM_CACHE";
 const BUDGET: u64 = 160 << 20;
 
-/// Four coarse phantoms, converted.
+/// Converts four coarse phantoms.
 fn phantoms(root: &std::path::Path) {
     let dataset = root.join("Dataset001_Phantom");
     write_dataset(&dataset, &PhantomConfig { cases: 4, seed: 3, spacing_mm: [5.0, 6.0] }).unwrap();
@@ -37,13 +37,13 @@ fn config() -> StreamConfig {
 }
 
 fn open(cache: &std::path::Path, threads: usize, memory_bytes: u64) -> Result<Loader, Error> {
-    // Positioned reads: pages of a map would count as the process's own.
+    // Positioned reads, because the pages of a map would count as the process's own.
     let cache = Arc::new(Cache::open_with(cache, Access::Pread).unwrap());
     Loader::open(cache, config(), 1, &LoaderOptions { threads, memory_bytes, ..LoaderOptions::default() })
 }
 
 #[test]
-fn the_budget_is_divided_and_never_exceeded() {
+fn counted_memory_stays_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path());
     for threads in [1, 4] {
@@ -51,7 +51,7 @@ fn the_budget_is_divided_and_never_exceeded() {
         let plan = loader.memory();
         assert!(plan.total() <= BUDGET && plan.num_buffers >= 2, "{plan:?}");
         let mut stream = loader.stream(0);
-        // A consumer that holds on to a batch while the loader fills every other buffer.
+        // The consumer keeps one batch while the loader fills every other buffer.
         let held = stream.next().unwrap().unwrap();
         for _ in 0..6 {
             stream.next().unwrap().unwrap();
@@ -65,26 +65,26 @@ fn the_budget_is_divided_and_never_exceeded() {
 }
 
 #[test]
-fn threads_are_found_and_a_budget_that_is_too_small_is_refused() {
+fn threads_follow_the_budget_and_too_small_a_budget_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path());
     let cache = dir.path().join("cache");
     let roomy = open(&cache, 0, 4 << 30).unwrap();
-    assert_eq!(roomy.num_threads(), hiend_loader::pipeline::num_cores());
+    assert_eq!(roomy.num_threads(), hiend_loader::budget::cores());
     let one = open(&cache, 1, 4 << 30).unwrap().memory();
     let least = one.visitor_bytes + one.spill_bytes + 2 * one.batch_bytes;
-    // Fewer threads rather than none, unless the number was given.
+    // Fewer threads are taken if their number is not given.
     assert_eq!(open(&cache, 0, least).unwrap().num_threads(), 1);
     assert!(matches!(open(&cache, 2, least), Err(Error::TooLittleMemory { threads: 2, .. })));
     let error = open(&cache, 0, least - 1).err().unwrap().to_string();
     assert!(error.contains(&format!("take {least} bytes, but the budget is {}", least - 1)), "{error}");
 }
 
-/// What is measured: streams, and says how much memory that took at most.
+/// Measures the resident memory of a process that streams.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_process_stays_within_the_budget() {
-    /// For thread stacks, and what the allocator keeps of memory that was given back.
+fn resident_memory_stays_within_the_budget() {
+    /// Allowance for thread stacks and for freed memory that the allocator keeps.
     const SLACK: u64 = 32 << 20;
     if let Some(cache) = std::env::var_os(CHILD) {
         let before = status_bytes("VmRSS:");
@@ -97,7 +97,7 @@ fn the_process_stays_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path());
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "stream_memory::the_process_stays_within_the_budget", "--nocapture"])
+        .args(["--exact", "stream_memory::resident_memory_stays_within_the_budget", "--nocapture"])
         .env(CHILD, dir.path().join("cache"))
         .output()
         .unwrap();
@@ -109,9 +109,72 @@ fn the_process_stays_within_the_budget() {
     assert!(took <= BUDGET + SLACK, "{took} bytes, budget {BUDGET}");
 }
 
+/// Streams thousands of batches in a process of its own, by one long stream and by many short ones.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_threads_and_handles_stay_flat_over_thousands_of_batches() {
+    /// Allowance for the allocator. A leak of 4 KiB per batch would exceed it.
+    const SLACK: u64 = 8 << 20;
+    if let Some(cache) = std::env::var_os(CHILD) {
+        let config = StreamConfig { crop_size: [16; 3], crops_per_visit: 2, ..config() };
+        let cache = Arc::new(Cache::open_with(std::path::Path::new(&cache), Access::Pread).unwrap());
+        let options = LoaderOptions { threads: 2, memory_bytes: 32 << 20, ..LoaderOptions::default() };
+        let loader = Loader::open(cache, config, 1, &options).unwrap();
+        let threads = status_number("Threads:");
+        let stream = |start: u64, batches: usize| {
+            for (step, batch) in (start..).zip(loader.stream(start).take(batches)) {
+                assert_eq!(batch.unwrap().step, step);
+            }
+        };
+        let usage = || {
+            // The threads of a dropped stream end on their own, soon.
+            while status_number("Threads:") != threads {
+                std::thread::yield_now();
+            }
+            let handles = std::fs::read_dir("/proc/self/fd").unwrap().count();
+            // Without a stream, only the visitors hold memory.
+            let plan = loader.memory();
+            assert!(loader.progress().memory_bytes <= plan.threads as u64 * plan.visitor_bytes);
+            (handles, status_bytes("VmRSS:"))
+        };
+        let round = |start: u64| {
+            stream(start, 500);
+            for short in 0..50 {
+                stream(start + short, 10);
+            }
+            usage()
+        };
+        // The first round fills caches and the allocator's arenas.
+        let (handles, resident) = round(0);
+        let (later_handles, later_resident) = [1000, 2000, 3000].map(round)[2];
+        println!("FLAT {resident} {later_resident}");
+        assert_eq!(later_handles, handles);
+        assert!(later_resident <= resident + SLACK, "{resident} bytes, later {later_resident}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    phantoms(dir.path());
+    let name = "stream_memory::memory_threads_and_handles_stay_flat_over_thousands_of_batches";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(CHILD, dir.path().join("cache"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("FLAT "), "the test did not run: {text}");
+    println!("{}", text.lines().find(|line| line.contains("FLAT ")).unwrap());
+}
+
 #[cfg(target_os = "linux")]
 fn status_bytes(key: &str) -> u64 {
+    status_number(key) * 1024
+}
+
+/// Number after a key in the process's status.
+#[cfg(target_os = "linux")]
+fn status_number(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -1,12 +1,12 @@
-//! nnU-Net's default 3-D chain, for one channel.
+//! Default 3-D chain of nnU-Net, for one channel.
 //!
-//! Left out are the steps behind it that are about nnU-Net's own data: masks for normalisation, cascades, regions,
-//! and the coarser labels of deep supervision.
+//! Parts of nnU-Net's pipeline that concern its own data are not included: masks for normalisation, cascades,
+//! regions, and the coarser labels of deep supervision.
 //!
-//! Crops of 96³ a second of one core's time, over the drawn probabilities, in one session on a busy 2-core machine:
-//! 260 to 284, with labels 220 to 238; batchgeneratorsv2 0.3.6 on `PyTorch` 2.15, one thread, sources of 154³ (what
-//! nnU-Net cuts for 96³): 30, with labels of three classes 9. A crop's copy alone: 4,000.
-//! `cargo bench -p benches --bench transforms` repeats ours by the clock.
+//! Crops of 96³ per second on one core, averaged over the sampled parameters, in one session on a busy 2-core machine:
+//! 260 to 284, with labels 220 to 238; batchgeneratorsv2 0.3.6 on `PyTorch` 2.15, one thread, sources of 154³ (the box
+//! that nnU-Net cuts for 96³): 30, with labels of three classes 9. Copying a crop: 4,000.
+//! `cargo bench -p benches --bench transforms` repeats our figures in wall-clock time.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,27 +22,27 @@ use super::super::spatial::{Spatial, SpatialParams};
 use super::{CropMut, CropRef, copy, phrase, phrases};
 use crate::rng::DrawId;
 
-/// nnU-Net's default 3-D chain, in the order applied.
+/// Settings of nnU-Net's default 3-D chain, in the order applied. Probabilities are those of the default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nnunet {
-    /// Rotation and scaling, each with probability 0.2.
+    /// Rotation and scaling, probability 0.2 each.
     pub spatial: Spatial,
-    /// With probability 0.1.
+    /// Additive noise, probability 0.1.
     pub gaussian_noise: GaussianNoise,
-    /// With probability 0.2 times 0.5.
+    /// Blur, probability 0.2 times 0.5.
     pub gaussian_blur: GaussianBlur,
-    /// With probability 0.15.
+    /// Multiplication of the intensities, probability 0.15.
     pub brightness: Brightness,
-    /// With probability 0.15.
+    /// Contrast about the mean, probability 0.15.
     pub contrast: Contrast,
-    /// With probability 0.25 times 0.5.
+    /// Simulated low resolution, probability 0.25 times 0.5.
     pub low_resolution: LowResolution,
-    /// With probability 0.1.
+    /// Gamma correction of the inverted image, probability 0.1.
     pub gamma_inverted: Gamma,
-    /// With probability 0.3.
+    /// Gamma correction, probability 0.3.
     pub gamma: Gamma,
-    /// Each axis with probability 0.5.
+    /// Mirroring, probability 0.5 per axis.
     pub mirror: Mirror,
 }
 
@@ -62,65 +62,65 @@ impl Default for Nnunet {
     }
 }
 
-/// What nnU-Net's chain drew; `None` where a transform did not come up.
+/// Parameters of nnU-Net's chain for one crop, in the order applied; `None` for transforms that are not applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NnunetParams {
-    /// First.
+    /// Rotation and scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialParams>,
-    /// Second.
+    /// Additive noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_noise: Option<GaussianNoiseParams>,
-    /// Third.
+    /// Blur.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_blur: Option<GaussianBlurParams>,
-    /// Fourth.
+    /// Multiplication of the intensities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brightness: Option<BrightnessParams>,
-    /// Fifth.
+    /// Contrast about the mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contrast: Option<ContrastParams>,
-    /// Sixth.
+    /// Simulated low resolution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub low_resolution: Option<LowResolutionParams>,
-    /// Seventh.
+    /// Gamma correction of the inverted image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma_inverted: Option<GammaParams>,
-    /// Eighth.
+    /// Gamma correction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma: Option<GammaParams>,
-    /// Last.
+    /// Mirroring.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorParams>,
 }
 
 impl Nnunet {
-    /// All parameters of the crop that `id` names.
+    /// Samples all parameters of the crop `id`.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> NnunetParams {
+    pub fn sample_params(&self, id: &DrawId) -> NnunetParams {
         NnunetParams {
-            spatial: self.spatial.draw(id),
-            gaussian_noise: self.gaussian_noise.draw(id),
-            gaussian_blur: self.gaussian_blur.draw(id),
-            brightness: self.brightness.draw(id),
-            contrast: self.contrast.draw(id),
-            low_resolution: self.low_resolution.draw(id),
-            gamma_inverted: self.gamma_inverted.draw(id, Polarity::Inverted),
-            gamma: self.gamma.draw(id, Polarity::Plain),
-            mirror: self.mirror.draw(id, MirrorUse::Mirror),
+            spatial: self.spatial.sample_params(id),
+            gaussian_noise: self.gaussian_noise.sample_params(id),
+            gaussian_blur: self.gaussian_blur.sample_params(id),
+            brightness: self.brightness.sample_params(id),
+            contrast: self.contrast.sample_params(id),
+            low_resolution: self.low_resolution.sample_params(id),
+            gamma_inverted: self.gamma_inverted.sample_params(id, Polarity::Inverted),
+            gamma: self.gamma.sample_params(id, Polarity::Plain),
+            mirror: self.mirror.sample_params(id, MirrorUse::Mirror),
         }
     }
 }
 
 impl NnunetParams {
-    /// The box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
+    /// Shape of the box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         self.spatial.map_or(crop_size, |params| params.source_box(crop_size))
     }
 
-    /// One phrase for each thing done, in the order done.
+    /// Describes each transform that is applied by one phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let Self {
@@ -147,17 +147,17 @@ impl NnunetParams {
         ])
     }
 
-    /// The whole chain. A source that is smaller than [`Self::source_box`] counts as 0 outside.
+    /// Applies the whole chain. Outside a source smaller than [`Self::source_box`], voxels count as 0.
     ///
     /// # Panics
-    /// As [`super::SampledParams::apply`].
+    /// Like [`super::SampledParams::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
         if let Some(spatial) = &self.spatial {
             spatial.apply_image(source.image, source.shape, crop.image, crop.shape, scratch);
             match (source.labels, crop.labels.as_deref_mut()) {
                 (Some(from), Some(to)) => spatial.apply_labels(from, source.shape, to, crop.shape),
                 (None, None) => {}
-                _ => panic!("labels go in and out, or neither"),
+                _ => panic!("source and crop both have labels or neither has"),
             }
         } else {
             copy(source, crop);
@@ -165,10 +165,10 @@ impl NnunetParams {
         self.apply_in_place(crop, scratch);
     }
 
-    /// Everything after the resampling: for crops that were cut straight into their place.
+    /// Applies the transforms after the resampling, in place.
     ///
     /// # Panics
-    /// If a slice has not its shape.
+    /// If a slice does not have its shape.
     pub fn apply_in_place(&self, crop: &mut CropMut<'_>, scratch: &mut Scratch) {
         let image = &mut *crop.image;
         if let Some(params) = &self.gaussian_noise {

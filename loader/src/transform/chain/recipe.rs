@@ -1,7 +1,7 @@
-//! The pre-training recipe's chain: two moves of the axes and two of the intensities.
+//! Chain of the pre-training recipe: two transforms of the axes and two of the intensities.
 //!
 //! The pipeline fuses all four with the copy of the crop, through [`RecipeParams::axis_map`] and
-//! [`RecipeParams::intensity`]; `apply` is the plain form, for tests and tools.
+//! [`RecipeParams::intensity`]; [`RecipeParams::apply`] is the plain form, for tests and tools.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,62 +13,62 @@ use super::super::shift_intensity::{ShiftIntensity, ShiftIntensityParams};
 use super::{CropMut, CropRef, phrase, phrases};
 use crate::rng::DrawId;
 
-/// Hi-End-MAE's pre-training chain, in the order applied.
+/// Settings of Hi-End-MAE's pre-training chain, in the order applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// Each axis with probability 0.5.
+    /// Flips, probability 0.5 per axis by default.
     pub flip: Mirror,
-    /// With probability 0.3.
+    /// Quarter turns, probability 0.3 by default.
     pub rotate90: Rotate90,
-    /// With probability 0.1, by up to a tenth.
+    /// Multiplication by up to 1 ± 0.1, probability 0.1 by default.
     pub scale_intensity: ScaleIntensity,
-    /// With probability 0.1, by up to a tenth of the window.
+    /// Shift by up to ± 0.1 of the window, probability 0.1 by default.
     pub shift_intensity: ShiftIntensity,
 }
 
-/// What the recipe's chain drew; `None` where a transform did not come up.
+/// Parameters of the recipe's chain for one crop; `None` for transforms that are not applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecipeParams {
-    /// First.
+    /// Flips.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<MirrorParams>,
-    /// Second.
+    /// Quarter turns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate90: Option<Rotate90Params>,
-    /// Third.
+    /// Multiplication of the intensities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_intensity: Option<ScaleIntensityParams>,
-    /// Fourth.
+    /// Shift of the intensities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shift_intensity: Option<ShiftIntensityParams>,
 }
 
 impl Recipe {
-    /// All parameters of the crop that `id` names.
+    /// Samples all parameters of the crop `id`.
     #[must_use]
-    pub fn draw(&self, id: &DrawId) -> RecipeParams {
+    pub fn sample_params(&self, id: &DrawId) -> RecipeParams {
         RecipeParams {
-            flip: self.flip.draw(id, MirrorUse::Flip),
-            rotate90: self.rotate90.draw(id),
-            scale_intensity: self.scale_intensity.draw(id),
-            shift_intensity: self.shift_intensity.draw(id),
+            flip: self.flip.sample_params(id, MirrorUse::Flip),
+            rotate90: self.rotate90.sample_params(id),
+            scale_intensity: self.scale_intensity.sample_params(id),
+            shift_intensity: self.shift_intensity.sample_params(id),
         }
     }
 }
 
 impl RecipeParams {
-    /// Flips and quarter turns as one map.
+    /// Combines flips and quarter turns into one map.
     #[must_use]
     pub fn axis_map(&self) -> AxisMap {
         AxisMap::new(self.flip, self.rotate90)
     }
 
-    /// `(m, a)` such that a voxel v becomes m v + a: the two intensity steps.
+    /// Combines the two intensity transforms into `(m, a)`: a voxel v becomes m v + a.
     ///
-    /// Where one did not come up its number is 1 or 0, which leaves every voxel as the plain step leaves it (but for
-    /// the sign of a zero).
+    /// A transform that is not applied has m = 1 or a = 0, which leaves every voxel as it is, except that a negative
+    /// zero becomes positive.
     #[must_use]
     pub fn intensity(&self) -> (f32, f32) {
         (
@@ -77,7 +77,7 @@ impl RecipeParams {
         )
     }
 
-    /// One phrase for each thing done, in the order done.
+    /// Describes each transform that is applied by one phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let Self { flip, rotate90, scale_intensity, shift_intensity } = self;
@@ -89,23 +89,24 @@ impl RecipeParams {
         ])
     }
 
-    /// The plain form of what the pipeline fuses with its crop copy.
+    /// Makes the augmented crop from its box, unfused.
     ///
     /// # Panics
-    /// As [`super::SampledParams::apply`].
+    /// Like [`super::SampledParams::apply`].
     pub fn apply(&self, source: CropRef<'_>, crop: &mut CropMut<'_>) {
         let map = self.axis_map();
-        assert_eq!(source.shape, map.source_shape(crop.shape), "the source is the box asked for");
+        assert_eq!(source.shape, map.source_shape(crop.shape), "the source has the shape of its box");
         let (factor, shift) = self.intensity();
         permute(source.image, source.shape, crop.image, crop.shape, map, |v| v * factor + shift);
         match (source.labels, crop.labels.as_deref_mut()) {
             (Some(from), Some(to)) => permute(from, source.shape, to, crop.shape, map, |v| v),
             (None, None) => {}
-            _ => panic!("labels go in and out, or neither"),
+            _ => panic!("source and crop both have labels or neither has"),
         }
     }
 }
 
+/// Copies `from` to `to` through an axis map.
 fn permute<T: Copy>(
     from: &[T],
     from_shape: [usize; 3],
@@ -115,9 +116,9 @@ fn permute<T: Copy>(
     value: impl Fn(T) -> T,
 ) {
     assert_eq!(to.len(), shape.iter().product::<usize>(), "a crop has its shape");
-    assert_eq!(from.len(), to.len(), "the source is the box asked for");
-    let (start, steps) = map.walk(shape, [from_shape[1] * from_shape[2], from_shape[2], 1]);
-    let offset = |i: usize, axis: usize| i as isize * steps[axis];
+    assert_eq!(from.len(), to.len(), "the source has as many voxels as the crop");
+    let (start, strides) = map.walk(shape, [from_shape[1] * from_shape[2], from_shape[2], 1]);
+    let offset = |i: usize, axis: usize| i as isize * strides[axis];
     for (row, to) in to.chunks_exact_mut(shape[2].max(1)).enumerate() {
         let row_at = offset(row / shape[1], 0) + offset(row % shape[1], 1);
         for (z, t) in to.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-"""Makes cases.safetensors: what batchgeneratorsv2 does to a small crop, for fixed parameters.
+"""Makes cases.safetensors: small crops before and after transforms of batchgeneratorsv2 with fixed parameters.
 
     pip install torch batchgeneratorsv2 safetensors numpy
     python make.py
@@ -23,7 +23,7 @@ cases = {}
 
 
 def smooth(shape):
-    """A few waves with noise, in about [0, 1]."""
+    """Waves with noise, in about [0, 1]."""
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     waves = 0.5 + 0.2 * np.sin(0.5 * x + 0.1 * y) + 0.2 * np.cos(0.3 * z - 0.4 * y)
     return (waves + 0.05 * rng.standard_normal(shape)).astype(np.float32)
@@ -70,7 +70,7 @@ for i, (exponent, invert) in enumerate([(0.7, 0), (1.4, 0), (0.8, 1), (1.5, 1)])
     )
     case(f"gamma.{i}", image, [exponent, invert], out[0])
 
-# The first source holds every voxel that is read, the others do not, so they show what a border does.
+# The first source holds every voxel that is read; the others do not, so they cover voxels outside the source.
 for i, (shape, degrees, scale) in enumerate(
     [((34, 34, 34), (20, -30, 11), 1.3), ((14, 12, 14), (-25, 5, 30), 1.1), ((11, 13, 15), (0, 0, 0), 1.4)]
 ):

@@ -1,0 +1,131 @@
+//! Voxels of a batch in one of three forms, which differ in how much of the augmentation is done already.
+//!
+//! | form | voxels | flips, turns | intensities | resampling |
+//! |---|---|---|---|---|
+//! | [`Images::Floats`] | `f32`, units of the window | done | done | done |
+//! | [`Images::Quantized`] | `u16`, as stored | done | left, per crop in [`Dequantize`] | none: linear chains only |
+//! | [`Images::Boxes`] | `u16`, as stored | left, per crop in [`CropBox`] | left | left |
+//!
+//! All three give the same bits once finished, see [`Batch::to_floats`](super::Batch::to_floats). The two quantized
+//! forms are for devices: they are half the bytes to transfer.
+
+use std::ops::Range;
+
+use super::PooledBuffer;
+use crate::preprocess::window::Scale;
+use crate::transform::SampledParams;
+
+/// Form in which a stream delivers voxels, see [`Images`]. Changes no finished voxel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VoxelForm {
+    /// [`Images::Floats`].
+    #[default]
+    Floats,
+    /// [`Images::Quantized`], for augmentations that leave intensities linear: none and the recipe's.
+    Quantized,
+    /// [`Images::Boxes`].
+    Boxes,
+}
+
+impl VoxelForm {
+    /// Bytes of one voxel, without its label.
+    #[must_use]
+    pub fn voxel_bytes(self) -> usize {
+        match self {
+            Self::Floats => size_of::<f32>(),
+            Self::Quantized | Self::Boxes => size_of::<u16>(),
+        }
+    }
+
+    /// Shape of the box that a batch holds for a crop.
+    #[must_use]
+    pub fn held_shape(self, params: &SampledParams, crop_size: [usize; 3]) -> [usize; 3] {
+        match self {
+            Self::Floats | Self::Quantized => crop_size,
+            Self::Boxes => params.source_box(crop_size),
+        }
+    }
+}
+
+/// Voxels of a batch, crop after crop.
+#[derive(Debug)]
+pub enum Images {
+    /// Augmented crops in units of the window: 0 is its lower end and 1 its upper end, before intensity augmentation.
+    Floats(PooledBuffer<f32>),
+    /// Crops of stored values, flipped and turned, and one entry per crop that makes floats of them.
+    Quantized(PooledBuffer<u16>, Vec<Dequantize>),
+    /// Boxes of stored values, one per crop, and the augmentation still to be applied to each. A box that is to be
+    /// rotated or scaled differs from its crop in size.
+    Boxes(PooledBuffer<u16>, Vec<CropBox>),
+}
+
+impl Images {
+    /// Number of voxels.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Quantized(values, _) | Self::Boxes(values, _) => values.len(),
+        }
+    }
+
+    /// Whether there are no voxels.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Box of stored values that a crop is made of, and the augmentation that makes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CropBox {
+    /// Index of the box's first voxel within the batch.
+    pub start: usize,
+    /// Voxels of the box along x, y, z.
+    pub shape: [usize; 3],
+    /// Conversion from stored values to units of the window.
+    pub scale: Scale,
+    /// Augmentation parameters of the crop.
+    pub params: SampledParams,
+}
+
+impl CropBox {
+    /// Indices of the box's voxels within the batch.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.shape.iter().product::<usize>()
+    }
+
+    /// Conversion from stored values to floats, including the linear part of the augmentation.
+    #[must_use]
+    pub fn dequantize(&self) -> Dequantize {
+        let (factor, shift) = self.params.intensity();
+        Dequantize { scale: self.scale, factor, shift }
+    }
+}
+
+/// Conversion from a crop's stored values to floats: the case's scale, then the linear intensity augmentation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dequantize {
+    /// Conversion to units of the window.
+    pub scale: Scale,
+    /// Multiplier of the scaled value.
+    pub factor: f32,
+    /// Summand, added last, in units of the window.
+    pub shift: f32,
+}
+
+impl Dequantize {
+    /// Converts one stored value, to the same bits as a batch of floats holds.
+    #[inline]
+    #[must_use]
+    pub fn apply(&self, value: u16) -> f32 {
+        self.scale.apply(value) * self.factor + self.shift
+    }
+
+    /// Float of a voxel outside the volume: the window's lower end, augmented.
+    #[must_use]
+    pub fn outside(&self) -> f32 {
+        0.0 * self.factor + self.shift
+    }
+}

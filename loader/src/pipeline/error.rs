@@ -1,0 +1,152 @@
+//! Errors of opening and reading a stream.
+
+use std::path::PathBuf;
+
+use crate::mix::MixError;
+use crate::split::SelectError;
+
+/// Error of opening or reading a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key of the configuration is out of range.
+    #[error("stream.{key}: {reason}")]
+    BadConfig {
+        /// The key.
+        key: &'static str,
+        /// Value of the key, and what was expected.
+        reason: String,
+    },
+    /// The visits of a batch cannot be shared by the ranks.
+    #[error(
+        "stream.visits_per_batch: {visits}; expected a multiple of the {ranks} ranks, and rank {rank} below {ranks}"
+    )]
+    Share {
+        /// Visits of a global batch.
+        visits: usize,
+        /// This process's rank.
+        rank: usize,
+        /// Number of ranks.
+        ranks: usize,
+    },
+    /// No cache was given.
+    #[error("no cache to stream from")]
+    NoCache,
+    /// The weights of the caches make no mix.
+    #[error(transparent)]
+    Mix(#[from] MixError),
+    /// The list of cases cannot be used.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// A cache does not suit the stream.
+    #[error("{}: {reason}", path.display())]
+    Unsuitable {
+        /// Folder of the cache.
+        path: PathBuf,
+        /// Reason why it is unsuitable.
+        reason: Unsuitable,
+    },
+    /// The memory budget is too small.
+    #[error(
+        "two batches of {crops} crops ({batch_bytes} bytes each) and {threads} threads take {needed} bytes, but the \
+         budget is {memory_bytes}; raise --memory, or make the batch smaller"
+    )]
+    TooLittleMemory {
+        /// Crops of this rank's batch.
+        crops: usize,
+        /// Bytes of a batch.
+        batch_bytes: u64,
+        /// Number of threads.
+        threads: usize,
+        /// Bytes needed in total.
+        needed: u64,
+        /// Bytes of the budget.
+        memory_bytes: u64,
+    },
+    /// The system provided no thread.
+    #[error("cannot start the loader's threads: {reason}")]
+    NoThreads {
+        /// Message of the system.
+        reason: String,
+    },
+    /// A thread of the stream panicked.
+    #[error("a thread of the loader panicked (a bug): {message}")]
+    Panicked {
+        /// Message of the panic.
+        message: String,
+    },
+    /// A chunk could not be read or is corrupt.
+    #[error(transparent)]
+    Read(#[from] hiend_cache::Error),
+}
+
+/// Reason why a cache does not suit a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsuitable {
+    /// The cache is empty.
+    #[error("the cache holds no cases")]
+    Empty,
+    /// The selection takes no case.
+    #[error("include, exclude and split leave none of its {cases} cases")]
+    NothingSelected {
+        /// Cases in the cache.
+        cases: usize,
+    },
+    /// The selection does not fit the cases.
+    #[error(transparent)]
+    Select(SelectError),
+    /// Cases were converted with different parameters.
+    #[error("cases {first} and {other} were converted with different parameters; run hiend-shard again to the end")]
+    MixedParameters {
+        /// Key of the first case.
+        first: String,
+        /// Key of a case that differs.
+        other: String,
+    },
+    /// A case has no labels, but the stream carries them.
+    #[error("case {case} has no labels; exclude its dataset, or split by a list of labelled cases")]
+    NoLabels {
+        /// Key of the case.
+        case: String,
+    },
+    /// The manifest does not say how the cases were made.
+    #[error("manifest.json: invalid preprocess: {reason}")]
+    Manifest {
+        /// Message of the parser.
+        reason: String,
+    },
+    /// The cache does not hold the window's whole range.
+    #[error(
+        "the cache holds only {} to {} HU, but stream.window is {} to {}; convert again with --store full",
+        stored[0], stored[1], window[0], window[1]
+    )]
+    Window {
+        /// HU range of the cache.
+        stored: [f64; 2],
+        /// HU range of the stream.
+        window: [f64; 2],
+    },
+    /// Spacing differs from that of the first cache.
+    #[error("spacing is {}, but {} in the first cache", spacing(*found), spacing(*expected))]
+    OtherSpacing {
+        /// Spacing of this cache in mm; none if each case has its own.
+        found: Option<[f64; 3]>,
+        /// Spacing of the first cache.
+        expected: Option<[f64; 3]>,
+    },
+    /// The window differs from that of the first cache.
+    #[error(
+        "the window is {} to {} HU, but {} to {} HU in the first cache; set stream.window",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    OtherWindow {
+        /// HU range of this cache.
+        found: [f64; 2],
+        /// HU range of the first cache.
+        expected: [f64; 2],
+    },
+}
+
+/// Spacing as text.
+fn spacing(spacing: Option<[f64; 3]>) -> String {
+    spacing.map_or_else(|| "the case's own".into(), |[x, y, z]| format!("{x} x {y} x {z} mm"))
+}

@@ -1,0 +1,98 @@
+use std::panic::resume_unwind;
+
+use hiend_cache::{CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
+
+use super::*;
+use crate::preprocess::PreprocessConfig;
+
+/// Cache of three small cases.
+fn cache() -> (tempfile::TempDir, Arc<Cache>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+    let image: Vec<u16> = (0..600).map(|i| i % 426).collect();
+    for case_id in ["a", "b", "c"] {
+        let case = NewCase {
+            dataset: "D".into(),
+            case_id: case_id.into(),
+            shape: [10, 10, 6],
+            image: &image,
+            image_bits: 9,
+            image_offset: -175.0,
+            image_scale: 1.0,
+            foreground_above: 0,
+            label: None,
+            geometry: Geometry::identity([10, 10, 6]),
+            source: SourceFiles::default(),
+            parameters: String::new(),
+        };
+        writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+    Manifest { preprocess, ..Manifest::default() }.write(dir.path()).unwrap();
+    let cache = Arc::new(Cache::open(dir.path()).unwrap());
+    (dir, cache)
+}
+
+fn loader(cache: &Arc<Cache>, threads: usize, hooks: Hooks) -> Loader {
+    let config = StreamConfig { crop_size: [4; 3], crops_per_visit: 2, visits_per_batch: 4, ..StreamConfig::default() };
+    let options = LoaderOptions { threads, memory_bytes: 64 << 20, ..LoaderOptions::default() };
+    let mut loader = Loader::open(Arc::clone(cache), config, 1, &options).unwrap();
+    Arc::get_mut(&mut loader.shared).unwrap().hooks = hooks;
+    loader
+}
+
+#[test]
+fn panic_in_a_visit_ends_the_stream_at_its_step_with_the_message() {
+    // Unwinds without the message that the hook of a panic would print.
+    fn before_visit(visit: u64) {
+        if visit == 9 {
+            resume_unwind(Box::new(format!("visit {visit}")));
+        }
+    }
+    let (_dir, cache) = cache();
+    for threads in [1, 2, 7] {
+        let loader = loader(&cache, threads, Hooks { before_visit, ..Hooks::default() });
+        let mut stream = loader.stream(0);
+        for step in 0..2 {
+            assert_eq!(stream.next().unwrap().unwrap().step, step);
+        }
+        let error = stream.next().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Panicked { message } if message == "visit 9"), "{error}");
+        assert!(stream.next().is_none());
+        // Another stream of the same loader is not affected.
+        assert_eq!(loader.stream(3).next().unwrap().unwrap().step, 3);
+    }
+}
+
+#[test]
+fn panic_while_reading_ahead_ends_the_stream_with_the_message() {
+    fn before_advice(_: u64) {
+        resume_unwind(Box::new("advice"));
+    }
+    let (_dir, cache) = cache();
+    let loader = loader(&cache, 2, Hooks { before_advice, ..Hooks::default() });
+    let error = loader.stream(0).find_map(Result::err).unwrap();
+    assert!(matches!(&error, Error::Panicked { message } if message == "advice"), "{error}");
+}
+
+#[test]
+fn messages_of_panics_are_kept() {
+    let message = |panic: fn() -> Result<(), Error>| catch_panic(panic).unwrap_err().to_string();
+    assert!(message(|| resume_unwind(Box::new("text"))).ends_with(": text"));
+    assert!(message(|| resume_unwind(Box::new(String::from("string")))).ends_with(": string"));
+    assert!(message(|| resume_unwind(Box::new(7))).ends_with(": without a message"));
+    assert!(catch_panic(|| Ok(3)).is_ok_and(|value| value == 3));
+}
+
+#[test]
+fn ranks_must_share_a_batch_evenly() {
+    let (_dir, cache) = cache();
+    let config = StreamConfig { crop_size: [4; 3], visits_per_batch: 6, ..StreamConfig::default() };
+    for (rank, allowed) in [((0, 1), true), ((2, 3), true), ((3, 3), false), ((0, 4), false), ((0, 0), false)] {
+        let options = LoaderOptions { threads: 1, memory_bytes: 64 << 20, rank, ..LoaderOptions::default() };
+        let opened = Loader::open(Arc::clone(&cache), config.clone(), 1, &options);
+        assert_eq!(opened.is_ok(), allowed, "{rank:?}");
+        assert!(allowed || matches!(opened.err(), Some(Error::Share { visits: 6, .. })));
+    }
+}

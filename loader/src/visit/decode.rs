@@ -1,0 +1,128 @@
+//! Chunks that the crops of a visit need, decoded column by column, each chunk once.
+
+use hiend_cache::grid::Grid;
+use hiend_cache::index::Entry;
+use hiend_cache::shard::reader::CaseIndex;
+use hiend_cache::{Box3, Case, VolumeReader};
+
+use super::VisitTimes;
+
+/// Decoder of one column of chunks at a time.
+#[derive(Default)]
+pub(super) struct ColumnDecoder {
+    /// Parts of the volume that crops need.
+    regions: Vec<Box3>,
+    /// Whether any region meets a chunk.
+    wanted: Vec<bool>,
+    /// Pairs of a region and a chunk that meet.
+    num_uses: u64,
+    /// Image of the current column, chunk by chunk; only wanted chunks hold voxels of it.
+    pub(super) image: Vec<Vec<u16>>,
+    /// Labels of the current column.
+    pub(super) label: Vec<Vec<u8>>,
+}
+
+impl ColumnDecoder {
+    /// Bytes of the buffers whose size depends on the case.
+    pub(super) fn buffer_bytes(&self) -> u64 {
+        let image = self.image.iter().map(Vec::capacity).sum::<usize>() * size_of::<u16>();
+        let label = self.label.iter().map(Vec::capacity).sum::<usize>();
+        (image + label + self.wanted.capacity()) as u64
+    }
+
+    /// Starts a visit that needs `regions`.
+    pub(super) fn want(&mut self, grid: &Grid, regions: impl Iterator<Item = Box3>) {
+        self.regions.clear();
+        self.regions.extend(regions);
+        self.wanted.clear();
+        self.wanted.resize(grid.num_chunks(), false);
+        self.num_uses = 0;
+        for chunk in self.regions.iter().flat_map(|region| grid.chunks_meeting(region)) {
+            self.wanted[chunk] = true;
+            self.num_uses += 1;
+        }
+    }
+
+    /// Decodes the wanted chunks of the column that begins with chunk `column`, each as far as it is wanted. Returns
+    /// whether there are any.
+    pub(super) fn read(
+        &mut self,
+        reader: &mut VolumeReader,
+        case: &Case,
+        index: &CaseIndex,
+        column: usize,
+        labels: bool,
+    ) -> Result<bool, hiend_cache::Error> {
+        let column_len = index.grid.column_len();
+        if !self.wanted[column..column + column_len].contains(&true) {
+            return Ok(false);
+        }
+        self.image.resize_with(self.image.len().max(column_len), Vec::new);
+        self.label.resize_with(self.label.len().max(column_len), Vec::new);
+        for number in 0..column_len {
+            let chunk = column + number;
+            if !self.wanted[chunk] {
+                continue;
+            }
+            let part = wanted_part(&index.grid.chunk_box(chunk), &self.regions);
+            reader.image_part(case, index, chunk, &part, &mut self.image[number])?;
+            if labels {
+                reader.label_part(case, index, chunk, &part, &mut self.label[number])?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Chunks, bytes and chunk hits of the visit; without times.
+    pub(super) fn work(&self, index: &CaseIndex, labels: bool) -> VisitTimes {
+        let arrays = [Some(&index.image), index.label.as_ref().filter(|_| labels)];
+        let mut work = VisitTimes::default();
+        for array in arrays.into_iter().flatten() {
+            let wanted = array.entries.iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
+            for (entry, _) in wanted {
+                work.chunks += 1;
+                work.coded_bytes += match entry {
+                    Entry::Constant(_) => 0,
+                    Entry::Coded { len, .. } => u64::from(*len),
+                };
+            }
+            work.chunk_hits += self.num_uses;
+        }
+        work.chunk_hits -= work.chunks;
+        work
+    }
+}
+
+/// Smallest box within a chunk, in the chunk's own voxels, that holds all its voxels in `regions`.
+///
+/// A crop ends inside the chunks at its faces; it takes two fifths of the voxels of the chunks that it meets.
+fn wanted_part(chunk: &Box3, regions: &[Box3]) -> Box3 {
+    let parts = regions.iter().filter_map(|region| region.intersection(chunk));
+    let both = |a: Box3, b: Box3| Box3 {
+        start: std::array::from_fn(|axis| a.start[axis].min(b.start[axis])),
+        end: std::array::from_fn(|axis| a.end[axis].max(b.end[axis])),
+    };
+    let part = parts.reduce(both).unwrap_or(Box3 { start: chunk.start, end: chunk.start });
+    let within = |voxel: [usize; 3]| std::array::from_fn(|axis| voxel[axis] - chunk.start[axis]);
+    Box3 { start: within(part.start), end: within(part.end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_part_is_the_hull_of_what_regions_share_with_the_chunk() {
+        let chunk = Box3 { start: [8, 8, 8], end: [16, 16, 16] };
+        let region = |start, end| Box3 { start, end };
+        let regions = [
+            region([0, 0, 0], [10, 9, 16]),
+            region([12, 10, 9], [13, 20, 11]),
+            // Does not meet the chunk.
+            region([16, 0, 0], [20, 16, 16]),
+        ];
+        assert_eq!(wanted_part(&chunk, &regions), region([0, 0, 0], [5, 8, 8]));
+        assert_eq!(wanted_part(&chunk, &regions[1..]), region([4, 2, 1], [5, 8, 3]));
+        assert_eq!(wanted_part(&chunk, &regions[2..]).shape(), [0; 3]);
+    }
+}
