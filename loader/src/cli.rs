@@ -64,7 +64,7 @@ pub(crate) struct PreprocessArgs {
     #[arg(long, value_name = "LOW,HIGH", default_value = "-175,250", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: [f64; 2],
     /// HU range to keep
-    #[arg(long, value_enum, default_value = "window")]
+    #[arg(long, value_enum, value_name = "RANGE", default_value = "window")]
     pub store: StoreArg,
     /// Compression of the shards
     #[arg(long, value_enum, default_value = "fast")]
@@ -199,14 +199,14 @@ pub(crate) struct StreamOptions {
     /// Cases per batch, over all ranks
     #[arg(long, value_name = "N", default_value_t = 24)]
     pub visits_per_batch: usize,
-    /// Augmentation of the crops
-    #[arg(long, value_enum, default_value = "recipe")]
+    /// Augmentations of the crops
+    #[arg(long, value_enum, value_name = "CHAIN", default_value = "recipe")]
     pub augment: AugmentArg,
     /// Include labels
     #[arg(long)]
     pub labels: bool,
     /// Foreground that crops are centred on
-    #[arg(long, value_enum, default_value = "intensity")]
+    #[arg(long, value_enum, value_name = "KIND", default_value = "intensity")]
     pub sample_by: SampleByArg,
     /// Probability that a crop is centred on foreground, 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.75)]
@@ -227,7 +227,7 @@ pub(crate) struct StreamOptions {
     #[arg(long, value_name = "FILE")]
     pub list: Option<PathBuf>,
     /// Action on a corrupt case
-    #[arg(long, value_enum, default_value = "fail")]
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "fail")]
     pub on_corrupt: OnCorruptArg,
     /// Access to shard files
     #[arg(long, value_enum, default_value = "mmap")]
@@ -276,9 +276,9 @@ impl From<CodecArg> for CodecPreset {
 /// Preset of [`Chain`] as typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum AugmentArg {
-    /// Hi-End-MAE's: flips, quarter turns, intensity
+    /// Those of Hi-End-MAE: flips, quarter turns, intensity
     Recipe,
-    /// nnU-Net's
+    /// Those of nnU-Net
     Nnunet,
     /// None
     Plain,

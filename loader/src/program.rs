@@ -14,6 +14,7 @@
 //!
 //! Only available with the feature `cli`.
 
+mod advice;
 mod command_line;
 mod interrupt;
 mod log;
@@ -70,7 +71,10 @@ where
         .and_then(|()| run(&cli))
         .and_then(|code| Ok(output::flush().map(|_| code)?));
     code.unwrap_or_else(|err| {
-        note(format_args!("error: {err:#}"));
+        match advice::on(&err) {
+            Some(advice) => note(format_args!("error: {err:#}; {advice}")),
+            None => note(format_args!("error: {err:#}")),
+        }
         if err.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
     })
 }

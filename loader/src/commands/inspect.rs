@@ -73,10 +73,10 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
         ("cases", format!("{} ({labelled} with labels)", count(cases.len(), "case"))),
         ("shards", format!("{}, {}", count(cache.shards().len(), "shard"), size(on_disk))),
         ("superseded", size(cache.superseded_bytes())),
-        ("voxels", format!("{:.1} million, {} bytes each", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
+        ("voxels", format!("{:.1} million, {} B/voxel", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
     ];
     rows.extend(parameters(manifest));
-    rows.extend([("made by", manifest.created_by.clone()), ("digest", cache.digest())]);
+    rows.extend([("written by", manifest.created_by.clone()), ("digest", cache.digest())]);
     print(facts(rows))?;
 
     let mut datasets: BTreeMap<&str, Vec<&Case>> = BTreeMap::new();
@@ -142,7 +142,8 @@ fn matrix(affine: &Affine) -> String {
 
 fn label_name(cache: &Cache, dataset: &str, label: u8) -> String {
     let names = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
-    names.and_then(|names| names.get(&label)).cloned().unwrap_or_else(|| format!("label {label}"))
+    let unnamed = || if label == 0 { "background".to_owned() } else { format!("label {label}") };
+    names.and_then(|names| names.get(&label)).cloned().unwrap_or_else(unnamed)
 }
 
 fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Context as _;
 use hiend_cache::VolumeReader;
 use hiend_cache::verify::{Fault, survey, verify_case};
 use rayon::prelude::*;
@@ -26,7 +25,9 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
     let threads = args.threads.map_or(0, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
+    // The error's text includes its source.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|err| anyhow::anyhow!("cannot start threads: {err}; use fewer, with --threads"))?;
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let progress = Mutex::new(Progress::new(cases.len(), bytes));
     let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> Result<Vec<Fault>, StdoutError> {

@@ -436,7 +436,7 @@ fn stream_and_verify_name_a_corrupt_chunk() {
     assert!(line.starts_with(&format!("{shard}: case Dataset001_Phantom/phantom_000, image chunk ")), "{line}");
     let out = place.text("cache");
     let ran = check(&["stream", &out, "--crop-size", "64", "--visits-per-batch", "1"], 1);
-    for part in [&shard, "case Dataset001_Phantom/phantom_000", "image chunk "] {
+    for part in [&shard, "case Dataset001_Phantom/phantom_000", "image chunk ", "hiend-shard verify"] {
         assert!(ran.err.contains(part), "{part} in {}", ran.err);
     }
 }
@@ -451,10 +451,13 @@ fn cases_of_lost_and_damaged_shards_are_converted_again() {
     std::fs::remove_file(&shards[0]).unwrap();
     let len = std::fs::metadata(&shards[1]).unwrap().len();
     File::options().write(true).open(&shards[1]).unwrap().set_len(len - 5).unwrap();
-    assert_eq!(place.verify(1).out.lines().count(), 4, "two faults, a summary, and what to do");
-    check(&["stream", &place.text("cache")], 1);
+    assert_eq!(place.verify(1).out.lines().count(), 4, "two faults, a summary, and the way to repair them");
+    let ran = check(&["stream", &place.text("cache")], 1);
+    assert!(ran.err.contains("run hiend-shard again"), "{}", ran.err);
+    let ran = check(&["inspect", &place.text("data")], 1);
+    assert!(ran.err.contains("make one with `hiend-shard DATA --out "), "{}", ran.err);
     let ran = place.convert(&[], 0);
-    assert!(ran.out.contains("cases converted   2") && ran.err.contains("converting its cases again"), "{}", ran.err);
+    assert!(ran.out.contains("converted   2 cases") && ran.err.contains("converting its cases again"), "{}", ran.err);
     assert_eq!(voxels(&place.path("cache")), before);
     place.verify(0);
 }
@@ -597,18 +600,18 @@ fn a_stream_whose_reader_left_ends_early() {
 fn too_few_threads_or_too_little_memory_is_one_line() {
     let place = Place::with_phantoms(1);
     place.convert(&[], 0);
-    let (data, cache) = (place.text("data"), place.text("cache"));
+    let cache = place.text("cache");
     // Threads need address space for their stacks, so this limit exhausts both; limits of processes do not bind root.
     let script = r#"ulimit -v 150000; exec "$0" "$@""#;
     for args in [
         &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--threads=64"][..],
         &["verify", &cache, "--threads=64"],
-        &[&data, "--out", &place.text("other"), SPACING, "--jobs=64"],
     ] {
         let mut limited = Command::new("bash");
         limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard")]).args(args).env_remove("HIEND_LOG");
         let ran = ran_of(limited.output().unwrap());
         assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
         assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", ran.err);
+        assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
     }
 }

@@ -1,0 +1,68 @@
+//! Advice on errors of caches: the libraries say what is wrong, the programs what to run.
+
+use std::error::Error as StdError;
+
+use hiend_cache::Error;
+
+use crate::convert::ConvertError;
+use crate::pipeline;
+use crate::scan::ScanError;
+
+/// The command that mends an error, if it comes from a cache.
+pub(super) fn on(error: &anyhow::Error) -> Option<String> {
+    advice(error.chain().find_map(cache_error)?)
+}
+
+/// The cache's error in a link of an error chain. Errors that wrap it transparently do not show it as their source.
+fn cache_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+    let wrapped = || match error.downcast_ref()? {
+        pipeline::Error::Read(error) => Some(error),
+        _ => None,
+    };
+    let converting = || match error.downcast_ref()? {
+        ConvertError::Cache(error) => Some(error),
+        _ => None,
+    };
+    let scanning = || match error.downcast_ref()? {
+        ScanError::Cache(error) => Some(error),
+        _ => None,
+    };
+    error.downcast_ref().or_else(wrapped).or_else(converting).or_else(scanning)
+}
+
+fn advice(error: &Error) -> Option<String> {
+    match error {
+        Error::NoCache { path } => Some(format!("make one with `hiend-shard DATA --out {}`", path.display())),
+        Error::BadManifest { .. } => {
+            Some("restore it, or remove it and run hiend-shard again, which writes it anew from the shards".to_owned())
+        }
+        Error::MissingShard { .. } | Error::BadShard { .. } => {
+            Some("restore it, or run hiend-shard again, which converts its cases again".to_owned())
+        }
+        Error::CorruptChunk { path, .. } => {
+            let dir = path.parent().unwrap_or(path);
+            Some(format!("`hiend-shard verify {}` lists all damage", dir.display()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn errors_of_caches_are_found_behind_context_and_wrappers() {
+        let missing = || Error::MissingShard { path: "cache/a.shard".into() };
+        let expected = advice(&missing());
+        assert!(expected.is_some());
+        assert_eq!(on(&anyhow::Error::new(missing()).context("opening")), expected);
+        assert_eq!(on(&anyhow::Error::new(pipeline::Error::Read(missing()))), expected);
+        let converting: Result<(), _> = Err(ConvertError::Cache(missing()));
+        assert_eq!(on(&converting.context("converting").unwrap_err()), expected);
+        assert_eq!(on(&anyhow::Error::new(ScanError::Cache(missing()))), expected);
+        assert_eq!(on(&anyhow::anyhow!("another error")), None);
+    }
+}
