@@ -135,16 +135,17 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs, keys with their sections).
     ///
     /// # Errors
-    /// The first unknown key or invalid value; `--set` names the settings.
+    /// The first unknown key or invalid value.
     fn with_settings(&self, settings: &[(String, String)]) -> Result<Self, ConfigError> {
         if settings.is_empty() {
             return Ok(self.clone());
         }
-        let origin = "--set";
+        let pairs = settings.iter().map(|(key, value)| format!("--set {key}={value}"));
+        let origin = &pairs.collect::<Vec<_>>().join(" ");
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
         for (key, text) in settings {
             let invalid = |reason: &str| ConfigError::Invalid {
-                origin: origin.to_owned(),
+                origin: origin.clone(),
                 key: key.clone(),
                 reason: reason.to_owned(),
             };
@@ -159,7 +160,15 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
                 section = entry.as_table_mut().ok_or_else(|| invalid("a value, not a section"))?;
             }
         }
-        Self::parse(&toml::to_string(&table).expect("a table"), origin)
+        let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
+        check_keys("", &table, &known, &known, origin)?;
+        // From the table, not from its text: the error then names the key instead of a line that nobody wrote.
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
+            origin: origin.clone(),
+            message: error.to_string().trim().replace(['\n', '\r'], " "),
+        })?;
+        config.validate(origin)?;
+        Ok(config)
     }
 
     /// Checks all values; `origin` names the configuration in errors.

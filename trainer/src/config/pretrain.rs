@@ -178,11 +178,11 @@ mod tests {
             let message = set(&[(key, value)]).unwrap_err().to_string();
             assert!(message.starts_with(expected) && !message.contains('\n'), "{message}");
         };
-        refused("train.lr", "1", "--set: unknown key `train.lr`; did you mean `optim.lr`?");
-        refused("optim.lrr", "1", "--set: unknown key `optim.lrr`; did you mean `optim.lr`?");
-        refused("train.micro_batch", "0", "--set: train.micro_batch: must be at least 1");
-        refused("train.micro_batch", "few", "--set: ");
-        refused("optim.lr.peak", "1", "--set: optim.lr.peak: a value, not a section");
+        refused("train.lr", "1", "--set train.lr=1: unknown key `train.lr`; did you mean `optim.lr`?");
+        refused("optim.lrr", "1", "--set optim.lrr=1: unknown key `optim.lrr`; did you mean `optim.lr`?");
+        refused("train.micro_batch", "0", "--set train.micro_batch=0: train.micro_batch: must be at least 1");
+        refused("train.micro_batch", "few", "--set train.micro_batch=few: invalid type: string \"few\"");
+        refused("optim.lr.peak", "1", "--set optim.lr.peak=1: optim.lr.peak: a value, not a section");
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn presets_are_listed_and_printed() {
 #[test]
 fn settings_are_checked_before_the_cache_is_opened() {
     let set = |setting| ["--shards", "no-such-cache", "--preset", "tiny", "--device", "cpu", "--set", setting];
-    check(&set("train.lr=1e-4"), 1, "--set: unknown key `train.lr`; did you mean `optim.lr`?");
+    check(&set("train.lr=1e-4"), 1, "--set train.lr=1e-4: unknown key `train.lr`; did you mean `optim.lr`?");
     check(&set("optim.lr"), 2, "expected KEY=VALUE");
     check(&set("optim.lr=2e-4"), 1, "no-such-cache");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use hiend_loader::batch::Images;
+use hiend_loader::batch::{Batch, Images};
 use hiend_trainer::checkpoint::{self, Kind};
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
@@ -401,10 +401,22 @@ fn gradient_checkpointing_and_micro_batches_change_no_loss() {
 }
 
 #[test]
-fn training_learns() {
+fn training_learns_more_than_the_mean() {
     let dir = tempfile::tempdir().unwrap();
-    let losses = run(&config(), STREAM.stream(), &options(dir.path(), 40, false)).unwrap().losses;
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let (first, last) = (mean(&losses[..5]), mean(&losses[35..]));
-    assert!(last < 0.97 * first, "{first} -> {last}");
+    let mut config = config();
+    config.optim.lr = 1e-2;
+    config.optim.weight_decay = 0.0;
+    config.schedule.total = 100;
+    // The same batch in every step, so that there is something to learn within a hundred of them.
+    let mut stream = STREAM.stream();
+    stream.open = Box::new(|start, _| {
+        let batch = |step| Ok(Batch { step, ..STREAM.batch(0) });
+        Ok(Box::new((start..).map(batch)))
+    });
+    let losses = run(&config, stream, &options(dir.path(), 100, false)).unwrap().losses;
+    let last = losses[95..].iter().sum::<f64>() / 5.0;
+    println!("{} -> {last}", losses[0]);
+    // Targets have zero mean and unit variance in every patch: predicting the mean has a loss of 1, however the biases
+    // are trained. Measured: 0.86.
+    assert!(last < 0.93, "{} -> {last}", losses[0]);
 }
