@@ -17,12 +17,13 @@ use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::precision::Precision;
 use hiend_trainer::ops::attention::attend_cross;
+use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
 use serde_json::{Value, json};
 
 /// Crops of a compared product. Each sum is as long as in training; there are fewer of them.
 const CROPS: usize = 2;
 /// Largest relative error, ‖ours − reference‖ / ‖reference‖, that the rounding of the factors explains.
-const BANDS: [(Precision, f64); 2] = [(Precision::F32, 1e-3), (Precision::Bf16, 1e-2)];
+const BANDS: [(Precision, f64); 3] = [(Precision::F32, 1e-3), (Precision::Tf32, 1e-3), (Precision::Bf16, 1e-2)];
 
 /// Shows one line a linear map and attention of `model`: the relative errors of the value and of each factor's gradient.
 ///
@@ -40,8 +41,8 @@ pub fn compare(
             compute,
             &factors,
             |[x, w], p| {
-                let (x, w) = (p.narrow(x), p.narrow(w));
-                p.widen(x.matmul(w))
+                let [_, rows, columns] = w.dims();
+                p.widen(p.affine(x, w.reshape([rows, columns]), None))
             },
             precision,
         )?;
@@ -55,7 +56,7 @@ pub fn compare(
             &factors,
             |[q, kv], p| {
                 let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device()));
-                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads))
+                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads, p.factors()))
             },
             precision,
         )?;
@@ -148,10 +149,10 @@ pub fn time(
         let rows = crops * tokens;
         let (x, w, dy) = (random([rows, from]), random([from, to]), random([rows, to]));
         let flop = 2.0 * (rows * from * to) as f64;
-        let shape = json!([rows, from, to]);
-        shown("linear", shape.clone(), flop, timed(device, || x.clone().matmul(w.clone()))?);
-        shown("linear-dx", shape.clone(), flop, timed(device, || dy.clone().matmul(w.clone().transpose()))?);
-        shown("linear-dw", shape, flop, timed(device, || x.clone().transpose().matmul(dy.clone()))?);
+        let (shape, factors) = (json!([rows, from, to]), precision.factors());
+        shown("linear", shape.clone(), flop, timed(device, || linear(x.clone(), w.clone(), factors))?);
+        shown("linear-dx", shape.clone(), flop, timed(device, || input_gradient(w.clone(), dy.clone(), factors))?);
+        shown("linear-dw", shape, flop, timed(device, || weight_gradient(x.clone(), dy.clone(), factors))?);
     }
     let device = compute.autodiff();
     for (queries, keys, dim, heads) in attentions(model) {
@@ -160,7 +161,9 @@ pub fn time(
         let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &device));
         let run = || {
             let (q, kv) = (precision.narrow(q.clone()), precision.narrow(kv.clone()));
-            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads).sum().backward();
+            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads, precision.factors())
+                .sum()
+                .backward();
             q.grad(&grads).unwrap_or_else(|| q.inner())
         };
         // Two products forward, four back.

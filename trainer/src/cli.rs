@@ -54,6 +54,16 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a model's weights as .safetensors with the reference's names and layouts
     Export(ExportArgs),
+    /// Check this machine: driver, devices, libraries, what would be faster with what, and one product
+    Doctor(DoctorArgs),
+}
+
+/// Flags of the check.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Device to multiply on: auto, cpu, cuda:N or vulkan:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
 }
 
 /// Arguments of `verify`.

@@ -3,6 +3,7 @@
 mod attend;
 mod config;
 mod curves;
+mod doctor;
 mod evaluate;
 mod finetune;
 mod model;
@@ -41,6 +42,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Attend(args)) => attend::run(args),
         Some(Command::Import(args)) => weights::import(args),
         Some(Command::Export(args)) => weights::export(args),
+        Some(Command::Doctor(args)) => doctor::run(args),
         None => pretrain::run(&cli.pretrain),
     }
 }

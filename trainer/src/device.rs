@@ -1,30 +1,36 @@
-//! Where tensors live. The only file that names a backend.
+//! Devices that tensors live on. Apart from [`crate::ops`], the only file that names a backend.
 //!
 //! DIFFERENCE from Burn's habit: `Device::default()` is never used. In a build with the feature `cuda` it is a CUDA
 //! device even on a machine without one, and panics there.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 
-/// What was asked for.
+/// Device as named on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device, if this build knows CUDA and one answers; the CPU otherwise.
+    /// The first CUDA device, if this build has CUDA and one answers; the CPU otherwise.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// This CUDA device.
+    /// The CUDA device of this index.
     Cuda(usize),
-    /// This Vulkan device. Its place is in tests: Mesa's software device runs the GPU's code on any machine.
+    /// The Vulkan device of this index. For tests: Mesa's software device runs the GPU code on any machine.
     Vulkan(usize),
 }
 
+/// A name that is not a device's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected auto, cpu, cuda:N or vulkan:N")]
+pub struct ParseDeviceError;
+
 impl FromStr for DeviceChoice {
-    type Err = String;
+    type Err = ParseDeviceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, number) = text.split_once(':').unwrap_or((text, "0"));
@@ -33,57 +39,68 @@ impl FromStr for DeviceChoice {
             ("vulkan", Ok(number)) => Ok(Self::Vulkan(number)),
             _ if text == "auto" => Ok(Self::Auto),
             _ if text == "cpu" => Ok(Self::Cpu),
-            _ => Err("expected auto, cpu, cuda:N or vulkan:N".to_owned()),
+            _ => Err(ParseDeviceError),
         }
     }
 }
 
-/// Why there is no such device.
+/// Failure to open a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The build knows no such devices.
+    /// The build has no support for this kind of device.
     #[error("this build has no {name}; rebuild with --features {feature}")]
     NotBuilt {
-        /// Of the kind of device.
+        /// Kind of device.
         name: &'static str,
-        /// What brings it in.
+        /// Feature that adds it.
         feature: &'static str,
     },
     /// The machine has no such device.
     #[error("no {name} device {wanted}: {found} found (is the driver loaded?)")]
     NotFound {
-        /// Of the kind of device.
+        /// Kind of device.
         name: &'static str,
-        /// Its number.
+        /// Its index.
         wanted: usize,
-        /// How many there are.
+        /// Number of devices of this kind.
         found: usize,
     },
-    /// The kernels' mathematical functions are missing.
+    /// The mathematical functions of kernels are missing, or are where the code generator does not look.
     #[error(
-        "CUDA's libdevice.10.bc was not found in {}: install CUDA's nvvm (it comes with nvcc, not with the runtime \
-         alone), or set CUDA_PATH to the folder that holds nvvm/libdevice",
-        looked.join(", ")
+        "CUDA's libdevice.10.bc was not found in {}: {}",
+        looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        elsewhere.as_ref().map_or_else(
+            || crate::vendor::library::Library::Libdevice.how_to_get().to_owned(),
+            |root| format!("set CUDA_PATH={}, which has it", root.display()),
+        )
     )]
     NoLibdevice {
-        /// Where it was looked for.
-        looked: Vec<String>,
+        /// Folders searched by the code generator.
+        looked: Vec<PathBuf>,
+        /// CUDA installation or Python wheel that has the file, if one was found.
+        elsewhere: Option<PathBuf>,
     },
-    /// Gradients cannot be added up between GPUs.
+    /// The library that adds gradients of several GPUs is missing.
     #[error(
-        "several GPUs need NCCL, and libnccl.so was not found: install it, and link libnccl.so to libnccl.so.2 where \
-         the loader looks (LD_LIBRARY_PATH)"
+        "several GPUs need NCCL, and libnccl.so was not found: {}",
+        found.as_ref().map_or_else(
+            || crate::vendor::library::Library::Nccl.how_to_get().to_owned(),
+            |file| format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display()),
+        )
     )]
-    NoNccl,
+    NoNccl {
+        /// The library under a name that is not looked for, if it was found.
+        found: Option<PathBuf>,
+    },
     /// Devices that cannot train one model together.
-    #[error("--devices {0}: several CUDA devices, each once, or several times cpu")]
+    #[error("--devices {0}: expected several CUDA devices, each once, or cpu several times")]
     Mixed(String),
-    /// Parts of Burn that take no device would go to CUDA.
+    /// The process could not be restarted with `BURN_DEVICE` set.
     #[error("a build with CUDA runs on the CPU only with BURN_DEVICE=flex in its environment: {0}")]
     Environment(String),
 }
 
-/// A device that was found to be there.
+/// A device that was found.
 #[derive(Clone, Debug)]
 pub struct Compute {
     raw: Device,
@@ -100,7 +117,7 @@ enum Kind {
 }
 
 impl Compute {
-    /// Finds the device.
+    /// Opens the device.
     ///
     /// # Errors
     /// [`DeviceError`] says what is missing.
@@ -110,7 +127,7 @@ impl Compute {
             DeviceChoice::Cuda(index) => cuda(index),
             DeviceChoice::Auto => match cuda(0) {
                 Ok(compute) => Ok(compute),
-                // There is none to be had. One that is there and cannot be used is worth knowing about.
+                // No device: the CPU. A device that is there and cannot be used is an error.
                 Err(DeviceError::NotBuilt { .. } | DeviceError::NotFound { .. }) => Ok(Self::cpu()),
                 Err(error) => Err(error),
             },
@@ -118,10 +135,10 @@ impl Compute {
         }
     }
 
-    /// Finds several devices that train one model.
+    /// Opens several devices that train one model.
     ///
     /// # Errors
-    /// [`DeviceError`] says what is missing, or which do not go together.
+    /// [`DeviceError`] says what is missing, or that they cannot train together.
     pub fn open_all(choices: &[DeviceChoice]) -> Result<Vec<Self>, DeviceError> {
         let num_cuda = choices.iter().filter(|choice| matches!(choice, DeviceChoice::Cuda(_))).count();
         let once = |choice| choices.iter().filter(|&other| other == choice).count() == 1;
@@ -144,13 +161,13 @@ impl Compute {
         Self { raw: Device::flex(), kind: Kind::Cpu }
     }
 
-    /// For constants: tensors made here are not tracked.
+    /// The device without gradient tracking, for constants.
     #[must_use]
     pub fn raw(&self) -> &Device {
         &self.raw
     }
 
-    /// For parameters that are to be trained.
+    /// The device with gradient tracking, for parameters that are trained.
     #[must_use]
     pub fn autodiff(&self) -> Device {
         self.raw.clone().autodiff()
@@ -160,6 +177,12 @@ impl Compute {
     #[must_use]
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Cpu
+    }
+
+    /// Whether this is a CUDA device.
+    #[must_use]
+    pub fn is_cuda(&self) -> bool {
+        matches!(self.kind, Kind::Cuda(_))
     }
 }
 
@@ -219,27 +242,30 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     }
 }
 
-/// Looks where CubeCL's code generator will look, which says less when it finds nothing.
+/// Checks that CubeCL's code generator, whose own message says less, will find libdevice.
 #[cfg(all(feature = "cuda", not(feature = "cuda-nvrtc")))]
 fn find_libdevice() -> Result<(), DeviceError> {
-    // With CUDA_PATH set, nowhere else is looked.
-    let roots = match std::env::var("CUDA_PATH") {
-        Ok(path) => vec![path],
-        Err(_) => ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(str::to_owned).to_vec(),
+    use crate::vendor::library::{Libdevice, Places};
+    let places = Places::of_process();
+    let elsewhere = match places.libdevice() {
+        Libdevice::Usable(_) => return Ok(()),
+        Libdevice::Elsewhere(root) => Some(root),
+        Libdevice::Missing => None,
     };
-    let looked: Vec<String> = roots.into_iter().map(|root| format!("{root}/nvvm/libdevice")).collect();
-    let found = looked.iter().any(|folder| std::path::Path::new(folder).join("libdevice.10.bc").is_file());
-    if found { Ok(()) } else { Err(DeviceError::NoLibdevice { looked }) }
+    Err(DeviceError::NoLibdevice { looked: places.libdevice_folders(), elsewhere })
 }
 
+/// Checks that NCCL is found by the name that CubeCL loads it by.
 #[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "a library is looked for by loading it, as its user will")]
 fn find_nccl() -> Result<(), DeviceError> {
-    // SAFETY: NCCL's initialisers do nothing that a process must be ready for; it is loaded soon after in any case.
-    unsafe { libloading::Library::new("libnccl.so") }.map(drop).map_err(|_| DeviceError::NoNccl)
+    use crate::vendor::library::{Library, Places, loads_by_name};
+    if loads_by_name("libnccl.so") {
+        return Ok(());
+    }
+    Err(DeviceError::NoNccl { found: Places::of_process().find(Library::Nccl).into_iter().next() })
 }
 
-/// Keeps compiled kernels and what tuning chose in `dir`, for the next run. Does nothing in a build without kernels.
+/// Keeps compiled kernels and tuning results in `dir` for later runs. Has no effect in a build without CUDA.
 pub fn keep_kernels_in(dir: &std::path::Path) {
     #[cfg(feature = "cuda")]
     {
@@ -252,7 +278,7 @@ pub fn keep_kernels_in(dir: &std::path::Path) {
     let _ = dir;
 }
 
-/// Runs `probe`; a panic in it is an answer, not a message to the user.
+/// Runs `probe` with panic messages suppressed; `None` if it panics.
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
 fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
     let hook = std::panic::take_hook();
@@ -262,10 +288,10 @@ fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
     answer
 }
 
-/// What a device's own threads panicked with, if they did, since this was last asked.
+/// Takes the message of the last panic of a device's own threads since the previous call.
 ///
-/// Such a panic is not the run's: tuning tries kernels that a device refuses, and goes on. It is remembered in case a
-/// result turns out to be missing or no number.
+/// Such a panic does not end the run: tuning tries kernels that a device refuses, and continues. The message is kept in
+/// case a result turns out to be missing or not a number.
 #[must_use]
 pub fn take_panic() -> Option<String> {
     PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -273,7 +299,7 @@ pub fn take_panic() -> Option<String> {
 
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// From here on, panics of device threads are remembered instead of printed; see [`take_panic`].
+/// Remembers the panics of device threads from now on instead of printing them; see [`take_panic`].
 pub fn remember_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -291,12 +317,12 @@ pub fn remember_panics() {
 
 /// Makes `Device::default()`, which Burn calls where it reads optimizer state, mean the CPU.
 ///
-/// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely; so a build
-/// with CUDA that runs on the CPU starts itself once more with it. Does nothing in any other case. To be called
-/// by binaries before anything else touches Burn.
+/// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely. A build with
+/// kernels that runs on the CPU therefore restarts its process once with the variable set. Has no effect in any other
+/// case. Binaries call it before anything else touches Burn.
 ///
 /// # Errors
-/// If the process could not be started again.
+/// If the process cannot be restarted.
 pub fn settle_default(compute: &Compute) -> Result<(), DeviceError> {
     if !cfg!(feature = "cube") || !compute.is_cpu() || std::env::var_os("BURN_DEVICE").is_some() {
         return Ok(());
@@ -323,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_are_read() {
+    fn device_names_are_parsed() {
         let check = |text: &str, expected: Option<DeviceChoice>| assert_eq!(text.parse().ok(), expected, "{text}");
         check("auto", Some(DeviceChoice::Auto));
         check("cpu", Some(DeviceChoice::Cpu));
@@ -346,9 +372,22 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn without_cuda_the_message_says_what_to_do() {
+    fn a_build_without_cuda_names_the_feature_to_add() {
         let error = Compute::open(DeviceChoice::Cuda(0)).unwrap_err();
         assert_eq!(error.to_string(), "this build has no CUDA; rebuild with --features cuda");
         assert!(Compute::open(DeviceChoice::Auto).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn missing_libraries_are_named_with_what_to_do() {
+        let looked = vec![PathBuf::from("/opt/cuda/nvvm/libdevice")];
+        let missing = DeviceError::NoLibdevice { looked: looked.clone(), elsewhere: None }.to_string();
+        assert!(
+            missing.starts_with("CUDA's libdevice.10.bc was not found in /opt/cuda/nvvm/libdevice: install CUDA's")
+        );
+        let elsewhere = DeviceError::NoLibdevice { looked, elsewhere: Some("/env/nvidia/cu13".into()) }.to_string();
+        assert!(elsewhere.ends_with("set CUDA_PATH=/env/nvidia/cu13, which has it"), "{elsewhere}");
+        let linked = DeviceError::NoNccl { found: Some("/usr/lib/libnccl.so.2".into()) }.to_string();
+        assert!(linked.contains("link libnccl.so to /usr/lib/libnccl.so.2"), "{linked}");
     }
 }

@@ -24,6 +24,7 @@ pub mod data_loader;
 pub mod device;
 #[cfg(any(test, feature = "device-tests"))]
 pub mod device_tests;
+pub mod doctor;
 pub mod feed;
 pub mod finetune;
 pub mod inference;
@@ -40,4 +41,5 @@ pub mod schedule;
 pub mod stop;
 pub mod testing;
 pub mod training;
+pub mod vendor;
 pub mod weights;

@@ -20,6 +20,7 @@ pub mod layer_norm;
 pub mod narrowed;
 pub mod noise;
 mod primitive;
+pub mod product;
 pub mod recompute;
 pub mod residual;
 pub mod step_params;
@@ -35,10 +36,12 @@ use primitive::{along_rows, cast, dtype_of, widened};
 pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [
         adamw::tests::DEVICE_TESTS,
+        attention::tests::DEVICE_TESTS,
         dequantize::tests::DEVICE_TESTS,
         gelu::tests::DEVICE_TESTS,
         layer_norm::tests::DEVICE_TESTS,
         noise::tests::DEVICE_TESTS,
+        product::tests::DEVICE_TESTS,
         recompute::tests::DEVICE_TESTS,
         residual::tests::DEVICE_TESTS,
         trunk::tests::DEVICE_TESTS,
@@ -47,5 +50,9 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_kernels = kernels::tests::DEVICE_TESTS;
     #[cfg(not(feature = "cube"))]
     let of_kernels: &[testing::DeviceTest] = &[];
-    of_operations.into_iter().chain([of_kernels]).flatten().copied()
+    #[cfg(feature = "cuda")]
+    let of_vendor = product::cuda::tests::DEVICE_TESTS;
+    #[cfg(not(feature = "cuda"))]
+    let of_vendor: &[testing::DeviceTest] = &[];
+    of_operations.into_iter().chain([of_kernels, of_vendor]).flatten().copied()
 }

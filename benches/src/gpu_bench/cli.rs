@@ -80,7 +80,8 @@ pub(super) enum Case {
 fn precision(text: &str) -> Result<Precision, String> {
     match text {
         "f32" => Ok(Precision::F32),
+        "tf32" => Ok(Precision::Tf32),
         "bf16" => Ok(Precision::Bf16),
-        _ => Err("expected f32 or bf16".into()),
+        _ => Err("expected f32, tf32 or bf16".into()),
     }
 }

@@ -19,6 +19,7 @@ use crate::model::precision::Precision;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
 use crate::training::{CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, train};
+use crate::vendor;
 
 /// Optimizer steps of `--smoke`.
 const SMOKE_STEPS: u64 = 2;
@@ -109,8 +110,13 @@ pub fn run<T: Task>(
     if !visits.is_multiple_of(num_ranks) {
         bail!("{num_ranks} devices cannot share stream.visits_per_batch = {visits} evenly");
     }
-    if compute.is_cpu() && task.config().train().precision == Precision::Bf16 {
-        super::note("warning: train.precision = \"bf16\" is for GPUs; it is not faster on a CPU");
+    let precision = task.config().train().precision;
+    if compute.is_cpu() && precision != Precision::F32 {
+        let name = precision.name();
+        super::note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
+    }
+    if let Some(line) = vendor::of_products(&compute, precision.factors()) {
+        super::note(line);
     }
     let loader = pipeline::LoaderOptions {
         threads: args.threads.map_or(0, usize::from),

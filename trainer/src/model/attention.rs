@@ -34,7 +34,7 @@ impl SelfAttention {
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
-        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads);
+        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads, p.factors());
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
@@ -42,7 +42,7 @@ impl SelfAttention {
     #[must_use]
     pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
         let [q, k, _] = thirds(self.precision.linear(&self.qkv, x));
-        attention_weights(q, k, self.num_heads)
+        attention_weights(q, k, self.num_heads, self.precision.factors())
     }
 }
 
@@ -77,7 +77,7 @@ impl CrossAttention {
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
-        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads);
+        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads, p.factors());
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
@@ -86,7 +86,7 @@ impl CrossAttention {
     pub fn weights(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
         let (q, kv) = (self.precision.linear(&self.q, x), self.precision.linear(&self.kv, context));
         let width = q.dims()[2];
-        attention_weights(q, kv.narrow(2, 0, width), self.num_heads)
+        attention_weights(q, kv.narrow(2, 0, width), self.num_heads, self.precision.factors())
     }
 }
 

@@ -1,63 +1,103 @@
-//! The type in which matrix products are taken.
+//! Type in which matrix products are taken, `train.precision` of a configuration.
 //!
 //! With [`Precision::Bf16`] the products of linear maps, attention and convolutions take 16-bit factors and add up in
-//! 32 bits; weights, their moments, norms, softmaxes, residual sums and losses stay in 32. That is what `PyTorch` calls
-//! autocast; bf16 has the exponents of f32, so no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
+//! 32 bits; weights, their moments, norms, softmaxes, residual sums and losses stay in 32. `PyTorch` calls this autocast.
+//! bf16 has the exponents of f32, so that no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
 //!
-//! With [`Precision::F32`] a GPU takes f32 products by its TF32 units: 10 bits of each factor's fraction, 32-bit sums.
-//! `CubeCL` decides that and has no switch. The CPU takes them as they are.
+//! With [`Precision::Tf32`] a GPU rounds the factors of f32 products to 10 bits of fraction for its matrix units; sums
+//! are 32-bit. With [`Precision::F32`] they are taken in full. Without cuBLASLt, `CubeCL`'s own kernels round to TF32 in
+//! either case, and so do its convolutions in all cases: it has no switch. The CPU takes both in full.
 
+use burn::module::Param;
 use burn::nn::Linear;
-use burn::tensor::module::linear;
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The type in which matrix products are taken.
+use crate::ops::product::{Factors, affine, linear};
+
+/// Type in which matrix products are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// Factors of 16 bits, sums of 32.
+    /// 32 bits, rounded to TF32 for products on GPUs.
+    Tf32,
+    /// 16-bit factors, 32-bit sums.
     Bf16,
 }
 
 impl Precision {
-    /// A factor of a product.
+    /// Name in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Form in which products take their factors.
+    #[must_use]
+    pub fn factors(self) -> Factors {
+        match self {
+            Self::F32 => Factors::F32,
+            Self::Tf32 => Factors::Tf32,
+            Self::Bf16 => Factors::Bf16,
+        }
+    }
+
+    /// `x` in the type of a product's factor.
     #[must_use]
     pub fn narrow<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::F32 => x,
+            Self::F32 | Self::Tf32 => x,
             Self::Bf16 => x.cast(FloatDType::BF16),
         }
     }
 
-    /// `x` times the layer's weight, plus its bias; the result is a factor again.
+    /// `x` `[.., d_input]` times the layer's weight, plus its bias → `[.., d_output]`, in the type of a factor.
     #[must_use]
     pub fn linear<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-        let bias = layer.bias.as_ref().map(|bias| self.narrow(bias.val()));
-        self.affine(x, self.narrow(layer.weight.val()), bias)
+        self.affine(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
     }
 
-    /// `x` times the layer's weight, without its bias: for operations that add it on the way, in f32.
+    /// `x` `[.., d_input]` times the layer's weight, without its bias → `[.., d_output]`, in the type of a factor. The
+    /// operation that follows adds the bias in f32.
     #[must_use]
     pub fn product<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-        self.affine(x, self.narrow(layer.weight.val()), None)
+        self.affine(x, layer.weight.val(), None)
     }
 
-    /// `x` times a weight that is a factor, plus a bias that is one.
+    /// `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` if there is one → `[.., N]`, in the type of a factor.
     #[must_use]
     pub fn affine<const D: usize>(self, x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-        linear(self.narrow(x), weight, bias)
+        match bias {
+            Some(bias) => affine(x, weight, bias, self.factors()),
+            None => linear(x, weight, self.factors()),
+        }
     }
 
-    /// A product's result, brought back for sums, norms and losses.
+    /// A product's result in f32, for sums, norms and losses.
     #[must_use]
     pub fn widen<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::F32 => x,
+            Self::F32 | Self::Tf32 => x,
             Self::Bf16 => x.cast(FloatDType::F32),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_configurations() {
+        for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+            assert_eq!(serde_json::to_value(precision).unwrap(), precision.name());
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::feed::DeviceBatch;
 use crate::journal::{Entry, Journal, ValidationRecord};
+use crate::vendor::algorithms;
 
 /// A run in progress.
 pub(super) struct Run<'a, T: Task> {
@@ -90,6 +91,11 @@ impl<'a, T: Task> Run<'a, T> {
             }
             None => None,
         };
+        if state.is_some() {
+            // Before the first product: resumed, a run computes with the algorithms that it began with.
+            let record = options.run_dir.join(algorithms::FILE);
+            algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
+        }
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
         let ema = match found.checkpoint() {
@@ -196,6 +202,9 @@ impl<'a, T: Task> Run<'a, T> {
             validation_due: self.validation_due,
             ..State::new(T::KIND, self.step, self.last_loss, self.task.config(), &self.cache_digest)
         };
+        // First: a checkpoint must not exist without the algorithms that led to it.
+        let record = self.options.run_dir.join(algorithms::FILE);
+        algorithms::save(&self.options.run_dir).map_err(io_error(&record))?;
         let path = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer())?;
         watch(&Event::Checkpoint(&path));
         self.last_good = Some(path);

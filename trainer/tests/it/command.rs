@@ -32,7 +32,7 @@ fn usage_errors_exit_with_2() {
     check(&["curves"], 2, "<RUN>");
     check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");
     check(&["--shards", "cache", "--devices", "cpu,cpu", "--device", "cpu"], 2, "cannot be used with");
-    check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: several CUDA devices");
+    check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: expected several CUDA devices");
 }
 
 /// Runs with standard output and standard error on a full device.

@@ -1,0 +1,147 @@
+//! Steps that attention consists of, for each backend: heads cut out of tokens, products, softmax, heads joined again.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata as _};
+use burn::tensor::{FloatDType, Shape};
+
+use super::{dims, full};
+use crate::ops::columns::ColumnSums;
+use crate::ops::product::{Factors, Products};
+use crate::ops::{along_rows, cast, dtype_of, widened};
+
+/// Multiples that lengths are padded to with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Multiple for the number of tokens.
+    pub tokens: usize,
+    /// Multiple for the width of a head.
+    pub width: usize,
+}
+
+/// One of several tensors stored side by side in each token, and how it is cut into heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Index of the tensor.
+    pub number: usize,
+    /// Number of tensors.
+    pub parts: usize,
+    /// Number of heads.
+    pub heads: usize,
+    /// Padding of a head's rows and columns.
+    pub padding: Padding,
+}
+
+/// Steps of attention, for each backend.
+pub trait HeadOps: ColumnSums + Products {
+    /// Padding with which this backend multiplies fastest.
+    #[must_use]
+    fn padding(dtype: FloatDType) -> Padding {
+        let _ = dtype;
+        Padding { tokens: 1, width: 1 }
+    }
+
+    /// Cuts heads out of `x` `[N, L, parts · heads · width]`, plus a bias `[parts · heads · width]` in f32 if there is one
+    /// → `[N, heads, L', width']`, padded with zeros.
+    fn split_heads(x: FloatTensor<Self>, bias: Option<FloatTensor<Self>>, part: Part) -> FloatTensor<Self> {
+        let Part { number, parts, heads, padding } = part;
+        let [n, l, width] = dims(&x);
+        let (dim, width) = (width / parts, width / parts / heads);
+        let own = number * dim..(number + 1) * dim;
+        let mut x = Self::float_slice(x, &[full(n), full(l), own.clone().into()]);
+        if let Some(bias) = bias {
+            let dtype = dtype_of::<Self>(&x);
+            let bias = along_rows::<Self>(Self::float_slice(bias, &[own.into()]), &x);
+            x = cast::<Self>(Self::float_add(widened::<Self>(x), bias), dtype);
+        }
+        let x = Self::float_permute(Self::float_reshape(x, Shape::from([n, l, heads, width])), &[0, 2, 1, 3]);
+        let (rows, columns) = (l.next_multiple_of(padding.tokens), width.next_multiple_of(padding.width));
+        if (rows, columns) == (l, width) {
+            return x;
+        }
+        let zeros = Self::float_zeros(Shape::from([n, heads, rows, columns]), &x.device(), dtype_of::<Self>(&x));
+        Self::float_slice_assign(zeros, &[full(n), full(heads), full(l), full(width)], x)
+    }
+
+    /// Joins the first `tokens` rows and `width` columns of each of `parts`, `[N, heads, L', width']` →
+    /// `[N, tokens, parts · heads · width]`.
+    #[must_use]
+    fn join_heads(parts: Vec<FloatTensor<Self>>, tokens: usize, width: usize) -> FloatTensor<Self> {
+        let join = |x: FloatTensor<Self>| {
+            let [n, heads, _, _] = dims(&x);
+            let x = Self::float_slice(x, &[full(n), full(heads), full(tokens), full(width)]);
+            Self::float_reshape(Self::float_permute(x, &[0, 2, 1, 3]), Shape::from([n, tokens, heads * width]))
+        };
+        Self::float_cat(parts.into_iter().map(join).collect(), 2)
+    }
+
+    /// Softmax over the first `keys` columns of `scale · x`; zeros in the other columns.
+    fn softmax_of(x: FloatTensor<Self>, keys: usize, scale: f64) -> FloatTensor<Self> {
+        let [n, heads, l, columns] = dims(&x);
+        let dtype = dtype_of::<Self>(&x);
+        let only = |x| Self::float_slice(x, &[full(n), full(heads), full(l), full(keys)]);
+        let mut inner = widened::<Self>(if keys < columns { only(x.clone()) } else { x.clone() });
+        #[expect(clippy::float_cmp, reason = "exactly one needs no pass over the matrix")]
+        if scale != 1.0 {
+            inner = Self::float_mul_scalar(inner, scale.into());
+        }
+        let y = cast::<Self>(Self::softmax(inner, 3), dtype);
+        if keys == columns {
+            return y;
+        }
+        let zeros = Self::float_zeros(x.shape(), &x.device(), dtype);
+        Self::float_slice_assign(zeros, &[full(n), full(heads), full(l), full(keys)], y)
+    }
+
+    /// Gradient of the input of [`Self::softmax_of`], from its result `y` and the result's gradient `dy`; zero in padded
+    /// columns, since `y` is.
+    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        let dtype = dtype_of::<Self>(&y);
+        let (y, dy) = (widened::<Self>(y), widened::<Self>(dy));
+        let common = Self::float_sum_dim(Self::float_mul(dy.clone(), y.clone()), 3);
+        let mut dx = Self::float_mul(Self::float_sub(dy, common), y);
+        #[expect(clippy::float_cmp, reason = "exactly one needs no pass over the matrix")]
+        if scale != 1.0 {
+            dx = Self::float_mul_scalar(dx, scale.into());
+        }
+        cast::<Self>(dx, dtype)
+    }
+
+    /// `a · bᵀ`, head by head.
+    fn times_transposed(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        Self::of_heads(a, Self::float_swap_dims(b, 2, 3), factors)
+    }
+
+    /// `aᵀ · b`, head by head.
+    fn transposed_times(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        Self::of_heads(Self::float_swap_dims(a, 2, 3), b, factors)
+    }
+}
+
+impl HeadOps for Flex {}
+
+#[cfg(feature = "cube")]
+impl HeadOps for burn::backend::Cube {
+    /// Rows of whole 16-byte pieces, and heads as wide as the tiles that matrix units multiply.
+    fn padding(dtype: FloatDType) -> Padding {
+        match dtype {
+            FloatDType::F16 | FloatDType::BF16 => Padding { tokens: 8, width: 16 },
+            _ => Padding { tokens: 4, width: 8 },
+        }
+    }
+
+    fn split_heads(x: FloatTensor<Self>, bias: Option<FloatTensor<Self>>, part: Part) -> FloatTensor<Self> {
+        crate::ops::kernels::heads::split(x, bias, part)
+    }
+
+    fn join_heads(parts: Vec<FloatTensor<Self>>, tokens: usize, width: usize) -> FloatTensor<Self> {
+        crate::ops::kernels::heads::join(parts, tokens, width)
+    }
+
+    fn softmax_of(x: FloatTensor<Self>, keys: usize, scale: f64) -> FloatTensor<Self> {
+        crate::ops::kernels::softmax::forward(x, keys, scale)
+    }
+
+    fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        crate::ops::kernels::softmax::backward(y, dy, scale)
+    }
+}

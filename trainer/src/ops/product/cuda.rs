@@ -1,0 +1,248 @@
+//! Products of tensors by NVIDIA's library: which matrices they are, what is copied first, and what is done without it.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{DType, FloatDType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::Factors;
+use crate::vendor::cublaslt;
+use crate::vendor::layout::Matrix;
+use crate::vendor::problem::{Epilogue, Problem};
+use crate::vendor::queue;
+
+/// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
+pub fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
+    let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
+    Some(computed(&x, &weight, shape, x.tensor.dtype, Epilogue::Plain, factors)?.0)
+}
+
+/// `x` times `weight` plus `bias` in one pass; `None` where the library does not compute it.
+pub fn forward_biased(x: &CubeTensor, weight: &CubeTensor, bias: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
+    let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
+    let (bias, out) = (into_contiguous(bias.clone()), empty(&x.tensor, shape, x.tensor.dtype));
+    queued(&x, &weight, &out, Epilogue::Bias, Some(&bias), factors).then_some(out)
+}
+
+/// `dy` times the transposed weight, in `dtype`.
+pub fn input_gradient(weight: &CubeTensor, dy: &CubeTensor, factors: Factors, dtype: FloatDType) -> Option<CubeTensor> {
+    let (dy, weight) = (Factor::rows(dy)?, Factor::rows(weight)?.transpose());
+    let shape = mapped_shape(dy.tensor.meta.shape(), weight.matrix.columns);
+    Some(computed(&dy, &weight, shape, dtype.into(), Epilogue::Plain, factors)?.0)
+}
+
+/// The transposed `x` times `dy`, in `dtype`, and the column sums of `dy` if they are wanted and come for free.
+pub fn weight_gradient(
+    x: &CubeTensor,
+    dy: &CubeTensor,
+    factors: Factors,
+    dtype: FloatDType,
+    with_bias: bool,
+) -> Option<(CubeTensor, Option<CubeTensor>)> {
+    let (x, dy) = (Factor::rows(x)?.transpose(), Factor::rows(dy)?);
+    let shape = Shape::from([x.matrix.rows, dy.matrix.columns]);
+    let dtype = dtype.into();
+    if with_bias && let Some(both) = computed(&x, &dy, shape.clone(), dtype, Epilogue::BiasGradient, factors) {
+        return Some(both);
+    }
+    computed(&x, &dy, shape, dtype, Epilogue::Plain, factors)
+}
+
+/// `a` `[N, H, R, K]` times `b` `[N, H, K, C]`.
+pub fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let (a, b) = (Factor::batch(a)?, Factor::batch(b)?);
+    let [n, heads, rows, _] = a.tensor.meta.shape().dims();
+    let shape = Shape::from([n, heads, rows, b.matrix.columns]);
+    Some(computed(&a, &b, shape, a.tensor.dtype, Epilogue::Plain, factors)?.0)
+}
+
+/// `[.., K]` and `[K, N]` → `[.., N]`.
+fn mapped_shape(x: &Shape, columns: usize) -> Shape {
+    let mut shape = x.clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = columns;
+    shape
+}
+
+/// A tensor as a matrix.
+struct Factor {
+    tensor: CubeTensor,
+    matrix: Matrix,
+}
+
+impl Factor {
+    fn rows(x: &CubeTensor) -> Option<Self> {
+        Self::of(x, Matrix::of_rows)
+    }
+
+    fn batch(x: &CubeTensor) -> Option<Self> {
+        Self::of(x, Matrix::of_batch)
+    }
+
+    /// `x`, or a contiguous copy where its layout is not that of a matrix; `None` on other devices and for types that the library does not multiply.
+    fn of(x: &CubeTensor, matrix: fn(&[usize], &[usize]) -> Option<Matrix>) -> Option<Self> {
+        if !queue::on_cuda(x) || queue::number(x.dtype).is_none() {
+            return None;
+        }
+        if let Err(reason) = cublaslt::library() {
+            tell_once(reason);
+            return None;
+        }
+        let matrix_of = |x: &CubeTensor| matrix(x.meta.shape(), x.meta.strides());
+        if let Some(matrix) = matrix_of(x) {
+            return Some(Self { tensor: x.clone(), matrix });
+        }
+        let tensor = into_contiguous(x.clone());
+        let matrix = matrix_of(&tensor)?;
+        Some(Self { tensor, matrix })
+    }
+
+    fn transpose(self) -> Self {
+        Self { matrix: self.matrix.transpose(), ..self }
+    }
+}
+
+fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
+}
+
+/// The product in a new tensor, and the vector that its epilogue writes.
+fn computed(
+    left: &Factor,
+    right: &Factor,
+    shape: Shape,
+    dtype: DType,
+    epilogue: Epilogue,
+    factors: Factors,
+) -> Option<(CubeTensor, Option<CubeTensor>)> {
+    let out = empty(&left.tensor, shape, dtype);
+    let vector =
+        (epilogue == Epilogue::BiasGradient).then(|| empty(&left.tensor, Shape::from([right.matrix.columns]), dtype));
+    queued(left, right, &out, epilogue, vector.as_ref(), factors).then_some((out, vector))
+}
+
+/// Queues a product into `out`; false if the library does not compute it, which is told once.
+fn queued(
+    left: &Factor,
+    right: &Factor,
+    out: &CubeTensor,
+    epilogue: Epilogue,
+    vector: Option<&CubeTensor>,
+    factors: Factors,
+) -> bool {
+    match problem(left, right, out, factors) {
+        Some(problem) => {
+            let problem = problem.with(epilogue);
+            match queue::prepare(&problem, out) {
+                Ok(workspace_bytes) => {
+                    queue::launch(problem, workspace_bytes, [&left.tensor, &right.tensor, out], vector);
+                    true
+                }
+                Err(reason) => {
+                    tell_once(&reason);
+                    false
+                }
+            }
+        }
+        None => false,
+    }
+}
+
+fn problem(left: &Factor, right: &Factor, out: &CubeTensor, factors: Factors) -> Option<Problem> {
+    let number = queue::number(left.tensor.dtype).filter(|_| left.tensor.dtype == right.tensor.dtype)?;
+    let result = queue::number(out.dtype)?;
+    // The result is contiguous: one matrix, or one after another.
+    let of = if left.matrix.batch * right.matrix.batch == 1 { Matrix::of_rows } else { Matrix::of_batch };
+    let matrix = of(out.meta.shape(), out.meta.strides())?;
+    let [l, r, o] = [(&left.tensor, left.matrix), (&right.tensor, right.matrix), (out, matrix)]
+        .map(|(tensor, matrix)| queue::placed(tensor, matrix));
+    Problem::new(l?, r?, o?, number, result, factors == Factors::Tf32)
+}
+
+/// Says once a process, for each reason, that products are computed by Burn's kernels and what that costs.
+fn tell_once(reason: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned()) {
+        tracing::warn!(
+            "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes 416 to 804, and \
+             tuning before the first update): {reason}"
+        );
+    }
+}
+
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ops::product::{affine, linear};
+    use crate::ops::testing::{on_gpus, wave};
+    use crate::vendor::algorithms;
+    use burn::backend::Cube;
+    use burn::tensor::{Device, Tensor};
+
+    const FORMS: [Factors; 3] = [Factors::F32, Factors::Tf32, Factors::Bf16];
+
+    fn bits(x: Tensor<3>) -> Vec<u32> {
+        let values: Vec<f32> = x.cast(FloatDType::F32).into_data().try_to_vec().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    }
+
+    /// Value and gradients of a linear map with bias, as bits.
+    fn outcome(device: &Device, [n, l, k, columns]: [usize; 4], factors: Factors) -> [Vec<u32>; 4] {
+        let autodiff = device.clone().autodiff();
+        let load = |shape: [usize; 3], frequency| {
+            Tensor::<3>::from_data(wave(shape, frequency, 1.0), &autodiff).require_grad()
+        };
+        let (x, weight, bias) = (load([n, l, k], 0.7), load([1, k, columns], 0.3), load([1, 1, columns], 0.9));
+        let (w, b) = (weight.clone().reshape([k, columns]), bias.clone().reshape([columns]));
+        let y = affine(x.clone(), w, b, factors).cast(FloatDType::F32);
+        let grads = (y.clone() * Tensor::from_data(wave([n, l, columns], 1.3, 1.0), &autodiff)).sum().backward();
+        [y.inner(), x.grad(&grads).unwrap(), weight.grad(&grads).unwrap(), bias.grad(&grads).unwrap()].map(bits)
+    }
+
+    fn same_inputs_give_the_same_bits_and_their_algorithms_are_recorded(device: &Device) {
+        for sizes in [[4, 129, 1536, 528], [3, 43, 132, 76]] {
+            for factors in FORMS {
+                let first = outcome(device, sizes, factors);
+                for _ in 0..3 {
+                    assert!(outcome(device, sizes, factors) == first, "{sizes:?} {factors:?}");
+                }
+            }
+        }
+        assert!(cublaslt::library().is_err() || !algorithms::table().is_empty());
+    }
+
+    fn rows_with_gaps_and_transposed_views_are_not_copied(device: &Device) {
+        let whole = Tensor::<3>::from_data(wave([2, 70, 64], 0.7, 1.0), device);
+        let mut gaps = whole.clone().try_into_primitive::<Cube>().unwrap();
+        *gaps.meta.shape_mut() = Shape::from([2, 70, 40]);
+        assert_eq!(Factor::rows(&gaps).unwrap().matrix.pitch, 64);
+        let transposed = whole.swap_dims(1, 2).try_into_primitive::<Cube>().unwrap();
+        assert!(Factor::batch(&transposed).unwrap().matrix.transposed);
+    }
+
+    fn a_factor_without_memory_fails_the_product_with_its_reason(device: &Device) {
+        // 4 TiB, which no device has.
+        let x = Tensor::<2>::empty([1 << 20, 1 << 20], device);
+        let weight = Tensor::<2>::empty([1 << 20, 8], device);
+        let error = linear(x, weight, Factors::F32).try_into_data().unwrap_err().to_string();
+        assert!(error.to_lowercase().contains("memory"), "{error}");
+        // The device computes as before.
+        let y = outcome(device, [2, 5, 8, 12], Factors::F32);
+        assert!(y[0].iter().any(|&bits| bits != 0));
+    }
+
+    on_gpus!(
+        same_inputs_give_the_same_bits_and_their_algorithms_are_recorded,
+        rows_with_gaps_and_transposed_views_are_not_copied,
+        a_factor_without_memory_fails_the_product_with_its_reason,
+    );
+}

@@ -1,0 +1,161 @@
+//! Products without derivatives: Burn's, and NVIDIA's library's where it computes them.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Flex};
+use burn::tensor::FloatDType;
+
+use super::Factors;
+#[cfg(feature = "cuda")]
+use super::cuda;
+use crate::ops::cast;
+
+/// Products without derivatives, for each backend. Factors are narrowed already.
+pub trait Products: Backend {
+    /// `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` of the same type → `[.., N]` of that type.
+    #[must_use]
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        factors: Factors,
+    ) -> FloatTensor<Self> {
+        let _ = factors;
+        burns::forward::<Self>(x, weight, bias)
+    }
+
+    /// Gradient of `x`, in `dtype`: `dy` `[.., N]` times the transposed weight.
+    #[must_use]
+    fn input_gradient(
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        let _ = factors;
+        burns::input_gradient::<Self>(weight, dy, dtype)
+    }
+
+    /// Gradients of weight and bias, in `dtype`: the transposed `x` times `dy`, over all rows; and, if `with_bias`, the
+    /// sum of the rows of `dy`.
+    #[must_use]
+    fn weight_gradient(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        dtype: FloatDType,
+        with_bias: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let _ = factors;
+        burns::weight_gradient::<Self>(x, dy, dtype, with_bias)
+    }
+
+    /// `a` `[N, H, R, K]` times `b` `[N, H, K, C]` → `[N, H, R, C]` in the type of both, rows without gaps.
+    #[must_use]
+    fn of_heads(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        let _ = factors;
+        Self::float_matmul(a, b)
+    }
+}
+
+/// Burn's products.
+mod burns {
+    use super::{Backend, FloatDType, FloatTensor, bias_gradient, cast};
+
+    pub fn forward<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: Option<FloatTensor<B>>,
+    ) -> FloatTensor<B> {
+        B::linear(x, weight, bias)
+    }
+
+    pub fn input_gradient<B: Backend>(weight: FloatTensor<B>, dy: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+        cast::<B>(B::linear_x_backward(weight, dy), dtype)
+    }
+
+    pub fn weight_gradient<B: Backend>(
+        x: FloatTensor<B>,
+        dy: FloatTensor<B>,
+        dtype: FloatDType,
+        with_bias: bool,
+    ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+        let weight = cast::<B>(B::linear_weight_backward(x, dy.clone()), dtype);
+        (weight, with_bias.then(|| bias_gradient::<B>(dy, dtype)))
+    }
+
+    #[cfg(feature = "cuda")]
+    pub fn plus_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+        let bias = crate::ops::along_rows::<B>(bias, &y);
+        B::float_add(y, bias)
+    }
+}
+
+impl Products for Flex {}
+
+#[cfg(feature = "cube")]
+impl Products for burn::backend::Cube {
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        factors: Factors,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(bias) = &bias {
+            if let Some(y) = cuda::forward_biased(&x, &weight, bias, factors) {
+                return y;
+            }
+            if let Some(y) = cuda::forward(&x, &weight, factors) {
+                return burns::plus_bias::<Self>(y, bias.clone());
+            }
+        } else if let Some(y) = cuda::forward(&x, &weight, factors) {
+            return y;
+        }
+        let _ = factors;
+        burns::forward::<Self>(x, weight, bias)
+    }
+
+    fn input_gradient(
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(dx) = cuda::input_gradient(&weight, &dy, factors, dtype) {
+            return dx;
+        }
+        let _ = factors;
+        burns::input_gradient::<Self>(weight, dy, dtype)
+    }
+
+    fn weight_gradient(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        dtype: FloatDType,
+        with_bias: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        #[cfg(feature = "cuda")]
+        if let Some((weight, bias)) = cuda::weight_gradient(&x, &dy, factors, dtype, with_bias) {
+            let sums = || cast::<Self>(crate::ops::kernels::columns::sums(dy), dtype);
+            return (weight, with_bias.then(|| bias.unwrap_or_else(sums)));
+        }
+        let _ = factors;
+        burns::weight_gradient::<Self>(x, dy, dtype, with_bias)
+    }
+
+    fn of_heads(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(product) = cuda::of_heads(&a, &b, factors) {
+            return product;
+        }
+        let _ = factors;
+        crate::ops::kernels::heads::product(a, b)
+    }
+}
+
+/// Sum of the rows of `dy`, in `dtype`.
+pub(super) fn bias_gradient<B: Backend>(dy: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    cast::<B>(B::linear_bias_backward(dy), dtype)
+}

@@ -1,0 +1,66 @@
+//! NVIDIA's libraries: found at run time, and asked to do what they do faster than kernels compiled here.
+//!
+//! One room, so that models and operations never know a library: [`crate::ops::product`] asks for a product and gets
+//! it, or the reason why it has to compute it itself.
+//!
+//! # Safety contract
+//! - Libraries are loaded once and never unloaded ([`library`]).
+//! - Library handles and plans live on the thread that drives the device, where its context is current ([`queue`]).
+//! - Device pointers are resolved inside the task that uses them, and never kept: memory moves between tasks.
+//! - Work goes to the stream of its caller, after that stream waits for those of all buffers used; never to CUDA's
+//!   default stream, which does not order with the others.
+//! - Everything that a call reads or writes is held until the call is queued. Scratch memory belongs to one call.
+//! - A failure taints what the call would have written, and is read there.
+//!
+//! The parts that decide what a library is told ([`layout`], [`problem`], [`algorithms`]) are pure, are built
+//! everywhere, and are tested without a device.
+
+pub mod algorithms;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "calls of a C library")]
+#[allow(clippy::wildcard_imports, reason = "constants of a C library")]
+pub mod cublaslt;
+pub mod layout;
+pub mod library;
+pub mod problem;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "hands device pointers to a C library")]
+pub mod queue;
+#[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "calls of the driver's event functions"))]
+pub mod timing;
+
+use crate::device::Compute;
+use crate::ops::product::Factors;
+
+/// How products are computed on `compute`, in a line; `None` where that depends on nothing, as on the CPU.
+#[must_use]
+pub fn of_products(compute: &Compute, factors: Factors) -> Option<String> {
+    if !compute.is_cuda() {
+        return None;
+    }
+    #[cfg(feature = "cuda")]
+    {
+        let form = match factors {
+            Factors::F32 => "32-bit factors in full",
+            Factors::Tf32 => "32-bit factors rounded to TF32",
+            Factors::Bf16 => "bf16 factors, 32-bit sums",
+        };
+        Some(match cublaslt::library() {
+            Ok(found) => {
+                let version = found.version.as_deref().unwrap_or("of an unknown version");
+                format!("products by cuBLASLt {version} ({}): {form}", found.path.display())
+            }
+            Err(reason) => {
+                let rounded = if factors == Factors::F32 { ", 32-bit factors rounded to TF32" } else { "" };
+                format!(
+                    "warning: products by built-in kernels, slower and tuned before the first update{rounded}: {reason}"
+                )
+            }
+        })
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = factors;
+        None
+    }
+}

@@ -1,0 +1,385 @@
+//! Products by cuBLASLt: plans for [`Problem`]s, and their execution on a stream.
+//!
+//! Nothing here knows tensors; [`super::queue`] brings the pointers.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use cudarc::cublaslt::{result, sys};
+use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
+
+use super::algorithms::{self, Algorithm, Owner};
+use super::library::{self, Found, Library, Places};
+use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored};
+
+/// Scratch memory that an algorithm may take, in bytes: what the library advises for Hopper, twice.
+const MAX_WORKSPACE: u64 = 64 << 20;
+
+/// Functions of the library that are called here.
+pub const SYMBOLS: [&str; 14] = [
+    "cublasLtCreate",
+    "cublasLtGetVersion",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtMatrixLayoutSetAttribute",
+];
+
+/// Opens the library, once a process, and checks that it has everything that is called here.
+///
+/// # Errors
+/// A line that says what is missing and how to get it.
+pub fn library() -> Result<&'static Found, &'static str> {
+    static LIBRARY: std::sync::OnceLock<Result<Found, String>> = std::sync::OnceLock::new();
+    let open = || {
+        let found = library::open(Library::CublasLt, &Places::of_process()).map_err(|error| error.to_string())?;
+        library::has_symbols(&found, &SYMBOLS)
+            .map_err(|symbol| format!("{} has no {symbol}: it is too old", found.path.display()))?;
+        // SAFETY: loads the library by the names that cudarc uses; it is loaded already.
+        if unsafe { sys::is_culib_present() } {
+            Ok(found)
+        } else {
+            Err(format!("{} has a name that is not looked for", found.path.display()))
+        }
+    };
+    LIBRARY.get_or_init(open).as_ref().map_err(String::as_str)
+}
+
+/// A failure of the library, with the call that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cuBLASLt: {call} failed with {status}")]
+pub struct CublasLtError {
+    call: &'static str,
+    status: String,
+}
+
+trait Named<T> {
+    fn named(self, call: &'static str) -> Result<T, CublasLtError>;
+}
+
+impl<T> Named<T> for Result<T, result::CublasError> {
+    fn named(self, call: &'static str) -> Result<T, CublasLtError> {
+        self.map_err(|error| CublasLtError { call, status: error.to_string() })
+    }
+}
+
+/// A matrix description.
+struct Layout(sys::cublasLtMatrixLayout_t);
+
+impl Layout {
+    fn new(number: Number, stored: Stored, batch: u32) -> Result<Self, CublasLtError> {
+        use sys::cublasLtMatrixLayoutAttribute_t::{
+            CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+        };
+        let raw = result::create_matrix_layout(data_type(number), stored.rows, stored.columns, stored.pitch as i64)
+            .named("cublasLtMatrixLayoutCreate")?;
+        let layout = Self(raw);
+        if batch > 1 {
+            let (count, stride) = (batch as i32, stored.batch_stride as i64);
+            layout.set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count)?;
+            layout.set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride)?;
+        }
+        Ok(layout)
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatrixLayoutAttribute_t, value: &T) -> Result<(), CublasLtError> {
+        // SAFETY: the layout is alive, and the library copies as many bytes as the value has.
+        unsafe { result::set_matrix_layout_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
+            .named("cublasLtMatrixLayoutSetAttribute")
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. Nothing can be done about a failure.
+        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// A product's description.
+struct Description(sys::cublasLtMatmulDesc_t);
+
+impl Description {
+    fn new(problem: &Problem) -> Result<Self, CublasLtError> {
+        use sys::cublasLtMatmulDescAttributes_t as attribute;
+        let compute = match (problem.factors, problem.tf32) {
+            (Number::F32, true) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let raw =
+            result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F).named("cublasLtMatmulDescCreate")?;
+        let description = Self(raw);
+        let ColumnMajor { a, b, .. } = problem.column_major();
+        // CUBLAS_OP_N = 0, CUBLAS_OP_T = 1.
+        description.set(attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(a.transpose))?;
+        description.set(attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(b.transpose))?;
+        let epilogue = match problem.epilogue {
+            Epilogue::Plain => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            Epilogue::Bias => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            // Column sums of our right factor, which is the library's A.
+            Epilogue::BiasGradient => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADA,
+        };
+        description.set(attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        Ok(description)
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<(), CublasLtError> {
+        // SAFETY: the description is alive, and the library copies as many bytes as the value has.
+        unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
+            .named("cublasLtMatmulDescSetAttribute")
+    }
+
+    fn set_vector(&self, pointer: u64) -> Result<(), CublasLtError> {
+        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &pointer)
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. Nothing can be done about a failure.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// Limits of the search for an algorithm.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn new(problem: &Problem) -> Result<Self, CublasLtError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as attribute;
+        let raw = result::create_matmul_pref().named("cublasLtMatmulPreferenceCreate")?;
+        let preference = Self(raw);
+        preference.set(attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &MAX_WORKSPACE)?;
+        // Partial sums are never rounded to 16 bits on the way.
+        let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        preference.set(attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)?;
+        for (attribute, operand) in [
+            (attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, problem.right),
+            (attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, problem.left),
+            (attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, problem.out),
+            (attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, problem.out),
+        ] {
+            preference.set(attribute, &operand.alignment)?;
+        }
+        Ok(preference)
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: &T) -> Result<(), CublasLtError> {
+        // SAFETY: the preference is alive, and the library copies as many bytes as the value has.
+        unsafe { result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>()) }
+            .named("cublasLtMatmulPreferenceSetAttribute")
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. Nothing can be done about a failure.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
+/// Everything that the library needs for one problem but pointers.
+struct Plan {
+    description: Description,
+    left: Layout,
+    right: Layout,
+    out: Layout,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    workspace_bytes: u64,
+}
+
+/// Device addresses of a product's buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Pointers {
+    /// Left factor.
+    pub left: u64,
+    /// Right factor.
+    pub right: u64,
+    /// Result.
+    pub out: u64,
+    /// Vector of the epilogue, if the problem has one.
+    pub vector: Option<u64>,
+    /// Scratch memory of as many bytes as [`Session::prepare`] said, if it said any.
+    pub workspace: Option<u64>,
+}
+
+/// The library on one device. Lives on the device's own thread, with the device's context current.
+pub struct Session {
+    handle: sys::cublasLtHandle_t,
+    owner: Owner,
+    plans: HashMap<Problem, Result<Plan, CublasLtError>>,
+}
+
+impl Session {
+    /// Opens a session on the current device, named `device`.
+    ///
+    /// # Errors
+    /// The library's reason.
+    pub fn open(device: String) -> Result<Self, CublasLtError> {
+        let handle = result::create_handle().named("cublasLtCreate")?;
+        // SAFETY: takes nothing and has no effect.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        let owner = Owner { library: format!("cublasLt {version}"), device };
+        if let Some(other) = algorithms::table().others(&owner).next() {
+            tracing::warn!(
+                "this run recorded its products with {} on {}; with {} on {} they may round differently",
+                other.library,
+                other.device,
+                owner.library,
+                owner.device
+            );
+        }
+        Ok(Self { handle, owner, plans: HashMap::new() })
+    }
+
+    /// Plans `problem` unless it is planned already: by the recorded algorithm, or by the library's heuristic, which is
+    /// recorded then. Gives the bytes of scratch memory that the product needs.
+    ///
+    /// # Errors
+    /// If the library has no algorithm for it.
+    pub fn prepare(&mut self, problem: &Problem) -> Result<u64, CublasLtError> {
+        if !self.plans.contains_key(problem) {
+            let plan = self.plan(problem);
+            self.plans.insert(*problem, plan);
+        }
+        match &self.plans[problem] {
+            Ok(plan) => Ok(plan.workspace_bytes),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    fn plan(&self, problem: &Problem) -> Result<Plan, CublasLtError> {
+        let ColumnMajor { a, b, d } = problem.column_major();
+        let description = Description::new(problem)?;
+        let right = Layout::new(problem.factors, a, problem.batch)?;
+        let left = Layout::new(problem.factors, b, problem.batch)?;
+        let out = Layout::new(problem.result, d, problem.batch)?;
+        let recorded = algorithms::table().get(&self.owner, problem);
+        let (algorithm, workspace_bytes) = match recorded {
+            Some(recorded) => {
+                let algorithm = sys::cublasLtMatmulAlgo_t { data: recorded.words };
+                // SAFETY: a result of plain numbers, for which zeros are a value (status 0 is success).
+                let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+                // SAFETY: handle, description and layouts are alive; the algorithm is only read, and `checked` written.
+                let status = unsafe {
+                    sys::cublasLtMatmulAlgoCheck(
+                        self.handle,
+                        description.0,
+                        right.0,
+                        left.0,
+                        out.0,
+                        out.0,
+                        &raw const algorithm,
+                        &raw mut checked,
+                    )
+                };
+                status.result().named("cublasLtMatmulAlgoCheck of the recorded algorithm")?;
+                (algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64))
+            }
+            None => {
+                let preference = Preference::new(problem)?;
+                // SAFETY: handle, description, layouts and preference are alive.
+                let best = unsafe {
+                    result::get_matmul_algo_heuristic(
+                        self.handle,
+                        description.0,
+                        right.0,
+                        left.0,
+                        out.0,
+                        out.0,
+                        preference.0,
+                    )
+                }
+                .named("cublasLtMatmulAlgoGetHeuristic")?;
+                let workspace_bytes = best.workspaceSize as u64;
+                let chosen = Algorithm { words: best.algo.data, workspace_bytes };
+                algorithms::table().insert(self.owner.clone(), *problem, chosen);
+                (best.algo, workspace_bytes)
+            }
+        };
+        Ok(Plan { description, left, right, out, algorithm, workspace_bytes })
+    }
+
+    /// Queues the product on `stream`.
+    ///
+    /// # Errors
+    /// If the problem is not prepared, a pointer is not aligned as the problem says, or the library refuses.
+    ///
+    /// # Safety
+    /// The pointers are device memory of the session's device that holds what `problem` describes, the stream is that
+    /// device's, and neither goes away before the product is done on the device. No two products that run at the same
+    /// time share a workspace.
+    pub unsafe fn run(&mut self, problem: &Problem, pointers: Pointers, stream: CUstream) -> Result<(), CublasLtError> {
+        let refused = |call, status: &str| Err(CublasLtError { call, status: status.to_owned() });
+        let Some(Ok(plan)) = self.plans.get(problem) else { return refused("run", "no plan") };
+        let Pointers { left, right, out, vector, workspace } = pointers;
+        for (pointer, operand) in [(left, problem.left), (right, problem.right), (out, problem.out)] {
+            if !pointer.is_multiple_of(operand.alignment.into()) {
+                return refused("run", "a factor that is less aligned than planned");
+            }
+        }
+        match (problem.epilogue, vector) {
+            (Epilogue::Plain, None) => {}
+            (Epilogue::Bias | Epilogue::BiasGradient, Some(vector)) => plan.description.set_vector(vector)?,
+            _ => return refused("run", "an epilogue without its vector"),
+        }
+        let workspace_ok = workspace.is_some_and(|pointer| pointer.is_multiple_of(FULL_ALIGNMENT.into()));
+        if plan.workspace_bytes > 0 && !workspace_ok {
+            return refused("run", "no workspace");
+        }
+        let (one, zero) = (1f32, 0f32);
+        // SAFETY: the caller's contract covers pointers and stream; handle, description and layouts are alive.
+        unsafe {
+            result::matmul(
+                self.handle,
+                plan.description.0,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                right as *const c_void,
+                plan.right.0,
+                left as *const c_void,
+                plan.left.0,
+                out as *const c_void,
+                plan.out.0,
+                out as *mut c_void,
+                plan.out.0,
+                &raw const plan.algorithm,
+                workspace.unwrap_or(0) as *mut c_void,
+                plan.workspace_bytes as usize,
+                stream.cast(),
+            )
+        }
+        .named("cublasLtMatmul")
+    }
+}
+
+/// Name of the current device, with its number of multiprocessors: algorithms depend on both.
+///
+/// # Errors
+/// The driver's reason.
+pub fn device_name(ordinal: i32) -> Result<String, CublasLtError> {
+    use cudarc::driver::result::device;
+    let failed = |error: cudarc::driver::DriverError| CublasLtError { call: "device name", status: error.to_string() };
+    let device = device::get(ordinal).map_err(failed)?;
+    let name = device::get_name(device).map_err(failed)?;
+    let attribute = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    // SAFETY: the device is one that the driver gave.
+    let processors = unsafe { device::get_attribute(device, attribute) }.map_err(failed)?;
+    Ok(format!("{name}, {processors} SMs"))
+}
+
+fn data_type(number: Number) -> sys::cudaDataType {
+    match number {
+        Number::F32 => sys::cudaDataType::CUDA_R_32F,
+        Number::F16 => sys::cudaDataType::CUDA_R_16F,
+        Number::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+    }
+}

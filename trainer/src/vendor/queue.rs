@@ -1,0 +1,158 @@
+//! Products by cuBLASLt in the order of `CubeCL`'s own launches, on `CubeCL`'s buffers and streams.
+//!
+//! A call is a task on the device's thread, as a launch is, so that it comes after everything that was launched before it
+//! and before everything after. There it resolves pointers, makes its stream wait for the streams that its factors come
+//! from, and queues the product inside a scope that claims the result: if any of this fails, the result carries the
+//! failure, and a read of it, or of anything computed from it, ends with the reason.
+
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::cuda::CudaRuntime;
+use cubecl::device::DeviceId;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::runtime::Runtime;
+use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
+
+use super::cublaslt::{self, Pointers, Session};
+use super::layout::Matrix;
+use super::problem::{Epilogue, Number, Placed, Problem};
+use super::timing;
+
+type Server = <CudaRuntime as Runtime>::Server;
+
+thread_local! {
+    /// Sessions of the devices that this thread drives, which is one. Library handles are not shared between threads.
+    static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
+}
+
+/// Scratch memory of each problem on each device, or why the library does not compute it.
+static PREPARED: Mutex<Option<HashMap<(DeviceId, Problem), Result<u64, String>>>> = Mutex::new(None);
+
+/// Whether a tensor is on a CUDA device.
+#[must_use]
+pub fn on_cuda(x: &CubeTensor) -> bool {
+    x.client.service_id().service == TypeId::of::<Server>()
+}
+
+/// Type of a tensor's values, if it is one that products are taken of.
+#[must_use]
+pub fn number(dtype: DType) -> Option<Number> {
+    match dtype {
+        DType::F32 => Some(Number::F32),
+        DType::F16 => Some(Number::F16),
+        DType::BF16 => Some(Number::Bf16),
+        _ => None,
+    }
+}
+
+/// A matrix of `x` with its place in the buffer; `None` if `x` is stored in tiles.
+#[must_use]
+pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
+    let untiled = x.meta.logical_rank().ok() == Some(x.meta.shape().num_dims()) && x.qparams.is_none();
+    // Allocations begin at multiples of 512 bytes (cubecl-cuda, `mem_alignment`); what the problem assumes is checked
+    // again when the pointer is known.
+    untiled.then(|| Placed { matrix, offset: x.handle.offset_start.unwrap_or(0) })
+}
+
+/// Makes sure that the library is there and computes `problem` on the device of `x`; the first time, it asks on the
+/// device's thread and waits for the answer. Gives the bytes of scratch memory that the product needs.
+///
+/// # Errors
+/// The reason why it does not, in a line.
+pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<u64, String> {
+    let device = x.client.service_id().device;
+    let known = |prepared: &Option<HashMap<_, _>>| prepared.as_ref()?.get(&(device, *problem)).cloned();
+    if let Some(answer) = known(&PREPARED.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return answer;
+    }
+    let answer = cublaslt::library().map_err(str::to_owned).and_then(|_| ask(*problem, device));
+    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+    prepared.get_or_insert_default().insert((device, *problem), answer.clone());
+    answer
+}
+
+fn ask(problem: Problem, device: DeviceId) -> Result<u64, String> {
+    let stream = StreamId::current();
+    let answer = DeviceHandle::<Server>::new(device).submit_blocking(move |server: &mut Server| {
+        // Makes the device's context current, as every task of CubeCL does.
+        server.flush(stream).map_err(|error| error.to_string())?;
+        with_session(device, |session| session.prepare(&problem)).map_err(|error| error.to_string())
+    });
+    answer.map_err(|error| error.message().unwrap_or("the device's thread panicked").to_owned())?
+}
+
+fn with_session<T>(
+    device: DeviceId,
+    work: impl FnOnce(&mut Session) -> Result<T, cublaslt::CublasLtError>,
+) -> Result<T, cublaslt::CublasLtError> {
+    SESSIONS.with_borrow_mut(|sessions| {
+        if !sessions.contains_key(&device) {
+            let name = cublaslt::device_name(device.index_id.into())?;
+            sessions.insert(device, Session::open(name)?);
+        }
+        work(sessions.get_mut(&device).expect("inserted above"))
+    })
+}
+
+/// Queues `left · right` into `out`. `problem` describes these very tensors, was [prepared](prepare) on their device, and
+/// `workspace_bytes` is what that gave; `vector` is the epilogue's.
+///
+/// # Panics
+/// If the tensors are on different devices.
+pub fn launch(
+    problem: Problem,
+    workspace_bytes: u64,
+    [left, right, out]: [&CubeTensor; 3],
+    vector: Option<&CubeTensor>,
+) {
+    let service = out.client.service_id();
+    assert!([left, right].into_iter().chain(vector).all(|x| x.client.service_id() == service), "one device");
+    let device = service.device;
+    let stream = StreamId::current();
+    let workspace = (workspace_bytes > 0).then(|| out.client.empty(workspace_bytes as usize));
+    let [a, b, d] = [left, right, out].map(|x| x.handle.clone().binding());
+    let vector = vector.map(|x| x.handle.clone().binding());
+    let workspace = workspace.map(|handle| handle.binding());
+    let writes_vector = problem.epilogue == Epilogue::BiasGradient;
+    DeviceHandle::<Server>::new(device).submit(move |server: &mut Server| {
+        let bindings: Vec<_> = [&a, &b, &d].into_iter().chain(&vector).chain(&workspace).cloned().collect();
+        // Pointers before the scope is entered: inside it the result carries the provisional failure that a read of it
+        // would report. A factor that carries a failure ends here, and hands it to the result.
+        let held =
+            bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect::<Result<Vec<_>, _>>();
+        let mut written = vec![d.clone()];
+        written.extend(vector.clone().filter(|_| writes_vector));
+        ExecuteScope::over(server, stream, written).execute(|server| {
+            let held = held?;
+            let mut pointer = held.iter().map(|resource| resource.resource().ptr);
+            let mut next = || pointer.next().expect("one a binding");
+            let pointers = Pointers {
+                left: next(),
+                right: next(),
+                out: next(),
+                vector: vector.as_ref().map(|_| next()),
+                workspace: workspace.as_ref().map(|_| next()),
+            };
+            // Waits for the streams that the buffers come from. Dropped after the product is queued: dropping it marks
+            // the point after which those streams may use the memory again.
+            let mut streams = server.write_streams().resolve(stream, bindings.iter())?;
+            let sys = streams.current().sys;
+            let name = || problem.to_string();
+            // SAFETY: `bindings` and `held` keep the buffers until the product is queued, and the stream's order keeps
+            // them until it is done: whatever reuses the memory is queued after it, as after any launch. Pointers were
+            // resolved within this task. The workspace is this call's own. Sizes fit, since `problem` was made of the
+            // tensors' own shapes and strides.
+            let run = |session: &mut Session| unsafe { session.run(&problem, pointers, sys) };
+            timing::around(name, sys, || with_session(device, run))
+                .map_err(|error| ServerError::Generic { reason: error.to_string(), backtrace: BackTrace::capture() })
+        });
+    });
+}
