@@ -5,14 +5,12 @@
 //! else; `whole` ends with the named shard on disk.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::{Conversion, ConvertOptions};
 use hiend_loader::dataset::find;
 use hiend_loader::nifti::{read_info, read_volume, write_like};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
-use hiend_loader::preprocess::PreprocessConfig;
 
 use benches::volume::{Voxels, mirror_tile};
 
@@ -58,15 +56,15 @@ fn converting(criterion: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("read", |bencher| bencher.iter(|| read_volume(&scan).expect("just written").info.shape));
     let datasets = find(data.path()).expect("a dataset");
-    let (config, stop) = (PreprocessConfig::default(), AtomicBool::new(false));
     let options = ConvertOptions { jobs: 1, ..ConvertOptions::default() };
     group.bench_function("whole", |bencher| {
         let folder = || tempfile::tempdir().expect("a temporary folder");
         bencher.iter_batched(
             folder,
             |out| {
-                let run = convert(data.path(), &datasets, &out.path().join("cache"), &config, &options, &stop, |_| ());
-                run.expect("the folder can be written");
+                let cache = out.path().join("cache");
+                let conversion = Conversion::new(data.path(), &datasets, &cache).options(options.clone());
+                conversion.run().expect("the folder can be written");
                 out
             },
             BatchSize::PerIteration,

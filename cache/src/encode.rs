@@ -9,7 +9,7 @@ use crate::error::{CaseError, Error, Result};
 use crate::grid::{Box3, Grid};
 use crate::index::{ENTRY_LEN, Entry};
 use crate::occupancy::{Counts, Occupancy};
-use crate::record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
+use crate::record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, SourceValues, Span};
 
 /// zstd level of every chunk that goes through zstd. Level 9 saves another fiftieth and takes four times as long;
 /// decoding is equally fast (`benches/README.md`, table "codec").
@@ -79,6 +79,13 @@ pub struct EncodedCase {
 }
 
 impl EncodedCase {
+    /// Adds the values of the source image to the record.
+    #[must_use]
+    pub fn with_values(mut self, values: SourceValues) -> Self {
+        self.record.values = Some(values);
+        self
+    }
+
     /// Number of bytes that the case takes in a shard, without its record.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -152,6 +159,7 @@ pub fn encode(case: &NewCase<'_>, chunk: [usize; 3], preset: CodecPreset) -> Res
         geometry: case.geometry.clone(),
         source: case.source.clone(),
         parameters: case.parameters.clone(),
+        values: None,
         span: Span::default(),
     };
     let occupancy = Occupancy::new(&grid, &foreground, classes).to_bytes(&grid);

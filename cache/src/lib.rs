@@ -63,7 +63,7 @@ pub use grid::{Box3, Grid};
 pub use index::{ChunkIndex, Entry};
 pub use manifest::{DatasetInfo, Manifest};
 pub use occupancy::{Counts, Occupancy};
-pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, Span};
+pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, SourceValues, Span};
 pub use shard::list_shards;
 pub use shard::reader::{CaseIndex, Shard};
 pub use shard::rolling::{RollingShardWriter, Written};

@@ -58,6 +58,12 @@ pub struct Manifest {
 pub struct DatasetInfo {
     /// Class names by label value, background (0) included; empty for a dataset without labels.
     pub labels: BTreeMap<u8, String>,
+    /// Label values that each region unites, by the region's name; empty for a dataset without regions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub regions: BTreeMap<String, Vec<u8>>,
+    /// Label value of voxels without annotation, if the dataset has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<u8>,
 }
 
 impl Default for Manifest {
@@ -183,7 +189,10 @@ mod tests {
         let labels = BTreeMap::from([(0, "background".to_owned()), (1, "Leber \u{e4}".to_owned())]);
         Manifest {
             preprocess: serde_json::json!({"window": [-175.0, 250.0], "spacing": 1.5, "tiny": 1e-30}),
-            datasets: BTreeMap::from([("Dataset001_Test".to_owned(), DatasetInfo { labels })]),
+            datasets: BTreeMap::from([(
+                "Dataset001_Test".to_owned(),
+                DatasetInfo { labels, ..DatasetInfo::default() },
+            )]),
             shards: vec!["g0001-w000-0000.shard".to_owned()],
             ..Manifest::default()
         }

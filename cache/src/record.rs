@@ -37,8 +37,30 @@ pub struct CaseRecord {
     pub source: SourceFiles,
     /// Digest of the preprocessing parameters.
     pub parameters: String,
+    /// Values of the source image before preprocessing; `None` in records of programs that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<SourceValues>,
     /// Position of the chunks and the index in the shard.
     pub span: Span,
+}
+
+/// Values of a source image before preprocessing, in the image's own unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceValues {
+    /// Lowest value.
+    pub min: f64,
+    /// Highest value.
+    pub max: f64,
+    /// Share of voxels at or below the lower end of the range that preprocessing keeps.
+    pub below: f64,
+    /// Share of voxels at or above the upper end of the range that preprocessing keeps.
+    pub above: f64,
+    /// Share of voxels of air or padding.
+    pub air: f64,
+    /// Oddities of the file, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
 }
 
 impl CaseRecord {

@@ -1,5 +1,6 @@
-//! One scan to convert, why a scan may be left out, and converted ones by their names.
+//! A scan to convert, the report of a skipped one, and cases of a cache by name.
 
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{Cache, Case};
@@ -7,14 +8,67 @@ use hiend_cache::{Cache, Case};
 /// A scan on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CaseFiles {
-    /// Name of its dataset.
+    /// Name of the dataset.
     pub dataset: String,
     /// Name of the case, unique in its dataset.
     pub case_id: String,
-    /// The image.
+    /// Path of the image.
     pub image: PathBuf,
-    /// The label map, if there is one.
-    pub label: Option<PathBuf>,
+    /// Evidence that the image is an image and not a label map.
+    pub role: ImageRole,
+    /// Files of the label map; `None` for an unlabelled case.
+    pub label: Option<LabelFiles>,
+}
+
+/// Evidence that a file is an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageRole {
+    /// The dataset's layout says so.
+    Declared,
+    /// Nothing says otherwise. The file is refused if its values are those of a label map.
+    Assumed,
+}
+
+/// Files that make one label map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LabelFiles {
+    /// One label map.
+    Map(PathBuf),
+    /// A binary mask a class, as `TotalSegmentator` has them. Where masks overlap, the one with the higher class wins.
+    Masks {
+        /// The folder of the masks.
+        folder: PathBuf,
+        /// The masks by ascending class.
+        masks: Vec<Mask>,
+    },
+}
+
+/// A binary mask of one class.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mask {
+    /// Label value of the class, from 1.
+    pub class: u8,
+    /// Path of the mask.
+    pub path: PathBuf,
+}
+
+impl LabelFiles {
+    /// Path to name in messages: the map, or the folder of the masks.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Map(path) | Self::Masks { folder: path, .. } => path,
+        }
+    }
+
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let (map, masks) = match self {
+            Self::Map(path) => (Some(path.as_path()), [].as_slice()),
+            Self::Masks { masks, .. } => (None, masks.as_slice()),
+        };
+        map.into_iter().chain(masks.iter().map(|mask| mask.path.as_path()))
+    }
 }
 
 impl CaseFiles {
@@ -24,46 +78,98 @@ impl CaseFiles {
         format!("{}/{}", self.dataset, self.case_id)
     }
 
-    /// Bytes of its files together; a file that cannot be looked at counts nothing.
-    #[must_use]
-    pub fn file_bytes(&self) -> u64 {
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
-        size(&self.image) + self.label.as_deref().map_or(0, size)
+    /// All files of the case, the image first.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.image.as_path()).chain(self.label.iter().flat_map(LabelFiles::files))
+    }
+
+    /// Size of all files together, in bytes.
+    ///
+    /// # Errors
+    /// If a file is missing or cannot be looked at.
+    pub fn file_bytes(&self) -> std::io::Result<u64> {
+        self.files().map(|path| Ok(std::fs::metadata(path)?.len())).sum()
     }
 }
 
-/// A case that was not converted, and why.
+/// A case that was not converted, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedCase {
     /// `DATASET/CASE`.
     pub case: String,
     /// The file at fault.
     pub path: PathBuf,
-    /// Why, in one line.
+    /// The reason in one line.
     pub reason: String,
 }
 
 impl SkippedCase {
-    pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl fmt::Display) -> Self {
         Self { case: case.key(), path: path.to_owned(), reason: reason.to_string() }
     }
 }
 
-impl std::fmt::Display for SkippedCase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} ({})", self.case, self.reason, self.path.display())
+impl fmt::Display for SkippedCase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.case, self.reason, shown(&self.path))
     }
 }
 
-/// The case of a cache that bears this name, given with its dataset or without.
+/// A path for people: control characters and bytes that are not UTF-8 are escaped, so that a name can neither steer a
+/// terminal nor look like another one.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// A name that fits no case of a cache, or several.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CaseNameError {
+    /// There is no such case.
+    #[error("{}: no case {name}{}", dir.display(), nearest.as_ref().map(|key| format!("; did you mean {key}?")).unwrap_or_default())]
+    Unknown {
+        /// The cache.
+        dir: PathBuf,
+        /// The name asked for.
+        name: String,
+        /// The most similar name in the cache; `None` in an empty one.
+        nearest: Option<String>,
+    },
+    /// Several datasets have a case of this name.
+    #[error("{}: {name} is in several datasets; expected one of {}", dir.display(), keys.join(", "))]
+    Ambiguous {
+        /// The cache.
+        dir: PathBuf,
+        /// The name asked for.
+        name: String,
+        /// The cases of this name.
+        keys: Vec<String>,
+    },
+}
+
+/// Finds the case of a cache by `DATASET/CASE`, or by `CASE` where that is unique.
 ///
 /// # Errors
-/// If there is none, with the nearest name, or several.
-pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, String> {
+/// If the name fits none, or several.
+pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, CaseNameError> {
     if let Some(case) = cache.case(name) {
         return Ok(case);
     }
     let same: Vec<&Case> = cache.cases().iter().filter(|case| case.record().case_id == name).collect();
+    let (dir, name) = (cache.dir().to_owned(), name.to_owned());
     match same.as_slice() {
         [case] => Ok(case),
         [] => {
@@ -73,12 +179,28 @@ pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, String> 
                 strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
             };
             let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            let hint = nearest.map(|case| format!("; did you mean {}?", case.key())).unwrap_or_default();
-            Err(format!("{}: no case {name}{hint}", cache.dir().display()))
+            Err(CaseNameError::Unknown { dir, name, nearest: nearest.map(|case| case.key().to_owned()) })
         }
         many => {
-            let keys: Vec<&str> = many.iter().map(|case| case.key()).collect();
-            Err(format!("{}: {name} is in several datasets; say which: {}", cache.dir().display(), keys.join(", ")))
+            let keys = many.iter().map(|case| case.key().to_owned()).collect();
+            Err(CaseNameError::Ambiguous { dir, name, keys })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_control_characters() {
+        assert_eq!(shown(Path::new("data/größe 1.nii")), "data/größe 1.nii");
+        assert_eq!(shown(Path::new("a\x1b[2J\nb")), "a\\u{1b}[2J\\nb");
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt as _;
+            let latin_1 = std::ffi::OsStr::from_bytes(b"caf\xe9.nii");
+            assert_eq!(shown(Path::new(latin_1)), "caf\\xe9.nii");
         }
     }
 }

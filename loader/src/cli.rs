@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hiend_cache::{Access, CodecPreset};
 
+use crate::convert::OnSuspect;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{Expected, parse_fold, parse_rank, parse_shape};
@@ -75,6 +76,22 @@ pub(crate) struct PreprocessArgs {
     /// Memory limit of all cases being converted
     #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_bytes)]
     pub memory: ByteSize,
+    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    #[arg(long, value_enum, default_value = "warn")]
+    pub on_suspect: OnSuspectArg,
+    /// List every file in DATA that belongs to no case, with the reason
+    #[arg(long)]
+    pub list_skipped: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OnSuspectArg {
+    /// Convert it and report it
+    Warn,
+    /// Skip it
+    Skip,
+    /// End the run
+    Fail,
 }
 
 #[derive(Debug, Args)]
@@ -269,6 +286,16 @@ impl From<CodecArg> for CodecPreset {
             CodecArg::Fast => Self::Fast,
             CodecArg::Dense => Self::Dense,
             CodecArg::Lz4 => Self::Lz4,
+        }
+    }
+}
+
+impl From<OnSuspectArg> for OnSuspect {
+    fn from(arg: OnSuspectArg) -> Self {
+        match arg {
+            OnSuspectArg::Warn => Self::Warn,
+            OnSuspectArg::Skip => Self::Skip,
+            OnSuspectArg::Fail => Self::Fail,
         }
     }
 }

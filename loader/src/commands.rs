@@ -8,6 +8,7 @@ mod replay;
 mod stream;
 mod table;
 mod task;
+mod unused;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,66 +1,90 @@
-//! Scans to shards: many cases at a time, in bounded memory, and only what is new or changed.
+//! Scans to shards: many cases at a time, in bounded memory, and only those that are new or changed.
 //!
 //! Workers take cases from one list. Each estimates from the headers what the case will need, takes that from a byte
 //! budget, prepares and encodes the case, and hands the encoded case (a tenth of the memory) to the one writer. A case
-//! that cannot be read is reported and left out; it never stops the others.
+//! that cannot be read is reported and skipped; it never stops the others.
 //!
-//! # What is new or changed
+//! # New and changed cases
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
 //! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
 //! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
 //! decide, by their hash; a record is not written anew for another time alone, so files that were copied without their
-//! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment the file was read is not trusted, as a
-//! second change could have the same time. [`ConvertOptions::checksum`] compares the bytes in any case.
+//! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment
+//! the file was read is not trusted. [`ConvertOptions::checksum`] compares the bytes in any case.
+//!
+//! # Nothing lost on account of what cannot be seen
+//! A path that cannot be looked at is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
+//! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
+//! pruned below a folder that is there but empty: both are what an unmounted disk looks like.
 //!
 //! # Several workers
 //! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
 //! all shares together are all cases. Workers only ever add shards ([`hiend_cache::shard`] says why that needs no
-//! coordinator); each lists all shards of the folder in the manifest when it ends.
+//! coordinator); each lists all shards of the folder in the manifest when it ends. Two runs with the same share would
+//! both do all the work: the second one waits for the first, and then finds nothing left to do.
 
-use std::collections::{HashMap, HashSet};
+mod case;
+mod extent;
+mod folder;
+mod identity;
+mod labels;
+mod memory;
+mod share;
+mod source;
+mod suspicion;
+mod values;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
-use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{
-    Access, Cache, CodecPreset, DatasetInfo, EncodedCase, Manifest, NewCase, ShardWriter, SourceFiles, encode,
-};
+use hiend_cache::{Cache, CodecPreset, RollingShardWriter};
 
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
 use crate::dataset::Dataset;
-use crate::geometry::spacing;
-use crate::nifti::{NiftiInfo, read_info, read_volume};
-use crate::preprocess::{PreprocessConfig, preprocess, resampled_shape};
-use crate::rng::case_key;
+use crate::preprocess::PreprocessConfig;
+use crate::stop::Stop;
+use case::{CaseConverter, Outcome};
 
-/// How to convert; changes no voxel of the result.
+pub(crate) use case::headers;
+pub use case::probe;
+pub use extent::{ExtentError, check_extent};
+pub use memory::memory_needed;
+pub use share::keep_share;
+pub use source::SETTLED;
+pub use suspicion::{OnSuspect, Suspicion};
+pub use values::ValueStats;
+
+/// Options of a conversion; none changes a voxel of the result.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
-    /// Cases worked on at a time.
+    /// Number of cases worked on at a time.
     pub jobs: usize,
     /// Memory that cases in work may take together, in bytes.
     pub memory_bytes: u64,
-    /// A shard is finished when it has grown to this many bytes.
+    /// Size at which a shard is finished, in bytes.
     pub shard_bytes: u64,
-    /// Small or fast.
+    /// Codec of the chunks.
     pub codec: CodecPreset,
     /// Voxels of a chunk along x, y, z.
     pub chunk: [usize; 3],
-    /// This worker's number, from 0, and how many there are: converts its share of the cases, see [`keep_share`].
+    /// This worker's number, from 0, and the number of workers: converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
-    /// Compare the bytes of files whose size and time of change are as before, too.
+    /// Whether to compare the bytes of files whose size and time of change are those of the record.
     pub checksum: bool,
-    /// Drop cases that are not in the data, and superseded records, once everything is converted.
+    /// Whether to drop cases that are not in the data, and superseded records, once everything is converted.
     pub prune: bool,
+    /// What to do with images that do not look like a CT in HU.
+    pub on_suspect: OnSuspect,
 }
 
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {
-            jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            jobs: cores(),
             memory_bytes: 8 << 30,
             shard_bytes: 1 << 30,
             codec: CodecPreset::Fast,
@@ -68,69 +92,68 @@ impl Default for ConvertOptions {
             worker: (0, 1),
             checksum: false,
             prune: false,
+            on_suspect: OnSuspect::Warn,
         }
     }
 }
 
-/// A file changed less than this before it was read could change again without another time of change: file systems
-/// count time in steps of up to two seconds.
-pub const SETTLED: Duration = Duration::from_secs(3);
-
-/// Leaves the cases that belong to worker `number` of `workers`.
-pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
-    let ours = |key: &str| case_key(key) % workers.max(1) as u64 == number as u64;
-    for dataset in datasets {
-        dataset.cases.retain(|case| ours(&case.key()));
-        dataset.left_out.retain(|left_out| ours(&left_out.case));
-    }
-}
-
-/// What a run did.
+/// Result of a conversion.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Cases converted in this run.
+    /// Number of cases converted in this run.
     pub converted: usize,
-    /// Cases that were in the cache already, from the same files with the same parameters.
+    /// Number of cases that were in the cache already, from the same files with the same parameters.
     pub unchanged: usize,
-    /// Of the converted, how many have labels.
+    /// Number of converted cases that have labels.
     pub with_label: usize,
-    /// Cases left out.
-    pub left_out: Vec<SkippedCase>,
-    /// Voxels stored by this run.
+    /// Skipped cases.
+    pub skipped: Vec<SkippedCase>,
+    /// Cases converted in spite of an oddity of their header or values.
+    pub findings: Vec<Finding>,
+    /// Number of voxels stored by this run.
     pub voxels: u64,
-    /// Bytes of the files read.
+    /// Size of the files read, in bytes.
     pub bytes_in: u64,
-    /// Bytes of the shards written.
+    /// Size of the shards written, in bytes.
     pub bytes_out: u64,
-    /// Shards written.
+    /// Number of shards written.
     pub shards: usize,
-    /// Cases that the cache holds and this data does not.
+    /// Number of cases that the cache holds and this data does not.
     pub not_in_data: usize,
     /// Bytes in the cache of records that no longer count.
     pub superseded_bytes: u64,
-    /// What was pruned; `None` if nothing was to be, or another run was writing into the cache.
+    /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
     pub pruned: Option<Pruned>,
     /// Whether the run was told to stop before the end of the list.
     pub interrupted: bool,
-    /// Seconds on the clock.
+    /// Wall-clock time in seconds.
     pub secs: f64,
 }
 
-/// Why a run stopped.
+/// An oddity of a case that was converted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `DATASET/CASE`.
+    pub case: String,
+    /// The oddity and its remedy, in one line.
+    pub text: String,
+}
+
+/// A conversion that could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The cache cannot be read or written.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
-    /// The cache folder cannot be made.
-    #[error("{}: cannot make this folder", path.display())]
-    NoFolder {
-        /// The folder.
+    /// The cache folder cannot be made or looked at.
+    #[error("{}: cannot make or use this folder", path.display())]
+    Folder {
+        /// The folder, or the file in it.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The cache holds something else.
+    /// The cache holds cases of other parameters.
     #[error(
         "{}: holds {count} cases made with other parameters that are not in this data, such as {example}; \
          choose another --out, or drop them with --prune",
@@ -139,102 +162,211 @@ pub enum ConvertError {
     OtherParameters {
         /// The cache.
         path: PathBuf,
-        /// How many.
+        /// Number of such cases.
         count: usize,
         /// One of them.
         example: String,
     },
+    /// Pruning would drop cases whose folder is empty.
+    #[error(
+        "{}: {count} cases of the cache, such as {example}, are of a folder that is there but empty (is its disk \
+         mounted?); nothing was pruned; remove the folder if they are gone for good",
+        path.display()
+    )]
+    Vacant {
+        /// The cache.
+        path: PathBuf,
+        /// Number of such cases.
+        count: usize,
+        /// One of them.
+        example: String,
+    },
+    /// A lock file cannot be used.
+    #[error(transparent)]
+    Lock(#[from] hiend_cache::FileError),
+    /// The run was told to stop while it waited for another one.
+    #[error("{}: interrupted while waiting for another conversion into this cache", path.display())]
+    StoppedWaiting {
+        /// The cache.
+        path: PathBuf,
+    },
+    /// A case is suspicious, in a run that ends on such a case.
+    #[error("{0}")]
+    Suspect(SkippedCase),
 }
 
-/// What happens to a case, for a progress display.
+/// Progress of a case.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The case was stored.
     Converted {
         /// `DATASET/CASE`.
         case: &'a str,
-        /// Bytes of its files.
+        /// Size of its files in bytes.
         bytes_in: u64,
     },
     /// The case was there already.
     Unchanged {
         /// `DATASET/CASE`.
         case: &'a str,
-        /// Bytes of its files.
+        /// Size of its files in bytes.
         bytes_in: u64,
     },
-    /// The case was left out.
-    SkippedCase(&'a SkippedCase),
+    /// The case was skipped.
+    Skipped(&'a SkippedCase),
+    /// The case is about to be stored in spite of an oddity.
+    Found(&'a Finding),
 }
 
-enum Outcome {
-    Encoded(Box<EncodedCase>, u64),
-    Unchanged(String, u64),
-    SkippedCase(SkippedCase),
+/// A conversion of datasets into a cache, to be configured and run.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use hiend_loader::{convert::Conversion, dataset};
+///
+/// let data = Path::new("data");
+/// let datasets = dataset::find(data)?;
+/// let summary = Conversion::new(data, &datasets, Path::new("cache")).run()?;
+/// println!("{} cases converted", summary.converted);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Conversion<'a> {
+    root: &'a Path,
+    datasets: &'a [Dataset],
+    out: &'a Path,
+    config: PreprocessConfig,
+    options: ConvertOptions,
+    stop: Stop,
+    observe: Box<dyn FnMut(Event<'_>) + 'a>,
 }
 
-/// Converts the datasets into the cache at `out`, which is made if it does not exist.
-///
-/// `stop` ends the run early; what was done until then is kept. `observe` is called on the calling thread.
-///
-/// # Errors
-/// If the cache cannot be written (disk full), or holds cases of other parameters.
-pub fn convert(
-    root: &Path,
-    datasets: &[Dataset],
-    out: &Path,
-    config: &PreprocessConfig,
-    options: &ConvertOptions,
-    stop: &AtomicBool,
-    mut observe: impl FnMut(Event<'_>),
-) -> Result<Summary, ConvertError> {
-    let started = Instant::now();
-    let parameters = format!("{}-{:?}", config.digest(), options.codec).to_lowercase();
-    std::fs::create_dir_all(out).map_err(|source| ConvertError::NoFolder { path: out.to_owned(), source })?;
-    let lock = RunLock::shared(out)?;
-    let (known, generation) = prepare_folder(out, datasets, config, &parameters, options)?;
-    let mut summary = Summary::default();
-    let mut share = datasets.to_vec();
-    keep_share(&mut share, options.worker);
-    for left_out in share.iter().flat_map(|dataset| &dataset.left_out) {
-        observe(Event::SkippedCase(left_out));
-        summary.left_out.push(left_out.clone());
+impl std::fmt::Debug for Conversion<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { root, out, config, options, .. } = self;
+        f.debug_struct("Conversion")
+            .field("root", root)
+            .field("out", out)
+            .field("config", config)
+            .field("options", options)
+            .finish_non_exhaustive()
     }
-    let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
-    let budget = ByteBudget::new(options.memory_bytes);
-    let next = AtomicUsize::new(0);
-    let (give, take) = flume::bounded::<Outcome>(1);
-    let worker = |give: flume::Sender<Outcome>| {
-        while !stop.load(Ordering::Relaxed) {
-            let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            let outcome = convert_case(root, case, config, options, &parameters, &known, &budget);
-            // Nobody listens any more once writing has failed.
-            if give.send(outcome.unwrap_or_else(Outcome::SkippedCase)).is_err() {
-                break;
+}
+
+impl<'a> Conversion<'a> {
+    /// A conversion with the recipe's preprocessing and default options. `root` is the folder that `datasets` were
+    /// found in; `out` is made if it does not exist.
+    #[must_use]
+    pub fn new(root: &'a Path, datasets: &'a [Dataset], out: &'a Path) -> Self {
+        Self {
+            root,
+            datasets,
+            out,
+            config: PreprocessConfig::default(),
+            options: ConvertOptions::default(),
+            stop: Stop::new(),
+            observe: Box::new(|_| ()),
+        }
+    }
+
+    /// Sets the preprocessing.
+    #[must_use]
+    pub fn config(mut self, config: PreprocessConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the options.
+    #[must_use]
+    pub fn options(mut self, options: ConvertOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets a flag that ends the run early; cases done until then are kept.
+    #[must_use]
+    pub fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Sets an observer, which is called on the thread of [`Conversion::run`].
+    #[must_use]
+    pub fn observe(mut self, observe: impl FnMut(Event<'_>) + 'a) -> Self {
+        self.observe = Box::new(observe);
+        self
+    }
+
+    /// Converts what is new or changed.
+    ///
+    /// # Errors
+    /// If the cache cannot be written (disk full), holds cases of other parameters, or a case is suspicious under
+    /// [`OnSuspect::Fail`].
+    pub fn run(self) -> Result<Summary, ConvertError> {
+        let started = Instant::now();
+        let Self { root, datasets, out, config, options, stop, mut observe } = self;
+        let parameters = identity::parameters(&config, options.codec);
+        std::fs::create_dir_all(out).map_err(|source| ConvertError::Folder { path: out.to_owned(), source })?;
+        let _working = share::hold(out, options.worker, &stop)?;
+        let lock = RunLock::shared(out)?;
+        let known = folder::prepare(out, datasets, &config, &parameters, !options.prune)?;
+        let mut summary = Summary::default();
+        let mut share = datasets.to_vec();
+        keep_share(&mut share, options.worker);
+        for skipped in share.iter().flat_map(|dataset| &dataset.skipped) {
+            observe(Event::Skipped(skipped));
+            summary.skipped.push(skipped.clone());
+        }
+        let labelled: HashSet<&str> = datasets
+            .iter()
+            .filter(|dataset| dataset.cases.iter().any(|case| case.label.is_some()))
+            .map(|dataset| dataset.name.as_str())
+            .collect();
+        let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
+        let budget = ByteBudget::new(options.memory_bytes);
+        let converter = CaseConverter {
+            root,
+            config: &config,
+            options: &options,
+            parameters: &parameters,
+            known: &known,
+            budget: &budget,
+        };
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = flume::bounded::<Outcome>(1);
+        let worker = |sender: flume::Sender<Outcome>| {
+            while !stop.is_requested() {
+                let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let outcome = converter.convert(case, labelled.contains(case.dataset.as_str()));
+                // Nobody listens any more once writing has failed.
+                if sender.send(outcome).is_err() {
+                    break;
+                }
             }
+        };
+        let worker_idx = u32::try_from(options.worker.0).unwrap_or(u32::MAX);
+        let mut shards = RollingShardWriter::new(out, known.generation, worker_idx, options.shard_bytes);
+        let stored = std::thread::scope(|scope| {
+            for _ in 0..options.jobs.clamp(1, cases.len().max(1)) {
+                let sender = sender.clone();
+                scope.spawn(|| worker(sender));
+            }
+            drop(sender);
+            // Ends when the last worker is done, or when an error drops `receiver`.
+            let receiver = receiver;
+            receiver.iter().try_for_each(|outcome| store(outcome, &mut shards, &mut summary, &mut observe))
+        });
+        // A case that ends the run does not take the finished ones with it.
+        if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
+            let written = shards.finish()?;
+            (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
+            folder::write_manifest(out, datasets, &config)?;
         }
-    };
-    let worker_number = u32::try_from(options.worker.0).unwrap_or(u32::MAX);
-    let limit = options.shard_bytes;
-    let mut shards = Shards { out, generation, worker: worker_number, limit, open: None, bytes: 0, finished: 0 };
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs.clamp(1, cases.len().max(1)) {
-            let give = give.clone();
-            scope.spawn(|| worker(give));
-        }
-        drop(give);
-        // Ends when the last worker is done, or when an error drops `take`.
-        let take = take;
-        take.iter().try_for_each(|outcome| store(outcome, &mut shards, &mut summary, &mut observe))
-    })?;
-    shards.finish()?;
-    summary.interrupted = stop.load(Ordering::Relaxed) && next.into_inner() < cases.len();
-    summary.bytes_out = shards.bytes;
-    summary.shards = shards.finished;
-    write_manifest(out, datasets, config)?;
-    take_stock(out, datasets, options, &lock, &mut summary)?;
-    summary.secs = started.elapsed().as_secs_f64();
-    Ok(summary)
+        stored?;
+        summary.interrupted = stop.is_requested() && next.into_inner() < cases.len();
+        take_stock(out, datasets, &options, &lock, &mut summary)?;
+        summary.secs = started.elapsed().as_secs_f64();
+        Ok(summary)
+    }
 }
 
 /// Looks at the cache once everything is converted, and drops what is gone if that was asked for.
@@ -246,8 +378,9 @@ fn take_stock(
     summary: &mut Summary,
 ) -> Result<(), ConvertError> {
     // A case that cannot be read today is still in the data: what the cache has of it stays.
-    let listed = listed(datasets);
+    let listed = folder::listed(datasets);
     if options.prune && !summary.interrupted {
+        refuse_vacant(out, datasets, &listed)?;
         summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
     }
     let cache = Cache::open(out)?;
@@ -256,22 +389,32 @@ fn take_stock(
     Ok(())
 }
 
-/// Keys of everything the data speaks of.
-fn listed(datasets: &[Dataset]) -> HashSet<String> {
-    let cases = datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key);
-    cases.chain(datasets.iter().flat_map(|dataset| &dataset.left_out).map(|left_out| left_out.case.clone())).collect()
+/// Refuses to prune cases below folders that are empty now.
+fn refuse_vacant(out: &Path, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
+    let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
+    let cache = Cache::open(out)?;
+    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| key.starts_with(prefix.as_str()));
+    let mut gone = cache.cases().iter().map(hiend_cache::Case::key).filter(|key| is_vacant(key));
+    let Some(example) = gone.next() else { return Ok(()) };
+    let example = example.to_owned();
+    Err(ConvertError::Vacant { path: out.to_owned(), count: 1 + gone.count(), example })
 }
 
 fn store(
     outcome: Outcome,
-    shards: &mut Shards<'_>,
+    shards: &mut RollingShardWriter,
     summary: &mut Summary,
     observe: &mut impl FnMut(Event<'_>),
 ) -> Result<(), ConvertError> {
     match outcome {
-        Outcome::Encoded(encoded, bytes_in) => {
+        Outcome::Encoded { case: encoded, bytes_in, findings } => {
             let record = encoded.record();
             let case = record.key();
+            for text in findings {
+                let finding = Finding { case: case.clone(), text };
+                observe(Event::Found(&finding));
+                summary.findings.push(finding);
+            }
             summary.converted += 1;
             summary.with_label += usize::from(record.label.is_some());
             summary.voxels += record.shape.iter().product::<usize>() as u64;
@@ -279,247 +422,18 @@ fn store(
             shards.push(*encoded)?;
             observe(Event::Converted { case: &case, bytes_in });
         }
-        Outcome::Unchanged(case, bytes_in) => {
+        Outcome::Unchanged { key, bytes_in } => {
             summary.unchanged += 1;
-            observe(Event::Unchanged { case: &case, bytes_in });
+            observe(Event::Unchanged { case: &key, bytes_in });
         }
-        Outcome::SkippedCase(left_out) => {
-            observe(Event::SkippedCase(&left_out));
-            summary.left_out.push(left_out);
+        Outcome::Skipped(skipped) => {
+            observe(Event::Skipped(&skipped));
+            summary.skipped.push(skipped);
         }
+        Outcome::Refused(skipped) => return Err(ConvertError::Suspect(skipped)),
     }
     Ok(())
 }
 
-/// The shard being filled, and the count of those filled.
-struct Shards<'a> {
-    out: &'a Path,
-    generation: u64,
-    worker: u32,
-    limit: u64,
-    open: Option<ShardWriter>,
-    bytes: u64,
-    finished: usize,
-}
-
-impl Shards<'_> {
-    fn push(&mut self, case: EncodedCase) -> Result<(), hiend_cache::Error> {
-        if self.open.as_ref().is_some_and(|writer| !writer.is_empty() && writer.len() + case.len() > self.limit) {
-            self.finish()?;
-        }
-        let writer = match &mut self.open {
-            Some(writer) => writer,
-            none => none.insert(ShardWriter::create(self.out, self.generation, self.worker)?),
-        };
-        writer.push(case)
-    }
-
-    fn finish(&mut self) -> Result<(), hiend_cache::Error> {
-        if let Some(path) = self.open.take().map(ShardWriter::finish).transpose()?.flatten() {
-            self.bytes += std::fs::metadata(&path).map_or(0, |data| data.len());
-            self.finished += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Prepares and encodes one case, or finds that the cache has it.
-fn convert_case(
-    root: &Path,
-    case: &CaseFiles,
-    config: &PreprocessConfig,
-    options: &ConvertOptions,
-    parameters: &str,
-    known: &HashMap<String, CaseRecord>,
-    budget: &ByteBudget,
-) -> Result<Outcome, SkippedCase> {
-    let key = case.key();
-    let mut source = source_of(root, case, SystemTime::now());
-    let known = known.get(&key).filter(|record| record.parameters == parameters);
-    if !options.checksum && known.is_some_and(|record| looks_the_same(&record.source, &source)) {
-        return Ok(Outcome::Unchanged(key, source.bytes));
-    }
-    let nifti = |err: crate::nifti::NiftiError| SkippedCase::new(case, &err.path, err.reason);
-    let image_info = read_info(&case.image).map_err(nifti)?;
-    let label_info = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
-    check_extent(&image_info, config).map_err(|reason| SkippedCase::new(case, &case.image, reason))?;
-    let share = budget.take(memory_needed(source.bytes, &image_info, label_info.as_ref(), config));
-
-    let image = read_volume(&case.image).map_err(nifti)?;
-    let label = case.label.as_deref().map(read_volume).transpose().map_err(nifti)?;
-    source.image_blake3.clone_from(&image.blake3);
-    source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
-    source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
-    if known.is_some_and(|record| {
-        record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
-    }) {
-        return Ok(Outcome::Unchanged(key, source.bytes));
-    }
-    let prepared = preprocess(&image, label.as_ref(), config).map_err(|reason| {
-        let at = case.label.as_deref().filter(|_| reason.starts_with("label")).unwrap_or(&case.image);
-        SkippedCase::new(case, at, reason)
-    })?;
-    drop((image, label));
-    let bytes_in = source.bytes;
-    let new = NewCase {
-        dataset: case.dataset.clone(),
-        case_id: case.case_id.clone(),
-        shape: prepared.shape,
-        image: &prepared.image,
-        image_bits: prepared.quantiser.bits,
-        image_offset: prepared.quantiser.offset,
-        image_scale: 1.0,
-        foreground_above: prepared.quantiser.foreground_above,
-        label: prepared.label.as_deref(),
-        geometry: prepared.geometry.clone(),
-        source,
-        parameters: parameters.to_owned(),
-    };
-    let encoded = encode(&new, options.chunk, options.codec).map_err(|err| SkippedCase::new(case, &case.image, err))?;
-    drop(share);
-    Ok(Outcome::Encoded(Box::new(encoded), bytes_in))
-}
-
-/// The most voxels that a scan may have once resampled: at 1.5 mm a cube of 2.4 m.
-const MAX_RESAMPLED: f64 = 4_294_967_296.0;
-
-/// Refuses a scan whose header gives it an extent that no scanner has; its resampled volume would fit no memory.
-///
-/// # Errors
-/// Says how large it would get.
-pub fn check_extent(info: &NiftiInfo, config: &PreprocessConfig) -> Result<(), String> {
-    let Some(target) = config.spacing else { return Ok(()) };
-    let sides = spacing(&info.affine);
-    let mm: [f64; 3] = std::array::from_fn(|axis| info.shape[axis] as f64 * sides[axis]);
-    // The target's axes may be in another order; its smallest side bounds every length.
-    let finest = target.into_iter().fold(f64::INFINITY, f64::min);
-    let voxels: f64 = mm.iter().product::<f64>() / target.iter().product::<f64>();
-    if voxels <= MAX_RESAMPLED && mm.iter().all(|length| length / finest <= MAX_RESAMPLED / 1024.0) {
-        return Ok(());
-    }
-    let [x, y, z] = sides;
-    Err(format!(
-        "voxels of {x} x {y} x {z} mm would make it {voxels:.1e} voxels large at the new spacing; mend the header"
-    ))
-}
-
-/// Memory in bytes that converting a case takes: its files, their content in the files' own data types, the result
-/// (2 bytes a voxel, 1 for labels) and its coded form, which is smaller.
-#[must_use]
-pub fn memory_needed(file_bytes: u64, image: &NiftiInfo, label: Option<&NiftiInfo>, config: &PreprocessConfig) -> u64 {
-    let inflated = image.data_bytes + label.map_or(0, |info| 2 * info.data_bytes);
-    let voxels: u64 = resampled_shape(image, config).iter().map(|&n| n as u64).product();
-    file_bytes + inflated + voxels * if label.is_some() { 4 } else { 3 }
-}
-
-/// What the directory says of a case's files; hashes are still to be filled in.
-fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> SourceFiles {
-    let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-    SourceFiles {
-        image: relative(&case.image),
-        label: case.label.as_deref().map(relative),
-        bytes: case.file_bytes(),
-        image_modified_ns: settled_time(&case.image, now),
-        label_modified_ns: case.label.as_deref().and_then(|path| settled_time(path, now)),
-        ..SourceFiles::default()
-    }
-}
-
-/// Time of the last change in nanoseconds since 1970, if it is long enough ago to tell a later change by it.
-fn settled_time(path: &Path, now: SystemTime) -> Option<i64> {
-    let modified = std::fs::metadata(path).ok()?.modified().ok()?;
-    // A time in the future tells nothing either.
-    let settled = now.duration_since(modified).is_ok_and(|age| age >= SETTLED);
-    let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
-}
-
-/// Whether nothing but the hashes could differ.
-fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
-    let timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
-    let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };
-    timed && without_hashes == *now
-}
-
-/// Makes the manifest; returns what it holds already and the generation to write.
-fn prepare_folder(
-    out: &Path,
-    datasets: &[Dataset],
-    config: &PreprocessConfig,
-    parameters: &str,
-    options: &ConvertOptions,
-) -> Result<(HashMap<String, CaseRecord>, u64), ConvertError> {
-    let removed = remove_stale(out)?;
-    if removed > 0 {
-        tracing::info!(removed, "removed unfinished shards of runs that were killed");
-    }
-    if !out.join(hiend_cache::manifest::FILE_NAME).exists() {
-        write_manifest(out, datasets, config)?;
-    }
-    let (cache, faults) = Cache::salvage(out, Access::Mmap)?;
-    for fault in faults {
-        set_aside(fault)?;
-    }
-    let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
-    let known: HashMap<String, CaseRecord> =
-        cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-    // Cases in the data are simply converted again when parameters changed; others would stay as they are.
-    let listed = listed(datasets);
-    let stays = |key: &String| !options.prune && !listed.contains(key);
-    let mut others =
-        known.iter().filter(|(key, record)| record.parameters != parameters && stays(key)).map(|(key, _)| key);
-    if let Some(example) = others.next() {
-        let count = others.count() + 1;
-        return Err(ConvertError::OtherParameters { path: out.to_owned(), count, example: example.clone() });
-    }
-    Ok((known, generation))
-}
-
-/// A shard that is lost, or is no shard any more, takes nothing with it that cannot be made again: its cases count as
-/// new. The damaged file is kept under another name, in case somebody wants to look at it.
-fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
-    match &fault {
-        hiend_cache::Error::MissingShard { path } => {
-            tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again");
-            Ok(())
-        }
-        hiend_cache::Error::BadShard { path, reason } => {
-            let damaged = path.with_extension("damaged");
-            tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \
-                converting its cases again");
-            std::fs::rename(path, &damaged).map_err(|_| ConvertError::Cache(fault))
-        }
-        _ => Err(fault.into()),
-    }
-}
-
-fn write_manifest(out: &Path, datasets: &[Dataset], config: &PreprocessConfig) -> Result<(), ConvertError> {
-    Manifest::update(out, |manifest| {
-        manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
-        manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
-        let infos =
-            datasets.iter().map(|dataset| (dataset.name.clone(), DatasetInfo { labels: dataset.labels.clone() }));
-        manifest.datasets.extend(infos);
-    })?;
-    Ok(())
-}
-
-/// Converts one case in memory; returns the bytes it takes and the seconds it took.
-///
-/// # Errors
-/// Why it would be left out.
-pub fn probe(
-    root: &Path,
-    case: &CaseFiles,
-    config: &PreprocessConfig,
-    options: &ConvertOptions,
-) -> Result<(u64, f64), SkippedCase> {
-    let started = Instant::now();
-    let budget = ByteBudget::new(options.memory_bytes);
-    let bytes = match convert_case(root, case, config, options, "", &HashMap::new(), &budget)? {
-        Outcome::Encoded(encoded, _) => encoded.len(),
-        Outcome::Unchanged(_, bytes) => bytes,
-        Outcome::SkippedCase(left_out) => return Err(left_out),
-    };
-    Ok((bytes, started.elapsed().as_secs_f64()))
-}
+#[cfg(test)]
+mod tests;

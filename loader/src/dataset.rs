@@ -1,296 +1,377 @@
-//! Finds the cases in a folder, whatever layout it has.
+//! Finds the cases in a folder, at any depth, by the layout of their dataset.
 //!
 //! | layout | how it is recognised |
 //! |---|---|
-//! | nnU-Net raw | `imagesTr/CASE_0000.nii.gz`, in the folder itself or in its subfolders (`DatasetXXX_NAME`) |
-//! | Medical Segmentation Decathlon | `dataset.json` with a list `training` of `{"image", "label"}` |
-//! | plain folder | any other folder that holds `.nii` or `.nii.gz` files, at any depth |
+//! | Medical Segmentation Decathlon, nnU-Net with a list | `dataset.json` with `training` or `dataset` (`listed`) |
+//! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
+//! | BTCV, FLARE | a folder of images next to one of label maps (`paired`) |
+//! | `TotalSegmentator`, `KiTS` | a folder a case, with an image and a label map or masks (`per_case`) |
+//! | plain folder | volumes in none of these (`folder`) |
+//!
+//! Every file below the folder is either part of a case, or of a skipped case, or listed as unused with a reason
+//! ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
+//! cannot be looked at is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
 
-mod decathlon;
+mod description;
+mod exclude;
 mod folder;
+mod listed;
 mod nnunet;
+mod paired;
+mod per_case;
+mod roles;
+mod tree;
+mod unused;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use wildmatch::WildMatch;
+use crate::case::{CaseFiles, SkippedCase, shown};
+use description::Description;
+use tree::{FileId, Folder};
 
-use crate::case::{CaseFiles, SkippedCase};
+pub use exclude::Exclude;
+pub use unused::{UnusedFile, UnusedReason, Weight};
 
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dataset {
-    /// The folder's name.
+    /// The folder's name; with the names of the folders above it where another dataset has the same name.
     pub name: String,
     /// The cases, sorted.
     pub cases: Vec<CaseFiles>,
-    /// Cases that are no use already by their listing.
-    pub left_out: Vec<SkippedCase>,
-    /// Class names by label value; empty if the dataset names none.
+    /// Cases that their listing already rules out.
+    pub skipped: Vec<SkippedCase>,
+    /// Class names by label value, the label to ignore included; empty if the dataset names none.
     pub labels: BTreeMap<u8, String>,
+    /// Names of regions, and the label values that each unites; empty if the dataset has no regions.
+    pub regions: BTreeMap<String, Vec<u8>>,
+    /// Label value of voxels without annotation, which nnU-Net calls `ignore`.
+    pub ignore: Option<u8>,
+    /// Files in the dataset's folder that belong to no case.
+    pub unused: Vec<UnusedFile>,
+    /// Contradictions within the dataset that the user should know of.
+    pub notes: Vec<DatasetNote>,
+    /// Beginnings of case keys whose folders are there but empty, as mount points are when nothing is mounted: cases
+    /// that a cache holds of them must not be taken for removed.
+    pub vacant: Vec<String>,
 }
 
-/// Why a folder cannot be converted at all.
+/// A contradiction within a dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatasetNote {
+    /// `numTraining` of `dataset.json` differs from the cases found.
+    Count {
+        /// Number of cases claimed.
+        claimed: u64,
+        /// Number of cases found, skipped ones included.
+        found: usize,
+    },
+    /// Some cases have label maps and others have none.
+    Unlabelled {
+        /// Number of cases without label map.
+        count: usize,
+        /// Number of cases.
+        of: usize,
+        /// One of those without.
+        example: String,
+    },
+    /// `dataset.json` names a channel that is not a CT.
+    Modality {
+        /// The name.
+        channel: String,
+    },
+    /// A case has fewer masks than there are classes; the missing ones count as background.
+    MissingMasks {
+        /// The case with the fewest.
+        example: String,
+        /// Number of its masks.
+        count: usize,
+        /// Number of classes in the dataset.
+        of: usize,
+    },
+    /// The folder is there but holds nothing, as a mount point does when nothing is mounted.
+    Empty,
+}
+
+impl fmt::Display for DatasetNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count { claimed, found } => {
+                write!(f, "dataset.json claims {claimed} training cases (numTraining), {found} are here")
+            }
+            Self::Unlabelled { count, of, example } => {
+                write!(f, "{count} of {of} cases have no label map, such as {example}")
+            }
+            Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
+            Self::MissingMasks { example, count, of } => {
+                write!(f, "{example} has {count} of {of} masks; missing ones count as background")
+            }
+            Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
+        }
+    }
+}
+
+/// All datasets of a folder, and the files outside them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The datasets, sorted by name. Empty folders outside datasets are among them, without cases.
+    pub datasets: Vec<Dataset>,
+    /// Files that belong to no dataset.
+    pub unused: Vec<UnusedFile>,
+}
+
+impl Listing {
+    /// All unused files, those within datasets included.
+    pub fn all_unused(&self) -> impl Iterator<Item = &UnusedFile> {
+        self.unused.iter().chain(self.datasets.iter().flat_map(|dataset| &dataset.unused))
+    }
+}
+
+/// A folder that cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    /// The folder cannot be listed.
-    #[error("{}: cannot list this folder", path.display())]
+    /// A file or folder cannot be looked at.
+    #[error("{}: cannot look at this path", shown(path))]
     Unreadable {
-        /// The folder.
+        /// The path.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
     },
     /// `dataset.json` cannot be used.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", shown(path))]
     BadDescription {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
+    },
+    /// Two datasets have the same name and no folders above them that tell them apart.
+    #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]
+    SameName {
+        /// The folder that was searched.
+        path: PathBuf,
+        /// The name.
+        name: String,
     },
     /// There is nothing to convert.
     #[error(
-        "{}: no CT volumes here; expected DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz (nnU-Net), a dataset.json \
-         (Medical Segmentation Decathlon), or .nii/.nii.gz files",
-        path.display()
+        "{}: no CT volumes here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
+         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii and \
+         .nii.gz files{}",
+        shown(path),
+        unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]
     Empty {
         /// The folder.
         path: PathBuf,
+        /// The weightiest of the files that are there.
+        unused: Option<UnusedFile>,
     },
 }
 
 /// Finds the datasets in `root`, sorted by name.
 ///
 /// # Errors
-/// If a folder cannot be listed, a `dataset.json` cannot be read, or there is no volume at all.
+/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
 pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
+    let mut datasets = survey(root)?.datasets;
+    datasets.retain(|dataset| dataset.num_listed() > 0);
+    Ok(datasets)
+}
+
+/// Finds the datasets in `root`, and all that lies there and belongs to none.
+///
+/// # Errors
+/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
+pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
-    let mut datasets = Vec::new();
-    if let Some(dataset) = read_one(root)? {
-        datasets.push(dataset);
+    let mut listing = Listing::default();
+    let tree = tree::walk(root, &mut listing.unused)?;
+    let mut finder = Finder { root, found: Vec::new(), stray: Vec::new() };
+    let own = finder.search(&tree, true)?;
+    if finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0) {
+        // In none of the layouts: all volumes are one dataset.
+        listing.datasets = vec![folder::read(&tree, own.as_ref())];
     } else {
-        for path in list(root)?.into_iter().filter(|path| path.is_dir()) {
-            datasets.extend(read_one(&path)?);
+        for file in &finder.stray {
+            listing.unused.push(outside(file));
         }
-        if datasets.is_empty() {
-            datasets.push(folder::read(root)?);
-        }
+        listing.datasets = unique_names(finder.found, root)?;
     }
-    if datasets.iter().all(|dataset| dataset.cases.is_empty() && dataset.left_out.is_empty()) {
-        return Err(DatasetError::Empty { path: root.clone() });
+    once_each(&tree, &mut listing);
+    listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
+    if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
+        let unused = listing.all_unused().max_by_key(|unused| unused.reason.weight()).cloned();
+        return Err(DatasetError::Empty { path: root.clone(), unused });
+    }
+    Ok(listing)
+}
+
+struct Finder<'a> {
+    root: &'a Path,
+    /// Datasets by the folder they were found in.
+    found: Vec<(PathBuf, Dataset)>,
+    /// Files in no dataset.
+    stray: Vec<tree::TreeFile>,
+}
+
+impl Finder<'_> {
+    /// Searches a folder; returns its description if it is in no layout.
+    fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
+        let description = description::read(&folder.path, self.root)?;
+        let listed = match &description {
+            Some(description) => listed::read(folder, description)?,
+            None => None,
+        };
+        let whole = listed
+            .or_else(|| nnunet::read(folder, description.as_ref()))
+            .or_else(|| paired::read(folder, description.as_ref()));
+        if let Some(dataset) = whole {
+            self.found.push((folder.path.clone(), dataset));
+            return Ok(description);
+        }
+        if let Some((dataset, others)) = per_case::read(folder, description.as_ref(), is_root) {
+            self.found.push((folder.path.clone(), dataset));
+            for other in others {
+                self.search(other, false)?;
+            }
+            return Ok(description);
+        }
+        self.stray.extend(folder.files.iter().cloned());
+        for child in &folder.folders {
+            if child.is_empty() {
+                let dataset = Dataset {
+                    name: child.name.clone(),
+                    notes: vec![DatasetNote::Empty],
+                    vacant: vec![format!("{}/", child.name)],
+                    ..Dataset::default()
+                };
+                self.found.push((child.path.clone(), dataset));
+            } else {
+                self.search(child, false)?;
+            }
+        }
+        Ok(description)
+    }
+}
+
+fn outside(file: &tree::TreeFile) -> UnusedFile {
+    let is_test = file.path.iter().any(|part| {
+        let part = part.to_string_lossy().to_lowercase();
+        ["test", "testing", "imagests", "labelsts"].contains(&part.as_str())
+    });
+    let reason = if is_test { UnusedReason::TestData } else { UnusedReason::OutsideDatasets };
+    UnusedFile { path: file.path.clone(), reason: unused::by_name(file).unwrap_or(reason) }
+}
+
+/// Gives datasets of the same name the names of the folders above them as well.
+fn unique_names(found: Vec<(PathBuf, Dataset)>, root: &Path) -> Result<Vec<Dataset>, DatasetError> {
+    let mut count: HashMap<String, usize> = HashMap::new();
+    for (_, dataset) in &found {
+        *count.entry(dataset.name.clone()).or_default() += 1;
+    }
+    let mut datasets: Vec<Dataset> = Vec::with_capacity(found.len());
+    for (path, mut dataset) in found {
+        if count[&dataset.name] > 1 {
+            let parts = path.strip_prefix(root).unwrap_or(&path).iter().map(|part| part.to_string_lossy());
+            let name = parts.collect::<Vec<_>>().join("-");
+            dataset.rename(&name);
+        }
+        if datasets.iter().any(|other| other.name == dataset.name) {
+            return Err(DatasetError::SameName { path: root.to_owned(), name: dataset.name });
+        }
+        datasets.push(dataset);
     }
     Ok(datasets)
 }
 
-fn read_one(path: &Path) -> Result<Option<Dataset>, DatasetError> {
-    if path.join("imagesTr").is_dir() {
-        // The Decathlon has imagesTr too, but its names carry no channel number.
-        match decathlon::read(path)? {
-            Some(dataset) => Ok(Some(dataset)),
-            None => nnunet::read(path).map(Some),
+/// Keeps each scan once. Links to one image with different label maps are different cases; of equal ones the first
+/// counts that is reached without links, else the first in the order of datasets and cases.
+fn once_each(tree: &Folder, listing: &mut Listing) {
+    let files: HashMap<&Path, &tree::TreeFile> = tree.all_files().map(|file| (file.path.as_path(), file)).collect();
+    let id = |path: &Path| files.get(path).and_then(|file| file.id);
+    let is_linked = |case: &CaseFiles| files.get(case.image.as_path()).is_some_and(|file| file.is_linked);
+    let key = |case: &CaseFiles| case.files().map(id).collect::<Option<Vec<FileId>>>();
+    let mut first_of: HashMap<Vec<FileId>, PathBuf> = HashMap::new();
+    let mut image_of: HashMap<FileId, PathBuf> = HashMap::new();
+    for linked in [false, true] {
+        let cases = listing.datasets.iter().flat_map(|dataset| &dataset.cases);
+        for case in cases.filter(|case| is_linked(case) == linked) {
+            if let Some(key) = key(case) {
+                image_of.entry(key[0]).or_insert_with(|| case.image.clone());
+                first_of.entry(key).or_insert_with(|| case.image.clone());
+            }
         }
-    } else {
-        Ok(None)
     }
-}
-
-/// Datasets and cases not wanted, by name.
-///
-/// A pattern is a dataset's folder name, that name without its `DatasetXXX_` or `TaskXX_`, or a case's name; `*` and
-/// `?` stand for any text and any character. Upper and lower case are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Exclude {
-    patterns: Vec<(String, WildMatch)>,
-}
-
-impl Exclude {
-    /// From patterns.
-    #[must_use]
-    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Self {
-        let compile = |pattern: &S| (pattern.as_ref().to_owned(), WildMatch::new(&pattern.as_ref().to_lowercase()));
-        Self { patterns: patterns.iter().map(compile).collect() }
-    }
-
-    /// Removes what is not wanted; returns how many cases went, and the patterns that met nothing.
-    pub fn apply(&self, datasets: &mut Vec<Dataset>) -> (usize, Vec<String>) {
-        let mut met = vec![false; self.patterns.len()];
-        let mut removed = 0;
-        let mut meets = |names: &[&str]| {
-            let mut any = false;
-            for ((_, pattern), met) in self.patterns.iter().zip(&mut met) {
-                if names.iter().any(|name| pattern.matches(&name.to_lowercase())) {
-                    *met = true;
-                    any = true;
-                }
+    for dataset in &mut listing.datasets {
+        let unused = &mut dataset.unused;
+        dataset.cases.retain(|case| {
+            let first = key(case).and_then(|key| first_of.get(&key)).filter(|first| **first != case.image);
+            if let Some(first) = first {
+                let reason = UnusedReason::SameFile { first: first.clone() };
+                unused.extend(case.files().map(|path| UnusedFile { path: path.to_owned(), reason: reason.clone() }));
             }
-            any
-        };
-        datasets.retain_mut(|dataset| {
-            if meets(&[&dataset.name, short_name(&dataset.name)]) {
-                removed += dataset.cases.len() + dataset.left_out.len();
-                return false;
-            }
-            let before = dataset.cases.len();
-            dataset.cases.retain(|case| !meets(&[&case.case_id, &case.key()]));
-            removed += before - dataset.cases.len();
-            true
+            first.is_none()
         });
-        let unmet = self.patterns.iter().zip(&met).filter(|(_, met)| !**met);
-        (removed, unmet.map(|((pattern, _), _)| pattern.clone()).collect())
     }
-}
-
-/// `BTCV` of `Dataset001_BTCV`, `Liver` of `Task03_Liver`.
-fn short_name(name: &str) -> &str {
-    match name.split_once('_') {
-        Some((head, tail)) if head.starts_with("Dataset") || head.starts_with("Task") => tail,
-        _ => name,
-    }
-}
-
-fn list(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let unreadable = |source| DatasetError::Unreadable { path: path.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        // Hidden files are not data: `._x.nii.gz` is what macOS leaves in archives.
-        if !entry.file_name().to_string_lossy().starts_with('.') {
-            paths.push(entry.path());
+    // An unused path to a scan that is converted under another one is no loss.
+    let all = listing.datasets.iter_mut().flat_map(|dataset| &mut dataset.unused).chain(&mut listing.unused);
+    for unused in all {
+        let first = id(&unused.path).and_then(|id| image_of.get(&id));
+        if let Some(first) = first.filter(|first| **first != unused.path) {
+            unused.reason = UnusedReason::SameFile { first: first.clone() };
         }
     }
-    paths.sort();
-    Ok(paths)
 }
 
-/// `case` of `case.nii.gz` or `case.nii`; `None` for other files.
-fn nifti_stem(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii")).filter(|stem| !stem.is_empty())
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned())
-}
-
-fn read_description(path: &Path) -> Result<Option<serde_json::Value>, DatasetError> {
-    let bad = |reason: String| DatasetError::BadDescription { path: path.to_owned(), reason };
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|err| bad(format!("not valid JSON: {err}"))),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(bad(format!("cannot read: {err}"))),
-    }
-}
-
-/// Class names by value from either form of `labels`: `{"liver": 1}` (nnU-Net 2) or `{"1": "liver"}` (Decathlon).
-///
-/// Regions (`{"tumour": [1, 2]}`) are no classes of their own and are passed over.
-fn labels(description: &serde_json::Value) -> BTreeMap<u8, String> {
-    let Some(labels) = description.get("labels").and_then(|labels| labels.as_object()) else {
-        return BTreeMap::new();
-    };
-    let entry = |(key, value): (&String, &serde_json::Value)| match (key.parse::<u8>(), value) {
-        (Ok(label), serde_json::Value::String(name)) => Some((label, name.clone())),
-        (_, value) => {
-            let label = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
-            Some((u8::try_from(label).ok()?, key.clone()))
+impl Dataset {
+    /// An empty dataset with what its description says.
+    fn described(name: String, description: Option<&Description>) -> Self {
+        let Some(description) = description else { return Self { name, ..Self::default() } };
+        let is_ct = |channel: &String| {
+            let words = channel.to_lowercase();
+            // nnU-Net treats a channel as a CT if it is named so; the Decathlon writes "CT", others "computed tomography".
+            words.split(|c: char| !c.is_alphanumeric()).any(|word| ["ct", "cta", "tomography"].contains(&word))
+        };
+        let other = description.channels.iter().find(|channel| !is_ct(channel)).cloned();
+        Self {
+            name,
+            labels: description.labels.clone(),
+            regions: description.regions.clone(),
+            ignore: description.ignore,
+            notes: other.map(|channel| DatasetNote::Modality { channel }).into_iter().collect(),
+            ..Self::default()
         }
-    };
-    labels.iter().filter_map(entry).collect()
+    }
+
+    /// Number of cases, skipped ones included.
+    #[must_use]
+    pub fn num_listed(&self) -> usize {
+        self.cases.len() + self.skipped.len()
+    }
+
+    /// Changes the name, in the cases as well.
+    fn rename(&mut self, name: &str) {
+        for case in &mut self.cases {
+            name.clone_into(&mut case.dataset);
+        }
+        let prefix = format!("{}/", self.name);
+        for skipped in &mut self.skipped {
+            if let Some(case_id) = skipped.case.strip_prefix(&prefix) {
+                skipped.case = format!("{name}/{case_id}");
+            }
+        }
+        for vacant in &mut self.vacant {
+            if let Some(rest) = vacant.strip_prefix(&prefix) {
+                *vacant = format!("{name}/{rest}");
+            }
+        }
+        name.clone_into(&mut self.name);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn touch(root: &Path, files: &[&str]) {
-        for file in files {
-            let path = root.join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"").unwrap();
-        }
-    }
-
-    fn check(files: &[&str], json: Option<(&str, &str)>, expected: &[(&str, bool)]) -> Vec<Dataset> {
-        let root = tempfile::tempdir().unwrap();
-        touch(root.path(), files);
-        if let Some((path, text)) = json {
-            std::fs::write(root.path().join(path), text).unwrap();
-        }
-        let datasets = find(root.path()).unwrap();
-        let found: Vec<(String, bool)> =
-            datasets.iter().flat_map(|d| &d.cases).map(|case| (case.key(), case.label.is_some())).collect();
-        let expected: Vec<(String, bool)> = expected.iter().map(|(key, label)| ((*key).to_owned(), *label)).collect();
-        let strip = |found: Vec<(String, bool)>| -> Vec<(String, bool)> {
-            let top = name_of(root.path());
-            found.into_iter().map(|(key, label)| (key.replace(&top, "TOP"), label)).collect()
-        };
-        assert_eq!(strip(found), expected);
-        datasets
-    }
-
-    #[test]
-    fn nnunet_datasets_are_found_in_a_raw_folder() {
-        let datasets = check(
-            &[
-                "Dataset001_A/imagesTr/x_0000.nii.gz",
-                "Dataset001_A/imagesTr/._x_0000.nii.gz",
-                "Dataset001_A/labelsTr/x.nii.gz",
-                "Dataset001_A/imagesTs/t_0000.nii.gz",
-                "Dataset002_B/imagesTr/y_0000.nii",
-                "Dataset002_B/imagesTr/z_0000.nii.gz",
-                "Dataset002_B/imagesTr/z_0001.nii.gz",
-            ],
-            Some(("Dataset001_A/dataset.json", r#"{"labels": {"background": 0, "liver": 1, "both": [1, 2]}}"#)),
-            &[("Dataset001_A/x", true), ("Dataset002_B/y", false)],
-        );
-        assert_eq!(datasets[0].labels, BTreeMap::from([(0, "background".into()), (1, "liver".into())]));
-        assert_eq!(datasets[1].left_out.len(), 1, "two channels: {:?}", datasets[1].left_out);
-    }
-
-    #[test]
-    fn one_nnunet_dataset_may_be_given_directly() {
-        check(&["imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz"], None, &[("TOP/x", true)]);
-    }
-
-    #[test]
-    fn the_decathlon_lists_its_cases() {
-        let json = r#"{"labels": {"0": "background", "1": "liver"},
-            "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}, "./imagesTr/gone.nii.gz"]}"#;
-        let datasets =
-            check(&["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"], Some(("dataset.json", json)), &[("TOP/a", true)]);
-        assert_eq!(datasets[0].labels[&1], "liver");
-        assert!(datasets[0].left_out[0].reason.contains("missing"), "{:?}", datasets[0].left_out);
-    }
-
-    #[test]
-    fn any_folder_of_volumes_will_do() {
-        check(&["b/2.nii", "a.nii.gz", "notes.txt"], None, &[("TOP/a", false), ("TOP/b/2", false)]);
-    }
-
-    #[test]
-    fn an_empty_folder_is_an_error() {
-        let root = tempfile::tempdir().unwrap();
-        touch(root.path(), &["notes.txt"]);
-        assert!(matches!(find(root.path()), Err(DatasetError::Empty { .. })));
-        assert!(matches!(find(&root.path().join("gone")), Err(DatasetError::Unreadable { .. })));
-    }
-
-    #[test]
-    fn exclusion_is_by_dataset_or_case_name() {
-        let root = tempfile::tempdir().unwrap();
-        touch(
-            root.path(),
-            &[
-                "Dataset001_WORD/imagesTr/a_0000.nii",
-                "Dataset002_X/imagesTr/b1_0000.nii",
-                "Dataset002_X/imagesTr/c_0000.nii",
-            ],
-        );
-        let mut datasets = find(root.path()).unwrap();
-        let (removed, unmet) = Exclude::new(&["word", "b?", "AMOS"]).apply(&mut datasets);
-        assert_eq!((removed, unmet), (2, vec!["AMOS".to_owned()]));
-        assert_eq!(datasets[0].cases[0].case_id, "c");
-    }
-}
+mod tests;

@@ -76,6 +76,22 @@ impl Orientation {
         }
         oriented
     }
+
+    /// The affine of a source array whose oriented array, of shape `oriented_shape`, has the affine `oriented`: the
+    /// inverse of [`Orientation::affine`], but for its rounding.
+    #[must_use]
+    pub fn source_affine(&self, oriented: &Affine, oriented_shape: [usize; 3]) -> Affine {
+        let mut affine = *oriented;
+        for row in 0..3 {
+            for (axis, &source) in self.source_axis.iter().enumerate() {
+                let column = oriented[row][axis];
+                affine[row][source] = if self.flipped[axis] { -column } else { column };
+                // The first voxel of the source is the last one of a flipped axis.
+                affine[row][3] += if self.flipped[axis] { column * (oriented_shape[axis] as f64 - 1.0) } else { 0.0 };
+            }
+        }
+        affine
+    }
 }
 
 /// Matrix whose columns are the axes of a quaternion's rotation, scaled to `lengths`; equal to nibabel's to the last bit.

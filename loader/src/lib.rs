@@ -8,9 +8,9 @@
 //! Draws phantoms, converts them to shards, and reads two batches of crops:
 //!
 //! ```
-//! use std::sync::{Arc, atomic::AtomicBool};
+//! use std::sync::Arc;
 //!
-//! use hiend_loader::convert::{ConvertOptions, convert};
+//! use hiend_loader::convert::Conversion;
 //! use hiend_loader::phantom::{PhantomConfig, write_dataset};
 //! use hiend_loader::preprocess::PreprocessConfig;
 //! use hiend_loader::{Cache, Loader, LoaderOptions, StreamConfig, dataset};
@@ -23,8 +23,7 @@
 //!
 //! let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
 //! let datasets = dataset::find(&raw)?;
-//! let options = ConvertOptions::default();
-//! convert(&raw, &datasets, &shards, &config, &options, &AtomicBool::new(false), |_| {})?;
+//! Conversion::new(&raw, &datasets, &shards).config(config).run()?;
 //!
 //! let config = StreamConfig { crop_size: [24; 3], crops_per_visit: 4, visits_per_batch: 2, ..StreamConfig::default() };
 //! let loader = Loader::open(Arc::new(Cache::open(&shards)?), config, 42, &LoaderOptions::default())?;
@@ -73,6 +72,7 @@ pub mod sampler;
 pub mod scan;
 pub mod split;
 pub mod stats;
+pub mod stop;
 pub mod transform;
 pub mod verdict;
 pub mod visit;

@@ -202,7 +202,7 @@ impl Phantom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nifti::read_volume;
+    use crate::nifti::{read_labels, read_volume};
     use crate::preprocess::{PreprocessConfig, preprocess};
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         let config = PhantomConfig { cases: 2, seed: 5, spacing_mm: [5.0, 7.0] };
         write_dataset(dir.path(), &config).unwrap();
         let image = read_volume(&dir.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
-        let label = read_volume(&dir.path().join("labelsTr/phantom_000.nii.gz")).unwrap();
+        let label = read_labels(&dir.path().join("labelsTr/phantom_000.nii.gz")).unwrap();
         let prepared = preprocess(&image, Some(&label), &PreprocessConfig::default()).unwrap();
         let labels = prepared.label.unwrap();
         for class in 0..6 {

@@ -1,58 +1,57 @@
-//! What converting will take: disk, time and memory, from every header and a short probe.
+//! Estimate of the disk, time and memory that a conversion takes, from every header and a short probe.
 //!
-//! Headers give exact sizes of what will be read, held in memory and resampled. What a voxel takes on disk, and how
-//! long it takes, depends on the scans; so for some seconds cases are converted in memory and thrown away: the median
-//! case of every dataset first, then smaller and larger ones. A dataset that the probe did not reach is judged by all
-//! that it did.
+//! Headers give exact sizes of the files, of the memory and of the resampled volumes. Bytes and seconds a voxel depend
+//! on the scans, so cases are converted in memory for some seconds and thrown away: the median case of every dataset
+//! first, then smaller and larger ones. A dataset that the probe did not reach is estimated from all that it did.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use crate::budget::cores;
 use crate::case::{CaseFiles, SkippedCase};
-use crate::convert::{ConvertOptions, check_extent, memory_needed, probe};
+use crate::convert::{ConvertOptions, check_extent, headers, memory_needed, probe};
 use crate::dataset::Dataset;
-use crate::nifti::{NiftiError, read_info};
 use crate::preprocess::{PreprocessConfig, resampled_shape};
 
-/// What a dataset will take.
+/// Estimate for a dataset.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetPlan {
-    /// Its name.
+    /// Name of the dataset.
     pub name: String,
-    /// Cases with a readable header.
+    /// Number of cases with a readable header.
     pub cases: usize,
-    /// How many of them have labels.
+    /// Number of them that have labels.
     pub with_label: usize,
-    /// Bytes of their files.
+    /// Size of their files in bytes.
     pub bytes_in: u64,
-    /// Voxels after resampling, before the crop to the foreground.
+    /// Number of voxels after resampling, before the crop to the foreground.
     pub voxels: u64,
-    /// Bytes on disk, estimated.
+    /// Estimated size on disk in bytes.
     pub bytes_out: u64,
-    /// Seconds of one core, estimated.
+    /// Estimated time of one core in seconds.
     pub core_secs: f64,
-    /// Memory of its largest case in work.
+    /// Memory that its largest case takes while it is converted, in bytes.
     pub largest_case_bytes: u64,
 }
 
-/// What a conversion will take.
+/// Estimate for a conversion.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Dataset by dataset.
+    /// Estimates by dataset.
     pub datasets: Vec<DatasetPlan>,
-    /// Cases that the headers already rule out, or the probe found unusable.
-    pub left_out: Vec<SkippedCase>,
-    /// How many cases were converted to judge the others.
+    /// Cases that their headers rule out, or that the probe found unusable.
+    pub skipped: Vec<SkippedCase>,
+    /// Number of cases converted by the probe.
     pub probed: usize,
-    /// The most memory that cases in work will take together, within the budget given.
+    /// Upper bound of the memory that cases take together, in bytes, within the budget given.
     pub peak_memory_bytes: u64,
-    /// Seconds on the clock, estimated, with as many cases at a time as asked for.
+    /// Estimated wall-clock time in seconds.
     pub secs: f64,
 }
 
-/// A case by its headers.
+/// A case with the sizes that its headers give.
 struct Sized<'a> {
     case: &'a CaseFiles,
     bytes_in: u64,
@@ -60,7 +59,7 @@ struct Sized<'a> {
     memory: u64,
 }
 
-/// What was measured of one case, or of several together.
+/// Measurement of one case, or of several together.
 #[derive(Clone, Copy, Default)]
 struct Measured {
     voxels: u64,
@@ -86,7 +85,7 @@ impl Measured {
     }
 }
 
-/// Reads all headers, and converts cases in memory for about `probe_for`.
+/// Reads all headers, and converts cases in memory for about the time `probe_for`.
 #[must_use]
 pub fn plan(
     root: &Path,
@@ -98,22 +97,22 @@ pub fn plan(
     let mut plan = Plan::default();
     let mut sized: Vec<Vec<Sized<'_>>> = Vec::with_capacity(datasets.len());
     for dataset in datasets {
-        plan.left_out.extend(dataset.left_out.iter().cloned());
+        plan.skipped.extend(dataset.skipped.iter().cloned());
         let headers: Vec<Result<Sized<'_>, SkippedCase>> =
             dataset.cases.par_iter().map(|case| size_of(case, config)).collect();
         let mut cases = Vec::with_capacity(headers.len());
         for header in headers {
             match header {
                 Ok(case) => cases.push(case),
-                Err(left_out) => plan.left_out.push(left_out),
+                Err(skipped) => plan.skipped.push(skipped),
             }
         }
         cases.sort_by_key(|case| case.voxels);
         sized.push(cases);
     }
-    let (measured, all) = probe_cases(root, &sized, config, options, probe_for, &mut plan);
-    for ((dataset, cases), own) in datasets.iter().zip(&sized).zip(measured) {
-        let by = if own.voxels > 0 { own } else { all };
+    let (by_dataset, all) = probe_cases(root, &sized, config, options, probe_for, &mut plan);
+    for ((dataset, cases), own) in datasets.iter().zip(&sized).zip(by_dataset) {
+        let measured = if own.voxels > 0 { own } else { all };
         let voxels = cases.iter().map(|case| case.voxels).sum();
         plan.datasets.push(DatasetPlan {
             name: dataset.name.clone(),
@@ -121,35 +120,33 @@ pub fn plan(
             with_label: cases.iter().filter(|case| case.case.label.is_some()).count(),
             bytes_in: cases.iter().map(|case| case.bytes_in).sum(),
             voxels,
-            bytes_out: by.bytes_for(voxels),
-            core_secs: by.secs_for(voxels),
+            bytes_out: measured.bytes_for(voxels),
+            core_secs: measured.secs_for(voxels),
             largest_case_bytes: cases.iter().map(|case| case.memory).max().unwrap_or(0),
         });
     }
     let mut memory: Vec<u64> = sized.iter().flatten().map(|case| case.memory).collect();
     memory.sort_unstable_by(|a, b| b.cmp(a));
     let largest = memory.first().copied().unwrap_or(0);
-    // A case that needs more than the budget works alone; otherwise the budget is the bound.
+    // A case that needs more than the budget is converted alone; otherwise the budget is the bound.
     let together: u64 = memory.iter().take(options.jobs).sum();
     plan.peak_memory_bytes = together.min(options.memory_bytes.max(largest));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let core_secs: f64 = plan.datasets.iter().map(|dataset| dataset.core_secs).sum();
     let slowest = sized.iter().flatten().map(|case| all.secs_for(case.voxels)).fold(0.0, f64::max);
-    plan.secs = (core_secs / options.jobs.min(cores).max(1) as f64).max(slowest);
+    plan.secs = (core_secs / options.jobs.min(cores()).max(1) as f64).max(slowest);
     plan
 }
 
 fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'a>, SkippedCase> {
-    let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
-    let image = read_info(&case.image).map_err(nifti)?;
-    let label = case.label.as_deref().map(read_info).transpose().map_err(nifti)?;
-    check_extent(&image, config).map_err(|reason| SkippedCase::new(case, &case.image, reason))?;
+    let (image, label) = headers(case)?;
+    check_extent(&image, config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
     let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
-    let bytes_in = case.file_bytes();
+    let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot look at its files: {err}"));
+    let bytes_in = case.file_bytes().map_err(unseen)?;
     Ok(Sized { case, bytes_in, voxels, memory: memory_needed(bytes_in, &image, label.as_ref(), config) })
 }
 
-/// Measures cases, spread over datasets and sizes, until the time is over; the median of the first dataset always.
+/// Measures cases of all datasets and sizes until the time is over; the median case of the first dataset in any case.
 fn probe_cases(
     root: &Path,
     sized: &[Vec<Sized<'_>>],
@@ -179,7 +176,7 @@ fn probe_cases(
                     all.add(one);
                     plan.probed += 1;
                 }
-                Err(left_out) => plan.left_out.push(left_out),
+                Err(skipped) => plan.skipped.push(skipped),
             }
         }
     }

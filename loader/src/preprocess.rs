@@ -20,7 +20,7 @@ use hiend_cache::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::{cropped, largest_shift_mm, spacing};
-use crate::nifti::{NiftiInfo, NiftiVolume};
+use crate::nifti::{LabelVolume, NiftiInfo, NiftiVolume};
 use foreground::ForegroundBox;
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
@@ -93,15 +93,50 @@ pub fn resampled_shape(info: &NiftiInfo, config: &PreprocessConfig) -> [usize; 3
     Resampling::new(info, config.spacing).shape()
 }
 
-/// Prepares one scan.
+/// A scan that cannot be prepared, and the reason.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PreprocessError {
+    /// Nothing lies above the window's lower end.
+    #[error("no voxel above {low} HU; is this a CT in Hounsfield units?")]
+    NoForeground {
+        /// Lower end of the window, in HU.
+        low: f64,
+    },
+    /// Image and label have different numbers of voxels.
+    #[error("label of shape {label:?} for an image of shape {image:?}")]
+    LabelShape {
+        /// Shape of the label map, in RAS+ order.
+        label: [usize; 3],
+        /// Shape of the image, in RAS+ order.
+        image: [usize; 3],
+    },
+    /// The headers put image and label in different places.
+    #[error("label lies {shift_mm:.1} mm off its image; their headers must agree within a voxel")]
+    LabelPlace {
+        /// Largest distance between the places of a corner voxel, in mm.
+        shift_mm: f64,
+    },
+}
+
+impl PreprocessError {
+    /// Whether the label map is at fault rather than the image.
+    #[must_use]
+    pub fn concerns_label(&self) -> bool {
+        matches!(self, Self::LabelShape { .. } | Self::LabelPlace { .. })
+    }
+}
+
+/// Prepares one scan. The label map may be stored in another orientation than its image, as long as it lies in the same
+/// place.
 ///
 /// # Errors
-/// If image and label do not belong together, labels are no labels, or nothing lies above the window's lower end.
+/// If image and label do not belong together, or nothing lies above the window's lower end.
 pub fn preprocess(
     image: &NiftiVolume,
-    label: Option<&NiftiVolume>,
+    label: Option<&LabelVolume>,
     config: &PreprocessConfig,
-) -> Result<Prepared, String> {
+) -> Result<Prepared, PreprocessError> {
+    let label = label.map(|label| Ok((label, on_image(&image.info, &label.info)?))).transpose()?;
     let resampling = Resampling::new(&image.info, config.spacing);
     let quantiser = Quantiser::new(config.window, config.store);
     let shape = resampling.shape();
@@ -114,23 +149,17 @@ pub fn preprocess(
         quantiser.quantise(values, samples);
     });
     let Some(region) = found.region(&resampling) else {
-        let low = config.window[0];
-        return Err(format!("no voxel above {low} HU; is this a CT in Hounsfield units?"));
+        return Err(PreprocessError::NoForeground { low: config.window[0] });
     };
-    let label = match label {
-        Some(label) => {
-            check_pair(&image.info, &label.info)?;
-            let labels = label.to_labels()?;
-            let own = Resampling::new(&label.info, config.spacing);
-            let on_image = own.shape() == shape && own.target_axis() == resampling.target_axis();
-            // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.
-            let mut resampled = nearest(&labels, if on_image { &own } else { &resampling });
-            drop(labels);
-            foreground::crop(&mut resampled, shape, &region);
-            Some(resampled)
-        }
-        None => None,
-    };
+    let label = label.map(|(label, on_image)| {
+        // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.
+        let own = Resampling::new(&label.info, config.spacing);
+        let is_usable = own.shape() == shape && on_image.orientation == label.info.orientation;
+        let as_image = if is_usable { own } else { Resampling::new(&on_image, config.spacing) };
+        let mut resampled = nearest(&label.voxels, &as_image);
+        foreground::crop(&mut resampled, shape, &region);
+        resampled
+    });
     foreground::crop(&mut samples, shape, &region);
     let affine = cropped(&resampling.affine(), region.start);
     let geometry = Geometry {
@@ -143,15 +172,111 @@ pub fn preprocess(
     Ok(Prepared { shape: region.shape(), image: samples, label, quantiser, geometry })
 }
 
-/// A label map must lie on its image's grid. Headers that differ by rounding are common and harmless.
-fn check_pair(image: &NiftiInfo, label: &NiftiInfo) -> Result<(), String> {
-    if image.shape != label.shape {
-        return Err(format!("label of shape {:?} for an image of shape {:?}", label.shape, image.shape));
-    }
-    let shift = largest_shift_mm(&image.affine, &label.affine, image.shape);
+/// Checks that a label map lies on its image's grid; returns the label's header with the image's geometry, expressed in
+/// the label's own order of axes. Headers that differ by rounding are common and harmless.
+fn on_image(image: &NiftiInfo, label: &NiftiInfo) -> Result<NiftiInfo, PreprocessError> {
     let side = spacing(&image.affine).into_iter().fold(f64::INFINITY, f64::min);
-    if shift > side {
-        return Err(format!("label lies {shift:.1} mm off its image; their headers must agree within a voxel"));
+    if image.shape == label.shape && largest_shift_mm(&image.affine, &label.affine, image.shape) <= side {
+        // The same array order. Near 45 degrees rounding may make the two orientations differ: the image's counts.
+        return Ok(label.with_geometry(image.affine, image.orientation));
     }
-    Ok(())
+    let shapes = [image, label].map(|info| info.orientation.shape(info.shape));
+    let [image_shape, label_shape] = shapes;
+    if image_shape != label_shape {
+        return Err(PreprocessError::LabelShape { label: label_shape, image: image_shape });
+    }
+    let [oriented, own] = [image, label].map(|info| info.orientation.affine(&info.affine, info.shape));
+    let shift_mm = largest_shift_mm(&oriented, &own, image_shape);
+    if shift_mm > side {
+        return Err(PreprocessError::LabelPlace { shift_mm });
+    }
+    Ok(label.with_geometry(label.orientation.source_affine(&oriented, image_shape), label.orientation))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::geometry::Affine;
+    use crate::nifti::testing::TestFile;
+    use crate::nifti::{read_labels, read_volume};
+
+    const SHAPE: [usize; 3] = [5, 6, 7];
+    const AFFINE: Affine = [[-2.0, 0.0, 0.0, 9.0], [0.0, -3.0, 0.0, 7.0], [0.0, 0.0, 4.0, -5.0], [0.0, 0.0, 0.0, 1.0]];
+
+    fn voxel(at: usize) -> [usize; 3] {
+        [at % SHAPE[0], at / SHAPE[0] % SHAPE[1], at / SHAPE[0] / SHAPE[1]]
+    }
+
+    /// Stores values in another order of axes: axis `k` of the file is axis `order[k]`, backwards where `flipped`.
+    fn stored(values: &[u8], order: [usize; 3], flipped: [bool; 3]) -> TestFile {
+        let shape = order.map(|axis| SHAPE[axis]);
+        let mut file_values = vec![0; values.len()];
+        for (at, &value) in values.iter().enumerate() {
+            let from = voxel(at);
+            let to: [usize; 3] = std::array::from_fn(|k| {
+                let position = from[order[k]];
+                if flipped[k] { shape[k] - 1 - position } else { position }
+            });
+            file_values[(to[2] * shape[1] + to[1]) * shape[0] + to[0]] = value;
+        }
+        let mut affine = AFFINE;
+        for row in 0..3 {
+            for k in 0..3 {
+                let column = AFFINE[row][order[k]];
+                affine[row][k] = if flipped[k] { -column } else { column };
+                affine[row][3] += if flipped[k] { column * (shape[k] as f64 - 1.0) } else { 0.0 };
+            }
+        }
+        TestFile::new(shape, &[]).with_u8(&file_values).affine(&affine)
+    }
+
+    fn prepare(dir: &Path, label: &TestFile, spacing: Option<[f64; 3]>) -> Result<Vec<u8>, PreprocessError> {
+        let image = vec![40; SHAPE.iter().product()];
+        let image = read_volume(&TestFile::new(SHAPE, &image).affine(&AFFINE).write(&dir.join("image.nii"))).unwrap();
+        let label = read_labels(&label.write(&dir.join("label.nii"))).unwrap();
+        let config = PreprocessConfig { spacing, ..PreprocessConfig::default() };
+        Ok(preprocess(&image, Some(&label), &config)?.label.unwrap())
+    }
+
+    #[test]
+    fn a_label_in_another_orientation_is_the_same_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let values: Vec<u8> = (0..SHAPE.iter().product::<usize>()).map(|at| (at % 251).to_le_bytes()[0]).collect();
+        for spacing in [None, Some([1.5; 3])] {
+            let expected = prepare(dir.path(), &stored(&values, [0, 1, 2], [false; 3]), spacing).unwrap();
+            if spacing.is_none() {
+                // RAS+, z fastest: x and y run backwards in the file.
+                let ras: Vec<u8> = (0..values.len())
+                    .map(|at| {
+                        let [x, y, z] = [at / (SHAPE[1] * SHAPE[2]), at / SHAPE[2] % SHAPE[1], at % SHAPE[2]];
+                        values[(z * SHAPE[1] + SHAPE[1] - 1 - y) * SHAPE[0] + SHAPE[0] - 1 - x]
+                    })
+                    .collect();
+                assert_eq!(expected, ras);
+            }
+            for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+                for flips in 0..8 {
+                    let flipped = [flips & 1 != 0, flips & 2 != 0, flips & 4 != 0];
+                    let label = prepare(dir.path(), &stored(&values, order, flipped), spacing).unwrap();
+                    assert!(label == expected, "{order:?} {flipped:?} {spacing:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_elsewhere_or_of_another_shape_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = vec![1; SHAPE.iter().product()];
+        let mut affine = AFFINE;
+        affine[2][3] += 4.0;
+        let shifted = stored(&values, [0, 1, 2], [false; 3]).affine(&affine);
+        assert_eq!(prepare(dir.path(), &shifted, None), Err(PreprocessError::LabelPlace { shift_mm: 4.0 }));
+        let other = TestFile::new([5, 6, 6], &[]).with_u8(&values[30..]).affine(&AFFINE);
+        let error = prepare(dir.path(), &other, None).unwrap_err();
+        assert_eq!(error, PreprocessError::LabelShape { label: [5, 6, 6], image: SHAPE });
+        assert!(error.concerns_label());
+    }
 }

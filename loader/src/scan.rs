@@ -1,6 +1,6 @@
 //! One scan as training sees it: read from a file and preprocessed, or taken from a cache.
 //!
-//! Both ways give the same voxels, and a crop is the one that the stream would cut there before augmentation.
+//! Both give the same voxels, and a crop equals the one that the stream cuts at that place before augmentation.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,24 +9,24 @@ use std::str::FromStr;
 use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 
 use crate::geometry::{Affine, inverse};
-use crate::nifti::{NiftiError, read_volume};
+use crate::nifti::{NiftiError, file_stem, read_volume};
 use crate::preprocess::window::{Scale, Store};
-use crate::preprocess::{PreprocessConfig, preprocess};
+use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
 use crate::sampler::box_start;
 
-/// Why there is no scan, or no such place in it.
+/// Errors from loading a scan or addressing a voxel.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The file cannot be read.
     #[error(transparent)]
     Nifti(#[from] NiftiError),
-    /// The file is none that training could use.
-    #[error("{}: {reason}", path.display())]
+    /// The file cannot be prepared as training does it.
+    #[error("{}: {source}", path.display())]
     Unusable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
-        reason: String,
+        /// The reason.
+        source: PreprocessError,
     },
     /// The cache is damaged.
     #[error(transparent)]
@@ -36,19 +36,19 @@ pub enum ScanError {
     Unsuitable {
         /// The cache.
         dir: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
-    /// A place that the scan does not reach.
+    /// The point lies outside the scan.
     #[error("{scan}: {point} lies outside; the scan covers {low} to {high}")]
     Outside {
         /// Name of the scan.
         scan: String,
-        /// Where it should have been.
+        /// The point asked for.
         point: Point,
-        /// The scan's least corner, as the point was given.
+        /// Lowest coordinates of the scan, in the units of the point.
         low: Point,
-        /// The scan's greatest corner.
+        /// Highest coordinates of the scan, in the units of the point.
         high: Point,
     },
 }
@@ -60,31 +60,31 @@ pub struct Scan {
     pub name: String,
     /// Voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Where the voxels are.
+    /// Place of the voxels in the world.
     pub geometry: Geometry,
     samples: Vec<u16>,
     scale: Scale,
 }
 
 impl Scan {
-    /// Reads a `NIfTI` file and does to it what `hiend-shard` does.
+    /// Reads a `NIfTI` file and preprocesses it as `hiend-shard` does.
     ///
     /// # Errors
     /// If the file cannot be read, or holds nothing above the window's lower end.
     pub fn read(path: &Path, config: &PreprocessConfig) -> Result<Self, ScanError> {
-        let unusable = |reason| ScanError::Unusable { path: path.to_owned(), reason };
+        let unusable = |source| ScanError::Unusable { path: path.to_owned(), source };
         let prepared = preprocess(&read_volume(path)?, None, config).map_err(unusable)?;
         Ok(Self {
             name: name_of(path),
             shape: prepared.shape,
             geometry: prepared.geometry,
             samples: prepared.image,
-            // Samples are steps of one HU.
+            // One quantized value is one HU.
             scale: Scale::new(1.0, prepared.quantiser.offset, config.window),
         })
     }
 
-    /// A case of a cache, in units of `window`, which is the cache's own if not given.
+    /// Reads a case of a cache. Values are in units of `window`, by default the cache's own.
     ///
     /// # Errors
     /// If the case cannot be read, or the cache does not know its window or holds less than the one asked for.
@@ -108,7 +108,7 @@ impl Scan {
         })
     }
 
-    /// The value of a voxel in units of the window, [0, 1]; 0 outside, as crops are padded.
+    /// Value of a voxel in units of the window, [0, 1]; 0 outside the scan, as crops are padded.
     #[must_use]
     pub fn value(&self, voxel: [i64; 3]) -> f32 {
         let mut at = 0;
@@ -121,13 +121,14 @@ impl Scan {
         self.scale.apply(self.samples[at])
     }
 
-    /// The first voxel of the crop of `size` around a voxel: moved inside at the border, as the stream does.
+    /// First voxel of the crop of `size` centred at a voxel; crops that would cross the border are moved inside, as the
+    /// stream does.
     #[must_use]
     pub fn crop_origin(&self, centre: [usize; 3], size: [usize; 3]) -> [i64; 3] {
         std::array::from_fn(|axis| box_start(centre[axis], self.shape[axis], size[axis]))
     }
 
-    /// The crop of `size` that begins at voxel `origin`, z fastest.
+    /// Crop of `size` that begins at voxel `origin`, z fastest.
     #[must_use]
     pub fn crop(&self, origin: [i64; 3], size: [usize; 3]) -> Vec<f32> {
         let mut values = Vec::with_capacity(size.iter().product());
@@ -140,16 +141,16 @@ impl Scan {
         values
     }
 
-    /// The middle voxel.
+    /// Index of the middle voxel.
     #[must_use]
     pub fn middle(&self) -> [usize; 3] {
         self.shape.map(|len| len / 2)
     }
 
-    /// The voxel at a place.
+    /// Finds the voxel at a point.
     ///
     /// # Errors
-    /// [`ScanError::Outside`] names what the scan covers.
+    /// [`ScanError::Outside`], with the range that the scan covers, if the point lies outside.
     pub fn voxel_at(&self, point: Point) -> Result<[usize; 3], ScanError> {
         let voxel = self.voxel_of(point);
         let inside = (0..3).all(|axis| (-0.5..self.shape[axis] as f64 - 0.5).contains(&voxel[axis]));
@@ -170,7 +171,7 @@ impl Scan {
         Ok(voxel.map(|position| position.round().max(0.0) as usize))
     }
 
-    /// RAS+ millimetres of a voxel.
+    /// World coordinates of a voxel in mm (RAS+).
     #[must_use]
     pub fn world_of(&self, voxel: [usize; 3]) -> [f64; 3] {
         apply(&self.geometry.affine, voxel.map(|position| position as f64))
@@ -185,7 +186,7 @@ impl Scan {
         inverse(&self.geometry.affine).map_or([f64::NAN; 3], |inverse| apply(&inverse, world))
     }
 
-    /// The place of a voxel, given as `like` is.
+    /// Coordinates of a voxel, in the units of `like`.
     fn place_of(&self, voxel: [f64; 3], like: Point) -> Point {
         let world = apply(&self.geometry.affine, voxel);
         match like {
@@ -197,24 +198,23 @@ impl Scan {
     }
 }
 
-/// What the scan in a file is called: the file's name without `.nii` or `.nii.gz`.
+/// Name of the scan in a file: the file's name without `.nii` or `.nii.gz`.
 #[must_use]
 pub fn name_of(path: &Path) -> String {
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = file_name.strip_suffix(".nii.gz").or_else(|| file_name.strip_suffix(".nii"));
-    name.map_or(file_name.clone(), str::to_owned)
+    file_stem(&file_name).map(str::to_owned).unwrap_or(file_name)
 }
 
 fn apply(affine: &Affine, [x, y, z]: [f64; 3]) -> [f64; 3] {
     std::array::from_fn(|row| affine[row][0] * x + affine[row][1] * y + affine[row][2] * z + affine[row][3])
 }
 
-/// A place in a scan as it is typed: `120,80,64` is a voxel of the file, `-12.5,30,1040mm` a point of the world (RAS+).
+/// A point in a scan as typed: `120,80,64` is a voxel of the file, `-12.5,30,1040mm` a point in the world (RAS+).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Point {
-    /// Index of a voxel in the file the scan came from, from 0.
+    /// Index of a voxel in the source file, from 0.
     Voxel([f64; 3]),
-    /// Millimetres towards the patient's right, front and head (RAS+).
+    /// World coordinates in mm, towards the patient's right, front and head (RAS+).
     World([f64; 3]),
 }
 
@@ -263,10 +263,9 @@ impl fmt::Display for Point {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::convert::{ConvertOptions, convert};
+    use crate::convert::Conversion;
     use crate::dataset;
     use crate::phantom::{PhantomConfig, write_dataset};
     use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
@@ -280,8 +279,7 @@ mod tests {
         write_dataset(&raw.join("Dataset001_P"), &phantoms).unwrap();
         let config = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
         let datasets = dataset::find(&raw).unwrap();
-        let options = ConvertOptions::default();
-        convert(&raw, &datasets, &shards, &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
+        Conversion::new(&raw, &datasets, &shards).config(config.clone()).run().unwrap();
         let cache = Arc::new(Cache::open(&shards).unwrap());
 
         let size = [24, 24, 80];

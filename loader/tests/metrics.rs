@@ -1,11 +1,11 @@
 //! Metrics of a stream: they reach the process's recorder and agree with the stream's own counters.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hiend_cache::Cache;
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::Conversion;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
@@ -66,7 +66,7 @@ fn a_recorder_receives_every_metric() {
     let (raw, out) = (dir.path().join("raw"), dir.path().join("cache"));
     let config = PreprocessConfig { spacing: Some([4.0; 3]), ..PreprocessConfig::default() };
     let datasets = hiend_loader::dataset::find(&raw).unwrap();
-    convert(&raw, &datasets, &out, &config, &ConvertOptions::default(), &AtomicBool::new(false), |_| {}).unwrap();
+    Conversion::new(&raw, &datasets, &out).config(config).run().unwrap();
 
     let config = StreamConfig {
         crop_size: [48; 3],

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use hiend_cache::Cache;
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
-use hiend_loader::nifti::{read_volume, write_like};
+use hiend_loader::nifti::{read_labels, read_volume, write_like};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -37,9 +36,8 @@ fn data(cases: usize) -> Data {
     let phantoms = PhantomConfig { cases, seed: 5, spacing_mm: [5.0, 7.0] };
     write_dataset(&raw.join("Dataset007_Phantoms"), &phantoms).unwrap();
     let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
-    let (options, stop) = (ConvertOptions::default(), AtomicBool::new(false));
     let datasets = dataset::find(&raw).unwrap();
-    convert(&raw, &datasets, &dir.path().join("cache"), &config, &options, &stop, |_| ()).unwrap();
+    Conversion::new(&raw, &datasets, &dir.path().join("cache")).config(config).run().unwrap();
     let cache = Arc::new(Cache::open(&dir.path().join("cache")).unwrap());
     Data { dir, cache }
 }
@@ -155,7 +153,7 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let exported = &prediction.exported;
     let path = data.path("label.nii.gz");
     write_like(&path, &prediction.info, &exported.labels).unwrap();
-    let (written, scan) = (read_volume(&path).unwrap(), read_volume(&data.scan(1)).unwrap());
+    let (written, scan) = (read_labels(&path).unwrap(), read_volume(&data.scan(1)).unwrap());
     assert_eq!((written.info.shape, written.info.affine), (scan.info.shape, scan.info.affine));
     assert!(exported.labels.iter().any(|&label| label > 0));
     assert_eq!(exported.probabilities.len(), task.config().classes.len());

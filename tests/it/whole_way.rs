@@ -2,14 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use hiend_cache::{Cache, VolumeReader};
-use hiend_loader::convert::{ConvertOptions, Event, Summary, convert};
+use hiend_loader::convert::{Conversion, ConvertOptions, Event, Summary};
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
-use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::{Compute, DeviceChoice};
@@ -24,14 +22,13 @@ fn phantoms(dir: &Path, cases: usize) {
 fn shard(dir: &Path) -> Summary {
     let options = ConvertOptions { jobs: 2, shard_bytes: 1 << 20, ..ConvertOptions::default() };
     let datasets = dataset::find(&dir.join("raw")).unwrap();
-    let stop = AtomicBool::new(false);
-    let config = PreprocessConfig::default();
-    convert(&dir.join("raw"), &datasets, &dir.join("cache"), &config, &options, &stop, |event| {
-        if let Event::SkippedCase(left_out) = event {
-            panic!("{left_out}");
+    let refuse_skipped = |event: Event<'_>| {
+        if let Event::Skipped(skipped) = event {
+            panic!("{skipped}");
         }
-    })
-    .unwrap()
+    };
+    let (raw, cache) = (dir.join("raw"), dir.join("cache"));
+    Conversion::new(&raw, &datasets, &cache).options(options).observe(refuse_skipped).run().unwrap()
 }
 
 fn smoke() -> PretrainConfig {

@@ -1,20 +1,18 @@
-//! From nothing to a trained model, offline: CT phantoms, shards, pre-training, a picture.
+//! The whole way in one go, offline and without data: CT phantoms, shards, pre-training, a picture.
 //!
-//! `cargo run --release --example quickstart`, with `-- --data DIR` for your own CT volumes.
+//! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
 
 #![allow(clippy::cast_precision_loss, reason = "counts that are printed in millions")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Parser;
 use hiend_cache::Cache;
-use hiend_loader::convert::{ConvertOptions, Event, convert};
+use hiend_loader::convert::{Conversion, Event};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
-use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::{dataset, pipeline};
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
@@ -26,16 +24,16 @@ use hiend_trainer::training::{Stream, TrainOptions};
 /// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
 #[derive(Parser)]
 struct Args {
-    /// Folder of CT volumes to use instead of phantoms
+    /// CT volumes of your own instead of phantoms
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Number of optimizer steps
+    /// Updates of the weights
     #[arg(long, default_value_t = 80)]
     steps: u64,
-    /// Folder for all output
+    /// Folder for everything that is made
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
-    /// Device: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
@@ -69,7 +67,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let run_dir = free_name(&args.out);
     println!("3. hiend-train --shards {} --preset tiny --run-dir {}", shards.display(), run_dir.display());
     let mut config = PretrainPreset::Tiny.config();
-    // Half the batch and a short schedule, so that the loss falls within two minutes.
+    // Half the batch and a short course, so that the loss falls within a coffee.
     config.stream.visits_per_batch = 1;
     config.stream.crops_per_visit = 4;
     config.optim.lr = 1e-3;
@@ -100,7 +98,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         "\nOn your own CTs (nnU-Net layout, Decathlon, or a folder of .nii.gz):\n  \
          cargo run --release --bin hiend-shard -- DATA --out CACHE\n  \
          cargo run --release --bin hiend-train -- --shards CACHE\n\
-         Continue this run:\n  \
+         Go on with this run:\n  \
          cargo run --release --bin hiend-train -- --shards {} --run-dir {} --resume",
         shards.display(),
         run_dir.display()
@@ -110,14 +108,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     let datasets = dataset::find(data)?;
-    let options = ConvertOptions::default();
     let root = std::path::absolute(data)?;
-    let never = AtomicBool::new(false);
-    let summary = convert(&root, &datasets, shards, &PreprocessConfig::default(), &options, &never, |event| {
-        if let Event::SkippedCase(skipped) = event {
+    let observe = |event: Event<'_>| {
+        if let Event::Skipped(skipped) = event {
             println!("   skipped: {skipped}");
         }
-    })?;
+    };
+    let summary = Conversion::new(&root, &datasets, shards).observe(observe).run()?;
     let cases = summary.converted + summary.unchanged;
     anyhow::ensure!(cases > 0, "{}: no case could be converted", data.display());
     println!(
@@ -129,7 +126,7 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the first of `run`, `run-2`, `run-3`, … that does not exist, so that no earlier run is overwritten.
+/// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
 fn free_name(out: &Path) -> PathBuf {
     let taken = |path: &PathBuf| path.exists();
     let names = std::iter::once("run".to_owned()).chain((2..10_000).map(|number| format!("run-{number}")));

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hiend_cache::prune::Pruned;
 
-use super::plan;
 use super::progress::Progress;
 use super::table::{count, facts, size};
 use super::task::{Task, num_cases, summary};
+use super::{plan, unused};
 use crate::cli;
-use crate::convert::{Event, Summary, convert, keep_share};
+use crate::convert::{Conversion, Event, Summary, keep_share};
+use crate::dataset::{UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
 
 /// Time for converting sample cases in a dry run.
@@ -24,6 +25,11 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;
     task.options.checksum = args.checksum;
+    if args.prune
+        && let Some(lost) = task.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink)
+    {
+        anyhow::bail!("{lost}; nothing is pruned while parts of the data cannot be seen");
+    }
     let mut share = task.datasets.clone();
     if let Some(worker) = args.worker {
         task.options.worker = worker;
@@ -39,25 +45,30 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
 
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let cases = share.iter().flat_map(|dataset| &dataset.cases);
-    let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes())).collect();
+    let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
-    let Task { root, datasets, config, options, excluded } = &task;
-    let summary = convert(root, datasets, &args.out, config, options, &stop, |event| match event {
+    let Task { root, datasets, config, options, excluded, .. } = &task;
+    let observe = |event: Event<'_>| match event {
         Event::Converted { bytes_in, .. } | Event::Unchanged { bytes_in, .. } => progress.advance(bytes_in),
-        Event::SkippedCase(skipped) => {
+        Event::Found(finding) => progress.note(format_args!("check {}: {}", finding.case, finding.text)),
+        Event::Skipped(skipped) => {
             progress.note(format_args!("skipped {skipped}"));
             progress.advance(sizes.get(&skipped.case).copied().unwrap_or(0));
         }
-    });
+    };
+    let conversion = Conversion::new(root, datasets, &args.out).config(config.clone()).options(options.clone());
+    let summary = conversion.stop(stop.into()).observe(observe).run();
     progress.finish();
     let summary = summary?;
-    print(facts(rows(&summary, *excluded)))?;
-    if !summary.left_out.is_empty() {
+    print(facts(rows(&summary, *excluded, unused::counts(&task))))?;
+    if !summary.skipped.is_empty() {
         print("Skipped:")?;
-        for skipped in &summary.left_out {
+        for skipped in &summary.skipped {
             print(format_args!("  {skipped}"))?;
         }
     }
+    unused::list_findings(&summary)?;
+    unused::list(&task)?;
     if summary.interrupted {
         print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
         return Ok(ExitCode::from(INTERRUPTED));
@@ -77,18 +88,21 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", args.out.display());
     }
     print(format_args!("Next: hiend-train --shards {}", args.out.display()))?;
-    Ok(if summary.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
+    let is_complete = summary.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-fn rows(summary: &Summary, excluded: usize) -> Vec<(&'static str, String)> {
+fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'static str, String)> {
     let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     let per_voxel = per(summary.bytes_out as f64, summary.voxels as f64);
     let shards = count(summary.shards, "shard");
     let mut rows = vec![
         ("converted", format!("{} ({} with labels)", count(summary.converted, "case"), summary.with_label)),
         ("unchanged", count(summary.unchanged, "case")),
-        ("skipped", count(summary.left_out.len(), "case")),
+        ("skipped", count(summary.skipped.len(), "case")),
         ("excluded", count(excluded, "case")),
+        ("to check", count(summary.findings.len(), "finding")),
+        ("other files", other_files),
         ("voxels", format!("{:.1} million", summary.voxels as f64 / 1e6)),
         ("read", size(summary.bytes_in)),
         ("written", format!("{} in {shards}, {per_voxel:.2} B/voxel", size(summary.bytes_out))),

@@ -21,7 +21,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     match &args.case {
         None => summary(&cache, args.rows)?,
         Some(name) => {
-            let case = case_named(&cache, name).map_err(anyhow::Error::msg)?;
+            let case = case_named(&cache, name)?;
             describe(&cache, case)?;
             if let Some(path) = &args.png {
                 draw(&cache, case, path)?;
@@ -75,6 +75,8 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
         ("superseded", size(cache.superseded_bytes())),
         ("voxels", format!("{:.1} million, {} B/voxel", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
     ];
+    let findings = cases.iter().filter(|case| case.record().values.iter().any(|values| !values.findings.is_empty()));
+    rows.push(("suspicious", format!("{} cases", findings.count())));
     rows.extend(parameters(manifest));
     rows.extend([("written by", manifest.created_by.clone()), ("digest", cache.digest())]);
     print(facts(rows))?;
@@ -176,6 +178,16 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
         ("image chunks", size(index.image.coded_bytes())),
         ("label chunks", index.label.as_ref().map_or_else(|| "none".into(), |label| size(label.coded_bytes()))),
     ]))?;
+    if let Some(values) = &record.values {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let (below, above, air) = (percent(values.below), percent(values.above), percent(values.air));
+        print(facts([
+            ("source values", format!("{} to {}", values.min, values.max)),
+            ("at the window's ends", format!("{below} below, {above} above")),
+            ("air", air),
+            ("findings", if values.findings.is_empty() { "none".into() } else { values.findings.join("\n") }),
+        ]))?;
+    }
     if !index.occupancy.classes.is_empty() {
         let mut classes = Table::with_header(["label", "name", "voxels", "%", "ml"]);
         let millilitres: f64 = geometry.spacing.iter().product::<f64>() / 1e3;

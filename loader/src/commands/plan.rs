@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::progress::duration;
 use super::table::{Table, count, facts, size};
 use super::task::Task;
+use super::unused;
 use crate::cli;
+use crate::dataset::Weight;
 use crate::plan::{DatasetPlan, plan};
 use crate::program::{SKIPPED, print};
 
@@ -35,11 +37,13 @@ pub(super) fn show(task: &Task, probe_for: Duration, out: Option<&Path>) -> anyh
         ("memory", format!("at most {} (limit {})", size(plan.peak_memory_bytes), size(task.options.memory_bytes))),
         ("estimated from", format!("{} converted in memory", count(plan.probed, "case"))),
     ]))?;
-    if plan.left_out.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    unused::list(task)?;
+    if plan.skipped.is_empty() {
+        let is_complete = task.num_unused(Weight::Missed) == 0;
+        return Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) });
     }
     print("Would skip:")?;
-    for skipped in &plan.left_out {
+    for skipped in &plan.skipped {
         print(format_args!("  {skipped}"))?;
     }
     Ok(if cases == 0 { ExitCode::FAILURE } else { ExitCode::from(SKIPPED) })

@@ -6,7 +6,7 @@ use super::table::count;
 use crate::budget::cores;
 use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
-use crate::dataset::{Dataset, Exclude, find};
+use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey};
 use crate::preprocess::PreprocessConfig;
 use crate::program::{UsageError, note};
 
@@ -18,6 +18,10 @@ pub(super) struct Task {
     pub datasets: Vec<Dataset>,
     /// Number of excluded cases.
     pub excluded: usize,
+    /// Files outside the datasets.
+    unused: Vec<UnusedFile>,
+    /// Whether to list all files that belong to no case.
+    pub list_skipped: bool,
     /// Parameters of preprocessing.
     pub config: PreprocessConfig,
     /// Resources and codec.
@@ -36,25 +40,42 @@ impl Task {
             jobs: args.jobs.map_or_else(cores, usize::from),
             memory_bytes: args.memory.as_u64(),
             codec: args.codec.into(),
+            on_suspect: args.on_suspect.into(),
             ..ConvertOptions::default()
         };
-        let mut datasets = find(data)?;
+        let Listing { mut datasets, unused } = survey(data)?;
         let (excluded, unmatched) = Exclude::new(&args.exclude).apply(&mut datasets);
         for pattern in unmatched {
             tracing::warn!("--exclude {pattern} matches no dataset and no case");
         }
         note(format_args!("{}: {}", data.display(), summary(&datasets, excluded)));
-        if datasets.iter().all(|dataset| dataset.cases.is_empty() && dataset.left_out.is_empty()) {
+        if num_cases(&datasets) == 0 {
             anyhow::bail!("{}: every case is excluded", data.display());
         }
+        for (dataset, remark) in
+            datasets.iter().flat_map(|dataset| dataset.notes.iter().map(move |note| (dataset, note)))
+        {
+            tracing::warn!("{}: {remark}", dataset.name);
+        }
         let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-        Ok(Self { root, datasets, excluded, config, options })
+        let list_skipped = args.list_skipped;
+        Ok(Self { root, datasets, excluded, unused, list_skipped, config, options })
+    }
+
+    /// Files that belong to no case.
+    pub fn all_unused(&self) -> impl Iterator<Item = &UnusedFile> {
+        self.unused.iter().chain(self.datasets.iter().flat_map(|dataset| &dataset.unused))
+    }
+
+    /// Number of unused files of a weight.
+    pub fn num_unused(&self, weight: Weight) -> usize {
+        self.all_unused().filter(|unused| unused.reason.weight() == weight).count()
     }
 }
 
 /// Number of cases in datasets, skipped ones included.
 pub(super) fn num_cases(datasets: &[Dataset]) -> usize {
-    datasets.iter().map(|dataset| dataset.cases.len() + dataset.left_out.len()).sum()
+    datasets.iter().map(Dataset::num_listed).sum()
 }
 
 /// One line on datasets and their cases.
@@ -64,10 +85,11 @@ pub(super) fn summary(datasets: &[Dataset], excluded: usize) -> String {
         let cases = count(num_cases(std::slice::from_ref(dataset)), "case");
         format!("{} ({cases}, {labelled} with labels)", dataset.name)
     };
-    let text = match datasets {
+    let filled: Vec<&Dataset> = datasets.iter().filter(|dataset| dataset.num_listed() > 0).collect();
+    let text = match filled.as_slice() {
         [] => "no cases".to_owned(),
-        few if few.len() <= 6 => few.iter().map(one).collect::<Vec<_>>().join(", "),
-        many => format!("{} datasets, {} cases", many.len(), num_cases(many)),
+        few if few.len() <= 6 => few.iter().copied().map(one).collect::<Vec<_>>().join(", "),
+        many => format!("{} datasets, {} cases", many.len(), num_cases(datasets)),
     };
     if excluded > 0 { format!("{text}; {} excluded", count(excluded, "case")) } else { text }
 }

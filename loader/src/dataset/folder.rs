@@ -1,35 +1,86 @@
-//! A plain folder of volumes: every `.nii` and `.nii.gz` file in it, at any depth.
+//! Plain volumes: every `NIfTI` file of a folder, at any depth, that is not named like a label map.
+//!
+//! A label map is joined to its image where both lie in one folder and their names differ only in words such as `ct`,
+//! `volume`, `seg` and `mask` (`LiTS`: `volume-7`, `segmentation-7`). Images are assumed to be images: conversion refuses
+//! those whose values are a label map's.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Dataset, DatasetError, list, name_of, nifti_stem};
-use crate::case::{CaseFiles, SkippedCase};
+use super::Dataset;
+use super::description::Description;
+use super::roles::{case_key, is_label_folder, is_label_name, other_modality};
+use super::tree::{Folder, TreeFile};
+use super::unused::{UnusedFile, UnusedReason, by_name};
+use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
-pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
-    let mut dataset = Dataset { name: name_of(root), ..Dataset::default() };
-    let mut cases = Vec::new();
-    visit(root, root, &dataset.name, &mut cases)?;
+pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset {
+    let mut dataset = Dataset::described(root.name.clone(), description);
+    visit(root, &root.path, false, &mut dataset);
+    let mut cases = std::mem::take(&mut dataset.cases);
     cases.sort();
     for case in cases {
-        if dataset.cases.last().is_some_and(|last: &CaseFiles| last.case_id == case.case_id) {
-            let reason = "stands beside a file of the same name; keep one";
-            dataset.left_out.push(SkippedCase::new(&case, &case.image, reason));
+        if dataset.cases.last().is_some_and(|last| last.case_id == case.case_id) {
+            let reason = "next to a file of the same name; keep one";
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
         } else {
             dataset.cases.push(case);
         }
     }
-    Ok(dataset)
+    dataset
 }
 
-fn visit(root: &Path, dir: &Path, dataset: &str, cases: &mut Vec<CaseFiles>) -> Result<(), DatasetError> {
-    for path in list(dir)? {
-        if path.is_dir() {
-            visit(root, &path, dataset, cases)?;
-        } else if let Some(stem) = nifti_stem(&path) {
-            let parent = dir.strip_prefix(root).unwrap_or(dir);
-            let case_id = parent.join(stem).to_string_lossy().replace('\\', "/");
-            cases.push(CaseFiles { dataset: dataset.into(), case_id, image: path, label: None });
+/// `is_labels`: whether a folder on the way is named like one of label maps.
+fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
+    let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
+    let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
+    for file in &folder.files {
+        let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
+        match file.stem() {
+            None => unused(by_name(file).unwrap_or(UnusedReason::NotAVolume)),
+            Some(_) if is_labels => unused(UnusedReason::NamedLikeLabel),
+            Some(stem) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
+            Some(stem) => match other_modality(stem) {
+                Some(word) => unused(UnusedReason::NamedLikeOtherModality { word }),
+                None => images.entry(case_key(stem)).or_default().push((file, stem)),
+            },
         }
     }
-    Ok(())
+    for (key, files) in &images {
+        let own_labels = labels.remove(key).unwrap_or_default();
+        let label = match (files.as_slice(), own_labels.as_slice()) {
+            ([_], [label]) => Some(*label),
+            (_, several) => {
+                dataset.unused.extend(
+                    several
+                        .iter()
+                        .map(|file| UnusedFile { path: file.path.clone(), reason: UnusedReason::AmbiguousLabel }),
+                );
+                None
+            }
+        };
+        for (file, stem) in files {
+            let parent = folder.path.strip_prefix(root).unwrap_or(&folder.path);
+            dataset.cases.push(CaseFiles {
+                dataset: dataset.name.clone(),
+                case_id: parent.join(stem).to_string_lossy().replace('\\', "/"),
+                image: file.path.clone(),
+                role: if label.is_some() { ImageRole::Declared } else { ImageRole::Assumed },
+                label: label.map(|label| LabelFiles::Map(label.path.clone())),
+            });
+        }
+    }
+    dataset.unused.extend(
+        labels
+            .into_values()
+            .flatten()
+            .map(|file| UnusedFile { path: file.path.clone(), reason: UnusedReason::NamedLikeLabel }),
+    );
+    for child in &folder.folders {
+        if child.is_empty() {
+            let path = child.path.strip_prefix(root).unwrap_or(&child.path);
+            dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
+        }
+        visit(child, root, is_labels || is_label_folder(&child.name), dataset);
+    }
 }

@@ -1,35 +1,121 @@
-//! nnU-Net raw data: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
+//! nnU-Net raw data by its folders: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
+//!
+//! A folder with `imagesTs` and no `imagesTr` is converted from `imagesTs` and `labelsTs`. Names without channel numbers
+//! are read where no file of the folder has one and `dataset.json` does not demand them.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 
-use super::{Dataset, DatasetError, labels, list, name_of, nifti_stem, read_description};
-use crate::case::{CaseFiles, SkippedCase};
+use super::description::Description;
+use super::roles::channel;
+use super::tree::{Folder, TreeFile};
+use super::unused::{UnusedReason, lies_in, rest};
+use super::{Dataset, DatasetNote};
+use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
-pub(super) fn read(root: &Path) -> Result<Dataset, DatasetError> {
-    let mut dataset = Dataset { name: name_of(root), ..Dataset::default() };
-    if let Some(description) = read_description(&root.join("dataset.json"))? {
-        dataset.labels = labels(&description);
+/// `None` if the folder is not of this layout.
+pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option<Dataset> {
+    let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
+        .into_iter()
+        .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
+    let mut dataset = Dataset::described(folder.name.clone(), description);
+    let label_files: BTreeMap<&str, &TreeFile> =
+        folder.folder(labels).into_iter().flat_map(Folder::volumes).map(|(file, stem)| (stem, file)).collect();
+    let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
+    for (file, stem) in images.volumes() {
+        stems.entry(stem).or_default().push(file);
     }
-    let images = list(&root.join("imagesTr"))?;
-    let stems: HashSet<&str> = images.iter().filter_map(|path| nifti_stem(path)).collect();
-    let label_dir = root.join("labelsTr");
-    for image in &images {
-        let Some((case_id, channel)) = nifti_stem(image).and_then(|stem| stem.rsplit_once('_')) else { continue };
-        if channel != "0000" {
-            continue;
-        }
-        let stem = |suffix: &str| format!("{case_id}{suffix}");
-        let label = [".nii.gz", ".nii"].map(|end| label_dir.join(stem(end))).into_iter().find(|path| path.is_file());
-        let case = CaseFiles { dataset: dataset.name.clone(), case_id: case_id.into(), image: image.clone(), label };
-        if stems.contains(stem("_0001").as_str()) {
-            let reason = "has more than one channel; a CT has one";
-            dataset.left_out.push(SkippedCase::new(&case, image, reason));
-        } else if dataset.cases.last().is_some_and(|last: &CaseFiles| last.case_id == case_id) {
-            dataset.left_out.push(SkippedCase::new(&case, image, "stands beside a file of the same case; keep one"));
-        } else {
+    let is_strict = description.is_some_and(|description| description.is_version_2)
+        || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
+    // A name such as amos_0001 carries no channel if the label map is named the same.
+    let has_channel = |stem: &str| is_strict && !label_files.contains_key(stem);
+
+    let mut taken: HashSet<PathBuf> = HashSet::new();
+    for (&stem, files) in &stems {
+        let case_id = match channel(stem) {
+            Some((case_id, 0)) if has_channel(stem) => case_id,
+            _ if has_channel(stem) => continue,
+            _ => stem,
+        };
+        let label = label_files.get(case_id).map(|file| file.path.clone());
+        taken.extend(label.clone());
+        taken.extend(files.iter().map(|file| file.path.clone()));
+        let case = CaseFiles {
+            dataset: dataset.name.clone(),
+            case_id: case_id.to_owned(),
+            image: files[0].path.clone(),
+            role: ImageRole::Declared,
+            label: label.map(LabelFiles::Map),
+        };
+        let channels: BTreeSet<u16> = stems
+            .keys()
+            .filter_map(|&other| {
+                channel(other).filter(|(id, number)| *id == case_id && *number > 0 && has_channel(other))
+            })
+            .map(|(_, number)| number)
+            .collect();
+        if channels.is_empty() {
+            let others = files[1..].iter().map(|file| {
+                let reason = "next to a file of the same case; keep one";
+                SkippedCase::new(&case, &file.path, reason)
+            });
+            dataset.skipped.extend(others);
             dataset.cases.push(case);
+        } else {
+            for number in channels {
+                taken.extend(
+                    stems
+                        .get(format!("{case_id}_{number:04}").as_str())
+                        .into_iter()
+                        .flatten()
+                        .map(|file| file.path.clone()),
+                );
+            }
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; a CT has one"));
         }
     }
-    Ok(dataset)
+    let is_test = images.name == "imagesTs";
+    dataset.unused = rest(folder, &taken, |file| {
+        let Some(stem) = file.stem() else { return UnusedReason::NotAVolume };
+        let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
+        if in_labels {
+            UnusedReason::LabelWithoutImage
+        } else if in_images && channel(stem).is_some() {
+            UnusedReason::OtherChannel
+        } else if in_images {
+            UnusedReason::NoChannel
+        } else if !is_test {
+            UnusedReason::TestData
+        } else {
+            UnusedReason::OutsideDatasets
+        }
+    });
+    if dataset.num_listed() == 0 {
+        dataset.vacant.push(format!("{}/", dataset.name));
+    }
+    dataset.note_missing_labels(folder.folder(labels).is_some());
+    if let Some(claimed) = description.and_then(|description| description.num_training).filter(|_| !is_test) {
+        dataset.note_count(claimed);
+    }
+    Some(dataset)
+}
+
+impl Dataset {
+    /// Adds a note if some cases have label maps and others have none.
+    pub(super) fn note_missing_labels(&mut self, has_folder: bool) {
+        let mut unlabelled = self.cases.iter().filter(|case| case.label.is_none());
+        if let Some(example) = unlabelled.next().filter(|_| has_folder) {
+            let example = example.case_id.clone();
+            self.notes.push(DatasetNote::Unlabelled { count: 1 + unlabelled.count(), of: self.cases.len(), example });
+        }
+    }
+
+    /// Adds a note if there are more or fewer cases than `dataset.json` claims.
+    pub(super) fn note_count(&mut self, claimed: u64) {
+        let mut keys: BTreeSet<String> = self.cases.iter().map(CaseFiles::key).collect();
+        keys.extend(self.skipped.iter().map(|skipped| skipped.case.clone()));
+        if claimed != keys.len() as u64 {
+            self.notes.push(DatasetNote::Count { claimed, found: keys.len() });
+        }
+    }
 }

@@ -42,7 +42,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::{read_info, read_volume};
+    use super::super::{read_info, read_labels};
     use super::*;
     use crate::phantom::{PhantomConfig, write_dataset};
 
@@ -55,10 +55,10 @@ mod tests {
         for name in ["label.nii.gz", "label.nii"] {
             let path = dir.path().join(name);
             write_like(&path, &scan, &voxels).unwrap();
-            let read = read_volume(&path).unwrap();
+            let read = read_labels(&path).unwrap();
             assert_eq!(read.info.shape, scan.shape);
             assert_eq!(read.info.affine, scan.affine);
-            assert_eq!(read.to_labels().unwrap(), voxels);
+            assert_eq!(read.voxels, voxels);
         }
         assert!(write_like(&dir.path().join("short.nii"), &scan, &voxels[1..]).is_err());
         assert!(write_like(&dir.path().join("nowhere/label.nii"), &scan, &voxels).is_err());

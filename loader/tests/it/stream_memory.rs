@@ -1,10 +1,9 @@
 //! Limits on memory, threads and file handles, by the loader's own count and by that of the system.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use hiend_cache::{Access, Cache};
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::{Conversion, ConvertOptions};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
@@ -22,7 +21,7 @@ fn phantoms(root: &std::path::Path) {
     let config = PreprocessConfig { spacing: Some([3.0; 3]), ..PreprocessConfig::default() };
     let datasets = hiend_loader::dataset::find(root).unwrap();
     let out = root.join("cache");
-    convert(root, &datasets, &out, &config, &options, &AtomicBool::new(false), |_| {}).unwrap();
+    Conversion::new(root, &datasets, &out).config(config).options(options).run().unwrap();
 }
 
 fn config() -> StreamConfig {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use hiend_loader::geometry::{largest_shift_mm, spacing};
-use hiend_loader::nifti::{NiftiInfo, read_volume};
+use hiend_loader::nifti::{LabelVolume, NiftiInfo, read_labels};
 
 use crate::cli::EvaluateArgs;
 use crate::metric::LabelMap;
@@ -54,9 +54,8 @@ struct LabelFile {
 
 impl LabelFile {
     fn read(path: &Path) -> anyhow::Result<Self> {
-        let volume = read_volume(path)?;
-        let voxels = volume.to_labels().map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
-        Ok(Self { info: volume.info, voxels })
+        let LabelVolume { info, voxels, .. } = read_labels(path)?;
+        Ok(Self { info, voxels })
     }
 
     /// Axes in reverse, since a map has its last axis fastest: no figure depends on their names.

@@ -30,7 +30,7 @@ pub fn for_each(
     if let Some(dir) = &args.shards {
         let cache = Cache::open(dir)?;
         let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
-        let cases = cases.map_err(anyhow::Error::msg)?;
+        let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
         for case in cases {
             look(&Scan::of_case(&cache, case, window)?)?;

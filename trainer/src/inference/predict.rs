@@ -163,9 +163,9 @@ impl Predictor {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Prediction, ScanPredictionError> {
         let unsuitable = |reason| ScanPredictionError::Unsuitable { path: path.to_owned(), reason };
-        check_extent(&read_info(path)?, &self.preprocess).map_err(unsuitable)?;
+        check_extent(&read_info(path)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let scan = read_volume(path)?;
-        let prepared = preprocess(&scan, None, &self.preprocess).map_err(unsuitable)?;
+        let prepared = preprocess(&scan, None, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let info = scan.info.clone();
         drop(scan);
         match self.label(&info, prepared, probabilities, stop, progress) {

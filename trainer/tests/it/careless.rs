@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::AtomicBool;
 
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
@@ -24,9 +23,7 @@ impl Folder {
         let raw = folder.path("raw");
         let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
         let datasets = dataset::find(&raw).unwrap();
-        let options = ConvertOptions::default();
-        convert(&raw, &datasets, &folder.path("cache"), &preprocess, &options, &AtomicBool::new(false), |_| ())
-            .unwrap();
+        Conversion::new(&raw, &datasets, &folder.path("cache")).config(preprocess).run().unwrap();
         let mut pretrain = PretrainPreset::Tiny.config();
         pretrain.model.patch_size = 8;
         pretrain.model.embed_dim = 24;

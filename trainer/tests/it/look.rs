@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::AtomicBool;
 
-use hiend_loader::convert::{ConvertOptions, convert};
+use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
@@ -67,8 +66,7 @@ impl Folder {
         let raw = folder.at("raw");
         let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
         let datasets = dataset::find(&raw).unwrap();
-        let options = ConvertOptions::default();
-        convert(&raw, &datasets, &folder.at("cache"), &preprocess, &options, &AtomicBool::new(false), |_| ()).unwrap();
+        Conversion::new(&raw, &datasets, &folder.at("cache")).config(preprocess).run().unwrap();
         folder
     }
 

@@ -1,0 +1,140 @@
+//! One case from its files to encoded bytes.
+
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use hiend_cache::{EncodedCase, NewCase, encode};
+
+use super::folder::Known;
+use super::source::{looks_the_same, source_of};
+use super::suspicion::{OnSuspect, Suspicion};
+use super::values::ValueStats;
+use super::{ConvertOptions, check_extent, labels, memory_needed};
+use crate::budget::ByteBudget;
+use crate::case::{CaseFiles, ImageRole, SkippedCase};
+use crate::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
+use crate::preprocess::{PreprocessConfig, preprocess};
+
+/// What became of a case.
+pub(super) enum Outcome {
+    /// Encoded, with the size of its files in bytes.
+    Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
+    /// In the cache already.
+    Unchanged { key: String, bytes_in: u64 },
+    /// Skipped.
+    Skipped(SkippedCase),
+    /// Suspicious, in a run that ends on such a case.
+    Refused(SkippedCase),
+}
+
+/// Everything that the conversion of a case depends on.
+pub(super) struct CaseConverter<'a> {
+    pub root: &'a Path,
+    pub config: &'a PreprocessConfig,
+    pub options: &'a ConvertOptions,
+    pub parameters: &'a str,
+    pub known: &'a Known,
+    pub budget: &'a ByteBudget,
+}
+
+impl CaseConverter<'_> {
+    /// Prepares and encodes one case, or finds that the cache has it.
+    pub(super) fn convert(&self, case: &CaseFiles, has_labels: bool) -> Outcome {
+        self.try_convert(case, has_labels).unwrap_or_else(Outcome::Skipped)
+    }
+
+    fn try_convert(&self, case: &CaseFiles, has_labels: bool) -> Result<Outcome, SkippedCase> {
+        let key = case.key();
+        let mut source = source_of(self.root, case, SystemTime::now())?;
+        let known = self.known.records.get(&key);
+        if !has_labels && let Some(path) = known.and_then(|record| record.source.label.as_ref()) {
+            let reason = format!(
+                "the cache has labels of this case ({path}), and no label map is left in its dataset; restore them, or \
+                 convert into another cache"
+            );
+            return Err(SkippedCase::new(case, &case.image, reason));
+        }
+        let known = known.filter(|record| record.parameters == self.parameters);
+        if !self.options.checksum && known.is_some_and(|record| looks_the_same(&record.source, &source)) {
+            return Ok(Outcome::Unchanged { key, bytes_in: source.bytes });
+        }
+        let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
+        let (image_info, label_info) = headers(case)?;
+        check_extent(&image_info, self.config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
+        let share = self.budget.take(memory_needed(source.bytes, &image_info, label_info.as_ref(), self.config));
+
+        let image = read_volume(&case.image).map_err(nifti)?;
+        let label = case.label.as_ref().map(labels::read).transpose().map_err(nifti)?;
+        source.image_blake3.clone_from(&image.blake3);
+        source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
+        source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
+        if known.is_some_and(|record| {
+            record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
+        }) {
+            return Ok(Outcome::Unchanged { key, bytes_in: source.bytes });
+        }
+        let stats = ValueStats::of(&image, self.config.window);
+        let suspicion = Suspicion::of(&stats);
+        if let Some(suspicion) = suspicion {
+            let skipped = SkippedCase::new(case, &case.image, suspicion);
+            let is_label_map = matches!(suspicion, Suspicion::LabelMap { .. });
+            match self.options.on_suspect {
+                OnSuspect::Fail => return Ok(Outcome::Refused(skipped)),
+                OnSuspect::Warn if !(is_label_map && case.role == ImageRole::Assumed) => {}
+                _ => return Err(skipped),
+            }
+        }
+        let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
+            let label = case.label.as_ref().filter(|_| err.concerns_label());
+            SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
+        })?;
+        let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
+        findings.extend(suspicion.map(|suspicion| suspicion.to_string()));
+        drop((image, label));
+        let bytes_in = source.bytes;
+        let new = NewCase {
+            image_bits: prepared.quantiser.bits,
+            image_offset: prepared.quantiser.offset,
+            foreground_above: prepared.quantiser.foreground_above,
+            label: prepared.label.as_deref(),
+            geometry: prepared.geometry.clone(),
+            source,
+            parameters: self.parameters.to_owned(),
+            ..NewCase::new(&case.dataset, &case.case_id, prepared.shape, &prepared.image)
+        };
+        let encoded = encode(&new, self.options.chunk, self.options.codec)
+            .map_err(|err| SkippedCase::new(case, &case.image, err))?;
+        drop(share);
+        let encoded = encoded.with_values(stats.to_record(findings.clone()));
+        Ok(Outcome::Encoded { case: Box::new(encoded), bytes_in, findings })
+    }
+}
+
+/// Headers of a case's image and label map; of several masks the first one's.
+pub(crate) fn headers(case: &CaseFiles) -> Result<(NiftiInfo, Option<NiftiInfo>), SkippedCase> {
+    let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
+    let image = read_info(&case.image).map_err(nifti)?;
+    let label = case.label.as_ref().and_then(|label| label.files().next());
+    Ok((image, label.map(read_info).transpose().map_err(nifti)?))
+}
+
+/// Converts one case in memory; returns the bytes it takes in a shard and the seconds it took.
+///
+/// # Errors
+/// If the case would be skipped.
+pub fn probe(
+    root: &Path,
+    case: &CaseFiles,
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+) -> Result<(u64, f64), SkippedCase> {
+    let started = Instant::now();
+    let (known, budget) = (Known::nothing(), ByteBudget::new(options.memory_bytes));
+    let converter = CaseConverter { root, config, options, parameters: "", known: &known, budget: &budget };
+    let bytes = match converter.convert(case, true) {
+        Outcome::Encoded { case, .. } => case.len(),
+        Outcome::Unchanged { bytes_in, .. } => bytes_in,
+        Outcome::Skipped(skipped) | Outcome::Refused(skipped) => return Err(skipped),
+    };
+    Ok((bytes, started.elapsed().as_secs_f64()))
+}

@@ -1,0 +1,53 @@
+//! The text that says with which parameters a case was converted.
+//!
+//! The text is part of every record and of a cache's digest, and so of every checkpoint's: its value is frozen. It began
+//! as the `Debug` form of the types involved and keeps that form, spelled out here, so that no rename in the code can
+//! change it. Parameters that come later are appended as canonical JSON, and only where they differ from the behaviour
+//! of today.
+
+use hiend_cache::CodecPreset;
+
+use crate::preprocess::PreprocessConfig;
+use crate::preprocess::window::Store;
+
+/// Identifies the parameters: equal for equal results.
+pub(super) fn parameters(config: &PreprocessConfig, codec: CodecPreset) -> String {
+    let hash = blake3::hash(canonical(config).as_bytes()).to_hex();
+    let codec = match codec {
+        CodecPreset::Fast => "fast",
+        CodecPreset::Dense => "dense",
+        CodecPreset::Lz4 => "lz4",
+    };
+    format!("{}-{codec}", &hash[..16])
+}
+
+fn canonical(config: &PreprocessConfig) -> String {
+    let spacing = match config.spacing {
+        Some([x, y, z]) => format!("Some([{x:?}, {y:?}, {z:?}])"),
+        None => "None".to_owned(),
+    };
+    let [low, high] = config.window;
+    let store = match config.store {
+        Store::Window => "Window",
+        Store::Full => "Full",
+    };
+    // The version changes when the same parameters begin to give other voxels.
+    format!("preprocess v1 PreprocessConfig {{ spacing: {spacing}, window: [{low:?}, {high:?}], store: {store} }}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of the program at 912d9d8. A change makes every existing cache be converted again.
+    #[test]
+    fn the_identity_of_existing_caches_is_frozen() {
+        let recipe = PreprocessConfig::default();
+        assert_eq!(parameters(&recipe, CodecPreset::Fast), "c6fbd7f03f44fa95-fast");
+        assert_eq!(parameters(&recipe, CodecPreset::Dense), "c6fbd7f03f44fa95-dense");
+        let other = PreprocessConfig { spacing: None, window: [-1000.0, 1000.0], store: Store::Full };
+        assert_eq!(parameters(&other, CodecPreset::Lz4), "076895273d868e01-lz4");
+        let fine = PreprocessConfig { spacing: Some([0.75, 1.0, 5.0]), ..recipe };
+        assert_eq!(parameters(&fine, CodecPreset::Fast), "ee1c748fe2ab61f8-fast");
+    }
+}

@@ -1,0 +1,72 @@
+//! Change detection: what the file system says of a case's files, compared with what a record says.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use hiend_cache::SourceFiles;
+
+use crate::case::{CaseFiles, LabelFiles, SkippedCase};
+
+/// Age below which a time of change is not trusted: a file changed this recently could change again without another
+/// time of change, as file systems count time in increments of up to two seconds.
+pub const SETTLED: Duration = Duration::from_secs(3);
+
+/// Describes a case's files by name, size and time; hashes are still to be filled in.
+///
+/// # Errors
+/// If a file is missing or cannot be looked at.
+pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Result<SourceFiles, SkippedCase> {
+    let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+    let mut source = SourceFiles {
+        image: relative(&case.image),
+        label: case.label.as_ref().map(|label| match label {
+            LabelFiles::Map(path) => relative(path),
+            LabelFiles::Masks { folder, .. } => format!("{}#{}", relative(folder), classes_digest(label)),
+        }),
+        ..SourceFiles::default()
+    };
+    let mut times = Vec::new();
+    for path in case.files() {
+        let looked = std::fs::metadata(path).and_then(|data| Ok((data.is_file(), data.len(), data.modified()?)));
+        let (is_file, len, modified) =
+            looked.map_err(|err| SkippedCase::new(case, path, format!("cannot look at this file: {err}")))?;
+        if !is_file {
+            return Err(SkippedCase::new(case, path, "not a regular file"));
+        }
+        source.bytes += len;
+        times.push(settled(modified, now));
+    }
+    source.image_modified_ns = times[0];
+    // The latest time of several masks; one that is not settled makes all untrusted.
+    let labels: Option<Vec<i64>> = times[1..].iter().copied().collect();
+    source.label_modified_ns = labels.and_then(|times| times.into_iter().max());
+    Ok(source)
+}
+
+/// Identifies the names of masks and their classes: a mask added to another case may renumber them all.
+fn classes_digest(label: &LabelFiles) -> String {
+    let mut hasher = blake3::Hasher::new();
+    if let LabelFiles::Masks { masks, .. } = label {
+        for mask in masks {
+            hasher.update(&[mask.class]);
+            hasher.update(mask.path.file_name().unwrap_or_default().as_encoded_bytes());
+            hasher.update(&[0]);
+        }
+    }
+    hasher.finalize().to_hex()[..8].to_owned()
+}
+
+/// A time of change in nanoseconds since 1970, if it is long enough ago to tell a later change by it.
+fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
+    // A time in the future tells nothing either.
+    let is_settled = now.duration_since(modified).is_ok_and(|age| age >= SETTLED);
+    let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    is_settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
+}
+
+/// Whether nothing but the hashes could differ.
+pub(super) fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
+    let is_timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
+    let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };
+    is_timed && without_hashes == *now
+}

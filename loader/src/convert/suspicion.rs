@@ -1,0 +1,240 @@
+//! Signs that an image is not a CT in Hounsfield units, each with its remedy.
+
+use std::fmt;
+
+use super::values::ValueStats;
+
+/// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
+const MAX_NORMALISED: f32 = 20.0;
+/// Share of voxels near 1024 from which an image without negative values is a CT with an offset.
+const OFFSET_SHARE: f64 = 0.1;
+/// Share of voxels above the window from which hardly anything is left in it.
+const MOSTLY_ABOVE: f64 = 0.9;
+/// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
+const MOSTLY_BELOW: f64 = 0.998;
+
+/// What to do with suspicious cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSuspect {
+    /// Convert them and tell.
+    #[default]
+    Warn,
+    /// Skip them.
+    Skip,
+    /// End the run at the first one.
+    Fail,
+}
+
+/// A sign that an image is not a CT in HU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Suspicion {
+    /// All voxels have one value.
+    Constant {
+        /// The value.
+        value: f32,
+    },
+    /// Whole numbers from 0 to 255 in uniform areas.
+    LabelMap {
+        /// Number of different values.
+        num: usize,
+        /// Highest value.
+        max: f32,
+    },
+    /// A range such as [0, 1], [-1, 1] or that of z-scores.
+    Normalised {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// A range within [0, 255].
+    EightBit {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// No negative values, and tissue near 1024 or far above.
+    Offset {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of voxels from 874 to 1274.
+        share: f64,
+    },
+    /// No negative values, and tissue not near 1024 either, as in an MR.
+    NoNegatives {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// Nearly all voxels lie above the window.
+    AboveWindow {
+        /// Share of voxels at or above the window's upper end.
+        share: f64,
+    },
+    /// Nearly all voxels lie below the window.
+    BelowWindow {
+        /// Share of voxels at or below the window's lower end.
+        share: f64,
+    },
+}
+
+impl Suspicion {
+    /// The weightiest sign in an image's values; `None` for a plausible CT.
+    #[must_use]
+    pub fn of(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, below, above, offset_tissue, labels, .. } = stats;
+        if min >= max {
+            return Some(Self::Constant { value: min });
+        }
+        if let Some(num) = labels {
+            return Some(Self::LabelMap { num, max });
+        }
+        if min >= -MAX_NORMALISED && max <= MAX_NORMALISED {
+            return Some(Self::Normalised { min, max });
+        }
+        if min >= 0.0 && max <= 255.0 {
+            return Some(Self::EightBit { min, max });
+        }
+        if min >= 500.0 || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
+            return Some(Self::Offset { min, max, share: offset_tissue });
+        }
+        if min >= 0.0 {
+            return Some(Self::NoNegatives { min, max });
+        }
+        if above >= MOSTLY_ABOVE {
+            return Some(Self::AboveWindow { share: above });
+        }
+        (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
+    }
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: &f64| share * 100.0;
+        match self {
+            Self::Constant { value } => write!(f, "every voxel is {value}; replace the file, or exclude the case"),
+            Self::LabelMap { num, max } => {
+                write!(f, "a label map by its values ({num} whole numbers up to {max}); expected an image in HU")
+            }
+            Self::Normalised { min, max } => {
+                write!(f, "values {min} to {max}: normalised, not HU; convert the original scan")
+            }
+            Self::EightBit { min, max } => {
+                write!(f, "values {min} to {max}: an 8-bit picture, not HU; convert the original scan")
+            }
+            Self::Offset { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near 1024 and none negative: HU with an offset; subtract it (1024 \
+                 as a rule), or set scl_slope to 1 and scl_inter to -1024 in the header",
+                percent(share)
+            ),
+            Self::NoNegatives { min, max } => write!(
+                f,
+                "values {min} to {max}, none negative: an MR, or a CT that is not in HU; exclude it, or convert the \
+                 original scan"
+            ),
+            Self::AboveWindow { share } => {
+                write!(
+                    f,
+                    "{:.1}% of the voxels lie above the window; not HU, or another --window is needed",
+                    percent(share)
+                )
+            }
+            Self::BelowWindow { share } => {
+                write!(f, "{:.2}% of the voxels lie below the window; not HU, or a nearly empty scan", percent(share))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nifti::read_volume;
+    use crate::nifti::testing::TestFile;
+
+    const SHAPE: [usize; 3] = [40, 30, 20];
+
+    /// A body of noisy tissue in air, in HU; deterministic.
+    fn ct() -> Vec<f32> {
+        let [nx, ny, nz] = SHAPE;
+        let mut values = Vec::with_capacity(nx * ny * nz);
+        for at in 0..nx * ny * nz {
+            let (x, y) = (at % nx, at / nx % ny);
+            let noise = ((at * 7919 + at / 13 * 104_729) % 61) as f32 - 30.0;
+            let is_body = (5..35).contains(&x) && (5..25).contains(&y);
+            let is_lung = (10..15).contains(&x) && (8..20).contains(&y);
+            values.push(
+                if is_lung {
+                    -820.0
+                } else if is_body {
+                    45.0
+                } else {
+                    -1000.0
+                } + noise,
+            );
+        }
+        values
+    }
+
+    fn check(values: &[f32], expected: Option<&str>) -> ValueStats {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TestFile::new(SHAPE, &[]).with_f32(values);
+        let volume = read_volume(&file.write(&dir.path().join("a.nii"))).unwrap();
+        let stats = ValueStats::of(&volume, [-175.0, 250.0]);
+        let found = Suspicion::of(&stats).map(|suspicion| suspicion.to_string());
+        match expected {
+            Some(part) => assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{found:?} {stats:?}"),
+            None => assert_eq!(found, None, "{stats:?}"),
+        }
+        stats
+    }
+
+    fn mapped(map: impl Fn(f32) -> f32) -> Vec<f32> {
+        ct().into_iter().map(map).collect()
+    }
+
+    #[test]
+    fn a_ct_is_plausible() {
+        let stats = check(&ct(), None);
+        assert_eq!((stats.min, stats.max), (-1030.0, 75.0));
+        // 30 x 20 of 40 x 30 are body, 5 x 12 of them lung.
+        assert!((stats.below - 0.55).abs() < 1e-9 && stats.above.abs() < 1e-9, "{stats:?}");
+        // Lung stays above -900; noise lifts no air to it.
+        assert!((stats.air - 0.5).abs() < 1e-9, "{stats:?}");
+        // Cropped to the body, and clipped to the window.
+        check(&mapped(|hu| hu.max(-150.0)), None);
+        check(&mapped(|hu| hu.clamp(-175.0, 250.0)), None);
+    }
+
+    #[test]
+    fn values_that_are_not_hu_are_named() {
+        check(&mapped(|hu| hu + 1030.0), Some("HU with an offset"));
+        check(&mapped(|hu| (hu + 1000.0).max(0.0)), Some("HU with an offset"));
+        check(&mapped(|hu| hu + 32_768.0), Some("HU with an offset"));
+        check(&mapped(|hu| (hu.clamp(-175.0, 250.0) + 175.0) / 425.0), Some("normalised"));
+        check(&mapped(|hu| hu / 500.0), Some("normalised"));
+        check(&mapped(|hu| ((hu + 1030.0) / 1105.0 * 255.0).round()), Some("an 8-bit picture"));
+        check(&mapped(|hu| (hu + 1030.0) * 0.4), Some("an MR, or a CT that is not in HU"));
+        check(
+            &mapped(|hu| hu * 50.0 + 60_000.0 - 70_000.0 * f32::from(u8::from(hu < -1029.0))),
+            Some("above the window"),
+        );
+        let mut empty = mapped(|hu| -1000.0 - hu.abs() / 8.0);
+        empty[0] = 40.0;
+        check(&empty, Some("below the window"));
+        check(&mapped(|_| 0.0), Some("every voxel is 0"));
+    }
+
+    #[test]
+    fn label_maps_are_known_by_their_values() {
+        check(&mapped(|hu| f32::from(u8::from(hu > 0.0))), Some("a label map by its values (2 whole numbers up to 1)"));
+        // A hundred labels in uniform slabs.
+        let slabs: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| (at / 240) as f32).collect();
+        check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
+    }
+}

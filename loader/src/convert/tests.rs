@@ -1,0 +1,228 @@
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
+use hiend_cache::{Manifest, VolumeReader};
+
+use super::*;
+use crate::dataset::survey;
+use crate::nifti::testing::TestFile;
+
+const SHAPE: [usize; 3] = [12, 10, 8];
+
+/// A body of 40 HU with noise, in air.
+fn ct() -> Vec<i16> {
+    let [nx, ny, nz] = SHAPE;
+    (0..nx * ny * nz)
+        .map(|at| {
+            let (x, y) = (at % nx, at / nx % ny);
+            let noise = i16::try_from(at * 7919 % 41).unwrap() - 20;
+            noise + if (2..10).contains(&x) && (2..8).contains(&y) { 40 } else { -1000 }
+        })
+        .collect()
+}
+
+fn image() -> TestFile {
+    TestFile::new(SHAPE, &ct())
+}
+
+/// A label map or mask with one value in one plane, 0 elsewhere.
+fn label(plane: usize, value: u8) -> TestFile {
+    let voxels: Vec<u8> =
+        (0..SHAPE.iter().product()).map(|at: usize| if at / 120 == plane { value } else { 0 }).collect();
+    image().with_u8(&voxels)
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(files: &[(&str, TestFile)]) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        for (path, file) in files {
+            place.write(path, file);
+        }
+        place
+    }
+
+    /// Writes a file that was changed an hour ago.
+    fn write(&self, path: &str, file: &TestFile) {
+        let path = file.write(&self.data().join(path));
+        let file = File::options().append(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.0.path().join("cache")
+    }
+
+    fn convert_with(&self, options: ConvertOptions) -> Result<Summary, ConvertError> {
+        let (data, cache) = (self.data(), self.cache());
+        let datasets = survey(&data).unwrap().datasets;
+        let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+        Conversion::new(&data, &datasets, &cache).config(config).options(options).run()
+    }
+
+    fn convert(&self) -> Summary {
+        self.convert_with(ConvertOptions::default()).unwrap()
+    }
+
+    fn keys(&self) -> Vec<String> {
+        Cache::open(&self.cache()).unwrap().cases().iter().map(|case| case.key().to_owned()).collect()
+    }
+
+    /// Voxels of each label value in a case.
+    fn label_counts(&self, key: &str) -> Vec<(u8, usize)> {
+        let cache = Cache::open(&self.cache()).unwrap();
+        let volume = cache.case(key).unwrap().read_whole(&mut VolumeReader::new()).unwrap();
+        let label = volume.label.unwrap();
+        let count = |value: u8| label.iter().filter(|&&voxel| voxel == value).count();
+        (0..=255).map(|value| (value, count(value))).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Voxels of a plane within the body.
+const PLANE: usize = 8 * 6;
+
+#[test]
+fn totalsegmentator_becomes_labelled_cases_with_class_names() {
+    let place = Place::new(&[
+        ("s0000/ct.nii.gz", image()),
+        ("s0000/segmentations/spleen.nii.gz", label(1, 1)),
+        ("s0000/segmentations/liver.nii.gz", label(2, 1)),
+        ("s0001/ct.nii.gz", image()),
+        ("s0001/segmentations/aorta.nii.gz", label(3, 255)),
+    ]);
+    let summary = place.convert();
+    assert_eq!((summary.converted, summary.with_label), (2, 2));
+    assert_eq!(place.keys(), ["data/s0000", "data/s0001"]);
+    assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (2, PLANE), (3, PLANE)]);
+    assert_eq!(place.label_counts("data/s0001"), [(0, 7 * PLANE), (1, PLANE)]);
+    let labels = &Manifest::read(&place.cache()).unwrap().datasets["data"].labels;
+    let names = [(0, "background"), (1, "aorta"), (2, "liver"), (3, "spleen")];
+    assert_eq!(*labels, names.map(|(label, name)| (label, name.to_owned())).into());
+
+    assert_eq!(place.convert().unchanged, 2);
+    // A class that sorts before others renumbers them, in cases whose files did not change as well.
+    place.write("s0001/segmentations/bladder.nii.gz", &label(5, 1));
+    assert_eq!(place.convert().converted, 2);
+    assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (3, PLANE), (4, PLANE)]);
+}
+
+#[test]
+fn a_file_of_unknown_role_with_the_values_of_a_label_map_is_skipped() {
+    let place = Place::new(&[("a.nii", image()), ("liver.nii", label(2, 1))]);
+    let summary = place.convert();
+    assert_eq!(place.keys(), ["data/a"]);
+    assert!(summary.skipped[0].reason.starts_with("a label map by its values"), "{:?}", summary.skipped);
+}
+
+fn offset() -> TestFile {
+    let values: Vec<i16> = ct().into_iter().map(|hu| (hu + 1024).max(0)).collect();
+    TestFile::new(SHAPE, &values)
+}
+
+#[test]
+fn suspicious_cases_are_told_skipped_or_refused() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", offset()), ("imagesTr/b_0000.nii", image())]);
+    let with = |on_suspect| place.convert_with(ConvertOptions { on_suspect, jobs: 1, ..ConvertOptions::default() });
+    let error = with(OnSuspect::Fail).unwrap_err().to_string();
+    assert!(error.starts_with("data/a: values 4 to 1084,") && error.contains("HU with an offset"), "{error}");
+    let summary = with(OnSuspect::Skip).unwrap();
+    assert_eq!((summary.converted, summary.skipped.len()), (1, 1));
+    let summary = with(OnSuspect::Warn).unwrap();
+    assert_eq!((summary.converted, summary.findings.len()), (1, 1));
+    let cache = Cache::open(&place.cache()).unwrap();
+    let values = |key| cache.case(key).unwrap().record().values.clone().unwrap();
+    assert_eq!(values("data/a").findings, [summary.findings[0].text.clone()]);
+    let plausible = values("data/b");
+    assert_eq!((plausible.min, plausible.max, plausible.air), (-1020.0, 60.0, 0.6));
+    assert!(plausible.findings.is_empty());
+}
+
+#[test]
+fn header_oddities_are_told() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
+    let summary = place.convert();
+    assert!(summary.findings[0].text.starts_with("sform and qform disagree"), "{:?}", summary.findings);
+}
+
+#[test]
+fn lost_label_maps_supersede_nothing() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    let expected = place.label_counts("data/a");
+    // As if the disk of the labels were not mounted.
+    std::fs::remove_file(place.data().join("labelsTr/a.nii")).unwrap();
+    let summary = place.convert();
+    assert!(summary.skipped[0].reason.contains("no label map is left in its dataset"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/a"), expected);
+    // A dataset that still has others lost this one on purpose.
+    place.write("imagesTr/b_0000.nii", &image());
+    place.write("labelsTr/b.nii", &label(1, 1));
+    assert_eq!(place.convert().converted, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_label_that_cannot_be_seen_supersedes_nothing() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    let expected = place.label_counts("data/a");
+    let path = place.data().join("labelsTr/a.nii");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/gone/a.nii", &path).unwrap();
+    let summary = place.convert();
+    assert!(summary.skipped[0].reason.starts_with("cannot look at this file"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/a"), expected);
+}
+
+#[test]
+fn nothing_is_pruned_below_an_empty_folder() {
+    let place = Place::new(&[
+        ("Dataset001_A/imagesTr/a_0000.nii", image()),
+        ("Dataset002_B/imagesTr/b_0000.nii", image()),
+        ("Dataset002_B/imagesTr/c_0000.nii", image()),
+    ]);
+    place.convert();
+    let keys = place.keys();
+    let prune = || place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() });
+    let folder = place.data().join("Dataset002_B");
+    std::fs::remove_dir_all(folder.join("imagesTr")).unwrap();
+    let error = prune().unwrap_err().to_string();
+    assert!(error.contains("2 cases of the cache, such as Dataset002_B/b"), "{error}");
+    assert_eq!(place.keys(), keys);
+    std::fs::create_dir(folder.join("imagesTr")).unwrap();
+    assert!(matches!(prune(), Err(ConvertError::Vacant { count: 2, .. })));
+    // A folder that is gone is gone on purpose.
+    std::fs::remove_dir_all(folder).unwrap();
+    assert_eq!(prune().unwrap().pruned.unwrap().cases, 2);
+    assert_eq!(place.keys(), ["Dataset001_A/a"]);
+}
+
+#[test]
+fn a_second_run_waits_for_the_first_and_does_nothing() {
+    let place = Place::new(&[]);
+    for case in 0..6 {
+        place.write(&format!("imagesTr/{case}_0000.nii"), &image());
+    }
+    let summaries: Vec<Summary> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..2).map(|_| scope.spawn(|| place.convert())).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    assert_eq!(summaries.iter().map(|summary| summary.converted).sum::<usize>(), 6);
+    assert_eq!(summaries.iter().map(|summary| summary.unchanged).sum::<usize>(), 6);
+}
+
+#[test]
+fn regions_and_the_ignore_label_reach_the_manifest() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image())]);
+    let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "file_ending": ".nii"}"#;
+    std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    place.convert();
+    let info = Manifest::read(&place.cache()).unwrap().datasets["data"].clone();
+    assert_eq!(info.regions, [("whole".to_owned(), vec![1, 2])].into());
+    assert_eq!((info.ignore, info.labels.len()), (Some(3), 3));
+}

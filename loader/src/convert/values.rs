@@ -1,0 +1,156 @@
+//! The values of a source image, counted before the window hides them.
+
+use hiend_cache::SourceValues;
+
+use crate::nifti::NiftiVolume;
+
+/// Values at or below this are air or padding, in HU.
+const AIR_HU: f32 = -900.0;
+/// Where soft tissue and water lie when 1024 (or 1000) was added to HU.
+const OFFSET_TISSUE: std::ops::RangeInclusive<f32> = 874.0..=1274.0;
+/// Largest number of values that an image of few grey levels is still taken for a label map with.
+const FEW_LABELS: usize = 16;
+/// Share of neighbours with equal values, among those that are not both 0, from which whole numbers are labels.
+const PIECEWISE_CONSTANT: f64 = 0.8;
+
+/// Range and shares of an image's values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueStats {
+    /// Lowest value.
+    pub min: f32,
+    /// Highest value.
+    pub max: f32,
+    /// Share of voxels at or below the window's lower end.
+    pub below: f64,
+    /// Share of voxels at or above the window's upper end.
+    pub above: f64,
+    /// Share of voxels at or below -900.
+    pub air: f64,
+    /// Share of voxels from 874 to 1274.
+    pub offset_tissue: f64,
+    /// Number of different values, if they are those of a label map.
+    pub labels: Option<usize>,
+}
+
+impl ValueStats {
+    /// Counts the values of a volume.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the window is whole numbers of 16 bits")]
+    pub fn of(volume: &NiftiVolume, window: [f64; 2]) -> Self {
+        let mut counts = Counts {
+            window: window.map(|end| end as f32),
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            num: 0,
+            below: 0,
+            above: 0,
+            air: 0,
+            offset_tissue: 0,
+            labels: Some(LabelCounts { seen: [false; 256], pairs: 0, equal: 0 }),
+        };
+        volume.for_each_row(|row| counts.add(row));
+        let share = |count: u64| count as f64 / counts.num.max(1) as f64;
+        Self {
+            min: counts.min,
+            max: counts.max,
+            below: share(counts.below),
+            above: share(counts.above),
+            air: share(counts.air),
+            offset_tissue: share(counts.offset_tissue),
+            labels: counts.labels.as_ref().and_then(LabelCounts::num_labels),
+        }
+    }
+}
+
+impl ValueStats {
+    /// The part of the counts that is stored with the case.
+    #[must_use]
+    pub fn to_record(&self, findings: Vec<String>) -> SourceValues {
+        // Shares are rounded: nobody needs more digits, and every case would carry them.
+        let rounded = |share: f64| (share * 1e6).round() / 1e6;
+        SourceValues {
+            min: self.min.into(),
+            max: self.max.into(),
+            below: rounded(self.below),
+            above: rounded(self.above),
+            air: rounded(self.air),
+            findings,
+        }
+    }
+}
+
+struct Counts {
+    window: [f32; 2],
+    min: f32,
+    max: f32,
+    num: u64,
+    below: u64,
+    above: u64,
+    air: u64,
+    offset_tissue: u64,
+    /// `None` once a value was met that is no label.
+    labels: Option<LabelCounts>,
+}
+
+impl Counts {
+    fn add(&mut self, row: &[f32]) {
+        let [low, high] = self.window;
+        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+        for &value in row {
+            min = min.min(value);
+            max = max.max(value);
+        }
+        self.min = self.min.min(min);
+        self.max = self.max.max(max);
+        self.num += row.len() as u64;
+        self.below += count(row, |value| value <= low);
+        self.above += count(row, |value| value >= high);
+        self.air += count(row, |value| value <= AIR_HU);
+        self.offset_tissue += count(row, |value| OFFSET_TISSUE.contains(&value));
+        if let Some(labels) = &mut self.labels
+            && !(min >= 0.0 && max <= 255.0 && labels.add(row))
+        {
+            self.labels = None;
+        }
+    }
+}
+
+/// Number of values that fulfil a condition; compiles to vector code.
+fn count(row: &[f32], is: impl Fn(f32) -> bool) -> u64 {
+    row.iter().map(|&value| u32::from(is(value))).sum::<u32>().into()
+}
+
+struct LabelCounts {
+    seen: [bool; 256],
+    /// Neighbours along a row that are not both 0.
+    pairs: u64,
+    /// Those of equal value.
+    equal: u64,
+}
+
+impl LabelCounts {
+    /// Counts a row of values from 0 to 255; returns whether all are whole numbers.
+    fn add(&mut self, row: &[f32]) -> bool {
+        let mut last = None;
+        for &value in row {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255")]
+            let label = value as u8;
+            if (f32::from(label) - value).abs() > 0.0 {
+                return false;
+            }
+            self.seen[usize::from(label)] = true;
+            if let Some(last) = last.filter(|&last| label > 0 || last > 0) {
+                self.pairs += 1;
+                self.equal += u64::from(label == last);
+            }
+            last = Some(label);
+        }
+        true
+    }
+
+    fn num_labels(&self) -> Option<usize> {
+        let num = self.seen.iter().filter(|&&seen| seen).count();
+        let is_piecewise = self.equal as f64 >= PIECEWISE_CONSTANT * self.pairs as f64;
+        (num > 1 && (num <= FEW_LABELS || is_piecewise)).then_some(num)
+    }
+}

@@ -1,0 +1,273 @@
+//! `dataset.json`, as nnU-Net (versions 1 and 2) and the Medical Segmentation Decathlon write it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::DatasetError;
+
+/// Largest `dataset.json` that is read, in bytes.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The parts of a description that conversion uses.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Description {
+    /// Class names by label value, the label to ignore included.
+    pub labels: BTreeMap<u8, String>,
+    /// Names of regions, and the label values that each unites.
+    pub regions: BTreeMap<String, Vec<u8>>,
+    /// Label value of voxels without annotation, which nnU-Net calls `ignore`.
+    pub ignore: Option<u8>,
+    /// Number of training cases claimed.
+    pub num_training: Option<u64>,
+    /// Names of the channels by their number.
+    pub channels: Vec<String>,
+    /// Whether the description is of nnU-Net's version 2, which demands channel numbers in file names.
+    pub is_version_2: bool,
+    /// Cases that the description lists; empty if it lists none.
+    pub cases: Vec<ListedCase>,
+}
+
+/// A case listed in `training` or in `dataset`.
+#[derive(Clone, Debug)]
+pub(super) struct ListedCase {
+    /// Name of the case; `None` where the image's name gives it.
+    pub case_id: Option<String>,
+    /// Images, one a channel.
+    pub images: Vec<PathBuf>,
+    /// The label map.
+    pub label: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    labels: InOrder,
+    #[serde(default, rename = "numTraining")]
+    num_training: Value,
+    #[serde(default, alias = "modality")]
+    channel_names: BTreeMap<String, Value>,
+    #[serde(default)]
+    file_ending: Option<Value>,
+    #[serde(default)]
+    training: Value,
+    #[serde(default)]
+    dataset: Value,
+}
+
+/// A JSON object with its keys in the file's order.
+#[derive(Default)]
+struct InOrder(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for InOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = InOrder;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InOrder, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(InOrder(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Reads the description in `folder`; `None` if there is none. `root` is the folder being converted: listed paths may
+/// lead anywhere in it and nowhere else.
+///
+/// # Errors
+/// If the file cannot be read, is not JSON, or lists a path outside `root`.
+pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
+    let path = folder.join("dataset.json");
+    let bad = |reason: String| DatasetError::BadDescription { path: path.clone(), reason };
+    let data = match std::fs::metadata(&path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(&path).is_err() => {
+            return Ok(None);
+        }
+        data => data.map_err(|err| bad(format!("cannot look at: {err}")))?,
+    };
+    if !data.is_file() || data.len() > MAX_BYTES {
+        return Err(bad(format!("expected a regular file of at most {MAX_BYTES} bytes")));
+    }
+    let bytes = std::fs::read(&path).map_err(|err| bad(format!("cannot read: {err}")))?;
+    // Some editors put a byte order mark first, which JSON does not allow.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(format!("not a valid description: {err}")))?;
+    let mut description = Description {
+        num_training: raw.num_training.as_u64(),
+        channels: raw.channel_names.values().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        is_version_2: raw.file_ending.is_some(),
+        cases: listed(&raw, folder, root).map_err(&bad)?,
+        ..Description::default()
+    };
+    for (key, value) in &raw.labels.0 {
+        add_label(&mut description, key, value).map_err(&bad)?;
+    }
+    Ok(Some(description))
+}
+
+/// Takes in an entry of `labels`: `"liver": 1` (nnU-Net 2), `"1": "liver"` (nnU-Net 1, Decathlon), or a region,
+/// `"tumour": [1, 2]`.
+fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), String> {
+    let label = |value: &Value| -> Option<u8> {
+        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
+        u8::try_from(number).ok()
+    };
+    let expected = "expected whole numbers from 0 to 255";
+    if let Value::Array(values) = value {
+        let labels: Option<Vec<u8>> = values.iter().map(label).collect();
+        let labels = labels.ok_or_else(|| format!("labels: region {key}: {value}; {expected}"))?;
+        into.regions.insert(key.to_owned(), labels);
+        return Ok(());
+    }
+    let (label, name) = match (key.trim().parse::<u8>(), value) {
+        (Ok(label), Value::String(name)) if name.trim().parse::<u64>().is_err() => (label, name.as_str()),
+        _ => (label(value).ok_or_else(|| format!("labels: {key}: {value}; {expected}"))?, key),
+    };
+    if let Some(other) = into.labels.insert(label, name.to_owned()) {
+        return Err(format!("labels: {other} and {name} both have the value {label}"));
+    }
+    if name == "ignore" {
+        into.ignore = Some(label);
+    }
+    Ok(())
+}
+
+/// Cases of `dataset` (nnU-Net 2: an object by case name) or of `training` (nnU-Net 1 and Decathlon: a list).
+fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, String> {
+    let place = |path: &str| inside(path, folder, root);
+    if let Value::Object(cases) = &raw.dataset {
+        return cases
+            .iter()
+            .map(|(case_id, entry)| {
+                let images: Option<Vec<&str>> = match entry.get("images") {
+                    Some(Value::Array(images)) => images.iter().map(Value::as_str).collect(),
+                    _ => None,
+                };
+                let images = images.filter(|images| !images.is_empty());
+                let images =
+                    images.ok_or_else(|| format!("dataset: {case_id}: expected a list \"images\" of paths"))?;
+                Ok(ListedCase {
+                    case_id: Some(case_id.clone()),
+                    images: images.into_iter().map(place).collect::<Result<_, _>>()?,
+                    label: entry.get("label").and_then(Value::as_str).map(place).transpose()?,
+                })
+            })
+            .collect();
+    }
+    let Value::Array(entries) = &raw.training else { return Ok(Vec::new()) };
+    entries
+        .iter()
+        .enumerate()
+        .map(|(at, entry)| {
+            let image = entry.get("image").unwrap_or(entry);
+            let image = image.as_str().ok_or_else(|| format!("entry {at} of \"training\" names no image"))?;
+            let label = entry.get("label").and_then(Value::as_str).map(place).transpose()?;
+            Ok(ListedCase { case_id: None, images: vec![place(image)?], label })
+        })
+        .collect()
+}
+
+/// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
+/// other files.
+fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
+    let mut path = folder.to_owned();
+    for component in Path::new(listed).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                path.pop();
+            }
+            Component::Normal(name) => path.push(name),
+            Component::RootDir | Component::Prefix(_) => path = PathBuf::from(component.as_os_str()),
+        }
+    }
+    if path.starts_with(root) {
+        return Ok(path);
+    }
+    Err(format!("{listed} lies outside {}; convert a folder that contains both", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Description, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("dataset.json"), text).unwrap();
+        read(dir.path(), dir.path()).map(Option::unwrap).map_err(|err| err.to_string())
+    }
+
+    fn names(labels: &[(u8, &str)]) -> BTreeMap<u8, String> {
+        labels.iter().map(|(label, name)| (*label, (*name).to_owned())).collect()
+    }
+
+    #[test]
+    fn labels_are_read_in_both_forms() {
+        let expected = names(&[(0, "background"), (1, "liver")]);
+        for text in [
+            r#"{"labels": {"background": 0, "liver": 1}}"#,
+            r#"{"labels": {"0": "background", "1": "liver"}}"#,
+            r#"{"labels": {"background": "0", "liver": "1"}}"#,
+            "\u{feff}{\"labels\": {\"background\": 0, \"liver\": 1}}",
+        ] {
+            assert_eq!(parse(text).unwrap().labels, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ignore_label_and_regions_are_kept_apart() {
+        let description = parse(
+            r#"{"labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "bone": 3, "ignore": 4},
+                "regions_class_order": [1, 2, 3]}"#,
+        )
+        .unwrap();
+        assert_eq!(description.labels, names(&[(0, "background"), (3, "bone"), (4, "ignore")]));
+        assert_eq!(description.ignore, Some(4));
+        let regions = BTreeMap::from([("core".into(), vec![2, 3]), ("whole".into(), vec![1, 2, 3])]);
+        assert_eq!(description.regions, regions);
+    }
+
+    #[test]
+    fn unusable_labels_are_refused() {
+        for (text, reason) in [
+            (r#"{"labels": {"liver": 256}}"#, "labels: liver: 256; expected whole numbers from 0 to 255"),
+            (r#"{"labels": {"liver": -1}}"#, "labels: liver: -1;"),
+            (r#"{"labels": {"liver": [1, 2.5]}}"#, "labels: region liver: [1,2.5];"),
+            (r#"{"labels": {"liver": 1, "spleen": 1}}"#, "liver and spleen both have the value 1"),
+            (r#"{"labels": ["liver"]}"#, "expected an object of labels"),
+            ("{", "not a valid description"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(reason), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn listed_paths_stay_in_the_folder_being_converted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, folder) = (dir.path(), dir.path().join("a"));
+        assert_eq!(inside("./imagesTr/x.nii", &folder, root).unwrap(), folder.join("imagesTr/x.nii"));
+        assert_eq!(inside("../b/x.nii", &folder, root).unwrap(), root.join("b/x.nii"));
+        let absolute = folder.join("x.nii").display().to_string();
+        assert_eq!(inside(&absolute, &folder, root).unwrap(), folder.join("x.nii"));
+        for path in ["../../x.nii", "/etc/passwd", "../../../../../../../../../../etc/passwd"] {
+            assert!(inside(path, &folder, root).unwrap_err().contains("lies outside"), "{path}");
+        }
+        let text = r#"{"dataset": {"x": {"images": ["/etc/passwd"], "label": "x.nii"}}}"#;
+        assert!(parse(text).unwrap_err().contains("/etc/passwd lies outside"));
+    }
+}

@@ -1,0 +1,163 @@
+//! A folder a case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
+//! `segmentation`), and others of the kind.
+//!
+//! A folder is a case if it holds one image and either one label map or a folder of masks. Such masks become one label
+//! map; their classes are numbered from 1 by the sorted names of all masks of the dataset.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+
+use super::description::Description;
+use super::roles::{case_key, is_generic_image_name, is_label_folder, is_label_name, other_modality};
+use super::tree::{Folder, TreeFile};
+use super::unused::{UnusedReason, rest};
+use super::{Dataset, DatasetNote};
+use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
+
+/// A case folder by its names.
+struct CaseFolder<'a> {
+    folder: &'a Folder,
+    image: &'a TreeFile,
+    label: Option<&'a TreeFile>,
+    /// Folder of masks, where there is no label map.
+    masks: Option<&'a Folder>,
+    /// Whether the names leave no doubt that this is a case, even without labels.
+    is_named: bool,
+}
+
+impl CaseFolder<'_> {
+    fn is_labelled(&self) -> bool {
+        self.label.is_some() || self.masks.is_some()
+    }
+}
+
+fn case_folder(folder: &Folder) -> Option<CaseFolder<'_>> {
+    let (labels, images): (Vec<_>, Vec<_>) = folder.volumes().partition(|(_, stem)| is_label_name(stem));
+    let images: Vec<_> = images.into_iter().filter(|(_, stem)| other_modality(stem).is_none()).collect();
+    let own_name = |stem: &str| is_generic_image_name(stem) || stem.eq_ignore_ascii_case(&folder.name);
+    let (image, stem) = match images.as_slice() {
+        [image] => *image,
+        several => {
+            let mut named = several.iter().filter(|(_, stem)| own_name(stem));
+            *named.next().filter(|_| named.next().is_none())?
+        }
+    };
+    let label = match labels.as_slice() {
+        [(label, _)] => Some(*label),
+        several => {
+            // One that is named a label map and nothing else, or like the image.
+            let wanted = |stem: &str| case_key(stem).is_empty() || case_key(stem) == case_key(&folder.name);
+            let mut named = several.iter().filter(|(_, stem)| wanted(stem));
+            named.next().filter(|_| named.next().is_none()).map(|(label, _)| *label)
+        }
+    };
+    let mut masks = folder.folders.iter().filter(|child| is_label_folder(&child.name) && child.volumes().count() > 0);
+    let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none());
+    Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
+}
+
+/// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case; also the subfolders that
+/// belong to no case. `None` if no labelled case is among them.
+pub(super) fn read<'a>(
+    folder: &'a Folder,
+    description: Option<&Description>,
+    is_root: bool,
+) -> Option<(Dataset, Vec<&'a Folder>)> {
+    let own = case_folder(folder).filter(|case| is_root && case.is_labelled());
+    let (cases, others): (Vec<CaseFolder<'a>>, Vec<&'a Folder>) = if let Some(case) = own {
+        (vec![case], Vec::new())
+    } else {
+        let mut cases = Vec::new();
+        let mut others = Vec::new();
+        for child in &folder.folders {
+            match case_folder(child).filter(|case| case.is_labelled() || case.is_named) {
+                Some(case) => cases.push(case),
+                None => others.push(child),
+            }
+        }
+        (cases, others)
+    };
+    if !cases.iter().any(CaseFolder::is_labelled) {
+        return None;
+    }
+    let mut dataset = Dataset::described(folder.name.clone(), description);
+    let names: BTreeSet<&str> =
+        cases.iter().filter_map(|case| case.masks).flat_map(Folder::volumes).map(|(_, stem)| stem).collect();
+    let classes: Option<BTreeMap<&str, u8>> =
+        names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
+    if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
+        dataset.labels = classes.iter().map(|(name, class)| (*class, (*name).to_owned())).collect();
+        dataset.labels.insert(0, "background".into());
+    }
+    let empty = others.iter().filter(|other| other.is_empty());
+    dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
+    let mut fewest = None;
+    for case in &cases {
+        let CaseFolder { folder: place, image, label, masks, .. } = *case;
+        let labels = match (label, masks, &classes) {
+            (Some(label), _, _) => Some(LabelFiles::Map(label.path.clone())),
+            (None, Some(masks), Some(classes)) => {
+                Some(LabelFiles::Masks { folder: masks.path.clone(), masks: masks_of(masks, classes) })
+            }
+            _ => None,
+        };
+        let files = CaseFiles {
+            dataset: dataset.name.clone(),
+            case_id: place.name.clone(),
+            image: image.path.clone(),
+            role: ImageRole::Declared,
+            label: labels,
+        };
+        let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
+        dataset.unused.extend(rest(place, &taken, |file| explain(file, case)));
+        match (&files.label, masks) {
+            (None, Some(masks)) => {
+                let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
+                dataset.skipped.push(SkippedCase::new(&files, &masks.path, reason));
+            }
+            (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
+                let reason = "one label map, where other cases have a mask a class: which class is which is unknown";
+                dataset.skipped.push(SkippedCase::new(&files, path, reason));
+            }
+            (Some(LabelFiles::Masks { masks, .. }), _) if masks.len() < names.len() => {
+                let fewer = (masks.len(), files.case_id.clone());
+                fewest = fewest.into_iter().chain([fewer]).min();
+                dataset.cases.push(files);
+            }
+            _ => dataset.cases.push(files),
+        }
+    }
+    if let Some((count, example)) = fewest {
+        dataset.notes.push(DatasetNote::MissingMasks { example, count, of: names.len() });
+    }
+    dataset.note_missing_labels(true);
+    // Files next to the case folders.
+    let beside = Folder { folders: Vec::new(), ..folder.clone() };
+    if cases.iter().all(|case| case.folder.path != folder.path) {
+        dataset.unused.extend(rest(&beside, &HashSet::new(), |_| UnusedReason::OutsideDatasets));
+    }
+    Some((dataset, others))
+}
+
+fn masks_of(folder: &Folder, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
+    let mut masks: Vec<Mask> = folder
+        .volumes()
+        .filter_map(|(file, stem)| Some(Mask { class: *classes.get(stem)?, path: file.path.clone() }))
+        .collect();
+    masks.sort();
+    masks
+}
+
+fn explain(file: &TreeFile, case: &CaseFolder<'_>) -> UnusedReason {
+    let stem = file.stem().unwrap_or_default();
+    let is_direct = file.path.parent() == Some(&case.folder.path);
+    if let Some(word) = other_modality(stem).filter(|_| is_direct) {
+        UnusedReason::NamedLikeOtherModality { word }
+    } else if case.label.is_some() && !is_direct {
+        UnusedReason::PartOfLabel
+    } else if is_direct && is_label_name(stem) {
+        if case.is_labelled() { UnusedReason::PartOfLabel } else { UnusedReason::AmbiguousLabel }
+    } else {
+        UnusedReason::OutsideDatasets
+    }
+}

@@ -1,0 +1,433 @@
+use super::*;
+use crate::case::LabelFiles;
+
+fn touch(root: &Path, files: &[&str]) {
+    for (at, file) in files.iter().enumerate() {
+        let path = root.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, at.to_string()).unwrap();
+    }
+}
+
+struct Found {
+    dir: tempfile::TempDir,
+    listing: Listing,
+}
+
+impl Found {
+    /// Surveys a folder `data` with these files.
+    fn in_files(files: &[&str]) -> Self {
+        Self::in_described(files, &[])
+    }
+
+    /// The same with files of a given content.
+    fn in_described(files: &[&str], contents: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, files);
+        for (path, text) in contents {
+            touch(&data, &[path]);
+            std::fs::write(data.join(path), text).unwrap();
+        }
+        let listing = survey(&data).unwrap();
+        Self { dir, listing }
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        path.strip_prefix(self.dir.path().join("data")).unwrap().display().to_string()
+    }
+
+    /// Checks keys, images and label maps of all cases: `KEY IMAGE LABEL`.
+    fn cases(&self, expected: &[&str]) -> &Self {
+        let line = |case: &CaseFiles| {
+            let label = case.label.as_ref().map_or_else(|| "-".into(), |label| self.relative(label.path()));
+            format!("{} {} {label}", case.key(), self.relative(&case.image))
+        };
+        let found: Vec<String> = self.listing.datasets.iter().flat_map(|dataset| &dataset.cases).map(line).collect();
+        assert_eq!(found, expected);
+        self
+    }
+
+    /// Checks all unused files, sorted: `PATH REASON`.
+    fn unused(&self, expected: &[(&str, UnusedReason)]) -> &Self {
+        let mut found: Vec<(String, UnusedReason)> =
+            self.listing.all_unused().map(|unused| (self.relative(&unused.path), unused.reason.clone())).collect();
+        found.sort();
+        let expected: Vec<(String, UnusedReason)> =
+            expected.iter().map(|(path, reason)| ((*path).to_owned(), reason.clone())).collect();
+        assert_eq!(found, expected);
+        self
+    }
+
+    fn skipped(&self, expected: &[(&str, &str)]) -> &Self {
+        let skipped = self.listing.datasets.iter().flat_map(|dataset| &dataset.skipped);
+        let found: Vec<(&str, &str)> =
+            skipped.map(|skipped| (skipped.case.as_str(), skipped.reason.as_str())).collect();
+        assert_eq!(found, expected);
+        self
+    }
+
+    fn notes(&self, expected: &[DatasetNote]) -> &Self {
+        let found: Vec<&DatasetNote> = self.listing.datasets.iter().flat_map(|dataset| &dataset.notes).collect();
+        assert_eq!(found, expected.iter().collect::<Vec<_>>());
+        self
+    }
+}
+
+#[test]
+fn nnunet_datasets_are_found_at_any_depth() {
+    let deep = Found::in_described(
+        &[
+            "nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii.gz",
+            "nnUNet_raw/Dataset001_A/imagesTr/._x_0000.nii.gz",
+            "nnUNet_raw/Dataset001_A/labelsTr/x.nii.gz",
+            "nnUNet_raw/Dataset001_A/imagesTs/t_0000.nii.gz",
+            "nnUNet_raw/Dataset002_B/imagesTr/y_0000.nii",
+            "nnUNet_raw/Dataset002_B/imagesTr/z_0000.nii.gz",
+            "nnUNet_raw/Dataset002_B/imagesTr/z_0001.nii.gz",
+        ],
+        &[("nnUNet_raw/Dataset001_A/dataset.json", r#"{"labels": {"background": 0, "liver": 1, "both": [1, 2]}}"#)],
+    );
+    deep.cases(&[
+        "Dataset001_A/x nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii.gz nnUNet_raw/Dataset001_A/labelsTr/x.nii.gz",
+        "Dataset002_B/y nnUNet_raw/Dataset002_B/imagesTr/y_0000.nii -",
+    ])
+    .skipped(&[("Dataset002_B/z", "has more than one channel; a CT has one")])
+    .unused(&[
+        ("nnUNet_raw/Dataset001_A/dataset.json", UnusedReason::NotAVolume),
+        ("nnUNet_raw/Dataset001_A/imagesTr/._x_0000.nii.gz", UnusedReason::Hidden),
+        ("nnUNet_raw/Dataset001_A/imagesTs/t_0000.nii.gz", UnusedReason::TestData),
+    ]);
+    let dataset = &deep.listing.datasets[0];
+    assert_eq!(dataset.labels, BTreeMap::from([(0, "background".into()), (1, "liver".into())]));
+    assert_eq!(dataset.regions, BTreeMap::from([("both".into(), vec![1, 2])]));
+    Found::in_files(&["imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz"])
+        .cases(&["data/x imagesTr/x_0000.nii.gz labelsTr/x.nii.gz"]);
+}
+
+#[test]
+fn names_that_nnunet_does_not_know_are_told_and_upper_case_is_read() {
+    Found::in_described(
+        &[
+            "imagesTr/BIG_0000.NII.GZ",
+            "imagesTr/ch1_0001.nii.gz",
+            "imagesTr/good_0000.nii.gz",
+            "imagesTr/noending.nii.gz",
+            "imagesTr/short_000.nii.gz",
+            "imagesTr/a_0000.nrrd",
+            "imagesTr/b_0000.mha",
+            "labelsTr/good.nii.gz",
+            "labelsTr/other.nii.gz",
+        ],
+        &[("dataset.json", r#"{"numTraining": 24, "file_ending": ".nii.gz"}"#)],
+    )
+    .cases(&["data/BIG imagesTr/BIG_0000.NII.GZ -", "data/good imagesTr/good_0000.nii.gz labelsTr/good.nii.gz"])
+    .unused(&[
+        ("dataset.json", UnusedReason::NotAVolume),
+        ("imagesTr/a_0000.nrrd", UnusedReason::Format { name: "NRRD" }),
+        ("imagesTr/b_0000.mha", UnusedReason::Format { name: "MetaImage" }),
+        ("imagesTr/ch1_0001.nii.gz", UnusedReason::OtherChannel),
+        ("imagesTr/noending.nii.gz", UnusedReason::NoChannel),
+        ("imagesTr/short_000.nii.gz", UnusedReason::NoChannel),
+        ("labelsTr/other.nii.gz", UnusedReason::LabelWithoutImage),
+    ])
+    .notes(&[
+        DatasetNote::Unlabelled { count: 1, of: 2, example: "BIG".into() },
+        DatasetNote::Count { claimed: 24, found: 2 },
+    ]);
+}
+
+#[test]
+fn names_without_channels_are_read_where_none_has_one() {
+    // AMOS: the number is the case's.
+    Found::in_files(&["imagesTr/amos_0001.nii.gz", "imagesTr/amos_0002.nii.gz", "labelsTr/amos_0001.nii.gz"]).cases(&[
+        "data/amos_0001 imagesTr/amos_0001.nii.gz labelsTr/amos_0001.nii.gz",
+        "data/amos_0002 imagesTr/amos_0002.nii.gz -",
+    ]);
+}
+
+#[test]
+fn a_test_set_alone_is_converted() {
+    Found::in_files(&["Dataset001_A/imagesTs/x_0000.nii.gz", "Dataset001_A/labelsTs/x.nii.gz"])
+        .cases(&["Dataset001_A/x Dataset001_A/imagesTs/x_0000.nii.gz Dataset001_A/labelsTs/x.nii.gz"])
+        .unused(&[]);
+}
+
+const TRAINING: &str = r#"{"labels": {"0": "background", "1": "liver"}, "modality": {"0": "CT"}, "numTraining": 2,
+    "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}, "./imagesTr/gone.nii.gz"]}"#;
+
+#[test]
+fn the_decathlon_lists_its_cases() {
+    let files = ["imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTr/extra.nii.gz", "imagesTs/t.nii.gz"];
+    let found = Found::in_described(&files, &[("dataset.json", TRAINING)]);
+    found
+        .cases(&["data/a imagesTr/a.nii.gz labelsTr/a.nii.gz"])
+        .skipped(&[("data/gone", "listed in dataset.json but missing")])
+        .unused(&[
+            ("dataset.json", UnusedReason::NotAVolume),
+            ("imagesTr/extra.nii.gz", UnusedReason::NotListed),
+            ("imagesTs/t.nii.gz", UnusedReason::TestData),
+        ])
+        .notes(&[]);
+    assert_eq!(found.listing.datasets[0].labels[&1], "liver");
+}
+
+#[test]
+fn a_list_without_channels_stands_for_files_with_them() {
+    let files = ["Task101_Liver/imagesTr/a_0000.nii.gz", "Task101_Liver/labelsTr/a.nii.gz"];
+    Found::in_described(&files, &[("Task101_Liver/dataset.json", TRAINING)])
+        .cases(&["Task101_Liver/a Task101_Liver/imagesTr/a_0000.nii.gz Task101_Liver/labelsTr/a.nii.gz"])
+        .skipped(&[("Task101_Liver/gone", "listed in dataset.json but missing")]);
+    let two_channels = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz"];
+    let found = Found::in_described(&two_channels, &[("dataset.json", TRAINING)]);
+    found.cases(&[]);
+    assert_eq!(found.listing.datasets[0].skipped.len(), 2);
+}
+
+#[test]
+fn the_dataset_key_of_nnunet_2_lists_files_anywhere_in_the_data() {
+    let json = r#"{"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "numTraining": 2, "dataset": {
+        "one": {"images": ["../pool/1.nii.gz"], "label": "labelsTr/one.nii.gz"},
+        "two": {"images": ["../pool/2.nii.gz", "../pool/2b.nii.gz"], "label": "labelsTr/two.nii.gz"}}}"#;
+    let files = ["pool/1.nii.gz", "pool/2.nii.gz", "pool/2b.nii.gz", "Dataset003_C/labelsTr/one.nii.gz"];
+    let found = Found::in_described(&files, &[("Dataset003_C/dataset.json", json)]);
+    found
+        .cases(&["Dataset003_C/one pool/1.nii.gz Dataset003_C/labelsTr/one.nii.gz"])
+        .skipped(&[("Dataset003_C/two", "listed in dataset.json but missing")]);
+}
+
+#[test]
+fn totalsegmentator_masks_become_classes_by_name() {
+    let found = Found::in_files(&[
+        "s0000/ct.nii.gz",
+        "s0000/segmentations/liver.nii.gz",
+        "s0000/segmentations/spleen.nii.gz",
+        "s0001/ct.nii.gz",
+        "s0001/segmentations/aorta.nii.gz",
+        "s0001/segmentations/liver.nii.gz",
+        "s0001/segmentations/spleen.nii.gz",
+        "s0002/ct.nii.gz",
+        "s0003/mri.nii.gz",
+        "meta.csv",
+    ]);
+    found
+        .cases(&[
+            "data/s0000 s0000/ct.nii.gz s0000/segmentations",
+            "data/s0001 s0001/ct.nii.gz s0001/segmentations",
+            "data/s0002 s0002/ct.nii.gz -",
+        ])
+        .unused(&[("meta.csv", UnusedReason::NotAVolume), ("s0003/mri.nii.gz", UnusedReason::OutsideDatasets)])
+        .notes(&[
+            DatasetNote::MissingMasks { example: "s0000".into(), count: 2, of: 3 },
+            DatasetNote::Unlabelled { count: 1, of: 3, example: "s0002".into() },
+        ]);
+    let dataset = &found.listing.datasets[0];
+    let names = [(0, "background"), (1, "aorta"), (2, "liver"), (3, "spleen")];
+    assert_eq!(dataset.labels, names.map(|(label, name)| (label, name.to_owned())).into());
+    let Some(LabelFiles::Masks { masks, .. }) = &dataset.cases[0].label else { panic!("{dataset:?}") };
+    let classes: Vec<(u8, String)> = masks.iter().map(|mask| (mask.class, found.relative(&mask.path))).collect();
+    let expected = [(2, "s0000/segmentations/liver.nii.gz"), (3, "s0000/segmentations/spleen.nii.gz")];
+    assert_eq!(classes, expected.map(|(class, path)| (class, path.to_owned())));
+}
+
+#[test]
+fn kits_has_a_folder_a_case() {
+    Found::in_files(&[
+        "data/case_00000/imaging.nii.gz",
+        "data/case_00000/segmentation.nii.gz",
+        "data/case_00000/instances/kidney_instance-1_annotation-1.nii.gz",
+        "data/case_00001/imaging.nii.gz",
+    ])
+    .cases(&[
+        "data/case_00000 data/case_00000/imaging.nii.gz data/case_00000/segmentation.nii.gz",
+        "data/case_00001 data/case_00001/imaging.nii.gz -",
+    ])
+    .unused(&[("data/case_00000/instances/kidney_instance-1_annotation-1.nii.gz", UnusedReason::PartOfLabel)]);
+    // SegTHOR names the image like the folder.
+    Found::in_files(&["train/Patient_01/GT.nii.gz", "train/Patient_01/Patient_01.nii.gz"])
+        .cases(&["train/Patient_01 train/Patient_01/Patient_01.nii.gz train/Patient_01/GT.nii.gz"]);
+    // One case on its own.
+    Found::in_files(&["imaging.nii.gz", "segmentation.nii.gz"])
+        .cases(&["data/data imaging.nii.gz segmentation.nii.gz"]);
+}
+
+#[test]
+fn btcv_has_images_next_to_labels() {
+    Found::in_files(&[
+        "Training/img/img0001.nii.gz",
+        "Training/img/img0002.nii.gz",
+        "Training/label/label0001.nii.gz",
+        "Training/label/label0003.nii.gz",
+        "Testing/img/img0061.nii.gz",
+    ])
+    .cases(&[
+        "Training/img0001 Training/img/img0001.nii.gz Training/label/label0001.nii.gz",
+        "Training/img0002 Training/img/img0002.nii.gz -",
+    ])
+    .unused(&[
+        ("Testing/img/img0061.nii.gz", UnusedReason::TestData),
+        ("Training/label/label0003.nii.gz", UnusedReason::LabelWithoutImage),
+    ]);
+    Found::in_files(&["images/F_0001_0000.nii.gz", "labels/F_0001.nii.gz"])
+        .cases(&["data/F_0001 images/F_0001_0000.nii.gz labels/F_0001.nii.gz"]);
+}
+
+#[test]
+fn plain_folders_join_label_maps_by_name_and_take_no_mask_for_an_image() {
+    Found::in_files(&["b/2.nii", "a.nii.gz", "notes.txt"])
+        .cases(&["data/a a.nii.gz -", "data/b/2 b/2.nii -"])
+        .unused(&[("notes.txt", UnusedReason::NotAVolume)]);
+    // LiTS.
+    Found::in_files(&["volume-0.nii", "segmentation-0.nii", "volume-1.nii", "segmentation-2.nii", "organs_t1.nii"])
+        .cases(&["data/volume-0 volume-0.nii segmentation-0.nii", "data/volume-1 volume-1.nii -"])
+        .unused(&[
+            ("organs_t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
+            ("segmentation-2.nii", UnusedReason::NamedLikeLabel),
+        ]);
+    let found = Found::in_files(&["p1_ct.nii", "p1_seg.nii", "p1_mask.nii", "masks/p2.nii"]);
+    found.cases(&["data/p1_ct p1_ct.nii -"]).unused(&[
+        ("masks/p2.nii", UnusedReason::NamedLikeLabel),
+        ("p1_mask.nii", UnusedReason::AmbiguousLabel),
+        ("p1_seg.nii", UnusedReason::AmbiguousLabel),
+    ]);
+    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
+}
+
+#[test]
+fn datasets_of_one_name_are_told_apart_by_the_folders_above() {
+    Found::in_files(&["a/Dataset001_X/imagesTr/x_0000.nii", "b/Dataset001_X/imagesTr/x_0000.nii", "stray.nii"])
+        .cases(&[
+            "a-Dataset001_X/x a/Dataset001_X/imagesTr/x_0000.nii -",
+            "b-Dataset001_X/x b/Dataset001_X/imagesTr/x_0000.nii -",
+        ])
+        .unused(&[("stray.nii", UnusedReason::OutsideDatasets)]);
+}
+
+#[test]
+fn an_empty_folder_is_an_error_that_names_what_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["notes.txt", "scan.dcm"]);
+    let message = find(root.path()).unwrap_err().to_string();
+    assert!(message.contains("scan.dcm: DICOM is not read"), "{message}");
+    assert!(matches!(find(&root.path().join("gone")), Err(DatasetError::Unreadable { .. })));
+}
+
+#[test]
+fn empty_folders_are_kept_in_mind() {
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["Dataset001_A/imagesTr/x_0000.nii"]);
+    std::fs::create_dir(dir.path().join("Dataset002_B")).unwrap();
+    let listing = survey(dir.path()).unwrap();
+    assert_eq!(listing.datasets[1].vacant, ["Dataset002_B/"]);
+    assert_eq!(listing.datasets[1].notes, [DatasetNote::Empty]);
+    assert_eq!(find(dir.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn exclusion_is_by_dataset_or_case_name() {
+    let found = Found::in_files(&[
+        "Dataset001_WORD/imagesTr/a_0000.nii",
+        "Dataset002_X/imagesTr/b1_0000.nii",
+        "Dataset002_X/imagesTr/c_0000.nii",
+    ]);
+    let mut datasets = found.listing.datasets;
+    let (removed, unmatched) = Exclude::new(&["word", "b?", "AMOS"]).apply(&mut datasets);
+    assert_eq!((removed, unmatched), (2, vec!["AMOS".to_owned()]));
+    assert_eq!(datasets[0].cases[0].case_id, "c");
+}
+
+#[cfg(unix)]
+mod links {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_to_its_parent_is_named_and_each_scan_is_listed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["a.nii", "b/c.nii"]);
+        symlink(&data, data.join("b/up")).unwrap();
+        symlink(data.join("a.nii"), data.join("again.nii")).unwrap();
+        std::fs::hard_link(data.join("b/c.nii"), data.join("d.nii")).unwrap();
+        let found = Found { listing: survey(&data).unwrap(), dir };
+        found.cases(&["data/a a.nii -", "data/b/c b/c.nii -"]).unused(&[
+            ("again.nii", UnusedReason::SameFile { first: data.join("a.nii") }),
+            ("b/up", UnusedReason::LinkLoop { to: data.clone() }),
+            ("d.nii", UnusedReason::SameFile { first: data.join("b/c.nii") }),
+        ]);
+    }
+
+    #[test]
+    fn a_dataset_of_links_is_a_dataset() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["pool/1.nii.gz", "pool/1_liver.nii.gz", "Dataset001_A/imagesTr/own_0000.nii.gz"]);
+        touch(&data, &["Dataset001_A/labelsTr/own.nii.gz"]);
+        symlink(data.join("pool/1.nii.gz"), data.join("Dataset001_A/imagesTr/x_0000.nii.gz")).unwrap();
+        symlink(data.join("pool/1_liver.nii.gz"), data.join("Dataset001_A/labelsTr/x.nii.gz")).unwrap();
+        let found = Found { listing: survey(&data).unwrap(), dir };
+        found.cases(&[
+            "Dataset001_A/own Dataset001_A/imagesTr/own_0000.nii.gz Dataset001_A/labelsTr/own.nii.gz",
+            "Dataset001_A/x Dataset001_A/imagesTr/x_0000.nii.gz Dataset001_A/labelsTr/x.nii.gz",
+        ]);
+    }
+
+    #[test]
+    fn folders_linked_to_each_other_are_walked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let names: Vec<String> = (0..12).map(|at| format!("f{at}")).collect();
+        for name in &names {
+            touch(&data, &[&format!("{name}/{name}.nii")]);
+        }
+        for from in &names {
+            for to in &names {
+                symlink(data.join(to), data.join(from).join(format!("to_{to}"))).unwrap();
+            }
+        }
+        let listing = survey(&data).unwrap();
+        let mut keys: Vec<String> = names.iter().map(|name| format!("data/{name}/{name}")).collect();
+        keys.sort();
+        assert_eq!(listing.datasets[0].cases.iter().map(CaseFiles::key).collect::<Vec<_>>(), keys);
+    }
+
+    #[test]
+    fn a_dangling_link_is_never_taken_for_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["Dataset001_A/imagesTr/x_0000.nii.gz"]);
+        touch(&data, &["Dataset001_A/imagesTr/y_0000.nii.gz"]);
+        std::fs::create_dir(data.join("Dataset001_A/labelsTr")).unwrap();
+        symlink("/gone/x.nii.gz", data.join("Dataset001_A/labelsTr/x.nii.gz")).unwrap();
+        symlink("/gone/Dataset002_B", data.join("Dataset002_B")).unwrap();
+        let listing = survey(&data).unwrap();
+        // The label is not there, but it is the case's.
+        assert!(listing.datasets[0].cases[0].label.is_some());
+        assert!(listing.all_unused().any(|unused| unused.reason == UnusedReason::DanglingLink));
+        std::fs::remove_dir_all(data.join("Dataset001_A/labelsTr")).unwrap();
+        symlink("/gone/labelsTr", data.join("Dataset001_A/labelsTr")).unwrap();
+        assert!(matches!(survey(&data), Err(DatasetError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn odd_files_and_names_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["a.nii.gz"]);
+        let fifo = data.join("pipe.nii.gz");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let latin_1 = data.join(std::ffi::OsStr::from_bytes(b"caf\xe9.nii.gz"));
+        std::fs::write(&latin_1, b"").unwrap();
+        let escape = data.join("red\x1b[31m.nii.gz");
+        std::fs::write(&escape, b"").unwrap();
+        let listing = survey(&data).unwrap();
+        let reason = |path: &Path| listing.all_unused().find(|unused| unused.path == path).map(|unused| &unused.reason);
+        assert_eq!(reason(&fifo), Some(&UnusedReason::NotRegular));
+        assert_eq!(reason(&latin_1), Some(&UnusedReason::BadName));
+        assert_eq!(reason(&escape), Some(&UnusedReason::BadName));
+        assert!(listing.all_unused().all(|unused| !unused.to_string().contains('\x1b')));
+        assert_eq!(listing.datasets[0].cases.len(), 1);
+    }
+}

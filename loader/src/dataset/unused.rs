@@ -1,0 +1,191 @@
+//! Files that lie in the data and are not converted, each with its reason.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::tree::{Folder, TreeFile};
+use crate::case::shown;
+
+/// A file, or a whole folder, that belongs to no case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusedFile {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The reason.
+    pub reason: UnusedReason,
+}
+
+/// Reason for not converting a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnusedReason {
+    /// A hidden file or a folder of the operating system.
+    Hidden,
+    /// Neither an image nor a label map: a table, a text, a picture.
+    NotAVolume,
+    /// Data of the test set, next to a training set that is converted.
+    TestData,
+    /// A mask of a part of what another label map of the case holds.
+    PartOfLabel,
+    /// A packed archive.
+    Archive,
+    /// A file that another path leads to as well.
+    SameFile {
+        /// The path under which it counts.
+        first: PathBuf,
+    },
+    /// A link to a folder that contains it.
+    LinkLoop {
+        /// That folder.
+        to: PathBuf,
+    },
+    /// A volume in a format that is not read.
+    Format {
+        /// Name of the format.
+        name: &'static str,
+    },
+    /// A name that is not UTF-8 or holds control characters.
+    BadName,
+    /// A link to something that is not there or cannot be looked at.
+    DanglingLink,
+    /// A FIFO, a socket or a device.
+    NotRegular,
+    /// An image in `imagesTr` without a channel number at the end of its name.
+    NoChannel,
+    /// A channel other than the first of a case whose first channel is missing.
+    OtherChannel,
+    /// An image that `dataset.json` does not list.
+    NotListed,
+    /// A label map without an image of the same name.
+    LabelWithoutImage,
+    /// A volume named like a label map, without an image that it belongs to.
+    NamedLikeLabel,
+    /// A volume named like an image of another modality.
+    NamedLikeOtherModality {
+        /// The word in its name.
+        word: String,
+    },
+    /// One of several label maps of an image.
+    AmbiguousLabel,
+    /// A volume outside the datasets that were found.
+    OutsideDatasets,
+}
+
+/// What the user has to be told of an unused file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Expected: counted, listed on demand.
+    Counted,
+    /// Named in the summary.
+    Named,
+    /// Probably data that was meant to be converted: named, and the run does not count as complete.
+    Missed,
+}
+
+impl UnusedReason {
+    /// What the user has to be told.
+    #[must_use]
+    pub fn weight(&self) -> Weight {
+        match self {
+            Self::Hidden | Self::NotAVolume | Self::TestData | Self::PartOfLabel => Weight::Counted,
+            Self::Archive | Self::SameFile { .. } | Self::LinkLoop { .. } => Weight::Named,
+            _ => Weight::Missed,
+        }
+    }
+}
+
+impl fmt::Display for UnusedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hidden => "hidden, or a folder of the system",
+            Self::NotAVolume => "not a volume",
+            Self::TestData => "test data next to a training set",
+            Self::PartOfLabel => "mask of a part of the case's label map",
+            Self::Archive => "packed archive; unpack it to convert its content",
+            Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
+            Self::LinkLoop { to } => return write!(f, "link to {}, which contains it", shown(to)),
+            Self::Format { name } => return write!(f, "{name} is not read; convert it to .nii.gz"),
+            Self::BadName => "name is not UTF-8 or has control characters; rename it",
+            Self::DanglingLink => "link to something that is missing or cannot be looked at",
+            Self::NotRegular => "FIFO, socket or device; expected a regular file",
+            Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
+            Self::OtherChannel => "channel of a case whose first channel (_0000) is missing",
+            Self::NotListed => "not listed in dataset.json",
+            Self::LabelWithoutImage => "label map without an image of the same name",
+            Self::NamedLikeLabel => "named like a label map, but no image that it belongs to",
+            Self::NamedLikeOtherModality { word } => {
+                return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
+            }
+            Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
+            Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
+        })
+    }
+}
+
+impl fmt::Display for UnusedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", shown(&self.path), self.reason)
+    }
+}
+
+/// Endings of volumes and archives that are not read, in lower case; longer ones first.
+const FORMATS: [(&str, Option<&str>); 27] = [
+    (".nii.bz2", Some("bzip2 compression")),
+    (".nii.xz", Some("xz compression")),
+    (".nii.zst", Some("zstd compression")),
+    (".nii.zip", Some("zip compression")),
+    (".hdr.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
+    (".img.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
+    (".tar.gz", None),
+    (".hdr", Some("the Analyze or NIfTI pair .hdr/.img")),
+    (".img", Some("the Analyze or NIfTI pair .hdr/.img")),
+    (".nrrd", Some("NRRD")),
+    (".nhdr", Some("NRRD")),
+    (".mha", Some("MetaImage")),
+    (".mhd", Some("MetaImage")),
+    (".dcm", Some("DICOM")),
+    (".dicom", Some("DICOM")),
+    (".ima", Some("DICOM")),
+    (".mgz", Some("FreeSurfer's MGH")),
+    (".mgh", Some("FreeSurfer's MGH")),
+    (".mnc", Some("MINC")),
+    (".tif", Some("TIFF")),
+    (".tiff", Some("TIFF")),
+    (".nia", Some("ASCII NIfTI")),
+    (".zip", None),
+    (".tar", None),
+    (".tgz", None),
+    (".7z", None),
+    (".rar", None),
+];
+
+/// The reason that a file's name alone gives; `None` for a `NIfTI` file.
+pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
+    if file.stem().is_some() {
+        return None;
+    }
+    let name = file.name.to_lowercase();
+    let format = FORMATS.iter().find(|(ending, _)| name.ends_with(ending));
+    Some(match format {
+        Some((_, Some(name))) => UnusedReason::Format { name },
+        Some((_, None)) => UnusedReason::Archive,
+        None => UnusedReason::NotAVolume,
+    })
+}
+
+/// Lists the files below a folder that were not taken, with `explain`'s reason for `NIfTI` files.
+pub(super) fn rest(
+    folder: &Folder,
+    taken: &HashSet<PathBuf>,
+    explain: impl Fn(&TreeFile) -> UnusedReason,
+) -> Vec<UnusedFile> {
+    let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
+    untaken
+        .map(|file| UnusedFile { path: file.path.clone(), reason: by_name(file).unwrap_or_else(|| explain(file)) })
+        .collect()
+}
+
+/// Whether a file lies in the direct subfolder `name` of `folder`, or deeper.
+pub(super) fn lies_in(file: &TreeFile, folder: &Path, name: &str) -> bool {
+    file.path.starts_with(folder.join(name))
+}

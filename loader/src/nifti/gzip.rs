@@ -1,0 +1,141 @@
+//! Gzip data as `gzip` reads it: several members, zero padding between and behind them, other bytes behind ignored.
+
+use std::io::{BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+
+/// First bytes of every gzip member.
+pub(super) const MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Bytes that may follow the voxels before a file is refused as something else than its header says.
+const MAX_TRAILING: u64 = 64 << 20;
+
+/// Inflates all members of a file one after another.
+pub(super) struct GzipReader<R> {
+    /// `None` once the last member has ended.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> GzipReader<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { member: Some(GzDecoder::new(reader)) }
+    }
+}
+
+impl<R: BufRead> Read for GzipReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            match member.read(buf)? {
+                0 if !buf.is_empty() => {
+                    let rest = self.member.take().map(GzDecoder::into_inner);
+                    self.member = rest.map(next_member).transpose()?.flatten();
+                }
+                len => return Ok(len),
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The member that follows zero padding; `None` at the end of the file or before bytes that begin no member.
+fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>> {
+    loop {
+        let ahead = rest.fill_buf()?;
+        match ahead.iter().position(|&byte| byte != 0) {
+            Some(zeros) => {
+                let begins = ahead[zeros] == MAGIC[0] && ahead.get(zeros + 1).is_none_or(|&byte| byte == MAGIC[1]);
+                rest.consume(zeros);
+                return Ok(begins.then(|| GzDecoder::new(rest)));
+            }
+            None if ahead.is_empty() => return Ok(None),
+            None => {
+                let zeros = ahead.len();
+                rest.consume(zeros);
+            }
+        }
+    }
+}
+
+/// An inflater's error in words.
+pub(super) fn reason(err: &std::io::Error) -> String {
+    match err.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the gzip data ends early; the file was cut short".into(),
+        _ => format!("not valid gzip data ({err})"),
+    }
+}
+
+/// Inflates the first `len` bytes, or all there are if the file holds fewer; bytes beyond are checked but not kept.
+///
+/// libdeflate takes the whole file at once and is about twice as fast as zlib. Files that it does not take, those of
+/// several members or longer than their header says, go through the streaming decoder.
+pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, String> {
+    let size = usize::try_from(len).map_err(|_| "volume does not fit this machine's memory".to_owned())?;
+    // Deflate cannot shrink data to less than 1/1032: don't reserve what a header merely claims.
+    if size / 1032 > file.len() {
+        return Err(format!("header promises {size} bytes, which {} compressed bytes cannot hold", file.len()));
+    }
+    let mut bytes = vec![0u8; size];
+    if libdeflater::Decompressor::new().gzip_decompress(file, &mut bytes) == Ok(size) {
+        return Ok(bytes);
+    }
+    bytes.clear();
+    let mut decoder = GzipReader::new(file);
+    decoder.by_ref().take(len).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
+    // Reading to the end makes the decoder compare the checksum.
+    let limit = len.max(MAX_TRAILING);
+    let trailing = std::io::copy(&mut decoder.take(limit + 1), &mut std::io::sink()).map_err(|err| reason(&err))?;
+    if trailing > limit {
+        return Err(format!("more than {limit} bytes follow the {len} that the header promises"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn member(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn check(file: &[u8], len: u64, expected: &[u8]) {
+        assert_eq!(inflate(file, len).as_deref(), Ok(expected), "{len} bytes of {file:?}");
+    }
+
+    #[test]
+    fn members_padding_and_trailing_bytes_are_read_as_gzip_does() {
+        let (a, b) = (member(b"first, "), member(b"second"));
+        check(&a, 7, b"first, ");
+        check(&[&a[..], &b].concat(), 13, b"first, second");
+        check(&[&a[..], &b, &[0; 700]].concat(), 13, b"first, second");
+        check(&[&a[..], &[0; 512], &b, &[0; 3]].concat(), 13, b"first, second");
+        check(&[&member(b"longer than promised")[..], &[0; 512]].concat(), 6, b"longer");
+        check(&[&a[..], b"junk"].concat(), 7, b"first, ");
+        check(&[&a[..], &b, b"junk"].concat(), 13, b"first, second");
+        check(&a, 100, b"first, ");
+    }
+
+    #[test]
+    fn damaged_data_is_refused() {
+        let (a, b) = (member(b"first, "), member(b"second"));
+        let mut wrong_checksum = [&a[..], &b].concat();
+        let at = wrong_checksum.len() - 8;
+        wrong_checksum[at] ^= 1;
+        assert!(inflate(&wrong_checksum, 13).unwrap_err().contains("not valid gzip data"));
+        let cut = [&a[..], &b[..b.len() - 3]].concat();
+        assert!(inflate(&cut, 13).unwrap_err().contains("cut short"));
+        assert!(inflate(&a, 1 << 40).unwrap_err().contains("cannot hold"));
+    }
+
+    #[test]
+    fn a_bomb_behind_the_voxels_is_refused() {
+        let bomb = member(&vec![0; 65 << 20]);
+        assert!(inflate(&bomb, 100).unwrap_err().contains("follow"));
+    }
+}
