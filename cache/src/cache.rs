@@ -7,8 +7,7 @@ use std::sync::Arc;
 use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::shard::Shard;
-pub use crate::shard::list_shards;
+use crate::shard::{Shard, list_shards};
 use crate::storage::Access;
 
 /// An open cache. Cheap to share between threads; each thread reads with a [`VolumeReader`](crate::VolumeReader) of its
