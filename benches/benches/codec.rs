@@ -3,6 +3,8 @@
 //! `cargo bench -p benches --bench codec`. Voxels are generated with CT-like noise; throughput counts values of two
 //! bytes, and `floor/copy` copies as many. Sizes are printed once at the start. For real CT: `loader-bench --codec`.
 
+#![allow(clippy::print_stdout, reason = "tools for developers print their results")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::codec::planes::Planes;
 use hiend_cache::codec::{Codec, CodecPreset, Decoder, Encoder};

@@ -4,6 +4,8 @@
 //! the cache that `HIEND_BENCH_CACHE` names, mirror-tiled. `read` is the lower bound: inflating the file and nothing
 //! else; `whole` ends with the named shard on disk.
 
+#![allow(clippy::print_stderr, reason = "a tool for developers")]
+
 use std::path::Path;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

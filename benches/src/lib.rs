@@ -1,6 +1,7 @@
 //! Modules shared by the suites, `loader-bench` and `gpu-bench`: volumes, clocks, contenders, shapes and operation counts
 //! of the models, and the chart of the results.
 
+#![allow(clippy::print_stdout, reason = "tools for developers print their results")]
 #![allow(clippy::cast_possible_wrap, reason = "C libraries take lengths of volumes as signed integers")]
 
 pub mod chart;

@@ -293,6 +293,7 @@ impl Decoder {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "frames that the tests wrote themselves")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

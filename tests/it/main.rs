@@ -1,4 +1,6 @@
 //! What crosses the crates: phantoms to shards to batches to weights.
 
+#![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
+
 mod fine_tuning;
 mod whole_way;

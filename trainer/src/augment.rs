@@ -303,6 +303,7 @@ pub(crate) mod tests {
         }
     }
 
+    #[allow(clippy::print_stdout, reason = "a device test, which is built outside cfg(test) too")]
     fn crops_are_those_of_the_loader(device: &Device) {
         let (mut largest, mut typical, mut differing, mut count) = (0f32, 0f64, 0, 0);
         for first in (0..192).step_by(6) {

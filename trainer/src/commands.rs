@@ -1,5 +1,7 @@
 //! The commands of `hiend-train`. The only modules of this crate that print.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the commands of models print with println! so far")]
+
 mod attend;
 mod config;
 mod curves;

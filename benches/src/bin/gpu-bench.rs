@@ -1,5 +1,7 @@
 //! Measures the models on a device; see [`benches::gpu_bench`].
 
+#![allow(clippy::print_stderr, reason = "a tool for developers")]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;

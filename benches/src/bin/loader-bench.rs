@@ -1,5 +1,7 @@
 //! Binary of [`benches::loader_bench`].
 
+#![allow(clippy::print_stderr, reason = "a tool for developers")]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;

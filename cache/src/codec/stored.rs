@@ -56,6 +56,7 @@ pub fn whole(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "frames that the tests wrote themselves")]
 mod tests {
     use super::*;
 

@@ -2,6 +2,8 @@
 //!
 //! `tests/metrics.rs` is a binary of its own: its recorder sees every stream of its process.
 
+#![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
+
 mod cli;
 mod golden;
 mod stream_laws;

@@ -42,6 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a full queue would block the ticker that is to be dropped")]
     fn ticks_until_dropped() {
         let (sender, receiver) = flume::unbounded();
         let ticker = Ticker::start(Duration::from_millis(5), move |since| sender.send(since).unwrap()).unwrap();

@@ -62,6 +62,10 @@ impl Readback {
     ///
     /// # Errors
     /// If the system refuses a thread.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a run has two steps in flight at most, so the queues hold two values"
+    )]
     pub(super) fn start() -> Result<Self, TrainingError> {
         let (requests, requested) = flume::unbounded::<(Tensor<1>, Option<Tensor<1>>)>();
         let (sender, answers) = flume::unbounded();

@@ -1,5 +1,6 @@
 //! Tests of the trainer from outside, in one binary.
 
+#![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod careless;
