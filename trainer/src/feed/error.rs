@@ -36,7 +36,7 @@ pub enum FeedError {
         found: u64,
     },
     /// The batch holds no target.
-    #[error("the batch of step {step} cannot be learned from")]
+    #[error("no target for the batch of step {step}")]
     Target {
         /// Step of the batch.
         step: u64,

@@ -10,9 +10,13 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckp
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex};
+use burn::backend::{
+    Autodiff, Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, TensorMetadata as _,
+};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
+
+use super::primitive::dtype_of;
 
 /// A part of a model whose result is a function of its inputs and parameters alone.
 pub trait Recompute<const N: usize>: Module + 'static {
@@ -85,17 +89,40 @@ where
     type State = [FloatTensor<B>; N];
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = Tensor::<3>::from_primitive::<B>(grads.consume::<B>(&ops.node));
+        let dy = grads.consume::<B>(&ops.node);
         let inputs = ops.state.map(|input| Tensor::<3>::from_inner(Tensor::from_primitive::<B>(input)).require_grad());
-        let y = self.block.run(inputs.clone());
-        // The derivative of this sum with respect to `y` is `dy`, exactly.
-        let mut inner = (y * Tensor::from_inner(dy)).sum().backward();
+        let y = self.block.run(inputs.clone()).try_into_primitive::<Autodiff<B>>().expect(KNOWN);
+        let mut inner = Tensor::<1>::from_primitive::<Autodiff<B>>(root_of::<B>(y, dy)).backward();
         for (input, parent) in inputs.into_iter().zip(ops.parents) {
             if let (Some(node), Some(grad)) = (parent, input.grad_remove(&mut inner)) {
                 grads.register::<B>(node.id, grad.try_into_primitive::<B>().expect(KNOWN));
             }
         }
         self.block.visit(&mut Parameters::<B> { inner: &mut inner, outer: grads, backend: std::marker::PhantomData });
+    }
+}
+
+/// A tensor `[1]` to start the way back from, whose derivative with respect to `y` is `dy`. The sum of `y · dy` would be
+/// another, in two passes more on each way.
+fn root_of<B: Backend>(y: FloatTensor<Autodiff<B>>, dy: FloatTensor<B>) -> FloatTensor<Autodiff<B>> {
+    #[derive(Debug)]
+    struct Root;
+
+    impl<B: Backend> Backward<B, 1> for Root {
+        type State = FloatTensor<B>;
+
+        fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+            grads.consume::<B>(&ops.node);
+            if let [Some(node)] = ops.parents {
+                grads.register::<B>(node.id, ops.state);
+            }
+        }
+    }
+
+    let value = B::float_zeros(Shape::from([1]), &dy.device(), dtype_of::<B>(&dy));
+    match Backward::<B, 1>::prepare::<NoCheckpointing>(Root, [y.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(dy, value),
+        OpsKind::UnTracked(prepared) => prepared.finish(value),
     }
 }
 
