@@ -36,8 +36,9 @@ pub mod softmax;
 )]
 pub(crate) mod tests {
     use super::launch::even_rows;
-    use super::{columns, gelu, heads, layer_norm, residual};
+    use super::{adamw, columns, gelu, heads, layer_norm, narrowed, residual};
     use crate::ops::attention::{Padding, Part};
+    use crate::ops::step_params::StepParams;
     use crate::ops::testing::{Outcome, on_gpus, short_of, wave};
     use burn::backend::Cube;
     use burn::tensor::{Device, FloatDType, Shape, Tensor};
@@ -136,7 +137,27 @@ pub(crate) mod tests {
             }
         }
     }
+    fn an_optimizer_step_rewrites_the_kept_copy_of_a_weight(device: &Device) {
+        // A size that vectors of four divide, and one that they do not.
+        for width in [96, 37] {
+            let tensor = |frequency| {
+                let tensor = Tensor::<3>::from_data(wave([1, 9, width], frequency, 1.0), device);
+                tensor.try_into_primitive::<Cube>().unwrap()
+            };
+            let params =
+                StepParams { lr: 1e-2, keep: 0.999, betas: [0.9, 0.95], epsilon: 1e-8, corrections: [0.1, 0.05] };
+            let (weight, short) = (tensor(0.7), short_of(device));
+            drop(narrowed::keep(weight.clone(), short));
+            let moment = || Tensor::<3>::zeros([1, 9, width], device).try_into_primitive::<Cube>().unwrap();
+            let (weight, _, _) = adamw::update(weight, tensor(0.3), moment(), moment(), params);
+            let copy = narrowed::take(&weight).expect("a copy is kept");
+            let expected = Tensor::<3>::from_primitive::<Cube>(weight).cast(short).cast(FloatDType::F32);
+            host(copy).assert_close(&Outcome::of(expected), 0.0);
+        }
+    }
+
     on_gpus!(
+        an_optimizer_step_rewrites_the_kept_copy_of_a_weight,
         pitched_rows_give_the_same_bits_without_a_copy,
         rows_at_unequal_distances_are_copied,
         column_sums_are_those_of_burn_and_the_same_bits_each_time,
