@@ -1,4 +1,4 @@
-//! `gpu-bench`: correctness and speed of the models on a device. Prints one JSON line a result, each as soon as it is
+//! `gpu-bench`: correctness and speed of the models on a device. Prints one JSON line per result, each as soon as it is
 //! known, and nothing else on standard output.
 //!
 //! | case | measures |

@@ -25,7 +25,7 @@ const CROPS: usize = 2;
 /// Largest relative error, ‖ours − reference‖ / ‖reference‖, that the rounding of the factors explains.
 const BANDS: [(Precision, f64); 3] = [(Precision::F32, 1e-3), (Precision::Tf32, 1e-3), (Precision::Bf16, 1e-2)];
 
-/// Shows one line a linear map and attention of `model`: the relative errors of the value and of each factor's gradient.
+/// Shows one line per linear map and attention of `model`: the relative errors of the value and of each factor's gradient.
 ///
 /// # Errors
 /// If the device fails.
@@ -65,7 +65,7 @@ pub fn compare(
     Ok(())
 }
 
-/// Shows one line a convolution of UNETR: the relative errors of the value and of each factor's gradient.
+/// Shows one line per convolution of UNETR: the relative errors of the value and of each factor's gradient.
 ///
 /// # Errors
 /// If the device fails.
@@ -125,7 +125,7 @@ fn tokens(model: &HiEndMaeConfig) -> (usize, usize) {
     (((all as f64) * (1.0 - model.mask_ratio)) as usize + 1, all + 1)
 }
 
-/// Shows one line a linear map's product and each of its gradients, and one an attention with its gradients: the time for
+/// Shows one line per linear map and gradient of it, and one per attention with its gradients: the time for
 /// `crops` crops.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ Differences (each line repeats them under `differs`):
 - MONAI's UNETR has patches of 16 voxels and 12 blocks; our recipe has patches of 12. The peer is therefore our
   `vit-l-p16`. The taps are the same: blocks 3, 6 and 9, from 0, and the normed output.
 - MONAI reaches the resolution of the crop by a transposed convolution. We interpolate and convolve 3x3x3, because 64
-  voxels cannot be doubled to 96: at full size 98 GFLOP a crop forward instead of 4, of MONAI's 577 in all.
+  voxels cannot be doubled to 96: at full size 98 GFLOP per crop forward instead of 4, of MONAI's 577 in all.
 - Each block of MONAI's holds a layer norm for cross attention that is not used: `params_unused`.
 - `--compile` excludes the loss: torch 2.11 takes MONAI's one-hot labels for integers there and rejects their norm.
 - Windows are averaged on the device, which holds all logits of the volume (14 classes of 240^3: 0.8 GB); ours are

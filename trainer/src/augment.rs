@@ -181,7 +181,7 @@ fn resample(source: Tensor<1>, params: &SpatialParams, shape: [usize; 3], crop_s
     mix(pair(0), pair(1), &in_z).reshape(crop_size)
 }
 
-/// Gaussian blur by one kernel an axis. Beyond its borders a crop is continued by its mirror image.
+/// Gaussian blur by one kernel per axis. Beyond its borders a crop is continued by its mirror image.
 fn blur(image: Tensor<3>, params: &GaussianBlurParams) -> Tensor<3> {
     [2, 1, 0].into_iter().fold(image, |image, axis| {
         let n = image.dims()[axis];

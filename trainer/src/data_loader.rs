@@ -61,7 +61,7 @@ pub struct CropLoader {
 }
 
 impl CropLoader {
-    /// A loader of one epoch of the stream an iterator.
+    /// A loader of one epoch of the stream per iterator.
     #[must_use]
     pub fn new(loader: Arc<Loader>, device: &Device) -> Self {
         let steps = 0..loader.steps_per_epoch();

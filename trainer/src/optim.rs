@@ -90,7 +90,7 @@ impl AdamWSettings {
     }
 }
 
-/// The optimizer of one parameter group: one operation a parameter, with the state of Burn's `AdamW`.
+/// The optimizer of one parameter group: one operation per parameter, with the state of Burn's `AdamW`.
 #[derive(Clone, Copy, Debug)]
 struct AdamW {
     betas: [f32; 2],

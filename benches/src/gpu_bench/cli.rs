@@ -51,7 +51,7 @@ pub struct Cli {
     /// Cache that the case overlap streams from [default: a generated volume]
     #[arg(long)]
     pub(super) shards: Option<PathBuf>,
-    /// Threads of the loader, 0 for one a core
+    /// Threads of the loader, 0 for one per core
     #[arg(long, default_value_t = 0)]
     pub(super) threads: usize,
     /// Memory of the loader's buffers

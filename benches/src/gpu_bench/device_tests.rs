@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::figures::rounded;
 
-/// Shows one line a test.
+/// Shows one line per test.
 ///
 /// # Errors
 /// If a test failed, after all have run.

@@ -96,7 +96,7 @@ pub(super) fn kernels(_: &Cli, _: &Compute, _: &mut dyn FnMut(Value)) -> anyhow:
     bail!("the case kernels needs a GPU; build with --features cuda or vulkan");
 }
 
-/// Shows one line a kernel, then one for all; milliseconds and launches are those of one update on a resident batch.
+/// Shows one line per kernel, then one for all; milliseconds and launches are those of one update on a resident batch.
 #[cfg(feature = "cube")]
 pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use crate::kernel_times::DeviceTimes;

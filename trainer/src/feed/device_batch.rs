@@ -56,7 +56,7 @@ impl<T> Part<T> {
 pub struct DeviceBatch<T> {
     /// Step of the batch.
     pub step: u64,
-    /// The crops in order: one part, or one a micro-batch. Never empty.
+    /// The crops in order: one part, or one per micro-batch. Never empty.
     pub parts: Vec<Part<T>>,
     /// Origin of each crop.
     pub crops: Vec<CropRecord>,

@@ -1,5 +1,5 @@
 //! Conversion of quantized voxels to floats on the device: `clamp(quantized · gain + bias, 0, 1) · factor + shift`, with
-//! four parameters a crop. Not differentiable: voxels are constants.
+//! four parameters per crop. Not differentiable: voxels are constants.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};

@@ -17,7 +17,7 @@ pub struct Trunk {
 impl Trunk {
     /// The trunk `x` and, for the branch, its layer norm in `dtype` ([`super::layer_norm::layer_norm`]).
     ///
-    /// On a GPU both gradients of `x` are added in the kernel of the norm's. On the CPU they are added by Burn, in an
+    /// On a GPU both gradients of `x` are added in the kernel of the norm's gradient. On the CPU they are added by Burn, in an
     /// order that golden values were computed with.
     #[must_use]
     pub fn leave(

@@ -7,7 +7,7 @@
 //!
 //! An update of `vit-l-p12` on 192 crops launches the second stage 155 times, on 1.3 GB of group sums: 0.43 ms at the
 //! 3.0 TB/s of an H100, 0.30 at 4.3 of an H200, and less where they are still in the second-level cache. With
-//! Burn's `float_sum_dim` for a second stage, its kernel took 28.5 ms an update on the H100.
+//! Burn's `float_sum_dim` for a second stage, its kernel took 28.5 ms per update on the H100.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
@@ -162,7 +162,7 @@ pub fn sums(x: CubeTensor) -> CubeTensor {
     let width = groups.width / vector;
     let (client, dtype) = (x.client.clone(), elem(&x));
     let (cubes, dim) = elementwise(&client, groups.count as usize * width);
-    // SAFETY: `x` holds `rows` rows at its pitch and `sums` one row a group, which bounds every index.
+    // SAFETY: `x` holds `rows` rows at its pitch and `sums` one row per group, which bounds every index.
     unsafe {
         sum_groups::launch_unchecked(
             &client,

@@ -27,7 +27,7 @@ pub fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
     let y = uninit(&quantized, shape.clone(), DType::F32);
     let client = quantized.client.clone();
     let (cubes, dim) = elementwise(&client, count);
-    // SAFETY: `y` holds as many values as `quantized`, `params` four a crop, which bounds every index.
+    // SAFETY: `y` holds as many values as `quantized`, `params` four per crop, which bounds every index.
     unsafe {
         dequantize_values::launch_unchecked(
             &client,

@@ -13,7 +13,7 @@ use cubecl::prelude::*;
 /// Maximum number of planes in a cube: 256 units where a plane has 32.
 const PLANES: u32 = 8;
 
-/// A launch with one plane a row.
+/// A launch with one plane per row.
 pub(super) struct RowLaunch {
     pub(super) count: CubeCount,
     pub(super) dim: CubeDim,

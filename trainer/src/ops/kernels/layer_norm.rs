@@ -2,7 +2,7 @@
 //!
 //! The units of a plane hold a row in registers: it is read once, and its moments are computed from the registers.
 //!
-//! Bytes a value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 where the gradient of the residual
+//! Bytes per value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 where the gradient of the residual
 //! branch is added on the way; 6 for the first stage of the gradients of `gamma` and `beta`. An update of `vit-l-p12` on
 //! 192 crops moves 10.1 GB forward (3.4 ms at 3.0 TB/s of an H100, 2.3 at 4.3 of an H200), 23.2 GB backward
 //! for the rows (7.7 ms, 5.4) and 10.1 GB for the columns (3.4 ms, 2.3).
@@ -245,7 +245,7 @@ pub fn backward(
     let vector = f32_vector_size(&lengths) as u32;
     let (client, dtype) = (x.client.clone(), elem(&dy));
     // SAFETY: `x`, `dy`, `other` and `dx` hold `rows` rows of `width` values, each at its pitch, `gamma` one row, `stats`
-    // two values a row, which bounds every index.
+    // two values per row, which bounds every index.
     unsafe {
         norm_rows_backward::launch_unchecked(
             &client,
@@ -271,7 +271,7 @@ pub fn backward(
     let groups = Groups::of(&x);
     let (dgamma, dbeta) = (groups.sums(&x), groups.sums(&x));
     let (count, dim) = elementwise(&client, (groups.count * width / vector) as usize);
-    // SAFETY: both sums hold one row a group and the others are as above, which bounds every index.
+    // SAFETY: both sums hold one row per group and the others are as above, which bounds every index.
     unsafe {
         norm_columns_backward::launch_unchecked(
             &client,
