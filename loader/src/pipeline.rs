@@ -216,7 +216,8 @@ impl Loader {
 
     /// Starts an endless stream of the batches from `start_step` on, at the same cost for every step.
     ///
-    /// The memory budget holds for one stream at a time.
+    /// The memory budget holds for one stream at a time. If the system has less, the first item is
+    /// [`Error::NoMemory`].
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
         match self.shared.form {
@@ -228,22 +229,45 @@ impl Loader {
 
     fn stream_of<F: Form>(&self, start_step: u64) -> BatchStream {
         let shared = &self.shared;
-        let num_buffers = shared.memory.num_buffers;
-        let num_voxels = shared.memory.batch_voxels;
+        let memory = &shared.memory;
+        let (sender, receiver) = flume::bounded(memory.num_buffers);
+        let mut stream = BatchStream {
+            receiver,
+            early: BTreeMap::new(),
+            next: start_step,
+            steps_per_epoch: self.steps_per_epoch(),
+            epoch: SpanTimes::default(),
+            total: SpanTimes::default(),
+            finished: None,
+            last: None,
+            shared: Arc::clone(shared),
+            read_ahead: Arc::new(ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(start_step))),
+            stop: Arc::new(AtomicBool::new(false)),
+            failed: false,
+        };
+        let bytes = memory.num_buffers as u64 * memory.batch_bytes;
+        shared.stats.hold(bytes);
+        if has_room::<F::Voxel>(memory, shared.config.labels) {
+            self.start_threads::<F>(start_step, &sender, &stream);
+        } else {
+            stream.early.insert(start_step, (Err(Error::NoMemory { bytes }), Instant::now()));
+        }
+        stream
+    }
+
+    /// Allocates the buffers of a stream and starts its threads.
+    fn start_threads<F: Form>(&self, start_step: u64, sender: &flume::Sender<Message>, stream: &BatchStream) {
+        let shared = &self.shared;
+        let MemoryPlan { num_buffers, batch_voxels, .. } = shared.memory;
         let (image_sender, free_images) = flume::bounded(num_buffers);
         let (label_sender, free_labels) = flume::bounded(num_buffers);
         for _ in 0..num_buffers {
             // Cannot fail: the channels hold that many.
-            let _ = image_sender.send(vec![F::Voxel::default(); num_voxels]);
-            let _ = label_sender.send(vec![0u8; if shared.config.labels { num_voxels } else { 0 }]);
+            let _ = image_sender.send(vec![F::Voxel::default(); batch_voxels]);
+            let _ = label_sender.send(vec![0u8; if shared.config.labels { batch_voxels } else { 0 }]);
         }
-        shared.stats.hold(num_buffers as u64 * shared.memory.batch_bytes);
-        let (sender, receiver) = flume::bounded(num_buffers);
-        let stop = Arc::new(AtomicBool::new(false));
-        let next_step = Arc::new(Mutex::new(start_step));
-        let read_ahead = Arc::new(ReadAhead::new(shared.memory.read_ahead_bytes, shared.first_visit(start_step)));
         {
-            let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&read_ahead), sender.clone());
+            let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&stream.read_ahead), sender.clone());
             std::thread::spawn(move || {
                 let advising = catch_panic(|| {
                     read_ahead.run(&shared, start_step);
@@ -254,6 +278,7 @@ impl Loader {
                 }
             });
         }
+        let next_step = Arc::new(Mutex::new(start_step));
         for _ in 0..(num_buffers - 1) {
             let assembler = Assembler::<F> {
                 shared: Arc::clone(shared),
@@ -261,26 +286,27 @@ impl Loader {
                 free: (free_images.clone(), free_labels.clone()),
                 next_step: Arc::clone(&next_step),
                 sender: sender.clone(),
-                read_ahead: Arc::clone(&read_ahead),
-                stop: Arc::clone(&stop),
+                read_ahead: Arc::clone(&stream.read_ahead),
+                stop: Arc::clone(&stream.stop),
             };
             std::thread::spawn(move || assembler.run());
         }
-        BatchStream {
-            receiver,
-            early: BTreeMap::new(),
-            next: start_step,
-            steps_per_epoch: self.steps_per_epoch(),
-            epoch: SpanTimes::default(),
-            total: SpanTimes::default(),
-            finished: None,
-            last: None,
-            shared: Arc::clone(shared),
-            read_ahead,
-            stop,
-            failed: false,
-        }
     }
+}
+
+/// Whether the system has memory for all batch buffers.
+///
+/// The memory is returned at once. The buffers are then allocated by a call that gets zeroed pages without writing to
+/// them, which aborts the process if there are none.
+fn has_room<V>(memory: &MemoryPlan, labels: bool) -> bool {
+    let mut buffers: Vec<(Vec<V>, Vec<u8>)> = (0..memory.num_buffers).map(|_| (Vec::new(), Vec::new())).collect();
+    let num_labels = if labels { memory.batch_voxels } else { 0 };
+    let has_room = buffers.iter_mut().all(|(voxels, labels)| {
+        voxels.try_reserve_exact(memory.batch_voxels).is_ok() && labels.try_reserve_exact(num_labels).is_ok()
+    });
+    // Keeps the compiler from removing allocations that nothing uses.
+    std::hint::black_box(&buffers);
+    has_room
 }
 
 /// Iterator over batches in the order of their steps. Ends after the first error.

@@ -62,6 +62,12 @@ pub enum Error {
         /// Bytes of the budget.
         memory_bytes: u64,
     },
+    /// The system has less memory than the budget.
+    #[error("cannot allocate the {bytes} bytes of the batch buffers; lower --memory, or make the batch smaller")]
+    NoMemory {
+        /// Bytes of all batch buffers.
+        bytes: u64,
+    },
     /// The system provided no thread.
     #[error("cannot start the loader's threads: {reason}")]
     NoThreads {

@@ -96,3 +96,15 @@ fn ranks_must_share_a_batch_evenly() {
         assert!(allowed || matches!(opened.err(), Some(Error::Share { visits: 6, .. })));
     }
 }
+
+#[test]
+fn buffers_beyond_the_memory_of_the_system_are_an_error() {
+    let (_dir, cache) = cache();
+    // 2^46 bytes per batch: two exceed the address space of a process, whatever the system promises.
+    let config =
+        StreamConfig { crop_size: [1024; 3], crops_per_visit: 1024, visits_per_batch: 16, ..StreamConfig::default() };
+    let options = LoaderOptions { threads: 1, memory_bytes: 1 << 48, ..LoaderOptions::default() };
+    let mut stream = Loader::open(cache, config, 1, &options).unwrap().stream(0);
+    assert!(matches!(stream.next(), Some(Err(Error::NoMemory { bytes })) if bytes >= 1 << 47));
+    assert!(stream.next().is_none());
+}
