@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hiend_cache::Cache;
+use hiend_cache::{Cache, Manifest};
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::nifti::{read_labels, read_volume, write_like};
@@ -18,10 +18,10 @@ use hiend_trainer::config::{AugmentOn, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
-use hiend_trainer::inference::sliding_window::Weighting;
 use hiend_trainer::journal::ValidationRecord;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
+use hiend_trainer::sliding_window::Weighting;
 use hiend_trainer::training::{Event, Stop, Stream, Summary, Task, TrainOptions, train};
 
 /// Phantoms at 6 mm, so that a body is a few crops.
@@ -285,7 +285,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
         }
     })
     .unwrap();
-    assert!(notes[0].contains("positions computed anew"), "{notes:?}");
+    assert!(notes[0].contains("positions recomputed"), "{notes:?}");
 }
 
 #[test]
@@ -320,10 +320,83 @@ fn what_does_not_go_together_is_named() {
     };
     check(&|config| config.classes = vec!["background".into(), "liver".into()], "Dataset007_Phantoms has");
     check(&|config| config.stream.split = Split::default(), "is in both stream.split and validation.split");
-    check(&|config| config.stream.include = vec!["BTCV".into()], "there is no dataset BTCV");
+    check(&|config| config.stream.include = vec!["BTCV".into()], "no dataset matches \"BTCV\"");
     let lone = |config: &mut FinetuneConfig| {
         config.stream.split = Split::Shots(ShotSplit { shots: 2, part: Part::Train, seed: 0 });
     };
-    check(&lone, "shots = 2, and there are 2 cases");
+    check(&lone, "shots = 2 of 2 cases");
     check(&|config| config.preprocess = Some(PreprocessConfig::default()), "the configuration's preprocess says");
+}
+
+/// The cache of `data`, with these labels in the place of its dataset's.
+fn with_labels(data: &Data, labels: &[(u8, &str)]) -> Arc<Cache> {
+    let dir = data.path("cache");
+    Manifest::update(&dir, |manifest| {
+        let info = manifest.datasets.get_mut("Dataset007_Phantoms").unwrap();
+        info.labels = labels.iter().map(|&(label, name)| (label, name.to_owned())).collect();
+    })
+    .unwrap();
+    Arc::new(Cache::open(&dir).unwrap())
+}
+
+/// Phantoms hold the labels 0 to 5.
+const NAMED: [(u8, &str); 5] =
+    [(0, "background"), (1, "liver"), (2, "spleen"), (3, "right kidney"), (4, "left kidney")];
+
+#[test]
+fn labels_that_nothing_names_are_refused_before_the_first_step() {
+    let data = data(2);
+    let refuse = |labels: &[(u8, &str)], classes: &[&str], expected: &str| {
+        let config = FinetuneConfig { classes: classes.iter().map(|&name| name.to_owned()).collect(), ..finetune() };
+        let error = Finetuning::new(config, &with_labels(&data, labels), Init::Random).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    refuse(
+        &NAMED,
+        &[],
+        "of label 5, which is no class of the dataset.json of Dataset007_Phantoms; the classes are 0 to 4",
+    );
+    // Between named labels, as where dataset.json lists regions.
+    let gap = [NAMED[0], NAMED[1], NAMED[2], (3, "kidneys"), (5, "spine")];
+    refuse(
+        &gap,
+        &[],
+        "of label 4, which is no class of the dataset.json of Dataset007_Phantoms; the classes are 0 to 5",
+    );
+    refuse(
+        &[],
+        &["background", "liver", "spleen"],
+        "of label 3, which is no class of the configuration; the classes are",
+    );
+}
+
+#[test]
+fn datasets_with_regions_are_refused_unless_the_configuration_lists_classes() {
+    let data = data(2);
+    let dir = data.path("cache");
+    Manifest::update(&dir, |manifest| {
+        let info = manifest.datasets.get_mut("Dataset007_Phantoms").unwrap();
+        info.regions.insert("kidneys".to_owned(), vec![3, 4]);
+    })
+    .unwrap();
+    let cache = Arc::new(Cache::open(&dir).unwrap());
+    let error = Finetuning::new(finetune(), &cache, Init::Random).unwrap_err().to_string();
+    assert!(error.starts_with("dataset Dataset007_Phantoms defines regions (kidneys)"), "{error}");
+    let config = FinetuneConfig { classes: (0..6).map(|class| format!("class {class}")).collect(), ..finetune() };
+    Finetuning::new(config, &cache, Init::Random).unwrap();
+}
+
+#[test]
+fn the_ignore_label_has_no_part_in_training_and_validation() {
+    let data = data(2);
+    let cache = with_labels(&data, &[&NAMED[..], &[(5, "ignore")]].concat());
+    let data = Data { dir: data.dir, cache };
+    let task = data.finetuning(finetune(), Init::Random);
+    assert_eq!((task.config().classes.len(), task.config().ignore_label), (5, Some(5)));
+    let (summary, validations) = data.run(&task, &options(&data.path("run"), 3, false));
+    assert!(summary.losses.iter().all(|loss| loss.is_finite()), "{:?}", summary.losses);
+    assert_eq!(validations[0].dice_per_class.len(), 5);
+    // The configuration is saved with the label, and the run goes on with it.
+    let (summary, _) = data.run(&task, &options(&data.path("run"), 4, true));
+    assert_eq!(summary.step, 4);
 }

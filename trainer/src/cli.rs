@@ -1,17 +1,18 @@
 //! Command-line arguments of `hiend-train`, as typed. [`crate::commands`] interprets them.
 
+mod evaluate;
 mod model;
+mod predict;
 mod train;
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValue;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+pub use self::evaluate::EvaluateArgs;
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
+pub use self::predict::PredictArgs;
 pub use self::train::{AccessArg, FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
-use crate::device::DeviceChoice;
-use crate::inference::sliding_window::Weighting;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
 ///
@@ -91,74 +92,6 @@ pub struct CurvesArgs {
     /// PNG file to write [default: RUN/curves.png]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-}
-
-/// Flags of the evaluation.
-#[derive(Debug, Args)]
-pub struct EvaluateArgs {
-    /// Folder of true label maps, CASE.nii.gz
-    #[arg(long, value_name = "DIR")]
-    pub labels: PathBuf,
-    /// Folder of predicted label maps of the same names and grids
-    #[arg(long, value_name = "DIR")]
-    pub predictions: PathBuf,
-    /// Folder of the dataset, for its class names and their number
-    #[arg(long, value_name = "DIR")]
-    pub dataset: Option<PathBuf>,
-    /// Distance at which two surfaces still agree, mm
-    #[arg(long, value_name = "MM", default_value_t = 1.0)]
-    pub tolerance_mm: f64,
-    /// Where to write the figures of every case and class
-    #[arg(long, value_name = "FILE")]
-    pub csv: Option<PathBuf>,
-}
-
-/// Flags of the prediction.
-#[derive(Debug, Args)]
-pub struct PredictArgs {
-    /// A fine-tuning run (its best checkpoint is taken) or one of its checkpoints
-    #[arg(long, value_name = "RUN")]
-    pub model: PathBuf,
-    /// Scans, .nii or .nii.gz, or folders of them
-    #[arg(value_name = "INPUT", required = true)]
-    pub inputs: Vec<PathBuf>,
-    /// Folder for the label maps, CASE.nii.gz
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Also write the probability of each class, a file each, into the folder probabilities/CASE
-    #[arg(long)]
-    pub probabilities: bool,
-    /// Part of a window that the next one covers again, in [0, 1)
-    #[arg(long, value_name = "PART", default_value_t = 0.5)]
-    pub overlap: f64,
-    /// How overlapping windows are averaged
-    #[arg(long, value_enum, default_value = "constant")]
-    pub weighting: Weighting,
-    /// Average each window with its mirror images: eight times the work, slightly better
-    #[arg(long)]
-    pub mirror: bool,
-    /// Windows predicted at a time
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub sw_batch_size: usize,
-    /// Where to compute: auto, cpu, cuda:N or vulkan:N
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Write over label maps that exist
-    #[arg(long)]
-    pub overwrite: bool,
-}
-
-impl ValueEnum for Weighting {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Constant, Self::Gaussian]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Self::Constant => PossibleValue::new("constant").help("every voxel the same, as in the recipe"),
-            Self::Gaussian => PossibleValue::new("gaussian").help("the middle of a window counts most"),
-        })
-    }
 }
 
 #[cfg(test)]

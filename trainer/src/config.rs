@@ -186,7 +186,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             .or_else(|| self.augment_fault().map(of("train")));
         match fault {
             Some((section, key, reason)) => {
-                Err(ConfigError::Invalid { origin: origin.to_owned(), key: format!("{section}.{key}"), reason })
+                let key = format!("{section}.{key}").trim_start_matches('.').to_owned();
+                Err(ConfigError::Invalid { origin: origin.to_owned(), key, reason })
             }
             None => Ok(()),
         }

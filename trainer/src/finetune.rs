@@ -1,4 +1,4 @@
-//! Fine-tuning: the task of labelling voxels.
+//! Fine-tuning: the task of segmenting scans.
 
 mod classes;
 mod init;
@@ -8,7 +8,7 @@ mod validation;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use hiend_cache::Cache;
 use hiend_loader::pipeline::{self, StreamConfig, cases_of};
 
@@ -16,6 +16,7 @@ use crate::checkpoint::Kind;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Labels, Part};
+use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
@@ -25,52 +26,54 @@ pub use classes::ClassesError;
 pub use init::{Init, InitError};
 use validation::ValidationSet;
 
-/// Why a fine-tuning cannot begin.
+/// Errors from setting up a fine-tuning.
 #[derive(Debug, thiserror::Error)]
 pub enum FinetuneError {
-    /// The cache's cases do not suit the configuration.
+    /// Training cases that do not suit the configuration.
     #[error("cases to train on: {0} (--fold, --shots and --no-validation split otherwise)")]
     Cases(pipeline::Error),
-    /// None is left to validate on.
+    /// Validation cases that do not suit the configuration, or none at all.
     #[error("cases to validate on: {0} (--fold, --shots and --no-validation split otherwise)")]
     ValidationCases(pipeline::Error),
-    /// A case would be learned from and validated on.
+    /// A case selected for both training and validation.
     #[error("case {case} is in both stream.split and validation.split")]
     InBoth {
         /// The case.
         case: String,
     },
-    /// Classes are unknown or contradict each other.
+    /// Classes that are unknown, contradict each other or do not match the labels of the cases.
     #[error(transparent)]
     Classes(#[from] ClassesError),
-    /// The configuration is made for scans that were prepared in another way.
+    /// A cache made with other preprocessing than the configuration states.
     #[error("the cache was made with {cache}; the configuration's preprocess says {config}")]
     Preprocess {
-        /// How the cache was made.
+        /// Preprocessing of the cache, as JSON.
         cache: String,
-        /// How it should have been.
+        /// Preprocessing of the configuration, as JSON.
         config: String,
     },
 }
 
-/// The task: a resolved configuration, first weights and validation cases.
+/// A fine-tuning task: resolved configuration, initial weights and validation cases.
 #[derive(Debug)]
 pub struct Finetuning {
     config: FinetuneConfig,
     init: Init,
     validation: Option<ValidationSet>,
-    /// What the user should know before the run begins.
+    /// Warnings for the user, to be shown before the run begins.
     pub warnings: Vec<String>,
 }
 
 impl Finetuning {
-    /// Fills in what `config` leaves to the cache, and checks that both go together.
+    /// Fills in the settings that `config` leaves to the cache, and checks that both fit together.
     ///
     /// # Errors
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
         let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
-        let warnings = classes::settle(&mut config.classes, cache, &cases)?;
+        let listed = !config.classes.is_empty();
+        let warnings = classes::settle(&mut config, cache, &cases)?;
+        classes::check_labels(config.label_space(), listed, cache, &cases)?;
         match &config.preprocess {
             Some(expected) if *expected != preprocess => {
                 let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
@@ -86,14 +89,16 @@ impl Finetuning {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
                 let window = config.stream.window.unwrap_or(preprocess.window);
-                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, window })
+                let space = config.label_space();
+                classes::check_labels(space, listed, cache, &held_out)?;
+                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, window, space })
             }
             None => None,
         };
         Ok(Self { config, init, validation, warnings })
     }
 
-    /// Cases that are validated on.
+    /// Number of validation cases.
     #[must_use]
     pub fn num_validation_cases(&self) -> usize {
         self.validation.as_ref().map_or(0, |set| set.cases.len())
@@ -119,20 +124,14 @@ impl Task for Finetuning {
     }
 
     fn targets(&self) -> Labels {
-        Labels { num_classes: self.config.classes.len() }
+        Labels { space: self.config.label_space() }
     }
 
-    fn loss(&self, model: &Unetr, part: &Part<Tensor<5, Int>>) -> Tensor<1> {
-        dice_ce(model.forward(part.images()), part.target.clone()).total()
+    fn loss(&self, model: &Unetr, part: &Part<ClassMap>) -> Tensor<1> {
+        dice_ce(model.forward(part.images()), &part.target).total()
     }
 
-    fn picture(
-        &self,
-        model: &Unetr,
-        batch: &DeviceBatch<Tensor<5, Int>>,
-        _: &Compute,
-        path: &Path,
-    ) -> Result<(), String> {
+    fn picture(&self, model: &Unetr, batch: &DeviceBatch<ClassMap>, _: &Compute, path: &Path) -> Result<(), String> {
         picture::draw(model, batch, &self.config.classes, path)
     }
 

@@ -1,62 +1,75 @@
-//! Inference over whole volumes.
+//! Inference: label maps, reconstructions and attention maps of whole scans.
 
 pub mod attention_map;
 pub mod export;
 pub mod predict;
 pub mod reconstruct;
-pub mod sliding_window;
+pub mod scan_files;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 use crate::model::unetr::Unetr;
+use crate::sliding_window::SlidingWindowError;
 use export::ExportError;
-use sliding_window::SlidingWindowError;
 
-/// Why a scan could not be predicted.
+/// Errors from running a model over a volume.
 #[derive(Debug, Error)]
-pub enum PredictError {
-    /// The windows do not fit the volume or the model.
+pub enum InferenceError {
+    /// Windows that do not fit the volume or the model.
     #[error(transparent)]
     SlidingWindow(#[from] SlidingWindowError),
-    /// The prediction does not fit the scan.
+    /// A prediction that does not fit the scan.
     #[error(transparent)]
     Export(#[from] ExportError),
-    /// The device failed; its message is what there is to know.
-    #[error("the device could not compute a batch of windows: {0}")]
-    Device(String),
+    /// A failure of the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
-/// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, host to host: the
-/// predictor that a [`sliding_window::SlidingWindow`] asks for.
+/// A failure of the device while its results were read back.
+#[derive(Debug, Error)]
+#[error("the device failed: {message}")]
+pub struct DeviceError {
+    /// Message of the backend.
+    pub message: String,
+}
+
+/// Reads a tensor back, the last axis fastest.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceError> {
+    let failed = |message| DeviceError { message };
+    let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
+    data.try_to_vec().map_err(|error| failed(format!("{error:?}")))
+}
+
+/// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, both on the host: the
+/// predictor of a [`crate::sliding_window::SlidingWindow`].
 ///
 /// # Errors
 /// If the device fails.
 ///
 /// # Panics
-/// If the windows are not of the size that the model was made for.
+/// If the windows have another size than the model's crops.
 pub fn predict_windows(
     model: &Unetr,
     device: &Device,
     crop_size: [usize; 3],
     windows: &[f32],
     num_windows: usize,
-) -> Result<Vec<f32>, PredictError> {
+) -> Result<Vec<f32>, InferenceError> {
     let [x, y, z] = crop_size;
     let data = TensorData::new(windows.to_vec(), [num_windows, model.in_channels(), x, y, z]);
-    let logits = model.forward(Tensor::from_data(data, device));
-    let data = logits.try_into_data().map_err(|error| PredictError::Device(format!("{error:?}")))?;
-    data.try_to_vec().map_err(|error| PredictError::Device(format!("{error:?}")))
+    Ok(host(model.forward(Tensor::from_data(data, device)))?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::export::LabelExport;
-    use super::sliding_window::{InputVolume, SlidingWindow};
     use super::*;
     use crate::model::hi_end_mae::HiEndMaeConfig;
     use crate::model::init::WeightInit;
     use crate::model::unetr::UnetrConfig;
+    use crate::sliding_window::{InputVolume, SlidingWindow};
 
     #[test]
     fn a_scan_is_predicted_on_its_own_grid() {
@@ -78,7 +91,7 @@ mod tests {
         let whole = sliding.argmax(volume, predict).unwrap();
         let same = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
         let mut export = LabelExport::new(dims, &same, dims, &same, sliding.slab_axis(dims)).unwrap();
-        sliding.run(volume, predict, |slab| Ok::<_, PredictError>(export.push(slab)?)).unwrap();
+        sliding.run(volume, predict, |slab| Ok::<_, InferenceError>(export.push(slab)?)).unwrap();
         let in_file_order = export.finish().unwrap().labels;
         // The file has x fastest, the volume z.
         for (place, label) in in_file_order.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Losses, one a file.
+//! Losses and the targets they take, one a file.
 
+pub mod class_map;
 pub mod dice_ce;
 pub mod masked_mse;

@@ -1,6 +1,7 @@
 //! Segmentation metrics on host label maps: Dice, surface Dice and the 95th percentile Hausdorff distance.
 //!
-//! Nothing here needs a device. A label map is a slice of class indices in [X, Y, Z] order, z fastest, 0 = background.
+//! Everything is computed on the host. A label map is a slice of class indices in `[X, Y, Z]` order, z fastest,
+//! 0 = background.
 
 pub mod dice;
 pub mod evaluation;
@@ -8,34 +9,34 @@ pub mod surface;
 
 use thiserror::Error;
 
-/// Why a metric could not be computed.
+use crate::label_space::LabelOutOfRange;
+
+/// Errors from computing a metric.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum MetricError {
-    /// Label and prediction cover different grids.
-    #[error("label has size {label:?}, prediction {pred:?}")]
+    /// Label and prediction of different sizes.
+    #[error("the label has {label:?} voxels, the prediction {pred:?}")]
     SizeMismatch {
         /// Voxels of the label along x, y, z.
         label: [usize; 3],
         /// Voxels of the prediction along x, y, z.
         pred: [usize; 3],
     },
-    /// The slice does not hold the voxels that its size announces.
-    #[error("a volume of size {dims:?} cannot have {num_voxels} voxels")]
+    /// A slice whose length does not match its size.
+    #[error("a volume of {dims:?} voxels does not have {num_voxels} values")]
     VoxelCount {
-        /// Announced voxels along x, y, z.
+        /// Voxels along x, y, z.
         dims: [usize; 3],
-        /// Voxels in the slice.
+        /// Length of the slice.
         num_voxels: usize,
     },
-    /// A voxel's class index is not below the number of classes.
-    #[error("class {class} in the {map}, but there are {num_classes} classes")]
-    ClassOutOfRange {
+    /// A label that is neither a class nor, in the true map, the ignore label.
+    #[error("in the {map}: {found}")]
+    LabelOutOfRange {
         /// `label` or `prediction`.
         map: &'static str,
-        /// The class found.
-        class: u8,
-        /// Number of classes with background.
-        num_classes: usize,
+        /// The label found.
+        found: LabelOutOfRange,
     },
     /// A spacing that is not a positive finite number.
     #[error("spacing {spacing_mm:?} mm is not positive and finite")]
@@ -43,10 +44,10 @@ pub enum MetricError {
         /// Voxel side lengths, mm.
         spacing_mm: [f64; 3],
     },
-    /// A tolerance that is negative or not a number.
+    /// A tolerance that is negative or not finite.
     #[error("tolerance {tolerance_mm} mm is not a finite number of zero or more")]
     Tolerance {
-        /// Tolerance asked for, mm.
+        /// The tolerance given, mm.
         tolerance_mm: f64,
     },
 }
@@ -60,13 +61,13 @@ pub struct LabelMap<'a> {
 }
 
 impl<'a> LabelMap<'a> {
-    /// Wraps class indices in [X, Y, Z] order (z fastest) with voxel side lengths in mm.
+    /// Wraps class indices in `[X, Y, Z]` order (z fastest) with voxel side lengths in mm.
     ///
     /// # Errors
     /// If `dims` and the slice disagree or the spacing is not positive and finite.
     pub fn new(voxels: &'a [u8], dims: [usize; 3], spacing_mm: [f64; 3]) -> Result<Self, MetricError> {
-        let announced = dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-        if announced != Some(voxels.len()) {
+        let num_voxels = dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
+        if num_voxels != Some(voxels.len()) {
             return Err(MetricError::VoxelCount { dims, num_voxels: voxels.len() });
         }
         if !spacing_mm.iter().all(|&side| side.is_finite() && side > 0.0) {
@@ -75,7 +76,7 @@ impl<'a> LabelMap<'a> {
         Ok(Self { voxels, dims, spacing_mm })
     }
 
-    /// Class indices, z fastest.
+    /// Class indices, `[X, Y, Z]`, z fastest.
     #[must_use]
     pub fn voxels(&self) -> &'a [u8] {
         self.voxels
@@ -94,7 +95,7 @@ impl<'a> LabelMap<'a> {
     }
 }
 
-/// Mean of the values that are not NaN; NaN if there is none.
+/// Mean of the values that are not NaN; NaN if all are.
 #[must_use]
 pub fn nan_mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let (sum, count) = values

@@ -1,11 +1,12 @@
-//! Where a model comes from: `--model` takes a run's folder, a checkpoint's, a `.pth` or a `.safetensors` file.
+//! Sources of a model: `--model` accepts the folder of a run or of a checkpoint, a `.pth` or a `.safetensors` file.
 //!
-//! A checkpoint knows its model's sizes. A file of weights does not: they are given, or are those of the preset that
-//! its tensors fit.
+//! A checkpoint contains its model's sizes. A weight file does not: they are given, or are those of the preset that its
+//! tensors fit.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use hiend_cache::{FileError, lookup};
 
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
@@ -17,104 +18,106 @@ use crate::weights::{
     ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, export_unetr, import_hi_end_mae,
 };
 
-/// Why there is no model.
+/// Errors from finding or loading a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelSourceError {
-    /// Nothing is there.
+    /// A path that does not exist.
     #[error("{}: no such file or folder", path.display())]
     Absent {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// A folder of something else.
+    /// A path that cannot be accessed.
+    #[error(transparent)]
+    Unreadable(#[from] FileError),
+    /// A folder that is neither a run nor a checkpoint.
     #[error("{}: neither a run (checkpoints/) nor a checkpoint (state.json)", path.display())]
     NoModel {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// A run that was stopped before its first checkpoint.
+    /// A run without a checkpoint.
     #[error("{}: this run has no checkpoint yet", path.display())]
     NoCheckpoint {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// A file where a run is needed.
+    /// A weight file where a run is needed.
     #[error("{}: expected the folder of a fine-tuning run or of one of its checkpoints", path.display())]
     NoRun {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// Sizes for a model that has its own.
-    #[error("{}: a checkpoint knows its model's sizes; leave out --preset and --config", path.display())]
+    /// Sizes given for a checkpoint, which has its own.
+    #[error("{}: a checkpoint contains its model's sizes; leave out --preset and --config", path.display())]
     SizesGiven {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// Sizes that nobody knows.
-    #[error("{}: its tensors fit no preset; --config FILE.toml gives the model's sizes", path.display())]
+    /// A weight file of unknown sizes.
+    #[error("{}: its tensors fit no preset; give the model's sizes by --config FILE.toml", path.display())]
     UnknownSizes {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// Another kind of model.
-    #[error("{}: the weights of a UNETR (vit.blocks…), where a pre-training model (encoder.blocks…) is needed", path.display())]
+    /// A UNETR where a pre-training model is needed.
+    #[error("{}: holds a UNETR (vit.blocks…); expected a pre-training model (encoder.blocks…)", path.display())]
     IsUnetr {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
     /// A checkpoint that cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A file of weights that cannot be read.
+    /// A weight file that cannot be read.
     #[error(transparent)]
     File(WeightsError),
-    /// Weights that do not fit.
+    /// Weights that do not fit the model.
     #[error("{}", path.display())]
     Weights {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The mismatch.
         source: WeightsError,
     },
 }
 
-/// What `--model` names, found on disk.
+/// A model found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The folder of a checkpoint.
+    /// Folder of a checkpoint.
     Checkpoint(PathBuf),
-    /// A file of weights.
+    /// Weight file.
     File(PathBuf),
 }
 
 impl ModelSource {
-    /// Finds out what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated.
+    /// Determines what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated.
     ///
     /// # Errors
-    /// If it is none of these.
+    /// If it is neither a file nor the folder of a run or a checkpoint, or cannot be accessed.
     pub fn find(path: &Path) -> Result<Self, ModelSourceError> {
         let given = || path.to_owned();
-        if path.is_file() {
-            return Ok(Self::File(given()));
-        }
-        if !path.exists() {
-            return Err(ModelSourceError::Absent { path: given() });
+        match lookup::metadata(path)? {
+            None => return Err(ModelSourceError::Absent { path: given() }),
+            Some(metadata) if metadata.is_file() => return Ok(Self::File(given())),
+            Some(_) => {}
         }
         if checkpoint::is_checkpoint(path)? {
             return Ok(Self::Checkpoint(given()));
         }
         let checkpoints = path.join("checkpoints");
-        if !checkpoints.is_dir() {
+        if !lookup::is_dir(&checkpoints)? {
             return Err(ModelSourceError::NoModel { path: given() });
         }
         let best = checkpoint::best(&checkpoints)?;
         best.map(Self::Checkpoint).ok_or_else(|| ModelSourceError::NoCheckpoint { path: given() })
     }
 
-    /// As [`Self::find`], where only a checkpoint serves.
+    /// Determines the checkpoint that a path names, as [`Self::find`] does.
     ///
     /// # Errors
-    /// If there is none.
+    /// See [`Self::find`]; also if the path is a weight file.
     pub fn find_checkpoint(path: &Path) -> Result<PathBuf, ModelSourceError> {
         match Self::find(path)? {
             Self::Checkpoint(path) => Ok(path),
@@ -122,7 +125,7 @@ impl ModelSource {
         }
     }
 
-    /// The file or folder that is read.
+    /// Path of the file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -131,11 +134,11 @@ impl ModelSource {
     }
 }
 
-/// The weights of a checkpoint of either kind, as `PyTorch` names them, averaged ones where it has them; and the sizes
-/// of the model if it was pre-trained.
+/// Weights of a checkpoint of either kind under `PyTorch`'s names, averaged ones if it has them; and the sizes of the
+/// model if it is a pre-training checkpoint.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the checkpoint cannot be read.
 pub fn weights_of(checkpoint: &Path) -> Result<(StateDict, Option<HiEndMaeConfig>), ModelSourceError> {
     let weights = |source| ModelSourceError::Weights { path: checkpoint.to_owned(), source };
     let device = Compute::cpu().raw().clone();
@@ -147,7 +150,7 @@ pub fn weights_of(checkpoint: &Path) -> Result<(StateDict, Option<HiEndMaeConfig
         }
         Kind::Finetune => {
             let state: State<FinetuneConfig> = checkpoint::read_state(checkpoint, Kind::Finetune)?;
-            // The values are replaced; the seed does not matter.
+            // The checkpoint replaces the values; the seed does not matter.
             let model = state.config.unetr().init(&mut WeightInit::new(0, &device));
             let model = checkpoint::load_averaged(checkpoint, model)?;
             Ok((export_unetr(&model).map_err(weights)?, None))
@@ -160,22 +163,22 @@ pub fn weights_of(checkpoint: &Path) -> Result<(StateDict, Option<HiEndMaeConfig
 pub struct Pretrained {
     /// The model.
     pub model: HiEndMae,
-    /// Its sizes, and those of its crops.
+    /// Configuration with the sizes of the model and of its crops.
     pub config: PretrainConfig,
-    /// Where the weights were read.
+    /// File or checkpoint of the weights.
     pub path: PathBuf,
-    /// The preset whose sizes the file's tensors have, if that was how they became known.
+    /// Preset that was found to fit the file's tensors, if no sizes were given.
     pub found_preset: Option<PretrainPreset>,
-    /// What became of a file's tensors; nothing for a checkpoint, which fits as a whole.
+    /// Tensors taken and skipped from a file; `None` for a checkpoint, which fits as a whole.
     pub report: Option<ImportReport>,
 }
 
 impl Pretrained {
-    /// Loads the pre-training model at `path`; `sizes` are for files, which do not know theirs. A device without
-    /// autodiff serves, unless the model is to be trained.
+    /// Loads the pre-training model at `path`; `sizes` are for weight files, which do not contain them. The device needs
+    /// autodiff only if the model is to be trained.
     ///
     /// # Errors
-    /// [`ModelSourceError`] names the file and what to do.
+    /// If there is no pre-training model, it cannot be read, or its sizes are unknown or do not fit.
     pub fn load(path: &Path, sizes: Option<PretrainConfig>, device: &Device) -> Result<Self, ModelSourceError> {
         match ModelSource::find(path)? {
             ModelSource::Checkpoint(path) if sizes.is_some() => Err(ModelSourceError::SizesGiven { path }),
@@ -210,11 +213,12 @@ impl Pretrained {
     }
 }
 
+/// A model with initial weights, to be replaced.
 fn first_weights(config: &PretrainConfig, device: &Device) -> HiEndMae {
     config.model.init(config.stream.crop_size, &mut WeightInit::new(0, device))
 }
 
-/// Whether the tensors that show a model's sizes have these.
+/// Whether the tensors that depend on a model's sizes have the shapes that `config` implies.
 fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
     let has = |key: &str, shape: &[usize]| state.tensors.get(key).is_some_and(|tensor| tensor.shape == shape);
     let model = &config.model;
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_files_sizes_are_given_or_a_presets() {
+    fn sizes_of_a_weight_file_are_given_or_those_of_a_preset() {
         let folder = tempfile::tempdir().unwrap();
         let device = Device::flex();
         let path = folder.path().join("small.safetensors");
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_is_said() {
+    fn paths_without_a_model_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let check = |path: &Path, expected: &str| {
             let message = ModelSource::find(path).unwrap_err().to_string();

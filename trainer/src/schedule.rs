@@ -1,59 +1,59 @@
-//! Learning rates as pure functions of the position: linear warm-up, then cosine to zero.
+//! Learning rates as pure functions of the step: linear warm-up, then a cosine to zero.
 //!
-//! Burn's own cosine scheduler rises again when its iterations are used up, and keeps state; a function of the step
-//! does neither, and resuming needs nothing saved.
+//! Burn's own cosine scheduler keeps state and rises again after its last iteration. A function of the step does
+//! neither, and resuming needs nothing saved.
 
 use serde::{Deserialize, Serialize};
 
-/// What [`ScheduleConfig`] counts in.
+/// Unit of the lengths in a [`ScheduleConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Passes over the cache: each case is visited once.
+    /// Pass over the cache, in which each case is visited once.
     Epoch,
-    /// Updates of the weights.
+    /// Optimizer step.
     Step,
 }
 
-/// How often the learning rate changes.
+/// Interval at which the learning rate changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Every {
-    /// With every update: pre-training.
+    /// Every step, as in pre-training.
     #[default]
     Step,
-    /// With every epoch: fine-tuning.
+    /// Every epoch, as in fine-tuning.
     Epoch,
 }
 
-/// Length of a training and of its warm-up.
+/// Lengths of a training and of its warm-up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// What the two lengths count in.
+    /// Unit of both lengths.
     pub unit: Unit,
     /// Length of the whole training.
     pub total: u64,
-    /// Length of the linear warm-up from zero.
+    /// Length of the linear warm-up, which starts at zero.
     pub warmup: u64,
-    /// How often the learning rate changes.
+    /// Interval at which the learning rate changes.
     #[serde(default)]
     pub rate_changes: Every,
 }
 
 impl ScheduleConfig {
-    /// One in which every key is present.
+    /// Configuration in which every key is present.
     pub(crate) fn with_every_key() -> Self {
         Self { unit: Unit::Epoch, total: 1000, warmup: 10, rate_changes: Every::Step }
     }
 
-    /// Steps of the whole training, for a stream with this many steps an epoch.
+    /// Number of steps of the whole training.
     #[must_use]
     pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         self.steps(self.total, steps_per_epoch)
     }
 
-    /// Steps that a length in this schedule's unit has.
+    /// Number of steps in a length given in this schedule's unit.
     #[must_use]
     pub fn steps(&self, length: u64, steps_per_epoch: u64) -> u64 {
         match self.unit {
@@ -62,7 +62,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// Learning rate of the update number `step`, from 0.
+    /// Learning rate of step `step`, counted from 0.
     #[must_use]
     pub fn lr(&self, peak: f64, step: u64, steps_per_epoch: u64) -> f64 {
         if (self.unit, self.rate_changes) == (Unit::Epoch, Every::Epoch) {
@@ -75,7 +75,7 @@ impl ScheduleConfig {
         warmup_cosine(peak, position, self.warmup as f64, self.total as f64)
     }
 
-    /// The first setting out of range, with the reason.
+    /// First setting out of range with the reason, if there is one.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if self.total == 0 {
@@ -89,20 +89,21 @@ impl ScheduleConfig {
     }
 }
 
-/// Pre-training: linear from 0 to `peak` at `warmup`, then half a cosine down to 0 at `total`, and 0 after it.
+/// Learning rate of pre-training: linear from 0 to `peak` at `warmup`, then half a cosine down to 0 at `total`, and 0
+/// after it.
 ///
-/// `position` may be a fraction: the recipe counts in epochs and changes the rate with every iteration.
+/// `position` may be a fraction: the recipe counts in epochs and changes the rate with every step.
 #[must_use]
 pub fn warmup_cosine(peak: f64, position: f64, warmup: f64, total: f64) -> f64 {
     if position < warmup { peak * position / warmup } else { cosine(peak, position, warmup, total) }
 }
 
-/// Fine-tuning: one rate an epoch; the warm-up's last epoch already has the peak.
+/// Learning rate of fine-tuning, constant within an epoch; the last epoch of the warm-up already has the peak.
 #[must_use]
 pub fn warmup_cosine_per_epoch(peak: f64, epoch: u64, warmup: u64, total: u64) -> f64 {
     if epoch < warmup {
         let last = (warmup - 1) as f64;
-        // A warm-up of one epoch has no way to go: it starts at zero, as the reference's does.
+        // A warm-up of one epoch has the rate zero, as in the reference.
         return if last > 0.0 { peak * epoch as f64 / last } else { 0.0 };
     }
     cosine(peak, epoch as f64, warmup as f64, total as f64)
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_are_counted_in_fractions() {
+    fn rates_change_within_an_epoch() {
         let config = ScheduleConfig { unit: Unit::Epoch, total: 4, warmup: 2, rate_changes: Every::Step };
         assert_eq!(config.total_steps(8), 32);
         assert!((config.lr(1.0, 8, 8) - 0.5).abs() < 1e-15);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn by_epochs_the_rate_is_the_reference_s() {
+    fn rates_by_epoch_are_those_of_the_reference() {
         let config = ScheduleConfig { unit: Unit::Epoch, total: 10, warmup: 3, rate_changes: Every::Epoch };
         for step in 0..80 {
             let expected = warmup_cosine_per_epoch(1.0, step / 8, 3, 10);

@@ -1,8 +1,8 @@
-//! Weights in and out, under the names and in the layouts of the `PyTorch` reference.
+//! Import and export of weights under the names and in the layouts of the `PyTorch` reference.
 //!
-//! A [`StateDict`] holds tensors as a `PyTorch` file names and shapes them: [`mod@torch`] and [`mod@safetensors`] are
-//! the files. [`Naming`] says, for every parameter of one of our models, which tensor that is and how its layout
-//! differs; [`import`] and [`export`] go through the same naming, so that a round trip gives the same bits.
+//! A [`StateDict`] holds tensors as a `PyTorch` file names and shapes them; [`mod@torch`] and [`mod@safetensors`] read
+//! and write the files. [`Naming`] maps every parameter of one of our models to its tensor and layout in such a file;
+//! [`import`] and [`export`] use the same map, so that a round trip gives the same bits.
 
 pub mod export;
 pub mod import;
@@ -14,104 +14,108 @@ pub mod torch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use hiend_cache::FileError;
 use thiserror::Error;
 
 pub use export::{export_hi_end_mae, export_unetr};
 pub use import::{ImportReport, import_hi_end_mae, import_unetr};
 pub use naming::Naming;
 
-/// Why weights could not be read, written or put into a model.
+/// Errors from reading and writing weights and from putting them into a model.
 #[derive(Debug, Error)]
 pub enum WeightsError {
-    /// The file could not be read or written.
+    /// A file that cannot be read.
     #[error("{}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// The file is no `PyTorch` checkpoint.
-    #[error("{} is no readable PyTorch checkpoint", path.display())]
+    /// A file that cannot be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
+    /// A file that is not a `PyTorch` checkpoint.
+    #[error("{}: not a readable PyTorch checkpoint", path.display())]
     Torch {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the reader said.
+        /// Error of the reader.
         source: Box<burn_store::pytorch::PytorchError>,
     },
-    /// The file is no safetensors file.
-    #[error("{} is no readable safetensors file", path.display())]
+    /// A file that is not a safetensors file.
+    #[error("{}: not a readable safetensors file", path.display())]
     Safetensors {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the reader said.
+        /// Error of the reader.
         source: ::safetensors::SafeTensorError,
     },
-    /// Neither `.pth`, `.pt`, `.bin` nor `.safetensors`.
-    #[error("{} is neither a .pth, .pt or .bin nor a .safetensors file", path.display())]
+    /// A file name with another ending than `.pth`, `.pt`, `.bin` or `.safetensors`.
+    #[error("{}: neither a .pth, .pt or .bin nor a .safetensors file", path.display())]
     UnknownKind {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// Two tensors have one name once the prefix `module.` is gone.
+    /// Two tensors with the same name once the prefix `module.` is removed.
     #[error("{}: two tensors are named {key}", path.display())]
     Duplicate {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Their name.
+        /// Their common name.
         key: String,
     },
-    /// The tensors are those of no model that we know.
+    /// Tensors of an unknown model.
     #[error(
         "neither a pre-training checkpoint (encoder.blocks…) nor a UNETR (vit.blocks…): {}",
-        first.as_ref().map_or_else(|| "it holds no tensors".to_owned(), |key| format!("its first tensor is {key}"))
+        first.as_ref().map_or_else(|| "the file holds no tensors".to_owned(), |key| format!("its first tensor is {key}"))
     )]
     UnknownModel {
-        /// First key in alphabetical order, if there is any.
+        /// First tensor in alphabetical order, if there is any.
         first: Option<String>,
     },
     /// A tensor of another shape than the model's.
     #[error("{key} has shape {found:?}, the model needs {expected:?}")]
     Shape {
-        /// Its name in the file.
+        /// Name in the file.
         key: String,
         /// Shape in the file.
         found: Vec<usize>,
-        /// Shape that the model's parameter has in such a file.
+        /// Shape of the model's parameter in such a file.
         expected: Vec<usize>,
     },
-    /// A tensor that is needed exists, but not as floating point numbers.
-    #[error("{key} holds no floating point numbers")]
+    /// A tensor that the model needs, of another type than floating point.
+    #[error("{key} does not hold floating point numbers")]
     NotFloat {
-        /// Its name in the file.
+        /// Name in the file.
         key: String,
     },
-    /// Tensors that a file of this kind must have.
-    #[error("{} tensors are missing, the first is {}", keys.len(), keys[0])]
+    /// Tensors that the model needs and the file lacks.
+    #[error("missing tensors: {}, of which the first is {}", keys.len(), keys[0])]
     Missing {
-        /// Their names in the file; at least one.
+        /// Names in the file; at least one.
         keys: Vec<String>,
     },
-    /// A model's values could not be read back from its device.
+    /// Weights that could not be read back from the device.
     #[error("{key} cannot be read from the device: {reason}")]
     Device {
-        /// The parameter's name in the file.
+        /// Name in the file.
         key: String,
-        /// What the back end said.
+        /// Message of the backend.
         reason: String,
     },
 }
 
-/// A tensor on the host, z (the last axis) fastest.
+/// A tensor on the host, the last axis fastest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
     /// Size of each axis; empty for a scalar.
     pub shape: Vec<usize>,
-    /// All values.
+    /// Values, as many as the product of the axes.
     pub values: Vec<f32>,
 }
 
-/// The models whose weights can be read.
+/// Models whose weights can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
     /// Hi-End-MAE.
@@ -120,12 +124,12 @@ pub enum ModelKind {
     Unetr,
 }
 
-/// Named tensors of a file.
+/// Tensors of a file by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
-    /// The floating point ones, as f32.
+    /// Floating point tensors, as f32.
     pub tensors: BTreeMap<String, HostTensor>,
-    /// Names of the others, whose values are not kept.
+    /// Names of tensors of other types, whose values are not kept.
     pub not_float: BTreeSet<String>,
 }
 
@@ -133,7 +137,7 @@ impl StateDict {
     /// Reads a `PyTorch` checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file.
     ///
     /// # Errors
-    /// If the ending is another, or the file cannot be read.
+    /// If the name has another ending, or the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("pth" | "pt" | "bin") => torch::read(path),
@@ -142,10 +146,10 @@ impl StateDict {
         }
     }
 
-    /// Whose weights these are, told by their names.
+    /// Model to which the tensors belong, by their names.
     ///
     /// # Errors
-    /// If they are those of no model that we know.
+    /// If they belong to no known model.
     pub fn model_kind(&self) -> Result<ModelKind, WeightsError> {
         let has = |prefix: &str| self.tensors.keys().any(|key| key.starts_with(prefix));
         if has("vit.blocks.") {
@@ -157,7 +161,7 @@ impl StateDict {
         }
     }
 
-    /// Adds a tensor of a file, without the prefix that data-parallel training leaves on its name.
+    /// Adds a tensor of a file, without the prefix `module.` that data-parallel training leaves on names.
     fn add(&mut self, path: &Path, name: &str, tensor: Option<HostTensor>) -> Result<(), WeightsError> {
         let key = name.strip_prefix("module.").unwrap_or(name).to_owned();
         let is_new = match tensor {
@@ -211,22 +215,22 @@ mod tests {
         let (back, report) = import_hi_end_mae(mae(2), &StateDict::read(&path).unwrap()).unwrap();
         assert_eq!(export_hi_end_mae(&back).unwrap(), state);
         assert_eq!(report.taken.len(), state.tensors.len());
-        assert!(report.left_out.is_empty() && report.missing.is_empty());
+        assert!(report.skipped.is_empty() && report.missing.is_empty());
 
         let state = export_unetr(&unetr(1, 2)).unwrap();
         safetensors::write(&path, &state).unwrap();
         let (back, report) = import_unetr(unetr(2, 2), &StateDict::read(&path).unwrap()).unwrap();
         assert_eq!(export_unetr(&back).unwrap(), state);
-        assert!(report.left_out.is_empty() && report.missing.is_empty());
+        assert!(report.skipped.is_empty() && report.missing.is_empty());
     }
 
     #[test]
-    fn a_pretrained_encoder_is_taken_and_the_rest_reported() {
+    fn a_pretrained_encoder_is_taken_and_skipped_tensors_are_reported() {
         let state = export_hi_end_mae(&mae(1)).unwrap();
         let (model, report) = import_unetr(unetr(2, 1), &state).unwrap();
         assert_eq!(report.taken.len(), 5 * 12 + 5);
-        assert!(report.left_out.contains(&"encoder.cls_token".to_owned()));
-        assert!(report.left_out.iter().all(|key| key == "encoder.cls_token" || !key.starts_with("encoder.")));
+        assert!(report.skipped.contains(&"encoder.cls_token".to_owned()));
+        assert!(report.skipped.iter().all(|key| key == "encoder.cls_token" || !key.starts_with("encoder.")));
         assert!(report.missing.contains(&"out.conv.conv.weight".to_owned()));
         let export = export_unetr(&model).unwrap();
         assert_eq!(report.taken.len() + report.missing.len(), export.tensors.len());
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn tensors_that_do_not_fit_are_named() {
         let check = |change: fn(&mut StateDict), expected: &str| {
             let mut state = export_hi_end_mae(&mae(1)).unwrap();
             change(&mut state);
@@ -251,7 +255,7 @@ mod tests {
             |state| {
                 state.tensors.remove("encoder_pos_embed");
             },
-            "1 tensors are missing, the first is encoder_pos_embed",
+            "missing tensors: 1, of which the first is encoder_pos_embed",
         );
         check(|state| state.tensors.retain(|key, _| key.starts_with("decoder")), "neither a pre-training checkpoint");
         check(
@@ -259,7 +263,7 @@ mod tests {
                 state.tensors.remove("encoder.norm.bias");
                 state.not_float.insert("encoder.norm.bias".to_owned());
             },
-            "encoder.norm.bias holds no floating point numbers",
+            "encoder.norm.bias does not hold floating point numbers",
         );
     }
 }

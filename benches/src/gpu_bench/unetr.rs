@@ -7,8 +7,10 @@ use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetunePreset;
 use hiend_trainer::device::Compute;
 use hiend_trainer::inference::predict_windows;
-use hiend_trainer::inference::sliding_window::{InputVolume, SlidingWindow};
+use hiend_trainer::label_space::LabelSpace;
+use hiend_trainer::loss::class_map::ClassMap;
 use hiend_trainer::model::init::WeightInit;
+use hiend_trainer::sliding_window::{InputVolume, SlidingWindow};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
@@ -18,7 +20,7 @@ use super::figures::{median, rounded};
 pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     use burn::module::Module as _;
     use burn::optim::GradientsParams;
-    use burn::tensor::{Int, Tensor};
+    use burn::tensor::Tensor;
     use hiend_trainer::loss::dice_ce::dice_ce;
 
     let mut config = FinetunePreset::Recipe.config();
@@ -38,13 +40,13 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let data = burn::tensor::TensorData::new((0..voxels).map(host).collect::<Vec<f32>>(), shape);
     let images = Tensor::<5>::from_data(data, compute.raw());
     let classes = unetr.num_classes;
-    let labels =
-        burn::tensor::TensorData::new((0..voxels).map(|at| (at / 50 % classes) as u8).collect::<Vec<_>>(), shape);
-    let labels = Tensor::<5, Int>::from_data(labels, compute.raw());
+    let labels: Vec<u8> = (0..voxels).map(|at| (at / 50 % classes) as u8).collect();
+    let space = LabelSpace::new(classes);
+    let labels = ClassMap::upload(&labels, cli.finetune_batch, unetr.crop_size, space, compute.raw())?;
     let mut secs = Vec::new();
     for number in 0..cli.warmup + cli.steps {
         let started = Instant::now();
-        let loss = dice_ce(model.forward(images.clone()), labels.clone()).total();
+        let loss = dice_ce(model.forward(images.clone()), &labels).total();
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(config.optim.lr, model, grads);
         let loss = loss.inner().try_into_data().map_err(|error| anyhow::anyhow!("{error:?}"))?;

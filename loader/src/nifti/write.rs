@@ -1,7 +1,8 @@
-//! Writing what was computed for a scan, on the scan's own grid.
+//! Writing of label maps and other results of a scan on the scan's own grid.
 
 use std::path::Path;
 
+use hiend_cache::durable;
 use ndarray::{ArrayView3, ShapeBuilder as _};
 use nifti::writer::WriterOptions;
 use nifti::{DataElement, NiftiError as WriteError, NiftiHeader};
@@ -9,7 +10,7 @@ use nifti::{DataElement, NiftiError as WriteError, NiftiHeader};
 use super::{NiftiError, NiftiInfo};
 
 /// Writes voxels `[x, y, z]`, the first axis fastest, as `.nii` or `.nii.gz` with the header of the scan they belong to:
-/// its grid, orientation, units and codes. Under another name first, then renamed.
+/// its grid, orientation, units and codes. The file appears under its name once it is complete and on disk.
 ///
 /// # Errors
 /// If there are not as many voxels as the scan has, or the file cannot be written.
@@ -22,22 +23,22 @@ where
     let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels).map_err(|error| at(format!("{error}")))?;
     // What a viewer would scale the picture by was the scan's, not ours.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..scan.header.clone() };
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = path.with_file_name(format!(".partial-{name}"));
-    let written = WriterOptions::new(&partial)
-        .reference_header(&header)
-        .write_nifti(&array)
-        .map_err(|error| {
-            // The crate shows what the system said in the form of a program's value.
-            let reason = if let WriteError::Io(error) = &error { error.to_string() } else { error.to_string() };
-            at(format!("cannot write: {reason}"))
-        })
-        .and_then(|()| std::fs::rename(&partial, path).map_err(|error| at(format!("cannot write: {error}"))));
-    if written.is_err() {
-        // What matters is the first failure.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
+    durable::write_path(path, |temporary| {
+        // The writer compresses and names files by their ending, so it gets a name of its own.
+        let partial = temporary.with_extension(if is_gzip { "nii.gz" } else { "nii" });
+        let written = WriterOptions::new(&partial)
+            .reference_header(&header)
+            .write_nifti(&array)
+            .map_err(|error| if let WriteError::Io(error) = error { error } else { std::io::Error::other(error) })
+            .and_then(|()| std::fs::rename(&partial, temporary));
+        if written.is_err() {
+            // The first failure is the one to report.
+            let _ = std::fs::remove_file(&partial);
+        }
+        written
+    })
+    .map_err(|error| at(format!("cannot {}: {}", error.action, error.source)))
 }
 
 #[cfg(test)]
@@ -52,7 +53,7 @@ mod tests {
         write_dataset(dir.path(), &PhantomConfig { cases: 1, seed: 3, spacing_mm: [6.0, 8.0] }).unwrap();
         let scan = read_info(&dir.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
         let voxels: Vec<u8> = (0..=250).cycle().take(scan.shape.iter().product()).collect();
-        for name in ["label.nii.gz", "label.nii"] {
+        for name in ["label.nii.gz", "label.nii", "label.1.2.nii", "label.1.2.nii.gz"] {
             let path = dir.path().join(name);
             write_like(&path, &scan, &voxels).unwrap();
             let read = read_labels(&path).unwrap();
@@ -62,6 +63,9 @@ mod tests {
         }
         assert!(write_like(&dir.path().join("short.nii"), &scan, &voxels[1..]).is_err());
         assert!(write_like(&dir.path().join("nowhere/label.nii"), &scan, &voxels).is_err());
-        assert!(!dir.path().join(".partial-short.nii").exists());
+        let hidden = std::fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+        assert_eq!(hidden.count(), 0, "no temporary file is left");
     }
 }

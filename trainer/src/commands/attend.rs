@@ -31,18 +31,19 @@ pub fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
         Some(Layers::These(layers)) => layers.clone(),
     };
     for &layer in &layers {
-        ensure!(layer < model.depth, "--layers {layer}: the encoder has {} blocks, from 0", model.depth);
+        ensure!(layer < model.depth, "--layers {layer}: the encoder has {} blocks, counted from 0", model.depth);
     }
     if let Some(head) = args.head {
         for (part, num_heads) in [("encoder", model.num_heads), ("decoder", model.decoder_num_heads)] {
-            ensure!(head < num_heads, "--head {head}: the {part} has {num_heads} heads, from 0");
+            ensure!(head < num_heads, "--head {head}: the {part} has {num_heads} heads, counted from 0");
         }
     }
-    scans::for_each(&args.scans, &loaded.config, |scan| look(&loaded, &compute, scan, &layers, args))?;
+    scans::for_each(&args.scans, &loaded.config, |scan| draw_figures(&loaded, &compute, scan, &layers, args))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(
+/// Draws the encoder's and the decoder's attention of the query patch.
+fn draw_figures(
     loaded: &Pretrained,
     compute: &Compute,
     scan: &Scan,
@@ -53,7 +54,7 @@ fn look(
     let patch_size = config.patch_size;
     let grid = grid_of(size, patch_size);
     let voxel = scan.voxel_at(args.query)?;
-    // Inside the scan the crop is laid so that the query's patch has the point in its middle.
+    // The crop is placed so that the query's patch has the point in its middle, unless the scan's border prevents it.
     let middle_of_patch = grid.map(|patches| patches / 2 * patch_size + patch_size / 2);
     let centre = std::array::from_fn(|axis| (voxel[axis] + size[axis] / 2).saturating_sub(middle_of_patch[axis]));
     let origin = scan.crop_origin(centre, size);
@@ -87,7 +88,7 @@ fn look(
     };
 
     let maps = encoder_maps(&loaded.model.encoder, crop.clone(), patch_size, query_idx, heads);
-    let maps = maps.map_err(anyhow::Error::msg).with_context(failed)?;
+    let maps = maps.with_context(failed)?;
     let columns = layers.iter().map(|&idx| Layer { name: format!("block {idx}"), map: maps[idx].clone() }).collect();
     let seen = "the encoder sees all patches; blocks counted from 0".to_owned();
     scans::write(&figure("encoder self-attention", seen, columns).draw(), &args.scans.out, scan, "encoder")?;
@@ -97,7 +98,7 @@ fn look(
     let noise = (0..num_patches).map(|_| rng.random()).collect();
     let mask = mask_hiding(query_idx, noise, num_visible(num_patches, args.mask_ratio));
     let maps = decoder_maps(&loaded.model, crop, &mask, query_idx, heads);
-    let maps = maps.map_err(anyhow::Error::msg).with_context(failed)?;
+    let maps = maps.with_context(failed)?;
     // The blocks read the deepest tap first.
     let taps = config.taps.iter().rev();
     let columns =

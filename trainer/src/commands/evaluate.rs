@@ -1,26 +1,42 @@
 //! `hiend-train evaluate --labels DIR --predictions DIR`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
+use hiend_cache::durable;
 use hiend_loader::geometry::{largest_shift_mm, spacing};
 use hiend_loader::nifti::{LabelVolume, NiftiInfo, read_labels};
 
 use crate::cli::EvaluateArgs;
+use crate::inference::scan_files::label_maps;
+use crate::label_space::LabelSpace;
 use crate::metric::LabelMap;
 use crate::metric::evaluation::{Evaluation, evaluate_case};
 
-/// How far the corners of a prediction may lie from those of its label: headers are rounded, half a voxel is not.
+/// Distance in mm that the corners of a prediction may lie from those of its label: more than the rounding of headers,
+/// less than half a voxel.
 const MAX_SHIFT_MM: f64 = 0.1;
 
+/// Name by which nnU-Net's `dataset.json` marks the ignore label.
+const IGNORE: &str = "ignore";
+
 pub fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
-    let labels = cases_in(&args.labels)?;
-    let predictions = cases_in(&args.predictions)?;
+    let labels = label_maps(&args.labels)?;
+    let predictions = label_maps(&args.predictions)?;
     let missing: Vec<&str> = labels.keys().filter(|id| !predictions.contains_key(*id)).map(String::as_str).collect();
     ensure!(missing.is_empty(), "{}: no prediction of {}", args.predictions.display(), missing.join(", "));
-    let mut names = args.dataset.as_deref().map(class_names).transpose()?;
+    if let Some(csv) = &args.csv {
+        refuse_input(csv, labels.values().chain(predictions.values()))?;
+    }
+    let named = args.dataset.as_deref().map(Named::read).transpose()?;
+    let ignore = args.ignore_label.or(named.as_ref().and_then(|named| named.ignore));
+    // Without names, every label up to the highest one is a class.
+    let num_classes = named.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
+    if let Some(label) = ignore.filter(|&label| usize::from(label) < num_classes) {
+        bail!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
+    }
+    let space = LabelSpace::new(num_classes).with_ignore(ignore);
 
     let mut cases = Vec::new();
     let mut highest = 1;
@@ -28,22 +44,32 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         let label = LabelFile::read(label_path)?;
         let pred = LabelFile::read(&predictions[case_id])?;
         label.check_grid(&pred, case_id)?;
-        highest = label.voxels.iter().chain(&pred.voxels).fold(highest, |top, &class| top.max(class));
-        let num_classes = names.as_ref().map_or(256, Vec::len);
-        let metrics = evaluate_case(case_id, &label.map()?, &pred.map()?, num_classes, args.tolerance_mm);
+        let classes = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != ignore);
+        highest = classes.fold(highest, |top, &class| top.max(class));
+        let metrics = evaluate_case(case_id, &label.map()?, &pred.map()?, space, args.tolerance_mm);
         cases.push(metrics.with_context(|| format!("case {case_id}"))?);
         eprintln!("{} of {}: {case_id}", cases.len(), labels.len());
     }
-    let class_names = names.take().unwrap_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect());
+    let class_names =
+        named.map_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect(), |named| named.classes);
     for case in &mut cases {
         case.classes.truncate(class_names.len());
     }
     let evaluation = Evaluation { class_names, tolerance_mm: args.tolerance_mm, cases };
     if let Some(path) = &args.csv {
-        std::fs::write(path, evaluation.to_csv()).with_context(|| path.display().to_string())?;
+        durable::write(path, evaluation.to_csv().as_bytes())?;
     }
     print!("{}", evaluation.to_table());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to write over one of the files that are evaluated.
+fn refuse_input<'a>(out: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
+    // A file that does not exist yet is no input.
+    let Ok(existing) = out.canonicalize() else { return Ok(()) };
+    let replaced = inputs.find(|input| input.canonicalize().is_ok_and(|input| input == existing));
+    ensure!(replaced.is_none(), "{} would replace a label map; choose another --csv", out.display());
+    Ok(())
 }
 
 /// A label map in its file's order, x fastest.
@@ -58,7 +84,7 @@ impl LabelFile {
         Ok(Self { info, voxels })
     }
 
-    /// Axes in reverse, since a map has its last axis fastest: no figure depends on their names.
+    /// The map with its axes reversed, since a [`LabelMap`] has its last axis fastest; no metric depends on their order.
     fn map(&self) -> anyhow::Result<LabelMap<'_>> {
         let ([x, y, z], [sx, sy, sz]) = (self.info.shape, spacing(&self.info.affine));
         Ok(LabelMap::new(&self.voxels, [z, y, x], [sz, sy, sx])?)
@@ -74,30 +100,23 @@ impl LabelFile {
     }
 }
 
-/// The label files of a folder by case.
-fn cases_in(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut cases = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry.with_context(|| folder.display().to_string())?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some(case_id) = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii")) else { continue };
-        if let Some(other) = cases.insert(case_id.to_owned(), path.clone()) {
-            bail!("case {case_id} is in both {} and {}", other.display(), path.display());
-        }
-    }
-    ensure!(!cases.is_empty(), "{}: no .nii or .nii.gz file in this folder", folder.display());
-    Ok(cases)
+/// Classes and ignore label as a dataset names them.
+struct Named {
+    /// Names from class 0 to the highest; a class without a name is called `class N`.
+    classes: Vec<String>,
+    ignore: Option<u8>,
 }
 
-/// Class names by label value, from a dataset's description; values without a name get one.
-fn class_names(dataset: &Path) -> anyhow::Result<Vec<String>> {
-    let datasets = hiend_loader::dataset::find(dataset)?;
-    let [dataset] = datasets.as_slice() else {
-        bail!("{}: {} datasets, expected the folder of one", dataset.display(), datasets.len());
-    };
-    let Some((&highest, _)) = dataset.labels.last_key_value() else {
-        bail!("dataset {} names no classes", dataset.name);
-    };
-    let name = |class| dataset.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
-    Ok((0..=highest).map(name).collect())
+impl Named {
+    fn read(dataset: &Path) -> anyhow::Result<Self> {
+        let datasets = hiend_loader::dataset::find(dataset)?;
+        let [dataset] = datasets.as_slice() else {
+            bail!("{}: {} datasets, expected the folder of one", dataset.display(), datasets.len());
+        };
+        let ignore = dataset.labels.iter().find(|(_, name)| *name == IGNORE).map(|(&label, _)| label);
+        let highest = dataset.labels.keys().filter(|label| Some(**label) != ignore).max();
+        let Some(&highest) = highest else { bail!("dataset {} names no classes", dataset.name) };
+        let name = |class| dataset.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
+        Ok(Self { classes: (0..=highest).map(name).collect(), ignore })
+    }
 }

@@ -1,4 +1,4 @@
-//! The flags that name a model, for the commands that take one.
+//! Pre-training models named by flags.
 
 use std::path::Path;
 
@@ -10,14 +10,20 @@ use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model_source::Pretrained;
 
-/// The sizes that `--preset` or `--config` give, if either was given.
+/// Sizes given by `--preset` or `--config`; `None` without either flag.
+///
+/// # Errors
+/// If the configuration cannot be read.
 pub fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
     let Some(path) = &args.config else { return Ok(args.preset.map(PretrainPreset::config)) };
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(Some(PretrainConfig::parse(&text, &path.display().to_string())?))
 }
 
-/// Loads a pre-training model and says which.
+/// Loads a pre-training model and prints its path.
+///
+/// # Errors
+/// If there is no such model or it cannot be read.
 pub fn load_pretrained(path: &Path, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<Pretrained> {
     let loaded = Pretrained::load(path, sizes, compute.raw())?;
     let path = loaded.path.display();

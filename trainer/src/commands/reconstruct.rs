@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use hiend_loader::scan::Scan;
 
 use super::model::{load_pretrained, sizes};
@@ -37,7 +38,7 @@ pub fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The crop around a voxel.
+/// Draws the crop around a voxel.
 fn draw_crop(
     reconstructor: &Reconstructor<'_>,
     scan: &Scan,
@@ -46,7 +47,7 @@ fn draw_crop(
 ) -> anyhow::Result<()> {
     let size = reconstructor.crop_size;
     let origin = scan.crop_origin(centre, size);
-    let crop = reconstructor.crop(scan, origin, 0).map_err(anyhow::Error::msg)?;
+    let crop = reconstructor.crop(scan, origin, 0).with_context(|| scan.name.clone())?;
     let values = scan.crop(origin, size);
     let through: [usize; 3] = std::array::from_fn(|axis| {
         usize::try_from(centre[axis] as i64 - origin[axis]).unwrap_or(0).min(size[axis] - 1)
@@ -70,7 +71,7 @@ fn draw_crop(
     scans::write(&draw(&[view]), &args.scans.out, scan, "crop")
 }
 
-/// The whole scan, crop beside crop.
+/// Draws the whole scan in adjacent crops.
 fn draw_scan(
     reconstructor: &Reconstructor<'_>,
     scan: &Scan,
@@ -84,7 +85,7 @@ fn draw_scan(
             let _ = std::io::stderr().flush();
         }
     };
-    let planes = reconstructor.planes(scan, centre, progress).map_err(anyhow::Error::msg)?;
+    let planes = reconstructor.planes(scan, centre, progress).with_context(|| scan.name.clone())?;
     let [_, y, z] = scan.shape;
     let at = |voxel: usize| [voxel / (y * z), voxel / z % y, voxel % z];
     let crops = format!("whole scan, {} in crops of {}", voxels(scan.shape), voxels(reconstructor.crop_size));
@@ -102,6 +103,7 @@ fn draw_scan(
     scans::write(&draw(&[view]), &args.scans.out, scan, "scan")
 }
 
+/// Lines of text above a figure.
 fn lines(reconstructor: &Reconstructor<'_>, scan: &Scan, what: &str) -> Vec<String> {
     let config = reconstructor.config;
     let spacing = scan.geometry.spacing.map(|side| (side * 100.0).round() / 100.0);
@@ -117,6 +119,7 @@ fn lines(reconstructor: &Reconstructor<'_>, scan: &Scan, what: &str) -> Vec<Stri
     ]
 }
 
+/// Positions of the three planes through a voxel, in mm.
 fn places(scan: &Scan, centre: [usize; 3]) -> [String; 3] {
     let world = scan.world_of(centre);
     PLANES.map(|plane| {

@@ -1,4 +1,4 @@
-//! The flags that name scans, for the commands that draw them.
+//! Scans named by flags, for the commands that draw them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use hiend_loader::scan::{Scan, name_of};
 use crate::cli::ScanArgs;
 use crate::config::pretrain::PretrainConfig;
 
-/// Calls `look` with every scan, preprocessed as for training; stops at the first failure.
+/// Calls `draw` with every scan, preprocessed as for training; stops at the first failure.
 ///
 /// # Errors
-/// If two scans would write the same pictures, a scan cannot be read, or `look` fails.
+/// If two scans would write the same pictures, a scan cannot be read, or `draw` fails.
 pub fn for_each(
     args: &ScanArgs,
     config: &PretrainConfig,
-    mut look: impl FnMut(&Scan) -> anyhow::Result<()>,
+    mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     ensure!(!args.out.is_file(), "{}: a file, where a folder for the pictures is expected", args.out.display());
     let window = args.window.or(config.stream.window);
@@ -33,7 +33,7 @@ pub fn for_each(
         let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
         for case in cases {
-            look(&Scan::of_case(&cache, case, window)?)?;
+            draw(&Scan::of_case(&cache, case, window)?)?;
         }
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub fn for_each(
     let preprocess = PreprocessConfig { spacing: args.spacing.mm(), window: window.unwrap_or(recipe.window), ..recipe };
     preprocess.validate().map_err(anyhow::Error::msg)?;
     for input in &args.inputs {
-        look(&Scan::read(input, &preprocess)?)?;
+        draw(&Scan::read(input, &preprocess)?)?;
     }
     Ok(())
 }
@@ -50,15 +50,15 @@ pub fn for_each(
 fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
     for name in names {
-        ensure!(seen.insert(name.clone()), "two scans are named {name}; draw them into two folders");
+        ensure!(seen.insert(name.clone()), "two scans are named {name}; draw them into different folders by --out");
     }
     Ok(())
 }
 
-/// Writes `DIR/SCAN-KIND.png` and says so.
+/// Writes `DIR/SCAN-KIND.png` and prints its path.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the file cannot be written.
 pub fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));

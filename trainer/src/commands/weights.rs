@@ -11,13 +11,13 @@ use crate::device::{Compute, settle_default};
 use crate::model_source::{ModelSource, weights_of};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
-/// Reads a file of weights into the model, says what became of its tensors, and writes what the model holds.
+/// Reads a weight file into the model, reports its tensors, and writes the model's weights if asked to.
 pub fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    args.out.as_deref().map(check_name).transpose()?;
+    args.out.as_deref().map(|out| check_out(out, &args.file)).transpose()?;
     ensure!(
         !args.file.is_dir(),
         "{}: a folder, where a .pth or .safetensors file is expected; runs and checkpoints need no import, every \
-         --model takes them",
+         --model accepts them",
         args.file.display()
     );
     let compute = Compute::cpu();
@@ -28,14 +28,14 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     }
     match &args.out {
         Some(out) => write(&export_hi_end_mae(&loaded.model)?, out)?,
-        None => println!("nothing was written; --out FILE.safetensors would"),
+        None => println!("nothing was written; --out FILE.safetensors writes the weights"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a model's weights as `PyTorch` names and shapes them.
+/// Writes a model's weights under `PyTorch`'s names and in its layouts.
 pub fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    check_name(&args.out)?;
+    check_out(&args.out, &args.model)?;
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
@@ -50,9 +50,12 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check_name(out: &Path) -> anyhow::Result<()> {
+/// Refuses file names that do not end in `.safetensors`, and the file that is read.
+fn check_out(out: &Path, input: &Path) -> anyhow::Result<()> {
     let fits = out.extension().is_some_and(|extension| extension == "safetensors");
     ensure!(fits, "{}: expected a name that ends in .safetensors", out.display());
+    let is_input = out.canonicalize().is_ok_and(|out| input.canonicalize().is_ok_and(|input| input == out));
+    ensure!(!is_input, "{} would replace the weights that are read; choose another --out", out.display());
     Ok(())
 }
 

@@ -6,11 +6,12 @@ use hiend_loader::split::Split;
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, RunConfig, TrainConfig};
-use crate::inference::sliding_window::{SlidingWindow, Weighting};
+use crate::label_space::LabelSpace;
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::model::unetr::UnetrConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
+use crate::sliding_window::{SlidingWindow, Weighting};
 
 /// Everything that decides the result of a fine-tuning run except data and first weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,10 @@ pub struct FinetuneConfig {
     /// Class names by label, background first. Empty for the dataset's names, which are filled in when the run begins.
     #[serde(default)]
     pub classes: Vec<String>,
+    /// Label of voxels that nobody annotated, above all classes: left out of the loss and of every figure, as nnU-Net's
+    /// `ignore`. Absent for the dataset's own, if it has one; filled in when the run begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore_label: Option<u8>,
     /// Sizes of the model.
     pub model: UnetrSettings,
     /// Crops, batches, augmentation and training cases.
@@ -92,6 +97,15 @@ pub struct ValidationConfig {
 }
 
 impl FinetuneConfig {
+    /// Labels that the cases may hold, once the classes are known.
+    ///
+    /// # Panics
+    /// If the ignore label is one of the classes, which [`RunConfig::validate`] refuses.
+    #[must_use]
+    pub fn label_space(&self) -> LabelSpace {
+        LabelSpace::new(self.classes.len()).with_ignore(self.ignore_label)
+    }
+
     /// Configuration of the network.
     #[must_use]
     pub fn unetr(&self) -> UnetrConfig {
@@ -129,6 +143,10 @@ impl RunConfig for FinetuneConfig {
     }
 
     fn model_fault(&self) -> Option<Fault> {
+        if let Some(label) = self.ignore_label.filter(|&label| usize::from(label) < self.classes.len()) {
+            let last = self.classes.len() - 1;
+            return Some(("", "ignore_label", format!("{label} is a class; it must be above {last}")));
+        }
         let mut unetr = self.unetr();
         // The number is not known yet; any valid one serves.
         if self.classes.is_empty() {
@@ -160,6 +178,7 @@ impl RunConfig for FinetuneConfig {
             optim: AdamWSettings { clip_norm: Some(1.0), ..config.optim },
             train: TrainConfig::with_every_key(),
             preprocess: Some(PreprocessConfig::default()),
+            ignore_label: Some(255),
             ..config
         }
     }

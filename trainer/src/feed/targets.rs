@@ -1,11 +1,13 @@
 //! Training targets of crops: masks in pre-training, label maps in fine-tuning.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use hiend_loader::batch::CropRecord;
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
 use crate::augment::CropBoxes;
+use crate::label_space::{LabelOutOfRange, LabelSpace};
+use crate::loss::class_map::ClassMap;
 use crate::model::masking::{Mask, MaskIndices};
 
 /// Some crops of a batch on the host.
@@ -41,15 +43,13 @@ pub enum TargetError {
     /// The stream carries no labels.
     #[error("the stream carries no labels; set stream.labels = true")]
     NoLabels,
-    /// A voxel is of a class that the model does not have.
-    #[error("case {case} has a voxel of class {found}, the configuration has classes 0 to {last}")]
-    Class {
+    /// A voxel whose label is neither a class nor the ignore label.
+    #[error("case {case}: {found}")]
+    Label {
         /// `DATASET/CASE`.
         case: String,
-        /// Highest class of the crop.
-        found: u8,
-        /// Highest class of the configuration.
-        last: usize,
+        /// The label, and the labels allowed.
+        found: LabelOutOfRange,
     },
 }
 
@@ -108,31 +108,30 @@ impl Targets for Masks {
     }
 }
 
-/// Targets of fine-tuning: label maps `[n, 1, x, y, z]`, whose classes are checked.
+/// Targets of fine-tuning: label maps `[n, 1, x, y, z]`, checked crop by crop.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels {
-    /// Number of classes, background included.
-    pub num_classes: usize,
+    /// Labels that may occur.
+    pub space: LabelSpace,
 }
 
 impl Targets for Labels {
-    type Target = Tensor<5, Int>;
+    type Target = ClassMap;
 
-    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, TargetError> {
+    fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<ClassMap, TargetError> {
         let labels = crops.labels.ok_or(TargetError::NoLabels)?;
         for (crop, labels) in crops.with_labels() {
-            let highest = labels.iter().copied().max().unwrap_or(0);
-            if usize::from(highest) >= self.num_classes {
-                let (case, last) = (crop.case.clone(), self.num_classes - 1);
-                return Err(TargetError::Class { case, found: highest, last });
-            }
+            let named = |found| TargetError::Label { case: crop.case.clone(), found };
+            self.space.check(labels).map_err(named)?;
         }
-        if let Some(labels) = crops.boxes.and_then(CropBoxes::labels) {
-            return Ok(labels);
-        }
-        let [x, y, z] = crops.crop_size;
-        let data = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
-        Ok(Tensor::from_data(data, device))
+        let labels = if let Some(labels) = crops.boxes.and_then(CropBoxes::labels) {
+            // Every label of a crop is copied from its box.
+            labels
+        } else {
+            let [x, y, z] = crops.crop_size;
+            Tensor::from_data(TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]), device)
+        };
+        Ok(ClassMap::of_checked(labels, self.space))
     }
 }
 
@@ -146,13 +145,15 @@ mod tests {
         let batch = SyntheticStream { seed: 1, crop_size: [8; 3], crops: 2, steps_per_epoch: 3 }.batch(0);
         let make = |labels: Option<&[u8]>| {
             let crops = HostCrops { crop_size: [8; 3], crops: &batch.crops, labels, boxes: None };
-            Labels { num_classes: 3 }.make(&crops, &Device::flex())
+            Labels { space: LabelSpace::new(3).with_ignore(Some(5)) }.make(&crops, &Device::flex())
         };
         let mut labels = vec![2; 1024];
-        assert_eq!(make(Some(&labels)).unwrap().dims(), [2, 1, 8, 8, 8]);
+        labels[3] = 5;
+        assert_eq!(make(Some(&labels)).unwrap().labels().dims(), [2, 1, 8, 8, 8]);
         labels[1000] = 3;
-        let error = make(Some(&labels)).unwrap_err();
-        assert_eq!(error, TargetError::Class { case: "synthetic/case1".into(), found: 3, last: 2 });
-        assert_eq!(make(None).unwrap_err(), TargetError::NoLabels);
+        let error = make(Some(&labels)).unwrap_err().to_string();
+        let expected = "label 3 is out of range; the classes are 0 to 2, the ignore label is 5";
+        assert_eq!(error, format!("case synthetic/case1: {expected}"));
+        assert!(matches!(make(None), Err(TargetError::NoLabels)));
     }
 }

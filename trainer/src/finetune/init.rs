@@ -1,4 +1,4 @@
-//! The weights that a fine-tuning begins with.
+//! Initial weights of a fine-tuning.
 
 use std::path::{Path, PathBuf};
 
@@ -13,38 +13,38 @@ use crate::weights::{HostTensor, ImportReport, StateDict, WeightsError, export_u
 /// Name of the position table in a pre-training checkpoint.
 const POSITIONS: &str = "encoder_pos_embed";
 
-/// Why weights cannot be begun with.
+/// Errors from reading or applying initial weights.
 #[derive(Debug, Error)]
 pub enum InitError {
-    /// Nothing that has weights.
+    /// A path that names no model.
     #[error(transparent)]
     Source(#[from] ModelSourceError),
-    /// A file of weights that cannot be read.
+    /// A weight file that cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Weights that are another model's.
+    /// Weights of another model.
     #[error("{} does not fit the model of the configuration", origin.display())]
     Unfit {
-        /// Where they come from.
+        /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// What does not fit.
+        /// The first mismatch.
         source: WeightsError,
     },
 }
 
-/// First weights.
+/// Initial weights.
 #[derive(Debug, Default)]
 pub enum Init {
-    /// Random ones.
+    /// Random weights.
     #[default]
     Random,
-    /// Those of a run, a checkpoint or a file.
+    /// Weights of a run, a checkpoint or a file.
     Given {
-        /// Where they come from.
+        /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// All of them, as `PyTorch` names them.
+        /// All tensors, under `PyTorch`'s names.
         state: StateDict,
-        /// Sizes of the model that was pre-trained; a file does not tell.
+        /// Sizes of the pre-trained model; a weight file does not contain them.
         sizes: Option<HiEndMaeConfig>,
     },
 }
@@ -54,7 +54,7 @@ impl Init {
     /// `.safetensors` file.
     ///
     /// # Errors
-    /// If there is none such, or it cannot be read.
+    /// If `path` is none of these, or cannot be read.
     pub fn read(path: &Path) -> Result<Self, InitError> {
         let origin = match ModelSource::find(path)? {
             ModelSource::File(origin) => {
@@ -67,7 +67,7 @@ impl Init {
         Ok(Self::Given { origin, state, sizes })
     }
 
-    /// Sizes of the model that was pre-trained, if they are known.
+    /// Sizes of the pre-trained model, if they are known.
     #[must_use]
     pub fn sizes(&self) -> Option<&HiEndMaeConfig> {
         match self {
@@ -76,30 +76,32 @@ impl Init {
         }
     }
 
-    /// `model` with these weights, and what became of them.
+    /// Returns `model` with these weights, and a report of the tensors taken and skipped.
     ///
     /// # Errors
-    /// If they are another model's.
+    /// If the weights are another model's.
     pub(super) fn apply(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), InitError> {
         let Self::Given { origin, state, .. } = self else { return Ok((model, None)) };
         let unfit = |source| InitError::Unfit { origin: origin.clone(), source };
         let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
         let (model, report) = import_unetr(model, &state).map_err(unfit)?;
-        let ImportReport { taken, left_out, missing } = &report;
-        let (taken, left_out, missing) = (taken.len(), left_out.len(), missing.len());
+        let ImportReport { taken, skipped, missing } = &report;
+        let (taken, skipped, missing) = (taken.len(), skipped.len(), missing.len());
         let mut summary = format!(
-            "weights of {}: {taken} tensors taken, {left_out} left out, {missing} new (init.txt lists them)",
+            "weights of {}: {taken} tensors taken, {skipped} skipped, {missing} new (init.txt lists them)",
             origin.display()
         );
         if other_grid {
-            summary.push_str("; positions computed anew, since the crop has another number of patches");
+            summary.push_str("; positions recomputed, since the crop has another number of patches");
         }
         Ok((model, Some(Beginning { summary, report: format!("{}\n{report}", origin.display()) })))
     }
 }
 
-/// The positions of pre-training are a fixed function of the grid. For a crop with another number of patches they are
-/// that function on its grid, which is what a new model starts with.
+/// Replaces the position table by that of `model` where the crops have another number of patches than in pre-training,
+/// and says whether it did.
+///
+/// The positions of pre-training are a fixed function of the grid, and so are those that a new model starts with.
 fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, bool), WeightsError> {
     let ours = export_unetr(model)?.tensors.remove("vit.patch_embedding.position_embeddings");
     match (state.tensors.get(POSITIONS), ours) {
@@ -112,7 +114,7 @@ fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, boo
     }
 }
 
-/// Whether two tables `[1, L, E]` differ in L alone.
+/// Whether two shapes `[1, L, E]` differ in L alone.
 fn other_length(a: &[usize], b: &[usize]) -> bool {
     matches!((a, b), (&[1, a_len, a_width], &[1, b_len, b_width]) if a_len != b_len && a_width == b_width)
 }

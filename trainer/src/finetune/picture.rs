@@ -1,4 +1,6 @@
-//! The picture of a fine-tuning: slices of some crops with the true and the predicted labels side by side.
+//! Picture of a fine-tuning: slices of some crops with the true and the predicted labels side by side.
+//!
+//! Voxels with the ignore label are drawn without a label.
 
 use std::path::Path;
 
@@ -7,20 +9,26 @@ use burn::tensor::{Int, Tensor};
 use hiend_loader::picture::{Canvas, FAINT, LETTER, Plane, TEXT, fitting, label_colour};
 
 use crate::feed::DeviceBatch;
+use crate::loss::class_map::ClassMap;
 use crate::model::unetr::Unetr;
 
-/// Crops shown, of different cases where there are such.
+/// Number of crops shown.
 const CROPS: usize = 2;
 /// Side of a tile, pixels.
 const TILE: usize = 288;
+/// Pixels between two tiles of a crop.
 const GAP: usize = 4;
+/// Pixels between two crops.
 const CROP_GAP: usize = 28;
+/// Pixels between the picture's border and its content.
 const MARGIN: usize = 16;
+/// Pixels per dot of a letter.
 const SCALE: usize = 2;
+/// Height of a line of text, pixels.
 const LINE: usize = LETTER * SCALE + 10;
 const PLANES: [Plane; 3] = [Plane::Axial, Plane::Coronal, Plane::Sagittal];
 
-/// A crop with what is known of it, z fastest.
+/// A crop with its true and predicted labels, all z fastest.
 struct Shown {
     title: String,
     size: [usize; 3],
@@ -29,18 +37,24 @@ struct Shown {
     pred: Vec<u8>,
 }
 
-/// Draws crops of the batch's first part with most labelled voxels.
-pub fn draw(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>, classes: &[String], path: &Path) -> Result<(), String> {
+/// Draws the crops of the batch's first part that have the most labelled voxels, as a PNG file.
+///
+/// # Errors
+/// If the device fails or the file cannot be written.
+pub fn draw(model: &Unetr, batch: &DeviceBatch<ClassMap>, classes: &[String], path: &Path) -> Result<(), String> {
     let shown = shown(model, batch)?;
     render(&shown, classes).write_png(path).map_err(|error| error.to_string())
 }
 
-fn shown(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>) -> Result<Vec<Shown>, String> {
+fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, String> {
     let part = batch.parts.first().ok_or("an empty batch")?;
     let images = part.images();
     let [n, _, x, y, z] = images.dims();
     let voxels = x * y * z;
-    let labels = ints(part.target.clone())?;
+    let mut labels = ints(part.target.labels())?;
+    if let Some(ignore) = part.target.space().ignore() {
+        labels.iter_mut().filter(|label| **label == ignore).for_each(|label| *label = 0);
+    }
     let labelled = |crop: usize| labels[crop * voxels..][..voxels].iter().filter(|&&label| label > 0).count();
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by_key(|&crop| std::cmp::Reverse(labelled(crop)));
@@ -63,7 +77,7 @@ fn shown(model: &Unetr, batch: &DeviceBatch<Tensor<5, Int>>) -> Result<Vec<Shown
         .collect()
 }
 
-/// Classes on the host, in whichever integers the device has.
+/// Reads labels back, whatever integer type the device uses.
 fn ints(tensor: Tensor<5, Int>) -> Result<Vec<u8>, String> {
     let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
     Ok(data.iter::<i64>().map(|class| u8::try_from(class).unwrap_or(u8::MAX)).collect())
@@ -105,7 +119,7 @@ fn render(shown: &[Shown], classes: &[String]) -> Canvas {
     canvas
 }
 
-/// The slice of a plane with most labelled voxels; the middle one if there are none.
+/// Index of the slice with the most labelled voxels; the middle one if there are none.
 fn busiest(crop: &Shown, plane: Plane) -> usize {
     let normal = plane.axes()[0];
     let [_, y, z] = crop.size;
@@ -117,13 +131,13 @@ fn busiest(crop: &Shown, plane: Plane) -> usize {
     (0..counts.len()).max_by_key(|&at| (counts[at], std::cmp::Reverse(at.abs_diff(middle)))).unwrap_or(0)
 }
 
-/// The longer side fills the tile.
+/// Size in pixels of a slice whose longer side fills the tile.
 fn fitted([columns, rows]: [usize; 2]) -> [usize; 2] {
     let longest = columns.max(rows).max(1);
     [columns * TILE / longest, rows * TILE / longest]
 }
 
-/// Where each class's entry begins, row by row.
+/// Rows of the legend: horizontal position in pixels and class of each entry.
 fn legend_rows(classes: &[String], width: usize) -> Vec<Vec<(usize, usize)>> {
     let mut rows = vec![vec![]];
     let mut x = MARGIN;
@@ -146,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slice_shown_is_the_one_with_most_labels() {
+    fn the_slice_with_most_labels_is_shown() {
         let size = [4, 5, 6];
         let mut label = vec![0; 120];
         // x = 1, y = 3, two voxels along z.
@@ -159,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn legends_stay_inside() {
+    fn legends_stay_inside_the_picture() {
         let classes: Vec<String> = (0..40).map(|class| format!("structure {class}")).collect();
         let rows = legend_rows(&classes, 900);
         assert!(rows.len() > 5);

@@ -1,4 +1,4 @@
-//! Validation: whole volumes of the cache, predicted by sliding window, compared with their labels.
+//! Validation: whole volumes of the cache, predicted by sliding window and compared with their labels.
 
 use std::sync::Arc;
 
@@ -8,25 +8,28 @@ use hiend_loader::preprocess::window::window_units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
-use crate::inference::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
-use crate::inference::{PredictError, predict_windows};
+use crate::inference::{InferenceError, predict_windows};
+use crate::label_space::LabelSpace;
 use crate::metric::dice::{dice_per_class, mean_dice, mean_dice_of_class, mean_fg_dice};
 use crate::metric::{LabelMap, MetricError};
 use crate::model::unetr::Unetr;
+use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
 use crate::training::{Scores, Stop, TrainingError};
 
-/// Cases that are not learned from.
+/// Cases held out for validation.
 #[derive(Debug)]
 pub struct ValidationSet {
-    /// Where they lie.
+    /// Cache of the cases.
     pub cache: Arc<Cache>,
-    /// Which ones.
+    /// Indices of the cases in the cache.
     pub cases: Vec<usize>,
-    /// HU range that becomes [0, 1].
+    /// HU range mapped to [0, 1].
     pub window: [f64; 2],
+    /// Labels that the cases may hold.
+    pub space: LabelSpace,
 }
 
-/// Why there is no prediction.
+/// Errors from validating one case.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error("asked to stop")]
@@ -34,7 +37,7 @@ enum Fault {
     #[error(transparent)]
     Store(#[from] hiend_cache::Error),
     #[error(transparent)]
-    Predict(#[from] PredictError),
+    Predict(#[from] InferenceError),
     #[error(transparent)]
     Metric(#[from] MetricError),
 }
@@ -46,7 +49,8 @@ impl From<SlidingWindowError> for Fault {
 }
 
 impl ValidationSet {
-    /// Dice over all cases; nothing if it was asked to stop on the way.
+    /// Dice over all cases; `None` if `stop` was requested meanwhile. `progress` receives the numbers of cases done and
+    /// in all.
     pub fn measure(
         &self,
         model: &Unetr,
@@ -80,7 +84,7 @@ impl ValidationSet {
         }))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of them are one case's circumstances")]
+    #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]
     fn dice_of(
         &self,
         case: usize,
@@ -103,12 +107,11 @@ impl ValidationSet {
             }
             Ok(predict_windows(model, compute.raw(), crop_size, windows, num_windows)?)
         })?;
-        // The selection of cases made sure that there is one.
+        // Cases without labels are refused when the cases are selected.
         let label = label.unwrap_or_default();
         let spacing = case.record().geometry.spacing;
         let [label, pred] = [&label, &pred].map(|voxels| LabelMap::new(voxels, shape, spacing));
         let (label, pred) = (label?, pred?);
-        let num_classes = model.num_classes();
-        Ok(dice_per_class(&label, &pred, num_classes)?)
+        Ok(dice_per_class(&label, &pred, self.space)?)
     }
 }

@@ -1,59 +1,76 @@
-//! How much one patch of a crop looks at every other one, layer by layer: the numbers of the paper's figure.
+//! Attention of one query patch of a crop to every other patch, layer by layer: the values of the paper's figure.
 //!
-//! They are the softmax rows that the forward pass multiplies its values with ([`crate::model::attention`]). In the
-//! encoder all patches are visible. In the decoder the query is hidden, as what the decoder reconstructs always is, and
-//! looks at the encoder's tokens of those that are visible.
+//! They are the softmax rows by which the forward pass weighs its values ([`crate::model::attention`]). In the encoder
+//! all patches are visible. In the decoder the query is hidden, as are all patches that it reconstructs, and attends to
+//! the encoder's tokens of the visible patches.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::{DeviceError, host};
 use crate::model::encoder::Encoder;
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::masking::Mask;
 use crate::model::patch_embed::patchify;
 
-/// Which heads a map is made of.
+/// Attention heads that a map shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heads {
-    /// Their mean.
+    /// Mean over all heads.
     Mean,
-    /// This one, from 0.
+    /// One head, counted from 0.
     One(usize),
 }
 
-/// One row of attention, laid out over the patches.
+/// Attention weights of one query, by patch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionMap {
-    /// Weight of every patch in order of the patches; nothing where the patch was hidden from the encoder.
+    /// Weight of each patch, in the order of the patches; `None` for a patch hidden from the encoder.
     pub patches: Vec<Option<f32>>,
-    /// Weight of the class token, where there is one.
+    /// Weight of the class token, if there is one.
     pub cls_token: Option<f32>,
 }
 
 impl AttentionMap {
-    /// Tokens that were looked at.
+    /// Number of tokens with a weight.
     #[must_use]
     pub fn num_tokens(&self) -> usize {
         self.patches.iter().flatten().count() + usize::from(self.cls_token.is_some())
     }
 
-    /// All weights together: 1 but for rounding.
+    /// Sum of all weights: 1, up to rounding.
     #[must_use]
     pub fn sum(&self) -> f32 {
         self.patches.iter().flatten().sum::<f32>() + self.cls_token.unwrap_or(0.0)
     }
 }
 
-/// Maps of `query`, a patch of the crop `[1, C, X, Y, Z]`, for every block of an encoder that sees all patches.
+/// Errors from computing attention maps.
+#[derive(Debug, thiserror::Error)]
+pub enum AttentionError {
+    /// A head that the model lacks.
+    #[error("head {head} does not exist; this model has {num_heads} heads, counted from 0")]
+    NoHead {
+        /// The head asked for.
+        head: usize,
+        /// Number of heads.
+        num_heads: usize,
+    },
+    /// A failure of the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Maps of patch `query` of the crop `[1, C, X, Y, Z]`, for every block of an encoder that sees all patches.
 ///
 /// # Errors
-/// If there is no such head, or the device fails.
+/// If the model lacks the head, or the device fails.
 pub fn encoder_maps(
     encoder: &Encoder,
     crop: Tensor<5>,
     patch_size: usize,
     query: usize,
     heads: Heads,
-) -> Result<Vec<AttentionMap>, String> {
+) -> Result<Vec<AttentionMap>, AttentionError> {
     let cls = usize::from(encoder.cls_token.is_some());
     let layers = encoder.attention(patchify(crop, patch_size));
     let map = |layer: Tensor<4>| {
@@ -66,20 +83,20 @@ pub fn encoder_maps(
     layers.into_iter().map(map).collect()
 }
 
-/// Maps of `query`, a patch that `mask` hides, for every cross-attention block, in the order of the blocks.
+/// Maps of patch `query`, which `mask` hides, for every cross-attention block, in the order of the blocks.
 ///
 /// # Errors
-/// If there is no such head, or the device fails.
+/// If the model lacks the head, or the device fails.
 ///
 /// # Panics
-/// If `mask` has no such patch.
+/// If `mask` has fewer patches.
 pub fn decoder_maps(
     model: &HiEndMae,
     crop: Tensor<5>,
     mask: &Mask,
     query: usize,
     heads: Heads,
-) -> Result<Vec<AttentionMap>, String> {
+) -> Result<Vec<AttentionMap>, AttentionError> {
     let layers = model.cross_attention(crop.clone(), &mask.upload(&crop.device()));
     let place = mask.place(0, query).expect("a patch of the crop");
     let map = |layer: Tensor<4>| {
@@ -93,20 +110,19 @@ pub fn decoder_maps(
     layers.into_iter().map(map).collect()
 }
 
-/// A row of `[1, num_heads, L, M]`.
-fn row(layer: Tensor<4>, query: usize, heads: Heads) -> Result<Vec<f32>, String> {
+/// Row `query` of weights `[1, num_heads, L, M]`.
+fn row(layer: Tensor<4>, query: usize, heads: Heads) -> Result<Vec<f32>, AttentionError> {
     let [_, num_heads, _, num_keys] = layer.dims();
     let rows = layer.narrow(2, query, 1);
     let row = match heads {
         Heads::Mean => rows.mean_dim(1),
         Heads::One(head) if head < num_heads => rows.narrow(1, head, 1),
-        Heads::One(head) => return Err(format!("head {head}: this model has {num_heads}, from 0")),
+        Heads::One(head) => return Err(AttentionError::NoHead { head, num_heads }),
     };
-    let data = row.reshape([num_keys]).try_into_data().map_err(|error| format!("{error:?}"))?;
-    data.try_to_vec().map_err(|error| format!("{error:?}"))
+    Ok(host(row.reshape([num_keys]))?)
 }
 
-/// A mask that hides `query` and as many others as `num_visible` leaves, chosen by `noise`, one number a patch.
+/// A mask that shows `num_visible` patches, never `query`, chosen by `noise`, one number per patch.
 #[must_use]
 pub fn mask_hiding(query: usize, mut noise: Vec<f32>, num_visible: usize) -> Mask {
     let num_patches = noise.len();
@@ -114,7 +130,7 @@ pub fn mask_hiding(query: usize, mut noise: Vec<f32>, num_visible: usize) -> Mas
     Mask::from_noise(&noise, num_patches, 0.0).with_num_visible(num_visible)
 }
 
-/// A crop `[1, 1, X, Y, Z]` on a device.
+/// Copies a crop to a device, as `[1, 1, X, Y, Z]`.
 #[must_use]
 pub fn crop_tensor(values: Vec<f32>, [x, y, z]: [usize; 3], device: &Device) -> Tensor<5> {
     Tensor::from_data(TensorData::new(values, [1, 1, x, y, z]), device)
@@ -148,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_whole_rows() {
+    fn weights_of_a_map_sum_to_one() {
         let model = model();
         let maps = encoder_maps(&model.encoder, crop(), 6, 7, Heads::Mean).unwrap();
         assert_eq!(maps.len(), 5);
@@ -168,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_over_the_heads() {
+    fn mean_maps_average_the_heads() {
         let model = model();
         let of = |heads| encoder_maps(&model.encoder, crop(), 6, 2, heads).unwrap().remove(3).patches;
         let (first, second, mean) = (of(Heads::One(0)), of(Heads::One(1)), of(Heads::Mean));
@@ -177,12 +193,12 @@ mod tests {
             assert!((mean[patch].unwrap() - expected).abs() < 1e-6);
         }
         assert_ne!(first, second);
-        let message = encoder_maps(&model.encoder, crop(), 6, 2, Heads::One(2)).unwrap_err();
-        assert_eq!(message, "head 2: this model has 2, from 0");
+        let message = encoder_maps(&model.encoder, crop(), 6, 2, Heads::One(2)).unwrap_err().to_string();
+        assert_eq!(message, "head 2 does not exist; this model has 2 heads, counted from 0");
     }
 
     #[test]
-    fn only_the_query_is_hidden_if_all_others_are_to_be_seen() {
+    fn only_the_query_is_hidden_if_all_others_are_visible() {
         let mask = mask_hiding(3, vec![0.5; 12], 12);
         let hidden: Vec<usize> = mask.hidden(0).iter().enumerate().filter(|(_, h)| **h).map(|(id, _)| id).collect();
         assert_eq!(hidden, [3]);

@@ -1,4 +1,4 @@
-//! From a scan's file to the classes of its voxels.
+//! Prediction of label maps: from a scan's file to the classes of its voxels.
 
 use std::path::{Path, PathBuf};
 
@@ -10,77 +10,77 @@ use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
-use super::{PredictError, predict_windows};
+use super::{InferenceError, predict_windows};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
+use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
 use crate::stop::Stop;
 
-/// Why there is nothing to predict with.
+/// Errors from opening a predictor.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// There is no run.
+    /// A path that names no fine-tuned model.
     #[error(transparent)]
     Source(#[from] ModelSourceError),
-    /// Its checkpoint cannot be read.
+    /// A checkpoint that cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A setting out of range.
+    /// Window settings out of range.
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
-    /// A checkpoint that does not say how scans were prepared.
-    #[error("{}: the configuration says nothing of preprocessing", path.display())]
+    /// A checkpoint without the preprocessing of its scans.
+    #[error("{}: state.json has no config.preprocess, so scans cannot be prepared as in training", path.display())]
     NoPreprocess {
         /// The checkpoint.
         path: PathBuf,
     },
 }
 
-/// Why a scan could not be predicted.
+/// Errors from predicting a scan.
 #[derive(Debug, Error)]
 pub enum ScanPredictionError {
-    /// It was asked to stop.
+    /// A stop requested by the caller.
     #[error("stopped")]
     Stopped,
-    /// The file cannot be read.
+    /// A file that cannot be read.
     #[error(transparent)]
     Nifti(#[from] NiftiError),
-    /// The scan is none that the network can take.
+    /// A scan that cannot be prepared for the network.
     #[error("{}: {reason}", path.display())]
     Unsuitable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Reason, in one line.
         reason: String,
     },
-    /// The network or the way back failed.
+    /// A failure of the network or of the conversion to the scan's grid.
     #[error("{}", path.display())]
-    Predict {
+    Inference {
         /// The file.
         path: PathBuf,
-        /// What failed.
-        source: PredictError,
+        /// The failure.
+        source: InferenceError,
     },
 }
 
-/// How windows are laid and averaged.
+/// Distance and weights of windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowSettings {
-    /// Part of a window that the next one covers again, in [0, 1).
+    /// Fraction by which adjacent windows overlap, in [0, 1).
     pub overlap: f64,
-    /// How overlapping windows are averaged.
+    /// Weights of a window's voxels where windows overlap.
     pub weighting: Weighting,
     /// Whether each window is averaged with its seven mirror images.
     pub mirror: bool,
-    /// Windows predicted at a time.
+    /// Number of windows predicted at a time.
     pub sw_batch_size: usize,
 }
 
-/// A trained network with everything needed to use it.
+/// A fine-tuned network with the preprocessing and window settings it is used with.
 #[derive(Debug)]
 pub struct Predictor {
     model: Unetr,
@@ -94,25 +94,25 @@ pub struct Predictor {
     checkpoint: PathBuf,
 }
 
-/// A scan's voxels with what they were predicted to be.
+/// Prediction of a scan.
 #[derive(Debug)]
 pub struct Prediction {
-    /// Of the scan.
+    /// Header of the scan.
     pub info: NiftiInfo,
-    /// On the scan's own grid.
+    /// Labels on the scan's own grid.
     pub exported: Exported,
 }
 
 impl Predictor {
-    /// The network of a fine-tuning run (its best checkpoint) or of one of its checkpoints.
+    /// Opens a fine-tuning run (its best checkpoint) or one of its checkpoints.
     ///
     /// # Errors
-    /// If there is none, or the settings are out of range.
+    /// If `path` is neither, the checkpoint cannot be read, or the settings are out of range.
     pub fn open(path: &Path, compute: &Compute, settings: WindowSettings) -> Result<Self, OpenError> {
         let checkpoint = ModelSource::find_checkpoint(path)?;
         let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
         let config = state.config;
-        // The values are replaced; the seed does not matter.
+        // The checkpoint replaces the values; the seed does not matter.
         let model = config.unetr().init(&mut WeightInit::new(0, compute.raw()));
         let model = checkpoint::load_averaged(&checkpoint, model)?;
         let Some(preprocess) = config.preprocess else {
@@ -141,20 +141,20 @@ impl Predictor {
         &self.classes
     }
 
-    /// Where the weights come from.
+    /// Folder of the checkpoint in use.
     #[must_use]
     pub fn checkpoint(&self) -> &Path {
         &self.checkpoint
     }
 
-    /// Predicts a scan. `progress` hears how many windows of how many are done.
+    /// Predicts a scan. `progress` receives the numbers of windows done and in all.
     ///
-    /// Besides the scan itself, memory is its resampled volume as f32 and 16-bit steps, the label map, and what the
-    /// sliding window and [`LabelExport`] keep; nothing of it grows with the number of classes times all voxels,
-    /// unless probabilities are wanted.
+    /// Besides the scan itself, memory holds its resampled volume as f32 and as 16-bit quantized values, the label map,
+    /// and the buffers of the sliding window and of [`LabelExport`]; none of them grows with the number of classes
+    /// times all voxels, unless probabilities are wanted.
     ///
     /// # Errors
-    /// If the file cannot be read or predicted, or it was asked to stop.
+    /// If the file cannot be read or predicted, or `stop` was requested.
     pub fn predict(
         &self,
         path: &Path,
@@ -171,7 +171,7 @@ impl Predictor {
         match self.label(&info, prepared, probabilities, stop, progress) {
             Ok(exported) => Ok(Prediction { info, exported }),
             Err(Fault::Stopped) => Err(ScanPredictionError::Stopped),
-            Err(Fault::Predict(source)) => Err(ScanPredictionError::Predict { path: path.to_owned(), source }),
+            Err(Fault::Inference(source)) => Err(ScanPredictionError::Inference { path: path.to_owned(), source }),
         }
     }
 
@@ -212,14 +212,14 @@ impl Predictor {
     }
 }
 
-/// Why there is no label map.
+/// Errors from making a label map, without the scan's path.
 enum Fault {
     Stopped,
-    Predict(PredictError),
+    Inference(InferenceError),
 }
 
-impl<E: Into<PredictError>> From<E> for Fault {
+impl<E: Into<InferenceError>> From<E> for Fault {
     fn from(error: E) -> Self {
-        Self::Predict(error.into())
+        Self::Inference(error.into())
     }
 }

@@ -1,4 +1,5 @@
-//! What a pre-training model makes of the hidden patches of a scan: of one crop, or of all that some slices meet.
+//! Reconstruction of a scan's hidden patches by a pre-training model: of one crop, or of all crops that meet the three
+//! planes through a voxel.
 
 use std::collections::HashMap;
 
@@ -7,36 +8,37 @@ use hiend_loader::batch::CropRecord;
 use hiend_loader::rng::case_key;
 use hiend_loader::scan::Scan;
 
+use super::{DeviceError, host};
 use crate::feed::Masks;
 use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model::masking::Mask;
 use crate::model::patch_embed::{grid_of, unpatchify};
 
-/// A model, with what decides which patches it sees.
+/// A pre-training model with the settings that decide which patches it sees.
 #[derive(Debug)]
 pub struct Reconstructor<'a> {
     /// The model.
     pub model: &'a HiEndMae,
-    /// Its sizes; [`HiEndMaeConfig::mask_ratio`] says how much is hidden.
+    /// Sizes of the model; [`HiEndMaeConfig::mask_ratio`] is the fraction of patches hidden.
     pub config: &'a HiEndMaeConfig,
-    /// Sides of its crops, voxels.
+    /// Sides of the model's crops, voxels.
     pub crop_size: [usize; 3],
-    /// Decides the masks, with the scan's name and the crop's number: as in training.
+    /// Seed of the masks, which also depend on the scan's name and the crop's number, as in training.
     pub seed: u64,
-    /// Where it runs.
+    /// Device of the model.
     pub device: &'a Device,
 }
 
-/// A crop through the model.
+/// A reconstructed crop.
 #[derive(Clone, Debug)]
 pub struct ReconstructedCrop {
-    /// First voxel in the scan.
+    /// First voxel of the crop in the scan.
     pub origin: [i64; 3],
     /// Sides, voxels.
     pub size: [usize; 3],
-    /// What the decoder makes of every voxel, visible ones too, z fastest.
+    /// Reconstruction of every voxel, visible ones too, z fastest.
     pub pred: Vec<f32>,
-    /// The training's loss on this crop.
+    /// Loss of pre-training on this crop.
     pub loss: f32,
     patch_size: usize,
     hidden: Vec<bool>,
@@ -51,7 +53,7 @@ impl ReconstructedCrop {
         self.hidden[((x / p) * along_y + y / p) * along_z + z / p]
     }
 
-    /// What the decoder makes of a voxel of the crop.
+    /// Reconstruction of a voxel of the crop.
     #[must_use]
     pub fn value(&self, [x, y, z]: [usize; 3]) -> f32 {
         self.pred[(x * self.size[1] + y) * self.size[2] + z]
@@ -59,11 +61,11 @@ impl ReconstructedCrop {
 }
 
 impl Reconstructor<'_> {
-    /// The crop that begins at voxel `origin`; `number` gives each crop of a scan a mask of its own.
+    /// Reconstructs the crop that begins at voxel `origin`; `number` gives each crop of a scan its own mask.
     ///
     /// # Errors
-    /// What the device says, if it fails.
-    pub fn crop(&self, scan: &Scan, origin: [i64; 3], number: u32) -> Result<ReconstructedCrop, String> {
+    /// If the device fails.
+    pub fn crop(&self, scan: &Scan, origin: [i64; 3], number: u32) -> Result<ReconstructedCrop, DeviceError> {
         let size = self.crop_size;
         let shape = [1, 1, size[0], size[1], size[2]];
         let images = Tensor::<5>::from_data(TensorData::new(scan.crop(origin, size), shape), self.device);
@@ -95,22 +97,23 @@ impl Reconstructor<'_> {
         Masks { seed: self.seed, num_patches, mask_ratio: self.config.mask_ratio }.draw(&[crop])
     }
 
-    /// All crops that the three planes through voxel `through` meet, of those that lie side by side over the whole
-    /// scan. `done` is told after each how many there are in all.
+    /// Reconstructs all crops of a grid over the whole scan that meet the three planes through voxel `through`. `done`
+    /// receives the numbers of crops done and in all.
     ///
     /// # Errors
-    /// What the device says, if it fails.
+    /// If the device fails.
     pub fn planes(
         &self,
         scan: &Scan,
         through: [usize; 3],
         mut done: impl FnMut(usize, usize),
-    ) -> Result<ReconstructedScan, String> {
+    ) -> Result<ReconstructedScan, DeviceError> {
         let grid = CropGrid::over(scan.shape, self.crop_size);
         let met: Vec<[usize; 3]> = grid.crops().filter(|&crop| grid.meets_a_plane(crop, through)).collect();
         let mut crops = HashMap::new();
         for (idx, &at) in met.iter().enumerate() {
-            let number = u32::try_from(grid.number(at)).map_err(|_| "the scan has too many crops".to_owned())?;
+            // A scan of 2^32 crops would not fit in memory.
+            let number = grid.number(at) as u32;
             crops.insert(at, self.crop(scan, grid.origin(at), number)?);
             done(idx + 1, met.len());
         }
@@ -118,7 +121,7 @@ impl Reconstructor<'_> {
     }
 }
 
-/// Crops side by side over a whole scan, which lies in their middle; what reaches out of it is padding.
+/// Adjacent crops that cover a whole scan, which lies in their middle; voxels outside the scan are padding.
 #[derive(Clone, Copy, Debug)]
 struct CropGrid {
     size: [usize; 3],
@@ -147,7 +150,7 @@ impl CropGrid {
         std::array::from_fn(|axis| (crop[axis] * self.size[axis]) as i64 - self.before[axis] as i64)
     }
 
-    /// The crop that a voxel of the scan lies in, and where in it.
+    /// Crop of a voxel of the scan, and the voxel's position in it.
     fn locate(&self, voxel: [usize; 3]) -> ([usize; 3], [usize; 3]) {
         let padded: [usize; 3] = std::array::from_fn(|axis| voxel[axis] + self.before[axis]);
         (
@@ -162,7 +165,7 @@ impl CropGrid {
     }
 }
 
-/// Crops of a whole scan through the model.
+/// Reconstructed crops of a whole scan.
 #[derive(Debug)]
 pub struct ReconstructedScan {
     grid: CropGrid,
@@ -170,8 +173,7 @@ pub struct ReconstructedScan {
 }
 
 impl ReconstructedScan {
-    /// What the decoder makes of a voxel of the scan if it was hidden; nothing if it was visible or is in none of the
-    /// planes.
+    /// Reconstruction of a voxel of the scan; `None` if it was visible to the encoder or no plane meets its crop.
     #[must_use]
     pub fn hidden_value(&self, voxel: [usize; 3]) -> Option<f32> {
         let (crop, within) = self.grid.locate(voxel);
@@ -180,17 +182,12 @@ impl ReconstructedScan {
     }
 }
 
-fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, String> {
-    let data = tensor.try_into_data().map_err(|error| format!("{error:?}"))?;
-    data.try_to_vec().map_err(|error| format!("{error:?}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn crops_cover_the_scan_and_each_voxel_once() {
+    fn crops_cover_each_voxel_of_the_scan_once() {
         for shape in [[10, 24, 7], [8, 8, 8], [3, 17, 40]] {
             let grid = CropGrid::over(shape, [8, 8, 16]);
             let mut seen = HashMap::new();

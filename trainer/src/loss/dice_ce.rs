@@ -4,12 +4,18 @@
 //! case and class (background included) over that case's voxels alone, and only then averaged. With `smooth_nr` 0
 //! a class that a case does not hold contributes a constant 1 and no useful gradient; the reference does the same.
 //!
+//! Voxels with the ignore label are masked as in nnU-Net: they enter none of the sums of the Dice term, and the cross
+//! entropy is the mean over all other voxels, 0 if there are none. With `train.micro_batch` that mean is over each
+//! micro-batch: a batch in which the share of ignored voxels differs between micro-batches weighs them equally.
+//!
 //! Source of the Dice form: Milletari et al., *V-Net*, 2016, section 3.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 
-/// Added to the Dice denominator, so that a class absent from both label and prediction divides by something.
+use super::class_map::ClassMap;
+
+/// Added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
 pub const SMOOTH_DR: f64 = 1e-6;
 
 /// The two terms of the loss, kept apart so that a run can report them; each is a scalar of shape `[1]`.
@@ -29,34 +35,46 @@ impl DiceCe {
     }
 }
 
-/// Softmax Dice and cross entropy of `logits` [N, C, X, Y, Z] against `labels` [N, 1, X, Y, Z].
-///
-/// Labels are class indices in 0..C. A voxel whose label lies outside that range matches no class: it adds nothing
-/// to the cross entropy and only predictions to the Dice denominator, so callers check labels when they are read.
+/// Softmax Dice and cross entropy of `logits` `[N, C, X, Y, Z]` against labels `[N, 1, X, Y, Z]`.
 ///
 /// # Panics
-/// If the two shapes disagree in anything but the channel axis, or `labels` has more than one channel.
+/// If the labels were checked against another number of classes than C, or the shapes disagree in anything but the
+/// channel axis.
 #[must_use]
-pub fn dice_ce(logits: Tensor<5>, labels: Tensor<5, Int>) -> DiceCe {
+pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
     let [num_cases, num_classes, x, y, z] = logits.dims();
+    let space = labels.space();
+    assert_eq!(space.num_classes(), num_classes, "labels were checked against another number of classes");
+    let labels = labels.labels();
     assert_eq!(labels.dims(), [num_cases, 1, x, y, z], "labels must be [N, 1, X, Y, Z] of the logits");
     let num_voxels = x * y * z;
 
     // One spatial axis from here on: reductions over one axis are cheaper than over three.
     let log_probs = log_softmax(logits.reshape([num_cases, num_classes, num_voxels]), 1);
-    let device = log_probs.device().inner();
+    let (device, dtype) = (log_probs.device().inner(), log_probs.dtype());
+    let labels = labels.reshape([num_cases, 1, num_voxels]);
     let classes = i64::try_from(num_classes).expect("class count fits an i64");
     let classes = Tensor::<1, Int>::arange(0..classes, &device).reshape([1, num_classes, 1]);
+    // An ignored voxel matches no class: all of its one-hot values are 0.
     let one_hot = labels
-        .reshape([num_cases, 1, num_voxels])
+        .clone()
         .expand([num_cases, num_classes, num_voxels])
         .equal(classes.expand([num_cases, num_classes, num_voxels]))
         .float()
-        .cast(log_probs.dtype());
+        .cast(dtype);
+    let annotated = space.ignore().map(|ignore| labels.not_equal_elem(i64::from(ignore)).float().cast(dtype));
 
-    let cross_entropy = (log_probs.clone() * one_hot.clone()).sum_dim(1).mean().neg();
+    let matched = (log_probs.clone() * one_hot.clone()).sum_dim(1);
+    let cross_entropy = match &annotated {
+        None => matched.mean().neg(),
+        Some(annotated) => (matched.sum() / annotated.clone().sum().clamp_min(1.0)).neg(),
+    };
 
     let probs = log_probs.exp();
+    let probs = match annotated {
+        None => probs,
+        Some(annotated) => probs * annotated,
+    };
     // A one-hot value is its own square, so the label's part of the denominator is its plain count.
     let intersection = (probs.clone() * one_hot.clone()).sum_dim(2);
     let denominator = probs.square().sum_dim(2) + one_hot.sum_dim(2);
@@ -67,31 +85,74 @@ pub fn dice_ce(logits: Tensor<5>, labels: Tensor<5, Int>) -> DiceCe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::label_space::LabelSpace;
     use burn::tensor::{Device, TensorData};
 
-    fn check(logits: [f32; 4], labels: [i64; 2], expected_dice: f32, expected_ce: f32) {
-        let device = Device::flex();
-        let logits = Tensor::<5>::from_data(TensorData::new(logits.to_vec(), [1, 2, 2, 1, 1]), &device);
-        let labels = Tensor::<5, Int>::from_data(TensorData::new(labels.to_vec(), [1, 1, 2, 1, 1]), &device);
-        let loss = dice_ce(logits, labels);
-        let (dice, ce) = (loss.dice.into_scalar::<f32>(), loss.cross_entropy.into_scalar::<f32>());
+    /// Loss of one crop of two classes; `logits` are those of class 0 for all voxels, then those of class 1.
+    fn loss(logits: &[f32], labels: &[u8], ignore: Option<u8>) -> (f32, f32) {
+        let (device, len) = (Device::flex(), labels.len());
+        let logits = Tensor::<5>::from_data(TensorData::new(logits.to_vec(), [1, 2, len, 1, 1]), &device);
+        let space = LabelSpace::new(2).with_ignore(ignore);
+        let loss = dice_ce(logits, &ClassMap::upload(labels, 1, [len, 1, 1], space, &device).unwrap());
+        (loss.dice.into_scalar::<f32>(), loss.cross_entropy.into_scalar::<f32>())
+    }
+
+    fn check(logits: &[f32], labels: &[u8], ignore: Option<u8>, expected_dice: f32, expected_ce: f32) {
+        let (dice, ce) = loss(logits, labels, ignore);
         assert!((dice - expected_dice).abs() < 1e-5, "dice {dice}, expected {expected_dice}");
         assert!((ce - expected_ce).abs() < 1e-5, "cross entropy {ce}, expected {expected_ce}");
     }
 
     #[test]
-    fn certain_and_right_is_zero() {
-        check([50.0, -50.0, -50.0, 50.0], [0, 1], 0.0, 0.0);
+    fn a_certain_and_right_prediction_has_no_loss() {
+        check(&[50.0, -50.0, -50.0, 50.0], &[0, 1], None, 0.0, 0.0);
     }
 
     #[test]
-    fn undecided_is_ln_two() {
+    fn an_undecided_prediction_costs_ln_two() {
         // Each class: intersection 0.5, squared probabilities 0.25 + 0.25, one voxel of label: 1 - 1 / 1.5.
-        check([0.0; 4], [0, 1], 1.0 / 3.0, std::f32::consts::LN_2);
+        check(&[0.0; 4], &[0, 1], None, 1.0 / 3.0, std::f32::consts::LN_2);
     }
 
     #[test]
     fn an_absent_class_counts_as_a_full_miss() {
-        check([50.0, 50.0, -50.0, -50.0], [0, 0], 0.5, 0.0);
+        check(&[50.0, 50.0, -50.0, -50.0], &[0, 0], None, 0.5, 0.0);
+    }
+
+    #[test]
+    fn ignored_voxels_have_no_part_in_either_term() {
+        // Whatever is predicted at the third and fourth voxel, the loss is that of the first two.
+        for third in [-3.0, 0.0, 7.0] {
+            let logits = [0.0, 0.0, third, 1.0, 0.0, 0.0, -third, third];
+            check(&logits, &[0, 1, 2, 2], Some(2), 1.0 / 3.0, std::f32::consts::LN_2);
+        }
+        // nnU-Net's cross entropy over no voxel is 0; both classes are absent.
+        check(&[0.5, 0.1, 0.2, 0.3], &[2, 2], Some(2), 1.0, 0.0);
+        // An ignore label that does not occur changes nothing.
+        let logits = [0.3, -0.2, 0.9, 0.1];
+        let (plain, with) = (loss(&logits, &[0, 1], None), loss(&logits, &[0, 1], Some(2)));
+        assert!((plain.0 - with.0).abs() < 1e-6 && (plain.1 - with.1).abs() < 1e-6, "{plain:?} {with:?}");
+    }
+
+    #[test]
+    fn ignored_voxels_get_no_gradient() {
+        let device = Device::flex().autodiff();
+        let logits = TensorData::new(vec![0.3_f32, -0.2, 0.9, 0.1, 0.4, -1.0], [1, 2, 3, 1, 1]);
+        let logits = Tensor::<5>::from_data(logits, &device).require_grad();
+        let space = LabelSpace::new(2).with_ignore(Some(2));
+        let labels = ClassMap::upload(&[0, 2, 1], 1, [3, 1, 1], space, &device.clone().inner()).unwrap();
+        let gradients = dice_ce(logits.clone(), &labels).total().backward();
+        let gradient: Vec<f32> = logits.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+        for (at, value) in gradient.into_iter().enumerate() {
+            assert_eq!(value == 0.0, at % 3 == 1, "gradient {value} at {at}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "another number of classes")]
+    fn labels_of_more_classes_than_logits_are_refused() {
+        let device = Device::flex();
+        let labels = ClassMap::upload(&[0, 4], 1, [2, 1, 1], LabelSpace::new(5), &device).unwrap();
+        let _ = dice_ce(Tensor::zeros([1, 3, 2, 1, 1], &device), &labels);
     }
 }

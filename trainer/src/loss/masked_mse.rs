@@ -7,7 +7,7 @@ const VARIANCE_EPSILON: f64 = 1e-6;
 /// Added to a patch's standard deviation when a reconstruction is brought back to voxel values.
 const STD_EPSILON: f64 = 1e-6;
 
-/// `patches` `[N, L, W]`, each brought to zero mean and unit (biased) variance.
+/// Brings each of `patches` `[N, L, W]` to zero mean and unit (biased) variance.
 #[must_use]
 pub fn normalise_patches(patches: Tensor<3>) -> Tensor<3> {
     let centred = patches.clone() - patches.mean_dim(2);
@@ -15,7 +15,7 @@ pub fn normalise_patches(patches: Tensor<3>) -> Tensor<3> {
     centred / variance.add_scalar(VARIANCE_EPSILON).sqrt()
 }
 
-/// `pred` `[N, L, W]` brought back to voxel values with the mean and the unbiased standard deviation of each of
+/// Brings `pred` `[N, L, W]` back to voxel values with the mean and the unbiased standard deviation of each of
 /// `patches` `[N, L, W]`.
 ///
 /// DIFFERENCE: the loss normalises with the biased variance, the reference's pictures undo it with the unbiased one.
@@ -29,7 +29,7 @@ pub fn denormalise_patches(pred: Tensor<3>, patches: Tensor<3>) -> Tensor<3> {
     pred * std + mean
 }
 
-/// The loss `[1]` of `pred` `[N, M, W]` against the patches `[N, M, W]` that were masked.
+/// Loss `[1]` of `pred` `[N, M, W]` against the masked patches `[N, M, W]`.
 #[must_use]
 pub fn masked_mse(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
     (pred - normalise_patches(masked)).square().mean()

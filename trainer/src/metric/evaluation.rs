@@ -1,80 +1,98 @@
-//! The figures of a set of predictions: class by class and case by case, as CSV and as a table.
+//! Metrics of a set of predictions by class and case, as CSV and as a table.
 //!
-//! Dice covers all classes, the background too; surface figures leave the background out, whose surface is that of
-//! everything else. What was not measured (see [`super::dice`] and [`super::surface`]) is an empty field.
+//! Dice covers all classes, the background too; surface metrics leave the background out, whose surface is that of
+//! everything else. A metric that was not measured (see [`super::dice`] and [`super::surface`]) is an empty field.
+//! Voxels with the ignore label count as background in both maps for the surface metrics and not at all for Dice.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::dice::dice_per_class;
 use super::surface::surface_metrics;
 use super::{LabelMap, MetricError, nan_mean};
+use crate::label_space::LabelSpace;
 
-/// The figures of one class in one case.
+/// Metrics of one class in one case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassMetrics {
     /// Dice, in [0, 1]; NaN if the label lacks the class.
     pub dice: f64,
     /// Surface Dice at the evaluation's tolerance, in [0, 1]; NaN for the background and if both maps lack the class.
     pub surface_dice: f64,
-    /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN as for the surface Dice.
+    /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN for the background and if both
+    /// do.
     pub hd95_mm: f64,
 }
 
-/// The figures of one case.
+/// Metrics of one case.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaseMetrics {
-    /// Which case.
+    /// Name of the case.
     pub case_id: String,
-    /// By class, background first.
+    /// Metrics by class, background first.
     pub classes: Vec<ClassMetrics>,
 }
 
 /// Compares one prediction with its label.
 ///
 /// # Errors
-/// If the grids differ in size, a class is `num_classes` or more, or the tolerance is no distance.
+/// If the grids differ in size, a label is out of range (see [`dice_per_class`]), or the tolerance is negative or not
+/// finite.
 pub fn evaluate_case(
     case_id: &str,
     label: &LabelMap<'_>,
     pred: &LabelMap<'_>,
-    num_classes: usize,
+    space: LabelSpace,
     tolerance_mm: f64,
 ) -> Result<CaseMetrics, MetricError> {
+    let dice = dice_per_class(label, pred, space)?;
+    let (label_voxels, pred_voxels) = without_ignored(label.voxels(), pred.voxels(), space);
+    let label = LabelMap::new(&label_voxels, label.dims(), label.spacing_mm())?;
+    let pred = LabelMap::new(&pred_voxels, pred.dims(), pred.spacing_mm())?;
     let mut in_either = [false; 256];
     for &class in label.voxels().iter().chain(pred.voxels()) {
         in_either[usize::from(class)] = true;
     }
-    let dice = dice_per_class(label, pred, num_classes)?;
     let classes = (0..=u8::MAX).zip(dice).map(|(class, dice)| {
         let nothing = ClassMetrics { dice, surface_dice: f64::NAN, hd95_mm: f64::NAN };
         if class == 0 || !in_either[usize::from(class)] {
             return Ok(nothing);
         }
-        let surface = surface_metrics(label, pred, class, tolerance_mm)?;
+        let surface = surface_metrics(&label, &pred, class, tolerance_mm)?;
         Ok(ClassMetrics { surface_dice: surface.surface_dice, hd95_mm: surface.hd95_mm, ..nothing })
     });
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes: classes.collect::<Result<_, _>>()? })
 }
 
-/// The figures of all cases.
+/// Both maps with background where the label is the ignore label.
+fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (Cow<'a, [u8]>, Cow<'a, [u8]>) {
+    let Some(ignore) = space.ignore().filter(|ignore| label.contains(ignore)) else {
+        return (label.into(), pred.into());
+    };
+    let pairs = label.iter().zip(pred).map(|(&l, &p)| if l == ignore { (0, 0) } else { (l, p) });
+    let (label, pred): (Vec<u8>, Vec<u8>) = pairs.unzip();
+    (label.into(), pred.into())
+}
+
+/// Metrics of all cases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Names of the classes, background first; as many as every case has.
+    /// Names of the classes, background first; as many as each case has metrics.
     pub class_names: Vec<String>,
     /// Tolerance of the surface Dice, mm.
     pub tolerance_mm: f64,
-    /// In the order in which they were evaluated.
+    /// Cases in the order in which they were evaluated.
     pub cases: Vec<CaseMetrics>,
 }
 
 impl Evaluation {
-    /// Mean over cases of each case's mean Dice over the foreground classes it has; NaN if there is none.
+    /// Mean over cases of each case's mean Dice over the foreground classes it has; NaN if no case has any.
     #[must_use]
     pub fn mean_fg_dice(&self) -> f64 {
         nan_mean(self.cases.iter().map(|case| nan_mean(case.classes.iter().skip(1).map(|class| class.dice))))
     }
 
-    /// One line a case and class: `case_id,class,name,dice,surface_dice,hd95_mm`, with a header line.
+    /// CSV with one line per case and class: `case_id,class,name,dice,surface_dice,hd95_mm`, after a header line.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let mut csv = String::from("case_id,class,name,dice,surface_dice,hd95_mm\n");
@@ -88,7 +106,7 @@ impl Evaluation {
         csv
     }
 
-    /// Means over cases by class, for people.
+    /// Means over cases by class, as aligned text.
     ///
     /// The mean HD95 is over the cases where both maps have the class; `missed` counts those where only one has it.
     #[must_use]
@@ -97,8 +115,8 @@ impl Evaluation {
         let surface = format!("surface Dice {} mm", self.tolerance_mm);
         let mut table = format!("{:width$}  cases    Dice  {surface}  HD95 mm  missed\n", "class");
         for (class, name) in self.class_names.iter().enumerate() {
-            let of = |figure: fn(&ClassMetrics) -> f64| -> Vec<f64> {
-                self.cases.iter().filter_map(|case| case.classes.get(class)).map(figure).collect()
+            let of = |metric: fn(&ClassMetrics) -> f64| -> Vec<f64> {
+                self.cases.iter().filter_map(|case| case.classes.get(class)).map(metric).collect()
             };
             let (dice, hd95) = (of(|m| m.dice), of(|m| m.hd95_mm));
             let num_cases = dice.iter().filter(|value| !value.is_nan()).count();
@@ -113,17 +131,17 @@ impl Evaluation {
     }
 }
 
-/// A figure of the CSV: all digits, `inf`, or nothing.
+/// A value for the CSV: all digits, `inf`, or empty for NaN.
 fn number(value: f64) -> String {
     if value.is_nan() { String::new() } else { value.to_string() }
 }
 
-/// A figure of the table.
+/// A value for the table: rounded, or `-` for NaN.
 fn cell(value: f64, digits: usize) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.digits$}") }
 }
 
-/// A CSV field, in quotes where its characters need them (RFC 4180).
+/// A CSV field, quoted where its characters require it (RFC 4180).
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
@@ -138,7 +156,9 @@ mod tests {
 
     fn evaluation() -> Evaluation {
         let names = ["background", "liver, whole", "spleen"];
-        let case = |id: &str, label: &[u8], pred: &[u8]| evaluate_case(id, &map(label), &map(pred), 3, 1.0).unwrap();
+        let space = LabelSpace::new(3);
+        let case =
+            |id: &str, label: &[u8], pred: &[u8]| evaluate_case(id, &map(label), &map(pred), space, 1.0).unwrap();
         Evaluation {
             class_names: names.map(str::to_owned).to_vec(),
             tolerance_mm: 1.0,
@@ -147,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_case_and_class_is_a_line() {
+    fn csv_has_a_line_for_every_case_and_class() {
         let csv = evaluation().to_csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 1 + 2 * 3);
@@ -159,11 +179,25 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_means_and_counts_what_was_missed() {
+    fn table_has_means_and_counts_missed_classes() {
         let table = evaluation().to_table();
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[2], ["liver,", "whole", "2", "0.5000", "0.5000", "1.00", "0"]);
         assert_eq!(lines[3], ["spleen", "1", "0.0000", "0.0000", "-", "1"]);
         assert!((evaluation().mean_fg_dice() - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ignored_voxels_count_for_no_metric() {
+        let space = LabelSpace::new(3).with_ignore(Some(7));
+        let with = evaluate_case("a", &map(&[0, 1, 1, 7, 7]), &map(&[0, 1, 0, 2, 1]), space, 1.0).unwrap();
+        // Class 2 is predicted at an ignored voxel only, so neither map has it.
+        let without = evaluate_case("a", &map(&[0, 1, 1, 0, 0]), &map(&[0, 1, 0, 0, 0]), space, 1.0).unwrap();
+        for class in [1, 2] {
+            let (with, without) = (with.classes[class], without.classes[class]);
+            let values = |m: ClassMetrics| [m.dice, m.surface_dice, m.hd95_mm].map(f64::to_bits);
+            assert_eq!(values(with), values(without), "class {class}: {with:?} and {without:?}");
+        }
+        assert!((with.classes[0].dice - 2.0 / 3.0).abs() < 1e-12, "{:?}", with.classes[0]);
     }
 }

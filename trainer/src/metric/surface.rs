@@ -1,24 +1,24 @@
 //! Surface distances of one class: surface Dice at a tolerance, and the 95th percentile Hausdorff distance (HD95).
 //!
-//! Definitions, since the field has several:
+//! Definitions, of which the field has several:
 //! - A surface voxel is a voxel of the class with at least one of its six face neighbours outside the class; beyond
 //!   the volume's border everything counts as outside.
-//! - A distance is from the centre of a surface voxel of one map to the nearest surface voxel centre of the other, in
-//!   mm with the true spacing of each axis.
+//! - A distance is measured from the centre of a surface voxel of one map to the nearest surface voxel centre of the
+//!   other, in mm with the true spacing of each axis.
 //! - HD95 is the larger of the two directed 95th percentiles (linear interpolation between ranks, as `NumPy`'s default
 //!   and MONAI's `compute_hausdorff_distance`), not the percentile of both directions pooled.
 //! - Surface Dice (Nikolov et al. 2018, arXiv 1809.04430) is the share of both surfaces' voxels that lie within the
 //!   tolerance of the other surface. DIFFERENCE: voxels are counted as in MONAI; Nikolov's own code weighs each by
 //!   the area of surface it stands for.
-//! - A class absent from both maps has neither figure (NaN). Absent from one of them: HD95 is infinite and surface
-//!   Dice 0.
+//! - A class absent from both maps has neither metric (NaN). For a class absent from one of them, HD95 is infinite and
+//!   surface Dice 0.
 //!
 //! Distances come from an exact Euclidean distance transform, separable lower envelopes of parabolas (Felzenszwalb
 //! and Huttenlocher, *Distance Transforms of Sampled Functions*, 2012), inside the box that bounds both masks.
 
 use super::{LabelMap, MetricError};
 
-/// The surface figures of one class in one case.
+/// Surface metrics of one class in one case.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SurfaceMetrics {
     /// Share of both surfaces within the tolerance, in [0, 1]; NaN if the class is in neither map.
@@ -29,7 +29,7 @@ pub struct SurfaceMetrics {
 
 /// Surface Dice at `tolerance_mm` and HD95 of `class`.
 ///
-/// Both maps share the spacing of `label`. Memory: about 10 bytes a voxel of the box around both masks.
+/// Both maps share the spacing of `label`. Takes about 10 bytes per voxel of the box around both masks.
 ///
 /// # Errors
 /// If the grids differ in size or the tolerance is negative or not finite.
@@ -133,7 +133,7 @@ fn surface_indices(map: &LabelMap<'_>, class: u8, region: Region) -> Vec<usize> 
     surface
 }
 
-/// Distances in mm from each voxel of `from` to the nearest of `to`, ascending.
+/// Distances in mm from each voxel of `from` to the nearest one of `to`, ascending.
 fn sorted_distances(from: &[usize], to: &[usize], dims: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
     let squared = squared_distances(to, dims, spacing);
     let mut distances: Vec<f64> = from.iter().map(|&at| f64::from(squared[at]).sqrt()).collect();
@@ -141,9 +141,9 @@ fn sorted_distances(from: &[usize], to: &[usize], dims: [usize; 3], spacing: [f6
     distances
 }
 
-/// Squared distance in mm² of every voxel of a grid to the nearest of `targets` (not empty), z fastest.
+/// Squared distances in mm² of all voxels of a grid to the nearest of `targets` (not empty), z fastest.
 fn squared_distances(targets: &[usize], dims: [usize; 3], spacing: [f64; 3]) -> Vec<f32> {
-    // f32 between passes: a third of the memory of f64 with its work line, and 1e-7 of a distance is nobody's loss.
+    // f32 between passes: a third of the memory of f64 with its work line, at a relative error of 1e-7.
     let mut grid = vec![f32::INFINITY; dims.iter().product()];
     for &at in targets {
         grid[at] = 0.0;
@@ -164,7 +164,8 @@ fn squared_distances(targets: &[usize], dims: [usize; 3], spacing: [f64; 3]) -> 
     grid
 }
 
-/// Work space of the one-dimensional transform: the parabolas on the lower envelope and where each begins to rule.
+/// Work space of the one-dimensional transform: the parabolas on the lower envelope and the position from which each
+/// is the lowest.
 #[derive(Debug, Default)]
 struct Envelope {
     line: Vec<f64>,
@@ -174,8 +175,8 @@ struct Envelope {
 
 impl Envelope {
     /// Replaces the `len` values at `first`, `first + stride`, … by the minimum over `q` of
-    /// `value(q) + ((p - q) * step)²`.
-    fn transform(&mut self, grid: &mut [f32], first: usize, stride: usize, len: usize, step: f64) {
+    /// `value(q) + ((p - q) * increment)²`.
+    fn transform(&mut self, grid: &mut [f32], first: usize, stride: usize, len: usize, increment: f64) {
         self.line.clear();
         self.line.extend((0..len).map(|i| f64::from(grid[first + i * stride])));
         self.roots.clear();
@@ -184,10 +185,10 @@ impl Envelope {
             if self.line[q].is_infinite() {
                 continue;
             }
-            // Where the parabola rooted at q gets below the last one kept; drop those that it hides altogether.
+            // Find where the parabola rooted at q falls below the last one kept; drop those that it hides altogether.
             let mut begin = f64::NEG_INFINITY;
             while let (Some(&root), Some(&root_begin)) = (self.roots.last(), self.begins.last()) {
-                begin = crossing(root, self.line[root], q, self.line[q], step);
+                begin = crossing(root, self.line[root], q, self.line[q], increment);
                 if begin > root_begin {
                     break;
                 }
@@ -201,13 +202,13 @@ impl Envelope {
         if self.roots.is_empty() {
             return;
         }
-        let mut ruler = 0;
+        let mut lowest = 0;
         for p in 0..len {
-            while self.begins.get(ruler + 1).is_some_and(|&begin| begin <= position(p, step)) {
-                ruler += 1;
+            while self.begins.get(lowest + 1).is_some_and(|&begin| begin <= position(p, increment)) {
+                lowest += 1;
             }
-            let root = self.roots[ruler];
-            let offset = position(p, step) - position(root, step);
+            let root = self.roots[lowest];
+            let offset = position(p, increment) - position(root, increment);
             let value = (self.line[root] + offset * offset) as f32;
             grid[first + p * stride] = value;
         }
@@ -215,20 +216,20 @@ impl Envelope {
 }
 
 /// Position in mm at which the parabola rooted at `right` falls below the one rooted at `left`.
-fn crossing(left: usize, left_value: f64, right: usize, right_value: f64, step: f64) -> f64 {
-    let (l, r) = (position(left, step), position(right, step));
+fn crossing(left: usize, left_value: f64, right: usize, right_value: f64, increment: f64) -> f64 {
+    let (l, r) = (position(left, increment), position(right, increment));
     ((right_value + r * r) - (left_value + l * l)) / (2.0 * (r - l))
 }
 
-fn position(idx: usize, step: f64) -> f64 {
-    idx as f64 * step
+fn position(idx: usize, increment: f64) -> f64 {
+    idx as f64 * increment
 }
 
 fn count(n: usize) -> f64 {
     n as f64
 }
 
-/// The `q` quantile of ascending values by linear interpolation between the two nearest ranks.
+/// Quantile `q` of ascending values by linear interpolation between the two nearest ranks.
 fn percentile(sorted: &[f64], q: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let rank = q * count(last);
@@ -248,7 +249,7 @@ mod tests {
             || (got - want).abs() <= 1e-5 * want.abs().max(1.0)
     }
 
-    /// The definitions again, by comparing every pair of surface voxels.
+    /// The definitions, evaluated by comparing every pair of surface voxels.
     fn brute(label: &[u8], pred: &[u8], dims: [usize; 3], spacing: [f64; 3], tolerance_mm: f64) -> SurfaceMetrics {
         let surface = |voxels: &[u8]| {
             let at = |p: [i64; 3]| {
@@ -307,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_all_pairs(
+        fn distances_are_those_of_all_pairs(
             dims in [1_usize..7, 1_usize..7, 1_usize..7],
             spacing in [0.4_f64..3.0, 0.4_f64..3.0, 0.4_f64..5.0],
             tolerance_mm in 0.0_f64..4.0,
@@ -316,7 +317,7 @@ mod tests {
         ) {
             let mut state = seed | 1;
             let mut draw = || {
-                // A xorshift: enough to scatter voxels, and the same on every machine.
+                // A xorshift scatters voxels well enough, and alike on every machine.
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_masks_are_at_zero() {
+    fn identical_masks_have_distance_zero() {
         let mask: Vec<u8> = (0..125).map(|i| u8::from(i % 3 == 0)).collect();
         let got = check(&mask, &mask, [5, 5, 5], [1.5, 0.7, 2.0], 0.0);
         assert_eq!(got, SurfaceMetrics { surface_dice: 1.0, hd95_mm: 0.0 });
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_masks_follow_the_stated_convention() {
+    fn empty_masks_follow_the_documented_convention() {
         let both = check(&[0; 8], &[0; 8], [2, 2, 2], [1.0; 3], 1.0);
         assert!(both.surface_dice.is_nan() && both.hd95_mm.is_nan());
         let one = check(&[1; 8], &[0; 8], [2, 2, 2], [1.0; 3], 1.0);

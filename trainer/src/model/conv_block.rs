@@ -3,8 +3,8 @@
 //! Structure and parameter names are those of MONAI's UNETR with residual blocks, so that exporting is renaming
 //! only. All convolutions but the last two are without bias, since an instance norm follows.
 //!
-//! Kernels of 1 voxel, and transposed convolutions whose stride is their kernel, are matrix products here: no window
-//! of theirs overlaps another, and the back ends have no fast kernel for the transposed kind.
+//! Convolutions with kernels of 1 voxel, and transposed convolutions whose stride equals their kernel, are computed as
+//! matrix products: their windows do not overlap, and the backends have no fast kernel for the transposed kind.
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::leaky_relu;
@@ -32,7 +32,8 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Uniform weights and bias within one over the root of the fan-in, the reference's default for convolutions.
+    /// Initialises weights and bias uniformly within one over the root of the fan-in, the reference's default for
+    /// convolutions.
     pub fn init(in_channels: usize, out_channels: usize, kernel: usize, bias: bool, weights: &mut WeightInit) -> Self {
         let bound = 1.0 / ((in_channels * kernel.pow(3)) as f64).sqrt();
         Self {
@@ -62,7 +63,7 @@ impl Conv {
     }
 }
 
-/// A transposed convolution with kernel and stride 2: each voxel becomes a block of 2×2×2.
+/// A transposed convolution with kernel and stride 2, which turns each voxel into a block of 2×2×2.
 #[derive(Module, Debug)]
 pub struct UpConv {
     /// `[in, out, 2, 2, 2]`.
@@ -72,7 +73,8 @@ pub struct UpConv {
 }
 
 impl UpConv {
-    /// Uniform weights, bounded as in [`Conv::init`] with the reference's fan-in of a transposed convolution, `8·out`.
+    /// Initialises weights uniformly, bounded as in [`Conv::init`] with the reference's fan-in of a transposed
+    /// convolution, `8·out`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         let bound = 1.0 / ((out_channels * 8) as f64).sqrt();
         let weight = weights.uniform([in_channels, out_channels, 2, 2, 2], bound);
@@ -99,19 +101,19 @@ impl UpConv {
     }
 }
 
-/// Two 3×3×3 convolutions with instance norms and a residual path.
+/// Residual block: two 3×3×3 convolutions with instance norms and a residual path.
 #[derive(Module, Debug)]
 pub struct ResBlock {
-    /// `in` to `out` channels.
+    /// First convolution, `in` to `out` channels.
     pub conv1: Conv,
-    /// `out` to `out` channels.
+    /// Second convolution, `out` to `out` channels.
     pub conv2: Conv,
-    /// The residual path's 1×1×1 convolution, where the number of channels changes.
+    /// 1×1×1 convolution of the residual path, if the number of channels changes.
     pub conv3: Option<Conv>,
 }
 
 impl ResBlock {
-    /// From `in_channels` to `out_channels`.
+    /// Initialises a block from `in_channels` to `out_channels`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         Self {
             conv1: Conv::init(in_channels, out_channels, 3, false, weights),
@@ -133,24 +135,24 @@ impl ResBlock {
     }
 }
 
-/// The full-resolution branch: one residual block over the image itself.
+/// Branch at full resolution: one residual block over the image itself.
 #[derive(Module, Debug)]
 pub struct BasicBlock {
-    /// The block.
+    /// Residual block.
     pub layer: ResBlock,
 }
 
-/// Brings an encoder layer to the size at which the decoder takes it in.
+/// Branch of an encoder layer, up-sampled to the size at which the decoder reads it.
 #[derive(Module, Debug)]
 pub struct ProjectionBlock {
-    /// From the encoder's width, doubling the size.
+    /// First doubling, from the encoder's width.
     pub transp_conv_init: UpConv,
     /// Further doublings, each followed by a residual block.
     pub blocks: Vec<(UpConv, ResBlock)>,
 }
 
 impl ProjectionBlock {
-    /// Doubles the size `1 + num_blocks` times.
+    /// Initialises a branch that doubles the size `1 + num_blocks` times.
     pub fn init(in_channels: usize, out_channels: usize, num_blocks: usize, weights: &mut WeightInit) -> Self {
         Self {
             transp_conv_init: UpConv::init(in_channels, out_channels, weights),
@@ -171,17 +173,17 @@ impl ProjectionBlock {
     }
 }
 
-/// A step of the decoder: double the size, join with the encoder's branch, convolve.
+/// Stage of the decoder: doubles the size, joins the encoder's branch, convolves.
 #[derive(Module, Debug)]
 pub struct UpBlock {
-    /// From the coarser step.
+    /// Up-sampling of the coarser stage.
     pub transp_conv: UpConv,
-    /// Over both, twice `out` channels to `out`.
+    /// Convolutions over the joined channels, twice `out` to `out`.
     pub conv_block: ResBlock,
 }
 
 impl UpBlock {
-    /// From `in_channels` to `out_channels`; the branch joined has `out_channels`.
+    /// Initialises a stage from `in_channels` to `out_channels`; the joined branch has `out_channels`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         Self {
             transp_conv: UpConv::init(in_channels, out_channels, weights),
@@ -196,19 +198,19 @@ impl UpBlock {
     }
 }
 
-/// The decoder's last step: resize to the crop, convolve, join with the full-resolution branch, convolve.
+/// Last stage of the decoder: resizes to the crop, convolves, joins the branch at full resolution, convolves.
 ///
-/// Doubling cannot take 64 voxels to 96, so here the size is interpolated.
+/// Doubling cannot take 64 voxels to 96, so the size is interpolated.
 #[derive(Module, Debug)]
 pub struct ResizeBlock {
-    /// 3×3×3 with bias, after resizing.
+    /// 3×3×3 convolution with bias, after resizing.
     pub conv3d: Conv,
-    /// Over both, twice `out` channels to `out`.
+    /// Convolutions over the joined channels, twice `out` to `out`.
     pub conv_block: ResBlock,
 }
 
 impl ResizeBlock {
-    /// From `in_channels` to `out_channels`; the branch joined has `out_channels`.
+    /// Initialises a stage from `in_channels` to `out_channels`; the joined branch has `out_channels`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         Self {
             conv3d: Conv::init(in_channels, out_channels, 3, true, weights),
@@ -225,7 +227,7 @@ impl ResizeBlock {
     }
 }
 
-/// Zero mean and unit (biased) variance for each case and channel over its voxels; nothing is learnt.
+/// Instance norm without parameters: zero mean and unit (biased) variance of each case and channel over its voxels.
 #[must_use]
 pub fn instance_norm(x: Tensor<5>) -> Tensor<5> {
     let dims @ [n, c, dx, dy, dz] = x.dims();
@@ -237,7 +239,7 @@ pub fn instance_norm(x: Tensor<5>) -> Tensor<5> {
 
 /// Resizes `[N, C, x, y, z]` to `size`, linear along each axis, with voxel centres (not corners) aligned to the box.
 ///
-/// Each axis is one matrix product: it differentiates everywhere, unlike the back ends' interpolation.
+/// Each axis is one matrix product, which has a derivative on every backend, unlike their interpolation.
 #[must_use]
 pub fn trilinear(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
     let [n, c, dx, dy, dz] = x.dims();
@@ -250,11 +252,11 @@ pub fn trilinear(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
     x.reshape([n, c, sx, sy, sz])
 }
 
-/// The matrix `[to, from]` that resizes one axis.
+/// Matrix `[to, from]` that resizes one axis.
 fn interpolation(from: usize, to: usize, device: &Device) -> Tensor<2> {
     let mut matrix = vec![0_f32; to * from];
     for i in 0..to {
-        // Before the first centre the edge value holds, after the last one too.
+        // Outside the first and the last centre the edge value holds.
         let at = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, (from - 1) as f64);
         let below = at.floor() as usize;
         let above = (below + 1).min(from - 1);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn matrix_products_equal_the_convolutions_they_stand_for() {
+    fn matrix_products_equal_the_convolutions_they_replace() {
         use burn::tensor::module::conv_transpose3d;
         use burn::tensor::ops::ConvTransposeOptions;
 

@@ -1,4 +1,5 @@
-//! The decoder: ordinary blocks over all tokens, then blocks that read the encoder's layers, deepest first.
+//! Decoder of pre-training: self-attention blocks over all tokens, then blocks that attend to the encoder's layers,
+//! deepest first.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -12,18 +13,18 @@ use super::precision::Precision;
 /// Sizes of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    /// Number of ordinary blocks.
+    /// Number of self-attention blocks.
     pub self_depth: usize,
     /// Number of cross-attention blocks, one for each tapped encoder layer.
     pub cross_depth: usize,
     /// Sizes of each block.
     pub block: BlockConfig,
-    /// Values of a patch.
+    /// Number of values in a patch.
     pub patch_width: usize,
 }
 
 impl DecoderConfig {
-    /// A decoder of these sizes.
+    /// Initialises a decoder of these sizes.
     pub fn init(&self, weights: &mut WeightInit) -> Decoder {
         let dim = self.block.dim;
         Decoder {
@@ -45,32 +46,32 @@ impl DecoderConfig {
     }
 }
 
-/// From visible tokens and mask tokens to the voxels of patches.
+/// Decoder from visible tokens and mask tokens to the voxels of patches.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// Ordinary blocks, first.
+    /// Self-attention blocks, applied first.
     pub blocks: Vec<Block>,
-    /// Cross-attention blocks, then.
+    /// Cross-attention blocks, applied after them.
     pub cross_attention_blocks: Vec<CrossBlock>,
-    /// After the last block.
+    /// Layer norm after the last block.
     pub norm: LayerNorm,
-    /// Token to patch, `[dim, p³·C]`.
+    /// Linear map from token to patch, `[dim, p³·C]`.
     pub head: Linear,
     #[module(skip)]
     precision: Precision,
 }
 
 impl Decoder {
-    /// Blocks over `x` `[N, L, dim]`; `contexts` `[N, M, dim]` are the mapped encoder layers in the order in which
-    /// they are read. Neither the norm nor the head is applied yet: see [`Self::predict`].
+    /// Applies all blocks to `x` `[N, L, dim]`; `contexts` `[N, M, dim]` are the mapped encoder layers in the order in
+    /// which they are read. Norm and head are applied by [`Self::predict`].
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, contexts: Vec<Tensor<3>>) -> Tensor<3> {
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
         self.cross_attention_blocks.iter().zip(contexts).fold(x, |x, (block, context)| block.forward(x, context))
     }
 
-    /// How much each token of `x` `[N, L, dim]` looks at each of the mapped encoder layers `contexts` `[N, M, dim]`: for
-    /// every cross-attention block in order, `[N, num_heads, L, M]`.
+    /// Attention weights of the tokens `x` `[N, L, dim]` over the mapped encoder layers `contexts` `[N, M, dim]`:
+    /// `[N, num_heads, L, M]` for every cross-attention block in order.
     #[must_use]
     pub fn cross_attention(&self, x: Tensor<3>, contexts: Vec<Tensor<3>>) -> Vec<Tensor<4>> {
         let mut x = self.blocks.iter().fold(x, |x, block| block.forward(x));
@@ -82,8 +83,8 @@ impl Decoder {
         layers
     }
 
-    /// Values of patches, `[N, L, p³·C]`, from tokens `[N, L, dim]`. Works token by token, so it is asked only for
-    /// the tokens whose patches are wanted.
+    /// Values of patches `[N, L, p³·C]` from tokens `[N, L, dim]`. Each token is mapped by itself, so only the tokens
+    /// whose patches are wanted need to be passed.
     #[must_use]
     pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
         let p = self.precision;

@@ -1,4 +1,4 @@
-//! The vision transformer that pre-training leaves behind and fine-tuning starts from.
+//! Vision transformer that is pre-trained and then fine-tuned.
 //!
 //! In pre-training it sees the visible patches only, behind a class token, with fixed positions. In fine-tuning
 //! (UNETR) it sees all patches, without a class token, and its position table is trained.
@@ -17,9 +17,9 @@ use super::pos_embed::PosEmbed;
 pub struct EncoderConfig {
     /// Side of a patch, voxels.
     pub patch_size: usize,
-    /// Channels of the volume.
+    /// Number of channels of the volume.
     pub in_channels: usize,
-    /// Patches along each axis.
+    /// Number of patches along each axis.
     pub grid: [usize; 3],
     /// Number of blocks.
     pub depth: usize,
@@ -29,15 +29,15 @@ pub struct EncoderConfig {
     pub cls_token: bool,
     /// Whether the position table is trained.
     pub trained_positions: bool,
-    /// Blocks whose outputs are handed out, zero-based, ascending.
+    /// Blocks whose outputs are returned, zero-based, ascending.
     pub taps: Vec<usize>,
 }
 
 impl EncoderConfig {
-    /// Width of the tokens must be a multiple of 6 (see [`super::pos_embed::sincos_table`]).
+    /// Initialises an encoder of these sizes.
     ///
     /// # Panics
-    /// If it is not.
+    /// If the width of the tokens is not a multiple of 6 (see [`super::pos_embed::sincos_table`]).
     pub fn init(&self, weights: &mut WeightInit) -> Encoder {
         let dim = self.block.dim;
         Encoder {
@@ -56,7 +56,7 @@ impl EncoderConfig {
         self.grid.iter().product()
     }
 
-    /// Parameters, the position table included.
+    /// Number of parameters, including the position table.
     #[must_use]
     pub fn num_params(&self) -> usize {
         let dim = self.block.dim;
@@ -68,41 +68,41 @@ impl EncoderConfig {
     }
 }
 
-/// What an encoder gives back; class token first where there is one.
+/// Output of an encoder; the class token, if there is one, comes first.
 #[derive(Debug)]
 pub struct EncoderOutput {
     /// Outputs of the tapped blocks, before the final norm, each `[N, L, dim]`.
     pub taps: Vec<Tensor<3>>,
-    /// The last block's output, `[N, L, dim]`, normed.
+    /// Output of the last block after the final norm, `[N, L, dim]`.
     pub norm: Tensor<3>,
 }
 
-/// A vision transformer over patches of a volume.
+/// Vision transformer over patches of a volume.
 #[derive(Module, Debug)]
 pub struct Encoder {
-    /// Patch to token.
+    /// Linear map from patch to token.
     pub patch_embed: PatchEmbed,
-    /// Added to the tokens of the patches, not to the class token.
+    /// Positions, added to the tokens of patches but not to the class token.
     pub pos_embed: PosEmbed,
-    /// `[1, 1, dim]`.
+    /// Class token, `[1, 1, dim]`.
     pub cls_token: Option<Param<Tensor<3>>>,
-    /// In order.
+    /// Transformer blocks in order.
     pub blocks: Vec<Block>,
-    /// After the last block.
+    /// Layer norm after the last block.
     pub norm: LayerNorm,
     #[module(skip)]
     taps: Vec<usize>,
 }
 
 impl Encoder {
-    /// All patches `[N, L, p³·C]` of a volume, in order.
+    /// Encodes all patches `[N, L, p³·C]` of a volume, in order.
     #[must_use]
     pub fn forward(&self, patches: Tensor<3>) -> EncoderOutput {
         self.forward_tokens(self.embed(patches))
     }
 
-    /// How much each token looks at each other one when all patches `[N, L, p³·C]` are seen: for every block in order,
-    /// `[N, num_heads, L, L]`, the class token first where there is one.
+    /// Attention weights between all tokens when all patches `[N, L, p³·C]` are visible: `[N, num_heads, L, L]` for
+    /// every block in order, the class token first if there is one.
     #[must_use]
     pub fn attention(&self, patches: Tensor<3>) -> Vec<Tensor<4>> {
         let mut x = self.with_cls_token(self.embed(patches));
@@ -114,12 +114,12 @@ impl Encoder {
         layers
     }
 
-    /// All patches `[N, L, p³·C]`, in order, as tokens `[N, L, dim]` with their positions.
+    /// Tokens `[N, L, dim]`, positions added, of all patches `[N, L, p³·C]` in order.
     fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
         self.patch_embed.forward(patches) + self.pos_embed.all()
     }
 
-    /// The visible patches `[N, k, p³·C]`; `patch_idx` `[N·k]` says which patch of its volume each one is.
+    /// Encodes visible patches `[N, k, p³·C]`; `patch_idx` `[N·k]` is the index of each in its volume.
     #[must_use]
     pub fn forward_visible(&self, visible: Tensor<3>, patch_idx: Tensor<1, Int>) -> EncoderOutput {
         let [n, _, _] = visible.dims();
@@ -127,7 +127,7 @@ impl Encoder {
         self.forward_tokens(x)
     }
 
-    /// Blocks over tokens `[N, L, dim]` that carry their positions already.
+    /// Applies all blocks to tokens `[N, L, dim]` that include their positions.
     fn forward_tokens(&self, x: Tensor<3>) -> EncoderOutput {
         let mut x = self.with_cls_token(x);
         let mut taps = Vec::with_capacity(self.taps.len());

@@ -1,4 +1,4 @@
-//! The pre-training model: encoder over visible patches, decoder that reads its layers, loss over masked patches.
+//! Pre-training model: encoder over visible patches, decoder that attends to its layers, loss over masked patches.
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -18,7 +18,7 @@ use crate::loss::masked_mse::{denormalise_patches, masked_mse};
 /// Epsilon of all layer norms in pre-training.
 const NORM_EPSILON: f64 = 1e-6;
 
-/// Sizes of a Hi-End-MAE. The crop is no part of it: see [`Self::init`].
+/// Sizes of a Hi-End-MAE, apart from the crop, which is given to [`Self::init`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HiEndMaeConfig {
@@ -26,31 +26,32 @@ pub struct HiEndMaeConfig {
     pub patch_size: usize,
     /// Width of the encoder's tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
-    /// Blocks of the encoder.
+    /// Number of blocks of the encoder.
     pub depth: usize,
-    /// Attention heads of the encoder.
+    /// Number of attention heads of the encoder.
     pub num_heads: usize,
-    /// Encoder layers that the decoder reads, zero-based, ascending; as many cross-attention blocks follow.
+    /// Encoder layers that the decoder attends to, zero-based, ascending; the decoder has one cross-attention block for
+    /// each.
     pub taps: Vec<usize>,
     /// Width of the decoder's tokens, a multiple of 6 and of `decoder_num_heads`.
     pub decoder_embed_dim: usize,
-    /// Ordinary blocks of the decoder.
+    /// Number of self-attention blocks of the decoder.
     pub decoder_self_depth: usize,
-    /// Attention heads of the decoder.
+    /// Number of attention heads of the decoder.
     pub decoder_num_heads: usize,
     /// Width of the MLPs' hidden layers in units of the token's width.
     pub mlp_ratio: usize,
-    /// Part of the patches hidden from the encoder.
+    /// Fraction of the patches hidden from the encoder.
     pub mask_ratio: f64,
 }
 
-/// Sizes that do not fit together.
+/// Error of sizes that do not fit together.
 #[derive(Debug, thiserror::Error)]
 #[error("model.{key}: {reason}")]
 pub struct ModelConfigError {
-    /// The setting at fault.
+    /// The invalid setting.
     pub key: &'static str,
-    /// What is wrong with it.
+    /// Reason, in one line.
     pub reason: String,
 }
 
@@ -91,7 +92,7 @@ impl HiEndMaeConfig {
         }
     }
 
-    /// Ours, for CPUs: 3.0 GFLOP forward a crop of 96³.
+    /// A model for CPUs, not in the paper: 3.0 GFLOP per forward pass of a 96³ crop.
     #[must_use]
     pub fn tiny() -> Self {
         Self { embed_dim: 192, num_heads: 4, decoder_embed_dim: 96, decoder_num_heads: 4, ..Self::vit_l_p12() }
@@ -100,7 +101,7 @@ impl HiEndMaeConfig {
     /// Checks that the sizes fit together and to crops of `crop_size`.
     ///
     /// # Errors
-    /// The first setting that does not, and why.
+    /// The first setting that does not fit, with the reason.
     pub fn validate(&self, crop_size: [usize; 3]) -> Result<(), ModelConfigError> {
         let fail = |key, reason: String| Err(ModelConfigError { key, reason });
         for (key, value) in [
@@ -141,7 +142,7 @@ impl HiEndMaeConfig {
         Ok(())
     }
 
-    /// The encoder for crops of `crop_size`.
+    /// Configuration of the encoder for crops of `crop_size`.
     #[must_use]
     pub fn encoder(&self, crop_size: [usize; 3]) -> EncoderConfig {
         EncoderConfig {
@@ -169,10 +170,10 @@ impl HiEndMaeConfig {
         BlockConfig { dim, num_heads, mlp_ratio: self.mlp_ratio, norm_epsilon: NORM_EPSILON }
     }
 
-    /// A model for crops of `crop_size`.
+    /// Initialises a model for crops of `crop_size`.
     ///
     /// # Panics
-    /// If the sizes do not fit together; [`Self::validate`] tells before.
+    /// If the sizes do not fit together, which [`Self::validate`] reports as an error.
     pub fn init(&self, crop_size: [usize; 3], weights: &mut WeightInit) -> HiEndMae {
         let encoder = self.encoder(crop_size);
         HiEndMae {
@@ -188,7 +189,7 @@ impl HiEndMaeConfig {
         }
     }
 
-    /// Parameters of the model for crops of `crop_size`, with the two fixed position tables. Allocates nothing.
+    /// Number of parameters for crops of `crop_size`, including the two fixed position tables. Allocates nothing.
     #[must_use]
     pub fn num_params(&self, crop_size: [usize; 3]) -> usize {
         let encoder = self.encoder(crop_size);
@@ -200,27 +201,28 @@ impl HiEndMaeConfig {
     }
 }
 
-/// Patches put together again: what the pictures show.
+/// Patches of crops with their reconstruction, for pictures.
 #[derive(Debug)]
 pub struct Reconstruction {
     /// All patches of the crops, `[N, L, p³]`.
     pub target: Tensor<3>,
-    /// What the decoder makes of each, in voxel values, `[N, L, p³]`.
+    /// Reconstruction of each patch, in voxel values, `[N, L, p³]`.
     pub pred: Tensor<3>,
 }
 
-/// A masked autoencoder whose decoder reads several layers of the encoder.
+/// Masked autoencoder whose decoder attends to several layers of the encoder.
 #[derive(Module, Debug)]
 pub struct HiEndMae {
-    /// Over the visible patches.
+    /// Encoder of the visible patches.
     pub encoder: Encoder,
-    /// From encoder width to decoder width: one for each tap in ascending order, the last for the normed output.
+    /// Linear maps from the encoder's width to the decoder's: one for each tap in ascending order, the last for the
+    /// normed output.
     pub encoder_to_decoder: Vec<Linear>,
-    /// Stands for each masked patch, `[1, 1, decoder_embed_dim]`.
+    /// Token in place of each masked patch, `[1, 1, decoder_embed_dim]`.
     pub mask_token: Param<Tensor<3>>,
     /// Fixed positions of the decoder's tokens.
     pub decoder_pos_embed: PosEmbed,
-    /// Over all tokens.
+    /// Decoder of all tokens.
     pub decoder: Decoder,
     patch_size: usize,
     #[module(skip)]
@@ -228,9 +230,9 @@ pub struct HiEndMae {
 }
 
 impl HiEndMae {
-    /// The loss `[1]` of crops `[N, 1, X, Y, Z]` under a mask.
+    /// Loss `[1]` of crops `[N, 1, X, Y, Z]` under a mask.
     ///
-    /// The head runs over the masked tokens only: the others have no part in the loss.
+    /// The head is applied to masked tokens only, since no others enter the loss.
     #[must_use]
     pub fn forward(&self, images: Tensor<5>, mask: &MaskIndices) -> Tensor<1> {
         let patches = patchify(images, self.patch_size);
@@ -239,7 +241,7 @@ impl HiEndMae {
         masked_mse(pred, mask.masked(patches))
     }
 
-    /// All patches of crops `[N, 1, X, Y, Z]`, visible ones too, as the decoder makes them.
+    /// Reconstructs all patches of crops `[N, 1, X, Y, Z]`, visible ones too.
     #[must_use]
     pub fn reconstruct(&self, images: Tensor<5>, mask: &MaskIndices) -> Reconstruction {
         let target = patchify(images, self.patch_size);
@@ -248,30 +250,30 @@ impl HiEndMae {
         Reconstruction { pred: denormalise_patches(mask.restore(pred), target.clone()), target }
     }
 
-    /// The encoder over the visible ones of all patches `[N, L, p³]`.
+    /// Encodes the visible ones among all patches `[N, L, p³]`.
     #[must_use]
     pub fn encode(&self, patches: Tensor<3>, mask: &MaskIndices) -> EncoderOutput {
         self.encoder.forward_visible(mask.visible(patches), mask.visible_patches.clone())
     }
 
-    /// How much each of the decoder's tokens looks at each of the encoder's, for every cross-attention block in order:
-    /// `[N, num_heads, 1 + L, 1 + num_visible]`. Both orders are the mask's, class token first.
+    /// Attention weights of the decoder's tokens over the encoder's: `[N, num_heads, 1 + L, 1 + num_visible]` for every
+    /// cross-attention block in order. Tokens are in the mask's shuffled order, class token first.
     #[must_use]
     pub fn cross_attention(&self, images: Tensor<5>, mask: &MaskIndices) -> Vec<Tensor<4>> {
         let (tokens, contexts) = self.decoder_input(self.encode(patchify(images, self.patch_size), mask), mask);
         self.decoder.cross_attention(tokens, contexts)
     }
 
-    /// The decoder's tokens `[N, 1 + L, dim]`: class token, visible, masked, in shuffled order.
+    /// Output tokens of the decoder `[N, 1 + L, dim]` in shuffled order: class token, visible, masked.
     fn decode(&self, encoded: EncoderOutput, mask: &MaskIndices) -> Tensor<3> {
         let (tokens, contexts) = self.decoder_input(encoded, mask);
         self.decoder.forward(tokens, contexts)
     }
 
-    /// What the decoder starts from, and the mapped encoder layers `[N, 1 + num_visible, dim]` in the order in which it
-    /// reads them.
+    /// Input tokens of the decoder, and the mapped encoder layers `[N, 1 + num_visible, dim]` in the order in which it
+    /// attends to them.
     fn decoder_input(&self, encoded: EncoderOutput, mask: &MaskIndices) -> (Tensor<3>, Vec<Tensor<3>>) {
-        let n = mask.num_samples;
+        let n = mask.num_crops;
         let (last, tap_maps) = self.encoder_to_decoder.split_last().expect("made with one map more than taps");
         let map = |layer: &Linear, x| self.precision.linear(layer, x);
         let seen = self.precision.widen(map(last, encoded.norm));
@@ -300,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_counted_as_they_are_made() {
+    fn num_params_counts_the_parameters_of_a_model() {
         let config = HiEndMaeConfig { embed_dim: 48, decoder_embed_dim: 36, ..HiEndMaeConfig::tiny() };
         let model = config.init([24, 36, 48], &mut WeightInit::new(0, &Device::flex()));
         assert_eq!(model.num_params(), config.num_params([24, 36, 48]));
     }
 
     #[test]
-    fn presets_fit_together() {
+    fn presets_are_valid() {
         for config in [
             HiEndMaeConfig::vit_l_p12(),
             HiEndMaeConfig::vit_l_p16(),

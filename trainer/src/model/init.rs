@@ -1,8 +1,8 @@
-//! First values of all weights, drawn on the host so that they depend on the seed alone.
+//! Initial values of all weights, sampled on the host so that they depend on the seed alone.
 //!
-//! Burn's own initialisers draw from a generator that is global to a backend: two models made in one process, or the
-//! same model on CPU and GPU, would differ. Here the numbers come from one `ChaCha8` stream, in the order in which the
-//! layers are made, and that order is part of what a seed means.
+//! Burn's own initialisers use a generator that is global to a backend: two models made in one process, or the same
+//! model on CPU and GPU, would differ. Here the values come from one `ChaCha8` stream in the order in which the layers
+//! are made; changing that order changes the weights of a seed.
 
 use burn::module::{Param, ParamId};
 use burn::nn::Linear;
@@ -15,7 +15,7 @@ use super::precision::Precision;
 /// Standard deviation of class and mask tokens.
 const TOKEN_STD: f32 = 0.02;
 
-/// Draws weights and puts them on a device.
+/// Source of initial weights on a device, with the settings that layers copy.
 #[derive(Debug)]
 pub struct WeightInit {
     rng: ChaCha8Rng,
@@ -25,7 +25,7 @@ pub struct WeightInit {
 }
 
 impl WeightInit {
-    /// Weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
+    /// Source of weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
     #[must_use]
     pub fn new(seed: u64, device: &Device) -> Self {
         Self {
@@ -36,38 +36,38 @@ impl WeightInit {
         }
     }
 
-    /// The same weights, for a model whose products are taken in `precision`.
+    /// The same weights, for a model that computes products in `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// The same weights, for a model whose transformer blocks keep only their inputs for the way back
-    /// ([`crate::ops::recompute`]), or everything.
+    /// The same weights, for a model whose transformer blocks keep only their inputs for the backward pass
+    /// ([`crate::ops::recompute`]) if `recompute` is set, and all intermediate results otherwise.
     #[must_use]
     pub fn with_recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
     }
 
-    /// Whether blocks keep only their inputs.
+    /// Whether blocks keep only their inputs for the backward pass.
     #[must_use]
     pub fn recompute(&self) -> bool {
         self.recompute
     }
 
-    /// How the products of a model made with it are taken.
+    /// Precision of the model's products.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Where the weights go.
+    /// Device of the weights.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// A linear map with a Xavier-uniform `[d_input, d_output]` weight and a zero bias.
+    /// Linear map with a Xavier-uniform weight `[d_input, d_output]` and a zero bias.
     pub fn linear(&mut self, d_input: usize, d_output: usize) -> Linear {
         let bound = (6.0 / (d_input + d_output) as f64).sqrt() as f32;
         let values = (0..d_input * d_output).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
@@ -77,32 +77,32 @@ impl WeightInit {
         }
     }
 
-    /// A token `[1, 1, dim]`, normal with standard deviation 0.02.
+    /// Token `[1, 1, dim]`, normally distributed with standard deviation 0.02.
     pub fn token(&mut self, dim: usize) -> Param<Tensor<3>> {
         let values = (0..dim).map(|_| TOKEN_STD * self.normal()).collect::<Vec<f32>>();
         self.param(TensorData::new(values, [1, 1, dim]))
     }
 
-    /// A trained parameter of this shape, uniform within `bound` of zero.
+    /// Trained parameter, uniform within `bound` of zero.
     pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
         let bound = bound as f32;
         let values = (0..shape.iter().product()).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
         self.param(TensorData::new(values, shape))
     }
 
-    /// A trained parameter with these values.
+    /// Trained parameter with the given values.
     #[must_use]
     pub fn param<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
         Param::from_data(data, &self.device)
     }
 
-    /// A parameter that is stored with the model but never trained.
+    /// Parameter that is stored with the model but never trained.
     #[must_use]
     pub fn constant<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
         Param::initialized(ParamId::new(), Tensor::from_data(data, &self.device)).set_require_grad(false)
     }
 
-    /// One standard normal number (Box-Muller; the second of the pair is not used, tokens are few).
+    /// Standard normal number (Box-Muller; the second number of each pair is discarded, since tokens are few).
     fn normal(&mut self) -> f32 {
         let radius: f64 = 1.0 - self.rng.random::<f64>();
         let angle: f64 = self.rng.random::<f64>() * std::f64::consts::TAU;
@@ -110,13 +110,13 @@ impl WeightInit {
     }
 }
 
-/// The bias of a linear map that [`WeightInit::linear`] made.
+/// Bias of a linear map that [`WeightInit::linear`] made.
 ///
 /// # Panics
-/// If it is another's, and has none.
+/// If the map has no bias.
 #[must_use]
 pub fn bias_of(layer: &Linear) -> Tensor<1> {
-    layer.bias.as_ref().expect("our linear maps have one").val()
+    layer.bias.as_ref().expect("linear maps of this crate have a bias").val()
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_have_the_spread_they_should() {
+    fn weights_have_the_documented_spread() {
         let (weight, token) = values(3);
         let bound = (6.0f32 / 50.0).sqrt();
         assert!(weight.iter().all(|w| w.abs() < bound));

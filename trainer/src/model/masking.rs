@@ -1,34 +1,34 @@
-//! Which patches the encoder sees.
+//! Choice of the patches that the encoder sees.
 //!
-//! The order of a sample's patches is the argsort of one uniform number a patch; the first ones are visible. It is
-//! worked out on the host: sorting on a CUDA device goes through the host anyway, and a mask that is a pure function
-//! of the crop's identity must not depend on a device's generator.
+//! The order of a crop's patches is the argsort of one uniform number per patch; the first ones are visible. It is
+//! computed on the host: sorting on a CUDA device goes through the host anyway, and a mask that is a pure function of
+//! the crop's identity must not depend on a device's generator.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Visible patches of `num_patches`: `floor(num_patches · (1 - mask_ratio))`, in f64 as the reference computes it.
+/// Number of visible patches of `num_patches`: `floor(num_patches · (1 - mask_ratio))`, in f64 as in the reference.
 #[must_use]
 pub fn num_visible(num_patches: usize, mask_ratio: f64) -> usize {
     (num_patches as f64 * (1.0 - mask_ratio)) as usize
 }
 
-/// Shuffled orders of the patches of some samples, on the host.
+/// Shuffled orders of the patches of several crops, on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     num_patches: usize,
     num_visible: usize,
-    /// `[N, L]`, row-major: the patch at each place of the shuffled order.
+    /// Patch at each place of the shuffled orders, `[N, L]`, row-major.
     ids_shuffle: Vec<usize>,
 }
 
 impl Mask {
-    /// The mask of `noise` `[N, L]`, row-major: a stable argsort of each row, equal numbers in order of patches.
+    /// Mask of `noise` `[N, L]`, row-major: a stable argsort of each row, equal numbers in the order of patches.
     ///
     /// # Panics
-    /// If `noise` is no whole number of rows.
+    /// If the length of `noise` is not a multiple of `num_patches`.
     #[must_use]
     pub fn from_noise(noise: &[f32], num_patches: usize, mask_ratio: f64) -> Self {
-        assert!(noise.len().is_multiple_of(num_patches), "{} is no multiple of {num_patches}", noise.len());
+        assert!(noise.len().is_multiple_of(num_patches), "{} is not a multiple of {num_patches}", noise.len());
         let mut ids_shuffle = Vec::with_capacity(noise.len());
         for row in noise.chunks_exact(num_patches) {
             let mut ids: Vec<usize> = (0..num_patches).collect();
@@ -38,78 +38,78 @@ impl Mask {
         Self { num_patches, num_visible: num_visible(num_patches, mask_ratio), ids_shuffle }
     }
 
-    /// The same order with another number of visible patches, at most all but one.
+    /// The same orders with another number of visible patches, at most all but one.
     #[must_use]
     pub fn with_num_visible(self, num_visible: usize) -> Self {
         Self { num_visible: num_visible.min(self.num_patches - 1), ..self }
     }
 
-    /// Number of samples.
+    /// Number of crops.
     #[must_use]
-    pub fn num_samples(&self) -> usize {
+    pub fn num_crops(&self) -> usize {
         self.ids_shuffle.len() / self.num_patches
     }
 
-    /// Number of patches of a sample.
+    /// Number of patches of a crop.
     #[must_use]
     pub fn num_patches(&self) -> usize {
         self.num_patches
     }
 
-    /// The mask of some of the samples, in the order given.
+    /// Mask of the given crops, in that order.
     ///
     /// # Panics
-    /// If there is no such sample.
+    /// If a crop does not exist.
     #[must_use]
-    pub fn select(&self, samples: &[usize]) -> Self {
-        let ids_shuffle = samples.iter().flat_map(|&sample| self.row(sample).iter().copied()).collect();
+    pub fn select(&self, crops: &[usize]) -> Self {
+        let ids_shuffle = crops.iter().flat_map(|&crop| self.row(crop).iter().copied()).collect();
         Self { ids_shuffle, ..*self }
     }
 
-    /// The visible patches of a sample, in shuffled order.
+    /// Visible patches of a crop, in shuffled order.
     #[must_use]
-    pub fn ids_keep(&self, sample: usize) -> &[usize] {
-        &self.row(sample)[..self.num_visible]
+    pub fn ids_keep(&self, crop: usize) -> &[usize] {
+        &self.row(crop)[..self.num_visible]
     }
 
-    /// Which patches of a sample are hidden, in order of the patches.
+    /// Whether each patch of a crop is hidden, in the order of the patches.
     #[must_use]
-    pub fn hidden(&self, sample: usize) -> Vec<bool> {
+    pub fn hidden(&self, crop: usize) -> Vec<bool> {
         let mut hidden = vec![true; self.num_patches];
-        self.ids_keep(sample).iter().for_each(|&id| hidden[id] = false);
+        self.ids_keep(crop).iter().for_each(|&id| hidden[id] = false);
         hidden
     }
 
-    /// The place of a patch in a sample's shuffled order.
+    /// Position of a patch in the shuffled order of its crop.
     #[must_use]
-    pub fn place(&self, sample: usize, patch: usize) -> Option<usize> {
-        self.row(sample).iter().position(|&id| id == patch)
+    pub fn place(&self, crop: usize, patch: usize) -> Option<usize> {
+        self.row(crop).iter().position(|&id| id == patch)
     }
 
-    /// The shuffled order of a sample's patches.
-    fn row(&self, sample: usize) -> &[usize] {
-        &self.ids_shuffle[sample * self.num_patches..][..self.num_patches]
+    /// Shuffled order of a crop's patches.
+    fn row(&self, crop: usize) -> &[usize] {
+        &self.ids_shuffle[crop * self.num_patches..][..self.num_patches]
     }
 
-    /// Index tensors for a device. They are constants, so a device without autodiff serves.
+    /// Copies the mask to a device as index tensors. They are constants, so the device needs no autodiff.
     #[must_use]
     pub fn upload(&self, device: &Device) -> MaskIndices {
-        let num_samples = self.num_samples();
-        // Row of patch `id` of `sample` where the patches of all samples lie below each other.
-        let flat = |sample: usize, id: usize| (sample * self.num_patches + id) as i64;
+        let num_crops = self.num_crops();
+        // Row of a patch in the table of the patches of all crops, one crop after another.
+        let flat = |crop: usize, id: usize| (crop * self.num_patches + id) as i64;
         let gather = |range: std::ops::Range<usize>| {
-            let rows = (0..num_samples).flat_map(|s| self.row(s)[range.clone()].iter().map(move |&id| flat(s, id)));
+            let rows = (0..num_crops).flat_map(|c| self.row(c)[range.clone()].iter().map(move |&id| flat(c, id)));
             indices(rows.collect(), device)
         };
         let mut restore = vec![0; self.ids_shuffle.len()];
-        for sample in 0..num_samples {
-            for (place, &id) in self.row(sample).iter().enumerate() {
-                restore[sample * self.num_patches + id] = flat(sample, place);
+        for crop in 0..num_crops {
+            for (place, &id) in self.row(crop).iter().enumerate() {
+                restore[crop * self.num_patches + id] = flat(crop, place);
             }
         }
-        let visible_patches = (0..num_samples).flat_map(|s| self.ids_keep(s).iter().map(|&id| id as i64));
+        let visible_patches = (0..num_crops).flat_map(|c| self.ids_keep(c).iter().map(|&id| id as i64));
         MaskIndices {
-            num_samples,
+            num_crops,
             num_visible: self.num_visible,
             num_masked: self.num_patches - self.num_visible,
             visible_rows: gather(0..self.num_visible),
@@ -128,20 +128,21 @@ fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
 
 /// A [`Mask`] as indices on a device.
 ///
-/// `…_rows` count in patches of all samples lying below each other, `[N·L, …]`; `…_patches` count within a sample.
+/// `…_rows` are indices into the patches of all crops, one crop after another, `[N·L, …]`; `…_patches` are indices
+/// within a crop.
 #[derive(Clone, Debug)]
 pub struct MaskIndices {
-    /// N.
-    pub num_samples: usize,
-    /// Visible patches a sample.
+    /// Number of crops N.
+    pub num_crops: usize,
+    /// Visible patches per crop.
     pub num_visible: usize,
-    /// Masked patches a sample.
+    /// Masked patches per crop.
     pub num_masked: usize,
     /// Rows of the visible patches, `[N·num_visible]`.
     pub visible_rows: Tensor<1, Int>,
     /// Rows of the masked patches, `[N·num_masked]`.
     pub masked_rows: Tensor<1, Int>,
-    /// `ids_restore` as rows, `[N·L]`: where each patch lies in shuffled order.
+    /// `ids_restore` as rows, `[N·L]`: position of each patch in shuffled order.
     pub restore_rows: Tensor<1, Int>,
     /// `ids_keep`, `[N·num_visible]`.
     pub visible_patches: Tensor<1, Int>,
@@ -150,26 +151,26 @@ pub struct MaskIndices {
 }
 
 impl MaskIndices {
-    /// The visible ones of `patches` `[N, L, W]`, as `[N, num_visible, W]`, in shuffled order.
+    /// Selects the visible ones of `patches` `[N, L, W]`, as `[N, num_visible, W]` in shuffled order.
     #[must_use]
     pub fn visible(&self, patches: Tensor<3>) -> Tensor<3> {
         take(patches, &self.visible_rows)
     }
 
-    /// The masked ones of `patches` `[N, L, W]`, as `[N, num_masked, W]`, in shuffled order.
+    /// Selects the masked ones of `patches` `[N, L, W]`, as `[N, num_masked, W]` in shuffled order.
     #[must_use]
     pub fn masked(&self, patches: Tensor<3>) -> Tensor<3> {
         take(patches, &self.masked_rows)
     }
 
-    /// `tokens` `[N, L, W]` in shuffled order, back in the order of the patches.
+    /// Brings `tokens` `[N, L, W]` from shuffled order back to the order of the patches.
     #[must_use]
     pub fn restore(&self, tokens: Tensor<3>) -> Tensor<3> {
         take(tokens, &self.restore_rows)
     }
 }
 
-/// Rows of `x` `[N, L, W]`, counted over all samples, as many of each sample.
+/// Selects rows of `x` `[N, L, W]`, counted over all crops, equally many of each crop.
 fn take(x: Tensor<3>, rows: &Tensor<1, Int>) -> Tensor<3> {
     let [n, l, width] = x.dims();
     let [num_rows] = rows.dims();
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_numbers_are_visible() {
+    fn patches_with_the_smallest_numbers_are_visible() {
         let mask = Mask::from_noise(&[0.4, 0.1, 0.3, 0.1, 0.9, 0.8, 0.7, 0.6], 4, 0.5);
         assert_eq!(mask.ids_keep(0), [1, 3]);
         assert_eq!(mask.ids_keep(1), [3, 2]);
@@ -213,13 +214,13 @@ mod tests {
             mask_ratio in 0.05f64..0.95,
         ) {
             let mask = Mask::from_noise(&noise, 27, mask_ratio);
-            for sample in 0..2 {
-                let mut ids = mask.row(sample).to_vec();
+            for crop in 0..2 {
+                let mut ids = mask.row(crop).to_vec();
                 ids.sort_unstable();
                 proptest::prop_assert_eq!(ids, (0..27).collect::<Vec<_>>());
-                proptest::prop_assert_eq!(mask.ids_keep(sample).len(), num_visible(27, mask_ratio));
-                let row = &noise[sample * 27..][..27];
-                proptest::prop_assert!(mask.row(sample).is_sorted_by(|&a, &b| row[a] <= row[b]));
+                proptest::prop_assert_eq!(mask.ids_keep(crop).len(), num_visible(27, mask_ratio));
+                let row = &noise[crop * 27..][..27];
+                proptest::prop_assert!(mask.row(crop).is_sorted_by(|&a, &b| row[a] <= row[b]));
             }
             let second = mask.select(&[1]);
             proptest::prop_assert_eq!(second.ids_keep(0), mask.ids_keep(1));

@@ -1,8 +1,8 @@
 //! Volumes as patches: cutting, joining, and the linear map from a patch to a token.
 //!
 //! Patches are ordered by (gx, gy, gz), row-major; the values of a patch by (px, py, pz, channel). The released
-//! encoder embeds with a convolution whose stride is its kernel; on patches already cut that is one matrix product,
-//! and only the visible patches need it.
+//! encoder embeds with a convolution whose stride equals its kernel; on patches that are cut already this is one matrix
+//! product, and it is computed for visible patches only.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -13,7 +13,7 @@ use super::precision::Precision;
 
 /// Number of patches along each axis.
 ///
-/// Whoever configures the model has checked that `crop_size` is a multiple of `patch_size`; a remainder is dropped.
+/// A remainder of `crop_size` is dropped; the configuration of a model refuses it beforehand.
 #[must_use]
 pub fn grid_of(crop_size: [usize; 3], patch_size: usize) -> [usize; 3] {
     crop_size.map(|side| side / patch_size)
@@ -22,7 +22,7 @@ pub fn grid_of(crop_size: [usize; 3], patch_size: usize) -> [usize; 3] {
 /// Cuts `[N, C, X, Y, Z]` into patches `[N, L, p³·C]`.
 ///
 /// # Panics
-/// If a side of the volume is no multiple of `patch_size`.
+/// If a side of the volume is not a multiple of `patch_size`.
 #[must_use]
 pub fn patchify(volume: Tensor<5>, patch_size: usize) -> Tensor<3> {
     let [n, c, x, y, z] = volume.dims();
@@ -54,17 +54,17 @@ pub fn unpatchify(patches: Tensor<3>, grid: [usize; 3], patch_size: usize) -> Te
     ])
 }
 
-/// The map from a patch to a token.
+/// Linear map from a patch to a token.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
-    /// `[p³·C, embed_dim]`; the released convolution's weight, flattened and transposed.
+    /// Weight `[p³·C, embed_dim]`, the released convolution's flattened and transposed; bias `[embed_dim]`.
     pub proj: Linear,
     #[module(skip)]
     precision: Precision,
 }
 
 impl PatchEmbed {
-    /// Xavier-uniform on the flattened weight; the bias is zero.
+    /// Initialises the flattened weight Xavier-uniformly and the bias with zeros.
     pub fn init(patch_size: usize, in_channels: usize, embed_dim: usize, weights: &mut WeightInit) -> Self {
         let proj = weights.linear(patch_size.pow(3) * in_channels, embed_dim);
         Self { proj, precision: weights.precision() }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_are_ordered_as_documented() {
+    fn patches_have_the_documented_order() {
         let patches: Vec<f32> = patchify(numbered([1, 1, 4, 2, 6]), 2).into_data().try_to_vec().unwrap();
         // Patch 1 is the next along z; its first values run along z, then y, then x.
         assert_eq!(patches[8..16], [2.0, 3.0, 8.0, 9.0, 14.0, 15.0, 20.0, 21.0]);

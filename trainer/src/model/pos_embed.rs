@@ -1,20 +1,20 @@
-//! Positions of patches: the fixed 3-D sine-cosine table, as constants or as the start of a trained table.
+//! Positions of patches: the 3-D sine-cosine table, fixed or as initial values of a trained table.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::init::WeightInit;
 
-/// Wavelengths run from 2π to 2π times this.
+/// Ratio of the longest wavelength to the shortest, which is 2π patches.
 const TEMPERATURE: f32 = 10_000.0;
 
-/// The table `[L, dim]` of a grid of patches, row-major over (gx, gy, gz).
+/// Sine-cosine table `[L, dim]` of a grid of patches, row-major over (gx, gy, gz).
 ///
 /// A third of the width belongs to each axis, the first half of it sines, the second cosines. The arithmetic is in
 /// f32, as in the reference, so that the tables agree to the last bits.
 ///
 /// # Panics
-/// If `dim` is no multiple of 6.
+/// If `dim` is not a multiple of 6.
 #[must_use]
 pub fn sincos_table(grid: [usize; 3], dim: usize) -> Vec<f32> {
     assert!(dim.is_multiple_of(6), "a 3-D sine-cosine table needs a width that is a multiple of 6, not {dim}");
@@ -37,15 +37,15 @@ pub fn sincos_table(grid: [usize; 3], dim: usize) -> Vec<f32> {
 /// A position table `[1, L, dim]`.
 #[derive(Module, Debug)]
 pub struct PosEmbed {
-    /// One row a patch, row-major over the grid. The class token has no row: its position is zero.
+    /// One row per patch, row-major over the grid. The class token has no row: its position is zero.
     pub table: Param<Tensor<3>>,
 }
 
 impl PosEmbed {
-    /// The sine-cosine table; a constant of the model unless `trained`.
+    /// Initialises the sine-cosine table, a constant of the model unless `trained`.
     ///
     /// # Panics
-    /// If `dim` is no multiple of 6.
+    /// If `dim` is not a multiple of 6.
     #[must_use]
     pub fn init(grid: [usize; 3], dim: usize, trained: bool, weights: &WeightInit) -> Self {
         let num_patches = grid.iter().product();
@@ -53,18 +53,18 @@ impl PosEmbed {
         Self { table: if trained { weights.param(data) } else { weights.constant(data) } }
     }
 
-    /// All positions, `[1, L, dim]`.
+    /// Positions of all patches, `[1, L, dim]`.
     #[must_use]
     pub fn all(&self) -> Tensor<3> {
         self.table.val()
     }
 
-    /// The rows of `patch_idx`, `[num_samples · k]`, as `[num_samples, k, dim]`.
+    /// Positions `[num_crops, k, dim]` of the patches `patch_idx` `[num_crops · k]`.
     #[must_use]
-    pub fn rows(&self, patch_idx: Tensor<1, Int>, num_samples: usize) -> Tensor<3> {
+    pub fn rows(&self, patch_idx: Tensor<1, Int>, num_crops: usize) -> Tensor<3> {
         let [_, num_patches, dim] = self.table.dims();
         let [num_rows] = patch_idx.dims();
         let table = self.table.val().reshape([num_patches, dim]);
-        table.select(0, patch_idx).reshape([num_samples, num_rows / num_samples, dim])
+        table.select(0, patch_idx).reshape([num_crops, num_rows / num_crops, dim])
     }
 }

@@ -1,9 +1,9 @@
-//! UNETR: the segmentation network that fine-tuning makes of a pre-trained encoder.
+//! UNETR: the segmentation network that fine-tuning builds on a pre-trained encoder.
 //!
 //! The encoder sees all patches, without a class token and with a trained position table. Its three tapped layers
 //! and its normed output, as volumes of tokens, enter a convolutional decoder that doubles the size three times, to
-//! 8 voxels a patch, and then interpolates to the crop. Hatamizadeh et al., *UNETR*, 2021, arXiv 2103.10504, with the
-//! last step as Hi-End-MAE changes it for patches of 12 voxels.
+//! 8 voxels per patch, and then interpolates to the crop. Hatamizadeh et al., *UNETR*, 2021, arXiv 2103.10504, with the
+//! last stage as Hi-End-MAE changes it for patches of 12 voxels.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -23,9 +23,9 @@ const NORM_EPSILON: f64 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetrConfig {
-    /// Channels of the image.
+    /// Number of channels of the image.
     pub in_channels: usize,
-    /// Classes with background: channels of the logits.
+    /// Number of classes, background included: channels of the logits.
     pub num_classes: usize,
     /// Size of the crop, voxels; a multiple of `patch_size` along each axis.
     pub crop_size: [usize; 3],
@@ -33,20 +33,20 @@ pub struct UnetrConfig {
     pub patch_size: usize,
     /// Width of the tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
-    /// Blocks of the encoder.
+    /// Number of blocks of the encoder.
     pub depth: usize,
-    /// Attention heads of the encoder.
+    /// Number of attention heads of the encoder.
     pub num_heads: usize,
     /// Width of the MLPs' hidden layers in units of `embed_dim`.
     pub mlp_ratio: usize,
-    /// The three encoder layers that the decoder takes in, zero-based, ascending.
+    /// Encoder layers that the decoder reads, zero-based, ascending.
     pub taps: [usize; 3],
-    /// Channels at full resolution; each coarser step has twice as many.
+    /// Number of channels at full resolution; each coarser stage has twice as many.
     pub feature_size: usize,
 }
 
 impl UnetrConfig {
-    /// The network that takes the encoder of `pretrained`, with the recipe's 32 features.
+    /// Network for the encoder of `pretrained`, with the recipe's 32 features.
     ///
     /// # Errors
     /// If the pre-training model does not have three taps.
@@ -57,7 +57,7 @@ impl UnetrConfig {
     ) -> Result<Self, ModelConfigError> {
         let taps = pretrained.taps.as_slice().try_into().map_err(|_| ModelConfigError {
             key: "taps",
-            reason: format!("UNETR takes in three encoder layers, not {}", pretrained.taps.len()),
+            reason: format!("UNETR reads three encoder layers, not {}", pretrained.taps.len()),
         })?;
         Ok(Self {
             in_channels: 1,
@@ -76,7 +76,7 @@ impl UnetrConfig {
     /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// The first setting that does not, and why.
+    /// The first setting that does not fit, with the reason.
     pub fn validate(&self) -> Result<(), ModelConfigError> {
         let fail = |key, reason: String| Err(ModelConfigError { key, reason });
         for (key, value) in [
@@ -96,7 +96,7 @@ impl UnetrConfig {
             return fail("num_classes", format!("{} is not between 2 and 256", self.num_classes));
         }
         if let Some(side) = self.crop_size.iter().find(|&&side| side == 0 || !side.is_multiple_of(self.patch_size)) {
-            return fail("crop_size", format!("{side} is no multiple of the patch's {} voxels", self.patch_size));
+            return fail("crop_size", format!("{side} is not a multiple of the patch's {} voxels", self.patch_size));
         }
         if !self.embed_dim.is_multiple_of(6) || !self.embed_dim.is_multiple_of(self.num_heads) {
             let (dim, heads) = (self.embed_dim, self.num_heads);
@@ -108,13 +108,13 @@ impl UnetrConfig {
         Ok(())
     }
 
-    /// A network with first weights; the encoder's are replaced by pre-trained ones where there are any.
+    /// Initialises a network; pre-trained weights, if there are any, replace those of the encoder afterwards.
     ///
     /// DIFFERENCE: without pre-training, the position table starts as the sine-cosine table and linear maps as in
-    /// pre-training (Xavier), where MONAI draws both from a normal of 0.02.
+    /// pre-training (Xavier), where MONAI samples both from a normal distribution of standard deviation 0.02.
     ///
     /// # Panics
-    /// If the sizes do not fit together; [`Self::validate`] tells before.
+    /// If the sizes do not fit together, which [`Self::validate`] reports as an error.
     pub fn init(&self, weights: &mut WeightInit) -> Unetr {
         let (dim, features) = (self.embed_dim, self.feature_size);
         Unetr {
@@ -151,41 +151,41 @@ impl UnetrConfig {
     }
 }
 
-/// A vision transformer with a convolutional decoder. Fields are named as in the reference's state dict.
+/// Vision transformer with a convolutional decoder. Fields are named as in the reference's state dict.
 #[derive(Module, Debug)]
 pub struct Unetr {
-    /// Over all patches.
+    /// Encoder of all patches.
     pub vit: Encoder,
-    /// The image itself, at full resolution.
+    /// Branch of the image at full resolution.
     pub encoder1: BasicBlock,
-    /// The first tap, to 8 voxels a patch.
+    /// Branch of the first tap, up-sampled to 8 voxels per patch.
     pub encoder2: ProjectionBlock,
-    /// The second tap, to 4 voxels a patch.
+    /// Branch of the second tap, up-sampled to 4 voxels per patch.
     pub encoder3: ProjectionBlock,
-    /// The third tap, to 2 voxels a patch.
+    /// Branch of the third tap, up-sampled to 2 voxels per patch.
     pub encoder4: ProjectionBlock,
-    /// To 2 voxels a patch.
+    /// Stage to 2 voxels per patch.
     pub decoder5: UpBlock,
-    /// To 4 voxels a patch.
+    /// Stage to 4 voxels per patch.
     pub decoder4: UpBlock,
-    /// To 8 voxels a patch.
+    /// Stage to 8 voxels per patch.
     pub decoder3: UpBlock,
-    /// To the crop.
+    /// Stage to the size of the crop.
     pub decoder2: ResizeBlock,
-    /// Features to classes.
+    /// 1×1×1 convolution from features to classes.
     pub out: Conv,
     patch_size: usize,
 }
 
 impl Unetr {
-    /// Channels of the images it takes.
+    /// Number of channels of the images.
     #[must_use]
     pub fn in_channels(&self) -> usize {
         let [_, in_channels, ..] = self.encoder1.layer.conv1.weight.dims();
         in_channels
     }
 
-    /// Classes with background.
+    /// Number of classes, background included.
     #[must_use]
     pub fn num_classes(&self) -> usize {
         let [num_classes, ..] = self.out.weight.dims();
@@ -195,16 +195,16 @@ impl Unetr {
     /// Logits `[N, classes, X, Y, Z]` of crops `[N, C, X, Y, Z]`.
     ///
     /// # Panics
-    /// If the crops are not of the size that the position table was made for.
+    /// If the crops have another size than the position table.
     #[must_use]
     pub fn forward(&self, images: Tensor<5>) -> Tensor<5> {
         self.out.forward(self.features(images))
     }
 
-    /// What the last map turns into logits: `[N, feature_size, X, Y, Z]`.
+    /// Features `[N, feature_size, X, Y, Z]` from which the last convolution computes logits.
     ///
     /// # Panics
-    /// As [`Self::forward`].
+    /// See [`Self::forward`].
     #[must_use]
     pub fn features(&self, images: Tensor<5>) -> Tensor<5> {
         let [_, _, dx, dy, dz] = images.dims();
@@ -254,17 +254,19 @@ mod tests {
         assert_eq!(model.forward(Tensor::ones([2, 1, 24, 12, 36], &device)).dims(), [2, 3, 24, 12, 36]);
     }
 
-    /// In f64, where the differences have digits enough: the golden gradients are f32 sums of a million terms.
+    /// Compares in f64, where differences have enough digits: the golden gradients are f32 sums of a million terms.
     #[test]
     fn gradients_are_those_of_finite_differences() {
+        use crate::label_space::LabelSpace;
+        use crate::loss::class_map::ClassMap;
         use crate::loss::dice_ce::dice_ce;
         use burn::module::{ModuleMapper, ModuleVisitor, Param};
         use burn::optim::GradientsParams;
-        use burn::tensor::{FloatDType, Int, TensorData};
+        use burn::tensor::{FloatDType, TensorData};
 
-        /// Widens each parameter and moves it by `step` along a direction fixed by its place.
+        /// Converts each parameter to f64 and moves it by `distance` along a direction given by its position.
         struct Moved {
-            step: f64,
+            distance: f64,
             num_seen: usize,
         }
         fn direction(start: usize, len: usize) -> Vec<f64> {
@@ -278,7 +280,7 @@ mod tests {
                     let data = TensorData::new(direction(self.num_seen, len), dims);
                     self.num_seen += len;
                     let along = Tensor::from_data(data, (&device, FloatDType::F64.into()));
-                    (old.cast(FloatDType::F64) + along * self.step).detach().require_grad()
+                    (old.cast(FloatDType::F64) + along * self.distance).detach().require_grad()
                 })
             }
         }
@@ -301,19 +303,19 @@ mod tests {
         let len = 24 * 12 * 36;
         let image: Vec<f64> = (0..len).map(|i| (f64::from(i) * 0.37).sin()).collect();
         let image = Tensor::from_data(TensorData::new(image, [1, 1, 24, 12, 36]), (&device, FloatDType::F64.into()));
-        let labels: Vec<i64> = (0..len).map(|i| i64::from(i / 50 % 3)).collect();
-        let labels = Tensor::<5, Int>::from_data(TensorData::new(labels, [1, 1, 24, 12, 36]), &device);
-        let moved = |step| model.clone().map(&mut Moved { step, num_seen: 0 });
-        let loss_of = |model: &Unetr| dice_ce(model.forward(image.clone()), labels.clone()).total();
-        let value = |step| loss_of(&moved(step)).into_data().try_to_vec::<f64>().unwrap()[0];
+        let labels: Vec<u8> = (0..len).map(|i| (i / 50 % 3) as u8).collect();
+        let labels = ClassMap::upload(&labels, 1, [24, 12, 36], LabelSpace::new(3), &Device::flex()).unwrap();
+        let moved = |distance| model.clone().map(&mut Moved { distance, num_seen: 0 });
+        let loss_of = |model: &Unetr| dice_ce(model.forward(image.clone()), &labels).total();
+        let value = |distance| loss_of(&moved(distance)).into_data().try_to_vec::<f64>().unwrap()[0];
 
         let here = moved(0.0);
         let grads = GradientsParams::from_grads(loss_of(&here).backward(), &here);
         let mut slope = Slope { grads: &grads, num_seen: 0, sum: 0.0 };
         here.visit(&mut slope);
-        // Small, so that hardly any activation passes the kink of its leaky unit on the way.
-        let step = 1e-8;
-        let difference = (value(step) - value(-step)) / (2.0 * step);
+        // So small that hardly any activation crosses the kink of its leaky unit.
+        let distance = 1e-8;
+        let difference = (value(distance) - value(-distance)) / (2.0 * distance);
         let error = (slope.sum - difference).abs() / difference.abs();
         assert!(error < 1e-5, "slope {}, by differences {difference}: {error:e}", slope.sum);
     }

@@ -1,4 +1,4 @@
-//! A model's weights as a state dict of the reference.
+//! Export of a model's weights as a state dict of the reference.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
@@ -8,18 +8,18 @@ use super::{HostTensor, StateDict, WeightsError};
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::unetr::Unetr;
 
-/// All tensors of a pre-training model, fixed position tables included, as the reference's `state_dict()` has them.
+/// Tensors of a pre-training model, fixed position tables included, as in the reference's `state_dict()`.
 ///
 /// # Errors
-/// If the model's values cannot be read back.
+/// If the weights cannot be read back from the device.
 pub fn export_hi_end_mae(model: &HiEndMae) -> Result<StateDict, WeightsError> {
     export(model, Naming::Pretraining, 1)
 }
 
-/// All tensors of a UNETR, as the reference's `state_dict()` has them.
+/// Tensors of a UNETR, as in the reference's `state_dict()`.
 ///
 /// # Errors
-/// If the model's values cannot be read back.
+/// If the weights cannot be read back from the device.
 pub fn export_unetr(model: &Unetr) -> Result<StateDict, WeightsError> {
     export(model, Naming::Unetr, model.in_channels())
 }
@@ -38,7 +38,7 @@ struct Exporter {
     in_channels: usize,
     path: Vec<String>,
     state: StateDict,
-    /// The first that occurred; a visitor cannot stop.
+    /// The first error; a visitor cannot stop.
     error: Option<WeightsError>,
 }
 

@@ -1,4 +1,4 @@
-//! Weights of a file into a model, and what became of them.
+//! Import of a file's weights into a model, with a report of the tensors taken and skipped.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use super::{ModelKind, StateDict, WeightsError};
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::unetr::Unetr;
 
-/// What became of a file's tensors and of a model's parameters; names as in the file.
+/// Outcome of an import: tensors taken and skipped, parameters without a tensor. Names are those of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportReport {
-    /// Tensors now in the model.
+    /// Tensors that are now in the model.
     pub taken: Vec<String>,
-    /// Tensors of the file that the model has no place for.
-    pub left_out: Vec<String>,
-    /// Parameters that kept their first values because a file of this kind has none for them; names as in an export.
+    /// Tensors of the file without a parameter in the model.
+    pub skipped: Vec<String>,
+    /// Parameters that keep their initial values because a file of this kind lacks them; names as in an export.
     pub missing: Vec<String>,
 }
 
 impl std::fmt::Display for ImportReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} tensors taken", self.taken.len())?;
-        for (what, keys) in [("left out", &self.left_out), ("not in the file, kept as they were", &self.missing)] {
+        for (what, keys) in [("skipped", &self.skipped), ("not in the file, left unchanged", &self.missing)] {
             writeln!(f, "{} {what}", keys.len())?;
             for key in keys {
                 writeln!(f, "  {key}")?;
@@ -37,18 +37,18 @@ impl std::fmt::Display for ImportReport {
 /// Puts a pre-training checkpoint into a pre-training model.
 ///
 /// # Errors
-/// If a tensor is missing, has another shape or holds no floats; the error names it.
+/// If a tensor is missing, has another shape or another type than floating point; the error names it.
 pub fn import_hi_end_mae(model: HiEndMae, state: &StateDict) -> Result<(HiEndMae, ImportReport), WeightsError> {
     import(model, state, Naming::Pretraining, 1)
 }
 
-/// Puts weights into a UNETR: those of a pre-training checkpoint, or of a UNETR; which one is told by the names.
+/// Puts the weights of a pre-training checkpoint or of a UNETR into a UNETR; the tensors' names tell which.
 ///
 /// From a pre-training checkpoint the encoder is taken (149 tensors with the usual 12 blocks), the class token and
-/// the decoder are left out, and the convolutional decoder keeps its values.
+/// the decoder are skipped, and the convolutional decoder keeps its values.
 ///
 /// # Errors
-/// If the names are those of neither, or a tensor is missing, has another shape or holds no floats.
+/// If the names belong to neither model, or a tensor is missing, has another shape or another type than floating point.
 pub fn import_unetr(model: Unetr, state: &StateDict) -> Result<(Unetr, ImportReport), WeightsError> {
     let naming = match state.model_kind()? {
         ModelKind::Unetr => Naming::Unetr,
@@ -82,8 +82,8 @@ fn import<M: Module>(
     if !absent.is_empty() {
         return Err(WeightsError::Missing { keys: absent });
     }
-    let left_out = state.tensors.keys().chain(&state.not_float).filter(|key| !taken.contains(*key)).cloned().collect();
-    Ok((model, ImportReport { taken: taken.into_iter().collect(), left_out, missing }))
+    let skipped = state.tensors.keys().chain(&state.not_float).filter(|key| !taken.contains(*key)).cloned().collect();
+    Ok((model, ImportReport { taken: taken.into_iter().collect(), skipped, missing }))
 }
 
 struct Importer<'a> {
@@ -92,16 +92,16 @@ struct Importer<'a> {
     in_channels: usize,
     path: Vec<String>,
     taken: BTreeSet<String>,
-    /// Names that the file should have and has not.
+    /// Tensors that the file should have and lacks.
     absent: Vec<String>,
-    /// Parameters without a counterpart in this kind of file.
+    /// Parameters without a counterpart in this kind of file, under their names in an export.
     missing: Vec<String>,
-    /// The first that occurred; a mapper cannot stop.
+    /// The first error; a mapper cannot stop.
     error: Option<WeightsError>,
 }
 
 impl Importer<'_> {
-    /// Our values for the parameter at the current path, if the file is to give them.
+    /// Values for the parameter at the current path in our layout; `None` if it keeps its own or there is an error.
     fn values(&mut self, shape: &[usize]) -> Option<Vec<f32>> {
         let path = self.path.join(".");
         let Some((key, layout)) = self.naming.find(&path, self.in_channels) else {

@@ -1,24 +1,25 @@
-//! How the values of a parameter lie in a file of the reference, and here.
+//! Layouts of parameters in a file of the reference and in our models.
 //!
-//! They differ in two places. A linear map is `[out, in]` there and `[in, out]` here. The patch embedding of the
-//! pre-training model is a convolution `[E, C, p, p, p]` there and a linear map `[p·p·p·C, E]` here, channel fastest.
+//! They differ in two cases. A linear map is `[out, in]` in the file and `[in, out]` here. The patch embedding of the
+//! pre-training model is a convolution `[E, C, p, p, p]` in the file and a linear map `[p·p·p·C, E]` here, channel
+//! fastest.
 
-/// How a tensor in a file relates to our parameter.
+/// Relation between a tensor in a file and our parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// The same.
+    /// Identical layouts.
     Same,
     /// `[out, in]` in the file, `[in, out]` here.
     Transposed,
     /// `[E, C, p, p, p]` in the file, `[p·p·p·C, E]` here.
     PatchConv {
-        /// C.
+        /// Number of channels C.
         in_channels: usize,
     },
 }
 
 impl Layout {
-    /// Shape in a file of a parameter that has `shape` here.
+    /// Shape in a file of a parameter of `shape`.
     pub(super) fn file_shape(self, shape: &[usize]) -> Vec<usize> {
         match (self, shape) {
             (Self::Transposed, &[d_input, d_output]) => vec![d_output, d_input],
@@ -30,7 +31,7 @@ impl Layout {
         }
     }
 
-    /// Values in a file's order, as ours; `file_shape` is theirs.
+    /// Converts values from the file's layout, of shape `file_shape`, to ours.
     pub(super) fn ours(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
         match (self, file_shape) {
             (Self::Transposed, &[d_output, d_input]) => transposed(values, d_output, d_input),
@@ -45,7 +46,7 @@ impl Layout {
         }
     }
 
-    /// Our values in a file's order; `file_shape` is theirs.
+    /// Converts values from our layout to the file's, of shape `file_shape`.
     pub(super) fn theirs(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
         match (self, file_shape) {
             (Self::Transposed, &[d_output, d_input]) => transposed(values, d_input, d_output),
@@ -59,7 +60,7 @@ impl Layout {
     }
 }
 
-/// A row-major matrix with rows and columns exchanged.
+/// Transpose of a row-major matrix.
 fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     debug_assert_eq!(values.len(), rows * columns);
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_undo_themselves() {
+    fn converting_there_and_back_is_the_identity() {
         let values: Vec<f32> = (0..3 * 2 * 8).map(|i| i as f32).collect();
         let layout = Layout::PatchConv { in_channels: 2 };
         let file_shape = layout.file_shape(&[16, 3]);

@@ -1,20 +1,21 @@
-//! What the reference calls each of our parameters.
+//! Names of our parameters in files of the reference.
 
 use super::layout::Layout;
 
-/// Which tensor of which kind of file each parameter of a model is.
+/// Maps from a model's parameters to the tensors of a kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// [`HiEndMae`](crate::model::hi_end_mae::HiEndMae) and the released pre-training checkpoint.
+    /// [`HiEndMae`](crate::model::hi_end_mae::HiEndMae) to the released pre-training checkpoint.
     Pretraining,
-    /// [`Unetr`](crate::model::unetr::Unetr) and the reference's UNETR.
+    /// [`Unetr`](crate::model::unetr::Unetr) to the reference's UNETR.
     Unetr,
-    /// [`Unetr`](crate::model::unetr::Unetr) and a pre-training checkpoint: the encoder without its class token. The rest has no counterpart.
+    /// [`Unetr`](crate::model::unetr::Unetr) to a pre-training checkpoint: the encoder without its class token; no other
+    /// parameter has a counterpart.
     UnetrFromPretraining,
 }
 
 impl Naming {
-    /// Name and layout in the file of the parameter at `path` of our model, or nothing if the file has none such.
+    /// Name and layout in the file of the parameter at `path` of our model; `None` if the file lacks it.
     pub(super) fn find(self, path: &str, in_channels: usize) -> Option<(String, Layout)> {
         match self {
             Self::Pretraining => Some(pretraining_name(path, in_channels)),
@@ -27,7 +28,7 @@ impl Naming {
     }
 }
 
-/// Burn calls the parameters of a layer norm by other names than `PyTorch`.
+/// Replaces Burn's names of layer norm parameters by `PyTorch`'s.
 fn torch_leaf(path: &str) -> String {
     match path.rsplit_once('.') {
         Some((parent, "gamma")) => format!("{parent}.weight"),
@@ -36,7 +37,7 @@ fn torch_leaf(path: &str) -> String {
     }
 }
 
-/// Whether the parameter is the weight of a linear map. Our convolutions have weights of their own rank, five.
+/// Layout of a parameter outside the patch embedding: transposed for weights of linear maps.
 fn layout_of_linear(path: &str) -> Layout {
     let is_norm = path.contains("norm");
     if path.ends_with(".weight") && !is_norm { Layout::Transposed } else { Layout::Same }
@@ -66,7 +67,7 @@ pub(super) fn unetr_name(path: &str) -> (String, Layout) {
     }
     let name = match path.rsplit_once('.') {
         Some(("out", leaf)) => format!("out.conv.conv.{leaf}"),
-        // The one convolution that the reference does not wrap.
+        // The only convolution that the reference does not wrap.
         Some(("decoder2.conv3d", _)) | None => path.to_owned(),
         Some((parent, leaf)) => format!("{parent}.conv.{leaf}"),
     };

@@ -1,4 +1,4 @@
-//! Safetensors files with the reference's names: a header of names, types and offsets, then the bytes.
+//! Safetensors files under the reference's names: a header of names, types and offsets, followed by the values.
 //!
 //! Specification: <https://huggingface.co/docs/safetensors>. The header is validated by the format's own crate, with
 //! its limits on size and its check that the tensors cover the file without gaps.
@@ -10,13 +10,14 @@ use std::path::Path;
 use ::safetensors::tensor::TensorView;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use burn::tensor::{bf16, f16};
+use hiend_cache::durable;
 
 use super::{HostTensor, StateDict, WeightsError};
 
 /// Reads all floating point tensors as f32; the prefix `module.` is dropped.
 ///
 /// # Errors
-/// If the file cannot be read or is no safetensors file.
+/// If the file cannot be read or is not a safetensors file.
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
     let file = SafeTensors::deserialize(&bytes)
@@ -28,28 +29,24 @@ pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     Ok(state)
 }
 
-/// Writes a state dict as f32, whole or not at all: into a file beside `path`, then renamed onto it.
+/// Writes a state dict as f32 to a temporary file, which replaces `path` once it is on disk.
 ///
-/// The metadata says `format: pt`, by which Python's readers know that the layouts are `PyTorch`'s.
+/// The metadata `format: pt` tells Python's readers that the layouts are `PyTorch`'s. The file has the mode of any new
+/// file (0666 without the umask).
 ///
 /// # Errors
-/// If the file cannot be written; what was at `path` is then untouched.
+/// If the file cannot be written; `path` is then unchanged.
 pub fn write(path: &Path, state: &StateDict) -> Result<(), WeightsError> {
-    let io = |source| WeightsError::Io { path: path.to_owned(), source };
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new();
-    // A temporary file is private to its owner; exported weights are not.
-    #[cfg(unix)]
-    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = temporary.tempfile_in(folder).map_err(io)?;
-    ::safetensors::serialize_to_file(&state.tensors, Some(metadata), file.path()).map_err(|source| match source {
-        SafeTensorError::IoError(source) => io(source),
-        source => WeightsError::Safetensors { path: path.to_owned(), source },
+    durable::write_path(path, |temporary| {
+        let permissions = std::fs::metadata(temporary)?.permissions();
+        ::safetensors::serialize_to_file(&state.tensors, Some(metadata), temporary).map_err(|error| match error {
+            SafeTensorError::IoError(error) => error,
+            error => std::io::Error::other(error),
+        })?;
+        // The crate replaced the file by one of its own, with mode 0600.
+        std::fs::set_permissions(temporary, permissions)
     })?;
-    // Through a handle of our own: the writer above opened the path, and its data may still be on the way to disk.
-    std::fs::File::open(file.path()).and_then(|written| written.sync_all()).map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `PyTorch` checkpoints: `{"epoch", "state_dict": {"module.…": tensor}}` as released, or a bare state dict.
 //!
-//! Nothing in the file is executed: the pickle is read by a parser that knows tensors and containers only.
+//! Nothing in the file is executed: the parser of the pickle supports tensors and containers only.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use burn_store::pytorch_reader::{DType, Tensor};
 
 use super::{HostTensor, StateDict, WeightsError};
 
-/// Keys under which a checkpoint may hold its state dict, in the order in which they are tried.
+/// Keys under which a checkpoint may hold its state dict, in the order of preference.
 const TOP_LEVEL_KEYS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
 /// Reads all floating point tensors of a checkpoint as f32; the prefix `module.` is dropped.
 ///
 /// # Errors
-/// If the file cannot be read or is no `PyTorch` checkpoint.
+/// If the file cannot be read or is not a `PyTorch` checkpoint.
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let reader = open(path).map_err(|source| match source {
         PytorchError::Io(source) => WeightsError::Io { path: path.to_owned(), source },
@@ -40,7 +40,7 @@ fn open(path: &Path) -> Result<PytorchReader, PytorchError> {
     PytorchReader::new(path)
 }
 
-/// The tensor's values as f32, or nothing if they are no floating point numbers.
+/// The tensor's values as f32; `None` if it is not of a floating point type.
 fn floats(tensor: &Tensor) -> std::io::Result<Option<HostTensor>> {
     let convert: fn(&[u8]) -> f32 = match tensor.dtype() {
         DType::F32 => |b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),

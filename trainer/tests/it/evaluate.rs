@@ -3,23 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// A label map of 8-bit voxels, x fastest, with sides of 1, 1 and 2 mm.
-fn write_labels(path: &Path, shape: [u16; 3], voxels: &[u8]) {
-    let mut file = vec![0_u8; 352];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &348_i32.to_le_bytes());
-    for (i, value) in [3, shape[0], shape[1], shape[2], 1, 1, 1, 1].into_iter().enumerate() {
-        put(40 + 2 * i, &value.to_le_bytes());
-    }
-    put(70, &2_i16.to_le_bytes());
-    put(72, &8_i16.to_le_bytes());
-    for (i, value) in [1.0_f32, 1.0, 1.0, 2.0].into_iter().enumerate() {
-        put(76 + 4 * i, &value.to_le_bytes());
-    }
-    put(108, &352.0_f32.to_le_bytes());
-    put(344, b"n+1\0");
-    file.extend_from_slice(voxels);
-    std::fs::write(path, file).unwrap();
+use crate::nifti;
+
+/// Writes a label map with sides of 1, 1 and 2 mm, x fastest.
+fn write_labels(path: &Path, shape: [u16; 3], voxels: &[i16]) {
+    nifti::write(path, shape, [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]], voxels);
 }
 
 fn evaluate(folder: &Path, more: &[&str]) -> Output {
@@ -34,6 +22,22 @@ fn evaluate(folder: &Path, more: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Checks that an evaluation fails with `expected` on standard error.
+fn fail(folder: &Path, more: &[&str], expected: &str) {
+    let output = evaluate(folder, more);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+/// Evaluates and returns the lines of the CSV.
+fn csv(folder: &Path, more: &[&str]) -> Vec<String> {
+    let path = folder.join("metrics.csv");
+    let output = evaluate(folder, &[more, &["--csv", &path.to_string_lossy()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
 fn folders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["labels", "predictions"] {
@@ -43,33 +47,71 @@ fn folders() -> tempfile::TempDir {
 }
 
 #[test]
-fn figures_use_the_files_spacing() {
+fn distances_use_the_spacing_of_the_files() {
     let folder = folders();
     // One voxel of class 1, predicted one voxel further along z, which is 2 mm.
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0, 0, 1, 0, 0, 0, 0, 0]);
     write_labels(&folder.path().join("predictions/a.nii"), [2, 1, 4], &[0, 0, 0, 0, 1, 0, 0, 0]);
-    let csv = folder.path().join("figures.csv");
-    let output = evaluate(folder.path(), &["--csv", &csv.to_string_lossy(), "--tolerance-mm", "2"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = evaluate(folder.path(), &["--tolerance-mm", "2"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("surface Dice 2 mm"));
-    let csv = std::fs::read_to_string(csv).unwrap();
-    assert_eq!(csv.lines().nth(2), Some("a,1,class 1,0,1,2"));
-    assert_eq!(csv.lines().count(), 3);
+    let lines = csv(folder.path(), &["--tolerance-mm", "2"]);
+    assert_eq!((lines.len(), lines[2].as_str()), (3, "a,1,class 1,0,1,2"));
 }
 
 #[test]
-fn grids_and_files_that_do_not_match_are_named() {
+fn hidden_files_are_passed_over_and_upper_case_endings_are_read() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.NII"), [2, 1, 1], &[0, 1]);
+    write_labels(&folder.path().join("predictions/a.nii"), [2, 1, 1], &[0, 1]);
+    for name in ["labels/._a.nii", "predictions/._b.nii.gz"] {
+        std::fs::write(folder.path().join(name), b"\0\x05\x16\x07").unwrap();
+    }
+    assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,", "a,1,class 1,1,1,0"]);
+}
+
+#[test]
+fn ignored_voxels_count_for_no_metric() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [6, 1, 1], &[0, 1, 1, 3, 3, 3]);
+    write_labels(&folder.path().join("predictions/a.nii"), [6, 1, 1], &[0, 1, 0, 1, 2, 0]);
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir_all(dataset.join("imagesTr")).unwrap();
+    write_labels(&dataset.join("imagesTr/a_0000.nii"), [6, 1, 1], &[0; 6]);
+    let json = r#"{"labels": {"background": 0, "body": 1, "soft": 2, "ignore": 3}}"#;
+    std::fs::write(dataset.join("dataset.json"), json).unwrap();
+    let third = 2.0 / 3.0;
+    let expected = [format!("a,0,background,{third},,"), format!("a,1,body,{third},1,0.95"), "a,2,soft,,,".to_owned()];
+    assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
+    // One of two surface voxels of the label is 1 mm from the prediction: the 95th percentile lies between 0 and 1 mm.
+    // Without the dataset, by the flag; class 2 occurs at an ignored voxel.
+    let expected = expected.map(|line| line.replace("background", "class 0").replace("body", "class 1"));
+    let expected = expected.map(|line| line.replace("soft", "class 2"));
+    assert_eq!(csv(folder.path(), &["--ignore-label", "3"])[1..], expected);
+    // Without either it is a class like any other, and missed.
+    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf");
+}
+
+#[test]
+fn label_maps_are_never_replaced() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
+    }
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        let path = folder.path().join(name);
+        let before = std::fs::read(&path).unwrap();
+        fail(folder.path(), &["--csv", &path.to_string_lossy()], "would replace a label map");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn missing_files_and_other_grids_are_named() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0; 8]);
-    let check = |expected: &str| {
-        let output = evaluate(folder.path(), &[]);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains(expected), "{stderr}");
-    };
-    check("no .nii or .nii.gz file");
+    fail(folder.path(), &[], "no .nii or .nii.gz file");
     write_labels(&folder.path().join("predictions/b.nii"), [2, 1, 4], &[0; 8]);
-    check("no prediction of a");
+    fail(folder.path(), &[], "no prediction of a");
     write_labels(&folder.path().join("predictions/a.nii"), [2, 2, 2], &[0; 8]);
-    check("case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]");
+    fail(folder.path(), &[], "case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]");
 }

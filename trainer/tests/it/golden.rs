@@ -1,7 +1,7 @@
 //! Reading golden cases, and measuring how far we are from them.
 //!
-//! Every comparison prints one line, `golden CASE: WHAT ERROR (tolerance T)`: with `--nocapture`, that is the table of
-//! the largest errors.
+//! Every comparison prints one line, `golden CASE: QUANTITY ERROR (tolerance T)`; with `--nocapture`, these lines are the
+//! table of the largest errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-/// One tensor of a case, as f64 so that no comparison loses anything.
+/// One tensor of a case, as f64 so that reading it loses nothing.
 #[derive(Clone)]
 pub struct Golden {
     pub shape: Vec<usize>,
@@ -29,7 +29,7 @@ impl Golden {
     }
 }
 
-/// A case: what it is, and its tensors.
+/// A case: its settings and its tensors.
 pub struct Case {
     pub name: String,
     pub folder: PathBuf,
@@ -72,7 +72,10 @@ impl Case {
     }
 }
 
-/// The cases whose names start with `prefix`: the ones kept with the project, then those of the golden folder.
+/// Cases whose names start with `prefix`: those kept with the project and those of the golden folder.
+///
+/// # Panics
+/// If there is none, since a test without a case compares nothing.
 pub fn cases(prefix: &str) -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("../tests/golden")];
@@ -80,7 +83,7 @@ pub fn cases(prefix: &str) -> Vec<Case> {
         folders.push(folder);
     } else {
         assert!(std::env::var_os("CI").is_none(), "CI needs the golden folder: set HIEND_GOLDEN_DIR");
-        println!("golden: HIEND_GOLDEN_DIR is not set and there is no shared/golden: only the project's own cases");
+        println!("golden: HIEND_GOLDEN_DIR is not set and there is no shared/golden: the project's own cases only");
     }
     let mut cases = BTreeMap::new();
     for folder in folders {
@@ -96,9 +99,7 @@ pub fn cases(prefix: &str) -> Vec<Case> {
             }
         }
     }
-    if cases.is_empty() {
-        println!("golden: NO CASE {prefix}*: nothing is compared");
-    }
+    assert!(!cases.is_empty(), "there is no golden case {prefix}*, so nothing would be compared");
     cases.into_values().collect()
 }
 
@@ -111,7 +112,7 @@ fn golden_dir(root: &Path) -> Option<PathBuf> {
     Some(root.join("../../shared/golden")).filter(|folder| folder.is_dir())
 }
 
-/// The largest difference in units of the largest expected magnitude.
+/// Largest difference, relative to the largest expected magnitude.
 pub fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f64 {
     assert_eq!(actual.len(), expected.values.len());
     let scale = expected.values.iter().fold(0f64, |m, v| m.max(v.abs()));
@@ -122,14 +123,14 @@ pub fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f
     if difference == 0.0 { 0.0 } else { difference / scale.max(f64::MIN_POSITIVE) }
 }
 
-/// The comparisons of a test: each is printed, those that fail are kept, so that one failure does not hide the others.
+/// Comparisons of a test: each is printed and failures are collected, so that one failure does not hide the others.
 #[derive(Default)]
 pub struct Comparisons {
     failures: Vec<String>,
 }
 
 impl Comparisons {
-    /// Takes in one error of a case.
+    /// Adds one error of a case.
     pub fn check(&mut self, case: &Case, what: &str, error: f64, tolerance: f64) {
         let line = format!("golden {}: {what:<40} {error:.1e} (tolerance {tolerance:.0e})", case.name);
         println!("{line}");
@@ -138,20 +139,20 @@ impl Comparisons {
         }
     }
 
-    /// Takes in the worst of several errors, each with its name, and says whose it is.
+    /// Adds the worst of several errors, each with its name, and prints that name.
     pub fn check_worst(&mut self, case: &Case, what: &str, errors: &[(String, f64)], tolerance: f64) {
         let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("something to compare");
         self.check(case, &format!("worst of {} {what}, {}", errors.len(), worst.0), worst.1, tolerance);
     }
 
-    /// Fails if anything was too far off.
+    /// Panics if any error was above its tolerance.
     pub fn finish(self) {
         assert!(self.failures.is_empty(), "{:#?}", self.failures);
     }
 }
 
-/// Gradients of a model's parameters by path, in the reference's order of values: linear weights, the only matrices
-/// there are, are `[out, in]` there and `[in, out]` here. Parameters without a gradient are absent.
+/// Gradients of a model's parameters by path, in the reference's layout: linear weights, the only matrices, are
+/// `[out, in]` there and `[in, out]` here. Parameters without a gradient are absent.
 pub fn gradients_by_path<M: Module>(model: &M, grads: &GradientsParams) -> BTreeMap<String, Vec<f64>> {
     let mut gradients = Gradients { grads, path: vec![], found: BTreeMap::new() };
     model.visit(&mut gradients);
@@ -180,7 +181,26 @@ impl ModuleVisitor for Gradients<'_> {
     }
 }
 
-/// The euclidean length.
+/// Euclidean norm.
 pub fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// The numbers in `text`, which must be `pattern` with a number in place of each `#`.
+///
+/// # Panics
+/// If it is not: a case that is computed by another formula must not be compared with this one.
+pub fn numbers_in(text: &str, pattern: &str) -> Vec<usize> {
+    let mut numbers = vec![];
+    let mut rest = text;
+    for (position, part) in pattern.split('#').enumerate() {
+        if position > 0 {
+            let len = rest.bytes().take_while(u8::is_ascii_digit).count();
+            numbers.push(rest[..len].parse().unwrap_or_else(|_| panic!("{text} is not of the form {pattern}")));
+            rest = &rest[len..];
+        }
+        rest = rest.strip_prefix(part).unwrap_or_else(|| panic!("{text} is not of the form {pattern}"));
+    }
+    assert!(rest.is_empty(), "{text} is not of the form {pattern}");
+    numbers
 }

@@ -16,13 +16,13 @@ const FORWARD_TOLERANCE: f64 = 1e-5;
 /// Gradients and loss curves.
 const TRAIN_TOLERANCE: f64 = 1e-4;
 
-/// Our path of a parameter as the reference's name of it.
+/// The reference's name of the parameter at one of our paths.
 fn reference_name(path: &str) -> String {
     let name = path.replace(".gamma", ".weight").replace(".beta", ".bias");
     name.replace("encoder.pos_embed.table", "encoder_pos_embed").replace("decoder_pos_embed.table", "decoder_pos_embed")
 }
 
-/// Linear weights are `[out, in, …]` there and `[in, out]` here.
+/// Whether a parameter is transposed: linear weights are `[out, in, …]` there and `[in, out]` here.
 fn is_transposed(path: &str, rank: usize) -> bool {
     rank == 2 && path.ends_with(".weight")
 }
@@ -61,7 +61,7 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-/// Sizes of a case's model, and of its crops.
+/// Sizes of a case's model and of its crops.
 pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     let config = HiEndMaeConfig {
         patch_size: case.int("patch_size"),
@@ -89,7 +89,7 @@ pub fn model_of(case: &Case, device: &Device) -> HiEndMae {
     model
 }
 
-fn inputs_of(case: &Case, device: &Device) -> (Tensor<5>, MaskIndices) {
+pub fn inputs_of(case: &Case, device: &Device) -> (Tensor<5>, MaskIndices) {
     let images = Tensor::from_data(case.tensor("input/image").data(), device);
     let noise = case.tensor("input/noise");
     let mask = Mask::from_noise(&noise.f32(), noise.shape[1], case.settings["mask_ratio"].as_f64().unwrap());
@@ -174,7 +174,7 @@ fn golden_mae_adamw() {
                 let grads = GradientsParams::from_grads(loss.backward(), &model);
                 model = optimizer.step(adamw.lr, model, grads);
             }
-            // Step by step, so that a late error is not measured against the larger first losses.
+            // Each loss relative to itself, since the first ones are larger.
             let expected = case.tensor(expect);
             assert_eq!(losses.len(), expected.values.len());
             let error = losses.iter().zip(&expected.values).map(|(&a, e)| (f64::from(a) - e).abs() / e.abs());

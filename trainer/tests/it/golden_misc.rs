@@ -1,10 +1,12 @@
 //! Loss, metric and sliding window against the reference (`misc*`).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hiend_trainer::inference::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
+use hiend_trainer::label_space::LabelSpace;
+use hiend_trainer::loss::class_map::ClassMap;
 use hiend_trainer::loss::dice_ce::dice_ce;
 use hiend_trainer::metric::LabelMap;
 use hiend_trainer::metric::dice::{dice_per_class, mean_dice};
+use hiend_trainer::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
 
 use crate::golden::{Case, Comparisons, Golden, cases, relative_error};
 
@@ -30,8 +32,9 @@ fn golden_dice_ce() {
         let logits =
             Tensor::<5>::from_data(TensorData::new(logits.f32(), dims5(&logits.shape)), &device).require_grad();
         let shape = dims5(&case.tensor("dice_ce/labels").shape);
-        let labels = Tensor::<5, Int>::from_data(TensorData::new(labels(&case), shape), &device);
-        let loss = dice_ce(logits.clone(), labels).total();
+        let labels = Tensor::<5, Int>::from_data(TensorData::new(labels(&case), shape), &Device::flex());
+        let labels = ClassMap::from_tensor(labels, LabelSpace::new(logits.dims()[1])).expect("labels are classes");
+        let loss = dice_ce(logits.clone(), &labels).total();
         let value = loss.clone().into_scalar::<f32>();
         compare(&case, "dice_ce loss", &[value], case.tensor("dice_ce/loss"), 1e-6);
         let gradients = loss.backward();
@@ -59,7 +62,7 @@ fn golden_dice_metric() {
                     .collect();
                 let label = LabelMap::new(&labels[n * len..][..len], [x, y, z], [1.0; 3]).expect("label");
                 let pred = LabelMap::new(&pred, [x, y, z], [1.0; 3]).expect("prediction");
-                dice_per_class(&label, &pred, num_classes).expect("dice")
+                dice_per_class(&label, &pred, LabelSpace::new(num_classes)).expect("dice")
             })
             .collect();
         let want = &case.tensor("dice_metric/per_case_class").values;

@@ -7,7 +7,7 @@ use crate::golden::{Case, Comparisons, cases};
 /// Both sides compute in f64; the order of operations differs.
 const TOLERANCE: f64 = 1e-12;
 
-/// The largest difference in units of the peak.
+/// Compares rates with a case; the error is relative to the peak.
 fn check(case: &Case, name: &str, peak: f64, actual: &[f64]) {
     let expected = &case.tensor(&format!("schedule/{name}")).values;
     assert_eq!(actual.len(), expected.len());

@@ -1,6 +1,6 @@
 //! The released checkpoint layout through a model and an exported file, bit for bit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::Device;
@@ -9,22 +9,25 @@ use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::weights::{StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, safetensors};
 
-use crate::golden::{Case, cases};
-use crate::golden_mae::config_of;
+use crate::golden::{Case, Comparisons, cases, relative_error};
+use crate::golden_mae::{config_of, inputs_of};
+
+/// Cases with a checkpoint in the released layout: `pth_*`, and the `mae_*` that have one.
+fn cases_with_checkpoint() -> impl Iterator<Item = (Case, PathBuf)> {
+    cases("pth_").into_iter().chain(cases("mae_")).filter_map(|case| {
+        let checkpoint = case.folder.join(format!("{}.pth", case.name));
+        checkpoint.exists().then_some((case, checkpoint))
+    })
+}
 
 #[test]
 fn golden_weights_round_trip() {
-    for case in cases("mae_") {
-        let checkpoint = case.folder.join(format!("{}.pth", case.name));
-        if !checkpoint.exists() {
-            println!("golden {}: no .pth to read", case.name);
-            continue;
-        }
+    for (case, checkpoint) in cases_with_checkpoint() {
         let state = StateDict::read(&checkpoint).unwrap();
         let (config, crop_size) = config_of(&case);
         let model = config.init(crop_size, &mut WeightInit::new(0, &Device::flex()));
         let (model, report) = import_hi_end_mae(model, &state).unwrap();
-        assert!(report.left_out.is_empty() && report.missing.is_empty(), "{}: {report}", case.name);
+        assert!(report.skipped.is_empty() && report.missing.is_empty(), "{}: {report}", case.name);
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exported.safetensors");
@@ -40,16 +43,33 @@ fn golden_weights_round_trip() {
         }
         assert_eq!(num_params, exported.tensors.len());
         println!("golden {}: {num_params} tensors, .pth to model to .safetensors, bit-exact", case.name);
+
+        // Every tensor is where the reference has it: the loss is the reference's.
+        let (images, mask) = inputs_of(&case, &Device::flex());
+        let loss: Vec<f32> = model.forward(images, &mask).into_data().try_to_vec().unwrap();
+        let mut comparisons = Comparisons::default();
+        let error = relative_error(&loss, case.tensor("expect/loss"));
+        comparisons.check(&case, "loss of the imported weights", error, 1e-5);
+        comparisons.finish();
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn exported_weights_have_the_mode_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+    safetensors::write(&folder.path().join("weights.safetensors"), &StateDict::default()).unwrap();
+    std::fs::write(folder.path().join("other"), b"").unwrap();
+    assert_eq!(mode("weights.safetensors"), mode("other"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
 }
 
 #[test]
 fn golden_weights_import_command() {
-    for case in cases("mae_") {
-        let checkpoint = case.folder.join(format!("{}.pth", case.name));
-        if !checkpoint.exists() {
-            continue;
-        }
+    for (case, checkpoint) in cases_with_checkpoint() {
         let (model, crop_size) = config_of(&case);
         let mut config = PretrainPreset::Tiny.config();
         (config.model, config.stream.crop_size) = (model, crop_size);
@@ -70,7 +90,7 @@ fn golden_weights_import_command() {
     }
 }
 
-/// Has a `PyTorch` model of the reference's structure load an export, if there is `PyTorch`; `HIEND_PYTHON` names the
+/// Loads an export into a `PyTorch` model of the reference's structure, if there is `PyTorch`; `HIEND_PYTHON` names the
 /// interpreter.
 fn check_in_pytorch(kind: &str, case: &Case, state: &StateDict) {
     let python = std::env::var("HIEND_PYTHON").unwrap_or_else(|_| "python3".to_owned());

@@ -1,4 +1,4 @@
-//! `reconstruct`, `attend`, `import` and `export` as a user types them.
+//! `reconstruct`, `attend`, `import` and `export` on the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn fail(args: &[&str], code: i32, in_stderr: &str) {
     }
 }
 
-/// Small enough for a test.
+/// Configuration of a model small enough for a test.
 fn config() -> PretrainConfig {
     let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 8;
@@ -50,7 +50,7 @@ fn config() -> PretrainConfig {
     config
 }
 
-/// A run of one step, its configuration, a phantom, and a cache of it, in a folder.
+/// Folder with a run of one step, its configuration, a phantom, and a cache of it.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -86,7 +86,7 @@ impl Folder {
     }
 }
 
-/// Pixels of a picture.
+/// Pixels of a PNG file.
 fn read_png(path: &Path) -> Vec<u8> {
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()));
     let mut reader = decoder.read_info().unwrap();
@@ -96,7 +96,7 @@ fn read_png(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn weights_go_out_and_come_back_bit_by_bit() {
+fn exported_weights_are_imported_bit_by_bit() {
     let folder = Folder::new();
     let (run, checkpoint) = (folder.text("run"), folder.text("run/checkpoints/step-00000001"));
     let [of_run, of_checkpoint, again, sizes] =
@@ -105,7 +105,7 @@ fn weights_go_out_and_come_back_bit_by_bit() {
     assert!(printed.contains("run.safetensors: 248 tensors"), "{printed}");
     succeed(&["export", "--model", &checkpoint, "--out", &of_checkpoint]);
     let printed = succeed(&["import", &of_run, "--config", &sizes, "--out", &again]);
-    for line in ["248 tensors taken", "0 left out", "0 not in the file"] {
+    for line in ["248 tensors taken", "0 skipped", "0 not in the file"] {
         assert!(printed.contains(line), "{printed}");
     }
     let read = |path: &str| StateDict::read(Path::new(path)).unwrap();
@@ -150,7 +150,7 @@ fn pictures_are_drawn_from_files_and_caches_alike() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_in_one_line() {
+fn invalid_input_is_refused_in_one_line() {
     let folder = Folder::new();
     let [run, out, none, sizes] = ["run", "out", "none", "model.toml"].map(|name| folder.text(name));
     let (scan, cache) = (folder.scan(), folder.text("cache"));
@@ -173,7 +173,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
         &exported,
         &[&scan],
         1,
-        "its tensors fit no preset; --config FILE.toml gives the model's sizes",
+        "its tensors fit no preset; give the model's sizes by --config FILE.toml",
     );
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");
@@ -203,7 +203,13 @@ fn what_cannot_be_done_is_said_in_one_line() {
     look("attend", &run, &[&scan], 2, "--query");
     look("attend", &run, &[&scan, "--query", "1,1,1mmm"], 2, "expected a voxel of the file");
     look("attend", &run, &[&scan, "--query=-9e3,0,0mm"], 1, "lies outside");
-    look("attend", &run, &[&scan, "--query", "12,12,8", "--head", "2"], 1, "--head 2: the encoder has 2 heads, from 0");
+    look(
+        "attend",
+        &run,
+        &[&scan, "--query", "12,12,8", "--head", "2"],
+        1,
+        "--head 2: the encoder has 2 heads, counted from 0",
+    );
     look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "12"], 1, "--layers 12: the encoder has 12 blocks");
     look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "x"], 2, "expected `all` or numbers");
     look("attend", &run, &[&scan, "--query", "12,12,8", "--mask-ratio", "1"], 2, "0 to less than 1");
@@ -212,6 +218,8 @@ fn what_cannot_be_done_is_said_in_one_line() {
     fail(&["import", &broken], 1, "neither a .pth, .pt or .bin nor a .safetensors file");
     fail(&["export", "--model", &run, "--out", "weights.bin"], 1, "expected a name that ends in .safetensors");
     fail(&["export", "--model", &run], 2, "--out");
+    fail(&["export", "--model", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
+    fail(&["import", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     let beside = ["reconstruct", "--model", &run, "--device", "cpu", "--out", &broken, &scan];
     fail(&beside, 1, "broken.nii.gz: a file, where a folder for the pictures is expected");
     assert!(!Path::new(&out).exists(), "nothing is made before something can be drawn");

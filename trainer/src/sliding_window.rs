@@ -1,62 +1,63 @@
 //! Prediction of a whole volume by overlapping windows, in memory that does not grow with the volume's longest axis.
 //!
-//! The windows are those of MONAI's `sliding_window_inference`: steps of `roi * (1 - overlap)`, the last window of
+//! The windows are those of MONAI's `sliding_window_inference`: `roi * (1 - overlap)` voxels apart, the last window of
 //! each axis moved back inside, volumes smaller than the ROI padded with zeros on both sides and cropped again.
-//! What the predictor returns (logits, as the recipe does, or probabilities) is averaged with the window's weights.
+//! The predictor's output (logits, as in the recipe, or probabilities) is averaged with the window's weights.
 //!
 //! Windows are visited in the order of their start along the longest axis. A position of that axis that no later
-//! window touches is divided by its weight, handed to the sink and forgotten, so the accumulator spans one ROI along
-//! that axis: `4 * (channels + 1) * roi * (product of the two shorter axes)` bytes. It is a ring over that axis, so
-//! nothing is moved when the windows advance.
+//! window overlaps is divided by its weight, handed to the sink and cleared, so the accumulator spans one ROI along
+//! that axis: `4 * (channels + 1) * roi * (product of the two shorter axes)` bytes.
 
-use std::ops::Range;
+mod accumulator;
+mod window;
 
 use thiserror::Error;
 
-/// Smallest weight in a Gaussian window, so that no voxel is divided by nothing.
+use accumulator::Accumulator;
+use window::{copy_window, mirror};
+
+/// Smallest weight in a Gaussian window, so that no voxel is divided by zero.
 const MIN_WEIGHT: f32 = 1e-3;
 /// Width of the Gaussian relative to the ROI.
 const SIGMA_SCALE: f64 = 0.125;
-/// Positions along the longest axis given to the sink at once; bounds the copy made for it.
-const SLAB_THICKNESS: usize = 8;
 
-/// How overlapping windows are averaged.
+/// Weights of a window's voxels where windows overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weighting {
-    /// Every voxel of a window counts the same: the recipe's choice.
+    /// Equal weights, as in the recipe.
     #[default]
     Constant,
-    /// A Gaussian around the window's centre with sigma `0.125 * roi`, and at least 0.001.
+    /// A Gaussian around the window's centre with sigma `0.125 * roi`, at least 0.001.
     Gaussian,
 }
 
-/// Why a volume could not be predicted.
+/// Errors from predicting a volume by windows.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SlidingWindowError {
-    /// A ROI or volume with an axis of no voxels, or no window a batch.
+    /// A ROI or volume with an empty axis, or a batch of no windows.
     #[error("{what} must not be empty")]
     Empty {
-        /// What is empty.
+        /// Name of the empty quantity.
         what: &'static str,
     },
     /// An overlap outside [0, 1).
     #[error("overlap {overlap} is not in [0, 1)")]
     Overlap {
-        /// Overlap asked for.
+        /// The overlap given.
         overlap: f64,
     },
-    /// The volume's slice does not hold the voxels that its size announces.
-    #[error("{num_channels} channels of size {dims:?} cannot have {num_values} values")]
+    /// A slice whose length does not match the size of the volume.
+    #[error("{num_channels} channels of {dims:?} voxels do not have {num_values} values")]
     VolumeLength {
-        /// Channels announced.
+        /// Number of channels.
         num_channels: usize,
-        /// Voxels announced along x, y, z.
+        /// Voxels along x, y, z.
         dims: [usize; 3],
-        /// Values in the slice.
+        /// Length of the slice.
         num_values: usize,
     },
-    /// The predictor returned a number of values that no window of the ROI's size could have.
+    /// A predictor that returned another number of values than its windows have.
     #[error("the predictor returned {got} values, expected {expected}")]
     PredictionLength {
         /// Values expected for the batch.
@@ -64,7 +65,7 @@ pub enum SlidingWindowError {
         /// Values returned.
         got: usize,
     },
-    /// More classes than a `u8` label map can name.
+    /// More classes than a `u8` label map can hold.
     #[error("{num_classes} classes do not fit a label map of 8 bits")]
     TooManyClasses {
         /// Number of classes.
@@ -72,7 +73,7 @@ pub enum SlidingWindowError {
     },
 }
 
-/// A borrowed volume [C, X, Y, Z], z fastest.
+/// A borrowed volume `[C, X, Y, Z]`, z fastest.
 #[derive(Debug, Clone, Copy)]
 pub struct InputVolume<'a> {
     values: &'a [f32],
@@ -81,7 +82,7 @@ pub struct InputVolume<'a> {
 }
 
 impl<'a> InputVolume<'a> {
-    /// Wraps `num_channels` images of size `dims`, one after the other.
+    /// Wraps `num_channels` images of `dims` voxels, one after the other.
     ///
     /// # Errors
     /// If the slice has another length, or is empty.
@@ -97,18 +98,18 @@ impl<'a> InputVolume<'a> {
     }
 }
 
-/// A finished part of the prediction: a box of the volume, values [C, X, Y, Z] of that box, z fastest.
+/// Finished predictions of a box of the volume, `[C, X, Y, Z]`, z fastest.
 #[derive(Debug, Clone, Copy)]
 pub struct Slab<'a> {
-    /// First voxel along x, y, z in the volume.
+    /// First voxel of the box along x, y, z.
     pub start: [usize; 3],
-    /// Voxels along x, y, z.
+    /// Voxels of the box along x, y, z.
     pub dims: [usize; 3],
     /// Averaged predictions, channel after channel.
     pub values: &'a [f32],
 }
 
-/// The windows and how they are averaged.
+/// Size, distance and weights of the windows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlidingWindow {
     roi_size: [usize; 3],
@@ -119,7 +120,7 @@ pub struct SlidingWindow {
 }
 
 impl SlidingWindow {
-    /// Windows of `roi_size` voxels with `overlap` in [0, 1), `sw_batch_size` of them predicted at a time.
+    /// Windows of `roi_size` voxels with `overlap` in [0, 1), predicted `sw_batch_size` at a time.
     ///
     /// # Errors
     /// If the overlap is out of range or a size is zero.
@@ -142,19 +143,19 @@ impl SlidingWindow {
         Self { weighting, ..self }
     }
 
-    /// Averages each window with its mirror images along the marked axes: 2, 4 or 8 predictions a window.
+    /// Averages each window with its mirror images along the marked axes: 2, 4 or 8 predictions per window.
     #[must_use]
     pub fn with_mirroring(self, mirror_axes: [bool; 3]) -> Self {
         Self { mirror_axes, ..self }
     }
 
-    /// Windows needed for a volume of size `dims`; mirror images are not counted.
+    /// Number of windows for a volume of `dims` voxels, mirror images not counted.
     #[must_use]
     pub fn num_windows(&self, dims: [usize; 3]) -> usize {
         (0..3).map(|a| self.starts(a, dims[a].max(self.roi_size[a])).len()).product()
     }
 
-    /// The axis along which slabs of a volume of size `dims` come: its longest, the first of equals.
+    /// Axis along which slabs of a volume of `dims` voxels are delivered: the longest, the first of equals.
     #[must_use]
     pub fn slab_axis(&self, dims: [usize; 3]) -> usize {
         (0..3).rev().max_by_key(|&a| dims[a].max(self.roi_size[a])).unwrap_or(0)
@@ -162,11 +163,11 @@ impl SlidingWindow {
 
     /// Predicts `volume` and hands each finished slab to `sink`, in order along the longest axis.
     ///
-    /// `predict` gets windows [n, C, rx, ry, rz] and their number `n <= sw_batch_size`, and returns
-    /// [n, K, rx, ry, rz] with the same K each time.
+    /// `predict` receives windows `[n, C, rx, ry, rz]` and their number `n <= sw_batch_size`, and returns
+    /// `[n, K, rx, ry, rz]` with the same K each time.
     ///
     /// # Errors
-    /// What `predict` or `sink` return, or [`SlidingWindowError::PredictionLength`].
+    /// Errors of `predict` and `sink`, and [`SlidingWindowError::PredictionLength`].
     pub fn run<E: From<SlidingWindowError>>(
         &self,
         volume: InputVolume<'_>,
@@ -208,10 +209,10 @@ impl SlidingWindow {
         }
     }
 
-    /// The whole averaged prediction [K, X, Y, Z]: for small volumes and tests, since all of it is in memory.
+    /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
     ///
     /// # Errors
-    /// As [`SlidingWindow::run`].
+    /// See [`SlidingWindow::run`].
     pub fn collect<E: From<SlidingWindowError>>(
         &self,
         volume: InputVolume<'_>,
@@ -234,10 +235,10 @@ impl SlidingWindow {
         Ok(whole)
     }
 
-    /// The class of the largest averaged prediction at each voxel, [X, Y, Z]; the lowest class wins a tie.
+    /// Class of the largest averaged prediction at each voxel, `[X, Y, Z]`; the lowest class wins a tie.
     ///
     /// # Errors
-    /// As [`SlidingWindow::run`], and if the predictor gives more than 256 channels.
+    /// See [`SlidingWindow::run`]; also if the predictor returns more than 256 channels.
     pub fn argmax<E: From<SlidingWindowError>>(
         &self,
         volume: InputVolume<'_>,
@@ -266,8 +267,8 @@ impl SlidingWindow {
     /// First voxels of the windows along one axis of `dim >= roi` voxels.
     fn starts(&self, axis: usize, dim: usize) -> Vec<usize> {
         let roi = self.roi_size[axis];
-        let step = if roi == dim { roi } else { ((roi as f64 * (1.0 - self.overlap)) as usize).max(1) };
-        let mut starts: Vec<usize> = (0..dim - roi).step_by(step).collect();
+        let stride = if roi == dim { roi } else { ((roi as f64 * (1.0 - self.overlap)) as usize).max(1) };
+        let mut starts: Vec<usize> = (0..dim - roi).step_by(stride).collect();
         starts.push(dim - roi);
         starts
     }
@@ -286,7 +287,7 @@ impl SlidingWindow {
         windows
     }
 
-    /// Weight of each voxel of a window, z fastest.
+    /// Weights of a window's voxels, z fastest.
     fn weights(&self) -> Vec<f32> {
         let roi = self.roi_size;
         let bell = |axis: usize| -> Vec<f32> {
@@ -303,7 +304,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Mean over the marked mirror images, each mirrored back. `batch` is mirrored in place on the way.
+    /// Mean over the marked mirror images, each mirrored back. `batch` is mirrored in place meanwhile.
     fn predict_mirrored<E>(
         &self,
         batch: &mut [f32],
@@ -333,186 +334,13 @@ impl SlidingWindow {
     }
 }
 
-/// Weighted sums of the windows over one ROI's thickness of the longest axis.
-struct Accumulator {
-    num_channels: usize,
-    /// Extent of the sums: the padded volume, but one ROI along `axis`, where positions wrap around.
-    extent: [usize; 3],
-    axis: usize,
-    roi: [usize; 3],
-    /// Where the volume lies in the padded one.
-    inside: [Range<usize>; 3],
-    sums: Vec<f32>,
-    weights: Vec<f32>,
-    /// First position along `axis`, in the padded volume, that the sink has not seen.
-    next: usize,
-    slab: Vec<f32>,
-}
-
-impl Accumulator {
-    fn new(
-        num_channels: usize,
-        padded: [usize; 3],
-        pad: [usize; 3],
-        dims: [usize; 3],
-        roi: [usize; 3],
-        axis: usize,
-    ) -> Self {
-        let mut extent = padded;
-        extent[axis] = roi[axis];
-        let len = extent.iter().product::<usize>();
-        Self {
-            num_channels,
-            extent,
-            axis,
-            roi,
-            inside: std::array::from_fn(|a| pad[a]..pad[a] + dims[a]),
-            sums: vec![0.0; num_channels * len],
-            weights: vec![0.0; len],
-            next: 0,
-            slab: Vec::new(),
-        }
-    }
-
-    /// Place of a position of the padded volume among the sums.
-    fn place(&self, mut at: [usize; 3]) -> usize {
-        at[self.axis] %= self.roi[self.axis];
-        (at[0] * self.extent[1] + at[1]) * self.extent[2] + at[2]
-    }
-
-    /// Places of a row of `len` voxels along z: one run, or two where the ring wraps along z.
-    fn runs(&self, at: [usize; 3], len: usize) -> [(usize, usize); 2] {
-        if self.axis != 2 {
-            return [(self.place(at), len), (0, 0)];
-        }
-        let first = (self.roi[2] - at[2] % self.roi[2]).min(len);
-        [(self.place(at), first), (self.place([at[0], at[1], 0]), len - first)]
-    }
-
-    fn add(&mut self, start: [usize; 3], window: &[f32], weights: &[f32]) {
-        let [rx, ry, rz] = self.roi;
-        let (plane, window_len) = (self.weights.len(), rx * ry * rz);
-        for x in 0..rx {
-            for y in 0..ry {
-                let row = (x * ry + y) * rz;
-                let mut done = 0;
-                for (place, len) in self.runs([start[0] + x, start[1] + y, start[2]], rz) {
-                    let from = row + done;
-                    let weight = &weights[from..from + len];
-                    add_assign(&mut self.weights[place..place + len], weight);
-                    for channel in 0..self.num_channels {
-                        let values = &window[channel * window_len + from..][..len];
-                        let sums = &mut self.sums[channel * plane + place..][..len];
-                        for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weight) {
-                            *sum += value * weight;
-                        }
-                    }
-                    done += len;
-                }
-            }
-        }
-    }
-
-    /// Hands over all positions along the axis below `end`; no later window may touch them.
-    fn finish_before<E>(&mut self, end: usize, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
-        while self.next < end {
-            let mut region = self.inside.clone();
-            let till = (self.next + SLAB_THICKNESS).min(end);
-            let inside = &self.inside[self.axis];
-            region[self.axis] = self.next.max(inside.start)..till.min(inside.end);
-            if !region[self.axis].is_empty() {
-                self.average(&region);
-                sink(Slab {
-                    start: std::array::from_fn(|a| region[a].start - self.inside[a].start),
-                    dims: std::array::from_fn(|a| region[a].len()),
-                    values: &self.slab,
-                })?;
-            }
-            self.clear(self.next..till);
-            self.next = till;
-        }
-        Ok(())
-    }
-
-    fn average(&mut self, region: &[Range<usize>; 3]) {
-        let plane = self.weights.len();
-        let mut slab = std::mem::take(&mut self.slab);
-        slab.clear();
-        for channel in 0..self.num_channels {
-            let sums = &self.sums[channel * plane..][..plane];
-            for x in region[0].clone() {
-                for y in region[1].clone() {
-                    for (place, len) in self.runs([x, y, region[2].start], region[2].len()) {
-                        let weights = &self.weights[place..place + len];
-                        slab.extend(sums[place..place + len].iter().zip(weights).map(|(sum, weight)| sum / weight));
-                    }
-                }
-            }
-        }
-        self.slab = slab;
-    }
-
-    /// Zeroes what the ring holds of the given positions, for the next turn.
-    fn clear(&mut self, positions: Range<usize>) {
-        let mut region: [Range<usize>; 3] = std::array::from_fn(|a| 0..self.extent[a]);
-        region[self.axis] = positions;
-        let plane = self.weights.len();
-        for x in region[0].clone() {
-            for y in region[1].clone() {
-                for (place, len) in self.runs([x, y, region[2].start], region[2].len()) {
-                    self.weights[place..place + len].fill(0.0);
-                    for channel in 0..self.num_channels {
-                        self.sums[channel * plane + place..][..len].fill(0.0);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn add_assign(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-}
-
-/// Channel, x and y of the `row_idx`-th row along z of values [C, X, Y, Z].
+/// Channel, x and y of row `row_idx` along z of values `[C, X, Y, Z]`.
 fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
     let [nx, ny, _] = dims;
     (row_idx / (nx * ny), row_idx / ny % nx, row_idx % ny)
 }
 
-/// Appends the window at `start` of the padded volume, zeros outside the volume, as [C, rx, ry, rz].
-fn copy_window(volume: InputVolume<'_>, pad: [usize; 3], start: [usize; 3], roi: [usize; 3], batch: &mut Vec<f32>) {
-    let [nx, ny, nz] = volume.dims;
-    let z_from = start[2].max(pad[2]);
-    let z_till = (start[2] + roi[2]).min(pad[2] + nz);
-    for channel in 0..volume.num_channels {
-        for x in start[0]..start[0] + roi[0] {
-            for y in start[1]..start[1] + roi[1] {
-                let row_end = batch.len() + roi[2];
-                let inside = (pad[0]..pad[0] + nx).contains(&x) && (pad[1]..pad[1] + ny).contains(&y);
-                if inside && z_from < z_till {
-                    let row = ((channel * nx + x - pad[0]) * ny + y - pad[1]) * nz;
-                    batch.resize(batch.len() + z_from - start[2], 0.0);
-                    batch.extend_from_slice(&volume.values[row + z_from - pad[2]..row + z_till - pad[2]]);
-                }
-                batch.resize(row_end, 0.0);
-            }
-        }
-    }
-}
-
-/// Reverses one axis of each [X, Y, Z] block of `values`.
-fn mirror(values: &mut [f32], dims: [usize; 3], axis: usize) {
-    let run: usize = dims[axis + 1..].iter().product();
-    for line in values.chunks_exact_mut(dims[axis] * run) {
-        for i in 0..dims[axis] / 2 {
-            let (front, back) = line.split_at_mut((dims[axis] - 1 - i) * run);
-            front[i * run..(i + 1) * run].swap_with_slice(&mut back[..run]);
-        }
-    }
-}
-
-/// Class of the largest value among planes of `len`, the lowest of equals; NaN never wins.
+/// Class of the largest value at each position of planes of `len` values, the lowest of equals; NaN never wins.
 fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
     best.clear();
     best.resize(len, 0);
@@ -537,14 +365,14 @@ mod tests {
         (0..u16::try_from(dims.iter().product::<usize>()).expect("small")).map(f32::from).collect()
     }
 
-    /// Predicts the window itself and its negative.
+    /// A predictor that returns the window itself and its negative.
     #[allow(clippy::unnecessary_wraps, reason = "the shape of a predictor")]
     fn twice(windows: &[f32], num_windows: usize) -> Outcome<Vec<f32>> {
         let len = windows.len() / num_windows;
         Ok(windows.chunks_exact(len).flat_map(|w| w.iter().copied().chain(w.iter().map(|v| -v))).collect())
     }
 
-    /// Whatever the windows, an average of identical values is that value: the volume comes back in place.
+    /// Checks that a predictor which returns its input gives back the volume, whatever the windows.
     fn check(sliding: SlidingWindow, dims: [usize; 3]) {
         let values = ramp(dims);
         let got = sliding.collect(InputVolume::new(&values, 1, dims).expect("volume"), twice).expect("prediction");
@@ -571,9 +399,10 @@ mod tests {
         }
     }
 
-    /// A predictor that depends on the place within the window, against a plain accumulation over the whole volume.
+    /// Compares a predictor that depends on the position within the window with a plain accumulation over the whole
+    /// volume.
     #[test]
-    fn averages_as_one_big_buffer_would() {
+    fn the_ring_averages_as_one_big_buffer_would() {
         for (dims, roi) in [([21, 9, 13], [6, 4, 5]), ([7, 19, 8], [4, 6, 4]), ([7, 8, 23], [4, 4, 6])] {
             let sliding = SlidingWindow::new(roi, 0.5, 3).expect("windows").with_weighting(Weighting::Gaussian);
             let values = ramp(dims);
@@ -603,14 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_accumulator_does_not_grow_with_the_longest_axis() {
-        let accumulator =
-            |length| Accumulator::new(14, [8, length, 8], [0; 3], [8, length, 8], [4, 4, 4], 1).sums.len();
-        assert_eq!(accumulator(1000), accumulator(10));
-    }
-
-    #[test]
-    fn windows_step_by_half_and_end_at_the_border() {
+    fn adjacent_windows_are_half_a_roi_apart_and_end_at_the_border() {
         let sliding = SlidingWindow::new([96; 3], 0.5, 1).expect("windows");
         assert_eq!(sliding.starts(0, 96), [0]);
         assert_eq!(sliding.starts(0, 97), [0, 1]);
@@ -619,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn argmax_prefers_the_lowest_of_equals() {
+    fn argmax_takes_the_lowest_class_of_equals() {
         let mut best = Vec::new();
         argmax_of_planes(&[1.0, 0.0, f32::NAN, 1.0, 2.0, 0.0, 0.5, 2.0, 1.0], 3, &mut best);
         assert_eq!(best, [0, 1, 2]);

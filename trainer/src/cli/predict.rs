@@ -1,0 +1,57 @@
+//! Flags of `predict`.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::device::DeviceChoice;
+use crate::sliding_window::Weighting;
+
+/// Flags of `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Fine-tuning run, of which the best checkpoint is used, or one of its checkpoints
+    #[arg(long, value_name = "RUN")]
+    pub model: PathBuf,
+    /// Scans, .nii or .nii.gz, or folders of them
+    #[arg(value_name = "INPUT", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Folder for the label maps CASE.nii.gz, created if missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Also write the probability of each class to probabilities/CASE, one file per class
+    #[arg(long)]
+    pub probabilities: bool,
+    /// Fraction by which adjacent windows overlap, in [0, 1)
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.5)]
+    pub overlap: f64,
+    /// Weights of a window's voxels where windows overlap
+    #[arg(long, value_enum, default_value = "constant")]
+    pub weighting: Weighting,
+    /// Average each window with its mirror images: eight times the work, slightly better labels
+    #[arg(long)]
+    pub mirror: bool,
+    /// Number of windows predicted at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub sw_batch_size: usize,
+    /// Device to compute on: auto, cpu, cuda:N or vulkan:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Replace existing label maps; inputs are never replaced
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+impl ValueEnum for Weighting {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Constant, Self::Gaussian]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Constant => PossibleValue::new("constant").help("equal weights, as in the recipe"),
+            Self::Gaussian => PossibleValue::new("gaussian").help("highest weight at the centre of a window"),
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! Files that `predict` writes, checked before the first scan is computed.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use hiend_cache::durable;
+use hiend_loader::nifti::read_info;
+
+/// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// Paths of label maps and probabilities.
+#[derive(Debug)]
+pub struct Places<'a> {
+    out: &'a Path,
+    classes: &'a [String],
+    /// Whether probabilities are written too.
+    probabilities: bool,
+}
+
+impl<'a> Places<'a> {
+    /// Places in folder `out`.
+    pub fn new(out: &'a Path, classes: &'a [String], probabilities: bool) -> Self {
+        Self { out, classes, probabilities }
+    }
+
+    /// Path of a case's label map.
+    pub fn label_map(&self, case: &str) -> PathBuf {
+        self.out.join(format!("{case}.nii.gz"))
+    }
+
+    /// Path of the probability map of a class.
+    pub fn probability(&self, case: &str, class: usize) -> PathBuf {
+        let name: String =
+            self.classes[class].chars().map(|letter| if letter.is_alphanumeric() { letter } else { '_' }).collect();
+        self.out.join("probabilities").join(case).join(format!("{class:02}_{name}.nii.gz"))
+    }
+
+    /// Paths of all files written for a case.
+    fn of_case(&self, case: &str) -> Vec<PathBuf> {
+        let num_probabilities = if self.probabilities { self.classes.len() } else { 0 };
+        let probabilities = (0..num_probabilities).map(|class| self.probability(case, class));
+        std::iter::once(self.label_map(case)).chain(probabilities).collect()
+    }
+
+    /// Checks that the files of all scans can be written: none replaces an input, none exists unless `overwrite` is
+    /// set, and the folder, which is made if need be, has room for what they take at the least.
+    ///
+    /// # Errors
+    /// The first obstacle.
+    pub fn check(&self, scans: &BTreeMap<String, PathBuf>, overwrite: bool) -> anyhow::Result<()> {
+        let mut inputs = BTreeMap::new();
+        for path in scans.values() {
+            inputs.insert(path.canonicalize().with_context(|| path.display().to_string())?, path);
+        }
+        for path in scans.keys().flat_map(|case| self.of_case(case)) {
+            match path.canonicalize() {
+                Ok(existing) => {
+                    if let Some(input) = inputs.get(&existing) {
+                        bail!("{} would replace the input {}; choose another --out", path.display(), input.display());
+                    }
+                    if existing.is_dir() {
+                        bail!("{}: a folder, where a file is to be written", path.display());
+                    }
+                    if !overwrite {
+                        bail!("{} exists; --overwrite replaces it", path.display());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+            }
+        }
+        durable::create_dir_all(self.out)?;
+        self.check_space(scans)
+    }
+
+    /// Writes as many bytes as the files take at the least and removes them again: unlike a look at the free space,
+    /// this also meets quotas and missing permissions.
+    fn check_space(&self, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
+        let bytes_per_voxel = 1 + if self.probabilities { 4 * self.classes.len() as u64 } else { 0 };
+        // A scan whose header cannot be read is reported when its turn comes.
+        let voxels = |path: &PathBuf| read_info(path).map_or(0, |info| info.shape.iter().product::<usize>() as u64);
+        let num_voxels: u64 = scans.values().map(voxels).sum();
+        let needed = (num_voxels * bytes_per_voxel).div_ceil(MAX_DEFLATE_RATIO).max(1);
+        let probe = || {
+            let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(self.out)?;
+            let block = vec![0; needed.min(1 << 20) as usize];
+            let mut left = needed;
+            while left > 0 {
+                let len = left.min(block.len() as u64);
+                file.write_all(&block[..len as usize])?;
+                left -= len;
+            }
+            file.as_file().sync_all()
+        };
+        probe().with_context(|| {
+            let (out, num_scans) = (self.out.display(), scans.len());
+            format!("{out}: cannot write the label maps of {num_scans} scans, which take at least {needed} bytes")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(inputs: &[&str], out: &str, existing: &[&str], overwrite: bool) -> Result<(), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in inputs.iter().chain(existing) {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), b"scan").unwrap();
+        }
+        let scans = inputs.iter().map(|name| {
+            let case = Path::new(name).file_name().unwrap().to_string_lossy().replace(".nii.gz", "");
+            (case.replace("_0000", ""), at(name))
+        });
+        let classes = ["background".to_owned(), "left lung".to_owned()];
+        let result = Places::new(&at(out), &classes, true).check(&scans.collect(), overwrite);
+        for name in inputs.iter().chain(existing) {
+            assert_eq!(std::fs::read(at(name)).unwrap(), b"scan");
+        }
+        if result.is_ok() {
+            assert!(at(out).is_dir());
+            let left = std::fs::read_dir(at(out))
+                .unwrap()
+                .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".partial-"));
+            assert_eq!(left.count(), 0, "the probe is removed");
+        }
+        result.map_err(|error| format!("{error:#}").replace(&folder.path().display().to_string(), "DIR"))
+    }
+
+    #[test]
+    fn no_input_is_replaced() {
+        let expected = Err("DIR/a.nii.gz would replace the input DIR/a.nii.gz; choose another --out".to_owned());
+        for overwrite in [false, true] {
+            assert_eq!(check(&["a.nii.gz"], ".", &[], overwrite).map_err(|text| text.replace("/./", "/")), expected);
+        }
+        assert_eq!(check(&["a_0000.nii.gz"], ".", &[], false), Ok(()));
+    }
+
+    #[test]
+    fn existing_files_of_any_case_are_found_first() {
+        let inputs = ["in/a_0000.nii.gz", "in/b_0000.nii.gz"];
+        assert_eq!(check(&inputs, "out", &[], false), Ok(()));
+        let probability = "out/probabilities/b/01_left_lung.nii.gz";
+        for existing in ["out/b.nii.gz", probability] {
+            let expected = format!("DIR/{existing} exists; --overwrite replaces it");
+            assert_eq!(check(&inputs, "out", &[existing], false), Err(expected));
+            assert_eq!(check(&inputs, "out", &[existing], true), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder_is_refused() {
+        let error = check(&["in/a.nii.gz"], "out", &["out"], true).unwrap_err();
+        assert!(error.starts_with("DIR/out"), "{error}");
+    }
+}

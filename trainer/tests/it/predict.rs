@@ -1,0 +1,171 @@
+//! `hiend-train predict` on files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use hiend_loader::nifti::{read_labels, read_volume};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_trainer::checkpoint::{Checkpoints, Kind, State};
+use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
+use hiend_trainer::model::init::WeightInit;
+
+use crate::nifti;
+
+/// Configuration of a network small enough for a test.
+fn config() -> FinetuneConfig {
+    let mut config = FinetunePreset::Tiny.config();
+    config.classes = ["background", "body"].map(str::to_owned).to_vec();
+    config.model.patch_size = 8;
+    config.model.embed_dim = 12;
+    config.model.num_heads = 2;
+    config.model.depth = 4;
+    config.model.taps = [1, 2, 3];
+    config.model.feature_size = 2;
+    config.stream.crop_size = [16; 3];
+    config.preprocess = Some(PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() });
+    config.validate("test").unwrap();
+    config
+}
+
+/// Folder with a fine-tuning run of initial weights and a folder `scans`.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let config = config();
+        let model = config.unetr().init(&mut WeightInit::new(0, &burn::tensor::Device::flex().autodiff()));
+        let optimizer = config.optim.init(&model);
+        let state = State::new(Kind::Finetune, 1, None, &config, "digest");
+        let checkpoints = Checkpoints::open(&folder.at("run"), 1).unwrap();
+        checkpoints.save(&state, &model, None, &optimizer).unwrap();
+        fs::create_dir(folder.at("scans")).unwrap();
+        folder
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn predict(&self, input: &str, out: &str, more: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hiend-train"))
+            .args(["predict", "--device", "cpu", "--model"])
+            .arg(self.at("run"))
+            .arg(self.at(input))
+            .arg("--out")
+            .arg(self.at(out))
+            .args(more)
+            .output()
+            .unwrap()
+    }
+
+    /// Checks that a prediction ends with `code` and `expected` on standard error.
+    fn check(&self, input: &str, out: &str, more: &[&str], code: i32, expected: &str) {
+        let output = self.predict(input, out, more);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+/// A ball of 40 HU in air, in voxels of 3, 3 and 6 mm with these shears in mm.
+fn write_scan(path: &Path, shear: [f32; 3]) {
+    let shape = [24_u16, 20, 12];
+    let affine = [[3.0, shear[0], 0.0, -30.0], [0.0, 3.0, shear[1], 10.0], [shear[2], 0.0, 6.0, 40.0]];
+    let mut voxels = Vec::new();
+    for z in 0..12_i32 {
+        for y in 0..20_i32 {
+            for x in 0..24_i32 {
+                let inside = (x - 12).pow(2) + (y - 10).pow(2) + 4 * (z - 6).pow(2) < 64;
+                voxels.push(if inside { 40 } else { -1000 });
+            }
+        }
+    }
+    nifti::write(path, shape, affine, &voxels);
+}
+
+#[test]
+fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
+    let folder = Folder::new();
+    // A gantry tilt of 20 degrees, and an affine off orthogonal by a thousandth.
+    for (name, shear) in [("tilt", [0.0, -6.0 * 20_f32.to_radians().tan(), 0.0]), ("skew", [0.003, 0.0, -0.003])] {
+        write_scan(&folder.at(&format!("scans/{name}_0000.nii")), shear);
+    }
+    // What macOS leaves in archives is passed over.
+    fs::write(folder.at("scans/._tilt_0000.nii"), b"\0\x05\x16\x07").unwrap();
+    folder.check("scans", "out", &["--probabilities"], 0, "");
+    let mut names: Vec<String> = fs::read_dir(folder.at("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["probabilities", "skew.nii.gz", "tilt.nii.gz"]);
+    for name in ["tilt", "skew"] {
+        let scan = read_volume(&folder.at(&format!("scans/{name}_0000.nii"))).unwrap().info;
+        let label = read_labels(&folder.at(&format!("out/{name}.nii.gz"))).unwrap();
+        assert_eq!((label.info.shape, label.info.affine), (scan.shape, scan.affine), "{name}");
+        // The label is the more probable class of two; outside of the body nothing is predicted but background.
+        let body = read_volume(&folder.at(&format!("out/probabilities/{name}/01_body.nii.gz"))).unwrap();
+        let mut probability = vec![0.0; scan.shape.iter().product()];
+        body.read_f32(0, &mut probability);
+        assert!(
+            label
+                .voxels
+                .iter()
+                .zip(&probability)
+                .all(|(&label, &p)| (label == 1) == (p > 0.5) || (p - 0.5).abs() < 1e-4)
+        );
+        let (predicted, outside): (Vec<f32>, Vec<f32>) = probability.iter().partition(|&&p| p > 0.0);
+        assert!(predicted.len() > 1000 && outside.len() > 1000, "{} {}", predicted.len(), outside.len());
+    }
+}
+
+#[test]
+fn a_second_channel_is_refused() {
+    let folder = Folder::new();
+    for name in ["c_0000", "c_0001", "d_0000"] {
+        write_scan(&folder.at(&format!("scans/{name}.nii")), [0.0; 3]);
+    }
+    folder.check("scans", "out", &[], 3, "c: skipped: has more than one channel; a CT has one");
+    assert!(folder.at("out/d.nii.gz").exists() && !folder.at("out/c.nii.gz").exists());
+    assert!(!folder.at("out/c_0001.nii.gz").exists());
+    folder.check("scans/c_0001.nii", "other", &[], 1, "c: skipped: has more than one channel");
+}
+
+#[test]
+fn no_input_is_replaced_and_existing_files_are_found_before_computing() {
+    let folder = Folder::new();
+    for name in ["a", "b"] {
+        // Named like the label map that it must not become; nothing is read before the names are checked.
+        write_scan(&folder.at(&format!("scans/{name}.nii.gz")), [0.0; 3]);
+    }
+    let before = fs::read(folder.at("scans/a.nii.gz")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        folder.check("scans", "scans", more, 1, "a.nii.gz would replace the input");
+        assert_eq!(fs::read(folder.at("scans/a.nii.gz")).unwrap(), before);
+    }
+    fs::create_dir(folder.at("out")).unwrap();
+    fs::write(folder.at("out/b.nii.gz"), b"by hand").unwrap();
+    folder.check("scans", "out", &[], 1, "b.nii.gz exists; --overwrite replaces it");
+    assert!(!folder.at("out/a.nii.gz").exists(), "nothing is computed before");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_takes_no_files_is_refused_before_computing() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a.nii"), [0.0; 3]);
+    // A folder in which nobody, root included, can make a file.
+    let output = Command::new(env!("CARGO_BIN_EXE_hiend-train"))
+        .args(["predict", "--device", "cpu", "--out", "/proc/self/fdinfo", "--model"])
+        .arg(folder.at("run"))
+        .arg(folder.at("scans"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("/proc/self/fdinfo: cannot write the label maps of 1 scans"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
