@@ -47,7 +47,7 @@ impl Place {
     fn write(&self, path: &str, file: &TestFile) {
         let path = file.write(&self.data().join(path));
         let file = File::options().append(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
     }
 
     fn data(&self) -> PathBuf {
@@ -78,7 +78,7 @@ impl Place {
         let cache = Cache::open(&self.cache()).unwrap();
         let volume = cache.case(key).unwrap().read_whole(&mut VolumeReader::new()).unwrap();
         let label = volume.label.unwrap();
-        let count = |value: u8| label.iter().filter(|&&voxel| voxel == value).count();
+        let count = |value: u8| label.iter().map(|&voxel| usize::from(voxel == value)).sum::<usize>();
         (0..=255).map(|value| (value, count(value))).filter(|(_, count)| *count > 0).collect()
     }
 }
