@@ -2,8 +2,8 @@
 //!
 //! Each launch is bracketed by two time stamps on the device, which are read after the work: kernels follow each other as
 //! they do otherwise, but each launch costs the launching thread a round trip. The durations of kernels are therefore
-//! exact, the gaps between them an upper bound. Calls of vendor libraries are launches of those libraries: `CubeCL` does not
-//! see them, and they fall into the gaps.
+//! exact, the gaps between them an upper bound. Calls of vendor libraries, which `CubeCL` does not see, are bracketed by
+//! events of their own (`hiend_trainer::vendor::timing`) and lie in those gaps.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,16 +12,19 @@ use std::time::Duration;
 use cubecl::config::{TypeNameFormatLevel, type_name_format};
 use cubecl::future::block_on;
 use cubecl::logging::{LaunchObservation, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest};
+use hiend_trainer::vendor::timing::{VendorCall, timed};
 
-/// All launches of one kernel.
+/// All launches of one kernel, or all calls of one operation of a vendor library.
 #[derive(Clone, Debug)]
 pub struct KernelTime {
-    /// Name of the kernel.
+    /// Name of the kernel or operation.
     pub kernel: String,
     /// Number of launches.
     pub launches: usize,
     /// Seconds on the device, summed over the launches.
     pub secs: f64,
+    /// True for a vendor library's operation.
+    pub vendor: bool,
 }
 
 /// Times of a piece of work.
@@ -31,7 +34,7 @@ pub struct DeviceTimes {
     pub kernels: Vec<KernelTime>,
     /// Seconds from the start of the first kernel to the end of the last.
     pub span_secs: f64,
-    /// Seconds within the span in which no kernel of `CubeCL` ran.
+    /// Seconds within the span in which neither a kernel nor a vendor library's operation ran.
     pub idle_secs: f64,
     /// Number of launches without a time.
     pub unmeasured: usize,
@@ -49,7 +52,7 @@ impl DeviceTimes {
         let watching = LaunchObservation::new(launches.clone());
         // No launch is earlier than this.
         let epoch = std::time::Instant::now();
-        let done = work();
+        let (done, calls) = timed(work);
         drop(watching);
         done?;
         let launches = std::mem::take(&mut *launches.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -66,13 +69,24 @@ impl DeviceTimes {
                 kernel: type_name_format(kernel, TypeNameFormatLevel::Balanced),
                 launches: 0,
                 secs: 0.0,
+                vendor: false,
             });
             of_kernel.launches += 1;
             of_kernel.secs += ticks.duration().as_secs_f64();
             spans.push((ticks.start_duration_since(epoch), ticks.end_duration_since(epoch)));
         }
-        (times.span_secs, times.idle_secs) = span_and_gaps(spans);
-        times.kernels = kernels.into_values().collect();
+        let (span_secs, gap_secs) = span_and_gaps(spans);
+        let vendor_secs: f64 = calls.iter().map(|call| call.secs).sum();
+        (times.span_secs, times.idle_secs) = (span_secs, (gap_secs - vendor_secs).max(0.0));
+        let mut operations: HashMap<String, KernelTime> = HashMap::new();
+        for VendorCall { name, secs } in calls {
+            let kernel = name.clone();
+            let of_operation =
+                operations.entry(name).or_insert(KernelTime { kernel, launches: 0, secs: 0.0, vendor: true });
+            of_operation.launches += 1;
+            of_operation.secs += secs;
+        }
+        times.kernels = kernels.into_values().chain(operations.into_values()).collect();
         times.kernels.sort_by(|a, b| b.secs.total_cmp(&a.secs));
         Ok(times)
     }

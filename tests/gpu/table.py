@@ -34,7 +34,7 @@ for case in ("shapes", "convolutions"):
 kernels = [row for row in rows if row.get("case") == "kernels" and "kernel" in row]
 totals = [row for row in kernels if row["kernel"] == "all"]
 for row in [row for row in kernels if row["kernel"] != "all"] + totals:
-    extra = (f"{key}={row[key]}" for key in ("span_ms", "idle_ms", "clock") if key in row)
+    extra = (f"{key}={row[key]}" for key in ("vendor_ms", "span_ms", "idle_ms", "clock") if key in row)
     print(f"{row['ms']:9.3f} ms {row['launches']:6.0f} x {row['kernel'][:90]}", *extra)
 for row in rows:
     if row.get("case") == "products" and "ms" in row:

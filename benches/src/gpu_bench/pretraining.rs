@@ -96,7 +96,8 @@ pub(super) fn kernels(_: &Cli, _: &Compute, _: &mut dyn FnMut(Value)) -> anyhow:
     bail!("the case kernels needs a GPU; build with --features cuda or vulkan");
 }
 
-/// Shows one line per kernel, then one for all; milliseconds and launches are those of one update on a resident batch.
+/// Shows one line per kernel and vendor operation, then one for all, whose `ms` and `idle_ms` sum to `span_ms`;
+/// milliseconds and launches are those of one update on a resident batch.
 #[cfg(feature = "cube")]
 pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use crate::kernel_times::DeviceTimes;
@@ -116,6 +117,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
     for kernel in &times.kernels {
         show(json!({
             "kernel": kernel.kernel,
+            "vendor": kernel.vendor,
             "launches": rounded(kernel.launches as f64 / updates as f64),
             "ms": each(kernel.secs),
             "share": rounded(kernel.secs / busy_secs),
@@ -129,6 +131,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
         "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / updates as f64),
         "unmeasured": times.unmeasured,
         "ms": each(busy_secs),
+        "vendor_ms": each(times.kernels.iter().filter(|kernel| kernel.vendor).map(|kernel| kernel.secs).sum()),
         "span_ms": each(times.span_secs),
         "idle_ms": each(times.idle_secs),
         "clock": if times.on_device { "device" } else { "host" },
