@@ -47,9 +47,6 @@ impl RowBuffers {
     }
 }
 
-/// Buffer of a row, and the function that stores it past the caches.
-type Through<'a, U> = Option<(&'a mut [U], fn(&[U], &mut [U]))>;
-
 impl ColumnCopy<'_> {
     /// Copies the image as floats. Rows bypass the caches if `finished` says that nothing reads them soon.
     pub(super) fn floats(
@@ -61,10 +58,11 @@ impl ColumnCopy<'_> {
         RowBuffers { row, pieces }: &mut RowBuffers,
         crop: &mut [f32],
     ) {
-        let through: Through<'_, f32> = finished.then(|| {
+        let row = finished.then(|| {
             row.resize(layout.size[2], 0.0);
-            (row.as_mut_slice(), streaming::write as fn(&[f32], &mut [f32]))
+            row.as_mut_slice()
         });
+        let through = (row, streaming::write);
         if (factor, shift) == (1.0, 0.0) {
             self.rows(chunks, layout, through, pieces, crop, |value| scale.apply(value));
         } else {
@@ -74,10 +72,10 @@ impl ColumnCopy<'_> {
 
     /// Copies stored values or labels as they are.
     pub(super) fn values<T: Copy>(&self, chunks: &[Vec<T>], layout: Layout, buffers: &mut RowBuffers, crop: &mut [T]) {
-        self.rows(chunks, layout, None, &mut buffers.pieces, crop, |value| value);
+        self.rows(chunks, layout, (None, |_: &[T], _: &mut [T]| ()), &mut buffers.pieces, crop, |value| value);
     }
 
-    /// Copies row by row along z.
+    /// Copies row by row along z; through a buffer of a row and a function that stores it, if there is a buffer.
     ///
     /// Rows come in the order in which they lie in the crop: what is written goes to memory, where order counts; what
     /// is read lies in the core's own cache, where it does not.
@@ -85,7 +83,7 @@ impl ColumnCopy<'_> {
         &self,
         chunks: &[Vec<T>],
         Layout { map, size }: Layout,
-        mut through: Through<'_, U>,
+        (mut through, store): (Option<&mut [U]>, impl Fn(&[U], &mut [U])),
         pieces: &mut Vec<Piece>,
         crop: &mut [U],
         convert: impl Fn(T) -> U,
@@ -121,7 +119,7 @@ impl ColumnCopy<'_> {
                 let to = ((x.first + at_x) * size[1] + y.first + at_y) * size[2] + z.first;
                 let out = &mut crop[to..to + z.count];
                 let target = match &mut through {
-                    Some((row, _)) => &mut row[..z.count],
+                    Some(row) => &mut row[..z.count],
                     None => &mut *out,
                 };
                 for &Piece { chunk, stride, from, to, len } in &*pieces {
@@ -132,7 +130,7 @@ impl ColumnCopy<'_> {
                         copy_row::<false, _, _>(values, out, &convert);
                     }
                 }
-                if let Some((row, store)) = &mut through {
+                if let Some(row) = &through {
                     store(&row[..z.count], out);
                 }
             }

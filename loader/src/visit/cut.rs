@@ -126,7 +126,7 @@ impl Cutter {
                 copy.floats(&decoded.image, layout, &dequantize, false, &mut self.rows, image);
                 (layout, slot.labels.is_some().then(|| &mut self.staged_label[staged]))
             } else {
-                let finished = matches!(cut.crop.params.rest(), Rest::Nothing);
+                let finished = cut.crop.params.is_fused();
                 let image = &mut slot.images[cut.held.clone()];
                 F::copy(&copy, &decoded.image, cut.layout, &cut.dequantize, finished, &mut self.rows, image);
                 (cut.layout, slot.labels.as_deref_mut().map(|labels| &mut labels[cut.held.clone()]))

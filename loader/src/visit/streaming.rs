@@ -9,6 +9,7 @@
 /// # Panics
 /// If the lengths differ.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[expect(unsafe_code, reason = "the intrinsics take pointers")]
 pub(super) fn write(values: &[f32], out: &mut [f32]) {
     use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
