@@ -24,6 +24,7 @@
 //! both do all the work: the second one waits for the first, and then finds nothing left to do.
 
 mod case;
+mod changes;
 mod extent;
 mod folder;
 mod identity;
@@ -51,6 +52,7 @@ use case::{CaseConverter, Outcome};
 
 pub(crate) use case::headers;
 pub use case::probe;
+pub use changes::{Changes, changes};
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 pub use share::keep_share;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use hiend_cache::prune::Pruned;
@@ -15,9 +14,6 @@ use crate::cli;
 use crate::convert::{Conversion, Event, Summary, keep_share};
 use crate::dataset::{UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
-
-/// Time for converting sample cases in a dry run.
-const PROBE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
@@ -38,8 +34,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         note(format_args!("worker {number} of {workers}: {}", summary(&share, 0)));
     }
     if args.dry_run {
-        task.datasets = share;
-        return plan::show(&task, PROBE, Some(&args.out));
+        return plan::dry_run(task, share, &args.out);
     }
     let num_listed = num_cases(&share);
 

@@ -1,5 +1,6 @@
 //! `hiend-shard plan DATA` and `hiend-shard DATA --dry-run`: the estimate of a conversion.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,21 +10,73 @@ use super::table::{Table, count, facts, size};
 use super::task::Task;
 use super::unused;
 use crate::cli;
-use crate::dataset::Weight;
-use crate::plan::{DatasetPlan, plan};
+use crate::convert::{Changes, changes};
+use crate::dataset::{Dataset, Weight};
+use crate::plan::{DatasetPlan, Plan, plan};
 use crate::program::{SKIPPED, print};
+
+/// Time for converting sample cases in a dry run.
+const PROBE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &cli::Plan) -> anyhow::Result<ExitCode> {
     show(&Task::find(&args.data, &args.preprocess)?, Duration::from_secs_f64(args.probe), None)
 }
 
-/// Prints the estimate of a task, for the cache `out` if it has one.
-pub(super) fn show(task: &Task, probe_for: Duration, out: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Prints what converting `share` of the task's datasets would change in the cache at `out`, and the estimate for it.
+pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow::Result<ExitCode> {
+    let changes = changes(&task.root, &task.datasets, out, &task.config, &task.options)?;
+    let unchanged: HashSet<&str> = changes.unchanged.iter().map(String::as_str).collect();
+    task.datasets = share;
+    for dataset in &mut task.datasets {
+        dataset.cases.retain(|case| !unchanged.contains(case.key().as_str()));
+    }
+    show(&task, PROBE, Some((out, &changes)))
+}
+
+fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &Path) -> anyhow::Result<()> {
+    let num_of = |keys: &[String]| keys.iter().filter(|key| !skipped.contains(key.as_str())).count();
+    let (new, changed) = (num_of(&changes.new), num_of(&changes.changed));
+    let (cases, unchanged) = (count(new + changed, "case"), changes.unchanged.len());
+    let out = out.display();
+    print(format_args!("would convert {cases} into {out}: {new} new, {changed} changed; {unchanged} unchanged"))?;
+    if !changes.not_in_data.is_empty() {
+        let cases = count(changes.not_in_data.len(), "case");
+        print(if prune {
+            format!("would remove {cases} of the cache not in this data")
+        } else {
+            format!("{cases} of the cache not in this data; --prune removes them")
+        })?;
+    }
+    Ok(())
+}
+
+/// Prints the estimate of a task, for a cache and its changes if there is one.
+fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> anyhow::Result<ExitCode> {
     let plan = plan(&task.root, &task.datasets, &task.config, &task.options, probe_for);
     let cases: usize = plan.datasets.iter().map(|dataset| dataset.cases).sum();
-    if let Some(out) = out {
-        print(format_args!("would convert {} into {}", count(cases, "case"), out.display()))?;
+    if let Some((out, changes)) = cache {
+        let skipped: HashSet<&str> = plan.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
+        print_changes(changes, &skipped, task.options.prune, out)?;
     }
+    let has_work = cases > 0 || cache.is_none();
+    if has_work {
+        estimate(task, &plan)?;
+    }
+    unused::list(task)?;
+    if plan.skipped.is_empty() {
+        let is_complete = task.num_unused(Weight::Missed) == 0;
+        return Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) });
+    }
+    print("Would skip:")?;
+    for skipped in &plan.skipped {
+        print(format_args!("  {skipped}"))?;
+    }
+    let has_cases = cases > 0 || cache.is_some_and(|(_, changes)| !changes.unchanged.is_empty());
+    Ok(if has_cases { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE })
+}
+
+/// Prints disk space, time and memory.
+fn estimate(task: &Task, plan: &Plan) -> anyhow::Result<()> {
     print(by_dataset(&plan.datasets))?;
     let bytes_out: u64 = plan.datasets.iter().map(|dataset| dataset.bytes_out).sum();
     let voxels: u64 = plan.datasets.iter().map(|dataset| dataset.voxels).sum();
@@ -37,16 +90,7 @@ pub(super) fn show(task: &Task, probe_for: Duration, out: Option<&Path>) -> anyh
         ("memory", format!("at most {} (limit {})", size(plan.peak_memory_bytes), size(task.options.memory_bytes))),
         ("estimated from", format!("{} converted in memory", count(plan.probed, "case"))),
     ]))?;
-    unused::list(task)?;
-    if plan.skipped.is_empty() {
-        let is_complete = task.num_unused(Weight::Missed) == 0;
-        return Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) });
-    }
-    print("Would skip:")?;
-    for skipped in &plan.skipped {
-        print(format_args!("  {skipped}"))?;
-    }
-    Ok(if cases == 0 { ExitCode::FAILURE } else { ExitCode::from(SKIPPED) })
+    Ok(())
 }
 
 fn clock(secs: f64) -> String {

@@ -53,17 +53,32 @@ pub(super) fn prepare(
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
     let records: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-    // Cases in the data are simply converted again when parameters changed; others would stay as they are.
+    check_parameters(out, &records, datasets, parameters, keep_others)?;
+    Ok(Known { records, generation })
+}
+
+/// Checks that no case outside the data, kept by `keep_others`, was made with other parameters.
+///
+/// Cases in the data are simply converted again when parameters changed; others would stay as they are.
+pub(super) fn check_parameters(
+    out: &Path,
+    records: &HashMap<String, CaseRecord>,
+    datasets: &[Dataset],
+    parameters: &str,
+    keep_others: bool,
+) -> Result<(), ConvertError> {
     let listed = listed(datasets);
     let mut others = records
         .iter()
         .filter(|(key, record)| keep_others && record.parameters != parameters && !listed.contains(*key))
         .map(|(key, _)| key);
-    if let Some(example) = others.next() {
-        let count = others.count() + 1;
-        return Err(ConvertError::OtherParameters { path: out.to_owned(), count, example: example.clone() });
+    match others.next() {
+        Some(example) => {
+            let count = others.count() + 1;
+            Err(ConvertError::OtherParameters { path: out.to_owned(), count, example: example.clone() })
+        }
+        None => Ok(()),
     }
-    Ok(Known { records, generation })
 }
 
 /// Keys of all cases of the data, skipped ones included.

@@ -257,6 +257,44 @@ fn a_plan_writes_nothing() {
 }
 
 #[test]
+fn a_dry_run_tells_new_changed_and_unchanged_cases_and_writes_nothing() {
+    let place = Place::with_phantoms(4);
+    let names = |place: &Place| -> Vec<_> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(place.path("cache")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (image, label) = (place.path("image"), place.path("label"));
+    std::fs::rename(place.image(3), &image).unwrap();
+    std::fs::rename(place.label(3), &label).unwrap();
+    place.convert(&[], 0);
+    let (before, files) = (voxels(&place.path("cache")), names(&place));
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(ran.out.contains("would convert 0 cases") && ran.out.contains("3 unchanged"), "{}", ran.out);
+    std::fs::rename(image, place.image(3)).unwrap();
+    std::fs::rename(label, place.label(3)).unwrap();
+    std::fs::copy(place.image(0), place.image(1)).unwrap();
+    std::fs::remove_file(place.image(2)).unwrap();
+    std::fs::remove_file(place.label(2)).unwrap();
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(
+        ran.out.contains("would convert 2 cases") && ran.out.contains("1 new, 1 changed; 1 unchanged"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("1 case of the cache not in this data; --prune removes them"), "{}", ran.out);
+    let ran = place.convert(&["--dry-run", "--prune"], 0);
+    assert!(ran.out.contains("would remove 1 case"), "{}", ran.out);
+    let ran = place.convert(&["--dry-run", "--window", "-100,200", "--prune"], 0);
+    assert!(ran.out.contains("1 new, 2 changed; 0 unchanged"), "{}", ran.out);
+    // Cases outside the data would keep the other window, which the conversion refuses.
+    let ran = place.convert(&["--dry-run", "--window", "-100,200"], 1);
+    assert!(ran.err.contains("other parameters"), "{}", ran.err);
+    assert_eq!((voxels(&place.path("cache")), names(&place)), (before, files));
+}
+
+#[test]
 fn only_changed_cases_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&[], 0);

@@ -1,0 +1,73 @@
+//! Changes that a conversion would make to a cache, from its records and from what the file system says of the data.
+//! Nothing is written, and no file of the data is read.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use hiend_cache::{Access, Cache, CaseRecord};
+
+use super::source::{looks_the_same, source_of};
+use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
+use crate::dataset::Dataset;
+use crate::preprocess::PreprocessConfig;
+
+/// Cases of a conversion by what would happen to them, as `DATASET/CASE`. Cases that would be skipped are in no list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Cases without a record in the cache.
+    pub new: Vec<String>,
+    /// Cases whose files or parameters differ from their record. Where only times differ, a conversion compares the
+    /// content and may find a case unchanged; with [`ConvertOptions::checksum`] it compares that of unchanged ones too.
+    pub changed: Vec<String>,
+    /// Cases whose record stays.
+    pub unchanged: Vec<String>,
+    /// Cases of the cache that are not in the data; [`ConvertOptions::prune`] removes them.
+    pub not_in_data: Vec<String>,
+}
+
+/// Finds the changes that converting `datasets`, found in `root`, would make to the cache at `out`.
+///
+/// A cache that does not exist is an empty one. Cases of lost and damaged shards count as new.
+///
+/// # Errors
+/// If the cache cannot be read, or the conversion would refuse it.
+pub fn changes(
+    root: &Path,
+    datasets: &[Dataset],
+    out: &Path,
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+) -> Result<Changes, ConvertError> {
+    let parameters = identity::parameters(config, options.codec);
+    let records = records_in(out)?;
+    folder::check_parameters(out, &records, datasets, &parameters, !options.prune)?;
+    let listed = folder::listed(datasets);
+    let mut changes = Changes::default();
+    changes.not_in_data.extend(records.keys().filter(|key| !listed.contains(*key)).cloned());
+    changes.not_in_data.sort();
+    let mut share = datasets.to_vec();
+    keep_share(&mut share, options.worker);
+    let now = SystemTime::now();
+    for case in share.iter().flat_map(|dataset| &dataset.cases) {
+        let Ok(source) = source_of(root, case, now) else { continue };
+        let list = match records.get(&case.key()) {
+            None => &mut changes.new,
+            Some(record) if record.parameters == parameters && looks_the_same(&record.source, &source) => {
+                &mut changes.unchanged
+            }
+            Some(_) => &mut changes.changed,
+        };
+        list.push(case.key());
+    }
+    Ok(changes)
+}
+
+/// Records of the intact shards at `out`, by case.
+fn records_in(out: &Path) -> Result<HashMap<String, CaseRecord>, ConvertError> {
+    match Cache::salvage(out, Access::Pread) {
+        Ok((cache, _)) => Ok(cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect()),
+        Err(hiend_cache::Error::NoCache { .. }) => Ok(HashMap::new()),
+        Err(error) => Err(error.into()),
+    }
+}
