@@ -9,8 +9,9 @@ use hiend_cache::{Access, CodecPreset};
 use crate::convert::OnSuspect;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
-use crate::program::{Expected, parse_fold, parse_rank, parse_shape};
-pub use crate::program::{Spacing, parse_bytes, parse_spacing, parse_window};
+use crate::program::{
+    Expected, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+};
 use crate::sampler::SampleBy;
 use crate::transform::Chain;
 

@@ -49,8 +49,7 @@ pub mod batch;
 pub mod budget;
 pub mod case;
 #[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod cli;
+mod cli;
 #[cfg(feature = "cli")]
 pub mod commands;
 pub mod convert;

@@ -1,7 +1,5 @@
 //! The commands of `hiend-train`. The only modules of this crate that print.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the commands of models print with println! so far")]
-
 mod attend;
 mod config;
 mod curves;
@@ -20,12 +18,9 @@ mod weights;
 
 use std::process::ExitCode;
 
-use hiend_loader::program::{INTERRUPTED, note, print};
+use hiend_loader::program::{INTERRUPTED, SKIPPED, note, print};
 
 use crate::cli::{Cli, Command};
-
-/// Exit code of a command that skipped some cases.
-const LEFT_OUT: u8 = 3;
 
 /// Runs the command that was typed.
 ///

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use hiend_loader::cli::{Spacing, parse_spacing, parse_window};
+use hiend_loader::program::{Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
 use crate::config::pretrain::PretrainPreset;

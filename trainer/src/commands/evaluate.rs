@@ -8,6 +8,7 @@ use hiend_cache::durable;
 use hiend_loader::geometry::{largest_shift_mm, spacing};
 use hiend_loader::nifti::{LabelVolume, NiftiInfo, read_labels};
 
+use super::{note, print};
 use crate::cli::EvaluateArgs;
 use crate::inference::scan_files::label_maps;
 use crate::label_space::LabelSpace;
@@ -48,7 +49,7 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         highest = classes.fold(highest, |top, &class| top.max(class));
         let metrics = evaluate_case(case_id, &label.map()?, &pred.map()?, space, args.tolerance_mm);
         cases.push(metrics.with_context(|| format!("case {case_id}"))?);
-        eprintln!("{} of {}: {case_id}", cases.len(), labels.len());
+        note(format_args!("{} of {}: {case_id}", cases.len(), labels.len()));
     }
     let class_names =
         named.map_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect(), |named| named.classes);
@@ -59,7 +60,7 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
         durable::write(path, evaluation.to_csv().as_bytes())?;
     }
-    print!("{}", evaluation.to_table());
+    print(evaluation.to_table().trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

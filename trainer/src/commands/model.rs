@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::print;
 use crate::cli::SizesArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
@@ -28,9 +29,9 @@ pub fn load_pretrained(path: &Path, sizes: Option<PretrainConfig>, compute: &Com
     let loaded = Pretrained::load(path, sizes, compute.raw())?;
     let path = loaded.path.display();
     if let Some(preset) = loaded.found_preset {
-        println!("model {path} (its tensors are those of the preset {})", preset.name());
+        print(format_args!("model {path} (its tensors are those of the preset {})", preset.name()))?;
     } else {
-        println!("model {path}");
+        print(format_args!("model {path}"))?;
     }
     Ok(loaded)
 }

@@ -12,7 +12,7 @@ use hiend_loader::nifti::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::running::listen;
-use super::{INTERRUPTED, LEFT_OUT};
+use super::{INTERRUPTED, SKIPPED, note, print};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
@@ -32,13 +32,14 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let predictor = Predictor::open(&args.model, &compute, settings)?;
     let places = Places::new(&args.out, predictor.classes(), args.probabilities);
     places.check(&files, args.overwrite)?;
-    println!("model {} on {compute}, {} classes", predictor.checkpoint().display(), predictor.classes().len());
+    let model = predictor.checkpoint().display();
+    print(format_args!("model {model} on {compute}, {} classes", predictor.classes().len()))?;
 
     let stop = listen("stopping after this batch of windows; once more to stop at once")?;
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
     for scan in &skipped {
-        eprintln!("{}: skipped: {}", scan.case, scan.reason);
+        note(format_args!("{}: skipped: {}", scan.case, scan.reason));
     }
     for (number, (case, path)) in files.iter().enumerate() {
         let started = Instant::now();
@@ -53,22 +54,24 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             Err(ScanPredictionError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
             // One scan that cannot be predicted does not stop the others.
             Err(error) => {
-                eprintln!("{label}: skipped: {:#}", anyhow::Error::from(error));
+                note(format_args!("{label}: skipped: {:#}", anyhow::Error::from(error)));
                 num_failed += 1;
             }
             // A folder that takes no more files does.
             Ok(prediction) => {
                 let labelled = write(&prediction, &places, case)
                     .with_context(|| format!("stopped after {number} of {} scans", files.len()))?;
-                println!("{label}: {labelled:.1} % of the voxels labelled, {:.1} s", started.elapsed().as_secs_f64());
+                let secs = started.elapsed().as_secs_f64();
+                print(format_args!("{label}: {labelled:.1} % of the voxels labelled, {secs:.1} s"))?;
             }
         }
     }
-    println!("{} of {num_cases} scans predicted into {}", num_cases - num_failed, args.out.display());
+    let num_predicted = num_cases - num_failed;
+    print(format_args!("{num_predicted} of {num_cases} scans predicted into {}", args.out.display()))?;
     Ok(match num_failed {
         0 => ExitCode::SUCCESS,
         all if all == num_cases => ExitCode::FAILURE,
-        _ => ExitCode::from(LEFT_OUT),
+        _ => ExitCode::from(SKIPPED),
     })
 }
 

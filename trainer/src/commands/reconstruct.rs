@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use hiend_loader::scan::Scan;
 
 use super::model::{load_pretrained, sizes};
-use super::scans;
+use super::{print, scans};
 use crate::cli::ReconstructArgs;
 use crate::config::RunConfig as _;
 use crate::device::{Compute, settle_default};
@@ -67,7 +67,7 @@ fn draw_crop(
             crop.is_hidden(within).then(|| crop.value(within))
         },
     };
-    println!("{}: loss {:.4}", scan.name, crop.loss);
+    print(format_args!("{}: loss {:.4}", scan.name, crop.loss))?;
     scans::write(&draw(&[view]), &args.scans.out, scan, "crop")
 }
 
@@ -81,8 +81,8 @@ fn draw_scan(
     let is_watched = std::io::stderr().is_terminal();
     let progress = |done: usize, all: usize| {
         if is_watched {
-            eprint!("\r{done} of {all} crops{}", if done == all { "\n" } else { "" });
-            let _ = std::io::stderr().flush();
+            let end = if done == all { "\n" } else { "" };
+            let _ = write!(std::io::stderr(), "\r{done} of {all} crops{end}");
         }
     };
     let planes = reconstructor.planes(scan, centre, progress).with_context(|| scan.name.clone())?;

@@ -10,6 +10,7 @@ use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::scan::{Scan, name_of};
 
+use super::print;
 use crate::cli::ScanArgs;
 use crate::config::pretrain::PretrainConfig;
 
@@ -63,7 +64,7 @@ pub fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Re
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
     canvas.write_png(&path).with_context(|| path.display().to_string())?;
-    println!("picture {}", path.display());
+    print(format_args!("picture {}", path.display()))?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 
 use super::model::{load_pretrained, sizes};
+use super::print;
 use crate::cli::{ExportArgs, ImportArgs};
 use crate::device::{Compute, settle_default};
 use crate::model_source::{ModelSource, weights_of};
@@ -24,11 +25,13 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     settle_default(&compute)?;
     let loaded = load_pretrained(&args.file, sizes(&args.sizes)?, &compute)?;
     if let Some(report) = &loaded.report {
-        print!("{report}");
+        print(report.to_string().trim_end())?;
     }
     match &args.out {
         Some(out) => write(&export_hi_end_mae(&loaded.model)?, out)?,
-        None => println!("nothing was written; --out FILE.safetensors writes the weights"),
+        None => {
+            print("nothing was written; --out FILE.safetensors writes the weights")?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -41,7 +44,7 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let sizes = sizes(&args.sizes)?;
     let state = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
-            println!("model {}", path.display());
+            print(format_args!("model {}", path.display()))?;
             weights_of(&path)?.0
         }
         _ => export_hi_end_mae(&load_pretrained(&args.model, sizes, &compute)?.model)?,
@@ -62,11 +65,11 @@ fn check_out(out: &Path, input: &Path) -> anyhow::Result<()> {
 fn write(state: &StateDict, out: &Path) -> anyhow::Result<()> {
     safetensors::write(out, state)?;
     let values: usize = state.tensors.values().map(|tensor| tensor.values.len()).sum();
-    println!(
+    print(format_args!(
         "{}: {} tensors, {:.1} million values, named and laid out as in the reference's PyTorch model",
         out.display(),
         state.tensors.len(),
         values as f64 / 1e6
-    );
+    ))?;
     Ok(())
 }
