@@ -35,10 +35,12 @@ pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow
 
 fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &Path) -> anyhow::Result<()> {
     let num_of = |keys: &[String]| keys.iter().filter(|key| !skipped.contains(key.as_str())).count();
-    let (new, changed) = (num_of(&changes.new), num_of(&changes.changed));
-    let (cases, unchanged) = (count(new + changed, "case"), changes.unchanged.len());
+    let (num_new, num_changed) = (num_of(&changes.new), num_of(&changes.changed));
+    let (cases, unchanged) = (count(num_new + num_changed, "case"), changes.unchanged.len());
     let out = out.display();
-    print(format_args!("would convert {cases} into {out}: {new} new, {changed} changed; {unchanged} unchanged"))?;
+    print(format_args!(
+        "would convert {cases} into {out}: {num_new} new, {num_changed} changed; {unchanged} unchanged"
+    ))?;
     if !changes.not_in_data.is_empty() {
         let cases = count(changes.not_in_data.len(), "case");
         print(if prune {
