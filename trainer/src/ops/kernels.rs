@@ -116,6 +116,11 @@ pub(crate) mod tests {
         let x = Tensor::<3>::from_data(wave([4, 16, 64], 0.7, 1.0), device);
         assert_eq!(pitch_of(x.clone()), 64);
         assert_eq!(pitch_of(x.clone().swap_dims(1, 2)), 16);
+        // The first three of sixteen rows of each sample. The axis of length 1 between does not hide the gap.
+        let mut first = x.clone().reshape([4, 1, 16, 64]).try_into_primitive::<Cube>().unwrap();
+        *first.meta.shape_mut() = Shape::from([4, 1, 3, 64]);
+        let (first, pitch) = even_rows(first);
+        assert_eq!((first.meta.strides()[0], pitch), (3 * 64, 64));
         // One row, expanded.
         assert_eq!(pitch_of(x.clone().narrow(1, 0, 1).expand([4, 16, 64])), 64);
         let row = x.narrow(0, 0, 1).narrow(1, 0, 1).expand([3, 5, 64]);

@@ -66,6 +66,11 @@ pub fn update(
     };
     let (param, first, second, grad) = (own(param), own(first), own(second), into_contiguous(grad));
     assert!([&param, &first, &second, &grad].iter().all(|x| x.dtype == DType::F32), "parameters are f32");
+    // Moments come from a file.
+    assert!(
+        [&first, &second, &grad].iter().all(|x| x.meta.shape() == param.meta.shape()),
+        "moments and gradient have the parameter's shape"
+    );
     // Only written: one with another holder is replaced.
     let copy =
         copy.map(|copy| if copy.can_mut() { copy } else { uninit(&copy, copy.meta.shape().clone(), copy.dtype) });

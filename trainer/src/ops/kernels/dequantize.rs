@@ -24,6 +24,7 @@ pub fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
     assert_eq!((quantized.dtype, params.dtype), (DType::U16, DType::F32), "voxels are 16 bits, their parameters f32");
     let shape = quantized.meta.shape().clone();
     let count = shape.num_elements();
+    assert_eq!(params.meta.shape().num_elements(), 4 * shape[0], "four parameters per crop");
     let y = uninit(&quantized, shape.clone(), DType::F32);
     let client = quantized.client.clone();
     let (cubes, dim) = elementwise(&client, count);

@@ -78,6 +78,7 @@ pub fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
     assert_eq!(bias.dtype, DType::F32, "biases are f32");
     let y = uninit(&x, x.meta.shape().clone(), x.dtype);
     let Groups { rows, width, .. } = Groups::of(&x);
+    assert_eq!(bias.meta.shape().num_elements(), width, "a bias has a value per column");
     let vector = f32_vector_size(&[width, pitch as usize]);
     let count = rows as usize * width / vector;
     let (client, dtype) = (x.client.clone(), elem(&x));
@@ -112,6 +113,8 @@ pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor,
     let width = groups.width / vector;
     let (client, dtype) = (x.client.clone(), elem(&x));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
+    assert!(dy.meta.shape() == x.meta.shape(), "a gradient has its tensor's shape");
+    assert_eq!((bias.dtype, bias.meta.shape().num_elements()), (DType::F32, groups.width), "a bias is a row in f32");
     let (cubes, dim) = elementwise(&client, groups.count as usize * width);
     // SAFETY: `x` and `dy`, each at its pitch, and `dx` hold `rows` rows, `bias` one row and `sums` one row per group,
     // which bounds every index.

@@ -65,11 +65,13 @@ pub(super) fn uninit(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
 pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     let (shape, strides) = (x.meta.shape(), x.meta.strides());
     let rank = shape.num_dims();
-    let even = (0..rank - 2).all(|axis| shape[axis] == 1 || strides[axis] == strides[axis + 1] * shape[axis + 1]);
+    // The stride of an axis of length 1 means nothing, so such axes are passed over.
+    let axes: Vec<usize> = (0..rank - 1).filter(|&axis| shape[axis] != 1).collect();
+    let even = axes.windows(2).all(|pair| strides[pair[0]] == strides[pair[1]] * shape[pair[1]]);
     let width = shape[rank - 1];
     let rows = shape.num_elements() / width;
     // A single row has no distance; rows that overlap, as those of an expanded tensor do, are copied.
-    let pitch = if rows == 1 { width } else { strides[rank - 2] };
+    let pitch = axes.last().map_or(width, |&axis| strides[axis]);
     let fits = |distance: usize| u32::try_from(rows * distance).is_ok();
     if even && strides[rank - 1] == 1 && pitch >= width && fits(pitch) {
         return (x, pitch as u32);

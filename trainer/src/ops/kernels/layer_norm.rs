@@ -198,6 +198,10 @@ pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64,
     assert!([&x, &gamma, &beta].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
     let y = uninit(&x, x.meta.shape().clone(), dtype.into());
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
+    assert!(
+        [&gamma, &beta].iter().all(|tensor| tensor.meta.shape().num_elements() == width as usize),
+        "gamma and beta have a value per column"
+    );
     let vector = f32_vector_size(&[width as usize, pitch as usize]) as u32;
     let (client, dtype) = (x.client.clone(), elem(&y));
     // SAFETY: `x` at its pitch and `y` hold `rows` rows of `width` values, `gamma` and `beta` one row, which bounds every
@@ -239,6 +243,10 @@ pub fn backward(
         "gradients that meet have one shape"
     );
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
+    assert!([&x, &gamma].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
+    assert!(other.as_ref().is_none_or(|other| other.dtype == DType::F32), "gradients of the trunk are f32");
+    assert!(dy.meta.shape() == x.meta.shape(), "a gradient has its tensor's shape");
+    assert_eq!(gamma.meta.shape().num_elements(), width as usize, "gamma has a value per column");
     let dx = uninit(&x, x.meta.shape().clone(), DType::F32);
     let stats = uninit(&x, Shape::from([rows as usize, 2]), DType::F32);
     let lengths = [width, pitch, dy_pitch, other_pitch].map(|length| length as usize);

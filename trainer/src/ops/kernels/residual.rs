@@ -64,8 +64,10 @@ pub fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTenso
     let bias = into_contiguous(bias);
     let ((x, x_pitch), (branch, branch_pitch)) = (even_rows(x), even_rows(branch));
     assert!([&x, &bias].iter().all(|tensor| tensor.dtype == DType::F32), "tokens and biases are f32");
+    assert!(branch.meta.shape() == x.meta.shape(), "terms of a residual sum have one shape");
     let y = uninit(&x, x.meta.shape().clone(), DType::F32);
     let Groups { rows, width, .. } = Groups::of(&x);
+    assert_eq!(bias.meta.shape().num_elements(), width, "a bias has a value per column");
     let vector = f32_vector_size(&[width, x_pitch as usize, branch_pitch as usize]);
     let count = rows as usize * width / vector;
     let (client, dtype) = (x.client.clone(), elem(&branch));

@@ -142,6 +142,7 @@ pub fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
     let vector = vector_size_of(&y, &[width as usize]);
     let (client, dtype) = (y.client.clone(), elem(&y));
     assert_eq!(elem(&dy), dtype, "a gradient has its tensor's type");
+    assert!(dy.meta.shape() == y.meta.shape(), "a gradient has its tensor's shape");
     // SAFETY: both buffers hold `rows` times `width` values, which bounds every index.
     unsafe {
         softmax_rows_backward::launch_unchecked(
