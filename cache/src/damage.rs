@@ -142,6 +142,9 @@ pub enum ManifestError {
         expected: u32,
     },
     /// Content that does not match the checksum.
-    #[error("content does not match its checksum: damaged, or edited by hand (then delete the line \"checksum\")")]
+    #[error(
+        "content does not match its checksum: damaged, or edited by hand (then delete the line \"checksum\" and the comma \
+         before it)"
+    )]
     Checksum,
 }

@@ -3,7 +3,7 @@
 //! The records of the cases are in the shards (see [`crate::shard`]). The manifest adds what shards do not know: how the
 //! volumes were made, the datasets' label names, and the shards at the end of the last run, so that a lost file is
 //! noticed. It is JSON to be read by people. A checksum finds damage anywhere in it; to edit it by hand, delete the line
-//! `"checksum"`.
+//! `"checksum"` and the comma before it.
 //!
 //! Manifests without a checksum, which earlier versions wrote, remain readable; those versions reject one that has it.
 

@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
-use hiend_cache::{Cache, CodecPreset, RollingShardWriter};
+use hiend_cache::{Cache, CodecPreset, RollingShardWriter, durable};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -307,7 +307,7 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
         let parameters = identity::parameters(&config, options.codec);
-        std::fs::create_dir_all(out).map_err(|source| ConvertError::Folder { path: out.to_owned(), source })?;
+        durable::create_dir_all(out).map_err(folder::folder_error)?;
         let _working = share::hold(out, options.worker, &stop)?;
         let lock = RunLock::shared(out)?;
         let known = folder::prepare(out, datasets, &config, &parameters, !options.prune)?;

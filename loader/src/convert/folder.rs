@@ -1,10 +1,10 @@
 //! The cache folder around a conversion: what it holds already, its manifest, and damaged shards.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Access, Cache, DatasetInfo, Manifest};
+use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, durable, lookup};
 
 use super::ConvertError;
 use crate::case::CaseFiles;
@@ -40,10 +40,7 @@ pub(super) fn prepare(
     if removed > 0 {
         tracing::info!(removed, "removed unfinished shards of killed runs");
     }
-    let manifest = out.join(hiend_cache::manifest::FILE_NAME);
-    let has_manifest =
-        manifest.try_exists().map_err(|source| ConvertError::Folder { path: manifest.clone(), source })?;
-    if !has_manifest {
+    if !lookup::exists(&out.join(hiend_cache::manifest::FILE_NAME)).map_err(folder_error)? {
         write_manifest(out, datasets, config)?;
     }
     let (cache, faults) = Cache::salvage(out, Access::Mmap)?;
@@ -87,22 +84,39 @@ pub(super) fn listed(datasets: &[Dataset]) -> HashSet<String> {
     cases.chain(datasets.iter().flat_map(|dataset| &dataset.skipped).map(|skipped| skipped.case.clone())).collect()
 }
 
-/// Keeps a damaged shard under another name, in case somebody wants to look at it. A lost or damaged shard takes nothing
-/// with it that cannot be made again: its cases count as new.
+pub(super) fn folder_error(FileError { path, source, .. }: FileError) -> ConvertError {
+    ConvertError::Folder { path, source }
+}
+
+/// Keeps a damaged shard under another name, in case somebody wants to look at it. The cases of a lost or damaged shard
+/// count as new: those in this data and this worker's share are made again, others are missing until their own run.
 fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {
         hiend_cache::Error::MissingShard { path } => {
-            tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again");
+            tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again, as far as they are \
+                in this data and share");
             Ok(())
         }
         hiend_cache::Error::BadShard { path, reason } => {
-            let damaged = path.with_extension("damaged");
+            let damaged = free_name(path).map_err(folder_error)?;
             tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \
-                converting its cases again");
-            std::fs::rename(path, &damaged).map_err(|source| ConvertError::Folder { path: path.clone(), source })
+                converting its cases again, as far as they are in this data and share");
+            durable::rename(path, &damaged).map_err(folder_error)
         }
         _ => Err(fault.into()),
     }
+}
+
+/// Name for a damaged shard that no earlier one has.
+fn free_name(shard: &Path) -> Result<PathBuf, FileError> {
+    let mut name = shard.with_extension("damaged");
+    for number in 2u32.. {
+        if !lookup::exists(&name)? {
+            break;
+        }
+        name = shard.with_extension(format!("damaged-{number}"));
+    }
+    Ok(name)
 }
 
 fn info_of(dataset: &Dataset) -> DatasetInfo {

@@ -1,8 +1,9 @@
 //! Checking a run's files without loading them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use hiend_cache::lookup;
+use hiend_cache::{FileError, lookup};
 
 use super::TrainingError;
 use super::run_dir::{CHECKPOINTS, CONFIG, JOURNAL};
@@ -45,6 +46,12 @@ pub enum FileFault {
         /// Value of the setting in the checkpoint.
         expected: String,
     },
+    /// The configuration cannot be read.
+    #[error(transparent)]
+    Unreadable(FileError),
+    /// The newest checkpoint's configuration cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -94,7 +101,10 @@ pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
 
 /// Parses the configuration and compares it with the one in a checkpoint.
 fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(|error| FileFault::Unreadable(FileError::at(path, "read")(error)))?,
+    };
     if text.trim().is_empty() {
         return Err(FileFault::Absent { path: path.to_owned() });
     }
@@ -116,7 +126,7 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
             return Ok("valid".into());
         }
     };
-    match differences.unwrap_or_default().into_iter().find(|(key, ..)| !super::run_dir::may_change(key)) {
+    match differences?.into_iter().find(|(key, ..)| !super::run_dir::may_change(key)) {
         Some((key, found, expected)) => Err(FileFault::Differs { path: path.to_owned(), key, found, expected }),
         None => Ok("valid, equal to the newest checkpoint's".into()),
     }
