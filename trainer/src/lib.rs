@@ -40,7 +40,6 @@ pub mod pretrain;
 pub mod report;
 pub mod schedule;
 pub mod sliding_window;
-pub mod stop;
 pub mod testing;
 pub mod training;
 pub mod vendor;

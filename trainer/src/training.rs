@@ -23,9 +23,9 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use crate::stop::Stop;
 pub use error::{LastGood, TrainingError};
 pub use event::{Event, Outcome, Summary};
+pub use hiend_loader::stop::Stop;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream};

@@ -7,6 +7,7 @@ use hiend_loader::convert::check_extent;
 use hiend_loader::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use hiend_loader::preprocess::window::window_units;
 use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
+use hiend_loader::stop::Stop;
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
@@ -18,7 +19,6 @@ use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
-use crate::stop::Stop;
 
 /// Errors from opening a predictor.
 #[derive(Debug, Error)]

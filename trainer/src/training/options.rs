@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use hiend_loader::stop::Stop;
+
 use crate::device::Compute;
-use crate::stop::Stop;
 
 /// The state a run starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
