@@ -25,6 +25,14 @@ pub enum InferenceError {
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Logits from which no label follows. The largest of them would be background without a word.
+    #[error("{count} of {all} logits are NaN or infinite: the weights are damaged or have diverged")]
+    NotFinite {
+        /// Number of such logits.
+        count: usize,
+        /// Number of all logits of the windows.
+        all: usize,
+    },
 }
 
 /// A failure of the device while its results were read back.
@@ -46,7 +54,7 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Device
 /// predictor of a [`crate::sliding_window::SlidingWindow`].
 ///
 /// # Errors
-/// If the device fails.
+/// If the device fails, or a logit is NaN or infinite.
 ///
 /// # Panics
 /// If the windows have another size than the model's crops.
@@ -59,7 +67,15 @@ pub fn predict_windows(
 ) -> Result<Vec<f32>, InferenceError> {
     let [x, y, z] = crop_size;
     let data = TensorData::new(windows.to_vec(), [num_windows, model.in_channels(), x, y, z]);
-    Ok(host(model.forward(Tensor::from_data(data, device)))?)
+    finite(host(model.forward(Tensor::from_data(data, device)))?)
+}
+
+/// The logits if all are finite numbers.
+fn finite(logits: Vec<f32>) -> Result<Vec<f32>, InferenceError> {
+    match logits.iter().filter(|logit| !logit.is_finite()).count() {
+        0 => Ok(logits),
+        count => Err(InferenceError::NotFinite { count, all: logits.len() }),
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +86,15 @@ mod tests {
     use crate::model::init::WeightInit;
     use crate::model::unetr::UnetrConfig;
     use crate::sliding_window::{InputVolume, SlidingWindow};
+
+    #[test]
+    fn logits_that_are_not_finite_are_refused() {
+        assert_eq!(finite(vec![1.0, -2.0]).unwrap(), [1.0, -2.0]);
+        for value in [f32::NAN, f32::INFINITY] {
+            let error = finite(vec![0.5, value, value]).unwrap_err().to_string();
+            assert!(error.starts_with("2 of 3 logits are NaN or infinite"), "{error}");
+        }
+    }
 
     #[test]
     fn a_scan_is_predicted_on_its_own_grid() {
