@@ -169,6 +169,25 @@ pub enum ConvertError {
         /// One of them.
         example: String,
     },
+    /// The masks of a dataset number its classes differently than in the cache.
+    #[error(
+        "{}: class {class} of {dataset} is {name:?} in the cache and {} in this data, whose masks are numbered by their \
+         sorted names; choose another --out, or convert with the masks that the cache was made from",
+        path.display(),
+        found.as_ref().map_or_else(|| "missing".to_owned(), |found| format!("{found:?}"))
+    )]
+    OtherClasses {
+        /// The cache.
+        path: PathBuf,
+        /// Name of the dataset.
+        dataset: String,
+        /// Number of the class.
+        class: u8,
+        /// Name of the class in the cache.
+        name: String,
+        /// Name of the class in the data; `None` if no class has this number.
+        found: Option<String>,
+    },
     /// Pruning would drop cases whose folder is empty.
     #[error(
         "{}: {count} cases of the cache, such as {example}, are of a folder that is there but empty (is its disk \

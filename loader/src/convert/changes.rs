@@ -1,11 +1,11 @@
 //! Changes that a conversion would make to a cache, from its records and from what the file system says of the data.
 //! Nothing is written, and no file of the data is read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
-use hiend_cache::{Access, Cache, CaseRecord};
+use hiend_cache::{Access, Cache, CaseRecord, DatasetInfo};
 
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
@@ -40,8 +40,9 @@ pub fn changes(
     options: &ConvertOptions,
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let records = records_in(out)?;
+    let (records, in_cache) = content_of(out)?;
     folder::check_parameters(out, &records, datasets, &parameters, !options.prune)?;
+    folder::check_classes(out, &in_cache, &records, datasets)?;
     let listed = folder::listed(datasets);
     let mut changes = Changes::default();
     changes.not_in_data.extend(records.keys().filter(|key| !listed.contains(*key)).cloned());
@@ -63,11 +64,16 @@ pub fn changes(
     Ok(changes)
 }
 
-/// Records of the intact shards at `out`, by case.
-fn records_in(out: &Path) -> Result<HashMap<String, CaseRecord>, ConvertError> {
+/// Records of the intact shards at `out`, by case, and the datasets of the manifest, by name.
+type Content = (HashMap<String, CaseRecord>, BTreeMap<String, DatasetInfo>);
+
+fn content_of(out: &Path) -> Result<Content, ConvertError> {
     match Cache::salvage(out, Access::Pread) {
-        Ok((cache, _)) => Ok(cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect()),
-        Err(hiend_cache::Error::NoCache { .. }) => Ok(HashMap::new()),
+        Ok((cache, _)) => {
+            let records = cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
+            Ok((records, cache.manifest().datasets.clone()))
+        }
+        Err(hiend_cache::Error::NoCache { .. }) => Ok(Content::default()),
         Err(error) => Err(error.into()),
     }
 }

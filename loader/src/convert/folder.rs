@@ -1,13 +1,13 @@
 //! The cache folder around a conversion: what it holds already, its manifest, and damaged shards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, durable, lookup};
+use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, ShardError, durable, lookup};
 
 use super::ConvertError;
-use crate::case::CaseFiles;
+use crate::case::{CaseFiles, LabelFiles};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
 
@@ -51,6 +51,7 @@ pub(super) fn prepare(
     let records: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
     check_parameters(out, &records, datasets, parameters, keep_others)?;
+    check_classes(out, &cache.manifest().datasets, &records, datasets)?;
     Ok(Known { records, generation })
 }
 
@@ -78,6 +79,38 @@ pub(super) fn check_parameters(
     }
 }
 
+/// Checks that datasets of one mask per class keep the class numbers of their labelled cases in the cache.
+///
+/// Such a dataset numbers its classes by the sorted names of all masks found, so a mask of a new class renumbers those
+/// behind it, while records that are not converted again keep the old numbers. New classes behind all others are
+/// compatible.
+pub(super) fn check_classes(
+    out: &Path,
+    in_cache: &BTreeMap<String, DatasetInfo>,
+    records: &HashMap<String, CaseRecord>,
+    datasets: &[Dataset],
+) -> Result<(), ConvertError> {
+    for dataset in datasets {
+        let is_numbered_by_masks =
+            dataset.cases.iter().any(|case| matches!(case.label, Some(LabelFiles::Masks { .. })));
+        let Some(known) = in_cache.get(&dataset.name).filter(|_| is_numbered_by_masks) else { continue };
+        let is_kept = |(class, name): (&u8, &String)| dataset.labels.get(class) == Some(name);
+        let has_labelled = |record: &CaseRecord| record.dataset == dataset.name && record.label.is_some();
+        if let Some((class, name)) = known.labels.iter().find(|entry| !is_kept(*entry))
+            && records.values().any(has_labelled)
+        {
+            return Err(ConvertError::OtherClasses {
+                path: out.to_owned(),
+                dataset: dataset.name.clone(),
+                class: *class,
+                name: name.clone(),
+                found: dataset.labels.get(class).cloned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Keys of all cases of the data, skipped ones included.
 pub(super) fn listed(datasets: &[Dataset]) -> HashSet<String> {
     let cases = datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key);
@@ -97,6 +130,8 @@ fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
                 in this data and share");
             Ok(())
         }
+        // A later version of the program wrote it: it is whole, and its cases must not be replaced.
+        hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => Err(fault.into()),
         hiend_cache::Error::BadShard { path, reason } => {
             let damaged = free_name(path).map_err(folder_error)?;
             tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \

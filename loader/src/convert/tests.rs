@@ -105,10 +105,16 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
     assert_eq!(*labels, names.map(|(label, name)| (label, name.to_owned())).into());
 
     assert_eq!(place.convert().unchanged, 2);
-    // A class that sorts before others renumbers them, in cases whose files did not change as well.
-    place.write("s0001/segmentations/bladder.nii.gz", &label(5, 1));
-    assert_eq!(place.convert().converted, 2);
-    assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (3, PLANE), (4, PLANE)]);
+    // A class that sorts behind all others keeps their numbers.
+    place.write("s0001/segmentations/vertebra.nii.gz", &label(5, 1));
+    assert_eq!(place.convert().unchanged, 1);
+    assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (2, PLANE), (3, PLANE)]);
+    assert_eq!(place.label_counts("data/s0001"), [(0, 6 * PLANE), (1, PLANE), (4, PLANE)]);
+    // One that sorts before others would renumber them, also in records that this run does not replace.
+    place.write("s0001/segmentations/bladder.nii.gz", &label(6, 1));
+    let error = place.convert_with(ConvertOptions::default()).unwrap_err();
+    assert!(matches!(&error, ConvertError::OtherClasses { class: 2, name, .. } if name == "liver"), "{error}");
+    assert_eq!(place.label_counts("data/s0001"), [(0, 6 * PLANE), (1, PLANE), (4, PLANE)]);
 }
 
 #[test]
