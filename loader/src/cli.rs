@@ -304,9 +304,9 @@ impl From<OnSuspectArg> for OnSuspect {
 /// Preset of [`Chain`] as typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum AugmentArg {
-    /// Those of Hi-End-MAE: flips, quarter turns, intensity
+    /// Augmentation of Hi-End-MAE: flips, quarter turns, intensity
     Recipe,
-    /// Those of nnU-Net
+    /// Augmentation of nnU-Net
     Nnunet,
     /// None
     Plain,

@@ -75,11 +75,11 @@ pub struct ConvertOptions {
     pub chunk: [usize; 3],
     /// This worker's number, from 0, and the number of workers: converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
-    /// Whether to compare the bytes of files whose size and time of change are those of the record.
+    /// Compares the bytes of files whose size and time of change are those of the record.
     pub checksum: bool,
-    /// Whether to drop cases that are not in the data, and superseded records, once everything is converted.
+    /// Drops cases that are not in the data, and superseded records, once everything is converted.
     pub prune: bool,
-    /// What to do with images that do not look like a CT in HU.
+    /// Treatment of images that do not look like a CT in HU.
     pub on_suspect: OnSuspect,
 }
 
@@ -126,7 +126,7 @@ pub struct Summary {
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
     pub pruned: Option<Pruned>,
-    /// Whether the run was told to stop before the end of the list.
+    /// True if the run was told to stop before the end of the list.
     pub interrupted: bool,
     /// Wall-clock time in seconds.
     pub secs: f64,

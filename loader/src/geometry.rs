@@ -15,7 +15,7 @@ pub type Affine = [[f64; 4]; 4];
 pub struct Orientation {
     /// Axis of the source array, for each axis of RAS+.
     pub source_axis: [usize; 3],
-    /// Whether the source axis runs in the opposite direction, for each axis of RAS+.
+    /// True if the source axis runs in the opposite direction, for each axis of RAS+.
     pub flipped: [bool; 3],
 }
 

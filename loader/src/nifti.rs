@@ -58,7 +58,7 @@ pub struct NiftiInfo {
 }
 
 impl NiftiInfo {
-    /// The same header with another geometry.
+    /// Replaces the geometry of the header.
     #[must_use]
     pub fn with_geometry(&self, affine: Affine, orientation: Orientation) -> Self {
         Self { affine, orientation, ..self.clone() }

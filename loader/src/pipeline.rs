@@ -294,7 +294,7 @@ impl Loader {
     }
 }
 
-/// Whether the system has memory for all batch buffers.
+/// True if the system has memory for all batch buffers.
 ///
 /// The memory is returned at once. The buffers are then allocated by a call that gets zeroed pages without writing to
 /// them, which aborts the process if there are none.

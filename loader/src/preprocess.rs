@@ -25,7 +25,7 @@ use foreground::ForegroundBox;
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
 
-/// What is done to every scan. Saved with the cache.
+/// Preprocessing of every scan. Saved with the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessConfig {
@@ -33,7 +33,7 @@ pub struct PreprocessConfig {
     pub spacing: Option<[f64; 3]>,
     /// The HU range that becomes [0, 1]; foreground is what lies above its lower end.
     pub window: [f64; 2],
-    /// Which values are stored.
+    /// Stored range of values.
     pub store: Store,
 }
 
@@ -81,9 +81,9 @@ pub struct Prepared {
     pub image: Vec<u16>,
     /// Label map.
     pub label: Option<Vec<u8>>,
-    /// How samples and HU relate.
+    /// Relation between stored values and HU.
     pub quantiser: Quantiser,
-    /// Where the voxels are.
+    /// Position of the voxels in the world.
     pub geometry: Geometry,
 }
 
@@ -119,7 +119,7 @@ pub enum PreprocessError {
 }
 
 impl PreprocessError {
-    /// Whether the label map is at fault rather than the image.
+    /// True if the label map is at fault rather than the image.
     #[must_use]
     pub fn concerns_label(&self) -> bool {
         matches!(self, Self::LabelShape { .. } | Self::LabelPlace { .. })

@@ -161,7 +161,7 @@ impl FoldSplit {
         u32::try_from(hash(self.seed, key) % u64::from(self.of)).expect("less than a u32")
     }
 
-    /// Whether a case belongs to the part.
+    /// True if a case belongs to the part.
     fn takes(&self, key: &str) -> bool {
         (self.fold_of(key) == self.fold) == (self.part == Part::Validation)
     }
@@ -258,7 +258,7 @@ impl Selector {
     }
 }
 
-/// Whether a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.
+/// True if a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.
 fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
     let dataset = dataset.to_lowercase();
     let short = match dataset.split_once('_') {

@@ -1,4 +1,4 @@
-//! What crosses the crates: phantoms to shards to batches to weights.
+//! Tests across crates: phantoms to shards to batches to weights.
 
 #![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 

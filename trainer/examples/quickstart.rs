@@ -34,7 +34,7 @@ struct Args {
     /// Folder for everything that is made
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Device: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }

@@ -60,7 +60,7 @@ pub enum DeviceError {
     NotFound {
         /// Kind of device.
         name: &'static str,
-        /// Its index.
+        /// Index of the device.
         wanted: usize,
         /// Number of devices of this kind.
         found: usize,
@@ -173,13 +173,13 @@ impl Compute {
         self.raw.clone().autodiff()
     }
 
-    /// Whether this is the CPU.
+    /// True if this is the CPU.
     #[must_use]
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Cpu
     }
 
-    /// Whether this is a CUDA device.
+    /// True if this is a CUDA device.
     #[must_use]
     pub fn is_cuda(&self) -> bool {
         matches!(self.kind, Kind::Cuda(_))

@@ -92,13 +92,13 @@ impl Report {
         }
     }
 
-    /// Whether the device was opened and its products are those of the definition.
+    /// True if the device was opened and its products are those of the definition.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.device.as_ref().is_ok_and(|device| device.products.iter().all(ProductCheck::is_close))
     }
 
-    /// What would make this machine or this build faster, most effective first.
+    /// Changes that would make this machine or this build faster, most effective first.
     fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         let has_gpu = self.driver.as_ref().is_ok_and(|driver| !driver.devices.is_empty());

@@ -31,7 +31,7 @@ impl LabelSpace {
         Self { num_classes, ignore: None }
     }
 
-    /// The same classes with this ignore label, if any.
+    /// Replaces the ignore label.
     ///
     /// # Panics
     /// If the ignore label is one of the classes.
@@ -57,7 +57,7 @@ impl LabelSpace {
         self.ignore
     }
 
-    /// Whether a label is a class or the ignore label.
+    /// True if a label is a class or the ignore label.
     #[must_use]
     pub fn contains(&self, label: u8) -> bool {
         usize::from(label) < self.num_classes || self.ignore == Some(label)

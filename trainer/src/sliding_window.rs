@@ -137,7 +137,7 @@ impl SlidingWindow {
         Ok(Self { roi_size, overlap, weighting: Weighting::Constant, sw_batch_size, mirror_axes: [false; 3] })
     }
 
-    /// The same windows with another weighting.
+    /// Replaces the weighting of the windows.
     #[must_use]
     pub fn with_weighting(self, weighting: Weighting) -> Self {
         Self { weighting, ..self }

@@ -32,7 +32,7 @@ pub mod timing;
 use crate::device::Compute;
 use crate::ops::product::Factors;
 
-/// How products are computed on `compute`, in a line; `None` where that depends on nothing, as on the CPU.
+/// One line that says how products are computed on `compute`; `None` where nothing decides it, as on the CPU.
 #[must_use]
 pub fn of_products(compute: &Compute, factors: Factors) -> Option<String> {
     if !compute.is_cuda() {

@@ -69,7 +69,7 @@ impl Images {
         }
     }
 
-    /// Whether there are no voxels.
+    /// True if there are no voxels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -20,7 +20,7 @@ pub(super) struct Task {
     pub excluded: usize,
     /// Files outside the datasets.
     unused: Vec<UnusedFile>,
-    /// Whether to list all files that belong to no case.
+    /// Lists all files that belong to no case.
     pub list_skipped: bool,
     /// Parameters of preprocessing.
     pub config: PreprocessConfig,

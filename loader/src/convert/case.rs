@@ -15,7 +15,7 @@ use crate::case::{CaseFiles, ImageRole, SkippedCase};
 use crate::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use crate::preprocess::{PreprocessConfig, preprocess};
 
-/// What became of a case.
+/// Outcome of one case.
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },

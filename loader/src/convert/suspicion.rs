@@ -13,7 +13,7 @@ const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
 const MOSTLY_BELOW: f64 = 0.998;
 
-/// What to do with suspicious cases.
+/// Treatment of suspicious cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSuspect {
     /// Convert them and tell.

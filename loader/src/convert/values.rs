@@ -6,7 +6,7 @@ use crate::nifti::NiftiVolume;
 
 /// Values at or below this are air or padding, in HU.
 const AIR_HU: f32 = -900.0;
-/// Where soft tissue and water lie when 1024 (or 1000) was added to HU.
+/// Range of soft tissue and water when 1024 (or 1000) was added to HU.
 const OFFSET_TISSUE: std::ops::RangeInclusive<f32> = 874.0..=1274.0;
 /// Largest number of values that an image of few grey levels is still taken for a label map with.
 const FEW_LABELS: usize = 16;
@@ -124,7 +124,7 @@ struct LabelCounts {
     seen: [bool; 256],
     /// Neighbours along a row that are not both 0.
     pairs: u64,
-    /// Those of equal value.
+    /// Voxels of equal value.
     equal: u64,
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Description {
     pub num_training: Option<u64>,
     /// Names of the channels by their number.
     pub channels: Vec<String>,
-    /// Whether the description is of nnU-Net's version 2, which demands channel numbers in file names.
+    /// True if the description is of nnU-Net's version 2, which demands channel numbers in file names.
     pub is_version_2: bool,
     /// Cases that the description lists; empty if it lists none.
     pub cases: Vec<ListedCase>,

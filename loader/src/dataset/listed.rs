@@ -104,7 +104,7 @@ fn case_id_of(image: &Path) -> Option<String> {
     })
 }
 
-/// Whether there is something, be it a dangling link.
+/// True if something has this name, be it a dangling link.
 fn exists(path: &Path) -> Result<bool, DatasetError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),

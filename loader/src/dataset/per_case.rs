@@ -21,7 +21,7 @@ struct CaseFolder<'a> {
     label: Option<&'a TreeFile>,
     /// Folder of masks, where there is no label map.
     masks: Option<&'a Folder>,
-    /// Whether the names leave no doubt that this is a case, even without labels.
+    /// True if the names leave no doubt that this is a case, even without labels.
     is_named: bool,
 }
 

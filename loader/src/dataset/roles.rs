@@ -58,23 +58,23 @@ fn parts(name: &str) -> Vec<String> {
     parts
 }
 
-/// Whether a file name's stem is that of a label map.
+/// True if a file name's stem is that of a label map.
 pub(super) fn is_label_name(stem: &str) -> bool {
     parts(stem).iter().any(|part| LABEL_WORDS.contains(&part.as_str()))
 }
 
-/// Whether a folder's name says that it holds label maps.
+/// True if a folder's name says that it holds label maps.
 pub(super) fn is_label_folder(name: &str) -> bool {
     let lower = name.to_lowercase();
     ["labelstr", "labelsts", "labelsva", "labelsval", "ground_truth"].contains(&lower.as_str()) || is_label_name(name)
 }
 
-/// Whether a folder's name says that it holds images.
+/// True if a folder's name says that it holds images.
 pub(super) fn is_image_folder(name: &str) -> bool {
     IMAGE_FOLDERS.contains(&name.to_lowercase().as_str())
 }
 
-/// Whether a stem consists of words for images only: `ct`, `imaging`, `image_0000`.
+/// True if a stem consists of words for images only: `ct`, `imaging`, `image_0000`.
 pub(super) fn is_generic_image_name(stem: &str) -> bool {
     parts(stem).iter().all(|part| IMAGE_WORDS.contains(&part.as_str()))
 }
@@ -84,7 +84,7 @@ pub(super) fn other_modality(stem: &str) -> Option<String> {
     words(stem).find(|word| OTHER_MODALITIES.contains(&word.as_str()))
 }
 
-/// What a stem says of its case: its parts without words for images and label maps. Equal for the image and the label
+/// Case part of a stem: its parts without words for images and label maps. Equal for the image and the label
 /// map of a case: `img0001` and `label0001`, `volume-7` and `segmentation-7`, `p1_ct` and `p1_seg`.
 pub(super) fn case_key(stem: &str) -> String {
     let is_role = |part: &String| LABEL_WORDS.contains(&part.as_str()) || IMAGE_WORDS.contains(&part.as_str());

@@ -20,7 +20,7 @@ impl Found {
         Self::in_described(files, &[])
     }
 
-    /// The same with files of a given content.
+    /// A dataset as above with files of a given content.
     fn in_described(files: &[&str], contents: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");

@@ -43,7 +43,7 @@ pub(super) struct TreeFile {
     pub name: String,
     /// `None` for a dangling link.
     pub id: Option<FileId>,
-    /// Whether the path leads through a link.
+    /// True if the path leads through a link.
     pub is_linked: bool,
 }
 
@@ -79,7 +79,7 @@ impl Folder {
         Box::new(self.files.iter().chain(self.folders.iter().flat_map(Folder::all_files)))
     }
 
-    /// Whether there is no file at any depth.
+    /// True if there is no file at any depth.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.folders.iter().all(Folder::is_empty)
     }

@@ -36,7 +36,7 @@ pub enum UnusedReason {
     },
     /// A link to a folder that contains it.
     LinkLoop {
-        /// That folder.
+        /// The folder.
         to: PathBuf,
     },
     /// A volume in a format that is not read.
@@ -71,7 +71,7 @@ pub enum UnusedReason {
     OutsideDatasets,
 }
 
-/// What the user has to be told of an unused file.
+/// Message to the user about an unused file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
     /// Expected: counted, listed on demand.
@@ -83,7 +83,7 @@ pub enum Weight {
 }
 
 impl UnusedReason {
-    /// What the user has to be told.
+    /// Message to the user.
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {
@@ -185,7 +185,7 @@ pub(super) fn rest(
         .collect()
 }
 
-/// Whether a file lies in the direct subfolder `name` of `folder`, or deeper.
+/// True if a file lies in the direct subfolder `name` of `folder`, or deeper.
 pub(super) fn lies_in(file: &TreeFile, folder: &Path, name: &str) -> bool {
     file.path.starts_with(folder.join(name))
 }

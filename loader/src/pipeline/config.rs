@@ -22,7 +22,7 @@ pub struct StreamConfig {
     pub sample_by: SampleBy,
     /// HU range that becomes [0, 1]; the cache's own if absent.
     pub window: Option<[f64; 2]>,
-    /// Whether batches carry labels.
+    /// True if batches carry labels.
     pub labels: bool,
     /// Reaction to a corrupt case.
     pub on_corrupt: OnCorrupt,

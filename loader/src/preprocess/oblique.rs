@@ -20,7 +20,7 @@ pub(super) struct Oblique {
 struct SourceAxis {
     /// Number of voxels along the axis.
     len: usize,
-    /// Whether the axis runs against its oriented axis.
+    /// True if the axis runs against its oriented axis.
     flipped: bool,
 }
 

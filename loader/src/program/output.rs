@@ -1,4 +1,4 @@
-//! What a program prints: results on standard output, everything else on standard error.
+//! Output of a program: results on standard output, everything else on standard error.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};

@@ -28,7 +28,7 @@ fn message_of<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
     panic.payload_as_str().unwrap_or_default()
 }
 
-/// Whether a panic's message is that of a thread that could not be started for lack of resources.
+/// True if a panic's message is that of a thread that could not be started for lack of resources.
 fn is_exhaustion(message: &str) -> bool {
     // `std::thread::spawn` and rayon's pools; both quote the system's error, EAGAIN or ENOMEM.
     let is_about_threads = message.contains("failed to spawn thread") || message.contains("ThreadPoolBuildError");

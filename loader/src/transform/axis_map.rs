@@ -13,7 +13,7 @@ use super::rotate90::Rotate90Params;
 pub struct AxisMap {
     /// Source axis that output axis `a` runs along.
     pub source: [usize; 3],
-    /// Whether output axis `a` runs against its source axis.
+    /// True if output axis `a` runs against its source axis.
     pub flipped: [bool; 3],
 }
 

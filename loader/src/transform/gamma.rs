@@ -19,7 +19,7 @@ pub struct Gamma {
     pub probability: Probability,
     /// Range of the exponent.
     pub exponent: PositiveRange,
-    /// Whether the crop's mean and standard deviation are restored afterwards.
+    /// True if the crop's mean and standard deviation are restored afterwards.
     pub retain_stats: bool,
 }
 
@@ -39,9 +39,9 @@ pub enum Polarity {
 pub struct GammaParams {
     /// Exponent.
     pub exponent: f32,
-    /// Whether the image or its inverse is corrected.
+    /// Polarity: the image or its inverse is corrected.
     pub polarity: Polarity,
-    /// Whether mean and standard deviation are restored.
+    /// True if mean and standard deviation are restored.
     pub retain_stats: bool,
 }
 

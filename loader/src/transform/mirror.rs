@@ -28,7 +28,7 @@ pub enum MirrorUse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorParams {
-    /// Whether to mirror x, y, z.
+    /// Axes to mirror: x, y, z.
     pub axes: [bool; 3],
 }
 

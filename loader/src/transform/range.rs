@@ -180,7 +180,7 @@ impl PositiveRange {
         }
     }
 
-    /// The same range as a [`Range`].
+    /// Converts to a [`Range`].
     #[must_use]
     pub const fn range(self) -> Range {
         self.0

@@ -12,7 +12,7 @@ use super::VisitTimes;
 pub(super) struct ColumnDecoder {
     /// Parts of the volume that crops need.
     regions: Vec<Box3>,
-    /// Whether any region meets a chunk.
+    /// True if any region meets a chunk.
     wanted: Vec<bool>,
     /// Pairs of a region and a chunk that meet.
     num_uses: u64,

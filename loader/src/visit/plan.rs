@@ -53,7 +53,7 @@ impl VisitPlan {
     }
 }
 
-/// Whether a crop is cut as a box into a buffer of its own and resampled from there into its place.
+/// True if a crop is cut as a box into a buffer of its own and resampled from there into its place.
 pub(super) fn is_staged(form: VoxelForm, params: &SampledParams) -> bool {
     form == VoxelForm::Floats && matches!(params.rest(), Rest::Resampled(_))
 }

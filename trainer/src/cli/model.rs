@@ -139,7 +139,7 @@ pub struct ExportArgs {
 pub enum Layers {
     /// All blocks.
     All,
-    /// These blocks, in this order.
+    /// The listed blocks, in this order.
     These(Vec<usize>),
 }
 

@@ -60,7 +60,7 @@ pub enum ClassesError {
     Ignore {
         /// The dataset.
         dataset: String,
-        /// Its ignore label.
+        /// Ignore label of the dataset.
         found: u8,
         /// The ignore label of the configuration or of an earlier dataset.
         expected: u8,

@@ -114,7 +114,7 @@ fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, boo
     }
 }
 
-/// Whether two shapes `[1, L, E]` differ in L alone.
+/// True if two shapes `[1, L, E]` differ in L alone.
 fn other_length(a: &[usize], b: &[usize]) -> bool {
     matches!((a, b), (&[1, a_len, a_width], &[1, b_len, b_width]) if a_len != b_len && a_width == b_width)
 }

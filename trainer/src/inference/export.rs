@@ -123,7 +123,7 @@ impl LabelExport {
         })
     }
 
-    /// The same converter, keeping the probability of each class too.
+    /// Keeps the probability of each class as well.
     #[must_use]
     pub fn with_probabilities(self) -> Self {
         Self { probabilities: Some(Vec::new()), ..self }

@@ -74,7 +74,7 @@ pub struct WindowSettings {
     pub overlap: f64,
     /// Weights of a window's voxels where windows overlap.
     pub weighting: Weighting,
-    /// Whether each window is averaged with its seven mirror images.
+    /// True if each window is averaged with its seven mirror images.
     pub mirror: bool,
     /// Number of windows predicted at a time.
     pub sw_batch_size: usize,

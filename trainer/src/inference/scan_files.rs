@@ -172,7 +172,7 @@ fn split_channel(stem: &str) -> Option<(&str, u16)> {
     Some((case, digits.parse().ok()?))
 }
 
-/// Whether a channel of a case lies next to `path`.
+/// True if a channel of a case lies next to `path`.
 fn has_channel(path: &Path, case: &str, channel: u16) -> Result<bool, ScanFilesError> {
     for ending in [".nii.gz", ".nii", ".NII.GZ", ".NII"] {
         if lookup::exists(&path.with_file_name(format!("{case}_{channel:04}{ending}")))? {

@@ -38,7 +38,7 @@ impl SelfAttention {
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
-    /// How much each token looks at each other one, `[N, num_heads, L, L]`; rows sum to one.
+    /// Attention weights between all tokens, `[N, num_heads, L, L]`; rows sum to one.
     #[must_use]
     pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
         let [q, k, _] = thirds(self.precision.linear(&self.qkv, x));
@@ -81,7 +81,7 @@ impl CrossAttention {
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
-    /// How much each query looks at each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
+    /// Attention weights from each query to each token of `context`, `[N, num_heads, L, M]`; rows sum to one.
     #[must_use]
     pub fn weights(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
         let (q, kv) = (self.precision.linear(&self.q, x), self.precision.linear(&self.kv, context));
@@ -118,7 +118,7 @@ mod tests {
         x.reshape([n, l, HEADS, dim / HEADS]).swap_dims(1, 2)
     }
 
-    /// What is read by heads, mapped by `proj`.
+    /// Maps the output of the heads by `proj`.
     fn check(proj: &Linear, actual: Tensor<3>, read: Tensor<4>) {
         let expected = proj.forward(read.swap_dims(1, 2).reshape(actual.dims()));
         for (a, e) in host(actual).into_iter().zip(host(expected)) {

@@ -89,7 +89,7 @@ impl Mlp {
 pub struct Block {
     /// Before the attention.
     pub norm1: LayerNorm,
-    /// Of the sequence to itself.
+    /// Attention of the sequence to itself.
     pub attn: SelfAttention,
     /// Before the MLP.
     pub norm2: LayerNorm,
@@ -121,7 +121,7 @@ impl Block {
         if self.recompute { recomputed(self, [x]) } else { self.run([x]) }
     }
 
-    /// How much each token of `x` `[N, L, dim]` looks at each other one, `[N, num_heads, L, L]`.
+    /// Attention weights between all tokens of `x` `[N, L, dim]`, `[N, num_heads, L, L]`.
     #[must_use]
     pub fn attention(&self, x: Tensor<3>) -> Tensor<4> {
         self.attn.weights(self.norm1.forward_in(self.precision, x))
@@ -141,11 +141,11 @@ impl Recompute<1> for Block {
 pub struct CrossBlock {
     /// Before the self-attention.
     pub norm0: LayerNorm,
-    /// Of the sequence to itself.
+    /// Attention of the sequence to itself.
     pub self_attn: SelfAttention,
     /// Before the cross-attention; the context comes as it is.
     pub norm1: LayerNorm,
-    /// Of the sequence to the context.
+    /// Attention of the sequence to the context.
     pub cross_attn: CrossAttention,
     /// Before the MLP.
     pub norm2: LayerNorm,
@@ -179,7 +179,7 @@ impl CrossBlock {
         if self.recompute { recomputed(self, [x, context]) } else { self.run([x, context]) }
     }
 
-    /// How much each token of `x` `[N, L, dim]` looks at each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
+    /// Attention weights from each token of `x` `[N, L, dim]` to each of `context` `[N, M, dim]`, `[N, num_heads, L, M]`.
     #[must_use]
     pub fn cross_attention(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<4> {
         self.cross_attn.weights(self.norm1.forward_in(self.precision, self.attend_self(x)), context)

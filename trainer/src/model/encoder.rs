@@ -25,9 +25,9 @@ pub struct EncoderConfig {
     pub depth: usize,
     /// Sizes of each block.
     pub block: BlockConfig,
-    /// Whether a class token leads the sequence.
+    /// True if a class token leads the sequence.
     pub cls_token: bool,
-    /// Whether the position table is trained.
+    /// True if the position table is trained.
     pub trained_positions: bool,
     /// Blocks whose outputs are returned, zero-based, ascending.
     pub taps: Vec<usize>,

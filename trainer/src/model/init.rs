@@ -36,20 +36,20 @@ impl WeightInit {
         }
     }
 
-    /// The same weights, for a model that computes products in `precision`.
+    /// Sets the precision of the model's products.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// The same weights, for a model whose transformer blocks keep only their inputs for the backward pass
+    /// Makes transformer blocks keep only their inputs for the backward pass
     /// ([`crate::ops::recompute`]) if `recompute` is set, and all intermediate results otherwise.
     #[must_use]
     pub fn with_recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
     }
 
-    /// Whether blocks keep only their inputs for the backward pass.
+    /// True if blocks keep only their inputs for the backward pass.
     #[must_use]
     pub fn recompute(&self) -> bool {
         self.recompute

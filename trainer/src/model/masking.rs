@@ -38,7 +38,7 @@ impl Mask {
         Self { num_patches, num_visible: num_visible(num_patches, mask_ratio), ids_shuffle }
     }
 
-    /// The same orders with another number of visible patches, at most all but one.
+    /// Replaces the number of visible patches, at most all but one.
     #[must_use]
     pub fn with_num_visible(self, num_visible: usize) -> Self {
         Self { num_visible: num_visible.min(self.num_patches - 1), ..self }
@@ -72,7 +72,7 @@ impl Mask {
         &self.row(crop)[..self.num_visible]
     }
 
-    /// Whether each patch of a crop is hidden, in the order of the patches.
+    /// True if each patch of a crop is hidden, in the order of the patches.
     #[must_use]
     pub fn hidden(&self, crop: usize) -> Vec<bool> {
         let mut hidden = vec![true; self.num_patches];

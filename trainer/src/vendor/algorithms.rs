@@ -70,7 +70,7 @@ impl Algorithms {
         self.0.len()
     }
 
-    /// Whether nothing was chosen, as on a CPU.
+    /// True if nothing was chosen, as on a CPU.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

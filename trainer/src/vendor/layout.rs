@@ -12,7 +12,7 @@ pub struct Matrix {
     pub columns: usize,
     /// Distance between neighbouring rows; between neighbouring columns if [`Self::transposed`].
     pub pitch: usize,
-    /// Whether the values of a column, instead of those of a row, are contiguous.
+    /// True if the values of a column, instead of those of a row, are contiguous.
     pub transposed: bool,
     /// Number of matrices.
     pub batch: usize,
@@ -42,7 +42,7 @@ impl Matrix {
         Some(Self { batch, batch_stride, ..matrix })
     }
 
-    /// The same memory read as the transposed matrix.
+    /// The transposed matrix in unchanged memory.
     #[must_use]
     pub fn transpose(self) -> Self {
         Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }

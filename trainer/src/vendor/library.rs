@@ -64,7 +64,7 @@ impl Library {
         }
     }
 
-    /// How to install it.
+    /// Instruction to install the library.
     #[must_use]
     pub fn how_to_get(self) -> &'static str {
         match self {
@@ -149,7 +149,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Those of this process.
+    /// Search paths of this process.
     #[must_use]
     pub fn of_process() -> Self {
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -196,7 +196,7 @@ impl Places {
     }
 }
 
-/// Where kernels' mathematical functions are.
+/// Library with the mathematical functions of kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Libdevice {
     /// The code generator finds this file.
@@ -235,7 +235,7 @@ impl Places {
     }
 }
 
-/// Whether the system's loader finds a library of this name.
+/// True if the system's loader finds a library of this name.
 #[must_use]
 pub fn loads_by_name(name: &str) -> bool {
     // SAFETY: loading runs the library's initialisers. Callers name NVIDIA's, made to be loaded into any process.
@@ -338,7 +338,7 @@ fn with_reasons(error: &dyn std::error::Error) -> String {
     reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Whether the driver initialises: `cuInit` succeeds, which takes a device and permission to use it.
+/// True if the driver initialises: `cuInit` succeeds, which takes a device and permission to use it.
 #[must_use]
 pub fn driver_answers() -> bool {
     type Init = unsafe extern "C" fn(u32) -> c_int;
@@ -351,7 +351,7 @@ pub fn driver_answers() -> bool {
     }
 }
 
-/// Whether `library`, which must be open, has all of `symbols`; the first missing one otherwise.
+/// True if `library`, which must be open, has all of `symbols`; the first missing one otherwise.
 ///
 /// # Errors
 /// The name of the first symbol that is missing.

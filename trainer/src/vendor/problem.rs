@@ -52,7 +52,7 @@ pub enum Epilogue {
 pub struct Operand {
     /// Distance between neighbouring rows, or columns if transposed, in values.
     pub pitch: u64,
-    /// Whether columns are contiguous.
+    /// True if columns are contiguous.
     pub transposed: bool,
     /// Distance between neighbouring matrices of a batch, in values.
     pub batch_stride: u64,
@@ -81,7 +81,7 @@ pub struct Problem {
     pub factors: Number,
     /// Type of the result, and of the vector of an epilogue.
     pub result: Number,
-    /// Whether 32-bit factors may be rounded to TF32 (10 bits of fraction).
+    /// True if 32-bit factors may be rounded to TF32 (10 bits of fraction).
     pub tf32: bool,
     /// Work done on the way.
     pub epilogue: Epilogue,
@@ -137,13 +137,13 @@ impl Problem {
         })
     }
 
-    /// The same product with an epilogue.
+    /// Adds an epilogue to the product.
     #[must_use]
     pub fn with(self, epilogue: Epilogue) -> Self {
         Self { epilogue, ..self }
     }
 
-    /// The same product as a library of column-major matrices is told it: the transposed result is the right factor's
+    /// Description of the product for a library of column-major matrices: the transposed result is the right factor's
     /// transposed times the left one's, and a row-major matrix is a column-major transposed one in the same memory.
     #[must_use]
     pub fn column_major(&self) -> ColumnMajor {
@@ -198,7 +198,7 @@ pub struct Stored {
     pub pitch: u64,
     /// Distance between neighbouring matrices of a batch, in values.
     pub batch_stride: u64,
-    /// Whether the product takes its transposed.
+    /// True if the product takes its transposed.
     pub transpose: bool,
 }
 
@@ -207,9 +207,9 @@ pub struct Stored {
 pub struct ColumnMajor {
     /// The right factor of a [`Problem`].
     pub a: Stored,
-    /// Its left factor.
+    /// Left factor of the product.
     pub b: Stored,
-    /// Its result.
+    /// Result of the product.
     pub d: Stored,
 }
 
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// What a library does with buffers, by the definition of a product of column-major matrices.
+    /// Reference for a library: computes a product of column-major matrices in buffers by its definition.
     fn multiplied(problem: &Problem, left: &[f64], right: &[f64], out_len: usize) -> Vec<f64> {
         let ColumnMajor { a, b, d } = problem.column_major();
         let mut out = vec![0.0; out_len];

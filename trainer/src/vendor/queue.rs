@@ -36,7 +36,7 @@ thread_local! {
 /// Scratch memory of each problem on each device, or why the library does not compute it.
 static PREPARED: Mutex<Option<HashMap<(DeviceId, Problem), Result<u64, String>>>> = Mutex::new(None);
 
-/// Whether a tensor is on a CUDA device.
+/// True if a tensor is on a CUDA device.
 #[must_use]
 pub fn on_cuda(x: &CubeTensor) -> bool {
     x.client.service_id().service == TypeId::of::<Server>()

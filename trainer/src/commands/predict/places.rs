@@ -16,7 +16,7 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 pub struct Places<'a> {
     out: &'a Path,
     classes: &'a [String],
-    /// Whether probabilities are written too.
+    /// True if probabilities are written too.
     probabilities: bool,
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Oblique {
 
 /// Weights of the eight predicted voxels around a voxel of the scan.
 pub(super) struct Weights {
-    /// Whether the position lies on the newest plane itself, the last one of the grid.
+    /// True if the position lies on the newest plane itself, the last one of the grid.
     on_newest: bool,
     share: f32,
     /// Index in a plane and weight of four voxels.
