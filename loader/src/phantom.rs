@@ -189,6 +189,8 @@ impl Phantom {
         let pixdim = [1.0, side(0) as f32, side(1) as f32, side(2) as f32, 0.0, 0.0, 0.0, 0.0];
         NiftiHeader {
             pixdim,
+            // Only the sform is given; the crate's default claims a qform too, of other directions.
+            qform_code: 0,
             sform_code: 1,
             srow_x: row(x),
             srow_y: row(y),
