@@ -28,39 +28,3 @@ pub mod problem;
 pub mod queue;
 #[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "calls of the driver's event functions"))]
 pub mod timing;
-
-use crate::device::Compute;
-use crate::ops::product::Factors;
-
-/// One line that says how products are computed on `compute`; `None` where nothing decides it, as on the CPU.
-#[must_use]
-pub fn of_products(compute: &Compute, factors: Factors) -> Option<String> {
-    if !compute.is_cuda() {
-        return None;
-    }
-    #[cfg(feature = "cuda")]
-    {
-        let form = match factors {
-            Factors::F32 => "32-bit factors in full",
-            Factors::Tf32 => "32-bit factors rounded to TF32",
-            Factors::Bf16 => "bf16 factors, 32-bit sums",
-        };
-        Some(match cublaslt::library() {
-            Ok(found) => {
-                let version = found.version.as_deref().unwrap_or("of an unknown version");
-                format!("products by cuBLASLt {version} ({}): {form}", found.path.display())
-            }
-            Err(reason) => {
-                let rounded = if factors == Factors::F32 { ", 32-bit factors rounded to TF32" } else { "" };
-                format!(
-                    "warning: products by built-in kernels, slower and tuned before the first update{rounded}: {reason}"
-                )
-            }
-        })
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = factors;
-        None
-    }
-}

@@ -16,9 +16,11 @@ use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
 use crate::device::{Compute, keep_kernels_in, remember_panics, settle_default};
 use crate::model::precision::Precision;
+use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
 use crate::training::{CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, train};
+#[cfg(feature = "cuda")]
 use crate::vendor;
 
 /// Optimizer steps of `--smoke`.
@@ -115,7 +117,7 @@ pub fn run<T: Task>(
         let name = precision.name();
         super::note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
     }
-    if let Some(line) = vendor::of_products(&compute, precision.factors()) {
+    if let Some(line) = products_line(&compute, precision.factors()) {
         super::note(line);
     }
     let loader = pipeline::LoaderOptions {
@@ -183,4 +185,36 @@ pub fn listen(message: &'static str) -> anyhow::Result<Stop> {
     };
     on_interrupt(first, terminal::restore)?;
     Ok(stop)
+}
+
+/// One line that says how products are computed on `compute`; `None` where nothing decides it, as on the CPU.
+fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
+    if !compute.is_cuda() {
+        return None;
+    }
+    #[cfg(feature = "cuda")]
+    {
+        let form = match factors {
+            Factors::F32 => "32-bit factors in full",
+            Factors::Tf32 => "32-bit factors rounded to TF32",
+            Factors::Bf16 => "bf16 factors, 32-bit sums",
+        };
+        Some(match vendor::cublaslt::library() {
+            Ok(found) => {
+                let version = found.version.as_deref().unwrap_or("of an unknown version");
+                format!("products by cuBLASLt {version} ({}): {form}", found.path.display())
+            }
+            Err(reason) => {
+                let rounded = if factors == Factors::F32 { ", 32-bit factors rounded to TF32" } else { "" };
+                format!(
+                    "warning: products by built-in kernels, slower and tuned before the first update{rounded}: {reason}"
+                )
+            }
+        })
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = factors;
+        None
+    }
 }
