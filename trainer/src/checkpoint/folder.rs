@@ -113,7 +113,10 @@ impl Checkpoints {
         let steps = all(&self.dir)?;
         for (step, path) in &steps[..steps.len().saturating_sub(self.keep)] {
             if best.is_none_or(|best| best.step != *step) {
-                fs::remove_dir_all(path).map_err(CheckpointError::io(path))?;
+                // Under its own name, a checkpoint that a killed run had removed in part would look like a damaged one.
+                let removed = self.dir.join(format!("{PARTIAL}removed-{step:08}"));
+                durable::rename(path, &removed)?;
+                fs::remove_dir_all(&removed).map_err(CheckpointError::io(&removed))?;
             }
         }
         Ok(())
