@@ -340,7 +340,7 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         };
         check("feature_size", "features", "x.toml: unknown key `model.features`; did you mean `model.feature_size`?");
-        check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: stream.crop_size: 97 is no multiple");
+        check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: stream.crop_size: 97 is not a multiple");
         check("labels = true", "labels = false", "x.toml: stream.labels: fine-tuning needs");
         check("overlap = 0.5", "overlap = 1.5", "x.toml: validation.overlap: overlap 1.5 is not in [0, 1)");
         check("fold = 0, of = 5", "fold = 0, off = 5", "x.toml: ");
