@@ -130,7 +130,7 @@ impl Shard {
         if let Some(label) = &case.label {
             check_codec::<u8>("label", label).map_err(bad)?;
         }
-        let index_len = usize::try_from(case.span.index_len).map_err(|_| bad(CaseIndexError::Truncated))?;
+        let index_len = usize::try_from(case.span.index_len).ok().ok_or_else(|| bad(CaseIndexError::Truncated))?;
         let parse = |bytes: &[u8]| {
             if crc32c::crc32c(bytes) == case.span.index_crc32c {
                 parse_index(bytes, grid, case)

@@ -9,14 +9,14 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
-pub const DATASET: &str = "Dataset001_Test";
+pub(crate) const DATASET: &str = "Dataset001_Test";
 /// Name of the shard that [`write_cache`] writes.
-pub const SHARD: &str = "g0001-w000-0000.shard";
+pub(crate) const SHARD: &str = "g0001-w000-0000.shard";
 /// Cases: noise with labels, noise without labels, constant chunks with labels.
-pub const NAMES: [&str; 3] = ["noise", "plain", "flat"];
+pub(crate) const NAMES: [&str; 3] = ["noise", "plain", "flat"];
 
 /// Writes one shard of the named cases, of this shape, and its manifest.
-pub fn write_cache(dir: &Path, names: &[&str], shape: [usize; 3], chunk: [usize; 3], preset: CodecPreset) {
+pub(crate) fn write_cache(dir: &Path, names: &[&str], shape: [usize; 3], chunk: [usize; 3], preset: CodecPreset) {
     let num_voxels = shape.iter().product::<usize>();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut writer = ShardWriter::create(dir, 1, 0).unwrap();
@@ -39,7 +39,7 @@ pub fn write_cache(dir: &Path, names: &[&str], shape: [usize; 3], chunk: [usize;
 }
 
 /// Faults that verification finds in the whole cache.
-pub fn faults(dir: &Path) -> Vec<Fault> {
+pub(crate) fn faults(dir: &Path) -> Vec<Fault> {
     let survey = survey(dir).unwrap();
     let mut reader = VolumeReader::new();
     let mut faults = survey.faults;
@@ -50,7 +50,7 @@ pub fn faults(dir: &Path) -> Vec<Fault> {
 }
 
 /// Volumes of all cases by key, as a training run would read them.
-pub fn volumes(dir: &Path) -> hiend_cache::Result<BTreeMap<String, hiend_cache::Result<StoredVolume>>> {
+pub(crate) fn volumes(dir: &Path) -> hiend_cache::Result<BTreeMap<String, hiend_cache::Result<StoredVolume>>> {
     let cache = Cache::open(dir)?;
     let mut reader = VolumeReader::new();
     Ok(cache.cases().iter().map(|case| (case.key().to_owned(), case.read_whole(&mut reader))).collect())

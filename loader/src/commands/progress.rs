@@ -25,7 +25,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Starts the display.
-    pub fn new(num_cases: usize, num_bytes: u64) -> Self {
+    pub(super) fn new(num_cases: usize, num_bytes: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{bar:32} {pos}/{len} cases  {msg}  {elapsed} elapsed";
             let bar = ProgressBar::new(num_cases as u64);
@@ -38,7 +38,7 @@ impl Progress {
     }
 
     /// Counts one more case of `bytes` as done.
-    pub fn advance(&mut self, bytes: u64) {
+    pub(super) fn advance(&mut self, bytes: u64) {
         self.cases.0 += 1;
         self.bytes.0 += bytes;
         let message = self.message();
@@ -56,17 +56,17 @@ impl Progress {
     }
 
     /// Writes a line to standard error, above the bar.
-    pub fn note(&self, line: impl Display) {
+    pub(super) fn note(&self, line: impl Display) {
         self.suspend(|| note(line));
     }
 
     /// Writes a line to standard output while the bar is shown; see [`print`](fn@print).
-    pub fn print(&self, line: impl Display) -> Result<bool, StdoutError> {
+    pub(super) fn print(&self, line: impl Display) -> Result<bool, StdoutError> {
         self.suspend(|| print(line))
     }
 
     /// Removes the bar.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }

@@ -10,27 +10,27 @@ pub(super) struct Table(comfy_table::Table);
 
 impl Table {
     /// Creates a table without a header.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::UTF8_BORDERS_ONLY);
         Self(table)
     }
 
     /// Creates a table with column names.
-    pub fn with_header<const N: usize>(names: [&str; N]) -> Self {
+    pub(super) fn with_header<const N: usize>(names: [&str; N]) -> Self {
         let mut table = Self::new();
         table.0.set_header(names);
         table
     }
 
     /// Adds a row. A cell may have several lines.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         let escape_lines = |cell: String| cell.split('\n').map(escape_name).collect::<Vec<_>>().join("\n");
         self.0.add_row(cells.map(escape_lines));
     }
 
     /// Aligns columns to the right, by number from 0.
-    pub fn align_right(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
+    pub(super) fn align_right(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
         for column in columns {
             if let Some(column) = self.0.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);

@@ -33,7 +33,7 @@ impl Task {
     ///
     /// # Errors
     /// If a flag is out of range, the folder cannot be listed, or every case is excluded.
-    pub fn find(data: &Path, args: &PreprocessArgs) -> anyhow::Result<Self> {
+    pub(super) fn find(data: &Path, args: &PreprocessArgs) -> anyhow::Result<Self> {
         let config = PreprocessConfig { spacing: args.spacing.mm(), window: args.window, store: args.store.into() };
         config.validate().map_err(UsageError::new)?;
         let options = ConvertOptions {
@@ -63,12 +63,12 @@ impl Task {
     }
 
     /// Files that belong to no case.
-    pub fn all_unused(&self) -> impl Iterator<Item = &UnusedFile> {
+    pub(super) fn all_unused(&self) -> impl Iterator<Item = &UnusedFile> {
         self.unused.iter().chain(self.datasets.iter().flat_map(|dataset| &dataset.unused))
     }
 
     /// Number of unused files of a weight.
-    pub fn num_unused(&self, weight: Weight) -> usize {
+    pub(super) fn num_unused(&self, weight: Weight) -> usize {
         self.all_unused().filter(|unused| unused.reason.weight() == weight).count()
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn reason(err: &std::io::Error) -> String {
 /// libdeflate takes the whole file at once and is about twice as fast as zlib. Files that it does not take, those of
 /// several members or longer than their header says, go through the streaming decoder.
 pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, String> {
-    let size = usize::try_from(len).map_err(|_| "volume does not fit this machine's memory".to_owned())?;
+    let size = usize::try_from(len).ok().ok_or_else(|| "volume does not fit this machine's memory".to_owned())?;
     // Deflate cannot shrink data to less than 1/1032: don't reserve what a header merely claims.
     if size / 1032 > file.len() {
         return Err(format!("header promises {size} bytes, which {} compressed bytes cannot hold", file.len()));

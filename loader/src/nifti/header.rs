@@ -172,7 +172,7 @@ fn shape(header: &NiftiHeader) -> Result<[usize; 3], String> {
 }
 
 fn dtype(header: &NiftiHeader) -> Result<Dtype, String> {
-    let kind = header.data_type().map_err(|_| format!("unknown data type {}", header.datatype))?;
+    let kind = header.data_type().ok().ok_or_else(|| format!("unknown data type {}", header.datatype))?;
     Ok(match kind {
         NiftiType::Uint8 => Dtype::U8,
         NiftiType::Int8 => Dtype::I8,

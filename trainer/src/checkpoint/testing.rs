@@ -9,17 +9,17 @@ use crate::config::pretrain::PretrainPreset;
 use crate::model::{block::Mlp, init::WeightInit};
 
 /// A model of two layers, its weights decided by `seed`.
-pub fn mlp(seed: u64) -> Mlp {
+pub(super) fn mlp(seed: u64) -> Mlp {
     Mlp::init(4, 2, &mut WeightInit::new(seed, &Device::flex().autodiff()))
 }
 
 /// Saves the model of seed `step` as the checkpoint of `step`.
-pub fn save(checkpoints: &Checkpoints, step: u64) -> Result<PathBuf, CheckpointError> {
+pub(super) fn save(checkpoints: &Checkpoints, step: u64) -> Result<PathBuf, CheckpointError> {
     save_with(checkpoints, step, None)
 }
 
 /// [`save`] with the best validation so far.
-pub fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Result<PathBuf, CheckpointError> {
+pub(super) fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Result<PathBuf, CheckpointError> {
     let config = PretrainPreset::Tiny.config();
     let model = mlp(step);
     let optimizer = config.optim.init(&model);
@@ -28,6 +28,6 @@ pub fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Re
 }
 
 /// Weights of a model's first layer.
-pub fn weights(model: &Mlp) -> Vec<f32> {
+pub(super) fn weights(model: &Mlp) -> Vec<f32> {
     model.fc1.weight.val().into_data().try_to_vec().unwrap()
 }

@@ -148,7 +148,7 @@ fn parse_layers(text: &str) -> Result<Layers, String> {
         return Ok(Layers::All);
     }
     let parsed: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    parsed.map(Layers::These).map_err(|_| "expected `all` or numbers of blocks, such as 0,5,11".to_owned())
+    parsed.ok().map(Layers::These).ok_or_else(|| "expected `all` or numbers of blocks, such as 0,5,11".to_owned())
 }
 
 fn parse_fraction(text: &str) -> Result<f64, String> {

@@ -17,7 +17,7 @@ use crate::model::patch_embed::grid_of;
 use crate::model_source::Pretrained;
 use crate::report::attention::{AttentionFigure, Layer};
 
-pub fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     let loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;

@@ -8,7 +8,7 @@ use crate::cli::ConfigArgs;
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::PretrainPreset;
 
-pub fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let presets = presets();
     let Some(wanted) = &args.preset else {
         for (name, _) in presets {

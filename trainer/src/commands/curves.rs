@@ -9,7 +9,7 @@ use crate::report::history::History;
 use crate::report::watcher::{CURVES, draw_curves};
 use crate::training::JOURNAL;
 
-pub fn run(args: &CurvesArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &CurvesArgs) -> anyhow::Result<ExitCode> {
     let history = History::read(&args.run_dir.join(JOURNAL))?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(CURVES));
     draw_curves(&history, &args.run_dir, &out).with_context(|| args.run_dir.display().to_string())?;

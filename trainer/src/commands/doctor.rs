@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::DoctorArgs;
 use crate::doctor::Report;
 
-pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = Report::of(args.device);
     super::print(report.to_string().trim_end())?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

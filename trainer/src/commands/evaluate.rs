@@ -22,7 +22,7 @@ const MAX_SHIFT_MM: f64 = 0.1;
 /// Name by which nnU-Net's `dataset.json` marks the ignore label.
 const IGNORE: &str = "ignore";
 
-pub fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let labels = label_maps(&args.labels)?;
     let predictions = label_maps(&args.predictions)?;
     let missing: Vec<&str> = labels.keys().filter(|id| !predictions.contains_key(*id)).map(String::as_str).collect();

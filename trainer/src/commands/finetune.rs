@@ -15,7 +15,7 @@ use crate::device::Compute;
 use crate::finetune::{Finetuning, Init};
 use crate::training::{Resume, Task as _, saved_config};
 
-pub fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let devices = running::open_devices(&args.run)?;
     let (config, place, init) = resolve(args, &devices.first)?;
     let mut config = running::settle(&args.run, config)?;

@@ -15,7 +15,7 @@ use crate::model_source::Pretrained;
 ///
 /// # Errors
 /// If the configuration cannot be read.
-pub fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
+pub(super) fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
     let Some(path) = &args.config else { return Ok(args.preset.map(PretrainPreset::config)) };
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(Some(PretrainConfig::parse(&text, &path.display().to_string())?))
@@ -25,7 +25,11 @@ pub fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
 ///
 /// # Errors
 /// If there is no such model or it cannot be read.
-pub fn load_pretrained(path: &Path, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<Pretrained> {
+pub(super) fn load_pretrained(
+    path: &Path,
+    sizes: Option<PretrainConfig>,
+    compute: &Compute,
+) -> anyhow::Result<Pretrained> {
     let loaded = Pretrained::load(path, sizes, compute.raw())?;
     let path = loaded.path.display();
     if let Some(preset) = loaded.found_preset {

@@ -19,7 +19,7 @@ use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, Wind
 use crate::inference::scan_files::Scans;
 use places::Places;
 
-pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let Scans { files, skipped } = Scans::find(&args.inputs)?;
     let compute = Compute::open(args.device)?;
     settle_default(&compute)?;

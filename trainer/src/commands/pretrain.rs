@@ -11,7 +11,7 @@ use crate::device::Compute;
 use crate::pretrain::Pretraining;
 use crate::training::{Resume, saved_config};
 
-pub fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let devices = running::open_devices(&args.run)?;
     let (config, place) = resolve(args, &devices.first)?;
     let config = running::settle(&args.run, config)?;

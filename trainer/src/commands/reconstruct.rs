@@ -15,7 +15,7 @@ use crate::inference::reconstruct::Reconstructor;
 use crate::report::picture::{View, draw};
 use crate::report::sheet::PLANES;
 
-pub fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     let mut loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;

@@ -27,14 +27,14 @@ use crate::vendor;
 const SMOKE_STEPS: u64 = 2;
 
 /// The run's folder and the state to start from.
-pub struct Place {
+pub(super) struct Place {
     pub run_dir: PathBuf,
     pub resume: Resume,
 }
 
 impl Place {
     /// Determines the folder of the run called `name`, and what `--resume` and `--resume-from` mean there.
-    pub fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
+    pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
         let resume = match (args.resume_from, args.resume) {
             (Some(step), _) => Resume::Step(step),
@@ -51,20 +51,20 @@ impl Place {
 }
 
 /// Opens the cache named by `--shards`.
-pub fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
+pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
     let shards = args.shards.as_deref().expect("clap requires it");
     Ok(Arc::new(Cache::open_with(shards, args.access.into())?))
 }
 
 /// The devices of a run, and the signals that were blocked before they were opened.
-pub struct Devices {
+pub(super) struct Devices {
     pub first: Compute,
     pub others: Vec<Compute>,
     signals: BatchSignals,
 }
 
 /// Opens the devices that were named: the first, and those that follow it.
-pub fn open_devices(args: &RunArgs) -> anyhow::Result<Devices> {
+pub(super) fn open_devices(args: &RunArgs) -> anyhow::Result<Devices> {
     let signals = BatchSignals::block()?;
     if let Some(dir) = &args.cache_dir {
         keep_kernels_in(dir);
@@ -81,27 +81,27 @@ pub fn open_devices(args: &RunArgs) -> anyhow::Result<Devices> {
 }
 
 /// Reads a configuration file; returns its text and its name without extension.
-pub fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
+pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((text, name))
 }
 
 /// Says which preset is used when none was named.
-pub fn announce_preset(name: &str, compute: &Compute) -> anyhow::Result<()> {
+pub(super) fn announce_preset(name: &str, compute: &Compute) -> anyhow::Result<()> {
     super::print(format_args!("preset {name} (the default on {compute}; --preset or --config choose another)"))?;
     Ok(())
 }
 
 /// Replaces values of the configuration by `--set` and `--seed`.
-pub fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<C> {
+pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<C> {
     let seed = args.seed.map(|seed| ("train.seed".to_owned(), seed.to_string()));
     let settings: Vec<_> = args.set.iter().cloned().chain(seed).collect();
     Ok(config.with_settings(&settings)?)
 }
 
 /// Trains, with Ctrl-C handled and events displayed.
-pub fn run<T: Task>(
+pub(super) fn run<T: Task>(
     task: &T,
     cache: Arc<Cache>,
     Devices { first: compute, others, signals }: Devices,
@@ -169,7 +169,7 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
 }
 
 /// Makes Ctrl-C request a stop; another one ends the process.
-pub fn listen(message: &'static str) -> anyhow::Result<Stop> {
+pub(super) fn listen(message: &'static str) -> anyhow::Result<Stop> {
     let stop = Stop::default();
     let on_signal = stop.clone();
     let first = move || {

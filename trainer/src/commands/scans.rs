@@ -18,7 +18,7 @@ use crate::config::pretrain::PretrainConfig;
 ///
 /// # Errors
 /// If two scans would write the same pictures, a scan cannot be read, or `draw` fails.
-pub fn for_each(
+pub(super) fn for_each(
     args: &ScanArgs,
     config: &PretrainConfig,
     mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
@@ -60,7 +60,7 @@ fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
+pub(super) fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
     canvas.write_png(&path).with_context(|| path.display().to_string())?;

@@ -13,24 +13,24 @@ use crate::report::dashboard::terminal;
 use crate::training::Stop;
 
 /// Exit code of a run that a batch system's signal stopped and that can be resumed (`EX_TEMPFAIL` of `sysexits.h`).
-pub const REQUEUE: u8 = 75;
+pub(super) const REQUEUE: u8 = 75;
 
 /// The signals of a batch system, blocked until they are handled.
-pub struct BatchSignals {
+pub(super) struct BatchSignals {
     signals: SigSet,
     received: Arc<AtomicBool>,
 }
 
 impl BatchSignals {
     /// Blocks the signals in this thread and those it starts later. To be called before other threads exist.
-    pub fn block() -> anyhow::Result<Self> {
+    pub(super) fn block() -> anyhow::Result<Self> {
         let signals: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
         signals.thread_block().context("cannot block SIGTERM and SIGUSR1")?;
         Ok(Self { signals, received: Arc::default() })
     }
 
     /// Starts the thread that turns the signals into a stop request.
-    pub fn handle(&self, stop: &Stop) -> anyhow::Result<()> {
+    pub(super) fn handle(&self, stop: &Stop) -> anyhow::Result<()> {
         let (signals, received, stop) = (self.signals, Arc::clone(&self.received), stop.clone());
         let wait = move || {
             while let Ok(signal) = signals.wait() {
@@ -45,7 +45,7 @@ impl BatchSignals {
     }
 
     /// Returns whether one of the signals arrived.
-    pub fn received(&self) -> bool {
+    pub(super) fn received(&self) -> bool {
         self.received.load(Ordering::Relaxed)
     }
 }

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Integrity};
 use crate::cli::VerifyArgs;
 use crate::training::verify;
 
-pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = &args.run_dir;
     if checkpoint::is_checkpoint(path)? {
         let integrity = checkpoint::check(path)?;

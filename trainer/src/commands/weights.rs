@@ -13,7 +13,7 @@ use crate::model_source::{ModelSource, weights_of};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
 /// Reads a weight file into the model, reports its tensors, and writes the model's weights if asked to.
-pub fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     args.out.as_deref().map(|out| check_out(out, &args.file)).transpose()?;
     ensure!(
         !args.file.is_dir(),
@@ -37,7 +37,7 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes a model's weights under `PyTorch`'s names and in its layouts.
-pub fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     check_out(&args.out, &args.model)?;
     let compute = Compute::cpu();
     settle_default(&compute)?;

@@ -102,7 +102,7 @@ pub enum ClassesError {
 ///
 /// # Errors
 /// [`ClassesError`] for everything but an unknown label; see [`check_labels`].
-pub fn settle(config: &mut FinetuneConfig, cache: &Cache, cases: &[usize]) -> Result<Vec<String>, ClassesError> {
+pub(super) fn settle(config: &mut FinetuneConfig, cache: &Cache, cases: &[usize]) -> Result<Vec<String>, ClassesError> {
     let names: BTreeSet<&str> = cases.iter().map(|&case| cache.cases()[case].record().dataset.as_str()).collect();
     let mut other = "the configuration".to_owned();
     let mut warnings = Vec::new();
@@ -155,7 +155,12 @@ pub fn settle(config: &mut FinetuneConfig, cache: &Cache, cases: &[usize]) -> Re
 ///
 /// # Errors
 /// The first label that is neither a class nor the ignore label, with its case; or a case whose index cannot be read.
-pub fn check_labels(space: LabelSpace, listed: bool, cache: &Cache, cases: &[usize]) -> Result<(), ClassesError> {
+pub(super) fn check_labels(
+    space: LabelSpace,
+    listed: bool,
+    cache: &Cache,
+    cases: &[usize],
+) -> Result<(), ClassesError> {
     let mut reader = VolumeReader::new();
     for &case in cases {
         let case = &cache.cases()[case];

@@ -41,7 +41,12 @@ struct Shown {
 ///
 /// # Errors
 /// If the device fails or the file cannot be written.
-pub fn draw(model: &Unetr, batch: &DeviceBatch<ClassMap>, classes: &[String], path: &Path) -> Result<(), String> {
+pub(super) fn draw(
+    model: &Unetr,
+    batch: &DeviceBatch<ClassMap>,
+    classes: &[String],
+    path: &Path,
+) -> Result<(), String> {
     let shown = shown(model, batch)?;
     render(&shown, classes).write_png(path).map_err(|error| error.to_string())
 }

@@ -18,7 +18,7 @@ use crate::training::{Scores, Stop, TrainingError};
 
 /// Cases held out for validation.
 #[derive(Debug)]
-pub struct ValidationSet {
+pub(super) struct ValidationSet {
     /// Cache of the cases.
     pub cache: Arc<Cache>,
     /// Indices of the cases in the cache.
@@ -51,7 +51,7 @@ impl From<SlidingWindowError> for Fault {
 impl ValidationSet {
     /// Dice over all cases; `None` if `stop` was requested meanwhile. `progress` receives the numbers of cases done and
     /// in all.
-    pub fn measure(
+    pub(super) fn measure(
         &self,
         model: &Unetr,
         compute: &Compute,

@@ -3,7 +3,7 @@
 use super::{StepRecord, ValidationRecord};
 
 /// A step of 100 ms.
-pub fn step_record(step: u64, loss: f64) -> StepRecord {
+pub(crate) fn step_record(step: u64, loss: f64) -> StepRecord {
     StepRecord {
         step,
         epoch: step as f64 / 100.0,
@@ -22,7 +22,7 @@ pub fn step_record(step: u64, loss: f64) -> StepRecord {
 }
 
 /// A validation with three classes, one of which no case has.
-pub fn validation_record(step: u64, mean_dice: f64) -> ValidationRecord {
+pub(crate) fn validation_record(step: u64, mean_dice: f64) -> ValidationRecord {
     ValidationRecord {
         step,
         epoch: step as f64 / 100.0,

@@ -55,7 +55,7 @@ impl UnetrConfig {
         crop_size: [usize; 3],
         num_classes: usize,
     ) -> Result<Self, ModelConfigError> {
-        let taps = pretrained.taps.as_slice().try_into().map_err(|_| ModelConfigError {
+        let taps = pretrained.taps.as_slice().try_into().ok().ok_or_else(|| ModelConfigError {
             key: "taps",
             reason: format!("UNETR reads three encoder layers, not {}", pretrained.taps.len()),
         })?;

@@ -14,20 +14,20 @@
     reason = "kernels expand to uses of the binding that defines their type, and to names of CubeCL's prelude"
 )]
 
-pub mod adamw;
-pub mod columns;
-pub mod dequantize;
-pub mod gelu;
-pub mod heads;
+pub(super) mod adamw;
+pub(super) mod columns;
+pub(super) mod dequantize;
+pub(super) mod gelu;
+pub(super) mod heads;
 mod launch;
-pub mod layer_norm;
-pub mod narrowed;
-pub mod noise;
+pub(super) mod layer_norm;
+pub(super) mod narrowed;
+pub(super) mod noise;
 mod plane;
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;
-pub mod residual;
-pub mod softmax;
+pub(super) mod residual;
+pub(super) mod softmax;
 
 #[cfg(any(test, feature = "device-tests"))]
 #[cfg_attr(

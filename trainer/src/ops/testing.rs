@@ -3,7 +3,7 @@
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 /// A named test: a function that panics on a device it fails on.
-pub type DeviceTest = (&'static str, fn(&Device));
+pub(crate) type DeviceTest = (&'static str, fn(&Device));
 
 /// Declares two tests for each named function of a [`Device`]: one on the CPU, and one of [`on_gpus`].
 macro_rules! on_devices {
@@ -45,12 +45,12 @@ pub(crate) use on_gpus;
 ///
 /// # Panics
 /// If it names none, or one that cannot be opened.
-pub fn test_device() -> Device {
+pub(crate) fn test_device() -> Device {
     named_device().expect("HIEND_TEST_DEVICE names a device: cuda:0 or vulkan:0")
 }
 
 /// The CPU and, if `HIEND_TEST_DEVICE` names one, a device.
-pub fn devices() -> Vec<Device> {
+pub(crate) fn devices() -> Vec<Device> {
     std::iter::once(Device::flex()).chain(named_device()).collect()
 }
 
@@ -61,12 +61,12 @@ fn named_device() -> Option<Device> {
 }
 
 /// The 16-bit type of `device`: bf16, or f16 where it has no bf16.
-pub fn short_of(device: &Device) -> FloatDType {
+pub(crate) fn short_of(device: &Device) -> FloatDType {
     [FloatDType::BF16, FloatDType::F16].into_iter().find(|&dtype| device.supports_dtype(dtype)).expect("one of them")
 }
 
 /// Values from `-amplitude` to `amplitude`, without a period that could hide an index error.
-pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
+pub(crate) fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -> TensorData {
     let value = |i: usize| ((i as f32 * frequency).sin() * 43_758.547).fract() * amplitude;
     let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(value).collect();
     TensorData::new(values, shape)
@@ -76,20 +76,20 @@ pub fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude: f32) -
 ///
 /// # Panics
 /// If the lengths differ or a value of `ours` is not finite: a maximum ignores those.
-pub fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
+pub(crate) fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     assert!(ours.iter().all(|value| value.is_finite()), "a value is not finite");
     ours.iter().zip(theirs).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
 /// Values of a function and the gradients of its inputs.
-pub struct Outcome {
+pub(crate) struct Outcome {
     values: Vec<f32>,
     gradients: Vec<Vec<f32>>,
 }
 
 /// The outcome of `function`, with an output gradient that differs from value to value.
-pub fn values_and_gradients<const N: usize>(
+pub(crate) fn values_and_gradients<const N: usize>(
     device: &Device,
     inputs: &[TensorData; N],
     function: impl Fn([Tensor<3>; N]) -> Tensor<3>,
@@ -106,12 +106,12 @@ pub fn values_and_gradients<const N: usize>(
 
 impl Outcome {
     /// `values` without gradients.
-    pub fn of(values: Tensor<3>) -> Self {
+    pub(crate) fn of(values: Tensor<3>) -> Self {
         Self { values: values.into_data().try_to_vec().expect("f32"), gradients: vec![] }
     }
 
     /// Asserts that no value differs from that of `other` by more than `tolerance` of the largest of its tensor.
-    pub fn assert_close(&self, other: &Self, tolerance: f32) {
+    pub(crate) fn assert_close(&self, other: &Self, tolerance: f32) {
         let check = |name: &str, ours: &[f32], theirs: &[f32]| {
             let largest = theirs.iter().fold(0.0f32, |most, v| most.max(v.abs()));
             let error = largest_difference(ours, theirs) / largest;

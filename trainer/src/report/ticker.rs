@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Calls a function at regular intervals on a thread of its own, until dropped.
 #[derive(Debug)]
-pub struct Ticker {
+pub(super) struct Ticker {
     stop: Option<flume::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -16,7 +16,7 @@ impl Ticker {
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub fn start(every: Duration, tick: impl Fn(Duration) + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(every: Duration, tick: impl Fn(Duration) + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = flume::bounded::<()>(0);
         let since = Instant::now();
         let thread = std::thread::Builder::new().name("ticker".into()).spawn(move || {

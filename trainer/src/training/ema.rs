@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 ///
 /// `average` is a copy of `model` made by [`Module::valid`], so that no gradients are tracked.
 #[must_use]
-pub fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
+pub(super) fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
     let mut current = Current(HashMap::new());
     model.visit(&mut current);
     average.map(&mut Move { current: current.0, decay })

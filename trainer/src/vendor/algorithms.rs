@@ -149,11 +149,11 @@ pub fn save(run_dir: &Path) -> io::Result<()> {
 mod hex {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub fn serialize<S: Serializer>(words: &[u64; 8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(words: &[u64; 8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&words.map(|word| format!("{word:016x}")).concat())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u64; 8], D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u64; 8], D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.len() != 128 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(D::Error::custom("expected 128 hexadecimal digits"));

@@ -359,7 +359,7 @@ pub fn has_symbols<'a>(found: &Found, symbols: &[&'a str]) -> Result<(), &'a str
     // SAFETY: it is loaded already, so that no initialiser runs; symbols are looked up, not called.
     unsafe {
         let first = symbols.first().copied().unwrap_or_default();
-        let library = libloading::Library::new(&found.path).map_err(|_| first)?;
+        let library = libloading::Library::new(&found.path).ok().ok_or(first)?;
         let missing = symbols.iter().find(|symbol| library.get::<*mut c_void>(symbol.as_bytes()).is_err());
         std::mem::forget(library);
         missing.map_or(Ok(()), |symbol| Err(*symbol))

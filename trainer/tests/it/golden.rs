@@ -14,23 +14,23 @@ use safetensors::{Dtype, SafeTensors};
 
 /// One tensor of a case, as f64 so that reading it loses nothing.
 #[derive(Clone)]
-pub struct Golden {
+pub(crate) struct Golden {
     pub shape: Vec<usize>,
     pub values: Vec<f64>,
 }
 
 impl Golden {
-    pub fn f32(&self) -> Vec<f32> {
+    pub(crate) fn f32(&self) -> Vec<f32> {
         self.values.iter().map(|&v| v as f32).collect()
     }
 
-    pub fn data(&self) -> TensorData {
+    pub(crate) fn data(&self) -> TensorData {
         TensorData::new(self.f32(), self.shape.clone())
     }
 }
 
 /// A case: its settings and its tensors.
-pub struct Case {
+pub(crate) struct Case {
     pub name: String,
     pub folder: PathBuf,
     pub settings: serde_json::Value,
@@ -63,11 +63,11 @@ impl Case {
         Self { name, folder: json.parent().unwrap().to_owned(), settings, tensors }
     }
 
-    pub fn tensor(&self, name: &str) -> &Golden {
+    pub(crate) fn tensor(&self, name: &str) -> &Golden {
         self.tensors.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.name))
     }
 
-    pub fn int(&self, key: &str) -> usize {
+    pub(crate) fn int(&self, key: &str) -> usize {
         self.settings[key].as_u64().unwrap_or_else(|| panic!("{}: no number {key}", self.name)) as usize
     }
 }
@@ -76,7 +76,7 @@ impl Case {
 ///
 /// # Panics
 /// If there is none, since a test without a case compares nothing.
-pub fn cases(prefix: &str) -> Vec<Case> {
+pub(crate) fn cases(prefix: &str) -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("../tests/golden")];
     if let Some(folder) = golden_dir(root) {
@@ -112,7 +112,7 @@ fn golden_dir(root: &Path) -> Option<PathBuf> {
 }
 
 /// Largest difference, relative to the largest expected magnitude.
-pub fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f64 {
+pub(crate) fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f64 {
     assert_eq!(actual.len(), expected.values.len());
     let scale = expected.values.iter().fold(0f64, |m, v| m.max(v.abs()));
     let difference = actual.iter().zip(&expected.values).fold(0f64, |m, (&a, &e)| {
@@ -124,13 +124,13 @@ pub fn relative_error<T: Copy + Into<f64>>(actual: &[T], expected: &Golden) -> f
 
 /// Comparisons of a test: each is printed and failures are collected, so that one failure does not hide the others.
 #[derive(Default)]
-pub struct Comparisons {
+pub(crate) struct Comparisons {
     failures: Vec<String>,
 }
 
 impl Comparisons {
     /// Adds one error of a case.
-    pub fn check(&mut self, case: &Case, what: &str, error: f64, tolerance: f64) {
+    pub(crate) fn check(&mut self, case: &Case, what: &str, error: f64, tolerance: f64) {
         let line = format!("golden {}: {what:<40} {error:.1e} (tolerance {tolerance:.0e})", case.name);
         println!("{line}");
         if error.is_nan() || error > tolerance {
@@ -139,20 +139,20 @@ impl Comparisons {
     }
 
     /// Adds the worst of several errors, each with its name, and prints that name.
-    pub fn check_worst(&mut self, case: &Case, what: &str, errors: &[(String, f64)], tolerance: f64) {
+    pub(crate) fn check_worst(&mut self, case: &Case, what: &str, errors: &[(String, f64)], tolerance: f64) {
         let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("something to compare");
         self.check(case, &format!("worst of {} {what}, {}", errors.len(), worst.0), worst.1, tolerance);
     }
 
     /// Panics if any error was above its tolerance.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         assert!(self.failures.is_empty(), "{:#?}", self.failures);
     }
 }
 
 /// Gradients of a model's parameters by path, in the reference's layout: linear weights, the only matrices, are
 /// `[out, in]` there and `[in, out]` here. Parameters without a gradient are absent.
-pub fn gradients_by_path<M: Module>(model: &M, grads: &GradientsParams) -> BTreeMap<String, Vec<f64>> {
+pub(crate) fn gradients_by_path<M: Module>(model: &M, grads: &GradientsParams) -> BTreeMap<String, Vec<f64>> {
     let mut gradients = Gradients { grads, path: vec![], found: BTreeMap::new() };
     model.visit(&mut gradients);
     gradients.found
@@ -181,7 +181,7 @@ impl ModuleVisitor for Gradients<'_> {
 }
 
 /// Euclidean norm.
-pub fn norm(values: &[f64]) -> f64 {
+pub(crate) fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
@@ -189,7 +189,7 @@ pub fn norm(values: &[f64]) -> f64 {
 ///
 /// # Panics
 /// If it is not: a case that is computed by another formula must not be compared with this one.
-pub fn numbers_in(text: &str, pattern: &str) -> Vec<usize> {
+pub(crate) fn numbers_in(text: &str, pattern: &str) -> Vec<usize> {
     let mut numbers = vec![];
     let mut rest = text;
     for (position, part) in pattern.split('#').enumerate() {

@@ -62,7 +62,7 @@ impl ModuleMapper for Loader<'_> {
 }
 
 /// Sizes of a case's model and of its crops.
-pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
+pub(crate) fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     let config = HiEndMaeConfig {
         patch_size: case.int("patch_size"),
         embed_dim: case.int("encoder_dim"),
@@ -80,7 +80,7 @@ pub fn config_of(case: &Case) -> (HiEndMaeConfig, [usize; 3]) {
     (config, crop_size)
 }
 
-pub fn model_of(case: &Case, device: &Device) -> HiEndMae {
+pub(crate) fn model_of(case: &Case, device: &Device) -> HiEndMae {
     let (config, crop_size) = config_of(case);
     let mut loader = Loader { case, path: vec![], seen: 0 };
     let model = config.init(crop_size, &mut WeightInit::new(0, device)).map(&mut loader);
@@ -89,7 +89,7 @@ pub fn model_of(case: &Case, device: &Device) -> HiEndMae {
     model
 }
 
-pub fn inputs_of(case: &Case, device: &Device) -> (Tensor<5>, MaskIndices) {
+pub(crate) fn inputs_of(case: &Case, device: &Device) -> (Tensor<5>, MaskIndices) {
     let images = Tensor::from_data(case.tensor("input/image").data(), device);
     let noise = case.tensor("input/noise");
     let mask = Mask::from_noise(&noise.f32(), noise.shape[1], case.settings["mask_ratio"].as_f64().unwrap());

@@ -22,7 +22,7 @@ const SAME_ORDER_TOLERANCE: f64 = 1e-5;
 const F64_TOLERANCE: f64 = 1e-6;
 
 /// Model of a case: its encoder from the `.pth`, everything else from the case.
-pub fn model_of(case: &Case, device: &Device) -> Unetr {
+pub(crate) fn model_of(case: &Case, device: &Device) -> Unetr {
     let config = UnetrConfig {
         in_channels: 1,
         num_classes: case.int("classes"),

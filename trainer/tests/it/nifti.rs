@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Writes a `.nii` file of 16-bit voxels, the first axis fastest, with this `world_from_voxel` affine (as sform).
-pub fn write(path: &Path, shape: [u16; 3], affine: [[f32; 4]; 3], voxels: &[i16]) {
+pub(crate) fn write(path: &Path, shape: [u16; 3], affine: [[f32; 4]; 3], voxels: &[i16]) {
     let mut file = vec![0_u8; 352];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &348_i32.to_le_bytes());

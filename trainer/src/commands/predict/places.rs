@@ -13,7 +13,7 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// Paths of label maps and probabilities.
 #[derive(Debug)]
-pub struct Places<'a> {
+pub(super) struct Places<'a> {
     out: &'a Path,
     classes: &'a [String],
     /// True if probabilities are written too.
@@ -22,17 +22,17 @@ pub struct Places<'a> {
 
 impl<'a> Places<'a> {
     /// Places in folder `out`.
-    pub fn new(out: &'a Path, classes: &'a [String], probabilities: bool) -> Self {
+    pub(super) fn new(out: &'a Path, classes: &'a [String], probabilities: bool) -> Self {
         Self { out, classes, probabilities }
     }
 
     /// Path of a case's label map.
-    pub fn label_map(&self, case: &str) -> PathBuf {
+    pub(super) fn label_map(&self, case: &str) -> PathBuf {
         self.out.join(format!("{case}.nii.gz"))
     }
 
     /// Path of the probability map of a class.
-    pub fn probability(&self, case: &str, class: usize) -> PathBuf {
+    pub(super) fn probability(&self, case: &str, class: usize) -> PathBuf {
         let name: String =
             self.classes[class].chars().map(|letter| if letter.is_alphanumeric() { letter } else { '_' }).collect();
         self.out.join("probabilities").join(case).join(format!("{class:02}_{name}.nii.gz"))
@@ -50,7 +50,7 @@ impl<'a> Places<'a> {
     ///
     /// # Errors
     /// The first obstacle.
-    pub fn check(&self, scans: &BTreeMap<String, PathBuf>, overwrite: bool) -> anyhow::Result<()> {
+    pub(super) fn check(&self, scans: &BTreeMap<String, PathBuf>, overwrite: bool) -> anyhow::Result<()> {
         let mut inputs = BTreeMap::new();
         for path in scans.values() {
             inputs.insert(path.canonicalize().with_context(|| path.display().to_string())?, path);

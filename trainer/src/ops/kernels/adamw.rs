@@ -49,7 +49,7 @@ pub(super) fn adamw_values<T: Float, N: Size>(
 }
 
 /// Parameter and moments after one step. A 16-bit copy of the parameter, if one is kept, is rewritten with it.
-pub fn update(
+pub(crate) fn update(
     param: CubeTensor,
     grad: CubeTensor,
     first: CubeTensor,

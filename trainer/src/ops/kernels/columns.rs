@@ -154,7 +154,7 @@ impl Groups {
 }
 
 /// The sum of `x` `[.., W]` over all rows, `[W]` in f32.
-pub fn sums(x: CubeTensor) -> CubeTensor {
+pub(crate) fn sums(x: CubeTensor) -> CubeTensor {
     let (x, pitch) = even_rows(x);
     let groups = Groups::of(&x);
     let sums = groups.sums(&x);

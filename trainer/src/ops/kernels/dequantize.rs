@@ -19,7 +19,7 @@ pub(super) fn dequantize_values(quantized: &[u16], params: &[f32], y: &mut [f32]
 }
 
 /// Floats of `quantized` `[n, ..]` (16 bits) by the `params` `[n, 4]` of each crop.
-pub fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
+pub(crate) fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
     let (quantized, params) = (into_contiguous(quantized), into_contiguous(params));
     assert_eq!((quantized.dtype, params.dtype), (DType::U16, DType::F32), "voxels are 16 bits, their parameters f32");
     let shape = quantized.meta.shape().clone();

@@ -72,7 +72,7 @@ pub(super) fn gelu_values_backward<T: Float, N: Size>(
 }
 
 /// `h · Φ(h)` for `h = x + bias`.
-pub fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
+pub(crate) fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let bias = into_contiguous(bias);
     let (x, pitch) = even_rows(x);
     assert_eq!(bias.dtype, DType::F32, "biases are f32");
@@ -103,7 +103,7 @@ pub fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
 }
 
 /// Gradients of `x` and `bias`.
-pub fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
+pub(crate) fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
     let bias = into_contiguous(bias);
     let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));
     let dx = uninit(&x, x.meta.shape().clone(), x.dtype);

@@ -130,7 +130,11 @@ pub(super) fn join_rows<T: Float, N: Size, M: Size>(
 }
 
 /// Splits one part of `x` `[N, L, parts · heads · width]`, plus a bias, into heads `[N, heads, L', width']`.
-pub fn split(x: CubeTensor, bias: Option<CubeTensor>, Part { number, parts, heads, padding }: Part) -> CubeTensor {
+pub(crate) fn split(
+    x: CubeTensor,
+    bias: Option<CubeTensor>,
+    Part { number, parts, heads, padding }: Part,
+) -> CubeTensor {
     let (x, pitch) = even_rows(x);
     let [n, tokens, width] = x.meta.shape().dims();
     let width = width / parts / heads;
@@ -164,7 +168,7 @@ pub fn split(x: CubeTensor, bias: Option<CubeTensor>, Part { number, parts, head
 
 /// Joins the first `tokens` rows and `width` columns of heads `[N, heads, L', width']` into
 /// `[N, tokens, parts · heads · width]`.
-pub fn join(parts: Vec<CubeTensor>, tokens: usize, width: usize) -> CubeTensor {
+pub(crate) fn join(parts: Vec<CubeTensor>, tokens: usize, width: usize) -> CubeTensor {
     let [n, heads, rows, columns] = parts[0].meta.shape().dims();
     let all_heads = parts.len() * heads;
     let y = uninit(&parts[0], Shape::from([n, tokens, all_heads * width]), parts[0].dtype);
@@ -198,7 +202,7 @@ pub fn join(parts: Vec<CubeTensor>, tokens: usize, width: usize) -> CubeTensor {
 }
 
 /// `a · b`, contiguous: Burn's own product begins each row at a multiple of 512 bytes.
-pub fn product(a: CubeTensor, b: CubeTensor) -> CubeTensor {
+pub(crate) fn product(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     let [n, heads, rows, _] = a.meta.shape().dims();
     let [_, _, _, columns] = b.meta.shape().dims();
     let (out, dtype) = (uninit(&a, Shape::from([n, heads, rows, columns]), a.dtype), a.dtype);

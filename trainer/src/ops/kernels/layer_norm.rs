@@ -192,7 +192,13 @@ pub(super) fn norm_columns_backward<T: Float, N: Size>(
 }
 
 /// Normalized rows of `x`, times `gamma`, plus `beta`, in `dtype`.
-pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64, dtype: FloatDType) -> CubeTensor {
+pub(crate) fn forward(
+    x: CubeTensor,
+    gamma: CubeTensor,
+    beta: CubeTensor,
+    epsilon: f64,
+    dtype: FloatDType,
+) -> CubeTensor {
     let [gamma, beta] = [gamma, beta].map(into_contiguous);
     let (x, pitch) = even_rows(x);
     assert!([&x, &gamma, &beta].iter().all(|tensor| tensor.dtype == DType::F32), "norms are f32");
@@ -228,7 +234,7 @@ pub fn forward(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, epsilon: f64,
 }
 
 /// Gradients of `x`, to which `other` is added, of `gamma` and of `beta`.
-pub fn backward(
+pub(crate) fn backward(
     x: CubeTensor,
     gamma: CubeTensor,
     dy: CubeTensor,

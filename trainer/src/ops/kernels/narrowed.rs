@@ -36,7 +36,7 @@ fn same(a: &CubeTensor, b: &CubeTensor) -> bool {
 }
 
 /// The kept copy of `weight` in `dtype`, or a cast that is not kept.
-pub fn of(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
+pub(crate) fn of(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
     let dtype = DType::from(dtype);
     if weight.dtype == dtype {
         return weight;
@@ -49,7 +49,7 @@ pub fn of(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
 }
 
 /// The copy of `weight` in `dtype`, kept from now on if there was none.
-pub fn keep(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
+pub(crate) fn keep(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
     if weight.dtype != DType::F32 || !matches!(dtype, FloatDType::F16 | FloatDType::BF16) {
         return of(weight, dtype);
     }

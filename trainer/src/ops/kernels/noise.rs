@@ -112,7 +112,7 @@ pub(super) fn add_normals(x: &[f32], y: &mut [f32], count: u32, std: f32, seed_l
 }
 
 /// `x` plus the noise.
-pub fn add(x: CubeTensor, params: GaussianNoiseParams) -> CubeTensor {
+pub(crate) fn add(x: CubeTensor, params: GaussianNoiseParams) -> CubeTensor {
     let x = into_contiguous(x);
     assert_eq!(x.dtype, DType::F32, "voxels are f32");
     let count = x.meta.shape().num_elements();

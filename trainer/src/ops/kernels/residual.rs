@@ -60,7 +60,7 @@ pub(super) fn add_values_backward<T: Float, N: Size>(
 }
 
 /// `x + branch + bias`.
-pub fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTensor {
+pub(crate) fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let bias = into_contiguous(bias);
     let ((x, x_pitch), (branch, branch_pitch)) = (even_rows(x), even_rows(branch));
     assert!([&x, &bias].iter().all(|tensor| tensor.dtype == DType::F32), "tokens and biases are f32");
@@ -95,7 +95,7 @@ pub fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTenso
 }
 
 /// Gradients of the branch, in `dtype`, and of the bias.
-pub fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
+pub(crate) fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
     let (dy, pitch) = even_rows(dy);
     assert_eq!(dy.dtype, DType::F32, "tokens are f32");
     let dbranch = uninit(&dy, dy.meta.shape().clone(), dtype.into());

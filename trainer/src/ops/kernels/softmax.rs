@@ -110,7 +110,7 @@ pub(super) fn softmax_rows_backward<T: Float, N: Size>(
 }
 
 /// Softmax over the first `keys` columns of `scale · x`. Overwrites `x`, which must have no other holder.
-pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
+pub(crate) fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let x = into_contiguous(x);
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
     let vector = vector_size_of(&x, &[width as usize]);
@@ -136,7 +136,7 @@ pub fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
 
 /// Gradient of the softmax's input, from its result `y` and the gradient `dy` of that. Overwrites `dy`, which must have
 /// no other holder.
-pub fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
+pub(crate) fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
     let (y, dy) = (into_contiguous(y), into_contiguous(dy));
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&y);
     let vector = vector_size_of(&y, &[width as usize]);

@@ -61,7 +61,7 @@ pub trait Products: Backend {
 mod burns {
     use super::{Backend, FloatDType, FloatTensor, bias_gradient, cast};
 
-    pub fn forward<B: Backend>(
+    pub(super) fn forward<B: Backend>(
         x: FloatTensor<B>,
         weight: FloatTensor<B>,
         bias: Option<FloatTensor<B>>,
@@ -69,11 +69,15 @@ mod burns {
         B::linear(x, weight, bias)
     }
 
-    pub fn input_gradient<B: Backend>(weight: FloatTensor<B>, dy: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    pub(super) fn input_gradient<B: Backend>(
+        weight: FloatTensor<B>,
+        dy: FloatTensor<B>,
+        dtype: FloatDType,
+    ) -> FloatTensor<B> {
         cast::<B>(B::linear_x_backward(weight, dy), dtype)
     }
 
-    pub fn weight_gradient<B: Backend>(
+    pub(super) fn weight_gradient<B: Backend>(
         x: FloatTensor<B>,
         dy: FloatTensor<B>,
         dtype: FloatDType,

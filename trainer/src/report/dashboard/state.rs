@@ -16,14 +16,14 @@ const LAST_LINES: usize = 4;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
+pub(super) struct LogLine {
     pub text: String,
     pub warning: bool,
 }
 
 /// State of the dashboard.
 #[derive(Clone, Debug)]
-pub struct State {
+pub(super) struct State {
     pub history: History,
     /// Folder, device and model size of the run; empty until it starts.
     pub heading: String,
@@ -43,7 +43,7 @@ pub struct State {
 
 /// Means over the last steps.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Speed {
+pub(super) struct Speed {
     pub loss: f64,
     pub lr: f64,
     pub grad_norm: Option<f64>,
@@ -55,7 +55,7 @@ pub struct Speed {
 }
 
 impl State {
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             history: History::default(),
             heading: String::new(),
@@ -74,7 +74,7 @@ impl State {
     }
 
     /// Adds an event and its line.
-    pub fn event(&mut self, event: &Event<'_>, line: Option<String>, now: Instant) {
+    pub(super) fn event(&mut self, event: &Event<'_>, line: Option<String>, now: Instant) {
         match event {
             Event::Started { num_params, device, step, end_step, run_dir } => {
                 let millions = *num_params as f64 / 1e6;
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Adds lines of the program's log.
-    pub fn take_log(&mut self, lines: Vec<String>) {
+    pub(super) fn take_log(&mut self, lines: Vec<String>) {
         self.log(lines.into_iter().map(|text| LogLine { text, warning: true }));
     }
 
@@ -124,14 +124,14 @@ impl State {
     }
 
     /// Lines that stay on the screen after the run: its start, warnings, and the latest lines.
-    pub fn last_lines(&self) -> Vec<&str> {
+    pub(super) fn last_lines(&self) -> Vec<&str> {
         let recent = self.log.len().saturating_sub(LAST_LINES);
         let kept = self.log.iter().enumerate().filter(|&(index, line)| line.warning || index >= recent);
         self.started.as_deref().into_iter().chain(kept.map(|(_, line)| line.text.as_str())).collect()
     }
 
     /// Computes the means over the last steps, if there are any.
-    pub fn speed(&self) -> Option<Speed> {
+    pub(super) fn speed(&self) -> Option<Speed> {
         let (_, last) = self.window.back()?;
         let sum = |value: fn(&StepRecord) -> f64| self.window.iter().map(|(_, record)| value(record)).sum::<f64>();
         let mean = |value| sum(value) / self.window.len() as f64;
@@ -148,7 +148,7 @@ impl State {
     }
 
     /// Estimates the time left from the last steps, checkpoints and validations included.
-    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
         let ((first, record), (last, _)) = (self.window.front()?, self.window.back()?);
         let own = Duration::from_secs_f64(record.step_ms.max(0.0) / 1e3);
         let per_step = (last.saturating_duration_since(*first) + own) / self.window.len() as u32;

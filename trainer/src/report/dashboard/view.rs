@@ -36,7 +36,7 @@ impl Palette {
 }
 
 /// Draws the state of the dashboard at `now`.
-pub fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: bool) {
+pub(super) fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: bool) {
     let palette = Palette(colour);
     let rows = frame.area().height;
     let (curves, log) = match rows {
