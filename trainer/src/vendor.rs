@@ -5,7 +5,7 @@
 //!
 //! # Safety contract
 //! - Libraries are loaded once and never unloaded ([`library`]).
-//! - Library handles and plans live on the thread that drives the device, where its context is current ([`queue`]).
+//! - Library handles and plans live on the thread that drives the device, where its context is current (`queue`).
 //! - Device pointers are resolved inside the task that uses them, and never kept: memory moves between tasks.
 //! - Work goes to the stream of its caller, after that stream waits for those of all buffers used; never to CUDA's
 //!   default stream, which does not order with the others.

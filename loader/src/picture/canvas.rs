@@ -137,7 +137,7 @@ impl Canvas {
         Ok(writer.finish()?)
     }
 
-    /// Draws the directions at the left, right, upper and lower edge of a slice ([`Plane::letters`]).
+    /// Draws the directions at the left, right, upper and lower edge of a slice (`Plane::letters`).
     pub fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
         let (middle, centre) = (y + (height / 2).saturating_sub(LETTER), x + (width / 2).saturating_sub(LETTER));
         for (at, letter) in [

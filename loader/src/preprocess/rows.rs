@@ -1,7 +1,7 @@
 //! Rows in the axis order of the file, and their transposition to the order of the result.
 //!
 //! A `NIfTI` array has its first axis fastest; the result has z fastest. Rows are computed along the file's fastest
-//! axis, where they are contiguous and compile to vector code. They are collected in blocks of [`BLOCK`] planes before
+//! axis, where they are contiguous and compile to vector code. They are collected in blocks of `BLOCK` planes before
 //! they are transposed to z-fast order, which keeps the scattered writes within the processor's cache.
 
 /// Planes that are collected before they are transposed to z-fast order.
