@@ -22,6 +22,7 @@ mod output;
 mod panics;
 mod values;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,6 +37,16 @@ pub use values::{Expected, Spacing, parse_bytes, parse_fold, parse_rank, parse_s
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct UsageError(Box<dyn std::error::Error + Send + Sync>);
+
+/// Checks that a file to be written has the extension of its format, so that a mistyped path never replaces another file.
+///
+/// # Errors
+/// If the path has another extension or none.
+pub fn check_extension(path: &Path, extension: &'static str) -> Result<(), UsageError> {
+    let fits = path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+    let unfit = || UsageError::new(format!("{}: expected a name that ends in .{extension}", path.display()));
+    if fits { Ok(()) } else { Err(unfit()) }
+}
 
 impl UsageError {
     /// Creates the error from a message, or from the error of a check.

@@ -22,7 +22,7 @@ use hiend_trainer::journal::ValidationRecord;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::sliding_window::Weighting;
-use hiend_trainer::training::{Event, Stop, Stream, Summary, Task, TrainOptions, train};
+use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, Task, TrainOptions, train};
 
 /// Phantoms at 6 mm, so that a body is a few crops.
 struct Data {
@@ -215,6 +215,23 @@ fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
     })
     .unwrap();
     assert_eq!(heard, ["validation 3", "step 4", "step 5", "step 6", "validation 6"]);
+}
+
+#[test]
+fn a_run_stopped_during_its_last_validation_counts_as_interrupted() {
+    let data = data(2);
+    let task = data.finetuning(finetune(), Init::Random);
+    let options = TrainOptions { max_steps: Some(3), ..TrainOptions::new(data.path("run")) };
+    let stream =
+        Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::LoaderOptions::default()).unwrap();
+    let stop = options.stop.clone();
+    let summary = train(&task, stream, &Compute::cpu(), &options, &mut |event| {
+        if matches!(event, Event::Validating { done: 0, .. }) {
+            stop.request();
+        }
+    });
+    let summary = summary.unwrap();
+    assert_eq!((summary.step, summary.outcome), (3, Outcome::Interrupted));
 }
 
 #[test]

@@ -176,7 +176,8 @@ pub fn train<T: Task>(
         }
         run.train(&stream, end_step, watch)?;
     }
-    let interrupted = run.step < end_step;
+    // A validation that is due after the last step was cut short.
+    let interrupted = run.step < end_step || run.validation_due;
     run.write(&Entry::Stopped { step: run.step, interrupted })?;
     let summary = run.summary(if interrupted { Outcome::Interrupted } else { Outcome::Finished });
     watch(&Event::Stopped(&summary));

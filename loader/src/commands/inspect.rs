@@ -14,9 +14,12 @@ use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::window::Store;
-use crate::program::{note, print};
+use crate::program::{check_extension, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.png {
+        check_extension(path, "png")?;
+    }
     let cache = Cache::open(&args.cache)?;
     match &args.case {
         None => summary(&cache, args.rows)?,

@@ -534,6 +534,13 @@ fn inspect_shows_the_content_and_corrects_names() {
     let ran = check(&["inspect", &cache, "phantom_001", "--png", &png], 0);
     assert!(ran.out.contains("left_kidney") && ran.out.contains("foreground box"), "{}", ran.out);
     assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    // A path that is not a picture's is refused, so that a typing error cannot replace a scan or a shard.
+    let manifest = place.text("cache/manifest.json");
+    let before = std::fs::read(&manifest).unwrap();
+    let ran = check(&["inspect", &cache, "phantom_001", "--png", &manifest], 2);
+    assert!(ran.err.contains("expected a name that ends in .png"), "{}", ran.err);
+    check(&["replay", &cache, "--step=0", "--crop-size=24", "--png", &manifest], 2);
+    assert_eq!(std::fs::read(&manifest).unwrap(), before);
     let ran = check(&["inspect", &cache, "fantom_001"], 1);
     assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
     // A closed pipe is not an error.

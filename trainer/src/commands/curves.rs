@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use hiend_loader::program::check_extension;
 
 use crate::cli::CurvesArgs;
 use crate::report::history::History;
@@ -12,6 +13,7 @@ use crate::training::JOURNAL;
 pub(super) fn run(args: &CurvesArgs) -> anyhow::Result<ExitCode> {
     let history = History::read(&args.run_dir.join(JOURNAL))?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(CURVES));
+    check_extension(&out, "png")?;
     draw_curves(&history, &args.run_dir, &out).with_context(|| args.run_dir.display().to_string())?;
     super::print(format_args!("picture {}", out.display()))?;
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use hiend_cache::durable;
 use hiend_loader::geometry::{largest_shift_mm, spacing};
 use hiend_loader::nifti::{LabelVolume, NiftiInfo, read_labels};
+use hiend_loader::program::check_extension;
 
 use super::{note, print};
 use crate::cli::EvaluateArgs;
@@ -29,6 +30,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     ensure!(missing.is_empty(), "{}: no prediction of {}", args.predictions.display(), missing.join(", "));
     if let Some(csv) = &args.csv {
         refuse_input(csv, labels.values().chain(predictions.values()))?;
+        check_extension(csv, "csv")?;
     }
     let named = args.dataset.as_deref().map(Named::read).transpose()?;
     let ignore = args.ignore_label.or(named.as_ref().and_then(|named| named.ignore));

@@ -132,6 +132,7 @@ fn curves_are_drawn_from_a_journal() {
     let out = dir.path().join("other.png").to_string_lossy().into_owned();
     check(&["curves", &run, "--out", &out], 0, "");
     assert!(std::fs::read(&out).unwrap().starts_with(b"\x89PNG"));
+    check(&["curves", &run, "--out", &journal.to_string_lossy()], 2, "expected a name that ends in .png");
     std::fs::write(&journal, "half\nof\nsomething\n").unwrap();
     check(&["curves", &run], 1, "journal.jsonl, line 1: not an entry of hiend-train");
 }
