@@ -16,7 +16,7 @@
 //! borrows the packed bits from the memory map without copying them.
 //!
 //! # The `lz4` codec
-//! The same packed bits and planes, compressed together into one LZ4 block.
+//! Packed low bits and byte planes as in `planes`, compressed together into one LZ4 block.
 //!
 //! Figures: `benches/README.md`, table "codec".
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::error::FileError;
 
-/// Metadata of what `path` names, following links; `None` if there is no such name.
+/// Metadata of the file or folder at `path`, following links; `None` if nothing has this name.
 ///
 /// # Errors
 /// If the path cannot be looked up: no permission, a failing disk, a file where a folder should be, a dangling

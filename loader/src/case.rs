@@ -138,7 +138,7 @@ pub fn shown(path: &Path) -> String {
 /// A name that fits no case of a cache, or several.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaseNameError {
-    /// There is no such case.
+    /// A name that no case of the cache has.
     #[error("{}: no case {name}{}", dir.display(), nearest.as_ref().map(|key| format!("; did you mean {key}?")).unwrap_or_default())]
     Unknown {
         /// The cache.

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::table::size;
 use crate::program::{StdoutError, note, print};
 
-/// Shortest time between two lines, where there is no terminal.
+/// Shortest time between two progress lines when output is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Display of the cases and bytes that are done.
