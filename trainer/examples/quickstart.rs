@@ -99,10 +99,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
         "\nOn your own CTs (nnU-Net layout, Decathlon, or a folder of .nii.gz):\n  \
          cargo run --release --bin hiend-shard -- DATA --out CACHE\n  \
          cargo run --release --bin hiend-train -- --shards CACHE\n\
-         Go on with this run:\n  \
-         cargo run --release --bin hiend-train -- --shards {} --run-dir {} --resume",
-        shards.display(),
-        run_dir.display()
+         Draw the reconstruction of a whole scan with this run's model:\n  \
+         cargo run --release --bin hiend-train -- reconstruct --model {} SCAN.nii.gz --out {}",
+        run_dir.display(),
+        args.out.join("reconstructions").display()
     );
     Ok(())
 }
