@@ -1,0 +1,1 @@
+//! Operations of the models on CPUs, on slices of floats.
