@@ -1,0 +1,124 @@
+//! Partition of a volume into strips, and the padded planes of a strip that a thread keeps in its cache.
+
+use std::ops::Range;
+
+use super::ConvShape;
+use super::micro::LANES;
+
+/// Bytes that a ring of planes should not exceed: half of a core's second-level cache on the smaller servers.
+const RING_BYTES: usize = 256 << 10;
+/// Rows of a strip at least, so that copying its two rows of border stays cheap.
+const MIN_ROWS: usize = 4;
+/// Planes of a strip at least: a strip copies two planes that its neighbours copy too.
+const MIN_PLANES: usize = 8;
+/// Tasks wanted, so that 16 threads have work and fewer end at about the same time.
+pub(super) const NUM_TASKS: usize = 32;
+
+/// A box of one volume over all of z.
+#[derive(Clone, Debug)]
+pub(super) struct Strip {
+    /// Volume within the batch.
+    pub(super) n: usize,
+    pub(super) x: Range<usize>,
+    pub(super) y: Range<usize>,
+}
+
+/// Row length with one voxel of padding before and at least one after each multiple of a vector.
+fn row_stride(size_z: usize) -> usize {
+    size_z.next_multiple_of(LANES) + LANES
+}
+
+/// Cuts a batch of volumes, of which a ring holds `channels` channels, into strips of about equal work. The cut depends
+/// on sizes alone.
+pub(super) fn strips(shape: ConvShape, channels: usize) -> Vec<Strip> {
+    let [size_x, size_y, size_z] = shape.size;
+    let row_bytes = 3 * channels * row_stride(size_z) * size_of::<f32>();
+    let max_rows = (RING_BYTES / row_bytes.max(1)).saturating_sub(2).max(MIN_ROWS);
+    let along_y = size_y.div_ceil(max_rows);
+    let along_x = NUM_TASKS.div_ceil((shape.batch * along_y).max(1)).min((size_x / MIN_PLANES).max(1));
+    let mut strips = Vec::with_capacity(shape.batch * along_y * along_x);
+    for n in 0..shape.batch {
+        for x in ranges(size_x, along_x) {
+            strips.extend(ranges(size_y, along_y).map(|y| Strip { n, x: x.clone(), y }));
+        }
+    }
+    strips
+}
+
+/// `0..len` in `count` ranges whose lengths differ by one at most.
+pub(crate) fn ranges(len: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count).map(move |i| i * len / count..(i + 1) * len / count)
+}
+
+/// Three planes of some channels of a strip with a border of one voxel, `[3][channels][rows + 2][row_stride]`, zero outside
+/// the volume.
+pub(super) struct Ring {
+    values: Vec<f32>,
+    shape: ConvShape,
+    n: usize,
+    y: Range<usize>,
+    channels: Range<usize>,
+    /// Padded position along x of the plane that each third of `values` holds: plane p of the volume is p + 1.
+    held: [Option<usize>; 3],
+    /// Position along x of the centre plane.
+    centre: usize,
+    plane_len: usize,
+    pub(super) channel_stride: usize,
+    pub(super) row_stride: usize,
+}
+
+impl Ring {
+    /// An empty ring for the input `channels` of a strip.
+    pub(super) fn new(shape: ConvShape, strip: &Strip, channels: Range<usize>) -> Self {
+        let row_stride = row_stride(shape.size[2]);
+        let channel_stride = (strip.y.len() + 2) * row_stride;
+        let plane_len = channels.len() * channel_stride;
+        Self {
+            values: vec![0.0; 3 * plane_len],
+            shape,
+            n: strip.n,
+            y: strip.y.clone(),
+            channels,
+            held: [None; 3],
+            centre: 0,
+            plane_len,
+            channel_stride,
+            row_stride,
+        }
+    }
+
+    /// Makes `x` the centre plane, copying those of its three planes that are not there yet.
+    pub(super) fn advance(&mut self, volume: &[f32], x: usize) {
+        self.centre = x;
+        for padded in x..x + 3 {
+            if self.held[padded % 3] != Some(padded) {
+                self.held[padded % 3] = Some(padded);
+                self.fill(volume, padded);
+            }
+        }
+    }
+
+    fn fill(&mut self, volume: &[f32], padded: usize) {
+        let [size_x, size_y, size_z] = self.shape.size;
+        let plane = &mut self.values[padded % 3 * self.plane_len..][..self.plane_len];
+        if padded == 0 || padded > size_x {
+            plane.fill(0.0);
+            return;
+        }
+        for (rows, channel) in plane.chunks_exact_mut(self.channel_stride).zip(self.channels.clone()) {
+            let from = ((self.n * self.shape.in_channels + channel) * size_x + padded - 1) * size_y;
+            for (row, padded_y) in rows.chunks_exact_mut(self.row_stride).zip(self.y.start..) {
+                if padded_y == 0 || padded_y > size_y {
+                    row.fill(0.0);
+                } else {
+                    row[1..=size_z].copy_from_slice(&volume[(from + padded_y - 1) * size_z..][..size_z]);
+                }
+            }
+        }
+    }
+
+    /// The planes before, at and after the centre.
+    pub(super) fn planes(&self) -> [&[f32]; 3] {
+        std::array::from_fn(|i| &self.values[(self.centre + i) % 3 * self.plane_len..][..self.plane_len])
+    }
+}
