@@ -35,7 +35,7 @@ mod sequence;
 pub use config::{OnCorrupt, StreamConfig};
 pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
-pub use sequence::cases_of;
+pub use sequence::{cases_of, digest_of};
 
 use assemble::{Assembler, Message, catch_panic};
 use read_ahead::ReadAhead;

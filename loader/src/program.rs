@@ -16,8 +16,12 @@
 
 mod advice;
 mod command_line;
+#[cfg(feature = "serve")]
+pub mod health;
 mod interrupt;
 mod log;
+#[cfg(feature = "serve")]
+pub mod metrics_server;
 mod output;
 mod panics;
 mod values;

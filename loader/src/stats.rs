@@ -1,26 +1,17 @@
 //! Counters of a loader's streams: memory, crops, chunks, and the `metrics` of each visit and batch.
 //!
-//! # Metrics
-//! | name | kind | recorded per | value |
-//! |---|---|---|---|
-//! | `hiend_loader_read_seconds` | histogram | visit | time the thread neither ran nor waited for a core: it waited for the disk |
-//! | `hiend_loader_decode_seconds` | histogram | visit | time of verifying and decoding chunks |
-//! | `hiend_loader_augment_seconds` | histogram | visit | time of cutting, normalising and augmenting crops |
-//! | `hiend_loader_spill_wait_seconds` | histogram | visit | time waiting for memory, see [`crate::pipeline::MemoryPlan`] |
-//! | `hiend_loader_buffer_wait_seconds` | histogram | batch | time the loader waited for a free buffer |
-//! | `hiend_loader_queue_seconds` | histogram | batch | time the finished batch waited to be taken |
-//! | `hiend_loader_wait_seconds` | histogram | batch | time the consumer waited for the batch |
-//! | `hiend_loader_batches_total`, `_crops_total`, `_visits_total`, `_skipped_visits_total` | counter | batch, visit | number of each |
-//! | `hiend_loader_chunks_total`, `_coded_bytes_total` | counter | visit | decoded chunks, and their bytes on disk |
-//! | `hiend_loader_chunk_hits_total` | counter | visit | uses of a chunk already decoded for another crop of the visit |
-//! | `hiend_loader_memory_bytes` | gauge | batch | bytes of the budget in use |
+//! [`METRICS`] lists what reaches the process's recorder.
 //!
 //! Nothing is recorded per chunk. Where shards are mapped, a clock cannot tell waiting for the disk from decoding.
 //! Waiting is therefore computed from the kernel's accounting of the thread (`/proc/thread-self/schedstat`); without
 //! that file it counts as decoding. The kernel's count is off by up to one tick of its clock, in both directions.
 
+mod registry;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+pub use registry::{METRICS, Metric, MetricKind, describe};
 
 use crate::visit::VisitTimes;
 

@@ -1,6 +1,6 @@
 //! Metrics of a stream: they reach the process's recorder and agree with the stream's own counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +9,7 @@ use hiend_loader::convert::Conversion;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::stats::METRICS;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
 /// Counters and gauges by name, and the number of values recorded in each histogram.
@@ -95,6 +96,15 @@ fn a_recorder_receives_every_metric() {
     assert!(values.get("buffer_wait_seconds") >= BATCHES);
     assert_eq!((values.get("queue_seconds"), values.get("wait_seconds")), (BATCHES, BATCHES));
     assert!(f64::from_bits(values.get("memory_bytes")) > 0.0);
+
+    // Every name is in the table, and only those. A visit that needs no memory beyond its share does not wait for it.
+    let listed: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    let recorded = values.0.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert!(recorded.iter().all(|name| listed.contains(name.as_str())), "{recorded:?}");
+    let optional = ["hiend_loader_spill_wait_seconds"];
+    for name in listed {
+        assert!(optional.contains(&name) || recorded.iter().any(|found| found == name), "{name}");
+    }
 
     // Four crops of 48 voxels in a small volume share many chunks, in the image and in the labels.
     let (chunks, hits) = (values.get("chunks_total"), values.get("chunk_hits_total"));

@@ -124,6 +124,16 @@ pub fn cases_of(cache: &Cache, config: &StreamConfig) -> Result<(Vec<usize>, Pre
     Ok((cases, preprocess))
 }
 
+/// Digest of the cases that a stream of one cache takes; equals [`super::Loader::digest`] without starting threads.
+///
+/// # Errors
+/// If no case is selected, or if the cases do not suit the stream.
+pub fn digest_of(cache: &Arc<Cache>, config: &StreamConfig) -> Result<String, Error> {
+    // The seed decides the order of the visits, which is not part of the digest.
+    let (sequence, _) = Sequence::new(vec![(Arc::clone(cache), 1)], config, 0)?;
+    Ok(sequence.digest())
+}
+
 /// Checks that cases, at least one, suit the stream; returns how they were preprocessed.
 fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<PreprocessConfig, Unsuitable> {
     let cases = || cases.iter().map(|&idx| &cache.cases()[idx]);

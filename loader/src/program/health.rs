@@ -1,0 +1,138 @@
+//! Health of a running program: stages that must make progress within a stated time.
+//!
+//! A stage that waits for nothing has no deadline. The health is read by another thread, which never has to wait for
+//! the work that it judges.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Health of a program. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    stages: Vec<Stage>,
+    failure: Option<String>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    name: String,
+    limit: Duration,
+    /// Time of the last progress; `None` while nothing is expected.
+    since: Option<Instant>,
+}
+
+impl Health {
+    /// A program without stages, which is healthy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a stage that must report progress at least every `limit` while it is at work. It starts idle.
+    #[must_use]
+    pub fn stage(&self, name: impl Into<String>, limit: Duration) -> Pulse {
+        let mut state = self.lock();
+        state.stages.push(Stage { name: name.into(), limit, since: None });
+        Pulse { health: self.clone(), index: state.stages.len() - 1 }
+    }
+
+    /// Marks the program as unhealthy for good, with the reason.
+    pub fn fail(&self, reason: impl Into<String>) {
+        self.lock().failure.get_or_insert(reason.into());
+    }
+
+    /// Checks that no stage has stood still for longer than its limit.
+    ///
+    /// # Errors
+    /// The reason why the program is not healthy, in one line.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_at(Instant::now())
+    }
+
+    fn check_at(&self, now: Instant) -> Result<(), String> {
+        let state = self.lock();
+        if let Some(reason) = &state.failure {
+            return Err(reason.clone());
+        }
+        let still = |stage: &Stage| stage.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let stalled: Vec<String> = state
+            .stages
+            .iter()
+            .filter(|stage| still(stage) > stage.limit)
+            .map(|stage| {
+                let (secs, limit) = (still(stage).as_secs(), stage.limit.as_secs());
+                format!("no progress of {} for {secs} s (limit {limit} s)", stage.name)
+            })
+            .collect();
+        if stalled.is_empty() { Ok(()) } else { Err(stalled.join("; ")) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single assignment, complete even if a panic follows.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stage's sign of life. Dropping it leaves the stage idle.
+#[derive(Debug)]
+pub struct Pulse {
+    health: Health,
+    index: usize,
+}
+
+impl Pulse {
+    /// Reports progress; the next one is expected within the stage's limit.
+    pub fn beat(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    /// Reports that no progress is expected until the next [`Self::beat`].
+    pub fn idle(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        self.health.lock().stages[self.index].since = since;
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_healthy_within_its_limit_and_while_idle() {
+        let health = Health::new();
+        let (steps, batches) =
+            (health.stage("steps", Duration::from_secs(300)), health.stage("batches", Duration::from_secs(30)));
+        let later = |secs| Instant::now() + Duration::from_secs(secs);
+        assert_eq!(health.check_at(later(1000)), Ok(()));
+        steps.beat();
+        batches.beat();
+        assert_eq!(health.check_at(later(29)), Ok(()));
+        let stalled = health.check_at(later(31)).unwrap_err();
+        assert!(stalled.starts_with("no progress of batches for 3") && stalled.ends_with("(limit 30 s)"), "{stalled}");
+        let stalled = health.check_at(later(1000)).unwrap_err();
+        assert!(stalled.contains("no progress of steps") && stalled.contains("; no progress of batches"), "{stalled}");
+        batches.idle();
+        drop(steps);
+        assert_eq!(health.check_at(later(1000)), Ok(()));
+    }
+
+    #[test]
+    fn the_first_failure_stays() {
+        let health = Health::new();
+        health.fail("no server answers");
+        health.fail("another reason");
+        assert_eq!(health.check(), Err("no server answers".into()));
+    }
+}
