@@ -134,4 +134,13 @@ mod tests {
         assert!(Cli::try_parse_from(["hiend-train", "pretrain"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train", "--shards", "c", "--device", "gpu"]).is_err());
     }
+
+    #[test]
+    fn measuring_keeps_nothing() {
+        let parse = |flags: &str| Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace()));
+        assert!(parse("--shards c --headspace --smoke").is_err());
+        assert_eq!(parse("--shards c --headspace").unwrap().pretrain.run.headspace, Some(20));
+        assert!(parse("--shards c --metrics-listen 9464").is_err());
+        assert!(parse("--shards c --metrics-listen [::1]:9464").is_ok());
+    }
 }

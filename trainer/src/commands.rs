@@ -7,12 +7,14 @@ mod doctor;
 mod evaluate;
 mod finetune;
 mod model;
+mod observer;
 mod predict;
 mod pretrain;
 mod reconstruct;
 mod running;
 mod scans;
 mod signals;
+mod source;
 mod verify;
 mod weights;
 

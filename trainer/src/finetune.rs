@@ -11,6 +11,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use hiend_cache::Cache;
 use hiend_loader::pipeline::{self, StreamConfig, cases_of};
+use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
 use crate::config::finetune::FinetuneConfig;
@@ -72,15 +73,10 @@ impl Finetuning {
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
         let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
         let listed = !config.classes.is_empty();
-        let warnings = classes::settle(&mut config, cache, &cases)?;
+        let names = cases.iter().map(|&case| cache.cases()[case].record().dataset.as_str()).collect();
+        let warnings = classes::settle(&mut config, cache.manifest(), &names)?;
         classes::check_labels(config.label_space(), listed, cache, &cases)?;
-        match &config.preprocess {
-            Some(expected) if *expected != preprocess => {
-                let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
-                return Err(FinetuneError::Preprocess { cache: text(&preprocess), config: text(expected) });
-            }
-            _ => config.preprocess = Some(preprocess.clone()),
-        }
+        settle_preprocess(&mut config, &preprocess)?;
         let validation = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
@@ -102,6 +98,20 @@ impl Finetuning {
     #[must_use]
     pub fn num_validation_cases(&self) -> usize {
         self.validation.as_ref().map_or(0, |set| set.cases.len())
+    }
+}
+
+/// Fills in the preprocessing of `config`, or compares it with that of the cache.
+fn settle_preprocess(config: &mut FinetuneConfig, cache: &PreprocessConfig) -> Result<(), FinetuneError> {
+    match &config.preprocess {
+        Some(expected) if expected != cache => {
+            let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
+            Err(FinetuneError::Preprocess { cache: text(cache), config: text(expected) })
+        }
+        _ => {
+            config.preprocess = Some(cache.clone());
+            Ok(())
+        }
     }
 }
 

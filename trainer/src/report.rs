@@ -5,6 +5,7 @@ pub mod console;
 pub mod curves;
 pub mod dashboard;
 pub mod history;
+pub mod metrics;
 pub mod picture;
 pub mod series;
 pub mod sheet;

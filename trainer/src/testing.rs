@@ -27,6 +27,7 @@ impl SyntheticStream {
         Stream {
             steps_per_epoch: self.steps_per_epoch,
             digest: format!("synthetic-{}", self.seed),
+            ahead: 0,
             open: Box::new(move |start_step, share| Ok(self.share(start_step, share))),
         }
     }

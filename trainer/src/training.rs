@@ -6,6 +6,7 @@
 mod ema;
 mod error;
 mod event;
+pub mod headspace;
 mod launch;
 mod memory_advice;
 mod options;

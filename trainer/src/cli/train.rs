@@ -1,5 +1,6 @@
 //! Arguments of the commands that train.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -86,6 +87,17 @@ pub struct RunArgs {
     /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
     #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
     pub smoke: bool,
+    /// Measure the cost of the data and keep nothing: STEPS optimizer steps on streamed batches and as many on one batch
+    /// that stays on the device, in turn, three times
+    #[arg(
+        long,
+        value_name = "STEPS",
+        num_args = 0..=1,
+        default_missing_value = "20",
+        value_parser = clap::value_parser!(u32).range(1..),
+        conflicts_with_all = ["resume", "resume_from", "max_steps", "smoke", "devices", "run_dir"]
+    )]
+    pub headspace: Option<u32>,
     /// Threads of the loader [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -110,6 +122,12 @@ pub struct RunArgs {
     /// Display of the run's progress
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub display: Display,
+    /// Address on which /metrics (Prometheus) and /healthz are served, such as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
+    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stalled_after: u64,
 }
 
 impl RunArgs {

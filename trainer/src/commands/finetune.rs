@@ -7,6 +7,7 @@ use anyhow::bail;
 use hiend_loader::split::{FoldSplit, Part, ShotSplit, Split};
 
 use super::running::{self, Place};
+use super::source::{Source, open_cache};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
@@ -20,7 +21,7 @@ pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let (config, place, init) = resolve(args, &devices.first)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config)?;
-    let cache = running::open_cache(&args.run)?;
+    let cache = open_cache(&args.run)?;
     let task = Finetuning::new(config, &cache, init)?;
     for warning in &task.warnings {
         super::note(format_args!("warning: {warning}"));
@@ -31,7 +32,7 @@ pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         task.config().classes.join(", "),
         task.num_validation_cases()
     ))?;
-    running::run(&task, cache, devices, &args.run, place)
+    running::run(&task, Source::Shards(cache), devices, &args.run, place)
 }
 
 /// Determines the configuration, the run's folder and the first weights from flags, files and the device.

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::running::{self, Place};
+use super::source::{Source, open_cache};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -15,8 +16,8 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let devices = running::open_devices(&args.run)?;
     let (config, place) = resolve(args, &devices.first)?;
     let config = running::settle(&args.run, config)?;
-    let cache = running::open_cache(&args.run)?;
-    running::run(&Pretraining { config: &config }, cache, devices, &args.run, place)
+    let source = Source::Shards(open_cache(&args.run)?);
+    running::run(&Pretraining { config: &config }, source, devices, &args.run, place)
 }
 
 /// Determines the configuration and the run's folder from flags, files and the device.

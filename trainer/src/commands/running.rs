@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{Cache, lookup};
-use hiend_loader::pipeline;
+use hiend_cache::lookup;
 use hiend_loader::program::on_interrupt;
 
 use super::INTERRUPTED;
+use super::observer::Observer;
 use super::signals::{BatchSignals, REQUEUE};
+use super::source::Source;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
@@ -19,6 +19,7 @@ use crate::model::precision::Precision;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
+use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, train};
 #[cfg(feature = "cuda")]
 use crate::vendor;
@@ -50,17 +51,25 @@ impl Place {
     }
 }
 
-/// Opens the cache named by `--shards`.
-pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
-    let shards = args.shards.as_deref().expect("clap requires it");
-    Ok(Arc::new(Cache::open_with(shards, args.access.into())?))
-}
-
 /// The devices of a run, and the signals that were blocked before they were opened.
 pub(super) struct Devices {
     pub first: Compute,
     pub others: Vec<Compute>,
     signals: BatchSignals,
+    /// Request to stop, once signals raise it.
+    stop: Option<Stop>,
+}
+
+impl Devices {
+    /// Makes Ctrl-C and the batch system's signals request a stop, from the first call on.
+    fn stop(&mut self) -> anyhow::Result<Stop> {
+        if let Some(stop) = &self.stop {
+            return Ok(stop.clone());
+        }
+        let stop = listen("stopping after this step; press Ctrl-C again to stop at once")?;
+        self.signals.handle(&stop)?;
+        Ok(self.stop.insert(stop).clone())
+    }
 }
 
 /// Opens the devices that were named: the first, and those that follow it.
@@ -77,7 +86,7 @@ pub(super) fn open_devices(args: &RunArgs) -> anyhow::Result<Devices> {
     let first = devices.next().context("--devices names none")?;
     settle_default(&first)?;
     remember_panics();
-    Ok(Devices { first, others: devices.collect(), signals })
+    Ok(Devices { first, others: devices.collect(), signals, stop: None })
 }
 
 /// Reads a configuration file; returns its text and its name without extension.
@@ -103,31 +112,22 @@ pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<
 /// Trains, with Ctrl-C handled and events displayed.
 pub(super) fn run<T: Task>(
     task: &T,
-    cache: Arc<Cache>,
-    Devices { first: compute, others, signals }: Devices,
+    source: Source,
+    mut devices: Devices,
     args: &RunArgs,
     Place { run_dir, resume }: Place,
 ) -> anyhow::Result<ExitCode> {
-    let (visits, num_ranks) = (task.config().stream().visits_per_batch, 1 + others.len());
+    let (visits, num_ranks) = (task.config().stream().visits_per_batch, 1 + devices.others.len());
     if !visits.is_multiple_of(num_ranks) {
         bail!("{num_ranks} devices cannot share stream.visits_per_batch = {visits} evenly");
     }
-    let precision = task.config().train().precision;
-    if compute.is_cpu() && precision != Precision::F32 {
-        let name = precision.name();
-        super::note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
+    announce_precision(&devices.first, task.config().train().precision);
+    let observer = Observer::start(args)?;
+    let stream = observer.watch(source.stream(args, task.config(), &devices.first)?);
+    let stop = devices.stop()?;
+    if let Some(steps) = args.headspace {
+        return headspace(task, &stream, &devices, args, steps, stop);
     }
-    if let Some(line) = products_line(&compute, precision.factors()) {
-        super::note(line);
-    }
-    let loader = pipeline::LoaderOptions {
-        threads: args.threads.map_or(0, usize::from),
-        memory_bytes: args.memory.as_u64(),
-        form: task.config().train().voxel_form(&task.config().stream().augment, compute.is_cpu()),
-        ..pipeline::LoaderOptions::default()
-    };
-    let config = task.config();
-    let stream = Stream::open(cache, config.stream(), config.train().seed, &loader)?;
     let smoke = if args.smoke { Some(smoke_folder(&run_dir)?) } else { None };
     let options = TrainOptions {
         run_dir: smoke.as_ref().map_or(run_dir, |folder| folder.path().join("run")),
@@ -136,26 +136,59 @@ pub(super) fn run<T: Task>(
         checkpoint_every: args.checkpoint_every,
         keep: args.keep,
         gradient_checkpointing: args.gradient_checkpointing,
-        others,
+        others: devices.others,
         overlap: None,
-        stop: listen("stopping after this step; press Ctrl-C again to stop at once")?,
+        stop,
     };
-    signals.handle(&options.stop)?;
     let mut watcher =
         Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
-    let summary = train(task, stream, &compute, &options, &mut |event| watcher.event(event))?;
+    let result = train(task, stream, &devices.first, &options, &mut |event| {
+        observer.event(event);
+        watcher.event(event);
+    });
     drop(watcher);
+    let outcome = result?.outcome;
     if let Some(folder) = smoke {
         folder.close().context("cannot remove the folder of the smoke test")?;
-        if summary.outcome == Outcome::Finished {
+        if outcome == Outcome::Finished {
             super::print("smoke test passed; its folder was removed")?;
         }
     }
-    Ok(match summary.outcome {
+    Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Interrupted if signals.received() => ExitCode::from(REQUEUE),
+        Outcome::Interrupted if devices.signals.received() => ExitCode::from(REQUEUE),
         Outcome::Interrupted => ExitCode::from(INTERRUPTED),
     })
+}
+
+/// Says how the precision of the configuration is computed, where that is not evident.
+fn announce_precision(compute: &Compute, precision: Precision) {
+    if compute.is_cpu() && precision != Precision::F32 {
+        let name = precision.name();
+        super::note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
+    }
+    if let Some(line) = products_line(compute, precision.factors()) {
+        super::note(line);
+    }
+}
+
+/// Measures the cost of the data and prints it.
+fn headspace<T: Task>(
+    task: &T,
+    stream: &Stream,
+    devices: &Devices,
+    args: &RunArgs,
+    steps: u32,
+    stop: Stop,
+) -> anyhow::Result<ExitCode> {
+    let options = HeadspaceOptions { steps: steps as usize, gradient_checkpointing: args.gradient_checkpointing, stop };
+    match measure(task, stream, &devices.first, &options)? {
+        Some(headspace) => {
+            super::print(headspace)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => Ok(ExitCode::from(INTERRUPTED)),
+    }
 }
 
 /// Makes a temporary folder next to the run's, on the same file system.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hiend_cache::{Cache, VolumeReader};
+use hiend_cache::{Cache, Manifest, VolumeReader};
 use thiserror::Error;
 
 use crate::config::finetune::FinetuneConfig;
@@ -97,18 +97,21 @@ pub enum ClassesError {
     Cache(#[from] hiend_cache::Error),
 }
 
-/// Fills in classes and ignore label of `config` from the datasets of `cases` where it leaves them open, and compares
-/// them where it does not. Returns warnings: classes that are named differently.
+/// Fills in classes and ignore label of `config` from the datasets called `names`, as `manifest` describes them, where it
+/// leaves them open, and compares them where it does not. Returns warnings: classes that are named differently.
 ///
 /// # Errors
 /// [`ClassesError`] for everything but an unknown label; see [`check_labels`].
-pub(super) fn settle(config: &mut FinetuneConfig, cache: &Cache, cases: &[usize]) -> Result<Vec<String>, ClassesError> {
-    let names: BTreeSet<&str> = cases.iter().map(|&case| cache.cases()[case].record().dataset.as_str()).collect();
+pub(super) fn settle(
+    config: &mut FinetuneConfig,
+    manifest: &Manifest,
+    names: &BTreeSet<&str>,
+) -> Result<Vec<String>, ClassesError> {
     let mut other = "the configuration".to_owned();
     let mut warnings = Vec::new();
     let listed = !config.classes.is_empty();
-    for dataset in names {
-        let info = cache.manifest().datasets.get(dataset);
+    for &dataset in names {
+        let info = manifest.datasets.get(dataset);
         if let Some(info) = info.filter(|info| !listed && !info.regions.is_empty()) {
             let regions = info.regions.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(ClassesError::Regions { dataset: dataset.to_owned(), regions });

@@ -1,9 +1,11 @@
 //! The stream of batches that a run trains on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hiend_cache::Cache;
 use hiend_loader::pipeline::{self, Loader, StreamConfig};
+use hiend_loader::program::health::Health;
 
 use crate::feed::{BatchSource, SourceError, source_of};
 
@@ -16,6 +18,8 @@ pub struct Stream {
     pub steps_per_epoch: u64,
     /// Digest of the data; a resumed run must have the data it began with.
     pub digest: String,
+    /// Number of batches that may be ready before they are asked for.
+    pub ahead: usize,
     /// Opens the batches from a step on.
     pub open: OpenBatchSource,
 }
@@ -36,6 +40,7 @@ impl Stream {
         let whole = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
         let digest = whole.digest();
         let steps_per_epoch = whole.steps_per_epoch();
+        let ahead = whole.memory().num_buffers;
         let (config, options) = (config.clone(), options.clone());
         let open = Box::new(move |step, share: (usize, usize)| {
             let (_, num_ranks) = share;
@@ -51,6 +56,52 @@ impl Stream {
             let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, &options)?;
             Ok(source_of(loader.stream(step)))
         });
-        Ok(Self { steps_per_epoch, digest, open })
+        Ok(Self { steps_per_epoch, digest, ahead, open })
+    }
+
+    /// Reports to `health` while a batch is awaited: longer than `limit` is a fault.
+    #[must_use]
+    pub fn watched(self, health: Health, limit: Duration) -> Self {
+        let Self { open, .. } = self;
+        let open = Box::new(move |step, share: (usize, usize)| {
+            let mut batches = open(step, share)?;
+            let pulse = match share {
+                (_, 1) => health.stage("the loader", limit),
+                (rank, _) => health.stage(format!("the loader of rank {rank}"), limit),
+            };
+            let next = move || {
+                pulse.beat();
+                let batch = batches.next();
+                pulse.idle();
+                batch
+            };
+            Ok(Box::new(std::iter::from_fn(next)) as BatchSource)
+        });
+        Self { open, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::SyntheticStream;
+
+    #[test]
+    fn awaited_batches_are_reported_until_they_arrive() {
+        const STREAM: SyntheticStream = SyntheticStream { seed: 1, crop_size: [4; 3], crops: 1, steps_per_epoch: 3 };
+        let health = Health::new();
+        let seen = health.clone();
+        let mut stream = STREAM.stream();
+        // Any time at all is longer than a limit of zero.
+        stream.open = Box::new(move |start, share| {
+            let seen = seen.clone();
+            let awaited = move |_: &_| assert!(seen.check().unwrap_err().contains("the loader"));
+            Ok(Box::new(STREAM.share(start, share).inspect(awaited)) as BatchSource)
+        });
+        let stream = stream.watched(health.clone(), Duration::ZERO);
+        let mut batches = (stream.open)(2, (0, 1)).unwrap();
+        assert_eq!(health.check(), Ok(()));
+        assert_eq!(batches.next().unwrap().unwrap().step, 2);
+        assert_eq!(health.check(), Ok(()));
     }
 }

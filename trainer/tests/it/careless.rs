@@ -13,10 +13,10 @@ use hiend_trainer::config::finetune::FinetunePreset;
 use hiend_trainer::config::pretrain::PretrainPreset;
 
 /// Two small labelled phantoms in a cache, and configurations that suit it.
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         let phantoms = PhantomConfig { cases: 2, spacing_mm: [5.0, 6.0], ..PhantomConfig::default() };
         write_dataset(&folder.path("raw/Dataset001_P"), &phantoms).unwrap();
@@ -46,24 +46,30 @@ impl Folder {
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// Runs hiend-train in the folder, on the CPU.
-    fn run(&self, args: &str) -> Output {
-        let words = args.split_whitespace().chain(["--device", "cpu"]);
-        Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(words).current_dir(self.0.path()).output().unwrap()
+    /// The command hiend-train in the folder, on the CPU.
+    pub(crate) fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        command.args(args.split_whitespace().chain(["--device", "cpu"])).current_dir(self.0.path());
+        command
     }
 
-    fn succeed(&self, args: &str) -> String {
+    /// Runs hiend-train in the folder.
+    fn run(&self, args: &str) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub(crate) fn succeed(&self, args: &str) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// The command fails with an error of one line that contains all of `parts`.
-    fn refuse(&self, args: &str, parts: &[&str]) {
+    pub(crate) fn refuse(&self, args: &str, parts: &[&str]) {
         let output = self.run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");

@@ -14,6 +14,7 @@ mod golden_unetr;
 mod golden_weights;
 mod look;
 mod nifti;
+mod observe;
 mod precision;
 mod predict;
 mod pretrain;

@@ -1,0 +1,38 @@
+//! The source of a run's batches.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use hiend_cache::Cache;
+use hiend_loader::pipeline;
+
+use crate::cli::RunArgs;
+use crate::config::RunConfig;
+use crate::device::Compute;
+use crate::training::Stream;
+
+/// Opens the cache that `--shards` names.
+pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
+    let shards = args.shards.as_deref().context("clap requires --shards")?;
+    Ok(Arc::new(Cache::open_with(shards, args.access.into())?))
+}
+
+/// Batches of a run before its stream is opened.
+pub(super) enum Source {
+    /// Shards in a cache.
+    Shards(Arc<Cache>),
+}
+
+impl Source {
+    /// Opens the stream that `config` describes.
+    pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, compute: &Compute) -> anyhow::Result<Stream> {
+        let Self::Shards(cache) = self;
+        let options = pipeline::LoaderOptions {
+            threads: args.threads.map_or(0, usize::from),
+            memory_bytes: args.memory.as_u64(),
+            form: config.train().voxel_form(&config.stream().augment, compute.is_cpu()),
+            ..pipeline::LoaderOptions::default()
+        };
+        Ok(Stream::open(cache, config.stream(), config.train().seed, &options)?)
+    }
+}

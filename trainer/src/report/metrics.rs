@@ -1,0 +1,129 @@
+//! Metrics of a run, recorded from its events; [`METRICS`] lists them.
+//!
+//! Without a recorder in the process nothing is kept.
+
+use hiend_loader::stats::Metric;
+use metrics::{counter, gauge, histogram};
+
+use crate::training::Event;
+
+/// Metrics of a run.
+pub const METRICS: &[Metric] = &[
+    Metric::counter("hiend_train_steps_total", "Optimizer steps done by this process."),
+    Metric::counter("hiend_train_crops_total", "Crops of those steps."),
+    Metric::gauge("hiend_train_step", "Optimizer steps of the run, those before a resume included."),
+    Metric::gauge("hiend_train_end_step", "Optimizer steps after which the run ends."),
+    Metric::gauge("hiend_train_epoch", "Position in epochs."),
+    Metric::gauge("hiend_train_loss", "Mean loss of the last batch."),
+    Metric::gauge("hiend_train_learning_rate", "Learning rate of the last step."),
+    Metric::gauge("hiend_train_gradient_norm", "Global gradient norm of the last step before clipping."),
+    Metric::histogram("hiend_train_step_seconds", "Time of a step, waiting and computing."),
+    Metric::histogram("hiend_train_wait_seconds", "Time of a step in which no batch was ready."),
+    Metric::histogram("hiend_train_upload_seconds", "Time of a batch's transfer to the device, alongside the steps."),
+    Metric::counter("hiend_train_checkpoints_total", "Checkpoints written by this process."),
+    Metric::counter("hiend_train_warnings_total", "Failures that did not end the run."),
+    Metric::histogram("hiend_train_validation_seconds", "Time of a validation."),
+    Metric::gauge("hiend_train_mean_dice", "Mean Dice of the last validation, background included."),
+    Metric::gauge("hiend_train_mean_fg_dice", "Mean Dice of the last validation without background."),
+];
+
+/// Records an event.
+pub fn record(event: &Event<'_>) {
+    match event {
+        Event::Started { step, end_step, .. } => {
+            gauge!("hiend_train_step").set(*step as f64);
+            gauge!("hiend_train_end_step").set(*end_step as f64);
+            // Present from the first scrape on, so that their increase is seen.
+            for name in ["hiend_train_checkpoints_total", "hiend_train_warnings_total"] {
+                counter!(name).increment(0);
+            }
+        }
+        Event::Step(record) => {
+            counter!("hiend_train_steps_total").increment(1);
+            counter!("hiend_train_crops_total").increment(record.crops as u64);
+            gauge!("hiend_train_step").set(record.step as f64);
+            gauge!("hiend_train_epoch").set(record.epoch);
+            gauge!("hiend_train_loss").set(record.loss);
+            gauge!("hiend_train_learning_rate").set(record.lr);
+            if let Some(norm) = record.grad_norm {
+                gauge!("hiend_train_gradient_norm").set(norm);
+            }
+            for (name, ms) in [
+                ("hiend_train_step_seconds", record.step_ms),
+                ("hiend_train_wait_seconds", record.wait_ms),
+                ("hiend_train_upload_seconds", record.upload_ms),
+            ] {
+                histogram!(name).record(ms / 1e3);
+            }
+        }
+        Event::Validation(record) => {
+            histogram!("hiend_train_validation_seconds").record(record.secs);
+            gauge!("hiend_train_mean_dice").set(record.mean_dice);
+            gauge!("hiend_train_mean_fg_dice").set(record.mean_fg_dice);
+        }
+        Event::Checkpoint(_) => counter!("hiend_train_checkpoints_total").increment(1),
+        Event::Warning(_) => counter!("hiend_train_warnings_total").increment(1),
+        Event::Tuning | Event::Validating { .. } | Event::Picture(_) | Event::Note(_) | Event::Stopped(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    use super::*;
+    use crate::journal::testing::{step_record, validation_record};
+
+    /// Names of the metrics that were recorded.
+    #[derive(Default)]
+    struct Names(Mutex<BTreeSet<String>>);
+
+    impl Names {
+        fn insert(&self, key: &Key) {
+            self.0.lock().unwrap().insert(key.name().to_owned());
+        }
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.insert(key);
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.insert(key);
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.insert(key);
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn the_events_of_a_run_record_every_listed_metric_and_no_other() {
+        let path = Path::new("run");
+        let step = step_record(1, 0.5);
+        let validation = validation_record(1, 0.5);
+        let events = [
+            Event::Started { num_params: 1, device: "cpu".into(), step: 0, end_step: 2, run_dir: path },
+            Event::Step(&step),
+            Event::Validation(&validation),
+            Event::Checkpoint(path),
+            Event::Warning("no picture".into()),
+        ];
+        let names = Names::default();
+        metrics::with_local_recorder(&names, || events.iter().for_each(record));
+        let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(names.0.into_inner().unwrap(), listed);
+    }
+}

@@ -1,0 +1,256 @@
+//! Cost of the data: the same optimizer steps on batches from the stream and on one batch that stays on the device.
+//!
+//! Blocks of both kinds alternate, so that a machine whose speed drifts affects both alike. Each block begins with steps
+//! that are not timed: before streamed steps they use up the batches that were made in advance, before resident steps
+//! they give the loader time to fill its buffers and rest. Nothing is written, and the weights are thrown away.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::error::{LastGood, thread_error};
+use super::readback::Readback;
+use super::replica::Replica;
+use super::{Stop, Stream, Target, Task, TrainingError};
+use crate::config::RunConfig as _;
+use crate::device::Compute;
+use crate::feed::{DeviceBatch, Feed, FeedConfig};
+
+/// Number of blocks of each kind.
+const ROUNDS: usize = 3;
+
+/// Steps that are not timed in the first block, which compile kernels as well.
+const WARM_UP: usize = 3;
+
+/// Batches that a feed holds: one on the device that waits, one in preparation.
+const FEED: usize = 2;
+
+/// Settings of a measurement.
+#[derive(Clone, Debug)]
+pub struct HeadspaceOptions {
+    /// Timed optimizer steps of a block.
+    pub steps: usize,
+    /// Recompute transformer blocks in the backward pass; see [`super::TrainOptions::gradient_checkpointing`].
+    pub gradient_checkpointing: bool,
+    /// Request to end the measurement.
+    pub stop: Stop,
+}
+
+/// Times per optimizer step of a pair of blocks, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Round {
+    /// Time of a step on streamed batches.
+    pub streamed_secs: f64,
+    /// Part of it in which the step waited for its batch.
+    pub wait_secs: f64,
+    /// Time of a step on the resident batch.
+    pub resident_secs: f64,
+}
+
+/// Result of a measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Headspace {
+    /// Pairs of blocks, in order.
+    pub rounds: Vec<Round>,
+    /// Crops of the resident batch.
+    pub crops: usize,
+    /// Timed optimizer steps of a block.
+    pub steps: usize,
+}
+
+impl Headspace {
+    /// Share of the time of a run that its data cost: the median over the rounds; negative if streaming was faster by
+    /// chance.
+    #[must_use]
+    pub fn cost(&self) -> f64 {
+        median(self.rounds.iter().map(|round| 1.0 - round.resident_secs / round.streamed_secs.max(f64::MIN_POSITIVE)))
+    }
+
+    /// Median times over the rounds.
+    #[must_use]
+    pub fn median(&self) -> Round {
+        let of = |value: fn(&Round) -> f64| median(self.rounds.iter().map(value));
+        Round {
+            streamed_secs: of(|round| round.streamed_secs),
+            wait_secs: of(|round| round.wait_secs),
+            resident_secs: of(|round| round.resident_secs),
+        }
+    }
+}
+
+impl fmt::Display for Headspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, round) in (1..).zip(&self.rounds) {
+            let [streamed, wait, resident] =
+                [round.streamed_secs, round.wait_secs, round.resident_secs].map(|secs| secs * 1e3);
+            writeln!(
+                f,
+                "round {number}: {streamed:.1} ms a step streamed (waiting {wait:.1}), {resident:.1} ms on a resident batch"
+            )?;
+        }
+        let median = self.median();
+        let rate = |secs: f64| self.crops as f64 / secs.max(f64::MIN_POSITIVE);
+        write!(
+            f,
+            "data cost {:.1}% of the time: {:.1} crops/s streamed, {:.1} on a resident batch (median of {} rounds of {} steps)",
+            self.cost() * 100.0,
+            rate(median.streamed_secs),
+            rate(median.resident_secs),
+            self.rounds.len(),
+            self.steps
+        )
+    }
+}
+
+/// Measures `task` on `stream`. Returns nothing if a stop was requested.
+///
+/// # Errors
+/// If the stream or the device fails, or the stream has no batch with crops.
+pub fn measure<T: Task>(
+    task: &T,
+    stream: &Stream,
+    compute: &Compute,
+    options: &HeadspaceOptions,
+) -> Result<Option<Headspace>, TrainingError> {
+    let config = task.config();
+    config.validate("configuration")?;
+    let (replica, _) = Replica::on(task, compute, options.gradient_checkpointing, None)?;
+    let source = (stream.open)(0, (0, 1)).map_err(|source| TrainingError::Open { step: 0, source })?;
+    let feed =
+        FeedConfig { start_step: 0, crop_size: config.stream().crop_size, micro_batch: config.train().micro_batch };
+    let feed = Feed::start(source, task.targets(), compute.raw().clone(), feed).map_err(thread_error("feed"))?;
+    let mut bench = Bench { task, replica, feed, readback: Readback::start()?, lr: config.optim().lr, step: 0 };
+    let resident = bench.batch_with_crops(stream.steps_per_epoch)?;
+    let lead = stream.ahead + FEED;
+    let mut rounds = Vec::with_capacity(ROUNDS);
+    for round in 0..ROUNDS {
+        let warm_up = if round == 0 { WARM_UP } else { 0 };
+        bench.run(warm_up + lead, None, &options.stop)?;
+        let streamed = bench.run(options.steps, None, &options.stop)?;
+        bench.run(lead, Some(&resident), &options.stop)?;
+        let resident = bench.run(options.steps, Some(&resident), &options.stop)?;
+        if options.stop.is_requested() {
+            return Ok(None);
+        }
+        let each = |time: Duration| time.as_secs_f64() / options.steps.max(1) as f64;
+        rounds.push(Round {
+            streamed_secs: each(streamed.elapsed),
+            wait_secs: each(streamed.waited),
+            resident_secs: each(resident.elapsed),
+        });
+    }
+    Ok(Some(Headspace { rounds, crops: resident.crops.len(), steps: options.steps }))
+}
+
+/// Time of a block of steps.
+#[derive(Clone, Copy, Debug, Default)]
+struct BlockTime {
+    elapsed: Duration,
+    waited: Duration,
+}
+
+/// A replica and its feed.
+struct Bench<'a, T: Task> {
+    task: &'a T,
+    replica: Replica<T::Model>,
+    feed: Feed<Target<T>>,
+    readback: Readback,
+    lr: f64,
+    step: u64,
+}
+
+impl<T: Task> Bench<'_, T> {
+    /// Takes `steps` steps on the resident batch or, without one, on streamed ones, and waits for the last. As in a run,
+    /// the loss of a step is read after the next step was queued.
+    fn run(
+        &mut self,
+        steps: usize,
+        resident: Option<&DeviceBatch<Target<T>>>,
+        stop: &Stop,
+    ) -> Result<BlockTime, TrainingError> {
+        let start = Instant::now();
+        let mut time = BlockTime::default();
+        let mut queued = 0_usize;
+        for _ in 0..steps {
+            if stop.is_requested() {
+                break;
+            }
+            let streamed = if resident.is_none() {
+                let asked = Instant::now();
+                let batch = self.feed.next_batch()?;
+                time.waited += asked.elapsed();
+                batch
+            } else {
+                None
+            };
+            let batch = resident.or(streamed.as_ref());
+            self.step += 1;
+            let update = self.replica.update(self.task, batch, self.lr, None);
+            let Some(update) = update.map_err(|error| self.device_error(&error.to_string()))? else { continue };
+            self.readback.ask(update);
+            queued += 1;
+            if queued > 1 {
+                self.settle()?;
+                queued -= 1;
+            }
+        }
+        for _ in 0..queued {
+            self.settle()?;
+        }
+        time.elapsed = start.elapsed();
+        Ok(time)
+    }
+
+    /// The first batch that has crops among the next `most`.
+    fn batch_with_crops(&mut self, most: u64) -> Result<DeviceBatch<Target<T>>, TrainingError> {
+        for _ in 0..most {
+            if let Some(batch) = self.feed.next_batch()? {
+                return Ok(batch);
+            }
+        }
+        Err(TrainingError::EmptyEpoch)
+    }
+
+    /// Waits for the oldest step that was queued.
+    fn settle(&mut self) -> Result<(), TrainingError> {
+        match self.readback.next(|| false) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.device_error(&error.to_string())),
+        }
+    }
+
+    fn device_error(&self, message: &str) -> TrainingError {
+        TrainingError::Device { step: self.step, message: message.to_owned(), last_good: LastGood(None) }
+    }
+}
+
+/// Median of some numbers, the upper one of two; 0 of none.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_the_median_share_of_the_rounds() {
+        let round = |streamed_ms: f64, resident_ms: f64| Round {
+            streamed_secs: streamed_ms / 1e3,
+            wait_secs: 0.0,
+            resident_secs: resident_ms / 1e3,
+        };
+        let headspace = Headspace {
+            rounds: vec![round(100.0, 90.0), round(100.0, 99.0), round(200.0, 100.0)],
+            crops: 8,
+            steps: 20,
+        };
+        assert!((headspace.cost() - 0.1).abs() < 1e-12);
+        let text = headspace.to_string();
+        assert!(text.starts_with("round 1: 100.0 ms a step streamed (waiting 0.0), 90.0 ms on a resident batch\n"));
+        let last = "data cost 10.0% of the time: 80.0 crops/s streamed, 80.8 on a resident batch (median of 3 rounds of 20 \
+                    steps)";
+        assert!(text.ends_with(last), "{text}");
+    }
+}
