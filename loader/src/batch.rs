@@ -14,7 +14,7 @@ mod images;
 mod pool;
 
 pub use images::{CropBox, Dequantize, Images, VoxelForm};
-pub use pool::PooledBuffer;
+pub use pool::{BATCH_ALIGNMENT, BatchMemory, PooledBuffer};
 
 /// Crops of one global step (or one rank's share of it), ready for the network.
 #[derive(Debug)]

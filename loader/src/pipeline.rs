@@ -12,18 +12,18 @@
 //! when a batch is dropped; when none is free, everything waits. Each wait is measured ([`crate::stats`]), and
 //! [`crate::verdict`] names the slowest stage. A panic on any thread ends the stream with [`Error::Panicked`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use hiend_cache::Cache;
 
-use crate::batch::{Batch, VoxelForm};
-use crate::budget::{ByteBudget, cores};
+use crate::batch::{Batch, BatchMemory, PooledBuffer, VoxelForm};
+use crate::budget::cores;
 use crate::stats::{Progress, Stats};
 use crate::verdict::{SpanTimes, Verdict};
-use crate::visit::{Boxes, Floats, Form, Quantized, VisitPlan, Visitor};
+use crate::visit::{Boxes, Floats, Form, Quantized, VisitPlan};
 
 mod assemble;
 mod config;
@@ -31,11 +31,13 @@ mod error;
 mod memory;
 mod read_ahead;
 mod sequence;
+mod workers;
 
 pub use config::{OnCorrupt, StreamConfig};
 pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
 pub use sequence::{cases_of, digest_of};
+pub use workers::Workers;
 
 use assemble::{Assembler, Message, catch_panic};
 use read_ahead::ReadAhead;
@@ -73,12 +75,9 @@ struct Shared {
     /// First visit of this rank within a global batch, and their number.
     share: (u64, usize),
     memory: MemoryPlan,
-    /// Bytes of boxes to be resampled that a visitor may keep; a visit takes the excess from `spill`.
+    /// Bytes of boxes to be resampled that a visitor may keep; a visit takes the excess from the spill.
     usual_staged_bytes: u64,
-    spill: ByteBudget,
-    pool: rayon::ThreadPool,
-    /// Visitors not in use, with the bytes that each holds.
-    visitors: Mutex<Vec<(Visitor, u64)>>,
+    workers: Arc<Workers>,
     stats: Stats,
     #[cfg(test)]
     hooks: Hooks,
@@ -98,20 +97,17 @@ impl Default for Hooks {
     }
 }
 
-impl Loader {
-    /// Checks the configuration against the cache and starts the threads.
-    ///
-    /// # Errors
-    /// If configuration, cache and budget do not fit together.
-    pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &LoaderOptions) -> Result<Self, Error> {
-        Self::open_mix(vec![(cache, 1)], config, seed, options)
-    }
+/// A checked configuration with its cases, before threads and memory.
+struct Prepared {
+    config: StreamConfig,
+    form: VoxelForm,
+    plan: VisitPlan,
+    sequence: Sequence,
+    share: (u64, usize),
+}
 
-    /// Opens several caches with their weights; [`crate::mix`] states the law of mixing.
-    ///
-    /// # Errors
-    /// If configuration, caches, weights and budget do not fit together.
-    pub fn open_mix(
+impl Prepared {
+    fn new(
         caches: Vec<(Arc<Cache>, u32)>,
         config: StreamConfig,
         seed: u64,
@@ -138,30 +134,149 @@ impl Loader {
             window,
             seed,
         };
+        Ok(Self { share: ((visits * rank) as u64, visits), form: options.form, config, plan, sequence })
+    }
+
+    /// Divides the memory of a stream.
+    fn divide(&self, options: &LoaderOptions) -> Result<(MemoryPlan, u64), Error> {
         let (threads, bytes) = (options.threads, options.memory_bytes);
-        let (memory, usual_staged_bytes) =
-            MemoryPlan::divide(bytes, threads, visits, &plan, (options.form, config.labels), sequence.cases())?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(memory.threads)
-            .thread_name(|number| format!("loader-{number}"))
-            .build()
-            .map_err(|err| Error::NoThreads { reason: err.to_string() })?;
+        let form = (self.form, self.config.labels);
+        MemoryPlan::divide(bytes, threads, self.share.1, &self.plan, form, self.sequence.cases())
+    }
+
+    /// Memory for single steps on threads of others.
+    fn of_steps(&self, options: &LoaderOptions, threads: usize) -> Result<(MemoryPlan, u64), Error> {
+        let form = (self.form, self.config.labels);
+        let bytes = options.memory_bytes;
+        MemoryPlan::of_steps(bytes, threads, self.share.1, &self.plan, form, self.sequence.cases())
+    }
+
+    fn into_loader(self, memory: MemoryPlan, usual_staged_bytes: u64, workers: Arc<Workers>) -> Loader {
+        let Self { config, form, plan, sequence, share } = self;
         let shared = Shared {
-            share: ((visits * rank) as u64, visits),
-            spill: ByteBudget::new(memory.spill_bytes),
-            visitors: Mutex::new(Vec::new()),
-            stats: Stats::default(),
             config,
-            form: options.form,
+            form,
             plan,
             sequence,
+            share,
             memory,
             usual_staged_bytes,
-            pool,
+            workers,
+            stats: Stats::default(),
             #[cfg(test)]
             hooks: Hooks::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Loader { shared: Arc::new(shared) }
+    }
+}
+
+impl Loader {
+    /// Checks the configuration against the cache and starts the threads.
+    ///
+    /// # Errors
+    /// If configuration, cache and budget do not fit together.
+    pub fn open(cache: Arc<Cache>, config: StreamConfig, seed: u64, options: &LoaderOptions) -> Result<Self, Error> {
+        Self::open_mix(vec![(cache, 1)], config, seed, options)
+    }
+
+    /// Opens several caches with their weights; [`crate::mix`] states the law of mixing.
+    ///
+    /// # Errors
+    /// If configuration, caches, weights and budget do not fit together.
+    pub fn open_mix(
+        caches: Vec<(Arc<Cache>, u32)>,
+        config: StreamConfig,
+        seed: u64,
+        options: &LoaderOptions,
+    ) -> Result<Self, Error> {
+        let prepared = Prepared::new(caches, config, seed, options)?;
+        let (memory, usual_staged_bytes) = prepared.divide(options)?;
+        let workers = Arc::new(Workers::of_one_loader(memory.threads, memory.spill_bytes)?);
+        Ok(prepared.into_loader(memory, usual_staged_bytes, workers))
+    }
+
+    /// Opens several caches for a loader that shares its threads with others and makes single batches ([`Self::make`]).
+    ///
+    /// `options.threads` does not count. `options.memory_bytes` is the largest size of a batch.
+    ///
+    /// # Errors
+    /// If configuration, caches and weights do not fit together, or a batch is larger than allowed.
+    pub fn open_shared(
+        caches: Vec<(Arc<Cache>, u32)>,
+        config: StreamConfig,
+        seed: u64,
+        options: &LoaderOptions,
+        workers: &Arc<Workers>,
+    ) -> Result<Self, Error> {
+        let prepared = Prepared::new(caches, config, seed, options)?;
+        let (memory, usual_staged_bytes) = prepared.of_steps(options, workers.num_threads())?;
+        Ok(prepared.into_loader(memory, usual_staged_bytes, Arc::clone(workers)))
+    }
+
+    /// Voxels that the batch of a step takes, and labels, before any case is skipped.
+    #[must_use]
+    pub fn batch_len(&self, step: u64) -> (usize, usize) {
+        let voxels = self.shared.places(self.shared.first_visit(step)).last().map_or(0, |place| place.end);
+        (voxels, if self.shared.config.labels { voxels } else { 0 })
+    }
+
+    /// Makes the batch of one step in the memory given, on the loader's threads; the calling thread waits.
+    ///
+    /// Gives the very batch that [`Self::stream`] gives for this step.
+    ///
+    /// # Errors
+    /// Like the items of a stream.
+    ///
+    /// # Panics
+    /// If the memory is smaller than [`Self::batch_len`] says.
+    pub fn make(&self, step: u64, voxels: Box<dyn BatchMemory>, labels: Box<dyn BatchMemory>) -> Result<Batch, Error> {
+        match self.shared.form {
+            VoxelForm::Floats => self.make_of::<Floats>(step, voxels, labels),
+            VoxelForm::Quantized => self.make_of::<Quantized>(step, voxels, labels),
+            VoxelForm::Boxes => self.make_of::<Boxes>(step, voxels, labels),
+        }
+    }
+
+    fn make_of<F: Form>(
+        &self,
+        step: u64,
+        voxels: Box<dyn BatchMemory>,
+        labels: Box<dyn BatchMemory>,
+    ) -> Result<Batch, Error> {
+        let loan = (PooledBuffer::lent(voxels), PooledBuffer::lent(labels));
+        catch_panic(|| self.shared.assemble::<F>(step, loan, 0.0, &|_| ()))
+    }
+
+    /// Advises the system that the cases of a step are read soon. May wait for the disk.
+    pub fn advise(&self, step: u64) {
+        let first = self.shared.first_visit(step);
+        for visit in first..first + self.shared.share.1 as u64 {
+            self.shared.sequence.visit(visit).0.will_need();
+        }
+    }
+
+    /// Visits in this rank's batch.
+    #[must_use]
+    pub fn num_visits(&self) -> usize {
+        self.shared.share.1
+    }
+
+    /// Names of the datasets whose cases are in the stream.
+    #[must_use]
+    pub fn datasets(&self) -> BTreeSet<&str> {
+        self.shared.sequence.cases().map(|case| case.record().dataset.as_str()).collect()
+    }
+
+    /// Configuration of the stream.
+    #[must_use]
+    pub fn config(&self) -> &StreamConfig {
+        &self.shared.config
+    }
+
+    /// Form of the voxels.
+    #[must_use]
+    pub fn form(&self) -> VoxelForm {
+        self.shared.form
     }
 
     /// Number of cases in the stream.

@@ -17,12 +17,12 @@ use wildmatch::WildMatch;
 use crate::rng::case_key;
 
 /// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }`,
-/// `{ shots = 1, part = "train" }` or `{ list = "train.txt" }`.
+/// `{ shots = 1, part = "train" }`, `{ list = "train.txt" }` or `{ cases = ["A/case1"] }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected \"all\", { fold = 0, of = 5, part = \"train\" } with part \"train\" or \"validation\", \
-                 { shots = 1, part = \"train\" }, or { list = \"FILE\" }"
+                 { shots = 1, part = \"train\" }, { list = \"FILE\" }, or { cases = [\"CASE\"] }"
 )]
 pub enum Split {
     /// Every case.
@@ -33,6 +33,8 @@ pub enum Split {
     Shots(ShotSplit),
     /// Cases of a list.
     List(ListSplit),
+    /// Cases by name.
+    Cases(CaseSplit),
 }
 
 /// The word `"all"`.
@@ -90,6 +92,14 @@ pub struct ListSplit {
     pub list: PathBuf,
 }
 
+/// Cases by name, as `DATASET/CASE` or `CASE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaseSplit {
+    /// Names of the cases, at least one.
+    pub cases: Vec<String>,
+}
+
 impl Default for Split {
     fn default() -> Self {
         Self::All(All::All)
@@ -105,7 +115,21 @@ impl Split {
                 Some(format!("fold {fold} of {of}; expected at least 2 folds, and a fold below their number"))
             }
             Self::Shots(ShotSplit { shots: 0, .. }) => Some("shots = 0; expected at least 1".into()),
-            Self::All(_) | Self::Fold(_) | Self::Shots(_) | Self::List(_) => None,
+            Self::Cases(CaseSplit { cases }) if cases.is_empty() => Some("cases = []; expected at least one".into()),
+            Self::All(_) | Self::Fold(_) | Self::Shots(_) | Self::List(_) | Self::Cases(_) => None,
+        }
+    }
+
+    /// The split with the names of a list in place of its file, for other machines.
+    ///
+    /// # Errors
+    /// If the list cannot be read or names no case.
+    pub fn resolved(&self) -> Result<Self, SelectError> {
+        match self {
+            Self::List(ListSplit { list }) => {
+                Ok(Self::Cases(CaseSplit { cases: read_list(list)?.into_iter().collect() }))
+            }
+            other => Ok(other.clone()),
         }
     }
 }
@@ -125,6 +149,12 @@ pub enum SelectError {
         /// File of the list.
         list: PathBuf,
         /// Name, as listed.
+        name: String,
+    },
+    /// A named case is not in the cache.
+    #[error("split: no case is named {name:?}")]
+    NoCase {
+        /// Name, as configured.
         name: String,
     },
     /// The list cannot be read.
@@ -218,7 +248,11 @@ impl Selector {
         let compile = |names: &[String]| {
             names.iter().map(|name| (name.clone(), WildMatch::new(&name.to_lowercase()))).collect::<Vec<_>>()
         };
-        let listed = if let Split::List(ListSplit { list }) = split { read_list(list)? } else { BTreeSet::new() };
+        let listed = match split {
+            Split::List(ListSplit { list }) => read_list(list)?,
+            Split::Cases(CaseSplit { cases }) => cases.iter().cloned().collect(),
+            Split::All(_) | Split::Fold(_) | Split::Shots(_) => BTreeSet::new(),
+        };
         Ok(Self { include: compile(include), exclude: compile(exclude), split: split.clone(), listed })
     }
 
@@ -237,8 +271,11 @@ impl Selector {
             }
         }
         let listed = |name: &str| cases.iter().any(|case| name == case.key || name == short_key(case.key));
-        if let (Split::List(ListSplit { list }), Some(name)) = (&self.split, self.listed.iter().find(|n| !listed(n))) {
-            return Err(SelectError::UnknownCase { list: list.clone(), name: name.clone() });
+        if let Some(name) = self.listed.iter().find(|name| !listed(name)).cloned() {
+            return Err(match &self.split {
+                Split::List(ListSplit { list }) => SelectError::UnknownCase { list: list.clone(), name },
+                _ => SelectError::NoCase { name },
+            });
         }
         let taken = |case: &CaseName<'_>| {
             let by_name = (self.include.is_empty() || meets(&self.include, case)) && !meets(&self.exclude, case);
@@ -246,7 +283,9 @@ impl Selector {
                 && match &self.split {
                     Split::All(All::All) | Split::Shots(_) => true,
                     Split::Fold(split) => split.takes(case.key),
-                    Split::List(_) => self.listed.contains(case.key) || self.listed.contains(short_key(case.key)),
+                    Split::List(_) | Split::Cases(_) => {
+                        self.listed.contains(case.key) || self.listed.contains(short_key(case.key))
+                    }
                 }
         };
         let mut taken: Vec<(usize, &str)> =
@@ -357,6 +396,12 @@ mod tests {
         assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
         std::fs::write(file.path(), "#\n").unwrap();
         assert!(matches!(select(&split, &[], &[], &keys(4)), Err(SelectError::EmptyList { .. })));
+        std::fs::write(file.path(), "case9\nDataset000_SET0/case3").unwrap();
+        let resolved = Split::Cases(CaseSplit { cases: vec!["Dataset000_SET0/case3".into(), "case9".into()] });
+        assert_eq!(split.resolved().unwrap(), resolved);
+        assert_eq!(select(&resolved, &[], &[], &keys(12)).unwrap(), [3, 9]);
+        let error = select(&resolved, &[], &[], &keys(6)).unwrap_err();
+        assert!(matches!(&error, SelectError::NoCase { name } if name == "case9"), "{error}");
         let missing = Split::List(ListSplit { list: file.path().join("missing") });
         assert!(matches!(select(&missing, &[], &[], &keys(4)), Err(SelectError::ReadList { .. })));
     }

@@ -14,7 +14,7 @@ use super::{Error, OnCorrupt, Shared};
 use crate::batch::{Batch, BatchTimes, CropBox, CropRecord, PooledBuffer};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
-use crate::visit::{Form, Visit, VisitSlot, Visitor};
+use crate::visit::{Form, Visit, VisitSlot};
 
 /// Message from a thread of the stream to the consumer.
 pub(super) enum Message {
@@ -25,7 +25,7 @@ pub(super) enum Message {
 }
 
 /// Voxel and label buffers of one batch.
-type Loan<V> = (PooledBuffer<V>, PooledBuffer<u8>);
+pub(super) type Loan<V> = (PooledBuffer<V>, PooledBuffer<u8>);
 
 /// One thread's share of the stream: makes batches, one at a time, until told to stop.
 pub(super) struct Assembler<F: Form> {
@@ -64,7 +64,8 @@ impl<F: Form> Assembler<F> {
     /// Makes batches until the stream is dropped or fails.
     pub(super) fn run(&self) {
         while let Some((step, loan, buffer_wait_secs)) = self.begin() {
-            let batch = catch_panic(|| self.assemble(step, loan, buffer_wait_secs));
+            let done = |visit| self.read_ahead.done(&self.shared.stats, visit);
+            let batch = catch_panic(|| self.shared.assemble::<F>(step, loan, buffer_wait_secs, &done));
             let failed = batch.is_err();
             if self.sender.send(Message::Batch(step, batch, Instant::now())).is_err() || failed {
                 return;
@@ -88,70 +89,6 @@ impl<F: Form> Assembler<F> {
         *next += 1;
         Some((step, (images, labels), waiting.elapsed().as_secs_f64()))
     }
-
-    /// Makes the batch of a step.
-    fn assemble(
-        &self,
-        step: u64,
-        (mut images, mut labels): Loan<F::Voxel>,
-        buffer_wait_secs: f64,
-    ) -> Result<Batch, Error> {
-        let started = Instant::now();
-        let shared = &*self.shared;
-        let visits = shared.share.1;
-        let first = shared.first_visit(step);
-        let places = shared.places(first);
-        let len = places.last().map_or(0, |place| place.end);
-        images.set_len(len);
-        labels.set_len(if shared.config.labels { len } else { 0 });
-        let image_parts = parts(&mut images, &places);
-        let label_parts: Vec<Option<&mut [u8]>> = if shared.config.labels {
-            parts(&mut labels, &places).into_iter().map(Some).collect()
-        } else {
-            places.iter().map(|_| None).collect()
-        };
-        let visited: Vec<Result<Visited, Error>> = shared.pool.install(|| {
-            let parts = image_parts.into_par_iter().zip(label_parts).enumerate();
-            let visit = |(number, (images, labels))| {
-                let visit = first + number as u64;
-                let visited = shared.visit::<F>(visit, &mut VisitSlot { images, labels });
-                self.read_ahead.done(&shared.stats, visit);
-                visited
-            };
-            parts.map(visit).collect()
-        });
-        let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
-        let mut crops = Vec::with_capacity(visits * shared.plan.num_crops);
-        let mut boxes = Vec::with_capacity(visits * shared.plan.num_crops);
-        let mut kept = 0;
-        // Of several errors, the first in the order of visits is reported, so that threads do not decide which.
-        for (visited, place) in visited.into_iter().zip(places) {
-            let visited = visited?;
-            times.read_secs += visited.read_secs;
-            times.decode_secs += visited.decode_secs;
-            times.augment_secs += visited.augment_secs;
-            let Some((records, crop_boxes)) = visited.crops else { continue };
-            if kept < place.start {
-                images.copy_within(place.clone(), kept);
-                if shared.config.labels {
-                    labels.copy_within(place.clone(), kept);
-                }
-            }
-            crops.extend(records);
-            boxes.extend(crop_boxes.into_iter().map(|crop| CropBox { start: kept + crop.start, ..crop }));
-            kept += place.len();
-        }
-        images.truncate(kept);
-        labels.truncate(kept);
-        // The times of single visits may be slightly negative, see `stats`.
-        times.read_secs = times.read_secs.max(0.0);
-        times.elapsed_secs = started.elapsed().as_secs_f64();
-        shared.stats.batch(crops.len(), buffer_wait_secs);
-        let [x, y, z] = shared.plan.crop_size;
-        let labels = shared.config.labels.then_some(labels);
-        let images = F::images(images, boxes);
-        Ok(Batch { step, shape: [crops.len(), 1, x, y, z], labels, images, crops, times })
-    }
 }
 
 /// Splits a buffer into adjacent places.
@@ -165,13 +102,77 @@ fn parts<'a, T>(mut rest: &'a mut [T], places: &[Range<usize>]) -> Vec<&'a mut [
 }
 
 impl Shared {
+    /// Makes the batch of a step; calls `done` with the number of each visit that is over.
+    pub(super) fn assemble<F: Form>(
+        &self,
+        step: u64,
+        (mut images, mut labels): Loan<F::Voxel>,
+        buffer_wait_secs: f64,
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Result<Batch, Error> {
+        let started = Instant::now();
+        let visits = self.share.1;
+        let first = self.first_visit(step);
+        let places = self.places(first);
+        let len = places.last().map_or(0, |place| place.end);
+        images.set_len(len);
+        labels.set_len(if self.config.labels { len } else { 0 });
+        let image_parts = parts(&mut images, &places);
+        let label_parts: Vec<Option<&mut [u8]>> = if self.config.labels {
+            parts(&mut labels, &places).into_iter().map(Some).collect()
+        } else {
+            places.iter().map(|_| None).collect()
+        };
+        let visited: Vec<Result<Visited, Error>> = self.workers.pool.install(|| {
+            let parts = image_parts.into_par_iter().zip(label_parts).enumerate();
+            let visit = |(number, (images, labels))| {
+                let visit = first + number as u64;
+                let visited = self.visit::<F>(visit, &mut VisitSlot { images, labels });
+                done(visit);
+                visited
+            };
+            parts.map(visit).collect()
+        });
+        let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
+        let mut crops = Vec::with_capacity(visits * self.plan.num_crops);
+        let mut boxes = Vec::with_capacity(visits * self.plan.num_crops);
+        let mut kept = 0;
+        // Of several errors, the first in the order of visits is reported, so that threads do not decide which.
+        for (visited, place) in visited.into_iter().zip(places) {
+            let visited = visited?;
+            times.read_secs += visited.read_secs;
+            times.decode_secs += visited.decode_secs;
+            times.augment_secs += visited.augment_secs;
+            let Some((records, crop_boxes)) = visited.crops else { continue };
+            if kept < place.start {
+                images.copy_within(place.clone(), kept);
+                if self.config.labels {
+                    labels.copy_within(place.clone(), kept);
+                }
+            }
+            crops.extend(records);
+            boxes.extend(crop_boxes.into_iter().map(|crop| CropBox { start: kept + crop.start, ..crop }));
+            kept += place.len();
+        }
+        images.truncate(kept);
+        labels.truncate(kept);
+        // The times of single visits may be slightly negative, see `stats`.
+        times.read_secs = times.read_secs.max(0.0);
+        times.elapsed_secs = started.elapsed().as_secs_f64();
+        self.stats.batch(crops.len(), buffer_wait_secs);
+        let [x, y, z] = self.plan.crop_size;
+        let labels = self.config.labels.then_some(labels);
+        let images = F::images(images, boxes);
+        Ok(Batch { step, shape: [crops.len(), 1, x, y, z], labels, images, crops, times })
+    }
+
     /// Number of this rank's first visit in a step.
     pub(super) fn first_visit(&self, step: u64) -> u64 {
         step * self.config.visits_per_batch as u64 + self.share.0
     }
 
     /// Places of the visits from `first` on in the buffer of their batch.
-    fn places(&self, first: u64) -> Vec<Range<usize>> {
+    pub(super) fn places(&self, first: u64) -> Vec<Range<usize>> {
         let mut end = 0;
         let place = |number| {
             let start = end;
@@ -196,15 +197,15 @@ impl Shared {
         let excess = staged_bytes.saturating_sub(self.usual_staged_bytes);
         let _share = (excess > 0).then(|| {
             let waiting = Instant::now();
-            let share = self.spill.take(excess);
+            let share = self.workers.spill.take(excess);
             metrics::histogram!("hiend_loader_spill_wait_seconds").record(waiting.elapsed().as_secs_f64());
             share
         });
-        let (mut visitor, held) = self.borrow_visitor();
+        let (mut visitor, held) = self.workers.borrow_visitor();
         let clock = BlockedClock::start();
         let result = visitor.visit(case, epoch, &self.plan, slot);
         let read_secs = clock.blocked_secs();
-        self.return_visitor(visitor, held, excess > 0);
+        self.workers.return_visitor(&self.stats, visitor, held, excess > 0);
         match result {
             Ok(Visit { records, boxes, times }) => {
                 self.stats.visit(&times, read_secs);
@@ -220,25 +221,6 @@ impl Shared {
                 Ok(Visited::default())
             }
             Err(err) => Err(err.into()),
-        }
-    }
-
-    /// Takes a visitor and the bytes that it was counted with.
-    fn borrow_visitor(&self) -> (Visitor, u64) {
-        self.visitors.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    /// Counts the bytes that the visitor has grown to. One that grew into the spill is dropped, to free the spill for
-    /// the next visit.
-    fn return_visitor(&self, visitor: Visitor, held: u64, spilled: bool) {
-        let now = visitor.buffer_bytes();
-        self.stats.hold(now.saturating_sub(held));
-        if spilled {
-            drop(visitor);
-            self.stats.release(now.max(held));
-        } else {
-            self.stats.release(held.saturating_sub(now));
-            self.visitors.lock().unwrap_or_else(PoisonError::into_inner).push((visitor, now));
         }
     }
 }

@@ -62,6 +62,19 @@ pub enum Error {
         /// Bytes of the budget.
         memory_bytes: u64,
     },
+    /// A batch is larger than a service allows.
+    #[error(
+        "a batch of {crops} crops takes {batch_bytes} bytes, but at most {most} are allowed; make the batch smaller, \
+         share it among more ranks, or raise --client-memory of the service"
+    )]
+    BatchTooLarge {
+        /// Crops of this rank's batch.
+        crops: usize,
+        /// Bytes of a batch.
+        batch_bytes: u64,
+        /// Largest size of a batch, in bytes.
+        most: u64,
+    },
     /// The system has less memory than the budget.
     #[error("cannot allocate the {bytes} bytes of the batch buffers; lower --memory, or make the batch smaller")]
     NoMemory {

@@ -74,11 +74,13 @@ impl MemoryPlan {
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
         let batch_voxels = batch_voxels(plan, crops, form);
-        let batch_bytes = (batch_voxels * (form.voxel_bytes() + usize::from(labels))) as u64;
+        let batch_bytes = bytes_of(batch_voxels, form, labels);
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
         let visitor_bytes = chunk_bytes(cases) + usual_staged + FIXED;
         let spill_bytes = largest_staged.saturating_sub(usual_staged);
-        let needed = |threads: usize| threads as u64 * visitor_bytes + spill_bytes + 2 * batch_bytes;
+        let needed = |threads: usize| {
+            (threads as u64 * visitor_bytes + spill_bytes).saturating_add(batch_bytes.saturating_mul(2))
+        };
         let mut found = threads;
         if threads == 0 {
             found = cores();
@@ -102,6 +104,39 @@ impl MemoryPlan {
             Self { threads, visitor_bytes, spill_bytes, num_buffers, batch_voxels, batch_bytes, read_ahead_bytes };
         Ok((memory, usual_staged))
     }
+
+    /// Memory of a loader that makes single batches of at most `most` bytes, on threads that it shares.
+    pub(super) fn of_steps<'a>(
+        most: u64,
+        threads: usize,
+        visits: usize,
+        plan: &VisitPlan,
+        (form, labels): (VoxelForm, bool),
+        cases: impl Iterator<Item = &'a Case>,
+    ) -> Result<(Self, u64), Error> {
+        let crops = visits * plan.num_crops;
+        let batch_voxels = batch_voxels(plan, crops, form);
+        let batch_bytes = bytes_of(batch_voxels, form, labels);
+        if batch_bytes > most {
+            return Err(Error::BatchTooLarge { crops, batch_bytes, most });
+        }
+        let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
+        let memory = Self {
+            threads,
+            visitor_bytes: chunk_bytes(cases) + usual_staged + FIXED,
+            spill_bytes: largest_staged.saturating_sub(usual_staged),
+            num_buffers: 2,
+            batch_voxels,
+            batch_bytes,
+            read_ahead_bytes: 0,
+        };
+        Ok((memory, usual_staged))
+    }
+}
+
+/// Bytes of a batch buffer; saturates, so that an absurd batch is too large instead of small.
+fn bytes_of(batch_voxels: usize, form: VoxelForm, labels: bool) -> u64 {
+    (batch_voxels as u64).saturating_mul((form.voxel_bytes() + usize::from(labels)) as u64)
 }
 
 /// Bytes that chunks (decoded and coded) and index (coded and parsed) of the largest case take.

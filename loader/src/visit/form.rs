@@ -7,7 +7,7 @@ use crate::transform::{AxisMap, SampledParams};
 /// A [`VoxelForm`] as a type.
 pub trait Form: sealed::Sealed + Send + Sync + 'static {
     /// Type of a voxel.
-    type Voxel: Copy + Default + Send + Sync + 'static;
+    type Voxel: bytemuck::Pod + Default + Send + Sync;
 
     /// The form.
     const FORM: VoxelForm;
