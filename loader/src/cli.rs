@@ -178,8 +178,12 @@ pub(crate) struct Replay {
 #[derive(Debug, Args)]
 pub(crate) struct Stream {
     /// Folder of the cache, or of several caches to mix
-    #[arg(required = true, value_name = "CACHE")]
+    #[cfg_attr(feature = "client", arg(required_unless_present = "loader", value_name = "CACHE"))]
+    #[cfg_attr(not(feature = "client"), arg(required = true, value_name = "CACHE"))]
     pub caches: Vec<PathBuf>,
+    #[cfg(feature = "client")]
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Weight of each cache, whole numbers [default: equal]
     #[arg(long, value_name = "W,W", value_delimiter = ',')]
     pub weights: Vec<u32>,
@@ -191,6 +195,25 @@ pub(crate) struct Stream {
     pub start_step: u64,
     #[command(flatten)]
     pub options: StreamOptions,
+}
+
+/// Servers that make the batches of a stream.
+#[cfg(feature = "client")]
+#[derive(Debug, Args)]
+pub(crate) struct RemoteArgs {
+    /// Server to get the batches from instead of making them: http://HOST:PORT, https://HOST:PORT or unix:///PATH;
+    /// several are separated by commas
+    #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with_all = ["caches", "weights", "threads", "access"])]
+    pub loader: Vec<String>,
+    /// File with the token for the servers
+    #[arg(long, value_name = "FILE", requires = "loader")]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificates (PEM) that servers are checked against [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "loader")]
+    pub tls_ca: Option<PathBuf>,
+    /// Receive voxels through the Unix socket instead of shared memory
+    #[arg(long, requires = "loader")]
+    pub no_shared_memory: bool,
 }
 
 /// Parameters of a stream, and resources for making it.

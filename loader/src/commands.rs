@@ -5,6 +5,8 @@ mod inspect;
 mod plan;
 mod progress;
 mod replay;
+#[cfg(feature = "serve")]
+mod serve;
 mod stream;
 mod table;
 mod task;
@@ -15,6 +17,9 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 use crate::program;
+
+#[cfg(feature = "serve")]
+pub use serve::{command as serve_command, main as serve_main};
 
 /// Runs the program `hiend-shard` with the command line of the process; returns its exit code.
 #[must_use]

@@ -46,6 +46,8 @@
 )]
 
 pub mod batch;
+#[cfg(feature = "client")]
+mod blocks;
 pub mod budget;
 pub mod case;
 #[cfg(feature = "cli")]
@@ -65,16 +67,24 @@ pub mod plan;
 pub mod preprocess;
 #[cfg(feature = "cli")]
 pub mod program;
+#[cfg(feature = "client")]
+pub mod remote;
 pub mod replay;
 pub mod rng;
 pub mod sampler;
 pub mod scan;
+#[cfg(feature = "serve")]
+pub mod service;
+#[cfg(feature = "client")]
+mod shared_memory;
 pub mod split;
 pub mod stats;
 pub mod stop;
 pub mod transform;
 pub mod verdict;
 pub mod visit;
+#[cfg(feature = "client")]
+mod wire;
 
 pub use batch::{Batch, Images};
 pub use hiend_cache::Cache;

@@ -59,6 +59,19 @@ impl UsageError {
     }
 }
 
+/// Reads a token from a file: its only line, without space around it.
+///
+/// # Errors
+/// If the file cannot be read, or does not hold one line of visible ASCII.
+pub fn read_token(path: &Path) -> anyhow::Result<String> {
+    use anyhow::Context as _;
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the token", path.display()))?;
+    let token = text.trim();
+    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    anyhow::ensure!(is_token, "{}: expected a token, one line of visible ASCII characters", path.display());
+    Ok(token.to_owned())
+}
+
 /// Exit code for a wrong command line.
 pub const USAGE: u8 = 2;
 

@@ -8,9 +8,18 @@ use hiend_cache::Cache;
 use serde::Serialize;
 
 use super::table::count;
+use crate::batch::Batch;
+#[cfg(feature = "client")]
+use crate::batch::VoxelForm;
+#[cfg(feature = "client")]
+use crate::cli::RemoteArgs;
 use crate::cli::{Stream, StreamOptions};
 use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
+#[cfg(feature = "client")]
+use crate::program::read_token;
 use crate::program::{UsageError, note, print};
+#[cfg(feature = "client")]
+use crate::remote::{RemoteLoader, RemoteOptions};
 use crate::split::{FoldSplit, ListSplit, Part, Split};
 
 /// One line of output.
@@ -40,10 +49,49 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
 }
 
 pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "client")]
+    if !args.remote.loader.is_empty() {
+        let loader = connect(&args.remote, &args.options)?;
+        print_all(&mut loader.stream(args.start_step), args.batches)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let loader = open(&args.caches, &args.weights, &args.options)?;
     let mut stream = loader.stream(args.start_step);
-    let batches = usize::try_from(args.batches).unwrap_or(usize::MAX);
-    for batch in stream.by_ref().take(batches) {
+    print_all(&mut stream, args.batches)?;
+    let skipped = loader.progress().skipped_visits;
+    if skipped > 0 {
+        let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
+        note(format_args!("{visits} skipped, because their cases are corrupt"));
+    }
+    // The time of the first batch is that of filling the stream, so a verdict takes two.
+    if stream.total().batches > 0 {
+        note(loader.verdict(stream.total()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the stream that flags describe at servers.
+#[cfg(feature = "client")]
+fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteLoader> {
+    let config = config(options);
+    let remote = RemoteOptions {
+        rank: options.rank,
+        form: if config.augment.is_linear() { VoxelForm::Quantized } else { VoxelForm::Floats },
+        memory_bytes: options.memory.as_u64(),
+        token: args.token_file.as_deref().map(read_token).transpose()?,
+        ca: args.tls_ca.clone(),
+        shared_memory: !args.no_shared_memory,
+        ..RemoteOptions::default()
+    };
+    Ok(RemoteLoader::connect(&args.loader, config, options.seed, remote)?)
+}
+
+/// Prints a line for each batch, while anybody reads them.
+fn print_all<E>(stream: &mut impl Iterator<Item = Result<Batch, E>>, batches: u64) -> anyhow::Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    for batch in stream.take(usize::try_from(batches).unwrap_or(usize::MAX)) {
         let batch = batch?;
         let mut cases: Vec<&str> = batch.crops.iter().map(|crop| crop.case.as_str()).collect();
         cases.dedup();
@@ -62,16 +110,7 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    let skipped = loader.progress().skipped_visits;
-    if skipped > 0 {
-        let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
-        note(format_args!("{visits} skipped, because their cases are corrupt"));
-    }
-    // The time of the first batch is that of filling the stream, so a verdict takes two.
-    if stream.total().batches > 0 {
-        note(loader.verdict(stream.total()));
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {

@@ -1,0 +1,7 @@
+//! The program `hiend-serve`; `hiend-serve --help` describes it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hiend_loader::commands::serve_main()
+}

@@ -1,0 +1,193 @@
+//! The program `hiend-serve`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+use clap::{CommandFactory as _, Parser};
+use hiend_cache::{Access, Cache};
+
+use super::table::count;
+use crate::cli::AccessArg;
+use crate::program::health::Health;
+use crate::program::metrics_server::MetricsServer;
+use crate::program::{self, UsageError, note, on_interrupt, parse_bytes};
+use crate::service::{self, Listen, Service, ServiceConfig, Tls};
+use crate::stats;
+
+/// Serve batches of augmented crops to training processes
+///
+/// Clients (`hiend-train --loader URL`, the Python package `hiend`, `hiend-shard stream URL`) choose seed, batch, crop
+/// size, sampling and augmentation, and receive the batches that a loader in their own process would give. Several
+/// servers with the same shards can serve one client
+#[derive(Debug, Parser)]
+#[command(name = "hiend-serve", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// Folder of a cache; several are mixed
+    #[arg(long, required = true, num_args = 1.., value_name = "CACHE")]
+    shards: Vec<PathBuf>,
+    /// Weight of each cache, whole numbers [default: equal]
+    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    weights: Vec<u32>,
+    /// Address to listen on, IP:PORT or unix:/PATH; may be repeated
+    #[arg(long, required = true, value_name = "ADDR")]
+    listen: Vec<Listen>,
+    /// Threads that decode and augment [default: number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Memory for the batches of all clients; one client fewer is served than it has room for
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_bytes)]
+    memory: ByteSize,
+    /// Memory for the batches of one client, which bounds the size of a batch
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    client_memory: ByteSize,
+    /// Number of streams that may be open
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_streams: u32,
+    /// Time after which an unused stream is closed, in seconds; a client opens it again when it continues
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    idle: u64,
+    /// Time for batches in work to arrive after SIGTERM or Ctrl-C, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
+    /// Certificate chain (PEM) for TLS on TCP addresses
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// File with the token that clients must present
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Listen beyond this host without TLS and token, on a network that is trusted
+    #[arg(long)]
+    insecure: bool,
+    /// Send voxels through the Unix socket instead of shared memory
+    #[arg(long)]
+    no_shared_memory: bool,
+    /// Address for /metrics (Prometheus) and /healthz, such as 127.0.0.1:9100
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
+    /// Access to shard files
+    #[arg(long, value_enum, default_value = "mmap")]
+    access: AccessArg,
+}
+
+const AFTER_HELP: &str = "\
+Clients beyond this host need --tls-cert, --tls-key and --token-file
+Exit codes: 0 stopped with all batches sent, 1 failed or the drain time passed, 2 wrong usage
+Environment: HIEND_LOG sets the log level, such as debug";
+
+/// Runs the program `hiend-serve` with the command line of the process; returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    program::main(std::io::stderr, run)
+}
+
+/// Definition of the command line of `hiend-serve`.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let health = Health::new();
+    // Before the first counter is made, which the recorder would not see.
+    let _metrics = match cli.metrics_listen {
+        Some(addr) => {
+            let server = MetricsServer::start(addr, health)?;
+            stats::describe(stats::METRICS);
+            stats::describe(service::METRICS);
+            note(format_args!("metrics: http://{}/metrics", server.addr()));
+            Some(server)
+        }
+        None => None,
+    };
+    let (sender, receiver) = flume::bounded(1);
+    let first = move || {
+        note("stopping: no new requests, batches in work are being sent; a second signal ends at once");
+        // The receiver is there until the program ends.
+        let _ = sender.send(());
+    };
+    on_interrupt(first, || ())?;
+    let config = config(cli)?;
+    let service = Service::start(config)?;
+    for url in service.urls() {
+        note(format_args!("serving {url}"));
+    }
+    // An error is impossible while the handler has the sender.
+    let _ = receiver.recv();
+    if service.shutdown() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    note(format_args!("warning: connections were open after {} s and were cut", cli.drain));
+    Ok(ExitCode::FAILURE)
+}
+
+fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", path.display()));
+    let tls = match (&cli.tls_cert, &cli.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls { cert_pem: read(cert)?, key_pem: read(key)? }),
+        _ => None,
+    };
+    let token = match &cli.token_file {
+        Some(path) => Some(program::read_token(path)?),
+        None => None,
+    };
+    let config = ServiceConfig {
+        caches: caches(cli)?,
+        listen: cli.listen.clone(),
+        threads: cli.threads.map_or(0, usize::from),
+        memory_bytes: cli.memory.as_u64(),
+        client_memory_bytes: cli.client_memory.as_u64(),
+        max_streams: cli.max_streams as usize,
+        idle: Duration::from_secs(cli.idle),
+        drain: Duration::from_secs(cli.drain),
+        token,
+        tls,
+        insecure: cli.insecure,
+        shared_memory: !cli.no_shared_memory,
+    };
+    Ok(config)
+}
+
+fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
+    let (num_weights, num_caches) = (cli.weights.len(), cli.shards.len());
+    if num_weights > 0 && num_weights != num_caches {
+        let (weights, caches) = (count(num_weights, "number"), count(num_caches, "cache"));
+        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
+    }
+    let weights = cli.weights.iter().copied().chain(std::iter::repeat(1));
+    let access = Access::from(cli.access);
+    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, access)?), weight));
+    cli.shards.iter().zip(weights).map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_its_help_has_one_style() {
+        Cli::command().debug_assert();
+        for arg in Cli::command().get_arguments() {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!help.is_empty() && !help.ends_with('.') && help.starts_with(char::is_uppercase), "{help:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_repeat_and_keys_come_with_certificates() {
+        let parse = |words: &str| Cli::try_parse_from(format!("hiend-serve {words}").split(' '));
+        let cli = parse("--shards a b --listen 127.0.0.1:7070 --listen unix:/run/s").unwrap();
+        assert_eq!((cli.shards.len(), cli.listen.len()), (2, 2));
+        assert!(parse("--shards a --listen 127.0.0.1").is_err());
+        assert!(parse("--shards a --listen 127.0.0.1:1 --tls-cert c").is_err());
+        assert!(parse("--listen 127.0.0.1:1").is_err());
+    }
+}

@@ -1,0 +1,333 @@
+//! Client of the loader service: the batches of [`crate::pipeline`], made by other processes.
+//!
+//! ```text
+//!   stream    batches in the order of their steps; as many in flight as the memory has room for
+//!   fetch     one step: from the least busy server, from another one if that fails, with back-off if all fail
+//!   link      a connection to a server: its stream, checked against that of the others, and shared memory
+//!   receive   frames into the batch's memory
+//! ```
+//! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
+//! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hiend_cache::Manifest;
+
+use crate::batch::VoxelForm;
+use crate::pipeline::StreamConfig;
+use crate::split::SelectError;
+use crate::stop::Stop;
+
+mod address;
+mod fetch;
+mod link;
+mod receive;
+mod stream;
+
+pub use address::AddressError;
+pub use stream::RemoteStream;
+
+use address::Address;
+use fetch::Fetcher;
+
+/// Batches that a stream holds at most, however small they are.
+const MOST_BATCHES: usize = 32;
+
+/// Options of a client. They change no finished voxel.
+#[derive(Clone, Debug)]
+pub struct RemoteOptions {
+    /// Rank of this process and number of ranks, which share each batch.
+    pub rank: (usize, usize),
+    /// Form of the voxels.
+    pub form: VoxelForm,
+    /// Memory for the batches of a stream, in bytes: those being received, ready, and with the consumer.
+    pub memory_bytes: u64,
+    /// Token to present.
+    pub token: Option<String>,
+    /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
+    pub ca: Option<PathBuf>,
+    /// Time for which a client tries again when no server answers.
+    pub retry: Duration,
+    /// True to receive voxels through shared memory from a server on this host.
+    pub shared_memory: bool,
+    /// Request to stop, which ends waiting for servers.
+    pub stop: Stop,
+}
+
+impl Default for RemoteOptions {
+    /// Quantized voxels, 4 GiB, and five minutes of trying again.
+    fn default() -> Self {
+        Self {
+            rank: (0, 1),
+            form: VoxelForm::Quantized,
+            memory_bytes: 4 << 30,
+            token: None,
+            ca: None,
+            retry: Duration::from_secs(300),
+            shared_memory: true,
+            stop: Stop::new(),
+        }
+    }
+}
+
+/// Error of a client.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No server was given.
+    #[error("no server to stream from")]
+    NoServer,
+    /// A URL cannot be used.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The list of cases cannot be read.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// A file with certificates cannot be read.
+    #[error("{}: cannot read the certificates", path.display())]
+    ReadCa {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// No file with certificates was found.
+    #[error("{url}: no certificates of the system were found; name a file with the server's")]
+    NoCa {
+        /// URL of the server.
+        url: String,
+    },
+    /// The certificates cannot be used.
+    #[error("{url}: invalid certificates")]
+    BadCa {
+        /// URL of the server.
+        url: String,
+        /// Cause.
+        source: tonic::transport::Error,
+    },
+    /// The system provided no threads.
+    #[error("cannot start the threads of the client")]
+    NoThreads {
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A server refuses the request, and would again.
+    #[error("{url}: {reason}")]
+    Refused {
+        /// URL of the server.
+        url: String,
+        /// Message of the server.
+        reason: String,
+    },
+    /// A server has other cases than the first one.
+    #[error(
+        "{url}: the server has other data than {other}: {key} is {found}, not {expected}; all servers need the same \
+         shards"
+    )]
+    Differs {
+        /// URL of the server.
+        url: String,
+        /// URL of the first server.
+        other: String,
+        /// The fact that differs.
+        key: &'static str,
+        /// Value at this server.
+        found: String,
+        /// Value at the first one.
+        expected: String,
+    },
+    /// A server does not keep the contract.
+    #[error("{url}: {reason}")]
+    Protocol {
+        /// URL of the server.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No server answers.
+    #[error("no server answered for {secs} s; the last reason was {url}: {reason}")]
+    Unreachable {
+        /// Seconds of trying.
+        secs: u64,
+        /// URL of the server that was tried last.
+        url: String,
+        /// Reason why it failed.
+        reason: String,
+    },
+    /// The memory is too small for two batches.
+    #[error(
+        "two batches take {needed} bytes, but the budget is {memory_bytes}; raise --memory, or make the batch smaller"
+    )]
+    TooLittleMemory {
+        /// Bytes of two batches.
+        needed: u64,
+        /// Bytes of the budget.
+        memory_bytes: u64,
+    },
+    /// The system has less memory than the budget.
+    #[error("cannot allocate {bytes} bytes for a batch; lower --memory, or make the batch smaller")]
+    NoMemory {
+        /// Bytes of the batch.
+        bytes: usize,
+    },
+    /// The request to stop ended the waiting for servers.
+    #[error("stopped while no server answered")]
+    Stopped,
+    /// A task of the client panicked.
+    #[error("a task of the client panicked (a bug)")]
+    Panicked,
+}
+
+/// Facts of a stream that all servers must agree on.
+#[derive(Clone, Debug, PartialEq)]
+struct Facts {
+    digest: String,
+    num_cases: u64,
+    steps_per_epoch: u64,
+    crops_per_batch: u64,
+    voxel_bytes: u64,
+    label_bytes: u64,
+    manifest: Manifest,
+}
+
+/// A stream of one or several servers, opened.
+///
+/// Holds connections, which close when it and all its streams are dropped.
+pub struct RemoteLoader {
+    fetcher: Arc<Fetcher>,
+    facts: Facts,
+    num_batches: usize,
+    // Dropped last: it runs the others' tasks.
+    runtime: Arc<Runtime>,
+}
+
+/// Runtime of a client, which may be dropped anywhere.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Runtime {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.0.as_ref().expect("taken only by drop").handle()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl RemoteLoader {
+    /// Connects to the servers at `urls` (`http://HOST:PORT`, `https://HOST:PORT`, `unix:///PATH`) and opens the stream.
+    ///
+    /// Of several servers, some may be away; they are asked again while streaming. If all are, the client tries for
+    /// [`RemoteOptions::retry`].
+    ///
+    /// # Errors
+    /// If a server refuses the stream, servers differ, none answers, or two batches exceed the memory.
+    pub fn connect(
+        urls: &[String],
+        config: StreamConfig,
+        seed: u64,
+        options: RemoteOptions,
+    ) -> Result<Self, RemoteError> {
+        let addresses = urls.iter().map(|url| Address::parse(url)).collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err(RemoteError::NoServer);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(crate::budget::cores().clamp(1, 2))
+            .max_blocking_threads(4)
+            .thread_name("remote-io")
+            .enable_all()
+            .build()
+            .map_err(|source| RemoteError::NoThreads { source })?;
+        let runtime = Arc::new(Runtime(Some(runtime)));
+        let fetcher = Arc::new(Fetcher::new(addresses, config, seed, options)?);
+        let (sender, receiver) = flume::bounded(1);
+        let connecting = Arc::clone(&fetcher);
+        runtime.handle().spawn(async move {
+            let facts = connecting.connect().await;
+            // The other end waits.
+            let _ = sender.send(facts);
+        });
+        let facts = receiver.recv().map_err(|_| RemoteError::Panicked)??;
+        let num_batches = fetcher.num_batches(&facts)?;
+        Ok(Self { fetcher, facts, num_batches, runtime })
+    }
+
+    /// Digest of the cases, as [`crate::Loader::digest`] of a loader in this process.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.facts.digest.clone()
+    }
+
+    /// Number of cases in the stream.
+    #[must_use]
+    pub fn num_cases(&self) -> usize {
+        usize::try_from(self.facts.num_cases).unwrap_or(usize::MAX)
+    }
+
+    /// Number of global batches per epoch.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.facts.steps_per_epoch
+    }
+
+    /// Number of crops in this rank's batch if no case is skipped.
+    #[must_use]
+    pub fn crops_per_batch(&self) -> usize {
+        usize::try_from(self.facts.crops_per_batch).unwrap_or(usize::MAX)
+    }
+
+    /// Form of the voxels.
+    #[must_use]
+    pub fn form(&self) -> VoxelForm {
+        self.fetcher.form()
+    }
+
+    /// Number of batches that a stream holds at a time.
+    #[must_use]
+    pub fn num_batches(&self) -> usize {
+        self.num_batches
+    }
+
+    /// Number of batches that may be ready before the consumer asks for them: all but the one with the consumer.
+    #[must_use]
+    pub fn prefetch(&self) -> usize {
+        self.num_batches - 1
+    }
+
+    /// Manifest of the servers' first cache: preprocessing, and the datasets of the stream with their label names. Its
+    /// list of shards is empty.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.facts.manifest
+    }
+
+    /// Starts an endless stream of the batches from `start_step` on.
+    ///
+    /// The memory budget holds for one stream at a time.
+    #[must_use]
+    pub fn stream(&self, start_step: u64) -> RemoteStream {
+        RemoteStream::start(&self.fetcher, &self.runtime, self.num_batches, self.facts.steps_per_epoch, start_step)
+    }
+}
+
+/// Waits until a request to stop is raised, or for a time; returns true if it is raised.
+async fn stopped_within(stop: &Stop, time: Duration) -> bool {
+    /// Time between two looks at the flag.
+    const LOOK: Duration = Duration::from_millis(50);
+
+    let end = Instant::now() + time;
+    while !stop.is_requested() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+    true
+}

@@ -1,0 +1,295 @@
+//! One step, from whichever server makes it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::address::Address;
+use super::link::{Dialer, Failure, Link};
+use super::receive::{Permit, receive};
+use super::{Facts, MOST_BATCHES, RemoteError, RemoteOptions, stopped_within};
+use crate::batch::{Batch, VoxelForm};
+use crate::blocks::Blocks;
+use crate::pipeline::StreamConfig;
+use crate::wire::StreamSpec;
+use crate::wire::batch::Expected;
+use crate::wire::spec;
+
+/// First and longest time before a server that failed is asked again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Bytes of small batches to have in flight.
+const SMALL: u64 = 8 << 20;
+
+/// Answers in a row that the stream is not open, above which a server counts as failing. Requests in flight are answered
+/// together.
+const MOST_CLOSED: usize = 2 * MOST_BATCHES;
+
+/// All servers of a client.
+pub(super) struct Fetcher {
+    servers: Vec<Server>,
+    spec: StreamSpec,
+    expected: Expected,
+    options: RemoteOptions,
+    blocks: Arc<Blocks>,
+    /// Facts of the server that answered first, and its URL.
+    facts: OnceLock<(String, Facts)>,
+}
+
+/// One server.
+struct Server {
+    dialer: Dialer,
+    /// The connection; making one holds the lock, so that requests do not make several.
+    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    in_flight: AtomicUsize,
+    /// Answers in a row that the stream is not open.
+    closed: AtomicUsize,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// When the server may be asked again, if it failed.
+    ask_again: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+    /// Reason of the last failure.
+    reason: String,
+}
+
+impl Fetcher {
+    /// Prepares the requests of a stream.
+    pub(super) fn new(
+        addresses: Vec<Address>,
+        config: StreamConfig,
+        seed: u64,
+        options: RemoteOptions,
+    ) -> Result<Self, RemoteError> {
+        let (rank, form) = (options.rank, options.form);
+        let (_, ranks) = rank;
+        let crops = config.visits_per_batch / ranks.max(1) * config.crops_per_visit;
+        let expected = Expected { form, crop_size: config.crop_size, labels: config.labels, crops };
+        let spec = spec::Stream { config, seed, rank, form }.to_spec()?;
+        let server = |address| {
+            Ok(Server {
+                dialer: Dialer::new(address, &options)?,
+                link: tokio::sync::Mutex::new(None),
+                in_flight: AtomicUsize::new(0),
+                closed: AtomicUsize::new(0),
+                health: Mutex::default(),
+            })
+        };
+        let servers = addresses.into_iter().map(server).collect::<Result<_, RemoteError>>()?;
+        let blocks = Blocks::new(options.memory_bytes);
+        Ok(Self { servers, spec, expected, options, blocks, facts: OnceLock::new() })
+    }
+
+    /// Form of the voxels.
+    pub(super) fn form(&self) -> VoxelForm {
+        self.expected.form
+    }
+
+    /// Number of batches that the memory has room for, at least two.
+    pub(super) fn num_batches(&self, facts: &Facts) -> Result<usize, RemoteError> {
+        let batch_bytes = (facts.voxel_bytes + facts.label_bytes).max(1);
+        let memory_bytes = self.options.memory_bytes;
+        let room = usize::try_from(memory_bytes / batch_bytes).unwrap_or(usize::MAX);
+        if room < 2 {
+            return Err(RemoteError::TooLittleMemory { needed: 2 * batch_bytes, memory_bytes });
+        }
+        // Large batches need two in work per server and one with the consumer; small ones hide the way there and back.
+        let wanted = 3 * self.servers.len().max(1) + usize::try_from(SMALL / batch_bytes).unwrap_or(0);
+        Ok(room.min(wanted.clamp(4, MOST_BATCHES)))
+    }
+
+    /// Slots to share with each server on this host.
+    fn num_slots(&self, facts: &Facts) -> usize {
+        self.num_batches(facts).unwrap_or(2).max(2)
+    }
+
+    /// Connects to all servers, until one answers.
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<Facts, RemoteError> {
+        let started = Instant::now();
+        loop {
+            let mut tasks = tokio::task::JoinSet::new();
+            for number in 0..self.servers.len() {
+                let fetcher = Arc::clone(self);
+                tasks.spawn(async move { fetcher.link(number).await.map(|_| ()) });
+            }
+            let mut connected = 0;
+            while let Some(result) = tasks.join_next().await {
+                match result.map_err(|_| RemoteError::Panicked)? {
+                    Ok(()) => connected += 1,
+                    Err(Failure::Fatal(err)) => return Err(err),
+                    Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {}
+                }
+            }
+            if let (true, Some((_, facts))) = (connected > 0, self.facts.get()) {
+                for server in &self.servers {
+                    let health = server.health();
+                    if health.ask_again.is_some() {
+                        tracing::warn!(url = server.dialer.url(), "the server does not answer yet: {}", health.reason);
+                    }
+                }
+                return Ok(facts.clone());
+            }
+            self.wait(started).await?;
+        }
+    }
+
+    /// Fetches the batch of a step.
+    pub(super) async fn fetch(&self, step: u64, permit: Permit) -> Result<Batch, RemoteError> {
+        let mut failing: Option<Instant> = None;
+        loop {
+            let Some(number) = self.pick() else {
+                self.wait(*failing.get_or_insert_with(Instant::now)).await?;
+                continue;
+            };
+            let server = &self.servers[number];
+            server.in_flight.fetch_add(1, Ordering::Relaxed);
+            let result = self.fetch_from(number, step, &permit).await;
+            server.in_flight.fetch_sub(1, Ordering::Relaxed);
+            match result {
+                Ok(batch) => {
+                    server.recovered();
+                    return Ok(batch);
+                }
+                Err(Failure::Fatal(err)) => return Err(err),
+                Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {
+                    failing.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+    }
+
+    async fn fetch_from(&self, number: usize, step: u64, permit: &Permit) -> Result<Batch, Failure> {
+        let server = &self.servers[number];
+        let link = self.link(number).await?;
+        let slot = link.memory.as_ref().and_then(|memory| {
+            let free = memory.slots.free()?;
+            memory.slots.take(free, Arc::clone(permit)).map(|slot| (memory.id, slot))
+        });
+        let result = receive(&server.dialer, &link, step, self.expected, slot, &self.blocks, permit).await;
+        match &result {
+            Err(Failure::Closed) => {
+                // A stream that is idle is opened again at once; one that is closed each time is a fault of the server.
+                if server.closed.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED {
+                    server.failed("the server closes the stream again and again");
+                }
+                server.unlink(&link).await;
+            }
+            Err(Failure::Busy(reason)) => server.failed(reason),
+            Err(Failure::Away(reason)) => {
+                server.failed(reason);
+                server.unlink(&link).await;
+            }
+            Ok(_) => server.closed.store(0, Ordering::Relaxed),
+            Err(Failure::Fatal(_)) => {}
+        }
+        result
+    }
+
+    /// The connection to a server; made if there is none.
+    async fn link(&self, number: usize) -> Result<Arc<Link>, Failure> {
+        let server = &self.servers[number];
+        let mut guard = server.link.lock().await;
+        if let Some(link) = &*guard {
+            return Ok(Arc::clone(link));
+        }
+        let url = server.dialer.url();
+        let dialled = server.dialer.dial(&self.spec, |facts| self.num_slots(facts)).await;
+        let (link, facts) = dialled.inspect_err(|failure| {
+            if let Failure::Away(reason) | Failure::Busy(reason) = failure {
+                server.failed(reason);
+            }
+        })?;
+        let (first, expected) = self.facts.get_or_init(|| (url.to_owned(), facts.clone()));
+        expected.compare(&facts, url, first).map_err(Failure::Fatal)?;
+        let link = Arc::new(link);
+        *guard = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// The least busy server that may be asked.
+    fn pick(&self) -> Option<usize> {
+        let now = Instant::now();
+        let ready = |server: &Server| server.health().ask_again.is_none_or(|at| at <= now);
+        let servers = self.servers.iter().enumerate().filter(|(_, server)| ready(server));
+        // A server that failed before comes after those that did not.
+        let cost = |server: &Server| (server.health().failures > 0, server.in_flight.load(Ordering::Relaxed));
+        servers.min_by_key(|(_, server)| cost(server)).map(|(number, _)| number)
+    }
+
+    /// Waits until a server may be asked again.
+    async fn wait(&self, since: Instant) -> Result<(), RemoteError> {
+        let waiting = self.servers.iter().filter_map(|server| {
+            let at = server.health().ask_again?;
+            Some((at, server))
+        });
+        let (at, server) = match waiting.min_by_key(|(at, _)| *at) {
+            Some(next) => next,
+            None => (Instant::now() + BACK_OFF.0, &self.servers[0]),
+        };
+        if since.elapsed() >= self.options.retry {
+            let (url, reason) = (server.dialer.url().to_owned(), server.health().reason.clone());
+            return Err(RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason });
+        }
+        let time = at.saturating_duration_since(Instant::now());
+        if stopped_within(&self.options.stop, time).await { Err(RemoteError::Stopped) } else { Ok(()) }
+    }
+}
+
+impl Server {
+    /// Forgets a connection, unless another one has taken its place.
+    async fn unlink(&self, link: &Arc<Link>) {
+        let mut guard = self.link.lock().await;
+        if guard.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            *guard = None;
+        }
+    }
+
+    fn failed(&self, reason: &str) {
+        let mut health = self.health();
+        let now = Instant::now();
+        // Requests in flight fail together; they count once.
+        if health.ask_again.is_none_or(|at| at <= now) {
+            if health.failures == 0 {
+                tracing::warn!(url = self.dialer.url(), "the server does not answer: {reason}");
+            }
+            let delay = BACK_OFF.0.saturating_mul(1 << health.failures.min(10)).min(BACK_OFF.1);
+            health.failures += 1;
+            health.ask_again = Some(now + delay);
+        }
+        reason.clone_into(&mut health.reason);
+    }
+
+    fn recovered(&self) {
+        let mut health = self.health();
+        if health.failures > 0 {
+            tracing::info!(url = self.dialer.url(), "the server answers again");
+            *health = Health::default();
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    /// Compares the facts of a server with those of the first one.
+    fn compare(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
+        let pairs = [
+            ("digest", self.digest.clone(), found.digest.clone()),
+            ("number of cases", self.num_cases.to_string(), found.num_cases.to_string()),
+            ("steps per epoch", self.steps_per_epoch.to_string(), found.steps_per_epoch.to_string()),
+            ("crops per batch", self.crops_per_batch.to_string(), found.crops_per_batch.to_string()),
+        ];
+        match pairs.into_iter().find(|(_, expected, found)| expected != found) {
+            Some((key, expected, found)) => {
+                Err(RemoteError::Differs { url: url.to_owned(), other: first.to_owned(), key, found, expected })
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The batches of servers, in the order of their steps.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use super::fetch::Fetcher;
+use super::{RemoteError, Runtime};
+use crate::batch::Batch;
+use crate::verdict::SpanTimes;
+
+/// Place of a batch that is being fetched.
+type Place = flume::Receiver<Result<Batch, RemoteError>>;
+
+/// Iterator over batches in the order of their steps. Ends after the first error.
+pub struct RemoteStream {
+    places: flume::Receiver<Place>,
+    driver: tokio::task::AbortHandle,
+    steps_per_epoch: u64,
+    epoch: SpanTimes,
+    total: SpanTimes,
+    finished: Option<(u64, SpanTimes)>,
+    /// Time at which the last batch was returned.
+    last: Option<Instant>,
+    failed: bool,
+    // Dropped last: it runs the requests.
+    _runtime: Arc<Runtime>,
+}
+
+impl RemoteStream {
+    pub(super) fn start(
+        fetcher: &Arc<Fetcher>,
+        runtime: &Arc<Runtime>,
+        num_batches: usize,
+        steps_per_epoch: u64,
+        start_step: u64,
+    ) -> Self {
+        // Bounded by the permits: a place is made for a batch that has one.
+        let (sender, places) = flume::unbounded();
+        let fetcher = Arc::clone(fetcher);
+        let driver = runtime.handle().spawn(drive(fetcher, sender, num_batches, start_step)).abort_handle();
+        Self {
+            places,
+            driver,
+            steps_per_epoch,
+            epoch: SpanTimes::default(),
+            total: SpanTimes::default(),
+            finished: None,
+            last: None,
+            failed: false,
+            _runtime: Arc::clone(runtime),
+        }
+    }
+
+    /// Times of all batches so far except the first, which waits for the stream to fill.
+    #[must_use]
+    pub fn total(&self) -> &SpanTimes {
+        &self.total
+    }
+
+    /// Takes the number and times of an epoch that ended since the last call.
+    pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
+        self.finished.take()
+    }
+
+    fn count(&mut self, batch: &mut Batch, asked: Instant) {
+        let now = Instant::now();
+        batch.times.wait_secs = (now - asked).as_secs_f64();
+        metrics::histogram!("hiend_loader_wait_seconds").record(batch.times.wait_secs);
+        metrics::counter!("hiend_loader_batches_total").increment(1);
+        metrics::counter!("hiend_loader_crops_total").increment(batch.shape[0] as u64);
+        if let Some(last) = self.last.replace(now) {
+            let elapsed_secs = (now - last).as_secs_f64();
+            self.total.add(batch.shape[0], elapsed_secs, &batch.times);
+            self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
+        }
+        if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
+            self.finished = Some((batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch)));
+        }
+    }
+}
+
+/// Starts the request of each step as soon as there is memory for its batch.
+async fn drive(fetcher: Arc<Fetcher>, places: flume::Sender<Place>, num_batches: usize, start_step: u64) {
+    let permits = Arc::new(Semaphore::new(num_batches));
+    for step in start_step.. {
+        // In the order of the steps, so that the oldest one always has memory.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let (sender, place) = flume::bounded(1);
+        if places.send(place).is_err() {
+            return;
+        }
+        let fetcher = Arc::clone(&fetcher);
+        // Ends by itself even when the stream is dropped: a slot is free once the server has answered, not before.
+        tokio::spawn(async move {
+            let batch = fetcher.fetch(step, Arc::new(permit)).await;
+            // The stream may have been dropped.
+            let _ = sender.send(batch);
+        });
+    }
+}
+
+impl Iterator for RemoteStream {
+    type Item = Result<Batch, RemoteError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let asked = Instant::now();
+        let place = self.places.recv().map_err(|_| RemoteError::Panicked);
+        let batch = place.and_then(|place| place.recv().unwrap_or(Err(RemoteError::Panicked)));
+        Some(match batch {
+            Ok(mut batch) => {
+                self.count(&mut batch, asked);
+                Ok(batch)
+            }
+            Err(err) => {
+                self.failed = true;
+                Err(err)
+            }
+        })
+    }
+}
+
+impl Drop for RemoteStream {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

@@ -1,0 +1,250 @@
+//! Addresses that a service listens on, and the connections that arrive there.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+use super::client::Client;
+
+/// Address to listen on: `127.0.0.1:7070`, `[::1]:7070` or `unix:/run/hiend.sock`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Address and port; port 0 for any free one.
+    Tcp(SocketAddr),
+    /// Path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// Error of an address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid address {text:?}; expected IP:PORT, such as 127.0.0.1:7070 or [::]:7070, or unix:/PATH")]
+pub struct ListenError {
+    text: String,
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
+        let listen = match path {
+            Some(path) => path.starts_with('/').then(|| Self::Unix(path.into())),
+            None => text.parse().ok().map(Self::Tcp),
+        };
+        listen.ok_or_else(|| ListenError { text: text.to_owned() })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    /// True if only processes of this host can connect.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(addr) => addr.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+/// A bound address.
+pub(super) enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketPath),
+}
+
+/// Path of a bound Unix socket; dropping it removes the file.
+pub(super) struct SocketPath(PathBuf);
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        // A file that somebody removed before is what this is for.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Binds a Unix socket that only this user may open. A file left by a server that was killed is replaced.
+///
+/// # Errors
+/// If another server listens there, the path is taken by something else, or cannot be written.
+pub(super) fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+    let listener = match UnixListener::bind(path) {
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            UnixListener::bind(path)?
+        }
+        listener => listener?,
+    };
+    let path = SocketPath(path.to_owned());
+    std::fs::set_permissions(&path.0, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, path))
+}
+
+/// Removes the file of a socket that nobody listens on.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is not a socket"));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens on this socket")),
+        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(err) => Err(err),
+    }
+}
+
+impl Bound {
+    /// Binds an address; also returns the URL for clients, with the port that the system chose.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub(super) fn new(listen: &Listen, tls: bool) -> io::Result<(Self, String)> {
+        match listen {
+            Listen::Tcp(addr) => {
+                let listener = TcpListener::bind(addr)?;
+                listener.set_nonblocking(true)?;
+                let url = format!("{}://{}", if tls { "https" } else { "http" }, listener.local_addr()?);
+                Ok((Self::Tcp(listener), url))
+            }
+            Listen::Unix(path) => {
+                let (listener, socket_path) = bind_unix(path)?;
+                Ok((Self::Unix(listener, socket_path), format!("unix://{}", path.display())))
+            }
+        }
+    }
+}
+
+/// A connection of a client.
+pub(super) struct Connection {
+    socket: Socket,
+    client: Arc<Client>,
+}
+
+enum Socket {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Connection {
+    pub(super) fn tcp(socket: tokio::net::TcpStream, client: Arc<Client>) -> Self {
+        // Without it, small requests wait for more to come; nothing else is lost.
+        let _ = socket.set_nodelay(true);
+        Self { socket: Socket::Tcp(socket), client }
+    }
+
+    pub(super) fn unix(socket: tokio::net::UnixStream, client: Arc<Client>) -> Self {
+        Self { socket: Socket::Unix(socket), client }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Client>;
+
+    fn connect_info(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_parsed_or_refused() {
+        let tcp = |text: &str| Listen::Tcp(text.parse().unwrap());
+        assert_eq!("127.0.0.1:7070".parse(), Ok(tcp("127.0.0.1:7070")));
+        assert_eq!("[::]:7070".parse(), Ok(tcp("[::]:7070")));
+        assert_eq!("unix:/a/b".parse(), Ok(Listen::Unix("/a/b".into())));
+        assert_eq!("unix:///a/b".parse(), Ok(Listen::Unix("/a/b".into())));
+        for text in ["", "localhost:7070", "127.0.0.1", "unix:", "unix:a", ":7070", "http://127.0.0.1:1"] {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
+        }
+        let local = |text: &str| text.parse::<Listen>().unwrap().is_local();
+        assert!(local("127.0.0.1:1") && local("[::1]:1") && local("unix:/a"));
+        assert!(!local("0.0.0.0:1") && !local("[::]:1") && !local("10.0.0.1:1"));
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = bind_unix(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let error = bind_unix(&path).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+        drop(first);
+        assert!(!path.exists());
+        // A killed server leaves the file.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(bind_unix(&path).unwrap());
+        std::fs::write(&path, "text").unwrap();
+        assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"text");
+    }
+}

@@ -1,0 +1,46 @@
+//! Contract of the loader service (`proto/hiend/loader/v1/loader.proto`): its messages, and their conversion from and to
+//! the types of this crate.
+//!
+//! Everything that arrives is checked here before it is used: [`spec`] on the server, [`batch`] on the client.
+
+#![cfg_attr(not(feature = "serve"), allow(dead_code, reason = "a client needs one side of it"))]
+
+pub(crate) mod batch;
+pub(crate) mod framing;
+pub(crate) mod spec;
+
+/// Messages generated from the contract, which documents them.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code; the contract has the documentation"
+)]
+mod generated {
+    tonic::include_proto!("hiend.loader.v1");
+}
+
+pub(crate) use generated::*;
+
+/// Paths of the methods.
+pub(crate) mod path {
+    /// [`super::OpenRequest`] to [`super::StreamFacts`].
+    pub(crate) const OPEN: &str = "/hiend.loader.v1.Loader/Open";
+    /// [`super::FetchRequest`] to frames.
+    pub(crate) const FETCH: &str = "/hiend.loader.v1.Loader/Fetch";
+    /// [`super::ShareRequest`] to [`super::SharedMemory`].
+    pub(crate) const SHARE: &str = "/hiend.loader.v1.Loader/Share";
+}
+
+/// Suffix of the Unix socket over which file descriptors are passed, appended to the path of the service's socket.
+pub(crate) const FD_SUFFIX: &str = ".fd";
+
+/// Bytes of the ticket that authenticates a request for a file descriptor.
+pub(crate) const TICKET_LEN: usize = 16;
+
+/// First step that is refused. Below it, the number of a visit fits into 64 bits.
+pub(crate) const STEPS: u64 = 1 << 47;
+
+// Voxels travel as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "the contract is little-endian");

@@ -1,0 +1,205 @@
+//! Batches: what a server says of one, and what a client makes of that and of the bytes.
+
+use super::framing::Malformed;
+use super::{BatchHeader, Crop, CropBox, Dequantize};
+use crate::batch::{self, Batch, BatchMemory, BatchTimes, CropRecord, Images, PooledBuffer, VoxelForm};
+use crate::preprocess::window::Scale;
+use crate::transform::SampledParams;
+
+/// Description of a batch.
+pub(crate) fn header(batch: &Batch, in_slot: bool, label_offset: usize, queue_secs: f64) -> BatchHeader {
+    let crop = |(number, record): (usize, &CropRecord)| {
+        let (dequantize, crop_box) = match &batch.images {
+            Images::Floats(_) => (None, None),
+            Images::Quantized(_, all) => (Some(dequantize_to_wire(&all[number])), None),
+            Images::Boxes(_, all) => (None, Some(box_to_wire(&all[number]))),
+        };
+        Crop {
+            case_key: record.case.clone(),
+            epoch: record.epoch,
+            crop: record.crop,
+            origin: record.origin.to_vec(),
+            draw_key: record.case_key,
+            augmentation: record.augmentation.clone(),
+            dequantize,
+            r#box: crop_box,
+        }
+    };
+    let BatchTimes { read_secs, decode_secs, augment_secs, elapsed_secs, .. } = batch.times;
+    let (voxel_bytes, label_bytes) = sizes(batch);
+    BatchHeader {
+        step: batch.step,
+        voxel_bytes: voxel_bytes as u64,
+        label_bytes: label_bytes as u64,
+        in_slot,
+        label_offset: label_offset as u64,
+        crops: batch.crops.iter().enumerate().map(crop).collect(),
+        read_secs,
+        decode_secs,
+        augment_secs,
+        elapsed_secs,
+        queue_secs,
+    }
+}
+
+/// Bytes of voxels and labels.
+pub(crate) fn sizes(batch: &Batch) -> (usize, usize) {
+    let voxel = match &batch.images {
+        Images::Floats(_) => VoxelForm::Floats,
+        Images::Quantized(..) => VoxelForm::Quantized,
+        Images::Boxes(..) => VoxelForm::Boxes,
+    };
+    (batch.images.len() * voxel.voxel_bytes(), batch.labels.as_ref().map_or(0, |labels| labels.len()))
+}
+
+fn dequantize_to_wire(dequantize: &batch::Dequantize) -> Dequantize {
+    let &batch::Dequantize { scale: Scale { gain, bias }, factor, shift } = dequantize;
+    Dequantize { gain, bias, factor, shift }
+}
+
+fn box_to_wire(crop: &batch::CropBox) -> CropBox {
+    CropBox {
+        start: crop.start as u64,
+        shape: crop.shape.iter().map(|&n| u32::try_from(n).expect("a box is small")).collect(),
+        gain: crop.scale.gain,
+        bias: crop.scale.bias,
+        params_json: serde_json::to_string(&crop.params).expect("parameters are JSON"),
+    }
+}
+
+/// Properties that the batches of a stream have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expected {
+    /// Form of the voxels.
+    pub(crate) form: VoxelForm,
+    /// Voxels of a crop.
+    pub(crate) crop_size: [usize; 3],
+    /// True if batches carry labels.
+    pub(crate) labels: bool,
+    /// Crops of a batch, if no case is skipped.
+    pub(crate) crops: usize,
+}
+
+impl Expected {
+    /// Bytes of voxels and labels that a header announces, checked against everything else that is known.
+    ///
+    /// # Errors
+    /// If the header contradicts the stream or itself.
+    pub(crate) fn check(&self, step: u64, header: &BatchHeader) -> Result<(usize, usize), Malformed> {
+        if header.step != step {
+            return Err(Malformed("the batch of another step"));
+        }
+        if header.crops.len() > self.crops {
+            return Err(Malformed("more crops than a batch has"));
+        }
+        let voxel_bytes = usize::try_from(header.voxel_bytes).map_err(|_| Malformed("a batch above the memory"))?;
+        let label_bytes = usize::try_from(header.label_bytes).map_err(|_| Malformed("a batch above the memory"))?;
+        let voxels = if self.form == VoxelForm::Boxes {
+            self.box_voxels(&header.crops)?
+        } else {
+            header.crops.len() * self.crop_size.iter().product::<usize>()
+        };
+        if voxel_bytes != voxels * self.form.voxel_bytes() {
+            return Err(Malformed("bytes of voxels that do not fit the crops"));
+        }
+        if label_bytes != if self.labels { voxels } else { 0 } {
+            return Err(Malformed("bytes of labels that do not fit the crops"));
+        }
+        Ok((voxel_bytes, label_bytes))
+    }
+
+    /// Voxels of all boxes, which lie one after another.
+    fn box_voxels(&self, crops: &[Crop]) -> Result<usize, Malformed> {
+        let mut end = 0usize;
+        for crop in crops {
+            let crop_box = crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
+            if usize::try_from(crop_box.start).ok() != Some(end) {
+                return Err(Malformed("boxes that do not lie one after another"));
+            }
+            let voxels = crop_box.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
+            end = voxels.and_then(|n| end.checked_add(n)).ok_or(Malformed("a batch above the memory"))?;
+        }
+        Ok(end)
+    }
+
+    /// The batch that a checked header describes, in memory that holds its bytes.
+    ///
+    /// # Errors
+    /// If the header lacks what the form needs.
+    pub(crate) fn batch(
+        &self,
+        header: BatchHeader,
+        voxels: Box<dyn BatchMemory>,
+        labels: Box<dyn BatchMemory>,
+    ) -> Result<Batch, Malformed> {
+        let voxel_len = usize::try_from(header.voxel_bytes).unwrap_or(0) / self.form.voxel_bytes();
+        let images = match self.form {
+            VoxelForm::Floats => Images::Floats(lent(voxels, voxel_len)),
+            VoxelForm::Quantized => {
+                let all = header.crops.iter().map(dequantize_of_wire).collect::<Result<_, _>>()?;
+                Images::Quantized(lent(voxels, voxel_len), all)
+            }
+            VoxelForm::Boxes => {
+                let all = header.crops.iter().map(|crop| self.box_of_wire(crop)).collect::<Result<_, _>>()?;
+                Images::Boxes(lent(voxels, voxel_len), all)
+            }
+        };
+        let label_len = usize::try_from(header.label_bytes).unwrap_or(0);
+        let [x, y, z] = self.crop_size;
+        Ok(Batch {
+            step: header.step,
+            shape: [header.crops.len(), 1, x, y, z],
+            images,
+            labels: self.labels.then(|| lent(labels, label_len)),
+            times: BatchTimes {
+                read_secs: header.read_secs,
+                decode_secs: header.decode_secs,
+                augment_secs: header.augment_secs,
+                elapsed_secs: header.elapsed_secs,
+                buffer_wait_secs: header.queue_secs,
+                wait_secs: 0.0,
+            },
+            crops: header.crops.into_iter().map(record_of_wire).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn box_of_wire(&self, crop: &Crop) -> Result<batch::CropBox, Malformed> {
+        let CropBox { start, shape, gain, bias, params_json } =
+            crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
+        let params: SampledParams =
+            serde_json::from_str(params_json).map_err(|_| Malformed("parameters that this version does not know"))?;
+        let expected = params.source_box(self.crop_size);
+        if !shape.iter().map(|&n| n as usize).eq(expected) {
+            return Err(Malformed("a box that does not fit its parameters"));
+        }
+        Ok(batch::CropBox {
+            start: usize::try_from(*start).map_err(|_| Malformed("a batch above the memory"))?,
+            shape: expected,
+            scale: Scale { gain: *gain, bias: *bias },
+            params,
+        })
+    }
+}
+
+fn lent<T: bytemuck::Pod + Default>(memory: Box<dyn BatchMemory>, len: usize) -> PooledBuffer<T> {
+    let mut buffer = PooledBuffer::lent(memory);
+    buffer.set_len(len);
+    buffer
+}
+
+fn dequantize_of_wire(crop: &Crop) -> Result<batch::Dequantize, Malformed> {
+    let Dequantize { gain, bias, factor, shift } =
+        crop.dequantize.ok_or(Malformed("a crop without its dequantization"))?;
+    Ok(batch::Dequantize { scale: Scale { gain, bias }, factor, shift })
+}
+
+fn record_of_wire(crop: Crop) -> Result<CropRecord, Malformed> {
+    Ok(CropRecord {
+        case: crop.case_key,
+        epoch: crop.epoch,
+        crop: crop.crop,
+        origin: crop.origin.try_into().map_err(|_| Malformed("a crop without three coordinates"))?,
+        case_key: crop.draw_key,
+        augmentation: crop.augmentation,
+    })
+}
