@@ -46,7 +46,7 @@ fn crop(criterion: &mut Criterion) {
             bencher.iter(|| {
                 epoch += 1;
                 let mut slot = VisitSlot::<Floats> { images: &mut images, labels: None };
-                visitor.visit(&cache.cases()[0], epoch, &plan, &mut slot).expect("just written");
+                visitor.visit((&cache.cases()[0], None), epoch, &plan, &mut slot).expect("just written");
             });
         });
     }

@@ -46,6 +46,10 @@ pub struct Manifest {
     pub datasets: BTreeMap<String, DatasetInfo>,
     /// File names of the shards, sorted.
     pub shards: Vec<String>,
+    /// Keys of the cases in each shard at the end of the last run, by the shard's file name, so that the cases of a lost
+    /// file can be named. Shards of earlier versions are not listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cases: BTreeMap<String, Vec<String>>,
     /// BLAKE3 hash of the file's bytes with zeros in place of these 32 hex digits. Set by [`Manifest::write`]; `None` in
     /// manifests of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +79,7 @@ impl Default for Manifest {
             preprocess: serde_json::Value::Null,
             datasets: BTreeMap::new(),
             shards: Vec::new(),
+            cases: BTreeMap::new(),
             checksum: None,
         }
     }
@@ -194,6 +199,7 @@ mod tests {
                 DatasetInfo { labels, ..DatasetInfo::default() },
             )]),
             shards: vec!["g0001-w000-0000.shard".to_owned()],
+            cases: BTreeMap::from([("g0001-w000-0000.shard".to_owned(), vec!["Dataset001_Test/a".to_owned()])]),
             ..Manifest::default()
         }
     }

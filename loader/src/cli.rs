@@ -6,12 +6,14 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hiend_cache::{Access, CodecPreset};
 
-use crate::convert::OnSuspect;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
-    Expected, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+    Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
 };
+
+/// Smallest memory limit of a conversion: a case of ordinary size takes more.
+const MIN_MEMORY: ByteSize = ByteSize::mib(16);
 use crate::sampler::SampleBy;
 use crate::transform::Chain;
 
@@ -74,10 +76,11 @@ pub(crate) struct PreprocessArgs {
     /// Cases to convert at the same time [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
-    /// Memory limit of all cases being converted
-    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_bytes)]
+    /// Memory limit of all cases being converted, at least 16MiB; a case that needs more is converted alone
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_memory)]
     pub memory: ByteSize,
-    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR), when it is
+    /// converted; images in the cache already are only reported
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
     /// List every file in DATA that belongs to no case, with the reason
@@ -85,17 +88,8 @@ pub(crate) struct PreprocessArgs {
     pub list_skipped: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum OnSuspectArg {
-    /// Convert it and report it
-    Warn,
-    /// Skip it
-    Skip,
-    /// End the run
-    Fail,
-}
-
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags that are independent of each other")]
 pub(crate) struct Convert {
     /// Folder with the volumes
     #[arg(required = true)]
@@ -114,6 +108,16 @@ pub(crate) struct Convert {
     /// Compare the content of files even where size and modification time are unchanged; reads all data
     #[arg(long)]
     pub checksum: bool,
+    /// Convert a dataset or case again although it is in the cache unchanged, to mend what `verify` found for example;
+    /// `*` and `?` are wildcards; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub reconvert: Vec<String>,
+    /// Convert cases again that the cache holds with another spacing, window, range or codec
+    #[arg(long)]
+    pub change_parameters: bool,
+    /// Continue although lost or damaged shards held cases that are not in DATA
+    #[arg(long)]
+    pub forget_lost: bool,
     /// Convert only share I of N of the cases, I from 0
     ///
     /// N such runs, on any machines that see the same folders, fill one cache without a coordinator
@@ -261,6 +265,9 @@ pub(crate) struct StreamOptions {
     /// Use the training cases of fold K of N, K from 0
     #[arg(long, value_name = "K/N", value_parser = parse_fold, conflicts_with = "list")]
     pub fold: Option<(u32, u32)>,
+    /// File of folds as nnU-Net writes it, for --fold to choose from
+    #[arg(long, value_name = "FILE", requires = "fold")]
+    pub splits: Option<PathBuf>,
     /// Use the cases that --fold holds out
     #[arg(long, requires = "fold")]
     pub validation: bool,
@@ -310,16 +317,6 @@ impl From<CodecArg> for CodecPreset {
             CodecArg::Fast => Self::Fast,
             CodecArg::Dense => Self::Dense,
             CodecArg::Lz4 => Self::Lz4,
-        }
-    }
-}
-
-impl From<OnSuspectArg> for OnSuspect {
-    fn from(arg: OnSuspectArg) -> Self {
-        match arg {
-            OnSuspectArg::Warn => Self::Warn,
-            OnSuspectArg::Skip => Self::Skip,
-            OnSuspectArg::Fail => Self::Fail,
         }
     }
 }
@@ -400,6 +397,11 @@ impl From<AccessArg> for Access {
             AccessArg::Pread => Self::Pread,
         }
     }
+}
+
+fn parse_memory(text: &str) -> Result<ByteSize, Expected> {
+    let memory = parse_bytes(text).ok().filter(|memory| *memory >= MIN_MEMORY);
+    memory.ok_or(Expected("a size of at least 16MiB, such as 512MiB or 4GiB"))
 }
 
 fn parse_seconds(text: &str) -> Result<f64, Expected> {

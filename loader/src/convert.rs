@@ -15,7 +15,8 @@
 //! # Nothing lost on account of what cannot be seen
 //! A path that cannot be looked at is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
-//! pruned below a folder that is there but empty: both are what an unmounted disk looks like.
+//! pruned below a folder that is there but empty: both are what an unmounted disk looks like. Cases of lost and damaged
+//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything.
 //!
 //! # Several workers
 //! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
@@ -35,7 +36,7 @@ mod source;
 mod suspicion;
 mod values;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -51,17 +52,18 @@ use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 
 pub(crate) use case::headers;
-pub use case::probe;
+pub use case::{Probed, probe};
 pub use changes::{Changes, changes};
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 pub use share::keep_share;
 pub use source::SETTLED;
-pub use suspicion::{OnSuspect, Suspicion};
+pub use suspicion::{Judged, OnSuspect, Suspicion};
 pub use values::ValueStats;
 
 /// Options of a conversion; none changes a voxel of the result.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "options that are independent of each other")]
 pub struct ConvertOptions {
     /// Number of cases worked on at a time.
     pub jobs: usize,
@@ -77,6 +79,15 @@ pub struct ConvertOptions {
     pub worker: (usize, usize),
     /// Compares the bytes of files whose size and time of change are those of the record.
     pub checksum: bool,
+    /// Cases, as `DATASET/CASE`, to convert again even if they are in the cache unchanged, because their record is
+    /// damaged for example.
+    pub reconvert: BTreeSet<String>,
+    /// Converts cases of the data again that the cache holds with other parameters. Otherwise they end the run before it
+    /// writes anything.
+    pub change_parameters: bool,
+    /// Continues without the cases of lost and damaged shards that are not in the data. Otherwise they end the run before
+    /// it writes anything.
+    pub forget_lost: bool,
     /// Drops cases that are not in the data, and superseded records, once everything is converted.
     pub prune: bool,
     /// Treatment of images that do not look like a CT in HU.
@@ -93,6 +104,9 @@ impl Default for ConvertOptions {
             chunk: [32; 3],
             worker: (0, 1),
             checksum: false,
+            reconvert: BTreeSet::new(),
+            change_parameters: false,
+            forget_lost: false,
             prune: false,
             on_suspect: OnSuspect::Warn,
         }
@@ -112,6 +126,8 @@ pub struct Summary {
     pub skipped: Vec<SkippedCase>,
     /// Cases converted in spite of an oddity of their header or values.
     pub findings: Vec<Finding>,
+    /// Oddities of unchanged cases, found when they were converted.
+    pub known_findings: Vec<Finding>,
     /// Number of voxels stored by this run.
     pub voxels: u64,
     /// Size of the files read, in bytes.
@@ -168,6 +184,44 @@ pub enum ConvertError {
         count: usize,
         /// One of them.
         example: String,
+    },
+    /// The cache holds cases of the data that were made with other parameters.
+    #[error(
+        "{}: cases of this data made with other parameters ({changes}): {count}; --change-parameters converts them again, \
+         another --out keeps both",
+        path.display()
+    )]
+    ChangedParameters {
+        /// The cache.
+        path: PathBuf,
+        /// Number of such cases.
+        count: usize,
+        /// The parameters that changed, with their values.
+        changes: String,
+    },
+    /// Lost or damaged shards held cases that are not in the data.
+    #[error(
+        "{}: lost or damaged, with cases that are not in this data: {count}, such as {example}; restore the file, or \
+         continue with --forget-lost and convert the data of these cases again",
+        shards.iter().map(|shard| shard.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    LostCases {
+        /// The shards.
+        shards: Vec<PathBuf>,
+        /// Number of such cases.
+        count: usize,
+        /// One of them.
+        example: String,
+    },
+    /// A lost or damaged shard held cases that nothing names.
+    #[error(
+        "{}: lost or damaged, and manifest.json, written by an earlier version, does not name its cases: some may not be \
+         in this data; restore the file, or continue without it with --forget-lost",
+        path.display()
+    )]
+    LostShard {
+        /// The shard.
+        path: PathBuf,
     },
     /// The masks of a dataset number its classes differently than in the cache.
     #[error(
@@ -320,8 +374,8 @@ impl<'a> Conversion<'a> {
     /// Converts what is new or changed.
     ///
     /// # Errors
-    /// If the cache cannot be written (disk full), holds cases of other parameters, or a case is suspicious under
-    /// [`OnSuspect::Fail`].
+    /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data,
+    /// or a case is suspicious under [`OnSuspect::Fail`].
     pub fn run(self) -> Result<Summary, ConvertError> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
@@ -329,7 +383,7 @@ impl<'a> Conversion<'a> {
         durable::create_dir_all(out).map_err(folder::folder_error)?;
         let _working = share::hold(out, options.worker, &stop)?;
         let lock = RunLock::shared(out)?;
-        let known = folder::prepare(out, datasets, &config, &parameters, !options.prune)?;
+        let known = folder::prepare(out, datasets, &config, &options)?;
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
         keep_share(&mut share, options.worker);
@@ -385,6 +439,10 @@ impl<'a> Conversion<'a> {
         stored?;
         summary.interrupted = stop.is_requested() && next.into_inner() < cases.len();
         take_stock(out, datasets, &options, &lock, &mut summary)?;
+        if summary.pruned.is_some() {
+            // The list of each shard's cases.
+            folder::write_manifest(out, datasets, &config)?;
+        }
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)
     }
@@ -443,8 +501,10 @@ fn store(
             shards.push(*encoded)?;
             observe(Event::Converted { case: &case, bytes_in });
         }
-        Outcome::Unchanged { key, bytes_in } => {
+        Outcome::Unchanged { key, bytes_in, findings } => {
             summary.unchanged += 1;
+            let finding = |text| Finding { case: key.clone(), text };
+            summary.known_findings.extend(findings.into_iter().map(finding));
             observe(Event::Unchanged { case: &key, bytes_in });
         }
         Outcome::Skipped(skipped) => {

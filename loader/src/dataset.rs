@@ -12,6 +12,7 @@
 //! ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
 //! cannot be looked at is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
 
+mod channels;
 mod description;
 mod exclude;
 mod folder;
@@ -31,8 +32,9 @@ use crate::case::{CaseFiles, SkippedCase, shown};
 use description::Description;
 use tree::{FileId, Folder};
 
+pub use channels::{ChannelNames, NameRole};
 pub use exclude::Exclude;
-pub use unused::{UnusedFile, UnusedReason, Weight};
+pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
 
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,6 +141,12 @@ pub enum DatasetError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// A file in place of the folder.
+    #[error("{}: a file; expected the folder that it lies in", shown(path))]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
     },
     /// `dataset.json` cannot be used.
     #[error("{}: {reason}", shown(path))]

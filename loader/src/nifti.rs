@@ -105,7 +105,8 @@ pub fn read_volume(path: &Path) -> Result<NiftiVolume, NiftiError> {
     let volume = read_any(path)?;
     let not_finite = volume.count_not_finite();
     if not_finite > 0 {
-        let reason = format!("{not_finite} voxels are NaN or infinite; replace them (by air, -1024 HU) and try again");
+        let all: usize = volume.info.shape.iter().product();
+        let reason = format!("{not_finite} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)");
         return Err(NiftiError { path: path.to_owned(), reason });
     }
     Ok(volume)

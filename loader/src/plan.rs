@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::budget::cores;
 use crate::case::{CaseFiles, SkippedCase};
-use crate::convert::{ConvertOptions, check_extent, headers, memory_needed, probe};
+use crate::convert::{ConvertOptions, Finding, Probed, check_extent, headers, memory_needed, probe};
 use crate::dataset::Dataset;
 use crate::preprocess::{PreprocessConfig, resampled_shape};
 
@@ -43,6 +43,8 @@ pub struct Plan {
     pub datasets: Vec<DatasetPlan>,
     /// Cases that their headers rule out, or that the probe found unusable.
     pub skipped: Vec<SkippedCase>,
+    /// Oddities of the headers, and of the values of cases converted by the probe.
+    pub findings: Vec<Finding>,
     /// Number of cases converted by the probe.
     pub probed: usize,
     /// Upper bound of the memory that cases take together, in bytes, within the budget given.
@@ -57,6 +59,8 @@ struct Sized<'a> {
     bytes_in: u64,
     voxels: u64,
     memory: u64,
+    /// Oddities of the header.
+    notes: Vec<String>,
 }
 
 /// Measurement of one case, or of several together.
@@ -103,7 +107,12 @@ pub fn plan(
         let mut cases = Vec::with_capacity(headers.len());
         for header in headers {
             match header {
-                Ok(case) => cases.push(case),
+                Ok(case) => {
+                    let key = case.case.key();
+                    let finding = |text: &String| Finding { case: key.clone(), text: text.clone() };
+                    plan.findings.extend(case.notes.iter().map(finding));
+                    cases.push(case);
+                }
                 Err(skipped) => plan.skipped.push(skipped),
             }
         }
@@ -143,7 +152,9 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
     let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
     let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot look at its files: {err}"));
     let bytes_in = case.file_bytes().map_err(unseen)?;
-    Ok(Sized { case, bytes_in, voxels, memory: memory_needed(bytes_in, &image, label.as_ref(), config) })
+    let memory = memory_needed(bytes_in, &image, label.as_ref(), config);
+    let notes = image.notes.iter().map(ToString::to_string).collect();
+    Ok(Sized { case, bytes_in, voxels, memory, notes })
 }
 
 /// Measures cases of all datasets and sizes until the time is over; the median case of the first dataset in any case.
@@ -170,11 +181,13 @@ fn probe_cases(
             }
             tried[number].push(at);
             match probe(root, chosen.case, config, options) {
-                Ok((bytes_out, secs)) => {
+                Ok(Probed { bytes_out, secs, findings }) => {
                     let one = Measured { voxels: chosen.voxels, bytes_out, secs };
                     by_dataset[number].add(one);
                     all.add(one);
                     plan.probed += 1;
+                    let of_values = findings.into_iter().filter(|text| !chosen.notes.contains(text));
+                    plan.findings.extend(of_values.map(|text| Finding { case: chosen.case.key(), text }));
                 }
                 Err(skipped) => plan.skipped.push(skipped),
             }

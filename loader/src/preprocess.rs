@@ -48,16 +48,16 @@ impl PreprocessConfig {
     /// Checks ranges.
     ///
     /// # Errors
-    /// Says which value is out of range, and the range.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first value that is out of range.
+    pub fn validate(&self) -> Result<(), PreprocessConfigError> {
         let [low, high] = self.window;
         let whole = |value: f64| value.fract() == 0.0 && (-32_768.0..=32_767.0).contains(&value);
         if !(whole(low) && whole(high) && low < high) {
-            return Err(format!("window {low},{high}: expected two whole HU values, the lower one first"));
+            return Err(PreprocessConfigError::Window { low, high });
         }
         match self.spacing {
             Some(spacing) if !spacing.iter().all(|side| (0.05..=50.0).contains(side)) => {
-                Err(format!("spacing {spacing:?}: expected 0.05 to 50 mm"))
+                Err(PreprocessConfigError::Spacing { spacing })
             }
             _ => Ok(()),
         }
@@ -70,6 +70,25 @@ impl PreprocessConfig {
         let text = format!("preprocess v1 {self:?}");
         blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
+}
+
+/// A parameter of preprocessing that is out of range.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum PreprocessConfigError {
+    /// Ends of the window that are no whole numbers of 16 bits, or in the wrong order.
+    #[error("window {low},{high}: expected two whole HU values, the lower one first")]
+    Window {
+        /// Lower end, in HU.
+        low: f64,
+        /// Upper end, in HU.
+        high: f64,
+    },
+    /// Voxels too small or too large for a scan.
+    #[error("spacing {spacing:?}: expected 0.05 to 50 mm")]
+    Spacing {
+        /// Side lengths, in mm.
+        spacing: [f64; 3],
+    },
 }
 
 /// A volume ready for the cache, z fastest.

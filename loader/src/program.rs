@@ -35,7 +35,9 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use interrupt::{interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, escape_name, note, print};
-pub use values::{Expected, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window};
+pub use values::{
+    Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+};
 
 /// A wrong value on the command line that clap cannot detect; it ends the program with [`USAGE`].
 #[derive(Debug, thiserror::Error)]

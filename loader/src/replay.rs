@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::batch::{Batch, CropRecord};
-use crate::picture::{Canvas, FAINT, LETTER, Plane, TEXT, fitting};
+use crate::picture::{Canvas, FAINT, LETTER, Plane, Rgb, TEXT, fitting};
 
 /// Description of a batch, without its voxels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,8 +33,8 @@ impl<'a> Replay<'a> {
 const WIDTH: usize = 1680;
 /// Pixels between tiles.
 const GAP: usize = 8;
-/// Height of a tile's caption in pixels.
-const CAPTION: usize = 2 * (LETTER + 3) + 4;
+/// Height of a line of a caption in pixels.
+const LINE: usize = LETTER + 3;
 
 /// Grid of a contact sheet, in pixels.
 #[derive(Clone, Copy, Debug)]
@@ -42,29 +42,34 @@ struct Layout {
     columns: usize,
     /// Width and height of a tile, without its caption.
     tile: [usize; 2],
+    /// Height of a tile's caption.
+    caption: usize,
     /// Height of the heading.
     top: usize,
 }
 
 impl Layout {
-    /// Grid for crops whose slices have `x` by `y` voxels.
-    fn new(num_crops: usize, [x, y]: [usize; 2]) -> Self {
+    /// Grid for the crops of a batch, with room for the longest of their captions.
+    fn of(batch: &Batch) -> Self {
+        let [num_crops, _, x, y, _] = batch.shape;
         let columns = columns(num_crops);
         let width = (WIDTH - GAP) / columns - GAP;
-        Self { columns, tile: [width, (width * y / x).max(1)], top: 2 * GAP + 2 * LETTER + 12 }
+        let tile = [width, (width * y / x).max(1)];
+        let lines = batch.crops.iter().map(|crop| caption(crop, width / LETTER).len()).max().unwrap_or(0);
+        Self { columns, tile, caption: lines * LINE + 4, top: 2 * GAP + 2 * LETTER + 12 }
     }
 
     /// Upper left corner of a crop's tile.
     fn position(&self, number: usize) -> [usize; 2] {
         let [width, height] = self.tile;
-        [GAP + number % self.columns * (width + GAP), self.top + number / self.columns * (height + CAPTION + GAP)]
+        [GAP + number % self.columns * (width + GAP), self.top + number / self.columns * (height + self.caption + GAP)]
     }
 
     /// Width and height of the sheet.
     fn size(&self, num_crops: usize) -> [usize; 2] {
         let [width, height] = self.tile;
         let rows = num_crops.div_ceil(self.columns);
-        [self.columns * (width + GAP) + GAP, self.top + rows * (height + CAPTION + GAP)]
+        [self.columns * (width + GAP) + GAP, self.top + rows * (height + self.caption + GAP)]
     }
 }
 
@@ -74,7 +79,7 @@ impl Layout {
 pub fn contact_sheet(batch: &Batch) -> Canvas {
     let [num_crops, _, x, y, z] = batch.shape;
     let num_voxels = x * y * z;
-    let layout = Layout::new(num_crops, [x, y]);
+    let layout = Layout::of(batch);
     let [tile_width, tile_height] = layout.tile;
     let (images, labels) = (batch.to_floats(), batch.to_labels());
     let [width, height] = layout.size(num_crops);
@@ -88,13 +93,27 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
             (images[first + voxel], labels.as_ref().map_or(0, |labels| labels[first + voxel]))
         });
         canvas.slice(at, layout.tile, &slice);
-        let name = crop.case.rsplit('/').next().unwrap_or_default();
-        let [ox, oy, oz] = crop.origin;
-        canvas.text([at[0], at[1] + tile_height + 3], 1, TEXT, &fitting(name, tile_width / LETTER));
-        let place = format!("{}: {ox},{oy},{oz}", crop.crop);
-        canvas.text([at[0], at[1] + tile_height + LETTER + 6], 1, FAINT, &fitting(&place, tile_width / LETTER));
+        for (line, (text, colour)) in caption(crop, tile_width / LETTER).into_iter().enumerate() {
+            canvas.text([at[0], at[1] + tile_height + 3 + line * LINE], 1, colour, &text);
+        }
     }
     canvas
+}
+
+/// Lines below a crop's tile: its case, and its number and origin, each wrapped to `letters` letters.
+fn caption(crop: &CropRecord, letters: usize) -> Vec<(String, Rgb)> {
+    let name = crop.case.rsplit('/').next().unwrap_or_default();
+    let [x, y, z] = crop.origin;
+    let place = format!("{}: {x},{y},{z}", crop.crop);
+    let lines = [(name, TEXT), (place.as_str(), FAINT)];
+    lines.into_iter().flat_map(|(text, colour)| wrapped(text, letters).map(move |line| (line, colour))).collect()
+}
+
+/// A text in lines of at most `letters` letters.
+fn wrapped(text: &str, letters: usize) -> impl Iterator<Item = String> {
+    let text: Vec<char> = text.chars().collect();
+    let lines: Vec<String> = text.chunks(letters.max(1)).map(|line| line.iter().collect()).collect();
+    lines.into_iter()
 }
 
 /// Number of columns for a sheet about as high as a screen; at least 4, so that few crops are not enlarged too much.
@@ -139,7 +158,7 @@ mod tests {
         for num_crops in [1, 8, 192, 1000] {
             let batch = batch(num_crops);
             let sheet = contact_sheet(&batch);
-            let layout = Layout::new(num_crops, [6, 4]);
+            let layout = Layout::of(&batch);
             let [width, height] = layout.tile;
             assert!(layout.columns >= 4 && width * 4 / 6 == height, "{layout:?}");
             for crop in 0..num_crops {
@@ -158,11 +177,29 @@ mod tests {
                 // The caption below, and room for all of it.
                 let caption = |at: [usize; 2]| sheet.pixel(at) != BACKGROUND;
                 let mut below =
-                    (0..CAPTION).flat_map(|row| (0..width).map(move |column| [x + column, y + height + row]));
+                    (0..layout.caption).flat_map(|row| (0..width).map(move |column| [x + column, y + height + row]));
                 assert!(below.any(caption), "crop {crop} of {num_crops} has no caption");
             }
             assert_eq!([sheet.width, sheet.height], layout.size(num_crops));
             assert!(sheet.width <= WIDTH);
+        }
+    }
+
+    #[test]
+    fn captions_are_wrapped_and_not_cut() {
+        let crop = CropRecord {
+            case: "Dataset001_A/patient_0000123".into(),
+            epoch: 0,
+            crop: 3,
+            origin: [-12, 200, 64],
+            case_key: 0,
+            augmentation: Vec::new(),
+        };
+        for letters in [1, 7, 10, 40] {
+            let lines = caption(&crop, letters);
+            assert!(lines.iter().all(|(line, _)| line.chars().count() <= letters), "{lines:?}");
+            let text: String = lines.into_iter().map(|(line, _)| line).collect();
+            assert_eq!(text, "patient_00001233: -12,200,64");
         }
     }
 

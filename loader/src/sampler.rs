@@ -2,7 +2,7 @@
 //!
 //! # Law
 //! A crop's kind is foreground with the configured rate, else background; a kind that the volume lacks is replaced by
-//! the other. Its centre is uniform over the voxels of that kind, by the counts of [`hiend_cache::occupancy`]. The box
+//! the other. Voxels with the ignore label are neither: nobody annotated them. Its centre is uniform over the voxels of that kind, by the counts of [`hiend_cache::occupancy`]. The box
 //! is placed as in MONAI's `RandCropByPosNegLabeld`: it starts half a crop before the centre and is moved inside the
 //! volume if it would reach out. A volume that is shorter than the crop is centred and padded.
 
@@ -60,19 +60,21 @@ pub struct CentrePick {
 }
 
 impl SampleBy {
-    /// Samples the centre of the crop `id`.
+    /// Samples the centre of the crop `id`; `ignore` is the label of voxels without annotation. In a case without any
+    /// annotated voxel, the centre is sampled as by [`SampleBy::Intensity`].
     #[must_use]
-    pub fn pick(self, id: &DrawId, foreground_rate: f64, occupancy: &Occupancy) -> CentrePick {
+    pub fn pick(self, id: &DrawId, foreground_rate: f64, occupancy: &Occupancy, ignore: Option<u8>) -> CentrePick {
         let mut rng = id.rng(Operation::Centre);
         let wants_foreground = rng.random::<f64>() < foreground_rate;
         let labelled: Vec<(Kind, &Counts)> = occupancy
             .classes
             .iter()
-            .filter(|(class, _)| *class != 0)
+            .filter(|(class, _)| *class != 0 && Some(*class) != ignore.map(u32::from))
             .map(|(class, n)| (Kind::Class(*class), n))
             .collect();
         let unlabelled = occupancy.class(0).map(|counts| (Kind::Class(0), counts));
-        let (foreground, background) = match self {
+        let is_annotated = unlabelled.is_some() || !labelled.is_empty();
+        let (foreground, background) = match if is_annotated { self } else { Self::Intensity } {
             Self::Intensity => {
                 (vec![(Kind::Foreground, &occupancy.foreground)], vec![(Kind::Background, &occupancy.background)])
             }
@@ -129,10 +131,15 @@ mod tests {
     }
 
     /// Shares of kinds and chunks among many picks; every pick is of an existing voxel.
-    fn shares(sample_by: SampleBy, rate: f64, occupancy: &Occupancy) -> BTreeMap<(u32, usize), f64> {
+    fn shares(
+        sample_by: SampleBy,
+        rate: f64,
+        occupancy: &Occupancy,
+        ignore: Option<u8>,
+    ) -> BTreeMap<(u32, usize), f64> {
         let mut shares = BTreeMap::new();
         for crop in 0..NUM_DRAWS {
-            let pick = sample_by.pick(&DrawId { seed: 1, epoch: 2, case: 3, crop }, rate, occupancy);
+            let pick = sample_by.pick(&DrawId { seed: 1, epoch: 2, case: 3, crop }, rate, occupancy, ignore);
             let (kind, counts) = match pick.kind {
                 Kind::Foreground => (1, &occupancy.foreground),
                 Kind::Background => (0, &occupancy.background),
@@ -147,7 +154,17 @@ mod tests {
 
     /// Checks shares to five standard errors, and that nothing else is picked.
     fn check(sample_by: SampleBy, rate: f64, occupancy: &Occupancy, expected: &[((u32, usize), f64)]) {
-        let shares = shares(sample_by, rate, occupancy);
+        check_with(sample_by, rate, occupancy, None, expected);
+    }
+
+    fn check_with(
+        sample_by: SampleBy,
+        rate: f64,
+        occupancy: &Occupancy,
+        ignore: Option<u8>,
+        expected: &[((u32, usize), f64)],
+    ) {
+        let shares = shares(sample_by, rate, occupancy, ignore);
         assert_eq!(
             shares.keys().copied().collect::<Vec<_>>(),
             expected.iter().map(|(key, _)| *key).collect::<Vec<_>>()
@@ -199,11 +216,33 @@ mod tests {
     }
 
     #[test]
+    fn ignored_voxels_are_no_foreground() {
+        let occupancy = occupancy();
+        let background = [((0, 0), 0.1), ((0, 2), 0.1), ((0, 3), 0.05)];
+        let with = |class: [((u32, usize), f64); 2]| [background.as_slice(), &class].concat();
+        let of_2 = with([((2, 1), 0.75 * 27.0 / 35.0), ((2, 4), 0.75 * 8.0 / 35.0)]);
+        for sample_by in [SampleBy::Label, SampleBy::Class] {
+            check_with(sample_by, 0.75, &occupancy, Some(7), &of_2);
+        }
+        // A label that does not occur changes no pick.
+        for crop in 0..100 {
+            let id = DrawId { seed: 1, epoch: 2, case: 3, crop };
+            let pick = |ignore| SampleBy::Class.pick(&id, 0.75, &occupancy, ignore);
+            assert_eq!(pick(Some(9)), pick(None));
+        }
+        // Nothing is annotated.
+        let ignored = Occupancy { classes: occupancy.classes[2..].to_vec(), ..occupancy };
+        let shares = [((0, 0), 0.25 * 50.0 / 120.0), ((0, 1), 0.25 / 6.0), ((0, 2), 0.25 * 50.0 / 120.0)];
+        let expected = [shares.as_slice(), &[((1, 1), 0.75 * 0.75), ((1, 4), 0.75 * 0.25)]].concat();
+        check_with(SampleBy::Label, 0.75, &ignored, Some(7), &expected);
+    }
+
+    #[test]
     fn rates_0_and_1_are_exact() {
         let occupancy = occupancy();
-        let foreground = shares(SampleBy::Intensity, 1.0, &occupancy);
+        let foreground = shares(SampleBy::Intensity, 1.0, &occupancy, None);
         assert!(foreground.keys().all(|(kind, _)| *kind == 1));
-        let background = shares(SampleBy::Intensity, 0.0, &occupancy);
+        let background = shares(SampleBy::Intensity, 0.0, &occupancy, None);
         assert!(background.keys().all(|(kind, _)| *kind == 0));
     }
 

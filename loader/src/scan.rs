@@ -8,8 +8,10 @@ use std::str::FromStr;
 
 use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 
+use crate::case::ImageRole;
+use crate::convert::{ExtentError, Judged, OnSuspect, Suspicion, check_extent};
 use crate::geometry::{Affine, inverse};
-use crate::nifti::{NiftiError, file_stem, read_volume};
+use crate::nifti::{NiftiError, file_stem, read_info, read_volume};
 use crate::preprocess::window::{Scale, Store};
 use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
 use crate::sampler::box_start;
@@ -27,6 +29,22 @@ pub enum ScanError {
         path: PathBuf,
         /// The reason.
         source: PreprocessError,
+    },
+    /// The values are not those of a CT in HU.
+    #[error("{}: {suspicion}", path.display())]
+    Suspect {
+        /// The file.
+        path: PathBuf,
+        /// The sign.
+        suspicion: Suspicion,
+    },
+    /// The header gives the scan a size that no scan of a body has.
+    #[error("{}: {source}", path.display())]
+    Extent {
+        /// The file.
+        path: PathBuf,
+        /// The size.
+        source: ExtentError,
     },
     /// The cache is damaged.
     #[error(transparent)]
@@ -62,6 +80,8 @@ pub struct Scan {
     pub shape: [usize; 3],
     /// Place of the voxels in the world.
     pub geometry: Geometry,
+    /// Oddities of the file's header and values, each in one line.
+    pub findings: Vec<String>,
     samples: Vec<u16>,
     scale: Scale,
 }
@@ -70,14 +90,21 @@ impl Scan {
     /// Reads a `NIfTI` file and preprocesses it as `hiend-shard` does.
     ///
     /// # Errors
-    /// If the file cannot be read, or holds nothing above the window's lower end.
-    pub fn read(path: &Path, config: &PreprocessConfig) -> Result<Self, ScanError> {
+    /// If the file cannot be read, has an impossible size, holds nothing above the window's lower end, or is refused by
+    /// [`OnSuspect::judge`].
+    pub fn read(path: &Path, config: &PreprocessConfig, on_suspect: OnSuspect) -> Result<Self, ScanError> {
         let unusable = |source| ScanError::Unusable { path: path.to_owned(), source };
-        let prepared = preprocess(&read_volume(path)?, None, config).map_err(unusable)?;
+        let extent = |source| ScanError::Extent { path: path.to_owned(), source };
+        check_extent(&read_info(path)?, config).map_err(extent)?;
+        let volume = read_volume(path)?;
+        let suspect = |suspicion| ScanError::Suspect { path: path.to_owned(), suspicion };
+        let Judged { findings, .. } = on_suspect.judge(&volume, ImageRole::Assumed, config.window).map_err(suspect)?;
+        let prepared = preprocess(&volume, None, config).map_err(unusable)?;
         Ok(Self {
             name: name_of(path),
             shape: prepared.shape,
             geometry: prepared.geometry,
+            findings,
             samples: prepared.image,
             // One quantized value is one HU.
             scale: Scale::new(1.0, prepared.quantiser.offset, config.window),
@@ -103,6 +130,7 @@ impl Scan {
             name: case.key().to_owned(),
             shape: volume.shape,
             geometry: record.geometry.clone(),
+            findings: record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default(),
             samples: volume.image,
             scale: Scale::new(record.image.scale, record.image.offset, window),
         })
@@ -267,6 +295,7 @@ mod tests {
     use super::*;
     use crate::convert::Conversion;
     use crate::dataset;
+    use crate::nifti::testing::TestFile;
     use crate::phantom::{PhantomConfig, write_dataset};
     use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
     use crate::transform::Chain;
@@ -296,7 +325,7 @@ mod tests {
             let case = cache.case(&crop.case).unwrap();
             let cached = Scan::of_case(&cache, case, None).unwrap();
             let file = raw.join("Dataset001_P/imagesTr").join(format!("{}_0000.nii.gz", case.record().case_id));
-            let read = Scan::read(&file, &config).unwrap();
+            let read = Scan::read(&file, &config, OnSuspect::Fail).unwrap();
             assert!(cached.crop(crop.origin, size) == images, "{} at {:?}", crop.case, crop.origin);
             assert!(read.crop(crop.origin, size) == images, "{} at {:?}", crop.case, crop.origin);
             assert_eq!(read.geometry, cached.geometry);
@@ -308,6 +337,27 @@ mod tests {
             assert!(message.contains("10000.0,10000.0,10000.0mm lies outside; the scan covers"), "{message}");
             assert!(read.voxel_at(Point::Voxel([-9.0; 3])).is_err());
         }
+    }
+
+    #[test]
+    fn suspicious_scans_are_told_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let shape = [12, 10, 8];
+        let inside = |at: usize| (3..9).contains(&(at % 12)) && (2..8).contains(&(at / 12 % 10));
+        let voxels = |of: &dyn Fn(usize) -> i16| (0..960).map(of).collect::<Vec<i16>>();
+        let noise = |at: usize| i16::try_from(at * 7919 % 41).unwrap();
+        let offset = voxels(&|at| noise(at) + if inside(at) { 1040 } else { 0 });
+        let labels = voxels(&|at| i16::from(inside(at)));
+        let write = |name: &str, voxels: &[i16]| TestFile::new(shape, voxels).write(&folder.path().join(name));
+        let (offset, labels) = (write("offset.nii", &offset), write("labels.nii", &labels));
+        let read = |path: &Path, on_suspect| Scan::read(path, &PreprocessConfig::default(), on_suspect);
+        let findings = read(&offset, OnSuspect::Warn).unwrap().findings;
+        assert!(findings.len() == 1 && findings[0].contains("HU with an offset"), "{findings:?}");
+        for on_suspect in [OnSuspect::Skip, OnSuspect::Fail] {
+            assert!(matches!(read(&offset, on_suspect), Err(ScanError::Suspect { .. })));
+        }
+        let error = read(&labels, OnSuspect::Warn).unwrap_err().to_string();
+        assert!(error.contains("labels.nii: a label map by its values"), "{error}");
     }
 
     #[test]

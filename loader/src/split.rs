@@ -1,12 +1,18 @@
 //! Selection of a cache's cases: datasets by name, and training or validation by list, fold or number of shots.
 //!
 //! # Law
-//! A case's fold is a hash of the split's seed and the case's key, modulo the number of folds. It depends on nothing
-//! else, so a case stays in its fold when others are added to the cache, and two caches agree about a case that both
-//! hold. Folds are therefore of nearly equal size, not of equal size.
+//! The cases of a cache, sorted by dataset and within it by a hash of the split's seed and the case's key, are dealt to
+//! the folds in turn ([`FoldRule::Dealt`]). Folds differ by one case at most, over the cache and within every dataset.
+//! Which datasets a stream includes changes no case's fold; cases added to the cache may change it.
+//!
+//! [`FoldRule::Hashed`] is the rule of configurations that name none: a case's fold is the hash modulo the number of
+//! folds. It depends on nothing else, so a case stays in its fold when others are added, but of a few cases a fold may
+//! get none.
 //!
 //! For learning from few cases, the shots are the cases with the smallest such hashes among the selected datasets.
 //! Their number is exact; adding cases to the cache may change the choice.
+
+mod nnunet;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,12 +22,14 @@ use wildmatch::WildMatch;
 
 use crate::rng::case_key;
 
-/// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train" }`,
-/// `{ shots = 1, part = "train" }`, `{ list = "train.txt" }` or `{ cases = ["A/case1"] }`.
+/// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train", rule = "dealt" }`,
+/// `{ splits = "splits_final.json", fold = 0, part = "train" }`, `{ shots = 1, part = "train" }`,
+/// `{ list = "train.txt" }` or `{ cases = ["A/case1"] }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected \"all\", { fold = 0, of = 5, part = \"train\" } with part \"train\" or \"validation\", \
+    expecting = "expected \"all\", { fold = 0, of = 5, part = \"train\", rule = \"dealt\" } with part \"train\" or \
+                 \"validation\" and rule \"dealt\" or \"hashed\", { splits = \"FILE\", fold = 0, part = \"train\" }, \
                  { shots = 1, part = \"train\" }, { list = \"FILE\" }, or { cases = [\"CASE\"] }"
 )]
 pub enum Split {
@@ -29,6 +37,8 @@ pub enum Split {
     All(All),
     /// Cases of one fold, or of all others.
     Fold(FoldSplit),
+    /// Cases of one fold of nnU-Net's file.
+    File(FileSplit),
     /// A given number of cases, or all others.
     Shots(ShotSplit),
     /// Cases of a list.
@@ -59,6 +69,43 @@ pub struct FoldSplit {
     /// Seed of the assignment of cases to folds.
     #[serde(default)]
     pub seed: u64,
+    /// Assignment of cases to folds.
+    #[serde(default, skip_serializing_if = "FoldRule::is_hashed")]
+    pub rule: FoldRule,
+}
+
+/// Assignment of cases to folds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoldRule {
+    /// Hash modulo the number of folds: the rule of configurations that name none, so that existing runs keep their
+    /// folds.
+    #[default]
+    Hashed,
+    /// In turn, in an order shuffled by the seed: folds of equal size.
+    Dealt,
+}
+
+impl FoldRule {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_hashed(&self) -> bool {
+        *self == Self::Hashed
+    }
+}
+
+/// One fold of nnU-Net's `splits_final.json`: a list with the names of the cases to train and to validate on, per fold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSplit {
+    /// Path of the file.
+    pub splits: PathBuf,
+    /// Number of the fold, from 0.
+    pub fold: u32,
+    /// Number of folds that the file must have; any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u32>,
+    /// The fold's cases to train on, or to validate on.
+    pub part: Part,
 }
 
 /// A given number of cases to learn from, or all others.
@@ -116,7 +163,7 @@ impl Split {
             }
             Self::Shots(ShotSplit { shots: 0, .. }) => Some("shots = 0; expected at least 1".into()),
             Self::Cases(CaseSplit { cases }) if cases.is_empty() => Some("cases = []; expected at least one".into()),
-            Self::All(_) | Self::Fold(_) | Self::Shots(_) | Self::List(_) | Self::Cases(_) => None,
+            Self::All(_) | Self::Fold(_) | Self::File(_) | Self::Shots(_) | Self::List(_) | Self::Cases(_) => None,
         }
     }
 
@@ -129,6 +176,7 @@ impl Split {
             Self::List(ListSplit { list }) => {
                 Ok(Self::Cases(CaseSplit { cases: read_list(list)?.into_iter().collect() }))
             }
+            Self::File(file) => Ok(Self::Cases(CaseSplit { cases: nnunet::read(file)?.into_iter().collect() })),
             other => Ok(other.clone()),
         }
     }
@@ -171,6 +219,22 @@ pub enum SelectError {
         /// File of the list.
         list: PathBuf,
     },
+    /// The file of folds is not nnU-Net's.
+    #[error("{}: {reason}", splits.display())]
+    BadSplits {
+        /// The file.
+        splits: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+    /// A fold would have no case.
+    #[error("split: {of} folds of {cases} cases; expected at most as many folds as cases")]
+    TooManyFolds {
+        /// Number of folds, as configured.
+        of: u32,
+        /// Number of cases in the cache.
+        cases: usize,
+    },
     /// No case would be left to validate on.
     #[error("split: shots = {shots} of {cases} cases; expected fewer shots than cases, so that some validate")]
     TooManyShots {
@@ -182,18 +246,37 @@ pub enum SelectError {
 }
 
 impl FoldSplit {
-    /// Fold of a case.
+    /// Fold of each case of a cache.
+    ///
+    /// # Errors
+    /// If cases are dealt, and there are fewer of them than folds.
     ///
     /// # Panics
     /// If the number of folds is 0.
-    #[must_use]
-    pub fn fold_of(&self, key: &str) -> u32 {
-        u32::try_from(hash(self.seed, key) % u64::from(self.of)).expect("less than a u32")
+    pub fn folds_of(&self, cases: &[CaseName<'_>]) -> Result<Vec<u32>, SelectError> {
+        let modulo = |number: u64| u32::try_from(number % u64::from(self.of)).expect("less than a u32");
+        if self.rule == FoldRule::Hashed {
+            return Ok(cases.iter().map(|case| modulo(hash(self.seed, case.key))).collect());
+        }
+        if cases.len() < self.of as usize {
+            return Err(SelectError::TooManyFolds { of: self.of, cases: cases.len() });
+        }
+        let mut order: Vec<(&str, u64, &str, usize)> = cases
+            .iter()
+            .enumerate()
+            .map(|(at, case)| (case.dataset, hash(self.seed, case.key), case.key, at))
+            .collect();
+        order.sort_unstable();
+        let mut folds = vec![0; cases.len()];
+        for ((_, _, _, at), number) in order.into_iter().zip(0..) {
+            folds[at] = modulo(number);
+        }
+        Ok(folds)
     }
 
-    /// True if a case belongs to the part.
-    fn takes(&self, key: &str) -> bool {
-        (self.fold_of(key) == self.fold) == (self.part == Part::Validation)
+    /// True if a case of this fold belongs to the part.
+    fn takes(&self, fold: u32) -> bool {
+        (fold == self.fold) == (self.part == Part::Validation)
     }
 }
 
@@ -251,6 +334,7 @@ impl Selector {
         let listed = match split {
             Split::List(ListSplit { list }) => read_list(list)?,
             Split::Cases(CaseSplit { cases }) => cases.iter().cloned().collect(),
+            Split::File(file) => nnunet::read(file)?,
             Split::All(_) | Split::Fold(_) | Split::Shots(_) => BTreeSet::new(),
         };
         Ok(Self { include: compile(include), exclude: compile(exclude), split: split.clone(), listed })
@@ -270,26 +354,32 @@ impl Selector {
                 return Err(SelectError::UnknownDataset { name: name.clone() });
             }
         }
-        let listed = |name: &str| cases.iter().any(|case| name == case.key || name == short_key(case.key));
-        if let Some(name) = self.listed.iter().find(|name| !listed(name)).cloned() {
+        let names: BTreeSet<&str> = cases.iter().flat_map(|case| [case.key, short_key(case.key)]).collect();
+        if let Some(name) = self.listed.iter().find(|name| !names.contains(name.as_str())).cloned() {
             return Err(match &self.split {
-                Split::List(ListSplit { list }) => SelectError::UnknownCase { list: list.clone(), name },
+                Split::List(ListSplit { list }) | Split::File(FileSplit { splits: list, .. }) => {
+                    SelectError::UnknownCase { list: list.clone(), name }
+                }
                 _ => SelectError::NoCase { name },
             });
         }
-        let taken = |case: &CaseName<'_>| {
+        let folds = match &self.split {
+            Split::Fold(split) => split.folds_of(cases)?,
+            _ => Vec::new(),
+        };
+        let taken = |(idx, case): (usize, &CaseName<'_>)| {
             let by_name = (self.include.is_empty() || meets(&self.include, case)) && !meets(&self.exclude, case);
             by_name
                 && match &self.split {
                     Split::All(All::All) | Split::Shots(_) => true,
-                    Split::Fold(split) => split.takes(case.key),
-                    Split::List(_) | Split::Cases(_) => {
+                    Split::Fold(split) => split.takes(folds[idx]),
+                    Split::List(_) | Split::File(_) | Split::Cases(_) => {
                         self.listed.contains(case.key) || self.listed.contains(short_key(case.key))
                     }
                 }
         };
         let mut taken: Vec<(usize, &str)> =
-            cases.iter().enumerate().filter(|(_, case)| taken(case)).map(|(idx, case)| (idx, case.key)).collect();
+            cases.iter().enumerate().filter(|place| taken(*place)).map(|(idx, case)| (idx, case.key)).collect();
         if let Split::Shots(shots) = &self.split {
             shots.keep(&mut taken)?;
         }
@@ -338,14 +428,18 @@ mod tests {
         Selector::new(&owned(include), &owned(exclude), split)?.select(&names(keys))
     }
 
+    /// Folds of [`keys`] of 12 cases.
+    const HASHED_FOLDS: [u32; 12] = [3, 2, 3, 1, 0, 4, 0, 0, 4, 2, 3, 3];
+    const DEALT_FOLDS: [u32; 12] = [1, 0, 4, 0, 2, 0, 2, 1, 1, 3, 4, 3];
+
     fn keys(n: usize) -> Vec<String> {
         (0..n).map(|case| format!("Dataset{:03}_SET{}/case{case}", case % 3, case % 3)).collect()
     }
 
     proptest! {
         #[test]
-        fn every_case_is_held_out_in_one_fold_and_stays_in_it(n in 1usize..60, of in 2u32..8, seed: u64) {
-            let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed });
+        fn hashed_cases_are_held_out_in_one_fold_and_stay_in_it(n in 1usize..60, of in 2u32..8, seed: u64) {
+            let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed, rule: FoldRule::Hashed });
             let (keys, more) = (keys(n), keys(n + 30));
             let mut held_out = Vec::new();
             for fold in 0..of {
@@ -362,14 +456,62 @@ mod tests {
             held_out.sort_unstable();
             prop_assert_eq!(held_out, (0..n).collect::<Vec<_>>());
         }
+
+        #[test]
+        fn dealt_folds_are_equal_over_all_cases_and_within_datasets(n in 8usize..60, of in 2u32..8, seed: u64) {
+            let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed, rule: FoldRule::Dealt });
+            let keys = keys(n);
+            for include in [&[][..], &["SET1"], &["SET0", "SET2"]] {
+                let mut held_out = Vec::new();
+                let mut sizes = Vec::new();
+                for fold in 0..of {
+                    let validation = select(&split(fold, Part::Validation), include, &[], &keys).unwrap();
+                    let train = select(&split(fold, Part::Train), include, &[], &keys).unwrap();
+                    prop_assert!(train.iter().all(|case| !validation.contains(case)));
+                    sizes.push(validation.len());
+                    held_out.extend(validation);
+                    // Which datasets are included changes no case's fold.
+                    let all = select(&split(fold, Part::Train), &[], &[], &keys).unwrap();
+                    prop_assert!(train.iter().all(|case| all.contains(case)));
+                }
+                held_out.sort_unstable();
+                let expected = select(&Split::default(), include, &[], &keys).unwrap();
+                prop_assert_eq!(held_out, expected);
+                let datasets = if include.is_empty() { 1 } else { include.len() };
+                let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+                prop_assert!(most - least <= datasets, "{:?}", sizes);
+            }
+        }
+    }
+
+    /// Folds of the program that introduced each rule: a change would mix training and validation cases of existing runs.
+    #[test]
+    fn the_rules_of_folds_are_frozen() {
+        let keys = keys(12);
+        let folds =
+            |rule| FoldSplit { fold: 0, of: 5, part: Part::Train, seed: 0, rule }.folds_of(&names(&keys)).unwrap();
+        assert_eq!(folds(FoldRule::Hashed), HASHED_FOLDS);
+        assert_eq!(folds(FoldRule::Dealt), DEALT_FOLDS);
     }
 
     #[test]
-    fn folds_are_nearly_equal() {
-        let split = FoldSplit { fold: 0, of: 5, part: Part::Train, seed: 3 };
+    fn every_fold_of_few_cases_gets_one() {
+        let keys = keys(4);
+        let split = |fold, part| Split::Fold(FoldSplit { fold, of: 4, part, seed: 0, rule: FoldRule::Dealt });
+        for fold in 0..4 {
+            assert_eq!(select(&split(fold, Part::Validation), &[], &[], &keys).unwrap().len(), 1);
+            assert_eq!(select(&split(fold, Part::Train), &[], &[], &keys).unwrap().len(), 3);
+        }
+        let error = select(&split(0, Part::Train), &[], &[], &keys[..3]).unwrap_err().to_string();
+        assert_eq!(error, "split: 4 folds of 3 cases; expected at most as many folds as cases");
+    }
+
+    #[test]
+    fn hashed_folds_are_nearly_equal() {
+        let split = FoldSplit { fold: 0, of: 5, part: Part::Train, seed: 3, rule: FoldRule::Hashed };
         let mut counts = [0u32; 5];
-        for key in keys(10_000) {
-            counts[split.fold_of(&key) as usize] += 1;
+        for fold in split.folds_of(&names(&keys(10_000))).unwrap() {
+            counts[fold as usize] += 1;
         }
         // The expectation is 2000 with a standard deviation of 40; the bounds are four of those.
         assert!(counts.iter().all(|&n| (1840..2160).contains(&n)), "{counts:?}");
@@ -407,6 +549,31 @@ mod tests {
     }
 
     #[test]
+    fn folds_of_nnunet_are_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let split = |fold, of, part| Split::File(FileSplit { splits: file.path().to_owned(), fold, of, part });
+        let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+        write(
+            r#"[{"train": ["case0", "case2"], "val": ["case1"]}, {"train": ["case1"], "val": ["Dataset000_SET0/case0"]}]"#,
+        );
+        let keys = keys(4);
+        assert_eq!(select(&split(0, None, Part::Train), &[], &[], &keys).unwrap(), [0, 2]);
+        assert_eq!(select(&split(0, Some(2), Part::Validation), &[], &[], &keys).unwrap(), [1]);
+        assert_eq!(select(&split(1, None, Part::Validation), &[], &[], &keys).unwrap(), [0]);
+        let error = |split| select(&split, &[], &[], &keys).unwrap_err().to_string();
+        assert!(error(split(2, None, Part::Train)).ends_with(": 2 folds; no fold 2"));
+        assert!(error(split(0, Some(5), Part::Train)).ends_with(": 2 folds; expected 5"));
+        write(r#"[{"train": ["case9"], "val": ["case1"]}]"#);
+        assert!(error(split(0, None, Part::Train)).ends_with("no case is named \"case9\""));
+        write(r#"[{"train": ["case1"], "val": ["case2", "case1"]}]"#);
+        assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case1 is in train and in val"));
+        write(r#"[{"train": ["case1"], "val": []}]"#);
+        assert!(error(split(0, None, Part::Validation)).ends_with(": the list names no case"));
+        write(r#"{"train": []}"#);
+        assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
+    }
+
+    #[test]
     fn shots_train_and_the_other_cases_validate() {
         let keys = keys(9);
         let split = |shots, part, seed| Split::Shots(ShotSplit { shots, part, seed });
@@ -429,8 +596,15 @@ mod tests {
         let parse = |text: &str| serde_json::from_str::<Split>(text);
         assert_eq!(parse(r#""all""#).unwrap(), Split::default());
         let fold = parse(r#"{"fold": 1, "of": 5, "part": "validation"}"#).unwrap();
-        assert_eq!(fold, Split::Fold(FoldSplit { fold: 1, of: 5, part: Part::Validation, seed: 0 }));
+        let hashed = FoldSplit { fold: 1, of: 5, part: Part::Validation, seed: 0, rule: FoldRule::Hashed };
+        assert_eq!(fold, Split::Fold(hashed));
         assert_eq!(fold.fault(), None);
+        // Saved configurations that name no rule are compared by their text when a run is resumed.
+        assert!(!serde_json::to_string(&fold).unwrap().contains("rule"));
+        let dealt = parse(r#"{"fold": 1, "of": 5, "part": "validation", "rule": "dealt"}"#).unwrap();
+        assert_eq!(dealt, Split::Fold(FoldSplit { rule: FoldRule::Dealt, ..hashed }));
+        let file = parse(r#"{"splits": "a.json", "fold": 1, "part": "train"}"#).unwrap();
+        assert_eq!(file, Split::File(FileSplit { splits: "a.json".into(), fold: 1, of: None, part: Part::Train }));
         assert!(parse(r#"{"fold": 5, "of": 5, "part": "train"}"#).unwrap().fault().is_some());
         assert_eq!(parse(r#"{"list": "a.txt"}"#).unwrap(), Split::List(ListSplit { list: "a.txt".into() }));
         assert!(parse(r#"{"fold": 1}"#).unwrap_err().to_string().starts_with("expected \"all\""));

@@ -85,7 +85,8 @@ impl Visitor {
         self.locator.buffer_bytes() + self.decoder.buffer_bytes() + self.cutter.buffer_bytes()
     }
 
-    /// Cuts all crops of one visit into `slot`.
+    /// Cuts all crops of one visit into `slot`. `ignore` is the label of the case's voxels without annotation, on which
+    /// no crop is centred.
     ///
     /// # Errors
     /// If a chunk cannot be read or is corrupt.
@@ -94,7 +95,7 @@ impl Visitor {
     /// If the slot does not have the size that the plan needs.
     pub fn visit<F: Form>(
         &mut self,
-        case: &Case,
+        (case, ignore): (&Case, Option<u8>),
         epoch: u64,
         plan: &VisitPlan,
         slot: &mut VisitSlot<'_, F>,
@@ -105,7 +106,7 @@ impl Visitor {
         let mut crops = Vec::with_capacity(plan.num_crops);
         for crop in (0..).take(plan.num_crops) {
             let id = DrawId { seed: plan.seed, epoch, case: case_key, crop };
-            crops.push(self.plan_crop(case, &index, plan, &id)?);
+            crops.push(self.plan_crop((case, ignore), &index, plan, &id)?);
         }
         let array = &case.record().image;
         let scale = Scale::new(array.scale, array.offset, plan.window);
@@ -138,12 +139,12 @@ impl Visitor {
     /// Chooses parameters, centre and box of one crop.
     fn plan_crop(
         &mut self,
-        case: &Case,
+        (case, ignore): (&Case, Option<u8>),
         index: &CaseIndex,
         plan: &VisitPlan,
         id: &DrawId,
     ) -> Result<CropPlan, hiend_cache::Error> {
-        let pick = plan.sample_by.pick(id, plan.foreground_rate, &index.occupancy);
+        let pick = plan.sample_by.pick(id, plan.foreground_rate, &index.occupancy, ignore);
         let centre = self.locator.locate(&mut self.reader, case, index, &pick)?;
         Ok(CropPlan::new(plan, id, centre, index.grid.shape()))
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use hiend_cache::Cache;
+use hiend_cache::{Cache, lookup};
 use hiend_loader::convert::{Conversion, Event};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::{dataset, pipeline};
@@ -65,7 +65,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     println!("2. hiend-shard {} --out {}", data.display(), shards.display());
     shard(&data, &shards)?;
 
-    let run_dir = free_name(&args.out);
+    let run_dir = free_name(&args.out)?;
     println!("3. hiend-train --shards {} --preset tiny --run-dir {}", shards.display(), run_dir.display());
     let mut config = PretrainPreset::Tiny.config();
     // Half the batch and a short course, so that the loss falls within a coffee.
@@ -128,9 +128,12 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
 }
 
 /// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
-fn free_name(out: &Path) -> PathBuf {
-    let taken = |path: &PathBuf| path.exists();
+fn free_name(out: &Path) -> anyhow::Result<PathBuf> {
     let names = std::iter::once("run".to_owned()).chain((2..10_000).map(|number| format!("run-{number}")));
-    let mut paths = names.map(|name| out.join(name));
-    paths.find(|path| !taken(path)).unwrap_or_else(|| out.join("run"))
+    for path in names.map(|name| out.join(name)) {
+        if !lookup::exists(&path)? {
+            return Ok(path);
+        }
+    }
+    anyhow::bail!("{}: too many runs; remove some", out.display())
 }

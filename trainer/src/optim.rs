@@ -1,6 +1,6 @@
 //! `AdamW` with the settings of the recipe, the choice of parameters that decay, and clipping by the global norm.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams, ModuleOptimizer, Optimizer};
@@ -137,9 +137,14 @@ pub fn decayed_matrices<M: Module>(model: &M) -> Vec<String> {
     Parameters::of(model).0.into_iter().filter(Parameter::is_matrix).map(|p| p.path).collect()
 }
 
+/// Paths and shapes of a model's parameters, by the value of their ids.
+pub(crate) fn parameter_shapes<M: Module>(model: &M) -> BTreeMap<u64, (String, Vec<usize>)> {
+    Parameters::of(model).0.into_iter().map(|p| (p.id.val(), (p.path, p.shape))).collect()
+}
+
 struct Parameter {
     path: String,
-    rank: usize,
+    shape: Vec<usize>,
     id: ParamId,
     trained: bool,
 }
@@ -147,7 +152,7 @@ struct Parameter {
 impl Parameter {
     fn is_matrix(&self) -> bool {
         let name = self.path.rsplit('.').next().unwrap_or_default();
-        self.trained && self.rank > 1 && name == "weight"
+        self.trained && self.shape.len() > 1 && name == "weight"
     }
 }
 
@@ -173,7 +178,8 @@ impl ModuleVisitor for Parameters {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let trained = param.is_require_grad();
-        self.0.push(Parameter { path: self.1.join("."), rank: D, id: param.id, trained });
+        let shape = param.val().dims().to_vec();
+        self.0.push(Parameter { path: self.1.join("."), shape, id: param.id, trained });
     }
 }
 

@@ -8,11 +8,11 @@ use hiend_cache::prune::Pruned;
 
 use super::progress::Progress;
 use super::table::{count, facts, size};
-use super::task::{Task, num_cases, summary};
+use super::task::{Task, num_cases, refuse_unmatched, summary};
 use super::{plan, unused};
 use crate::cli;
-use crate::convert::{Conversion, Event, Summary, keep_share};
-use crate::dataset::{UnusedReason, Weight};
+use crate::convert::{Conversion, Event, OnSuspect, Summary, keep_share};
+use crate::dataset::{Exclude, UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
@@ -21,6 +21,11 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;
     task.options.checksum = args.checksum;
+    task.options.change_parameters = args.change_parameters;
+    task.options.forget_lost = args.forget_lost;
+    let (reconvert, unmatched) = Exclude::new(&args.reconvert).matches(&task.datasets);
+    refuse_unmatched("--reconvert", &unmatched, data)?;
+    task.options.reconvert = reconvert;
     if args.prune
         && let Some(lost) = task.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink)
     {
@@ -62,7 +67,11 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
             print(format_args!("  {skipped}"))?;
         }
     }
-    unused::list_findings(&summary)?;
+    unused::list_findings("Converted, but check these:", &summary.findings)?;
+    unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings)?;
+    if options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
+        print("--on-suspect does not apply to cases in the cache; --exclude NAME --prune removes them.")?;
+    }
     unused::list(&task)?;
     if summary.interrupted {
         print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
@@ -96,7 +105,7 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
         ("unchanged", count(summary.unchanged, "case")),
         ("skipped", count(summary.skipped.len(), "case")),
         ("excluded", count(excluded, "case")),
-        ("to check", count(summary.findings.len(), "finding")),
+        ("to check", count(summary.findings.len() + summary.known_findings.len(), "finding")),
         ("other files", other_files),
         ("voxels", format!("{:.1} million", summary.voxels as f64 / 1e6)),
         ("read", size(summary.bytes_in)),

@@ -78,8 +78,10 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
         ("superseded", size(cache.superseded_bytes())),
         ("voxels", format!("{:.1} million, {} B/voxel", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
     ];
-    let findings = cases.iter().filter(|case| case.record().values.iter().any(|values| !values.findings.is_empty()));
-    rows.push(("suspicious", format!("{} cases", findings.count())));
+    let findings = |case: &Case| case.record().values.clone().map(|values| values.findings).unwrap_or_default();
+    let suspects: Vec<(&str, Vec<String>)> =
+        cases.iter().map(|case| (case.key(), findings(case))).filter(|(_, findings)| !findings.is_empty()).collect();
+    rows.push(("suspicious", count(suspects.len(), "case")));
     rows.extend(parameters(manifest));
     rows.extend([("written by", manifest.created_by.clone()), ("digest", cache.digest())]);
     print(facts(rows))?;
@@ -129,6 +131,18 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
     print(by_case.align_right([4, 5]))?;
     if cases.len() > shown {
         print(format_args!("... and {} more; --rows 0 lists all", cases.len() - shown))?;
+    }
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    print("Check these cases:")?;
+    for (case, findings) in suspects.iter().take(shown) {
+        for text in findings {
+            print(format_args!("  {case}: {text}"))?;
+        }
+    }
+    if suspects.len() > shown {
+        print(format_args!("  ... and {} more; --rows 0 lists all", suspects.len() - shown))?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::program::read_token;
 use crate::program::{UsageError, note, print};
 #[cfg(feature = "client")]
 use crate::remote::{RemoteLoader, RemoteOptions};
-use crate::split::{FoldSplit, ListSplit, Part, Split};
+use crate::split::{FileSplit, FoldRule, FoldSplit, ListSplit, Part, Split};
 
 /// One line of output.
 #[derive(Serialize)]
@@ -126,13 +126,14 @@ fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> 
 }
 
 fn config(options: &StreamOptions) -> StreamConfig {
-    let split = match (options.fold, &options.list) {
-        (Some((fold, of)), _) => {
-            let part = if options.validation { Part::Validation } else { Part::Train };
-            Split::Fold(FoldSplit { fold, of, part, seed: 0 })
+    let part = if options.validation { Part::Validation } else { Part::Train };
+    let split = match (options.fold, &options.splits, &options.list) {
+        (Some((fold, of)), Some(splits), _) => {
+            Split::File(FileSplit { splits: splits.clone(), fold, of: Some(of), part })
         }
-        (None, Some(list)) => Split::List(ListSplit { list: list.clone() }),
-        (None, None) => Split::default(),
+        (Some((fold, of)), None, _) => Split::Fold(FoldSplit { fold, of, part, seed: 0, rule: FoldRule::Dealt }),
+        (None, _, Some(list)) => Split::List(ListSplit { list: list.clone() }),
+        (None, _, None) => Split::default(),
     };
     StreamConfig {
         crop_size: options.crop_size,
@@ -140,6 +141,7 @@ fn config(options: &StreamOptions) -> StreamConfig {
         visits_per_batch: options.visits_per_batch,
         foreground_rate: options.foreground_rate,
         sample_by: options.sample_by.into(),
+        ignore_label: None,
         window: None,
         labels: options.labels,
         on_corrupt: options.on_corrupt.into(),

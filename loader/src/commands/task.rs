@@ -45,9 +45,7 @@ impl Task {
         };
         let Listing { mut datasets, unused } = survey(data)?;
         let (excluded, unmatched) = Exclude::new(&args.exclude).apply(&mut datasets);
-        for pattern in unmatched {
-            tracing::warn!("--exclude {pattern} matches no dataset and no case");
-        }
+        refuse_unmatched("--exclude", &unmatched, data)?;
         note(format_args!("{}: {}", data.display(), summary(&datasets, excluded)));
         if num_cases(&datasets) == 0 {
             anyhow::bail!("{}: every case is excluded", data.display());
@@ -71,6 +69,15 @@ impl Task {
     pub(super) fn num_unused(&self, weight: Weight) -> usize {
         self.all_unused().filter(|unused| unused.reason.weight() == weight).count()
     }
+}
+
+/// Refuses patterns that match nothing: a misspelt name would otherwise change the selection in silence.
+pub(super) fn refuse_unmatched(flag: &str, patterns: &[String], data: &Path) -> Result<(), UsageError> {
+    if patterns.is_empty() {
+        return Ok(());
+    }
+    let (patterns, data) = (patterns.join(", "), data.display());
+    Err(UsageError::new(format!("{flag} {patterns}: no dataset and no case of this name in {data}")))
 }
 
 /// Number of cases in datasets, skipped ones included.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::task::Task;
-use crate::convert::Summary;
+use crate::convert::Finding;
 use crate::dataset::{UnusedFile, UnusedReason, Weight};
 use crate::program::print;
 
@@ -44,13 +44,13 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the oddities of converted cases.
-pub(super) fn list_findings(summary: &Summary) -> anyhow::Result<()> {
-    if summary.findings.is_empty() {
+/// Prints the oddities of cases below a heading; nothing if there are none.
+pub(super) fn list_findings(heading: &str, findings: &[Finding]) -> anyhow::Result<()> {
+    if findings.is_empty() {
         return Ok(());
     }
-    print("Converted, but check these:")?;
-    for finding in &summary.findings {
+    print(heading)?;
+    for finding in findings {
         print(format_args!("  {}: {}", finding.case, finding.text))?;
     }
     Ok(())

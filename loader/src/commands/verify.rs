@@ -1,12 +1,14 @@
 //! `hiend-shard verify`: checks every byte of a cache, several cases at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hiend_cache::VolumeReader;
+use hiend_cache::shard::Shard;
 use hiend_cache::verify::{Fault, survey, verify_case};
 use rayon::prelude::*;
 
@@ -14,6 +16,9 @@ use super::progress::Progress;
 use super::table::{count, size};
 use crate::cli::Verify;
 use crate::program::{INTERRUPTED, StdoutError, interrupt_flag, print};
+
+/// Largest number of damaged cases that the command for their repair names one by one; above it names datasets.
+const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
@@ -23,6 +28,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     }
     let cases: Vec<_> =
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
+    let live = live_records(&survey.shards);
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
     let threads = args.threads.map_or(0, usize::from);
     // The error's text includes its source.
@@ -45,7 +51,10 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let found: Result<Vec<Vec<Fault>>, StdoutError> =
         pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
-    let found = found?;
+    // Nothing reads a superseded record: damage in it is told and does no harm.
+    let (found, superseded): (Vec<_>, Vec<_>) =
+        cases.iter().zip(found?).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
+    let num_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();
 
     if survey.unlisted > 0 {
         let shards = count(survey.unlisted, "shard");
@@ -60,7 +69,13 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
     let (shards, cases) = (count(survey.shards.len(), "shard"), count(cases.len(), "case"));
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
-    let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flatten()).collect();
+    let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
+    if num_superseded > 0 {
+        let faults = count(num_superseded, "fault");
+        print(format_args!(
+            "{faults} in superseded records, which nothing reads; --prune of hiend-shard removes them"
+        ))?;
+    }
     if faults.is_empty() {
         print(format_args!("{checked}: no fault"))?;
         return Ok(ExitCode::SUCCESS);
@@ -68,9 +83,43 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let files: BTreeSet<_> = faults.iter().map(|fault| &fault.path).collect();
     let (num_faults, num_files) = (count(faults.len(), "fault"), count(files.len(), "file"));
     print(format_args!("{checked}: {num_faults} in {num_files}"))?;
-    print(
-        "To repair: restore the files from a copy, or delete them and run hiend-shard again, which converts their \
-         cases again.",
-    )?;
+    print(repair(&args.cache, &faults))?;
     Ok(ExitCode::FAILURE)
+}
+
+/// Records that count, by shard and position: of each case the one of the largest generation, and among equal ones that
+/// of the shard sorted last, as [`hiend_cache::Cache`] selects them.
+fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
+    let mut live: BTreeMap<String, (u64, (&Path, usize))> = BTreeMap::new();
+    for shard in shards {
+        for (idx, record) in shard.cases().iter().enumerate() {
+            let key = record.key();
+            if live.get(&key).is_none_or(|&(generation, _)| generation <= shard.generation()) {
+                live.insert(key, (shard.generation(), (shard.path(), idx)));
+            }
+        }
+    }
+    live.into_values().map(|(_, place)| place).collect()
+}
+
+/// The way to mend the faults: commands that convert damaged cases again, and files to restore or delete.
+fn repair(cache: &Path, faults: &[&Fault]) -> String {
+    let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
+    let mut ways = Vec::new();
+    if !cases.is_empty() {
+        let mut command = vec![format!("hiend-shard DATA --out {}", cache.display())];
+        let names: BTreeSet<&str> = if cases.len() <= MAX_NAMED {
+            cases
+        } else {
+            cases.iter().map(|case| case.split_once('/').map_or(*case, |(dataset, _)| dataset)).collect()
+        };
+        command.extend(names.into_iter().map(|name| format!("--reconvert '{name}'")));
+        let command = command.join(" ");
+        ways.push(format!("To convert the damaged cases again from the folder DATA that they came from: {command}"));
+    }
+    if faults.iter().any(|fault| fault.case.is_none()) {
+        let again = "or delete them and run hiend-shard again, which converts their cases again";
+        ways.push(format!("To repair whole files: restore them from a copy, {again}."));
+    }
+    ways.join("\n")
 }

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
-use hiend_cache::{EncodedCase, NewCase, encode};
+use hiend_cache::{CaseRecord, EncodedCase, NewCase, encode};
 
 use super::folder::Known;
+use super::memory::{self, NoMemory, memory_needed};
 use super::source::{looks_the_same, source_of};
-use super::suspicion::{OnSuspect, Suspicion};
-use super::values::ValueStats;
-use super::{ConvertOptions, check_extent, labels, memory_needed};
+use super::suspicion::{Judged, OnSuspect};
+use super::{ConvertOptions, check_extent, labels};
 use crate::budget::ByteBudget;
-use crate::case::{CaseFiles, ImageRole, SkippedCase};
+use crate::case::{CaseFiles, SkippedCase};
 use crate::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use crate::preprocess::{PreprocessConfig, preprocess};
 
@@ -19,8 +19,8 @@ use crate::preprocess::{PreprocessConfig, preprocess};
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
-    /// In the cache already.
-    Unchanged { key: String, bytes_in: u64 },
+    /// In the cache already, with the findings of its conversion.
+    Unchanged { key: String, bytes_in: u64, findings: Vec<String> },
     /// Skipped.
     Skipped(SkippedCase),
     /// Suspicious, in a run that ends on such a case.
@@ -54,42 +54,46 @@ impl CaseConverter<'_> {
             );
             return Err(SkippedCase::new(case, &case.image, reason));
         }
-        let known = known.filter(|record| record.parameters == self.parameters);
-        if !self.options.checksum && known.is_some_and(|record| looks_the_same(&record.source, &source)) {
-            return Ok(Outcome::Unchanged { key, bytes_in: source.bytes });
+        let is_wanted_again = self.options.reconvert.contains(&key);
+        let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
+        let unchanged = |record: &CaseRecord, bytes_in| {
+            let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
+            Ok(Outcome::Unchanged { key: record.key(), bytes_in, findings })
+        };
+        if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
+            return unchanged(record, source.bytes);
         }
         let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
         let (image_info, label_info) = headers(case)?;
         check_extent(&image_info, self.config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
-        let share = self.budget.take(memory_needed(source.bytes, &image_info, label_info.as_ref(), self.config));
+        let needed = memory_needed(source.bytes, &image_info, label_info.as_ref(), self.config);
+        let share = self.budget.take(needed);
+        if !memory::is_available(needed) {
+            return Err(SkippedCase::new(case, &case.image, NoMemory { needed }));
+        }
 
         let image = read_volume(&case.image).map_err(nifti)?;
         let label = case.label.as_ref().map(labels::read).transpose().map_err(nifti)?;
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
-        if known.is_some_and(|record| {
+        if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
         }) {
-            return Ok(Outcome::Unchanged { key, bytes_in: source.bytes });
+            return unchanged(record, source.bytes);
         }
-        let stats = ValueStats::of(&image, self.config.window);
-        let suspicion = Suspicion::of(&stats);
-        if let Some(suspicion) = suspicion {
-            let skipped = SkippedCase::new(case, &case.image, suspicion);
-            let is_label_map = matches!(suspicion, Suspicion::LabelMap { .. });
-            match self.options.on_suspect {
-                OnSuspect::Fail => return Ok(Outcome::Refused(skipped)),
-                OnSuspect::Warn if !(is_label_map && case.role == ImageRole::Assumed) => {}
-                _ => return Err(skipped),
+        let on_suspect = self.options.on_suspect;
+        let Judged { values, findings } = match on_suspect.judge(&image, case.role, self.config.window) {
+            Ok(judged) => judged,
+            Err(suspicion) => {
+                let skipped = SkippedCase::new(case, &case.image, suspicion);
+                return if on_suspect == OnSuspect::Fail { Ok(Outcome::Refused(skipped)) } else { Err(skipped) };
             }
-        }
+        };
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
         })?;
-        let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
-        findings.extend(suspicion.map(|suspicion| suspicion.to_string()));
         drop((image, label));
         let bytes_in = source.bytes;
         let new = NewCase {
@@ -105,7 +109,7 @@ impl CaseConverter<'_> {
         let encoded = encode(&new, self.options.chunk, self.options.codec)
             .map_err(|err| SkippedCase::new(case, &case.image, err))?;
         drop(share);
-        let encoded = encoded.with_values(stats.to_record(findings.clone()));
+        let encoded = encoded.with_values(values.to_record(findings.clone()));
         Ok(Outcome::Encoded { case: Box::new(encoded), bytes_in, findings })
     }
 }
@@ -118,7 +122,18 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(NiftiInfo, Option<NiftiInfo>)
     Ok((image, label.map(read_info).transpose().map_err(nifti)?))
 }
 
-/// Converts one case in memory; returns the bytes it takes in a shard and the seconds it took.
+/// Result of converting one case in memory.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// Size of the case in a shard, in bytes.
+    pub bytes_out: u64,
+    /// Duration of the conversion in seconds.
+    pub secs: f64,
+    /// Oddities of the header and the values.
+    pub findings: Vec<String>,
+}
+
+/// Converts one case in memory and drops the result.
 ///
 /// # Errors
 /// If the case would be skipped.
@@ -127,14 +142,14 @@ pub fn probe(
     case: &CaseFiles,
     config: &PreprocessConfig,
     options: &ConvertOptions,
-) -> Result<(u64, f64), SkippedCase> {
+) -> Result<Probed, SkippedCase> {
     let started = Instant::now();
     let (known, budget) = (Known::nothing(), ByteBudget::new(options.memory_bytes));
     let converter = CaseConverter { root, config, options, parameters: "", known: &known, budget: &budget };
-    let bytes = match converter.convert(case, true) {
-        Outcome::Encoded { case, .. } => case.len(),
-        Outcome::Unchanged { bytes_in, .. } => bytes_in,
+    let (bytes_out, findings) = match converter.convert(case, true) {
+        Outcome::Encoded { case, findings, .. } => (case.len(), findings),
+        Outcome::Unchanged { bytes_in, findings, .. } => (bytes_in, findings),
         Outcome::Skipped(skipped) | Outcome::Refused(skipped) => return Err(skipped),
     };
-    Ok((bytes, started.elapsed().as_secs_f64()))
+    Ok(Probed { bytes_out, secs: started.elapsed().as_secs_f64(), findings })
 }

@@ -1,11 +1,11 @@
 //! Changes that a conversion would make to a cache, from its records and from what the file system says of the data.
 //! Nothing is written, and no file of the data is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use hiend_cache::{Access, Cache, CaseRecord, DatasetInfo};
+use hiend_cache::{Access, Cache};
 
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
@@ -17,8 +17,9 @@ use crate::preprocess::PreprocessConfig;
 pub struct Changes {
     /// Cases without a record in the cache.
     pub new: Vec<String>,
-    /// Cases whose files or parameters differ from their record. Where only times differ, a conversion compares the
-    /// content and may find a case unchanged; with [`ConvertOptions::checksum`] it compares that of unchanged ones too.
+    /// Cases whose files or parameters differ from their record, and those of [`ConvertOptions::reconvert`]. Where only
+    /// times differ, a conversion compares the content and may find a case unchanged; with [`ConvertOptions::checksum`]
+    /// it compares that of unchanged ones too.
     pub changed: Vec<String>,
     /// Cases whose record stays.
     pub unchanged: Vec<String>,
@@ -40,9 +41,11 @@ pub fn changes(
     options: &ConvertOptions,
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let (records, in_cache) = content_of(out)?;
-    folder::check_parameters(out, &records, datasets, &parameters, !options.prune)?;
-    folder::check_classes(out, &in_cache, &records, datasets)?;
+    let records = match Cache::salvage(out, Access::Pread) {
+        Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
+        Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
+        Err(error) => return Err(error.into()),
+    };
     let listed = folder::listed(datasets);
     let mut changes = Changes::default();
     changes.not_in_data.extend(records.keys().filter(|key| !listed.contains(*key)).cloned());
@@ -54,7 +57,11 @@ pub fn changes(
         let Ok(source) = source_of(root, case, now) else { continue };
         let list = match records.get(&case.key()) {
             None => &mut changes.new,
-            Some(record) if record.parameters == parameters && looks_the_same(&record.source, &source) => {
+            Some(record)
+                if record.parameters == parameters
+                    && looks_the_same(&record.source, &source)
+                    && !options.reconvert.contains(&case.key()) =>
+            {
                 &mut changes.unchanged
             }
             Some(_) => &mut changes.changed,
@@ -62,18 +69,4 @@ pub fn changes(
         list.push(case.key());
     }
     Ok(changes)
-}
-
-/// Records of the intact shards at `out`, by case, and the datasets of the manifest, by name.
-type Content = (HashMap<String, CaseRecord>, BTreeMap<String, DatasetInfo>);
-
-fn content_of(out: &Path) -> Result<Content, ConvertError> {
-    match Cache::salvage(out, Access::Pread) {
-        Ok((cache, _)) => {
-            let records = cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-            Ok((records, cache.manifest().datasets.clone()))
-        }
-        Err(hiend_cache::Error::NoCache { .. }) => Ok(Content::default()),
-        Err(error) => Err(error.into()),
-    }
 }

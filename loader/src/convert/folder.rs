@@ -1,12 +1,12 @@
 //! The cache folder around a conversion: what it holds already, its manifest, and damaged shards.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, ShardError, durable, lookup};
+use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, Shard, ShardError, durable, lookup};
 
-use super::ConvertError;
+use super::{ConvertError, ConvertOptions, identity};
 use crate::case::{CaseFiles, LabelFiles};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
@@ -28,13 +28,13 @@ impl Known {
 
 /// Makes the manifest where there is none, and reads what the folder holds.
 ///
-/// `keep_others` is set if cases that are not in the data stay in the cache: they must then have the same parameters.
+/// # Errors
+/// If the folder cannot be read, or [`check`] refuses it.
 pub(super) fn prepare(
     out: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
-    parameters: &str,
-    keep_others: bool,
+    options: &ConvertOptions,
 ) -> Result<Known, ConvertError> {
     let removed = remove_stale(out)?;
     if removed > 0 {
@@ -44,39 +44,88 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config)?;
     }
     let (cache, faults) = Cache::salvage(out, Access::Mmap)?;
+    let records = check(&cache, &faults, datasets, config, options)?;
     for fault in faults {
         set_aside(fault)?;
     }
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
-    let records: HashMap<String, CaseRecord> =
-        cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-    check_parameters(out, &records, datasets, parameters, keep_others)?;
-    check_classes(out, &cache.manifest().datasets, &records, datasets)?;
     Ok(Known { records, generation })
 }
 
-/// Checks that no case outside the data, kept by `keep_others`, was made with other parameters.
+/// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's records by case.
+/// `faults` are those of its lost and damaged shards.
 ///
-/// Cases in the data are simply converted again when parameters changed; others would stay as they are.
-pub(super) fn check_parameters(
-    out: &Path,
-    records: &HashMap<String, CaseRecord>,
+/// # Errors
+/// If a lost shard held cases outside the data, cases were made with other parameters, or classes are numbered
+/// differently.
+pub(super) fn check(
+    cache: &Cache,
+    faults: &[hiend_cache::Error],
     datasets: &[Dataset],
-    parameters: &str,
-    keep_others: bool,
-) -> Result<(), ConvertError> {
-    let listed = listed(datasets);
-    let mut others = records
-        .iter()
-        .filter(|(key, record)| keep_others && record.parameters != parameters && !listed.contains(*key))
-        .map(|(key, _)| key);
-    match others.next() {
-        Some(example) => {
-            let count = others.count() + 1;
-            Err(ConvertError::OtherParameters { path: out.to_owned(), count, example: example.clone() })
-        }
-        None => Ok(()),
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+) -> Result<HashMap<String, CaseRecord>, ConvertError> {
+    let records: HashMap<String, CaseRecord> =
+        cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
+    if !options.forget_lost {
+        check_lost(cache, faults, datasets)?;
     }
+    check_parameters(cache, datasets, config, options)?;
+    check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
+    Ok(records)
+}
+
+/// Checks that all cases of lost and damaged shards are in the data, from which they are made again.
+fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]) -> Result<(), ConvertError> {
+    let listed = listed(datasets);
+    let mut lost: BTreeSet<&String> = BTreeSet::new();
+    let mut shards: Vec<PathBuf> = Vec::new();
+    for fault in faults {
+        let path = match fault {
+            // A later version of the program wrote it: it is whole, and an error of its own.
+            hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => continue,
+            hiend_cache::Error::MissingShard { path } | hiend_cache::Error::BadShard { path, .. } => path,
+            _ => continue,
+        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(keys) = cache.manifest().cases.get(name.as_ref()) else {
+            return Err(ConvertError::LostShard { path: path.clone() });
+        };
+        let before = lost.len();
+        lost.extend(keys.iter().filter(|key| cache.case(key).is_none() && !listed.contains(*key)));
+        if lost.len() > before {
+            shards.push(path.clone());
+        }
+    }
+    let Some(example) = lost.first() else { return Ok(()) };
+    Err(ConvertError::LostCases { shards, count: lost.len(), example: (*example).clone() })
+}
+
+/// Checks that the cache holds no cases of other parameters, unless they are in the data and
+/// [`ConvertOptions::change_parameters`] is set, or are not in the data and will be pruned.
+fn check_parameters(
+    cache: &Cache,
+    datasets: &[Dataset],
+    config: &PreprocessConfig,
+    options: &ConvertOptions,
+) -> Result<(), ConvertError> {
+    let parameters = identity::parameters(config, options.codec);
+    let listed = listed(datasets);
+    let others = cache.cases().iter().filter(|case| case.record().parameters != parameters);
+    let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| listed.contains(case.key()));
+    let path = || cache.dir().to_owned();
+    if let Some(example) = kept.first().filter(|_| !options.prune) {
+        return Err(ConvertError::OtherParameters {
+            path: path(),
+            count: kept.len(),
+            example: example.key().to_owned(),
+        });
+    }
+    if let Some(example) = own.first().filter(|_| !options.change_parameters) {
+        let changes = identity::changes(cache.manifest(), example.record(), config, options.codec);
+        return Err(ConvertError::ChangedParameters { path: path(), count: own.len(), changes });
+    }
+    Ok(())
 }
 
 /// Checks that datasets of one mask per class keep the class numbers of their labelled cases in the cache.
@@ -84,7 +133,7 @@ pub(super) fn check_parameters(
 /// Such a dataset numbers its classes by the sorted names of all masks found, so a mask of a new class renumbers those
 /// behind it, while records that are not converted again keep the old numbers. New classes behind all others are
 /// compatible.
-pub(super) fn check_classes(
+fn check_classes(
     out: &Path,
     in_cache: &BTreeMap<String, DatasetInfo>,
     records: &HashMap<String, CaseRecord>,
@@ -166,6 +215,20 @@ pub(super) fn write_manifest(out: &Path, datasets: &[Dataset], config: &Preproce
         manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
         let named = datasets.iter().filter(|dataset| dataset.num_listed() > 0);
         manifest.datasets.extend(named.map(|dataset| (dataset.name.clone(), info_of(dataset))));
+        manifest.cases = cases_by_shard(out, &manifest.shards, &manifest.cases);
     })?;
     Ok(())
+}
+
+/// Keys of the cases in each shard; those of a shard that does not open as it is listed already.
+fn cases_by_shard(
+    out: &Path,
+    shards: &[String],
+    listed: &BTreeMap<String, Vec<String>>,
+) -> BTreeMap<String, Vec<String>> {
+    let keys = |name: &String| match Shard::open(&out.join(name), Access::Pread) {
+        Ok(shard) => Some(shard.cases().iter().map(CaseRecord::key).collect()),
+        Err(_) => listed.get(name).cloned(),
+    };
+    shards.iter().filter_map(|name| Some((name.clone(), keys(name)?))).collect()
 }

@@ -5,7 +5,7 @@
 //! change it. Parameters that come later are appended as canonical JSON, and only where they differ from the behaviour
 //! of today.
 
-use hiend_cache::CodecPreset;
+use hiend_cache::{CaseRecord, CodecPreset, Manifest};
 
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::window::Store;
@@ -13,12 +13,49 @@ use crate::preprocess::window::Store;
 /// Identifies the parameters: equal for equal results.
 pub(super) fn parameters(config: &PreprocessConfig, codec: CodecPreset) -> String {
     let hash = blake3::hash(canonical(config).as_bytes()).to_hex();
-    let codec = match codec {
+    format!("{}-{}", &hash[..16], codec_name(codec))
+}
+
+fn codec_name(codec: CodecPreset) -> &'static str {
+    match codec {
         CodecPreset::Fast => "fast",
         CodecPreset::Dense => "dense",
         CodecPreset::Lz4 => "lz4",
+    }
+}
+
+/// Differences between the parameters of a cache and new ones, such as `spacing 1.5 mm to 1,1,3 mm`, as far as the
+/// manifest and a record of the former parameters tell.
+pub(super) fn changes(
+    manifest: &Manifest,
+    record: &CaseRecord,
+    config: &PreprocessConfig,
+    codec: CodecPreset,
+) -> String {
+    let mut changes = Vec::new();
+    let mut add = |name: &str, former: String, new: String| {
+        if former != new {
+            changes.push(format!("{name} {former} to {new}"));
+        }
     };
-    format!("{}-{codec}", &hash[..16])
+    if let Ok(former) = serde_json::from_value::<PreprocessConfig>(manifest.preprocess.clone()) {
+        add("spacing", spacing_name(&former), spacing_name(config));
+        let window = |config: &PreprocessConfig| format!("{},{} HU", config.window[0], config.window[1]);
+        add("window", window(&former), window(config));
+        let store = |config: &PreprocessConfig| format!("{:?}", config.store).to_lowercase();
+        add("stored values", store(&former), store(config));
+    }
+    let former_codec = record.parameters.rsplit_once('-').map_or("", |(_, codec)| codec);
+    add("codec", former_codec.to_owned(), codec_name(codec).to_owned());
+    if changes.is_empty() { "of another run or version".to_owned() } else { changes.join(", ") }
+}
+
+fn spacing_name(config: &PreprocessConfig) -> String {
+    match config.spacing {
+        None => "original".to_owned(),
+        Some([x, y, z]) if [y, z].iter().all(|side| side.to_bits() == x.to_bits()) => format!("{x} mm"),
+        Some([x, y, z]) => format!("{x},{y},{z} mm"),
+    }
 }
 
 fn canonical(config: &PreprocessConfig) -> String {

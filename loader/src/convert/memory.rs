@@ -1,4 +1,4 @@
-//! Estimate of the memory that a case takes while it is converted.
+//! Estimate of the memory that a case takes while it is converted, and whether the system has it.
 
 use crate::nifti::NiftiInfo;
 use crate::preprocess::{PreprocessConfig, resampled_shape};
@@ -10,4 +10,40 @@ pub fn memory_needed(file_bytes: u64, image: &NiftiInfo, label: Option<&NiftiInf
     let inflated = image.data_bytes + label.map_or(0, |info| 2 * info.data_bytes);
     let voxels: u64 = resampled_shape(image, config).iter().map(|&n| n as u64).product();
     file_bytes + inflated + voxels * if label.is_some() { 4 } else { 3 }
+}
+
+/// A case that the system has no memory for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "needs {} MiB of memory, which the system does not grant; free some, use fewer --jobs, or raise the limit (ulimit -v)",
+    needed.div_ceil(1 << 20)
+)]
+pub(super) struct NoMemory {
+    /// Estimate of [`memory_needed`], in bytes.
+    pub needed: u64,
+}
+
+/// True if the system would grant `bytes` of memory now.
+///
+/// The memory is returned at once. Later allocations of the case abort the process where they fail, so this check turns
+/// most of such failures (an address space limited by `ulimit -v`, no overcommitment) into a skipped case.
+pub(super) fn is_available(bytes: u64) -> bool {
+    let mut probe: Vec<u8> = Vec::new();
+    let is_granted = usize::try_from(bytes).is_ok_and(|bytes| probe.try_reserve_exact(bytes).is_ok());
+    // Keeps the compiler from removing an allocation that nothing uses.
+    std::hint::black_box(&probe);
+    is_granted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_beyond_the_address_space_is_not_available() {
+        assert!(is_available(1 << 20));
+        assert!(!is_available(1 << 60));
+        let text = NoMemory { needed: (3 << 20) + 1 }.to_string();
+        assert!(text.starts_with("needs 4 MiB of memory"), "{text}");
+    }
 }

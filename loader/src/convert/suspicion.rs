@@ -3,6 +3,8 @@
 use std::fmt;
 
 use super::values::ValueStats;
+use crate::case::ImageRole;
+use crate::nifti::NiftiVolume;
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
 const MAX_NORMALISED: f32 = 20.0;
@@ -13,16 +15,46 @@ const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
 const MOSTLY_BELOW: f64 = 0.998;
 
-/// Treatment of suspicious cases.
+/// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSuspect {
-    /// Convert them and tell.
+    /// Use them and tell.
     #[default]
     Warn,
     /// Skip them.
     Skip,
     /// End the run at the first one.
     Fail,
+}
+
+/// Values of an image that may be used, and the oddities to tell.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The values.
+    pub values: ValueStats,
+    /// Oddities of the header and the values, each in one line.
+    pub findings: Vec<String>,
+}
+
+impl OnSuspect {
+    /// Judges an image by its header and its values, for a window in HU.
+    ///
+    /// # Errors
+    /// The sign for which the image is refused: any under [`OnSuspect::Skip`] and [`OnSuspect::Fail`], and under
+    /// [`OnSuspect::Warn`] the values of a label map in a file that nothing declares to be an image.
+    pub fn judge(self, image: &NiftiVolume, role: ImageRole, window: [f64; 2]) -> Result<Judged, Suspicion> {
+        let values = ValueStats::of(image, window);
+        let suspicion = Suspicion::of(&values);
+        if let Some(suspicion) = suspicion {
+            let is_label_map = matches!(suspicion, Suspicion::LabelMap { .. });
+            if self != Self::Warn || (is_label_map && role == ImageRole::Assumed) {
+                return Err(suspicion);
+            }
+        }
+        let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
+        findings.extend(suspicion.map(|suspicion| suspicion.to_string()));
+        Ok(Judged { values, findings })
+    }
 }
 
 /// A sign that an image is not a CT in HU.

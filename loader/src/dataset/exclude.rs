@@ -1,10 +1,13 @@
-//! Datasets and cases to leave out, by name.
+//! Datasets and cases selected by name.
+
+use std::collections::BTreeSet;
 
 use wildmatch::WildMatch;
 
 use super::Dataset;
+use crate::case::CaseFiles;
 
-/// Patterns of datasets and cases that are not wanted.
+/// Patterns of datasets and cases: those to exclude, or those to convert again.
 ///
 /// A pattern is a dataset's folder name, that name without its `DatasetXXX_` or `TaskXX_`, or a case's name; `*` and
 /// `?` stand for any text and any character. Upper and lower case are the same.
@@ -21,7 +24,29 @@ impl Exclude {
         Self { patterns: patterns.iter().map(compile).collect() }
     }
 
-    /// Removes unwanted datasets and cases; returns the number of cases removed, and the patterns that matched nothing.
+    /// Keys of the cases that match, and the patterns that matched nothing.
+    #[must_use]
+    pub fn matches(&self, datasets: &[Dataset]) -> (BTreeSet<String>, Vec<String>) {
+        let mut keys = BTreeSet::new();
+        let mut unmatched = Vec::new();
+        for (text, pattern) in &self.patterns {
+            let mut own = BTreeSet::new();
+            let meets = |name: &str| pattern.matches(&name.to_lowercase());
+            for dataset in datasets {
+                let whole = meets(&dataset.name) || meets(short_name(&dataset.name));
+                let cases = dataset.cases.iter().filter(|case| whole || meets(&case.case_id) || meets(&case.key()));
+                own.extend(cases.map(CaseFiles::key));
+            }
+            if own.is_empty() {
+                unmatched.push(text.clone());
+            }
+            keys.append(&mut own);
+        }
+        (keys, unmatched)
+    }
+
+    /// Removes the datasets and cases that match; returns the number of cases removed, and the patterns that matched
+    /// nothing.
     pub fn apply(&self, datasets: &mut Vec<Dataset>) -> (usize, Vec<String>) {
         let mut matched = vec![false; self.patterns.len()];
         let mut removed = 0;

@@ -3,11 +3,15 @@
 //! A label map is joined to its image where both lie in one folder and their names differ only in words such as `ct`,
 //! `volume`, `seg` and `mask` (`LiTS`: `volume-7`, `segmentation-7`). Images are assumed to be images: conversion refuses
 //! those whose values are a label map's.
+//!
+//! In a folder with names such as `CASE_0000`, the number is a channel, as in nnU-Net ([`ChannelNames`]): further
+//! channels are no scans of their own, and a case that has them is skipped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Dataset;
+use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
 use super::roles::{case_key, is_label_folder, is_label_name, other_modality};
 use super::tree::{Folder, TreeFile};
@@ -34,12 +38,14 @@ pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset 
 fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
     let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
+    let names = ChannelNames::of(folder.volumes().map(|(_, stem)| stem));
     for file in &folder.files {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match file.stem() {
             None => unused(by_name(file).unwrap_or(UnusedReason::NotAVolume)),
             Some(_) if is_labels => unused(UnusedReason::NamedLikeLabel),
             Some(stem) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
+            Some(stem) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
             Some(stem) => match other_modality(stem) {
                 Some(word) => unused(UnusedReason::NamedLikeOtherModality { word }),
                 None => images.entry(case_key(stem)).or_default().push((file, stem)),
@@ -61,13 +67,20 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
         };
         for (file, stem) in files {
             let parent = folder.path.strip_prefix(root).unwrap_or(&folder.path);
-            dataset.cases.push(CaseFiles {
+            let case = CaseFiles {
                 dataset: dataset.name.clone(),
                 case_id: parent.join(stem).to_string_lossy().replace('\\', "/"),
                 image: file.path.clone(),
                 role: if label.is_some() { ImageRole::Declared } else { ImageRole::Assumed },
                 label: label.map(|label| LabelFiles::Map(label.path.clone())),
-            });
+            };
+            if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
+                let reason = "numbered like a case of several channels (_0000, _0001); a CT has one; rename the files if \
+                              the numbers count scans";
+                dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
+            } else {
+                dataset.cases.push(case);
+            }
         }
     }
     dataset.unused.extend(

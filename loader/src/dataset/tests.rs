@@ -431,3 +431,44 @@ mod links {
         assert_eq!(listing.datasets[0].cases.len(), 1);
     }
 }
+
+#[test]
+fn further_channels_of_a_plain_folder_are_no_scans() {
+    Found::in_files(&["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d.nii.gz"])
+        .cases(&["data/b_0000 b_0000.nii.gz -", "data/d d.nii.gz -"])
+        .skipped(&[(
+            "data/a_0000",
+            "numbered like a case of several channels (_0000, _0001); a CT has one; rename the files if the numbers count \
+             scans",
+        )])
+        .unused(&[("a_0001.nii.gz", UnusedReason::OtherChannel), ("c_0001.nii.gz", UnusedReason::OtherChannel)]);
+    Found::in_files(&["p_0001.nii.gz", "p_0002.nii.gz"])
+        .cases(&["data/p_0001 p_0001.nii.gz -", "data/p_0002 p_0002.nii.gz -"]);
+}
+
+#[test]
+fn a_file_in_place_of_the_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["a.nii.gz"]);
+    let error = survey(&dir.path().join("a.nii.gz")).unwrap_err().to_string();
+    assert!(error.ends_with("a.nii.gz: a file; expected the folder that it lies in"), "{error}");
+}
+
+#[test]
+fn cases_are_found_by_name() {
+    let listing = Found::in_files(&[
+        "Dataset001_A/imagesTr/x_0000.nii.gz",
+        "Dataset001_A/imagesTr/y_0000.nii.gz",
+        "Dataset002_B/imagesTr/x_0000.nii.gz",
+    ])
+    .listing;
+    let check = |patterns: &[&str], expected: &[&str], unmatched: &[&str]| {
+        let (keys, without) = Exclude::new(patterns).matches(&listing.datasets);
+        assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{patterns:?}");
+        assert_eq!(without, unmatched, "{patterns:?}");
+    };
+    check(&["x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);
+    check(&["a", "Dataset002_B/X"], &["Dataset001_A/x", "Dataset001_A/y", "Dataset002_B/x"], &[]);
+    check(&["z", "y", "C*"], &["Dataset001_A/y"], &["z", "C*"]);
+    check(&["x", "Dataset001_A/x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);
+}

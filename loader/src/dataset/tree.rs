@@ -88,6 +88,9 @@ impl Folder {
 /// Walks through `root`; files that cannot be part of any dataset are appended to `unused`.
 pub(super) fn walk(root: &Path, unused: &mut Vec<UnusedFile>) -> Result<Folder, DatasetError> {
     let data = std::fs::metadata(root).map_err(|source| unreadable(root, source))?;
+    if !data.is_dir() {
+        return Err(DatasetError::NotAFolder { path: root.to_owned() });
+    }
     let mut walk = Walk { above: vec![(file_id(root, &data), root.to_owned())], seen: Vec::new(), unused };
     walk.folder(root, name_of(root), false)
 }

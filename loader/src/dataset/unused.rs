@@ -52,7 +52,7 @@ pub enum UnusedReason {
     NotRegular,
     /// An image in `imagesTr` without a channel number at the end of its name.
     NoChannel,
-    /// A channel other than the first of a case whose first channel is missing.
+    /// A channel other than the first of a case.
     OtherChannel,
     /// An image that `dataset.json` does not list.
     NotListed,
@@ -109,7 +109,7 @@ impl fmt::Display for UnusedReason {
             Self::DanglingLink => "link to something that is missing or cannot be looked at",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
-            Self::OtherChannel => "channel of a case whose first channel (_0000) is missing",
+            Self::OtherChannel => "further channel of a case, not its first one (_0000)",
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
             Self::NamedLikeLabel => "named like a label map, but no image that it belongs to",
@@ -164,13 +164,16 @@ pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
     if file.stem().is_some() {
         return None;
     }
-    let name = file.name.to_lowercase();
-    let format = FORMATS.iter().find(|(ending, _)| name.ends_with(ending));
-    Some(match format {
-        Some((_, Some(name))) => UnusedReason::Format { name },
-        Some((_, None)) => UnusedReason::Archive,
-        None => UnusedReason::NotAVolume,
-    })
+    Some(other_format(&file.name).unwrap_or(UnusedReason::NotAVolume))
+}
+
+/// The reason not to read a file with the ending of a volume in another format or of an archive; `None` for all other
+/// names.
+#[must_use]
+pub fn other_format(name: &str) -> Option<UnusedReason> {
+    let name = name.to_lowercase();
+    let (_, format) = FORMATS.iter().find(|(ending, _)| name.ends_with(ending))?;
+    Some(format.map_or(UnusedReason::Archive, |name| UnusedReason::Format { name }))
 }
 
 /// Lists the files below a folder that were not taken, with `explain`'s reason for `NIfTI` files.

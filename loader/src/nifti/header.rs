@@ -41,6 +41,11 @@ pub enum HeaderNote {
     },
     /// The transforms are not set; the scan is taken to lie with its centre at the origin, the first axis to the left.
     NoTransform,
+    /// Voxel sides of 0 are taken as 1 mm.
+    ZeroSides {
+        /// Axes of the array, from 0.
+        axes: Vec<usize>,
+    },
 }
 
 impl fmt::Display for HeaderNote {
@@ -55,6 +60,11 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoTransform => {
                 f.write_str("neither sform nor qform is set; orientation LAS is assumed, as in nibabel")
+            }
+            Self::ZeroSides { axes } => {
+                let names: Vec<&str> = axes.iter().map(|&axis| ["x", "y", "z"][axis]).collect();
+                let names = names.join(", ");
+                write!(f, "voxel side of 0 along {names} (pixdim), taken as 1 mm, as in nibabel; mend the header")
             }
         }
     }
@@ -207,6 +217,10 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
             }
         }
         return Ok(affine);
+    }
+    let axes: Vec<usize> = (0..3).filter(|&axis| header.pixdim[axis + 1] == 0.0).collect();
+    if !axes.is_empty() {
+        notes.push(HeaderNote::ZeroSides { axes });
     }
     if is_set(header.qform_code) {
         return qform(header);

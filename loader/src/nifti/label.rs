@@ -55,7 +55,7 @@ fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, String> {
     });
     let expected = "label values must be whole numbers from 0 to 255";
     if not_finite > 0 {
-        return Err(format!("{not_finite} voxels of the label map are NaN or infinite; {expected}"));
+        return Err(format!("{not_finite} of {} voxels NaN or infinite; {expected}", labels.len()));
     }
     if let Some((value, at)) = bad {
         let [nx, ny, _] = volume.info.shape;

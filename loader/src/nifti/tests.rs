@@ -58,13 +58,20 @@ fn negative_spacings_lose_their_sign() {
 #[test]
 fn zero_spacings_become_one() {
     let file = without_sform().sides([0.0, 2.0, 3.0]).qform(1, [0.0; 3], [0.0; 3]);
-    check_affine(&file, diagonal([1.0, 2.0, 3.0], [0.0; 3]), &[]);
+    check_affine(&file, diagonal([1.0, 2.0, 3.0], [0.0; 3]), &[HeaderNote::ZeroSides { axes: vec![0] }]);
 }
 
 #[test]
 fn without_transforms_the_first_axis_runs_to_the_left() {
     let expected = diagonal([-2.0, 2.0, 2.0], [1.0, -2.0, -3.0]);
     check_affine(&without_sform(), expected, &[HeaderNote::NoTransform]);
+    let zero = HeaderNote::ZeroSides { axes: vec![1, 2] };
+    let text = "voxel side of 0 along y, z (pixdim), taken as 1 mm, as in nibabel; mend the header";
+    assert_eq!(zero.to_string(), text);
+    let one_mm = diagonal([-2.0, 1.0, 1.0], [1.0, -1.0, -1.5]);
+    check_affine(&without_sform().sides([2.0, 0.0, 0.0]), one_mm, &[zero, HeaderNote::NoTransform]);
+    // The sform has sides of its own.
+    check_affine(&file().sides([0.0; 3]), diagonal([-2.0, -2.0, 2.0], [9.0, 7.0, -5.0]), &[]);
     // A code that the standard does not know counts as none.
     check_affine(&file().put(254, &9i16.to_le_bytes()), expected, &[HeaderNote::NoTransform]);
 }
@@ -174,13 +181,13 @@ fn voxels_that_are_not_labels_are_told_with_their_place() {
     assert!(floats([0.0, -1.0, 2.0, 0.0]).starts_with("label value -1 at voxel 1,0,0;"));
     assert!(floats([0.0, 1.0, 2.0, 256.0]).starts_with("label value 256 at voxel 1,1,0;"));
     let message = floats([f32::NAN, 1.0, f32::INFINITY, 2.5]);
-    assert!(message.starts_with("2 voxels of the label map are NaN or infinite;"), "{message}");
+    assert!(message.starts_with("2 of 4 voxels NaN or infinite;"), "{message}");
 }
 
 #[test]
 fn images_with_nan_are_refused() {
     let file = TestFile::new([2, 2, 1], &[]).with_f32(&[0.0, f32::NAN, 1.0, 2.0]);
-    assert!(read(&file, "a.nii").unwrap_err().reason.starts_with("1 voxels are NaN or infinite"));
+    assert!(read(&file, "a.nii").unwrap_err().reason.starts_with("1 of 4 voxels NaN or infinite"));
 }
 
 #[cfg(unix)]

@@ -193,6 +193,7 @@ impl Shared {
         #[cfg(test)]
         (self.hooks.before_visit)(visit);
         let (case, epoch) = self.sequence.visit(visit);
+        let ignore = self.config.ignore_label.or_else(|| self.sequence.ignore_label(visit));
         let staged_bytes = self.plan.staged_bytes(&self.first_crop(visit), self.form, slot.labels.is_some());
         let excess = staged_bytes.saturating_sub(self.usual_staged_bytes);
         let _share = (excess > 0).then(|| {
@@ -203,7 +204,7 @@ impl Shared {
         });
         let (mut visitor, held) = self.workers.borrow_visitor();
         let clock = BlockedClock::start();
-        let result = visitor.visit(case, epoch, &self.plan, slot);
+        let result = visitor.visit((case, ignore), epoch, &self.plan, slot);
         let read_secs = clock.blocked_secs();
         self.workers.return_visitor(&self.stats, visitor, held, excess > 0);
         match result {

@@ -20,6 +20,9 @@ pub struct StreamConfig {
     pub foreground_rate: f64,
     /// Definition of foreground.
     pub sample_by: SampleBy,
+    /// Label of voxels without annotation, on which no crop is centred; that of each case's dataset if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_label: Option<u8>,
     /// HU range that becomes [0, 1]; the cache's own if absent.
     pub window: Option<[f64; 2]>,
     /// True if batches carry labels.
@@ -60,6 +63,7 @@ impl Default for StreamConfig {
             visits_per_batch: 24,
             foreground_rate: 0.75,
             sample_by: SampleBy::Intensity,
+            ignore_label: None,
             window: None,
             labels: false,
             on_corrupt: OnCorrupt::Fail,

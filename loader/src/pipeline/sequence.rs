@@ -60,10 +60,22 @@ impl Sequence {
 
     /// Case and epoch of visit number `visit`.
     pub(super) fn visit(&self, visit: u64) -> (&Case, u64) {
+        let (_, case, epoch) = self.visit_of(visit);
+        (case, epoch)
+    }
+
+    /// Cache, case and epoch of visit number `visit`.
+    fn visit_of(&self, visit: u64) -> (&Cache, &Case, u64) {
         let turn = self.mix.turn(visit);
         let selected = &self.caches[turn.cache_idx];
         let visit = selected.order.visit(turn.visit);
-        (&selected.cache.cases()[selected.cases[visit.case_idx]], visit.epoch)
+        (&selected.cache, &selected.cache.cases()[selected.cases[visit.case_idx]], visit.epoch)
+    }
+
+    /// Label of voxels without annotation in the dataset of visit number `visit`.
+    pub(super) fn ignore_label(&self, visit: u64) -> Option<u8> {
+        let (cache, case, _) = self.visit_of(visit);
+        cache.manifest().datasets.get(&case.record().dataset)?.ignore
     }
 
     /// All selected cases, cache after cache.

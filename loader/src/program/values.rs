@@ -3,6 +3,9 @@
 use std::str::FromStr;
 
 use bytesize::ByteSize;
+use clap::ValueEnum;
+
+use crate::convert::OnSuspect;
 
 /// A value that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +14,27 @@ pub struct Expected(
     /// Form of a valid value, with an example.
     pub &'static str,
 );
+
+/// [`OnSuspect`] as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnSuspectArg {
+    /// Use it and report it; a label map is skipped
+    Warn,
+    /// Skip it
+    Skip,
+    /// End the run
+    Fail,
+}
+
+impl From<OnSuspectArg> for OnSuspect {
+    fn from(arg: OnSuspectArg) -> Self {
+        match arg {
+            OnSuspectArg::Warn => Self::Warn,
+            OnSuspectArg::Skip => Self::Skip,
+            OnSuspectArg::Fail => Self::Fail,
+        }
+    }
+}
 
 /// Voxel side lengths of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -143,7 +143,7 @@ fn visit_reports_its_crops_and_its_work() {
     let mut visitor = Visitor::default();
     assert_eq!(visitor.buffer_bytes(), 0);
     let mut slot = VisitSlot::<Boxes> { images: &mut images, labels: Some(&mut labels) };
-    let visit = visitor.visit(case, 2, &plan, &mut slot).unwrap();
+    let visit = visitor.visit((case, None), 2, &plan, &mut slot).unwrap();
     assert!(visitor.buffer_bytes() > 0);
     let mut end = 0;
     for (number, (record, crop)) in (0..).zip(visit.records.iter().zip(&visit.boxes)) {

@@ -3,7 +3,8 @@
 use prost::Message as _;
 
 use super::{
-    CaseList, FoldSplit, OnCorrupt, Part, SampleBy, ShotSplit, StreamSpec, VoxelForm, Window, stream_spec::Split,
+    CaseList, FoldRule, FoldSplit, OnCorrupt, Part, SampleBy, ShotSplit, StreamSpec, VoxelForm, Window,
+    stream_spec::Split,
 };
 use crate::pipeline::StreamConfig;
 use crate::split::{self, SelectError};
@@ -50,6 +51,7 @@ impl Stream {
                 sampler::SampleBy::Class => SampleBy::Class,
             }
             .into(),
+            ignore_label: config.ignore_label.map(u32::from),
             window: config.window.map(|[low, high]| Window { low, high }),
             labels: config.labels,
             on_corrupt: match config.on_corrupt {
@@ -98,6 +100,12 @@ impl Stream {
             visits_per_batch: spec.visits_per_batch as usize,
             foreground_rate: spec.foreground_rate,
             sample_by,
+            ignore_label: spec
+                .ignore_label
+                .map(|label| {
+                    u8::try_from(label).map_err(|_| bad("ignore_label", format!("{label}; expected 0 to 255")))
+                })
+                .transpose()?,
             window: spec.window.map(|Window { low, high }| [low, high]),
             labels: spec.labels,
             on_corrupt,
@@ -126,22 +134,31 @@ fn form_to_wire(form: batch::VoxelForm) -> VoxelForm {
 fn split_to_wire(split: &split::Split) -> Option<Split> {
     match split {
         split::Split::All(_) => None,
-        &split::Split::Fold(split::FoldSplit { fold, of, part, seed }) => {
-            Some(Split::Fold(FoldSplit { fold, of, part: part_to_wire(part).into(), seed }))
+        &split::Split::Fold(split::FoldSplit { fold, of, part, seed, rule }) => {
+            let rule = match rule {
+                split::FoldRule::Hashed => FoldRule::Hashed,
+                split::FoldRule::Dealt => FoldRule::Dealt,
+            };
+            Some(Split::Fold(FoldSplit { fold, of, part: part_to_wire(part).into(), seed, rule: rule.into() }))
         }
         &split::Split::Shots(split::ShotSplit { shots, part, seed }) => {
             Some(Split::Shots(ShotSplit { shots: shots as u64, part: part_to_wire(part).into(), seed }))
         }
         split::Split::Cases(split::CaseSplit { cases }) => Some(Split::Cases(CaseList { names: cases.clone() })),
-        split::Split::List(_) => unreachable!("`Split::resolved` leaves no list"),
+        split::Split::List(_) | split::Split::File(_) => unreachable!("`Split::resolved` leaves no file"),
     }
 }
 
 fn split_of_wire(split: Option<&Split>) -> Result<split::Split, SpecError> {
     Ok(match split {
         None => split::Split::default(),
-        Some(&Split::Fold(FoldSplit { fold, of, part, seed })) => {
-            split::Split::Fold(split::FoldSplit { fold, of, part: part_of_wire(part)?, seed })
+        Some(&Split::Fold(FoldSplit { fold, of, part, seed, rule })) => {
+            let rule = match FoldRule::try_from(rule) {
+                Ok(FoldRule::Hashed) => split::FoldRule::Hashed,
+                Ok(FoldRule::Dealt) => split::FoldRule::Dealt,
+                Err(_) => return Err(SpecError { key: "split", reason: format!("unknown rule {rule}") }),
+            };
+            split::Split::Fold(split::FoldSplit { fold, of, part: part_of_wire(part)?, seed, rule })
         }
         Some(&Split::Shots(ShotSplit { shots, part, seed })) => {
             let shots = usize::try_from(shots).unwrap_or(usize::MAX);
@@ -176,7 +193,8 @@ mod tests {
         let part = split::Part::Validation;
         let splits = [
             split::Split::default(),
-            split::Split::Fold(split::FoldSplit { fold: 2, of: 5, part, seed: 9 }),
+            split::Split::Fold(split::FoldSplit { fold: 2, of: 5, part, seed: 9, rule: split::FoldRule::Hashed }),
+            split::Split::Fold(split::FoldSplit { fold: 2, of: 5, part, seed: 9, rule: split::FoldRule::Dealt }),
             split::Split::Shots(split::ShotSplit { shots: 3, part, seed: 1 }),
             split::Split::Cases(split::CaseSplit { cases: vec!["D/a".into()] }),
         ];
@@ -188,6 +206,7 @@ mod tests {
                     visits_per_batch: 5,
                     foreground_rate: 0.1,
                     sample_by: sampler::SampleBy::Class,
+                    ignore_label: Some(255),
                     window: Some([-10.5, 99.0]),
                     labels: true,
                     on_corrupt: pipeline::OnCorrupt::Skip,
@@ -221,6 +240,8 @@ mod tests {
         check("sample_by", &|spec| spec.sample_by = -1);
         check("on_corrupt", &|spec| spec.on_corrupt = 7);
         check("augment", &|spec| spec.augment_json = "{}".into());
+        check("ignore_label", &|spec| spec.ignore_label = Some(256));
+        check("split", &|spec| spec.split = Some(Split::Fold(FoldSplit { rule: 7, of: 2, ..FoldSplit::default() })));
         check("split", &|spec| spec.split = Some(Split::Fold(FoldSplit { part: 5, of: 2, ..FoldSplit::default() })));
     }
 }

@@ -141,6 +141,9 @@ fn wrong_usage_exits_with_2_and_a_message() {
         &[&data, "--spacing", "1,2"],
         &[&data, "--jobs", "0"],
         &[&data, "--memory", "lots"],
+        &[&data, "--memory", "1KiB"],
+        &[&data, "--exclude", "Dataset001_Fantom"],
+        &[&data, "--reconvert", "phantom_999"],
         &[&data, "--worker", "3/3"],
         &["verify", &data, "--threads", "0"],
         &["stream", &data, "--weights", "1,2"],
@@ -287,7 +290,9 @@ fn a_dry_run_tells_new_changed_and_unchanged_cases_and_writes_nothing() {
     assert!(ran.out.contains("1 case of the cache not in this data; --prune removes them"), "{}", ran.out);
     let ran = place.convert(&["--dry-run", "--prune"], 0);
     assert!(ran.out.contains("would remove 1 case"), "{}", ran.out);
-    let ran = place.convert(&["--dry-run", "--window", "-100,200", "--prune"], 0);
+    let ran = place.convert(&["--dry-run", "--window", "-100,200", "--prune"], 1);
+    assert!(ran.err.contains("(window -175,250 HU to -100,200 HU): 2; --change-parameters"), "{}", ran.err);
+    let ran = place.convert(&["--dry-run", "--window", "-100,200", "--prune", "--change-parameters"], 0);
     assert!(ran.out.contains("1 new, 2 changed; 0 unchanged"), "{}", ran.out);
     // Cases outside the data would keep the other window, which the conversion refuses.
     let ran = place.convert(&["--dry-run", "--window", "-100,200"], 1);
@@ -481,6 +486,134 @@ fn stream_and_verify_name_a_corrupt_chunk() {
 }
 
 #[test]
+fn a_damaged_case_is_mended_by_the_command_that_verify_names() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let before = voxels(&place.path("cache"));
+    damage(&place, 40);
+    let ran = place.verify(1);
+    // Threads decide which case comes first in the shard.
+    let (_, case) = ran.out.lines().last().unwrap().split_once(" --reconvert '").unwrap();
+    let case = case.strip_suffix('\'').unwrap();
+    assert!(before.contains_key(case), "{case}");
+    // Without the flag the files are those of the record, so nothing would change.
+    assert!(place.convert(&[], 0).out.contains("unchanged   2"));
+    place.verify(1);
+    let ran = place.convert(&["--reconvert", case, "--dry-run"], 0);
+    assert!(ran.out.contains("0 new, 1 changed; 1 unchanged"), "{}", ran.out);
+    let ran = place.convert(&["--reconvert", case], 0);
+    assert!(ran.out.contains("converted   1 case ") && ran.out.contains("unchanged   1 case"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), before);
+    // The damage is in a superseded record.
+    let ran = place.verify(0);
+    assert!(ran.out.contains("1 fault in superseded records") && ran.out.contains("no fault"), "{}", ran.out);
+    place.convert(&["--prune"], 0);
+    assert!(!place.verify(0).out.contains("superseded"));
+    assert_eq!(voxels(&place.path("cache")), before);
+}
+
+#[test]
+fn other_parameters_are_not_applied_unasked() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let before = voxels(&place.path("cache"));
+    for flags in [&["--window=-100,200"][..], &["--codec=dense"], &["--store=full"]] {
+        let ran = place.convert(flags, 1);
+        assert!(ran.err.contains("made with other parameters") && ran.err.contains(": 2; --change"), "{}", ran.err);
+    }
+    assert_eq!(voxels(&place.path("cache")), before);
+    let ran = place.convert(&["--window=-100,200", "--change-parameters"], 0);
+    assert!(ran.out.contains("converted   2 cases"), "{}", ran.out);
+    assert_ne!(voxels(&place.path("cache")), before);
+    // Once done, the flag is not needed any more.
+    assert!(place.convert(&["--window=-100,200"], 0).out.contains("unchanged   2 cases"));
+}
+
+#[test]
+fn lost_cases_outside_of_the_data_end_the_run_unless_given_up() {
+    let place = Place::with_phantoms(3);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let shards = hiend_cache::list_shards(&place.path("cache")).unwrap();
+    for file in [place.image(0), place.label(0), place.image(2), place.label(2)] {
+        std::fs::remove_file(file).unwrap();
+    }
+    // Shards are in the order in which cases were done, which threads decide.
+    let holds = |shard: &Path| {
+        let shard = hiend_cache::Shard::open(shard, hiend_cache::Access::Pread).unwrap();
+        shard.cases()[0].case_id.clone()
+    };
+    let shard_of = |case: &str| shards.iter().find(|shard| holds(shard) == case).unwrap().clone();
+    let (first, second, third) = (shard_of("phantom_000"), shard_of("phantom_001"), shard_of("phantom_002"));
+    let before = voxels(&place.path("cache"));
+    std::fs::remove_file(&second).unwrap();
+    // Its case is in the data.
+    place.convert(&[], 0);
+    assert_eq!(voxels(&place.path("cache")), before);
+
+    let len = std::fs::metadata(&first).unwrap().len();
+    File::options().write(true).open(&first).unwrap().set_len(len - 5).unwrap();
+    std::fs::remove_file(&third).unwrap();
+    for flags in [&[][..], &["--dry-run"], &["--prune"]] {
+        let ran = place.convert(flags, 1);
+        let told = "lost or damaged, with cases that are not in this data: 2, such as Dataset001_Phantom/phantom_000;";
+        assert!(ran.err.contains(told) && ran.err.contains("--forget-lost"), "{}", ran.err);
+        assert!(first.exists(), "nothing is changed");
+    }
+    place.convert(&["--forget-lost"], 0);
+    assert_eq!(voxels(&place.path("cache")).into_keys().collect::<Vec<_>>(), ["Dataset001_Phantom/phantom_001"]);
+    place.convert(&[], 0);
+    place.verify(0);
+}
+
+#[test]
+fn a_lost_shard_of_an_earlier_version_may_have_held_anything() {
+    let place = Place::with_phantoms(2);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let cache = place.path("cache");
+    let mut manifest = Manifest::read(&cache).unwrap();
+    assert_eq!(manifest.cases.values().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+    manifest.cases.clear();
+    manifest.write(&cache).unwrap();
+    std::fs::remove_file(&hiend_cache::list_shards(&cache).unwrap()[0]).unwrap();
+    let ran = place.convert(&[], 1);
+    assert!(ran.err.contains("does not name its cases"), "{}", ran.err);
+    place.convert(&["--forget-lost"], 0);
+    assert_eq!(voxels(&cache).len(), 2);
+}
+
+#[test]
+fn findings_are_told_before_during_and_after_a_conversion() {
+    let place = Place::with_phantoms(1);
+    // A body of 0 to 1040 without a negative value: an offset of 1000.
+    let mut bytes = nifti(&[16, 16, 16], 6.0, 4096);
+    for (at, value) in bytes[352..].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let inside = (at % 16).abs_diff(8) < 5 && (at / 16 % 16).abs_diff(8) < 5;
+        let noise = i16::try_from(at * 7919 % 41).unwrap();
+        *value = (if inside { 1020 + noise } else { noise }).to_le_bytes();
+    }
+    // A qform elsewhere than the sform.
+    bytes[252..254].copy_from_slice(&1i16.to_le_bytes());
+    bytes[268..272].copy_from_slice(&500f32.to_le_bytes());
+    let odd = place.path("data/Dataset001_Phantom/imagesTr/odd_0000.nii");
+    std::fs::write(&odd, bytes).unwrap();
+    set_age(&odd, 3600);
+    let header = "Dataset001_Phantom/odd: sform and qform disagree";
+    let values = "Dataset001_Phantom/odd: values 0 to 1060";
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(ran.out.contains("Would convert, but check these:") && ran.out.contains(header), "{}", ran.out);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains(header) && ran.out.contains(values), "{}", ran.out);
+    for flags in [&[][..], &["--on-suspect=fail"]] {
+        let ran = place.convert(flags, 0);
+        assert!(ran.out.contains("In the cache unchanged, but check these:"), "{}", ran.out);
+        assert!(ran.out.contains(header) && ran.out.contains(values), "{}", ran.out);
+        assert_eq!(ran.out.contains("--on-suspect does not apply"), !flags.is_empty(), "{}", ran.out);
+    }
+    let ran = check(&["inspect", &place.text("cache")], 0);
+    assert!(ran.out.contains("suspicious   1 case ") && ran.out.contains(values), "{}", ran.out);
+}
+
+#[test]
 fn cases_of_lost_and_damaged_shards_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&["--shard-size", "1kB"], 0);
@@ -662,4 +795,22 @@ fn too_few_threads_or_too_little_memory_is_one_line() {
         assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", ran.err);
         assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_case_beyond_the_memory_of_the_system_is_skipped() {
+    let place = Place::with_phantoms(1);
+    let path = place.path("data/Dataset001_Phantom/imagesTr/big_0000.nii");
+    std::fs::write(&path, nifti(&[500, 500, 400], 1.0, 0)).unwrap();
+    // 200 MB of voxels that take no place on disk; converting them takes twice as much memory.
+    File::options().write(true).open(&path).unwrap().set_len(352 + 200_000_000).unwrap();
+    let script = r#"ulimit -v 300000; exec "$0" "$@""#;
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let mut limited = Command::new("bash");
+    limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard"), &data, "--out", &out, SPACING, "--jobs=1"]);
+    let ran = ran_of(limited.env_remove("HIEND_LOG").output().unwrap());
+    assert_eq!(ran.code, 3, "{}\n{}", ran.out, ran.err);
+    assert!(ran.out.contains("big: needs ") && ran.out.contains("which the system does not grant"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")).len(), 1);
 }

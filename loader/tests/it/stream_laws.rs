@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use hiend_cache::{Access, Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
+use hiend_cache::{
+    Access, Cache, CodecPreset, DatasetInfo, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode,
+};
 use hiend_loader::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use hiend_loader::pipeline::{Error, Loader, LoaderOptions, OnCorrupt, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::sampler::SampleBy;
-use hiend_loader::split::{FoldSplit, Part, Split};
+use hiend_loader::split::{FoldRule, FoldSplit, Part, Split};
 use hiend_loader::transform::Chain;
 use proptest::prelude::*;
 
@@ -372,13 +374,38 @@ fn split_streams_its_own_cases() {
         assert_eq!(seen.len(), loader.num_cases());
         seen
     };
-    let fold = |part| Split::Fold(FoldSplit { fold: 0, of: 3, part, seed: 1 });
+    let fold = |part| Split::Fold(FoldSplit { fold: 0, of: 3, part, seed: 1, rule: FoldRule::Dealt });
     let (train, validation) = (stream(fold(Part::Train)), stream(fold(Part::Validation)));
     assert!(train.is_disjoint(&validation) && !validation.is_empty());
     assert_eq!(train.len() + validation.len(), 12);
     let nothing = StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() };
     let error = Loader::open(cache, nothing, 5, &LoaderOptions::default()).err().unwrap();
     assert!(error.to_string().contains("include, exclude and split leave none of its"), "{error}");
+}
+
+#[test]
+fn no_crop_is_centred_on_a_voxel_without_annotation() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cache(dir.path(), "D", &some_cases(5));
+    let seen = |ignore_label: Option<u8>, sample_by| -> BTreeSet<u8> {
+        let cache = Arc::new(Cache::open(dir.path()).unwrap());
+        // Crops of one voxel are their centre.
+        let one =
+            StreamConfig { crop_size: [1; 3], foreground_rate: 1.0, ignore_label, ..config(sample_by, Chain::plain()) };
+        let batches = batches(&cache, &one, &options(2, (0, 1)), 0, 40);
+        batches.iter().flat_map(|batch| batch.to_labels().unwrap().to_vec()).collect()
+    };
+    for sample_by in [SampleBy::Label, SampleBy::Class] {
+        assert_eq!(seen(None, sample_by), [1, 3].into());
+        assert_eq!(seen(Some(3), sample_by), [1].into());
+    }
+    // The dataset's own ignore label.
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    manifest.datasets.insert("D".to_owned(), DatasetInfo { ignore: Some(1), ..DatasetInfo::default() });
+    manifest.write(dir.path()).unwrap();
+    for sample_by in [SampleBy::Label, SampleBy::Class] {
+        assert_eq!(seen(None, sample_by), [3].into());
+    }
 }
 
 /// Changes one byte in the middle of a case's chunks; returns the case's key.

@@ -68,7 +68,8 @@ mod tests {
         load_model(path, mlp(0))?;
         load_ema(path, mlp(0))?;
         load_averaged(path, mlp(0))?;
-        load_optimizer(path, PretrainPreset::Tiny.config().optim.init(&mlp(0)))?;
+        let model = load_model(path, mlp(0))?;
+        load_optimizer(path, &model, PretrainPreset::Tiny.config().optim.init(&model))?;
         Ok(())
     }
 

@@ -32,6 +32,22 @@ pub enum CheckpointError {
         /// Burn's message, on one line.
         message: String,
     },
+    /// A moment of the optimizer that belongs to no parameter.
+    #[error("{}: moment {moment} belongs to no parameter of the model", path.display())]
+    StrayMoment {
+        /// The file.
+        path: PathBuf,
+        /// Name of the moment in the file.
+        moment: String,
+    },
+    /// A moment of the optimizer whose shape is not that of its parameter.
+    #[error("{}: {mismatch}", path.display())]
+    MomentShape {
+        /// The file.
+        path: PathBuf,
+        /// The two shapes.
+        mismatch: Box<MomentMismatch>,
+    },
     /// A `state.json` that cannot be parsed.
     #[error("{}", path.display())]
     State {
@@ -67,6 +83,20 @@ pub enum CheckpointError {
         /// Format number of the checkpoint.
         found: u32,
     },
+}
+
+/// A moment whose shape is not that of its parameter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("moment {moment} has shape {found:?}; expected {expected:?} as parameter {parameter}")]
+pub struct MomentMismatch {
+    /// Name of the moment in the file.
+    pub moment: String,
+    /// Path of the parameter in the model.
+    pub parameter: String,
+    /// Shape of the moment.
+    pub found: Vec<usize>,
+    /// Shape of the parameter.
+    pub expected: Vec<usize>,
 }
 
 /// A difference between a file and the digest recorded for it.
@@ -117,7 +147,13 @@ impl CheckpointError {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::File(_) | Self::Record { .. } | Self::State { .. } | Self::Damaged { .. } => true,
+            Self::Io { .. }
+            | Self::File(_)
+            | Self::Record { .. }
+            | Self::StrayMoment { .. }
+            | Self::MomentShape { .. }
+            | Self::State { .. }
+            | Self::Damaged { .. } => true,
             Self::Kind { .. } | Self::Format { .. } => false,
         }
     }

@@ -5,10 +5,12 @@ use std::sync::Once;
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn_store::burn_pack;
 use hiend_cache::lookup;
 
 use super::state::read_digests;
-use super::{CheckpointError, Damage, EMA, MODEL, OPTIMIZER};
+use super::{CheckpointError, Damage, EMA, MODEL, MomentMismatch, OPTIMIZER};
+use crate::optim::parameter_shapes;
 
 static UNCHECKED: Once = Once::new();
 
@@ -40,15 +42,40 @@ pub fn load_averaged<M: Module>(checkpoint: &Path, model: M) -> Result<M, Checkp
     load(&checked(checkpoint, name)?, model)
 }
 
-/// Returns `optimizer` with the moments of a checkpoint.
+/// Returns `optimizer` with the moments of a checkpoint, of `model` as it was loaded from the same checkpoint.
 ///
 /// Burn reads them on `Device::default()`: see [`crate::device::settle_default`].
 ///
 /// # Errors
-/// If the file cannot be read or is damaged.
-pub fn load_optimizer(checkpoint: &Path, optimizer: ModuleOptimizer) -> Result<ModuleOptimizer, CheckpointError> {
+/// If the file cannot be read, is damaged, or holds moments that are not of the model's parameters.
+pub fn load_optimizer<M: Module>(
+    checkpoint: &Path,
+    model: &M,
+    optimizer: ModuleOptimizer,
+) -> Result<ModuleOptimizer, CheckpointError> {
     let path = checked(checkpoint, OPTIMIZER)?;
+    check_moments(&path, model)?;
     optimizer.load(&path).map_err(CheckpointError::record(&path))
+}
+
+/// Compares the shapes of moments with those of the parameters: the first update would panic on a difference.
+fn check_moments<M: Module>(path: &Path, model: &M) -> Result<(), CheckpointError> {
+    let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
+    let parameters = parameter_shapes(model);
+    // Reads no values: the tensors are windows into the file.
+    for moment in burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)? {
+        let path = path.to_owned();
+        let Some((parameter, expected)) = moment.param_id.and_then(|id| parameters.get(&id)) else {
+            return Err(CheckpointError::StrayMoment { path, moment: moment.name });
+        };
+        let found = moment.shape.to_vec();
+        if found != *expected {
+            let (parameter, expected) = (parameter.clone(), expected.clone());
+            let mismatch = MomentMismatch { moment: moment.name, parameter, found, expected };
+            return Err(CheckpointError::MomentShape { path, mismatch: Box::new(mismatch) });
+        }
+    }
+    Ok(())
 }
 
 fn load<M: Module>(path: &Path, model: M) -> Result<M, CheckpointError> {
@@ -78,4 +105,66 @@ fn checked(checkpoint: &Path, name: &str) -> Result<PathBuf, CheckpointError> {
         }),
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::GradientsParams;
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+    use crate::checkpoint::testing::mlp;
+    use crate::checkpoint::{Checkpoints, Kind, State};
+    use crate::config::pretrain::PretrainPreset;
+    use crate::model::block::Mlp;
+    use crate::model::init::WeightInit;
+
+    /// Saves a model and the moments of another one after an update.
+    fn save(model: &Mlp, updated: Mlp) -> (tempfile::TempDir, PathBuf) {
+        let config = PretrainPreset::Tiny.config();
+        let mut optimizer = config.optim.init(&updated);
+        let width = updated.fc1.weight.val().dims()[0];
+        let x = Tensor::ones([1, 3, width], &Device::flex().autodiff());
+        let loss = updated.add_to(x.clone(), x).square().sum();
+        let grads = GradientsParams::from_grads(loss.backward(), &updated);
+        let _ = optimizer.step(1e-3, updated, grads);
+        let run = tempfile::tempdir().unwrap();
+        let state = State::new(Kind::Pretrain, 1, Some(0.5), &config, "digest");
+        let path = Checkpoints::open(run.path(), 1).unwrap().save(&state, model, None, &optimizer).unwrap();
+        (run, path)
+    }
+
+    fn load(path: &Path, like: Mlp) -> Result<(), CheckpointError> {
+        let model = load_model(path, like)?;
+        let optimizer = PretrainPreset::Tiny.config().optim.init(&model);
+        load_optimizer(path, &model, optimizer).map(|_| ())
+    }
+
+    #[test]
+    fn moments_of_the_model_are_loaded() {
+        let model = mlp(1);
+        let (_run, path) = save(&model, model.clone());
+        load(&path, mlp(2)).unwrap();
+    }
+
+    #[test]
+    fn moments_of_another_model_are_refused_and_named() {
+        let (_run, path) = save(&mlp(1), mlp(2));
+        let error = load(&path, mlp(3)).unwrap_err();
+        assert!(matches!(&error, CheckpointError::StrayMoment { .. }), "{error}");
+        // Parameters of the same ids and another width.
+        let model = mlp(1);
+        let mut wide = Mlp::init(6, 2, &mut WeightInit::new(1, &Device::flex().autodiff()));
+        wide.fc1.weight.id = model.fc1.weight.id;
+        wide.fc2.weight.id = model.fc2.weight.id;
+        for (theirs, ours) in [(&mut wide.fc1.bias, &model.fc1.bias), (&mut wide.fc2.bias, &model.fc2.bias)] {
+            if let (Some(theirs), Some(ours)) = (theirs, ours) {
+                theirs.id = ours.id;
+            }
+        }
+        let (_run, path) = save(&model, wide);
+        let error = load(&path, mlp(3)).unwrap_err();
+        assert!(error.to_string().contains("optimizer.bpk: moment "), "{error}");
+        assert!(matches!(&error, CheckpointError::MomentShape { .. }), "{error}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use hiend_loader::program::{Spacing, parse_spacing, parse_window};
+use hiend_loader::program::{OnSuspectArg, Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
 use crate::config::pretrain::PretrainPreset;
@@ -37,7 +37,7 @@ pub struct ModelArgs {
 /// Scans to draw, and the folder for the pictures.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// CT scans, .nii or .nii.gz
+    /// CT scans, .nii or .nii.gz, or folders of them
     #[arg(value_name = "INPUT", required_unless_present = "shards", conflicts_with = "shards")]
     pub inputs: Vec<PathBuf>,
     /// Cache to take cases from, instead of files
@@ -52,6 +52,9 @@ pub struct ScanArgs {
     /// HU range mapped to 0 to 1 [default: that of the model's configuration, else the cache's, else -175,250]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
+    /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    #[arg(long, value_enum, default_value = "warn")]
+    pub on_suspect: OnSuspectArg,
     /// Folder for the pictures, created if missing
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -115,6 +118,9 @@ pub struct ImportArgs {
     /// File for the imported weights, .safetensors [default: report only]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
     /// Sizes of the model.
     #[command(flatten)]
     pub sizes: SizesArgs,
@@ -129,6 +135,9 @@ pub struct ExportArgs {
     /// File for the weights, .safetensors
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace an existing file; the weights that are read are never replaced
+    #[arg(long)]
+    pub overwrite: bool,
     /// Sizes of the model, for weight files.
     #[command(flatten)]
     pub sizes: SizesArgs,

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
+use hiend_loader::program::OnSuspectArg;
 
 use crate::device::DeviceChoice;
 use crate::sliding_window::Weighting;
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags that are independent of each other")]
 pub struct PredictArgs {
     /// Fine-tuning run, of which the best checkpoint is used, or one of its checkpoints
     #[arg(long, value_name = "RUN")]
@@ -38,9 +40,15 @@ pub struct PredictArgs {
     /// Device to compute on: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// Action on a scan whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    #[arg(long, value_enum, default_value = "warn")]
+    pub on_suspect: OnSuspectArg,
     /// Replace existing label maps; inputs are never replaced
     #[arg(long)]
     pub overwrite: bool,
+    /// Skip scans whose label maps exist, so that an interrupted prediction can be continued
+    #[arg(long, conflicts_with = "overwrite")]
+    pub skip_existing: bool,
 }
 
 impl ValueEnum for Weighting {

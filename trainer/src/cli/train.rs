@@ -37,6 +37,9 @@ pub struct FinetuneArgs {
     /// Validate on fold K (from 0) of N and train on the others; replaces both splits of the configuration
     #[arg(long, value_name = "K/N", value_parser = parse_fold)]
     pub fold: Option<(u32, u32)>,
+    /// File of folds as nnU-Net writes it, for --fold to choose from
+    #[arg(long, value_name = "FILE", requires = "fold")]
+    pub splits: Option<PathBuf>,
     /// Train on N cases and validate on all others; replaces both splits of the configuration
     #[arg(long, value_name = "N", conflicts_with = "fold")]
     pub shots: Option<usize>,

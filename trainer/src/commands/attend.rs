@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
+use hiend_loader::program::UsageError;
 use hiend_loader::rng::{DrawId, Operation, case_key};
 use hiend_loader::scan::Scan;
 use rand::RngExt as _;
@@ -31,15 +32,16 @@ pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
         Some(Layers::These(layers)) => layers.clone(),
     };
     for &layer in &layers {
-        ensure!(layer < model.depth, "--layers {layer}: the encoder has {} blocks, counted from 0", model.depth);
+        let message = format!("--layers {layer}: the encoder has {} blocks, counted from 0", model.depth);
+        ensure!(layer < model.depth, UsageError::new(message));
     }
     if let Some(head) = args.head {
         for (part, num_heads) in [("encoder", model.num_heads), ("decoder", model.decoder_num_heads)] {
-            ensure!(head < num_heads, "--head {head}: the {part} has {num_heads} heads, counted from 0");
+            let message = format!("--head {head}: the {part} has {num_heads} heads, counted from 0");
+            ensure!(head < num_heads, UsageError::new(message));
         }
     }
-    scans::for_each(&args.scans, &loaded.config, |scan| draw_figures(&loaded, &compute, scan, &layers, args))?;
-    Ok(ExitCode::SUCCESS)
+    scans::for_each(&args.scans, &loaded.config, |scan| draw_figures(&loaded, &compute, scan, &layers, args))
 }
 
 /// Draws the encoder's and the decoder's attention of the query patch.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use hiend_loader::split::{FoldSplit, Part, ShotSplit, Split};
+use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
 use super::running::{self, Place};
 use super::source::{Source, open_cache};
@@ -20,7 +20,7 @@ pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let devices = running::open_devices(&args.run)?;
     let (config, place, init) = resolve(args, &devices.first)?;
     let mut config = running::settle(&args.run, config)?;
-    split(args, &mut config)?;
+    split(args, &mut config, &place)?;
     let cache = open_cache(&args.run)?;
     let task = Finetuning::new(config, &cache, init)?;
     for warning in &task.warnings {
@@ -85,11 +85,22 @@ fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
 }
 
 /// Replaces the training and validation cases by those that flags name.
-fn split(args: &FinetuneArgs, config: &mut FinetuneConfig) -> anyhow::Result<()> {
-    let split = |part| match (args.fold, args.shots) {
-        (Some((fold, of)), _) => Some(Split::Fold(FoldSplit { fold, of, part, seed: 0 })),
-        (None, Some(shots)) => Some(Split::Shots(ShotSplit { shots, part, seed: 0 })),
-        (None, None) => None,
+fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> anyhow::Result<()> {
+    // A run keeps the rule of folds that it began with.
+    let rule = match place.resume {
+        Resume::Begin => FoldRule::Dealt,
+        resume => match saved_config::<FinetuneConfig>(&place.run_dir, Kind::Finetune, resume)?.stream.split {
+            Split::Fold(FoldSplit { rule, .. }) => rule,
+            _ => FoldRule::Dealt,
+        },
+    };
+    let split = |part| match (args.fold, &args.splits, args.shots) {
+        (Some((fold, of)), Some(splits), _) => {
+            Some(Split::File(FileSplit { splits: splits.clone(), fold, of: Some(of), part }))
+        }
+        (Some((fold, of)), None, _) => Some(Split::Fold(FoldSplit { fold, of, part, seed: 0, rule })),
+        (None, _, Some(shots)) => Some(Split::Shots(ShotSplit { shots, part, seed: 0 })),
+        (None, _, None) => None,
     };
     if args.no_validation {
         config.stream.split = Split::default();

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
+use hiend_loader::case::shown;
 use hiend_loader::nifti::write_like;
+use hiend_loader::program::OnSuspectArg;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::running::listen;
@@ -17,10 +19,13 @@ use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
 use crate::inference::scan_files::Scans;
-use places::Places;
+use places::{Places, Replace};
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
-    let Scans { files, skipped } = Scans::find(&args.inputs)?;
+    let Scans { mut files, skipped, subfolders } = Scans::find(&args.inputs)?;
+    for folder in &subfolders {
+        note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
+    }
     let compute = Compute::open(args.device)?;
     settle_default(&compute)?;
     let settings = WindowSettings {
@@ -31,7 +36,13 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     };
     let predictor = Predictor::open(&args.model, &compute, settings)?;
     let places = Places::new(&args.out, predictor.classes(), args.probabilities);
-    places.check(&files, args.overwrite)?;
+    let num_finished = if args.skip_existing { places.leave_out_finished(&mut files)? } else { 0 };
+    let replace = match (args.overwrite, args.skip_existing) {
+        (true, _) => Replace::Everything,
+        (false, true) => Replace::Probabilities,
+        (false, false) => Replace::Nothing,
+    };
+    places.check(&files, replace)?;
     let model = predictor.checkpoint().display();
     print(format_args!("model {model} on {compute}, {} classes", predictor.classes().len()))?;
 
@@ -45,13 +56,16 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
         let label = format!("{}/{} {case}", number + 1, files.len());
         let bar = bar(&label);
-        let result = predictor.predict(path, args.probabilities, &stop, &mut |done, total| {
+        let result = predictor.predict(path, args.on_suspect.into(), args.probabilities, &stop, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
         match result {
             Err(ScanPredictionError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(error @ ScanPredictionError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
+                return Err(error).with_context(|| format!("stopped after {number} of {}", scans(files.len())));
+            }
             // One scan that cannot be predicted does not stop the others.
             Err(error) => {
                 note(format_args!("{label}: skipped: {:#}", anyhow::Error::from(error)));
@@ -59,20 +73,30 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             }
             // A folder that takes no more files does.
             Ok(prediction) => {
+                for finding in &prediction.findings {
+                    note(format_args!("{label}: check: {finding}"));
+                }
                 let labelled = write(&prediction, &places, case)
-                    .with_context(|| format!("stopped after {number} of {} scans", files.len()))?;
+                    .with_context(|| format!("stopped after {number} of {}", scans(files.len())))?;
                 let secs = started.elapsed().as_secs_f64();
                 print(format_args!("{label}: {labelled:.1} % of the voxels labelled, {secs:.1} s"))?;
             }
         }
     }
     let num_predicted = num_cases - num_failed;
-    print(format_args!("{num_predicted} of {num_cases} scans predicted into {}", args.out.display()))?;
+    let finished = if num_finished > 0 { format!("; {} finished before", scans(num_finished)) } else { String::new() };
+    let (of, out) = (scans(num_cases), args.out.display());
+    print(format_args!("{num_predicted} of {of} predicted into {out}{finished}"))?;
     Ok(match num_failed {
         0 => ExitCode::SUCCESS,
-        all if all == num_cases => ExitCode::FAILURE,
+        all if all == num_cases && num_finished == 0 => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// A number of scans in words.
+fn scans(number: usize) -> String {
+    format!("{number} scan{}", if number == 1 { "" } else { "s" })
 }
 
 /// Writes label map and probabilities; returns the percentage of voxels that are not background.

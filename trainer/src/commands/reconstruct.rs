@@ -34,8 +34,7 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
         let centre = args.centre.map_or_else(|| Ok(scan.middle()), |point| scan.voxel_at(point))?;
         draw_crop(&reconstructor, scan, centre, args)?;
         if args.crop_only { Ok(()) } else { draw_scan(&reconstructor, scan, centre, args) }
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Draws the crop around a voxel.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::lookup;
+use hiend_cache::{durable, lookup};
 use hiend_loader::program::on_interrupt;
 
 use super::INTERRUPTED;
@@ -195,7 +195,7 @@ fn headspace<T: Task>(
 fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     let parent = run_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let make = || {
-        std::fs::create_dir_all(parent)?;
+        durable::create_dir_all(parent)?;
         tempfile::Builder::new().prefix("smoke-").tempdir_in(parent)
     };
     make().with_context(|| parent.display().to_string())

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hiend_cache::Cache;
-use hiend_loader::case::case_named;
+use hiend_cache::{Cache, durable, lookup};
+use hiend_loader::case::{case_named, shown};
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::scan::{Scan, name_of};
+use hiend_loader::program::{OnSuspectArg, UsageError};
+use hiend_loader::scan::{Scan, ScanError, name_of};
 
-use super::print;
+use super::{SKIPPED, note, print};
 use crate::cli::ScanArgs;
 use crate::config::pretrain::PretrainConfig;
+use crate::inference::scan_files::{Scans, SkippedScan};
 
-/// Calls `draw` with every scan, preprocessed as for training; stops at the first failure.
+/// Calls `draw` with every scan, preprocessed as for training; stops at the first failure. Returns the exit code: scans
+/// that are skipped, because they are no CTs, are told on standard error.
 ///
 /// # Errors
 /// If two scans would write the same pictures, a scan cannot be read, or `draw` fails.
@@ -22,11 +26,19 @@ pub(super) fn for_each(
     args: &ScanArgs,
     config: &PretrainConfig,
     mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    ensure!(!args.out.is_file(), "{}: a file, where a folder for the pictures is expected", args.out.display());
+) -> anyhow::Result<ExitCode> {
+    let is_file = lookup::metadata(&args.out)?.is_some_and(|found| found.is_file());
+    ensure!(!is_file, "{}: a file, where a folder for the pictures is expected", args.out.display());
+    let mut draw = |scan: &Scan| {
+        for finding in &scan.findings {
+            note(format_args!("{}: check: {finding}", scan.name));
+        }
+        draw(scan)
+    };
     let window = args.window.or(config.stream.window);
-    if let Some([low, high]) = window {
-        ensure!(low < high, "--window {low},{high}: expected two HU values, the lower one first");
+    if let Some([low, high]) = window.filter(|[low, high]| low >= high) {
+        let message = format!("--window {low},{high}: expected two HU values, the lower one first");
+        return Err(UsageError::new(message).into());
     }
     if let Some(dir) = &args.shards {
         let cache = Cache::open(dir)?;
@@ -36,16 +48,35 @@ pub(super) fn for_each(
         for case in cases {
             draw(&Scan::of_case(&cache, case, window)?)?;
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    refuse_namesakes(args.inputs.iter().map(|path| name_of(path)))?;
+    let Scans { files, skipped, subfolders } = Scans::find(&args.inputs)?;
+    for folder in &subfolders {
+        note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
+    }
+    for SkippedScan { case, reason } in &skipped {
+        note(format_args!("{case}: skipped: {reason}"));
+    }
+    refuse_namesakes(files.values().map(|path| name_of(path)))?;
     let recipe = PreprocessConfig::default();
     let preprocess = PreprocessConfig { spacing: args.spacing.mm(), window: window.unwrap_or(recipe.window), ..recipe };
-    preprocess.validate().map_err(anyhow::Error::msg)?;
-    for input in &args.inputs {
-        draw(&Scan::read(input, &preprocess)?)?;
+    preprocess.validate().map_err(UsageError::new)?;
+    let mut num_skipped = skipped.len();
+    for input in files.values() {
+        match Scan::read(input, &preprocess, args.on_suspect.into()) {
+            Ok(scan) => draw(&scan)?,
+            Err(error @ ScanError::Suspect { .. }) if args.on_suspect != OnSuspectArg::Fail => {
+                note(format_args!("{}: skipped: {error}", name_of(input)));
+                num_skipped += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    Ok(match num_skipped {
+        0 => ExitCode::SUCCESS,
+        all if all == files.len() + skipped.len() => ExitCode::FAILURE,
+        _ => ExitCode::from(SKIPPED),
+    })
 }
 
 fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
@@ -61,7 +92,7 @@ fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
 /// # Errors
 /// If the file cannot be written.
 pub(super) fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    durable::create_dir_all(dir)?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
     canvas.write_png(&path).with_context(|| path.display().to_string())?;
     print(format_args!("picture {}", path.display()))?;

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use hiend_cache::lookup;
+use hiend_loader::program::check_extension;
 
 use super::model::{load_pretrained, sizes};
 use super::print;
@@ -14,13 +16,15 @@ use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
 /// Reads a weight file into the model, reports its tensors, and writes the model's weights if asked to.
 pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    args.out.as_deref().map(|out| check_out(out, &args.file)).transpose()?;
+    args.out.as_deref().map(|out| check_out(out, &args.file, args.overwrite)).transpose()?;
+    let (file, found) = (args.file.display(), lookup::metadata(&args.file)?);
+    let found = found.with_context(|| format!("{file}: no such file"))?;
     ensure!(
-        !args.file.is_dir(),
-        "{}: a folder, where a .pth or .safetensors file is expected; runs and checkpoints need no import, every \
-         --model accepts them",
-        args.file.display()
+        !found.is_dir(),
+        "{file}: a folder, where a .pth or .safetensors file is expected; runs and checkpoints need no import, every \
+         --model accepts them"
     );
+    ensure!(found.is_file(), "{file}: not a regular file; expected a .pth or .safetensors file");
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let loaded = load_pretrained(&args.file, sizes(&args.sizes)?, &compute)?;
@@ -38,7 +42,7 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 
 /// Writes a model's weights under `PyTorch`'s names and in its layouts.
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    check_out(&args.out, &args.model)?;
+    check_out(&args.out, &args.model, args.overwrite)?;
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
@@ -53,12 +57,18 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses file names that do not end in `.safetensors`, and the file that is read.
-fn check_out(out: &Path, input: &Path) -> anyhow::Result<()> {
-    let fits = out.extension().is_some_and(|extension| extension == "safetensors");
-    ensure!(fits, "{}: expected a name that ends in .safetensors", out.display());
-    let is_input = out.canonicalize().is_ok_and(|out| input.canonicalize().is_ok_and(|input| input == out));
+/// Refuses file names that do not end in `.safetensors`, the file that is read, and an existing one unless `overwrite` is
+/// set.
+fn check_out(out: &Path, input: &Path, overwrite: bool) -> anyhow::Result<()> {
+    check_extension(out, "safetensors")?;
+    if !lookup::exists(out)? {
+        return Ok(());
+    }
+    let resolved = |path: &Path| path.canonicalize().with_context(|| path.display().to_string());
+    // An input that is not there is reported when it is opened.
+    let is_input = lookup::exists(input)? && resolved(out)? == resolved(input)?;
     ensure!(!is_input, "{} would replace the weights that are read; choose another --out", out.display());
+    ensure!(overwrite, "{} exists; --overwrite replaces it", out.display());
     Ok(())
 }
 

@@ -174,7 +174,7 @@ impl RunConfig for FinetuneConfig {
     fn with_every_key() -> Self {
         let config = Self::parse_unchecked(FinetunePreset::Recipe.toml());
         Self {
-            stream: StreamConfig { window: Some([-175.0, 250.0]), ..config.stream },
+            stream: StreamConfig { window: Some([-175.0, 250.0]), ignore_label: Some(255), ..config.stream },
             optim: AdamWSettings { clip_norm: Some(1.0), ..config.optim },
             train: TrainConfig::with_every_key(),
             preprocess: Some(PreprocessConfig::default()),
@@ -323,8 +323,8 @@ mod tests {
             assert!(text.contains(from), "{from}");
             FinetuneConfig::parse(&text.replacen(from, to, 1), "x.toml").unwrap();
         };
-        with("{ fold = 0, of = 5, part = \"train\" }", "{ shots = 1, part = \"train\" }");
-        with("{ fold = 0, of = 5, part = \"train\" }", "{ list = \"train.txt\" }");
+        with("{ fold = 0, of = 5, part = \"train\", rule = \"dealt\" }", "{ shots = 1, part = \"train\" }");
+        with("{ fold = 0, of = 5, part = \"train\", rule = \"dealt\" }", "{ list = \"train.txt\" }");
         let augment = text.find("[stream.augment]").unwrap();
         let end = augment + text[augment..].find("[optim]").unwrap();
         let nnunet = format!("{}[stream.augment]\nchain = \"nnunet\"\n\n{}", &text[..augment], &text[end..]);

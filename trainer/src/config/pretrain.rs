@@ -49,7 +49,7 @@ impl RunConfig for PretrainConfig {
     fn with_every_key() -> Self {
         Self {
             model: HiEndMaeConfig::tiny(),
-            stream: StreamConfig { window: Some([-175.0, 250.0]), ..StreamConfig::default() },
+            stream: StreamConfig { window: Some([-175.0, 250.0]), ignore_label: Some(255), ..StreamConfig::default() },
             optim: AdamWSettings { clip_norm: Some(1.0), ..AdamWSettings::pretrain() },
             schedule: ScheduleConfig::with_every_key(),
             train: TrainConfig::with_every_key(),

@@ -109,6 +109,7 @@ pub(super) fn settle(
 ) -> Result<Vec<String>, ClassesError> {
     let mut other = "the configuration".to_owned();
     let mut warnings = Vec::new();
+    let mut described_ignore = None;
     let listed = !config.classes.is_empty();
     for &dataset in names {
         let info = manifest.datasets.get(dataset);
@@ -134,6 +135,7 @@ pub(super) fn settle(
                 warnings.push(format!("class {class} is `{theirs}` in dataset {dataset} and `{ours}` in {other}"));
             }
         }
+        described_ignore = described_ignore.or(info.and_then(|info| info.ignore));
         if let Some(found) = described.ignore {
             match config.ignore_label {
                 Some(expected) if expected != found => {
@@ -145,6 +147,10 @@ pub(super) fn settle(
     }
     if let Some(label) = config.ignore_label.filter(|&label| usize::from(label) < config.classes.len()) {
         return Err(ClassesError::IgnoreIsClass { origin: other, label, last: config.classes.len() - 1 });
+    }
+    // The stream knows the ignore labels of datasets; one that the configuration alone names is passed on.
+    if described_ignore.is_none() {
+        config.stream.ignore_label = config.ignore_label;
     }
     if config.classes.len() < 2 {
         return Err(ClassesError::TooFew { count: config.classes.len() });

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use hiend_loader::convert::check_extent;
+use hiend_loader::case::ImageRole;
+use hiend_loader::convert::{Judged, OnSuspect, Suspicion, check_extent};
 use hiend_loader::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use hiend_loader::preprocess::window::window_units;
 use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
@@ -49,6 +50,14 @@ pub enum ScanPredictionError {
     /// A file that cannot be read.
     #[error(transparent)]
     Nifti(#[from] NiftiError),
+    /// A scan whose values are not those of a CT in HU.
+    #[error("{}: {suspicion}", path.display())]
+    Suspect {
+        /// The file.
+        path: PathBuf,
+        /// The sign.
+        suspicion: Suspicion,
+    },
     /// A scan that cannot be prepared for the network.
     #[error("{}: {reason}", path.display())]
     Unsuitable {
@@ -101,6 +110,8 @@ pub struct Prediction {
     pub info: NiftiInfo,
     /// Labels on the scan's own grid.
     pub exported: Exported,
+    /// Oddities of the scan's header and values, each in one line.
+    pub findings: Vec<String>,
 }
 
 impl Predictor {
@@ -147,17 +158,19 @@ impl Predictor {
         &self.checkpoint
     }
 
-    /// Predicts a scan. `progress` receives the numbers of windows done and in all.
+    /// Predicts a scan. `progress` receives the numbers of windows done and in all. `on_suspect` decides on scans whose
+    /// values are not those of a CT; a label map is refused in any case.
     ///
     /// Besides the scan itself, memory holds its resampled volume as f32 and as 16-bit quantized values, the label map,
     /// and the buffers of the sliding window and of [`LabelExport`]; none of them grows with the number of classes
     /// times all voxels, unless probabilities are wanted.
     ///
     /// # Errors
-    /// If the file cannot be read or predicted, or `stop` was requested.
+    /// If the file cannot be read or predicted, is refused by [`OnSuspect::judge`], or `stop` was requested.
     pub fn predict(
         &self,
         path: &Path,
+        on_suspect: OnSuspect,
         probabilities: bool,
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
@@ -165,11 +178,13 @@ impl Predictor {
         let unsuitable = |reason| ScanPredictionError::Unsuitable { path: path.to_owned(), reason };
         check_extent(&read_info(path)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let scan = read_volume(path)?;
+        let suspect = |suspicion| ScanPredictionError::Suspect { path: path.to_owned(), suspicion };
+        let Judged { findings, .. } = on_suspect.judge(&scan, ImageRole::Assumed, self.window).map_err(suspect)?;
         let prepared = preprocess(&scan, None, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let info = scan.info.clone();
         drop(scan);
         match self.label(&info, prepared, probabilities, stop, progress) {
-            Ok(exported) => Ok(Prediction { info, exported }),
+            Ok(exported) => Ok(Prediction { info, exported, findings }),
             Err(Fault::Stopped) => Err(ScanPredictionError::Stopped),
             Err(Fault::Inference(source)) => Err(ScanPredictionError::Inference { path: path.to_owned(), source }),
         }

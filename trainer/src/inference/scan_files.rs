@@ -1,13 +1,16 @@
 //! Scans and label maps on disk, found by the rules of `hiend-shard`.
 //!
 //! A scan is a `.nii` or `.nii.gz` file, in upper or lower case. Hidden files are passed over: `._x.nii.gz` is what
-//! macOS leaves in archives. `CASE_0000` is the first channel of CASE, as in nnU-Net; a case with further channels is
-//! skipped with the reason, because a CT has one.
+//! macOS leaves in archives. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
+//! further channels is skipped with the reason, because a CT has one. So is a volume of another format, and a file that
+//! cannot be looked at. Subfolders are not searched, and named.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
+use hiend_loader::case::shown;
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
 use thiserror::Error;
 
 /// Errors from looking for scans.
@@ -29,10 +32,20 @@ pub enum ScanFilesError {
         path: PathBuf,
     },
     /// A folder without scans.
-    #[error("{}: no .nii or .nii.gz file in this folder", folder.display())]
+    #[error("{}: no .nii or .nii.gz file in this folder{}", shown(folder), others(subfolders))]
     Empty {
         /// The folder.
         folder: PathBuf,
+        /// Its subfolders, which are not searched.
+        subfolders: Vec<PathBuf>,
+    },
+    /// A file of a folder of label maps that cannot be used.
+    #[error("{}: {reason}", shown(path))]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Reason, in one line.
+        reason: String,
     },
     /// Two files of one case.
     #[error("{} and {} are both case {case}; remove one", first.display(), second.display())]
@@ -46,10 +59,17 @@ pub enum ScanFilesError {
     },
 }
 
+fn others(subfolders: &[PathBuf]) -> String {
+    match subfolders {
+        [] => String::new(),
+        [first, ..] => format!("; subfolders such as {} are not searched, name them as inputs", shown(first)),
+    }
+}
+
 /// A scan that was found and cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedScan {
-    /// Name of its case.
+    /// Name of its case, or of the file.
     pub case: String,
     /// Reason, in one line.
     pub reason: String,
@@ -60,60 +80,95 @@ pub struct SkippedScan {
 pub struct Scans {
     /// Files by case.
     pub files: BTreeMap<String, PathBuf>,
-    /// Cases that cannot be used.
+    /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
+    /// Subfolders of the inputs, which are not searched.
+    pub subfolders: Vec<PathBuf>,
 }
 
 impl Scans {
     /// Finds the scans among files and in folders (not in their subfolders).
     ///
     /// # Errors
-    /// If a path does not exist or cannot be accessed, a file is not a scan, a folder holds none, or two files are of
+    /// If an input does not exist or cannot be accessed, a file is not a scan, a folder holds none, or two files are of
     /// one case.
     pub fn find(inputs: &[PathBuf]) -> Result<Self, ScanFilesError> {
         let mut scans = Self::default();
         let mut seen = BTreeSet::new();
+        // Files that are given one by one are read by the names of their folder, listed once.
+        let mut names_in: BTreeMap<PathBuf, ChannelNames> = BTreeMap::new();
         for input in inputs {
-            let Some(metadata) = lookup::metadata(input)? else {
-                return Err(ScanFilesError::Absent { path: input.clone() });
+            let is_dir = match lookup::metadata(input) {
+                Ok(Some(metadata)) => metadata.is_dir(),
+                Ok(None) => return Err(ScanFilesError::Absent { path: input.clone() }),
+                Err(error) => {
+                    scans.skip(file_name(input), unseen(&error));
+                    continue;
+                }
             };
-            let found = if metadata.is_dir() {
-                list(input)?
+            let folder = if is_dir { input.clone() } else { parent(input) };
+            if !names_in.contains_key(&folder) {
+                names_in.insert(folder.clone(), channel_names(&folder)?);
+            }
+            let names = &names_in[&folder];
+            let found = if is_dir {
+                let listing = Listing::of(&folder)?;
+                if listing.files.is_empty() && listing.unusable.is_empty() {
+                    return Err(ScanFilesError::Empty { folder, subfolders: listing.subfolders });
+                }
+                scans.skipped.extend(listing.unusable);
+                scans.subfolders.extend(listing.subfolders);
+                listing.files
             } else {
                 let name = file_name(input);
                 let stem = nifti_stem(&name).ok_or_else(|| ScanFilesError::NotNifti { path: input.clone() })?;
                 vec![(stem.to_owned(), input.clone())]
             };
-            if found.is_empty() {
-                return Err(ScanFilesError::Empty { folder: input.clone() });
-            }
             for (stem, path) in found {
                 if seen.insert(path.canonicalize().map_err(FileError::at(&path, "look up"))?) {
-                    scans.add(&stem, path)?;
+                    scans.add(names.role(&stem), path)?;
                 }
             }
         }
         Ok(scans)
     }
 
-    fn add(&mut self, stem: &str, path: PathBuf) -> Result<(), ScanFilesError> {
-        let case = match split_channel(stem) {
-            Some((case, channel)) => {
-                let other = u16::from(channel == 0);
-                if has_channel(&path, case, other)? {
-                    if !self.skipped.iter().any(|skipped| skipped.case == case) {
-                        let reason = "has more than one channel; a CT has one".to_owned();
-                        self.skipped.push(SkippedScan { case: case.to_owned(), reason });
-                    }
-                    return Ok(());
-                }
-                // Without a first channel the number belongs to the case's name.
-                if channel == 0 { case } else { stem }
+    fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
+        match role {
+            NameRole::Case(case) => return insert(&mut self.files, case, path),
+            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), MULTICHANNEL.to_owned()),
+            NameRole::Further(case) => {
+                let reason = format!("{}; a CT has one", UnusedReason::OtherChannel);
+                self.skip(format!("{case} ({})", file_name(&path)), reason);
             }
-            None => stem,
-        };
-        insert(&mut self.files, case, path)
+        }
+        Ok(())
     }
+
+    fn skip(&mut self, case: String, reason: String) {
+        self.skipped.push(SkippedScan { case, reason });
+    }
+}
+
+/// Reason to skip a case with several channels.
+const MULTICHANNEL: &str = "has more than one channel; a CT has one";
+
+fn unseen(error: &FileError) -> String {
+    format!("cannot {}: {}", error.action, error.source)
+}
+
+/// Reading of the names in a folder.
+fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
+    let mut stems = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
+        let name = file_name(&entry.map_err(FileError::at(folder, "list"))?.path());
+        stems.extend(nifti_stem(&name).map(str::to_owned));
+    }
+    Ok(ChannelNames::of(stems.iter().map(String::as_str)))
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// Finds the label maps of a folder by case.
@@ -122,10 +177,17 @@ impl Scans {
 /// If the folder cannot be listed or holds no label map, or two files are of one case.
 pub fn label_maps(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ScanFilesError> {
     let mut files = BTreeMap::new();
-    for (case, path) in list(folder)? {
+    let listing = Listing::of(folder)?;
+    if let Some(SkippedScan { case, reason }) = listing.unusable.into_iter().next() {
+        return Err(ScanFilesError::Unusable { path: folder.join(case), reason });
+    }
+    for (case, path) in listing.files {
         insert(&mut files, &case, path)?;
     }
-    if files.is_empty() { Err(ScanFilesError::Empty { folder: folder.to_owned() }) } else { Ok(files) }
+    if files.is_empty() {
+        return Err(ScanFilesError::Empty { folder: folder.to_owned(), subfolders: listing.subfolders });
+    }
+    Ok(files)
 }
 
 fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> Result<(), ScanFilesError> {
@@ -135,20 +197,46 @@ fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> R
     }
 }
 
-/// NIfTI files of a folder with their stems, sorted by path.
-fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, ScanFilesError> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
-        let path = entry.map_err(FileError::at(folder, "list"))?.path();
-        let name = file_name(&path);
-        if let Some(stem) = nifti_stem(&name)
-            && lookup::is_file(&path)?
-        {
-            found.push((stem.to_owned(), path));
+/// Content of a folder, without that of its subfolders.
+#[derive(Debug, Default)]
+struct Listing {
+    /// NIfTI files with their stems, sorted.
+    files: Vec<(String, PathBuf)>,
+    /// Volumes that cannot be read, sorted.
+    unusable: Vec<SkippedScan>,
+    /// Subfolders, sorted.
+    subfolders: Vec<PathBuf>,
+}
+
+impl Listing {
+    fn of(folder: &Path) -> Result<Self, ScanFilesError> {
+        let mut listing = Self::default();
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
+            paths.push(entry.map_err(FileError::at(folder, "list"))?.path());
         }
+        paths.sort();
+        for path in paths {
+            let name = file_name(&path);
+            if name.starts_with('.') {
+                continue;
+            }
+            let stem = nifti_stem(&name).map(str::to_owned);
+            let mut unusable = |reason| listing.unusable.push(SkippedScan { case: shown(Path::new(&name)), reason });
+            match (lookup::metadata(&path), stem) {
+                (Err(error), Some(_)) => unusable(unseen(&error)),
+                (Ok(Some(data)), Some(stem)) if data.is_file() => listing.files.push((stem, path)),
+                (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
+                (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
+                (_, None) => {
+                    if let Some(reason @ UnusedReason::Format { .. }) = other_format(&name) {
+                        unusable(reason.to_string());
+                    }
+                }
+            }
+        }
+        Ok(listing)
     }
-    found.sort();
-    Ok(found)
 }
 
 fn file_name(path: &Path) -> String {
@@ -162,24 +250,6 @@ fn nifti_stem(name: &str) -> Option<&str> {
         (end.eq_ignore_ascii_case(ending) && !stem.is_empty()).then_some(stem)
     };
     strip(".nii.gz").or_else(|| strip(".nii")).filter(|_| !name.starts_with('.'))
-}
-
-/// Case and channel of `CASE_0000`.
-fn split_channel(stem: &str) -> Option<(&str, u16)> {
-    let (case, digits) = stem.rsplit_once('_')?;
-    let is_channel = digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_digit()) && !case.is_empty();
-    is_channel.then_some(())?;
-    Some((case, digits.parse().ok()?))
-}
-
-/// True if a channel of a case lies next to `path`.
-fn has_channel(path: &Path, case: &str, channel: u16) -> Result<bool, ScanFilesError> {
-    for ending in [".nii.gz", ".nii", ".NII.GZ", ".NII"] {
-        if lookup::exists(&path.with_file_name(format!("{case}_{channel:04}{ending}")))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -208,13 +278,19 @@ mod tests {
 
     #[test]
     fn cases_with_a_second_channel_are_skipped() {
-        let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz"]).unwrap();
+        let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "e_0001.nii.gz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["d"]);
-        let reason = "has more than one channel; a CT has one".to_owned();
-        assert_eq!(scans.skipped, [SkippedScan { case: "c".to_owned(), reason }]);
+        let further = "further channel of a case, not its first one (_0000); a CT has one";
+        let expected = [
+            ("c", "has more than one channel; a CT has one"),
+            ("c (c_0001.nii.gz)", further),
+            ("e (e_0001.nii.gz)", further),
+        ];
+        let skipped = |(case, reason): (&str, &str)| SkippedScan { case: case.to_owned(), reason: reason.to_owned() };
+        assert_eq!(scans.skipped, expected.map(skipped));
 
         // A file that is given by name is a channel of the same case.
-        let folder = folder(&["c_0000.nii.gz", "c_0001.nii.gz"]);
+        let folder = folder(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz"]);
         for name in ["c_0000.nii.gz", "c_0001.nii.gz"] {
             let scans = Scans::find(&[folder.path().join(name)]).unwrap();
             assert_eq!((scans.files.len(), scans.skipped.len()), (0, 1));
@@ -238,12 +314,43 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_that_leads_nowhere_is_an_error() {
-        let folder = folder(&["a.nii"]);
+    fn what_cannot_be_read_is_skipped_and_named() {
+        let folder = folder(&["a.nii", "x.nrrd", "y.MHA", "z.dcm", "table.csv", "old.zip"]);
+        for name in ["sub", "folder.nii.gz"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
         let link = folder.path().join("b.nii.gz");
         std::os::unix::fs::symlink(folder.path().join("gone"), &link).unwrap();
-        let error = Scans::find(&[folder.path().to_owned()]).unwrap_err();
-        assert!(matches!(&error, ScanFilesError::Unreadable(error) if error.path == link), "{error}");
+        let scans = Scans::find(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
+        let skipped: Vec<(&str, &str)> =
+            scans.skipped.iter().map(|skipped| (skipped.case.as_str(), skipped.reason.as_str())).collect();
+        assert_eq!(skipped[0].0, "b.nii.gz");
+        assert!(skipped[0].1.starts_with("cannot follow this symbolic link: "), "{skipped:?}");
+        let format = |name: &str| format!("{name} is not read; convert it to .nii.gz");
+        let (nrrd, mha, dicom) = (format("NRRD"), format("MetaImage"), format("DICOM"));
+        let expected = [
+            ("folder.nii.gz", "not a regular file"),
+            ("x.nrrd", nrrd.as_str()),
+            ("y.MHA", mha.as_str()),
+            ("z.dcm", dicom.as_str()),
+        ];
+        assert_eq!(skipped[1..], expected);
+        assert_eq!(scans.subfolders, [folder.path().join("sub")]);
+        // Given by name, it does not end the others either.
+        let scans = Scans::find(&[link, folder.path().join("a.nii")]).unwrap();
+        assert_eq!((scans.files.len(), scans.skipped.len()), (1, 1));
         assert!(matches!(Scans::find(&[folder.path().join("c.nii")]), Err(ScanFilesError::Absent { .. })));
+        // A label map that cannot be seen is no reason to leave its case out of an evaluation.
+        let error = label_maps(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
+    }
+
+    #[test]
+    fn subfolders_of_an_empty_folder_are_named() {
+        let folder = folder(&["notes.txt"]);
+        std::fs::create_dir(folder.path().join("imagesTs")).unwrap();
+        let error = Scans::find(&[folder.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.ends_with("imagesTs are not searched, name them as inputs"), "{error}");
     }
 }

@@ -64,6 +64,50 @@ pub fn evaluate_case(
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes: classes.collect::<Result<_, _>>()? })
 }
 
+/// Ignore label of a map of one region: 0 is outside of the region, 1 inside.
+const IGNORED: u8 = 2;
+
+/// Labels that are scored as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Name of the region.
+    pub name: String,
+    /// Labels that it unites.
+    pub labels: Vec<u8>,
+}
+
+/// Compares one prediction with its label by regions, which may overlap, as nnU-Net does: a region is what any of its
+/// labels is. The first region is the background; its surface is not measured.
+///
+/// # Errors
+/// As [`evaluate_case`]; `space` has the labels, not the regions.
+pub fn evaluate_regions(
+    case_id: &str,
+    label: &LabelMap<'_>,
+    pred: &LabelMap<'_>,
+    space: LabelSpace,
+    regions: &[Region],
+    tolerance_mm: f64,
+) -> Result<CaseMetrics, MetricError> {
+    // Labels out of range are errors, not parts of no region.
+    dice_per_class(label, pred, space)?;
+    let of_region = LabelSpace::new(2).with_ignore(space.ignore().map(|_| IGNORED));
+    let mut classes = Vec::with_capacity(regions.len());
+    for (number, region) in regions.iter().enumerate() {
+        let is_in = |value: u8| u8::from(region.labels.contains(&value));
+        let to_ignore = |value: u8| Some(value) == space.ignore();
+        let truth = |&value: &u8| if to_ignore(value) { IGNORED } else { is_in(value) };
+        let truth: Vec<u8> = label.voxels().iter().map(truth).collect();
+        let guess: Vec<u8> = pred.voxels().iter().map(|&value| is_in(value)).collect();
+        let truth = LabelMap::new(&truth, label.dims(), label.spacing_mm())?;
+        let guess = LabelMap::new(&guess, pred.dims(), pred.spacing_mm())?;
+        let measured = evaluate_case(case_id, &truth, &guess, of_region, tolerance_mm)?.classes[1];
+        let without_surface = ClassMetrics { surface_dice: f64::NAN, hd95_mm: f64::NAN, ..measured };
+        classes.push(if number == 0 { without_surface } else { measured });
+    }
+    Ok(CaseMetrics { case_id: case_id.to_owned(), classes })
+}
+
 /// Both maps with background where the label is the ignore label.
 fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (Cow<'a, [u8]>, Cow<'a, [u8]>) {
     let Some(ignore) = space.ignore().filter(|ignore| label.contains(ignore)) else {
@@ -185,6 +229,22 @@ mod tests {
         assert_eq!(lines[2], ["liver,", "whole", "2", "0.5000", "0.5000", "1.00", "0"]);
         assert_eq!(lines[3], ["spleen", "1", "0.0000", "0.0000", "-", "1"]);
         assert!((evaluation().mean_fg_dice() - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn regions_unite_their_labels() {
+        let region = |name: &str, labels: &[u8]| Region { name: name.to_owned(), labels: labels.to_vec() };
+        let regions = [region("background", &[0]), region("core", &[2]), region("whole", &[1, 2])];
+        let space = LabelSpace::new(3).with_ignore(Some(3));
+        let (label, pred) = ([0, 1, 2, 2, 3, 0], [0, 2, 2, 1, 2, 1]);
+        let case = evaluate_regions("a", &map(&label), &map(&pred), space, &regions, 1.0).unwrap();
+        let dice: Vec<f64> = case.classes.iter().map(|class| class.dice).collect();
+        // Without the ignored voxel: core 1 of 2 and 2, whole 3 of 3 and 4, background 1 of 2 and 1.
+        let expected = [2.0 / 3.0, 0.5, 6.0 / 7.0];
+        assert!(dice.iter().zip(expected).all(|(got, want)| (got - want).abs() < 1e-12), "{dice:?}");
+        assert!(case.classes[0].hd95_mm.is_nan() && case.classes[2].hd95_mm.is_finite());
+        let error = evaluate_regions("a", &map(&[0, 4]), &map(&[0, 0]), space, &regions, 1.0).unwrap_err();
+        assert!(error.to_string().contains("label 4 is out of range"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hiend_cache::durable;
 use prost::Message;
 
 use crate::journal::{StepRecord, ValidationRecord};
@@ -33,7 +34,7 @@ impl EventFile {
     /// # Errors
     /// If the folder or file cannot be made.
     pub fn create(folder: &Path, steps_done: u64, class_names: &[String]) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        durable::create_dir_all(folder)?;
         // TensorBoard reads files in name order: by time, then by number within a second.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let number = fs::read_dir(folder)?.count();

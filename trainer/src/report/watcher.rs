@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hiend_cache::lookup;
 
 use super::console::Console;
 use super::curves::{self, CurvesError};
@@ -102,8 +103,10 @@ impl Watcher {
         if matches!(event, Event::Stopped(_)) {
             self.draw_curves();
             let curves = self.run_dir.join(CURVES);
-            if curves.is_file() {
-                self.screen.event(&Event::Picture(&curves));
+            match lookup::is_file(&curves) {
+                Ok(true) => self.screen.event(&Event::Picture(&curves)),
+                Ok(false) => {}
+                Err(error) => self.warn(format!("{error}: {}", error.source)),
             }
         }
         if let (Event::Started { .. }, Some(stop)) = (event, self.wanted.take()) {

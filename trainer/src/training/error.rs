@@ -110,6 +110,26 @@ pub enum TrainingError {
         /// Value of the setting in the run.
         before: String,
     },
+    /// The cache holds other cases than those the run began with.
+    #[error(
+        "cannot resume: the cases of the cache or their voxels are not those that the run began with (digest {now}, was \
+         {before}): cases were added, removed or converted again from other files or with other parameters; restore the \
+         cache, or begin a new run with another --run-dir and these weights"
+    )]
+    OtherCases {
+        /// Digest of the selected cases now.
+        now: String,
+        /// Digest when the run began.
+        before: String,
+    },
+    /// The run is beyond the number of steps that was asked for.
+    #[error("the run is at step {step} already, beyond --max-steps {max_steps}; give a larger number, or none")]
+    Beyond {
+        /// Optimizer steps done.
+        step: u64,
+        /// Steps asked for.
+        max_steps: u64,
+    },
     /// The first weights cannot be loaded.
     #[error(transparent)]
     Init(SourceError),
@@ -123,7 +143,11 @@ pub enum TrainingError {
         source: SourceError,
     },
     /// The loss is not finite.
-    #[error("loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; {last_good}", cases.join(", "))]
+    #[error(
+        "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
+         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}",
+        cases.join(", ")
+    )]
     NonFinite {
         /// The step.
         step: u64,

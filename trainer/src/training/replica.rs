@@ -56,7 +56,7 @@ impl<M: Module + 'static> Replica<M> {
         // After loading: the groups refer to parameters by the ids read from the checkpoint.
         let mut optimizer = config.optim().init(&model);
         if let Some(checkpoint) = checkpoint {
-            optimizer = checkpoint::load_optimizer(checkpoint, optimizer)?;
+            optimizer = checkpoint::load_optimizer(checkpoint, &model, optimizer)?;
         }
         Ok((Self { model: Some(model), optimizer }, beginning))
     }

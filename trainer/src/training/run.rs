@@ -76,11 +76,10 @@ impl<'a, T: Task> Run<'a, T> {
                 let saved = saved.map_err(|error| found.explain(error.into()))?;
                 refuse_changes(config, &saved.config)?;
                 if saved.cache_digest != stream.digest {
-                    return Err(TrainingError::Changed {
-                        key: "the cache".into(),
-                        now: stream.digest.clone(),
-                        before: saved.cache_digest,
-                    });
+                    return Err(TrainingError::OtherCases { now: stream.digest.clone(), before: saved.cache_digest });
+                }
+                if let Some(max_steps) = options.max_steps.filter(|&max| max < saved.step) {
+                    return Err(TrainingError::Beyond { step: saved.step, max_steps });
                 }
                 Some(saved)
             }

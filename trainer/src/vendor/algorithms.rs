@@ -16,6 +16,9 @@ use super::problem::Problem;
 /// Name of the file in a run's folder.
 pub const FILE: &str = "products.json";
 
+/// Largest scratch memory of a product, in bytes: what cuBLASLt advises for Hopper, twice.
+pub const MAX_WORKSPACE: u64 = 64 << 20;
+
 /// Library and kind of device that an algorithm belongs to; it means nothing to others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
@@ -101,9 +104,14 @@ impl Algorithms {
     /// Reads what [`Self::to_json`] wrote.
     ///
     /// # Errors
-    /// If the text is not JSON of that form.
+    /// If the text is not JSON of that form, or an algorithm would need more than [`MAX_WORKSPACE`].
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         let entries: Vec<Entry> = serde_json::from_str(text)?;
+        if let Some(entry) = entries.iter().find(|entry| entry.algorithm.workspace_bytes > MAX_WORKSPACE) {
+            let bytes = entry.algorithm.workspace_bytes;
+            let message = format!("workspace_bytes {bytes}; expected at most {MAX_WORKSPACE}");
+            return Err(serde::de::Error::custom(message));
+        }
         Ok(Self(entries.into_iter().map(|e| ((e.owner, e.problem), e.algorithm)).collect()))
     }
 }
@@ -185,7 +193,7 @@ mod tests {
     proptest! {
         #[test]
         fn recorded_choices_are_read_back_as_they_were(
-            choices in prop::collection::vec((1usize..1000, any::<[u64; 8]>(), any::<u64>(), any::<bool>()), 0..20),
+            choices in prop::collection::vec((1usize..1000, any::<[u64; 8]>(), 0..=MAX_WORKSPACE, any::<bool>()), 0..20),
         ) {
             let mut written = Algorithms::default();
             for (rows, words, workspace_bytes, bias) in choices {
@@ -221,6 +229,9 @@ mod tests {
             assert!(text.contains(from), "{from}");
             assert!(Algorithms::from_json(&text.replacen(from, to, 1)).is_err(), "{from}");
         }
+        let greedy = text.replacen("\"workspace_bytes\": 0", "\"workspace_bytes\": 67108865", 1);
+        let error = Algorithms::from_json(&greedy).unwrap_err().to_string();
+        assert_eq!(error, "workspace_bytes 67108865; expected at most 67108864");
     }
 
     /// The only test that uses the process's table.

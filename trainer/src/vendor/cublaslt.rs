@@ -8,12 +8,9 @@ use std::ffi::c_void;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
-use super::algorithms::{self, Algorithm, Owner};
+use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
 use super::library::{self, Found, Library, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored};
-
-/// Scratch memory that an algorithm may take, in bytes: what the library advises for Hopper, twice.
-const MAX_WORKSPACE: u64 = 64 << 20;
 
 /// Functions of the library that are called here.
 pub const SYMBOLS: [&str; 14] = [

@@ -10,6 +10,8 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use hiend_cache::lookup;
+
 /// A library, or a file of one, that the GPU code can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
@@ -168,7 +170,7 @@ impl Places {
         for folder in self.folders(library) {
             for file in library.files() {
                 let path = folder.join(file);
-                if path.is_file() && !found.contains(&path) {
+                if is_there(&path) && !found.contains(&path) {
                     found.push(path);
                 }
             }
@@ -223,7 +225,7 @@ impl Places {
     #[must_use]
     pub fn libdevice(&self) -> Libdevice {
         let [name, ..] = Library::Libdevice.files() else { unreachable!("it has a name") };
-        let usable = self.libdevice_folders().into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+        let usable = self.libdevice_folders().into_iter().map(|folder| folder.join(name)).find(|path| is_there(path));
         if let Some(path) = usable {
             return Libdevice::Usable(path);
         }
@@ -233,6 +235,14 @@ impl Places {
             .and_then(|path| Some(Libdevice::Elsewhere(path.ancestors().nth(3)?.to_owned())))
             .unwrap_or(Libdevice::Missing)
     }
+}
+
+/// True if a file can be used. One that cannot be looked at is told and passed over: another folder may have it.
+fn is_there(path: &Path) -> bool {
+    lookup::is_file(path).unwrap_or_else(|error| {
+        tracing::warn!("{error}: {}; looking elsewhere", error.source);
+        false
+    })
 }
 
 /// True if the system's loader finds a library of this name.
@@ -252,7 +262,16 @@ const PYTHONS: [&str; 2] = ["usr/local", "usr"];
 
 /// Folders of wheels below a Python environment's `lib/python3.*`, by name.
 fn wheels(environment: &Path, library: Library) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(environment.join("lib")) else { return vec![] };
+    let folder = environment.join("lib");
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!("{}: cannot list: {error}; looking elsewhere", folder.display());
+            }
+            return vec![];
+        }
+    };
     let is_python = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
     let mut pythons: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_python).collect();
     pythons.sort();

@@ -92,6 +92,22 @@ fn ignored_voxels_count_for_no_metric() {
 }
 
 #[test]
+fn regions_of_a_dataset_are_scored_as_regions() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 2, 2]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 2, 2, 2]);
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir_all(dataset.join("imagesTr")).unwrap();
+    write_labels(&dataset.join("imagesTr/a_0000.nii"), [4, 1, 1], &[0; 4]);
+    let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}"#;
+    std::fs::write(dataset.join("dataset.json"), json).unwrap();
+    // Of the three voxels of core that are predicted, one lies 1 mm from the true ones.
+    let core = format!("a,1,core,0.8,1,{}", 0.95_f64 * 2.0 - 1.0);
+    let expected = ["a,0,background,1,,", core.as_str(), "a,2,whole,1,1,0"];
+    assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
+}
+
+#[test]
 fn label_maps_are_never_replaced() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {

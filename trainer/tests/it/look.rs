@@ -187,7 +187,11 @@ fn invalid_input_is_refused_in_one_line() {
         1,
         "voxel 9999,0,0 lies outside; the scan covers voxel",
     );
-    look("reconstruct", &run, &[&scan, &scan], 1, "two scans are named");
+    let other = folder.text("other");
+    fs::create_dir(&other).unwrap();
+    let copy = Path::new(&other).join(Path::new(&scan).file_name().unwrap()).display().to_string();
+    fs::copy(&scan, &copy).unwrap();
+    look("reconstruct", &run, &[&scan, &copy], 1, "are both case");
     look("reconstruct", &run, &["--shards", &cache, "--case", "nobody"], 1, "no case nobody");
     look("reconstruct", &run, &["--shards", &cache], 2, "--case");
     let wide = ["--shards", &cache, "--case", &case_id, "--window", "-1000,1000"];
@@ -198,7 +202,7 @@ fn invalid_input_is_refused_in_one_line() {
         1,
         "holds only -175 to 250 HU; window -1000,1000 needs a cache made with --store full",
     );
-    look("reconstruct", &run, &[&scan, "--window", "250,-175"], 1, "the lower one first");
+    look("reconstruct", &run, &[&scan, "--window", "250,-175"], 2, "the lower one first");
     look("reconstruct", &run, &[], 2, "INPUT");
     look("attend", &run, &[&scan], 2, "--query");
     look("attend", &run, &[&scan, "--query", "1,1,1mmm"], 2, "expected a voxel of the file");
@@ -207,16 +211,21 @@ fn invalid_input_is_refused_in_one_line() {
         "attend",
         &run,
         &[&scan, "--query", "12,12,8", "--head", "2"],
-        1,
+        2,
         "--head 2: the encoder has 2 heads, counted from 0",
     );
-    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "12"], 1, "--layers 12: the encoder has 12 blocks");
+    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "12"], 2, "--layers 12: the encoder has 12 blocks");
     look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "x"], 2, "expected `all` or numbers");
     look("attend", &run, &[&scan, "--query", "12,12,8", "--mask-ratio", "1"], 2, "0 to less than 1");
     fail(&["import", &none], 1, "none: no such file or folder");
     fail(&["import", &run], 1, "runs and checkpoints need no import");
     fail(&["import", &broken], 1, "neither a .pth, .pt or .bin nor a .safetensors file");
-    fail(&["export", "--model", &run, "--out", "weights.bin"], 1, "expected a name that ends in .safetensors");
+    fail(&["import", "/dev/null"], 1, "/dev/null: not a regular file");
+    fail(&["export", "--model", &run, "--out", "weights.bin"], 2, "expected a name that ends in .safetensors");
+    let before = fs::read(&exported).unwrap();
+    fail(&["export", "--model", &run, "--out", &exported], 1, "export.safetensors exists; --overwrite replaces it");
+    assert_eq!(fs::read(&exported).unwrap(), before);
+    succeed(&["export", "--model", &run, "--out", &exported, "--overwrite"]);
     fail(&["export", "--model", &run], 2, "--out");
     fail(&["export", "--model", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     fail(&["import", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");

@@ -128,10 +128,96 @@ fn a_second_channel_is_refused() {
     for name in ["c_0000", "c_0001", "d_0000"] {
         write_scan(&folder.at(&format!("scans/{name}.nii")), [0.0; 3]);
     }
+    write_scan(&folder.at("scans/e_0001.nii"), [0.0; 3]);
     folder.check("scans", "out", &[], 3, "c: skipped: has more than one channel; a CT has one");
     assert!(folder.at("out/d.nii.gz").exists() && !folder.at("out/c.nii.gz").exists());
-    assert!(!folder.at("out/c_0001.nii.gz").exists());
-    folder.check("scans/c_0001.nii", "other", &[], 1, "c: skipped: has more than one channel");
+    assert!(!folder.at("out/c_0001.nii.gz").exists() && !folder.at("out/e_0001.nii.gz").exists());
+    folder.check("scans/c_0001.nii", "other", &[], 1, "c (c_0001.nii): skipped: further channel of a case");
+}
+
+/// Writes a ball of `tissue` in `air`, with noise of `noise`; voxels of 6 mm.
+fn write_values(path: &Path, [air, tissue, noise]: [i16; 3]) {
+    let voxels: Vec<i16> = (0..16_i32.pow(3))
+        .map(|at| {
+            let inside = [at % 16, at / 16 % 16, at / 256].iter().map(|v| (v - 8).pow(2)).sum::<i32>() < 40;
+            let noise = if noise > 0 { i16::try_from(at * 7919 % i32::from(noise)).unwrap() } else { 0 };
+            noise + if inside { tissue } else { air }
+        })
+        .collect();
+    let affine = [[6.0, 0.0, 0.0, 0.0], [0.0, 6.0, 0.0, 0.0], [0.0, 0.0, 6.0, 0.0]];
+    nifti::write(path, [16; 3], affine, &voxels);
+}
+
+#[test]
+fn scans_are_judged_as_hiend_shard_judges_them() {
+    let folder = Folder::new();
+    write_values(&folder.at("scans/ct_0000.nii"), [-1000, 20, 41]);
+    write_values(&folder.at("scans/offset_0000.nii"), [0, 1020, 41]);
+    write_values(&folder.at("scans/labels_0000.nii"), [0, 3, 0]);
+    let names = |out: &str| {
+        let mut names: Vec<String> = fs::read_dir(folder.at(out))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    folder.check("scans", "out", &[], 3, "offset: check: values 0 to 1060, ");
+    assert_eq!(names("out"), ["ct.nii.gz", "offset.nii.gz"]);
+    folder.check(
+        "scans",
+        "out",
+        &["--overwrite"],
+        3,
+        "labels_0000.nii: a label map by its values (2 whole numbers up to 3)",
+    );
+    folder.check("scans", "strict", &["--on-suspect", "skip"], 3, "offset_0000.nii: values 0 to 1060, ");
+    assert_eq!(names("strict"), ["ct.nii.gz"]);
+    folder.check("scans/offset_0000.nii", "none", &["--on-suspect", "fail"], 1, "error: stopped after 0 of 1 scan: ");
+}
+
+#[test]
+fn oddities_of_headers_are_told() {
+    let folder = Folder::new();
+    let path = folder.at("scans/a_0000.nii");
+    write_scan(&path, [0.0; 3]);
+    // A qform at another place than the sform.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[252..254].copy_from_slice(&1_i16.to_le_bytes());
+    bytes[268..272].copy_from_slice(&500_f32.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    folder.check("scans", "out", &[], 0, "a: check: sform and qform disagree by");
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_cannot_be_read_are_skipped_and_subfolders_named() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a_0000.nii"), [0.0; 3]);
+    fs::write(folder.at("scans/b.nrrd"), b"NRRD0004").unwrap();
+    std::os::unix::fs::symlink(folder.at("gone"), folder.at("scans/c.nii.gz")).unwrap();
+    fs::create_dir(folder.at("scans/more")).unwrap();
+    for expected in
+        ["b.nrrd: skipped: NRRD is not read", "c.nii.gz: skipped: cannot follow", "more: a subfolder, not searched"]
+    {
+        folder.check("scans", "out", &["--overwrite"], 3, expected);
+    }
+    assert!(folder.at("out/a.nii.gz").exists());
+}
+
+#[test]
+fn finished_scans_are_left_out_by_request() {
+    let folder = Folder::new();
+    for name in ["a", "b"] {
+        write_scan(&folder.at(&format!("scans/{name}_0000.nii")), [0.0; 3]);
+    }
+    fs::create_dir(folder.at("out")).unwrap();
+    fs::write(folder.at("out/a.nii.gz"), b"done").unwrap();
+    folder.check("scans", "out", &["--skip-existing"], 0, "");
+    assert_eq!(fs::read(folder.at("out/a.nii.gz")).unwrap(), b"done");
+    assert!(folder.at("out/b.nii.gz").exists());
+    folder.check("scans", "out", &["--skip-existing"], 0, "");
+    folder.check("scans", "out", &["--skip-existing", "--overwrite"], 2, "cannot be used with");
 }
 
 #[test]
@@ -166,6 +252,6 @@ fn a_folder_that_takes_no_files_is_refused_before_computing() {
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("/proc/self/fdinfo: cannot write the label maps of 1 scans"), "{stderr}");
+    assert!(stderr.contains("/proc/self/fdinfo: cannot write the label maps of 1 scan,"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

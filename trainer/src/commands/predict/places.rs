@@ -5,11 +5,22 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use hiend_cache::durable;
+use hiend_cache::{durable, lookup};
 use hiend_loader::nifti::read_info;
 
 /// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// Existing files that may be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replace {
+    /// None.
+    Nothing,
+    /// Probabilities: without a label map, which is written last, they are those of an interrupted prediction.
+    Probabilities,
+    /// Label maps as well.
+    Everything,
+}
 
 /// Paths of label maps and probabilities.
 #[derive(Debug)]
@@ -38,24 +49,53 @@ impl<'a> Places<'a> {
         self.out.join("probabilities").join(case).join(format!("{class:02}_{name}.nii.gz"))
     }
 
-    /// Paths of all files written for a case.
+    /// Paths of all files written for a case, the label map first.
     fn of_case(&self, case: &str) -> Vec<PathBuf> {
         let num_probabilities = if self.probabilities { self.classes.len() } else { 0 };
         let probabilities = (0..num_probabilities).map(|class| self.probability(case, class));
         std::iter::once(self.label_map(case)).chain(probabilities).collect()
     }
 
-    /// Checks that the files of all scans can be written: none replaces an input, none exists unless `overwrite` is
-    /// set, and the folder, which is made if need be, has room for what they take at the least.
+    /// Removes the scans that were predicted before, whose label maps (and probabilities, if they are wanted) exist;
+    /// returns their number.
+    ///
+    /// # Errors
+    /// If a path cannot be looked at, or a label map exists without the probabilities that are wanted.
+    pub(super) fn leave_out_finished(&self, scans: &mut BTreeMap<String, PathBuf>) -> anyhow::Result<usize> {
+        let before = scans.len();
+        let mut unfinished = BTreeMap::new();
+        for (case, path) in std::mem::take(scans) {
+            let label_map = self.label_map(&case);
+            if !lookup::exists(&label_map)? {
+                unfinished.insert(case, path);
+                continue;
+            }
+            for place in self.of_case(&case) {
+                if !lookup::exists(&place)? {
+                    bail!("{} exists without {}; --overwrite writes both", label_map.display(), place.display());
+                }
+            }
+        }
+        *scans = unfinished;
+        Ok(before - scans.len())
+    }
+
+    /// Checks that the files of all scans can be written: none replaces an input, none exists unless `replace` allows
+    /// it, and the folder, which is made if need be, has room for what they take at the least.
     ///
     /// # Errors
     /// The first obstacle.
-    pub(super) fn check(&self, scans: &BTreeMap<String, PathBuf>, overwrite: bool) -> anyhow::Result<()> {
+    pub(super) fn check(&self, scans: &BTreeMap<String, PathBuf>, replace: Replace) -> anyhow::Result<()> {
         let mut inputs = BTreeMap::new();
         for path in scans.values() {
             inputs.insert(path.canonicalize().with_context(|| path.display().to_string())?, path);
         }
-        for path in scans.keys().flat_map(|case| self.of_case(case)) {
+        for (number, path) in scans.keys().flat_map(|case| self.of_case(case).into_iter().enumerate()) {
+            let may_exist = match replace {
+                Replace::Nothing => false,
+                Replace::Probabilities => number > 0,
+                Replace::Everything => true,
+            };
             match path.canonicalize() {
                 Ok(existing) => {
                     if let Some(input) = inputs.get(&existing) {
@@ -64,7 +104,7 @@ impl<'a> Places<'a> {
                     if existing.is_dir() {
                         bail!("{}: a folder, where a file is to be written", path.display());
                     }
-                    if !overwrite {
+                    if !may_exist {
                         bail!("{} exists; --overwrite replaces it", path.display());
                     }
                 }
@@ -96,8 +136,8 @@ impl<'a> Places<'a> {
             file.as_file().sync_all()
         };
         probe().with_context(|| {
-            let (out, num_scans) = (self.out.display(), scans.len());
-            format!("{out}: cannot write the label maps of {num_scans} scans, which take at least {needed} bytes")
+            let (out, scans) = (self.out.display(), super::scans(scans.len()));
+            format!("{out}: cannot write the label maps of {scans}, which take at least {needed} bytes")
         })
     }
 }
@@ -106,7 +146,7 @@ impl<'a> Places<'a> {
 mod tests {
     use super::*;
 
-    fn check(inputs: &[&str], out: &str, existing: &[&str], overwrite: bool) -> Result<(), String> {
+    fn check(inputs: &[&str], out: &str, existing: &[&str], replace: Replace) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for name in inputs.iter().chain(existing) {
@@ -118,7 +158,7 @@ mod tests {
             (case.replace("_0000", ""), at(name))
         });
         let classes = ["background".to_owned(), "left lung".to_owned()];
-        let result = Places::new(&at(out), &classes, true).check(&scans.collect(), overwrite);
+        let result = Places::new(&at(out), &classes, true).check(&scans.collect(), replace);
         for name in inputs.iter().chain(existing) {
             assert_eq!(std::fs::read(at(name)).unwrap(), b"scan");
         }
@@ -135,27 +175,55 @@ mod tests {
     #[test]
     fn no_input_is_replaced() {
         let expected = Err("DIR/a.nii.gz would replace the input DIR/a.nii.gz; choose another --out".to_owned());
-        for overwrite in [false, true] {
-            assert_eq!(check(&["a.nii.gz"], ".", &[], overwrite).map_err(|text| text.replace("/./", "/")), expected);
+        for replace in [Replace::Nothing, Replace::Probabilities, Replace::Everything] {
+            assert_eq!(check(&["a.nii.gz"], ".", &[], replace).map_err(|text| text.replace("/./", "/")), expected);
         }
-        assert_eq!(check(&["a_0000.nii.gz"], ".", &[], false), Ok(()));
+        assert_eq!(check(&["a_0000.nii.gz"], ".", &[], Replace::Nothing), Ok(()));
     }
 
     #[test]
     fn existing_files_of_any_case_are_found_first() {
         let inputs = ["in/a_0000.nii.gz", "in/b_0000.nii.gz"];
-        assert_eq!(check(&inputs, "out", &[], false), Ok(()));
-        let probability = "out/probabilities/b/01_left_lung.nii.gz";
-        for existing in ["out/b.nii.gz", probability] {
-            let expected = format!("DIR/{existing} exists; --overwrite replaces it");
-            assert_eq!(check(&inputs, "out", &[existing], false), Err(expected));
-            assert_eq!(check(&inputs, "out", &[existing], true), Ok(()));
+        assert_eq!(check(&inputs, "out", &[], Replace::Nothing), Ok(()));
+        let (label_map, probability) = ("out/b.nii.gz", "out/probabilities/b/01_left_lung.nii.gz");
+        let exists = |name: &str| Err(format!("DIR/{name} exists; --overwrite replaces it"));
+        for existing in [label_map, probability] {
+            assert_eq!(check(&inputs, "out", &[existing], Replace::Nothing), exists(existing));
+            assert_eq!(check(&inputs, "out", &[existing], Replace::Everything), Ok(()));
         }
+        assert_eq!(check(&inputs, "out", &[probability], Replace::Probabilities), Ok(()));
+        assert_eq!(check(&inputs, "out", &[label_map], Replace::Probabilities), exists(label_map));
+    }
+
+    #[test]
+    fn finished_scans_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let classes = ["background".to_owned(), "lung".to_owned()];
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"").unwrap();
+        };
+        let left = |probabilities: bool| {
+            let mut scans: BTreeMap<String, PathBuf> =
+                ["a", "b"].map(|case| (case.to_owned(), PathBuf::from(format!("{case}.nii")))).into();
+            let places = Places::new(folder.path(), &classes, probabilities);
+            let number = places.leave_out_finished(&mut scans).map_err(|error| error.to_string())?;
+            Ok::<_, String>((number, scans.into_keys().collect::<Vec<_>>().join(" ")))
+        };
+        assert_eq!(left(false), Ok((0, "a b".to_owned())));
+        write("a.nii.gz");
+        assert_eq!(left(false), Ok((1, "b".to_owned())));
+        let error = left(true).unwrap_err();
+        assert!(error.ends_with("00_background.nii.gz; --overwrite writes both"), "{error}");
+        write("probabilities/a/00_background.nii.gz");
+        write("probabilities/a/01_lung.nii.gz");
+        assert_eq!(left(true), Ok((1, "b".to_owned())));
     }
 
     #[test]
     fn a_file_in_place_of_the_folder_is_refused() {
-        let error = check(&["in/a.nii.gz"], "out", &["out"], true).unwrap_err();
+        let error = check(&["in/a.nii.gz"], "out", &["out"], Replace::Everything).unwrap_err();
         assert!(error.starts_with("DIR/out"), "{error}");
     }
 }

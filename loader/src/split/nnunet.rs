@@ -1,0 +1,47 @@
+//! `splits_final.json` of nnU-Net: the cases to train and to validate on, for each fold.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::{FileSplit, Part, SelectError};
+
+/// Names of the cases of a fold.
+#[derive(Deserialize)]
+struct Fold {
+    train: BTreeSet<String>,
+    val: BTreeSet<String>,
+}
+
+/// Reads the names of a fold's part.
+///
+/// # Errors
+/// If the file cannot be read, is not a list of folds, does not have this fold, or trains on a case that it validates
+/// on; or if the part names no case.
+pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
+    let path = &split.splits;
+    let bad = |reason: String| SelectError::BadSplits { splits: path.clone(), reason };
+    let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: path.clone(), source })?;
+    let mut folds: Vec<Fold> = serde_json::from_str(&text)
+        .map_err(|error| bad(format!("not a list of folds as nnU-Net writes it: {error}")))?;
+    let count = folds.len();
+    if let Some(of) = split.of.filter(|&of| of as usize != count) {
+        return Err(bad(format!("{count} folds; expected {of}")));
+    }
+    let number = split.fold as usize;
+    if number >= count {
+        return Err(bad(format!("{count} folds; no fold {number}")));
+    }
+    let Fold { train, val } = folds.swap_remove(number);
+    if let Some(both) = train.intersection(&val).next() {
+        return Err(bad(format!("fold {number}: {both} is in train and in val")));
+    }
+    let names = match split.part {
+        Part::Train => train,
+        Part::Validation => val,
+    };
+    if names.is_empty() {
+        return Err(SelectError::EmptyList { list: path.clone() });
+    }
+    Ok(names)
+}
