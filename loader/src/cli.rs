@@ -134,6 +134,9 @@ pub(crate) struct Plan {
     pub data: PathBuf,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
+    /// Print the estimate as JSON
+    #[arg(long)]
+    pub json: bool,
     /// Time for converting sample cases in memory, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
     pub probe: f64,
@@ -141,6 +144,9 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
+    /// Print the result as JSON, once everything is checked
+    #[arg(long)]
+    pub json: bool,
     /// Folder of the cache
     pub cache: PathBuf,
     /// Threads that read and decode [default: number of cores]
@@ -160,6 +166,9 @@ pub(crate) struct Inspect {
     /// Largest number of cases to list; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub rows: usize,
+    /// Print all cases with their records as JSON
+    #[arg(long, conflicts_with_all = ["case", "rows"])]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

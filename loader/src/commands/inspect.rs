@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hiend_cache::{Cache, Case, Manifest, VolumeReader};
+use hiend_cache::{Cache, Case, CaseRecord, Manifest, VolumeReader};
+use serde_json::json;
 
 use super::table::{Table, count, facts, size};
 use crate::case::case_named;
@@ -22,6 +23,9 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     }
     let cache = Cache::open(&args.cache)?;
     match &args.case {
+        None if args.json => {
+            print(as_json(&cache))?;
+        }
         None => summary(&cache, args.rows)?,
         Some(name) => {
             let case = case_named(&cache, name)?;
@@ -145,6 +149,35 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
         print(format_args!("  ... and {} more; --rows 0 lists all", suspects.len() - shown))?;
     }
     Ok(())
+}
+
+/// Content of a cache: its manifest's parameters and datasets, and the record of each case.
+fn as_json(cache: &Cache) -> serde_json::Value {
+    let case = |case: &Case| {
+        let CaseRecord { dataset, case_id, shape, geometry, label, source, parameters, values, span, .. } =
+            case.record();
+        json!({
+            "dataset": dataset,
+            "case_id": case_id,
+            "shape": shape,
+            "spacing": geometry.spacing,
+            "labels": label.is_some(),
+            "bytes": span.len(),
+            "shard": file_name(case.shard().path()),
+            "source": source,
+            "parameters": parameters,
+            "values": values,
+        })
+    };
+    let Manifest { created_by, preprocess, datasets, .. } = cache.manifest();
+    json!({
+        "digest": cache.digest(),
+        "created_by": created_by,
+        "preprocess": preprocess,
+        "datasets": datasets,
+        "superseded_bytes": cache.superseded_bytes(),
+        "cases": cache.cases().iter().map(case).collect::<Vec<_>>(),
+    })
 }
 
 fn file_name(path: &Path) -> String {

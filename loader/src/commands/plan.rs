@@ -5,12 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::progress::duration;
 use super::table::{Table, count, facts, size};
 use super::task::Task;
 use super::unused;
+use crate::case::{SkippedCase, shown};
 use crate::cli;
-use crate::convert::{Changes, changes};
+use crate::convert::{Changes, Finding, changes};
 use crate::dataset::{Dataset, Weight};
 use crate::plan::{DatasetPlan, Plan, plan};
 use crate::program::{SKIPPED, print};
@@ -19,7 +22,45 @@ use crate::program::{SKIPPED, print};
 const PROBE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &cli::Plan) -> anyhow::Result<ExitCode> {
-    show(&Task::find(&args.data, &args.preprocess)?, Duration::from_secs_f64(args.probe), None)
+    let task = Task::find(&args.data, &args.preprocess)?;
+    let probe = Duration::from_secs_f64(args.probe);
+    if !args.json {
+        return show(&task, probe, None);
+    }
+    let plan = plan(&task.root, &task.datasets, &task.config, &task.options, probe);
+    print(as_json(&task, &plan))?;
+    let is_complete = plan.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
+}
+
+/// The estimate, with the cases that would be skipped and all files that belong to no case.
+fn as_json(task: &Task, plan: &Plan) -> serde_json::Value {
+    let dataset = |dataset: &DatasetPlan| {
+        json!({
+            "name": dataset.name,
+            "cases": dataset.cases,
+            "with_label": dataset.with_label,
+            "bytes_in": dataset.bytes_in,
+            "voxels": dataset.voxels,
+            "bytes_out": dataset.bytes_out,
+            "core_secs": dataset.core_secs,
+            "largest_case_bytes": dataset.largest_case_bytes,
+        })
+    };
+    let skipped =
+        |skipped: &SkippedCase| json!({ "case": skipped.case, "path": shown(&skipped.path), "reason": skipped.reason });
+    let finding = |finding: &Finding| json!({ "case": finding.case, "text": finding.text });
+    let unused = task.all_unused().filter(|unused| unused.reason.weight() > Weight::Counted);
+    let unused = unused.map(|unused| json!({ "path": shown(&unused.path), "reason": unused.reason.to_string() }));
+    json!({
+        "datasets": plan.datasets.iter().map(dataset).collect::<Vec<_>>(),
+        "secs": plan.secs,
+        "peak_memory_bytes": plan.peak_memory_bytes,
+        "probed": plan.probed,
+        "skipped": plan.skipped.iter().map(skipped).collect::<Vec<_>>(),
+        "findings": plan.findings.iter().map(finding).collect::<Vec<_>>(),
+        "unused": unused.collect::<Vec<_>>(),
+    })
 }
 
 /// Prints what converting `share` of the task's datasets would change in the cache at `out`, and the estimate for it.

@@ -11,9 +11,11 @@ use hiend_cache::VolumeReader;
 use hiend_cache::shard::Shard;
 use hiend_cache::verify::{Fault, survey, verify_case};
 use rayon::prelude::*;
+use serde_json::json;
 
 use super::progress::Progress;
 use super::table::{count, size};
+use crate::case::shown;
 use crate::cli::Verify;
 use crate::program::{INTERRUPTED, StdoutError, interrupt_flag, print};
 
@@ -23,8 +25,10 @@ const MAX_NAMED: usize = 20;
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let survey = survey(&args.cache)?;
-    for fault in &survey.faults {
-        print(fault)?;
+    if !args.json {
+        for fault in &survey.faults {
+            print(fault)?;
+        }
     }
     let cases: Vec<_> =
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
@@ -42,8 +46,10 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         }
         let faults = verify_case(shard, idx, reader);
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        for fault in &faults {
-            progress.print(fault)?;
+        if !args.json {
+            for fault in &faults {
+                progress.print(fault)?;
+            }
         }
         progress.advance(shard.cases()[idx].span.len());
         Ok(faults)
@@ -56,7 +62,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         cases.iter().zip(found?).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
     let num_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();
 
-    if survey.unlisted > 0 {
+    if survey.unlisted > 0 && !args.json {
         let shards = count(survey.unlisted, "shard");
         print(format_args!("{shards} not listed in manifest.json yet; the next run of hiend-shard lists them"))?;
     }
@@ -67,9 +73,25 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let secs = started.elapsed().as_secs_f64();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
-    let (shards, cases) = (count(survey.shards.len(), "shard"), count(cases.len(), "case"));
+    let num_records = cases.len();
+    let (shards, cases) = (count(survey.shards.len(), "shard"), count(num_records, "case"));
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
+    if args.json {
+        let fault = |fault: &Fault| {
+            let Fault { path, case, array, chunk, reason } = fault;
+            json!({ "path": shown(path), "case": case, "array": array, "chunk": chunk, "reason": reason })
+        };
+        print(json!({
+            "shards": survey.shards.len(),
+            "cases": num_records,
+            "bytes": bytes,
+            "unlisted_shards": survey.unlisted,
+            "faults": faults.iter().copied().map(fault).collect::<Vec<_>>(),
+            "faults_in_superseded_records": num_superseded,
+        }))?;
+        return Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     if num_superseded > 0 {
         let faults = count(num_superseded, "fault");
         print(format_args!(

@@ -22,6 +22,9 @@ pub struct EvaluateArgs {
     /// Distance in mm within which two surfaces agree
     #[arg(long, value_name = "MM", default_value_t = 1.0)]
     pub tolerance_mm: f64,
+    /// Print the metrics of every case and class as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
     /// File for the metrics of every case and class, as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,

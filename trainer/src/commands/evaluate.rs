@@ -72,7 +72,11 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
         durable::write(path, evaluation.to_csv().as_bytes())?;
     }
-    print(evaluation.to_table().trim_end())?;
+    if args.json {
+        print(evaluation.to_json())?;
+    } else {
+        print(evaluation.to_table().trim_end())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

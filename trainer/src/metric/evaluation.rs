@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::dice::dice_per_class;
-use super::surface::surface_metrics;
+use super::surface::{SurfaceMetrics, surface_metrics};
 use super::{LabelMap, MetricError, nan_mean};
 use crate::label_space::LabelSpace;
 
@@ -22,6 +22,17 @@ pub struct ClassMetrics {
     /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN for the background and if both
     /// do.
     pub hd95_mm: f64,
+    /// Average symmetric surface distance, mm; infinite and NaN as the Hausdorff distance.
+    pub assd_mm: f64,
+    /// Volume of the prediction less that of the label, ml; NaN for the background and if both maps lack the class.
+    pub volume_diff_ml: f64,
+}
+
+impl ClassMetrics {
+    /// Metrics without those that leave the background out.
+    fn without_surface(dice: f64) -> Self {
+        Self { dice, surface_dice: f64::NAN, hd95_mm: f64::NAN, assd_mm: f64::NAN, volume_diff_ml: f64::NAN }
+    }
 }
 
 /// Metrics of one case.
@@ -49,17 +60,23 @@ pub fn evaluate_case(
     let (label_voxels, pred_voxels) = without_ignored(label.voxels(), pred.voxels(), space);
     let label = LabelMap::new(&label_voxels, label.dims(), label.spacing_mm())?;
     let pred = LabelMap::new(&pred_voxels, pred.dims(), pred.spacing_mm())?;
-    let mut in_either = [false; 256];
-    for &class in label.voxels().iter().chain(pred.voxels()) {
-        in_either[usize::from(class)] = true;
-    }
-    let classes = (0..=u8::MAX).zip(dice).map(|(class, dice)| {
-        let nothing = ClassMetrics { dice, surface_dice: f64::NAN, hd95_mm: f64::NAN };
-        if class == 0 || !in_either[usize::from(class)] {
-            return Ok(nothing);
+    let counts = |map: &LabelMap<'_>| {
+        let mut counts = [0_u64; 256];
+        for &class in map.voxels() {
+            counts[usize::from(class)] += 1;
         }
-        let surface = surface_metrics(&label, &pred, class, tolerance_mm)?;
-        Ok(ClassMetrics { surface_dice: surface.surface_dice, hd95_mm: surface.hd95_mm, ..nothing })
+        counts
+    };
+    let (in_label, in_pred) = (counts(&label), counts(&pred));
+    let voxel_ml = label.spacing_mm().iter().product::<f64>() / 1000.0;
+    let classes = (0..=u8::MAX).zip(dice).map(|(class, dice)| {
+        let (label_voxels, pred_voxels) = (in_label[usize::from(class)], in_pred[usize::from(class)]);
+        if class == 0 || label_voxels + pred_voxels == 0 {
+            return Ok(ClassMetrics::without_surface(dice));
+        }
+        let SurfaceMetrics { surface_dice, hd95_mm, assd_mm } = surface_metrics(&label, &pred, class, tolerance_mm)?;
+        let volume_diff_ml = (pred_voxels as f64 - label_voxels as f64) * voxel_ml;
+        Ok(ClassMetrics { dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml })
     });
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes: classes.collect::<Result<_, _>>()? })
 }
@@ -102,8 +119,7 @@ pub fn evaluate_regions(
         let truth = LabelMap::new(&truth, label.dims(), label.spacing_mm())?;
         let guess = LabelMap::new(&guess, pred.dims(), pred.spacing_mm())?;
         let measured = evaluate_case(case_id, &truth, &guess, of_region, tolerance_mm)?.classes[1];
-        let without_surface = ClassMetrics { surface_dice: f64::NAN, hd95_mm: f64::NAN, ..measured };
-        classes.push(if number == 0 { without_surface } else { measured });
+        classes.push(if number == 0 { ClassMetrics::without_surface(measured.dice) } else { measured });
     }
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes })
 }
@@ -136,18 +152,45 @@ impl Evaluation {
         nan_mean(self.cases.iter().map(|case| nan_mean(case.classes.iter().skip(1).map(|class| class.dice))))
     }
 
-    /// CSV with one line per case and class: `case_id,class,name,dice,surface_dice,hd95_mm`, after a header line.
+    /// CSV with one line per case and class: `case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml`, after a header line.
     #[must_use]
     pub fn to_csv(&self) -> String {
-        let mut csv = String::from("case_id,class,name,dice,surface_dice,hd95_mm\n");
+        let mut csv = String::from("case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml\n");
         for case in &self.cases {
             for (class, (metrics, name)) in case.classes.iter().zip(&self.class_names).enumerate() {
-                let figures = [metrics.dice, metrics.surface_dice, metrics.hd95_mm].map(number);
+                let ClassMetrics { dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml } = *metrics;
+                let figures = [dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml].map(number);
                 let line = format!("{},{class},{},{}\n", quoted(&case.case_id), quoted(name), figures.join(","));
                 csv.push_str(&line);
             }
         }
         csv
+    }
+
+    /// JSON with the same figures. One that was not measured is `null`; so are the distances of a class that one of the
+    /// two maps lacks, which is `missed`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let class = |metrics: &ClassMetrics| {
+            serde_json::json!({
+                "dice": finite(metrics.dice),
+                "surface_dice": finite(metrics.surface_dice),
+                "hd95_mm": finite(metrics.hd95_mm),
+                "assd_mm": finite(metrics.assd_mm),
+                "volume_diff_ml": finite(metrics.volume_diff_ml),
+                "missed": metrics.hd95_mm.is_infinite(),
+            })
+        };
+        let case = |case: &CaseMetrics| {
+            let classes: Vec<serde_json::Value> = case.classes.iter().map(class).collect();
+            serde_json::json!({ "case_id": case.case_id, "classes": classes })
+        };
+        serde_json::json!({
+            "tolerance_mm": self.tolerance_mm,
+            "mean_fg_dice": finite(self.mean_fg_dice()),
+            "classes": self.class_names,
+            "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
+        })
     }
 
     /// Means over cases by class, as aligned text.
@@ -173,6 +216,11 @@ impl Evaluation {
         let _ = writeln!(table, "{:width$}  {:5}  {:>6}", "mean fg", self.cases.len(), cell(self.mean_fg_dice(), 4));
         table
     }
+}
+
+/// A value for JSON, which has no other numbers.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
 }
 
 /// A value for the CSV: all digits, `inf`, or empty for NaN.
@@ -215,11 +263,26 @@ mod tests {
         let csv = evaluation().to_csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 1 + 2 * 3);
-        assert_eq!(lines[1], "a,0,background,1,,");
-        assert_eq!(lines[2], "a,1,\"liver, whole\",1,1,0");
-        assert_eq!(lines[3], "a,2,spleen,,,");
-        assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2");
-        assert_eq!(lines[6], "b,2,spleen,0,0,inf");
+        assert_eq!(lines[1], "a,0,background,1,,,,");
+        assert_eq!(lines[2], "a,1,\"liver, whole\",1,1,0,0,0");
+        assert_eq!(lines[3], "a,2,spleen,,,,,");
+        assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2,2,0");
+        // One voxel of 2 mm³ is missed.
+        assert_eq!(lines[6], "b,2,spleen,0,0,inf,inf,-0.002");
+    }
+
+    #[test]
+    fn json_has_null_where_nothing_was_measured() {
+        let json = evaluation().to_json();
+        assert_eq!(json["classes"], serde_json::json!(["background", "liver, whole", "spleen"]));
+        assert_eq!((&json["mean_fg_dice"], &json["tolerance_mm"]), (&0.5.into(), &1.0.into()));
+        let class = |case: usize, class: usize| json["cases"][case]["classes"][class].clone();
+        let expected = serde_json::json!({
+            "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002, "missed": true
+        });
+        assert_eq!(class(1, 2), expected);
+        assert_eq!((&class(0, 2)["dice"], &class(0, 2)["missed"]), (&serde_json::Value::Null, &false.into()));
+        assert_eq!(class(0, 1)["hd95_mm"], serde_json::json!(0.0));
     }
 
     #[test]

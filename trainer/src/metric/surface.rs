@@ -1,4 +1,5 @@
-//! Surface distances of one class: surface Dice at a tolerance, and the 95th percentile Hausdorff distance (HD95).
+//! Surface distances of one class: surface Dice at a tolerance, the 95th percentile Hausdorff distance (HD95), and the
+//! average symmetric surface distance (ASSD).
 //!
 //! Definitions, of which the field has several:
 //! - A surface voxel is a voxel of the class with at least one of its six face neighbours outside the class; beyond
@@ -10,8 +11,9 @@
 //! - Surface Dice (Nikolov et al. 2018, arXiv 1809.04430) is the share of both surfaces' voxels that lie within the
 //!   tolerance of the other surface. DIFFERENCE: voxels are counted as in MONAI; Nikolov's own code weighs each by
 //!   the area of surface it stands for.
-//! - A class absent from both maps has neither metric (NaN). For a class absent from one of them, HD95 is infinite and
-//!   surface Dice 0.
+//! - ASSD is the mean distance of all surface voxels of both maps, as MONAI's symmetric average surface distance.
+//! - A class absent from both maps has no metric (NaN). For a class absent from one of them, HD95 and ASSD are infinite
+//!   and surface Dice is 0.
 //!
 //! Distances come from an exact Euclidean distance transform, separable lower envelopes of parabolas (Felzenszwalb
 //! and Huttenlocher, *Distance Transforms of Sampled Functions*, 2012), inside the box that bounds both masks.
@@ -25,6 +27,15 @@ pub struct SurfaceMetrics {
     pub surface_dice: f64,
     /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN if both do.
     pub hd95_mm: f64,
+    /// Average symmetric surface distance, mm; infinite if one map lacks the class, NaN if both do.
+    pub assd_mm: f64,
+}
+
+impl SurfaceMetrics {
+    /// Metrics of a class that neither map has.
+    const ABSENT: Self = Self { surface_dice: f64::NAN, hd95_mm: f64::NAN, assd_mm: f64::NAN };
+    /// Metrics of a class that one map lacks.
+    const MISSED: Self = Self { surface_dice: 0.0, hd95_mm: f64::INFINITY, assd_mm: f64::INFINITY };
 }
 
 /// Surface Dice at `tolerance_mm` and HD95 of `class`.
@@ -47,8 +58,8 @@ pub fn surface_metrics(
     }
     let (label_box, pred_box) = (bounding_box(label, class), bounding_box(pred, class));
     let (label_box, pred_box) = match (label_box, pred_box) {
-        (None, None) => return Ok(SurfaceMetrics { surface_dice: f64::NAN, hd95_mm: f64::NAN }),
-        (None, Some(_)) | (Some(_), None) => return Ok(SurfaceMetrics { surface_dice: 0.0, hd95_mm: f64::INFINITY }),
+        (None, None) => return Ok(SurfaceMetrics::ABSENT),
+        (None, Some(_)) | (Some(_), None) => return Ok(SurfaceMetrics::MISSED),
         (Some(label_box), Some(pred_box)) => (label_box, pred_box),
     };
     let region = label_box.union(pred_box);
@@ -62,9 +73,11 @@ pub fn surface_metrics(
     // construction (one voxel of 1.5 mm at 1.5 mm) could fall on either side.
     let limit = tolerance_mm * (1.0 + 1e-6);
     let within = count(to_label.partition_point(|&d| d <= limit) + to_pred.partition_point(|&d| d <= limit));
+    let num_surface = count(to_label.len() + to_pred.len());
     Ok(SurfaceMetrics {
-        surface_dice: within / count(to_label.len() + to_pred.len()),
+        surface_dice: within / num_surface,
         hd95_mm: percentile(&to_label, 0.95).max(percentile(&to_pred, 0.95)),
+        assd_mm: to_label.iter().chain(&to_pred).sum::<f64>() / num_surface,
     })
 }
 
@@ -274,10 +287,10 @@ mod tests {
         };
         let (a, b) = (surface(label), surface(pred));
         if a.is_empty() && b.is_empty() {
-            return SurfaceMetrics { surface_dice: f64::NAN, hd95_mm: f64::NAN };
+            return SurfaceMetrics::ABSENT;
         }
         if a.is_empty() || b.is_empty() {
-            return SurfaceMetrics { surface_dice: 0.0, hd95_mm: f64::INFINITY };
+            return SurfaceMetrics::MISSED;
         }
         let distance = |p: &[i64; 3], q: &[i64; 3]| {
             (0..3).map(|i| ((p[i] - q[i]) as f64 * spacing[i]).powi(2)).sum::<f64>().sqrt()
@@ -293,6 +306,7 @@ mod tests {
         SurfaceMetrics {
             surface_dice: count(within) / count(a.len() + b.len()),
             hd95_mm: percentile(&ab, 0.95).max(percentile(&ba, 0.95)),
+            assd_mm: ab.iter().chain(&ba).sum::<f64>() / count(a.len() + b.len()),
         }
     }
 
@@ -303,6 +317,7 @@ mod tests {
         let want = brute(label, pred, dims, spacing, tolerance_mm);
         assert!(near(got.hd95_mm, want.hd95_mm), "HD95 {got:?}, expected {want:?}");
         assert!(near(got.surface_dice, want.surface_dice), "surface Dice {got:?}, expected {want:?}");
+        assert!(near(got.assd_mm, want.assd_mm), "ASSD {got:?}, expected {want:?}");
         got
     }
 
@@ -334,7 +349,7 @@ mod tests {
     fn identical_masks_have_distance_zero() {
         let mask: Vec<u8> = (0..125).map(|i| u8::from(i % 3 == 0)).collect();
         let got = check(&mask, &mask, [5, 5, 5], [1.5, 0.7, 2.0], 0.0);
-        assert_eq!(got, SurfaceMetrics { surface_dice: 1.0, hd95_mm: 0.0 });
+        assert_eq!(got, SurfaceMetrics { surface_dice: 1.0, hd95_mm: 0.0, assd_mm: 0.0 });
     }
 
     #[test]
@@ -343,7 +358,7 @@ mod tests {
         label[1] = 1;
         pred[2] = 1;
         let got = check(&label, &pred, [1, 1, 4], [1.0, 1.0, 1.5], 1.5);
-        assert_eq!(got, SurfaceMetrics { surface_dice: 1.0, hd95_mm: 1.5 });
+        assert_eq!(got, SurfaceMetrics { surface_dice: 1.0, hd95_mm: 1.5, assd_mm: 1.5 });
         assert!((check(&label, &pred, [1, 1, 4], [1.0, 1.0, 1.5], 1.4).surface_dice).abs() < 1e-12);
     }
 
@@ -352,6 +367,6 @@ mod tests {
         let both = check(&[0; 8], &[0; 8], [2, 2, 2], [1.0; 3], 1.0);
         assert!(both.surface_dice.is_nan() && both.hd95_mm.is_nan());
         let one = check(&[1; 8], &[0; 8], [2, 2, 2], [1.0; 3], 1.0);
-        assert_eq!(one, SurfaceMetrics { surface_dice: 0.0, hd95_mm: f64::INFINITY });
+        assert_eq!(one, SurfaceMetrics::MISSED);
     }
 }

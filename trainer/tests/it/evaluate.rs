@@ -55,7 +55,7 @@ fn distances_use_the_spacing_of_the_files() {
     let output = evaluate(folder.path(), &["--tolerance-mm", "2"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("surface Dice 2 mm"));
     let lines = csv(folder.path(), &["--tolerance-mm", "2"]);
-    assert_eq!((lines.len(), lines[2].as_str()), (3, "a,1,class 1,0,1,2"));
+    assert_eq!((lines.len(), lines[2].as_str()), (3, "a,1,class 1,0,1,2,2,0"));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn hidden_files_are_passed_over_and_upper_case_endings_are_read() {
     for name in ["labels/._a.nii", "predictions/._b.nii.gz"] {
         std::fs::write(folder.path().join(name), b"\0\x05\x16\x07").unwrap();
     }
-    assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,", "a,1,class 1,1,1,0"]);
+    assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,,,", "a,1,class 1,1,1,0,0,0"]);
 }
 
 #[test]
@@ -80,7 +80,9 @@ fn ignored_voxels_count_for_no_metric() {
     let json = r#"{"labels": {"background": 0, "body": 1, "soft": 2, "ignore": 3}}"#;
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
     let third = 2.0 / 3.0;
-    let expected = [format!("a,0,background,{third},,"), format!("a,1,body,{third},1,0.95"), "a,2,soft,,,".to_owned()];
+    // Of three surface voxels one lies 1 mm off; the prediction is smaller by one voxel of 2 mm³.
+    let body = format!("a,1,body,{third},1,0.95,{},-0.002", 1.0 / 3.0);
+    let expected = [format!("a,0,background,{third},,,,"), body, "a,2,soft,,,,,".to_owned()];
     assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
     // One of two surface voxels of the label is 1 mm from the prediction: the 95th percentile lies between 0 and 1 mm.
     // Without the dataset, by the flag; class 2 occurs at an ignored voxel.
@@ -88,7 +90,7 @@ fn ignored_voxels_count_for_no_metric() {
     let expected = expected.map(|line| line.replace("soft", "class 2"));
     assert_eq!(csv(folder.path(), &["--ignore-label", "3"])[1..], expected);
     // Without either it is a class like any other, and missed.
-    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf");
+    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf,inf,-0.006");
 }
 
 #[test]
@@ -102,9 +104,12 @@ fn regions_of_a_dataset_are_scored_as_regions() {
     let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}"#;
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
     // Of the three voxels of core that are predicted, one lies 1 mm from the true ones.
-    let core = format!("a,1,core,0.8,1,{}", 0.95_f64 * 2.0 - 1.0);
-    let expected = ["a,0,background,1,,", core.as_str(), "a,2,whole,1,1,0"];
+    let core = format!("a,1,core,0.8,1,{},0.2,0.002", 0.95_f64 * 2.0 - 1.0);
+    let expected = ["a,0,background,1,,,,", core.as_str(), "a,2,whole,1,1,0,0,0"];
     assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
+    let output = evaluate(folder.path(), &["--json", "--dataset", &dataset.to_string_lossy()]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["classes"][2], &json["cases"][0]["classes"][1]["dice"]), (&"whole".into(), &0.8.into()));
 }
 
 #[test]
