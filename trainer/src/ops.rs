@@ -11,14 +11,17 @@
 pub mod adamw;
 pub mod attention;
 pub mod columns;
+pub mod conv;
 pub mod dequantize;
 pub mod gelu;
+pub mod instance_norm;
 pub mod junction;
 #[cfg(feature = "cube")]
 mod kernels;
 pub mod layer_norm;
 pub mod narrowed;
 pub mod noise;
+mod on_cpu;
 mod primitive;
 pub mod product;
 pub mod recompute;
@@ -27,6 +30,7 @@ pub mod step_params;
 #[cfg(any(test, feature = "device-tests"))]
 #[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "parts of the CPU's tests alone"))]
 pub(crate) mod testing;
+pub mod trilinear;
 pub mod trunk;
 
 use primitive::{along_rows, cast, dtype_of, widened};

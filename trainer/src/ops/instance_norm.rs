@@ -1,0 +1,177 @@
+//! Instance norm (Ulyanov, Vedaldi and Lempitsky, arXiv 1607.08022) without parameters, the sum with a residual branch and
+//! the leaky rectifier: `leaky(norm(x) + branch)`.
+//!
+//! In f32 on the CPU this is one operation of `hiend_cpu`, a pass over the values each way after one for their sums.
+//! Elsewhere it is composed.
+
+use burn::backend::TensorMetadata as _;
+use burn::tensor::Tensor;
+use burn::tensor::activation::leaky_relu;
+use hiend_cpu::instance_norm::{self as cpu, Normed, RowStats, norm_leaky_gradients, row_stats};
+
+use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
+
+/// Second summand in front of the rectifier.
+#[derive(Clone, Debug)]
+pub enum Branch {
+    /// Nothing.
+    None,
+    /// A tensor as it is.
+    Plain(Tensor<5>),
+    /// A tensor, normalized.
+    Normed(Tensor<5>),
+}
+
+/// Constants of the norm and the rectifier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormLeaky {
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// Slope of the rectifier below zero.
+    pub slope: f64,
+}
+
+impl NormLeaky {
+    /// `leaky(norm(x) + branch)` of `x` and a branch `[N, C, X, Y, Z]`. The norm gives each case and channel zero mean and
+    /// unit (biased) variance over its voxels.
+    #[must_use]
+    pub fn forward(self, x: Tensor<5>, branch: Branch) -> Tensor<5> {
+        let Self { epsilon, slope } = self;
+        let on_cpu = is_on_cpu(&x);
+        let fused = |kind| Fused { epsilon, slope: slope as f32, kind };
+        match branch {
+            Branch::None if on_cpu => apply(fused(Kind::Alone), [Operand::of(x)]),
+            Branch::Plain(r) if on_cpu => apply(fused(Kind::Plain), [Operand::of(x), Operand::of(r)]),
+            Branch::Normed(r) if on_cpu => apply(fused(Kind::Normed), [Operand::of(x), Operand::of(r)]),
+            branch => self.composed(x, branch),
+        }
+    }
+
+    fn composed(self, x: Tensor<5>, branch: Branch) -> Tensor<5> {
+        let y = norm(x, self.epsilon);
+        let y = match branch {
+            Branch::None => y,
+            Branch::Plain(r) => y + r,
+            Branch::Normed(r) => y + norm(r, self.epsilon),
+        };
+        leaky_relu(y, self.slope)
+    }
+}
+
+fn norm(x: Tensor<5>, epsilon: f64) -> Tensor<5> {
+    let dims @ [n, c, dx, dy, dz] = x.dims();
+    let x = x.reshape([n * c, dx * dy * dz]);
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = centred.clone().square().mean_dim(1);
+    (centred / (variance + epsilon).sqrt()).reshape(dims)
+}
+
+/// The operation of `hiend_cpu`. Inputs are `x` and, unless it is alone, the branch.
+#[derive(Clone, Copy, Debug)]
+struct Fused {
+    epsilon: f64,
+    slope: f32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Alone,
+    Plain,
+    Normed,
+}
+
+/// Inputs, the statistics of their rows, and the result.
+#[derive(Clone, Debug)]
+struct Saved {
+    x: CpuTensor,
+    stats: Vec<RowStats>,
+    /// With statistics if it is normalized, and its values if they are needed.
+    branch: Option<(CpuTensor, Vec<RowStats>)>,
+    y: CpuTensor,
+}
+
+impl Fused {
+    fn branch<'a>(self, branch: Option<&'a (CpuTensor, Vec<RowStats>)>) -> cpu::Branch<'a> {
+        match (self.kind, branch) {
+            (Kind::Plain, Some((x, _))) => cpu::Branch::Plain(values(x)),
+            (Kind::Normed, Some((x, stats))) => cpu::Branch::Normed(Normed { x: values(x), stats }),
+            _ => cpu::Branch::None,
+        }
+    }
+}
+
+impl<const N: usize> CpuOperation<N> for Fused {
+    type Saved = Saved;
+
+    fn forward(self, inputs: [CpuTensor; N], _: [bool; N]) -> (CpuTensor, Saved) {
+        let mut inputs = inputs.into_iter().map(in_order);
+        let x = inputs.next().expect("one input at least");
+        let shape = x.shape();
+        let num_rows = shape[0] * shape[1];
+        let stats = row_stats(values(&x), num_rows, self.epsilon);
+        let branch = inputs.next().map(|branch| {
+            let stats = match self.kind {
+                Kind::Normed => row_stats(values(&branch), num_rows, self.epsilon),
+                Kind::Alone | Kind::Plain => vec![],
+            };
+            (branch, stats)
+        });
+        let normed = Normed { x: values(&x), stats: &stats };
+        let y = tensor(cpu::norm_leaky(normed, self.branch(branch.as_ref()), self.slope), shape);
+        (y.clone(), Saved { x, stats, branch, y })
+    }
+
+    fn backward(self, saved: Saved, dy: CpuTensor, wanted: [bool; N]) -> [Option<CpuTensor>; N] {
+        let Saved { x, stats, branch, y } = saved;
+        let normed = Normed { x: values(&x), stats: &stats };
+        let branch = self.branch(branch.as_ref());
+        let (dx, d_branch) = norm_leaky_gradients(normed, branch, values(&y), values(&dy), self.slope);
+        let mut gradients = [Some(dx), d_branch].into_iter();
+        wanted.map(|wanted| {
+            let gradient = gradients.next().flatten();
+            if wanted { gradient.map(|values| tensor(values, x.shape())) } else { None }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{values_and_gradients, wave};
+    use burn::tensor::Device;
+
+    const OPERATION: NormLeaky = NormLeaky { epsilon: 1e-5, slope: 0.01 };
+
+    #[test]
+    fn values_and_gradients_match_the_composition() {
+        let tensors = [wave([2, 3, 60], 0.7, 1.0), wave([2, 3, 60], 0.3, 2.0)];
+        let device = Device::flex();
+        let volume = |x: Tensor<3>| x.reshape([2, 3, 3, 4, 5]);
+        let branches: [fn(Tensor<5>) -> Branch; 3] = [|_| Branch::None, Branch::Plain, Branch::Normed];
+        for branch in branches {
+            let run = |function: &dyn Fn(Tensor<5>, Branch) -> Tensor<5>| {
+                values_and_gradients(&device, &tensors, |[x, r]| {
+                    // The second input is used even without a branch, so that it has a gradient.
+                    let y = function(volume(x), branch(volume(r.clone()))).reshape([2, 3, 60]);
+                    y + r
+                })
+            };
+            let ours = run(&|x, branch| OPERATION.forward(x, branch));
+            // Means over 60 values, added in another order and in f64.
+            ours.assert_close(&run(&|x, branch| OPERATION.composed(x, branch)), 1e-5);
+        }
+    }
+
+    #[test]
+    fn each_channel_gets_zero_mean_and_unit_variance() {
+        let x = Tensor::<5>::from_data(wave([2, 2, 4, 4, 4], 0.7, 3.0), &Device::flex());
+        let linear = NormLeaky { epsilon: 1e-5, slope: 1.0 };
+        let normed: Vec<f32> = linear.forward(x, Branch::None).into_data().try_to_vec().unwrap();
+        for channel in normed.chunks_exact(64) {
+            let mean = channel.iter().sum::<f32>() / 64.0;
+            let variance = channel.iter().map(|v| v * v).sum::<f32>() / 64.0;
+            assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-3, "mean {mean}, variance {variance}");
+        }
+    }
+}
