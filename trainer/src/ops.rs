@@ -13,6 +13,7 @@ pub mod attention;
 pub mod columns;
 pub mod conv;
 pub mod dequantize;
+pub mod dice_ce;
 pub mod gelu;
 pub mod instance_norm;
 pub mod junction;

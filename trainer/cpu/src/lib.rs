@@ -17,6 +17,7 @@ pub mod buffer;
 pub mod columns;
 pub mod conv;
 pub mod dequantize;
+pub mod dice_ce;
 pub mod gelu;
 pub mod instance_norm;
 pub mod layer_norm;

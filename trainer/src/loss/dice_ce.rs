@@ -14,6 +14,8 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 
 use super::class_map::ClassMap;
+use crate::label_space::LabelSpace;
+use crate::ops;
 
 /// Added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
 pub const SMOOTH_DR: f64 = 1e-6;
@@ -47,6 +49,18 @@ pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
     assert_eq!(space.num_classes(), num_classes, "labels were checked against another number of classes");
     let labels = labels.labels();
     assert_eq!(labels.dims(), [num_cases, 1, x, y, z], "labels must be [N, 1, X, Y, Z] of the logits");
+    match ops::dice_ce::on_cpu(&logits, &labels, space.ignore(), SMOOTH_DR) {
+        Some(terms) => {
+            let [dice, cross_entropy] = [0, 1].map(|term| terms.clone().narrow(0, term, 1));
+            DiceCe { dice, cross_entropy }
+        }
+        None => composed(logits, labels, space),
+    }
+}
+
+/// The loss composed of Burn's operations.
+fn composed(logits: Tensor<5>, labels: Tensor<5, Int>, space: LabelSpace) -> DiceCe {
+    let [num_cases, num_classes, x, y, z] = logits.dims();
     let num_voxels = x * y * z;
 
     // One spatial axis from here on: reductions over one axis are cheaper than over three.
@@ -85,7 +99,6 @@ pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::label_space::LabelSpace;
     use burn::tensor::{Device, TensorData};
 
     /// Loss of one crop of two classes; `logits` are those of class 0 for all voxels, then those of class 1.
@@ -101,6 +114,35 @@ mod tests {
         let (dice, ce) = loss(logits, labels, ignore);
         assert!((dice - expected_dice).abs() < 1e-5, "dice {dice}, expected {expected_dice}");
         assert!((ce - expected_ce).abs() < 1e-5, "cross entropy {ce}, expected {expected_ce}");
+    }
+
+    #[test]
+    fn the_operation_of_the_cpu_is_the_composed_loss() {
+        let device = Device::flex().autodiff();
+        let (dims, len) = ([2, 3, 4, 5, 6], 120);
+        for ignore in [None, Some(3)] {
+            let space = LabelSpace::new(3).with_ignore(ignore);
+            let labels: Vec<u8> =
+                (0..2 * len).map(|at| (at / 7 % if ignore.is_some() { 4 } else { 3 }) as u8).collect();
+            let labels = ClassMap::upload(&labels, 2, [4, 5, 6], space, &Device::flex()).unwrap();
+            let logits: Vec<f32> = (0..2 * 3 * len).map(|at| (at as f32 * 0.37).sin() * 3.0).collect();
+            let outcome = |function: &dyn Fn(Tensor<5>) -> DiceCe| {
+                let logits = Tensor::<5>::from_data(TensorData::new(logits.clone(), dims), &device).require_grad();
+                let DiceCe { dice, cross_entropy } = function(logits.clone());
+                let terms = [dice.clone(), cross_entropy.clone()].map(|term| term.inner().into_scalar::<f32>());
+                let grads = (dice * 0.7 + cross_entropy * 1.3).backward();
+                (terms, logits.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap())
+            };
+            let (terms, gradient) = outcome(&|logits| dice_ce(logits, &labels));
+            let (expected, expected_gradient) = outcome(&|logits| composed(logits, labels.labels(), space));
+            for (term, expected) in terms.iter().zip(expected) {
+                assert!((term - expected).abs() < 1e-6, "{term}, expected {expected}");
+            }
+            let largest = expected_gradient.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            for (value, expected) in gradient.iter().zip(&expected_gradient) {
+                assert!((value - expected).abs() < 1e-5 * largest, "{value}, expected {expected}");
+            }
+        }
     }
 
     #[test]

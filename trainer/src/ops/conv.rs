@@ -119,7 +119,7 @@ impl<const N: usize> CpuOperation<N> for Kernel {
         let (x, weight) = (next(), next());
         let bias = inputs.next();
         let (of_x, of_weight) = (x.shape(), weight.shape());
-        let out_channels = of_weight[if matches!(self, Self::Up) { 1 } else { 0 }];
+        let out_channels = of_weight[usize::from(matches!(self, Self::Up))];
         let shape = ConvShape { batch: of_x[0], in_channels: of_x[1], out_channels, size: [of_x[2], of_x[3], of_x[4]] };
         let (of_x, of_weight, bias) = (values(&x), values(&weight), bias.as_ref().map(values));
         let [mut dx, mut dy, mut dz] = shape.size;

@@ -92,7 +92,7 @@ struct Saved {
 }
 
 impl Fused {
-    fn branch<'a>(self, branch: Option<&'a (CpuTensor, Vec<RowStats>)>) -> cpu::Branch<'a> {
+    fn branch(self, branch: Option<&(CpuTensor, Vec<RowStats>)>) -> cpu::Branch<'_> {
         match (self.kind, branch) {
             (Kind::Plain, Some((x, _))) => cpu::Branch::Plain(values(x)),
             (Kind::Normed, Some((x, stats))) => cpu::Branch::Normed(Normed { x: values(x), stats }),

@@ -20,7 +20,7 @@ pub(super) fn is_on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 /// A function of `N` tensors with its gradients.
-pub(super) trait CpuOperation<const N: usize>: Copy + Debug + Send + 'static {
+pub(super) trait CpuOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// Tensors that the gradients need.
     type Saved: Clone + Debug + Send + 'static;
 
@@ -52,6 +52,7 @@ impl Operand {
 }
 
 /// Applies an operation, as one node of the graph if an input has one.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the tensors' type has no public name")]
 pub(super) fn apply<const N: usize, const D: usize, O: CpuOperation<N>>(
     operation: O,
     inputs: [Operand; N],
@@ -70,7 +71,7 @@ pub(super) fn apply<const N: usize, const D: usize, O: CpuOperation<N>>(
     let tracked = inputs.each_ref().map(|input| input.is_tracked());
     let nodes = inputs.each_ref().map(|input| input.node());
     let inputs = inputs.map(|input| input.into_primitive());
-    let derivative = Derivative(operation);
+    let derivative = Derivative(operation.clone());
     let y = match Backward::<Flex, N>::prepare::<NoCheckpointing>(derivative, nodes).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
             let (y, saved) = operation.forward(inputs, tracked);
