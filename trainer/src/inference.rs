@@ -9,6 +9,7 @@ pub mod scan_files;
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
+use crate::device::Compute;
 use crate::model::unetr::Unetr;
 use crate::sliding_window::SlidingWindowError;
 use export::ExportError;
@@ -48,6 +49,13 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Device
     let failed = |message| DeviceError { message };
     let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
     data.try_to_vec().map_err(|error| failed(format!("{error:?}")))
+}
+
+/// Number of windows to predict at a time where `wanted` are allowed: one on a CPU, whose caches hold none of the activations
+/// of a second one and whose cores one window keeps busy.
+#[must_use]
+pub fn windows_at_a_time(compute: &Compute, wanted: usize) -> usize {
+    if compute.is_cpu() { wanted.min(1) } else { wanted }
 }
 
 /// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, both on the host: the

@@ -6,7 +6,8 @@
 //!
 //! Windows are visited in the order of their start along the longest axis. A position of that axis that no later
 //! window overlaps is divided by its weight, handed to the sink and cleared, so the accumulator spans one ROI along
-//! that axis: `4 * (channels + 1) * roi * (product of the two shorter axes)` bytes.
+//! that axis: `4 * (channels + 1) * roi * (product of the two shorter axes)` bytes. Two batches of windows and two of
+//! predictions are in memory as well: one in the predictor, one being cut or added meanwhile.
 
 mod accumulator;
 mod window;
@@ -164,56 +165,64 @@ impl SlidingWindow {
     /// Predicts `volume` and hands each finished slab to `sink`, in order along the longest axis.
     ///
     /// `predict` receives windows `[n, C, rx, ry, rz]` and their number `n <= sw_batch_size`, and returns
-    /// `[n, K, rx, ry, rz]` with the same K each time.
+    /// `[n, K, rx, ry, rz]` with the same K each time. While it runs, a second thread adds the previous prediction, which
+    /// calls `sink`, and cuts the next windows.
     ///
     /// # Errors
     /// Errors of `predict` and `sink`, and [`SlidingWindowError::PredictionLength`].
-    pub fn run<E: From<SlidingWindowError>>(
+    pub fn run<E: From<SlidingWindowError> + Send>(
         &self,
         volume: InputVolume<'_>,
         mut predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
-        mut sink: impl FnMut(Slab<'_>) -> Result<(), E>,
+        mut sink: impl FnMut(Slab<'_>) -> Result<(), E> + Send,
     ) -> Result<(), E> {
         let roi = self.roi_size;
         let padded: [usize; 3] = std::array::from_fn(|a| volume.dims[a].max(roi[a]));
         let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
         let axis = self.slab_axis(volume.dims);
         let windows = self.windows(padded, axis);
-        let weights = self.weights();
-        let window_len = roi.iter().product::<usize>();
-        let mut accumulator: Option<Accumulator> = None;
-        let mut batch = Vec::new();
-
-        for starts in windows.chunks(self.sw_batch_size) {
+        let cut = |starts: &[[usize; 3]], batch: &mut Vec<f32>| {
             batch.clear();
             for &start in starts {
-                copy_window(volume, pad, start, roi, &mut batch);
+                copy_window(volume, pad, start, roi, batch);
             }
-            let predictions = self.predict_mirrored(&mut batch, starts.len(), &mut predict)?;
-            let per_channel = starts.len() * window_len;
-            let num_channels = predictions.len() / per_channel;
-            let expected = accumulator.as_ref().map_or(num_channels.max(1), |known| known.num_channels) * per_channel;
-            if predictions.len() != expected {
-                return Err(SlidingWindowError::PredictionLength { expected, got: predictions.len() }.into());
-            }
-            let accumulator =
-                accumulator.get_or_insert_with(|| Accumulator::new(num_channels, padded, pad, volume.dims, roi, axis));
-            for (&start, window) in starts.iter().zip(predictions.chunks_exact(num_channels * window_len)) {
-                accumulator.finish_before(start[axis], &mut sink)?;
-                accumulator.add(start, window, &weights);
-            }
+        };
+        let mut adder =
+            Adder { window: self, weights: self.weights(), padded, pad, dims: volume.dims, axis, sums: None };
+        let mut batches = windows.chunks(self.sw_batch_size).peekable();
+        let (mut batch, mut next) = (Vec::new(), Vec::new());
+        if let Some(starts) = batches.peek() {
+            cut(starts, &mut batch);
         }
-        match accumulator {
-            Some(mut accumulator) => accumulator.finish_before(padded[axis], &mut sink),
-            None => Ok(()),
+        let mut predicted: Option<(&[[usize; 3]], Vec<f32>)> = None;
+        while let Some(starts) = batches.next() {
+            let previous = predicted.take();
+            let predictions = std::thread::scope(|scope| {
+                let meanwhile = scope.spawn(|| {
+                    if let Some(starts) = batches.peek() {
+                        cut(starts, &mut next);
+                    }
+                    previous.map_or(Ok(()), |(starts, predictions)| adder.add(starts, &predictions, &mut sink))
+                });
+                let predictions = self.predict_mirrored(&mut batch, starts.len(), &mut predict);
+                // A panic in there is the same bug as a panic here.
+                meanwhile.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                predictions
+            })?;
+            predicted = Some((starts, predictions));
+            std::mem::swap(&mut batch, &mut next);
         }
+        if let Some((starts, predictions)) = predicted {
+            adder.add(starts, &predictions, &mut sink)?;
+        }
+        adder.finish(&mut sink)
     }
 
     /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
     ///
     /// # Errors
     /// See [`SlidingWindow::run`].
-    pub fn collect<E: From<SlidingWindowError>>(
+    pub fn collect<E: From<SlidingWindowError> + Send>(
         &self,
         volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
@@ -239,7 +248,7 @@ impl SlidingWindow {
     ///
     /// # Errors
     /// See [`SlidingWindow::run`]; also if the predictor returns more than 256 channels.
-    pub fn argmax<E: From<SlidingWindowError>>(
+    pub fn argmax<E: From<SlidingWindowError> + Send>(
         &self,
         volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
@@ -331,6 +340,51 @@ impl SlidingWindow {
             *value *= scale;
         }
         Ok(sum)
+    }
+}
+
+/// Sums of predictions, and the geometry for adding to them.
+struct Adder<'a> {
+    window: &'a SlidingWindow,
+    /// Weights of a window's voxels.
+    weights: Vec<f32>,
+    padded: [usize; 3],
+    pad: [usize; 3],
+    dims: [usize; 3],
+    axis: usize,
+    /// None before the first prediction, which tells the number of channels.
+    sums: Option<Accumulator>,
+}
+
+impl Adder<'_> {
+    /// Adds predictions `[n, K, rx, ry, rz]` of the windows that begin at `starts`.
+    fn add<E: From<SlidingWindowError>>(
+        &mut self,
+        starts: &[[usize; 3]],
+        predictions: &[f32],
+        sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { window, padded, pad, dims, axis, .. } = *self;
+        let window_len = self.weights.len();
+        let per_channel = starts.len() * window_len;
+        let num_channels = predictions.len() / per_channel;
+        let expected = self.sums.as_ref().map_or(num_channels.max(1), |known| known.num_channels) * per_channel;
+        if predictions.len() != expected {
+            return Err(SlidingWindowError::PredictionLength { expected, got: predictions.len() }.into());
+        }
+        let sums =
+            self.sums.get_or_insert_with(|| Accumulator::new(num_channels, padded, pad, dims, window.roi_size, axis));
+        for (&start, prediction) in starts.iter().zip(predictions.chunks_exact(num_channels * window_len)) {
+            sums.finish_before(start[axis], sink)?;
+            sums.add(start, prediction, &self.weights);
+        }
+        Ok(())
+    }
+
+    /// Hands what is left to the sink.
+    fn finish<E>(self, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
+        let end = self.padded[self.axis];
+        self.sums.map_or(Ok(()), |mut sums| sums.finish_before(end, sink))
     }
 }
 

@@ -34,7 +34,7 @@ pub struct PredictArgs {
     /// Average each window with its mirror images: eight times the work, slightly better labels
     #[arg(long)]
     pub mirror: bool,
-    /// Number of windows predicted at a time
+    /// Number of windows predicted at a time on a GPU; a CPU always predicts one
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sw_batch_size: usize,
     /// Device to compute on: auto, cpu, cuda:N or vulkan:N

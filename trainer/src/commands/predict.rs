@@ -1,6 +1,7 @@
 //! `hiend-train predict --model RUN INPUT... --out DIR`.
 
 mod places;
+mod progress_lines;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use crate::device::{Compute, settle_default};
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
 use crate::inference::scan_files::Scans;
 use places::{Places, Replace};
+use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let Scans { mut files, skipped, subfolders } = Scans::find(&args.inputs)?;
@@ -56,9 +58,13 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
         let label = format!("{}/{} {case}", number + 1, files.len());
         let bar = bar(&label);
+        let mut lines = bar.is_hidden().then(|| ProgressLines::new(started));
         let result = predictor.predict(path, args.on_suspect.into(), args.probabilities, &stop, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
+            if let Some(line) = lines.as_mut().and_then(|lines| lines.next(Instant::now(), done, total)) {
+                note(format_args!("{label}: {line}"));
+            }
         });
         bar.finish_and_clear();
         match result {

@@ -8,7 +8,7 @@ use hiend_loader::preprocess::window::window_units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
-use crate::inference::{InferenceError, predict_windows};
+use crate::inference::{InferenceError, predict_windows, windows_at_a_time};
 use crate::label_space::LabelSpace;
 use crate::metric::dice::{dice_per_class, mean_dice, mean_dice_of_class, mean_fg_dice};
 use crate::metric::{LabelMap, MetricError};
@@ -99,8 +99,8 @@ impl ValidationSet {
         let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
         let image = window_units(&image, array.offset, array.scale, self.window);
-        let sliding =
-            SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?.with_weighting(settings.weighting);
+        let at_a_time = windows_at_a_time(compute, settings.sw_batch_size);
+        let sliding = SlidingWindow::new(crop_size, settings.overlap, at_a_time)?.with_weighting(settings.weighting);
         let pred = sliding.argmax(InputVolume::new(&image, 1, shape)?, |windows, num_windows| {
             if stop.is_requested() {
                 return Err(Fault::Stopped);

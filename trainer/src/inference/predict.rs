@@ -12,7 +12,7 @@ use hiend_loader::stop::Stop;
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::{InferenceError, predict_windows};
+use super::{InferenceError, predict_windows, windows_at_a_time};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
@@ -85,7 +85,7 @@ pub struct WindowSettings {
     pub weighting: Weighting,
     /// True if each window is averaged with its seven mirror images.
     pub mirror: bool,
-    /// Number of windows predicted at a time.
+    /// Number of windows predicted at a time; on a CPU one, see [`windows_at_a_time`].
     pub sw_batch_size: usize,
 }
 
@@ -130,9 +130,10 @@ impl Predictor {
             return Err(OpenError::NoPreprocess { path: checkpoint });
         };
         let crop_size = config.stream.crop_size;
-        let sliding = SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?
-            .with_weighting(settings.weighting)
-            .with_mirroring([settings.mirror; 3]);
+        let sliding =
+            SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
+                .with_weighting(settings.weighting)
+                .with_mirroring([settings.mirror; 3]);
         Ok(Self {
             model,
             device: compute.raw().clone(),
