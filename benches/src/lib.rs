@@ -1,4 +1,4 @@
-//! Modules shared by the suites, `loader-bench` and `gpu-bench`: volumes, clocks, contenders, shapes and operation counts
+//! Modules shared by the suites, `loader-bench`, `cpu-bench` and `gpu-bench`: volumes, clocks, contenders, shapes and operation counts
 //! of the models, and the chart of the results.
 
 #![allow(clippy::print_stdout, reason = "tools for developers print their results")]
@@ -7,6 +7,8 @@
 pub mod chart;
 pub mod clock;
 pub mod contender;
+#[cfg(feature = "cpu")]
+pub mod cpu_bench;
 #[cfg(feature = "gpu")]
 pub mod flops;
 #[cfg(feature = "gpu")]

@@ -1,0 +1,43 @@
+//! `PyTorch` in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Python to run, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) python: PathBuf,
+    pub(super) threads: usize,
+    pub(super) rounds: usize,
+}
+
+/// Measurement of a peer.
+#[derive(Debug, Deserialize)]
+pub(super) struct Measured<T> {
+    pub(super) secs: T,
+    /// Peak of resident memory, bytes.
+    pub(super) peak_bytes: u64,
+    /// Version of `PyTorch`.
+    pub(super) torch: String,
+}
+
+impl Peer {
+    /// Runs a case of `benches/peers/torch_unetr.py`.
+    pub(super) fn measure<T: DeserializeOwned>(&self, arguments: &[String]) -> anyhow::Result<Measured<T>> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/torch_unetr.py");
+        let output = Command::new(&self.python)
+            .arg(&script)
+            .args(arguments)
+            .args(["--threads", &self.threads.to_string(), "--rounds", &self.rounds.to_string()])
+            .output()
+            .with_context(|| format!("{} cannot be started", self.python.display()))?;
+        if !output.status.success() {
+            bail!("{} failed: {}", script.display(), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        serde_json::from_slice(&output.stdout).context("the peer printed no measurement")
+    }
+}
