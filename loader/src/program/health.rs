@@ -113,7 +113,7 @@ mod tests {
     fn a_stage_is_healthy_within_its_limit_and_while_idle() {
         let health = Health::new();
         let (steps, batches) =
-            (health.stage("steps", Duration::from_secs(300)), health.stage("batches", Duration::from_secs(30)));
+            (health.stage("steps", Duration::from_mins(5)), health.stage("batches", Duration::from_secs(30)));
         let later = |secs| Instant::now() + Duration::from_secs(secs);
         assert_eq!(health.check_at(later(1000)), Ok(()));
         steps.beat();

@@ -32,7 +32,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 32;
 
 /// Time after which a connection is closed; a monitoring system opens another.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 
 /// Content type of Prometheus's text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
