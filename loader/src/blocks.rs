@@ -20,7 +20,7 @@ pub(crate) struct Block {
     words: Vec<u64>,
     len: usize,
     blocks: Arc<Blocks>,
-    /// Whatever must live as long as the block is in use.
+    /// Value kept alive while the block is in use.
     _keep: Box<dyn Send + Sync>,
 }
 

@@ -214,8 +214,8 @@ pub(crate) struct Stream {
 #[cfg(feature = "client")]
 #[derive(Debug, Args)]
 pub(crate) struct RemoteArgs {
-    /// Server to get the batches from instead of making them: http://HOST:PORT, https://HOST:PORT or unix:///PATH;
-    /// several are separated by commas
+    /// Server to get the batches from instead of making them: `http://HOST:PORT`, `https://HOST:PORT` or
+    /// `unix:///PATH`; several are separated by commas
     #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with_all = ["caches", "weights", "threads", "access"])]
     pub loader: Vec<String>,
     /// File with the token for the servers

@@ -65,7 +65,7 @@ impl Default for RemoteOptions {
             memory_bytes: 4 << 30,
             token: None,
             ca: None,
-            retry: Duration::from_secs(300),
+            retry: Duration::from_mins(5),
             shared_memory: true,
             stop: Stop::new(),
         }
@@ -142,7 +142,7 @@ pub enum RemoteError {
     Protocol {
         /// URL of the server.
         url: String,
-        /// What is wrong.
+        /// Violation of the contract.
         reason: String,
     },
     /// No server answers.
@@ -191,9 +191,9 @@ struct Facts {
     manifest: Manifest,
 }
 
-/// A stream of one or several servers, opened.
+/// Open stream of one or several servers.
 ///
-/// Holds connections, which close when it and all its streams are dropped.
+/// Its connections close when it and all its streams are dropped.
 pub struct RemoteLoader {
     fetcher: Arc<Fetcher>,
     facts: Facts,
@@ -222,7 +222,7 @@ impl Drop for Runtime {
 impl RemoteLoader {
     /// Connects to the servers at `urls` (`http://HOST:PORT`, `https://HOST:PORT`, `unix:///PATH`) and opens the stream.
     ///
-    /// Of several servers, some may be away; they are asked again while streaming. If all are, the client tries for
+    /// Servers that do not answer are asked again while streaming. If none answers, the client tries for
     /// [`RemoteOptions::retry`].
     ///
     /// # Errors
@@ -253,7 +253,7 @@ impl RemoteLoader {
             // The other end waits.
             let _ = sender.send(facts);
         });
-        let facts = receiver.recv().map_err(|_| RemoteError::Panicked)??;
+        let facts = receiver.recv().ok().ok_or(RemoteError::Panicked)??;
         let num_batches = fetcher.num_batches(&facts)?;
         Ok(Self { fetcher, facts, num_batches, runtime })
     }

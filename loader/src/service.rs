@@ -8,15 +8,14 @@
 //! ```text
 //!   listen     TCP and Unix sockets; a connection is a client with memory of its own
 //!   rpc        token, request sizes, frames                                           threads serve-io
-//!   schedule   clients take turns; who holds its whole memory is passed over          threads serve-make
+//!   schedule   clients take turns; one whose memory is full is passed over           threads serve-make
 //!   pipeline   visits of the batches in work, as in the process of a trainer          threads loader
 //!   hub        streams by id, shared memory by ticket
 //! ```
 //! Memory is bounded: each client has [`ServiceConfig::client_memory_bytes`] for batches being made, batches until the
 //! transport has taken their last byte, and shared memory; there are as many clients as
-//! [`ServiceConfig::memory_bytes`] has room for. A client that does not read thus holds its own memory and no more, and
-//! no thread waits for it. One that dies is noticed by the connection, or by pings within a minute; what it held is
-//! freed then.
+//! [`ServiceConfig::memory_bytes`] has room for. A client that does not read therefore holds its own memory only, and no
+//! thread waits for it. A dead client is detected by its connection, or by pings within a minute; its memory is freed then.
 //!
 //! On one host, a client gets its voxels through shared memory ([`ServiceConfig::shared_memory`]): the server cuts
 //! crops into a slot that the client named.
@@ -84,7 +83,7 @@ pub struct ServiceConfig {
     pub idle: Duration,
     /// Time that [`Service::shutdown`] waits for batches being sent.
     pub drain: Duration,
-    /// Token that clients must present; none for everybody.
+    /// Token that clients must present; none admits every client.
     pub token: Option<String>,
     /// Certificate and key for TCP; none for plain TCP.
     pub tls: Option<Tls>,
@@ -115,10 +114,10 @@ impl Default for ServiceConfig {
             caches: Vec::new(),
             listen: Vec::new(),
             threads: 0,
-            memory_bytes: 8 << 30,
-            client_memory_bytes: 1 << 30,
+            memory_bytes: 16 << 30,
+            client_memory_bytes: 2 << 30,
             max_streams: 256,
-            idle: Duration::from_secs(600),
+            idle: Duration::from_mins(10),
             drain: Duration::from_secs(30),
             token: None,
             tls: None,

@@ -36,7 +36,7 @@ pub(crate) struct Slots {
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     number: usize,
-    /// Whatever must live as long as the slot is in use.
+    /// Value kept alive while the slot is in use.
     _keep: Box<dyn Send + Sync + std::fmt::Debug>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct SlotPart {
     range: Range<usize>,
 }
 
-/// Bytes of a slot for so many bytes of voxels and labels, and the first byte of the labels.
+/// Bytes of a slot that holds `voxel_bytes` and `label_bytes`, and the offset of the labels; `None` on overflow.
 pub(crate) fn layout(voxel_bytes: usize, label_bytes: usize) -> Option<(usize, usize)> {
     let label_offset = voxel_bytes.checked_next_multiple_of(SLOT_ALIGNMENT)?;
     Some((label_offset.checked_add(label_bytes)?.checked_next_multiple_of(SLOT_ALIGNMENT)?, label_offset))

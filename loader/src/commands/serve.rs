@@ -34,17 +34,17 @@ struct Cli {
     /// Weight of each cache, whole numbers [default: equal]
     #[arg(long, value_name = "W,W", value_delimiter = ',')]
     weights: Vec<u32>,
-    /// Address to listen on, IP:PORT or unix:/PATH; may be repeated
+    /// Address to listen on, `IP:PORT` or `unix:/PATH`; may be repeated
     #[arg(long, required = true, value_name = "ADDR")]
     listen: Vec<Listen>,
     /// Threads that decode and augment [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Memory for the batches of all clients; one client fewer is served than it has room for
-    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_bytes)]
     client_memory: ByteSize,
     /// Number of streams that may be open
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
@@ -100,7 +100,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     // Before the first counter is made, which the recorder would not see.
     let _metrics = match cli.metrics_listen {
         Some(addr) => {
-            let server = MetricsServer::start(addr, health)?;
+            let server = MetricsServer::start(addr, health.clone())?;
             stats::describe(stats::METRICS);
             stats::describe(service::METRICS);
             note(format_args!("metrics: http://{}/metrics", server.addr()));
@@ -122,6 +122,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     // An error is impossible while the handler has the sender.
     let _ = receiver.recv();
+    health.fail("shutting down");
     if service.shutdown() {
         return Ok(ExitCode::SUCCESS);
     }

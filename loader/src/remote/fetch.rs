@@ -1,6 +1,6 @@
-//! One step, from whichever server makes it.
+//! One step, from any server that answers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,12 +44,14 @@ struct Server {
     in_flight: AtomicUsize,
     /// Answers in a row that the stream is not open.
     closed: AtomicUsize,
+    /// True while a task asks the server again.
+    reviving: AtomicBool,
     health: Mutex<Health>,
 }
 
 #[derive(Debug, Default)]
 struct Health {
-    /// When the server may be asked again, if it failed.
+    /// Time at which the server is asked again; `None` unless it failed.
     ask_again: Option<Instant>,
     /// Failures in a row.
     failures: u32,
@@ -76,6 +78,7 @@ impl Fetcher {
                 link: tokio::sync::Mutex::new(None),
                 in_flight: AtomicUsize::new(0),
                 closed: AtomicUsize::new(0),
+                reviving: AtomicBool::new(false),
                 health: Mutex::default(),
             })
         };
@@ -118,18 +121,15 @@ impl Fetcher {
             }
             let mut connected = 0;
             while let Some(result) = tasks.join_next().await {
-                match result.map_err(|_| RemoteError::Panicked)? {
+                match result.ok().ok_or(RemoteError::Panicked)? {
                     Ok(()) => connected += 1,
                     Err(Failure::Fatal(err)) => return Err(err),
                     Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {}
                 }
             }
             if let (true, Some((_, facts))) = (connected > 0, self.facts.get()) {
-                for server in &self.servers {
-                    let health = server.health();
-                    if health.ask_again.is_some() {
-                        tracing::warn!(url = server.dialer.url(), "the server does not answer yet: {}", health.reason);
-                    }
+                for number in 0..self.servers.len() {
+                    self.revive(number);
                 }
                 return Ok(facts.clone());
             }
@@ -138,7 +138,7 @@ impl Fetcher {
     }
 
     /// Fetches the batch of a step.
-    pub(super) async fn fetch(&self, step: u64, permit: Permit) -> Result<Batch, RemoteError> {
+    pub(super) async fn fetch(self: &Arc<Self>, step: u64, permit: Permit) -> Result<Batch, RemoteError> {
         let mut failing: Option<Instant> = None;
         loop {
             let Some(number) = self.pick() else {
@@ -150,13 +150,11 @@ impl Fetcher {
             let result = self.fetch_from(number, step, &permit).await;
             server.in_flight.fetch_sub(1, Ordering::Relaxed);
             match result {
-                Ok(batch) => {
-                    server.recovered();
-                    return Ok(batch);
-                }
+                Ok(batch) => return Ok(batch),
                 Err(Failure::Fatal(err)) => return Err(err),
                 Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {
                     failing.get_or_insert_with(Instant::now);
+                    self.revive(number);
                 }
             }
         }
@@ -198,43 +196,73 @@ impl Fetcher {
         }
         let url = server.dialer.url();
         let dialled = server.dialer.dial(&self.spec, |facts| self.num_slots(facts)).await;
-        let (link, facts) = dialled.inspect_err(|failure| {
-            if let Failure::Away(reason) | Failure::Busy(reason) = failure {
-                server.failed(reason);
-            }
+        let (link, facts) = dialled.inspect_err(|failure| match failure {
+            Failure::Away(reason) | Failure::Busy(reason) => server.failed(reason),
+            Failure::Closed => server.failed("the server closes the stream at once"),
+            Failure::Fatal(_) => {}
         })?;
         let (first, expected) = self.facts.get_or_init(|| (url.to_owned(), facts.clone()));
         expected.compare(&facts, url, first).map_err(Failure::Fatal)?;
         let link = Arc::new(link);
         *guard = Some(Arc::clone(&link));
+        server.recovered();
         Ok(link)
     }
 
-    /// The least busy server that may be asked.
+    /// The least busy server among those that answer.
     fn pick(&self) -> Option<usize> {
-        let now = Instant::now();
-        let ready = |server: &Server| server.health().ask_again.is_none_or(|at| at <= now);
-        let servers = self.servers.iter().enumerate().filter(|(_, server)| ready(server));
-        // A server that failed before comes after those that did not.
-        let cost = |server: &Server| (server.health().failures > 0, server.in_flight.load(Ordering::Relaxed));
-        servers.min_by_key(|(_, server)| cost(server)).map(|(number, _)| number)
+        let servers = self.servers.iter().enumerate().filter(|(_, server)| server.health().ask_again.is_none());
+        servers.min_by_key(|(_, server)| server.in_flight.load(Ordering::Relaxed)).map(|(number, _)| number)
     }
 
-    /// Waits until a server may be asked again.
+    /// Asks a server that failed again, with back-off, until it answers. No step waits for it meanwhile: a host that is
+    /// gone lets a connection wait for seconds.
+    fn revive(self: &Arc<Self>, number: usize) {
+        let server = &self.servers[number];
+        if server.health().ask_again.is_none() || server.reviving.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let fetcher = Arc::downgrade(self);
+        tokio::spawn(async move {
+            // Ends with the client.
+            while let Some(fetcher) = fetcher.upgrade() {
+                let server = &fetcher.servers[number];
+                let Some(at) = server.health().ask_again else { break };
+                if let Some(time) = at.checked_duration_since(Instant::now()) {
+                    drop(fetcher);
+                    tokio::time::sleep(time).await;
+                    continue;
+                }
+                match fetcher.link(number).await {
+                    Ok(_) => server.recovered(),
+                    Err(Failure::Fatal(err)) => {
+                        tracing::error!(url = server.dialer.url(), "the server is not asked any more: {err}");
+                        server.health().reason = err.to_string();
+                        return;
+                    }
+                    Err(_) => {}
+                }
+            }
+            if let Some(fetcher) = fetcher.upgrade() {
+                fetcher.servers[number].reviving.store(false, Ordering::Release);
+                // The server may have failed since the last look.
+                fetcher.revive(number);
+            }
+        });
+    }
+
+    /// Waits until a server is asked again.
     async fn wait(&self, since: Instant) -> Result<(), RemoteError> {
         let waiting = self.servers.iter().filter_map(|server| {
             let at = server.health().ask_again?;
             Some((at, server))
         });
-        let (at, server) = match waiting.min_by_key(|(at, _)| *at) {
-            Some(next) => next,
-            None => (Instant::now() + BACK_OFF.0, &self.servers[0]),
-        };
+        let Some((at, server)) = waiting.min_by_key(|(at, _)| *at) else { return Ok(()) };
         if since.elapsed() >= self.options.retry {
             let (url, reason) = (server.dialer.url().to_owned(), server.health().reason.clone());
             return Err(RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason });
         }
-        let time = at.saturating_duration_since(Instant::now());
+        let time = at.saturating_duration_since(Instant::now()).max(BACK_OFF.0 / 10);
         if stopped_within(&self.options.stop, time).await { Err(RemoteError::Stopped) } else { Ok(()) }
     }
 }

@@ -36,7 +36,7 @@ const HTTP_FRAME: u32 = (1 << 20) + 64;
 /// Largest answer that is not a batch: facts, with a manifest.
 const ANSWER_LIMIT: usize = 64 << 20;
 
-/// Where files with the system's certificates are.
+/// Usual paths of the system's certificates.
 const SYSTEM_CERTIFICATES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -121,7 +121,7 @@ impl Dialer {
             // The host of a Unix socket is never looked up.
             Address::Unix { .. } => Endpoint::from_static("http://localhost"),
             Address::Tcp { url, host, tls } => {
-                let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| refused("not a URL"))?;
+                let endpoint = Endpoint::from_shared(url.clone()).ok().ok_or_else(|| refused("not a URL"))?;
                 if *tls {
                     let config = tls_config(url, host, options.ca.as_deref())?;
                     let bad = |source| RemoteError::BadCa { url: url.clone(), source };
@@ -142,7 +142,8 @@ impl Dialer {
             .tcp_nodelay(true);
         let token = options.token.as_ref().map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| refused("the token holds characters other than visible ASCII"))?;
+                .ok()
+                .ok_or_else(|| refused("the token holds characters other than visible ASCII"))?;
             value.set_sensitive(true);
             Ok::<_, RemoteError>(value)
         });
@@ -244,7 +245,7 @@ impl Dialer {
             Failure::Closed => "the stream was closed".into(),
             Failure::Fatal(err) => err.to_string(),
         })?;
-        let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).map_err(|_| "malformed ticket")?;
+        let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).ok().ok_or("malformed ticket")?;
         let mut path = socket.as_os_str().to_owned();
         path.push(FD_SUFFIX);
         let id = memory.memory_id;

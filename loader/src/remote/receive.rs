@@ -127,7 +127,7 @@ fn memory(
     permit: &Permit,
 ) -> Result<Memories, Option<Failure>> {
     if header.in_slot {
-        let offset = usize::try_from(header.label_offset).map_err(|_| None)?;
+        let offset = usize::try_from(header.label_offset).ok().ok_or(None)?;
         let (voxels, labels) = slot.and_then(|slot| slot.divide(voxels, offset, labels)).ok_or(None)?;
         return Ok((Box::new(voxels), Box::new(labels)));
     }

@@ -36,8 +36,7 @@ impl RemoteStream {
         steps_per_epoch: u64,
         start_step: u64,
     ) -> Self {
-        // Bounded by the permits: a place is made for a batch that has one.
-        let (sender, places) = flume::unbounded();
+        let (sender, places) = flume::bounded(num_batches + 1);
         let fetcher = Arc::clone(fetcher);
         let driver = runtime.handle().spawn(drive(fetcher, sender, num_batches, start_step)).abort_handle();
         Self {
@@ -88,7 +87,8 @@ async fn drive(fetcher: Arc<Fetcher>, places: flume::Sender<Place>, num_batches:
         // In the order of the steps, so that the oldest one always has memory.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (sender, place) = flume::bounded(1);
-        if places.send(place).is_err() {
+        // Full only after errors, which free their permits; the consumer stops at the first of them.
+        if places.try_send(place).is_err() {
             return;
         }
         let fetcher = Arc::clone(&fetcher);
@@ -109,7 +109,7 @@ impl Iterator for RemoteStream {
             return None;
         }
         let asked = Instant::now();
-        let place = self.places.recv().map_err(|_| RemoteError::Panicked);
+        let place = self.places.recv().ok().ok_or(RemoteError::Panicked);
         let batch = place.and_then(|place| place.recv().unwrap_or(Err(RemoteError::Panicked)));
         Some(match batch {
             Ok(mut batch) => {

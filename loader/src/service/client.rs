@@ -41,7 +41,7 @@ pub(super) struct Memory {
     _reservation: Reservation,
 }
 
-/// As many clients as the service has memory for are connected.
+/// Error of a client beyond those that the service has memory for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{most} clients are connected, which is the limit; raise --memory or lower --client-memory of the service")]
 pub(super) struct Crowded {
@@ -49,7 +49,7 @@ pub(super) struct Crowded {
 }
 
 impl Clients {
-    /// No clients; at most `most`, each with `memory_bytes`.
+    /// Creates the state of a service for at most `most` clients of `memory_bytes` each.
     pub(super) fn new(most: usize, memory_bytes: u64, schedule: &Arc<Schedule>) -> Arc<Self> {
         Arc::new(Self {
             most,
@@ -62,7 +62,7 @@ impl Clients {
         })
     }
 
-    /// A new connection; `None` if far more than the clients that may be served are open.
+    /// Registers a connection; `None` if more than twice as many as clients, plus 64, are open.
     pub(super) fn connect(self: &Arc<Self>, shares_memory: bool) -> Option<Arc<Client>> {
         let limit = 2 * self.most + 64;
         let more = |open: usize| (open < limit).then_some(open + 1);
@@ -107,7 +107,12 @@ impl Client {
         let more = |admitted: usize| (admitted < most).then_some(admitted + 1);
         let counted = self.clients.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         self.admitted.store(counted.is_ok(), Ordering::Relaxed);
-        counted.map(|_| ()).map_err(|_| Crowded { most })
+        counted.ok().map(|_| ()).ok_or(Crowded { most })
+    }
+
+    /// True once a request with a valid token has arrived and there was room.
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Relaxed)
     }
 
     /// Keeps slots for the client; returns their id.

@@ -44,8 +44,11 @@ pub(super) struct Hub {
     pub(super) draining: AtomicBool,
     /// Steps whose cases will be read.
     pub(super) advice: flume::Sender<(Arc<OpenStream>, u64)>,
-    pub(super) tickets: Mutex<HashMap<[u8; TICKET_LEN], (Arc<OwnedFd>, Instant)>>,
+    pub(super) tickets: Mutex<Tickets>,
 }
+
+/// Files of shared memory by ticket, with the times at which the tickets were issued.
+pub(super) type Tickets = HashMap<[u8; TICKET_LEN], (Arc<OwnedFd>, Instant)>;
 
 /// A batch that is ready to be sent.
 pub(super) struct Ready {
@@ -159,7 +162,7 @@ impl Hub {
                     let queue_secs = submitted.elapsed().as_secs_f64();
                     let made = hub.make(&stream.loader, step, sizes, slot, reservation, queue_secs);
                     if let Some(reply) = lock(&reply).take() {
-                        // Nobody waits any more where the client has gone.
+                        // The receiver is gone if the client is.
                         let _ = reply.send(made);
                     }
                     drop(client);
@@ -201,7 +204,7 @@ impl Hub {
         let (voxel_bytes, label_bytes) = wire::batch::sizes(&batch);
         metrics::batch(in_slot, batch.shape[0], voxel_bytes + label_bytes, queue_secs);
         let header = wire::batch::header(&batch, in_slot, if in_slot { sizes.label_offset } else { 0 }, queue_secs);
-        // A slot is freed here: its client knows from the header that the voxels are there.
+        // A slot is freed here: the header tells its client that the voxels are in it.
         let data = if in_slot { Vec::new() } else { bytes_of(batch) };
         Ok(Ready { body: Pieces::batch(header, data) })
     }
@@ -326,7 +329,7 @@ fn bytes_of(batch: Batch) -> Vec<Bytes> {
     std::iter::once(voxels).chain(batch.labels.map(|labels| Bytes::from_owner(Sent(labels)))).collect()
 }
 
-/// Sixteen bytes that nobody can guess.
+/// Sixteen random bytes of the system.
 fn random_ticket() -> std::io::Result<[u8; TICKET_LEN]> {
     let mut ticket = [0; TICKET_LEN];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut ticket)?;

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
@@ -76,7 +77,7 @@ pub(super) struct SocketPath(PathBuf);
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        // A file that somebody removed before is what this is for.
+        // The file may have been removed already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -99,7 +100,7 @@ pub(super) fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
     Ok((listener, path))
 }
 
-/// Removes the file of a socket that nobody listens on.
+/// Removes the file of a socket without a listener.
 fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is not a socket"));
@@ -132,10 +133,15 @@ impl Bound {
     }
 }
 
+/// Time for a connection to bring its first valid request. Without it, strangers could hold all connections.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A connection of a client.
 pub(super) struct Connection {
     socket: Socket,
     client: Arc<Client>,
+    /// End of [`PATIENCE`].
+    deadline: Pin<Box<tokio::time::Sleep>>,
 }
 
 enum Socket {
@@ -147,11 +153,15 @@ impl Connection {
     pub(super) fn tcp(socket: tokio::net::TcpStream, client: Arc<Client>) -> Self {
         // Without it, small requests wait for more to come; nothing else is lost.
         let _ = socket.set_nodelay(true);
-        Self { socket: Socket::Tcp(socket), client }
+        Self::new(Socket::Tcp(socket), client)
     }
 
     pub(super) fn unix(socket: tokio::net::UnixStream, client: Arc<Client>) -> Self {
-        Self { socket: Socket::Unix(socket), client }
+        Self::new(Socket::Unix(socket), client)
+    }
+
+    fn new(socket: Socket, client: Arc<Client>) -> Self {
+        Self { socket, client, deadline: Box::pin(tokio::time::sleep(PATIENCE)) }
     }
 }
 
@@ -165,6 +175,9 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.client.is_admitted() && self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         match &mut self.socket {
             Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),

@@ -1,6 +1,6 @@
 //! Order in which batches are made: one client after another, each within its own memory.
 //!
-//! A client whose memory is in use, because it does not read, is passed over; the others take its turns. Requests of one
+//! A client whose memory is full, because it does not read, is passed over; the others take its turns. Requests of one
 //! client are served in their order.
 
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ pub(super) struct Job {
     pub(super) bytes: u64,
     /// Visits of the batch, a measure of the work.
     pub(super) visits: usize,
-    /// True once nobody waits for the batch.
+    /// True once the request has ended.
     pub(super) is_cancelled: Box<dyn Fn() -> bool + Send>,
     /// Makes the batch.
     pub(super) work: Box<dyn FnOnce(Reservation) + Send>,
@@ -225,7 +225,7 @@ impl Schedule {
     }
 }
 
-/// What the state no longer needs; to be dropped without its lock.
+/// Jobs and turns to be dropped after the lock is released.
 enum Dropped {
     Job { _job: Job },
     Turn { _turn: Turn },
@@ -360,7 +360,7 @@ mod tests {
         let account = Account::new(&schedule, 10);
         let held = account.reserve(10).unwrap();
         assert!(account.reserve(1).is_none());
-        let (sender, receiver) = flume::unbounded();
+        let (sender, receiver) = flume::bounded(1);
         std::thread::scope(|scope| {
             scope.spawn(|| schedule.run());
             let work = Box::new(move |_: Reservation| sender.send(()).unwrap());

@@ -1,4 +1,4 @@
-//! Open streams. They hold no position, so closing one loses nothing: a client opens it again.
+//! Open streams. They hold no position, so closing one loses nothing; its client opens it again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ struct Entry {
 pub(super) struct Full(usize);
 
 impl Streams {
-    /// Room for so many streams.
+    /// Creates an empty set with room for `most` streams.
     pub(super) fn new(most: usize) -> Self {
         Self { most, open: Mutex::default() }
     }
@@ -65,7 +65,7 @@ impl Streams {
         if open < self.most { Ok(()) } else { Err(Full(open)) }
     }
 
-    /// Closes streams that nobody has used for `idle` and nobody uses now; returns their number.
+    /// Closes streams that are not in use and were not used for `idle`; returns their number.
     pub(super) fn close_idle(&self, now: Instant, idle: Duration) -> usize {
         let mut open = self.lock();
         let before = open.len();

@@ -172,7 +172,7 @@ fn batches_and_facts_are_those_of_a_loader_in_this_process() {
     let config = stream_config(Chain::nnunet(), true);
     let options = RemoteOptions { form: VoxelForm::Boxes, rank: (1, 2), ..options() };
     let remote = connect(service.urls(), &config, options).unwrap();
-    let local = LoaderOptions { rank: (1, 2), form: VoxelForm::Boxes, memory_bytes: 64 << 20, threads: 1 };
+    let local = LoaderOptions { threads: 1, memory_bytes: 64 << 20, rank: (1, 2), form: VoxelForm::Boxes };
     let local = Loader::open(Arc::clone(&setup.cache), config, SEED, &local).unwrap();
     assert_eq!(remote.digest(), local.digest());
     assert_eq!(remote.num_cases(), 5);
@@ -231,9 +231,9 @@ fn an_idle_stream_is_closed_and_opened_again() {
     let service = Service::start(setup.config()).unwrap();
     let loader = connect(service.urls(), &config, options()).unwrap();
     assert_eq!(service.num_streams(), 1);
-    service.hub.tidy(Instant::now(), Duration::from_secs(60));
+    service.hub.tidy(Instant::now(), Duration::from_mins(1));
     assert_eq!(service.num_streams(), 1);
-    service.hub.tidy(Instant::now() + Duration::from_secs(61), Duration::from_secs(60));
+    service.hub.tidy(Instant::now() + Duration::from_secs(61), Duration::from_mins(1));
     assert_eq!(service.num_streams(), 0);
     assert_eq!(take(&mut loader.stream(0), 5), setup.digests(&config, VoxelForm::Quantized, (0, 1), 0, 5));
     assert_eq!(service.num_streams(), 1);
@@ -259,7 +259,7 @@ fn without_a_server_the_client_gives_up_and_says_why() {
     let setup = Setup::new();
     let url = format!("unix://{}", setup.socket().display());
     let none = RemoteOptions { retry: Duration::ZERO, ..options() };
-    let error = connect(&[url.clone()], &small(), none.clone()).err().unwrap();
+    let error = connect(std::slice::from_ref(&url), &small(), none.clone()).err().unwrap();
     assert!(matches!(&error, RemoteError::Unreachable { url: last, .. } if *last == url), "{error}");
     // One that waits is ended by the request to stop.
     let stopped = options();
@@ -347,7 +347,7 @@ struct Raw {
 impl Raw {
     fn new(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        // Windows as small as HTTP/2 has them, so that the transport cannot take a batch which nobody reads.
+        // Windows as small as HTTP/2 has them, so that the transport cannot take a batch that is not read.
         let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())
             .unwrap()
             .initial_stream_window_size(65_535)
@@ -356,7 +356,7 @@ impl Raw {
         Self { runtime, channel }
     }
 
-    /// Sends bytes to a method; returns the response, whose body nobody reads.
+    /// Sends bytes to a method; returns the body of the response, unread.
     fn send(&self, path: &'static str, message: &impl prost::Message) -> Result<tonic::body::Body, tonic::Status> {
         use tonic::codegen::Service as _;
         let mut request = http::Request::new(tonic::body::Body::new(wire::framing::Pieces::request(message)));
@@ -469,7 +469,7 @@ fn specifications_that_are_too_large_are_refused() {
 }
 
 #[test]
-fn clients_that_do_not_read_stall_nobody_and_hold_their_own_memory_only() {
+fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
     const CLIENTS: usize = 32;
     let setup = Setup::new();
     // Larger than the window of a connection, so that the transport cannot take a whole batch.
@@ -541,7 +541,7 @@ fn voxels_come_through_shared_memory_and_slots_are_freed() {
     let held = service.hub.clients.held_bytes();
     assert!(held > 0, "slots are allocated");
     let expected = setup.digests(&small(), VoxelForm::Quantized, (0, 1), 0, 40);
-    // Batches that the consumer keeps do not change while the stream goes on.
+    // Batches that the consumer keeps do not change while the stream continues.
     let mut stream = loader.stream(0);
     let kept: Vec<_> = stream.by_ref().take(2).map(Result::unwrap).collect();
     assert_eq!(take(&mut stream, 38), expected[2..]);
@@ -559,7 +559,7 @@ fn voxels_come_through_shared_memory_and_slots_are_freed() {
 #[test]
 fn a_service_that_shuts_down_sends_what_it_began() {
     let setup = Setup::new();
-    let service = Service::start(ServiceConfig { drain: Duration::from_secs(60), ..setup.config() }).unwrap();
+    let service = Service::start(ServiceConfig { drain: Duration::from_mins(1), ..setup.config() }).unwrap();
     let url = service.urls()[0].clone();
     let raw = Raw::new(&url);
     raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec()) }).unwrap();

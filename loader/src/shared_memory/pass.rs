@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 type Control = [u64; 4];
 
 /// Bytes of the control message's content.
-const RIGHTS_LEN: libc::c_uint = size_of::<RawFd>() as libc::c_uint;
+const RIGHTS_LEN: libc::c_uint = 4;
+
+const _: () = assert!(size_of::<RawFd>() == 4);
 
 /// Sends a descriptor with one byte.
 ///
@@ -49,7 +51,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the system filled in `message`; a header that it reports lies within `control`, and the descriptor of a
-    // whole `SCM_RIGHTS` message is open and belongs to nobody else.
+    // whole `SCM_RIGHTS` message is open and has no other owner.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         if !header.is_null()

@@ -92,34 +92,20 @@ impl Expected {
         if header.crops.len() > self.crops {
             return Err(Malformed("more crops than a batch has"));
         }
-        let voxel_bytes = usize::try_from(header.voxel_bytes).map_err(|_| Malformed("a batch above the memory"))?;
-        let label_bytes = usize::try_from(header.label_bytes).map_err(|_| Malformed("a batch above the memory"))?;
+        let voxel_bytes = usize::try_from(header.voxel_bytes).ok().ok_or(Malformed("a batch above the memory"))?;
+        let label_bytes = usize::try_from(header.label_bytes).ok().ok_or(Malformed("a batch above the memory"))?;
         let voxels = if self.form == VoxelForm::Boxes {
-            self.box_voxels(&header.crops)?
+            box_voxels(&header.crops)?
         } else {
             header.crops.len() * self.crop_size.iter().product::<usize>()
         };
-        if voxel_bytes != voxels * self.form.voxel_bytes() {
+        if Some(voxel_bytes) != voxels.checked_mul(self.form.voxel_bytes()) {
             return Err(Malformed("bytes of voxels that do not fit the crops"));
         }
         if label_bytes != if self.labels { voxels } else { 0 } {
             return Err(Malformed("bytes of labels that do not fit the crops"));
         }
         Ok((voxel_bytes, label_bytes))
-    }
-
-    /// Voxels of all boxes, which lie one after another.
-    fn box_voxels(&self, crops: &[Crop]) -> Result<usize, Malformed> {
-        let mut end = 0usize;
-        for crop in crops {
-            let crop_box = crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
-            if usize::try_from(crop_box.start).ok() != Some(end) {
-                return Err(Malformed("boxes that do not lie one after another"));
-            }
-            let voxels = crop_box.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
-            end = voxels.and_then(|n| end.checked_add(n)).ok_or(Malformed("a batch above the memory"))?;
-        }
-        Ok(end)
     }
 
     /// The batch that a checked header describes, in memory that holds its bytes.
@@ -167,18 +153,32 @@ impl Expected {
         let CropBox { start, shape, gain, bias, params_json } =
             crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
         let params: SampledParams =
-            serde_json::from_str(params_json).map_err(|_| Malformed("parameters that this version does not know"))?;
+            serde_json::from_str(params_json).ok().ok_or(Malformed("parameters that this version does not know"))?;
         let expected = params.source_box(self.crop_size);
         if !shape.iter().map(|&n| n as usize).eq(expected) {
             return Err(Malformed("a box that does not fit its parameters"));
         }
         Ok(batch::CropBox {
-            start: usize::try_from(*start).map_err(|_| Malformed("a batch above the memory"))?,
+            start: usize::try_from(*start).ok().ok_or(Malformed("a batch above the memory"))?,
             shape: expected,
             scale: Scale { gain: *gain, bias: *bias },
             params,
         })
     }
+}
+
+/// Voxels of all boxes, which lie one after another.
+fn box_voxels(crops: &[Crop]) -> Result<usize, Malformed> {
+    let mut end = 0usize;
+    for crop in crops {
+        let crop_box = crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
+        if usize::try_from(crop_box.start).ok() != Some(end) {
+            return Err(Malformed("boxes that do not lie one after another"));
+        }
+        let voxels = crop_box.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side as usize));
+        end = voxels.and_then(|n| end.checked_add(n)).ok_or(Malformed("a batch above the memory"))?;
+    }
+    Ok(end)
 }
 
 fn lent<T: bytemuck::Pod + Default>(memory: Box<dyn BatchMemory>, len: usize) -> PooledBuffer<T> {
@@ -198,7 +198,7 @@ fn record_of_wire(crop: Crop) -> Result<CropRecord, Malformed> {
         case: crop.case_key,
         epoch: crop.epoch,
         crop: crop.crop,
-        origin: crop.origin.try_into().map_err(|_| Malformed("a crop without three coordinates"))?,
+        origin: crop.origin.try_into().ok().ok_or(Malformed("a crop without three coordinates"))?,
         case_key: crop.draw_key,
         augmentation: crop.augmentation,
     })

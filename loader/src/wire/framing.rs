@@ -154,7 +154,7 @@ impl FrameReader {
     fn message_len(&self) -> Result<Option<usize>, Malformed> {
         let Some((prefix, _)) = self.held.split_first_chunk::<PREFIX>() else { return Ok(None) };
         if prefix[0] != 0 {
-            return Err(Malformed("a compressed message, which nobody asked for"));
+            return Err(Malformed("a compressed message, although none was asked for"));
         }
         let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
         Ok(Some(len as usize))
@@ -194,12 +194,12 @@ impl FrameReader {
         if self.held.len() < PREFIX + len {
             return Ok(None);
         }
-        let message = Frame::decode(&self.held[PREFIX..]).map_err(|_| Malformed("a message that is no frame"))?;
+        let message = Frame::decode(&self.held[PREFIX..]).ok().ok_or(Malformed("a message that is no frame"))?;
         self.held.clear();
         Ok(match message.part {
             Some(frame::Part::Header(header)) => Some(Part::Header(Box::new(header))),
             Some(frame::Part::Data(data)) if !data.is_empty() => Some(Part::Data(data)),
-            // Of a later version of the contract.
+            // A message of a later version of the contract.
             Some(frame::Part::Data(_)) | None => None,
         })
     }

@@ -103,7 +103,7 @@ impl Stream {
             ignore_label: spec
                 .ignore_label
                 .map(|label| {
-                    u8::try_from(label).map_err(|_| bad("ignore_label", format!("{label}; expected 0 to 255")))
+                    u8::try_from(label).ok().ok_or_else(|| bad("ignore_label", format!("{label}; expected 0 to 255")))
                 })
                 .transpose()?,
             window: spec.window.map(|Window { low, high }| [low, high]),
