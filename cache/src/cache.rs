@@ -1,70 +1,97 @@
-//! A cache: the shards of a folder, opened, and the cases that count.
+//! A cache: the shards of a folder or a bucket's prefix, opened, and the cases that count.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::case::Case;
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::manifest::Manifest;
-use crate::shard::{Shard, list_shards};
-use crate::storage::Access;
+use crate::options::OpenOptions;
+use crate::place::Place;
+use crate::shard::Shard;
+use crate::shard::open::open_all;
 
 /// An open cache. Cheap to share between threads; each thread reads with a [`VolumeReader`](crate::VolumeReader) of its
 /// own.
 #[derive(Debug)]
 pub struct Cache {
-    dir: PathBuf,
+    location: Location,
     manifest: Manifest,
     shards: Vec<Arc<Shard>>,
     cases: Vec<Case>,
+    /// Copies of this cache's bytes, if it lies in object storage.
+    #[cfg(feature = "object-store")]
+    on_disk: Option<Arc<crate::disk_cache::DiskCache>>,
 }
 
 impl Cache {
-    /// Opens the cache in `dir` with memory-mapped shards.
+    /// Opens a cache: a local one with memory-mapped shards, one in object storage through the default disk cache.
     ///
     /// # Errors
-    /// If there is no cache, or a shard is missing or damaged.
-    pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_with(dir, Access::Mmap)
+    /// If there is no cache, a shard is missing or damaged, or the disk cache cannot be used.
+    pub fn open(at: impl Into<Location>) -> Result<Self> {
+        Self::open_with(at, OpenOptions::default())
     }
 
-    /// Opens the cache in `dir` with the given access to its shards.
+    /// Opens a cache with the given access to its shards.
     ///
     /// # Errors
-    /// If there is no cache, or a shard is missing or damaged.
-    pub fn open_with(dir: &Path, access: Access) -> Result<Self> {
-        let (cache, mut faults) = Self::salvage(dir, access)?;
+    /// If there is no cache, a shard is missing or damaged, or the disk cache cannot be used.
+    pub fn open_with(at: impl Into<Location>, options: impl Into<OpenOptions>) -> Result<Self> {
+        let (cache, mut faults) = Self::salvage(at, options)?;
         if faults.is_empty() { Ok(cache) } else { Err(faults.swap_remove(0)) }
     }
 
-    /// Opens the intact shards of the cache in `dir`; returns the errors of the others next to it.
+    /// Opens the intact shards of a cache; returns the errors of the others next to it.
     ///
     /// For programs that convert the lost cases again. Training on the rest would be training on other data.
     ///
     /// # Errors
-    /// If there is no cache, or its folder cannot be read.
-    pub fn salvage(dir: &Path, access: Access) -> Result<(Self, Vec<Error>)> {
-        let manifest = Manifest::read(dir)?;
-        let paths = list_shards(dir)?;
-        let listed = manifest.shards.iter().map(|name| dir.join(name));
-        let missing = listed.filter(|path| paths.binary_search(path).is_err());
-        let mut faults: Vec<Error> = missing.map(|path| Error::MissingShard { path }).collect();
-        let mut shards = Vec::with_capacity(paths.len());
-        for path in paths {
-            match Shard::open(&path, access) {
+    /// If there is no cache, or its location cannot be read.
+    pub fn salvage(at: impl Into<Location>, options: impl Into<OpenOptions>) -> Result<(Self, Vec<Error>)> {
+        let (location, options) = (at.into(), options.into());
+        let place = Place::with_retry(&location, options.retry)?;
+        let manifest = Manifest::read_in(&place, &location)?;
+        let opened = open_all(&place, &manifest.shards, &options)?;
+        let mut faults: Vec<Error> = opened.missing.into_iter().map(|path| Error::MissingShard { path }).collect();
+        let mut shards = Vec::with_capacity(opened.shards.len());
+        for (_, shard) in opened.shards {
+            match shard {
                 Ok(shard) => shards.push(Arc::new(shard)),
                 Err(fault) => faults.push(fault),
             }
         }
         let cases = live_cases(&shards);
-        Ok((Self { dir: dir.to_owned(), manifest, shards, cases }, faults))
+        let cache = Self {
+            location,
+            manifest,
+            shards,
+            cases,
+            #[cfg(feature = "object-store")]
+            on_disk: opened.disk_cache,
+        };
+        Ok((cache, faults))
     }
 
-    /// Path of the folder.
+    /// Location of the cache.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Path of the folder; for a cache in object storage, the URL in the form of a path.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.location.as_path()
+    }
+
+    /// Disk cache that keeps copies of this cache's bytes; `None` for a local cache.
+    #[cfg(feature = "object-store")]
+    #[must_use]
+    pub fn disk_cache(&self) -> Option<&Arc<crate::disk_cache::DiskCache>> {
+        self.on_disk.as_ref()
     }
 
     /// Manifest as it was when the cache was opened.

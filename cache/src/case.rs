@@ -93,7 +93,7 @@ impl Case {
         Err(Error::BadCase { case: self.key.clone(), reason: CaseError::Region { region: *region, shape } })
     }
 
-    /// Advises the system that the bytes of the case will be read soon.
+    /// Advises the system that the bytes of the case will be read soon, where it lies in a mapped file.
     pub fn will_need(&self) {
         let span = &self.record().span;
         self.shard.storage().will_need(span.offset, usize::try_from(span.len()).unwrap_or(usize::MAX));
@@ -135,6 +135,12 @@ impl VolumeReader {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Buffer for encoded bytes.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn scratch(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
     /// Reads the index of a case.
@@ -270,13 +276,22 @@ impl VolumeReader {
             Some(decoder) => decoder,
             none => none.insert(Decoder::new().map_err(FileError::at(path, "create a zstd decoder for"))?),
         };
-        let decode = |bytes: &[u8]| {
+        let mut decode = |bytes: &[u8]| {
             if crc32c::crc32c(bytes) != crc32c {
                 return Err(ChunkError::Checksum);
             }
             Ok(decoder.decode_part(array.codec, shape, part, bytes, values)?)
         };
-        case.shard.storage().with_bytes(offset, len, &mut self.bytes, decode)?.map_err(|reason| Error::CorruptChunk {
+        let storage = case.shard.storage();
+        let mut result = storage.with_bytes(offset, len, &mut self.bytes, &mut decode)?;
+        if matches!(result, Err(ChunkError::Checksum)) && storage.discard(offset, len as u64) {
+            // Bytes from object storage are fetched once more.
+            result = storage.with_bytes(offset, len, &mut self.bytes, &mut decode)?.map_err(|reason| match reason {
+                ChunkError::Checksum => ChunkError::Fetched { start: offset, end: offset + len as u64 },
+                reason => reason,
+            });
+        }
+        result.map_err(|reason| Error::CorruptChunk {
             path: path.to_owned(),
             case: case.key.clone(),
             array: array.name,

@@ -87,6 +87,14 @@ pub enum CaseIndexError {
     /// An index whose checksum does not match.
     #[error("checksum of the index does not match")]
     Checksum,
+    /// An index in object storage that was fetched twice and did not match its checksum either time.
+    #[error("index, bytes {start} to {end}, does not match its checksum; fetched twice")]
+    Fetched {
+        /// Offset of the first byte.
+        start: u64,
+        /// Offset of the end.
+        end: u64,
+    },
     /// An index shorter than its entries.
     #[error("index ends early")]
     Truncated,
@@ -113,6 +121,14 @@ pub enum ChunkError {
     /// Bytes whose checksum does not match.
     #[error("checksum does not match")]
     Checksum,
+    /// Bytes in object storage that were fetched twice and did not match their checksum either time.
+    #[error("bytes {start} to {end} do not match their checksum; fetched twice")]
+    Fetched {
+        /// Offset of the first byte.
+        start: u64,
+        /// Offset of the end.
+        end: u64,
+    },
     /// Bytes that the codec cannot decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -33,7 +33,7 @@ use crate::error::FileError;
 use crate::lookup;
 
 /// Prefix of temporary file names. Short and fixed, so that a name of the maximum length can still be written.
-const TEMPORARY_PREFIX: &str = ".hiend-";
+pub(crate) const TEMPORARY_PREFIX: &str = ".hiend-";
 /// Suffix of temporary file names.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 /// Buffer of [`write_with`] in bytes.
@@ -161,6 +161,12 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
 /// If the folder cannot be listed or a file cannot be removed.
 pub fn remove_stale(dir: &Path) -> Result<usize, FileError> {
     remove_stale_named(dir, TEMPORARY_PREFIX)
+}
+
+/// Returns `true` if a file's name is that of a temporary file of this module.
+#[cfg(feature = "object-store")]
+pub(crate) fn is_temporary(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
 }
 
 /// Removes the temporary files with a certain prefix that no process is writing.

@@ -12,11 +12,11 @@ use crate::grid::{Box3, GridError};
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A file or folder operation that the operating system refused.
+/// A file or folder operation that the operating system or an object store refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot {action}", path.display())]
 pub struct FileError {
-    /// Path of the file or folder.
+    /// Path of the file or folder, or URL of the object.
     pub path: PathBuf,
     /// Operation that failed, as a verb phrase: `write`, `sync this folder`.
     pub action: &'static str,
@@ -46,6 +46,13 @@ pub enum Error {
     /// The operating system refused to read or write a file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A URL that cannot be the location of a cache.
+    #[error(transparent)]
+    Location(#[from] crate::location::LocationError),
+    /// A disk cache that cannot be used.
+    #[cfg(feature = "object-store")]
+    #[error(transparent)]
+    DiskCache(#[from] crate::disk_cache::DiskCacheError),
     /// A folder that is not a cache.
     #[error("{}: no cache here (manifest.json is missing)", path.display())]
     NoCache {

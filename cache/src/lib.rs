@@ -1,6 +1,7 @@
 //! Memory-mapped, checksummed zstd shards of 3-D volumes.
 //!
-//! A *cache* is a folder of write-once [`shard`] files and a [`manifest`]. A shard holds many cases; a case holds an
+//! A *cache* is a folder, or a prefix of a bucket in object storage ([`location`]), of write-once [`shard`] files and a
+//! [`manifest`]. A shard holds many cases; a case holds an
 //! image and, where there is one, a label map, cut into the chunks of a [`grid`]. A chunk is independent stock zstd data
 //! ([`codec`]) with a checksum, so that reading a box touches only the chunks it intersects. An [`occupancy`] table per
 //! case lets voxels be sampled uniformly over foreground, background or a class without reading the volume.
@@ -36,17 +37,28 @@
 
 pub mod cache;
 pub mod case;
+pub mod claims;
 pub mod codec;
 pub mod damage;
+#[cfg(feature = "object-store")]
+pub mod disk_cache;
 pub mod durable;
 pub mod encode;
 pub mod error;
+mod fetch;
 pub mod grid;
 pub mod index;
+pub mod lease;
+pub mod location;
 pub mod lock;
 pub mod lookup;
 pub mod manifest;
+mod naming;
+#[cfg(feature = "object-store")]
+mod object;
 pub mod occupancy;
+pub mod options;
+mod place;
 pub mod prune;
 pub mod record;
 pub mod shard;
@@ -57,12 +69,16 @@ pub use cache::Cache;
 pub use case::{Case, StoredVolume, VolumeReader};
 pub use codec::{Codec, CodecPreset, Decoder, Encoder};
 pub use damage::{ChunkError, ManifestError, ShardError};
+#[cfg(feature = "object-store")]
+pub use disk_cache::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use encode::{EncodedCase, NewCase, encode};
 pub use error::{CaseError, Error, FileError, Result};
 pub use grid::{Box3, Grid};
 pub use index::{ChunkIndex, Entry};
+pub use location::{Location, LocationError};
 pub use manifest::{DatasetInfo, Manifest};
 pub use occupancy::{Counts, Occupancy};
+pub use options::{Copies, OpenOptions};
 pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, SourceValues, Span};
 pub use shard::list_shards;
 pub use shard::reader::{CaseIndex, Shard};

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::damage::ManifestError;
 use crate::durable;
 use crate::error::{Error, FileError, Result};
+use crate::location::Location;
 use crate::lock::FileLock;
+use crate::place::Place;
 use crate::shard::{VERSION, list_shards};
 
 /// Name of the manifest in a cache folder.
@@ -86,28 +88,54 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    /// Reads the manifest of the cache in `dir`.
+    /// Reads the manifest of a cache.
     ///
     /// # Errors
     /// If there is none, it is damaged, or it is of another format or version.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE_NAME);
-        match std::fs::read(&path) {
-            Ok(bytes) => Self::from_bytes(&bytes).map_err(|reason| Error::BadManifest { path, reason }),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => Err(Error::NoCache { path: dir.to_owned() }),
-            Err(err) => Err(FileError::at(path, "read")(err).into()),
-        }
+    pub fn read(at: impl Into<Location>) -> Result<Self> {
+        let location = at.into();
+        Self::read_in(&Place::of(&location)?, &location)
     }
 
-    /// Changes the manifest of the cache in `dir`, or creates one, and updates its list of shards.
+    /// Returns `true` if there is a manifest, readable or not.
+    ///
+    /// # Errors
+    /// If it cannot be looked up.
+    pub fn exists(at: impl Into<Location>) -> Result<bool> {
+        Ok(Place::of(&at.into())?.exists(FILE_NAME)?)
+    }
+
+    /// As [`Self::read`], in a place that is open.
+    pub(crate) fn read_in(place: &Place, location: &Location) -> Result<Self> {
+        let Some(bytes) = place.read(FILE_NAME)? else {
+            return Err(Error::NoCache { path: location.as_path().to_owned() });
+        };
+        Self::parse(&bytes, location)
+    }
+
+    fn parse(bytes: &[u8], location: &Location) -> Result<Self> {
+        Self::from_bytes(bytes).map_err(|reason| Error::BadManifest { path: location.join(FILE_NAME), reason })
+    }
+
+    /// Changes the manifest of a cache, or creates one, and updates its list of shards.
     ///
     /// Runs that end at the same time wait for each other, so that neither loses the other's changes. Where the file
     /// system has no locks, the last one to write wins; it lists all shards that it sees, and a shard in the folder that
-    /// is not in the list still counts.
+    /// is not in the list still counts. In object storage the manifest is replaced only if it still is the one that was
+    /// read; otherwise `change` is applied again, to the new one.
     ///
     /// # Errors
     /// If the old manifest is not readable, or the new one cannot be written.
-    pub fn update(dir: &Path, change: impl FnOnce(&mut Self)) -> Result<()> {
+    pub fn update(at: impl Into<Location>, change: impl Fn(&mut Self)) -> Result<()> {
+        let location = at.into();
+        match Place::of(&location)? {
+            Place::Folder(dir) => Self::update_folder(&dir, change),
+            #[cfg(feature = "object-store")]
+            Place::Bucket(bucket) => Self::update_bucket(&bucket, change),
+        }
+    }
+
+    fn update_folder(dir: &Path, change: impl Fn(&mut Self)) -> Result<()> {
         let lock = FileLock::exclusive(&dir.join(".manifest.lock"))?;
         if lock.is_effective() {
             durable::remove_stale(dir)?;
@@ -118,20 +146,47 @@ impl Manifest {
             Err(Error::NoCache { .. }) => Self::default(),
             Err(err) => return Err(err),
         };
-        let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        manifest.shards = list_shards(dir)?.into_iter().filter_map(name).collect();
+        manifest.shards = names(list_shards(dir)?);
         change(&mut manifest);
         manifest.write(dir)
     }
 
-    /// Writes the manifest of the cache in `dir` with a new checksum, durably.
+    #[cfg(feature = "object-store")]
+    fn update_bucket(bucket: &crate::object::Bucket, change: impl Fn(&mut Self)) -> Result<()> {
+        let location = bucket.location();
+        loop {
+            let old = bucket.read(FILE_NAME)?;
+            let mut manifest = match &old {
+                Some((bytes, _)) => Self::parse(bytes, location)?,
+                None => Self::default(),
+            };
+            manifest.shards = names(list_shards(location)?);
+            change(&mut manifest);
+            let bytes = manifest.serialize(&location.join(FILE_NAME))?;
+            let is_written = match &old {
+                Some((old, _)) if *old == bytes => true,
+                Some((_, version)) => bucket.replace(FILE_NAME, &bytes, version)?,
+                None => bucket.create(FILE_NAME, &bytes)?,
+            };
+            // Each failure is another run's success, so the loop ends.
+            if is_written {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes the manifest of a cache with a new checksum, durably.
     ///
     /// # Errors
     /// If it cannot be written; the previous one is then untouched.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE_NAME);
-        let bytes = self.to_bytes().map_err(|err| FileError::at(&path, "serialize")(err.into()))?;
-        Ok(durable::write(&path, &bytes)?)
+    pub fn write(&self, at: impl Into<Location>) -> Result<()> {
+        let location = at.into();
+        let bytes = self.serialize(&location.join(FILE_NAME))?;
+        Ok(Place::of(&location)?.write(FILE_NAME, &bytes)?)
+    }
+
+    fn serialize(&self, path: &Path) -> Result<Vec<u8>> {
+        Ok(self.to_bytes().map_err(|err| FileError::at(path, "serialize")(err.into()))?)
     }
 
     fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
@@ -160,6 +215,12 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+/// File names of shards.
+fn names(paths: Vec<PathBuf>) -> Vec<String> {
+    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    paths.into_iter().filter_map(name).collect()
 }
 
 /// Checksum of a manifest's bytes whose own digits are zeros.

@@ -15,28 +15,45 @@
 //!
 //! # Concurrent processes
 //! Runs that add shards share a [`RunLock`]; pruning needs it alone, so that it never removes a shard that a run is about
-//! to list. Readers with the cache open keep the bytes of removed shards until they close them (on Unix; elsewhere the
+//! to list. In object storage, which has no locks, each run holds a [`Lease`] instead. Readers with the cache open keep the bytes of removed shards until they close them (on Unix; elsewhere the
 //! removal fails, and the next prune repeats it). A process that opens the cache during step 3 may get the error of a
 //! missing shard, and succeeds when it tries again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::durable;
-use crate::error::{FileError, Result};
+use crate::error::Result;
+use crate::lease::{LIFETIME, Lease};
+use crate::location::Location;
 use crate::lock::FileLock;
 use crate::manifest::Manifest;
+use crate::options::OpenOptions;
+use crate::place::Place;
 use crate::shard::Shard;
 use crate::shard::rolling::RollingShardWriter;
-use crate::storage::Access;
 
-/// A run's claim that it may add shards to a folder, shared with other runs. Ends with the process.
+/// Kind of the leases of runs that may add shards.
+const RUN: &str = "run";
+/// Kind of the lease of a run that prunes.
+const PRUNE: &str = "prune";
+/// Pause before another look for the lease of a run that prunes.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A run's claim that it may add shards to a location, shared with other runs. Ends with the process; in object storage,
+/// [`LIFETIME`] after it if the process was killed.
 #[derive(Debug)]
 pub struct RunLock {
-    dir: PathBuf,
-    lock: FileLock,
+    location: Location,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    File(FileLock),
+    Lease(Lease),
 }
 
 impl RunLock {
@@ -45,11 +62,52 @@ impl RunLock {
     /// On a file system without locks this excludes no other run; then only one run at a time may prune.
     ///
     /// # Errors
-    /// If the lock file cannot be created or locked.
-    pub fn shared(dir: &Path) -> Result<Self> {
-        let lock = FileLock::shared(&dir.join(".lock"))?;
-        Ok(Self { dir: dir.to_owned(), lock })
+    /// If the lock file or lease cannot be created or locked.
+    pub fn shared(at: impl Into<Location>) -> Result<Self> {
+        let location = at.into();
+        if let Some(dir) = location.folder() {
+            let held = Held::File(FileLock::shared(&dir.join(".lock"))?);
+            return Ok(Self { location, held });
+        }
+        loop {
+            let lease = Lease::take(&location, RUN, &note(), LIFETIME)?;
+            // A run that begins to prune now sees this lease, or this one sees its.
+            if lease.others(PRUNE)?.is_empty() {
+                return Ok(Self { location, held: Held::Lease(lease) });
+            }
+            drop(lease);
+            std::thread::sleep(PAUSE);
+        }
     }
+
+    /// Keeps all other runs away, unless there are any: then `None`.
+    fn alone(&self) -> Result<Option<Alone>> {
+        match &self.held {
+            Held::File(lock) => Ok(lock.try_upgrade()?.then_some(Alone { lease: None })),
+            Held::Lease(run) => {
+                let lease = Lease::take_alone(&self.location, PRUNE, &note(), LIFETIME)?;
+                let is_alone = lease.is_some() && run.others(RUN)?.is_empty();
+                Ok(is_alone.then_some(Alone { lease }))
+            }
+        }
+    }
+}
+
+/// A run that no other one accompanies.
+struct Alone {
+    lease: Option<Lease>,
+}
+
+impl Alone {
+    /// Returns `true` while other runs keep away.
+    fn holds(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::is_fresh)
+    }
+}
+
+/// Text of a lease.
+fn note() -> String {
+    format!("process {}", std::process::id())
 }
 
 /// A shard and the positions of its records that stay.
@@ -78,11 +136,10 @@ pub struct Pruned {
 /// # Errors
 /// If a shard is missing or damaged, or the folder cannot be written. The cache is complete either way.
 pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) -> Result<Option<Pruned>> {
-    if !lock.lock.try_upgrade()? {
-        return Ok(None);
-    }
-    let dir = lock.dir.as_path();
-    let cache = Cache::open_with(dir, Access::Pread)?;
+    let Some(alone) = lock.alone()? else { return Ok(None) };
+    let location = &lock.location;
+    let place = Place::of(location)?;
+    let cache = Cache::open_with(location, OpenOptions::for_one_pass())?;
     let mut pruned = Pruned::default();
     // Positions of the records that stay, by shard.
     let mut staying: BTreeMap<&Path, Vec<usize>> =
@@ -120,26 +177,25 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
     }
     let mut added = 0;
     for ((generation, _), shards) in copies {
-        let mut writer = RollingShardWriter::new(dir, generation, 0, shard_bytes);
+        let mut writer = RollingShardWriter::new(location, generation, 0, shard_bytes);
         for (shard, records) in shards {
             records.into_iter().try_for_each(|idx| writer.push_copy(shard, idx))?;
         }
         added += writer.finish()?.bytes;
     }
-    let names: Vec<_> = doomed.iter().filter_map(|shard| shard.path().file_name()).collect();
-    Manifest::update(dir, |manifest| {
-        manifest.shards.retain(|listed| !names.iter().any(|name| *name == listed.as_str()));
-    })?;
+    if !alone.holds() {
+        // Cut off from the store for so long that others may have begun. The next prune drops the copies.
+        return Ok(None);
+    }
+    let names: Vec<String> = doomed.iter().map(|shard| shard.name()).collect();
+    Manifest::update(location, |manifest| manifest.shards.retain(|listed| !names.contains(listed)))?;
     let mut removed = 0;
     for shard in doomed {
-        let path = shard.path();
-        match std::fs::remove_file(path) {
-            Ok(()) => removed += shard.len(),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
-            Err(err) => return Err(FileError::at(path, "remove")(err).into()),
-        }
+        removed += if place.remove(&shard.name())? { shard.len() } else { 0 };
     }
-    durable::sync_dir(dir)?;
+    if let Some(dir) = location.folder() {
+        durable::sync_dir(dir)?;
+    }
     pruned.bytes_freed = removed.saturating_sub(added);
     Ok(Some(pruned))
 }

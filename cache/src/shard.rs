@@ -50,8 +50,10 @@
 //! [`crate::prune`] reclaims space and keeps the generation of the records it copies.
 
 mod layout;
+pub(crate) mod open;
 pub mod reader;
 pub mod rolling;
+mod target;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
@@ -60,20 +62,59 @@ pub use crate::record;
 pub use layout::{EXTENSION, VERSION};
 pub use reader::Shard;
 
-use crate::error::FileError;
+use crate::error::{FileError, Result};
+use crate::location::Location;
+use crate::place::Place;
 
-/// Paths of the shard files in a cache folder, sorted by name.
+/// Paths or URLs of the shards of a cache, sorted by name.
 ///
 /// # Errors
-/// If the folder cannot be listed.
-pub fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+/// If the location cannot be listed: there is no such folder, or it is a web server.
+pub fn list_shards(at: impl Into<Location>) -> Result<Vec<PathBuf>> {
+    let location = at.into();
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
-        let path = entry.map_err(FileError::at(dir, "list"))?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
-            paths.push(path);
+    if let Some(dir) = location.folder() {
+        for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
+            paths.push(entry.map_err(FileError::at(dir, "list"))?.path());
         }
+    } else {
+        paths.extend(Place::of(&location)?.list("")?.into_iter().map(|file| location.join(&file.name)));
     }
+    paths.retain(|path: &PathBuf| is_shard(path));
     paths.sort();
     Ok(paths)
+}
+
+/// Returns `true` if a path has the extension of a shard.
+pub(crate) fn is_shard(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == EXTENSION)
+}
+
+/// Opens one shard of a cache by its file name, to read it once.
+///
+/// # Errors
+/// If there is none of this name, or it cannot be read or is not a complete shard.
+pub fn open_named(at: impl Into<Location>, name: &str) -> Result<Shard> {
+    let location = at.into();
+    open::open_one(&Place::of(&location)?, name)
+}
+
+/// Gives a damaged shard of a cache a name without the extension of shards, so that nobody opens it; returns the new one.
+///
+/// # Errors
+/// If the file or object cannot be renamed.
+pub fn set_aside(at: impl Into<Location>, shard: &Path) -> Result<PathBuf> {
+    let location = at.into();
+    let place = Place::of(&location)?;
+    let name = shard.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = name.strip_suffix(EXTENSION).unwrap_or(&name);
+    let mut damaged = format!("{stem}damaged");
+    for number in 2u32.. {
+        if !place.exists(&damaged)? {
+            break;
+        }
+        damaged = format!("{stem}damaged-{number}");
+    }
+    place.rename(&name, &damaged)?;
+    Ok(location.join(&damaged))
 }

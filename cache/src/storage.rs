@@ -1,7 +1,8 @@
-//! Bytes of a shard file: memory-mapped, or read on demand.
+//! Bytes of a shard: memory-mapped, read on demand, or fetched from object storage.
 //!
 //! A map suits local disks and shared page caches; positioned reads (`pread`) suit network file systems, where each
-//! page fault of a map would become a 4 KiB request.
+//! page fault of a map would become a 4 KiB request. An object is read block by block through a cache
+//! ([`crate::object`]).
 //!
 //! A file that is truncated while it is mapped, or a disk that fails below the map, is reported as an error of the read
 //! in progress and of every later read of that file (see `map`).
@@ -15,7 +16,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileError;
-use map::Map;
+#[cfg(feature = "object-store")]
+use crate::object::RemoteFile;
+pub(crate) use map::Map;
 
 /// Access to shard files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +31,7 @@ pub enum Access {
     Pread,
 }
 
-/// A shard file open for reading at any offset.
+/// A shard's file or object, open for reading at any offset.
 #[derive(Debug)]
 pub struct Storage {
     path: PathBuf,
@@ -40,6 +43,8 @@ pub struct Storage {
 enum Bytes {
     Map(Map),
     File(File),
+    #[cfg(feature = "object-store")]
+    Object(Box<RemoteFile>),
 }
 
 impl Storage {
@@ -55,6 +60,23 @@ impl Storage {
             _ => Bytes::File(file),
         };
         Ok(Self { path: path.to_owned(), bytes, len })
+    }
+
+    /// Reads an object.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn of_object(object: RemoteFile) -> Self {
+        Self { path: object.url().to_owned(), len: object.len(), bytes: Bytes::Object(Box::new(object)) }
+    }
+
+    /// The object, if this is one.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn object(&self) -> Option<&RemoteFile> {
+        if let Bytes::Object(object) = &self.bytes { Some(object) } else { None }
+    }
+
+    /// Path of the file, or URL of the object.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Length of the file in bytes, as it was opened.
@@ -98,10 +120,24 @@ impl Storage {
                 read_exact_at(file, scratch, offset).map_err(failed())?;
                 Ok(visit(scratch))
             }
+            #[cfg(feature = "object-store")]
+            Bytes::Object(object) => object.with_bytes(offset, len, scratch, visit),
         }
     }
 
-    /// Advises the system that a range will be read soon.
+    /// Forgets copies of a range of an object whose bytes turned out to be wrong, so that it is fetched again. Returns
+    /// `false` for a file, of which there are no copies.
+    pub(crate) fn discard(&self, offset: u64, len: u64) -> bool {
+        #[cfg(feature = "object-store")]
+        if let Bytes::Object(object) = &self.bytes {
+            object.discard(&(offset..offset.saturating_add(len)));
+            return true;
+        }
+        let _ = (offset, len);
+        false
+    }
+
+    /// Advises the system that a range of a mapped file will be read soon.
     pub fn will_need(&self, offset: u64, len: usize) {
         if let (Bytes::Map(map), Ok(start)) = (&self.bytes, usize::try_from(offset)) {
             map.will_need(start, len);

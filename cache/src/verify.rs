@@ -5,7 +5,8 @@
 //! decodes to the size of the grid, and that the occupancy equals a count of the decoded voxels. A damaged case does not
 //! hide the others: everything that is readable is checked.
 //!
-//! Shards are read with positioned reads, not mapped, so that an unreadable sector is the fault of one chunk.
+//! Shards are read with positioned reads, not mapped, so that an unreadable sector is the fault of one chunk. Objects are
+//! read from their store, past any disk cache.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,11 +17,14 @@ use crate::case::{Case, VolumeReader};
 use crate::damage::ShardError;
 use crate::error::{Error, Result};
 use crate::index::{ChunkIndex, Entry};
+use crate::location::Location;
 use crate::manifest::{FILE_NAME, Manifest};
+use crate::options::OpenOptions;
+use crate::place::Place;
 use crate::record::CaseRecord;
+use crate::shard::open::open_all;
 use crate::shard::reader::CaseIndex;
-use crate::shard::{EXTENSION, Shard, list_shards};
-use crate::storage::Access;
+use crate::shard::{Shard, is_shard};
 
 /// A corruption found by verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,40 +85,36 @@ pub struct Survey {
     pub unlisted: usize,
 }
 
-/// Opens every shard in `dir` and compares the folder with its manifest.
+/// Opens every shard of a cache and compares its location with its manifest.
 ///
 /// # Errors
-/// If `dir` cannot be listed, or holds neither manifest nor shards.
-pub fn survey(dir: &Path) -> Result<Survey> {
-    let paths = list_shards(dir)?;
+/// If the location cannot be listed, or holds neither manifest nor shards.
+pub fn survey(at: impl Into<Location>) -> Result<Survey> {
+    let location = at.into();
+    let place = Place::of(&location)?;
     let mut faults = Vec::new();
-    let manifest_path = dir.join(FILE_NAME);
-    let listed: BTreeSet<PathBuf> = match Manifest::read(dir) {
-        Ok(manifest) => {
-            let names = manifest.shards.into_iter();
-            names.map(|name| dir.join(name)).collect()
-        }
-        Err(err @ Error::NoCache { .. }) if paths.is_empty() => return Err(err),
-        Err(Error::NoCache { .. }) => {
-            faults.push(Fault::file(&manifest_path, "missing"));
-            BTreeSet::new()
-        }
-        Err(err) => {
-            faults.push(Fault::from_error(&manifest_path, &err));
-            BTreeSet::new()
-        }
-    };
+    let manifest_path = location.join(FILE_NAME);
+    let read = Manifest::read_in(&place, &location);
+    let listed = read.as_ref().map(|manifest| manifest.shards.clone()).unwrap_or_default();
+    let opened = open_all(&place, &listed, &OpenOptions::for_one_pass())?;
+    match read {
+        Ok(_) => {}
+        Err(err @ Error::NoCache { .. }) if opened.shards.is_empty() => return Err(err),
+        Err(Error::NoCache { .. }) => faults.push(Fault::file(&manifest_path, "missing")),
+        Err(err) => faults.push(Fault::from_error(&manifest_path, &err)),
+    }
+    let listed: BTreeSet<PathBuf> = listed.iter().map(|name| location.join(name)).collect();
     for path in &listed {
-        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+        if !is_shard(path) {
             faults.push(Fault::file(&manifest_path, format!("lists {}, which is not a shard name", path.display())));
-        } else if !paths.contains(path) {
+        } else if opened.missing.contains(path) {
             faults.push(Fault::file(path, "listed in manifest.json but missing"));
         }
     }
-    let unlisted = paths.iter().filter(|path| !listed.contains(*path)).count();
-    let mut shards = Vec::with_capacity(paths.len());
-    for path in paths {
-        match Shard::open(&path, Access::Pread) {
+    let unlisted = opened.shards.iter().filter(|(path, _)| !listed.contains(path)).count();
+    let mut shards = Vec::with_capacity(opened.shards.len());
+    for (path, shard) in opened.shards {
+        match shard {
             Ok(shard) => {
                 faults.extend(repeated(&shard));
                 shards.push(Arc::new(shard));

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hiend_cache::{Access, CodecPreset};
+use hiend_cache::CodecPreset;
 
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
-    Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+    Expected, OnSuspectArg, Spacing, StorageArgs, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing,
+    parse_window,
 };
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
@@ -94,8 +95,8 @@ pub(crate) struct Convert {
     /// Folder with the volumes
     #[arg(required = true)]
     pub data: Option<PathBuf>,
-    /// Folder of the cache; created if missing
-    #[arg(long, value_name = "DIR", default_value = "cache")]
+    /// Folder of the cache, created if missing, or a URL that begins with `s3://`, `gs://` or `az://`
+    #[arg(long, value_name = "CACHE", default_value = "cache")]
     pub out: PathBuf,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
@@ -103,7 +104,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     pub shard_size: ByteSize,
     /// Remove cases that are not in DATA, and the records that newer ones superseded
-    #[arg(long, conflicts_with = "worker")]
+    #[arg(long, conflicts_with_all = ["worker", "claim"])]
     pub prune: bool,
     /// Compare the content of files even where size and modification time are unchanged; reads all data
     #[arg(long)]
@@ -123,6 +124,15 @@ pub(crate) struct Convert {
     /// N such runs, on any machines that see the same folders, fill one cache without a coordinator
     #[arg(long, value_name = "I/N", value_parser = parse_rank)]
     pub worker: Option<(usize, usize)>,
+    /// Take cases one by one, so that any number of such runs share them and take over those of slow or dead ones
+    ///
+    /// The runs need access to the same DATA and --out, no number and no coordinator. Each shows that it is alive by a
+    /// small file in --out
+    #[arg(long, conflicts_with_all = ["worker", "dry_run"])]
+    pub claim: bool,
+    /// Seconds without a sign of life after which other runs with --claim take over a run's cases
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "claim", value_parser = clap::value_parser!(u64).range(2..))]
+    pub claim_lifetime: u64,
     /// Show what would be converted and how large the cache would become; write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -147,7 +157,7 @@ pub(crate) struct Verify {
     /// Print the result as JSON, once everything is checked
     #[arg(long)]
     pub json: bool,
-    /// Folder of the cache
+    /// Folder or URL of the cache
     pub cache: PathBuf,
     /// Threads that read and decode [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -156,7 +166,7 @@ pub(crate) struct Verify {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Folder of the cache
+    /// Folder or URL of the cache
     pub cache: PathBuf,
     /// Case to describe, as DATASET/CASE or CASE
     pub case: Option<String>,
@@ -173,7 +183,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
-    /// Folder of the cache
+    /// Folder or URL of the cache
     pub cache: PathBuf,
     /// Step of the batch, from 0
     #[arg(long, value_name = "N")]
@@ -286,9 +296,8 @@ pub(crate) struct StreamOptions {
     /// Action on a corrupt case
     #[arg(long, value_enum, value_name = "ACTION", default_value = "fail")]
     pub on_corrupt: OnCorruptArg,
-    /// Access to shard files
-    #[arg(long, value_enum, default_value = "mmap")]
-    pub access: AccessArg,
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// [`Store`] as typed.
@@ -386,24 +395,6 @@ impl From<OnCorruptArg> for OnCorrupt {
         match arg {
             OnCorruptArg::Fail => Self::Fail,
             OnCorruptArg::Skip => Self::Skip,
-        }
-    }
-}
-
-/// [`Access`] as typed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum AccessArg {
-    /// Memory-mapped
-    Mmap,
-    /// Positioned reads, for network file systems
-    Pread,
-}
-
-impl From<AccessArg> for Access {
-    fn from(arg: AccessArg) -> Self {
-        match arg {
-            AccessArg::Mmap => Self::Mmap,
-            AccessArg::Pread => Self::Pread,
         }
     }
 }

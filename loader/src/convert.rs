@@ -23,14 +23,23 @@
 //! all shares together are all cases. Workers only ever add shards ([`hiend_cache::shard`] says why that needs no
 //! coordinator); each lists all shards of the folder in the manifest when it ends. Two runs with the same share would
 //! both do all the work: the second one waits for the first, and then finds nothing left to do.
+//!
+//! With [`ConvertOptions::claim`], workers have no number: each takes cases one by one, with a lease
+//! ([`hiend_cache::claims`]), and takes over those of a worker that shows no sign of life.
+//!
+//! # Object storage
+//! The cache may be a URL. Each shard is one upload that appears complete or not at all, the manifest is replaced only if
+//! nobody else has replaced it, and leases take the place of locks.
 
 mod case;
 mod changes;
+mod claiming;
 mod extent;
 mod folder;
 mod identity;
 mod labels;
 mod memory;
+mod pass;
 mod share;
 mod source;
 mod suspicion;
@@ -38,11 +47,10 @@ mod values;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
-use hiend_cache::{Cache, CodecPreset, RollingShardWriter, durable};
+use hiend_cache::{Cache, CodecPreset, Location, OpenOptions, RollingShardWriter};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -50,12 +58,14 @@ use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
+use claiming::Claiming;
 
 pub(crate) use case::headers;
 pub use case::{Probed, probe};
 pub use changes::{Changes, changes};
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
+use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
@@ -77,6 +87,9 @@ pub struct ConvertOptions {
     pub chunk: [usize; 3],
     /// This worker's number, from 0, and the number of workers: converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
+    /// Takes cases one by one, together with all other runs that do so, and takes over those of runs without a sign of
+    /// life for this long; `None` converts the share of [`Self::worker`].
+    pub claim: Option<Duration>,
     /// Compares the bytes of files whose size and time of change are those of the record.
     pub checksum: bool,
     /// Cases, as `DATASET/CASE`, to convert again even if they are in the cache unchanged, because their record is
@@ -103,6 +116,7 @@ impl Default for ConvertOptions {
             codec: CodecPreset::Fast,
             chunk: [32; 3],
             worker: (0, 1),
+            claim: None,
             checksum: false,
             reconvert: BTreeSet::new(),
             change_parameters: false,
@@ -120,6 +134,8 @@ pub struct Summary {
     pub converted: usize,
     /// Number of cases that were in the cache already, from the same files with the same parameters.
     pub unchanged: usize,
+    /// Number of cases that other runs converted, with [`ConvertOptions::claim`].
+    pub elsewhere: usize,
     /// Number of converted cases that have labels.
     pub with_label: usize,
     /// Skipped cases.
@@ -380,8 +396,9 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
         let parameters = identity::parameters(&config, options.codec);
-        durable::create_dir_all(out).map_err(folder::folder_error)?;
-        let _working = share::hold(out, options.worker, &stop)?;
+        Location::from(out).create().map_err(folder::folder_error)?;
+        let mut claiming = options.claim.map(|lifetime| Claiming::join(out, lifetime)).transpose()?;
+        let _working = if claiming.is_none() { Some(share::hold(out, options.worker, &stop)?) } else { None };
         let lock = RunLock::shared(out)?;
         let known = folder::prepare(out, datasets, &config, &options)?;
         let mut summary = Summary::default();
@@ -396,7 +413,10 @@ impl<'a> Conversion<'a> {
             .filter(|dataset| dataset.cases.iter().any(|case| case.label.is_some()))
             .map(|dataset| dataset.name.as_str())
             .collect();
-        let cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
+        let mut cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
+        if let Some(claiming) = &claiming {
+            cases = claiming.order(cases);
+        }
         let budget = ByteBudget::new(options.memory_bytes);
         let converter = CaseConverter {
             root,
@@ -406,30 +426,30 @@ impl<'a> Conversion<'a> {
             known: &known,
             budget: &budget,
         };
-        let next = AtomicUsize::new(0);
-        let (sender, receiver) = flume::bounded::<Outcome>(1);
-        let worker = |sender: flume::Sender<Outcome>| {
-            while !stop.is_requested() {
-                let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                let outcome = converter.convert(case, labelled.contains(case.dataset.as_str()));
-                // Nobody listens any more once writing has failed.
-                if sender.send(outcome).is_err() {
-                    break;
-                }
-            }
-        };
         let worker_idx = u32::try_from(options.worker.0).unwrap_or(u32::MAX);
         let mut shards = RollingShardWriter::new(out, known.generation, worker_idx, options.shard_bytes);
-        let stored = std::thread::scope(|scope| {
-            for _ in 0..options.jobs.clamp(1, cases.len().max(1)) {
-                let sender = sender.clone();
-                scope.spawn(|| worker(sender));
+        let mut num_left = 0;
+        let mut convert_all = || {
+            loop {
+                let pass =
+                    Pass { converter: &converter, labelled: &labelled, claiming: claiming.as_ref(), stop: &stop };
+                let left = pass.run(&cases, &mut |outcome| store(outcome, &mut shards, &mut summary, &mut observe))?;
+                let mut pending = left.pending;
+                summary.elsewhere += left.over;
+                num_left = left.untouched + pending.len();
+                let Some(claiming) = &mut claiming else { return Ok(()) };
+                if pending.is_empty() || stop.is_requested() {
+                    return Ok(());
+                }
+                // Others wait for the cases in it.
+                shards.finish_shard()?;
+                let num_pending = pending.len();
+                claiming.settle(out, &known.records, &parameters, &mut pending, &stop)?;
+                summary.elsewhere += num_pending - pending.len();
+                cases = pending.into_values().collect();
             }
-            drop(sender);
-            // Ends when the last worker is done, or when an error drops `receiver`.
-            let receiver = receiver;
-            receiver.iter().try_for_each(|outcome| store(outcome, &mut shards, &mut summary, &mut observe))
-        });
+        };
+        let stored = convert_all();
         // A case that ends the run does not take the finished ones with it.
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
@@ -437,7 +457,8 @@ impl<'a> Conversion<'a> {
             folder::write_manifest(out, datasets, &config)?;
         }
         stored?;
-        summary.interrupted = stop.is_requested() && next.into_inner() < cases.len();
+        summary.interrupted = stop.is_requested() && num_left > 0;
+        claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
         take_stock(out, datasets, &options, &lock, &mut summary)?;
         if summary.pruned.is_some() {
             // The list of each shard's cases.
@@ -462,7 +483,7 @@ fn take_stock(
         refuse_vacant(out, datasets, &listed)?;
         summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
     }
-    let cache = Cache::open(out)?;
+    let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     summary.superseded_bytes = cache.superseded_bytes();
     summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
     Ok(())
@@ -471,7 +492,7 @@ fn take_stock(
 /// Refuses to prune cases below folders that are empty now.
 fn refuse_vacant(out: &Path, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
-    let cache = Cache::open(out)?;
+    let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| key.starts_with(prefix.as_str()));
     let mut gone = cache.cases().iter().map(hiend_cache::Case::key).filter(|key| is_vacant(key));
     let Some(example) = gone.next() else { return Ok(()) };

@@ -28,6 +28,7 @@ use crate::visit::{Boxes, Floats, Form, Quantized, VisitPlan};
 mod assemble;
 mod config;
 mod error;
+mod fetch_ahead;
 mod memory;
 mod read_ahead;
 mod sequence;
@@ -74,6 +75,8 @@ struct Shared {
     sequence: Sequence,
     /// First visit of this rank within a global batch, and their number.
     share: (u64, usize),
+    /// Bytes that may be fetched ahead of the visits; `None` if all cases are local.
+    fetched_ahead: Option<u64>,
     memory: MemoryPlan,
     /// Bytes of boxes to be resampled that a visitor may keep; a visit takes the excess from the spill.
     usual_staged_bytes: u64,
@@ -104,6 +107,7 @@ struct Prepared {
     plan: VisitPlan,
     sequence: Sequence,
     share: (u64, usize),
+    fetched_ahead: Option<u64>,
 }
 
 impl Prepared {
@@ -125,6 +129,7 @@ impl Prepared {
         }
         let (sequence, window) = Sequence::new(caches, &config, seed)?;
         let visits = config.visits_per_batch / ranks;
+        let fetched_ahead = fetch_ahead::check_disk_caches(&sequence, visits)?;
         let plan = VisitPlan {
             crop_size: config.crop_size,
             num_crops: config.crops_per_visit,
@@ -134,7 +139,7 @@ impl Prepared {
             window,
             seed,
         };
-        Ok(Self { share: ((visits * rank) as u64, visits), form: options.form, config, plan, sequence })
+        Ok(Self { share: ((visits * rank) as u64, visits), form: options.form, config, plan, sequence, fetched_ahead })
     }
 
     /// Divides the memory of a stream.
@@ -152,13 +157,14 @@ impl Prepared {
     }
 
     fn into_loader(self, memory: MemoryPlan, usual_staged_bytes: u64, workers: Arc<Workers>) -> Loader {
-        let Self { config, form, plan, sequence, share } = self;
+        let Self { config, form, plan, sequence, share, fetched_ahead } = self;
         let shared = Shared {
             config,
             form,
             plan,
             sequence,
             share,
+            fetched_ahead,
             memory,
             usual_staged_bytes,
             workers,
@@ -247,11 +253,16 @@ impl Loader {
         catch_panic(|| self.shared.assemble::<F>(step, loan, 0.0, &|_| ()))
     }
 
-    /// Advises the system that the cases of a step are read soon. May wait for the disk.
+    /// Advises the system that the cases of a step are read soon, or fetches what the step reads of cases in object
+    /// storage. May wait for the disk and the network.
     pub fn advise(&self, step: u64) {
-        let first = self.shared.first_visit(step);
-        for visit in first..first + self.shared.share.1 as u64 {
-            self.shared.sequence.visit(visit).0.will_need();
+        let shared = &self.shared;
+        let first = shared.first_visit(step);
+        let mut visits = first..first + shared.share.1 as u64;
+        if shared.fetched_ahead.is_some() {
+            shared.fetching(|fetch| visits.for_each(fetch));
+        } else {
+            visits.by_ref().for_each(|visit| shared.sequence.visit(visit).0.will_need());
         }
     }
 
@@ -356,7 +367,10 @@ impl Loader {
             finished: None,
             last: None,
             shared: Arc::clone(shared),
-            read_ahead: Arc::new(ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(start_step))),
+            read_ahead: Arc::new(match shared.fetched_ahead {
+                Some(bytes) => ReadAhead::on_disk(bytes, shared.first_visit(start_step)),
+                None => ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(start_step)),
+            }),
             stop: Arc::new(AtomicBool::new(false)),
             failed: false,
         };

@@ -24,6 +24,7 @@ mod log;
 pub mod metrics_server;
 mod output;
 mod panics;
+mod storage;
 mod values;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use interrupt::{interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, escape_name, note, print};
+pub use storage::{AccessArg, StorageArgs};
 pub use values::{
     Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
 };

@@ -19,6 +19,7 @@ use crate::batch::{CropBox, CropRecord};
 use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 
+mod ahead;
 mod copy;
 mod cut;
 mod decode;

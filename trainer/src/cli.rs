@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::evaluate::EvaluateArgs;
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
 pub use self::predict::PredictArgs;
-pub use self::train::{AccessArg, FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
+pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
 use crate::device::DeviceChoice;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction

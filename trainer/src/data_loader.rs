@@ -13,7 +13,7 @@
 //! use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 //! use hiend_trainer::data_loader::CropLoader;
 //!
-//! let cache = Arc::new(Cache::open("cache".as_ref())?);
+//! let cache = Arc::new(Cache::open("cache")?);
 //! let loader = Loader::open(cache, StreamConfig::default(), 0, &LoaderOptions::default())?;
 //! let crops = CropLoader::new(Arc::new(loader), &Device::flex());
 //! for epoch in 0..2 {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::layout::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, MAX_DIRECTORY_LEN, VERSION, header_bytes};
 use crate::codec::Voxel;
 use crate::damage::{CaseIndexError, ShardError};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileError, Result};
 use crate::grid::Grid;
 use crate::index::{ChunkIndex, ENTRY_LEN, Entry};
+#[cfg(feature = "object-store")]
+use crate::object::RemoteFile;
 use crate::occupancy::Occupancy;
 use crate::record::{ArrayRecord, CaseRecord, Directory};
 use crate::storage::{Access, Storage};
@@ -44,44 +46,44 @@ impl CaseIndex {
 }
 
 impl Shard {
-    /// Opens a shard and checks header, footer and directory; reads no chunk.
+    /// Opens a shard file and checks header, footer and directory; reads no chunk.
     ///
     /// # Errors
     /// If the file cannot be read or is not a complete shard.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let bad = |reason: ShardError| Error::BadShard { path: path.to_owned(), reason };
         let storage = Storage::open(path, access)?;
-        let len = storage.len();
-        if len < (HEADER_LEN + FOOTER_LEN) as u64 {
-            return Err(bad(ShardError::TooShort(len)));
-        }
         let mut scratch = Vec::new();
-        let header = storage.with_bytes(0, HEADER_LEN, &mut scratch, array)?;
-        let generation = parse_header(header).map_err(bad)?;
-        let end = len - FOOTER_LEN as u64;
-        let footer = storage.with_bytes(end, FOOTER_LEN, &mut scratch, array)?;
-        let (offset, directory_len, crc) = parse_footer(footer).map_err(bad)?;
-        let whole = offset.checked_add(directory_len) == Some(end) && offset >= HEADER_LEN as u64;
-        let directory_bytes = usize::try_from(directory_len).ok().filter(|_| directory_len <= MAX_DIRECTORY_LEN);
-        let (true, Some(directory_bytes)) = (whole, directory_bytes) else {
-            return Err(bad(ShardError::DirectoryRange { offset, len: directory_len, end }));
-        };
-        let directory = storage.with_bytes(offset, directory_bytes, &mut scratch, |bytes| {
-            if crc32c::crc32c(bytes) == crc {
-                parse_directory(bytes, offset)
-            } else {
-                Err(ShardError::DirectoryChecksum)
-            }
+        let (generation, directory) = parse_frame(path, storage.len(), |offset, len| {
+            storage.with_bytes(offset, len, &mut scratch, <[u8]>::to_vec)
         })?;
-        Ok(Self { path: path.to_owned(), storage, generation, directory: directory.map_err(bad)? })
+        Ok(Self { path: path.to_owned(), storage, generation, directory })
     }
 
-    /// Path of the file.
+    /// Opens a shard in object storage, as [`Self::open`] does. What does not match its checksum is fetched once more.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn open_object(object: RemoteFile) -> Result<Self> {
+        let parse = || {
+            let frame = object.frame(HEADER_LEN as u64)?;
+            parse_frame(object.url(), object.len(), |offset, len| frame.read(offset, len))
+        };
+        let (generation, directory) = match parse() {
+            Err(Error::BadShard { .. }) => parse()?,
+            parsed => parsed?,
+        };
+        let path = object.url().to_owned();
+        Ok(Self { path, storage: Storage::of_object(object), generation, directory })
+    }
+
+    /// Path of the file, or URL of the object.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// File name of the shard.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
     /// Size of the file in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -138,8 +140,48 @@ impl Shard {
                 Err(CaseIndexError::Checksum)
             }
         };
-        self.storage.with_bytes(case.span.index_offset(), index_len, scratch, parse)?.map_err(bad)
+        let offset = case.span.index_offset();
+        match self.storage.with_bytes(offset, index_len, scratch, parse)? {
+            // Bytes from object storage are fetched once more.
+            Err(CaseIndexError::Checksum) if self.storage.discard(offset, case.span.index_len) => {
+                let reason = |error| match error {
+                    CaseIndexError::Checksum => {
+                        CaseIndexError::Fetched { start: offset, end: offset + case.span.index_len }
+                    }
+                    error => error,
+                };
+                self.storage.with_bytes(offset, index_len, scratch, parse)?.map_err(|error| bad(reason(error)))
+            }
+            index => index.map_err(bad),
+        }
     }
+}
+
+/// Reads header, footer and directory of a shard of `len` bytes with `read`, which takes offset and length; returns
+/// generation and directory.
+fn parse_frame<B: AsRef<[u8]>>(
+    path: &Path,
+    len: u64,
+    mut read: impl FnMut(u64, usize) -> Result<B, FileError>,
+) -> Result<(u64, Directory)> {
+    let bad = |reason: ShardError| Error::BadShard { path: path.to_owned(), reason };
+    if len < (HEADER_LEN + FOOTER_LEN) as u64 {
+        return Err(bad(ShardError::TooShort(len)));
+    }
+    let generation = parse_header(array(read(0, HEADER_LEN)?.as_ref())).map_err(bad)?;
+    let end = len - FOOTER_LEN as u64;
+    let footer = array(read(end, FOOTER_LEN)?.as_ref());
+    let (offset, directory_len, crc) = parse_footer(footer).map_err(bad)?;
+    let whole = offset.checked_add(directory_len) == Some(end) && offset >= HEADER_LEN as u64;
+    let directory_bytes = usize::try_from(directory_len).ok().filter(|_| directory_len <= MAX_DIRECTORY_LEN);
+    let (true, Some(directory_bytes)) = (whole, directory_bytes) else {
+        return Err(bad(ShardError::DirectoryRange { offset, len: directory_len, end }));
+    };
+    let bytes = read(offset, directory_bytes)?;
+    if crc32c::crc32c(bytes.as_ref()) != crc {
+        return Err(bad(ShardError::DirectoryChecksum));
+    }
+    Ok((generation, parse_directory(bytes.as_ref(), offset).map_err(bad)?))
 }
 
 /// Checks that the codec of an array exists and its values fit the stored type.

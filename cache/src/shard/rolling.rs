@@ -1,19 +1,17 @@
 //! Rolling writer: a sequence of shards, each finished when it reaches its size.
 
-use std::path::{Path, PathBuf};
-
 use super::reader::Shard;
 use super::writer::ShardWriter;
 use crate::encode::EncodedCase;
 use crate::error::Result;
-use crate::lookup;
+use crate::location::Location;
 
 /// Writes cases to shards of about equal size.
 ///
 /// A shard is finished before the case that would take it beyond the limit, so a larger shard holds one case. Dropping
 /// the writer removes the unfinished shard; finished ones stay.
 pub struct RollingShardWriter {
-    dir: PathBuf,
+    location: Location,
     generation: u64,
     worker: u32,
     shard_bytes: u64,
@@ -31,12 +29,12 @@ pub struct Written {
 }
 
 impl RollingShardWriter {
-    /// Creates a writer into `dir`, with a shard size limit of `shard_bytes` bytes. Creates no file yet.
+    /// Creates a writer into a location, with a shard size limit of `shard_bytes` bytes. Creates no file yet.
     ///
     /// `generation` and `worker` are those of [`ShardWriter::create`].
     #[must_use]
-    pub fn new(dir: &Path, generation: u64, worker: u32, shard_bytes: u64) -> Self {
-        Self { dir: dir.to_owned(), generation, worker, shard_bytes, open: None, written: Written::default() }
+    pub fn new(at: impl Into<Location>, generation: u64, worker: u32, shard_bytes: u64) -> Self {
+        Self { location: at.into(), generation, worker, shard_bytes, open: None, written: Written::default() }
     }
 
     /// Appends a case.
@@ -68,20 +66,28 @@ impl RollingShardWriter {
         }
         Ok(match &mut self.open {
             Some(open) => open,
-            none => none.insert(ShardWriter::create(&self.dir, self.generation, self.worker)?),
+            none => none.insert(ShardWriter::create(&self.location, self.generation, self.worker)?),
         })
     }
 
-    fn finish_shard(&mut self) -> Result<()> {
-        let Some(path) = self.open.take().map(ShardWriter::finish).transpose()?.flatten() else { return Ok(()) };
-        self.written.shards += 1;
-        self.written.bytes += lookup::metadata(&path)?.map_or(0, |metadata| metadata.len());
+    /// Finishes the open shard, so that its cases are visible; the next case begins another one.
+    ///
+    /// # Errors
+    /// If writing, syncing or naming it fails.
+    pub fn finish_shard(&mut self) -> Result<()> {
+        let finished = self.open.take().map(ShardWriter::finish_with_len).transpose()?.flatten();
+        if let Some((_, len)) = finished {
+            self.written.shards += 1;
+            self.written.bytes += len;
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
     use crate::codec::CodecPreset;
     use crate::encode::{NewCase, encode};

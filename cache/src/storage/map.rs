@@ -22,7 +22,7 @@ use memmap2::Mmap;
 
 /// A read-only map of a whole file.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(crate) struct Map {
     // Unmapped after `Drop::drop` has withdrawn the registration.
     map: Mmap,
     #[cfg(unix)]
@@ -31,7 +31,7 @@ pub(super) struct Map {
 
 impl Map {
     /// Maps a file.
-    pub(super) fn new(file: &File) -> io::Result<Self> {
+    pub(crate) fn new(file: &File) -> io::Result<Self> {
         // SAFETY: shards are write-once: they get their name by a rename after everything is on disk, and this crate
         // never opens a named shard for writing, so the bytes do not change while the map exists. Should another
         // program truncate the file, `signal` replaces the lost pages by zeros and `check` reports it.
@@ -44,7 +44,7 @@ impl Map {
     }
 
     /// The mapped bytes. What was computed from them counts only if [`Self::check`] succeeds afterwards.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
@@ -52,7 +52,7 @@ impl Map {
     ///
     /// # Errors
     /// If any page was lost.
-    pub(super) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         #[cfg(unix)]
         if self.registration.is_lost() {
             let reason = "truncated while it was mapped, or unreadable on its disk";
@@ -144,7 +144,11 @@ mod signal {
     /// Registers a map and installs the handler if it is the first.
     pub(super) fn register(start: usize, len: usize) -> io::Result<&'static Registration> {
         install()?;
-        let free = registrations().find(|registration| !registration.taken.swap(true, Ordering::AcqRel));
+        // Looked at before it is written: thousands of blocks of a disk cache may be mapped at a time.
+        let is_free = |registration: &&Registration| {
+            !registration.taken.load(Ordering::Relaxed) && !registration.taken.swap(true, Ordering::AcqRel)
+        };
+        let free = registrations().find(is_free);
         let registration = free.unwrap_or_else(add);
         registration.lost.store(false, Ordering::Release);
         registration.start.store(start, Ordering::Release);

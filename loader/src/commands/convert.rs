@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hiend_cache::prune::Pruned;
@@ -26,6 +27,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let (reconvert, unmatched) = Exclude::new(&args.reconvert).matches(&task.datasets);
     refuse_unmatched("--reconvert", &unmatched, data)?;
     task.options.reconvert = reconvert;
+    task.options.claim = args.claim.then(|| Duration::from_secs(args.claim_lifetime));
     if args.prune
         && let Some(lost) = task.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink)
     {
@@ -77,10 +79,10 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    if num_listed > 0 && summary.converted + summary.unchanged == 0 {
+    if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
         anyhow::bail!("{}: none of {} could be converted", data.display(), count(num_listed, "case"));
     }
-    if args.worker.is_none() && summary.not_in_data > 0 {
+    if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");
         print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
     }
@@ -112,6 +114,9 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
         ("written", format!("{} in {shards}, {per_voxel:.2} B/voxel", size(summary.bytes_out))),
         ("time", format!("{:.1} s, {:.1} MB/s read", summary.secs, per(summary.bytes_in as f64 / 1e6, summary.secs))),
     ];
+    if summary.elsewhere > 0 {
+        rows.insert(2, ("elsewhere", format!("{} by other runs", count(summary.elsewhere, "case"))));
+    }
     if let Some(pruned) = &summary.pruned {
         let Pruned { cases, records, shards_removed, shards_rewritten, bytes_freed } = pruned;
         let (cases, records) = (count(*cases, "case"), count(*records, "superseded record"));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hiend_cache::{Cache, Case, CaseRecord, Manifest, VolumeReader};
+use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, VolumeReader};
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
@@ -21,7 +21,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
     }
-    let cache = Cache::open(&args.cache)?;
+    let cache = Cache::open_with(&args.cache, OpenOptions::for_one_pass())?;
     match &args.case {
         None if args.json => {
             print(as_json(&cache))?;

@@ -10,13 +10,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser};
-use hiend_cache::{Access, Cache};
+use hiend_cache::Cache;
 
 use super::table::count;
-use crate::cli::AccessArg;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
-use crate::program::{self, UsageError, note, on_interrupt, parse_bytes};
+use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_bytes};
 use crate::service::{self, Listen, Service, ServiceConfig, Tls};
 use crate::stats;
 
@@ -28,7 +27,7 @@ use crate::stats;
 #[derive(Debug, Parser)]
 #[command(name = "hiend-serve", version, after_help = AFTER_HELP)]
 struct Cli {
-    /// Folder of a cache; several are mixed
+    /// Folder or URL of a cache; several are mixed
     #[arg(long, required = true, num_args = 1.., value_name = "CACHE")]
     shards: Vec<PathBuf>,
     /// Weight of each cache, whole numbers [default: equal]
@@ -73,9 +72,8 @@ struct Cli {
     /// Address for /metrics (Prometheus) and /healthz, such as 127.0.0.1:9100
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
-    /// Access to shard files
-    #[arg(long, value_enum, default_value = "mmap")]
-    access: AccessArg,
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -164,8 +162,8 @@ fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
     let weights = cli.weights.iter().copied().chain(std::iter::repeat(1));
-    let access = Access::from(cli.access);
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, access)?), weight));
+    let storage = cli.storage.options();
+    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
     cli.shards.iter().zip(weights).map(open).collect()
 }
 

@@ -120,8 +120,8 @@ fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> 
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
     let weights = weights.iter().copied().chain(std::iter::repeat(1));
-    let access = options.access.into();
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, access)?), weight));
+    let storage = options.storage.options();
+    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
     caches.iter().zip(weights).map(open).collect()
 }
 

@@ -43,6 +43,16 @@ impl CaseConverter<'_> {
         self.try_convert(case, has_labels).unwrap_or_else(Outcome::Skipped)
     }
 
+    /// Outcome of a case that the cache has and whose files look unchanged; `None` for all others.
+    pub(super) fn looks_unchanged(&self, case: &CaseFiles) -> Option<Outcome> {
+        let key = case.key();
+        let is_wanted_again = self.options.reconvert.contains(&key) || self.options.checksum;
+        let record = self.known.records.get(&key).filter(|_| !is_wanted_again)?;
+        let source = source_of(self.root, case, SystemTime::now()).ok()?;
+        let is_unchanged = record.parameters == self.parameters && looks_the_same(&record.source, &source);
+        is_unchanged.then(|| unchanged(record, source.bytes))
+    }
+
     fn try_convert(&self, case: &CaseFiles, has_labels: bool) -> Result<Outcome, SkippedCase> {
         let key = case.key();
         let mut source = source_of(self.root, case, SystemTime::now())?;
@@ -56,12 +66,8 @@ impl CaseConverter<'_> {
         }
         let is_wanted_again = self.options.reconvert.contains(&key);
         let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
-        let unchanged = |record: &CaseRecord, bytes_in| {
-            let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
-            Ok(Outcome::Unchanged { key: record.key(), bytes_in, findings })
-        };
         if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
-            return unchanged(record, source.bytes);
+            return Ok(unchanged(record, source.bytes));
         }
         let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
         let (image_info, label_info) = headers(case)?;
@@ -80,7 +86,7 @@ impl CaseConverter<'_> {
         if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
         }) {
-            return unchanged(record, source.bytes);
+            return Ok(unchanged(record, source.bytes));
         }
         let on_suspect = self.options.on_suspect;
         let Judged { values, findings } = match on_suspect.judge(&image, case.role, self.config.window) {
@@ -112,6 +118,12 @@ impl CaseConverter<'_> {
         let encoded = encoded.with_values(values.to_record(findings.clone()));
         Ok(Outcome::Encoded { case: Box::new(encoded), bytes_in, findings })
     }
+}
+
+/// Outcome of a case whose record stays.
+fn unchanged(record: &CaseRecord, bytes_in: u64) -> Outcome {
+    let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
+    Outcome::Unchanged { key: record.key(), bytes_in, findings }
 }
 
 /// Headers of a case's image and label map; of several masks the first one's.

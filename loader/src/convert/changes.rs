@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use hiend_cache::{Access, Cache};
+use hiend_cache::{Cache, OpenOptions};
 
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
@@ -41,7 +41,7 @@ pub fn changes(
     options: &ConvertOptions,
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let records = match Cache::salvage(out, Access::Pread) {
+    let records = match Cache::salvage(out, OpenOptions::for_one_pass()) {
         Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
         Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
         Err(error) => return Err(error.into()),

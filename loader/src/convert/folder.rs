@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use hiend_cache::shard::{record::CaseRecord, writer::remove_stale};
-use hiend_cache::{Access, Cache, DatasetInfo, FileError, Manifest, Shard, ShardError, durable, lookup};
+use hiend_cache::shard::{open_named, record::CaseRecord, set_aside, writer::remove_stale};
+use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
 use super::{ConvertError, ConvertOptions, identity};
 use crate::case::{CaseFiles, LabelFiles};
@@ -40,13 +40,13 @@ pub(super) fn prepare(
     if removed > 0 {
         tracing::info!(removed, "removed unfinished shards of killed runs");
     }
-    if !lookup::exists(&out.join(hiend_cache::manifest::FILE_NAME)).map_err(folder_error)? {
+    if !Manifest::exists(out)? {
         write_manifest(out, datasets, config)?;
     }
-    let (cache, faults) = Cache::salvage(out, Access::Mmap)?;
+    let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
     let records = check(&cache, &faults, datasets, config, options)?;
     for fault in faults {
-        set_aside(fault)?;
+        handle_fault(out, fault)?;
     }
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
     Ok(Known { records, generation })
@@ -166,13 +166,16 @@ pub(super) fn listed(datasets: &[Dataset]) -> HashSet<String> {
     cases.chain(datasets.iter().flat_map(|dataset| &dataset.skipped).map(|skipped| skipped.case.clone())).collect()
 }
 
-pub(super) fn folder_error(FileError { path, source, .. }: FileError) -> ConvertError {
-    ConvertError::Folder { path, source }
+pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
+    match error {
+        hiend_cache::Error::File(FileError { path, source, .. }) => ConvertError::Folder { path, source },
+        other => other.into(),
+    }
 }
 
 /// Keeps a damaged shard under another name, in case somebody wants to look at it. The cases of a lost or damaged shard
 /// count as new: those in this data and this worker's share are made again, others are missing until their own run.
-fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
+fn handle_fault(out: &Path, fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {
         hiend_cache::Error::MissingShard { path } => {
             tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again, as far as they are \
@@ -182,25 +185,13 @@ fn set_aside(fault: hiend_cache::Error) -> Result<(), ConvertError> {
         // A later version of the program wrote it: it is whole, and its cases must not be replaced.
         hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => Err(fault.into()),
         hiend_cache::Error::BadShard { path, reason } => {
-            let damaged = free_name(path).map_err(folder_error)?;
+            let damaged = set_aside(out, path)?;
             tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \
                 converting its cases again, as far as they are in this data and share");
-            durable::rename(path, &damaged).map_err(folder_error)
+            Ok(())
         }
         _ => Err(fault.into()),
     }
-}
-
-/// Name for a damaged shard that no earlier one has.
-fn free_name(shard: &Path) -> Result<PathBuf, FileError> {
-    let mut name = shard.with_extension("damaged");
-    for number in 2u32.. {
-        if !lookup::exists(&name)? {
-            break;
-        }
-        name = shard.with_extension(format!("damaged-{number}"));
-    }
-    Ok(name)
 }
 
 fn info_of(dataset: &Dataset) -> DatasetInfo {
@@ -226,9 +217,14 @@ fn cases_by_shard(
     shards: &[String],
     listed: &BTreeMap<String, Vec<String>>,
 ) -> BTreeMap<String, Vec<String>> {
-    let keys = |name: &String| match Shard::open(&out.join(name), Access::Pread) {
-        Ok(shard) => Some(shard.cases().iter().map(CaseRecord::key).collect()),
-        Err(_) => listed.get(name).cloned(),
+    let location = Location::from(out);
+    let keys = |name: &String| match listed.get(name) {
+        // A shard never changes, and opening one in object storage takes requests.
+        Some(keys) if location.url().is_some() => Some(keys.clone()),
+        keys => match open_named(&location, name) {
+            Ok(shard) => Some(shard.cases().iter().map(CaseRecord::key).collect()),
+            Err(_) => keys.cloned(),
+        },
     };
     shards.iter().filter_map(|name| Some((name.clone(), keys(name)?))).collect()
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use hiend_cache::Location;
+use hiend_cache::lease::{LIFETIME, Lease};
 use hiend_cache::lock::FileLock;
 
 use super::ConvertError;
@@ -12,6 +14,16 @@ use crate::stop::Stop;
 
 /// Time between two attempts to take a share that another process holds.
 const RETRY: Duration = Duration::from_millis(200);
+/// Attempts to lock a file in the time of one attempt to take a lease, which takes a few requests.
+const LEASE_EVERY: u32 = 10;
+
+/// A share that no other process converts.
+pub(super) enum Held {
+    /// In a folder.
+    File { _lock: FileLock },
+    /// In object storage.
+    Lease { _lease: Lease },
+}
 
 /// Keeps the cases that belong to worker `number` of `workers`.
 pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
@@ -25,20 +37,39 @@ pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
 /// Waits until no other process converts the same share into the cache at `out`, and keeps others from it.
 ///
 /// Where the file system has no locks, two processes may do the same work; the cache is whole in any case.
-pub(super) fn hold(out: &Path, (number, workers): (usize, usize), stop: &Stop) -> Result<FileLock, ConvertError> {
-    let path = out.join(format!(".convert-{number}-of-{workers}.lock"));
+pub(super) fn hold(out: &Path, share: (usize, usize), stop: &Stop) -> Result<Held, ConvertError> {
+    let location = Location::from(out);
     let mut is_told = false;
-    loop {
-        if let Some(lock) = FileLock::try_exclusive(&path)? {
-            return Ok(lock);
+    for attempt in 0u32.. {
+        if let Some(held) = try_hold(&location, share, attempt)? {
+            return Ok(held);
         }
         if stop.is_requested() {
-            return Err(ConvertError::StoppedWaiting { path: out.to_owned() });
+            break;
         }
         if !is_told {
-            tracing::info!(cache = %out.display(), "waiting for another conversion into this cache");
+            tracing::info!(cache = %location, "waiting for another conversion into this cache");
             is_told = true;
         }
         std::thread::sleep(RETRY);
     }
+    Err(ConvertError::StoppedWaiting { path: out.to_owned() })
+}
+
+fn try_hold(
+    location: &Location,
+    (number, workers): (usize, usize),
+    attempt: u32,
+) -> Result<Option<Held>, ConvertError> {
+    if let Some(dir) = location.folder() {
+        let lock = FileLock::try_exclusive(&dir.join(format!(".convert-{number}-of-{workers}.lock")))?;
+        return Ok(lock.map(|lock| Held::File { _lock: lock }));
+    }
+    // Two processes that try at the same time both fail; their numbers keep them from doing so again and again.
+    if !attempt.is_multiple_of(LEASE_EVERY + std::process::id() % LEASE_EVERY) {
+        return Ok(None);
+    }
+    let (kind, note) = (format!("share-{number}-of-{workers}"), format!("process {}", std::process::id()));
+    let lease = Lease::take_alone(location, &kind, &note, LIFETIME)?;
+    Ok(lease.map(|lease| Held::Lease { _lease: lease }))
 }

@@ -3,6 +3,9 @@
 //! One thread walks the sequence of visits ahead of the workers and advises the bytes of each case, until the bytes
 //! advised and not yet visited reach the budget. This thread takes the waiting that advice may cost; workers never
 //! wait for it. A case larger than the whole budget is not advised; its bytes are left to the page faults of its visit.
+//!
+//! For caches in object storage the budget is a part of the disk cache, and further threads fetch what each visit will
+//! read ([`super::fetch_ahead`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -14,6 +17,8 @@ use crate::stats::Stats;
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     limit: u64,
+    /// True if the bytes count as memory of the stream.
+    counted: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -46,7 +51,12 @@ impl ReadAhead {
     /// Creates the state for a budget of `limit` bytes and the visits from `first_visit` on.
     pub(super) fn new(limit: u64, first_visit: u64) -> Self {
         let state = State { cursor: first_visit, ..State::default() };
-        Self { limit, state: Mutex::new(state), changed: Condvar::new() }
+        Self { limit, counted: true, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// As [`Self::new`], for bytes on a disk.
+    pub(super) fn on_disk(limit: u64, first_visit: u64) -> Self {
+        Self { counted: false, ..Self::new(limit, first_visit) }
     }
 
     /// Advises visit after visit until [`Self::stop`].
@@ -54,6 +64,15 @@ impl ReadAhead {
         if self.limit == 0 {
             return;
         }
+        if shared.fetched_ahead.is_some() {
+            shared.fetching(|fetch| self.advise_each(shared, start_step, fetch));
+        } else {
+            self.advise_each(shared, start_step, |visit| shared.sequence.visit(visit).0.will_need());
+        }
+    }
+
+    /// Calls `advise` with the number of each visit for whose bytes there is room.
+    fn advise_each(&self, shared: &Shared, start_step: u64, advise: impl Fn(u64)) {
         for step in start_step.. {
             let first = shared.first_visit(step);
             for visit in first..first + shared.share.1 as u64 {
@@ -61,8 +80,8 @@ impl ReadAhead {
                 (shared.hooks.before_advice)(visit);
                 let (case, _) = shared.sequence.visit(visit);
                 let span = &case.record().span;
-                match self.claim(&shared.stats, visit, span.data_len + span.index_len) {
-                    Advice::Give => case.will_need(),
+                match self.claim(&shared.stats, visit, span.len()) {
+                    Advice::Give => advise(visit),
                     Advice::Skip => {}
                     Advice::Stop => return,
                 }
@@ -78,7 +97,7 @@ impl ReadAhead {
         let mut guard = self.lock();
         if let Some(bytes) = guard.claims.remove(&visit) {
             guard.in_flight -= bytes;
-            stats.release(bytes);
+            self.count(bytes, Stats::release, stats);
             self.changed.notify_all();
         } else if visit >= guard.cursor && !guard.stopped {
             guard.overtaken.insert(visit);
@@ -89,7 +108,7 @@ impl ReadAhead {
     pub(super) fn stop(&self, stats: &Stats) {
         let mut guard = self.lock();
         guard.stopped = true;
-        stats.release(guard.in_flight);
+        self.count(guard.in_flight, Stats::release, stats);
         guard.in_flight = 0;
         guard.claims.clear();
         self.changed.notify_all();
@@ -99,10 +118,19 @@ impl ReadAhead {
     fn claim(&self, stats: &Stats, visit: u64, bytes: u64) -> Advice {
         let mut guard = self.lock();
         loop {
-            if let Some(advice) = guard.try_claim(self.limit, stats, visit, bytes) {
+            let held = guard.in_flight;
+            if let Some(advice) = guard.try_claim(self.limit, visit, bytes) {
+                self.count(guard.in_flight - held, Stats::hold, stats);
                 return advice;
             }
             guard = self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Counts bytes as held or released, if they are memory.
+    fn count(&self, bytes: u64, count: impl Fn(&Stats, u64), stats: &Stats) {
+        if self.counted {
+            count(stats, bytes);
         }
     }
 
@@ -116,7 +144,7 @@ impl State {
     ///
     /// A case larger than the budget claims all of it. It is not advised, but the claim keeps the thread from running
     /// ahead without end where no case fits.
-    fn try_claim(&mut self, limit: u64, stats: &Stats, visit: u64, bytes: u64) -> Option<Advice> {
+    fn try_claim(&mut self, limit: u64, visit: u64, bytes: u64) -> Option<Advice> {
         if self.stopped {
             return Some(Advice::Stop);
         }
@@ -132,7 +160,6 @@ impl State {
         self.cursor = visit + 1;
         self.in_flight += claim;
         self.claims.insert(visit, claim);
-        stats.hold(claim);
         Some(if bytes > limit { Advice::Skip } else { Advice::Give })
     }
 }
@@ -143,7 +170,11 @@ mod tests {
 
     /// Claims without waiting.
     fn claim(read_ahead: &ReadAhead, stats: &Stats, visit: u64, bytes: u64) -> Option<Advice> {
-        read_ahead.lock().try_claim(read_ahead.limit, stats, visit, bytes)
+        let mut guard = read_ahead.lock();
+        let held = guard.in_flight;
+        let advice = guard.try_claim(read_ahead.limit, visit, bytes);
+        read_ahead.count(guard.in_flight - held, Stats::hold, stats);
+        advice
     }
 
     #[test]

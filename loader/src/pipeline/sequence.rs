@@ -78,6 +78,11 @@ impl Sequence {
         cache.manifest().datasets.get(&case.record().dataset)?.ignore
     }
 
+    /// Caches of the stream.
+    pub(super) fn caches(&self) -> impl Iterator<Item = &Arc<Cache>> {
+        self.caches.iter().map(|selected| &selected.cache)
+    }
+
     /// All selected cases, cache after cache.
     pub(super) fn cases(&self) -> impl Iterator<Item = &Case> {
         self.caches.iter().flat_map(|selected| selected.cases.iter().map(|&idx| &selected.cache.cases()[idx]))

@@ -40,7 +40,7 @@ pub struct ScanArgs {
     /// CT scans, .nii or .nii.gz, or folders of them
     #[arg(value_name = "INPUT", required_unless_present = "shards", conflicts_with = "shards")]
     pub inputs: Vec<PathBuf>,
-    /// Cache to take cases from, instead of files
+    /// Folder or URL of a cache to take cases from, instead of files
     #[arg(long, value_name = "CACHE", requires = "case")]
     pub shards: Option<PathBuf>,
     /// Case of the cache, as DATASET/CASE or CASE; may be repeated

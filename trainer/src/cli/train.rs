@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use hiend_cache::Access;
-use hiend_loader::program::{parse_bytes, parse_fold};
+use hiend_loader::program::{StorageArgs, parse_bytes, parse_fold};
 
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::PretrainPreset;
@@ -54,7 +53,7 @@ pub struct FinetuneArgs {
 /// Arguments of every run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Folder of shards written by hiend-shard
+    /// Folder or URL of a cache written by hiend-shard
     #[arg(long, value_name = "CACHE", required = true)]
     pub shards: Option<PathBuf>,
     /// Configuration file (TOML)
@@ -107,9 +106,9 @@ pub struct RunArgs {
     /// Memory of the loader's buffers, such as 512MiB or 4GiB
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
     pub memory: ByteSize,
-    /// Access to shard files
-    #[arg(long, value_enum, default_value = "mmap")]
-    pub access: AccessArg,
+    /// Access to the cache.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// Optimizer steps between checkpoints; 0 writes only the last one
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub checkpoint_every: u64,
@@ -148,24 +147,6 @@ pub enum ResumeArg {
     Always,
     /// Begin a run if there is none
     Auto,
-}
-
-/// Access to shard files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AccessArg {
-    /// Memory maps
-    Mmap,
-    /// Positioned reads, for network file systems
-    Pread,
-}
-
-impl From<AccessArg> for Access {
-    fn from(access: AccessArg) -> Self {
-        match access {
-            AccessArg::Mmap => Self::Mmap,
-            AccessArg::Pread => Self::Pread,
-        }
-    }
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {

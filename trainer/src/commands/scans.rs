@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hiend_cache::{Cache, durable, lookup};
+use hiend_cache::{Cache, OpenOptions, durable, lookup};
 use hiend_loader::case::{case_named, shown};
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -41,7 +41,7 @@ pub(super) fn for_each(
         return Err(UsageError::new(message).into());
     }
     if let Some(dir) = &args.shards {
-        let cache = Cache::open(dir)?;
+        let cache = Cache::open_with(dir, OpenOptions::for_one_pass())?;
         let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
         let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;

@@ -14,7 +14,7 @@ use crate::training::Stream;
 /// Opens the cache that `--shards` names.
 pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Arc<Cache>> {
     let shards = args.shards.as_deref().context("clap requires --shards")?;
-    Ok(Arc::new(Cache::open_with(shards, args.access.into())?))
+    Ok(Arc::new(Cache::open_with(shards, args.storage.options())?))
 }
 
 /// Batches of a run before its stream is opened.

@@ -1,0 +1,182 @@
+//! The bytes of a disk cache: counted, reserved, and freed by evicting the blocks used least recently.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::TEMPORARY_PREFIX;
+use crate::durable;
+use crate::error::FileError;
+use crate::lock::FileLock;
+use crate::object::BlockKey;
+
+/// Folder of the blocks.
+pub(super) const BLOCKS: &str = "blocks";
+/// Folder of blocks being written.
+pub(super) const TMP: &str = "tmp";
+/// Folder of the locks of processes at work.
+pub(super) const USERS: &str = "users";
+/// File with the number of bytes, which is locked while that changes.
+const USAGE: &str = "usage";
+/// Part of the room that an eviction leaves filled, in tenths.
+const KEPT_TENTHS: u64 = 9;
+
+/// The space of a disk cache.
+#[derive(Debug)]
+pub(super) struct Space {
+    dir: PathBuf,
+    /// Size of the cache in bytes.
+    bytes: u64,
+    /// Bytes that each process may keep mapped.
+    mapped_bytes: u64,
+}
+
+/// A block's file.
+struct BlockFile {
+    path: PathBuf,
+    key: BlockKey,
+    len: u64,
+    last_use: SystemTime,
+}
+
+/// Announces this process as one that uses the cache, until the lock is dropped.
+pub(super) fn enter(dir: &Path) -> Result<FileLock, FileError> {
+    let users = dir.join(USERS);
+    loop {
+        let file = tempfile::Builder::new()
+            .prefix("user-")
+            .suffix(".lock")
+            .tempfile_in(&users)
+            .map_err(FileError::at(&users, "create a file in"))?;
+        let (_, path) = file.keep().map_err(|err| FileError::at(&users, "create a file in")(err.error))?;
+        // Another process may take the file for that of a dead one before it is locked.
+        if let Some(lock) = FileLock::try_exclusive(&path)? {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Removes what killed processes left, and counts the bytes of all blocks.
+pub(super) fn recount(dir: &Path) -> Result<u64, FileError> {
+    let _lock = FileLock::exclusive(&dir.join(USAGE))?;
+    durable::remove_stale_named(&dir.join(TMP), TEMPORARY_PREFIX)?;
+    let used = block_files(dir)?.iter().map(|block| block.len).sum();
+    write_usage(dir, used)?;
+    Ok(used)
+}
+
+impl Space {
+    pub(super) fn new(dir: &Path, bytes: u64, mapped_bytes: u64) -> Self {
+        Self { dir: dir.to_owned(), bytes, mapped_bytes }
+    }
+
+    /// Counts `len` bytes of a block to be written, and first evicts others if there is no room. Calls `on_evicted` for
+    /// each of those.
+    pub(super) fn reserve(&self, len: u64, on_evicted: impl Fn(BlockKey)) -> Result<(), FileError> {
+        let _lock = FileLock::exclusive(&self.dir.join(USAGE))?;
+        let mut used = read_usage(&self.dir);
+        let room = self.bytes.saturating_sub(self.mapped_bytes.saturating_mul(num_users(&self.dir)?));
+        if used.is_none_or(|used| used.saturating_add(len) > room) {
+            let kept = (room / 10 * KEPT_TENTHS).min(room.saturating_sub(len));
+            used = Some(self.evict_to(kept, on_evicted)?);
+        }
+        write_usage(&self.dir, used.unwrap_or_default().saturating_add(len))
+    }
+
+    /// Evicts the blocks used least recently until the others take at most `kept` bytes; returns the bytes that are left.
+    fn evict_to(&self, kept: u64, on_evicted: impl Fn(BlockKey)) -> Result<u64, FileError> {
+        let mut blocks = block_files(&self.dir)?;
+        let mut used: u64 = blocks.iter().map(|block| block.len).sum();
+        blocks.sort_by_key(|block| block.last_use);
+        for BlockFile { path, key, len, .. } in blocks {
+            if used <= kept {
+                break;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(FileError::at(path, "evict")(err)),
+            }
+            on_evicted(key);
+            used -= len;
+            // Succeeds for the last block of an object.
+            let _ = path.parent().map(std::fs::remove_dir);
+        }
+        Ok(used)
+    }
+}
+
+/// Number of bytes as counted last; `None` if it was never written or not whole.
+fn read_usage(dir: &Path) -> Option<u64> {
+    let content = std::fs::read(dir.join(USAGE)).ok()?;
+    Some(u64::from_le_bytes(content.try_into().ok()?))
+}
+
+fn write_usage(dir: &Path, bytes: u64) -> Result<(), FileError> {
+    // Written in place, because the file is the lock. A torn write has another length or counts what an eviction corrects.
+    let path = dir.join(USAGE);
+    std::fs::write(&path, bytes.to_le_bytes()).map_err(FileError::at(path, "write"))
+}
+
+/// Number of processes that use the cache, this one included; removes the files of dead ones.
+fn num_users(dir: &Path) -> Result<u64, FileError> {
+    let users = dir.join(USERS);
+    let mut count = 0;
+    for entry in std::fs::read_dir(&users).map_err(FileError::at(&users, "list"))? {
+        let path = entry.map_err(FileError::at(&users, "list"))?.path();
+        let Ok(file) = std::fs::File::open(&path) else { continue };
+        match file.try_lock() {
+            // Nobody holds it. On a file system without locks, everybody's file stays.
+            Ok(()) => {
+                let _ = std::fs::remove_file(&path);
+            }
+            Err(_) => count += 1,
+        }
+    }
+    Ok(count.max(1))
+}
+
+/// Files of all blocks. Anything else in the folder is left alone.
+fn block_files(dir: &Path) -> Result<Vec<BlockFile>, FileError> {
+    let mut blocks = Vec::new();
+    for group in folders(&dir.join(BLOCKS))? {
+        for folder in folders(&group)? {
+            let Some(object) = hex_name(&folder, 32) else { continue };
+            for entry in entries(&folder)? {
+                let path = entry.path();
+                let Some(number) = hex_name(&path, 8).and_then(|number| u32::try_from(number).ok()) else { continue };
+                // Evicted by another process in the meantime.
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_file() {
+                    let last_use = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    let key = BlockKey { object, number };
+                    blocks.push(BlockFile { path, key, len: metadata.len(), last_use });
+                }
+            }
+        }
+    }
+    Ok(blocks)
+}
+
+/// Folders in a folder, links excluded.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = entries(dir)?;
+    let is_folder = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    Ok(entries.into_iter().filter(is_folder).map(|entry| entry.path()).collect())
+}
+
+/// Entries of a folder; none if another process has removed it.
+fn entries(dir: &Path) -> Result<Vec<std::fs::DirEntry>, FileError> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<io::Result<_>>().map_err(FileError::at(dir, "list")),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(err) => Err(FileError::at(dir, "list")(err)),
+    }
+}
+
+/// Value of a name of `digits` lower-case hex digits.
+fn hex_name(path: &Path, digits: usize) -> Option<u128> {
+    let name = path.file_name()?.to_str()?;
+    let is_hex = name.len() == digits && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    if is_hex { u128::from_str_radix(name, 16).ok() } else { None }
+}

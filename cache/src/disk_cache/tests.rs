@@ -1,0 +1,155 @@
+use super::*;
+
+fn key(object: u128, number: u32) -> BlockKey {
+    BlockKey { object, number }
+}
+
+fn open(dir: &Path, bytes: u64) -> Arc<DiskCache> {
+    let options = DiskCacheOptions { dir: Some(dir.to_owned()), bytes: Some(bytes) };
+    DiskCache::open(&options, Access::Mmap).unwrap()
+}
+
+fn content(cache: &DiskCache, key: BlockKey, len: usize) -> Option<Vec<u8>> {
+    cache.get(key, len).unwrap().map(|block| block.bytes().to_vec())
+}
+
+/// Bytes of all files below a folder.
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(
+            |entry| {
+                if entry.file_type().unwrap().is_dir() {
+                    size_of(&entry.path())
+                } else {
+                    entry.metadata().unwrap().len()
+                }
+            },
+        )
+        .sum()
+}
+
+#[test]
+fn blocks_are_kept_and_discarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("new/cache");
+    for access in [Access::Mmap, Access::Pread] {
+        let options = DiskCacheOptions { dir: Some(place.clone()), bytes: Some(1 << 30) };
+        let cache = DiskCache::open(&options, access).unwrap();
+        assert_eq!(content(&cache, key(1, 0), 3), None);
+        cache.put(key(1, 0), b"abc").unwrap();
+        assert!(cache.contains(key(1, 0), 3));
+        assert!(!cache.contains(key(1, 1), 3) && !cache.contains(key(2, 0), 3));
+        assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
+        cache.discard(key(1, 0));
+        assert_eq!(content(&cache, key(1, 0), 3), None);
+    }
+}
+
+#[test]
+fn block_of_another_length_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    cache.put(key(1, 0), b"abc").unwrap();
+    assert_eq!(content(&cache, key(1, 0), 4), None);
+    assert!(!cache.contains(key(1, 0), 3), "it was removed");
+}
+
+#[test]
+fn size_bounds_all_blocks_and_old_ones_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let block = vec![7; usize::try_from(BLOCK_LEN).unwrap()];
+    let cache = open(dir.path(), 20 * BLOCK_LEN);
+    let room = cache.room();
+    for number in 0..60 {
+        cache.put(key(1, number), &block).unwrap();
+        // Uses in the order of the numbers, also where the clock of the file system is coarse.
+        let file = File::open(cache.path_of(key(1, number))).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number.into())).unwrap();
+        assert!(size_of(&dir.path().join(space::BLOCKS)) <= room);
+    }
+    let kept: Vec<u32> = (0..60).filter(|&number| cache.contains(key(1, number), block.len())).collect();
+    assert!(kept.len() >= 15, "{kept:?}");
+    assert!(kept.iter().all(|&number| number >= 60 - 18), "{kept:?}");
+}
+
+#[test]
+fn folder_with_other_files_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("g0001-w000-0000.shard"), b"source").unwrap();
+    let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1 << 30) };
+    assert!(matches!(DiskCache::open(&options, Access::Mmap), Err(DiskCacheError::NotOurs { .. })));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join(marker::NAME), b"hiend disk cache, layout 9\n").unwrap();
+    let options = DiskCacheOptions { dir: Some(other.path().to_owned()), bytes: Some(1 << 30) };
+    assert!(matches!(DiskCache::open(&options, Access::Mmap), Err(DiskCacheError::Version { .. })));
+}
+
+#[test]
+fn eviction_removes_blocks_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 4 * BLOCK_LEN);
+    let block = vec![7; usize::try_from(BLOCK_LEN).unwrap()];
+    cache.put(key(1, 0), &block).unwrap();
+    let beside = cache.path_of(key(1, 0)).with_file_name("notes");
+    std::fs::write(&beside, b"mine").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("00000001"), b"mine too").unwrap();
+    #[cfg(unix)]
+    {
+        let group = dir.path().join(space::BLOCKS).join("00");
+        std::os::unix::fs::symlink(elsewhere.path(), group.join("0".repeat(32))).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(space::BLOCKS).join("aa")).unwrap();
+    }
+    for number in 0..20 {
+        cache.put(key(2, number), &block).unwrap();
+    }
+    assert!(!cache.contains(key(1, 0), block.len()));
+    assert_eq!(std::fs::read(beside).unwrap(), b"mine");
+    assert_eq!(std::fs::read(elsewhere.path().join("00000001")).unwrap(), b"mine too");
+}
+
+#[test]
+fn size_that_is_too_small_is_refused_with_the_one_that_would_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1000) };
+    let Err(DiskCacheError::TooSmall { needed, .. }) = DiskCache::open(&options, Access::Mmap) else {
+        panic!("opened")
+    };
+    let cache = open(dir.path(), needed);
+    assert!(cache.require(BLOCK_LEN).is_ok());
+    for bytes in [10 * BLOCK_LEN, 1 << 40] {
+        let Err(DiskCacheError::TooSmall { needed, .. }) = cache.require(bytes) else { panic!("sufficient") };
+        let other = tempfile::tempdir().unwrap();
+        assert!(open(other.path(), needed).require(bytes).is_ok(), "{bytes}");
+    }
+}
+
+#[test]
+fn what_killed_processes_left_is_removed_and_counted_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let cache = open(dir.path(), 1 << 30);
+        cache.put(key(1, 0), b"abc").unwrap();
+    }
+    std::fs::write(dir.path().join(space::TMP).join(".block-killed.tmp"), b"half").unwrap();
+    std::fs::write(dir.path().join(space::USERS).join("user-dead.lock"), b"").unwrap();
+    std::fs::write(dir.path().join("usage"), b"torn").unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    assert_eq!(std::fs::read_dir(dir.path().join(space::TMP)).unwrap().count(), 0);
+    assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 3u64.to_le_bytes());
+    cache.put(key(1, 1), b"de").unwrap();
+    assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 5u64.to_le_bytes());
+    assert_eq!(std::fs::read_dir(dir.path().join(space::USERS)).unwrap().count(), 1);
+    assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
+}
+
+#[test]
+fn one_process_shares_its_cache_and_cannot_open_it_with_another_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    assert!(Arc::ptr_eq(&cache, &open(dir.path(), 1 << 30)));
+    let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1 << 20) };
+    assert!(matches!(DiskCache::open(&options, Access::Mmap), Err(DiskCacheError::OtherSize { .. })));
+}

@@ -1,0 +1,243 @@
+//! Location of a cache: a folder, or a prefix in object storage.
+//!
+//! | text | storage |
+//! |---|---|
+//! | `s3://bucket/prefix` | Amazon S3 and compatible servers |
+//! | `gs://bucket/prefix` | Google Cloud Storage |
+//! | `az://container/prefix` | Azure Blob Storage |
+//! | `https://host/path`, `http://host/path` | any web server, read only |
+//! | anything without `scheme://` | a folder |
+//!
+//! A text with a scheme is never taken for a folder: a mistyped URL is an error when the cache is opened, not a new
+//! folder called `s4:`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::place::Place;
+
+/// Schemes of the URLs that a cache can have.
+pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
+
+/// A folder or a URL that holds a cache, or will hold one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// Path of the folder, or the URL without slashes at its end.
+    text: OsString,
+}
+
+/// A URL that cannot be the location of a cache.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocationError {
+    /// A scheme that is not supported.
+    #[error("{url}: unknown scheme; expected a folder, or a URL that begins with s3://, gs://, az:// or https://")]
+    Scheme {
+        /// The URL.
+        url: String,
+    },
+    /// A URL without a bucket, container or host.
+    #[error("{url}: no bucket or host; expected a URL such as s3://bucket/prefix")]
+    Host {
+        /// The URL.
+        url: String,
+    },
+    /// A URL with a user name, a query or a fragment.
+    #[error(
+        "{url}: has a user name, `?` or `#`; expected bucket and prefix only (credentials are read from the environment)"
+    )]
+    Extra {
+        /// The URL, without what follows the scheme if it holds a user name.
+        url: String,
+    },
+    /// A URL that is not valid Unicode.
+    #[error("{url}: not valid Unicode")]
+    Unicode {
+        /// The URL, with replacement characters.
+        url: String,
+    },
+    /// A URL in a program that was built without object storage.
+    #[error("{url}: this program was built without object storage (feature object-store of hiend-cache)")]
+    Unsupported {
+        /// The URL.
+        url: String,
+    },
+}
+
+impl Location {
+    /// Parses the text of a flag and checks a URL's form; opens nothing.
+    ///
+    /// # Errors
+    /// If the text is a URL that no cache can have.
+    pub fn parse(text: &OsStr) -> Result<Self, LocationError> {
+        let location = Self::from(text);
+        location.check()?;
+        Ok(location)
+    }
+
+    /// Checks the form of a URL; a folder is always valid.
+    pub(crate) fn check(&self) -> Result<(), LocationError> {
+        let Some(scheme) = scheme_of(&self.text) else { return Ok(()) };
+        let Some(url) = self.text.to_str() else {
+            return Err(LocationError::Unicode { url: self.to_string() });
+        };
+        let url = url.to_owned();
+        if !SCHEMES.contains(&scheme) {
+            return Err(LocationError::Scheme { url });
+        }
+        let rest = url.get(scheme.len() + "://".len()..).unwrap_or_default();
+        let host = rest.split('/').next().unwrap_or_default();
+        if host.contains('@') {
+            return Err(LocationError::Extra { url: format!("{scheme}://...") });
+        }
+        if rest.contains(['?', '#']) {
+            return Err(LocationError::Extra { url });
+        }
+        if host.is_empty() {
+            return Err(LocationError::Host { url });
+        }
+        if cfg!(feature = "object-store") { Ok(()) } else { Err(LocationError::Unsupported { url }) }
+    }
+
+    /// Path of the folder; `None` for a URL.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        if scheme_of(&self.text).is_none() { Some(Path::new(&self.text)) } else { None }
+    }
+
+    /// The URL, without slashes at its end; `None` for a folder.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        scheme_of(&self.text).and(self.text.to_str())
+    }
+
+    /// Returns `true` if a cache can be read there but not written.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(scheme_of(&self.text), Some("https" | "http"))
+    }
+
+    /// Path of the folder, or the URL in the form of a path, for messages.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        Path::new(&self.text)
+    }
+
+    /// Path or URL of a file in this location.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.as_path().join(name)
+    }
+
+    /// Creates the folder and its missing parents, durably. In object storage there is nothing to create; there, only
+    /// checks that the location can be written.
+    ///
+    /// # Errors
+    /// If the folder cannot be created, the URL is not valid, or it names a web server.
+    pub fn create(&self) -> Result<()> {
+        Ok(Place::of(self)?.create_folder("")?)
+    }
+
+    fn new(text: OsString) -> Self {
+        match text.to_str() {
+            Some(url) if scheme_of(&text).is_some() => {
+                let scheme_len = url.find("://").map_or(0, |at| at + "://".len());
+                let kept = url[scheme_len..].trim_end_matches('/').len();
+                Self { text: url[..scheme_len + kept].into() }
+            }
+            _ => Self { text },
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_path().display().fmt(f)
+    }
+}
+
+impl<T: AsRef<OsStr> + ?Sized> From<&T> for Location {
+    fn from(text: &T) -> Self {
+        Self::new(text.as_ref().to_owned())
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Self::new(path.into())
+    }
+}
+
+impl From<String> for Location {
+    fn from(text: String) -> Self {
+        Self::new(text.into())
+    }
+}
+
+impl From<&Location> for Location {
+    fn from(location: &Location) -> Self {
+        location.clone()
+    }
+}
+
+/// Scheme of a text of the form `scheme://...`.
+fn scheme_of(text: &OsStr) -> Option<&str> {
+    // A path that is not Unicode may still begin as a URL does; then its beginning decides.
+    let bytes = text.as_encoded_bytes();
+    let len = bytes.windows(3).position(|window| window == b"://")?;
+    let scheme = std::str::from_utf8(&bytes[..len]).ok()?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    is_scheme.then_some(scheme)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, url: Option<&str>) {
+        let location = Location::parse(OsStr::new(text)).unwrap();
+        assert_eq!(location.url(), url, "{text}");
+        assert_eq!(location.folder().is_some(), url.is_none(), "{text}");
+    }
+
+    #[test]
+    fn folders_and_urls_are_told_apart() {
+        for folder in ["cache", "/data/cache", "./s3:/x", "a b/c", "", "C:\\cache", "://", "a/b://c"] {
+            check(folder, None);
+        }
+        if cfg!(feature = "object-store") {
+            check("s3://bucket/a/b//", Some("s3://bucket/a/b"));
+            check("gs://bucket", Some("gs://bucket"));
+            check("az://container/x", Some("az://container/x"));
+            check("https://host:8443/a", Some("https://host:8443/a"));
+        }
+    }
+
+    #[test]
+    fn impossible_urls_are_refused() {
+        let refused = |text: &str| Location::parse(OsStr::new(text)).unwrap_err();
+        for text in ["s4://bucket/x", "file:///tmp/x", "S3://bucket"] {
+            assert!(matches!(refused(text), LocationError::Scheme { .. }), "{text}");
+        }
+        for text in ["s3://", "s3:///x", "https:///x"] {
+            assert!(matches!(refused(text), LocationError::Host { .. }), "{text}");
+        }
+        for text in ["https://host/x?y", "s3://bucket/#x"] {
+            assert!(matches!(refused(text), LocationError::Extra { .. }), "{text}");
+        }
+        let error = refused("https://name:secret@host/x");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn file_in_a_location_is_named_like_one() {
+        assert_eq!(
+            Location::from("s3://bucket/p/").join("manifest.json").display().to_string(),
+            "s3://bucket/p/manifest.json"
+        );
+        assert_eq!(Location::from(Path::new("a")).join("b"), Path::new("a").join("b"));
+    }
+}

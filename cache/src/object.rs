@@ -1,0 +1,27 @@
+//! Object storage: a prefix of a bucket as a folder, and objects read block by block through a cache.
+//!
+//! ```text
+//!   Bucket      names, small objects, conditional writes           bucket, connect
+//!   Upload      one object written from front to back              upload
+//!   RemoteFile  one object read at any offset                      remote
+//!     blocks    fetched once, kept on disk or in memory            blocks, lru
+//! ```
+//! The interface blocks. Requests run on a small private runtime ([`runtime`]), which no caller sees: a thread that waits
+//! for one may itself belong to another runtime.
+//!
+//! Requests that fail for the network's or the server's sake are repeated with exponential back-off by `object_store`,
+//! until [`OpenOptions::retry`](crate::OpenOptions) is over. Everything else is an error at once.
+
+mod blocks;
+mod bucket;
+mod connect;
+mod lru;
+mod remote;
+mod runtime;
+mod upload;
+
+pub(crate) use blocks::{BlockKey, BlockStore, MemoryBlocks};
+pub(crate) use bucket::{Bucket, Object};
+pub(crate) use lru::{Block, Lru};
+pub(crate) use remote::RemoteFile;
+pub(crate) use upload::Upload;

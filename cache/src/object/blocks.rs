@@ -1,0 +1,81 @@
+//! Blocks of objects: the seam between fetching bytes and keeping them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::lru::{Block, Lru};
+use crate::error::FileError;
+
+/// Name of a block: the object's identity, which includes its version, and the block's number in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct BlockKey {
+    /// Hash of URL, version and length.
+    pub(crate) object: u128,
+    /// Number of the block, from 0.
+    pub(crate) number: u32,
+}
+
+/// A place that keeps blocks for a while. Any block may be gone at any time; one that is there is whole.
+pub(crate) trait BlockStore: fmt::Debug + Send + Sync {
+    /// Length in bytes of every block but an object's last.
+    fn block_len(&self) -> u64;
+
+    /// Returns `true` if the block is there now.
+    fn contains(&self, key: BlockKey, len: usize) -> bool;
+
+    /// The block of `len` bytes, if it is there.
+    ///
+    /// # Errors
+    /// If it is there but cannot be read.
+    fn get(&self, key: BlockKey, len: usize) -> Result<Option<Arc<Block>>, FileError>;
+
+    /// Keeps a block.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn put(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError>;
+
+    /// Forgets a block whose bytes turned out to be wrong.
+    fn discard(&self, key: BlockKey);
+}
+
+/// Blocks kept in memory, for programs that read a cache once.
+#[derive(Debug)]
+pub(crate) struct MemoryBlocks {
+    lru: Lru,
+}
+
+impl MemoryBlocks {
+    /// Length of a block in bytes: what a link of 1 Gbit/s carries in the time of a usual answer.
+    const BLOCK_LEN: u64 = 2 << 20;
+    /// Largest number of bytes kept: two blocks for each of 64 threads.
+    const BYTES: u64 = 256 << 20;
+
+    /// Creates an empty store.
+    pub(crate) fn new() -> Self {
+        Self { lru: Lru::new(Self::BYTES) }
+    }
+}
+
+impl BlockStore for MemoryBlocks {
+    fn block_len(&self) -> u64 {
+        Self::BLOCK_LEN
+    }
+
+    fn contains(&self, key: BlockKey, _: usize) -> bool {
+        self.lru.get(key, u64::MAX).is_some()
+    }
+
+    fn get(&self, key: BlockKey, _: usize) -> Result<Option<Arc<Block>>, FileError> {
+        Ok(self.lru.get(key, u64::MAX).map(|(block, _)| block))
+    }
+
+    fn put(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError> {
+        self.lru.insert(key, Arc::new(Block::Owned(bytes.into())));
+        Ok(())
+    }
+
+    fn discard(&self, key: BlockKey) {
+        self.lru.remove(key);
+    }
+}

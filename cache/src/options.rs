@@ -1,0 +1,58 @@
+//! Options for opening a cache: access to local files, and the copies kept of objects.
+
+use std::time::Duration;
+
+use crate::storage::Access;
+
+/// Options for opening a cache. None changes a voxel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Access to shard files, and to the files of the disk cache.
+    pub access: Access,
+    /// Copies kept of a cache in object storage.
+    pub copies: Copies,
+    /// Time for which a request to object storage is repeated before it fails.
+    pub retry: Duration,
+}
+
+/// Copies kept of the bytes that were fetched from object storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// On a local disk, for streams: blocks are fetched once and read again in every epoch.
+    #[cfg(feature = "object-store")]
+    Disk(crate::disk_cache::DiskCacheOptions),
+    /// In up to 256 MiB of memory, for programs that read a cache once.
+    Memory,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        #[cfg(feature = "object-store")]
+        return Self::Disk(crate::disk_cache::DiskCacheOptions::default());
+        #[cfg(not(feature = "object-store"))]
+        return Self::Memory;
+    }
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { access: Access::default(), copies: Copies::default(), retry: Self::RETRY }
+    }
+}
+
+impl OpenOptions {
+    /// Default of [`Self::retry`]: longer than a restart of a server takes, and shorter than a credential lives.
+    pub const RETRY: Duration = Duration::from_mins(3);
+
+    /// Options for reading a cache once, with positioned reads and without a disk cache.
+    #[must_use]
+    pub fn for_one_pass() -> Self {
+        Self { access: Access::Pread, copies: Copies::Memory, retry: Self::RETRY }
+    }
+}
+
+impl From<Access> for OpenOptions {
+    fn from(access: Access) -> Self {
+        Self { access, ..Self::default() }
+    }
+}

@@ -1,0 +1,113 @@
+//! Cases divided among workers one by one, with `--claim`.
+//!
+//! Every worker goes through all cases, from a place of its own, and converts those that it can claim. Then it finishes its
+//! shard, so that its cases are visible, and looks after the rest: a case that another worker has stored is done; one whose
+//! worker is dead is taken over. The run ends when no case is left.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hiend_cache::claims::{Claim, Claims};
+use hiend_cache::{Cache, CaseRecord, OpenOptions, list_shards};
+
+use super::ConvertError;
+use super::case::{CaseConverter, Outcome};
+use crate::case::CaseFiles;
+use crate::stop::Stop;
+
+/// Time between two looks at whether to stop.
+const STOP_CHECK: Duration = Duration::from_millis(100);
+
+/// This run among those that divide the cases.
+pub(super) struct Claiming {
+    claims: Mutex<Claims>,
+    /// Shards at the last look for cases stored by others.
+    seen: Vec<PathBuf>,
+}
+
+/// Cases that other workers have, by key.
+pub(super) type Pending<'a> = HashMap<String, &'a CaseFiles>;
+
+impl Claiming {
+    /// Joins the workers. To be called before the cache is read, so that a worker that leaves early hides nothing.
+    pub(super) fn join(out: &Path, lifetime: Duration) -> Result<Self, ConvertError> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let note = format!("process {} on {}", std::process::id(), host.trim());
+        Ok(Self { claims: Mutex::new(Claims::join(out, &note, lifetime)?), seen: Vec::new() })
+    }
+
+    /// Order in which this worker goes through the cases: from a place of its own, so that workers rarely meet.
+    pub(super) fn order<'a>(&self, mut cases: Vec<&'a CaseFiles>) -> Vec<&'a CaseFiles> {
+        let start = crate::rng::case_key(self.lock().worker()) % (cases.len().max(1) as u64);
+        cases.rotate_left(usize::try_from(start).unwrap_or_default());
+        cases
+    }
+
+    /// Converts a case that no other worker has; `None` if one has it, or if it is over and left nothing.
+    pub(super) fn convert<'a>(
+        &self,
+        converter: &CaseConverter<'_>,
+        case: &'a CaseFiles,
+        has_labels: bool,
+        pending: &Mutex<Pending<'a>>,
+    ) -> Result<Option<Outcome>, ConvertError> {
+        let key = case.key();
+        if let Some(outcome) = converter.looks_unchanged(case) {
+            return Ok(Some(outcome));
+        }
+        let claim = self.lock().take(&key)?;
+        match claim {
+            Claim::Ours => {
+                let outcome = converter.convert(case, has_labels);
+                if !matches!(outcome, Outcome::Encoded { .. }) {
+                    self.lock().end(&key)?;
+                }
+                Ok(Some(outcome))
+            }
+            Claim::Theirs => {
+                pending.lock().unwrap_or_else(PoisonError::into_inner).insert(key, case);
+                Ok(None)
+            }
+            Claim::Over => Ok(None),
+        }
+    }
+
+    /// Waits, then drops the pending cases that others have stored. `known` are the records from before the run.
+    pub(super) fn settle(
+        &mut self,
+        out: &Path,
+        known: &HashMap<String, CaseRecord>,
+        parameters: &str,
+        pending: &mut Pending<'_>,
+        stop: &Stop,
+    ) -> Result<(), ConvertError> {
+        let (began, pause) = (Instant::now(), self.lock().pause());
+        while began.elapsed() < pause && !stop.is_requested() {
+            std::thread::sleep(STOP_CHECK.min(pause));
+        }
+        let shards = list_shards(out)?;
+        if shards == self.seen {
+            return Ok(());
+        }
+        self.seen = shards;
+        // A shard that is damaged, or removed at this moment, stores nothing.
+        let (cache, _) = Cache::salvage(out, OpenOptions::for_one_pass())?;
+        pending.retain(|key, _| {
+            let stored = cache.case(key).map(hiend_cache::Case::record);
+            !stored.is_some_and(|record| record.parameters == parameters && known.get(key) != Some(record))
+        });
+        Ok(())
+    }
+
+    /// Leaves the workers; the last one removes the claims if no case is left.
+    pub(super) fn leave(self, all_over: bool) -> Result<(), ConvertError> {
+        let claims = self.claims.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(claims.leave(all_over)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

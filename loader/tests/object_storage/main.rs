@@ -1,0 +1,49 @@
+//! Caches in object storage, through the program `hiend-shard` and an S3-compatible server on this machine.
+//!
+//! The server is Python's package `moto`, installed once into a virtual environment in the target folder. Where that is
+//! not possible, the tests report themselves as ignored; with `CI` set they fail.
+
+#![allow(clippy::print_stderr, reason = "a test program says why its tests are ignored")]
+
+mod place;
+mod proxy;
+mod server;
+mod tests;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let server = if args.list { Err("not started for a listing".to_owned()) } else { server::Server::start() };
+    let in_ci = std::env::var_os("CI").is_some();
+    let trials: Vec<Trial> = match &server {
+        Ok(server) => {
+            let address = server.address();
+            let trial = |(name, test): (&'static str, fn(&str))| {
+                Trial::test(name, move || {
+                    test(address);
+                    Ok(())
+                })
+            };
+            tests::ALL.into_iter().map(trial).collect()
+        }
+        Err(reason) => {
+            let reason = reason.clone();
+            let trial = |(name, _): (&'static str, fn(&str))| {
+                let reason = reason.clone();
+                Trial::test(name, move || Err(reason.into())).with_ignored_flag(!in_ci)
+            };
+            tests::ALL.into_iter().map(trial).collect()
+        }
+    };
+    if let Err(reason) = &server
+        && !args.list
+    {
+        eprintln!("no S3 server: {reason}");
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    drop(server);
+    conclusion.exit_code()
+}

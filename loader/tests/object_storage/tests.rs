@@ -1,0 +1,300 @@
+//! The tests. Each gets the server's address and a place of its own.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::place::{Place, Ran, size_of, stream};
+use crate::proxy::Fault;
+use crate::server::request;
+
+/// All tests by name.
+pub(crate) const ALL: [(&str, fn(&str)); 14] = [
+    ("cold_and_warm_streams_equal_the_local_one", cold_and_warm_streams_equal_the_local_one),
+    ("cache_on_a_web_server_is_read_and_not_written", cache_on_a_web_server_is_read_and_not_written),
+    ("commands_work_on_a_url_and_damage_is_found", commands_work_on_a_url_and_damage_is_found),
+    ("cut_connections_and_server_errors_are_repeated", cut_connections_and_server_errors_are_repeated),
+    ("server_that_stays_away_is_an_error", server_that_stays_away_is_an_error),
+    ("wrong_bytes_are_fetched_once_more", wrong_bytes_are_fetched_once_more),
+    ("wrong_bytes_twice_are_an_error_with_object_and_range", wrong_bytes_twice_are_an_error_with_object_and_range),
+    ("disk_cache_stays_within_its_size_and_folder", disk_cache_stays_within_its_size_and_folder),
+    ("disk_cache_that_is_too_small_is_refused_with_a_number", disk_cache_that_is_too_small_is_refused_with_a_number),
+    ("killed_stream_leaves_a_usable_disk_cache", killed_stream_leaves_a_usable_disk_cache),
+    ("two_processes_share_a_disk_cache", two_processes_share_a_disk_cache),
+    ("two_workers_write_one_cache", two_workers_write_one_cache),
+    ("claims_divide_cases_and_a_dead_run_is_taken_over", claims_divide_cases_and_a_dead_run_is_taken_over),
+    ("pruning_and_setting_aside_work_on_a_url", pruning_and_setting_aside_work_on_a_url),
+];
+
+/// Spacing at which a phantom takes some megabytes, several blocks of a disk cache.
+const FINE: &str = "1.2";
+/// Spacing at which a phantom takes some kilobytes.
+const COARSE: &str = "6";
+
+/// Waits until a condition holds that another process brings about.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(120), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn finish(child: Child) -> Ran {
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+fn cold_and_warm_streams_equal_the_local_one(server: &str) {
+    let place = Place::with_phantoms(server, 3);
+    place.convert(&place.text("local"), FINE, &[]);
+    place.convert(&place.url, FINE, &[]);
+    let local = place.digests(&place.text("local"), &[]);
+    place.proxy.take_ranges();
+    for access in ["--access=mmap", "--access=pread"] {
+        let dir = place.text(access);
+        let flags = ["--disk-cache", dir.as_str(), "--disk-cache-size=1GiB", access];
+        assert_eq!(place.digests(&place.url, &flags), local, "{access}");
+        let (cold, bytes) = place.proxy.take_ranges();
+        assert!(cold > 2 && bytes > 1 << 20, "{cold} requests, {bytes} bytes");
+        assert_eq!(place.digests(&place.url, &flags), local, "{access}");
+        let (warm, bytes) = place.proxy.take_ranges();
+        // The ends of the shard, to open it.
+        assert!(warm <= 2 && bytes < 200 << 10, "{warm} requests, {bytes} bytes");
+    }
+    // The default folder.
+    assert_eq!(place.digests(&place.url, &[]), local);
+    assert!(place.path("xdg/hiend/blocks/hiend-disk-cache").is_file());
+}
+
+fn cache_on_a_web_server_is_read_and_not_written(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.url, COARSE, &[]);
+    place.convert(&place.text("local"), COARSE, &[]);
+    let url = format!("http://{}{}", place.proxy.address, place.target(""));
+    assert_eq!(place.digests(&url, &[]), place.digests(&place.text("local"), &[]));
+    assert!(place.check(&["verify", &url], 0).out.contains("no fault"));
+    let refused = place.check(&[&place.text("data"), "--out", &url, "--spacing", COARSE], 1);
+    assert!(refused.err.contains("can only be read"), "{}", refused.err);
+    let absent = place.check(&["inspect", &format!("{url}absent")], 1);
+    assert!(absent.err.contains("no cache here"), "{}", absent.err);
+}
+
+fn commands_work_on_a_url_and_damage_is_found(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    let ran = place.convert(&place.url, COARSE, &[]);
+    assert!(ran.out.contains("2 cases") && ran.out.contains(&place.url), "{}", ran.out);
+    let again = place.convert(&place.url, COARSE, &[]);
+    assert!(again.out.contains("unchanged   2"), "{}", again.out);
+    assert!(place.check(&["verify", &place.url], 0).out.contains("no fault"));
+    let listed = place.check(&["inspect", &place.url], 0);
+    assert!(listed.out.contains("phantom_001") && listed.out.contains("g0001-w000-0000.shard"), "{}", listed.out);
+    place.check(&["inspect", &place.url, "phantom_000", "--png", &place.text("case.png")], 0);
+    let dry = place.convert(&place.url, COARSE, &["--dry-run"]);
+    assert!(dry.out.contains("2 unchanged"), "{}", dry.out);
+
+    let shard = place.target("g0001-w000-0000.shard");
+    let (_, mut bytes) = request(server, "GET", &shard, b"");
+    bytes[500] ^= 1;
+    assert_eq!(request(server, "PUT", &shard, &bytes).0, 200);
+    let faulty = place.check(&["verify", &place.url], 1);
+    assert!(faulty.out.contains("1 fault") && faulty.out.contains(&place.url), "{}", faulty.out);
+
+    for wrong in ["s4://bucket/x", "file:///tmp/x"] {
+        assert!(place.check(&["verify", wrong], 1).err.contains("unknown scheme"));
+    }
+    assert!(place.check(&["verify", "s3://no-such-bucket/x"], 1).err.contains("s3://no-such-bucket/x"));
+}
+
+fn cut_connections_and_server_errors_are_repeated(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.text("local"), FINE, &[]);
+    place.convert(&place.url, FINE, &[]);
+    place.proxy.spoil(Fault::Status500, 2);
+    place.proxy.spoil(Fault::Cut, 3);
+    place.proxy.spoil(Fault::Status500, 1);
+    assert_eq!(place.digests(&place.url, &[]), place.digests(&place.text("local"), &[]));
+    assert_eq!(place.proxy.faults_left(), 0);
+}
+
+fn server_that_stays_away_is_an_error(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.url, COARSE, &[]);
+    place.proxy.spoil(Fault::Status500, usize::MAX);
+    let failed = place.check(&stream(&place.url, &["--storage-retry=1"]), 1);
+    assert!(failed.err.contains(&format!("{}/g0001-w000-0000.shard", place.url)), "{}", failed.err);
+    assert!(failed.err.contains("500"), "{}", failed.err);
+}
+
+fn wrong_bytes_are_fetched_once_more(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.text("local"), FINE, &[]);
+    place.convert(&place.url, FINE, &[]);
+    // Opening, the index, and chunks. Answers whose middle no crop needs spoil nothing.
+    for _ in 0..3 {
+        place.proxy.spoil(Fault::Flip, 1);
+        assert_eq!(place.digests(&place.url, &[]), place.digests(&place.text("local"), &[]));
+        assert_eq!(place.proxy.faults_left(), 0);
+        std::fs::remove_dir_all(place.path("xdg")).unwrap();
+    }
+}
+
+fn wrong_bytes_twice_are_an_error_with_object_and_range(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.url, FINE, &[]);
+    place.proxy.spoil(Fault::Flip, usize::MAX);
+    let failed = place.check(&stream(&place.url, &[]), 1);
+    assert!(failed.err.contains(&format!("{}/g0001-w000-0000.shard", place.url)), "{}", failed.err);
+    assert!(failed.err.contains("checksum"), "{}", failed.err);
+}
+
+fn disk_cache_stays_within_its_size_and_folder(server: &str) {
+    let place = Place::with_phantoms(server, 4);
+    place.convert(&place.text("local"), FINE, &["--shard-size=1"]);
+    place.convert(&place.url, FINE, &["--shard-size=1"]);
+    let local = size_of(&place.path("local"));
+    let size = largest_case(&place) * 2;
+    assert!(local > size, "{local} bytes would not have to be evicted");
+    let dir = place.path("blocks");
+    let (text, bytes) = (place.text("blocks"), size.to_string());
+    let flags = ["--disk-cache", text.as_str(), "--disk-cache-size", &bytes];
+    let expected = place.digests(&place.text("local"), &[]);
+    for _ in 0..2 {
+        assert_eq!(place.digests(&place.url, &flags), expected);
+        assert!(size_of(&dir) <= size + 4096, "{} of {size} bytes", size_of(&dir));
+    }
+    assert_eq!(size_of(&place.path("local")), local);
+    // A folder with other files is refused, the local cache above all.
+    let refused = place.check(&stream(&place.url, &["--disk-cache", &place.text("local")]), 1);
+    assert!(refused.err.contains("is not a disk cache"), "{}", refused.err);
+    assert_eq!(size_of(&place.path("local")), local);
+}
+
+/// Bytes of the disk cache that the largest case of the local cache needs.
+fn largest_case(place: &Place) -> u64 {
+    let cache = hiend_cache::Cache::open(&place.path("local")).unwrap();
+    let needed = cache.cases().iter().map(|case| hiend_cache::DiskCache::bytes_of_range(case.record().span.len()));
+    needed.max().unwrap() * 16 / 15 + 16
+}
+
+fn disk_cache_that_is_too_small_is_refused_with_a_number(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.text("local"), FINE, &[]);
+    place.convert(&place.url, FINE, &[]);
+    let text = place.text("blocks");
+    let flags = |bytes| ["--disk-cache", text.as_str(), "--disk-cache-size", bytes];
+    let refused = place.check(&stream(&place.url, &flags("1MiB")), 1);
+    let needed = refused.err.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    assert!(needed.parse::<u64>().unwrap() <= largest_case(&place), "{}", refused.err);
+    place.digests(&place.url, &flags(&needed));
+}
+
+fn killed_stream_leaves_a_usable_disk_cache(server: &str) {
+    let place = Place::with_phantoms(server, 3);
+    place.convert(&place.text("local"), FINE, &[]);
+    place.convert(&place.url, FINE, &[]);
+    let dir = place.path("blocks");
+    let text = place.text("blocks");
+    let flags = ["--disk-cache", text.as_str(), "--disk-cache-size=1GiB"];
+    for filled in [1, 2 << 20, 4 << 20] {
+        let mut child = place.start(&stream(&place.url, &flags));
+        let enough = || size_of(&dir.join("blocks")) >= filled || child.try_wait().unwrap().is_some();
+        wait_until("blocks arrive, or the stream ends", enough);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    std::fs::write(dir.join("tmp/.block-left.tmp"), b"half of a block").unwrap();
+    assert_eq!(place.digests(&place.url, &flags), place.digests(&place.text("local"), &[]));
+    assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read(dir.join("usage")).unwrap(), size_of(&dir.join("blocks")).to_le_bytes());
+}
+
+fn two_processes_share_a_disk_cache(server: &str) {
+    let place = Place::with_phantoms(server, 4);
+    place.convert(&place.text("local"), FINE, &["--shard-size=1"]);
+    place.convert(&place.url, FINE, &["--shard-size=1"]);
+    let (text, bytes) = (place.text("blocks"), (largest_case(&place) * 3).to_string());
+    let flags = ["--disk-cache", text.as_str(), "--disk-cache-size", &bytes];
+    let expected = place.digests(&place.text("local"), &[]);
+    let later = place.check(&stream(&place.text("local"), &["--start-step=3"]), 0).digests();
+    let first = place.start(&stream(&place.url, &flags));
+    let second = place.start(&stream(&place.url, &[&flags[..], &["--start-step=3"]].concat()));
+    assert_eq!(finish(first).digests(), expected);
+    assert_eq!(finish(second).digests(), later);
+    assert!(size_of(&place.path("blocks")) <= largest_case(&place) * 3 + 4096);
+    assert_eq!(std::fs::read_dir(place.path("blocks/tmp")).unwrap().count(), 0);
+}
+
+fn two_workers_write_one_cache(server: &str) {
+    let place = Place::with_phantoms(server, 6);
+    place.convert(&place.text("local"), COARSE, &[]);
+    let data = place.text("data");
+    let convert =
+        |worker| [data.as_str(), "--out", &place.url, "--spacing", COARSE, "--shard-size=1", "--worker", worker];
+    // The same share twice, too: the second run waits, or finds nothing left to do.
+    let runs = ["0/2", "1/2", "1/2"].map(|worker| place.start(&convert(worker)));
+    for run in runs {
+        let ran = finish(run);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    }
+    let verified = place.check(&["verify", &place.url], 0);
+    assert!(verified.out.contains("6 shards, 6 cases") && !verified.out.contains("not listed"), "{}", verified.out);
+    assert_eq!(place.digests(&place.url, &[]), place.digests(&place.text("local"), &[]));
+}
+
+fn claims_divide_cases_and_a_dead_run_is_taken_over(server: &str) {
+    let place = Place::with_phantoms(server, 6);
+    let (data, local) = (place.text("data"), place.text("local"));
+    for (number, out) in [local.as_str(), &place.url].into_iter().enumerate() {
+        let flags = ["--out", out, "--spacing", "3", "--jobs=1", "--claim", "--claim-lifetime=2"];
+        let convert = [&[data.as_str()], &flags[..]].concat();
+        // Killed with cases that it has claimed and not stored.
+        let mut dead = place.start(&convert);
+        wait_until("the first run claims a case", || claimed(&place, server, out));
+        dead.kill().unwrap();
+        dead.wait().unwrap();
+        let runs = [0, 1].map(|_| place.start(&convert)).map(finish);
+        let stored: usize = runs.iter().map(|ran| converted(&ran.out)).sum();
+        for ran in &runs {
+            assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        }
+        assert_eq!(stored, 6, "{number}: {}{}", runs[0].out, runs[1].out);
+        assert!(place.check(&["verify", out], 0).out.contains("6 cases"));
+    }
+    assert_eq!(place.digests(&place.url, &[]), place.digests(&local, &[]));
+    assert_eq!(std::fs::read_dir(place.path("local/.claims")).unwrap().count(), 0);
+}
+
+/// Returns `true` if there is a claim in a cache.
+fn claimed(place: &Place, server: &str, out: &str) -> bool {
+    if out.starts_with("s3://") {
+        let (bucket, prefix) = out.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+        let target = format!("/{bucket}?list-type=2&prefix={prefix}/.claims/");
+        return String::from_utf8_lossy(&request(server, "GET", &target, b"").1).contains("<Key>");
+    }
+    std::fs::read_dir(place.path("local/.claims")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Number of cases that a run says it has converted.
+fn converted(out: &str) -> usize {
+    let cases = out.split("converted").nth(1).and_then(|rest| rest.split_whitespace().next());
+    cases.unwrap_or_else(|| panic!("{out}")).parse().unwrap()
+}
+
+fn pruning_and_setting_aside_work_on_a_url(server: &str) {
+    let place = Place::with_phantoms(server, 3);
+    place.convert(&place.url, COARSE, &["--shard-size=1"]);
+    for file in ["imagesTr/phantom_002_0000.nii.gz", "labelsTr/phantom_002.nii.gz"] {
+        std::fs::remove_file(place.path("data/Dataset001_Phantom").join(file)).unwrap();
+    }
+    let pruned = place.convert(&place.url, COARSE, &["--prune"]);
+    assert!(pruned.out.contains("1 case, 0 superseded records; 1 shard removed"), "{}", pruned.out);
+    assert!(place.check(&["verify", &place.url], 0).out.contains("2 shards, 2 cases"));
+
+    let shard = place.target("g0001-w000-0000.shard");
+    let (_, bytes) = request(server, "GET", &shard, b"");
+    assert_eq!(request(server, "PUT", &shard, &bytes[..bytes.len() - 9]).0, 200);
+    let repaired = place.convert(&place.url, COARSE, &[]);
+    assert_eq!(converted(&repaired.out), 1, "{}{}", repaired.out, repaired.err);
+    assert!(repaired.err.contains("g0001-w000-0000.damaged"), "{}", repaired.err);
+    assert_eq!(request(server, "GET", &place.target("g0001-w000-0000.damaged"), b"").0, 200);
+    assert!(place.check(&["verify", &place.url], 0).out.contains("2 shards, 2 cases"));
+}
