@@ -1,0 +1,74 @@
+"""Cases of a cache as NumPy arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Iterator, NamedTuple
+
+from hiend import _hiend
+
+
+class Volume(NamedTuple):
+    """Voxels of a case, in RAS+ order with z fastest."""
+
+    image: Any
+    """Image in Hounsfield units, ``float32`` of shape ``(x, y, z)``; clamped to the cache's stored range."""
+    label: Any
+    """Label map, ``uint8`` of the same shape; ``None`` for a case without labels."""
+    affine: Any
+    """``world_from_voxel``: from voxel indices to RAS+ millimetres, ``float64`` of shape ``(4, 4)``."""
+
+
+class Cache:
+    """An open cache: its cases, their records and their voxels."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._native = _hiend.Cache(path)
+
+    @property
+    def path(self) -> str:
+        """Path of the cache."""
+        return os.fspath(self._native.path)
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases, ``DATASET/CASE``, sorted."""
+        return self._native.cases
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content, 32 hex digits. Caches with equal digests hold the same voxels."""
+        return self._native.digest
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Content of ``manifest.json``: preprocessing, label names of each dataset, list of shards."""
+        manifest: dict[str, Any] = json.loads(self._native.manifest_json())
+        return manifest
+
+    def record(self, case: str) -> dict[str, Any]:
+        """Record of a case: shape, spacing, affines, source files and their hashes."""
+        record: dict[str, Any] = json.loads(self._native.record_json(case))
+        return record
+
+    def read(self, case: str) -> Volume:
+        """Reads a case, named ``DATASET/CASE`` or, where that is unique, ``CASE``."""
+        return Volume(*self._native.read(case))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cases)
+
+    def __contains__(self, case: object) -> bool:
+        return case in self.cases
+
+    def __repr__(self) -> str:
+        return f"Cache({self.path!r}, {len(self)} cases)"
+
+
+def read_case(cache: str | os.PathLike[str] | Cache, case: str) -> Volume:
+    """Reads one case of a cache: image in HU, label map and affine."""
+    return (cache if isinstance(cache, Cache) else Cache(cache)).read(case)

@@ -1,0 +1,366 @@
+"""The stream of batches as a PyTorch dataset."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from typing import Any, Iterator, Mapping, Sequence
+
+from hiend import _hiend, _ranks
+from hiend._arguments import count, num_bytes, strings, triple
+from hiend._batch import Batch
+from hiend._errors import ConfigError, HiendError
+from hiend._pinning import Pinned
+from hiend._torch import IterableDataset, has_cuda, in_worker_process
+
+_STATE_VERSION = 1
+_IN_WORKER = (
+    "CropDataset runs in a worker process of a DataLoader; use num_workers=0 (and batch_size=None): its own threads "
+    "decode and augment in this process, and workers would only copy every batch"
+)
+_TAKEN_OVER = "this iteration has ended: a newer one of the same CropDataset began, or a state was loaded"
+_NO_PICKLE = "CropDataset cannot be pickled or copied to another process; use DataLoader(dataset, batch_size=None)"
+
+
+class CropDataset(IterableDataset):
+    """Endless stream of batches of augmented 3-D crops, made by threads in this process or by servers.
+
+    A batch is a pure function of the cases, the configuration, the seed and the step. It is the same for any number of
+    threads; the batches of several ranks are the parts of one global batch.
+
+    The dataset has a position, ``step``. An iteration starts there and advances it with each batch, so a second
+    ``for`` loop continues where the first one ended. Only one iteration runs at a time: a new one ends the previous one.
+    Items are complete batches (see ``Batch``): iterate over the dataset itself, or over ``DataLoader(dataset,
+    batch_size=None)``. Worker processes are neither needed nor possible.
+
+    Args:
+        source: Path of a cache, a list of caches (mixed evenly), or a mapping from cache to its weight. URLs that begin
+            with ``http://`` or ``unix://`` are taken for servers.
+        servers: URLs of servers (``hiend-serve``), instead of a cache: ``http://host:port``, ``https://host:port``,
+            ``unix:///path``. Batches do not depend on their number; if one fails, the others take its steps.
+        crop_size: Voxels of a crop, one number or three (x, y, z).
+        crops_per_visit: Crops cut each time a case is visited.
+        visits_per_batch: Cases of a global batch, over all ranks; a multiple of ``world_size``.
+        augment: ``"recipe"`` (flips, quarter turns, intensity), ``"nnunet"``, ``"plain"``, or a mapping such as
+            ``{"chain": "nnunet", "gamma": {"probability": 0}}``.
+        labels: Whether batches carry labels.
+        sample_by: Foreground that crops are centred on: ``"intensity"`` (above the window's lower end), ``"label"``
+            (any class but 0) or ``"class"`` (every class with the same probability).
+        foreground_rate: Share of crops whose centre is foreground, 0 to 1.
+        ignore_label: Label of voxels without annotation, on which no crop is centred; by default that of the dataset.
+        window: HU range that becomes [0, 1]; by default the cache's own.
+        seed: Seed of the stream.
+        fold: ``(k, n)`` selects the training cases of fold k of n, k from 0.
+        fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).
+        shots: Number of cases to train on, instead of a fold.
+        part: ``"train"``, or ``"validation"`` for the cases that ``fold`` or ``shots`` hold out.
+        cases: Names of the cases to use, or the path of a file that names them, one per line; instead of a fold.
+        splits: Path of nnU-Net's ``splits_final.json``, which assigns the cases to folds; ``fold`` selects one.
+        split_seed: Seed of the assignment of cases to folds or shots.
+        include: Datasets to use (``Dataset009_WORD`` or ``WORD``; ``*`` and ``?`` are wildcards); by default all.
+        exclude: Datasets not to use.
+        on_corrupt: ``"fail"``, or ``"skip"`` to go on without the crops of a corrupt case.
+        form: ``"float32"``, or ``"quantized"`` for 16-bit values that ``Batch.floats`` converts on the device.
+        rank: Rank of this process; by default that of ``torch.distributed`` if it is initialised, else ``RANK`` of the
+            environment, else 0.
+        world_size: Number of ranks, found in the same way.
+        threads: Number of threads that decode and augment; by default one per core.
+        memory: Memory limit for batches, threads and reading ahead, in bytes or as ``"4GiB"``.
+        access: ``"mmap"`` (the default), or ``"pread"`` for network file systems.
+        start_step: Step of the first batch.
+        steps: Number of batches per iteration: ``None`` for an endless one, ``"epoch"`` for ``steps_per_epoch``.
+        token: Token to present to servers.
+        ca: File with the certificates (PEM) that servers are checked against; by default those of the system.
+        retry: Seconds for which servers are tried again when none answers.
+        shared_memory: Whether servers on this host pass voxels through shared memory.
+        pin_memory: Whether batches are copied to page-locked memory ahead of the loop; by default if PyTorch can use a
+            CUDA device.
+
+    Raises:
+        ConfigError: If an argument is out of range or does not suit the cache.
+        NotFoundError: If there is no cache.
+    """
+
+    def __init__(
+        self,
+        source: Any = None,
+        *,
+        servers: str | Sequence[str] | None = None,
+        crop_size: int | Sequence[int] = 96,
+        crops_per_visit: int = 8,
+        visits_per_batch: int = 24,
+        augment: str | Mapping[str, Any] = "recipe",
+        labels: bool = False,
+        sample_by: str = "intensity",
+        foreground_rate: float = 0.75,
+        ignore_label: int | None = None,
+        window: Sequence[float] | None = None,
+        seed: int = 0,
+        fold: tuple[int, int] | None = None,
+        fold_rule: str = "dealt",
+        shots: int | None = None,
+        part: str = "train",
+        cases: str | os.PathLike[str] | Sequence[str] | None = None,
+        splits: str | os.PathLike[str] | None = None,
+        split_seed: int = 0,
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        on_corrupt: str = "fail",
+        form: str = "float32",
+        rank: int | None = None,
+        world_size: int | None = None,
+        threads: int | None = None,
+        memory: int | str = "4GiB",
+        access: str | None = None,
+        token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        retry: float = 300.0,
+        shared_memory: bool = True,
+        start_step: int = 0,
+        steps: int | str | None = None,
+        pin_memory: bool | None = None,
+    ) -> None:
+        super().__init__()
+        config = {
+            "crop_size": triple("crop_size", crop_size, operator.index),
+            "crops_per_visit": count("crops_per_visit", crops_per_visit, 1),
+            "visits_per_batch": count("visits_per_batch", visits_per_batch, 1),
+            "foreground_rate": float(foreground_rate),
+            "sample_by": sample_by,
+            "window": None if window is None else [float(end) for end in window],
+            **({} if ignore_label is None else {"ignore_label": count("ignore_label", ignore_label)}),
+            "labels": bool(labels),
+            "on_corrupt": on_corrupt,
+            "include": strings("include", include),
+            "exclude": strings("exclude", exclude),
+            "split": _split(fold, fold_rule, shots, part, cases, splits, split_seed),
+            "augment": {"chain": augment} if isinstance(augment, str) else dict(augment),
+        }
+        self._config = json.dumps(config, sort_keys=True)
+        self._seed = count("seed", seed)
+        self.rank, self.world_size = _ranks.resolve(rank, world_size)
+        self._step = count("start_step", start_step)
+        ranks, budget = (self.rank, self.world_size), num_bytes("memory", memory)
+        caches, urls = _sources(source, servers)
+        if urls:
+            if threads is not None or access is not None:
+                raise ConfigError("threads and access: batches come from servers, which have their own")
+            self._native = _hiend.Loader.connect(
+                urls,
+                self._config,
+                seed=self._seed,
+                rank=ranks,
+                form=form,
+                memory=budget,
+                token=token,
+                ca=ca,
+                retry=float(retry),
+                shared_memory=shared_memory,
+            )
+        else:
+            self._native = _hiend.Loader.open(
+                caches,
+                self._config,
+                seed=self._seed,
+                rank=ranks,
+                form=form,
+                threads=0 if threads is None else count("threads", threads, 1),
+                memory=budget,
+                access=access or "mmap",
+            )
+        if steps == "epoch":
+            self._steps: int | None = self.steps_per_epoch
+        else:
+            self._steps = None if steps is None else count("steps", steps, 1)
+        self._first_step = self._step
+        self._pin = has_cuda() if pin_memory is None else bool(pin_memory)
+        self._process = os.getpid()
+        # Batches from `_step` on, if a stream is open.
+        self._source: Iterator[Batch] | None = None
+        self._iteration = 0
+
+    @property
+    def step(self) -> int:
+        """Step of the next batch."""
+        return self._step
+
+    @property
+    def num_cases(self) -> int:
+        """Number of cases in the stream."""
+        return self._native.num_cases
+
+    @property
+    def crops_per_batch(self) -> int:
+        """Number of crops in this rank's batch."""
+        return self._native.crops_per_batch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of global batches per epoch, in which every case is visited once."""
+        return self._native.steps_per_epoch
+
+    @property
+    def num_buffers(self) -> int:
+        """Number of batches that can be in use at the same time, those being made included."""
+        return self._native.num_buffers
+
+    @property
+    def digest(self) -> str:
+        """Digest of the cases, their order and their voxels, 32 hex digits."""
+        return self._native.digest
+
+    def __iter__(self) -> Iterator[Batch]:
+        if in_worker_process():
+            raise HiendError(_IN_WORKER)
+        if os.getpid() != self._process:
+            raise HiendError("CropDataset was opened before this process was forked; open it in the new process")
+        self._iteration += 1
+        return _Iteration(self)
+
+    def _next(self) -> Batch:
+        """Waits for the batch at `_step`. The stream stays open between iterations and works ahead."""
+        if self._source is None:
+            stream = map(Batch, self._native.stream(self._step))
+            self._source = Pinned(stream) if self._pin else stream
+        try:
+            batch = next(self._source)
+        except Exception:
+            # The stream has ended; another iteration opens it again at the same step.
+            self._source = None
+            raise
+        self._step = batch.step + 1
+        return batch
+
+    def _left(self) -> int | None:
+        """Number of batches until the end of the iteration that `_step` lies in; ``None`` if there is no end."""
+        if self._steps is None:
+            return None
+        return self._steps - (self._step - self._first_step) % self._steps
+
+    def __len__(self) -> int:
+        if self._steps is None:
+            raise TypeError("an endless CropDataset has no length; set steps, for example steps='epoch'")
+        return self._steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream, and what it is a position of.
+
+        Holds for the batches that the loop has received, whatever was made ahead. Works with
+        ``torchdata.stateful_dataloader.StatefulDataLoader`` and as a part of a checkpoint; the same on every rank.
+        """
+        return {
+            "version": _STATE_VERSION,
+            "step": self._step,
+            "first_step": self._first_step,
+            "seed": self._seed,
+            "config": self._config,
+            "digest": self.digest,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues at the position of a state; the number of ranks and threads may differ.
+
+        Raises:
+            ConfigError: If the state belongs to another stream, with the first key that differs.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ConfigError(f"state_dict: version {state.get('version')!r}; expected {_STATE_VERSION}")
+        if state["seed"] != self._seed:
+            raise ConfigError(f"state_dict: seed is {state['seed']} there and {self._seed} here")
+        if state["config"] != self._config:
+            theirs, ours = json.loads(state["config"]), json.loads(self._config)
+            key = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
+            raise ConfigError(f"state_dict: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here")
+        if state["digest"] != self.digest:
+            raise ConfigError(f"state_dict: the cases have digest {state['digest']} there and {self.digest} here")
+        self._step = count("state_dict: step", state["step"])
+        self._first_step = count("state_dict: first_step", state["first_step"])
+        self._iteration += 1
+        self._source = None
+
+    def __reduce__(self) -> Any:
+        raise HiendError(_NO_PICKLE)
+
+    def __repr__(self) -> str:
+        return f"CropDataset({self.num_cases} cases, step={self._step}, rank={self.rank} of {self.world_size})"
+
+
+class _Iteration(Iterator[Batch]):
+    """One iteration over a dataset. Holds no batch, so that a dropped one returns to the loader at once."""
+
+    def __init__(self, dataset: CropDataset) -> None:
+        self._dataset = dataset
+        self._number = dataset._iteration
+        self._left = dataset._left()
+
+    def __next__(self) -> Batch:
+        if self._number != self._dataset._iteration:
+            raise HiendError(_TAKEN_OVER)
+        if self._left == 0:
+            raise StopIteration
+        batch = self._dataset._next()
+        if self._left is not None:
+            self._left -= 1
+        return batch
+
+
+def _sources(source: Any, servers: str | Sequence[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
+    """Caches with their weights, or URLs of servers."""
+    if servers is not None:
+        if source is not None:
+            raise ConfigError("source and servers: expected only one of them")
+        urls = strings("servers", servers)
+        if not urls:
+            raise ConfigError("servers: none; expected a URL or a list of URLs")
+        return [], urls
+    if source is None:
+        source = []
+    elif isinstance(source, (str, os.PathLike)):
+        source = [source]
+    weighted = list(source.items()) if isinstance(source, Mapping) else [(path, 1) for path in source]
+    if not weighted:
+        raise ConfigError("source: no cache; expected a path, a list of paths or a mapping from path to weight")
+    caches = [(os.fspath(path), count("source: weight", weight, 1)) for path, weight in weighted]
+    remote = [path.startswith(("http://", "unix://")) for path, _ in caches]
+    if all(remote) and not isinstance(source, Mapping):
+        return [], [path for path, _ in caches]
+    if any(remote):
+        raise ConfigError("source: URLs of servers among caches or with weights; expected one or the other")
+    return caches, []
+
+
+def _split(
+    fold: tuple[int, int] | None,
+    rule: str,
+    shots: int | None,
+    part: str,
+    cases: str | os.PathLike[str] | Sequence[str] | None,
+    splits: str | os.PathLike[str] | None,
+    seed: int,
+) -> Any:
+    given = [name for name, value in (("fold", fold), ("shots", shots), ("cases", cases)) if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: expected only one of them")
+    if part not in ("train", "validation"):
+        raise ConfigError(f"part: {part!r}; expected 'train' or 'validation'")
+    if part == "validation" and fold is None and shots is None:
+        raise ConfigError("part: 'validation' needs fold or shots, which hold cases out")
+    if splits is not None and fold is None:
+        raise ConfigError("splits: needs fold, which selects one of the file's")
+    if fold is not None:
+        try:
+            k, n = fold
+        except (TypeError, ValueError):
+            raise ConfigError(f"fold: {fold!r}; expected (k, n), such as (0, 5)") from None
+        number = {"fold": count("fold", k), "of": count("fold", n, 2), "part": part}
+        if splits is not None:
+            return {"splits": os.fspath(splits), **number}
+        return {**number, "seed": count("split_seed", seed), "rule": rule}
+    if shots is not None:
+        return {"shots": count("shots", shots, 1), "part": part, "seed": count("split_seed", seed)}
+    if cases is None:
+        return "all"
+    if isinstance(cases, (str, os.PathLike)):
+        return {"list": os.fspath(cases)}
+    return {"cases": strings("cases", cases)}

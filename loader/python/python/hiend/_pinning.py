@@ -1,0 +1,52 @@
+"""Batches copied to page-locked memory, one ahead of the loop."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from typing import Iterator, Union
+
+from hiend._batch import Batch
+
+_Item = Union[Batch, BaseException, None]
+
+
+class Pinned(Iterator[Batch]):
+    """Pins batches on a thread of its own, one ahead; ends, or raises, as ``batches`` does."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._ready: queue.Queue[_Item] = queue.Queue(1)
+        ended = threading.Event()
+        self._ended = ended
+        threading.Thread(target=_run, args=(batches, self._ready, ended), name="hiend-pin", daemon=True).start()
+        weakref.finalize(self, ended.set)
+
+    def __next__(self) -> Batch:
+        if self._ended.is_set():
+            raise StopIteration
+        item = self._ready.get()
+        if isinstance(item, Batch):
+            return item
+        self._ended.set()
+        raise StopIteration if item is None else item
+
+
+def _run(batches: Iterator[Batch], ready: queue.Queue[_Item], ended: threading.Event) -> None:
+    last = False
+    while not last and not ended.is_set():
+        item: _Item
+        try:
+            item = next(batches).pin_memory()
+        except StopIteration:
+            item = None
+        except BaseException as error:  # raised again in the loop
+            item = error
+        last = not isinstance(item, Batch)
+        while not ended.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        del item

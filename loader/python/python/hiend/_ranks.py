@@ -1,0 +1,32 @@
+"""Rank of this process and number of ranks."""
+
+from __future__ import annotations
+
+import os
+
+from hiend._errors import ConfigError
+from hiend._torch import torch
+
+
+def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and number of ranks: as given, else of ``torch.distributed``, else of ``RANK`` and ``WORLD_SIZE``."""
+    if (rank is None) != (world_size is None):
+        raise ConfigError("rank and world_size: only one is given; expected both or neither")
+    if rank is not None and world_size is not None:
+        return _checked(rank, world_size, "rank")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    texts = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+    if texts == [None, None]:
+        return 0, 1
+    try:
+        found = [int(text or "") for text in texts]
+    except ValueError:
+        found = [0, 0]
+    return _checked(found[0], found[1], f"RANK={texts[0]} and WORLD_SIZE={texts[1]} in the environment")
+
+
+def _checked(rank: int, world_size: int, source: str) -> tuple[int, int]:
+    if 0 <= rank < world_size:
+        return rank, world_size
+    raise ConfigError(f"{source}: rank {rank} of {world_size}; expected a rank from 0 to world_size - 1")

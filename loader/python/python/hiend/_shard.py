@@ -1,0 +1,121 @@
+"""Conversion of CT scans to a cache."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable, NamedTuple, Sequence
+
+from hiend import _hiend
+from hiend._arguments import num_bytes, strings, triple
+
+
+class Progress(NamedTuple):
+    """Progress of a conversion, given to the callback once per case and finding."""
+
+    event: str
+    """``"converted"``, ``"unchanged"``, ``"skipped"`` or ``"finding"``."""
+    case: str
+    """``DATASET/CASE``."""
+    bytes_in: int
+    """Size of the case's files in bytes; 0 unless converted or unchanged."""
+    text: str | None
+    """Reason of a skipped case, or text of a finding."""
+    num_cases: int
+    """Number of cases in the data."""
+
+
+def shard(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "cache",
+    *,
+    spacing: float | Sequence[float] | None = 1.5,
+    window: Sequence[float] = (-175, 250),
+    store: str = "window",
+    codec: str = "fast",
+    exclude: str | Sequence[str] = (),
+    jobs: int | None = None,
+    memory: int | str = "8GiB",
+    shard_size: int | str = "1GiB",
+    worker: tuple[int, int] = (0, 1),
+    prune: bool = False,
+    checksum: bool = False,
+    reconvert: str | Sequence[str] = (),
+    change_parameters: bool = False,
+    forget_lost: bool = False,
+    on_suspect: str = "warn",
+    progress: Callable[[Progress], object] | None = None,
+) -> dict[str, Any]:
+    """Converts CT scans to shards, as the program ``hiend-shard`` does; only new and changed cases.
+
+    Each scan is oriented to RAS+, resampled, clamped to a HU window and cropped to its foreground.
+
+    Args:
+        data: Folder of nnU-Net datasets or one of them, a Medical Segmentation Decathlon dataset, or any folder with
+            ``.nii`` or ``.nii.gz`` files.
+        out: Folder of the cache; created if missing.
+        spacing: Voxel side lengths in mm, one number or three; ``None`` keeps those of each scan.
+        window: HU range mapped to [0, 1]; foreground is above its lower end.
+        store: HU range to keep: ``"window"``, or ``"full"`` to choose the window when streaming.
+        codec: ``"fast"``, ``"dense"`` or ``"lz4"``.
+        exclude: Datasets and cases to exclude; ``*`` and ``?`` are wildcards.
+        jobs: Number of cases converted at the same time; by default the number of cores.
+        memory: Memory limit of all cases being converted, in bytes or as ``"8GiB"``.
+        shard_size: Size at which a shard is closed, in bytes or as ``"1GiB"``.
+        worker: Share ``(i, n)`` of the cases to convert.
+        prune: Removes cases that are not in the data, and superseded records.
+        checksum: Compares the content of files even where size and modification time are unchanged.
+        reconvert: Datasets and cases to convert again although they are unchanged; ``*`` and ``?`` are wildcards.
+        change_parameters: Converts cases again that the cache holds with other parameters; otherwise they are an error.
+        forget_lost: Goes on without the cases of lost and damaged shards that are not in the data; otherwise they are
+            an error.
+        on_suspect: Action on an image that does not look like a CT in HU: ``"warn"``, ``"skip"`` or ``"fail"``.
+        progress: Called with a ``Progress`` for each case. An exception that it raises ends the conversion once the
+            cases in work are stored, as Ctrl-C does; the next call continues.
+
+    Returns:
+        A summary with the keys ``converted``, ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
+        ``{"case", "path", "reason"}``), ``findings`` (a list of ``{"case", "text"}``), ``voxels``, ``bytes_in``,
+        ``bytes_out``, ``shards``, ``not_in_data``, ``superseded_bytes``, ``pruned_cases`` and ``secs``.
+
+    Raises:
+        HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.
+    """
+    config = {
+        "spacing": None if spacing is None else triple("spacing", spacing, float),
+        "window": [float(end) for end in window],
+        "store": store,
+    }
+    call = None if progress is None else lambda *fields: progress(Progress(*fields))
+    return _hiend.convert(
+        data,
+        out,
+        json.dumps(config),
+        codec=codec,
+        jobs=jobs,
+        memory=num_bytes("memory", memory),
+        shard_size=num_bytes("shard_size", shard_size),
+        exclude=strings("exclude", exclude),
+        reconvert=strings("reconvert", reconvert),
+        worker=(worker[0], worker[1]),
+        prune=prune,
+        checksum=checksum,
+        change_parameters=change_parameters,
+        forget_lost=forget_lost,
+        on_suspect=on_suspect,
+        progress=call,
+    )
+
+
+def phantoms(
+    folder: str | os.PathLike[str], *, cases: int = 4, seed: int = 0, spacing: tuple[float, float] = (1.8, 3.2)
+) -> None:
+    """Writes synthetic CTs with labels as an nnU-Net dataset, for a first try.
+
+    Args:
+        folder: Folder of the dataset, such as ``raw/Dataset001_Phantoms``.
+        cases: Number of cases.
+        seed: Seed of size, position, spacing, orientation and noise.
+        spacing: Smallest and largest voxel side length in mm.
+    """
+    _hiend.write_phantoms(folder, cases=cases, seed=seed, spacing=[float(side) for side in spacing])

@@ -1,0 +1,228 @@
+//! `convert`: scans to shards, with progress.
+
+use std::path::PathBuf;
+
+use hiend_cache::CodecPreset;
+use hiend_loader::budget::cores;
+use hiend_loader::convert::{Conversion, ConvertOptions, Event, OnSuspect, Summary};
+use hiend_loader::dataset::{Dataset, Exclude, UnusedReason, survey};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::stop::Stop;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::error::Failure;
+use crate::loader::{parse_config, unknown};
+use crate::log;
+use crate::wait::{TICK, wait};
+
+/// Progress of one case, to be passed to Python: the event, the case, its bytes, and a text.
+struct Report {
+    event: &'static str,
+    case: String,
+    bytes_in: u64,
+    text: Option<String>,
+}
+
+impl From<Event<'_>> for Report {
+    fn from(event: Event<'_>) -> Self {
+        let report = |event, case: &str, bytes_in, text| Self { event, case: case.to_owned(), bytes_in, text };
+        match event {
+            Event::Converted { case, bytes_in } => report("converted", case, bytes_in, None),
+            Event::Unchanged { case, bytes_in } => report("unchanged", case, bytes_in, None),
+            Event::Skipped(skipped) => report("skipped", &skipped.case, 0, Some(skipped.to_string())),
+            Event::Found(finding) => report("finding", &finding.case, 0, Some(finding.text.clone())),
+        }
+    }
+}
+
+/// Converts the scans in a folder to shards; returns a summary.
+///
+/// `progress` is called as `progress(event, case, bytes_in, text, num_cases)`. An exception that it raises ends the
+/// conversion, as Ctrl-C does, once the cases in work are done.
+#[pyfunction]
+#[pyo3(signature = (data, out, config, *, codec, jobs, memory, shard_size, exclude, reconvert, worker, prune, checksum, change_parameters, forget_lost, on_suspect, progress))]
+#[expect(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword arguments, given by name")]
+pub(crate) fn convert<'py>(
+    py: Python<'py>,
+    data: PathBuf,
+    out: PathBuf,
+    config: &str,
+    codec: &str,
+    jobs: Option<usize>,
+    memory: u64,
+    shard_size: u64,
+    exclude: Vec<String>,
+    reconvert: Vec<String>,
+    worker: (usize, usize),
+    prune: bool,
+    checksum: bool,
+    change_parameters: bool,
+    forget_lost: bool,
+    on_suspect: &str,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let config: PreprocessConfig = parse_config("", config)?;
+    config.validate().map_err(|err| Failure::config(err.to_string()))?;
+    if worker.0 >= worker.1 {
+        let (number, workers) = worker;
+        return Err(Failure::config(format!("worker: {number} of {workers}; expected 0 to N-1 of N")).into());
+    }
+    if prune && worker.1 > 1 {
+        return Err(Failure::config("prune: needs all cases, and not the share of one worker").into());
+    }
+    let mut options = ConvertOptions {
+        jobs: jobs.unwrap_or_else(cores),
+        memory_bytes: memory,
+        shard_bytes: shard_size,
+        codec: parse_codec(codec)?,
+        worker,
+        checksum,
+        change_parameters,
+        forget_lost,
+        prune,
+        on_suspect: parse_on_suspect(on_suspect)?,
+        ..ConvertOptions::default()
+    };
+    let stop = Stop::new();
+    let (datasets, excluded) = wait(py, &stop, || find(&data, &exclude, prune))?;
+    let (reconvert, unmatched) = Exclude::new(&reconvert).matches(&datasets);
+    if let Some(pattern) = unmatched.first() {
+        return Err(Failure::config(format!("reconvert: {pattern:?} matches no dataset and no case")).into());
+    }
+    options.reconvert = reconvert;
+    let num_cases: usize = datasets.iter().map(Dataset::num_listed).sum();
+    let root = std::path::absolute(&data).unwrap_or(data);
+    let mut raised = None;
+    let summary = std::thread::scope(|scope| {
+        let (sender, receiver) = flume::bounded::<Report>(64);
+        let (root, datasets, out, stop) = (&root, &datasets, &out, &stop);
+        let running = scope.spawn(move || {
+            // Fails only if the receiver is gone, which is when this thread has ended.
+            let observe = |event: Event<'_>| drop(sender.send(Report::from(event)));
+            let conversion = Conversion::new(root, datasets, out).config(config).options(options);
+            conversion.stop(stop.clone()).observe(observe).run()
+        });
+        loop {
+            let report = match py.detach(|| receiver.recv_timeout(TICK)) {
+                Ok(report) => Some(report),
+                Err(flume::RecvTimeoutError::Timeout) => None,
+                Err(flume::RecvTimeoutError::Disconnected) => break,
+            };
+            let call = |Report { event, case, bytes_in, text }| match &progress {
+                Some(progress) if raised.is_none() => {
+                    progress.call1(py, (event, case, bytes_in, text, num_cases)).map(drop)
+                }
+                _ => Ok(()),
+            };
+            let called = report.map_or(Ok(()), call);
+            if let Err(error) = called.and_then(|()| log::forward(py)).and_then(|()| py.check_signals()) {
+                stop.request();
+                raised.get_or_insert(error);
+            }
+        }
+        py.detach(|| running.join())
+    });
+    log::forward(py)?;
+    if let Some(raised) = raised {
+        return Err(raised);
+    }
+    let summary = summary
+        .map_err(|_panic| Failure::other("a thread of the conversion panicked (a bug)"))?
+        .map_err(Failure::from)?;
+    if num_cases > 0 && summary.converted + summary.unchanged == 0 && worker.1 == 1 {
+        let first = summary.skipped.first().map(|skipped| format!("; {skipped}")).unwrap_or_default();
+        let text = format!("{}: none of {num_cases} cases could be converted{first}", root.display());
+        return Err(Failure::other(text).into());
+    }
+    describe(py, &summary, excluded)
+}
+
+/// Finds the cases of a folder that are not excluded; returns them and the number of excluded ones.
+fn find(data: &std::path::Path, exclude: &[String], prune: bool) -> Result<(Vec<Dataset>, usize), Failure> {
+    let listing = survey(data)?;
+    if prune && let Some(lost) = listing.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink) {
+        return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
+    }
+    let mut datasets = listing.datasets;
+    let (excluded, unmatched) = Exclude::new(exclude).apply(&mut datasets);
+    if let Some(pattern) = unmatched.first() {
+        return Err(Failure::config(format!("exclude: {pattern:?} matches no dataset and no case")));
+    }
+    if datasets.iter().all(|dataset| dataset.num_listed() == 0) {
+        return Err(Failure::config(format!("{}: every case is excluded", data.display())));
+    }
+    for dataset in &datasets {
+        for note in &dataset.notes {
+            tracing::warn!("{}: {note}", dataset.name);
+        }
+    }
+    Ok((datasets, excluded))
+}
+
+fn describe<'py>(py: Python<'py>, summary: &Summary, excluded: usize) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("converted", summary.converted)?;
+    dict.set_item("unchanged", summary.unchanged)?;
+    dict.set_item("with_label", summary.with_label)?;
+    dict.set_item("excluded", excluded)?;
+    let skipped = PyList::empty(py);
+    for case in &summary.skipped {
+        let entry = PyDict::new(py);
+        entry.set_item("case", &case.case)?;
+        entry.set_item("path", &case.path)?;
+        entry.set_item("reason", &case.reason)?;
+        skipped.append(entry)?;
+    }
+    dict.set_item("skipped", skipped)?;
+    let findings = PyList::empty(py);
+    for finding in &summary.findings {
+        let entry = PyDict::new(py);
+        entry.set_item("case", &finding.case)?;
+        entry.set_item("text", &finding.text)?;
+        findings.append(entry)?;
+    }
+    dict.set_item("findings", findings)?;
+    dict.set_item("voxels", summary.voxels)?;
+    dict.set_item("bytes_in", summary.bytes_in)?;
+    dict.set_item("bytes_out", summary.bytes_out)?;
+    dict.set_item("shards", summary.shards)?;
+    dict.set_item("not_in_data", summary.not_in_data)?;
+    dict.set_item("superseded_bytes", summary.superseded_bytes)?;
+    dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
+    dict.set_item("secs", summary.secs)?;
+    Ok(dict)
+}
+
+fn parse_codec(codec: &str) -> Result<CodecPreset, Failure> {
+    match codec {
+        "fast" => Ok(CodecPreset::Fast),
+        "dense" => Ok(CodecPreset::Dense),
+        "lz4" => Ok(CodecPreset::Lz4),
+        other => Err(unknown("codec", other, "\"fast\", \"dense\" or \"lz4\"")),
+    }
+}
+
+fn parse_on_suspect(action: &str) -> Result<OnSuspect, Failure> {
+    match action {
+        "warn" => Ok(OnSuspect::Warn),
+        "skip" => Ok(OnSuspect::Skip),
+        "fail" => Ok(OnSuspect::Fail),
+        other => Err(unknown("on_suspect", other, "\"warn\", \"skip\" or \"fail\"")),
+    }
+}
+
+/// Writes synthetic CTs with labels as an nnU-Net dataset.
+#[pyfunction]
+#[pyo3(signature = (folder, *, cases, seed, spacing))]
+pub(crate) fn write_phantoms(
+    py: Python<'_>,
+    folder: PathBuf,
+    cases: usize,
+    seed: u64,
+    spacing: [f64; 2],
+) -> PyResult<()> {
+    let config = PhantomConfig { cases, seed, spacing_mm: spacing };
+    Ok(py.detach(|| write_dataset(&folder, &config)).map_err(Failure::from)?)
+}

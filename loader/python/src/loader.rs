@@ -1,0 +1,203 @@
+//! `Loader`: caches or servers and a stream's configuration, opened for streaming.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hiend_cache::Access;
+use hiend_loader::batch::VoxelForm;
+use hiend_loader::remote::{RemoteLoader, RemoteOptions};
+use hiend_loader::stop::Stop;
+use hiend_loader::{LoaderOptions, StreamConfig, pipeline};
+use pyo3::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::Failure;
+use crate::log;
+use crate::stream::Stream;
+use crate::wait::wait;
+
+/// Caches or servers, opened for streaming.
+#[pyclass(frozen, module = "hiend._hiend")]
+pub(crate) struct Loader {
+    source: Source,
+    /// Ends a client's attempts to reach its servers.
+    stop: Stop,
+}
+
+/// Origin of the batches.
+enum Source {
+    /// Caches, read by threads of this process.
+    Local(pipeline::Loader),
+    /// Servers.
+    Remote(Box<RemoteLoader>),
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.request();
+    }
+}
+
+#[pymethods]
+impl Loader {
+    /// Opens caches with their weights; `config` is a stream's configuration as JSON.
+    #[staticmethod]
+    #[pyo3(signature = (caches, config, *, seed, rank, form, threads, memory, access))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments, given by name")]
+    fn open(
+        py: Python<'_>,
+        caches: Vec<(PathBuf, u32)>,
+        config: &str,
+        seed: u64,
+        rank: (usize, usize),
+        form: &str,
+        threads: usize,
+        memory: u64,
+        access: &str,
+    ) -> PyResult<Self> {
+        let config: StreamConfig = parse_config("stream.", config)?;
+        let options = LoaderOptions { threads, memory_bytes: memory, rank, form: parse_form(form)? };
+        let access = match access {
+            "mmap" => Access::Mmap,
+            "pread" => Access::Pread,
+            other => return Err(unknown("access", other, "\"mmap\" or \"pread\"").into()),
+        };
+        let open = || -> Result<Source, Failure> {
+            let open = |(path, weight): &(PathBuf, u32)| -> Result<_, Failure> {
+                Ok((Arc::new(hiend_cache::Cache::open_with(path, access)?), *weight))
+            };
+            let caches = caches.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            Ok(Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?))
+        };
+        let stop = Stop::new();
+        let source = wait(py, &stop, open)?;
+        Ok(Self { source, stop })
+    }
+
+    /// Connects to servers; `config` is a stream's configuration as JSON.
+    #[staticmethod]
+    #[pyo3(signature = (servers, config, *, seed, rank, form, memory, token, ca, retry, shared_memory))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments, given by name")]
+    fn connect(
+        py: Python<'_>,
+        servers: Vec<String>,
+        config: &str,
+        seed: u64,
+        rank: (usize, usize),
+        form: &str,
+        memory: u64,
+        token: Option<String>,
+        ca: Option<PathBuf>,
+        retry: f64,
+        shared_memory: bool,
+    ) -> PyResult<Self> {
+        let config: StreamConfig = parse_config("stream.", config)?;
+        config.validate().map_err(|(key, reason)| Failure::from(pipeline::Error::BadConfig { key, reason }))?;
+        let stop = Stop::new();
+        let retry = Duration::try_from_secs_f64(retry)
+            .map_err(|_out_of_range| Failure::config(format!("retry: {retry}; expected seconds, at least 0")))?;
+        let form = parse_form(form)?;
+        let options =
+            RemoteOptions { rank, form, memory_bytes: memory, token, ca, retry, shared_memory, stop: stop.clone() };
+        let connect = || Ok(Source::Remote(Box::new(RemoteLoader::connect(&servers, config, seed, options)?)));
+        let source = wait(py, &stop, connect)?;
+        Ok(Self { source, stop })
+    }
+
+    /// Number of cases in the stream.
+    #[getter]
+    fn num_cases(&self) -> usize {
+        match &self.source {
+            Source::Local(loader) => loader.num_cases(),
+            Source::Remote(loader) => loader.num_cases(),
+        }
+    }
+
+    /// Digest of the cases, their order and their voxels, 32 hex digits.
+    #[getter]
+    fn digest(&self) -> String {
+        match &self.source {
+            Source::Local(loader) => loader.digest(),
+            Source::Remote(loader) => loader.digest(),
+        }
+    }
+
+    /// Number of crops in this rank's batch.
+    #[getter]
+    fn crops_per_batch(&self) -> usize {
+        match &self.source {
+            Source::Local(loader) => loader.crops_per_batch(),
+            Source::Remote(loader) => loader.crops_per_batch(),
+        }
+    }
+
+    /// Number of global batches per epoch.
+    #[getter]
+    fn steps_per_epoch(&self) -> u64 {
+        match &self.source {
+            Source::Local(loader) => loader.steps_per_epoch(),
+            Source::Remote(loader) => loader.steps_per_epoch(),
+        }
+    }
+
+    /// Number of batches that can be in use at the same time, those being made included.
+    #[getter]
+    fn num_buffers(&self) -> usize {
+        match &self.source {
+            Source::Local(loader) => loader.memory().num_buffers,
+            Source::Remote(loader) => loader.num_batches(),
+        }
+    }
+
+    /// Starts a stream at a step.
+    fn stream(&self, py: Python<'_>, start_step: u64) -> PyResult<Stream> {
+        let num_buffers = self.num_buffers();
+        let start = || match &self.source {
+            Source::Local(loader) => Stream::start(loader.stream(start_step), num_buffers),
+            Source::Remote(loader) => Stream::start(loader.stream(start_step), num_buffers),
+        };
+        let stream = py.detach(start);
+        log::forward(py)?;
+        Ok(stream?)
+    }
+}
+
+/// Number of bytes of a size such as `4GiB`.
+#[pyfunction]
+pub(crate) fn parse_bytes(text: &str) -> PyResult<u64> {
+    let parsed: Result<bytesize::ByteSize, _> = text.parse();
+    let size = parsed.map_err(|_reason| unknown("size", text, "a size, such as 512MiB or 4GiB"))?;
+    Ok(size.as_u64())
+}
+
+/// Error for a value that is not one of those expected.
+pub(crate) fn unknown(key: &str, value: &str, expected: &str) -> Failure {
+    Failure::config(format!("{key}: {value:?}; expected {expected}"))
+}
+
+fn parse_form(form: &str) -> Result<VoxelForm, Failure> {
+    match form {
+        "float32" => Ok(VoxelForm::Floats),
+        "quantized" => Ok(VoxelForm::Quantized),
+        other => Err(unknown("form", other, "\"float32\" or \"quantized\"")),
+    }
+}
+
+/// Parses a configuration. Errors name the key at fault, after `prefix`.
+pub(crate) fn parse_config<T: Default + Serialize + DeserializeOwned>(prefix: &str, json: &str) -> Result<T, Failure> {
+    let whole = match serde_json::from_str(json) {
+        Ok(config) => return Ok(config),
+        Err(error) => error,
+    };
+    let keys: Map<String, Value> = serde_json::from_str(json).unwrap_or_default();
+    let fault = keys.into_iter().find_map(|(key, value)| {
+        let mut config = serde_json::to_value(T::default()).ok()?;
+        config.as_object_mut()?.insert(key.clone(), value);
+        let error = serde_json::from_value::<T>(config).err()?;
+        Some(format!("{prefix}{key}: {error}"))
+    });
+    Err(Failure::config(fault.unwrap_or_else(|| whole.to_string())))
+}

@@ -1,0 +1,34 @@
+"""Data and streams shared by the tests of the Python package."""
+
+import json
+import os
+import pathlib
+import unittest
+
+import hiend
+
+DIR = pathlib.Path(os.environ["HIEND_TEST_DIR"])
+CACHE = DIR / "cache"
+RAW = DIR / "raw"
+EXPECTED = json.loads((DIR / "expected.json").read_text())
+
+
+def dataset(**changes):
+    """The stream whose digests `main.rs` records, with changes."""
+    settings = {
+        "crop_size": (24, 24, 16),
+        "crops_per_visit": 2,
+        "visits_per_batch": 2,
+        "labels": True,
+        "seed": 11,
+        "threads": 2,
+        "memory": "256MiB",
+    }
+    settings.update(changes)
+    return hiend.CropDataset(settings.pop("source", CACHE), **settings)
+
+
+def main():
+    """Runs the tests of the calling file; fails if there are none."""
+    program = unittest.main(exit=False)
+    raise SystemExit(0 if program.result.wasSuccessful() and program.result.testsRun > 0 else 1)

@@ -1,0 +1,166 @@
+"""Conversion, and reading a case back."""
+
+import json
+import pathlib
+import struct
+import tempfile
+import unittest
+
+import common
+import numpy as np
+from common import CACHE, RAW
+
+import hiend
+
+
+def write_nifti(path, values, affine):
+    """Writes an uncompressed NIfTI-1 file with an sform, from the format's specification."""
+    kinds = {"int16": (4, 16), "uint8": (2, 8)}
+    code, bits = kinds[values.dtype.name]
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *values.shape, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, code, bits)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    struct.pack_into("<8f", header, 76, 1, *spacing, 0, 0, 0, 0)
+    struct.pack_into("<f", header, 108, 352)
+    struct.pack_into("<2f", header, 112, 1, 0)
+    struct.pack_into("<2h", header, 252, 0, 1)
+    struct.pack_into("<12f", header, 280, *affine[:3].ravel())
+    header[344:348] = b"n+1\0"
+    path.write_bytes(bytes(header) + values.tobytes(order="F"))
+
+
+def one_case(folder, affine):
+    """An nnU-Net dataset with one scan of 20 x 16 x 12 voxels; returns image and label."""
+    numbers = np.random.default_rng(0)
+    image = numbers.integers(-100, 200, (20, 16, 12)).astype(np.int16)
+    label = numbers.integers(0, 3, image.shape).astype(np.uint8)
+    root = pathlib.Path(folder) / "Dataset002_One"
+    for name, values, ending in (("imagesTr", image, "_0000"), ("labelsTr", label, "")):
+        (root / name).mkdir(parents=True)
+        write_nifti(root / name / f"a{ending}.nii", values, affine)
+    (root / "dataset.json").write_text(
+        json.dumps({
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, "one": 1, "two": 2},
+            "numTraining": 1,
+            "file_ending": ".nii",
+        })
+    )
+    return image, label
+
+
+class RoundTrip(unittest.TestCase):
+    def test_voxels_and_affine_come_back(self):
+        affine = np.array([[2.0, 0, 0, -30], [0, 1.5, 0, 10], [0, 0, 3, 5], [0, 0, 0, 1]])
+        with tempfile.TemporaryDirectory() as folder:
+            image, label = one_case(folder, affine)
+            hiend.shard(folder, out=f"{folder}/cache", spacing=None)
+            case = hiend.read_case(f"{folder}/cache", "a")
+        np.testing.assert_array_equal(case.image, image.astype(np.float32))
+        np.testing.assert_array_equal(case.label, label)
+        np.testing.assert_array_equal(case.affine, affine)
+        self.assertEqual((case.image.dtype, case.affine.dtype), (np.float32, np.float64))
+
+    def test_other_orientations_become_ras(self):
+        # x runs towards the left and the first two axes are exchanged in the file.
+        affine = np.array([[0, -2.0, 0, 40], [1.0, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])
+        with tempfile.TemporaryDirectory() as folder:
+            image, _ = one_case(folder, affine)
+            hiend.shard(folder, out=f"{folder}/cache", spacing=None)
+            case = hiend.Cache(f"{folder}/cache").read("Dataset002_One/a")
+        np.testing.assert_array_equal(case.image, image.transpose(1, 0, 2)[::-1].astype(np.float32))
+        np.testing.assert_array_equal(np.diag(case.affine), [2, 1, 3, 1])
+        np.testing.assert_array_equal(case.affine[:3, 3], [40 - 2 * 15, -7, 5])
+
+    def test_spacing_changes_shape_and_affine(self):
+        with tempfile.TemporaryDirectory() as folder:
+            one_case(folder, np.diag([2.0, 2, 2, 1]))
+            hiend.shard(folder, out=f"{folder}/cache", spacing=4)
+            cache = hiend.Cache(f"{folder}/cache")
+            self.assertEqual(cache.record("a")["geometry"]["spacing"], [4, 4, 4])
+            self.assertEqual(cache.manifest["datasets"]["Dataset002_One"]["labels"]["2"], "two")
+            case = cache.read("a")
+        self.assertEqual(case.image.shape, case.label.shape)
+        np.testing.assert_array_equal(np.diag(case.affine), [4, 4, 4, 1])
+
+
+class Conversion(unittest.TestCase):
+    def test_progress_and_summary_count_the_cases(self):
+        seen = []
+        with tempfile.TemporaryDirectory() as folder:
+            first = hiend.shard(RAW, out=folder, spacing=6, progress=seen.append)
+            self.assertEqual((first["converted"], first["unchanged"], first["with_label"]), (4, 0, 4))
+            self.assertEqual([(step.event, step.num_cases) for step in seen], [("converted", 4)] * 4)
+            self.assertEqual(sum(step.bytes_in for step in seen), first["bytes_in"])
+            second = hiend.shard(RAW, out=folder, spacing=6)
+            self.assertEqual((second["converted"], second["unchanged"]), (0, 4))
+            self.assertEqual(hiend.Cache(folder).digest, hiend.Cache(CACHE).digest)
+
+    def test_cases_are_converted_again_when_asked(self):
+        with tempfile.TemporaryDirectory() as folder:
+            hiend.shard(RAW, out=folder, spacing=6)
+            again = hiend.shard(RAW, out=folder, spacing=6, reconvert="phantom_000")
+            self.assertEqual((again["converted"], again["unchanged"]), (1, 3))
+            with self.assertRaisesRegex(hiend.HiendError, "parameters"):
+                hiend.shard(RAW, out=folder, spacing=7)
+            self.assertEqual(hiend.shard(RAW, out=folder, spacing=7, change_parameters=True)["converted"], 4)
+            with self.assertRaisesRegex(hiend.ConfigError, "reconvert"):
+                hiend.shard(RAW, out=folder, spacing=7, reconvert="x")
+
+    def test_exception_of_the_callback_ends_the_run(self):
+        def refuse(_):
+            raise RuntimeError("enough")
+
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaisesRegex(RuntimeError, "enough"):
+                hiend.shard(RAW, out=folder, spacing=6, jobs=1, progress=refuse)
+            self.assertEqual(hiend.shard(RAW, out=folder, spacing=6)["not_in_data"], 0)
+            self.assertEqual(len(hiend.Cache(folder)), 4)
+
+    def test_unreadable_scan_is_skipped_with_its_reason(self):
+        with tempfile.TemporaryDirectory() as folder:
+            one_case(folder, np.diag([2.0, 2, 2, 1]))
+            images = pathlib.Path(folder) / "Dataset002_One" / "imagesTr"
+            (images / "b_0000.nii").write_bytes(b"no scan")
+            seen = []
+            summary = hiend.shard(folder, out=f"{folder}/cache", progress=seen.append)
+            self.assertEqual([case["case"] for case in summary["skipped"]], ["Dataset002_One/b"])
+            self.assertIn("b_0000.nii", summary["skipped"][0]["path"].name)
+            self.assertIn(("skipped", "Dataset002_One/b"), [(step.event, step.case) for step in seen])
+            (images / "a_0000.nii").write_bytes(b"no scan either")
+            with self.assertRaisesRegex(hiend.HiendError, "none of 2 cases could be converted"):
+                hiend.shard(folder, out=f"{folder}/other")
+
+    def test_bad_arguments_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for pattern, changes in [
+                ("spacing", {"spacing": "fine"}),
+                ("expected 0.05 to 50 mm", {"spacing": 0}),
+                ("window", {"window": (250, -175)}),
+                ("codec: \"zip\"", {"codec": "zip"}),
+                ("store", {"store": "all"}),
+                ("worker: 2 of 2", {"worker": (2, 2)}),
+                ("on_suspect", {"on_suspect": "ask"}),
+                ("exclude: \"AMOS\" matches", {"exclude": "AMOS"}),
+                ("every case is excluded", {"exclude": "Phantoms"}),
+            ]:
+                with self.subTest(pattern), self.assertRaisesRegex(hiend.ConfigError, pattern):
+                    hiend.shard(RAW, out=folder, **changes)
+            with self.assertRaisesRegex(FileNotFoundError, "missing"):
+                hiend.shard(f"{folder}/missing", out=folder)
+
+    def test_unknown_case_is_named(self):
+        with self.assertRaisesRegex(hiend.ConfigError, "no case is named \"x\""):
+            hiend.read_case(CACHE, "x")
+
+    def test_cache_lists_its_cases(self):
+        cache = hiend.Cache(CACHE)
+        self.assertEqual(len(list(cache)), len(cache))
+        self.assertIn(cache.cases[0], cache)
+        self.assertNotIn("x", cache)
+
+
+if __name__ == "__main__":
+    common.main()

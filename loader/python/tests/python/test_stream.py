@@ -1,0 +1,177 @@
+"""Batches equal those of the Rust loader, for all forms, ranks, threads and positions."""
+
+import itertools
+import json
+import os
+import tempfile
+import unittest
+from unittest import mock
+
+import common
+import numpy as np
+import torch
+from common import EXPECTED, dataset
+from torch.utils.data import DataLoader
+
+import hiend
+
+
+def digests(stream, count):
+    return [batch.digest() for batch in itertools.islice(stream, count)]
+
+
+class Digests(unittest.TestCase):
+    def test_digests_equal_those_of_the_rust_loader(self):
+        for name in EXPECTED.keys() - {"cache"}:
+            augment, form = name.split()
+            with self.subTest(name):
+                self.assertEqual(digests(dataset(augment=augment, form=form), 6), EXPECTED[name])
+        self.assertEqual(dataset().digest, EXPECTED["cache"])
+        self.assertEqual(hiend.Cache(common.CACHE).digest, EXPECTED["cache"])
+
+    def test_digests_depend_on_neither_threads_nor_start(self):
+        expected = EXPECTED["recipe float32"]
+        self.assertEqual(digests(dataset(threads=1), 6), expected)
+        self.assertEqual(digests(dataset(threads=3, start_step=4), 2), expected[4:])
+        self.assertNotEqual(digests(dataset(seed=12), 6), expected)
+
+    def test_both_forms_give_the_same_floats(self):
+        for floats, quantized in itertools.islice(zip(dataset(), dataset(form="quantized")), 3):
+            self.assertEqual(quantized.image.element_size(), 2)
+            self.assertTrue(torch.equal(floats.image, quantized.floats()))
+            self.assertIs(floats.floats(), floats.image)
+            self.assertTrue(torch.equal(floats.label, quantized.label))
+            self.assertEqual(quantized._native.image.dtype, np.uint16)
+
+    def test_digest_of_arrays_equals_that_of_the_batch(self):
+        batch = next(iter(dataset()))
+        self.assertEqual(hiend._hiend.digest(batch.image.numpy(), batch.label.numpy()), batch.digest())
+
+    def test_batches_hold_crops_and_their_records(self):
+        batch = next(iter(dataset()))
+        self.assertEqual(batch.shape, (4, 1, 24, 24, 16))
+        self.assertEqual(tuple(batch.image.shape), batch.shape)
+        self.assertEqual((batch.image.dtype, batch.label.dtype), (torch.float32, torch.uint8))
+        self.assertEqual((batch.step, len(batch.crops)), (0, 4))
+        crop = batch.crops[0]
+        self.assertTrue(crop.case.startswith("Dataset001_Phantoms/"))
+        self.assertEqual((crop.epoch, crop.crop, len(crop.origin)), (0, 0, 3))
+        self.assertIn(crop.case, repr(crop))
+        self.assertGreater(batch.times["elapsed_secs"], 0)
+        self.assertEqual(set(batch), {"image", "label"})
+        self.assertIs(batch["image"], batch.image)
+        self.assertEqual(set(next(iter(dataset(labels=False)))), {"image"})
+
+
+class Ranks(unittest.TestCase):
+    def test_two_ranks_get_the_two_halves(self):
+        whole = dataset(start_step=3)
+        halves = [dataset(start_step=3, rank=rank, world_size=2) for rank in (0, 1)]
+        for batch, first, second in itertools.islice(zip(whole, *halves), 3):
+            self.assertTrue(torch.equal(batch.image, torch.cat([first.image, second.image])))
+            self.assertTrue(torch.equal(batch.label, torch.cat([first.label, second.label])))
+            origins = [(crop.case, crop.origin) for half in (first, second) for crop in half.crops]
+            self.assertEqual(origins, [(crop.case, crop.origin) for crop in batch.crops])
+        self.assertEqual([half.crops_per_batch for half in halves], [2, 2])
+
+    def test_rank_comes_from_the_environment(self):
+        with mock.patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
+            found = dataset()
+        self.assertEqual((found.rank, found.world_size), (1, 2))
+        for texts in ({"RANK": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}):
+            with mock.patch.dict(os.environ, texts), self.assertRaisesRegex(hiend.ConfigError, "WORLD_SIZE"):
+                dataset()
+
+    def test_rank_comes_from_torch_distributed(self):
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            with mock.patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
+                found = dataset()
+        finally:
+            torch.distributed.destroy_process_group()
+        self.assertEqual((found.rank, found.world_size), (0, 1))
+
+
+class Positions(unittest.TestCase):
+    def test_second_loop_continues_where_the_first_ended(self):
+        stream = dataset()
+        found = digests(stream, 2)
+        self.assertEqual(stream.step, 2)
+        found += digests(stream, 4)
+        self.assertEqual(found, EXPECTED["recipe float32"])
+
+    def test_newer_iteration_ends_the_previous_one(self):
+        stream = dataset()
+        first = iter(stream)
+        self.assertEqual(next(first).step, 0)
+        self.assertEqual(next(iter(stream)).step, 1)
+        with self.assertRaisesRegex(hiend.HiendError, "newer one"):
+            next(first)
+
+    def test_iterations_have_the_length_that_was_asked_for(self):
+        self.assertEqual([len([batch.step for batch in stream]) for stream in [dataset(steps=3)] * 2], [3, 3])
+        epoch = dataset(steps="epoch")
+        self.assertEqual((len(epoch), epoch.steps_per_epoch, epoch.num_cases), (2, 2, 4))
+        cases = {crop.case for batch in epoch for crop in batch.crops}
+        self.assertEqual(len(cases), 4)
+        with self.assertRaisesRegex(TypeError, "endless"):
+            len(dataset())
+
+    def test_state_resumes_within_an_iteration(self):
+        stream = dataset(steps=4)
+        loop = iter(stream)
+        found = [next(loop).digest()]
+        state = stream.state_dict()
+        other = dataset(steps=4, threads=1)
+        other.load_state_dict(state)
+        found += [batch.digest() for batch in other]
+        self.assertEqual(found, EXPECTED["recipe float32"][:4])
+
+    def test_state_of_another_stream_is_refused(self):
+        state = dataset().state_dict()
+        for changes, key in [
+            ({"seed": 12}, "seed"),
+            ({"crop_size": 16}, "crop_size"),
+            ({"augment": "plain"}, "augment"),
+        ]:
+            with self.assertRaisesRegex(hiend.ConfigError, f"state_dict: {key}"):
+                dataset(**changes).load_state_dict(state)
+        with self.assertRaisesRegex(hiend.ConfigError, "digest"):
+            dataset().load_state_dict({**state, "digest": "0" * 32})
+        with self.assertRaisesRegex(hiend.ConfigError, "version"):
+            dataset().load_state_dict({})
+
+    def test_data_loader_passes_batches_on(self):
+        loader = DataLoader(dataset(steps=6), batch_size=None)
+        self.assertEqual(len(loader), 6)
+        self.assertEqual([batch.digest() for batch in loader], EXPECTED["recipe float32"])
+
+    def test_folds_divide_the_cases(self):
+        splits = [{"fold": (1, 2)}, {"fold": (0, 2), "fold_rule": "hashed", "split_seed": 1}, {"shots": 1}]
+        for split in splits:
+            train, validation = (
+                {crop.case for batch in dataset(part=part, steps="epoch", **split) for crop in batch.crops}
+                for part in ("train", "validation")
+            )
+            self.assertEqual((len(train | validation), train & validation), (4, set()))
+        self.assertEqual(len(train), 1)
+
+    def test_named_cases_and_nnunet_splits_are_taken(self):
+        names = hiend.Cache(common.CACHE).cases
+        chosen = dataset(cases=names[1:3])
+        self.assertEqual({crop.case for batch in itertools.islice(chosen, 3) for crop in batch.crops}, set(names[1:3]))
+        short = [name.split("/")[1] for name in names]
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump([{"train": short[:3], "val": short[3:]}, {"train": short[1:], "val": short[:1]}], file)
+            file.flush()
+            parts = [dataset(splits=file.name, fold=(0, 2), part=part) for part in ("train", "validation")]
+        self.assertEqual([part.num_cases for part in parts], [3, 1])
+
+    def test_caches_mix_by_weight(self):
+        stream = dataset(source={common.CACHE: 1})
+        self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][:2])
+
+
+if __name__ == "__main__":
+    common.main()
