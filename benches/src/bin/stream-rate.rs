@@ -1,0 +1,73 @@
+//! Rate of the in-process loader with a consumer that drops every batch: the Rust side of `benches/python`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers")]
+#![allow(clippy::cast_precision_loss, reason = "counts of crops become rates")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use benches::clock::{Elapsed, Stopwatch};
+use clap::Parser;
+use hiend_cache::Cache;
+use hiend_loader::batch::VoxelForm;
+use hiend_loader::{Loader, LoaderOptions, StreamConfig};
+
+/// Measure the in-process loader and print one JSON line
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Cache to stream from
+    cache: PathBuf,
+    /// Threads that decode and augment
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Cases per batch
+    #[arg(long, default_value_t = 8)]
+    visits_per_batch: usize,
+    /// Crop size in voxels
+    #[arg(long, default_value_t = 96)]
+    crop_size: usize,
+    /// Voxels as 16-bit values
+    #[arg(long)]
+    quantized: bool,
+    /// Batches before the measurement
+    #[arg(long, default_value_t = 4)]
+    warm_up: usize,
+    /// Measured batches
+    #[arg(long, default_value_t = 16)]
+    batches: usize,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let config = StreamConfig {
+        crop_size: [cli.crop_size; 3],
+        visits_per_batch: cli.visits_per_batch,
+        ..StreamConfig::default()
+    };
+    let form = if cli.quantized { VoxelForm::Quantized } else { VoxelForm::Floats };
+    let options = LoaderOptions { threads: cli.threads, form, ..LoaderOptions::default() };
+    let loader = Loader::open(Arc::new(Cache::open(&cli.cache)?), config, 0, &options)?;
+    let mut stream = loader.stream(0);
+    for batch in stream.by_ref().take(cli.warm_up) {
+        batch?;
+    }
+    let watch = Stopwatch::of_process();
+    let mut crops = 0;
+    for batch in stream.by_ref().take(cli.batches) {
+        crops += batch?.shape[0];
+    }
+    let Elapsed { wall_secs, cpu_secs } = watch.elapsed();
+    let (per_sec, per_cpu_sec) = (crops as f64 / wall_secs, crops as f64 / cpu_secs);
+    println!(r#"{{"crops": {crops}, "crops_per_s": {per_sec:.1}, "crops_per_cpu_s": {per_cpu_sec:.1}}}"#);
+    Ok(())
+}
