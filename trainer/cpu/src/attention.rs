@@ -246,8 +246,13 @@ fn head_of(tokens: Tokens<'_>, sizes: &Sizes, (n, head): (usize, usize), len: us
 
 /// Rows of `width` values as columns: `[width, columns]`, with zeros behind the last row.
 fn columns_of(rows: &[f32], width: usize, columns: usize) -> Vec<f32> {
-    let len = rows.len() / width;
-    written_rows(width, columns, |row, out| write_with(out, |i| if i < len { rows[i * width + row] } else { 0.0 }))
+    let mut values = vec![0.0; width * columns];
+    for (index, column) in values.chunks_exact_mut(columns).enumerate() {
+        for (value, row) in column.iter_mut().zip(rows.chunks_exact(width)) {
+            *value = row[index];
+        }
+    }
+    values
 }
 
 /// `rows` rows of `width` values, written by one thread.

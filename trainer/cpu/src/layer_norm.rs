@@ -4,16 +4,19 @@
 //! `dgamma = sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. A row is read from the first cache after its first pass;
 //! mean and deviation are computed again on the way back.
 
+use wide::f32x8;
+
 use crate::buffer::write_with;
 use crate::math::{sum, sum_of};
 use crate::rows;
 
 /// Mean of `row` and the reciprocal of its standard deviation, of which the square is increased by `epsilon`.
 #[inline]
-fn moments(row: &[f32], epsilon: f32) -> (f32, f32) {
+pub(crate) fn moments(row: &[f32], epsilon: f32) -> (f32, f32) {
     let len = row.len() as f32;
     let mean = sum(row) / len;
-    let variance = sum_of([row], |[x]| (x - mean) * (x - mean)) / len;
+    let center = f32x8::splat(mean);
+    let variance = sum_of([row], |[x]| (x - center) * (x - center)) / len;
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
@@ -65,7 +68,8 @@ pub fn backward(x: &[f32], gamma: &[f32], dy: &[f32], other: Option<&[f32]>, eps
             *dbeta += dy;
         }
         assert!(dy.len() == width && x.len() == width && out.len() == width);
-        let along = sum_of([gamma, dy, x], |[gamma, dy, x]| gamma * dy * ((x - mean) * rstd)) / len;
+        let center = f32x8::splat(mean);
+        let along = sum_of([gamma, dy, x], |[gamma, dy, x]| gamma * dy * (x - center)) * rstd / len;
         let level = sum_of([gamma, dy], |[gamma, dy]| gamma * dy) / len;
         let dx = |i: usize| rstd * ((gamma[i] * dy[i] - level) - (x[i] - mean) * rstd * along);
         match other {

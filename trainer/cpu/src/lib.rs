@@ -23,6 +23,7 @@ pub mod instance_norm;
 pub mod layer_norm;
 pub mod math;
 pub mod output;
+pub mod patch_loss;
 pub mod product;
 pub mod residual;
 pub mod resize;

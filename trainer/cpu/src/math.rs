@@ -1,5 +1,7 @@
 //! Elementary functions without branches, which the compiler vectorises, and sums in a fixed order.
 
+use wide::f32x8;
+
 /// Adding and subtracting 1.5 · 2²³ rounds to the nearest integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
@@ -92,22 +94,24 @@ pub(crate) fn sum(row: &[f32]) -> f32 {
 
 /// Sum of `f` over equally long rows, in the order of [`sum`].
 #[inline]
-pub(crate) fn sum_of<const N: usize>(rows: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
-    let mut sums = [0.0; LANES];
+pub(crate) fn sum_of<const N: usize>(rows: [&[f32]; N], f: impl Fn([f32x8; N]) -> f32x8) -> f32 {
+    let mut sums = [f32x8::ZERO; LANES / 8];
     let len = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == len), "equally long rows");
-    let chunks = rows.map(|row| row.as_chunks::<LANES>());
-    let whole = len / LANES;
-    for number in 0..whole {
-        let chunk: [&[f32; LANES]; N] = chunks.map(|(whole, _)| &whole[number]);
+    let eights = rows.map(|row| row.as_chunks::<8>().0);
+    let value = |number: usize| f(eights.map(|row| f32x8::from(row[number])));
+    let whole = len / LANES * (LANES / 8);
+    for number in (0..whole).step_by(LANES / 8) {
         for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += f(chunk.map(|values| values[lane]));
+            *sum += value(number + lane);
         }
     }
-    for (lane, sum) in sums.iter_mut().enumerate().take(len - whole * LANES) {
-        *sum += f(chunks.map(|(_, rest)| rest[lane]));
+    for (lane, number) in (whole..len / 8).enumerate() {
+        sums[lane] += value(number);
     }
-    total(sums)
+    let halves = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+    let tail = |index: usize| f(rows.map(|row| f32x8::splat(row[index]))).to_array()[0];
+    (len / 8 * 8..len).map(tail).fold(halves.reduce_add(), |sum, value| sum + value)
 }
 
 /// Largest value of `row`, not counting NaN; negative infinity if there is none.
@@ -125,20 +129,6 @@ pub(crate) fn largest(row: &[f32]) -> f32 {
         *most = larger(*most, value);
     }
     most.into_iter().fold(f32::NEG_INFINITY, larger)
-}
-
-/// Sum of partial sums, by halves.
-#[inline]
-pub(crate) fn total(mut sums: [f32; LANES]) -> f32 {
-    let mut len = LANES / 2;
-    while len > 0 {
-        let (low, high) = sums.split_at_mut(len);
-        for (low, &high) in low.iter_mut().zip(&high[..len]) {
-            *low += high;
-        }
-        len /= 2;
-    }
-    sums[0]
 }
 
 #[cfg(test)]

@@ -95,22 +95,26 @@ fn multiply_to(a: Matrix<'_>, b: Matrix<'_>, out: &mut Unwritten) {
     unsafe { multiply(a, b, out.as_mut_ptr().cast(), b.columns, false) };
 }
 
-/// Number of rows of a product that a thread computes at a time, a multiple of what the kernel computes at once.
-const ROWS: usize = 48;
+/// Largest number of rows that a thread computes at a time.
+const ROWS: usize = 64;
+/// Number of rows that the crate's kernel computes at a time.
+const KERNEL_ROWS: usize = 6;
 
-/// `a · b` without gaps between rows, by blocks of rows.
+/// Writes `a · b` to `out`. Rows are halved between threads until there are few, so that two, four or eight threads have
+/// as much to do.
+fn by_halves(a: Matrix<'_>, b: Matrix<'_>, out: &mut Unwritten) {
+    if a.rows <= ROWS {
+        return multiply_to(a, b, out);
+    }
+    let middle = (a.rows / 2).next_multiple_of(KERNEL_ROWS);
+    let (upper, lower) = out.split_at_mut(middle * b.columns);
+    rayon::join(|| by_halves(a.rows(0, middle), b, upper), || by_halves(a.rows(middle, a.rows - middle), b, lower));
+}
+
+/// `a · b` without gaps between rows.
 fn by_rows(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let width = b.columns;
-    let fill = |out: &mut Unwritten| {
-        if a.rows <= ROWS || width == 0 {
-            return multiply_to(a, b, out);
-        }
-        out.par_chunks_mut(ROWS * width).enumerate().for_each(|(number, out)| {
-            multiply_to(a.rows(number * ROWS, out.len() / width), b, out);
-        });
-    };
-    // SAFETY: the blocks cover the vector, and `multiply_to` writes all of its output.
-    unsafe { written(a.rows * width, fill) }
+    // SAFETY: `by_halves` writes all of its output.
+    unsafe { written(a.rows * b.columns, |out| by_halves(a, b, out)) }
 }
 
 /// `x` `[M, K]` times `weight` `[K, N]`, plus `bias` `[N]` if there is one.
