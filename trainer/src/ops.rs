@@ -2,8 +2,9 @@
 //!
 //! Each computes in at least 32 bits whatever the type of its inputs, and returns its result in the requested type: a
 //! network with 16-bit matrix products keeps its norms and softmaxes in f32. Each has a reference composed of Burn's own
-//! operations, which runs on the CPU, and a kernel (`kernels`) that reads its input once on a GPU, or twice where sums
-//! over rows follow. Tests compare the values and gradients of both with the composition.
+//! operations, a kernel (`kernels`) that reads its input once on a GPU, or twice where sums over rows follow, and for f32
+//! on the CPU a function of [`hiend_cpu`] on the tensors' memory (`cpu`); other types take the reference there. Tests
+//! compare the values and gradients of all with the composition.
 //!
 //! Apart from `device`, these are the only files that name a backend: an operation of our own has to name the backends it
 //! is implemented for.
@@ -12,6 +13,7 @@ pub mod adamw;
 pub mod attention;
 pub mod columns;
 pub mod conv;
+mod cpu;
 pub mod dequantize;
 pub mod dice_ce;
 pub mod gelu;
@@ -23,6 +25,7 @@ pub mod layer_norm;
 pub mod narrowed;
 pub mod noise;
 mod on_cpu;
+pub mod patch_loss;
 mod primitive;
 pub mod product;
 pub mod recompute;

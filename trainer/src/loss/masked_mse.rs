@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::ops::patch_loss::patch_loss;
+
 /// Added to a patch's variance in the loss.
 const VARIANCE_EPSILON: f64 = 1e-6;
 /// Added to a patch's standard deviation when a reconstruction is brought back to voxel values.
@@ -32,5 +34,31 @@ pub fn denormalise_patches(pred: Tensor<3>, patches: Tensor<3>) -> Tensor<3> {
 /// Loss `[1]` of `pred` `[N, M, W]` against the masked patches `[N, M, W]`.
 #[must_use]
 pub fn masked_mse(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
+    patch_loss(&pred, &masked, VARIANCE_EPSILON).unwrap_or_else(|| composed(pred, masked))
+}
+
+/// The loss by Burn's operations.
+fn composed(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
     (pred - normalise_patches(masked)).square().mean()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{values_and_gradients, wave};
+    use burn::tensor::Device;
+
+    #[test]
+    fn one_operation_is_the_composition() {
+        let device = Device::flex();
+        for shape in [[1, 1, 2], [2, 5, 37], [2, 9, 1728]] {
+            let patches = Tensor::<3>::from_data(wave(shape, 0.3, 3.0), &device.clone().autodiff());
+            let outcome = |loss: &dyn Fn(Tensor<3>, Tensor<3>) -> Tensor<1>| {
+                values_and_gradients(&device, &[wave(shape, 0.7, 2.0)], |[pred]| {
+                    loss(pred, patches.clone()).reshape([1, 1, 1]).repeat_dim(2, 3)
+                })
+            };
+            outcome(&masked_mse).assert_close(&outcome(&composed), 2e-6);
+        }
+    }
 }

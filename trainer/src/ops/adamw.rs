@@ -7,6 +7,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
+use super::cpu;
 use super::step_params::StepParams;
 
 /// Parameter and moments after one step with `params`; before the first step the moments are zero.
@@ -30,21 +31,48 @@ pub trait AdamWUpdate: Backend {
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         params: StepParams,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let StepParams { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = params;
-        let times = |x: FloatTensor<Self>, factor: f32| Self::float_mul_scalar(x, factor.into());
-        let first = Self::float_add(times(first, b1), times(grad.clone(), 1.0 - b1));
-        let square = Self::float_mul(grad.clone(), grad);
-        let second = Self::float_add(times(second, b2), times(square, 1.0 - b2));
-        let mean = Self::float_div_scalar(first.clone(), c1.into());
-        let root = Self::float_sqrt(Self::float_div_scalar(second.clone(), c2.into()));
-        let delta = Self::float_div(mean, Self::float_add_scalar(root, epsilon.into()));
-        let kept = Self::float_mul_scalar(param, keep.into());
-        (Self::float_sub(kept, Self::float_mul_scalar(delta, lr.into())), first, second)
-    }
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-impl AdamWUpdate for Flex {}
+/// The step by the backend's operations.
+fn composed<B: Backend>(
+    param: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    params: StepParams,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let StepParams { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = params;
+    let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
+    let first = B::float_add(times(first, b1), times(grad.clone(), 1.0 - b1));
+    let square = B::float_mul(grad.clone(), grad);
+    let second = B::float_add(times(second, b2), times(square, 1.0 - b2));
+    let mean = B::float_div_scalar(first.clone(), c1.into());
+    let root = B::float_sqrt(B::float_div_scalar(second.clone(), c2.into()));
+    let delta = B::float_div(mean, B::float_add_scalar(root, epsilon.into()));
+    let kept = B::float_mul_scalar(param, keep.into());
+    (B::float_sub(kept, B::float_mul_scalar(delta, lr.into())), first, second)
+}
+
+impl AdamWUpdate for Flex {
+    fn adamw_update(
+        mut param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        mut first: FloatTensor<Self>,
+        mut second: FloatTensor<Self>,
+        params: StepParams,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !cpu::all_f32([&param, &grad, &first, &second]) {
+            return composed::<Self>(param, grad, first, second, params);
+        }
+        let StepParams { lr, keep, betas, epsilon, corrections } = params;
+        let step = hiend_cpu::adamw::Step { lr: lr as f32, keep: keep as f32, betas, epsilon, corrections };
+        let grad = cpu::in_order(grad);
+        let [param_values, first_values, second_values] = [&mut param, &mut first, &mut second].map(cpu::values_mut);
+        hiend_cpu::adamw::update(param_values, cpu::values(&grad), first_values, second_values, step);
+        (param, first, second)
+    }
+}
 
 #[cfg(feature = "cube")]
 impl AdamWUpdate for burn::backend::Cube {

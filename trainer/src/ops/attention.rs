@@ -6,7 +6,10 @@
 //! bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax overwrites the products
 //! that it is taken of, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is zero
 //! or never read, so that values and gradients are those of the unpadded heads.
+//!
+//! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix ([`FusedAttention`]).
 
+mod fused;
 mod heads;
 
 use burn::backend::autodiff::NodeId;
@@ -17,6 +20,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{FloatDType, Tensor};
 
+pub use self::fused::{FusedAttention, Sources};
 pub use self::heads::{HeadOps, Padding, Part};
 use super::dtype_of;
 use super::product::Factors;
@@ -90,7 +94,7 @@ impl Attention for Flex {
         heads: usize,
         factors: Factors,
     ) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, factors, None).0
+        forward_self::<Self>(qkv, bias, heads, factors).0
     }
 
     fn attend_cross(
@@ -122,7 +126,7 @@ impl Attention for burn::backend::Cube {
         heads: usize,
         factors: Factors,
     ) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, factors, None).0
+        forward_self::<Self>(qkv, bias, heads, factors).0
     }
 
     fn attend_cross(
@@ -146,9 +150,18 @@ impl Attention for burn::backend::Cube {
     }
 }
 
+/// Tensors that the backward pass needs.
+#[derive(Clone, Debug)]
+enum Saved<B: Backend> {
+    /// Those of [`attend`].
+    Heads(SavedHeads<B>),
+    /// Those of [`FusedAttention`].
+    Fused { sources: Sources<B>, y: FloatTensor<B>, rows: FloatTensor<B>, heads: usize },
+}
+
 /// Tensors that the backward pass needs, as heads.
 #[derive(Clone, Debug)]
-struct Saved<B: Backend> {
+struct SavedHeads<B: Backend> {
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -205,28 +218,56 @@ impl HeadShape {
     }
 }
 
-fn forward_self<B: HeadOps>(
+fn forward_self<B: FusedAttention>(
+    qkv: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    heads: usize,
+    factors: Factors,
+) -> (FloatTensor<B>, Saved<B>) {
+    if let Some(fused) = forward_fused(&Sources::Own([qkv.clone(), bias.clone()]), heads, factors) {
+        return fused;
+    }
+    let (y, saved) = forward_self_by_heads::<B>(qkv, bias, heads, factors, None);
+    (y, Saved::Heads(saved))
+}
+
+/// The attention as one operation of the backend, if it has one for these tensors.
+fn forward_fused<B: FusedAttention>(
+    sources: &Sources<B>,
+    heads: usize,
+    factors: Factors,
+) -> Option<(FloatTensor<B>, Saved<B>)> {
+    let (y, rows) = B::fused(sources, heads, factors)?;
+    Some((y.clone(), Saved::Fused { sources: sources.clone(), y, rows, heads }))
+}
+
+fn forward_self_by_heads<B: HeadOps>(
     qkv: FloatTensor<B>,
     bias: FloatTensor<B>,
     heads: usize,
     factors: Factors,
     padding: Option<Padding>,
-) -> (FloatTensor<B>, Saved<B>) {
+) -> (FloatTensor<B>, SavedHeads<B>) {
     let [_, l, width] = dims(&qkv);
     let shape = HeadShape::of::<B>(&qkv, l, width / 3, (heads, factors), padding);
     let part = |number| B::split_heads(qkv.clone(), Some(bias.clone()), shape.part(number, 3));
     attend::<B>(part(0), part(1), part(2), shape)
 }
 
-fn forward_cross<B: HeadOps>(
-    [q, q_bias, kv, kv_bias]: [FloatTensor<B>; 4],
+fn forward_cross<B: FusedAttention>(
+    tensors: [FloatTensor<B>; 4],
     heads: usize,
     factors: Factors,
 ) -> (FloatTensor<B>, Saved<B>) {
+    if let Some(fused) = forward_fused(&Sources::Other(tensors.clone()), heads, factors) {
+        return fused;
+    }
+    let [q, q_bias, kv, kv_bias] = tensors;
     let ([_, _, width], [_, keys, _]) = (dims(&q), dims(&kv));
     let shape = HeadShape::of::<B>(&q, keys, width, (heads, factors), None);
     let part = |number| B::split_heads(kv.clone(), Some(kv_bias.clone()), shape.part(number, 2));
-    attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape)
+    let (y, saved) = attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape);
+    (y, Saved::Heads(saved))
 }
 
 /// Attention of heads, joined to tokens.
@@ -235,17 +276,17 @@ fn attend<B: HeadOps>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     shape: HeadShape,
-) -> (FloatTensor<B>, Saved<B>) {
+) -> (FloatTensor<B>, SavedHeads<B>) {
     let q = shape.scaled::<B>(q);
     let products = B::times_transposed(q.clone(), k.clone(), shape.factors);
     let weights = B::softmax_of(products, shape.keys, shape.scales.1);
     let out = B::of_heads(weights.clone(), v.clone(), shape.factors);
-    (B::join_heads(vec![out], shape.queries, shape.width), Saved { q, k, v, weights, shape })
+    (B::join_heads(vec![out], shape.queries, shape.width), SavedHeads { q, k, v, weights, shape })
 }
 
 /// Gradients of queries, keys and values, as heads, from the gradient of the joined result.
-fn backward<B: HeadOps>(saved: Saved<B>, dy: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-    let Saved { q, k, v, weights, shape } = saved;
+fn backward<B: HeadOps>(saved: SavedHeads<B>, dy: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+    let SavedHeads { q, k, v, weights, shape } = saved;
     let dy = B::split_heads(dy, None, shape.part(0, 1));
     let dweights = B::times_transposed(dy.clone(), v, shape.factors);
     let dv = B::transposed_times(weights.clone(), dy, shape.factors);
@@ -264,7 +305,7 @@ fn weights<B: HeadOps>(q: FloatTensor<B>, k: FloatTensor<B>, heads: usize, facto
     B::float_slice(weights, &[full(n), full(heads), full(l), full(keys)])
 }
 
-impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
+impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
     fn attend_self(
         qkv: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -274,18 +315,22 @@ impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C>
         #[derive(Debug)]
         struct Derivative;
 
-        impl<B: HeadOps> Backward<B, 2> for Derivative {
+        impl<B: FusedAttention> Backward<B, 2> for Derivative {
             type State = Saved<B>;
 
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let HeadShape { keys, width, .. } = ops.state.shape;
-                let parts = backward::<B>(ops.state, dy).into();
-                register::<B>(
-                    grads,
-                    ops.parents.map(|parent| parent.map(|node| node.id)),
-                    B::join_heads(parts, keys, width),
-                );
+                let nodes = ops.parents.map(|parent| parent.map(|node| node.id));
+                match ops.state {
+                    Saved::Heads(saved) => {
+                        let HeadShape { keys, width, .. } = saved.shape;
+                        let parts = backward::<B>(saved, dy).into();
+                        register::<B>(grads, nodes, B::join_heads(parts, keys, width));
+                    }
+                    Saved::Fused { sources, y, rows, heads } => {
+                        register_fused::<B>(grads, &nodes, B::fused_backward(&sources, (y, rows), dy, heads));
+                    }
+                }
             }
         }
 
@@ -293,7 +338,7 @@ impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C>
         let (qkv, bias) = (qkv.into_primitive(), bias.into_primitive());
         match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_self::<B>(qkv, bias, heads, factors, None);
+                let (y, saved) = forward_self::<B>(qkv, bias, heads, factors);
                 prepared.finish(saved, y)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv, bias, heads, factors)),
@@ -311,16 +356,23 @@ impl<B: HeadOps + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C>
         #[derive(Debug)]
         struct Derivative;
 
-        impl<B: HeadOps> Backward<B, 4> for Derivative {
+        impl<B: FusedAttention> Backward<B, 4> for Derivative {
             type State = Saved<B>;
 
             fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let [q, q_bias, kv, kv_bias] = ops.parents.map(|parent| parent.map(|node| node.id));
+                let nodes @ [q, q_bias, kv, kv_bias] = ops.parents.map(|parent| parent.map(|node| node.id));
                 let dy = grads.consume::<B>(&ops.node);
-                let HeadShape { queries, keys, width, .. } = ops.state.shape;
-                let [dq, dk, dv] = backward::<B>(ops.state, dy);
-                register::<B>(grads, [q, q_bias], B::join_heads(vec![dq], queries, width));
-                register::<B>(grads, [kv, kv_bias], B::join_heads(vec![dk, dv], keys, width));
+                match ops.state {
+                    Saved::Heads(saved) => {
+                        let HeadShape { queries, keys, width, .. } = saved.shape;
+                        let [dq, dk, dv] = backward::<B>(saved, dy);
+                        register::<B>(grads, [q, q_bias], B::join_heads(vec![dq], queries, width));
+                        register::<B>(grads, [kv, kv_bias], B::join_heads(vec![dk, dv], keys, width));
+                    }
+                    Saved::Fused { sources, y, rows, heads } => {
+                        register_fused::<B>(grads, &nodes, B::fused_backward(&sources, (y, rows), dy, heads));
+                    }
+                }
             }
         }
 
@@ -348,6 +400,15 @@ fn register<B: HeadOps>(grads: &mut Gradients, [map, bias]: [Option<NodeId>; 2],
     }
     if let Some(node) = map {
         grads.register::<B>(node, grad);
+    }
+}
+
+/// Registers the gradients of the tensors of [`Sources`], in their order.
+fn register_fused<B: Backend>(grads: &mut Gradients, nodes: &[Option<NodeId>], gradients: Vec<FloatTensor<B>>) {
+    for (node, gradient) in nodes.iter().zip(gradients) {
+        if let Some(node) = node {
+            grads.register::<B>(*node, gradient);
+        }
     }
 }
 
@@ -450,7 +511,7 @@ pub(crate) mod tests {
             let x = float(wave([2, 17, 3 * HEADS * 11], 0.7, 2.0));
             let bias = Tensor::<1>::from_data(wave([3 * HEADS * 11], 0.3, 1.0), &device);
             let bias = bias.try_into_primitive::<B>().unwrap();
-            let (y, saved) = forward_self::<B>(x, bias, HEADS, FULL, Some(padding));
+            let (y, saved) = forward_self_by_heads::<B>(x, bias, HEADS, FULL, Some(padding));
             let [dq, dk, dv] = backward::<B>(saved, float(wave([2, 17, HEADS * 11], 1.3, 1.0)));
             let dx = B::join_heads(vec![dq, dk, dv], 17, 11);
             [y, dx].map(|x| Outcome::of(Tensor::from_primitive::<B>(x)))

@@ -3,7 +3,10 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
-use burn::tensor::{FloatDType, Int, Shape, Tensor};
+use burn::tensor::{DType, FloatDType, Int, Shape, Tensor};
+use hiend_cpu::dequantize::Params;
+
+use super::cpu;
 
 /// Floats of `quantized` `[n, 1, x, y, z]` by `params` `[n, 4]`: gain, bias, factor and shift of each crop, see
 /// [`hiend_loader::batch::Dequantize`].
@@ -16,20 +19,35 @@ pub fn dequantize(quantized: Tensor<5, Int>, params: Tensor<2>) -> Tensor<5> {
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DequantizeVoxels: Backend {
     /// Floats of `quantized` by `params`.
-    fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self> {
-        let crops = quantized.shape()[0];
-        let param = |number: usize| {
-            let column = Self::float_slice(params.clone(), &[(0..crops).into(), (number..number + 1).into()]);
-            Self::float_reshape(column, Shape::from([crops, 1, 1, 1, 1]))
-        };
-        let quantized = Self::int_into_float(quantized, FloatDType::F32);
-        let units = Self::float_add(Self::float_mul(quantized, param(0)), param(1));
-        let units = Self::float_clamp(units, 0.0.into(), 1.0.into());
-        Self::float_add(Self::float_mul(units, param(2)), param(3))
-    }
+    fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl DequantizeVoxels for Flex {}
+/// The conversion by the backend's operations.
+fn composed<B: Backend>(quantized: IntTensor<B>, params: FloatTensor<B>) -> FloatTensor<B> {
+    let crops = quantized.shape()[0];
+    let param = |number: usize| {
+        let column = B::float_slice(params.clone(), &[(0..crops).into(), (number..number + 1).into()]);
+        B::float_reshape(column, Shape::from([crops, 1, 1, 1, 1]))
+    };
+    let quantized = B::int_into_float(quantized, FloatDType::F32);
+    let units = B::float_add(B::float_mul(quantized, param(0)), param(1));
+    let units = B::float_clamp(units, 0.0.into(), 1.0.into());
+    B::float_add(B::float_mul(units, param(2)), param(3))
+}
+
+impl DequantizeVoxels for Flex {
+    fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self> {
+        if quantized.dtype() != DType::U16 || !cpu::all_f32([&params]) {
+            return composed::<Self>(quantized, params);
+        }
+        let quantized = cpu::in_order(quantized);
+        let params = cpu::in_order(params);
+        let of_crop = |&[gain, bias, factor, shift]: &[f32; 4]| Params { gain, bias, factor, shift };
+        let crops: Vec<Params> = cpu::values(&params).as_chunks().0.iter().map(of_crop).collect();
+        let values = quantized.as_slice::<u16>().expect("16-bit voxels in order");
+        cpu::tensor(hiend_cpu::dequantize::floats(values, &crops), quantized.shape())
+    }
+}
 
 #[cfg(feature = "cube")]
 impl DequantizeVoxels for burn::backend::Cube {
@@ -46,7 +64,7 @@ impl DequantizeVoxels for burn::backend::Cube {
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{largest_difference, on_devices};
-    use burn::tensor::{DType, Device, TensorData};
+    use burn::tensor::{Device, TensorData};
     use hiend_loader::batch::Dequantize;
     use hiend_loader::preprocess::window::Scale;
 

@@ -9,10 +9,11 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::Tensor;
 
 use super::columns::ColumnSums;
+use super::cpu;
 use super::primitive::{along_rows, cast, dtype_of, widened};
 
 /// `h · Φ(h)` for `h = x + bias`, in the type of `x` `[.., W]`; `bias` `[W]` is f32.
@@ -25,14 +26,25 @@ pub fn biased_gelu<const D: usize>(x: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait ExactGelu: Backend {
     /// `h · Φ(h)` for `h = x + bias`.
-    fn exact_gelu(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let dtype = dtype_of::<Self>(&x);
-        let bias = along_rows::<Self>(bias, &x);
-        cast::<Self>(Self::gelu(Self::float_add(widened::<Self>(x), bias)), dtype)
-    }
+    fn exact_gelu(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl ExactGelu for Flex {}
+/// GELU composed of the backend's operations.
+fn composed<B: Backend>(x: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = dtype_of::<B>(&x);
+    let bias = along_rows::<B>(bias, &x);
+    cast::<B>(B::gelu(B::float_add(widened::<B>(x), bias)), dtype)
+}
+
+impl ExactGelu for Flex {
+    fn exact_gelu(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !cpu::all_f32([&x, &bias]) {
+            return composed::<Self>(x, bias);
+        }
+        let [x, bias] = [x, bias].map(cpu::in_order);
+        cpu::tensor(hiend_cpu::gelu::forward(cpu::values(&x), cpu::values(&bias)), x.shape())
+    }
+}
 
 #[cfg(feature = "cube")]
 impl ExactGelu for burn::backend::Cube {
@@ -43,22 +55,41 @@ impl ExactGelu for burn::backend::Cube {
 
 /// Gradients of the exact GELU, for each backend.
 pub trait ExactGeluBackward: ColumnSums {
-    /// Gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`. Exact where the derivative of the backend is, as that of
-    /// [`Flex`].
+    /// Gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`.
     #[must_use]
     fn exact_gelu_backward(
         x: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dy: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let dtype = dtype_of::<Self>(&x);
-        let bias = along_rows::<Self>(bias, &x);
-        let dx = Self::gelu_backward(Self::float_add(widened::<Self>(x), bias), widened::<Self>(dy));
-        (cast::<Self>(dx.clone(), dtype), Self::column_sums(dx))
-    }
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-impl ExactGeluBackward for Flex {}
+/// Gradients composed of the backend's operations; exact where its derivative of GELU is, as that of [`Flex`].
+fn composed_backward<B: ColumnSums>(
+    x: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    dy: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = dtype_of::<B>(&x);
+    let bias = along_rows::<B>(bias, &x);
+    let dx = B::gelu_backward(B::float_add(widened::<B>(x), bias), widened::<B>(dy));
+    (cast::<B>(dx.clone(), dtype), B::column_sums(dx))
+}
+
+impl ExactGeluBackward for Flex {
+    fn exact_gelu_backward(
+        x: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !cpu::all_f32([&x, &bias, &dy]) {
+            return composed_backward::<Self>(x, bias, dy);
+        }
+        let [x, bias, dy] = [x, bias, dy].map(cpu::in_order);
+        let (dx, dbias) = hiend_cpu::gelu::backward(cpu::values(&x), cpu::values(&bias), cpu::values(&dy));
+        (cpu::tensor(dx, x.shape()), cpu::tensor(dbias, bias.shape()))
+    }
+}
 
 #[cfg(feature = "cube")]
 impl ExactGeluBackward for burn::backend::Cube {

@@ -10,6 +10,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{FloatDType, Shape, Tensor};
 
+use super::cpu;
 use super::junction::Junction;
 use super::primitive::{cast, widened};
 
@@ -50,13 +51,38 @@ pub trait RowNorm: Backend {
         epsilon: f64,
         dtype: FloatDType,
         junction: Junction,
-    ) -> FloatTensor<Self> {
-        let _ = junction;
-        cast::<Self>(Self::layer_norm(x, gamma, Some(beta), epsilon), dtype)
-    }
+    ) -> FloatTensor<Self>;
 }
 
-impl RowNorm for Flex {}
+/// The norm by the backend's operations.
+fn composed<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+    dtype: FloatDType,
+) -> FloatTensor<B> {
+    cast::<B>(B::layer_norm(x, gamma, Some(beta), epsilon), dtype)
+}
+
+impl RowNorm for Flex {
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+        dtype: FloatDType,
+        _: Junction,
+    ) -> FloatTensor<Self> {
+        if !cpu::all_f32([&x, &gamma, &beta]) {
+            return composed::<Self>(x, gamma, beta, epsilon, dtype);
+        }
+        let [x, gamma, beta] = [x, gamma, beta].map(cpu::in_order);
+        let [gamma, beta] = [&gamma, &beta].map(cpu::values);
+        let y = hiend_cpu::layer_norm::forward(cpu::values(&x), gamma, beta, epsilon as f32);
+        cast::<Self>(cpu::tensor(y, x.shape()), dtype)
+    }
+}
 
 #[cfg(feature = "cube")]
 impl RowNorm for burn::backend::Cube {
@@ -82,30 +108,58 @@ pub trait RowNormBackward: Backend {
         dy: FloatTensor<Self>,
         other: Option<FloatTensor<Self>>,
         epsilon: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let shape = x.shape();
-        let width = shape[shape.num_dims() - 1];
-        let rows = [shape.num_elements() / width, width];
-        let x = Self::float_reshape(x, Shape::from(rows));
-        let dy = Self::float_reshape(widened::<Self>(dy), Shape::from(rows));
-        let centered = Self::float_sub(x.clone(), Self::float_mean_dim(x, 1));
-        let variance = Self::float_mean_dim(Self::float_mul(centered.clone(), centered.clone()), 1);
-        let rstd = Self::float_recip(Self::float_sqrt(Self::float_add_scalar(variance, epsilon.into())));
-        let normal = Self::float_mul(centered, rstd.clone());
-        let vector = |sums: FloatTensor<Self>| Self::float_reshape(sums, Shape::from([width]));
-        let dgamma = vector(Self::float_sum_dim(Self::float_mul(dy.clone(), normal.clone()), 0));
-        let dbeta = vector(Self::float_sum_dim(dy.clone(), 0));
-        let g = Self::float_mul(dy, Self::float_reshape(gamma, Shape::from([1, width])));
-        let along = Self::float_mean_dim(Self::float_mul(g.clone(), normal.clone()), 1);
-        let mean = Self::float_mean_dim(g.clone(), 1);
-        let dx = Self::float_sub(Self::float_sub(g, mean), Self::float_mul(normal, along));
-        let dx = Self::float_reshape(Self::float_mul(dx, rstd), shape);
-        let dx = if let Some(other) = other { Self::float_add(dx, other) } else { dx };
-        (dx, dgamma, dbeta)
-    }
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-impl RowNormBackward for Flex {}
+/// Gradients by the backend's operations.
+fn composed_backward<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    dy: FloatTensor<B>,
+    other: Option<FloatTensor<B>>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let shape = x.shape();
+    let width = shape[shape.num_dims() - 1];
+    let rows = [shape.num_elements() / width, width];
+    let x = B::float_reshape(x, Shape::from(rows));
+    let dy = B::float_reshape(widened::<B>(dy), Shape::from(rows));
+    let centered = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
+    let variance = B::float_mean_dim(B::float_mul(centered.clone(), centered.clone()), 1);
+    let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, epsilon.into())));
+    let normal = B::float_mul(centered, rstd.clone());
+    let vector = |sums: FloatTensor<B>| B::float_reshape(sums, Shape::from([width]));
+    let dgamma = vector(B::float_sum_dim(B::float_mul(dy.clone(), normal.clone()), 0));
+    let dbeta = vector(B::float_sum_dim(dy.clone(), 0));
+    let g = B::float_mul(dy, B::float_reshape(gamma, Shape::from([1, width])));
+    let along = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
+    let mean = B::float_mean_dim(g.clone(), 1);
+    let dx = B::float_sub(B::float_sub(g, mean), B::float_mul(normal, along));
+    let dx = B::float_reshape(B::float_mul(dx, rstd), shape);
+    let dx = if let Some(other) = other { B::float_add(dx, other) } else { dx };
+    (dx, dgamma, dbeta)
+}
+
+impl RowNormBackward for Flex {
+    fn row_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        other: Option<FloatTensor<Self>>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !cpu::all_f32([&x, &gamma, &dy]) || other.as_ref().is_some_and(|other| !cpu::all_f32([other])) {
+            return composed_backward::<Self>(x, gamma, dy, other, epsilon);
+        }
+        let [x, gamma, dy] = [x, gamma, dy].map(cpu::in_order);
+        let other = other.map(cpu::in_order);
+        let [x_values, gamma_values, dy] = [&x, &gamma, &dy].map(cpu::values);
+        let other = other.as_ref().map(cpu::values);
+        let gradients = hiend_cpu::layer_norm::backward(x_values, gamma_values, dy, other, epsilon as f32);
+        let [dgamma, dbeta] = [gradients.gamma, gradients.beta].map(|sums| cpu::tensor(sums, gamma.shape()));
+        (cpu::tensor(gradients.x, x.shape()), dgamma, dbeta)
+    }
+}
 
 #[cfg(feature = "cube")]
 impl RowNormBackward for burn::backend::Cube {

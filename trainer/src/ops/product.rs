@@ -1,6 +1,7 @@
 //! Matrix products of tokens with weights, and of heads with heads, each with one derivative.
 //!
-//! On the CPU, and on GPUs without NVIDIA's library, a product is Burn's. On CUDA it is cuBLASLt's ([`crate::vendor`]): an
+//! On the CPU a product of f32 is that of [`hiend_cpu`]; other types there, and GPUs without NVIDIA's library, take Burn's.
+//! On CUDA it is cuBLASLt's ([`crate::vendor`]): an
 //! H100 made 416 to 804 TFLOP/s with it, and 30 to 146 with Burn's own kernels after tuning them. Weights and biases
 //! come in 32 bits and are narrowed here, so that the library can write their gradients in 32 bits at once; Burn's
 //! products round them to 16 bits first.
@@ -16,7 +17,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
-use burn::tensor::{FloatDType, Tensor, module};
+use burn::tensor::{DType, FloatDType, Tensor, module};
 
 pub use self::products::Products;
 use super::narrowed::KeptNarrowed;
@@ -47,21 +48,27 @@ impl Factors {
 
 /// `x` `[.., K]` times `weight` `[K, N]` → `[.., N]` in the type of a factor.
 ///
-/// Both are narrowed to that type; their gradients have the types that they came in. On the CPU this is Burn's linear map
-/// and Burn's derivative, to the bits that golden values were computed with.
+/// Both are narrowed to that type; their gradients have the types that they came in. For other types than f32 on the CPU
+/// this is Burn's linear map and Burn's derivative.
 #[must_use]
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, factors: Factors) -> Tensor<D> {
-    if on_cpu(&x) { composed(x, weight, None, factors) } else { by_node(x, weight, None, factors) }
+    if is_burns(&x, factors) { composed(x, weight, None, factors) } else { by_node(x, weight, None, factors) }
 }
 
 /// `x` `[.., K]` times `weight` `[K, N]` plus `bias` `[N]` → `[.., N]` in the type of a factor; see [`linear`].
 #[must_use]
 pub fn affine<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>, factors: Factors) -> Tensor<D> {
-    if on_cpu(&x) { composed(x, weight, Some(bias), factors) } else { by_node(x, weight, Some(bias), factors) }
+    if is_burns(&x, factors) {
+        composed(x, weight, Some(bias), factors)
+    } else {
+        by_node(x, weight, Some(bias), factors)
+    }
 }
 
-fn on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+/// True if the product of `x` is left to Burn, its derivative included.
+fn is_burns<const D: usize>(x: &Tensor<D>, factors: Factors) -> bool {
+    let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
+    on_cpu && (x.dtype() != DType::F32 || factors.dtype().is_some())
 }
 
 /// Burn's linear map of narrowed tensors, differentiated by Burn.

@@ -8,10 +8,11 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{FloatDType, Tensor};
 
 use super::columns::ColumnSums;
+use super::cpu;
 use super::junction::Junction;
 use super::primitive::{along_rows, cast, dtype_of, widened};
 
@@ -41,14 +42,30 @@ pub trait Residual: Backend {
         branch: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         junction: Junction,
-    ) -> FloatTensor<Self> {
-        let _ = junction;
-        let bias = along_rows::<Self>(bias, &branch);
-        Self::float_add(x, Self::float_add(widened::<Self>(branch), bias))
-    }
+    ) -> FloatTensor<Self>;
 }
 
-impl Residual for Flex {}
+/// The sum by the backend's operations.
+fn composed<B: Backend>(x: FloatTensor<B>, branch: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let bias = along_rows::<B>(bias, &branch);
+    B::float_add(x, B::float_add(widened::<B>(branch), bias))
+}
+
+impl Residual for Flex {
+    fn residual(
+        x: FloatTensor<Self>,
+        branch: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: Junction,
+    ) -> FloatTensor<Self> {
+        if !cpu::all_f32([&x, &branch, &bias]) || x.shape() != branch.shape() {
+            return composed::<Self>(x, branch, bias);
+        }
+        let [x, branch, bias] = [x, branch, bias].map(cpu::in_order);
+        let sum = hiend_cpu::residual::forward(cpu::values(&x), cpu::values(&branch), cpu::values(&bias));
+        cpu::tensor(sum, x.shape())
+    }
+}
 
 #[cfg(feature = "cube")]
 impl Residual for burn::backend::Cube {

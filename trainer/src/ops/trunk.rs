@@ -1,6 +1,5 @@
 //! The pre-norm residual connection: a branch leaves the tokens through a layer norm and is added back to them.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::{FloatDType, Tensor};
 
 use super::junction::Junction;
@@ -17,8 +16,7 @@ pub struct Trunk {
 impl Trunk {
     /// The trunk `x` and, for the branch, its layer norm in `dtype` ([`super::layer_norm::layer_norm`]).
     ///
-    /// On a GPU both gradients of `x` are added in the kernel of the norm's gradient. On the CPU they are added by Burn, in an
-    /// order that golden values were computed with.
+    /// Both gradients of `x` are added in the pass that computes the norm's gradient.
     #[must_use]
     pub fn leave(
         x: Tensor<3>,
@@ -27,9 +25,7 @@ impl Trunk {
         epsilon: f64,
         dtype: FloatDType,
     ) -> (Self, Tensor<3>) {
-        let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
-        let junction = if on_cpu { Junction::default() } else { Junction::open() };
-        Self::leave_at(junction, x, gamma, beta, epsilon, dtype)
+        Self::leave_at(Junction::open(), x, gamma, beta, epsilon, dtype)
     }
 
     fn leave_at(

@@ -1,13 +1,17 @@
-//! Products without derivatives: Burn's, and NVIDIA's library's where it computes them.
+//! Products without derivatives: Burn's, NVIDIA's library's where it computes them, and those of [`hiend_cpu`] for f32 on
+//! the CPU.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Flex};
-use burn::tensor::FloatDType;
+use burn::backend::{Backend, Flex, TensorMetadata as _};
+use burn::tensor::{FloatDType, Shape};
+use hiend_cpu::product;
 
 use super::Factors;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use crate::ops::cast;
+use crate::ops::columns::ColumnSums as _;
+use crate::ops::cpu::{self, CpuTensor};
 
 /// Products without derivatives, for each backend. Factors are narrowed already.
 pub trait Products: Backend {
@@ -94,7 +98,70 @@ mod burns {
     }
 }
 
-impl Products for Flex {}
+impl Products for Flex {
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        _: Factors,
+    ) -> FloatTensor<Self> {
+        if !cpu::all_f32([&x, &weight]) {
+            return burns::forward::<Self>(x, weight, bias);
+        }
+        let ([x, weight], bias) = ([x, weight].map(cpu::in_order), bias.map(cpu::in_order));
+        let (sizes, shape) = sizes_of(&x, &weight);
+        let [x, weight] = [&x, &weight].map(cpu::values);
+        cpu::tensor(product::forward(x, weight, bias.as_ref().map(cpu::values), sizes), shape)
+    }
+
+    fn input_gradient(
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        _: Factors,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        if !cpu::all_f32([&weight, &dy]) {
+            return burns::input_gradient::<Self>(weight, dy, dtype);
+        }
+        let [weight, dy] = [weight, dy].map(cpu::in_order);
+        let [k, n] = weight.shape().dims();
+        let mut shape = dy.shape();
+        let last = shape.num_dims() - 1;
+        let m = shape.num_elements() / n;
+        shape[last] = k;
+        let dx = product::input_gradient(cpu::values(&weight), cpu::values(&dy), [m, k, n]);
+        cast::<Self>(cpu::tensor(dx, shape), dtype)
+    }
+
+    fn weight_gradient(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        _: Factors,
+        dtype: FloatDType,
+        with_bias: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if !cpu::all_f32([&x, &dy]) {
+            return burns::weight_gradient::<Self>(x, dy, dtype, with_bias);
+        }
+        let [x, dy] = [x, dy].map(cpu::in_order);
+        let (k, n) = (cpu::width(&x), cpu::width(&dy));
+        let m = x.shape().num_elements() / k;
+        let dw = product::weight_gradient(cpu::values(&x), cpu::values(&dy), [m, k, n]);
+        let bias = with_bias.then(|| cast::<Self>(Self::column_sums(dy), dtype));
+        (cast::<Self>(cpu::tensor(dw, [k, n]), dtype), bias)
+    }
+}
+
+/// Sizes of the product of `x` `[.., K]` and `weight` `[K, N]`, and shape of the result.
+fn sizes_of(x: &CpuTensor, weight: &CpuTensor) -> ([usize; 3], Shape) {
+    let [k, n] = weight.shape().dims();
+    let mut shape = x.shape();
+    let last = shape.num_dims() - 1;
+    assert_eq!(shape[last], k, "width of the input and rows of the weight");
+    let m = shape.num_elements() / k;
+    shape[last] = n;
+    ([m, k, n], shape)
+}
 
 #[cfg(feature = "cube")]
 impl Products for burn::backend::Cube {
