@@ -5,15 +5,17 @@
 //! | `convolutions` | each 3×3×3 convolution of `tiny`'s UNETR and its gradients, with the processor's peak rate as the floor |
 //! | `finetune` | an update of `tiny`'s UNETR with one crop of 96³ |
 //! | `predict` | a prediction of one window of 96³ |
+//! | `pretrain` | an update of `tiny` with four crops of 96³ |
 //!
 //! Times are the least of some rounds, half of them before and half after `PyTorch`'s, which a Python of the caller's choice
-//! runs (`--python`, `benches/peers/torch_unetr.py`). Without it the columns of `PyTorch` are left out. On a machine that
+//! runs (`--python`, `benches/peers`). Without it the columns of `PyTorch` are left out. On a machine that
 //! others use as well, CPU times and `--threads 1` are the ones to compare: a waiting thread counts as busy.
 
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "sizes and times of a benchmark")]
 
 mod convolutions;
 mod peer;
+mod pretraining;
 mod unetr;
 
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ use peer::Peer;
 #[command(name = "cpu-bench")]
 pub struct Cli {
     /// Cases to measure, in this order
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "convolutions,finetune,predict")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "convolutions,finetune,predict,pretrain")]
     cases: Vec<Case>,
     /// Number of threads of both sides
     #[arg(long, default_value_t = 2)]
@@ -52,6 +54,7 @@ enum Case {
     Convolutions,
     Finetune,
     Predict,
+    Pretrain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,6 +96,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Convolutions => convolutions::run(cli, peer.as_ref())?,
             Case::Finetune => unetr::finetune(cli, peer.as_ref())?,
             Case::Predict => unetr::predict(cli, peer.as_ref())?,
+            Case::Pretrain => pretraining::run(cli, peer.as_ref())?,
         }
     }
     Ok(())

@@ -31,7 +31,10 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     let theirs: Option<Measured<Vec<[[f64; 2]; 3]>>> = match peer {
         Some(peer) => {
             let shapes = SHAPES.iter().map(|[i, o, side]| format!("{i},{o},{side}"));
-            Some(peer.measure(&std::iter::once("convolutions".to_owned()).chain(shapes).collect::<Vec<_>>())?)
+            Some(peer.measure(
+                "torch_unetr.py",
+                &std::iter::once("convolutions".to_owned()).chain(shapes).collect::<Vec<_>>(),
+            )?)
         }
         None => None,
     };

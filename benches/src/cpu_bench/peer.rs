@@ -26,9 +26,13 @@ pub(super) struct Measured<T> {
 }
 
 impl Peer {
-    /// Runs a case of `benches/peers/torch_unetr.py`.
-    pub(super) fn measure<T: DeserializeOwned>(&self, arguments: &[String]) -> anyhow::Result<Measured<T>> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/torch_unetr.py");
+    /// Runs a script of `benches/peers`.
+    pub(super) fn measure<T: DeserializeOwned>(
+        &self,
+        script: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<Measured<T>> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
         let output = Command::new(&self.python)
             .arg(&script)
             .args(arguments)

@@ -44,7 +44,7 @@ pub(super) fn finetune(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
         let grads = GradientsParams::from_grads(loss.backward(), &before);
         model = Some(optimizer.step(config.optim.lr, before, grads));
     };
-    compare("update of tiny's UNETR, one crop of 96³", "finetune", cli, peer, &mut update)
+    compare(&of_unetr("update of tiny's UNETR, one crop of 96³", "finetune", cli), cli, peer, &mut update)
 }
 
 /// Predictions of one window, from host memory to host memory.
@@ -59,24 +59,42 @@ pub(super) fn predict(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
             failure = Some(error);
         }
     };
-    compare("prediction of one window of 96³", "predict", cli, peer, &mut predict)?;
+    compare(&of_unetr("prediction of one window of 96³", "predict", cli), cli, peer, &mut predict)?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
+/// What is measured, and the script that measures the peer.
+pub(super) struct Pair<'a> {
+    pub(super) what: &'a str,
+    /// Name in `benches/peers`.
+    pub(super) script: &'a str,
+    pub(super) arguments: Vec<String>,
+    /// The peer's model, in words.
+    pub(super) name: &'a str,
+}
+
+/// A case of UNETR.
+fn of_unetr<'a>(what: &'a str, case: &str, cli: &Cli) -> Pair<'a> {
+    let arguments = std::iter::once(case).chain(cli.monai.then_some("--monai")).map(str::to_owned).collect();
+    let name = if cli.monai { "MONAI's UNETR" } else { "the same network" };
+    Pair { what, script: "torch_unetr.py", arguments, name }
+}
+
 /// Measures ours before and after the peer, and prints one line.
-fn compare(what: &str, case: &str, cli: &Cli, peer: Option<&Peer>, function: &mut dyn FnMut()) -> anyhow::Result<()> {
+pub(super) fn compare(
+    pair: &Pair<'_>,
+    cli: &Cli,
+    peer: Option<&Peer>,
+    function: &mut dyn FnMut(),
+) -> anyhow::Result<()> {
+    let Pair { what, script, arguments, name } = pair;
     let half = cli.rounds.div_ceil(2);
     let before = least(half, &mut *function);
-    let mut arguments = vec![case.to_owned()];
-    if cli.monai {
-        arguments.push("--monai".to_owned());
-    }
-    let theirs: Option<Measured<[f64; 2]>> = peer.map(|peer| peer.measure(&arguments)).transpose()?;
+    let theirs: Option<Measured<[f64; 2]>> = peer.map(|peer| peer.measure(script, arguments)).transpose()?;
     let ours = lesser(before, least(half, &mut *function));
     let mib = peak_bytes()? >> 20;
     print!("{what}: {:.2} s ({:.2} s of CPU), at most {mib} MiB so far", ours.wall_secs, ours.cpu_secs);
     if let Some(theirs) = theirs {
-        let name = if cli.monai { "MONAI's UNETR" } else { "the same network" };
         let ([wall, cpu], mib) = (theirs.secs, theirs.peak_bytes >> 20);
         print!(
             "; {name} in PyTorch {}: {wall:.2} s ({cpu:.2} s of CPU), {mib} MiB; ratio {:.2} ({:.2})",
