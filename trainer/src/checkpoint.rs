@@ -24,7 +24,7 @@ pub use digest::FileDigest;
 pub use error::{CheckpointError, Damage, MomentMismatch};
 pub use folder::{Checkpoints, all, best, latest};
 pub use load::{load_averaged, load_ema, load_model, load_optimizer};
-pub use state::{Best, Head, Kind, State, Versions, is_checkpoint, read_head, read_state};
+pub use state::{Best, Head, Kind, State, Versions, is_checkpoint, read_head, read_state, state_digest};
 
 const MODEL: &str = "model.bpk";
 const EMA: &str = "ema.bpk";

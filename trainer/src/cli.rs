@@ -3,6 +3,7 @@
 mod evaluate;
 mod model;
 mod predict;
+mod ranks;
 mod train;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::evaluate::EvaluateArgs;
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
 pub use self::predict::PredictArgs;
+pub use self::ranks::RanksArgs;
 pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
 use crate::device::DeviceChoice;
 

@@ -10,6 +10,7 @@ mod model;
 mod observer;
 mod predict;
 mod pretrain;
+mod ranks;
 mod reconstruct;
 mod running;
 mod scans;

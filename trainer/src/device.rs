@@ -44,6 +44,22 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl DeviceChoice {
+    /// Checks that devices can train one model together, one rank on each.
+    ///
+    /// # Errors
+    /// [`DeviceError::Mixed`] unless all are CUDA devices, each once, or all are the CPU.
+    pub fn check_together(choices: &[Self]) -> Result<(), DeviceError> {
+        let once = |choice| choices.iter().filter(|&other| other == choice).count() == 1;
+        let cuda = choices.iter().all(|choice| matches!(choice, Self::Cuda(_)) && once(choice));
+        if cuda || choices.iter().all(|choice| *choice == Self::Cpu) {
+            return Ok(());
+        }
+        let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
+        Err(DeviceError::Mixed(names.join(",")))
+    }
+}
+
 /// Failure to open a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -133,26 +149,6 @@ impl Compute {
             },
             DeviceChoice::Vulkan(index) => vulkan(index),
         }
-    }
-
-    /// Opens several devices that train one model.
-    ///
-    /// # Errors
-    /// [`DeviceError`] says what is missing, or that they cannot train together.
-    pub fn open_all(choices: &[DeviceChoice]) -> Result<Vec<Self>, DeviceError> {
-        let num_cuda = choices.iter().filter(|choice| matches!(choice, DeviceChoice::Cuda(_))).count();
-        let once = |choice| choices.iter().filter(|&other| other == choice).count() == 1;
-        let cuda = num_cuda == choices.len() && choices.iter().all(once);
-        if !cuda && choices.iter().any(|choice| *choice != DeviceChoice::Cpu) {
-            let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
-            return Err(DeviceError::Mixed(names.join(",")));
-        }
-        let devices = choices.iter().map(|&choice| Self::open(choice)).collect::<Result<Vec<_>, _>>()?;
-        #[cfg(feature = "cuda")]
-        if cuda && devices.len() > 1 {
-            find_nccl()?;
-        }
-        Ok(devices)
     }
 
     /// The CPU.
@@ -255,14 +251,20 @@ fn find_libdevice() -> Result<(), DeviceError> {
     Err(DeviceError::NoLibdevice { looked: places.libdevice_folders(), elsewhere })
 }
 
-/// Checks that NCCL is found by the name that CubeCL loads it by.
-#[cfg(feature = "cuda")]
-fn find_nccl() -> Result<(), DeviceError> {
-    use crate::vendor::library::{Library, Places, loads_by_name};
-    if loads_by_name("libnccl.so") {
-        return Ok(());
+/// Checks that gradients on `compute` can be added to those of other ranks: CUDA devices need NCCL.
+///
+/// # Errors
+/// [`DeviceError::NoNccl`] if it is not found by the name that it is loaded by.
+pub fn check_sums(compute: &Compute) -> Result<(), DeviceError> {
+    #[cfg(feature = "cuda")]
+    if compute.is_cuda() {
+        use crate::vendor::library::{Library, Places, loads_by_name};
+        if !loads_by_name("libnccl.so") {
+            return Err(DeviceError::NoNccl { found: Places::of_process().find(Library::Nccl).into_iter().next() });
+        }
     }
-    Err(DeviceError::NoNccl { found: Places::of_process().find(Library::Nccl).into_iter().next() })
+    let _ = compute;
+    Ok(())
 }
 
 /// Keeps compiled kernels and tuning results in `dir` for later runs. Has no effect in a build without CUDA.
@@ -364,9 +366,11 @@ mod tests {
     #[test]
     fn devices_that_train_together_are_of_one_kind() {
         use DeviceChoice::{Auto, Cpu, Cuda};
-        assert_eq!(Compute::open_all(&[Cpu, Cpu]).unwrap().len(), 2);
-        for choices in [[Cpu, Cuda(0)], [Cuda(1), Cuda(1)], [Auto, Cpu]] {
-            assert!(matches!(Compute::open_all(&choices), Err(DeviceError::Mixed(_))), "{choices:?}");
+        for choices in [[Cpu, Cpu], [Cuda(0), Cuda(3)]] {
+            assert!(DeviceChoice::check_together(&choices).is_ok(), "{choices:?}");
+        }
+        for choices in [[Cpu, Cuda(0)], [Cuda(1), Cuda(1)], [Auto, Cpu], [Auto, Auto]] {
+            assert!(matches!(DeviceChoice::check_together(&choices), Err(DeviceError::Mixed(_))), "{choices:?}");
         }
     }
 

@@ -21,7 +21,7 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::training::{Beginning, Scores, Stop, Task, TrainingError};
+use crate::training::{Beginning, CaseScores, Stop, Task, TrainingError};
 
 pub use classes::ClassesError;
 pub use init::{Init, InitError};
@@ -158,12 +158,13 @@ impl Task for Finetuning {
         &self,
         model: &Unetr,
         compute: &Compute,
+        share: (usize, usize),
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Option<Scores>, TrainingError> {
+    ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
         match (&self.validation, &self.config.validation) {
             (Some(set), Some(settings)) => {
-                set.measure(model, compute, self.config.stream.crop_size, settings, stop, progress)
+                set.measure(model, compute, self.config.stream.crop_size, settings, share, stop, progress)
             }
             _ => Ok(None),
         }

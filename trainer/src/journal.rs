@@ -49,6 +49,49 @@ pub struct StepRecord {
     pub decode_ms: f64,
     /// Time of cutting and augmenting in the loader, summed over its threads, ms.
     pub augment_ms: f64,
+    /// Each rank's part of the step, in rank order; empty for a run in one process. The other times are those of rank 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankRecord>,
+}
+
+/// A rank's part of an optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankRecord {
+    /// Number of the rank.
+    pub rank: usize,
+    /// Time for which the rank waited for its batch, ms.
+    pub wait_ms: f64,
+    /// Time between the first rank's arrival at the step's exchange and this one's, ms. The others waited for the last.
+    pub behind_ms: f64,
+    /// Slowest stage of the rank.
+    pub stage: Stage,
+}
+
+/// Stages of a rank's step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading and decoding shards.
+    Decode,
+    /// Cutting and augmenting crops.
+    Augment,
+    /// Bringing batches to the device.
+    Upload,
+    /// Forward pass, backward pass and update.
+    Compute,
+}
+
+impl Stage {
+    /// Name, as in the journal.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Augment => "augment",
+            Self::Upload => "upload",
+            Self::Compute => "compute",
+        }
+    }
 }
 
 /// Record of a validation during fine-tuning.

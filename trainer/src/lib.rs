@@ -24,6 +24,7 @@ pub mod data_loader;
 pub mod device;
 #[cfg(any(test, feature = "device-tests"))]
 pub mod device_tests;
+pub mod distributed;
 pub mod doctor;
 pub mod feed;
 pub mod finetune;

@@ -7,6 +7,7 @@ pub mod dashboard;
 pub mod history;
 pub mod metrics;
 pub mod picture;
+mod ranks;
 pub mod series;
 pub mod sheet;
 pub mod tensorboard;

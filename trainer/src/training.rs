@@ -6,20 +6,23 @@
 mod ema;
 mod error;
 mod event;
+mod follow;
 pub mod headspace;
-mod launch;
 mod memory_advice;
 mod options;
-pub mod ranks;
+mod ranks;
 mod readback;
 pub mod replica;
 mod run;
 mod run_dir;
+mod run_feed;
 mod step_loop;
 mod stream;
+mod validation;
 mod verify;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -30,6 +33,7 @@ pub use hiend_loader::stop::Stop;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream};
+pub use validation::{CaseScores, Scores};
 pub use verify::{FileFault, RunCheck, verify};
 
 use crate::checkpoint::Kind;
@@ -38,6 +42,7 @@ use crate::device::Compute;
 use crate::feed::{DeviceBatch, Part, Targets};
 use crate::journal::Entry;
 use crate::model::init::WeightInit;
+use ranks::{Facts, Ranks};
 use run::Run;
 
 /// The targets of a task in a batch on the device.
@@ -97,8 +102,9 @@ pub trait Task: Sync {
         None
     }
 
-    /// Measures a model on the validation cases; `progress` receives the cases done and their total. Returns nothing if a
-    /// stop was requested.
+    /// Measures a model on this rank's share of the validation cases: those whose position leaves the remainder
+    /// `share.0` when divided by `share.1`. `progress` receives the cases done and their total. Returns nothing if a stop
+    /// was requested.
     ///
     /// # Errors
     /// If a case cannot be read or predicted.
@@ -106,10 +112,11 @@ pub trait Task: Sync {
         &self,
         model: &Self::Model,
         compute: &Compute,
+        share: (usize, usize),
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Option<Scores>, TrainingError> {
-        let _ = (model, compute, stop, progress);
+    ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
+        let _ = (model, compute, share, stop, progress);
         Ok(None)
     }
 }
@@ -121,19 +128,6 @@ pub struct Beginning {
     pub summary: String,
     /// Full report for `init.txt`.
     pub report: String,
-}
-
-/// Results of a validation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
-    /// Mean Dice over cases and classes, background included.
-    pub mean_dice: f64,
-    /// Mean Dice over cases and classes, without background.
-    pub mean_fg_dice: f64,
-    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
-    pub dice_per_class: Vec<Option<f64>>,
-    /// Number of cases predicted.
-    pub num_cases: usize,
 }
 
 /// Trains `task` on the batches of `stream` and reports to `watch`.
@@ -151,8 +145,42 @@ pub fn train<T: Task>(
     if stream.steps_per_epoch == 0 {
         return Err(TrainingError::EmptyEpoch);
     }
-    let mut run = Run::open(task, &stream, compute, options)?;
-    let end_step = run.end_step();
+    let total = task.config().schedule().total_steps(stream.steps_per_epoch);
+    let end_step = options.max_steps.map_or(total, |max| total.min(max));
+    let Some(group) = &options.group else {
+        let alone = (None, vec![compute.to_string()]);
+        return lead(task, &stream, compute, options, alone, end_step, watch);
+    };
+    let ranks = Arc::new(Ranks::new(group, compute));
+    let facts = Facts {
+        name: group.name(group.rank()).to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        task: T::KIND.to_string(),
+        config: task.config().to_toml(),
+        stream_digest: stream.digest.clone(),
+        steps_per_epoch: stream.steps_per_epoch,
+        end_step,
+        device: compute.to_string(),
+    };
+    let result = ranks.agree::<T::Config>(&facts).and_then(|devices| match group.rank() {
+        0 => lead(task, &stream, compute, options, (Some(Arc::clone(&ranks)), devices), end_step, watch),
+        _ => follow::follow(task, &stream, compute, options, &ranks, end_step),
+    });
+    result.inspect_err(|error| ranks.abort(error))
+}
+
+/// Trains alone or as rank 0, which writes everything.
+fn lead<T: Task>(
+    task: &T,
+    stream: &Stream,
+    compute: &Compute,
+    options: &TrainOptions,
+    ranks: (Option<Arc<Ranks>>, Vec<String>),
+    end_step: u64,
+    watch: &mut dyn FnMut(&Event<'_>),
+) -> Result<Summary, TrainingError> {
+    let mut run = Run::open(task, stream, compute, options, ranks)?;
+    run.agree_on_start()?;
     watch(&Event::Started {
         num_params: run.model().num_params(),
         device: run.devices(),
@@ -175,11 +203,14 @@ pub fn train<T: Task>(
         if !compute.is_cpu() {
             watch(&Event::Tuning);
         }
-        run.train(&stream, end_step, watch)?;
+        run.train(stream, end_step, watch)?;
     }
     // A validation that is due after the last step was cut short.
     let interrupted = run.step < end_step || run.validation_due;
     run.write(&Entry::Stopped { step: run.step, interrupted })?;
+    if let Some(Err(failure)) = run.ranks.as_ref().map(|ranks| ranks.group().finish()) {
+        watch(&Event::Warning(format!("{failure}; everything was saved before")));
+    }
     let summary = run.summary(if interrupted { Outcome::Interrupted } else { Outcome::Finished });
     watch(&Event::Stopped(&summary));
     Ok(summary)

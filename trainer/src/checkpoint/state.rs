@@ -141,6 +141,14 @@ pub fn read_state<C: RunConfig>(checkpoint: &Path, kind: Kind) -> Result<State<C
     parse(checkpoint, &bytes)
 }
 
+/// Digest of the file that holds a checkpoint's state, which lists the digests of its other files.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn state_digest(checkpoint: &Path) -> Result<String, CheckpointError> {
+    Ok(FileDigest::of(&checkpoint.join(STATE))?.blake3)
+}
+
 /// Reads the digests of a checkpoint's files; none in checkpoints of earlier versions.
 pub(super) fn read_digests(checkpoint: &Path) -> Result<Option<BTreeMap<String, FileDigest>>, CheckpointError> {
     #[derive(Deserialize)]

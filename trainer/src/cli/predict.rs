@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use hiend_loader::program::OnSuspectArg;
 
 use crate::device::DeviceChoice;
+use crate::distributed::Launcher;
 use crate::sliding_window::Weighting;
 
 /// Flags of `predict`.
@@ -43,6 +44,9 @@ pub struct PredictArgs {
     /// Action on a scan whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
+    /// Program that started several processes, which share the scans; its environment says which share this one takes
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub ranks: Launcher,
     /// Replace existing label maps; inputs are never replaced
     #[arg(long)]
     pub overwrite: bool,

@@ -8,6 +8,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use hiend_loader::program::{StorageArgs, parse_bytes, parse_fold};
 
+use super::RanksArgs;
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
@@ -65,7 +66,7 @@ pub struct RunArgs {
     /// Device: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Devices that train together, such as cuda:0,cuda:1; each takes its share of every batch
+    /// Devices of this machine that train together, such as cuda:0,cuda:1: one process each, with its share of every batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceChoice>,
     /// Folder for compiled and tuned GPU kernels, reused by later runs [default: only tuning results are kept]
@@ -100,10 +101,10 @@ pub struct RunArgs {
         conflicts_with_all = ["resume", "resume_from", "max_steps", "smoke", "devices", "run_dir"]
     )]
     pub headspace: Option<u32>,
-    /// Threads of the loader [default: one per core]
+    /// Threads of the loader, for all ranks that share this machine's cores [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Memory of the loader's buffers, such as 512MiB or 4GiB
+    /// Memory of the loader's buffers, such as 512MiB or 4GiB, for all ranks that share this machine's cores
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
     pub memory: ByteSize,
     /// Access to the cache.
@@ -130,6 +131,9 @@ pub struct RunArgs {
     /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub stalled_after: u64,
+    /// Arguments of runs with several ranks.
+    #[command(flatten)]
+    pub ranks: RanksArgs,
 }
 
 impl RunArgs {

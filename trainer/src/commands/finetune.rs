@@ -6,37 +6,40 @@ use std::process::ExitCode;
 use anyhow::bail;
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
+use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
-use crate::device::Compute;
 use crate::finetune::{Finetuning, Init};
 use crate::training::{Resume, Task as _, saved_config};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
-    let devices = running::open_devices(&args.run)?;
-    let (config, place, init) = resolve(args, &devices.first)?;
+    ranks::run(&args.run, |rank| train(args, rank))
+}
+
+fn train(args: &FinetuneArgs, rank: Rank) -> anyhow::Result<ExitCode> {
+    let (config, place, init) = resolve(args, &rank)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config, &place)?;
     let cache = open_cache(&args.run)?;
     let task = Finetuning::new(config, &cache, init)?;
     for warning in &task.warnings {
-        super::note(format_args!("warning: {warning}"));
+        rank.note(format_args!("warning: {warning}"));
     }
-    super::print(format_args!(
+    rank.print(format_args!(
         "{} classes: {}; {} validation cases",
         task.config().classes.len(),
         task.config().classes.join(", "),
         task.num_validation_cases()
     ))?;
-    running::run(&task, Source::Shards(cache), devices, &args.run, place)
+    running::run(&task, Source::Shards(cache), rank, &args.run, place)
 }
 
 /// Determines the configuration, the run's folder and the first weights from flags, files and the device.
-fn resolve(args: &FinetuneArgs, compute: &Compute) -> anyhow::Result<(FinetuneConfig, Place, Init)> {
+fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, Place, Init)> {
     let place = |name: &str| Place::of(&args.run, &format!("finetune-{name}"));
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
@@ -45,7 +48,7 @@ fn resolve(args: &FinetuneArgs, compute: &Compute) -> anyhow::Result<(FinetuneCo
         let init = init(args, &place)?;
         return Ok((config, place, init));
     }
-    let default = if compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
+    let default = if rank.compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
     let preset = args.preset.unwrap_or(default);
     let place = place(preset.name())?;
     if place.resume != Resume::Begin {
@@ -53,7 +56,7 @@ fn resolve(args: &FinetuneArgs, compute: &Compute) -> anyhow::Result<(FinetuneCo
         return Ok((saved_config(&place.run_dir, Kind::Finetune, place.resume)?, place, Init::Random));
     }
     if args.preset.is_none() {
-        running::announce_preset(preset.name(), compute)?;
+        running::announce_preset(preset.name(), rank)?;
     }
     let init = init(args, &place)?;
     let mut config = preset.config();
@@ -63,7 +66,7 @@ fn resolve(args: &FinetuneArgs, compute: &Compute) -> anyhow::Result<(FinetuneCo
             bail!("the pre-trained model has {} taps; UNETR needs three", sizes.taps.len());
         };
         if model != config.model {
-            super::print(format_args!(
+            rank.print(format_args!(
                 "sizes of the pre-trained encoder: embed_dim {}, depth {}, num_heads {}, patch_size {}",
                 model.embed_dim, model.depth, model.num_heads, model.patch_size
             ))?;

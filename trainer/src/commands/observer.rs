@@ -21,10 +21,11 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// Starts the server of metrics if one was asked for.
-    pub(super) fn start(args: &RunArgs) -> anyhow::Result<Self> {
+    /// Starts the server of metrics if one was asked for. Of several ranks, the first one serves.
+    pub(super) fn start(args: &RunArgs, is_first: bool) -> anyhow::Result<Self> {
         let (health, limit) = (Health::new(), Duration::from_secs(args.stalled_after));
-        let server = args.metrics_listen.map(|addr| MetricsServer::start(addr, health.clone())).transpose()?;
+        let server = args.metrics_listen.filter(|_| is_first);
+        let server = server.map(|addr| MetricsServer::start(addr, health.clone())).transpose()?;
         if let Some(server) = &server {
             describe(metrics::METRICS);
             super::note(format_args!("metrics on http://{0}/metrics, health on http://{0}/healthz", server.addr()));

@@ -14,21 +14,38 @@ use hiend_loader::nifti::write_like;
 use hiend_loader::program::OnSuspectArg;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::ranks::open_device;
 use super::running::listen;
 use super::{INTERRUPTED, SKIPPED, note, print};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
+use crate::distributed::World;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
 use crate::inference::scan_files::Scans;
 use places::{Places, Replace};
 use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
-    let Scans { mut files, skipped, subfolders } = Scans::find(&args.inputs)?;
+    let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs)?;
     for folder in &subfolders {
         note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
     }
-    let compute = Compute::open(args.device)?;
+    let world = World::of_environment(args.ranks)?;
+    if let Some(World { rank, num_ranks, .. }) = world {
+        let num_scans = files.len();
+        files = files.into_iter().skip(rank).step_by(num_ranks).collect();
+        if rank > 0 {
+            skipped.clear();
+        }
+        print(format_args!("rank {rank} of {num_ranks}: {} of {num_scans} scans", files.len()))?;
+        if files.is_empty() && skipped.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let compute = match &world {
+        Some(world) => open_device(&[], args.device, world)?,
+        None => Compute::open(args.device)?,
+    };
     settle_default(&compute)?;
     let settings = WindowSettings {
         overlap: args.overlap,
@@ -48,7 +65,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let model = predictor.checkpoint().display();
     print(format_args!("model {model} on {compute}, {} classes", predictor.classes().len()))?;
 
-    let stop = listen("stopping after this batch of windows; once more to stop at once")?;
+    let stop = listen(Some("stopping after this batch of windows; once more to stop at once"))?;
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
     for scan in &skipped {

@@ -9,12 +9,14 @@ use hiend_loader::program::on_interrupt;
 
 use super::INTERRUPTED;
 use super::observer::Observer;
-use super::signals::{BatchSignals, REQUEUE};
+use super::ranks::Rank;
+use super::signals::REQUEUE;
 use super::source::Source;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
-use crate::device::{Compute, keep_kernels_in, remember_panics, settle_default};
+use crate::device::Compute;
+use crate::distributed::is_restart;
 use crate::model::precision::Precision;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
@@ -38,6 +40,8 @@ impl Place {
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
         let resume = match (args.resume_from, args.resume) {
+            // The run has begun: whatever it began from, the newest checkpoint is later.
+            _ if is_restart() => Resume::Newest,
             (Some(step), _) => Resume::Step(step),
             (None, None) => Resume::Begin,
             (None, Some(ResumeArg::Always)) => Resume::Newest,
@@ -51,44 +55,6 @@ impl Place {
     }
 }
 
-/// The devices of a run, and the signals that were blocked before they were opened.
-pub(super) struct Devices {
-    pub first: Compute,
-    pub others: Vec<Compute>,
-    signals: BatchSignals,
-    /// Request to stop, once signals raise it.
-    stop: Option<Stop>,
-}
-
-impl Devices {
-    /// Makes Ctrl-C and the batch system's signals request a stop, from the first call on.
-    fn stop(&mut self) -> anyhow::Result<Stop> {
-        if let Some(stop) = &self.stop {
-            return Ok(stop.clone());
-        }
-        let stop = listen("stopping after this step; press Ctrl-C again to stop at once")?;
-        self.signals.handle(&stop)?;
-        Ok(self.stop.insert(stop).clone())
-    }
-}
-
-/// Opens the devices that were named: the first, and those that follow it.
-pub(super) fn open_devices(args: &RunArgs) -> anyhow::Result<Devices> {
-    let signals = BatchSignals::block()?;
-    if let Some(dir) = &args.cache_dir {
-        keep_kernels_in(dir);
-    }
-    let devices = match args.devices.as_slice() {
-        [] => vec![Compute::open(args.device)?],
-        choices => Compute::open_all(choices)?,
-    };
-    let mut devices = devices.into_iter();
-    let first = devices.next().context("--devices names none")?;
-    settle_default(&first)?;
-    remember_panics();
-    Ok(Devices { first, others: devices.collect(), signals, stop: None })
-}
-
 /// Reads a configuration file; returns its text and its name without extension.
 pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
@@ -97,9 +63,9 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
 }
 
 /// Says which preset is used when none was named.
-pub(super) fn announce_preset(name: &str, compute: &Compute) -> anyhow::Result<()> {
-    super::print(format_args!("preset {name} (the default on {compute}; --preset or --config choose another)"))?;
-    Ok(())
+pub(super) fn announce_preset(name: &str, rank: &Rank) -> anyhow::Result<()> {
+    let compute = &rank.compute;
+    rank.print(format_args!("preset {name} (the default on {compute}; --preset or --config choose another)"))
 }
 
 /// Replaces values of the configuration by `--set` and `--seed`.
@@ -113,20 +79,23 @@ pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<
 pub(super) fn run<T: Task>(
     task: &T,
     source: Source,
-    mut devices: Devices,
+    mut rank: Rank,
     args: &RunArgs,
     Place { run_dir, resume }: Place,
 ) -> anyhow::Result<ExitCode> {
-    let (visits, num_ranks) = (task.config().stream().visits_per_batch, 1 + devices.others.len());
+    let (visits, (_, num_ranks)) = (task.config().stream().visits_per_batch, rank.share());
     if !visits.is_multiple_of(num_ranks) {
-        bail!("{num_ranks} devices cannot share stream.visits_per_batch = {visits} evenly");
+        bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
     }
-    announce_precision(&devices.first, task.config().train().precision);
-    let observer = Observer::start(args)?;
-    let stream = observer.watch(source.stream(args, task.config(), &devices.first)?);
-    let stop = devices.stop()?;
+    announce_precision(&rank, task.config().train().precision);
+    let observer = Observer::start(args, rank.is_first())?;
+    let stream = observer.watch(source.stream(args, task.config(), &rank)?);
+    let stop = rank.stop()?;
     if let Some(steps) = args.headspace {
-        return headspace(task, &stream, &devices, args, steps, stop);
+        if rank.group.is_some() {
+            bail!("--headspace measures one process; add --ranks none");
+        }
+        return headspace(task, &stream, &rank, args, steps, stop);
     }
     let smoke = if args.smoke { Some(smoke_folder(&run_dir)?) } else { None };
     let options = TrainOptions {
@@ -136,39 +105,43 @@ pub(super) fn run<T: Task>(
         checkpoint_every: args.checkpoint_every,
         keep: args.keep,
         gradient_checkpointing: args.gradient_checkpointing,
-        others: devices.others,
+        group: rank.group.clone(),
         overlap: None,
         stop,
     };
-    let mut watcher =
-        Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
-    let result = train(task, stream, &devices.first, &options, &mut |event| {
-        observer.event(event);
-        watcher.event(event);
-    });
-    drop(watcher);
+    let result = if rank.is_first() {
+        let mut watcher =
+            Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
+        train(task, stream, &rank.compute, &options, &mut |event| {
+            observer.event(event);
+            watcher.event(event);
+        })
+    } else {
+        train(task, stream, &rank.compute, &options, &mut |_| ())
+    };
     let outcome = result?.outcome;
     if let Some(folder) = smoke {
         folder.close().context("cannot remove the folder of the smoke test")?;
         if outcome == Outcome::Finished {
-            super::print("smoke test passed; its folder was removed")?;
+            rank.print("smoke test passed; its folder was removed")?;
         }
     }
     Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Interrupted if devices.signals.received() => ExitCode::from(REQUEUE),
+        Outcome::Interrupted if rank.signals.received() => ExitCode::from(REQUEUE),
         Outcome::Interrupted => ExitCode::from(INTERRUPTED),
     })
 }
 
 /// Says how the precision of the configuration is computed, where that is not evident.
-fn announce_precision(compute: &Compute, precision: Precision) {
+fn announce_precision(rank: &Rank, precision: Precision) {
+    let compute = &rank.compute;
     if compute.is_cpu() && precision != Precision::F32 {
         let name = precision.name();
-        super::note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
+        rank.note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
     }
     if let Some(line) = products_line(compute, precision.factors()) {
-        super::note(line);
+        rank.note(line);
     }
 }
 
@@ -176,13 +149,13 @@ fn announce_precision(compute: &Compute, precision: Precision) {
 fn headspace<T: Task>(
     task: &T,
     stream: &Stream,
-    devices: &Devices,
+    rank: &Rank,
     args: &RunArgs,
     steps: u32,
     stop: Stop,
 ) -> anyhow::Result<ExitCode> {
     let options = HeadspaceOptions { steps: steps as usize, gradient_checkpointing: args.gradient_checkpointing, stop };
-    match measure(task, stream, &devices.first, &options)? {
+    match measure(task, stream, &rank.compute, &options)? {
         Some(headspace) => {
             super::print(headspace)?;
             Ok(ExitCode::SUCCESS)
@@ -201,8 +174,8 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     make().with_context(|| parent.display().to_string())
 }
 
-/// Makes Ctrl-C request a stop; another one ends the process.
-pub(super) fn listen(message: &'static str) -> anyhow::Result<Stop> {
+/// Makes Ctrl-C request a stop, which `message` confirms; another one ends the process.
+pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
     let stop = Stop::default();
     let on_signal = stop.clone();
     let first = move || {
@@ -212,7 +185,7 @@ pub(super) fn listen(message: &'static str) -> anyhow::Result<Stop> {
             std::process::exit(INTERRUPTED.into());
         }
         // The dashboard shows it itself.
-        if !terminal::is_shown() {
+        if let Some(message) = message.filter(|_| !terminal::is_shown()) {
             super::note(message);
         }
     };

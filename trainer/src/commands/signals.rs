@@ -29,13 +29,13 @@ impl BatchSignals {
         Ok(Self { signals, received: Arc::default() })
     }
 
-    /// Starts the thread that turns the signals into a stop request.
-    pub(super) fn handle(&self, stop: &Stop) -> anyhow::Result<()> {
+    /// Starts the thread that turns the signals into a stop request, and confirms them if `tells` is set.
+    pub(super) fn handle(&self, stop: &Stop, tells: bool) -> anyhow::Result<()> {
         let (signals, received, stop) = (self.signals, Arc::clone(&self.received), stop.clone());
         let wait = move || {
             while let Ok(signal) = signals.wait() {
                 received.store(true, Ordering::Relaxed);
-                if !stop.request() && !terminal::is_shown() {
+                if !stop.request() && tells && !terminal::is_shown() {
                     super::note(format_args!("{signal}: stopping after this step"));
                 }
             }

@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use hiend_cache::Cache;
 use hiend_loader::pipeline;
 
+use super::ranks::Rank;
 use crate::cli::RunArgs;
 use crate::config::RunConfig;
-use crate::device::Compute;
 use crate::training::Stream;
 
 /// Opens the cache that `--shards` names.
@@ -24,14 +24,14 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens the stream that `config` describes.
-    pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, compute: &Compute) -> anyhow::Result<Stream> {
+    /// Opens the stream that `config` describes, or the share of it that `rank` takes.
+    pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, rank: &Rank) -> anyhow::Result<Stream> {
         let Self::Shards(cache) = self;
         let options = pipeline::LoaderOptions {
-            threads: args.threads.map_or(0, usize::from),
-            memory_bytes: args.memory.as_u64(),
-            form: config.train().voxel_form(&config.stream().augment, compute.is_cpu()),
-            ..pipeline::LoaderOptions::default()
+            threads: rank.threads(args.threads),
+            memory_bytes: rank.memory_bytes(args.memory.as_u64()),
+            rank: rank.share(),
+            form: config.train().voxel_form(&config.stream().augment, rank.compute.is_cpu()),
         };
         Ok(Stream::open(cache, config.stream(), config.train().seed, &options)?)
     }

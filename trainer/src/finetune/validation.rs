@@ -10,11 +10,11 @@ use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
 use crate::inference::{InferenceError, predict_windows, windows_at_a_time};
 use crate::label_space::LabelSpace;
-use crate::metric::dice::{dice_per_class, mean_dice, mean_dice_of_class, mean_fg_dice};
+use crate::metric::dice::dice_per_class;
 use crate::metric::{LabelMap, MetricError};
 use crate::model::unetr::Unetr;
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
-use crate::training::{Scores, Stop, TrainingError};
+use crate::training::{CaseScores, Stop, TrainingError};
 
 /// Cases held out for validation.
 #[derive(Debug)]
@@ -49,39 +49,35 @@ impl From<SlidingWindowError> for Fault {
 }
 
 impl ValidationSet {
-    /// Dice over all cases; `None` if `stop` was requested meanwhile. `progress` receives the numbers of cases done and
-    /// in all.
+    /// Measures Dice on a rank's share of the cases; `None` if `stop` was requested meanwhile. `progress` receives the
+    /// numbers of cases done and in all.
+    #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]
     pub(super) fn measure(
         &self,
         model: &Unetr,
         compute: &Compute,
         crop_size: [usize; 3],
         settings: &ValidationConfig,
+        (rank, num_ranks): (usize, usize),
         stop: &Stop,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Option<Scores>, TrainingError> {
+    ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
         let mut reader = VolumeReader::new();
-        let mut per_case = Vec::with_capacity(self.cases.len());
-        progress(0, self.cases.len());
-        for &case in &self.cases {
+        let own: Vec<_> = self.cases.iter().copied().enumerate().skip(rank).step_by(num_ranks).collect();
+        let mut scores = Vec::with_capacity(own.len());
+        progress(0, own.len());
+        for &(position, case) in &own {
             match self.dice_of(case, &mut reader, model, compute, crop_size, settings, stop) {
-                Ok(dice) => per_case.push(dice),
+                Ok(dice) => scores.push(CaseScores::new(position, &dice)),
                 Err(Fault::Stopped) => return Ok(None),
                 Err(fault) => {
                     let case = self.cache.cases()[case].key().to_owned();
                     return Err(TrainingError::Validation { case, source: Box::new(fault) });
                 }
             }
-            progress(per_case.len(), self.cases.len());
+            progress(scores.len(), own.len());
         }
-        let num_classes = per_case.first().map_or(0, Vec::len);
-        let known = |value: f64| (!value.is_nan()).then_some(value);
-        Ok(Some(Scores {
-            mean_dice: mean_dice(&per_case),
-            mean_fg_dice: mean_fg_dice(&per_case),
-            dice_per_class: (0..num_classes).map(|class| known(mean_dice_of_class(&per_case, class))).collect(),
-            num_cases: per_case.len(),
-        }))
+        Ok(Some(scores))
     }
 
     #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]

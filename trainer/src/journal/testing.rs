@@ -18,6 +18,7 @@ pub(crate) fn step_record(step: u64, loss: f64) -> StepRecord {
         compute_ms: 97.5,
         decode_ms: 20.0,
         augment_ms: 10.0,
+        ranks: vec![],
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::ranks::RankSummary;
 use crate::journal::StepRecord;
 use crate::training::{Event, Outcome};
 
@@ -99,8 +100,10 @@ impl<W: Write> Console<W> {
         let crops: usize = records.iter().map(|r| r.crops).sum();
         let secs = records.iter().map(|r| r.step_ms).sum::<f64>() / 1e3;
         let norm = last.grad_norm.map(|norm| format!("  |g| {norm:.3}")).unwrap_or_default();
+        let ranks = RankSummary::of(records.iter());
+        let ranks = ranks.map(|ranks| format!("  slowest {}", ranks.slowest())).unwrap_or_default();
         Some(format!(
-            "step {:>6}/{}  loss {:.4}  lr {:.2e}{norm}  {:.1} crops/s  {:.0} ms = wait {:.1} + compute {:.1}  (upload {:.1} alongside)",
+            "step {:>6}/{}  loss {:.4}  lr {:.2e}{norm}  {:.1} crops/s  {:.0} ms = wait {:.1} + compute {:.1}  (upload {:.1} alongside){ranks}",
             last.step,
             self.end_step,
             mean(|r| r.loss),

@@ -20,6 +20,8 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("hiend_train_step_seconds", "Time of a step, waiting and computing."),
     Metric::histogram("hiend_train_wait_seconds", "Time of a step in which no batch was ready."),
     Metric::histogram("hiend_train_upload_seconds", "Time of a batch's transfer to the device, alongside the steps."),
+    Metric::gauge("hiend_train_rank_wait_seconds", "Time for which a rank waited for its batch, by rank."),
+    Metric::gauge("hiend_train_rank_behind_seconds", "Time of a rank's arrival after the first rank, by rank."),
     Metric::counter("hiend_train_checkpoints_total", "Checkpoints written by this process."),
     Metric::counter("hiend_train_warnings_total", "Failures that did not end the run."),
     Metric::histogram("hiend_train_validation_seconds", "Time of a validation."),
@@ -55,6 +57,11 @@ pub fn record(event: &Event<'_>) {
             ] {
                 histogram!(name).record(ms / 1e3);
             }
+            for rank in &record.ranks {
+                let number = rank.rank.to_string();
+                gauge!("hiend_train_rank_wait_seconds", "rank" => number.clone()).set(rank.wait_ms / 1e3);
+                gauge!("hiend_train_rank_behind_seconds", "rank" => number).set(rank.behind_ms / 1e3);
+            }
         }
         Event::Validation(record) => {
             histogram!("hiend_train_validation_seconds").record(record.secs);
@@ -77,6 +84,7 @@ mod tests {
 
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
+    use crate::journal::{RankRecord, Stage, StepRecord};
 
     /// Names of the metrics that were recorded.
     #[derive(Default)]
@@ -112,7 +120,8 @@ mod tests {
     #[test]
     fn the_events_of_a_run_record_every_listed_metric_and_no_other() {
         let path = Path::new("run");
-        let step = step_record(1, 0.5);
+        let rank = RankRecord { rank: 0, wait_ms: 1.0, behind_ms: 2.0, stage: Stage::Compute };
+        let step = StepRecord { ranks: vec![rank], ..step_record(1, 0.5) };
         let validation = validation_record(1, 0.5);
         let events = [
             Event::Started { num_params: 1, device: "cpu".into(), step: 0, end_step: 2, run_dir: path },

@@ -8,6 +8,7 @@ use hiend_cache::FileError;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::distributed::PeerFailure;
 use crate::feed::{FeedError, SourceError};
 
 /// An error of a run.
@@ -160,21 +161,27 @@ pub enum TrainingError {
         /// The newest checkpoint before the step.
         last_good: LastGood,
     },
-    /// A rank other than the first failed.
-    #[error("{device} (rank {rank}) failed at step {step}: {message}; {last_good}")]
+    /// Another rank failed or was lost, and the run with it.
+    #[error("{failure}; stopped after step {step}{}", LastSaved(last_good.as_ref()))]
     Rank {
+        /// The failure.
+        failure: PeerFailure,
+        /// Optimizer steps done.
+        step: u64,
+        /// True if the weights of this rank are those after `step`.
+        sound: bool,
+        /// The newest checkpoint; absent on ranks that write none.
+        last_good: Option<LastGood>,
+    },
+    /// A rank would train something else than rank 0.
+    #[error("rank {rank} ({name}): {difference}")]
+    Disagreement {
         /// The rank.
         rank: usize,
-        /// Device of the rank.
-        device: String,
-        /// The step.
-        step: u64,
-        /// The rank's message.
-        message: String,
-        /// True if the device is sound: the rank's batches failed.
-        data: bool,
-        /// The newest checkpoint.
-        last_good: LastGood,
+        /// Host and process of the rank.
+        name: String,
+        /// The first difference.
+        difference: String,
     },
     /// The device failed.
     #[error("the device failed at step {step}: {message}; {last_good}")]
@@ -193,14 +200,14 @@ impl TrainingError {
     pub(super) fn spares_weights(&self) -> bool {
         match self {
             Self::Feed(_) | Self::Open { .. } | Self::Thread { .. } | Self::Validation { .. } => true,
-            Self::Rank { data, .. } => *data,
+            Self::Rank { sound, .. } => *sound,
             _ => false,
         }
     }
 
     /// The error after another checkpoint was written.
     pub(super) fn with_last_good(mut self, path: Option<&Path>) -> Self {
-        if let Self::Rank { last_good, .. } = &mut self {
+        if let Self::Rank { last_good: Some(last_good), .. } = &mut self {
             *last_good = LastGood(path.map(Path::to_owned));
         }
         self
@@ -217,6 +224,15 @@ impl fmt::Display for LastGood {
             Some(path) => write!(f, "last good checkpoint: {}", path.display()),
             None => f.write_str("no checkpoint yet"),
         }
+    }
+}
+
+/// The newest checkpoint, on the rank that writes checkpoints.
+struct LastSaved<'a>(Option<&'a LastGood>);
+
+impl fmt::Display for LastSaved<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |last_good| write!(f, "; {last_good}"))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Settings of a run that do not change its losses.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hiend_loader::stop::Stop;
 
-use crate::device::Compute;
+use crate::distributed::ProcessGroup;
 
 /// The state a run starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl From<bool> for Resume {
     }
 }
 
-/// Settings of a run. None of them changes its losses, but for rounding where several devices add up theirs.
+/// Settings of a run. None of them changes its losses, but for rounding where several ranks add up theirs.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Folder for everything the run writes.
@@ -41,8 +42,8 @@ pub struct TrainOptions {
     pub keep: usize,
     /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time.
     pub gradient_checkpointing: bool,
-    /// Further devices. Each takes its share of every batch; see [`super::ranks`].
-    pub others: Vec<Compute>,
+    /// The ranks that train together, if there are several. Each takes its share of every batch.
+    pub group: Option<Arc<ProcessGroup>>,
     /// Queue a step before the previous step's loss is read, so that the device never waits for the host; each record
     /// then comes one step later. Default: on every device but the CPU, which has finished when a call returns.
     pub overlap: Option<bool>,
@@ -61,7 +62,7 @@ impl TrainOptions {
             checkpoint_every: 0,
             keep: 3,
             gradient_checkpointing: false,
-            others: vec![],
+            group: None,
             overlap: None,
             stop: Stop::default(),
         }

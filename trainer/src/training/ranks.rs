@@ -1,292 +1,340 @@
-//! Data-parallel training of one model on several devices in one process.
+//! The ranks of a run, as its steps see them.
 //!
-//! Each rank is a thread with a device, a copy of the weights, and its share of every global batch. The copies start
-//! equal and receive equal gradients: those of all crops of the batch, averaged over the ranks before clipping and
-//! update. They stay equal, so nothing else is exchanged.
+//! Each rank is a process with a device, a copy of the weights, and its share of every global batch. Before the first
+//! step all ranks agree on what they train ([`Ranks::agree`]). Before each update they exchange a few facts
+//! ([`Ranks::exchange`]), then add their gradients: those of all crops of the batch, weighted so that the sum is the
+//! gradient of the mean loss. The copies start equal and receive equal gradients, so nothing else is sent.
 //!
-//! Rank 0 alone writes, draws, validates and decides when the run is over. The other ranks follow until then, or until
-//! a rank fails; a rank that leaves releases all that wait for it.
+//! Rank 0 alone writes and draws. All ranks take the same decisions from the same facts: a stop requested at any rank
+//! ends all of them after the same step. A validation is shared out by cases.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
-/// Sums tensors over ranks.
-///
-/// All ranks call it equally often, with tensors of the same sizes in the same order, each from its own thread.
-pub trait AllReduce: Send + Sync {
-    /// Sums each of `tensors` over the ranks; the sums are on the rank's own device.
-    ///
-    /// # Errors
-    /// If a rank has left, or a device failed.
-    fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError>;
+use super::TrainingError;
+use super::error::LastGood;
+use super::validation::CaseScores;
+use crate::config::RunConfig;
+use crate::device::Compute;
+use crate::distributed::{AllReduce, PeerFailure, ProcessGroup, all_reduce_for};
+use crate::journal::{RankRecord, Stage};
 
-    /// Marks that a rank has left; ranks that wait for it are released.
-    fn leave(&self);
-}
-
-/// An error that ends a rank.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RankError {
-    /// The run is over, or another rank failed and reported it.
-    #[error("another rank has left")]
-    Left,
-    /// The device failed, with its message.
-    #[error("{0}")]
-    Device(String),
-}
-
-/// Exchanges one value per rank: each rank contributes a value and receives those of all.
-struct AllGather<T> {
-    state: Mutex<State<T>>,
-    changed: Condvar,
-}
-
-struct State<T> {
-    round: u64,
-    posted: Vec<Option<T>>,
-    all: Arc<Vec<T>>,
-    left: bool,
-}
-
-impl<T> AllGather<T> {
-    fn new(num_ranks: usize) -> Self {
-        let posted = (0..num_ranks).map(|_| None).collect();
-        let state = State { round: 0, posted, all: Arc::new(Vec::new()), left: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Contributes a value and waits for those of all ranks, which are returned in rank order.
-    fn exchange(&self, rank: usize, value: T) -> Result<Arc<Vec<T>>, RankError> {
-        let mut state = self.lock();
-        let round = state.round;
-        state.posted[rank] = Some(value);
-        if state.posted.iter().all(Option::is_some) {
-            state.all = Arc::new(state.posted.iter_mut().filter_map(Option::take).collect());
-            state.round += 1;
-            self.changed.notify_all();
-        }
-        while state.round == round {
-            if state.left {
-                return Err(RankError::Left);
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        // The next round cannot start before this rank joins it.
-        Ok(Arc::clone(&state.all))
-    }
-
-    fn leave(&self) {
-        self.lock().left = true;
-        self.changed.notify_all();
-    }
-}
-
-/// Sums in host memory, in rank order: every rank gets the same bits, in every run.
-///
-/// For CPUs, whose backend has no collectives.
-pub struct HostReduce(AllGather<Vec<Vec<f32>>>);
-
-impl HostReduce {
-    /// Makes a sum over `num_ranks` ranks.
-    #[must_use]
-    pub fn new(num_ranks: usize) -> Self {
-        Self(AllGather::new(num_ranks))
-    }
-}
-
-impl AllReduce for HostReduce {
-    fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
-        let devices: Vec<Device> = tensors.iter().map(Tensor::device).collect();
-        let host = |tensor: Tensor<1>| -> Result<Vec<f32>, RankError> {
-            let data = tensor.try_into_data().map_err(|e| RankError::Device(format!("{e:?}")))?;
-            data.try_to_vec().map_err(|e| RankError::Device(format!("{e:?}")))
-        };
-        let values = tensors.into_iter().map(host).collect::<Result<Vec<_>, _>>()?;
-        let all = self.0.exchange(rank, values)?;
-        let total = |(number, device): (usize, &Device)| {
-            let mut sum = all[0][number].clone();
-            for values in &all[1..] {
-                sum.iter_mut().zip(&values[number]).for_each(|(sum, value)| *sum += value);
-            }
-            let len = sum.len();
-            Tensor::from_data(TensorData::new(sum, [len]), device)
-        };
-        Ok(devices.iter().enumerate().map(total).collect())
-    }
-
-    fn leave(&self) {
-        self.0.leave();
-    }
-}
-
-/// Sums between GPUs with NCCL.
-#[cfg(feature = "cuda")]
-pub struct NcclReduce {
-    devices: Vec<Device>,
-    /// True if each rank's tensors were computed.
-    computed: AllGather<bool>,
-}
-
-#[cfg(feature = "cuda")]
-impl NcclReduce {
-    /// Makes a sum over these devices, in rank order.
-    #[must_use]
-    pub fn new(devices: Vec<Device>) -> Self {
-        Self { computed: AllGather::new(devices.len()), devices }
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl AllReduce for NcclReduce {
-    /// A kernel that failed marks its tensors as failed, and NCCL would then wait for this rank without end; so all ranks
-    /// exchange whether they found such a mark first. After that, rank 0 gives up on a device that waits for a failed
-    /// rank.
-    fn sum(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
-        use burn::tensor::distributed::{ReduceOperation, all_reduce};
-        // Nothing is copied: the data of the tensors are not read.
-        let failed = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err());
-        let all = self.computed.exchange(rank, failed.is_none())?;
-        if let Some(error) = failed {
-            return Err(RankError::Device(format!("{error:?}")));
-        }
-        if all.contains(&false) {
-            return Err(RankError::Left);
-        }
-        // All sums are queued before the first is waited for.
-        let sums: Vec<_> =
-            tensors.into_iter().map(|tensor| all_reduce(tensor, ReduceOperation::Sum, self.devices.clone())).collect();
-        Ok(sums.into_iter().map(burn::tensor::distributed::CollectiveTensor::resolve).collect())
-    }
-
-    fn leave(&self) {
-        self.computed.leave();
-    }
-}
+/// Share of a step's time above which waiting for data counts as a rank's slowest stage.
+const DATA_SHARE: f64 = 0.1;
 
 /// The ranks of a run.
-pub struct ProcessGroup {
-    crops: AllGather<usize>,
-    reduce: Box<dyn AllReduce>,
-    failure: Mutex<Option<RankFailure>>,
-}
-
-/// The part of a rank that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureCause {
-    /// The rank's batches could not be made.
-    Batches,
-    /// The rank's device failed.
-    Device,
-    /// The rank's code panicked.
-    Panic,
-}
-
-/// A failure of a rank other than the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RankFailure {
-    /// The rank.
-    pub(super) rank: usize,
-    /// The part that failed.
-    pub(super) cause: FailureCause,
-    /// The rank's message, on one line.
-    pub(super) message: String,
-}
-
-impl ProcessGroup {
-    /// Makes a group of `num_ranks` ranks whose tensors are summed by `reduce`.
-    #[must_use]
-    pub fn new(num_ranks: usize, reduce: Box<dyn AllReduce>) -> Arc<Self> {
-        Arc::new(Self { crops: AllGather::new(num_ranks), reduce, failure: Mutex::new(None) })
-    }
-
-    /// The first failure of a rank.
-    pub(super) fn failure(&self) -> Option<RankFailure> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Records a failure, unless an earlier one is recorded.
-    pub(super) fn fail(&self, failure: RankFailure) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
-    }
-}
-
-/// A rank's membership in its group, which dropping it ends.
-pub struct RankHandle {
+pub(super) struct Ranks {
     group: Arc<ProcessGroup>,
-    rank: usize,
+    reduce: Box<dyn AllReduce>,
 }
 
-impl RankHandle {
-    /// Makes the handle of `rank`.
-    #[must_use]
-    pub fn new(group: &Arc<ProcessGroup>, rank: usize) -> Self {
-        Self { group: Arc::clone(group), rank }
-    }
+/// Facts of a rank that must not differ.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Facts {
+    /// Host and process.
+    pub name: String,
+    /// Version of this program.
+    pub version: String,
+    /// Kind of the run.
+    pub task: String,
+    /// The resolved configuration, as TOML.
+    pub config: String,
+    /// Digest of the data.
+    pub stream_digest: String,
+    /// Steps per epoch.
+    pub steps_per_epoch: u64,
+    /// Step after which the process stops.
+    pub end_step: u64,
+    /// Device.
+    pub device: String,
+}
 
-    /// Sums crop counts over all ranks; `own` is this rank's.
-    pub(super) fn crops(&self, own: usize) -> Result<usize, RankError> {
-        Ok(self.group.crops.exchange(self.rank, own)?.iter().sum())
-    }
+/// The state that all ranks begin with, as rank 0 found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Start {
+    /// Name of the checkpoint's folder; absent for first weights.
+    pub checkpoint: Option<String>,
+}
 
-    /// Sums tensors over all ranks; see [`AllReduce::sum`].
-    pub(super) fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, RankError> {
-        self.group.reduce.sum(self.rank, tensors)
+/// Facts of a rank about a step.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct StepFacts {
+    crops: usize,
+    stop: bool,
+    wait_ms: f64,
+    stage: Stage,
+}
+
+/// Times of a rank's own part in a step, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StepTimes {
+    /// Waiting for the batch.
+    pub wait: f64,
+    /// Bringing the batch to the device, on another thread.
+    pub upload: f64,
+    /// Decoding in the loader, summed over its threads.
+    pub decode: f64,
+    /// Augmenting in the loader, summed over its threads.
+    pub augment: f64,
+}
+
+impl StepTimes {
+    /// The slowest stage of a step that took `step` seconds.
+    fn stage(&self, step: f64) -> Stage {
+        if self.wait <= DATA_SHARE * step {
+            return Stage::Compute;
+        }
+        let stages = [(self.decode, Stage::Decode), (self.augment, Stage::Augment), (self.upload, Stage::Upload)];
+        stages.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or(Stage::Decode, |(_, stage)| stage)
     }
 }
 
-impl Drop for RankHandle {
-    fn drop(&mut self) {
-        self.group.crops.leave();
-        self.group.reduce.leave();
+/// Facts of all ranks about a step.
+#[derive(Clone, Debug)]
+pub(super) struct AgreedStep {
+    /// Number of crops over all ranks.
+    pub crops: usize,
+    /// True if a stop was requested at any rank: the step is the last one.
+    pub stop: bool,
+    /// Records for the journal; on rank 0 only.
+    pub ranks: Vec<RankRecord>,
+}
+
+impl Ranks {
+    /// The ranks of `group`, whose gradients are on `compute`.
+    pub(super) fn new(group: &Arc<ProcessGroup>, compute: &Compute) -> Self {
+        Self { group: Arc::clone(group), reduce: all_reduce_for(group, compute) }
     }
+
+    /// The process group.
+    pub(super) fn group(&self) -> &ProcessGroup {
+        &self.group
+    }
+
+    /// The sum of gradients.
+    pub(super) fn reduce(&self) -> &dyn AllReduce {
+        self.reduce.as_ref()
+    }
+
+    /// Compares the facts of all ranks with rank 0's, and returns the devices of all.
+    ///
+    /// # Errors
+    /// The first difference, the same one on every rank; or a rank that failed.
+    pub(super) fn agree<C: RunConfig>(&self, facts: &Facts) -> Result<Vec<String>, TrainingError> {
+        let all = self.group.gather(facts).map_err(not_begun)?.values;
+        for (rank, theirs) in all.iter().enumerate().skip(1) {
+            if let Some(difference) = difference::<C>(&all[0], theirs) {
+                return Err(TrainingError::Disagreement { rank, name: theirs.name.clone(), difference });
+            }
+        }
+        Ok(all.into_iter().map(|facts| facts.device).collect())
+    }
+
+    /// Sends the start of rank 0 to all.
+    ///
+    /// # Errors
+    /// If a rank failed.
+    pub(super) fn start(&self, own: Start) -> Result<Start, TrainingError> {
+        let mut all = self.group.gather(&own).map_err(not_begun)?.values;
+        Ok(all.swap_remove(0))
+    }
+
+    /// Compares the digests of weights and of checkpoints with rank 0's.
+    ///
+    /// # Errors
+    /// The first rank that differs, or one that failed.
+    pub(super) fn agree_on_weights(&self, weights: String, checkpoint: Option<String>) -> Result<(), TrainingError> {
+        let own = (self.group.name(self.group.rank()).to_owned(), weights, checkpoint);
+        let all = self.group.gather(&own).map_err(not_begun)?.values;
+        let (_, first_weights, first_checkpoint) = &all[0];
+        for (rank, (name, weights, checkpoint)) in all.iter().enumerate().skip(1) {
+            let difference = if checkpoint != first_checkpoint {
+                "its checkpoint is another one than rank 0's: all ranks need the same run folder (--run-dir)"
+            } else if weights != first_weights {
+                "its first weights differ from rank 0's: all ranks need the same --init file and the same kind of device"
+            } else {
+                continue;
+            };
+            let difference = difference.to_owned();
+            return Err(TrainingError::Disagreement { rank, name: name.clone(), difference });
+        }
+        Ok(())
+    }
+
+    /// Exchanges the facts of a step. `step_secs` is the time since the last exchange.
+    ///
+    /// # Errors
+    /// If a rank failed.
+    pub(super) fn exchange(
+        &self,
+        crops: usize,
+        stop: bool,
+        times: StepTimes,
+        step_secs: f64,
+    ) -> Result<AgreedStep, PeerFailure> {
+        let own = StepFacts { crops, stop, wait_ms: times.wait * 1e3, stage: times.stage(step_secs) };
+        let gathered = self.group.gather(&own)?;
+        let record = |(rank, (facts, behind)): (usize, (&StepFacts, &Duration))| RankRecord {
+            rank,
+            wait_ms: facts.wait_ms,
+            behind_ms: behind.as_secs_f64() * 1e3,
+            stage: facts.stage,
+        };
+        let all = &gathered.values;
+        Ok(AgreedStep {
+            crops: all.iter().map(|facts| facts.crops).sum(),
+            stop: all.iter().any(|facts| facts.stop),
+            ranks: all.iter().zip(&gathered.behind).enumerate().map(record).collect(),
+        })
+    }
+
+    /// Gathers the cases of a validation; nothing if any rank was stopped during it.
+    ///
+    /// # Errors
+    /// If a rank failed.
+    pub(super) fn gather_scores(&self, own: Option<Vec<CaseScores>>) -> Result<Option<Vec<CaseScores>>, PeerFailure> {
+        let all: Option<Vec<_>> = self.group.gather(&own)?.values.into_iter().collect();
+        Ok(all.map(|ranks| ranks.into_iter().flatten().collect()))
+    }
+
+    /// Ends the run on all ranks because of an error of this one.
+    pub(super) fn abort(&self, error: &TrainingError) {
+        self.group.abort(&in_a_line(error));
+    }
+
+    /// The error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that
+    /// writes checkpoints.
+    pub(super) fn failed(&self, failure: PeerFailure, step: u64, last_good: Option<LastGood>) -> TrainingError {
+        TrainingError::Rank { failure, step, sound: self.reduce.is_on_host(), last_good }
+    }
+}
+
+/// Time of an exchange, to measure the one that follows.
+#[derive(Debug)]
+pub(super) struct Pace(Instant);
+
+impl Pace {
+    /// Starts now.
+    pub(super) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Seconds since the last call.
+    pub(super) fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.0, now)).as_secs_f64()
+    }
+}
+
+fn not_begun(failure: PeerFailure) -> TrainingError {
+    TrainingError::Rank { failure, step: 0, sound: false, last_good: None }
+}
+
+/// The first fact in which a rank differs from rank 0.
+fn difference<C: RunConfig>(first: &Facts, theirs: &Facts) -> Option<String> {
+    let differs = |what: &str, theirs: &dyn std::fmt::Display, first: &dyn std::fmt::Display| {
+        Some(format!("{what}: {theirs}, rank 0 has {first}"))
+    };
+    if theirs.version != first.version {
+        return differs("version differs", &theirs.version, &first.version);
+    }
+    if theirs.task != first.task {
+        return differs("kind of run differs", &theirs.task, &first.task);
+    }
+    if theirs.config != first.config {
+        let parse = |facts: &Facts| C::parse(&facts.config, &facts.name).ok();
+        let changes = parse(theirs).zip(parse(first)).map(|(theirs, first)| theirs.differences(&first));
+        return match changes.and_then(|changes| changes.into_iter().next()) {
+            Some((key, theirs, first)) => differs(&format!("config differs in {key}"), &theirs, &first),
+            None => Some("config differs".to_owned()),
+        };
+    }
+    if theirs.stream_digest != first.stream_digest {
+        return differs("stream digest differs (other shards)", &theirs.stream_digest, &first.stream_digest);
+    }
+    if theirs.steps_per_epoch != first.steps_per_epoch {
+        return differs("steps per epoch differ", &theirs.steps_per_epoch, &first.steps_per_epoch);
+    }
+    if theirs.end_step != first.end_step {
+        return differs("last step differs (--max-steps)", &theirs.end_step, &first.end_step);
+    }
+    let kind = |device: &str| device.split(':').next().unwrap_or_default().to_owned();
+    if kind(&theirs.device) != kind(&first.device) {
+        return differs("kind of device differs", &theirs.device, &first.device);
+    }
+    None
+}
+
+/// Names the devices of all ranks.
+pub(super) fn device_names(devices: &[String]) -> String {
+    match devices {
+        [one] => one.clone(),
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => format!("{first} in {} ranks", devices.len()),
+        all if all.len() <= 8 => all.join(" + "),
+        all => format!("{} ranks: {}, ..", all.len(), all[..4].join(", ")),
+    }
+}
+
+/// Formats an error and its sources on one line.
+pub(super) fn in_a_line(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 
-    #[test]
-    fn every_rank_gets_the_same_sum_in_every_round() {
-        let reduce = HostReduce::new(3);
-        let sums: Vec<Vec<Vec<f32>>> = std::thread::scope(|scope| {
-            let ranks: Vec<_> = (0..3)
-                .map(|rank| {
-                    let reduce = &reduce;
-                    scope.spawn(move || {
-                        let round = |round: usize| {
-                            let value = |factor: f32| factor * (1 + rank + 10 * round) as f32;
-                            let tensor = |values: [f32; 2]| Tensor::<1>::from_data(values, &Device::flex());
-                            let sums = reduce.sum(rank, vec![tensor([value(1.0), value(0.1)])]).unwrap();
-                            sums.into_iter().next().unwrap().into_data().try_to_vec().unwrap()
-                        };
-                        (0..4).map(round).collect()
-                    })
-                })
-                .collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-        });
-        assert_eq!(sums[0], sums[1]);
-        assert_eq!(sums[0], sums[2]);
-        let first: Vec<f32> = sums[0].iter().map(|round| round[0]).collect();
-        assert_eq!(first, [6.0, 36.0, 66.0, 96.0]);
+    fn facts(config: &PretrainConfig) -> Facts {
+        Facts {
+            name: "node1, process 7".into(),
+            version: "1".into(),
+            task: "pre-training".into(),
+            config: config.to_toml(),
+            stream_digest: "ab".into(),
+            steps_per_epoch: 4,
+            end_step: 8,
+            device: "cuda:0".into(),
+        }
     }
 
     #[test]
-    fn leaving_rank_releases_the_others() {
-        let group = ProcessGroup::new(2, Box::new(HostReduce::new(2)));
-        let failure = RankFailure { rank: 1, cause: FailureCause::Device, message: "no memory".into() };
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| RankHandle::new(&group, 0).crops(8));
-            let leaving = RankHandle::new(&group, 1);
-            group.fail(failure.clone());
-            drop(leaving);
-            assert_eq!(waiting.join().unwrap(), Err(RankError::Left));
-        });
-        assert_eq!(group.failure(), Some(failure));
+    fn first_difference_is_named() {
+        let config = PretrainPreset::Tiny.config();
+        let first = facts(&config);
+        let check = |theirs: Facts, expected: Option<&str>| {
+            assert_eq!(difference::<PretrainConfig>(&first, &theirs).as_deref(), expected);
+        };
+        check(Facts { name: "node2".into(), device: "cuda:1".into(), ..first.clone() }, None);
+        check(Facts { version: "2".into(), ..first.clone() }, Some("version differs: 2, rank 0 has 1"));
+        let mut other = config.clone();
+        other.optim.lr = 0.5;
+        let expected = format!("config differs in optim.lr: 0.5, rank 0 has {}", config.optim.lr);
+        check(facts(&other), Some(&expected));
+        let expected = "stream digest differs (other shards): cd, rank 0 has ab";
+        check(Facts { stream_digest: "cd".into(), ..first.clone() }, Some(expected));
+        check(Facts { end_step: 9, ..first.clone() }, Some("last step differs (--max-steps): 9, rank 0 has 8"));
+        check(Facts { device: "cpu".into(), ..first.clone() }, Some("kind of device differs: cpu, rank 0 has cuda:0"));
+    }
+
+    #[test]
+    fn slowest_stage_is_computing_unless_data_was_waited_for() {
+        let times = StepTimes { wait: 0.3, upload: 0.1, decode: 0.5, augment: 0.7 };
+        assert_eq!(times.stage(1.0), Stage::Augment);
+        assert_eq!(times.stage(10.0), Stage::Compute);
+        assert_eq!(StepTimes { decode: 0.9, ..times }.stage(1.0), Stage::Decode);
+        assert_eq!(StepTimes { upload: 0.9, ..times }.stage(1.0), Stage::Upload);
+    }
+
+    #[test]
+    fn devices_are_named_briefly() {
+        let names = |devices: &[&str]| device_names(&devices.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(names(&["cpu"]), "cpu");
+        assert_eq!(names(&["cpu", "cpu"]), "cpu in 2 ranks");
+        assert_eq!(names(&["cuda:0", "cuda:1"]), "cuda:0 + cuda:1");
+        assert_eq!(names(&["cuda:0", "cuda:1"].repeat(8)), "16 ranks: cuda:0, cuda:1, cuda:0, cuda:1, ..");
     }
 }

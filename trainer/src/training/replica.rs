@@ -6,12 +6,12 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 
-use super::ranks::{RankError, RankHandle};
 use super::{Beginning, Target, Task, TrainingError};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
-use crate::feed::{DeviceBatch, Part};
+use crate::distributed::{AllReduce, Pairwise, ReduceError};
+use crate::feed::DeviceBatch;
 use crate::model::init::WeightInit;
 use crate::optim::clip_global_norm;
 
@@ -20,6 +20,15 @@ pub struct Replica<M> {
     /// Absent only during an update: the optimizer consumes it, so that no second copy of the weights exists.
     model: Option<M>,
     optimizer: ModuleOptimizer,
+}
+
+/// The ranks that take part in an update.
+#[derive(Clone, Copy)]
+pub struct Participants<'a> {
+    /// Sums gradients over the ranks.
+    pub reduce: &'a dyn AllReduce,
+    /// Number of crops over all ranks.
+    pub crops: usize,
 }
 
 /// Results of an update, still on the device.
@@ -73,30 +82,35 @@ impl<M: Module + 'static> Replica<M> {
         &self.optimizer
     }
 
-    /// Updates the weights by the crops of all ranks; does nothing if no rank has any.
+    /// Updates the weights by the crops of all ranks; does nothing if no rank has any. Without `participants`, the batch
+    /// is all there is.
+    ///
+    /// Gradients are added in pairs ([`Pairwise`]) over micro-batches and ranks. With equal micro-batches, and numbers
+    /// of ranks and of micro-batches per rank that are powers of two, the order of additions and hence every bit is that
+    /// of one process with all micro-batches. (NCCL adds over ranks in an order of its own.)
     ///
     /// # Errors
-    /// If another rank has left, or the gradients cannot be summed. The weights are unchanged then.
+    /// If a rank failed, or the gradients cannot be summed. The weights are unchanged then.
     pub fn update<T: Task<Model = M>>(
         &mut self,
         task: &T,
         batch: Option<&DeviceBatch<Target<T>>>,
         lr: f64,
-        handle: Option<&RankHandle>,
-    ) -> Result<Option<Update>, RankError> {
+        participants: Option<Participants<'_>>,
+    ) -> Result<Option<Update>, ReduceError> {
         let own = batch.map_or(0, |batch| batch.crops.len());
-        let all = handle.map_or(Ok(own), |handle| handle.crops(own))?;
+        let all = participants.map_or(own, |participants| participants.crops);
         if all == 0 {
             return Ok(None);
         }
         let model = self.model();
         let (mut loss, mut grads) = match batch {
-            Some(batch) => gradients(task, model, batch),
+            Some(batch) => gradients(task, model, batch, all),
             // All its cases are corrupt; the other ranks' crops still update these weights.
             None => (None, GradientsParams::new()),
         };
-        if let Some(handle) = handle {
-            (loss, grads) = summed(model, handle, own as f64 / all as f64, loss, grads)?;
+        if let Some(Participants { reduce, .. }) = participants {
+            (loss, grads) = summed(model, reduce, loss, grads)?;
         }
         let clip_norm = task.config().optim().clip_norm;
         let norm = clip_norm.and_then(|max| clip_global_norm(model, &mut grads, max));
@@ -107,46 +121,49 @@ impl<M: Module + 'static> Replica<M> {
     }
 }
 
-/// Computes loss `[1]` and gradients of a batch: those of its parts, weighted by their crops.
+/// Computes this rank's part of loss `[1]` and gradients: those of its micro-batches, each weighted by its fraction of
+/// the crops of all ranks.
 fn gradients<T: Task>(
     task: &T,
     model: &T::Model,
     batch: &DeviceBatch<Target<T>>,
+    all_crops: usize,
 ) -> (Option<Tensor<1>>, GradientsParams) {
-    let num_crops = batch.parts.iter().map(Part::num_crops).sum::<usize>() as f64;
-    let mut accumulator = GradientsAccumulator::new();
-    let mut total: Option<Tensor<1>> = None;
+    let add = |(loss, grads): (Tensor<1>, GradientsParams), (other_loss, other_grads)| {
+        let mut sum = GradientsAccumulator::new();
+        sum.accumulate(model, grads);
+        sum.accumulate(model, other_grads);
+        (loss + other_loss, sum.grads())
+    };
+    let mut sum = Pairwise::default();
     for part in &batch.parts {
         let mut loss = task.loss(model, part);
         // The loss of a batch in one part keeps its bits.
-        if batch.parts.len() > 1 {
-            loss = loss * (part.num_crops() as f64 / num_crops);
+        if part.num_crops() != all_crops {
+            loss = loss * (part.num_crops() as f64 / all_crops as f64);
         }
         let grads = GradientsParams::from_grads(loss.backward(), model);
-        accumulator.accumulate(model, grads);
-        let loss = loss.inner();
-        total = Some(match total {
-            Some(total) => total + loss,
-            None => loss,
-        });
+        sum.push((loss.inner(), grads), add);
     }
-    (total, accumulator.grads())
+    match sum.finish(add) {
+        Some((loss, grads)) => (Some(loss), grads),
+        None => (None, GradientsParams::new()),
+    }
 }
 
-/// Sums loss and gradients over the ranks; `share` is this rank's fraction of the crops.
+/// Sums loss and gradients over the ranks.
 fn summed<M: Module>(
     model: &M,
-    handle: &RankHandle,
-    share: f64,
+    reduce: &dyn AllReduce,
     loss: Option<Tensor<1>>,
     grads: GradientsParams,
-) -> Result<(Option<Tensor<1>>, GradientsParams), RankError> {
-    let mut flat = Flatten { grads, share, device: None, tensors: vec![], ids: vec![] };
+) -> Result<(Option<Tensor<1>>, GradientsParams), ReduceError> {
+    let mut flat = Flatten { grads, device: None, tensors: vec![], ids: vec![] };
     model.visit(&mut flat);
     let Flatten { device, mut tensors, ids, .. } = flat;
     let Some(device) = device else { return Ok((loss, GradientsParams::new())) };
-    tensors.push(loss.map_or_else(|| Tensor::zeros([1], &device), |loss| loss * share));
-    let mut sums = handle.sum(tensors)?;
+    tensors.push(loss.unwrap_or_else(|| Tensor::zeros([1], &device)));
+    let mut sums = reduce.sum(tensors)?;
     let loss = sums.pop();
     let mut summed =
         Register { sums: sums.into_iter(), ids: ids.into_iter().peekable(), grads: GradientsParams::new() };
@@ -154,11 +171,10 @@ fn summed<M: Module>(
     Ok((loss, summed.grads))
 }
 
-/// Collects the gradients in parameter order, scaled by `share`. A rank without crops contributes zeros; on other ranks
-/// every trained parameter of our models has a gradient.
+/// Collects the gradients in parameter order. A rank without crops contributes zeros; on other ranks every trained
+/// parameter of our models has a gradient.
 struct Flatten {
     grads: GradientsParams,
-    share: f64,
     device: Option<Device>,
     tensors: Vec<Tensor<1>>,
     ids: Vec<ParamId>,
@@ -169,10 +185,7 @@ impl ModuleVisitor for Flatten {
         if !param.is_require_grad() || self.ids.contains(&param.id) {
             return;
         }
-        let grad = match self.grads.remove::<D>(param.id) {
-            Some(grad) => grad * self.share,
-            None => param.val().inner().zeros_like(),
-        };
+        let grad = self.grads.remove::<D>(param.id).unwrap_or_else(|| param.val().inner().zeros_like());
         self.device.get_or_insert_with(|| grad.device());
         let len = grad.shape().num_elements();
         self.tensors.push(grad.reshape([len]));

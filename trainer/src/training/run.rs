@@ -7,16 +7,19 @@ use std::time::Instant;
 use burn::module::Module;
 use hiend_cache::durable;
 
-use super::error::io_error;
-use super::ranks::ProcessGroup;
+use super::error::{LastGood, io_error};
+use super::ranks::{Ranks, Start, device_names};
 use super::readback::Readback;
 use super::replica::Replica;
 use super::run_dir::{JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
+use super::run_feed::feed_of;
 use super::step_loop::Queued;
-use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError};
+use super::validation::Scores;
+use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow};
 use crate::checkpoint::{self, Best, Checkpoints, State};
 use crate::config::RunConfig as _;
 use crate::device::Compute;
+use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
 use crate::journal::{Entry, Journal, ValidationRecord};
 use crate::vendor::algorithms;
@@ -37,7 +40,9 @@ pub(super) struct Run<'a, T: Task> {
     pub(super) ema: Option<T::Model>,
     pub(super) readback: Readback,
     /// All ranks, if there are several.
-    pub(super) group: Option<Arc<ProcessGroup>>,
+    pub(super) ranks: Option<Arc<Ranks>>,
+    /// Devices of all ranks.
+    devices: Vec<String>,
     /// The last step, until its results have arrived; the readback has been asked for them.
     pub(super) queued: Option<Queued>,
     /// Time at which the last results arrived.
@@ -54,6 +59,8 @@ pub(super) struct Run<'a, T: Task> {
     pub(super) elapsed_secs: f64,
     pub(super) wait_secs: f64,
     pub(super) last_good: Option<PathBuf>,
+    /// The checkpoint that the run was resumed from.
+    start_checkpoint: Option<PathBuf>,
     picture: Option<PathBuf>,
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
@@ -67,6 +74,7 @@ impl<'a, T: Task> Run<'a, T> {
         stream: &Stream,
         compute: &'a Compute,
         options: &'a TrainOptions,
+        (ranks, devices): (Option<Arc<Ranks>>, Vec<String>),
     ) -> Result<Self, TrainingError> {
         let config = task.config();
         let found = RunDir::find(&options.run_dir, options.resume)?;
@@ -129,7 +137,8 @@ impl<'a, T: Task> Run<'a, T> {
             replica,
             ema,
             readback: Readback::start()?,
-            group: None,
+            ranks,
+            devices,
             queued: None,
             settled: None,
             step,
@@ -140,6 +149,7 @@ impl<'a, T: Task> Run<'a, T> {
             losses: vec![],
             elapsed_secs: 0.0,
             wait_secs: 0.0,
+            start_checkpoint: last_good.clone(),
             last_good,
             picture: None,
             beginning,
@@ -153,14 +163,47 @@ impl<'a, T: Task> Run<'a, T> {
 
     /// Names of all devices.
     pub(super) fn devices(&self) -> String {
-        let all = std::iter::once(self.compute).chain(&self.options.others);
-        all.map(ToString::to_string).collect::<Vec<_>>().join(" + ")
+        device_names(&self.devices)
     }
 
-    /// Optimizer steps after which this process stops.
-    pub(super) fn end_step(&self) -> u64 {
-        let total = self.task.config().schedule().total_steps(self.steps_per_epoch);
-        self.options.max_steps.map_or(total, |max| total.min(max))
+    /// Agrees with the other ranks on the weights that all begin with.
+    pub(super) fn agree_on_start(&self) -> Result<(), TrainingError> {
+        let Some(ranks) = &self.ranks else { return Ok(()) };
+        let checkpoint = self.start_checkpoint.as_deref();
+        let name = checkpoint.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        ranks.start(Start { checkpoint: name })?;
+        let digest = checkpoint.map(checkpoint::state_digest).transpose()?;
+        ranks.agree_on_weights(follow::weights_digest(self.model())?, digest)?;
+        Ok(mark_begun()?)
+    }
+
+    /// The error of a run that ends because another rank failed.
+    pub(super) fn rank_error(&self, failure: PeerFailure) -> TrainingError {
+        let last_good = Some(LastGood(self.last_good.clone()));
+        match &self.ranks {
+            Some(ranks) => ranks.failed(failure, self.step, last_good),
+            None => TrainingError::Rank { failure, step: self.step, sound: true, last_good },
+        }
+    }
+
+    /// Trains on the batches of `stream`, or on this rank's share of them. After a failure that left the weights sound,
+    /// they are saved.
+    pub(super) fn train(
+        &mut self,
+        stream: &Stream,
+        end_step: u64,
+        watch: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), TrainingError> {
+        let share = self.ranks.as_ref().map_or((0, 1), |ranks| ranks.group().share());
+        let feed = feed_of(self.task, stream, self.compute, self.step, share);
+        let result = feed.and_then(|feed| self.take_steps(feed, end_step, watch));
+        result.map_err(|error| {
+            // The other ranks end while this one saves.
+            if let Some(ranks) = &self.ranks {
+                ranks.abort(&error);
+            }
+            self.rescue(error, watch)
+        })
     }
 
     /// Measures the averaged weights, or the weights if none are averaged.
@@ -168,9 +211,15 @@ impl<'a, T: Task> Run<'a, T> {
         let start = Instant::now();
         let model = self.ema.clone().unwrap_or_else(|| self.model().valid());
         let mut progress = |done, total| watch(&Event::Validating { done, total });
-        let Some(scores) = self.task.validate(&model, self.compute, &self.options.stop, &mut progress)? else {
-            return Ok(());
+        let ranks = self.ranks.clone();
+        let share = ranks.as_ref().map_or((0, 1), |ranks| ranks.group().share());
+        let own = self.task.validate(&model, self.compute, share, &self.options.stop, &mut progress)?;
+        let all = match ranks {
+            Some(ranks) => ranks.gather_scores(own).map_err(|failure| self.rank_error(failure))?,
+            None => own,
         };
+        let Some(cases) = all else { return Ok(()) };
+        let scores = Scores::of(cases);
         self.validation_due = false;
         // NaN means that no case was measured.
         let best = !scores.mean_dice.is_nan() && self.best.is_none_or(|best| scores.mean_dice > best.mean_dice);

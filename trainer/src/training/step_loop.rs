@@ -6,14 +6,16 @@ use std::time::Instant;
 use hiend_loader::batch::BatchTimes;
 
 use super::error::LastGood;
-use super::ranks::RankHandle;
+use super::ranks::{AgreedStep, Pace, StepTimes};
 use super::readback::Answer;
+use super::replica::Participants;
 use super::run::Run;
 use super::{Event, Target, Task, TrainingError, ema, memory_advice};
 use crate::config::RunConfig as _;
 use crate::device;
+use crate::distributed::ReduceError;
 use crate::feed::{DeviceBatch, Feed};
-use crate::journal::{Entry, StepRecord};
+use crate::journal::{Entry, RankRecord, StepRecord};
 
 /// A step that was queued on the device.
 pub(super) struct Queued {
@@ -26,6 +28,13 @@ pub(super) struct Queued {
     wait_secs: f64,
     upload_secs: f64,
     loader: BatchTimes,
+    ranks: Vec<RankRecord>,
+}
+
+/// Times of a rank's part in a step, after `wait` seconds of waiting for its batch.
+pub(super) fn times_of<Targets>(batch: Option<&DeviceBatch<Targets>>, wait: f64) -> StepTimes {
+    let (upload, loader) = batch.map_or((0.0, BatchTimes::default()), |batch| (batch.upload_secs, batch.loader));
+    StepTimes { wait, upload, decode: loader.decode_secs, augment: loader.augment_secs }
 }
 
 impl<T: Task> Run<'_, T> {
@@ -34,9 +43,9 @@ impl<T: Task> Run<'_, T> {
         &mut self,
         mut feed: Feed<Target<T>>,
         end_step: u64,
-        handle: Option<&RankHandle>,
         watch: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), TrainingError> {
+        let mut pace = Pace::new();
         let validate_every = self.task.validation_every(self.steps_per_epoch);
         while self.step < end_step {
             if !feed.is_ready() {
@@ -52,14 +61,24 @@ impl<T: Task> Run<'_, T> {
                 }
             };
             let wait_secs = start.elapsed().as_secs_f64();
-            let queued = match self.update(batch.as_ref(), handle, start, wait_secs) {
-                Ok(queued) => queued,
+            let updated = self
+                .agree(batch.as_ref(), wait_secs, &mut pace)
+                .and_then(|agreed| Ok((self.update(batch.as_ref(), &agreed, start, wait_secs)?, agreed.stop)));
+            let (queued, stop_agreed) = match updated {
+                Ok(updated) => updated,
                 Err(error) => {
-                    // Earlier steps are reported if the device can still answer.
-                    self.settle(watch)?;
+                    // Earlier steps are reported if the device can still answer for them. After a failed rank, a sum on
+                    // the device may have ended with any values.
+                    if !matches!(error, TrainingError::Rank { sound: false, .. }) {
+                        self.settle(watch)?;
+                    }
                     return Err(error);
                 }
             };
+            // All ranks take the decision of the step's exchange; alone, a request counts at any time.
+            let alone = self.ranks.is_none();
+            let requested = self.options.stop.clone();
+            let stops = || stop_agreed || (alone && requested.is_requested());
             self.step += 1;
             // The results of the previous step are read while the device works on this one.
             let previous = std::mem::replace(&mut self.queued, queued);
@@ -76,21 +95,23 @@ impl<T: Task> Run<'_, T> {
             let checkpoint_due = due(self.options.checkpoint_every);
             self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
             // Weights are drawn, measured or saved only after their loss was looked at.
-            let wanted = at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested();
+            let wanted = at_end || checkpoint_due || self.validation_due || stops();
             if wanted || !self.options.overlap.unwrap_or(!self.compute.is_cpu()) {
                 self.settle(watch)?;
             }
-            if (at_end || checkpoint_due || self.validation_due || self.options.stop.is_requested())
+            if (at_end || checkpoint_due || self.validation_due || stops())
                 && let Some(batch) = &batch
             {
                 self.draw(batch, watch);
             }
             drop(batch);
+            let mut cut_short = false;
             if self.validation_due {
                 self.validate(watch)?;
+                cut_short = self.validation_due;
             }
             // A stop requested up to here, during a long validation for example, makes this the last step.
-            let last = at_end || self.options.stop.is_requested();
+            let last = at_end || stops() || cut_short;
             if last {
                 self.settle(watch)?;
             }
@@ -105,20 +126,36 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
+    /// Exchanges the facts of a step with the other ranks, if there are any.
+    fn agree(
+        &self,
+        batch: Option<&DeviceBatch<Target<T>>>,
+        wait_secs: f64,
+        pace: &mut Pace,
+    ) -> Result<AgreedStep, TrainingError> {
+        let crops = batch.map_or(0, |batch| batch.crops.len());
+        let Some(ranks) = &self.ranks else { return Ok(AgreedStep { crops, stop: false, ranks: vec![] }) };
+        let agreed = ranks.exchange(crops, self.options.stop.is_requested(), times_of(batch, wait_secs), pace.lap());
+        agreed.map_err(|failure| self.rank_error(failure))
+    }
+
     /// Queues one update of the weights; none if every case of the batch is corrupt.
     fn update(
         &mut self,
         batch: Option<&DeviceBatch<Target<T>>>,
-        handle: Option<&RankHandle>,
+        agreed: &AgreedStep,
         start: Instant,
         wait_secs: f64,
     ) -> Result<Option<Queued>, TrainingError> {
         let config = self.task.config();
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
-        let update = self.replica.update(self.task, batch, lr, handle);
-        let Some(update) = update.map_err(|error| self.device_error(self.step + 1, &error.to_string()))? else {
-            return Ok(None);
-        };
+        let ranks = self.ranks.clone();
+        let participants = ranks.as_ref().map(|ranks| Participants { reduce: ranks.reduce(), crops: agreed.crops });
+        let update = self.replica.update(self.task, batch, lr, participants).map_err(|error| match error {
+            ReduceError::Peer(failure) => self.rank_error(failure),
+            ReduceError::Device(message) => self.device_error(self.step + 1, &message),
+        });
+        let Some(update) = update? else { return Ok(None) };
         let crops = update.crops;
         self.readback.ask(update);
         if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
@@ -135,6 +172,7 @@ impl<T: Task> Run<'_, T> {
             wait_secs,
             upload_secs: batch.map_or(0.0, |batch| batch.upload_secs),
             loader: batch.map(|batch| batch.loader).unwrap_or_default(),
+            ranks: agreed.ranks.clone(),
         }))
     }
 
@@ -148,10 +186,14 @@ impl<T: Task> Run<'_, T> {
 
     /// Waits for the results of a step and reports them. Weights after a loss that is not finite are never saved.
     fn report(&mut self, queued: Queued, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
-        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader } = queued;
-        let group = self.group.clone();
-        let rank_failed = || group.as_ref().is_some_and(|group| group.failure().is_some());
-        let answer = self.readback.next(rank_failed).map_err(|error| self.device_error(step, &error.to_string()))?;
+        let Queued { step, lr, crops, cases, start, wait_secs, upload_secs, loader, ranks } = queued;
+        let group = self.ranks.clone();
+        let failure = || group.as_ref().and_then(|ranks| ranks.group().failure());
+        let answer = self.readback.next(|| failure().is_some()).map_err(|error| match failure() {
+            // The device waited for the lost rank.
+            Some(failure) => self.rank_error(failure),
+            None => self.device_error(step, &error.to_string()),
+        })?;
         let Answer { loss, norm: grad_norm, at } = answer;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
             if let Some(panic) = device::take_panic() {
@@ -182,6 +224,7 @@ impl<T: Task> Run<'_, T> {
             compute_ms: (step_secs - wait_secs).max(0.0) * 1e3,
             decode_ms: loader.decode_secs * 1e3,
             augment_ms: loader.augment_secs * 1e3,
+            ranks,
         };
         self.write(&Entry::Step(record.clone()))?;
         watch(&Event::Step(&record));
@@ -196,7 +239,8 @@ impl<T: Task> Run<'_, T> {
         }
         if memory_advice::is_out_of_memory(&message) {
             let config = self.task.config();
-            let crops = config.stream().crops_per_batch() / (1 + self.options.others.len());
+            let num_ranks = self.ranks.as_ref().map_or(1, |ranks| ranks.group().num_ranks());
+            let crops = config.stream().crops_per_batch() / num_ranks;
             let at_a_time = config.train().micro_batch.unwrap_or(crops);
             message += &memory_advice::less_memory(at_a_time, self.options.gradient_checkpointing);
         }

@@ -27,7 +27,7 @@ pub struct Stream {
 impl Stream {
     /// Opens the stream of a cache, determined by `config` and the run's seed.
     ///
-    /// Threads and memory are for the whole process; ranks share them evenly.
+    /// Threads and memory are those of this process, and `options.rank` is its share.
     ///
     /// # Errors
     /// If the cache does not fit the configuration, or the memory does not suffice.
@@ -37,22 +37,16 @@ impl Stream {
         seed: u64,
         options: &pipeline::LoaderOptions,
     ) -> Result<Self, pipeline::Error> {
-        let whole = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
-        let digest = whole.digest();
-        let steps_per_epoch = whole.steps_per_epoch();
-        let ahead = whole.memory().num_buffers;
+        let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
+        let digest = loader.digest();
+        let steps_per_epoch = loader.steps_per_epoch();
+        let ahead = loader.memory().num_buffers;
         let (config, options) = (config.clone(), options.clone());
         let open = Box::new(move |step, share: (usize, usize)| {
-            let (_, num_ranks) = share;
-            if num_ranks == 1 {
-                return Ok(source_of(whole.stream(step)));
+            if share == options.rank {
+                return Ok(source_of(loader.stream(step)));
             }
-            let options = pipeline::LoaderOptions {
-                threads: (whole.num_threads() / num_ranks).max(1),
-                memory_bytes: options.memory_bytes / num_ranks as u64,
-                rank: share,
-                ..options.clone()
-            };
+            let options = pipeline::LoaderOptions { rank: share, ..options.clone() };
             let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, &options)?;
             Ok(source_of(loader.stream(step)))
         });

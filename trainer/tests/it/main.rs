@@ -18,5 +18,7 @@ mod observe;
 mod precision;
 mod predict;
 mod pretrain;
+mod rank_connections;
+mod rank_processes;
 mod ranks;
 mod report;

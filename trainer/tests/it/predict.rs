@@ -49,16 +49,15 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    fn command(&self, input: &str, out: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        command.args(["predict", "--device", "cpu", "--model"]).arg(self.at("run")).arg(self.at(input));
+        command.arg("--out").arg(self.at(out)).args(more);
+        command
+    }
+
     fn predict(&self, input: &str, out: &str, more: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hiend-train"))
-            .args(["predict", "--device", "cpu", "--model"])
-            .arg(self.at("run"))
-            .arg(self.at(input))
-            .arg("--out")
-            .arg(self.at(out))
-            .args(more)
-            .output()
-            .unwrap()
+        self.command(input, out, more).output().unwrap()
     }
 
     /// Checks that a prediction ends with `code` and `expected` on standard error.
@@ -254,4 +253,26 @@ fn a_folder_that_takes_no_files_is_refused_before_computing() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/proc/self/fdinfo: cannot write the label maps of 1 scan,"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn ranks_share_the_scans() {
+    let folder = Folder::new();
+    for scan in ["a", "b", "c"] {
+        write_scan(&folder.at(&format!("scans/{scan}.nii.gz")), [0.0; 3]);
+    }
+    let predicted = |rank: &str, out: &str| {
+        let world = [("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank), ("MASTER_ADDR", "localhost")];
+        let output = folder.command("scans", out, &[]).envs(world).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut names: Vec<String> = fs::read_dir(folder.at(out))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".nii.gz"))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(predicted("0", "first"), ["a.nii.gz", "c.nii.gz"]);
+    assert_eq!(predicted("1", "second"), ["b.nii.gz"]);
 }

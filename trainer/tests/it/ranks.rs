@@ -1,16 +1,24 @@
-//! Several ranks, as threads on the CPU: the losses of a single rank, and no wait for a rank that failed.
+//! Several ranks, connected by TCP: the bits of one process, one end for all of them, and a resume with any number.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
+use hiend_trainer::distributed::{Master, ProcessGroup, Timeouts, Token, World};
 use hiend_trainer::feed::SourceError;
+use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::pretrain::pretrain;
 use hiend_trainer::testing::SyntheticStream;
-use hiend_trainer::training::{Stream, Summary, TrainOptions, TrainingError};
+use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, TrainOptions, TrainingError};
 
-const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 6, steps_per_epoch: 4 };
+const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 8, steps_per_epoch: 4 };
+
+/// Long enough that a busy machine never fails a test that expects no failure.
+const TIMEOUTS: Timeouts =
+    Timeouts { join: Duration::from_mins(5), peer: Duration::from_mins(5), step: Duration::from_mins(10) };
 
 fn config() -> PretrainConfig {
     let mut config = PretrainPreset::Tiny.config();
@@ -30,64 +38,262 @@ fn config() -> PretrainConfig {
     config
 }
 
-fn run(stream: Stream, run_dir: &Path, ranks: usize, steps: u64, resume: bool) -> Result<Summary, TrainingError> {
-    let others = vec![Compute::cpu(); ranks - 1];
-    let options = TrainOptions { max_steps: Some(steps), resume: resume.into(), others, ..TrainOptions::new(run_dir) };
-    pretrain(&config(), stream, &Compute::cpu(), &options, &mut |_| ())
+fn with_micro_batch(crops: usize) -> PretrainConfig {
+    let mut config = config();
+    config.train.micro_batch = Some(crops);
+    config
+}
+
+/// Places of `num_ranks` ranks that find each other by a file in `dir`.
+pub(crate) fn worlds(dir: &Path, num_ranks: usize) -> Vec<World> {
+    let master = Master::File(dir.join("address"));
+    let world = |rank| World {
+        rank,
+        num_ranks,
+        local_rank: rank,
+        num_sharing: num_ranks,
+        may_see_one_gpu: false,
+        master: master.clone(),
+    };
+    (0..num_ranks).map(world).collect()
+}
+
+/// Runs `rank` in a thread for each rank, with its process group.
+fn each_rank<T: Send>(num_ranks: usize, rank: impl Fn(Arc<ProcessGroup>) -> T + Sync) -> Vec<T> {
+    let (dir, token) = (tempfile::tempdir().unwrap(), Token::random().unwrap());
+    let worlds = worlds(dir.path(), num_ranks);
+    std::thread::scope(|scope| {
+        let start = |world: &World| {
+            let (world, token, rank) = (world.clone(), &token, &rank);
+            scope.spawn(move || rank(ProcessGroup::join(&world, token, TIMEOUTS, None).unwrap()))
+        };
+        let threads: Vec<_> = worlds.iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+type Run = Result<Summary, TrainingError>;
+
+fn options(run_dir: &Path, steps: u64, resume: bool) -> TrainOptions {
+    TrainOptions { max_steps: Some(steps), resume: resume.into(), ..TrainOptions::new(run_dir) }
+}
+
+/// Trains on `ranks` ranks; returns the result of each.
+fn run(
+    config: &PretrainConfig,
+    stream: fn() -> Stream,
+    run_dir: &Path,
+    ranks: usize,
+    steps: u64,
+    resume: bool,
+) -> Vec<Run> {
+    if ranks == 1 {
+        return vec![pretrain(config, stream(), &Compute::cpu(), &options(run_dir, steps, resume), &mut |_| ())];
+    }
+    each_rank(ranks, |group| {
+        let options = TrainOptions { group: Some(group), ..options(run_dir, steps, resume) };
+        pretrain(config, stream(), &Compute::cpu(), &options, &mut |_| ())
+    })
+}
+
+fn stream() -> Stream {
+    STREAM.stream()
+}
+
+fn bits(losses: &[f64]) -> Vec<u64> {
+    losses.iter().map(|loss| loss.to_bits()).collect()
+}
+
+/// Losses of rank 0, after all ranks have ended without an error.
+fn losses(runs: Vec<Run>) -> Vec<f64> {
+    let mut summaries: Vec<Summary> = runs.into_iter().map(Result::unwrap).collect();
+    assert!(
+        summaries.iter().all(|summary| summary.outcome == summaries[0].outcome && summary.step == summaries[0].step)
+    );
+    summaries.swap_remove(0).losses
 }
 
 #[test]
-fn ranks_give_the_losses_of_one_rank() {
+fn ranks_give_the_bits_of_one_process_with_the_same_micro_batches() {
+    // Each crop is computed in a micro-batch of two, and four micro-batches are added in pairs, whoever computes them.
+    let config = with_micro_batch(2);
     let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
-    let one = run(STREAM.stream(), dirs[0].path(), 1, 8, false).unwrap();
+    let [one, two, four] = [1, 2, 4].map(|ranks| {
+        let dir = dirs[ranks / 2].path();
+        losses(run(&config, stream, dir, ranks, 6, false))
+    });
+    println!("losses of 1 process: {one:?}\n             2 ranks: {two:?}\n             4 ranks: {four:?}");
+    assert_eq!((one.len(), bits(&one)), (6, bits(&two)));
+    assert_eq!(bits(&one), bits(&four));
+}
+
+#[test]
+fn ranks_give_the_losses_of_one_process_with_the_whole_batch() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let six = || SyntheticStream { crops: 6, ..STREAM }.stream();
+    let one = losses(run(&config(), six, dirs[0].path(), 1, 6, false));
     for (ranks, dir) in [2, 3].into_iter().zip(&dirs[1..]) {
-        let many = run(STREAM.stream(), dir.path(), ranks, 8, false).unwrap();
-        let error = one.losses.iter().zip(&many.losses).fold(0f64, |most, (a, b)| most.max((a - b).abs() / a));
+        let many = losses(run(&config(), six, dir.path(), ranks, 6, false));
+        let error = one.iter().zip(&many).fold(0f64, |most, (a, b)| most.max((a - b).abs() / a));
         println!("{ranks} ranks: losses differ by {error:.1e} at most");
-        assert_eq!(many.losses.len(), 8);
-        assert!(error < 1e-5, "{ranks} ranks: {:?} and {:?}", one.losses, many.losses);
+        assert_eq!(many.len(), 6);
+        // Sums of f32 gradients in another order, over six steps: 2^-24 times a few.
+        assert!(error < 1e-5, "{ranks} ranks: {one:?} and {many:?}");
     }
 }
 
 #[test]
-fn ranks_resume_bit_for_bit() {
+fn run_on_four_ranks_continues_on_two_and_on_one() {
+    let config = with_micro_batch(2);
     let (straight_dir, parts_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let straight = run(STREAM.stream(), straight_dir.path(), 2, 6, false).unwrap();
-    let mut parts = run(STREAM.stream(), parts_dir.path(), 2, 3, false).unwrap().losses;
-    parts.extend(run(STREAM.stream(), parts_dir.path(), 2, 6, true).unwrap().losses);
-    let bits = |losses: &[f64]| losses.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&straight.losses), bits(&parts));
+    let straight = losses(run(&config, stream, straight_dir.path(), 1, 6, false));
+    let parts: Vec<f64> = [(4, 2), (2, 4), (1, 6)]
+        .into_iter()
+        .flat_map(|(ranks, steps)| losses(run(&config, stream, parts_dir.path(), ranks, steps, ranks < 4)))
+        .collect();
+    assert_eq!(bits(&straight), bits(&parts));
 }
 
 #[test]
-fn failing_rank_ends_the_run_and_is_named() {
+fn journal_has_the_times_of_every_rank() {
     let dir = tempfile::tempdir().unwrap();
-    let mut stream = STREAM.stream();
-    stream.open = Box::new(|start, share| {
-        let fails = move |step: u64| share.0 == 1 && step == 3;
-        let batches = STREAM.share(start, share).zip(start..);
-        Ok(Box::new(batches.map(move |(batch, step)| if fails(step) { Err(SourceError::from("gone")) } else { batch })))
-    });
-    let error = run(stream, dir.path(), 3, 6, false).unwrap_err();
-    // The weights are sound, so the steps before the failure are saved.
+    losses(run(&config(), stream, dir.path(), 2, 2, false));
+    let entries = read(&dir.path().join("journal.jsonl")).unwrap().map(Result::unwrap);
+    let ranks: Vec<_> =
+        entries.filter_map(|entry| if let Entry::Step(record) = entry { Some(record.ranks) } else { None }).collect();
+    assert_eq!(ranks.len(), 2);
+    for step in ranks {
+        assert_eq!(step.iter().map(|rank| rank.rank).collect::<Vec<_>>(), [0, 1]);
+        assert!(step.iter().any(|rank| rank.behind_ms == 0.0), "{step:?}");
+    }
+}
+
+#[test]
+fn failing_rank_ends_all_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let failing = || {
+        let mut stream = SyntheticStream { crops: 6, ..STREAM }.stream();
+        stream.open = Box::new(|start, share| {
+            let fails = move |step: u64| share.0 == 1 && step == 3;
+            let batches = SyntheticStream { crops: 6, ..STREAM }.share(start, share).zip(start..);
+            Ok(Box::new(
+                batches.map(move |(batch, step)| if fails(step) { Err(SourceError::from("gone")) } else { batch }),
+            ))
+        });
+        stream
+    };
+    let runs = run(&config(), failing, dir.path(), 3, 6, false);
+    let errors: Vec<String> =
+        runs.into_iter().map(|run| format!("{:#}", anyhow::Error::from(run.unwrap_err()))).collect();
+    // The weights are sound, so rank 0 saves the steps before the failure.
     let saved = checkpoint::latest(&dir.path().join("checkpoints")).unwrap().unwrap();
-    let expected = "cpu (rank 1) failed at step 4: no batch for step 3: gone; last good checkpoint: ";
-    assert_eq!(error.to_string(), format!("{expected}{}", saved.display()));
     assert!(saved.ends_with("step-00000003"), "{}", saved.display());
+    let named = |error: &str| {
+        error.starts_with("rank 1 (") && error.contains(") failed: no batch for step 3: gone; stopped after step 3")
+    };
+    assert!(
+        named(&errors[0]) && errors[0].ends_with(&format!("; last good checkpoint: {}", saved.display())),
+        "{errors:?}"
+    );
+    assert_eq!(errors[1], "no batch for step 3: gone");
+    assert!(named(&errors[2]), "{errors:?}");
 }
 
 #[test]
 fn rank_with_only_corrupt_cases_takes_part() {
     let dir = tempfile::tempdir().unwrap();
-    let mut stream = STREAM.stream();
     // The second rank's share of step 1 is lost, and both of step 2.
-    stream.open = Box::new(|start, share| {
-        let lost = move |step: u64| step == 2 || (share.0 == 1 && step == 1);
-        let empty = |step| SyntheticStream { crops: 0, ..STREAM }.batch(step);
-        let batches = STREAM.share(start, share).zip(start..);
-        Ok(Box::new(batches.map(move |(batch, step)| if lost(step) { Ok(empty(step)) } else { batch })))
+    let damaged = || {
+        let mut stream = STREAM.stream();
+        stream.open = Box::new(|start, share| {
+            let lost = move |step: u64| step == 2 || (share.0 == 1 && step == 1);
+            let empty = |step| SyntheticStream { crops: 0, ..STREAM }.batch(step);
+            let batches = STREAM.share(start, share).zip(start..);
+            Ok(Box::new(batches.map(move |(batch, step)| if lost(step) { Ok(empty(step)) } else { batch })))
+        });
+        stream
+    };
+    let losses = losses(run(&config(), damaged, dir.path(), 2, 5, false));
+    assert_eq!(losses.len(), 4);
+    assert!(losses.iter().all(|loss| loss.is_finite()));
+}
+
+#[test]
+fn rank_with_another_setting_is_named_before_the_first_step() {
+    let check = |change: fn(&mut PretrainConfig, &mut TrainOptions), expected: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = each_rank(3, |group| {
+            let (mut config, mut options) = (config(), options(dir.path(), 3, false));
+            if group.rank() == 2 {
+                change(&mut config, &mut options);
+            }
+            let options = TrainOptions { group: Some(group), ..options };
+            let six = SyntheticStream { crops: 6, ..STREAM }.stream();
+            pretrain(&config, six, &Compute::cpu(), &options, &mut |_| ())
+        });
+        for run in runs {
+            let error = run.unwrap_err();
+            assert!(matches!(error, TrainingError::Disagreement { rank: 2, .. }), "{error}");
+            assert!(error.to_string().starts_with("rank 2 (") && error.to_string().ends_with(expected), "{error}");
+        }
+        assert!(!dir.path().join("checkpoints").exists());
+    };
+    check(|config, _| config.optim.lr = 0.5, "config differs in optim.lr: 0.5, rank 0 has 0.001");
+    check(|_, options| options.max_steps = Some(2), "last step differs (--max-steps): 2, rank 0 has 3");
+}
+
+#[test]
+fn rank_without_the_checkpoint_is_named() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for folder in [&dir, &other] {
+        // Another loss in the state of the second one.
+        let seed = if folder.path() == dir.path() { 3 } else { 4 };
+        let stream = SyntheticStream { seed, ..STREAM }.stream();
+        let stream = Stream { digest: "the same".into(), ..stream };
+        pretrain(&config(), stream, &Compute::cpu(), &options(folder.path(), 1, false), &mut |_| ()).unwrap();
+    }
+    let runs = each_rank(2, |group| {
+        let folder = if group.rank() == 0 { &dir } else { &other };
+        let options = TrainOptions { group: Some(group), ..options(folder.path(), 2, true) };
+        let stream = Stream { digest: "the same".into(), ..STREAM.stream() };
+        pretrain(&config(), stream, &Compute::cpu(), &options, &mut |_| ())
     });
-    let summary = run(stream, dir.path(), 2, 5, false).unwrap();
-    assert_eq!((summary.step, summary.losses.len()), (5, 4));
-    assert!(summary.losses.iter().all(|loss| loss.is_finite()));
+    for run in runs {
+        let error = run.unwrap_err().to_string();
+        assert!(error.contains("its checkpoint is another one than rank 0's"), "{error}");
+    }
+}
+
+#[test]
+fn stop_at_any_rank_ends_all_after_the_same_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = Stop::default();
+    let runs = each_rank(2, |group| {
+        let own = if group.rank() == 1 { stop.clone() } else { Stop::default() };
+        let options = TrainOptions { group: Some(group), stop: own, ..options(dir.path(), 40, false) };
+        let mut watch = |event: &Event<'_>| {
+            if matches!(event, Event::Step(record) if record.step == 2) {
+                stop.request();
+            }
+        };
+        pretrain(&config(), stream(), &Compute::cpu(), &options, &mut watch)
+    });
+    let summaries: Vec<Summary> = runs.into_iter().map(Result::unwrap).collect();
+    // The request is seen by the exchange of step 3, or of step 4 if rank 1 had sent its facts already.
+    assert!((3..=4).contains(&summaries[0].step), "{}", summaries[0].step);
+    for summary in &summaries {
+        assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, summaries[0].step));
+    }
+    let saved = checkpoint::latest(&dir.path().join("checkpoints")).unwrap().unwrap();
+    assert!(saved.ends_with(format!("step-{:08}", summaries[0].step)), "{}", saved.display());
+}
+
+#[test]
+fn run_that_cannot_begin_ends_the_others_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    losses(run(&config(), stream, dir.path(), 1, 1, false));
+    let runs = run(&config(), stream, dir.path(), 2, 2, false);
+    let errors: Vec<String> = runs.into_iter().map(|run| run.unwrap_err().to_string()).collect();
+    assert!(errors[0].contains("already holds a run"), "{errors:?}");
+    assert!(errors[1].starts_with("rank 0 (") && errors[1].contains("already holds a run"), "{errors:?}");
 }

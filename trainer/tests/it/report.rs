@@ -23,6 +23,7 @@ fn record(step: u64) -> StepRecord {
         compute_ms: 99.0,
         decode_ms: 1.0,
         augment_ms: 1.0,
+        ranks: vec![],
     }
 }
 

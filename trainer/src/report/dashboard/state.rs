@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::journal::{StepRecord, ValidationRecord};
 use crate::report::history::History;
+use crate::report::ranks::RankSummary;
 use crate::training::Event;
 
 /// Number of steps over which speed and time left are averaged.
@@ -145,6 +146,11 @@ impl State {
             compute_ms: mean(|r| r.compute_ms),
             upload_ms: mean(|r| r.upload_ms),
         })
+    }
+
+    /// Summarizes the ranks' parts in the last steps, if there are several ranks.
+    pub(super) fn ranks(&self) -> Option<RankSummary> {
+        RankSummary::of(self.window.iter().map(|(_, record)| record))
     }
 
     /// Estimates the time left from the last steps, checkpoints and validations included.

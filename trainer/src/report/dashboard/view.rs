@@ -44,7 +44,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: b
         ROWS_WITH_LOG.. => (Constraint::Length(0), Constraint::Fill(1)),
         _ => (Constraint::Length(0), Constraint::Length(0)),
     };
-    let figures = if state.validation.is_some() { 4 } else { 3 };
+    let figures = 3 + u16::from(state.validation.is_some()) + u16::from(state.ranks().is_some());
     let rows = [Constraint::Length(1), Constraint::Length(1), Constraint::Length(figures), curves, log];
     let rows = Layout::vertical(rows.into_iter().chain([Constraint::Length(1)]));
     let [heading, progress, numbers, curves, log, keys] = rows.areas(frame.area());
@@ -102,6 +102,13 @@ fn number_lines(state: &State, now: Instant, palette: Palette) -> Vec<Line<'stat
             ("= wait", format!("{:.1} + compute {:.1} ms", speed.wait_ms, speed.compute_ms)),
         ]),
     ];
+    lines.extend(state.ranks().map(|ranks| {
+        row(vec![
+            ("ranks     ", ranks.num_ranks.to_string()),
+            ("slowest", format!("{:<24}", ranks.slowest())),
+            ("data wait by rank", format!("{} ms", ranks.waits())),
+        ])
+    }));
     lines.extend(state.validation.as_ref().map(|record| {
         row(vec![
             ("Dice      ", format!("{:.4}", record.mean_dice)),
@@ -212,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
+    use crate::journal::{RankRecord, Stage, StepRecord};
     use crate::training::Event;
 
     /// A run after `num_steps` of 1000 steps of 100 ms.
@@ -257,6 +265,17 @@ mod tests {
         check(&text, &["q or Ctrl-C"]);
         assert!(text.chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count() > 40, "no curves in\n{text}");
         assert!(!text.contains("Dice"));
+    }
+
+    #[test]
+    fn ranks_are_shown_if_there_are_several() {
+        let (mut state, now) = state(3, Instant::now());
+        assert!(!screen(&state, now, [120, 30], true).0.contains("slowest"));
+        let rank = |(rank, behind_ms)| RankRecord { rank, wait_ms: 1.5, behind_ms, stage: Stage::Augment };
+        let ranks = [0.0, 12.0].into_iter().enumerate().map(rank).collect();
+        state.event(&Event::Step(&StepRecord { ranks, ..step_record(4, 0.5) }), None, now);
+        let (text, _) = screen(&state, now, [120, 30], true);
+        check(&text, &["ranks      2", "slowest rank 1 +12.0 ms (augment)", "data wait by rank 1.5 1.5 ms"]);
     }
 
     #[test]

@@ -1,0 +1,40 @@
+//! Arguments of runs with several ranks.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::distributed::{Launcher, Timeouts};
+
+/// Arguments of runs with several ranks.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Several ranks")]
+pub struct RanksArgs {
+    /// Program that started the ranks, one process each; its environment says which rank this is
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub ranks: Launcher,
+    /// Address that rank 0 listens at, if it is not the one that the others connect to
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Seconds until all ranks must have joined
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub join_timeout: u64,
+    /// Seconds without data or heartbeat after which a rank counts as lost, and all ranks end
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub peer_timeout: u64,
+    /// Seconds that a rank may take from one exchange to the next: a step, tuning, a validation, a checkpoint
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub step_timeout: u64,
+    /// Times to start the ranks of --devices again after a failure, from the newest checkpoint
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "devices", conflicts_with = "smoke")]
+    pub restarts: usize,
+}
+
+impl RanksArgs {
+    /// Times after which a rank gives up on another one.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        let [join, peer, step] = [self.join_timeout, self.peer_timeout, self.step_timeout].map(Duration::from_secs);
+        Timeouts { join, peer, step }
+    }
+}

@@ -1,0 +1,317 @@
+//! The ranks of a run, connected: small values gathered from all of them, and one failure that ends them all.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::inbox::{Arrived, Inbox, NoFrame};
+use super::link::Link;
+use super::peer::{Cause, PeerFailure};
+use super::rendezvous::{self, JoinError};
+use super::token::Token;
+use super::wire::{Frame, Kind, pack, unpack};
+use super::world::World;
+
+/// Time that a rank which leaves waits for the others to close their ends.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Times after which a rank gives up on another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until all ranks have joined.
+    pub join: Duration,
+    /// Without data or heartbeat.
+    pub peer: Duration,
+    /// Between two exchanges, with heartbeats: computing, tuning, validating, saving.
+    pub step: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { join: Duration::from_mins(10), peer: Duration::from_mins(1), step: Duration::from_mins(30) }
+    }
+}
+
+/// The part of a group that its threads share.
+pub(super) struct Core {
+    pub(super) inbox: Inbox,
+    /// Frames to be sent, by connection.
+    outgoing: Mutex<Vec<Option<flume::Sender<Frame>>>>,
+    /// Called once after the first failure.
+    hooks: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    leaving: AtomicBool,
+}
+
+impl Core {
+    /// The shared part of a group with `num_links` connections.
+    pub(super) fn new(num_links: usize) -> Arc<Self> {
+        Arc::new(Self {
+            inbox: Inbox::new(num_links),
+            outgoing: Mutex::new(vec![None; num_links]),
+            hooks: Mutex::default(),
+            leaving: AtomicBool::new(false),
+        })
+    }
+
+    /// Connects the sending end of a link.
+    pub(super) fn add_outgoing(&self, index: usize, sender: flume::Sender<Frame>) {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(sender);
+    }
+
+    /// Queues a frame. A connection that is closed has failed the group, which the next wait reports.
+    fn send(&self, index: usize, frame: Frame) {
+        let sender = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)[index].clone();
+        if let Some(sender) = sender {
+            let _ = sender.send(frame);
+        }
+    }
+
+    /// Ends the group, unless it has ended already: reports to all connections, and wakes everybody.
+    pub(super) fn fail(&self, failure: PeerFailure) {
+        let report = Frame::new(Kind::Abort, serde_json::to_vec(&failure).unwrap_or_default());
+        if !self.inbox.fail(failure) {
+            return;
+        }
+        for sender in self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten() {
+            // A peer that takes no more frames finds out by its own time-out.
+            let _ = sender.try_send(report.clone());
+        }
+        for hook in self.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            hook();
+        }
+    }
+
+    /// True while this rank closes its connections.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Lets the writers send what is queued and end.
+    fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).fill(None);
+    }
+}
+
+/// Values of all ranks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gathered<T> {
+    /// One value per rank, in rank order.
+    pub values: Vec<T>,
+    /// Time between the arrival of the first rank and that of each rank. Known to rank 0 only, empty on others.
+    pub behind: Vec<Duration>,
+}
+
+/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks.
+pub struct ProcessGroup {
+    rank: usize,
+    num_ranks: usize,
+    name: String,
+    timeouts: Timeouts,
+    core: Arc<Core>,
+    links: Vec<Link>,
+    finished: AtomicBool,
+}
+
+impl fmt::Debug for ProcessGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessGroup")
+            .field("rank", &self.rank)
+            .field("num_ranks", &self.num_ranks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ProcessGroup {
+    /// Joins the ranks of a run. Rank 0 listens at the address of `world`, or at `listen` if the others reach it by
+    /// another name, and returns when all have joined.
+    ///
+    /// # Errors
+    /// If a rank does not appear in time, is refused, or the address cannot be used.
+    pub fn join(
+        world: &World,
+        token: &Token,
+        timeouts: Timeouts,
+        listen: Option<&str>,
+    ) -> Result<Arc<Self>, JoinError> {
+        let num_links = if world.rank == 0 { world.num_ranks - 1 } else { 1 };
+        let core = Core::new(num_links);
+        let name = rendezvous::own_name();
+        let mut group = Self {
+            rank: world.rank,
+            num_ranks: world.num_ranks,
+            name,
+            timeouts,
+            core,
+            links: vec![],
+            finished: AtomicBool::new(false),
+        };
+        // On an error, dropping the group reports it to the ranks that have joined.
+        let joined = if world.rank == 0 {
+            rendezvous::accept_all(world, token, timeouts, listen, &group.name, &group.core, &mut group.links)
+        } else {
+            rendezvous::connect(world, token, timeouts, &group.name, &group.core).map(|link| group.links.push(link))
+        };
+        match joined {
+            Ok(()) => Ok(Arc::new(group)),
+            Err(error) => {
+                group.abort(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Number of this rank, from 0.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Number of ranks.
+    #[must_use]
+    pub fn num_ranks(&self) -> usize {
+        self.num_ranks
+    }
+
+    /// Share of each batch: this rank and the number of ranks.
+    #[must_use]
+    pub fn share(&self) -> (usize, usize) {
+        (self.rank, self.num_ranks)
+    }
+
+    /// Host and process of a rank. Ranks other than 0 know their own name and that of rank 0 only.
+    #[must_use]
+    pub fn name(&self, rank: usize) -> &str {
+        if rank == self.rank {
+            return &self.name;
+        }
+        let known = self.links.iter().find(|link| link.peer.rank == rank);
+        known.map_or("unknown host", |link| link.peer.name.as_str())
+    }
+
+    /// Gathers a small value from every rank; all ranks receive all values.
+    ///
+    /// # Errors
+    /// If the group has failed, or a rank does not arrive in time.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, own: &T) -> Result<Gathered<T>, PeerFailure> {
+        let own = serde_json::to_vec(own).map_err(|error| self.protocol(self.rank, error.to_string()))?;
+        let (values, behind) =
+            if self.rank == 0 { self.gather_all(own)? } else { (self.gather_from_first(own)?, vec![]) };
+        let parse = |(rank, value): (usize, &Vec<u8>)| {
+            serde_json::from_slice(value).map_err(|error| self.protocol(rank, format!("an unexpected value: {error}")))
+        };
+        let values = values.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        Ok(Gathered { values, behind })
+    }
+
+    /// Waits until every rank has arrived here.
+    ///
+    /// # Errors
+    /// See [`Self::gather`].
+    pub fn barrier(&self) -> Result<(), PeerFailure> {
+        self.gather(&()).map(|_| ())
+    }
+
+    fn gather_all(&self, own: Vec<u8>) -> Result<(Vec<Vec<u8>>, Vec<Duration>), PeerFailure> {
+        let (mut values, mut times) = (vec![own], vec![Instant::now()]);
+        for rank in 1..self.num_ranks {
+            let Arrived { frame, at } = self.receive(rank, Kind::Gather)?;
+            values.push(frame.payload.to_vec());
+            times.push(at);
+        }
+        let all = Frame::new(Kind::Gather, pack(&values));
+        (1..self.num_ranks).for_each(|rank| self.send(rank, all.clone()));
+        let first = times.iter().min().copied().unwrap_or_else(Instant::now);
+        Ok((values, times.into_iter().map(|at| at - first).collect()))
+    }
+
+    fn gather_from_first(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>, PeerFailure> {
+        self.send(0, Frame::new(Kind::Gather, own));
+        let arrived = self.receive(0, Kind::Gather)?;
+        unpack(&arrived.frame.payload, self.num_ranks)
+            .ok_or_else(|| self.protocol(0, "gathered values of another form".into()))
+    }
+
+    /// Queues a frame for a rank that this one is connected to.
+    pub(super) fn send(&self, rank: usize, frame: Frame) {
+        self.core.send(self.index(rank), frame);
+    }
+
+    /// Waits for the next frame of a rank, which must be of this kind.
+    ///
+    /// # Errors
+    /// If the group has failed, the rank is late, or it sent something else.
+    pub(super) fn receive(&self, rank: usize, kind: Kind) -> Result<Arrived, PeerFailure> {
+        // Rank 0 notices a late rank first and names it; the others wait a little longer for its report.
+        let patience = self.timeouts.step + if self.rank == 0 { Duration::ZERO } else { self.timeouts.peer };
+        match self.core.inbox.take(self.index(rank), patience) {
+            Ok(arrived) if arrived.frame.kind == kind => Ok(arrived),
+            Ok(arrived) => {
+                Err(self.protocol(rank, format!("a {:?} where a {kind:?} was expected", arrived.frame.kind)))
+            }
+            Err(NoFrame::Failed(failure)) => Err(failure),
+            Err(NoFrame::TimedOut) => Err(self.fail(rank, Cause::Late(patience.as_secs()))),
+        }
+    }
+
+    /// Fails the group because a rank broke the protocol.
+    pub(super) fn protocol(&self, rank: usize, what: String) -> PeerFailure {
+        self.fail(rank, Cause::Protocol(what))
+    }
+
+    /// Fails the group because of a rank; returns the failure that counts, the first one.
+    fn fail(&self, rank: usize, cause: Cause) -> PeerFailure {
+        let failure = PeerFailure { rank, name: self.name(rank).to_owned(), cause };
+        self.core.fail(failure.clone());
+        self.core.inbox.failure().unwrap_or(failure)
+    }
+
+    fn index(&self, rank: usize) -> usize {
+        if self.rank == 0 { rank - 1 } else { rank }
+    }
+
+    /// Ends all ranks because of an error of this one, unless the group has failed already.
+    pub fn abort(&self, message: &str) {
+        self.fail(self.rank, Cause::Failed(message.lines().next().unwrap_or_default().to_owned()));
+    }
+
+    /// The failure that ended the group, if it has ended.
+    #[must_use]
+    pub fn failure(&self) -> Option<PeerFailure> {
+        self.core.inbox.failure()
+    }
+
+    /// Calls `hook` once after the first failure, on the thread that notices it.
+    pub fn on_failure(&self, hook: impl Fn() + Send + 'static) {
+        self.core.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+    }
+
+    /// Leaves in order, after all ranks have arrived here.
+    ///
+    /// # Errors
+    /// If the group has failed, or a rank does not arrive in time.
+    pub fn finish(&self) -> Result<(), PeerFailure> {
+        self.barrier()?;
+        self.finished.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        if self.finished.load(Ordering::Acquire) {
+            for link in &self.links {
+                self.core.send(link.peer.index, Frame::empty(Kind::Leave));
+            }
+        } else {
+            self.abort("its process ended before the run was over");
+        }
+        self.core.leave();
+        let deadline = Instant::now() + PARTING;
+        self.links.drain(..).for_each(|link| link.close(deadline));
+    }
+}

@@ -1,0 +1,138 @@
+//! Frames that have arrived from all peers, and the failure that ends the group: everything a rank can wait for.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::peer::PeerFailure;
+use super::wire::Frame;
+
+/// Maximum number of frames that wait for one peer's reader. The protocol keeps fewer in flight
+/// ([`super::tcp_sum::WINDOW`] buckets), so that this bounds memory and never holds up a reader.
+const CAPACITY: usize = 16;
+
+/// A frame and the time of its arrival.
+#[derive(Clone, Debug)]
+pub(super) struct Arrived {
+    pub frame: Frame,
+    pub at: Instant,
+}
+
+/// Frames by connection, and the first failure.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    queues: Vec<VecDeque<Arrived>>,
+    failure: Option<PeerFailure>,
+}
+
+/// The reason that no frame arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoFrame {
+    /// The group has failed.
+    Failed(PeerFailure),
+    /// The time is over.
+    TimedOut,
+}
+
+impl Inbox {
+    /// An inbox for `num_peers` connections.
+    pub(super) fn new(num_peers: usize) -> Self {
+        let queues = (0..num_peers).map(|_| VecDeque::new()).collect();
+        Self { state: Mutex::new(State { queues, failure: None }), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a frame; waits while the queue is full. Drops it after a failure.
+    pub(super) fn put(&self, peer: usize, frame: Frame) {
+        let at = Instant::now();
+        let state = self.lock();
+        let full = |state: &mut State| state.failure.is_none() && state.queues[peer].len() >= CAPACITY;
+        let mut state = self.changed.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+        if state.failure.is_none() {
+            state.queues[peer].push_back(Arrived { frame, at });
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for the next frame of a peer. Frames that arrived before a failure are still returned.
+    ///
+    /// # Errors
+    /// If the group has failed, or nothing arrived within `patience`.
+    pub(super) fn take(&self, peer: usize, patience: Duration) -> Result<Arrived, NoFrame> {
+        let waits = |state: &mut State| state.failure.is_none() && state.queues[peer].is_empty();
+        let (mut state, _) =
+            self.changed.wait_timeout_while(self.lock(), patience, waits).unwrap_or_else(PoisonError::into_inner);
+        match (state.queues[peer].pop_front(), &state.failure) {
+            (Some(arrived), _) => {
+                self.changed.notify_all();
+                Ok(arrived)
+            }
+            (None, Some(failure)) => Err(NoFrame::Failed(failure.clone())),
+            (None, None) => Err(NoFrame::TimedOut),
+        }
+    }
+
+    /// Records a failure and wakes everybody. Returns whether it is the first.
+    pub(super) fn fail(&self, failure: PeerFailure) -> bool {
+        let mut state = self.lock();
+        let first = state.failure.is_none();
+        if first {
+            state.failure = Some(failure);
+        }
+        self.changed.notify_all();
+        first
+    }
+
+    /// The first failure.
+    pub(super) fn failure(&self) -> Option<PeerFailure> {
+        self.lock().failure.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::peer::Cause;
+    use super::super::wire::Kind;
+    use super::*;
+
+    #[test]
+    fn frames_of_each_peer_arrive_in_order() {
+        let inbox = Inbox::new(2);
+        for number in 0..3 {
+            inbox.put(1, Frame::new(Kind::Gather, vec![number]));
+        }
+        for number in 0..3 {
+            assert_eq!(*inbox.take(1, Duration::ZERO).unwrap().frame.payload, [number]);
+        }
+        assert_eq!(inbox.take(0, Duration::ZERO).unwrap_err(), NoFrame::TimedOut);
+    }
+
+    #[test]
+    fn failure_wakes_readers_and_writers_and_the_first_one_stays() {
+        let inbox = Inbox::new(1);
+        let failure = |rank| PeerFailure { rank, name: "host".into(), cause: Cause::Closed };
+        for _ in 0..CAPACITY {
+            inbox.put(0, Frame::empty(Kind::Sum));
+        }
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| inbox.put(0, Frame::empty(Kind::Sum)));
+            assert!(inbox.fail(failure(3)));
+            blocked.join().unwrap();
+        });
+        assert!(!inbox.fail(failure(4)));
+        for _ in 0..CAPACITY {
+            assert_eq!(inbox.take(0, Duration::ZERO).unwrap().frame.kind, Kind::Sum);
+        }
+        assert_eq!(inbox.take(0, Duration::from_secs(9)).unwrap_err(), NoFrame::Failed(failure(3)));
+        assert_eq!(inbox.failure(), Some(failure(3)));
+    }
+}

@@ -1,0 +1,146 @@
+//! One connection to another rank: a thread that reads, and a thread that writes and sends heartbeats.
+
+use std::io::{self, BufReader, BufWriter, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use flume::RecvTimeoutError;
+
+use super::group::Core;
+use super::peer::{Cause, PeerFailure};
+use super::wire::{Frame, Kind};
+
+/// Maximum interval of heartbeats.
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of frames that may wait to be sent; more than the protocol keeps in flight.
+const OUTGOING: usize = 32;
+/// Bytes read and written at once, if a frame is smaller.
+const BUFFER: usize = 64 << 10;
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Rank of the other process.
+    pub rank: usize,
+    /// Host and process.
+    pub name: String,
+    /// Index of its queue in the inbox.
+    pub index: usize,
+}
+
+impl Peer {
+    fn failed(&self, cause: Cause) -> PeerFailure {
+        PeerFailure { rank: self.rank, name: self.name.clone(), cause }
+    }
+}
+
+/// A connection. Closed by [`Self::close`].
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: Peer,
+    stream: TcpStream,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Link {
+    /// Starts the threads of a connection. A peer that is silent for `timeout` fails the group.
+    ///
+    /// # Errors
+    /// If the socket cannot be set up or the system refuses a thread.
+    pub(super) fn start(stream: TcpStream, peer: Peer, core: &Arc<Core>, timeout: Duration) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        let (sender, outgoing) = flume::bounded(OUTGOING);
+        let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(format!("{name}-{}", peer.rank)).spawn(work)
+        };
+        let (from, to) = ((peer.clone(), Arc::clone(core)), (peer.clone(), Arc::clone(core)));
+        let interval = (timeout / 4).min(MAX_INTERVAL);
+        let threads = vec![
+            spawn("rank-in", Box::new(move || read_all(reading, &from.0, &from.1, timeout)))?,
+            spawn("rank-out", Box::new(move || write_all(writing, &outgoing, &to.0, &to.1, timeout, interval)))?,
+        ];
+        core.add_outgoing(peer.index, sender);
+        Ok(Self { peer, stream, threads })
+    }
+
+    /// Waits until `deadline` for both threads to end, which they do once the core has dropped its senders and the peer
+    /// has closed its end; then closes the connection.
+    pub(super) fn close(mut self, deadline: Instant) {
+        while Instant::now() < deadline && !self.threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.stream.shutdown(Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            // A panic of a thread has shown its message already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn read_all(stream: TcpStream, peer: &Peer, core: &Core, timeout: Duration) {
+    let mut stream = BufReader::with_capacity(BUFFER, stream);
+    let mut left = false;
+    loop {
+        match Frame::read(&mut stream) {
+            Ok(Frame { kind: Kind::Heartbeat, .. }) => {}
+            Ok(Frame { kind: Kind::Leave, .. }) => left = true,
+            Ok(Frame { kind: Kind::Abort, payload }) => {
+                let failure = serde_json::from_slice(&payload);
+                core.fail(failure.unwrap_or_else(|error| {
+                    peer.failed(Cause::Protocol(format!("an unreadable report of a failure: {error}")))
+                }));
+            }
+            Ok(frame) => core.inbox.put(peer.index, frame),
+            Err(error) => {
+                if !left && !core.is_leaving() {
+                    core.fail(peer.failed(cause(&error, timeout)));
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn write_all(
+    stream: TcpStream,
+    outgoing: &flume::Receiver<Frame>,
+    peer: &Peer,
+    core: &Core,
+    timeout: Duration,
+    interval: Duration,
+) {
+    let mut stream = BufWriter::with_capacity(BUFFER, stream);
+    loop {
+        let frame = match outgoing.recv_timeout(interval) {
+            Ok(frame) => frame,
+            Err(RecvTimeoutError::Timeout) => Frame::empty(Kind::Heartbeat),
+            Err(RecvTimeoutError::Disconnected) => {
+                // The peer reads what was sent, then the end.
+                let _ = stream.get_ref().shutdown(Shutdown::Write);
+                return;
+            }
+        };
+        if let Err(error) = frame.write(&mut stream).and_then(|()| stream.flush()) {
+            // A peer that has reported a failure and closed is no second failure: the first one is kept.
+            if !core.is_leaving() {
+                core.fail(peer.failed(cause(&error, timeout)));
+            }
+            // What is in the buffer cannot be sent: dropping the writer must not try.
+            let _ = stream.into_parts();
+            return;
+        }
+    }
+}
+
+fn cause(error: &io::Error, timeout: Duration) -> Cause {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cause::Silent(timeout.as_secs()),
+        io::ErrorKind::InvalidData => Cause::Protocol(error.to_string()),
+        _ => Cause::Closed,
+    }
+}

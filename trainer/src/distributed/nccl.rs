@@ -1,0 +1,321 @@
+//! Sums between GPUs by NCCL, on `CubeCL`'s own buffers and streams.
+//!
+//! Rank 0 makes the communicator's identifier, and the group's connections bring it to the others. All calls are made on
+//! the device's thread, in program order with Burn's launches (see [`crate::vendor`] for the contract). The communicator
+//! does not block: each call returns at once and its progress is polled, so that a lost rank never holds the thread.
+//! When the group fails, the communicator is aborted, which ends the sums that wait for the lost rank.
+//!
+//! NCCL adds in an order of its own, which depends on the number of ranks and on how they are connected, but not on the
+//! run: equal runs give equal bits, while other numbers of ranks agree within rounding.
+//!
+//! Written without a GPU: no device has executed it so far.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::backend::Cube;
+use burn::tensor::Tensor;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::cuda::CudaRuntime;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::runtime::Runtime;
+use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
+use cudarc::nccl::{result, sys};
+
+use super::all_reduce::{AllReduce, ReduceError};
+use super::group::ProcessGroup;
+
+type Server = <CudaRuntime as Runtime>::Server;
+
+/// Bytes of gradients in one group call: NCCL launches once for them.
+const BUCKET_BYTES: usize = 64 << 20;
+/// Interval at which the progress of a call is polled.
+const POLL: Duration = Duration::from_micros(50);
+/// Time for a communicator to form, and for a call to be queued.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Version whose layout of the configuration is used; later libraries fill in what it lacks.
+const CONFIG_VERSION: u32 = 23_000;
+/// First bytes of a configuration.
+const CONFIG_MAGIC: u32 = 0xcafe_beef;
+/// Value of a setting that NCCL chooses.
+const UNDEFINED: c_int = c_int::MIN;
+
+/// A communicator. Used under a lock.
+struct Communicator(sys::ncclComm_t);
+
+// SAFETY: NCCL allows calls on a communicator from any thread, one at a time, which the lock around it ensures.
+unsafe impl Send for Communicator {}
+
+/// Sums over the GPUs of a group.
+pub(super) struct NcclSum {
+    group: Arc<ProcessGroup>,
+    /// Made by the first sum, absent after an abort.
+    communicator: Arc<Mutex<Option<Communicator>>>,
+}
+
+/// A failure of NCCL, with the call that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("NCCL: {call} failed with {status}")]
+struct NcclError {
+    call: &'static str,
+    status: String,
+}
+
+impl NcclError {
+    fn new(call: &'static str, status: impl std::fmt::Debug) -> Self {
+        Self { call, status: format!("{status:?}") }
+    }
+}
+
+impl NcclSum {
+    /// Makes a sum over the ranks of `group`; the communicator forms at the first one.
+    pub(super) fn new(group: Arc<ProcessGroup>) -> Self {
+        let communicator: Arc<Mutex<Option<Communicator>>> = Arc::default();
+        let aborted = Arc::clone(&communicator);
+        group.on_failure(move || {
+            if let Some(Communicator(raw)) = aborted.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it.
+                let _ = unsafe { result::comm_abort(raw) };
+            }
+        });
+        Self { group, communicator }
+    }
+
+    /// Brings the identifier to all ranks and forms the communicator on the thread of the device of `x`.
+    fn form(&self, x: &CubeTensor) -> Result<(), ReduceError> {
+        let device_error = |error: NcclError| ReduceError::Device(error.to_string());
+        let own = if self.group.rank() == 0 {
+            let id =
+                result::get_uniqueid().map_err(|error| device_error(NcclError::new("ncclGetUniqueId", error.0)))?;
+            id.internal.iter().map(|byte| *byte as u8).collect()
+        } else {
+            Vec::new()
+        };
+        let ids: Vec<Vec<u8>> = self.group.gather(&own)?.values;
+        let bytes: [u8; 128] = ids[0]
+            .as_slice()
+            .try_into()
+            .map_err(|_| ReduceError::Device("rank 0 sent no identifier of a communicator".into()))?;
+        let id = sys::ncclUniqueId { internal: bytes.map(|byte| byte as c_char) };
+        let (rank, num_ranks) = (self.group.rank() as c_int, self.group.num_ranks() as c_int);
+        let (communicator, group) = (Arc::clone(&self.communicator), Arc::clone(&self.group));
+        let stream = StreamId::current();
+        let formed = DeviceHandle::<Server>::new(x.client.service_id().device).submit_blocking(
+            move |server: &mut Server| -> Result<(), String> {
+                // Makes the device's context current, as every task of CubeCL does.
+                server.flush(stream).map_err(|error| error.to_string())?;
+                let mut config = configuration();
+                let mut raw: sys::ncclComm_t = ptr::null_mut();
+                // SAFETY: all pointers are to live values; the identifier is rank 0's.
+                let started =
+                    unsafe { result::comm_init_rank_config(&raw mut raw, num_ranks, id, rank, &raw mut config) };
+                started.map_err(|error| NcclError::new("ncclCommInitRankConfig", error.0).to_string())?;
+                // Held from here on, so that a failure of the group aborts it.
+                *communicator.lock().unwrap_or_else(PoisonError::into_inner) = Some(Communicator(raw));
+                settle(&communicator, &group, "ncclCommInitRankConfig").map_err(|error| error.to_string())
+            },
+        );
+        match formed {
+            Ok(formed) => formed.map_err(ReduceError::Device),
+            Err(error) => {
+                Err(ReduceError::Device(error.message().unwrap_or("the device's thread panicked").to_owned()))
+            }
+        }
+    }
+
+    /// Queues the sums of tensors without gaps into new ones.
+    fn queue(&self, tensors: &[CubeTensor]) -> Vec<CubeTensor> {
+        let empty = |x: &CubeTensor| {
+            empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.meta.shape().clone(), x.dtype)
+        };
+        let sums: Vec<CubeTensor> = tensors.iter().map(empty).collect();
+        let Some(first) = tensors.first() else { return sums };
+        let device = first.client.service_id().device;
+        let stream = StreamId::current();
+        let counts: Vec<usize> = tensors.iter().map(|x| x.meta.num_elements()).collect();
+        let from: Vec<_> = tensors.iter().map(|x| x.handle.clone().binding()).collect();
+        let to: Vec<_> = sums.iter().map(|x| x.handle.clone().binding()).collect();
+        let (communicator, group) = (Arc::clone(&self.communicator), Arc::clone(&self.group));
+        DeviceHandle::<Server>::new(device).submit(move |server: &mut Server| {
+            let bindings: Vec<_> = from.iter().chain(&to).cloned().collect();
+            // Pointers before the scope is entered; see `vendor::queue`.
+            let held: Result<Vec<_>, _> =
+                bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect();
+            ExecuteScope::over(server, stream, to.clone()).execute(|server| {
+                let held = held?;
+                let (from, to) = held.split_at(counts.len());
+                let pointers: Vec<(u64, u64, usize)> = from
+                    .iter()
+                    .zip(to)
+                    .zip(&counts)
+                    .map(|((from, to), count)| (from.resource().ptr, to.resource().ptr, *count))
+                    .collect();
+                let mut streams = server.write_streams().resolve(stream, bindings.iter())?;
+                let sys = streams.current().sys.cast();
+                // SAFETY: `bindings` and `held` keep the buffers until the sums are queued, and the stream's order keeps
+                // them until they are done. Pointers were resolved within this task, and each buffer holds as many
+                // floats as its count says.
+                unsafe { all_reduce(&communicator, &group, &pointers, sys) }.map_err(|error| ServerError::Generic {
+                    reason: error.to_string(),
+                    backtrace: BackTrace::capture(),
+                })
+            });
+        });
+        sums
+    }
+}
+
+impl AllReduce for NcclSum {
+    /// A kernel that failed marks its tensors as failed, and NCCL would then wait for this rank without end; so all ranks
+    /// first exchange whether they found such a mark. A later failure reaches the others through the group.
+    fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError> {
+        // Nothing is copied: the data of the tensors are not read.
+        if let Some(error) = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err()) {
+            return Err(ReduceError::Device(format!("{error:?}")));
+        }
+        self.group.barrier()?;
+        let primitive = |tensor: Tensor<1>| {
+            let primitive = tensor.try_into_primitive::<Cube>();
+            primitive.map(into_contiguous).map_err(|error| ReduceError::Device(format!("{error:?}")))
+        };
+        let tensors: Vec<CubeTensor> = tensors.into_iter().map(primitive).collect::<Result<_, _>>()?;
+        let Some(first) = tensors.first() else { return Ok(vec![]) };
+        if self.communicator.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            if let Some(failure) = self.group.failure() {
+                return Err(failure.into());
+            }
+            self.form(first)?;
+        }
+        let mut sums = Vec::with_capacity(tensors.len());
+        let mut rest = tensors.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |x: &&CubeTensor| {
+                bytes += 4 * x.meta.num_elements();
+                bytes <= BUCKET_BYTES
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (bucket, later) = rest.split_at(count);
+            sums.extend(self.queue(bucket));
+            rest = later;
+        }
+        Ok(sums.into_iter().map(Tensor::from_primitive::<Cube>).collect())
+    }
+
+    fn is_on_host(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for NcclSum {
+    fn drop(&mut self) {
+        if let Some(Communicator(raw)) = self.communicator.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it. Aborting
+            // also ends a communicator that has nothing to do, without waiting for other ranks.
+            let _ = unsafe { result::comm_abort(raw) };
+        }
+    }
+}
+
+/// Queues one group of sums of floats on a stream.
+///
+/// # Safety
+/// Each source and target must be a device pointer to that many floats, alive until the stream has passed the sums.
+unsafe fn all_reduce(
+    communicator: &Mutex<Option<Communicator>>,
+    group: &ProcessGroup,
+    pointers: &[(u64, u64, usize)],
+    stream: sys::cudaStream_t,
+) -> Result<(), NcclError> {
+    {
+        let held = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Communicator(raw)) = &*held else { return Err(aborted(group)) };
+        result::group_start().map_err(|error| NcclError::new("ncclGroupStart", error.0))?;
+        for &(from, to, count) in pointers {
+            // SAFETY: the caller's promise.
+            let queued = unsafe {
+                result::all_reduce(
+                    from as *const c_void,
+                    to as *mut c_void,
+                    count,
+                    sys::ncclDataType_t::ncclFloat32,
+                    sys::ncclRedOp_t::ncclSum,
+                    *raw,
+                    stream,
+                )
+            };
+            if let Err(error) = queued {
+                let _ = result::group_end();
+                return Err(NcclError::new("ncclAllReduce", error.0));
+            }
+        }
+        result::group_end().map_err(|error| NcclError::new("ncclGroupEnd", error.0))?;
+    }
+    settle(communicator, group, "ncclAllReduce")
+}
+
+/// Waits until the last call on the communicator is no longer in progress: until it is queued, not until it is done.
+fn settle(
+    communicator: &Mutex<Option<Communicator>>,
+    group: &ProcessGroup,
+    call: &'static str,
+) -> Result<(), NcclError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        {
+            let held = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Communicator(raw)) = &*held else { return Err(aborted(group)) };
+            let mut state = sys::ncclResult_t::ncclInProgress;
+            // SAFETY: the communicator is alive while the lock is held.
+            let asked = unsafe { sys::ncclCommGetAsyncError(*raw, &raw mut state) };
+            if asked != sys::ncclResult_t::ncclSuccess {
+                return Err(NcclError::new("ncclCommGetAsyncError", asked));
+            }
+            match state {
+                sys::ncclResult_t::ncclSuccess => return Ok(()),
+                sys::ncclResult_t::ncclInProgress if Instant::now() < deadline => {}
+                state => return Err(NcclError::new(call, state)),
+            }
+        }
+        // Unlocked, so that a failure of the group can abort the call.
+        std::thread::sleep(POLL);
+    }
+}
+
+fn aborted(group: &ProcessGroup) -> NcclError {
+    let reason = group.failure().map_or_else(|| "no communicator".to_owned(), |failure| failure.to_string());
+    NcclError { call: "a sum", status: reason }
+}
+
+/// A configuration in which only the calls' not blocking is set.
+fn configuration() -> sys::ncclConfig_t {
+    sys::ncclConfig_t {
+        size: size_of::<sys::ncclConfig_t>(),
+        magic: CONFIG_MAGIC,
+        version: CONFIG_VERSION,
+        blocking: 0,
+        cgaClusterSize: UNDEFINED,
+        minCTAs: UNDEFINED,
+        maxCTAs: UNDEFINED,
+        netName: ptr::null(),
+        splitShare: UNDEFINED,
+        trafficClass: UNDEFINED,
+        commName: ptr::null(),
+        collnetEnable: UNDEFINED,
+        CTAPolicy: UNDEFINED,
+        shrinkShare: UNDEFINED,
+        nvlsCTAs: UNDEFINED,
+        nChannelsPerNetPeer: UNDEFINED,
+        nvlinkCentricSched: UNDEFINED,
+        graphUsageMode: UNDEFINED,
+        numRmaCtx: UNDEFINED,
+        maxP2pPeers: UNDEFINED,
+    }
+}

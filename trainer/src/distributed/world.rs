@@ -1,0 +1,375 @@
+//! The place of a process among the ranks of a run, as the program that started it says in the environment.
+//!
+//! | started by | variables |
+//! |---|---|
+//! | torchrun | `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` |
+//! | Slurm's srun | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`, the first host of `SLURM_JOB_NODELIST` |
+//! | Kubernetes | `JOB_COMPLETION_INDEX` of an indexed job, `WORLD_SIZE`, `MASTER_ADDR` |
+//! | `--devices` | `HIEND_RENDEZVOUS`: a file that names the port of rank 0 |
+//!
+//! `MASTER_ADDR` and `MASTER_PORT` are taken from the environment in all cases, if they are set.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::nodelist::first_host;
+
+/// File in which rank 0 of own children announces its address.
+pub(super) const RENDEZVOUS: &str = "HIEND_RENDEZVOUS";
+/// Port of rank 0 unless the environment names one.
+const DEFAULT_PORT: u16 = 29_500;
+
+/// The program that started the ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Launcher {
+    /// Determined from the environment
+    #[default]
+    Auto,
+    /// The variables of torchrun: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`
+    Torchrun,
+    /// The variables of srun: `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`; the first host is rank 0's
+    Slurm,
+    /// `JOB_COMPLETION_INDEX` of an indexed job, with `WORLD_SIZE` and `MASTER_ADDR`
+    Kubernetes,
+    /// Ignore the environment
+    None,
+}
+
+impl fmt::Display for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Torchrun => "torchrun",
+            Self::Slurm => "slurm",
+            Self::Kubernetes => "kubernetes",
+            Self::None => "none",
+        })
+    }
+}
+
+/// The place where rank 0 is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Master {
+    /// Host and port.
+    Address {
+        /// Name or number of the host.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// A file that rank 0 writes its address to, on this machine.
+    File(PathBuf),
+}
+
+impl fmt::Display for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Address { host, port } => write!(f, "{host}:{port}"),
+            Self::File(path) => write!(f, "the address in {}", path.display()),
+        }
+    }
+}
+
+/// The place of this process among the ranks of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct World {
+    /// Number of this process, from 0.
+    pub rank: usize,
+    /// Number of processes, at least 2.
+    pub num_ranks: usize,
+    /// Number of this process among those on its machine.
+    pub local_rank: usize,
+    /// Number of processes that share the cores and memory seen by this one.
+    pub num_sharing: usize,
+    /// True if each process may see its own GPU only, as number 0.
+    pub may_see_one_gpu: bool,
+    /// The place of rank 0.
+    pub master: Master,
+}
+
+/// An environment that does not say where a process belongs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorldError {
+    /// A variable that is needed next to others is not set.
+    #[error("{present} is set but {missing} is not; set both, or train in one process with --ranks none")]
+    Missing {
+        /// A variable that is set.
+        present: String,
+        /// The variable that is not.
+        missing: String,
+    },
+    /// A variable with another value than expected.
+    #[error("{name}={value}: expected {expected}")]
+    Invalid {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+        /// Description of a valid value.
+        expected: String,
+    },
+    /// A program was named that did not start this process.
+    #[error("--ranks {launcher}: {name} is not set")]
+    NotStartedBy {
+        /// The program.
+        launcher: Launcher,
+        /// The variable that it would set.
+        name: &'static str,
+    },
+    /// A batch script that did not use srun.
+    #[error(
+        "this Slurm job has {tasks} tasks, but srun did not start this process; start it with srun, or train in one \
+         process with --ranks none"
+    )]
+    NoStep {
+        /// Number of tasks of the job.
+        tasks: usize,
+    },
+}
+
+/// A source of environment variables.
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl World {
+    /// Determines the place of this process from its environment; `None` if it is to train alone.
+    ///
+    /// # Errors
+    /// If the environment is incomplete or contradicts itself.
+    pub fn of_environment(launcher: Launcher) -> Result<Option<Self>, WorldError> {
+        Self::find(launcher, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// Determines the place of a process with these environment variables.
+    ///
+    /// # Errors
+    /// See [`Self::of_environment`].
+    pub fn find(launcher: Launcher, variables: Variables<'_>) -> Result<Option<Self>, WorldError> {
+        let is_set = |name: &str| variables(name).is_some();
+        let required = |name: &'static str| match variables(name) {
+            Some(_) => Ok(()),
+            None => Err(WorldError::NotStartedBy { launcher, name }),
+        };
+        let world = if let Some(path) = variables(RENDEZVOUS) {
+            torchrun(variables, RENDEZVOUS, Some(Master::File(path.into())))
+        } else {
+            match launcher {
+                Launcher::Torchrun => required("RANK").and_then(|()| torchrun(variables, "RANK", None)),
+                Launcher::Slurm => required("SLURM_PROCID").and_then(|()| slurm(variables)),
+                Launcher::Kubernetes => required("JOB_COMPLETION_INDEX").and_then(|()| kubernetes(variables)),
+                Launcher::Auto if is_set("RANK") => torchrun(variables, "RANK", None),
+                Launcher::Auto if is_set("SLURM_PROCID") && is_set("SLURM_NTASKS") => slurm(variables),
+                Launcher::Auto if is_set("JOB_COMPLETION_INDEX") && is_set("WORLD_SIZE") => kubernetes(variables),
+                Launcher::Auto if is_set("WORLD_SIZE") => {
+                    Err(WorldError::Missing { present: "WORLD_SIZE".into(), missing: "RANK".into() })
+                }
+                Launcher::Auto | Launcher::None => return Ok(None),
+            }
+        }?;
+        if world.num_ranks == 1 { Ok(None) } else { Ok(Some(world)) }
+    }
+}
+
+/// Parses a number, which is required next to `present`.
+fn number(variables: Variables<'_>, name: &str, present: &str) -> Result<usize, WorldError> {
+    let missing = || WorldError::Missing { present: present.to_owned(), missing: name.to_owned() };
+    let value = variables(name).ok_or_else(missing)?;
+    let invalid = || WorldError::Invalid { name: name.to_owned(), value: value.clone(), expected: "a number".into() };
+    value.parse().ok().ok_or_else(invalid)
+}
+
+/// Rank and number of ranks, which must fit together.
+fn place(variables: Variables<'_>, rank: &str, ranks: &str, present: &str) -> Result<(usize, usize), WorldError> {
+    let (own, all) = (number(variables, rank, present)?, number(variables, ranks, present)?);
+    let invalid = |name: &str, value: usize, expected: String| WorldError::Invalid {
+        name: name.to_owned(),
+        value: value.to_string(),
+        expected,
+    };
+    match () {
+        () if all == 0 => Err(invalid(ranks, all, "at least 1".into())),
+        () if own >= all => Err(invalid(rank, own, format!("less than {ranks}={all}"))),
+        () => Ok((own, all)),
+    }
+}
+
+/// Port of rank 0.
+fn port(variables: Variables<'_>, default: u16) -> Result<u16, WorldError> {
+    let Some(value) = variables("MASTER_PORT") else { return Ok(default) };
+    let port = value.parse().ok().filter(|&port| port > 0).ok_or_else(|| WorldError::Invalid {
+        name: "MASTER_PORT".into(),
+        value: value.clone(),
+        expected: "a port from 1 to 65535".into(),
+    })?;
+    // torchrun's own agent listens there; its workers share nothing else with it.
+    let taken = variables("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    Ok(if taken { if port < u16::MAX { port + 1 } else { port - 1 } } else { port })
+}
+
+fn torchrun(variables: Variables<'_>, present: &str, master: Option<Master>) -> Result<World, WorldError> {
+    let (rank, num_ranks) = place(variables, "RANK", "WORLD_SIZE", present)?;
+    let optional = |name, default| match variables(name) {
+        Some(_) => number(variables, name, present),
+        None => Ok(default),
+    };
+    let (local_rank, num_sharing) = (optional("LOCAL_RANK", rank)?, optional("LOCAL_WORLD_SIZE", 1)?.max(1));
+    let master = match master {
+        Some(master) => master,
+        None if num_ranks == 1 => Master::Address { host: "localhost".into(), port: DEFAULT_PORT },
+        None => {
+            let missing = || WorldError::Missing { present: present.to_owned(), missing: "MASTER_ADDR".into() };
+            Master::Address {
+                host: variables("MASTER_ADDR").ok_or_else(missing)?,
+                port: port(variables, DEFAULT_PORT)?,
+            }
+        }
+    };
+    Ok(World { rank, num_ranks, local_rank, num_sharing, may_see_one_gpu: false, master })
+}
+
+fn slurm(variables: Variables<'_>) -> Result<World, WorldError> {
+    let tasks = if variables("SLURM_STEP_NUM_TASKS").is_some() { "SLURM_STEP_NUM_TASKS" } else { "SLURM_NTASKS" };
+    let (rank, num_ranks) = place(variables, "SLURM_PROCID", tasks, "SLURM_PROCID")?;
+    if num_ranks > 1 && variables("SLURM_JOB_ID").is_some() && variables("SLURM_STEP_ID").is_none() {
+        return Err(WorldError::NoStep { tasks: num_ranks });
+    }
+    let local_rank = number(variables, "SLURM_LOCALID", "SLURM_PROCID")?;
+    let host = if let Some(host) = variables("MASTER_ADDR") {
+        host
+    } else {
+        let names = ["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"];
+        let found = names.into_iter().find_map(|name| Some((name, variables(name)?)));
+        let missing = || WorldError::Missing { present: "SLURM_PROCID".into(), missing: "SLURM_JOB_NODELIST".into() };
+        let (name, value) = found.ok_or_else(missing)?;
+        first_host(&value).ok_or_else(|| WorldError::Invalid {
+            name: name.to_owned(),
+            value,
+            expected: "hosts, such as node[01-04]".into(),
+        })?
+    };
+    // Two jobs can share a host. The port is a function of the job, which all its tasks know.
+    let job = variables("SLURM_JOB_ID").and_then(|id| id.parse::<u64>().ok());
+    let default = job.map_or(DEFAULT_PORT, |job| 20_000 + (job % 10_000) as u16);
+    let master = Master::Address { host, port: port(variables, default)? };
+    // Slurm gives each task its own cores, and by option its own GPU.
+    Ok(World { rank, num_ranks, local_rank, num_sharing: 1, may_see_one_gpu: true, master })
+}
+
+fn kubernetes(variables: Variables<'_>) -> Result<World, WorldError> {
+    let present = "JOB_COMPLETION_INDEX";
+    let (rank, num_ranks) = place(variables, present, "WORLD_SIZE", present)?;
+    let missing = || WorldError::Missing { present: present.into(), missing: "MASTER_ADDR".into() };
+    let host = variables("MASTER_ADDR").ok_or_else(missing)?;
+    let master = Master::Address { host, port: port(variables, DEFAULT_PORT)? };
+    // A pod is a rank, with cores and a GPU of its own.
+    Ok(World { rank, num_ranks, local_rank: 0, num_sharing: 1, may_see_one_gpu: true, master })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(launcher: Launcher, variables: &[(&str, &str)]) -> Result<Option<World>, WorldError> {
+        let value =
+            |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        World::find(launcher, &value)
+    }
+
+    fn auto(variables: &[(&str, &str)]) -> Result<Option<World>, WorldError> {
+        find(Launcher::Auto, variables)
+    }
+
+    fn address(host: &str, port: u16) -> Master {
+        Master::Address { host: host.into(), port }
+    }
+
+    const TORCHRUN: [(&str, &str); 6] = [
+        ("RANK", "5"),
+        ("WORLD_SIZE", "8"),
+        ("LOCAL_RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "4"),
+        ("MASTER_ADDR", "node1"),
+        ("MASTER_PORT", "29400"),
+    ];
+
+    #[test]
+    fn torchrun_environment_is_read() {
+        let world = auto(&TORCHRUN).unwrap().unwrap();
+        assert_eq!((world.rank, world.num_ranks, world.local_rank, world.num_sharing), (5, 8, 1, 4));
+        assert_eq!(world.master, address("node1", 29_400));
+        // The agent of torchrun listens at MASTER_PORT itself.
+        let elastic: Vec<_> = TORCHRUN.into_iter().chain([("TORCHELASTIC_USE_AGENT_STORE", "True")]).collect();
+        assert_eq!(auto(&elastic).unwrap().unwrap().master, address("node1", 29_401));
+    }
+
+    #[test]
+    fn slurm_environment_is_read() {
+        let step = [
+            ("SLURM_PROCID", "3"),
+            ("SLURM_NTASKS", "4"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_JOB_NODELIST", "gpu[07-08]"),
+        ];
+        let world = auto(&step).unwrap().unwrap();
+        assert_eq!((world.rank, world.num_ranks, world.local_rank), (3, 4, 1));
+        assert_eq!(world.master, address("gpu07", DEFAULT_PORT));
+        let job: Vec<_> = step.into_iter().chain([("SLURM_JOB_ID", "4031234")]).collect();
+        assert_eq!(auto(&job).unwrap_err(), WorldError::NoStep { tasks: 4 });
+        let job: Vec<_> = job.into_iter().chain([("SLURM_STEP_ID", "0")]).collect();
+        assert_eq!(auto(&job).unwrap().unwrap().master, address("gpu07", 21_234));
+        let job: Vec<_> = job.into_iter().chain([("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "5000")]).collect();
+        assert_eq!(auto(&job).unwrap().unwrap().master, address("10.0.0.1", 5000));
+    }
+
+    #[test]
+    fn kubernetes_environment_is_read() {
+        let pod = [("JOB_COMPLETION_INDEX", "2"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "train-0.train")];
+        let world = auto(&pod).unwrap().unwrap();
+        assert_eq!((world.rank, world.num_ranks, world.local_rank), (2, 4, 0));
+        assert_eq!(world.master, address("train-0.train", DEFAULT_PORT));
+        // An indexed job that does something else.
+        assert_eq!(auto(&pod[..1]), Ok(None));
+    }
+
+    #[test]
+    fn own_children_are_found_before_anything_else() {
+        let child = [("HIEND_RENDEZVOUS", "/tmp/x"), ("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];
+        for launcher in [Launcher::Auto, Launcher::None, Launcher::Slurm] {
+            let world = find(launcher, &child).unwrap().unwrap();
+            assert_eq!((world.rank, &world.master), (1, &Master::File("/tmp/x".into())));
+        }
+    }
+
+    #[test]
+    fn incomplete_environment_is_an_error_and_never_a_world_of_one() {
+        let check = |variables: &[(&str, &str)], message: &str| {
+            let error = auto(variables).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        };
+        check(&[("RANK", "0")], "RANK is set but WORLD_SIZE is not");
+        check(&[("WORLD_SIZE", "2")], "WORLD_SIZE is set but RANK is not");
+        check(&[("RANK", "0"), ("WORLD_SIZE", "2")], "RANK is set but MASTER_ADDR is not");
+        check(&[("RANK", "2"), ("WORLD_SIZE", "2")], "RANK=2: expected less than WORLD_SIZE=2");
+        check(&[("RANK", "0"), ("WORLD_SIZE", "0")], "WORLD_SIZE=0: expected at least 1");
+        check(&[("RANK", "-1"), ("WORLD_SIZE", "2")], "RANK=-1: expected a number");
+        let port = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "0")];
+        check(&port, "MASTER_PORT=0: expected a port");
+        let slurm =
+            [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("SLURM_LOCALID", "0"), ("SLURM_JOB_NODELIST", "n[")];
+        check(&slurm, "SLURM_JOB_NODELIST=n[: expected hosts");
+        assert!(find(Launcher::Slurm, &[]).unwrap_err().to_string().starts_with("--ranks slurm: SLURM_PROCID"));
+    }
+
+    #[test]
+    fn one_process_is_alone() {
+        assert_eq!(auto(&[]), Ok(None));
+        assert_eq!(auto(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
+        assert_eq!(find(Launcher::None, &TORCHRUN), Ok(None));
+        assert_eq!(
+            auto(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("SLURM_LOCALID", "0"), ("MASTER_ADDR", "x")]),
+            Ok(None)
+        );
+    }
+}

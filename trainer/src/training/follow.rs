@@ -1,0 +1,155 @@
+//! The ranks other than the first: the same updates, and nothing written.
+
+use burn::module::{Module as _, ModuleVisitor, Param};
+use burn::tensor::{Bool, Int, Tensor};
+
+use super::error::{LastGood, io_error};
+use super::ranks::{AgreedStep, Pace, Ranks, Start};
+use super::replica::{Participants, Replica};
+use super::run_dir::CHECKPOINTS;
+use super::run_feed::feed_of;
+use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema};
+use crate::checkpoint;
+use crate::config::RunConfig as _;
+use crate::device::Compute;
+use crate::distributed::ReduceError;
+use crate::vendor::algorithms;
+
+/// Follows rank 0 until the run is over. The summary has no losses: rank 0 reads them.
+pub(super) fn follow<T: Task>(
+    task: &T,
+    stream: &Stream,
+    compute: &Compute,
+    options: &TrainOptions,
+    ranks: &Ranks,
+    end_step: u64,
+) -> Result<Summary, TrainingError> {
+    let config = task.config();
+    let Start { checkpoint } = ranks.start(Start::default())?;
+    let checkpoint = checkpoint.map(|name| options.run_dir.join(CHECKPOINTS).join(name));
+    let state = match &checkpoint {
+        Some(checkpoint) => Some(checkpoint::read_state::<T::Config>(checkpoint, T::KIND)?),
+        None => None,
+    };
+    if state.is_some() {
+        // As on rank 0: resumed, a run computes with the algorithms that it began with.
+        let record = options.run_dir.join(algorithms::FILE);
+        algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
+    }
+    let (mut replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint.as_deref())?;
+    let digest = checkpoint.as_deref().map(checkpoint::state_digest).transpose()?;
+    ranks.agree_on_weights(weights_digest(replica.model())?, digest)?;
+    let validate_every = task.validation_every(stream.steps_per_epoch);
+    // Averages are kept only where they are measured.
+    let decay = config.train().ema_decay.filter(|_| validate_every.is_some());
+    let mut ema = match (&checkpoint, decay) {
+        (_, None) => None,
+        (Some(checkpoint), Some(_)) => checkpoint::load_ema(checkpoint, replica.model().valid())?,
+        (None, Some(_)) => Some(replica.model().valid()),
+    };
+    let mut step = state.as_ref().map_or(0, |state| state.step);
+    let first_step = step;
+    let failed = |failure, step| ranks.failed(failure, step, None);
+    let validate = |replica: &Replica<T::Model>, ema: &Option<T::Model>, step| {
+        let model = ema.clone().unwrap_or_else(|| replica.model().valid());
+        let own = task.validate(&model, compute, ranks.group().share(), &options.stop, &mut |_, _| ())?;
+        let all = ranks.gather_scores(own).map_err(|failure| failed(failure, step))?;
+        Ok::<bool, TrainingError>(all.is_none())
+    };
+    let mut interrupted = false;
+    if state.is_some_and(|state| state.validation_due) {
+        interrupted = validate(&replica, &ema, step)?;
+    }
+    if step < end_step {
+        let mut feed = feed_of(task, stream, compute, step, ranks.group().share())?;
+        let mut pace = Pace::new();
+        while step < end_step {
+            let waited = std::time::Instant::now();
+            let batch = feed.next_batch()?;
+            let times = super::step_loop::times_of(batch.as_ref(), waited.elapsed().as_secs_f64());
+            let own = batch.as_ref().map_or(0, |batch| batch.crops.len());
+            let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
+            let AgreedStep { crops, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
+            let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
+            let participants = Participants { reduce: ranks.reduce(), crops };
+            let updated =
+                replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
+                    ReduceError::Peer(failure) => failed(failure, step),
+                    ReduceError::Device(message) => {
+                        TrainingError::Device { step: step + 1, message, last_good: LastGood(None) }
+                    }
+                })?;
+            drop(batch);
+            if updated.is_some()
+                && let (Some(decay), Some(average)) = (decay, ema.take())
+            {
+                ema = Some(ema::moved(average, replica.model(), decay));
+            }
+            step += 1;
+            let at_end = step == end_step;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            interrupted = false;
+            if validate_every.is_some_and(|every| due(every) || at_end) {
+                interrupted = validate(&replica, &ema, step)?;
+            }
+            if stop || interrupted {
+                break;
+            }
+        }
+    }
+    ranks.group().finish().map_err(|failure| failed(failure, step))?;
+    Ok(Summary {
+        outcome: if step < end_step || interrupted { Outcome::Interrupted } else { Outcome::Finished },
+        step,
+        steps_done: step - first_step,
+        losses: vec![],
+        elapsed_secs: 0.0,
+        wait_share: 0.0,
+        checkpoint: None,
+        best: None,
+        picture: None,
+    })
+}
+
+/// Digest of all parameters of a model, in the order that the model visits them.
+///
+/// # Errors
+/// If a parameter cannot be read from the device.
+pub(super) fn weights_digest<M: burn::module::Module>(model: &M) -> Result<String, TrainingError> {
+    let mut digest = Digest { hasher: blake3::Hasher::new(), failure: None };
+    model.visit(&mut digest);
+    match digest.failure {
+        None => Ok(digest.hasher.finalize().to_hex().to_string()),
+        Some(message) => Err(TrainingError::Device { step: 0, message, last_good: LastGood(None) }),
+    }
+}
+
+struct Digest {
+    hasher: blake3::Hasher,
+    failure: Option<String>,
+}
+
+impl Digest {
+    fn add(&mut self, data: Result<burn::tensor::TensorData, burn::tensor::ExecutionError>) {
+        match data {
+            Ok(data) => {
+                self.hasher.update(data.as_bytes());
+            }
+            Err(error) => self.failure = Some(format!("{error:?}")),
+        }
+    }
+}
+
+impl ModuleVisitor for Digest {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.add(param.val().try_into_data());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.add(param.val().try_into_data());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.add(param.val().try_into_data());
+    }
+}

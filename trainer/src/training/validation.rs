@@ -1,0 +1,69 @@
+//! Scores of a validation, gathered case by case.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metric::dice::{mean_dice, mean_dice_of_class, mean_fg_dice};
+
+/// Dice of one validation case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseScores {
+    /// Position of the case among the validation cases.
+    pub case: usize,
+    /// Dice of each class, background first; absent for a class that the case does not have.
+    pub dice_per_class: Vec<Option<f64>>,
+}
+
+impl CaseScores {
+    /// Scores of a case, with NaN for a class that it does not have.
+    #[must_use]
+    pub fn new(case: usize, dice: &[f64]) -> Self {
+        Self { case, dice_per_class: dice.iter().map(|&dice| (!dice.is_nan()).then_some(dice)).collect() }
+    }
+}
+
+/// Results of a validation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Mean Dice over cases and classes, background included.
+    pub mean_dice: f64,
+    /// Mean Dice over cases and classes, without background.
+    pub mean_fg_dice: f64,
+    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
+    pub dice_per_class: Vec<Option<f64>>,
+    /// Number of cases predicted.
+    pub num_cases: usize,
+}
+
+impl Scores {
+    /// Averages over cases, in the order of the cases whoever measured them.
+    #[must_use]
+    pub fn of(mut cases: Vec<CaseScores>) -> Self {
+        cases.sort_by_key(|case| case.case);
+        let number = |dice: Option<f64>| dice.unwrap_or(f64::NAN);
+        let per_case: Vec<Vec<f64>> =
+            cases.into_iter().map(|case| case.dice_per_class.into_iter().map(number).collect()).collect();
+        let num_classes = per_case.first().map_or(0, Vec::len);
+        let known = |value: f64| (!value.is_nan()).then_some(value);
+        Self {
+            mean_dice: mean_dice(&per_case),
+            mean_fg_dice: mean_fg_dice(&per_case),
+            dice_per_class: (0..num_classes).map(|class| known(mean_dice_of_class(&per_case, class))).collect(),
+            num_cases: per_case.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_do_not_depend_on_the_order_of_arrival() {
+        let cases = [[0.9, 0.1], [0.8, f64::NAN], [0.7, 0.3]];
+        let scores = |order: [usize; 3]| Scores::of(order.map(|case| CaseScores::new(case, &cases[case])).to_vec());
+        let ordered = scores([0, 1, 2]);
+        assert_eq!(scores([2, 0, 1]), ordered);
+        assert_eq!(ordered.num_cases, 3);
+        assert!((ordered.dice_per_class[1].unwrap() - 0.2).abs() < 1e-12, "{ordered:?}");
+    }
+}
