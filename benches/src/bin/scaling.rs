@@ -1,0 +1,108 @@
+//! Simulation of data-parallel steps on many GPUs: what the slowest rank, the sums and the data cost.
+//!
+//! `cargo run --release -p benches --bin scaling`. Nothing is measured here: the inputs below are measured figures
+//! and assumptions, named as such, and `docs/distributed.md` states the result. The same seed gives the same table.
+
+#![allow(clippy::print_stdout, reason = "a program that prints a table")]
+#![allow(clippy::cast_precision_loss, reason = "counts that are printed")]
+
+/// Bytes of gradients: 368 million parameters of vit-l-p12 in f32.
+const GRADIENT_BYTES: f64 = 368e6 * 4.0;
+/// Seconds of a step of 192 crops on one H100 (measured, docs/gpu.md).
+const STEP_SECS: f64 = 0.267;
+/// Relative spread of a rank's step (assumed: clocks and thermal limits of GPUs of one kind).
+const SPREAD: f64 = 0.02;
+/// Probability that a rank's batch comes late, and the mean delay in seconds (assumed: tail of an object store behind
+/// two prefetched batches).
+const LATE: (f64, f64) = (0.002, 0.1);
+/// Seconds that rank 0 spends on the facts of one rank and step (measured with all ranks on two busy cores, an upper
+/// bound; see docs/distributed.md).
+const FACTS_SECS: f64 = 90e-6;
+/// GPUs of a machine, and bytes per second and GPU between them (`NVLink`, as NCCL's tests report for eight H100).
+const MACHINE: (usize, f64) = (8, 360e9);
+/// Latency of one hop between machines, seconds.
+const HOP_SECS: f64 = 10e-6;
+/// Simulated steps.
+const STEPS: usize = 2000;
+
+/// A network between machines.
+struct Network {
+    name: &'static str,
+    /// Bytes per second and machine.
+    speed: f64,
+}
+
+fn main() {
+    let networks = [
+        Network { name: "8 x 400 Gb/s InfiniBand", speed: 400e9 },
+        Network { name: "1 x 100 Gb/s Ethernet", speed: 12.5e9 },
+        Network { name: "1 x 10 Gb/s Ethernet", speed: 1.25e9 },
+    ];
+    println!("| GPUs | network | sum, ms | slowest rank, ms | facts, ms | step, ms | efficiency |");
+    println!("|---|---|---|---|---|---|---|");
+    for ranks in [8, 64, 512] {
+        for network in &networks {
+            if ranks == MACHINE.0 && network.speed < networks[0].speed {
+                continue;
+            }
+            let sum = sum_secs(ranks, network.speed);
+            let slowest = slowest_secs(ranks);
+            let facts = FACTS_SECS * (ranks - 1) as f64;
+            let step = slowest + sum + facts;
+            println!(
+                "| {ranks} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}% |",
+                if ranks == MACHINE.0 { "NVLink" } else { network.name },
+                1e3 * sum,
+                1e3 * slowest,
+                1e3 * facts,
+                1e3 * step,
+                100.0 * STEP_SECS / step
+            );
+        }
+    }
+}
+
+/// Seconds of a ring sum that is not hidden behind the backward pass: within a machine, then between machines, where each
+/// GPU sums its part.
+fn sum_secs(ranks: usize, network: f64) -> f64 {
+    let ring = |members: usize, bytes: f64, speed: f64, hop: f64| {
+        let members = members as f64;
+        2.0 * (members - 1.0) / members * bytes / speed + 2.0 * (members - 1.0) * hop
+    };
+    let machines = ranks / MACHINE.0;
+    let within = ring(MACHINE.0, GRADIENT_BYTES, MACHINE.1, 3e-6);
+    if machines == 1 { within } else { within + ring(machines, GRADIENT_BYTES, network, HOP_SECS) }
+}
+
+/// Mean seconds of the slowest of `ranks` ranks.
+fn slowest_secs(ranks: usize) -> f64 {
+    let mut random = Random(7);
+    let total: f64 = (0..STEPS)
+        .map(|_| {
+            let rank = |random: &mut Random| {
+                let late = if random.uniform() < LATE.0 { -LATE.1 * (1.0 - random.uniform()).ln() } else { 0.0 };
+                STEP_SECS * (1.0 + SPREAD * random.normal()) + late
+            };
+            (0..ranks).map(|_| rank(&mut random)).fold(0.0, f64::max)
+        })
+        .sum();
+    total / STEPS as f64
+}
+
+/// Random numbers of a simulation (Steele, Lea and Flood, `SplitMix`, OOPSLA 2014).
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Sum of twelve uniform numbers, less its mean: variance 1.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
