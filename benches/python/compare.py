@@ -18,7 +18,7 @@ import time
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with CTs; phantoms are drawn without it")
-    parser.add_argument("--cases", type=int, default=8, help="phantoms to draw, or copies of the CTs' crops to visit")
+    parser.add_argument("--cases", type=int, default=8, help="phantoms to draw, or cases to make of the CTs by repetition")
     parser.add_argument("--rust", help="program stream-rate")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads, or workers of the DataLoader")
     parser.add_argument("--visits-per-batch", type=int, default=8, help="cases per batch")
@@ -84,16 +84,14 @@ def monai_batches(args, persistent):
         mt.SpatialPadd("image", spatial_size=size),
     ]
     crop = [
-        mt.RandCropByPosNegLabeld(
-            "image", label_key="image", spatial_size=size, pos=3, neg=1, num_samples=8, image_key="image"
-        ),
+        mt.RandCropByPosNegLabeld("image", "image", size, pos=3, neg=1, num_samples=8),
         mt.RandFlipd("image", 0.5, 0),
         mt.RandFlipd("image", 0.5, 1),
         mt.RandFlipd("image", 0.5, 2),
         mt.RandRotate90d("image", 0.3, 3),
         mt.RandScaleIntensityd("image", 0.1, 0.1),
         mt.RandShiftIntensityd("image", 0.1, 0.1),
-        mt.ToTensord("image", track_meta=False),
+        mt.EnsureTyped("image", data_type="tensor", track_meta=False),
     ]
     scans = sorted(pathlib.Path(args.work, "scans").rglob("*_0000.nii.gz"))
     items = [{"image": str(path)} for path in scans]
