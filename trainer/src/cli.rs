@@ -14,7 +14,7 @@ pub use self::evaluate::EvaluateArgs;
 pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
 pub use self::predict::PredictArgs;
 pub use self::ranks::RanksArgs;
-pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs};
+pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs, ServiceArgs};
 use crate::device::DeviceChoice;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
@@ -138,8 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn measuring_keeps_nothing() {
+    fn servers_replace_shards() {
         let parse = |flags: &str| Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace()));
+        let cli = parse("--loader http://a:1,unix:///b --loader-token-file t").unwrap();
+        assert_eq!(cli.pretrain.run.service.loader, ["http://a:1", "unix:///b"]);
+        assert!(parse("finetune --init none --no-validation --loader http://a:1").is_ok());
+        assert!(parse("finetune --init none --shards c --loader http://a:1").is_ok());
+        assert!(parse("--shards c --loader-token-file t").is_err());
+        assert!(parse("--loader http://a:1 --threads 4").is_err());
         assert!(parse("--shards c --headspace --smoke").is_err());
         assert_eq!(parse("--shards c --headspace").unwrap().pretrain.run.headspace, Some(20));
         assert!(parse("--shards c --metrics-listen 9464").is_err());

@@ -5,11 +5,12 @@ mod init;
 mod picture;
 mod validation;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use hiend_cache::Cache;
+use hiend_cache::{Cache, Manifest};
 use hiend_loader::pipeline::{self, StreamConfig, cases_of};
 use hiend_loader::preprocess::PreprocessConfig;
 
@@ -45,6 +46,15 @@ pub enum FinetuneError {
     /// Classes that are unknown, contradict each other or do not match the labels of the cases.
     #[error(transparent)]
     Classes(#[from] ClassesError),
+    /// Validation on whole cases, of which loader servers send only crops.
+    #[error(
+        "validation needs whole cases, and the servers of --loader send crops: name the same shards with --shards as well, \
+         or pass --no-validation"
+    )]
+    NoCases,
+    /// Servers whose cache does not say how its cases were made.
+    #[error("the servers' manifest.json: invalid preprocess")]
+    ServedPreprocess(#[source] serde_json::Error),
     /// A cache made with other preprocessing than the configuration states.
     #[error("the cache was made with {cache}; the configuration's preprocess says {config}")]
     Preprocess {
@@ -92,6 +102,22 @@ impl Finetuning {
             None => None,
         };
         Ok(Self { config, init, validation, warnings })
+    }
+
+    /// Fills in the settings that `config` leaves to the data, whose cases only loader servers have; `manifest` describes
+    /// the datasets of the stream. There can be no validation, and the labels of each batch are checked when it arrives.
+    ///
+    /// # Errors
+    /// [`FinetuneError`].
+    pub fn of_servers(mut config: FinetuneConfig, manifest: &Manifest, init: Init) -> Result<Self, FinetuneError> {
+        if config.validation.is_some() {
+            return Err(FinetuneError::NoCases);
+        }
+        let names: BTreeSet<&str> = manifest.datasets.keys().map(String::as_str).collect();
+        let warnings = classes::settle(&mut config, manifest, &names)?;
+        let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
+        settle_preprocess(&mut config, &preprocess.map_err(FinetuneError::ServedPreprocess)?)?;
+        Ok(Self { config, init, validation: None, warnings })
     }
 
     /// Number of validation cases.

@@ -32,7 +32,7 @@ pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
-pub use stream::{OpenBatchSource, Stream};
+pub use stream::{OpenBatchSource, Stream, is_stopped};
 pub use validation::{CaseScores, Scores};
 pub use verify::{FileFault, RunCheck, verify};
 

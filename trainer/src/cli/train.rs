@@ -55,8 +55,11 @@ pub struct FinetuneArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Folder or URL of a cache written by hiend-shard
-    #[arg(long, value_name = "CACHE", required = true)]
+    #[arg(long, value_name = "CACHE", required_unless_present = "loader")]
     pub shards: Option<PathBuf>,
+    /// Servers that make the batches.
+    #[command(flatten)]
+    pub service: ServiceArgs,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -102,7 +105,7 @@ pub struct RunArgs {
     )]
     pub headspace: Option<u32>,
     /// Threads of the loader, for all ranks that share this machine's cores [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "loader", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Memory of the loader's buffers, such as 512MiB or 4GiB, for all ranks that share this machine's cores
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
@@ -134,6 +137,24 @@ pub struct RunArgs {
     /// Arguments of runs with several ranks.
     #[command(flatten)]
     pub ranks: RanksArgs,
+}
+
+/// Arguments about loader servers.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
+    /// Servers (hiend-serve) that make the batches instead of this process, separated by commas: http://HOST:PORT,
+    /// https://HOST:PORT or `unix:///PATH`
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub loader: Vec<String>,
+    /// File that holds the servers' bearer token
+    #[arg(long, value_name = "FILE", requires = "loader")]
+    pub loader_token_file: Option<PathBuf>,
+    /// File with the certificates (PEM) that https:// servers are checked against
+    #[arg(long, value_name = "FILE", requires = "loader")]
+    pub loader_ca: Option<PathBuf>,
+    /// Seconds to keep trying while no server answers; then the run saves a checkpoint and ends
+    #[arg(long, value_name = "SECS", default_value_t = 300, requires = "loader")]
+    pub loader_retry: u64,
 }
 
 impl RunArgs {

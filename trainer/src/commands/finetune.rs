@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
 use super::ranks::{self, Rank};
@@ -20,12 +20,30 @@ pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     ranks::run(&args.run, |rank| train(args, rank))
 }
 
-fn train(args: &FinetuneArgs, rank: Rank) -> anyhow::Result<ExitCode> {
+fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     let (config, place, init) = resolve(args, &rank)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config, &place)?;
+    let servers = match rank.connect(&args.run, &config) {
+        Ok(servers) => servers,
+        Err(error) => return rank.unless_stopped(error),
+    };
     let cache = open_cache(&args.run)?;
-    let task = Finetuning::new(config, &cache, init)?;
+    let (task, source) = match (servers, cache) {
+        // Batches come from the servers, and whole cases for the validation from the shards.
+        (Some(servers), Some(cache)) => {
+            servers.check_same_cases(&cache, &config)?;
+            (Finetuning::new(config, &cache, init)?, Source::Servers(Box::new(servers)))
+        }
+        (Some(servers), None) => {
+            let task = Finetuning::of_servers(config, servers.manifest(), init)?;
+            (task, Source::Servers(Box::new(servers)))
+        }
+        (None, cache) => {
+            let cache = cache.context("clap requires --shards or --loader")?;
+            (Finetuning::new(config, &cache, init)?, Source::Shards(cache))
+        }
+    };
     for warning in &task.warnings {
         rank.note(format_args!("warning: {warning}"));
     }
@@ -35,7 +53,7 @@ fn train(args: &FinetuneArgs, rank: Rank) -> anyhow::Result<ExitCode> {
         task.config().classes.join(", "),
         task.num_validation_cases()
     ))?;
-    running::run(&task, Source::Shards(cache), rank, &args.run, place)
+    running::run(&task, source, rank, &args.run, place)
 }
 
 /// Determines the configuration, the run's folder and the first weights from flags, files and the device.

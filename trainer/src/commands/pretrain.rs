@@ -1,6 +1,9 @@
-//! `hiend-train --shards CACHE`.
+//! `hiend-train --shards CACHE` or `--loader URL`.
 
 use std::process::ExitCode;
+
+use anyhow::Context as _;
+use hiend_loader::program::UsageError;
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
@@ -13,10 +16,18 @@ use crate::pretrain::Pretraining;
 use crate::training::{Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
-    ranks::run(&args.run, |rank| {
+    if args.run.shards.is_some() && !args.run.service.loader.is_empty() {
+        let message = "pre-training takes all its batches from one of --shards and --loader; pass only one of them";
+        return Err(UsageError::new(message).into());
+    }
+    ranks::run(&args.run, |mut rank| {
         let (config, place) = resolve(args, &rank)?;
         let config = running::settle(&args.run, config)?;
-        let source = Source::Shards(open_cache(&args.run)?);
+        let source = match rank.connect(&args.run, &config) {
+            Ok(Some(servers)) => Source::Servers(Box::new(servers)),
+            Ok(None) => Source::Shards(open_cache(&args.run)?.context("clap requires --shards or --loader")?),
+            Err(error) => return rank.unless_stopped(error),
+        };
         running::run(&Pretraining { config: &config }, source, rank, &args.run, place)
     })
 }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use hiend_loader::budget::cores;
+use hiend_loader::remote::RemoteError;
 
 use super::running::listen;
 use super::signals::{BatchSignals, REQUEUE};
+use super::source::Servers;
 use super::{INTERRUPTED, note};
 use crate::cli::RunArgs;
+use crate::config::RunConfig;
 use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels_in, remember_panics, settle_default};
 use crate::distributed::{Children, JoinError, Master, ProcessGroup, Token, World, die_with_launcher, own_children};
 use crate::training::{Stop, TrainingError};
@@ -47,6 +50,23 @@ impl Rank {
         let stop = listen(message)?;
         self.signals.handle(&stop, message.is_some())?;
         Ok(self.stop.insert(stop).clone())
+    }
+
+    /// Connects to the servers that `--loader` names; `None` if it is absent.
+    pub(super) fn connect<C: RunConfig>(&mut self, args: &RunArgs, config: &C) -> anyhow::Result<Option<Servers>> {
+        if args.service.loader.is_empty() {
+            return Ok(None);
+        }
+        let stop = self.stop()?;
+        Ok(Some(Servers::connect(args, config, self, &stop)?))
+    }
+
+    /// The exit code of a command that was stopped before any server answered; any other error is passed on.
+    pub(super) fn unless_stopped(&self, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+        match error.downcast_ref() {
+            Some(RemoteError::Stopped) => Ok(self.signals.interrupted()),
+            _ => Err(error),
+        }
     }
 
     /// True for the rank that prints and writes.

@@ -10,19 +10,21 @@ use hiend_loader::program::on_interrupt;
 use super::INTERRUPTED;
 use super::observer::Observer;
 use super::ranks::Rank;
-use super::signals::REQUEUE;
 use super::source::Source;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
 use crate::device::Compute;
 use crate::distributed::is_restart;
+use crate::feed::FeedError;
 use crate::model::precision::Precision;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
 use crate::training::headspace::{HeadspaceOptions, measure};
-use crate::training::{CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, train};
+use crate::training::{
+    CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, TrainingError, is_stopped, train,
+};
 #[cfg(feature = "cuda")]
 use crate::vendor;
 
@@ -119,7 +121,17 @@ pub(super) fn run<T: Task>(
     } else {
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };
-    let outcome = result?.outcome;
+    let outcome = match result {
+        Ok(summary) => summary.outcome,
+        // The steps that were done are saved.
+        Err(TrainingError::Feed(FeedError::Source { step, source })) if is_stopped(&source) => {
+            rank.note(format_args!(
+                "stopped while waiting for the batch of step {step}; the same command with --resume continues"
+            ));
+            return Ok(rank.signals.interrupted());
+        }
+        Err(error) => return Err(error.into()),
+    };
     if let Some(folder) = smoke {
         folder.close().context("cannot remove the folder of the smoke test")?;
         if outcome == Outcome::Finished {
@@ -128,8 +140,7 @@ pub(super) fn run<T: Task>(
     }
     Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Interrupted if rank.signals.received() => ExitCode::from(REQUEUE),
-        Outcome::Interrupted => ExitCode::from(INTERRUPTED),
+        Outcome::Interrupted => rank.signals.interrupted(),
     })
 }
 

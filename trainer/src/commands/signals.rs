@@ -3,12 +3,14 @@
 //! Both request a stop: the step in progress is finished and saved, and the program exits with [`REQUEUE`], by which a
 //! job script tells an interrupted run from a finished one. Further signals change nothing; Ctrl-C twice ends at once.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
 
+use super::INTERRUPTED;
 use crate::report::dashboard::terminal;
 use crate::training::Stop;
 
@@ -44,8 +46,8 @@ impl BatchSignals {
         thread.map(|_| ()).context("cannot start the signals thread; see the limit on processes (ulimit -u)")
     }
 
-    /// Returns whether one of the signals arrived.
-    pub(super) fn received(&self) -> bool {
-        self.received.load(Ordering::Relaxed)
+    /// Exit code of a run that was stopped: [`REQUEUE`] if one of the signals arrived, that of Ctrl-C otherwise.
+    pub(super) fn interrupted(&self) -> ExitCode {
+        ExitCode::from(if self.received.load(Ordering::Relaxed) { REQUEUE } else { INTERRUPTED })
     }
 }

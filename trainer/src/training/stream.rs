@@ -6,6 +6,7 @@ use std::time::Duration;
 use hiend_cache::Cache;
 use hiend_loader::pipeline::{self, Loader, StreamConfig};
 use hiend_loader::program::health::Health;
+use hiend_loader::remote::{RemoteError, RemoteLoader, RemoteOptions};
 
 use crate::feed::{BatchSource, SourceError, source_of};
 
@@ -53,6 +54,30 @@ impl Stream {
         Ok(Self { steps_per_epoch, digest, ahead, open })
     }
 
+    /// Opens the stream of a connected loader: the same batches as [`Self::open`] on the servers' shards.
+    ///
+    /// `options` are those that `loader` was connected with; other shares of the batches have connections of their own.
+    #[must_use]
+    pub fn of_servers(
+        loader: RemoteLoader,
+        urls: &[String],
+        config: &StreamConfig,
+        seed: u64,
+        options: &RemoteOptions,
+    ) -> Self {
+        let (steps_per_epoch, digest, ahead) = (loader.steps_per_epoch(), loader.digest(), loader.prefetch());
+        let (urls, config, options) = (urls.to_vec(), config.clone(), options.clone());
+        let open = Box::new(move |step, share: (usize, usize)| {
+            if share == options.rank {
+                return Ok(source_of(loader.stream(step)));
+            }
+            let options = RemoteOptions { rank: share, ..options.clone() };
+            let loader = RemoteLoader::connect(&urls, config.clone(), seed, options)?;
+            Ok(source_of(loader.stream(step)))
+        });
+        Self { steps_per_epoch, digest, ahead, open }
+    }
+
     /// Reports to `health` while a batch is awaited: longer than `limit` is a fault.
     #[must_use]
     pub fn watched(self, health: Health, limit: Duration) -> Self {
@@ -73,6 +98,12 @@ impl Stream {
         });
         Self { open, ..self }
     }
+}
+
+/// True if an error of a stream says that a stop was requested while no server answered.
+#[must_use]
+pub fn is_stopped(error: &SourceError) -> bool {
+    matches!(error.downcast_ref(), Some(RemoteError::Stopped))
 }
 
 #[cfg(test)]

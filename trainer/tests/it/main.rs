@@ -22,3 +22,4 @@ mod rank_connections;
 mod rank_processes;
 mod ranks;
 mod report;
+mod service;

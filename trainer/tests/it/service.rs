@@ -1,0 +1,217 @@
+//! Training from loader servers: the losses of the shards themselves, whatever happens to the servers.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use hiend_cache::Cache;
+use hiend_loader::service::{Service, ServiceConfig};
+use hiend_trainer::journal::{self, Entry};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::careless::Folder;
+use crate::observe::{get, served_at};
+
+/// Environment variable that makes [`server_process`] a server: the folder of the cache, and the socket's path.
+const SERVE: &str = "HIEND_TEST_SERVE";
+
+/// A server in a process of its own, for the other tests of this file: they run this test in another process.
+#[test]
+#[ignore = "a process that other tests start"]
+fn server_process() {
+    let Some(serve) = std::env::var_os(SERVE) else { return };
+    let (cache, socket) = serve.to_str().unwrap().split_once(',').unwrap();
+    let config = ServiceConfig {
+        caches: vec![(Arc::new(Cache::open(cache).unwrap()), 1)],
+        listen: vec![format!("unix:{socket}").parse().unwrap()],
+        threads: 1,
+        memory_bytes: 256 << 20,
+        client_memory_bytes: 64 << 20,
+        ..ServiceConfig::default()
+    };
+    let _service = Service::start(config).unwrap();
+    println!("\nserving");
+    // Until the test that started this process ends it.
+    std::io::stdin().lines().for_each(drop);
+}
+
+/// A running server. Dropping it kills it.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(folder: &Folder, name: &str) -> Self {
+        let socket = folder.path(name);
+        let serve = format!("{},{}", folder.path("cache").display(), socket.display());
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["service::server_process", "--exact", "--ignored", "--nocapture"])
+            .env(SERVE, serve)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        lines.find(|line| line == "serving").expect("the server starts");
+        Self { process, url: format!("unix://{}", socket.display()) }
+    }
+
+    fn kill(mut self) {
+        self.end();
+    }
+
+    /// Ends the process as `kill -9` does.
+    fn end(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+const PRETRAIN: &str = "pretrain --config pretrain.toml --display lines --log-every 1";
+
+/// The losses in the journal of a run; of two lines for one step the later one counts.
+fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
+    let mut losses = std::collections::BTreeMap::new();
+    for entry in journal::read(&folder.path(run).join("journal.jsonl")).unwrap() {
+        if let Entry::Step(record) = entry.unwrap() {
+            losses.insert(record.step, record.loss.to_bits());
+        }
+    }
+    losses.into_iter().collect()
+}
+
+/// Trains in a process and calls `meanwhile` when a step was done; returns its exit code and standard error.
+fn train(folder: &Folder, args: &str, step: u64, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
+    let mut run = folder.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let wanted = format!("{step}/");
+    let found = lines.by_ref().find(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("step") && words.next().is_some_and(|word| word.starts_with(&wanted))
+    });
+    if found.is_some() {
+        meanwhile();
+    }
+    lines.for_each(drop);
+    let output = run.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(found.is_some(), "no step {step}: {stderr}");
+    (output.status.code(), stderr)
+}
+
+#[test]
+fn losses_survive_the_death_of_a_server() {
+    let folder = Folder::new();
+    folder.succeed(&format!("{PRETRAIN} --shards cache --run-dir straight --max-steps 8"));
+    let straight = losses(&folder, "straight");
+    assert_eq!(straight.len(), 8);
+
+    // Two servers, one of which is killed amid the run.
+    let (first, second) = (Server::start(&folder, "a"), Server::start(&folder, "b"));
+    let urls = format!("{},{}", first.url, second.url);
+    let args = format!("{PRETRAIN} --loader {urls} --run-dir two --max-steps 8 --memory 8MiB");
+    let (code, stderr) = train(&folder, &args, 2, || first.kill());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(losses(&folder, "two"), straight);
+
+    // The last server is killed: the run saves a checkpoint and says why it ends.
+    let args = format!("{PRETRAIN} --loader {} --run-dir none --memory 8MiB --loader-retry 1", second.url);
+    let url = second.url.clone();
+    let (code, stderr) = train(&folder, &args, 2, || second.kill());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.lines().last().unwrap().starts_with("error: no batch for step "), "{stderr}");
+    assert!(stderr.contains(&url), "{stderr}");
+    let done = losses(&folder, "none");
+    let last = done.last().unwrap().0;
+    assert!(folder.path(&format!("none/checkpoints/step-{last:08}")).is_dir());
+    // With the shards themselves the run goes on from there: the servers' data had the same digest.
+    folder.succeed(&format!("{PRETRAIN} --shards cache --run-dir none --resume --max-steps {}", last + 1));
+    let longer = losses(&folder, "none");
+    assert_eq!(longer.len() as u64, last + 1);
+    assert!(straight.iter().zip(&longer).all(|(a, b)| a == b));
+}
+
+#[test]
+fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    // Memory for three batches: without servers the run soon waits.
+    let args = format!(
+        "{PRETRAIN} --loader {} --run-dir run --memory 128KiB --loader-retry 3600 --metrics-listen 127.0.0.1:0 \
+         --stalled-after 1",
+        server.url
+    );
+    let mut run = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let addr = served_at(&mut stderr);
+    let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    stdout.find(|line| line.starts_with("step ")).unwrap();
+    server.kill();
+    let stalled = loop {
+        let health = get(&addr, "/healthz").unwrap();
+        if health.starts_with("HTTP/1.1 503") {
+            break health;
+        }
+    };
+    assert!(stalled.contains("no progress of the loader"), "{stalled}");
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let (_, rest) = (stdout.count(), stderr.collect::<Vec<_>>());
+    assert_eq!(run.wait().unwrap().code(), Some(75), "{rest:?}");
+    assert!(rest.iter().any(|line| line.starts_with("stopped while waiting for the batch of step ")), "{rest:?}");
+    let last = losses(&folder, "run").last().unwrap().0;
+    assert!(folder.path(&format!("run/checkpoints/step-{last:08}")).is_dir());
+}
+
+#[test]
+fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    let finetune = "finetune --init none --config finetune.toml --display lines --max-steps 2";
+    let without_cases = format!("{finetune} --loader {} --run-dir refused", server.url);
+    folder.refuse(&without_cases, &["validation needs whole cases", "--shards", "--no-validation"]);
+    assert!(!folder.path("refused").exists());
+
+    folder.succeed(&format!("{finetune} --no-validation --shards cache --run-dir shards"));
+    folder.succeed(&format!("{finetune} --no-validation --loader {} --run-dir served", server.url));
+    assert_eq!(losses(&folder, "served"), losses(&folder, "shards"));
+    let config = |run: &str| fs::read_to_string(folder.path(run).join("config.toml")).unwrap();
+    assert_eq!(config("served"), config("shards"));
+
+    // Shards that are not those of the servers.
+    fs::create_dir(folder.path("raw2")).unwrap();
+    let phantoms = hiend_loader::phantom::PhantomConfig { cases: 1, seed: 9, spacing_mm: [5.0, 6.0] };
+    hiend_loader::phantom::write_dataset(&folder.path("raw2/Dataset001_P"), &phantoms).unwrap();
+    let raw = folder.path("raw2");
+    let preprocess = hiend_loader::preprocess::PreprocessConfig {
+        spacing: Some([5.0; 3]),
+        ..hiend_loader::preprocess::PreprocessConfig::default()
+    };
+    let datasets = hiend_loader::dataset::find(&raw).unwrap();
+    hiend_loader::convert::Conversion::new(&raw, &datasets, &folder.path("other")).config(preprocess).run().unwrap();
+    let args = format!("{finetune} --no-validation --loader {} --shards other --run-dir refused", server.url);
+    folder.refuse(&args, &["the servers stream other cases", "digest"]);
+}
+
+#[test]
+fn servers_and_their_files_are_checked_before_a_folder_is_made() {
+    let folder = Folder::new();
+    let refuse = |flags: &str, parts: &[&str]| {
+        folder.refuse(&format!("pretrain --config pretrain.toml --run-dir run {flags}"), parts);
+    };
+    let away = format!("unix://{}", folder.path("none").display());
+    refuse(&format!("--loader {away} --loader-retry 0"), &["no server answered", "none"]);
+    refuse("--loader nonsense", &["nonsense"]);
+    refuse(&format!("--loader {away} --loader-token-file no-token"), &["no-token"]);
+    fs::File::create(folder.path("empty")).unwrap().write_all(b"\n").unwrap();
+    refuse(&format!("--loader {away} --loader-token-file empty"), &["empty", "token"]);
+    assert!(!folder.path("run").exists());
+}
