@@ -27,6 +27,13 @@ pub fn main() -> ExitCode {
     program::main(std::io::stderr, run)
 }
 
+/// Definition of the command line of `hiend-shard`.
+#[must_use]
+pub fn shard_command() -> clap::Command {
+    use clap::CommandFactory as _;
+    Cli::command()
+}
+
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         None => convert::run(&cli.convert),

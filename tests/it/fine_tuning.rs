@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hiend_cache::{Cache, Manifest};
-use hiend_loader::convert::Conversion;
+use hiend_loader::convert::{Conversion, OnSuspect};
 use hiend_loader::dataset;
 use hiend_loader::nifti::{read_labels, read_volume, write_like};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
@@ -38,7 +38,7 @@ fn data(cases: usize) -> Data {
     let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
     let datasets = dataset::find(&raw).unwrap();
     Conversion::new(&raw, &datasets, &dir.path().join("cache")).config(config).run().unwrap();
-    let cache = Arc::new(Cache::open(&dir.path().join("cache")).unwrap());
+    let cache = Arc::new(Cache::open(dir.path().join("cache")).unwrap());
     Data { dir, cache }
 }
 
@@ -147,8 +147,9 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let best_dir = format!("step-{:08}", kept.step);
     assert!(predictor.checkpoint().ends_with(&best_dir), "{:?}", predictor.checkpoint());
     let mut heard = (0, 0);
-    let prediction =
-        predictor.predict(&data.scan(1), true, &Stop::default(), &mut |done, total| heard = (done, total)).unwrap();
+    let prediction = predictor
+        .predict(&data.scan(1), OnSuspect::Warn, true, &Stop::default(), &mut |done, total| heard = (done, total))
+        .unwrap();
     assert!(heard.0 == heard.1 && heard.1 > 1, "{heard:?}");
     let exported = &prediction.exported;
     let path = data.path("label.nii.gz");
@@ -167,7 +168,7 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
 
     let stop = Stop::default();
     stop.request();
-    let stopped = predictor.predict(&data.scan(1), false, &stop, &mut |_, _| ());
+    let stopped = predictor.predict(&data.scan(1), OnSuspect::Warn, false, &stop, &mut |_, _| ());
     assert!(matches!(stopped, Err(ScanPredictionError::Stopped)));
 }
 

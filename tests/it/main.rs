@@ -2,5 +2,6 @@
 
 #![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 
+mod deploy;
 mod fine_tuning;
 mod whole_way;

@@ -41,17 +41,17 @@ fn second_conversion_changes_nothing() {
     phantoms(dir.path(), 2);
     let first = shard(dir.path());
     assert_eq!((first.converted, first.unchanged, first.with_label), (2, 0, 2));
-    let before = Cache::open(&dir.path().join("cache")).unwrap();
+    let before = Cache::open(dir.path().join("cache")).unwrap();
     let second = shard(dir.path());
     assert_eq!((second.converted, second.unchanged, second.shards), (0, 2, 0));
-    assert_eq!(Cache::open(&dir.path().join("cache")).unwrap().digest(), before.digest());
+    assert_eq!(Cache::open(dir.path().join("cache")).unwrap().digest(), before.digest());
 
     // A changed file is converted again, and its new record replaces the old one.
     let config = PhantomConfig { cases: 1, seed: 4, spacing_mm: [3.0, 5.0] };
     write_dataset(&dir.path().join("raw/Dataset007_Phantoms"), &config).unwrap();
     let third = shard(dir.path());
     assert_eq!((third.converted, third.unchanged), (1, 1));
-    let after = Cache::open(&dir.path().join("cache")).unwrap();
+    let after = Cache::open(dir.path().join("cache")).unwrap();
     assert_eq!(after.cases().len(), 2);
     assert_ne!(after.digest(), before.digest());
     for case in after.cases() {
@@ -65,7 +65,7 @@ fn batches_depend_only_on_their_step() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path(), 3);
     shard(dir.path());
-    let cache = Arc::new(Cache::open(&dir.path().join("cache")).unwrap());
+    let cache = Arc::new(Cache::open(dir.path().join("cache")).unwrap());
     let config = StreamConfig {
         crop_size: [48; 3],
         crops_per_visit: 2,
@@ -99,7 +99,7 @@ fn training_on_a_cache_resumes_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     phantoms(dir.path(), 2);
     shard(dir.path());
-    let cache = Arc::new(Cache::open(&dir.path().join("cache")).unwrap());
+    let cache = Arc::new(Cache::open(dir.path().join("cache")).unwrap());
     let compute = Compute::open(DeviceChoice::Cpu).unwrap();
     let config = smoke();
     let run = |name: &str, max_steps: u64, resume: bool| {

@@ -1,0 +1,273 @@
+//! Files in `configs/deploy`: each is parsed, and each flag, metric and file that it names exists.
+
+mod command_lines;
+mod yaml;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use self::command_lines::{Call, calls};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+/// Files of a folder under `configs` with one of these extensions, by name.
+fn files(folder_name: &str, extensions: &[&str]) -> BTreeMap<String, String> {
+    let entries = std::fs::read_dir(folder().join(folder_name)).unwrap().map(|entry| entry.unwrap().path());
+    let wanted = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        extensions.contains(&extension)
+    };
+    let read = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    entries.filter(wanted).map(read).collect()
+}
+
+/// Long flags of a program and of its subcommands, by the words that lead to them.
+fn flags_of(program: &str) -> BTreeMap<String, BTreeSet<String>> {
+    use clap::CommandFactory as _;
+    let command = match program {
+        "hiend-shard" => hiend_loader::commands::shard_command(),
+        "hiend-serve" => hiend_loader::commands::serve_command(),
+        "hiend-train" => hiend_trainer::cli::Cli::command(),
+        _ => panic!("no program {program}"),
+    };
+    let long = |command: &clap::Command| {
+        let flags = command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned);
+        flags.chain(["help".to_owned(), "version".to_owned()]).collect()
+    };
+    let mut flags = BTreeMap::from([(String::new(), long(&command))]);
+    flags.extend(command.get_subcommands().map(|command| (command.get_name().to_owned(), long(command))));
+    flags
+}
+
+fn check_flags(file: &str, calls: &[Call]) {
+    for call in calls {
+        let known = flags_of(&call.program);
+        let subcommand = call.words.first().filter(|word| known.contains_key(word.as_str()));
+        let known = &known[subcommand.map_or("", String::as_str)];
+        for flag in call.flags() {
+            assert!(known.contains(flag), "{file}: {} has no --{flag}", call.program);
+        }
+    }
+}
+
+#[test]
+fn calls_of_the_programs_use_flags_that_exist() {
+    let mut programs = BTreeSet::new();
+    for (name, text) in files("deploy", &["sh", "service", "yaml"]) {
+        let mut found = calls(&text);
+        if Path::new(&name).extension().is_some_and(|extension| extension == "yaml") {
+            found.extend(yaml::documents(&text).unwrap().iter().flat_map(containers).filter_map(call_of));
+        }
+        check_flags(&name, &found);
+        assert!(!found.is_empty(), "{name} calls no program");
+        programs.extend(found.into_iter().map(|call| call.program));
+    }
+    assert_eq!(programs.into_iter().collect::<Vec<_>>(), ["hiend-serve", "hiend-shard", "hiend-train"]);
+}
+
+/// All containers of a Kubernetes object.
+fn containers(document: &Value) -> Vec<&Value> {
+    let spec = &document["spec"]["template"]["spec"]["containers"];
+    spec.as_array().map(|containers| containers.iter().collect()).unwrap_or_default()
+}
+
+/// The call of a container that runs one of the programs directly.
+fn call_of(container: &Value) -> Option<Call> {
+    let words = ["command", "args"].into_iter().filter_map(|key| container[key].as_array()).flatten();
+    let mut words = words.map(|word| word.as_str().unwrap().to_owned());
+    let program = words.next().filter(|program| program.starts_with("hiend-"))?;
+    Some(Call { program, words: words.collect() })
+}
+
+#[test]
+fn kubernetes_objects_are_complete() {
+    for (name, text) in files("deploy", &["yaml"]) {
+        for document in yaml::documents(&text).unwrap() {
+            for path in ["/apiVersion", "/kind", "/metadata/name", "/spec"] {
+                assert!(document.pointer(path).is_some(), "{name}: no {path} in {document}");
+            }
+            let spec = &document["spec"]["template"]["spec"];
+            let names = |list: &Value, key: &str| -> BTreeSet<String> {
+                let items = list.as_array().into_iter().flatten();
+                items.map(|item| item[key].as_str().unwrap_or_default().to_owned()).collect()
+            };
+            let volumes = names(&spec["volumes"], "name");
+            for container in containers(&document) {
+                assert!(container["image"].is_string(), "{name}: {container}");
+                let mounted = names(&container["volumeMounts"], "name");
+                assert_eq!(mounted, volumes, "{name}: volumes mounted and defined");
+                let ports = names(&container["ports"], "name");
+                for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                    if let Some(port) = container[probe]["httpGet"]["port"].as_str() {
+                        assert!(ports.contains(port), "{name}: {probe} of port {port}");
+                        assert_eq!(container[probe]["httpGet"]["path"], "/healthz", "{name}");
+                    }
+                }
+            }
+            // The selector of a Deployment finds its own pods.
+            let wanted = &document["spec"]["selector"]["matchLabels"];
+            if wanted.is_object() {
+                assert_eq!(*wanted, document["spec"]["template"]["metadata"]["labels"], "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shell_scripts_parse() {
+    let deploy = files("deploy", &["sh"]).into_keys().map(|name| folder().join("deploy").join(name));
+    let release = ["build", "check"].map(|name| folder().join("release").join(name));
+    for script in deploy.chain(release) {
+        let status = Command::new("bash").arg("-n").arg(&script).status().unwrap();
+        assert!(status.success(), "{}", script.display());
+    }
+}
+
+#[test]
+fn systemd_units_have_known_sections_and_whole_lines() {
+    for (name, text) in files("deploy", &["service"]) {
+        let joined = text.replace("\\\n", " ");
+        let mut section = "";
+        let mut keys = BTreeSet::new();
+        for line in joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(title) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                assert!(["Unit", "Service", "Install"].contains(&title), "{name}: [{title}]");
+                section = title;
+                continue;
+            }
+            let (key, _) = line.split_once('=').unwrap_or_else(|| panic!("{name}: {line}"));
+            assert!(!section.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric()), "{name}: {line}");
+            keys.insert(format!("{section}.{key}"));
+        }
+        for key in ["Unit.Description", "Service.ExecStart", "Install.WantedBy"] {
+            assert!(keys.contains(key), "{name}: no {key}");
+        }
+    }
+}
+
+/// Names in an expression of Prometheus that belong to this project's metrics, without the suffixes of histograms.
+fn metrics_in(expression: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = expression.split(|c| !is_part(c));
+    words.filter(|word| word.starts_with("hiend_")).map(str::to_owned).collect()
+}
+
+/// Every name under which a scrape shows a metric.
+fn known_metrics() -> BTreeSet<String> {
+    use hiend_loader::stats::MetricKind;
+    let all = hiend_loader::stats::METRICS.iter().chain(hiend_trainer::report::metrics::METRICS);
+    let all = all.chain(hiend_loader::service::METRICS);
+    all.flat_map(|metric| match metric.kind {
+        MetricKind::Histogram => {
+            ["_sum", "_count", "_bucket"].map(|suffix| format!("{}{suffix}", metric.name)).to_vec()
+        }
+        MetricKind::Counter | MetricKind::Gauge => vec![metric.name.to_owned()],
+    })
+    .collect()
+}
+
+#[test]
+fn dashboards_and_alerts_name_metrics_that_exist() {
+    let known = known_metrics();
+    let mut shown = BTreeSet::new();
+    for (name, text) in files("deploy", &["json"]) {
+        let dashboard: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let panels = dashboard["panels"].as_array().unwrap();
+        assert!(panels.len() > 10, "{name}");
+        let mut ids = BTreeSet::new();
+        for panel in panels {
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}: panel {} twice", panel["id"]);
+            let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            assert!(panel["type"] == "row" || !targets.is_empty(), "{name}: {}", panel["title"]);
+            for target in targets {
+                let metrics = metrics_in(target["expr"].as_str().unwrap());
+                assert!(!metrics.is_empty(), "{name}: {target}");
+                shown.extend(metrics);
+            }
+        }
+        let other = dashboard["annotations"]["list"].as_array().unwrap().iter().map(|note| &note["expr"]);
+        let other = other.chain(dashboard["templating"]["list"].as_array().unwrap().iter().map(|v| &v["definition"]));
+        shown.extend(other.filter_map(Value::as_str).flat_map(metrics_in));
+    }
+    assert!(!shown.is_empty());
+    for (name, text) in files("deploy", &["yml"]) {
+        for document in yaml::documents(&text).unwrap_or_else(|error| panic!("{name}: {error}")) {
+            let groups = document["groups"].as_array().into_iter().flatten();
+            let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+            shown.extend(rules.flat_map(|rule| metrics_in(rule["expr"].as_str().unwrap())));
+            let files = document["rule_files"].as_array().into_iter().flatten();
+            for file in files.map(|file| file.as_str().unwrap()) {
+                assert!(folder().join("deploy").join(file).is_file(), "{name}: {file}");
+            }
+        }
+    }
+    let unknown: Vec<_> = shown.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn jobs_of_the_dashboard_are_scraped() {
+    let scraped = yaml::documents(&files("deploy", &["yml"])["prometheus.yml"]).unwrap();
+    let jobs = scraped[0]["scrape_configs"].as_array().unwrap().iter().map(|job| job["job_name"].as_str().unwrap());
+    let jobs: BTreeSet<&str> = jobs.collect();
+    let dashboard = &files("deploy", &["json"])["grafana-dashboard.json"];
+    let named = dashboard.split("job=\\\"").skip(1).map(|rest| rest.split("\\\"").next().unwrap());
+    assert_eq!(named.collect::<BTreeSet<_>>(), jobs);
+}
+
+#[test]
+fn dockerfiles_are_well_formed() {
+    const INSTRUCTIONS: [&str; 11] =
+        ["ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "RUN", "USER", "WORKDIR"];
+    let root = folder().join("..");
+    for name in ["Dockerfile", "Dockerfile.cuda"] {
+        let text = std::fs::read_to_string(folder().join("release").join(name)).unwrap();
+        let without_comments: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+        let joined = without_comments.join("\n").replace("\\\n", " ");
+        let mut stages = BTreeSet::new();
+        let mut user = None;
+        for line in joined.lines().filter(|line| !line.trim().is_empty()) {
+            let (instruction, rest) = line.split_once(' ').unwrap_or_else(|| panic!("{name}: {line}"));
+            assert!(INSTRUCTIONS.contains(&instruction), "{name}: {line}");
+            let words: Vec<&str> = rest.split_whitespace().collect();
+            match instruction {
+                "FROM" => {
+                    user = None;
+                    let tagged = words[0].rsplit('/').next().unwrap().contains(':') || words[0].starts_with('$');
+                    assert!(tagged, "{name}: {} has no tag", words[0]);
+                    if let [_, "AS", stage] = words[..] {
+                        stages.insert(stage);
+                    }
+                }
+                "COPY" => {
+                    if let Some(stage) = words[0].strip_prefix("--from=") {
+                        assert!(stages.contains(stage), "{name}: {line}");
+                    } else {
+                        let sources = &words[..words.len() - 1];
+                        // Archives are built, not kept.
+                        for source in sources.iter().filter(|source| **source != "." && !source.starts_with("target/"))
+                        {
+                            assert!(root.join(source).exists(), "{name}: {source}");
+                        }
+                    }
+                }
+                "RUN" => {
+                    let script = rest.trim_start().trim_start_matches("--mount=type=cache,target=");
+                    let parsed = Command::new("bash").args(["-n", "-c", script]).status().unwrap();
+                    assert!(parsed.success(), "{name}: {line}");
+                }
+                "USER" => user = Some(words[0]),
+                _ => {}
+            }
+        }
+        assert!(user.is_some_and(|user| user != "root" && user != "0"), "{name}: runs as root");
+    }
+}
