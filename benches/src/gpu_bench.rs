@@ -6,6 +6,7 @@
 //! | `tests` | the kernels' tests on the device |
 //! | `step` | updates on one batch that stays on the device: the device alone |
 //! | `overlap` | the same updates on batches from the loader: the cost of feeding |
+//! | `service` | the same with batches from a loader server, through shared memory |
 //! | `finetune` | updates of UNETR on one resident batch, Dice and cross-entropy included |
 //! | `predict` | a sliding window over a volume, from host memory to host memory |
 //! | `numerics` | losses of a small model's updates, compared with those of the CPU in f32 |
@@ -30,6 +31,7 @@ mod device_tests;
 mod figures;
 mod numerics;
 mod pretraining;
+mod streaming;
 mod unetr;
 
 use std::time::Instant;
@@ -66,7 +68,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         match case {
             Case::Tests => device_tests::run(&compute, &mut show)?,
             Case::Step => show(pretraining::step(cli, &compute)?),
-            Case::Overlap => show(pretraining::overlap(cli, &compute)?),
+            Case::Overlap => show(streaming::overlap(cli, &compute)?),
+            Case::Service => show(streaming::service(cli, &compute)?),
             Case::Finetune => show(unetr::finetune(cli, &compute)?),
             Case::Predict => show(unetr::predict(cli, &compute)?),
             Case::Numerics => show(numerics::numerics(cli, &compute)?),

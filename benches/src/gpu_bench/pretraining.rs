@@ -1,11 +1,8 @@
-//! Updates of pre-training: on one resident batch, on streamed batches, and split into kernels.
+//! Updates of pre-training on one resident batch, whole and split into kernels.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{Cache, CodecPreset as Codec};
-use hiend_loader::pipeline;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
@@ -21,7 +18,7 @@ use super::figures::{median, rounded};
 use crate::flops;
 
 /// The preset's configuration with the batch and precision of the command line.
-fn config(cli: &Cli) -> PretrainConfig {
+pub(super) fn config(cli: &Cli) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.train.precision = cli.precision;
     config.train.micro_batch = cli.micro_batch;
@@ -140,7 +137,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
 }
 
 /// The line of a case whose updates took `secs` each.
-fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
+pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
     let median = median(secs);
     let crops = cli.batch as f64 / median;
     let flop = 3.0 * flops::forward(&config.model, config.stream.crop_size);
@@ -154,59 +151,4 @@ fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
         "crops_per_s": rounded(crops),
         "tflops": rounded(crops * flop / 1e12),
     })
-}
-
-/// Updates on batches that the loader makes meanwhile, then on the last of them.
-pub(super) fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
-    let config = config(cli);
-    let generated = tempfile::tempdir()?;
-    let cache = if let Some(shards) = &cli.shards {
-        Cache::open(shards)?
-    } else {
-        crate::volume::Voxels::generated().write_cache(generated.path(), [32; 3], Codec::Fast)?;
-        Cache::open(generated.path())?
-    };
-    let options = pipeline::LoaderOptions {
-        threads: cli.threads,
-        memory_bytes: cli.memory.as_u64(),
-        form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
-        ..pipeline::LoaderOptions::default()
-    };
-    let stream = Stream::open(Arc::new(cache), &config.stream, 0, &options)?;
-    let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, cli.gradient_checkpointing, None)?;
-    let opened = Instant::now();
-    let mut feed = feed(&config, &stream, compute)?;
-    let (mut secs, mut waits, mut resident) = (Vec::new(), Vec::new(), Vec::new());
-    let mut first_batch_secs = 0.0;
-    let mut last = None;
-    for number in 0..cli.warmup + cli.steps {
-        let started = Instant::now();
-        let batch = batch_of(&mut feed)?;
-        let wait = started.elapsed().as_secs_f64();
-        if number == 0 {
-            first_batch_secs = opened.elapsed().as_secs_f64();
-        }
-        update(&mut replica, &config, &batch)?;
-        if number >= cli.warmup {
-            secs.push(started.elapsed().as_secs_f64());
-            waits.push(wait);
-        }
-        last = Some(batch);
-    }
-    drop(feed);
-    // The same device, weights and voxels, without a feed.
-    let batch = last.context("--warmup and --steps are both 0")?;
-    for _ in 0..cli.steps {
-        let started = Instant::now();
-        update(&mut replica, &config, &batch)?;
-        resident.push(started.elapsed().as_secs_f64());
-    }
-    let share = waits.iter().sum::<f64>() / secs.iter().sum::<f64>();
-    let mut line = timing(cli, &config, &mut secs);
-    line["resident_ms"] = json!(rounded(median(&mut resident) * 1e3));
-    line["wait_share"] = json!(share);
-    line["first_batch_secs"] = json!(rounded(first_batch_secs));
-    line["threads"] = json!(if cli.threads == 0 { hiend_loader::budget::cores() } else { cli.threads });
-    line["data"] = json!(cli.shards.as_ref().map_or("generated noise".into(), |path| path.display().to_string()));
-    Ok(line)
 }

@@ -1,0 +1,92 @@
+//! The cost of the data: updates on batches that arrive meanwhile and on one of them, in turn.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use hiend_cache::{Cache, CodecPreset as Codec};
+use hiend_loader::pipeline::LoaderOptions;
+use hiend_loader::remote::{RemoteLoader, RemoteOptions};
+use hiend_loader::service::{Service, ServiceConfig};
+use hiend_trainer::config::pretrain::PretrainConfig;
+use hiend_trainer::device::Compute;
+use hiend_trainer::pretrain::Pretraining;
+use hiend_trainer::training::headspace::{HeadspaceOptions, Round, measure};
+use hiend_trainer::training::{Stop, Stream};
+use serde_json::{Value, json};
+
+use super::cli::Cli;
+use super::figures::rounded;
+use super::pretraining::{batch_of, config, feed, timing};
+
+/// Batches from the loader in this process.
+pub(super) fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    let config = config(cli);
+    let generated = tempfile::tempdir()?;
+    let options = LoaderOptions {
+        threads: cli.threads,
+        memory_bytes: cli.memory.as_u64(),
+        form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
+        ..LoaderOptions::default()
+    };
+    let stream = Stream::open(open_cache(cli, generated.path())?, &config.stream, 0, &options)?;
+    cost(cli, compute, &config, &stream)
+}
+
+/// Batches from a loader server, through shared memory. The server is in this process, which changes nothing of that.
+pub(super) fn service(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+    let config = config(cli);
+    let folder = tempfile::tempdir()?;
+    let memory_bytes = cli.memory.as_u64();
+    let service = Service::start(ServiceConfig {
+        caches: vec![(open_cache(cli, folder.path())?, 1)],
+        listen: vec![format!("unix:{}", folder.path().join("socket").display()).parse()?],
+        threads: cli.threads,
+        memory_bytes: 2 * memory_bytes,
+        client_memory_bytes: memory_bytes,
+        ..ServiceConfig::default()
+    })?;
+    let options = RemoteOptions {
+        form: config.train.voxel_form(&config.stream.augment, compute.is_cpu()),
+        memory_bytes,
+        ..RemoteOptions::default()
+    };
+    let loader = RemoteLoader::connect(service.urls(), config.stream.clone(), 0, options.clone())?;
+    let stream = Stream::of_servers(loader, service.urls(), &config.stream, 0, &options);
+    cost(cli, compute, &config, &stream)
+}
+
+/// Opens the cache of the command line, or writes one into `folder`.
+fn open_cache(cli: &Cli, folder: &Path) -> anyhow::Result<Arc<Cache>> {
+    let cache = if let Some(shards) = &cli.shards {
+        Cache::open(shards)?
+    } else {
+        crate::volume::Voxels::generated().write_cache(folder, [32; 3], Codec::Fast)?;
+        Cache::open(folder)?
+    };
+    Ok(Arc::new(cache))
+}
+
+/// The line of a case: an update on streamed batches, and the same on a resident one.
+fn cost(cli: &Cli, compute: &Compute, config: &PretrainConfig, stream: &Stream) -> anyhow::Result<Value> {
+    let opened = Instant::now();
+    batch_of(&mut feed(config, stream, compute)?)?;
+    let first_batch_secs = opened.elapsed().as_secs_f64();
+    let options = HeadspaceOptions {
+        steps: cli.steps,
+        gradient_checkpointing: cli.gradient_checkpointing,
+        stop: Stop::default(),
+    };
+    let headspace = measure(&Pretraining { config }, stream, compute, &options)?;
+    let headspace = headspace.context("no stop is requested")?;
+    let Round { streamed_secs, wait_secs, resident_secs } = headspace.median();
+    let mut line = timing(cli, config, &mut [streamed_secs]);
+    line["resident_ms"] = json!(rounded(resident_secs * 1e3));
+    line["wait_share"] = json!(wait_secs / streamed_secs);
+    line["data_cost"] = json!(headspace.cost());
+    line["first_batch_secs"] = json!(rounded(first_batch_secs));
+    line["threads"] = json!(if cli.threads == 0 { hiend_loader::budget::cores() } else { cli.threads });
+    line["data"] = json!(cli.shards.as_ref().map_or("generated noise".into(), |path| path.display().to_string()));
+    Ok(line)
+}
