@@ -60,7 +60,7 @@ class Sharing(unittest.TestCase):
         self.assertIsNone(alive())
 
     def test_memory_stays_flat(self):
-        # A batch has 4 MiB; a leak of one buffer in ten would add 24 MiB.
+        # A batch has 10 MiB with its labels; a leak of one in ten would add 60 MiB.
         stream = iter(dataset(crop_size=64, crops_per_visit=4, augment="plain"))
 
         def peak_bytes(count):

@@ -84,12 +84,12 @@ class Ranks(unittest.TestCase):
 
     def test_rank_comes_from_torch_distributed(self):
         store = torch.distributed.HashStore()
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-        try:
-            with mock.patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
+        with mock.patch.dict(os.environ, RANK="1", WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo"):
+            torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+            try:
                 found = dataset()
-        finally:
-            torch.distributed.destroy_process_group()
+            finally:
+                torch.distributed.destroy_process_group()
         self.assertEqual((found.rank, found.world_size), (0, 1))
 
 
