@@ -189,9 +189,10 @@ pub enum ConvertError {
     },
     /// The cache holds cases of other parameters.
     #[error(
-        "{}: holds {count} cases made with other parameters that are not in this data, such as {example}; \
+        "{}: holds {count} {} made with other parameters that are not in this data, such as {example}; \
          choose another --out, or drop them with --prune",
-        path.display()
+        path.display(),
+        if *count == 1 { "case" } else { "cases" }
     )]
     OtherParameters {
         /// The cache.
@@ -260,9 +261,10 @@ pub enum ConvertError {
     },
     /// Pruning would drop cases whose folder is empty.
     #[error(
-        "{}: {count} cases of the cache, such as {example}, are of a folder that is there but empty (is its disk \
-         mounted?); nothing was pruned; remove the folder if they are gone for good",
-        path.display()
+        "{}: {count} {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?); \
+         nothing was pruned; remove the folder if its data is gone for good",
+        path.display(),
+        if *count == 1 { "case" } else { "cases" }
     )]
     Vacant {
         /// The cache.

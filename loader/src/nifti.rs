@@ -7,6 +7,7 @@
 //! Geometry and scaling follow nibabel (`header`), and with it MONAI. Whether a file is compressed is decided by its
 //! first bytes, not by its name: `.nii` files that are gzip data, and the reverse, are common after renaming.
 
+mod fault;
 mod gzip;
 mod header;
 mod label;
@@ -23,6 +24,7 @@ use crate::geometry::{Affine, Orientation};
 use gzip::GzipReader;
 use header::{Dtype, HEADER_LEN, parse_header, scaling};
 
+pub use fault::NiftiFault;
 pub use header::HeaderNote;
 pub use label::{LabelVolume, read_labels};
 pub use name::file_stem;
@@ -34,8 +36,8 @@ pub use write::write_like;
 pub struct NiftiError {
     /// The file.
     pub path: PathBuf,
-    /// The fault in one line and, where that helps, the remedy.
-    pub reason: String,
+    /// The fault.
+    pub reason: NiftiFault,
 }
 
 /// A validated header.
@@ -86,13 +88,13 @@ pub struct NiftiVolume {
 pub fn read_info(path: &Path) -> Result<NiftiInfo, NiftiError> {
     let at = |reason| NiftiError { path: path.to_owned(), reason };
     let mut reader = std::io::BufReader::new(open_regular(path).map_err(at)?);
-    let is_gzip = reader.fill_buf().map_err(|err| at(format!("cannot read: {err}")))?.starts_with(&gzip::MAGIC);
+    let is_gzip = reader.fill_buf().map_err(|err| at(NiftiFault::read(&err)))?.starts_with(&gzip::MAGIC);
     let mut head = Vec::with_capacity(HEADER_LEN);
     let limit = HEADER_LEN as u64;
     let result = if is_gzip {
         GzipReader::new(reader).take(limit).read_to_end(&mut head).map_err(|err| gzip::reason(&err))
     } else {
-        reader.take(limit).read_to_end(&mut head).map_err(|err| format!("cannot read: {err}"))
+        reader.take(limit).read_to_end(&mut head).map_err(|err| NiftiFault::read(&err))
     };
     result.and_then(|_| parse_header(&head)).map_err(at)
 }
@@ -103,10 +105,9 @@ pub fn read_info(path: &Path) -> Result<NiftiInfo, NiftiError> {
 /// If [`read_info`] fails, the file is damaged or holds fewer voxels than its header promises, or a voxel is not finite.
 pub fn read_volume(path: &Path) -> Result<NiftiVolume, NiftiError> {
     let volume = read_any(path)?;
-    let not_finite = volume.count_not_finite();
-    if not_finite > 0 {
-        let all: usize = volume.info.shape.iter().product();
-        let reason = format!("{not_finite} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)");
+    let count = volume.count_not_finite();
+    if count > 0 {
+        let reason = NiftiFault::ImageNotFinite { count, all: volume.info.shape.iter().product() };
         return Err(NiftiError { path: path.to_owned(), reason });
     }
     Ok(volume)
@@ -117,7 +118,7 @@ fn read_any(path: &Path) -> Result<NiftiVolume, NiftiError> {
     let at = |reason| NiftiError { path: path.to_owned(), reason };
     let mut file = Vec::new();
     open_regular(path)
-        .and_then(|mut open| open.read_to_end(&mut file).map_err(|err| format!("cannot read: {err}")))
+        .and_then(|mut open| open.read_to_end(&mut file).map_err(|err| NiftiFault::read(&err)))
         .map_err(at)?;
     let blake3 = blake3::hash(&file).to_hex().to_string();
     let file_bytes = file.len() as u64;
@@ -136,22 +137,19 @@ fn read_any(path: &Path) -> Result<NiftiVolume, NiftiError> {
     let promised = info.data_offset + info.data_bytes;
     if (bytes.len() as u64) < promised {
         let missing = promised - bytes.len() as u64;
-        let [x, y, z] = info.shape;
-        return Err(at(format!(
-            "header promises {x} x {y} x {z} voxels, but {missing} of {promised} bytes are missing"
-        )));
+        return Err(at(NiftiFault::Missing { shape: info.shape, missing, promised }));
     }
     let (slope, intercept) = scaling(&info.header).map_err(at)?;
     Ok(NiftiVolume { info, blake3, file_bytes, bytes, slope, intercept })
 }
 
 /// Opens a regular file. A FIFO would block the open until somebody writes into it.
-fn open_regular(path: &Path) -> Result<File, String> {
-    let data = std::fs::metadata(path).map_err(|err| format!("cannot open: {err}"))?;
+fn open_regular(path: &Path) -> Result<File, NiftiFault> {
+    let data = std::fs::metadata(path).map_err(|err| NiftiFault::open(&err))?;
     if !data.is_file() {
-        return Err("not a regular file".into());
+        return Err(NiftiFault::NotRegular);
     }
-    File::open(path).map_err(|err| format!("cannot open: {err}"))
+    File::open(path).map_err(|err| NiftiFault::open(&err))
 }
 
 impl NiftiVolume {

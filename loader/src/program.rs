@@ -35,7 +35,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 pub use interrupt::{interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
-pub use output::{StdoutError, escape, escape_name, note, print};
+pub use output::{StdoutError, count, escape, escape_name, note, print};
 pub use storage::{AccessArg, StorageArgs};
 pub use values::{
     Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,

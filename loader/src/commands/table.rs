@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, presets};
 
+pub(super) use crate::program::count;
 use crate::program::escape_name;
 
 /// A table being filled. Control characters in its cells are escaped.
@@ -58,9 +59,4 @@ pub(super) fn facts(rows: impl IntoIterator<Item = (&'static str, String)>) -> T
 /// A size in decimal units, such as `1.4 GB`.
 pub(super) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
-}
-
-/// A count with its noun: `1 case`, `2 cases`.
-pub(super) fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -2,7 +2,7 @@
 
 use crate::case::{LabelFiles, Mask};
 use crate::geometry::{largest_shift_mm, spacing};
-use crate::nifti::{LabelVolume, NiftiError, read_labels};
+use crate::nifti::{LabelVolume, NiftiError, NiftiFault, read_labels};
 
 /// Reads a case's label map.
 ///
@@ -12,7 +12,7 @@ pub(super) fn read(label: &LabelFiles) -> Result<LabelVolume, NiftiError> {
     match label {
         LabelFiles::Map(path) => read_labels(path),
         LabelFiles::Masks { folder, masks } => {
-            let no_masks = || NiftiError { path: folder.clone(), reason: "no masks in this folder".into() };
+            let no_masks = || NiftiError { path: folder.clone(), reason: NiftiFault::NoMasks };
             merge(masks)?.ok_or_else(no_masks)
         }
     }
@@ -29,7 +29,7 @@ fn merge(masks: &[Mask]) -> Result<Option<LabelVolume>, NiftiError> {
         hasher.update(volume.blake3.as_bytes());
         let inside = volume.voxels.iter().copied().filter(|&value| value > 0).min().unwrap_or(1);
         if let Some(other) = volume.voxels.iter().find(|&&value| value > 0 && value != inside) {
-            return Err(at(format!("values {inside} and {other} in a mask of one class; expected 0 and one other")));
+            return Err(at(NiftiFault::MaskValues { first: inside, other: *other }));
         }
         let merged = merged.get_or_insert_with(|| LabelVolume {
             info: volume.info.clone(),
@@ -40,7 +40,7 @@ fn merge(masks: &[Mask]) -> Result<Option<LabelVolume>, NiftiError> {
         let (first, own) = (&merged.info, &volume.info);
         let side = spacing(&first.affine).into_iter().fold(f64::INFINITY, f64::min);
         if first.shape != own.shape || largest_shift_mm(&first.affine, &own.affine, first.shape) > side {
-            return Err(at("mask on another grid than the other masks of the case".into()));
+            return Err(at(NiftiFault::MaskGrid));
         }
         merged.file_bytes += volume.file_bytes;
         for (label, value) in merged.voxels.iter_mut().zip(&volume.voxels) {
@@ -82,10 +82,10 @@ mod tests {
     fn what_is_not_a_mask_of_one_class_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let several = [mask(dir.path(), 1, &[1, 2, 0, 0])];
-        assert!(merge(&several).unwrap_err().reason.contains("values 1 and 2 in a mask of one class"));
+        assert_eq!(merge(&several).unwrap_err().reason, NiftiFault::MaskValues { first: 1, other: 2 });
         let good = mask(dir.path(), 1, &[1, 0, 0, 0]);
         let path = TestFile::new([2, 2, 1], &[]).with_u8(&[0; 4]).write(&dir.path().join("2.nii"));
         let error = merge(&[good, Mask { class: 2, path: path.clone() }]).unwrap_err();
-        assert!(error.reason.contains("another grid") && error.path == path);
+        assert!(error.reason == NiftiFault::MaskGrid && error.path == path);
     }
 }

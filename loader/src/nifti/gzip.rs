@@ -4,6 +4,8 @@ use std::io::{BufRead, Read};
 
 use flate2::bufread::GzDecoder;
 
+use super::NiftiFault;
+
 /// First bytes of every gzip member.
 pub(super) const MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Bytes that may follow the voxels before a file is refused as something else than its header says.
@@ -56,10 +58,10 @@ fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>>
 }
 
 /// An inflater's error in words.
-pub(super) fn reason(err: &std::io::Error) -> String {
+pub(super) fn reason(err: &std::io::Error) -> NiftiFault {
     match err.kind() {
-        std::io::ErrorKind::UnexpectedEof => "the gzip data ends early; the file was cut short".into(),
-        _ => format!("not valid gzip data ({err})"),
+        std::io::ErrorKind::UnexpectedEof => NiftiFault::GzipCut,
+        _ => NiftiFault::Gzip { message: err.to_string() },
     }
 }
 
@@ -67,11 +69,11 @@ pub(super) fn reason(err: &std::io::Error) -> String {
 ///
 /// libdeflate takes the whole file at once and is about twice as fast as zlib. Files that it does not take, those of
 /// several members or longer than their header says, go through the streaming decoder.
-pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, String> {
-    let size = usize::try_from(len).ok().ok_or_else(|| "volume does not fit this machine's memory".to_owned())?;
+pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, NiftiFault> {
+    let size = usize::try_from(len).ok().ok_or(NiftiFault::AddressSpace)?;
     // Deflate cannot shrink data to less than 1/1032: don't reserve what a header merely claims.
     if size / 1032 > file.len() {
-        return Err(format!("header promises {size} bytes, which {} compressed bytes cannot hold", file.len()));
+        return Err(NiftiFault::Promise { size, compressed: file.len() });
     }
     let mut bytes = vec![0u8; size];
     if libdeflater::Decompressor::new().gzip_decompress(file, &mut bytes) == Ok(size) {
@@ -84,7 +86,7 @@ pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, String> {
     let limit = len.max(MAX_TRAILING);
     let trailing = std::io::copy(&mut decoder.take(limit + 1), &mut std::io::sink()).map_err(|err| reason(&err))?;
     if trailing > limit {
-        return Err(format!("more than {limit} bytes follow the {len} that the header promises"));
+        return Err(NiftiFault::Trailing { limit, len });
     }
     Ok(bytes)
 }
@@ -127,15 +129,15 @@ mod tests {
         let mut wrong_checksum = [&a[..], &b].concat();
         let at = wrong_checksum.len() - 8;
         wrong_checksum[at] ^= 1;
-        assert!(inflate(&wrong_checksum, 13).unwrap_err().contains("not valid gzip data"));
+        assert!(matches!(inflate(&wrong_checksum, 13), Err(NiftiFault::Gzip { .. })));
         let cut = [&a[..], &b[..b.len() - 3]].concat();
-        assert!(inflate(&cut, 13).unwrap_err().contains("cut short"));
-        assert!(inflate(&a, 1 << 40).unwrap_err().contains("cannot hold"));
+        assert_eq!(inflate(&cut, 13), Err(NiftiFault::GzipCut));
+        assert!(matches!(inflate(&a, 1 << 40), Err(NiftiFault::Promise { .. })));
     }
 
     #[test]
     fn a_bomb_behind_the_voxels_is_refused() {
         let bomb = member(&vec![0; 65 << 20]);
-        assert!(inflate(&bomb, 100).unwrap_err().contains("follow"));
+        assert!(matches!(inflate(&bomb, 100), Err(NiftiFault::Trailing { .. })));
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use nifti::{NiftiHeader, NiftiType};
 
-use super::NiftiInfo;
+use super::{NiftiFault, NiftiInfo};
 use crate::geometry::{Affine, Orientation, largest_shift_mm, quaternion_axes, spacing};
 
 /// Length of a NIfTI-1 header in bytes.
@@ -102,40 +102,39 @@ impl Dtype {
 }
 
 /// Validates the first bytes of a file.
-pub(super) fn parse_header(bytes: &[u8]) -> Result<NiftiInfo, String> {
-    let not_nifti = || "not a NIfTI-1 file (no header of 348 bytes with magic n+1)".to_owned();
+pub(super) fn parse_header(bytes: &[u8]) -> Result<NiftiInfo, NiftiFault> {
     if bytes.len() < HEADER_LEN {
-        return Err(not_nifti());
+        return Err(NiftiFault::NotNifti);
     }
     let size = [bytes[0], bytes[1], bytes[2], bytes[3]];
     match (i32::from_le_bytes(size), i32::from_be_bytes(size)) {
-        (540, _) | (_, 540) => return Err("a NIfTI-2 file; convert it to NIfTI-1 (for example with nibabel)".into()),
+        (540, _) | (_, 540) => return Err(NiftiFault::Nifti2),
         (348, _) | (_, 348) => {}
-        _ => return Err(not_nifti()),
+        _ => return Err(NiftiFault::NotNifti),
     }
     match &bytes[344..348] {
         b"n+1\0" => {}
-        b"ni1\0" => return Err("a header of a .hdr/.img pair; convert it to a single .nii.gz".into()),
-        _ => return Err(not_nifti()),
+        b"ni1\0" => return Err(NiftiFault::Pair),
+        _ => return Err(NiftiFault::NotNifti),
     }
-    let header = NiftiHeader::from_reader(&bytes[..HEADER_LEN]).map_err(|err| format!("bad NIfTI header: {err}"))?;
+    let header = NiftiHeader::from_reader(&bytes[..HEADER_LEN])
+        .map_err(|err| NiftiFault::Header { message: err.to_string() })?;
     let shape = shape(&header)?;
     let dtype = dtype(&header)?;
     let num_voxels = shape.iter().try_fold(1u64, |n, &length| n.checked_mul(length as u64));
     let Some(num_voxels) = num_voxels.filter(|&n| n <= MAX_VOXELS) else {
-        return Err(format!("shape {shape:?} is larger than any scan"));
+        return Err(NiftiFault::TooLarge { shape });
     };
     let data_offset = data_offset(&header)?;
     let mut notes = Vec::new();
     let affine = in_mm(affine(&header, shape, &mut notes)?, &header, &mut notes);
-    let bad = |what: String| format!("{what}; the voxels' place in the body is unknown, mend the header");
     if let Some(side) = spacing(&affine).into_iter().find(|side| !(side.is_finite() && *side > 1e-4)) {
-        return Err(bad(format!("spacing of {side} mm")));
+        return Err(NiftiFault::Spacing { side });
     }
     if affine.iter().flatten().any(|value| !value.is_finite()) {
-        return Err(bad("affine with values that are not finite".into()));
+        return Err(NiftiFault::AffineNotFinite);
     }
-    let orientation = Orientation::closest(&affine).ok_or_else(|| bad("affine whose axes span no volume".into()))?;
+    let orientation = Orientation::closest(&affine).ok_or(NiftiFault::AffineFlat)?;
     let data_bytes = num_voxels * dtype.len() as u64;
     Ok(NiftiInfo { shape, affine, orientation, data_bytes, header, notes, dtype, data_offset })
 }
@@ -144,45 +143,45 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<NiftiInfo, String> {
 ///
 /// # Errors
 /// If the slope is valid and the intercept is not: the values are then unknown.
-pub(super) fn scaling(header: &NiftiHeader) -> Result<(f64, f64), String> {
+pub(super) fn scaling(header: &NiftiHeader) -> Result<(f64, f64), NiftiFault> {
     let (slope, intercept) = (f64::from(header.scl_slope), f64::from(header.scl_inter));
     if slope == 0.0 || !slope.is_finite() {
         return Ok((1.0, 0.0));
     }
     if !intercept.is_finite() {
-        return Err(format!("valid slope {slope} but invalid intercept {intercept}; mend scl_inter in the header"));
+        return Err(NiftiFault::Intercept { slope, intercept });
     }
     Ok((slope, intercept))
 }
 
-fn data_offset(header: &NiftiHeader) -> Result<u64, String> {
+fn data_offset(header: &NiftiHeader) -> Result<u64, NiftiFault> {
     // As in nibabel, 0 stands for the first place possible.
     let offset = if header.vox_offset == 0.0 { MIN_VOX_OFFSET } else { header.vox_offset };
     if !((MIN_VOX_OFFSET..=1e6).contains(&offset) && offset.fract() == 0.0) {
-        return Err(format!("invalid vox_offset {offset}; expected a whole number from 352"));
+        return Err(NiftiFault::VoxOffset { offset });
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a small integer")]
     Ok(offset as u64)
 }
 
-fn shape(header: &NiftiHeader) -> Result<[usize; 3], String> {
+fn shape(header: &NiftiHeader) -> Result<[usize; 3], NiftiFault> {
     let rank = usize::from(header.dim[0]);
     if !(1..=7).contains(&rank) {
-        return Err(format!("{rank} dimensions; a NIfTI file has 1 to 7"));
+        return Err(NiftiFault::Rank { rank });
     }
     let lengths: Vec<usize> = header.dim[1..=rank].iter().map(|&length| usize::from(length)).collect();
     let longer = lengths.iter().skip(3).any(|&length| length != 1);
     if longer {
-        return Err(format!("{rank}-D image of shape {lengths:?}; expected 3-D, split it into its volumes"));
+        return Err(NiftiFault::NotThreeD { rank, lengths });
     }
     match lengths.get(..3) {
         Some(&[x, y, z]) if x > 0 && y > 0 && z > 0 && x.max(y).max(z) <= 32_767 => Ok([x, y, z]),
-        _ => Err(format!("image of shape {lengths:?}; expected three lengths of 1 to 32767")),
+        _ => Err(NiftiFault::Lengths { lengths }),
     }
 }
 
-fn dtype(header: &NiftiHeader) -> Result<Dtype, String> {
-    let kind = header.data_type().ok().ok_or_else(|| format!("unknown data type {}", header.datatype))?;
+fn dtype(header: &NiftiHeader) -> Result<Dtype, NiftiFault> {
+    let kind = header.data_type().ok().ok_or(NiftiFault::UnknownType { code: header.datatype })?;
     Ok(match kind {
         NiftiType::Uint8 => Dtype::U8,
         NiftiType::Int8 => Dtype::I8,
@@ -194,7 +193,7 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, String> {
         NiftiType::Int64 => Dtype::I64,
         NiftiType::Float32 => Dtype::F32,
         NiftiType::Float64 => Dtype::F64,
-        other => return Err(format!("data type {other:?}; expected one number a voxel")),
+        other => return Err(NiftiFault::Type { name: format!("{other:?}") }),
     })
 }
 
@@ -202,7 +201,7 @@ const LAST_ROW: [f64; 4] = [0.0, 0.0, 0.0, 1.0];
 
 /// The affine that nibabel's `get_best_affine` chooses, in the header's own unit: sform if its code is set, else qform,
 /// else the spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
-fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, String> {
+fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, NiftiFault> {
     let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {
         let [x, y, z] = [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from));
@@ -244,13 +243,12 @@ fn sides(header: &NiftiHeader) -> [f64; 3] {
     })
 }
 
-fn qform(header: &NiftiHeader) -> Result<Affine, String> {
+fn qform(header: &NiftiHeader) -> Result<Affine, NiftiFault> {
     let quaternion = [header.quatern_b, header.quatern_c, header.quatern_d];
     let squared: f64 = quaternion.iter().map(|&value| f64::from(value).powi(2)).sum();
     // nibabel's limit: three times the precision of f32.
     if squared - 1.0 >= 3.0 * f64::from(f32::EPSILON) {
-        let [b, c, d] = quaternion;
-        return Err(format!("impossible quaternion {b}, {c}, {d} (longer than 1); mend the header's qform"));
+        return Err(NiftiFault::Quaternion { quaternion });
     }
     let [x, y, z] = sides(header);
     // As in nibabel, everything but -1 is 1.

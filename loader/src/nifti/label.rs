@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{NiftiError, NiftiInfo, NiftiVolume, read_any};
+use super::{NiftiError, NiftiFault, NiftiInfo, NiftiVolume, read_any};
 
 /// Largest distance of an unscaled value from a whole number that still counts as rounding.
 const TOLERANCE: f64 = 1e-3;
@@ -34,7 +34,7 @@ pub fn read_labels(path: &Path) -> Result<LabelVolume, NiftiError> {
     Ok(LabelVolume { info, voxels, blake3, file_bytes })
 }
 
-fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, String> {
+fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, NiftiFault> {
     // Values stored as scaled integers are as precise as half a stored increment.
     let tolerance = if volume.info.dtype.is_float() { TOLERANCE } else { volume.slope.abs() * 0.5 };
     let tolerance = tolerance.clamp(TOLERANCE, MAX_TOLERANCE);
@@ -53,14 +53,12 @@ fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, String> {
             labels.push(nearest as u8);
         }
     });
-    let expected = "label values must be whole numbers from 0 to 255";
     if not_finite > 0 {
-        return Err(format!("{not_finite} of {} voxels NaN or infinite; {expected}", labels.len()));
+        return Err(NiftiFault::LabelNotFinite { count: not_finite, all: labels.len() });
     }
     if let Some((value, at)) = bad {
         let [nx, ny, _] = volume.info.shape;
-        let (x, y, z) = (at % nx, at / nx % ny, at / nx / ny);
-        return Err(format!("label value {value} at voxel {x},{y},{z}; {expected}"));
+        return Err(NiftiFault::Label { value, voxel: [at % nx, at / nx % ny, at / nx / ny] });
     }
     Ok(labels)
 }

@@ -7,7 +7,7 @@ use ndarray::{ArrayView3, ShapeBuilder as _};
 use nifti::writer::WriterOptions;
 use nifti::{DataElement, NiftiError as WriteError, NiftiHeader};
 
-use super::{NiftiError, NiftiInfo};
+use super::{NiftiError, NiftiFault, NiftiInfo};
 
 /// Writes voxels `[x, y, z]`, the first axis fastest, as `.nii` or `.nii.gz` with the header of the scan they belong to:
 /// its grid, orientation, units and codes. The file appears under its name once it is complete and on disk.
@@ -20,7 +20,8 @@ where
 {
     let at = |reason| NiftiError { path: path.to_owned(), reason };
     let [nx, ny, nz] = scan.shape;
-    let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels).map_err(|error| at(format!("{error}")))?;
+    let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels)
+        .map_err(|error| at(NiftiFault::VoxelCount { message: error.to_string() }))?;
     // What a viewer would scale the picture by was the scan's, not ours.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..scan.header.clone() };
     let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
@@ -38,7 +39,7 @@ where
         }
         written
     })
-    .map_err(|error| at(format!("cannot {}: {}", error.action, error.source)))
+    .map_err(|error| at(NiftiFault::Write { action: error.action, message: error.source.to_string() }))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub enum CheckpointError {
     Record {
         /// The file.
         path: PathBuf,
-        /// Burn's message, on one line.
+        /// Burn's message, on one line and without the name of the file.
         message: String,
     },
     /// A moment of the optimizer that belongs to no parameter.
@@ -136,7 +136,7 @@ impl CheckpointError {
 
     pub(super) fn record(path: &Path) -> impl FnOnce(RecordError) -> Self {
         let path = path.to_owned();
-        move |error| Self::Record { path, message: error.to_string().replace('\n', " ") }
+        move |error| Self::Record { path, message: in_short(&error.to_string()) }
     }
 
     pub(super) fn damaged(path: &Path, damage: Damage) -> Self {
@@ -155,6 +155,38 @@ impl CheckpointError {
             | Self::State { .. }
             | Self::Damaged { .. } => true,
             Self::Kind { .. } | Self::Format { .. } => false,
+        }
+    }
+}
+
+/// A message of Burn on one line, without its prefixes and without the path, which the error names itself.
+fn in_short(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    let prefixes = ["Record I/O error: ", "I/O error: "];
+    let rest = prefixes.iter().fold(message.as_str(), |rest, prefix| rest.strip_prefix(prefix).unwrap_or(rest));
+    match (rest.split_once(" '"), rest.rsplit_once("': ")) {
+        (Some((action, _)), Some((_, reason))) if action.starts_with("cannot ") => {
+            format!("{}: {reason}", action.trim_end_matches(" to"))
+        }
+        _ => rest.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_full_disk_is_named_once() {
+        for (message, expected) in [
+            (
+                "Record I/O error: I/O error: cannot write to 'run/step-1/model.bpk.17-0.tmp': No space left (os error 28)",
+                "cannot write: No space left (os error 28)",
+            ),
+            ("I/O error: cannot open 'it's.bpk': Permission denied", "cannot open: Permission denied"),
+            ("Tensor 'a.weight' has\nanother shape", "Tensor 'a.weight' has another shape"),
+        ] {
+            assert_eq!(in_short(message), expected);
         }
     }
 }

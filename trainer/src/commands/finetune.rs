@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use hiend_loader::program::count;
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
 use super::ranks::{self, Rank};
@@ -48,10 +49,10 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
         rank.note(format_args!("warning: {warning}"));
     }
     rank.print(format_args!(
-        "{} classes: {}; {} validation cases",
+        "{} classes: {}; {}",
         task.config().classes.len(),
         task.config().classes.join(", "),
-        task.num_validation_cases()
+        count(task.num_validation_cases(), "validation case")
     ))?;
     running::run(&task, source, rank, &args.run, place)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use hiend_cache::durable;
 use hiend_loader::case::shown;
 use hiend_loader::nifti::write_like;
-use hiend_loader::program::OnSuspectArg;
+use hiend_loader::program::{OnSuspectArg, count};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::ranks::open_device;
@@ -119,7 +119,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
 
 /// A number of scans in words.
 fn scans(number: usize) -> String {
-    format!("{number} scan{}", if number == 1 { "" } else { "s" })
+    count(number, "scan")
 }
 
 /// Writes label map and probabilities; returns the percentage of voxels that are not background.

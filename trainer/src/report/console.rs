@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use hiend_loader::program::count;
+
 use super::ranks::RankSummary;
 use crate::journal::StepRecord;
 use crate::training::{Event, Outcome};
@@ -62,11 +64,11 @@ impl<W: Write> Console<W> {
                 self.average()?
             }
             Event::Validation(record) => format!(
-                "validation after step {}: mean Dice {:.4}, without background {:.4}, {} cases in {:.1} s{}",
+                "validation after step {}: mean Dice {:.4}, without background {:.4}, {} in {:.1} s{}",
                 record.step,
                 record.mean_dice,
                 record.mean_fg_dice,
-                record.num_cases,
+                count(record.num_cases, "case"),
                 record.secs,
                 if record.best { " (best so far)" } else { "" }
             ),
@@ -77,8 +79,8 @@ impl<W: Write> Console<W> {
             Event::Warning(message) => format!("warning: {message}"),
             Event::Stopped(summary) => match summary.outcome {
                 Outcome::Finished => format!(
-                    "done: {} steps in {:.1} s, waiting for data {:.1}% of the time{}",
-                    summary.steps_done,
+                    "done: {} in {:.1} s, waiting for data {:.1}% of the time{}",
+                    count(usize::try_from(summary.steps_done).unwrap_or(usize::MAX), "step"),
                     summary.elapsed_secs,
                     summary.wait_share * 100.0,
                     summary

@@ -1,0 +1,215 @@
+//! Reasons why a NIfTI file cannot be used.
+
+/// Reason why a file cannot be used, in one line and, where that helps, with the remedy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NiftiFault {
+    /// The file cannot be opened.
+    #[error("cannot open: {message}")]
+    Open {
+        /// The system's reason.
+        message: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read: {message}")]
+    Read {
+        /// The system's reason.
+        message: String,
+    },
+    /// The file cannot be written.
+    #[error("cannot {action}: {message}")]
+    Write {
+        /// Operation that failed, as a verb phrase.
+        action: &'static str,
+        /// The system's reason.
+        message: String,
+    },
+    /// The voxels to write are not as many as the scan has.
+    #[error("{message}")]
+    VoxelCount {
+        /// The two numbers.
+        message: String,
+    },
+    /// A folder, FIFO, socket or device.
+    #[error("not a regular file")]
+    NotRegular,
+    /// A file of another format.
+    #[error("not a NIfTI-1 file (no header of 348 bytes with magic n+1)")]
+    NotNifti,
+    /// A file of the second version of the format.
+    #[error("a NIfTI-2 file; convert it to NIfTI-1 (for example with nibabel)")]
+    Nifti2,
+    /// A header whose voxels are in another file.
+    #[error("a header of a .hdr/.img pair; convert it to a single .nii.gz")]
+    Pair,
+    /// A header that cannot be parsed.
+    #[error("bad NIfTI header: {message}")]
+    Header {
+        /// The parser's reason.
+        message: String,
+    },
+    /// A number of dimensions outside of the standard.
+    #[error("{rank} dimensions; a NIfTI file has 1 to 7")]
+    Rank {
+        /// Number of dimensions.
+        rank: usize,
+    },
+    /// Several volumes in one file.
+    #[error("{rank}-D image of shape {lengths:?}; expected 3-D, split it into its volumes")]
+    NotThreeD {
+        /// Number of dimensions.
+        rank: usize,
+        /// Voxels along each.
+        lengths: Vec<usize>,
+    },
+    /// Fewer than three dimensions, or one of no voxel or too many.
+    #[error("image of shape {lengths:?}; expected three lengths of 1 to 32767")]
+    Lengths {
+        /// Voxels along each dimension.
+        lengths: Vec<usize>,
+    },
+    /// More voxels than any scan has.
+    #[error("shape {shape:?} is larger than any scan")]
+    TooLarge {
+        /// Voxels along each axis.
+        shape: [usize; 3],
+    },
+    /// A data type that the standard does not know.
+    #[error("unknown data type {code}")]
+    UnknownType {
+        /// Its code.
+        code: i16,
+    },
+    /// A data type of several numbers a voxel.
+    #[error("data type {name}; expected one number a voxel")]
+    Type {
+        /// Its name.
+        name: String,
+    },
+    /// Voxels that would begin inside the header, or far behind it.
+    #[error("invalid vox_offset {offset}; expected a whole number from 352")]
+    VoxOffset {
+        /// The offset, in bytes.
+        offset: f32,
+    },
+    /// A scaling of which one half is valid.
+    #[error("valid slope {slope} but invalid intercept {intercept}; mend scl_inter in the header")]
+    Intercept {
+        /// The slope.
+        slope: f64,
+        /// The intercept.
+        intercept: f64,
+    },
+    /// A quaternion that is no rotation.
+    #[error(
+        "impossible quaternion {}, {}, {} (longer than 1); mend the header's qform",
+        quaternion[0], quaternion[1], quaternion[2]
+    )]
+    Quaternion {
+        /// Its parameters b, c and d.
+        quaternion: [f32; 3],
+    },
+    /// A voxel side that is not a length.
+    #[error("spacing of {side} mm; the voxels' place in the body is unknown, mend the header")]
+    Spacing {
+        /// The side, in mm.
+        side: f64,
+    },
+    /// An affine with NaN or infinity.
+    #[error("affine with values that are not finite; the voxels' place in the body is unknown, mend the header")]
+    AffineNotFinite,
+    /// An affine whose axes are linearly dependent.
+    #[error("affine whose axes span no volume; the voxels' place in the body is unknown, mend the header")]
+    AffineFlat,
+    /// Compressed data that ends in the middle.
+    #[error("the gzip data ends early; the file was cut short")]
+    GzipCut,
+    /// Compressed data that is damaged.
+    #[error("not valid gzip data ({message})")]
+    Gzip {
+        /// The inflater's reason.
+        message: String,
+    },
+    /// A size that no address space holds.
+    #[error("volume does not fit this machine's memory")]
+    AddressSpace,
+    /// More voxels than the compressed bytes can hold.
+    #[error("header promises {size} bytes, which {compressed} compressed bytes cannot hold")]
+    Promise {
+        /// Bytes that the header promises.
+        size: usize,
+        /// Size of the file, in bytes.
+        compressed: usize,
+    },
+    /// Far more bytes than the header promises.
+    #[error("more than {limit} bytes follow the {len} that the header promises")]
+    Trailing {
+        /// Bytes that may follow.
+        limit: u64,
+        /// Bytes that the header promises.
+        len: u64,
+    },
+    /// Fewer bytes than the header promises.
+    #[error(
+        "header promises {} x {} x {} voxels, but {missing} of {promised} bytes are missing",
+        shape[0], shape[1], shape[2]
+    )]
+    Missing {
+        /// Voxels along each axis.
+        shape: [usize; 3],
+        /// Bytes that are missing.
+        missing: u64,
+        /// Bytes that the header promises.
+        promised: u64,
+    },
+    /// Voxels of an image that are no numbers.
+    #[error("{count} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)")]
+    ImageNotFinite {
+        /// Number of such voxels.
+        count: usize,
+        /// Number of all voxels.
+        all: usize,
+    },
+    /// Voxels of a label map that are no numbers.
+    #[error("{count} of {all} voxels NaN or infinite; label values must be whole numbers from 0 to 255")]
+    LabelNotFinite {
+        /// Number of such voxels.
+        count: usize,
+        /// Number of all voxels.
+        all: usize,
+    },
+    /// A voxel of a label map that is no label.
+    #[error(
+        "label value {value} at voxel {},{},{}; label values must be whole numbers from 0 to 255",
+        voxel[0], voxel[1], voxel[2]
+    )]
+    Label {
+        /// The value.
+        value: f32,
+        /// Index of the voxel in the file.
+        voxel: [usize; 3],
+    },
+    /// A folder of masks without masks.
+    #[error("no masks in this folder")]
+    NoMasks,
+    /// A mask of several values.
+    #[error("values {first} and {other} in a mask of one class; expected 0 and one other")]
+    MaskValues {
+        /// Lowest value but 0.
+        first: u8,
+        /// Another value.
+        other: u8,
+    },
+    /// A mask on another grid than the other masks.
+    #[error("mask on another grid than the other masks of the case")]
+    MaskGrid,
+}
+
+impl NiftiFault {
+    pub(super) fn open(error: &std::io::Error) -> Self {
+        Self::Open { message: error.to_string() }
+    }
+
+    pub(super) fn read(error: &std::io::Error) -> Self {
+        Self::Read { message: error.to_string() }
+    }
+}
