@@ -183,7 +183,7 @@ mod tests {
 
     /// Each call of [`Claims::take`] sees the present state.
     fn join(dir: &Path) -> Claims {
-        Claims::join(dir, "test", Duration::from_secs(60)).unwrap()
+        Claims::join(dir, "test", Duration::from_mins(1)).unwrap()
     }
 
     fn take(claims: &mut Claims, key: &str) -> Claim {

@@ -81,7 +81,7 @@ fn write(dir: &Path, num_cases: usize, per_shard: usize) -> anyhow::Result<()> {
     }
     writer.finish()?;
     let preprocess = serde_json::to_value(PreprocessConfig::default())?;
-    Ok(Manifest::update(dir, |manifest| manifest.preprocess = preprocess)?)
+    Ok(Manifest::update(dir, |manifest| manifest.preprocess = preprocess.clone())?)
 }
 
 /// Number of shards and their bytes.

@@ -70,12 +70,12 @@ impl Place {
     }
 
     fn keys(&self) -> Vec<String> {
-        Cache::open(&self.cache()).unwrap().cases().iter().map(|case| case.key().to_owned()).collect()
+        Cache::open(self.cache()).unwrap().cases().iter().map(|case| case.key().to_owned()).collect()
     }
 
     /// Voxels of each label value in a case.
     fn label_counts(&self, key: &str) -> Vec<(u8, usize)> {
-        let cache = Cache::open(&self.cache()).unwrap();
+        let cache = Cache::open(self.cache()).unwrap();
         let volume = cache.case(key).unwrap().read_whole(&mut VolumeReader::new()).unwrap();
         let label = volume.label.unwrap();
         let count = |value: u8| label.iter().map(|&voxel| usize::from(voxel == value)).sum::<usize>();
@@ -100,7 +100,7 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
     assert_eq!(place.keys(), ["data/s0000", "data/s0001"]);
     assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (2, PLANE), (3, PLANE)]);
     assert_eq!(place.label_counts("data/s0001"), [(0, 7 * PLANE), (1, PLANE)]);
-    let labels = &Manifest::read(&place.cache()).unwrap().datasets["data"].labels;
+    let labels = &Manifest::read(place.cache()).unwrap().datasets["data"].labels;
     let names = [(0, "background"), (1, "aorta"), (2, "liver"), (3, "spleen")];
     assert_eq!(*labels, names.map(|(label, name)| (label, name.to_owned())).into());
 
@@ -140,7 +140,7 @@ fn suspicious_cases_are_told_skipped_or_refused() {
     assert_eq!((summary.converted, summary.skipped.len()), (1, 1));
     let summary = with(OnSuspect::Warn).unwrap();
     assert_eq!((summary.converted, summary.findings.len()), (1, 1));
-    let cache = Cache::open(&place.cache()).unwrap();
+    let cache = Cache::open(place.cache()).unwrap();
     let values = |key| cache.case(key).unwrap().record().values.clone().unwrap();
     assert_eq!(values("data/a").findings, [summary.findings[0].text.clone()]);
     let plausible = values("data/b");
@@ -228,7 +228,7 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
     let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "file_ending": ".nii"}"#;
     std::fs::write(place.data().join("dataset.json"), json).unwrap();
     place.convert();
-    let info = Manifest::read(&place.cache()).unwrap().datasets["data"].clone();
+    let info = Manifest::read(place.cache()).unwrap().datasets["data"].clone();
     assert_eq!(info.regions, [("whole".to_owned(), vec![1, 2])].into());
     assert_eq!((info.ignore, info.labels.len()), (Some(3), 3));
 }

@@ -157,7 +157,7 @@ fn digests_are_equal_in_every_form_and_on_every_way() {
             let config = stream_config(chain, labels);
             let expected = setup.digests(&config, form, rank, 3, 7);
             for (url, options) in &ways {
-                let options = RemoteOptions { form, rank, ..options.clone() };
+                let options = RemoteOptions { rank, form, ..options.clone() };
                 let loader = connect(&[(*url).clone()], &config, options).unwrap();
                 assert_eq!(take(&mut loader.stream(3), 7), expected, "{url} {form:?} {chain:?} labels: {labels}");
             }

@@ -364,10 +364,10 @@ fn three_concurrent_workers_equal_one_run() {
         assert_eq!(ran.code, 0, "{}", ran.err);
     }
     assert_eq!(voxels(&place.path("shared")), voxels(&place.path("cache")));
-    let (one, three) = (Cache::open(&place.path("cache")).unwrap(), Cache::open(&place.path("shared")).unwrap());
+    let (one, three) = (Cache::open(place.path("cache")).unwrap(), Cache::open(place.path("shared")).unwrap());
     assert_eq!(one.digest(), three.digest());
     assert_eq!(three.superseded_bytes(), 0, "no case was converted twice");
-    let listed = Manifest::read(&place.path("shared")).unwrap().shards;
+    let listed = Manifest::read(place.path("shared")).unwrap().shards;
     assert_eq!(listed.len(), three.shards().len(), "every shard is in the manifest");
     // One shard of each worker. A worker that began when another was done has its own generation, which sorts last.
     let of_worker = |worker: u32| listed.iter().filter(|shard| shard.contains(&format!("-w{worker:03}-"))).count();
@@ -390,7 +390,7 @@ fn two_concurrent_runs_leave_a_sound_cache() {
     place.convert(&["--prune"], 0);
     place.verify(0);
     assert_eq!(voxels(&place.path("cache")).len(), 6);
-    assert_eq!(Cache::open(&place.path("cache")).unwrap().superseded_bytes(), 0);
+    assert_eq!(Cache::open(place.path("cache")).unwrap().superseded_bytes(), 0);
 }
 
 fn unfinished(cache: &Path) -> usize {
@@ -404,7 +404,7 @@ fn a_run_after_a_kill_converts_only_what_is_missing() {
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1", "--shard-size", "1MB"];
     let mut run = command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let has_shard = || hiend_cache::list_shards(&place.path("cache")).is_ok_and(|shards| !shards.is_empty());
+    let has_shard = || hiend_cache::list_shards(place.path("cache")).is_ok_and(|shards| !shards.is_empty());
     while !(has_shard() && unfinished(&place.path("cache")) > 0) && run.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }
@@ -455,7 +455,7 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
     assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
     assert!(ran.err.contains("error: ") && ran.err.contains(&out) && ran.err.contains("write"), "{}", ran.err);
     assert_eq!(unfinished(&place.path("cache")), 0);
-    assert_eq!(hiend_cache::list_shards(&place.path("cache")).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(hiend_cache::list_shards(place.path("cache")).unwrap(), Vec::<PathBuf>::new());
     place.convert(&[], 0);
     place.verify(0);
     assert_eq!(voxels(&place.path("cache")).len(), 4);
@@ -463,7 +463,7 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
 
 /// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
 fn damage(place: &Place, at: u64) -> PathBuf {
-    let shard = hiend_cache::list_shards(&place.path("cache")).unwrap().remove(0);
+    let shard = hiend_cache::list_shards(place.path("cache")).unwrap().remove(0);
     let mut bytes = std::fs::read(&shard).unwrap();
     bytes[usize::try_from(at).unwrap()] ^= 1;
     std::fs::write(&shard, bytes).unwrap();
@@ -533,7 +533,7 @@ fn other_parameters_are_not_applied_unasked() {
 fn lost_cases_outside_of_the_data_end_the_run_unless_given_up() {
     let place = Place::with_phantoms(3);
     place.convert(&["--shard-size", "1kB"], 0);
-    let shards = hiend_cache::list_shards(&place.path("cache")).unwrap();
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
     for file in [place.image(0), place.label(0), place.image(2), place.label(2)] {
         std::fs::remove_file(file).unwrap();
     }
@@ -618,7 +618,7 @@ fn cases_of_lost_and_damaged_shards_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&["--shard-size", "1kB"], 0);
     let before = voxels(&place.path("cache"));
-    let shards = hiend_cache::list_shards(&place.path("cache")).unwrap();
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
     assert_eq!(shards.len(), 3);
     std::fs::remove_file(&shards[0]).unwrap();
     let len = std::fs::metadata(&shards[1]).unwrap().len();

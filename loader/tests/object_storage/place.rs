@@ -51,7 +51,9 @@ impl Place {
         let dataset = dir.path().join("data/Dataset001_Phantom");
         write_dataset(&dataset, &config).unwrap();
         for folder in ["imagesTr", "labelsTr"] {
-            std::fs::read_dir(dataset.join(folder)).unwrap().for_each(|file| set_age(&file.unwrap().path()));
+            for file in std::fs::read_dir(dataset.join(folder)).unwrap() {
+                set_age(&file.unwrap().path());
+            }
         }
         let url = format!("s3://{BUCKET}/test-{}/cache", NEXT.fetch_add(1, Ordering::Relaxed));
         Self { dir, proxy: Proxy::start(server), url }
@@ -116,7 +118,7 @@ impl Place {
 /// Sets the time of change to an hour ago: a later one is too close to the time of conversion to be trusted.
 fn set_age(path: &Path) {
     let file = std::fs::File::options().append(true).open(path).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
 }
 
 /// Arguments of a short stream of small batches.

@@ -44,7 +44,8 @@ impl Server {
         let mut port = String::new();
         let stdout = child.stdout.take().ok_or("no standard output")?;
         BufReader::new(stdout).read_line(&mut port).map_err(|err| err.to_string())?;
-        let port: u16 = port.trim().parse().map_err(|_| "moto did not start; see moto.log in target/tmp".to_owned())?;
+        let port: u16 =
+            port.trim().parse().map_err(|err| format!("moto did not start ({err}); see moto.log in target/tmp"))?;
         let address: &'static str = Box::leak(format!("127.0.0.1:{port}").into_boxed_str());
         let server = Self { child, address };
         let (status, _) = request(address, "PUT", &format!("/{BUCKET}"), b"");

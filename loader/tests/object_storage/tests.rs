@@ -7,8 +7,11 @@ use crate::place::{Place, Ran, size_of, stream};
 use crate::proxy::Fault;
 use crate::server::request;
 
-/// All tests by name.
-pub(crate) const ALL: [(&str, fn(&str)); 14] = [
+/// Test with its name; gets the address of the server.
+pub(crate) type NamedTest = (&'static str, fn(&str));
+
+/// All tests.
+pub(crate) const ALL: [NamedTest; 14] = [
     ("cold_and_warm_streams_equal_the_local_one", cold_and_warm_streams_equal_the_local_one),
     ("cache_on_a_web_server_is_read_and_not_written", cache_on_a_web_server_is_read_and_not_written),
     ("commands_work_on_a_url_and_damage_is_found", commands_work_on_a_url_and_damage_is_found),
@@ -34,7 +37,7 @@ const COARSE: &str = "6";
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(120), "{what}");
+        assert!(started.elapsed() < Duration::from_mins(2), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -170,7 +173,7 @@ fn disk_cache_stays_within_its_size_and_folder(server: &str) {
 
 /// Bytes of the disk cache that the largest case of the local cache needs.
 fn largest_case(place: &Place) -> u64 {
-    let cache = hiend_cache::Cache::open(&place.path("local")).unwrap();
+    let cache = hiend_cache::Cache::open(place.path("local")).unwrap();
     let needed = cache.cases().iter().map(|case| hiend_cache::DiskCache::bytes_of_range(case.record().span.len()));
     needed.max().unwrap() * 16 / 15 + 16
 }
