@@ -16,6 +16,7 @@ pub mod gpu_bench;
 #[cfg(feature = "cube")]
 pub mod kernel_times;
 pub mod loader_bench;
+pub mod service_bench;
 #[cfg(feature = "gpu")]
 pub mod shapes;
 pub mod volume;

@@ -38,6 +38,9 @@ pub struct Cli {
     /// Measure the other stores as well
     #[arg(long)]
     peers: bool,
+    /// Measure a service instead: batches in this process, through shared memory, a Unix socket and TCP
+    #[arg(long, conflicts_with_all = ["peers", "png", "augment"])]
+    service: bool,
     /// Print one line of JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -111,6 +114,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
 
     let threads = usize::from(cli.threads);
+    if cli.service {
+        return crate::service_bench::run(&cache_dir, threads, cli.seconds, cli.json, &voxels.origin);
+    }
     let (augment, form) = cli.augment.stream();
     let mut loaders = vec![WholeWay::new(&cache_dir, 1, augment, form)?];
     if threads > 1 {
