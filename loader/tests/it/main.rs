@@ -6,6 +6,8 @@
 
 mod cli;
 mod golden;
+#[cfg(feature = "serve")]
+mod serve;
 mod stream_laws;
 mod stream_memory;
 mod transform_parity;
