@@ -18,7 +18,7 @@ use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     args.out.as_deref().map(|out| check_out(out, &args.file, args.overwrite)).transpose()?;
     let (file, found) = (args.file.display(), lookup::metadata(&args.file)?);
-    let found = found.with_context(|| format!("{file}: no such file"))?;
+    let found = found.with_context(|| format!("{file}: no such file or folder"))?;
     ensure!(
         !found.is_dir(),
         "{file}: a folder, where a .pth or .safetensors file is expected; runs and checkpoints need no import, every \

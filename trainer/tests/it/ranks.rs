@@ -231,10 +231,11 @@ fn rank_with_another_setting_is_named_before_the_first_step() {
             let six = SyntheticStream { crops: 6, ..STREAM }.stream();
             pretrain(&config, six, &Compute::cpu(), &options, &mut |_| ())
         });
-        for run in runs {
-            let error = run.unwrap_err();
-            assert!(matches!(error, TrainingError::Disagreement { rank: 2, .. }), "{error}");
-            assert!(error.to_string().starts_with("rank 2 (") && error.to_string().ends_with(expected), "{error}");
+        let errors: Vec<TrainingError> = runs.into_iter().map(Result::unwrap_err).collect();
+        // A rank may hear of the disagreement from one that has ended on it already.
+        assert!(errors.iter().any(|error| matches!(error, TrainingError::Disagreement { rank: 2, .. })), "{errors:?}");
+        for text in errors.iter().map(ToString::to_string) {
+            assert!(text.contains("rank 2 (") && text.contains(expected), "{text}");
         }
         assert!(!dir.path().join("checkpoints").exists());
     };

@@ -175,7 +175,7 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
 fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
     let folder = Folder::new();
     let server = Server::start(&folder, "a");
-    let finetune = "finetune --init none --config finetune.toml --display lines --max-steps 2";
+    let finetune = "finetune --init none --config finetune.toml --fold 0/2 --display lines --max-steps 2";
     let without_cases = format!("{finetune} --loader {} --run-dir refused", server.url);
     folder.refuse(&without_cases, &["validation needs whole cases", "--shards", "--no-validation"]);
     assert!(!folder.path("refused").exists());
@@ -188,7 +188,7 @@ fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
 
     // Shards that are not those of the servers.
     fs::create_dir(folder.path("raw2")).unwrap();
-    let phantoms = hiend_loader::phantom::PhantomConfig { cases: 1, seed: 9, spacing_mm: [5.0, 6.0] };
+    let phantoms = hiend_loader::phantom::PhantomConfig { cases: 2, seed: 9, spacing_mm: [5.0, 6.0] };
     hiend_loader::phantom::write_dataset(&folder.path("raw2/Dataset001_P"), &phantoms).unwrap();
     let raw = folder.path("raw2");
     let preprocess = hiend_loader::preprocess::PreprocessConfig {
