@@ -154,7 +154,8 @@ impl Shared {
     fn renew(&self) {
         let mut state = self.lock();
         loop {
-            let waited = self.changed.wait_timeout(state, self.lifetime / RENEWALS);
+            // Asks before it waits: the lease may have ended before this thread began.
+            let waited = self.changed.wait_timeout_while(state, self.lifetime / RENEWALS, |state| !state.is_over);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.is_over {
                 return;
