@@ -21,7 +21,7 @@ use crate::stats;
 
 /// Serve batches of augmented crops to training processes
 ///
-/// Clients (`hiend-train --loader URL`, the Python package `hiend`, `hiend-shard stream URL`) choose seed, batch, crop
+/// Clients (`hiend-train --loader URL`, the Python package `hiend`, `hiend-shard stream --loader URL`) choose seed, batch, crop
 /// size, sampling and augmentation, and receive the batches that a loader in their own process would give. Several
 /// servers with the same shards can serve one client
 #[derive(Debug, Parser)]
