@@ -37,7 +37,7 @@ impl Blocks {
         Arc::new(Self { keep_bytes, free: Mutex::default() })
     }
 
-    /// Takes the smallest free block that holds `bytes` and is at most twice as large, or allocates one.
+    /// Takes the smallest free block that holds `bytes` and is at most an eighth larger, or allocates one.
     ///
     /// # Errors
     /// If the system has no memory.
@@ -45,7 +45,8 @@ impl Blocks {
         let wanted = bytes.div_ceil(size_of::<u64>());
         let found = {
             let mut free = self.lock();
-            let fitting = free.iter().enumerate().filter(|(_, block)| (wanted..=2 * wanted).contains(&block.len()));
+            let fitting =
+                free.iter().enumerate().filter(|(_, block)| (wanted..=wanted + wanted / 8).contains(&block.len()));
             let best = fitting.min_by_key(|(_, block)| block.len()).map(|(at, _)| at);
             best.map(|at| free.remove(at))
         };
@@ -128,12 +129,12 @@ mod tests {
         block.bytes_mut().fill(7);
         drop(block);
         assert_eq!(blocks.free_bytes(), 48);
-        // Too small for this, and too large for that.
-        let others = (blocks.take(49, ()).unwrap(), blocks.take(16, ()).unwrap());
+        // Too small for 49 bytes, and more than an eighth too large for 40 and 16.
+        let others = [49, 40, 16].map(|bytes| blocks.take(bytes, ()).unwrap());
         assert_eq!(blocks.free_bytes(), 48);
-        assert_eq!(blocks.take(40, ()).unwrap().bytes()[0], 7);
+        assert_eq!(blocks.take(42, ()).unwrap().bytes()[0], 7);
         drop(others);
-        // 48 + 56 + 16 bytes are above the limit, so the oldest has gone.
+        // 48 + 56 + 40 + 16 bytes are above the limit, so the oldest have gone.
         assert!(blocks.free_bytes() <= 100);
         blocks.clear();
         assert_eq!(blocks.free_bytes(), 0);

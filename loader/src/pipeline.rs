@@ -34,9 +34,13 @@ mod read_ahead;
 mod sequence;
 mod workers;
 
+#[cfg(feature = "client")]
+pub(crate) use config::MOST_CROPS;
 pub use config::{OnCorrupt, StreamConfig};
 pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
+#[cfg(feature = "client")]
+pub(crate) use memory::RECORD_BYTES;
 pub use sequence::{cases_of, digest_of};
 pub use workers::Workers;
 

@@ -36,7 +36,7 @@ use fetch::Fetcher;
 const MOST_BATCHES: usize = 32;
 
 /// Options of a client. They change no finished voxel.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RemoteOptions {
     /// Rank of this process and number of ranks, which share each batch.
     pub rank: (usize, usize),
@@ -48,12 +48,29 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// Time for which a client tries again when no server answers.
+    /// Time for which a client tries again when no server gives a batch.
     pub retry: Duration,
     /// True to receive voxels through shared memory from a server on this host.
     pub shared_memory: bool,
     /// Request to stop, which ends waiting for servers.
     pub stop: Stop,
+}
+
+impl std::fmt::Debug for RemoteOptions {
+    /// Shows everything but the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rank, form, memory_bytes, token, ca, retry, shared_memory, stop } = self;
+        f.debug_struct("RemoteOptions")
+            .field("rank", rank)
+            .field("form", form)
+            .field("memory_bytes", memory_bytes)
+            .field("token", &token.as_ref().map(|_| "hidden"))
+            .field("ca", ca)
+            .field("retry", retry)
+            .field("shared_memory", shared_memory)
+            .field("stop", stop)
+            .finish()
+    }
 }
 
 impl Default for RemoteOptions {
@@ -137,6 +154,16 @@ pub enum RemoteError {
         /// Value at the first one.
         expected: String,
     },
+    /// A server is of another version than the client.
+    #[error("{url}: the server is of version {server}, but this client of {client}; install the same version on both")]
+    OtherVersion {
+        /// URL of the server.
+        url: String,
+        /// Version of the server.
+        server: String,
+        /// Version of this client.
+        client: &'static str,
+    },
     /// A server does not keep the contract.
     #[error("{url}: {reason}")]
     Protocol {
@@ -145,8 +172,8 @@ pub enum RemoteError {
         /// Violation of the contract.
         reason: String,
     },
-    /// No server answers.
-    #[error("no server answered for {secs} s; the last reason was {url}: {reason}")]
+    /// No server gave a batch.
+    #[error("no server gave a batch for {secs} s; the last reason was {url}: {reason}")]
     Unreachable {
         /// Seconds of trying.
         secs: u64,

@@ -61,11 +61,14 @@ const MOST_WAITING: usize = 64;
 /// Time between pings, and time for their answers; a client that answers none for so long is gone.
 const PING: Duration = Duration::from_secs(20);
 
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Largest HTTP/2 frame that the server reads; requests are small.
 const FRAME_LIMIT: u32 = 64 << 10;
 
 /// Configuration of a service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServiceConfig {
     /// Caches to serve, with their weights.
     pub caches: Vec<(Arc<Cache>, u32)>,
@@ -91,6 +94,40 @@ pub struct ServiceConfig {
     pub insecure: bool,
     /// True to pass voxels through shared memory to clients on this host.
     pub shared_memory: bool,
+}
+
+impl std::fmt::Debug for ServiceConfig {
+    /// Shows everything but the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            caches,
+            listen,
+            threads,
+            memory_bytes,
+            client_memory_bytes,
+            max_streams,
+            idle,
+            drain,
+            token,
+            tls,
+            insecure,
+            shared_memory,
+        } = self;
+        f.debug_struct("ServiceConfig")
+            .field("caches", caches)
+            .field("listen", listen)
+            .field("threads", threads)
+            .field("memory_bytes", memory_bytes)
+            .field("client_memory_bytes", client_memory_bytes)
+            .field("max_streams", max_streams)
+            .field("idle", idle)
+            .field("drain", drain)
+            .field("token", &token.as_ref().map(|_| "hidden"))
+            .field("tls", tls)
+            .field("insecure", insecure)
+            .field("shared_memory", shared_memory)
+            .finish()
+    }
 }
 
 /// Certificate chain and key of a server, as PEM.
@@ -397,10 +434,11 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
-                let incoming = incoming.filter_map(move |socket| match socket {
-                    Ok(socket) => clients.connect(false).map(|client| Ok(Connection::tcp(socket, client))),
-                    Err(err) => Some(Err(err)),
+                let incoming = incoming.then(accepted).filter_map(move |socket| {
+                    let (socket, client) = (socket?, clients.connect(false)?);
+                    Some(Ok::<_, std::io::Error>(Connection::tcp(socket, client)))
                 });
+                let incoming = Box::pin(incoming);
                 let mut server = server();
                 if let Some(tls) = tls {
                     server = server.tls_config(tls.clone()).map_err(std::io::Error::other)?;
@@ -415,15 +453,29 @@ impl Listener {
                     tokio::spawn(pass::serve(files, Arc::downgrade(hub)));
                 }
                 let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
-                let incoming = incoming.filter_map(move |socket| match socket {
-                    Ok(socket) => clients.connect(shares_memory).map(|client| Ok(Connection::unix(socket, client))),
-                    Err(err) => Some(Err(err)),
+                let incoming = incoming.then(accepted).filter_map(move |socket| {
+                    let (socket, client) = (socket?, clients.connect(shares_memory)?);
+                    Some(Ok::<_, std::io::Error>(Connection::unix(socket, client)))
                 });
+                let incoming = Box::pin(incoming);
                 let server = server();
                 tasks.spawn(async move { report(server.serve_with_incoming_shutdown(rpc, incoming, stop).await) });
             }
         }
         Ok(())
+    }
+}
+
+/// The socket of a new connection; reports an error and pauses, because a process without free file descriptors gets the
+/// same error at once again.
+async fn accepted<S>(socket: std::io::Result<S>) -> Option<S> {
+    match socket {
+        Ok(socket) => Some(socket),
+        Err(err) => {
+            tracing::warn!("cannot accept a connection: {err}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
     }
 }
 

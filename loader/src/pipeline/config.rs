@@ -6,6 +6,9 @@ use crate::sampler::SampleBy;
 use crate::split::Split;
 use crate::transform::Chain;
 
+/// Largest number of crops in a global batch.
+pub(crate) const MOST_CROPS: usize = 65_536;
+
 /// Configuration of a stream. It determines the batches, together with the seed and the caches; nothing else does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -14,7 +17,7 @@ pub struct StreamConfig {
     pub crop_size: [usize; 3],
     /// Crops cut each time a case is visited.
     pub crops_per_visit: usize,
-    /// Visits in a global batch, over all ranks.
+    /// Visits in a global batch, over all ranks. Times `crops_per_visit`, at most 65,536.
     pub visits_per_batch: usize,
     /// Share of crops whose centre is foreground, 0 to 1.
     pub foreground_rate: f64,
@@ -79,7 +82,7 @@ impl StreamConfig {
     /// Number of crops in a global batch.
     #[must_use]
     pub fn crops_per_batch(&self) -> usize {
-        self.crops_per_visit * self.visits_per_batch
+        self.crops_per_visit.saturating_mul(self.visits_per_batch)
     }
 
     /// Checks that all numbers are in range.
@@ -94,6 +97,9 @@ impl StreamConfig {
         for (key, count) in [("crops_per_visit", self.crops_per_visit), ("visits_per_batch", self.visits_per_batch)] {
             check((1..=65_536).contains(&count), key, format!("{count}; expected 1 to 65536"))?;
         }
+        let (visits, crops) = (self.visits_per_batch, self.crops_per_batch());
+        let reason = format!("{visits}; a batch would have {crops} crops; expected at most {MOST_CROPS}");
+        check(crops <= MOST_CROPS, "visits_per_batch", reason)?;
         let rate = self.foreground_rate;
         check((0.0..=1.0).contains(&rate), "foreground_rate", format!("{rate}; expected 0 to 1"))?;
         if let Some([low, high]) = self.window {

@@ -70,7 +70,7 @@ pub enum Error {
     BatchTooLarge {
         /// Crops of this rank's batch.
         crops: usize,
-        /// Bytes of a batch.
+        /// Bytes of a batch with its records.
         batch_bytes: u64,
         /// Largest size of a batch, in bytes.
         most: u64,

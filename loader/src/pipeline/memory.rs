@@ -33,6 +33,9 @@ const SAMPLES: u32 = 1024;
 /// Bytes for the decoder's state, scratch rows of the transforms, and records.
 const FIXED: u64 = 1 << 20;
 
+/// Largest number of bytes for the records of a crop: origin, augmentation and box, as values and as a message.
+pub(crate) const RECORD_BYTES: usize = 4 << 10;
+
 /// A divided budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -105,7 +108,7 @@ impl MemoryPlan {
         Ok((memory, usual_staged))
     }
 
-    /// Memory of a loader that makes single batches of at most `most` bytes, on threads that it shares.
+    /// Memory of a loader that makes single batches of at most `most` bytes with their records, on threads that it shares.
     pub(super) fn of_steps<'a>(
         most: u64,
         threads: usize,
@@ -117,8 +120,9 @@ impl MemoryPlan {
         let crops = visits * plan.num_crops;
         let batch_voxels = batch_voxels(plan, crops, form);
         let batch_bytes = bytes_of(batch_voxels, form, labels);
-        if batch_bytes > most {
-            return Err(Error::BatchTooLarge { crops, batch_bytes, most });
+        let with_records = batch_bytes.saturating_add((crops * RECORD_BYTES) as u64);
+        if with_records > most {
+            return Err(Error::BatchTooLarge { crops, batch_bytes: with_records, most });
         }
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
         let memory = Self {

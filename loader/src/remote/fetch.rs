@@ -53,7 +53,7 @@ struct Server {
 struct Health {
     /// Time at which the server is asked again; `None` unless it failed.
     ask_again: Option<Instant>,
-    /// Failures in a row.
+    /// Failures since the last batch.
     failures: u32,
     /// Reason of the last failure.
     reason: String,
@@ -69,7 +69,7 @@ impl Fetcher {
     ) -> Result<Self, RemoteError> {
         let (rank, form) = (options.rank, options.form);
         let (_, ranks) = rank;
-        let crops = config.visits_per_batch / ranks.max(1) * config.crops_per_visit;
+        let crops = (config.visits_per_batch / ranks.max(1)).saturating_mul(config.crops_per_visit);
         let expected = Expected { form, crop_size: config.crop_size, labels: config.labels, crops };
         let spec = spec::Stream { config, seed, rank, form }.to_spec()?;
         let server = |address| {
@@ -123,7 +123,7 @@ impl Fetcher {
             while let Some(result) = tasks.join_next().await {
                 match result.ok().ok_or(RemoteError::Panicked)? {
                     Ok(()) => connected += 1,
-                    Err(Failure::Fatal(err)) => return Err(err),
+                    Err(Failure::Unable(err) | Failure::Fatal(err)) => return Err(err),
                     Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {}
                 }
             }
@@ -140,8 +140,11 @@ impl Fetcher {
     /// Fetches the batch of a step.
     pub(super) async fn fetch(self: &Arc<Self>, step: u64, permit: Permit) -> Result<Batch, RemoteError> {
         let mut failing: Option<Instant> = None;
+        // Servers that cannot make this batch, and servers that failed to give it.
+        let mut unable = vec![false; self.servers.len()];
+        let mut tried = unable.clone();
         loop {
-            let Some(number) = self.pick() else {
+            let Some(number) = self.pick(&unable) else {
                 self.wait(*failing.get_or_insert_with(Instant::now)).await?;
                 continue;
             };
@@ -152,9 +155,26 @@ impl Fetcher {
             match result {
                 Ok(batch) => return Ok(batch),
                 Err(Failure::Fatal(err)) => return Err(err),
-                Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {
-                    failing.get_or_insert_with(Instant::now);
+                Err(Failure::Unable(err)) => {
+                    unable[number] = true;
+                    if unable.iter().all(|&unable| unable) {
+                        return Err(err);
+                    }
+                    tracing::warn!(step, "another server is asked for the batch: {err}");
+                }
+                Err(failure @ (Failure::Away(_) | Failure::Busy(_) | Failure::Closed)) => {
+                    // A stream that was idle is closed once without a fault of the server.
+                    tried[number] |= failing.is_some() || !matches!(failure, Failure::Closed);
+                    let since = *failing.get_or_insert_with(Instant::now);
                     self.revive(number);
+                    if self.options.stop.is_requested() {
+                        return Err(RemoteError::Stopped);
+                    }
+                    let is_hopeless =
+                        |(at, server): (usize, &Server)| unable[at] || tried[at] || server.health().ask_again.is_some();
+                    if since.elapsed() >= self.options.retry && self.servers.iter().enumerate().all(is_hopeless) {
+                        return Err(server.unreachable(since));
+                    }
                 }
             }
         }
@@ -171,8 +191,11 @@ impl Fetcher {
         match &result {
             Err(Failure::Closed) => {
                 // A stream that is idle is opened again at once; one that is closed each time is a fault of the server.
+                let reason = "the server closes the stream again and again";
                 if server.closed.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED {
-                    server.failed("the server closes the stream again and again");
+                    server.failed(reason);
+                } else {
+                    reason.clone_into(&mut server.health().reason);
                 }
                 server.unlink(&link).await;
             }
@@ -181,8 +204,11 @@ impl Fetcher {
                 server.failed(reason);
                 server.unlink(&link).await;
             }
-            Ok(_) => server.closed.store(0, Ordering::Relaxed),
-            Err(Failure::Fatal(_)) => {}
+            Ok(_) => {
+                server.closed.store(0, Ordering::Relaxed);
+                server.delivered();
+            }
+            Err(Failure::Unable(_) | Failure::Fatal(_)) => {}
         }
         result
     }
@@ -199,19 +225,20 @@ impl Fetcher {
         let (link, facts) = dialled.inspect_err(|failure| match failure {
             Failure::Away(reason) | Failure::Busy(reason) => server.failed(reason),
             Failure::Closed => server.failed("the server closes the stream at once"),
-            Failure::Fatal(_) => {}
+            Failure::Unable(_) | Failure::Fatal(_) => {}
         })?;
         let (first, expected) = self.facts.get_or_init(|| (url.to_owned(), facts.clone()));
         expected.compare(&facts, url, first).map_err(Failure::Fatal)?;
         let link = Arc::new(link);
         *guard = Some(Arc::clone(&link));
-        server.recovered();
+        server.reconnected();
         Ok(link)
     }
 
-    /// The least busy server among those that answer.
-    fn pick(&self) -> Option<usize> {
-        let servers = self.servers.iter().enumerate().filter(|(_, server)| server.health().ask_again.is_none());
+    /// The least busy server among those that answer and can make the batch.
+    fn pick(&self, unable: &[bool]) -> Option<usize> {
+        let servers = self.servers.iter().enumerate();
+        let servers = servers.filter(|(at, server)| !unable[*at] && server.health().ask_again.is_none());
         servers.min_by_key(|(_, server)| server.in_flight.load(Ordering::Relaxed)).map(|(number, _)| number)
     }
 
@@ -234,8 +261,8 @@ impl Fetcher {
                     continue;
                 }
                 match fetcher.link(number).await {
-                    Ok(_) => server.recovered(),
-                    Err(Failure::Fatal(err)) => {
+                    Ok(_) => server.reconnected(),
+                    Err(Failure::Unable(err) | Failure::Fatal(err)) => {
                         tracing::error!(url = server.dialer.url(), "the server is not asked any more: {err}");
                         server.health().reason = err.to_string();
                         return;
@@ -259,8 +286,7 @@ impl Fetcher {
         });
         let Some((at, server)) = waiting.min_by_key(|(at, _)| *at) else { return Ok(()) };
         if since.elapsed() >= self.options.retry {
-            let (url, reason) = (server.dialer.url().to_owned(), server.health().reason.clone());
-            return Err(RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason });
+            return Err(server.unreachable(since));
         }
         let time = at.saturating_duration_since(Instant::now()).max(BACK_OFF.0 / 10);
         if stopped_within(&self.options.stop, time).await { Err(RemoteError::Stopped) } else { Ok(()) }
@@ -274,6 +300,12 @@ impl Server {
         if guard.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
             *guard = None;
         }
+    }
+
+    /// Error of a step that has been failing since then; the server is the last one that failed.
+    fn unreachable(&self, since: Instant) -> RemoteError {
+        let (url, reason) = (self.dialer.url().to_owned(), self.health().reason.clone());
+        RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason }
     }
 
     fn failed(&self, reason: &str) {
@@ -291,9 +323,15 @@ impl Server {
         reason.clone_into(&mut health.reason);
     }
 
-    fn recovered(&self) {
+    /// Lets a server be asked again, which may fail again: its failures in a row are kept.
+    fn reconnected(&self) {
+        self.health().ask_again = None;
+    }
+
+    /// Ends a row of failures, unless a request that was in flight has failed since.
+    fn delivered(&self) {
         let mut health = self.health();
-        if health.failures > 0 {
+        if health.failures > 0 && health.ask_again.is_none() {
             tracing::info!(url = self.dialer.url(), "the server answers again");
             *health = Health::default();
         }
@@ -312,6 +350,8 @@ impl Facts {
             ("number of cases", self.num_cases.to_string(), found.num_cases.to_string()),
             ("steps per epoch", self.steps_per_epoch.to_string(), found.steps_per_epoch.to_string()),
             ("crops per batch", self.crops_per_batch.to_string(), found.crops_per_batch.to_string()),
+            ("bytes of voxels", self.voxel_bytes.to_string(), found.voxel_bytes.to_string()),
+            ("bytes of labels", self.label_bytes.to_string(), found.label_bytes.to_string()),
         ];
         match pairs.into_iter().find(|(_, expected, found)| expected != found) {
             Some((key, expected, found)) => {

@@ -19,7 +19,13 @@ use tonic_prost::ProstCodec;
 use super::address::Address;
 use super::{Facts, RemoteError, RemoteOptions};
 use crate::shared_memory::{Slots, pass};
-use crate::wire::{FD_SUFFIX, OpenRequest, ShareRequest, SharedMemory, StreamFacts, StreamSpec, TICKET_LEN, path};
+use crate::wire::{
+    FD_SUFFIX, OpenRequest, ShareRequest, SharedMemory, StreamFacts, StreamSpec, TICKET_LEN, path,
+    spec::stream_id as stream_id_of,
+};
+
+/// Version of this client, which servers must have too: batches of other versions may differ.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -66,6 +72,8 @@ pub(super) enum Failure {
     Busy(String),
     /// The stream is not open at the server any more, or its memory is not.
     Closed,
+    /// The server cannot make this batch, and could not later: another may.
+    Unable(RemoteError),
     /// No other attempt would help.
     Fatal(RemoteError),
 }
@@ -76,11 +84,10 @@ impl Failure {
         let text = describe(status);
         match status.code() {
             Code::NotFound => Self::Closed,
-            Code::InvalidArgument
-            | Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::DataLoss
-            | Code::Unimplemented => Self::Fatal(RemoteError::Refused { url: url.to_owned(), reason: text }),
+            Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
+                Self::Fatal(RemoteError::Refused { url: url.to_owned(), reason: text })
+            }
+            Code::DataLoss | Code::Aborted => Self::Unable(RemoteError::Refused { url: url.to_owned(), reason: text }),
             Code::ResourceExhausted | Code::FailedPrecondition => Self::Busy(text),
             _ => Self::Away(text),
         }
@@ -184,7 +191,7 @@ impl Dialer {
         let request = OpenRequest { spec: Some(spec.clone()) };
         let answer: StreamFacts = self.call(&channel, path::OPEN, request).await?;
         let stream_id = answer.stream_id.clone();
-        let facts = self.facts(answer)?;
+        let facts = self.facts(answer, &stream_id_of(spec))?;
         let memory = match &self.address {
             Address::Unix { path, .. } if self.shared_memory => {
                 let slots = num_slots(&facts);
@@ -201,8 +208,16 @@ impl Dialer {
         Ok((Link { channel, stream_id, memory }, facts))
     }
 
-    fn facts(&self, answer: StreamFacts) -> Result<Facts, Failure> {
+    /// Checks the answer for the stream with this id.
+    fn facts(&self, answer: StreamFacts, stream_id: &str) -> Result<Facts, Failure> {
+        if answer.server_version != VERSION {
+            let (url, server) = (self.url().to_owned(), answer.server_version);
+            return Err(Failure::Fatal(RemoteError::OtherVersion { url, server, client: VERSION }));
+        }
         let wrong = |reason: String| Failure::Fatal(RemoteError::Protocol { url: self.url().to_owned(), reason });
+        if answer.stream_id != stream_id {
+            return Err(wrong(format!("the server opened stream {:?}; expected {stream_id:?}", answer.stream_id)));
+        }
         let manifest = serde_json::from_str(&answer.manifest_json)
             .map_err(|err| wrong(format!("the server's manifest is of another version: {err}")))?;
         if answer.steps_per_epoch == 0 || answer.crops_per_batch == 0 || answer.voxel_bytes == 0 {
@@ -243,7 +258,7 @@ impl Dialer {
         let memory: SharedMemory = self.call(channel, path::SHARE, request).await.map_err(|failure| match failure {
             Failure::Away(reason) | Failure::Busy(reason) => reason,
             Failure::Closed => "the stream was closed".into(),
-            Failure::Fatal(err) => err.to_string(),
+            Failure::Unable(err) | Failure::Fatal(err) => err.to_string(),
         })?;
         let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).ok().ok_or("malformed ticket")?;
         let mut path = socket.as_os_str().to_owned();

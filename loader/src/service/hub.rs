@@ -17,7 +17,7 @@ use super::schedule::{Job, Refused, Reservation, Schedule};
 use super::streams::{OpenStream, Streams};
 use crate::batch::{Batch, Images, PooledBuffer};
 use crate::blocks::Blocks;
-use crate::pipeline::{self, Loader, LoaderOptions, Workers};
+use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, Workers};
 use crate::shared_memory::{Slot, Slots, layout};
 use crate::wire::framing::Pieces;
 use crate::wire::{self, FetchRequest, OpenRequest, STEPS, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
@@ -151,7 +151,7 @@ impl Hub {
         let submitted = Instant::now();
         let hub = Arc::clone(self);
         let job = Job {
-            bytes: if slot.is_some() { 0 } else { sizes.total() },
+            bytes: if slot.is_some() { sizes.records as u64 } else { sizes.total() },
             visits: stream.loader.num_visits(),
             is_cancelled: Box::new(move || lock(&waiting).as_ref().is_none_or(tokio::sync::oneshot::Sender::is_closed)),
             work: {
@@ -189,15 +189,15 @@ impl Hub {
     ) -> Result<Ready, Status> {
         let no_memory = |err: crate::blocks::NoMemory| Status::resource_exhausted(format!("{err} for a batch"));
         let in_slot = slot.is_some();
+        let reservation = Arc::new(reservation);
         let batch = if let Some(slot) = slot {
             let (voxels, labels) = slot
                 .divide(sizes.voxels, sizes.label_offset, sizes.labels)
                 .ok_or_else(|| Status::internal("a slot is smaller than its batch"))?;
             loader.make(step, Box::new(voxels), Box::new(labels))
         } else {
-            let reservation = Arc::new(reservation);
             let voxels = self.blocks.take(sizes.voxels, Arc::clone(&reservation)).map_err(no_memory)?;
-            let labels = self.blocks.take(sizes.labels, reservation).map_err(no_memory)?;
+            let labels = self.blocks.take(sizes.labels, Arc::clone(&reservation)).map_err(no_memory)?;
             loader.make(step, Box::new(voxels), Box::new(labels))
         };
         let batch = batch.map_err(|err| status_of(&err))?;
@@ -206,7 +206,7 @@ impl Hub {
         let header = wire::batch::header(&batch, in_slot, if in_slot { sizes.label_offset } else { 0 }, queue_secs);
         // A slot is freed here: the header tells its client that the voxels are in it.
         let data = if in_slot { Vec::new() } else { bytes_of(batch) };
-        Ok(Ready { body: Pieces::batch(header, data) })
+        Ok(Ready { body: Pieces::batch(header, reservation, data) })
     }
 
     /// Allocates shared memory for a client.
@@ -225,10 +225,11 @@ impl Hub {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (slot_bytes, _) = layout(size(facts.voxel_bytes), size(facts.label_bytes))
             .ok_or_else(|| Status::resource_exhausted("a batch is larger than the address space"))?;
-        // The rest of the client's memory is for a batch that does not fit into a slot.
-        let free =
-            (client.account.limit() - client.account.held()).saturating_sub(facts.voxel_bytes + facts.label_bytes);
-        let slots = u64::from(request.slots).min(free / slot_bytes as u64);
+        // The rest of the client's memory is for a batch that does not fit into a slot, and for records.
+        let record_bytes = facts.crops_per_batch * RECORD_BYTES as u64;
+        let free = (client.account.limit() - client.account.held())
+            .saturating_sub(facts.voxel_bytes + facts.label_bytes + record_bytes);
+        let slots = u64::from(request.slots).min(free / (slot_bytes as u64 + record_bytes));
         let bytes = slots * slot_bytes as u64;
         let reservation = if slots == 0 { None } else { client.account.reserve(bytes) };
         let reservation = reservation.ok_or_else(|| {
@@ -278,6 +279,8 @@ struct Sizes {
     voxels: usize,
     labels: usize,
     label_offset: usize,
+    /// Records of the crops, as values and as a message.
+    records: usize,
 }
 
 impl Sizes {
@@ -285,11 +288,11 @@ impl Sizes {
         let (voxels, labels) = loader.batch_len(step);
         let voxels = voxels * loader.form().voxel_bytes();
         let (_, label_offset) = layout(voxels, labels).unwrap_or((usize::MAX, usize::MAX));
-        Self { voxels, labels, label_offset }
+        Self { voxels, labels, label_offset, records: loader.crops_per_batch() * RECORD_BYTES }
     }
 
     fn total(self) -> u64 {
-        (self.voxels + self.labels) as u64
+        (self.voxels + self.labels + self.records) as u64
     }
 
     /// The slot that a client names; `None` if the batch does not fit, as happens to boxes once in thousands.
@@ -338,13 +341,10 @@ fn random_ticket() -> std::io::Result<[u8; TICKET_LEN]> {
 
 /// Status of an error of the loader.
 fn status_of(error: &pipeline::Error) -> Status {
-    use hiend_cache::Error as Read;
     let code = match error {
-        pipeline::Error::Read(Read::CorruptChunk { .. } | Read::BadShard { .. }) => Code::DataLoss,
-        pipeline::Error::Read(_) | pipeline::Error::Panicked { .. } | pipeline::Error::NoThreads { .. } => {
-            Code::Internal
-        }
-        pipeline::Error::NoMemory { .. } => Code::ResourceExhausted,
+        pipeline::Error::Read(_) => Code::DataLoss,
+        pipeline::Error::Panicked { .. } => Code::Aborted,
+        pipeline::Error::NoThreads { .. } | pipeline::Error::NoMemory { .. } => Code::ResourceExhausted,
         _ => Code::InvalidArgument,
     };
     let mut text = error.to_string();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::ACCEPT_PAUSE;
 use super::hub::Hub;
 use crate::shared_memory::pass;
 use crate::wire::{FD_SUFFIX, TICKET_LEN};
@@ -32,8 +33,8 @@ pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
                 }
             })),
             Err(err) => {
-                tracing::debug!("cannot accept a connection: {err}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tracing::warn!("cannot accept a connection: {err}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -76,13 +76,13 @@ async fn answer(hub: Arc<Hub>, request: Request<Body>) -> Result<Pieces, Status>
             let request = message(request).await?;
             // Selecting cases and hashing them takes milliseconds, too long for a thread that serves connections.
             let facts = tokio::task::spawn_blocking(move || hub.open(request)).await;
-            Ok(Pieces::response(&facts.map_err(|err| Status::internal(err.to_string()))??))
+            Ok(Pieces::response(&facts.map_err(|err| Status::aborted(err.to_string()))??))
         }
         path::FETCH => Ok(hub.fetch(&client, message(request).await?).await?.body),
         path::SHARE => {
             let request = message(request).await?;
             let memory = tokio::task::spawn_blocking(move || hub.share(&client, &request)).await;
-            Ok(Pieces::response(&memory.map_err(|err| Status::internal(err.to_string()))??))
+            Ok(Pieces::response(&memory.map_err(|err| Status::aborted(err.to_string()))??))
         }
         other => Err(Status::unimplemented(format!("no method {other}"))),
     }

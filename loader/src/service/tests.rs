@@ -278,6 +278,71 @@ fn without_a_server_the_client_gives_up_and_says_why() {
 }
 
 #[test]
+fn servers_that_answer_without_ever_giving_a_batch_are_given_up() {
+    let setup = Setup::new();
+    let services = [Service::start(setup.config()).unwrap(), Service::start(setup.unix()).unwrap()];
+    let urls = services.each_ref().map(|service| service.urls()[0].clone());
+    let short = RemoteOptions { retry: Duration::from_millis(500), ..options() };
+    let loader = connect(&urls, &small(), short).unwrap();
+    // Streams are opened as before, and each batch is refused.
+    for service in &services {
+        service.hub.schedule.stop();
+    }
+    let error = loader.stream(0).next().unwrap().err().unwrap();
+    assert!(matches!(&error, RemoteError::Unreachable { url, .. } if urls.contains(url)), "{error}");
+    let stopped = options();
+    let loader = connect(&urls, &small(), stopped.clone()).unwrap();
+    stopped.stop.request();
+    assert!(matches!(loader.stream(0).next(), Some(Err(RemoteError::Stopped))));
+}
+
+#[test]
+fn batches_that_a_server_cannot_read_come_from_the_other() {
+    let setup = Setup::new();
+    let sound = Service::start(setup.config()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    drop(write_cache(dir.path(), 5, 0));
+    let cache = Cache::open(dir.path()).unwrap();
+    let (span, shard) = (cache.cases()[0].record().span, cache.cases()[0].shard().path().to_owned());
+    drop(cache);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let start = usize::try_from(span.offset).unwrap();
+    bytes[start..][..usize::try_from(span.data_len).unwrap()].iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&shard, bytes).unwrap();
+    let cache = Arc::new(Cache::open(dir.path()).unwrap());
+    let corrupt = Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap();
+    let alone = connect(corrupt.urls(), &small(), options()).unwrap();
+    let error = alone.stream(0).find_map(Result::err).unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("case0")), "{error}");
+    let both = connect(&[corrupt.urls(), sound.urls()].concat(), &small(), options()).unwrap();
+    assert_eq!(take(&mut both.stream(0), 12), setup.digests(&small(), VoxelForm::Quantized, (0, 1), 0, 12));
+}
+
+#[test]
+fn tokens_are_not_shown() {
+    let config = ServiceConfig { token: Some("secret".into()), ..ServiceConfig::default() };
+    let options = RemoteOptions { token: Some("secret".into()), ..RemoteOptions::default() };
+    for text in [format!("{config:?}"), format!("{options:?}")] {
+        assert!(text.contains("token: Some(\"hidden\")") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[test]
+fn records_of_crops_take_less_than_what_is_reserved_for_them() {
+    let setup = Setup::new();
+    let options = LoaderOptions { threads: 1, memory_bytes: 64 << 20, rank: (0, 1), form: VoxelForm::Boxes };
+    let config = stream_config(Chain::nnunet(), true);
+    let loader = Loader::open(Arc::clone(&setup.cache), config, SEED, &options).unwrap();
+    for batch in loader.stream(0).take(10) {
+        let header = wire::batch::header(&batch.unwrap(), false, 0, 0.0);
+        for crop in &header.crops {
+            // The crop exists as a value, as a message and as encoded bytes at the same time.
+            assert!(3 * crop.encoded_len() < crate::pipeline::RECORD_BYTES, "{}", crop.encoded_len());
+        }
+    }
+}
+
+#[test]
 fn tokens_and_certificates_are_checked() {
     let setup = Setup::new();
     let (cert, key) = certificate();
@@ -408,9 +473,12 @@ fn hostile_requests_get_a_status_and_cost_nothing() {
         ("visits_per_batch", &|s| s.visits_per_batch = u32::MAX),
         ("visits_per_batch", &|s| s.visits_per_batch = 0),
         ("crops_per_visit", &|s| s.crops_per_visit = 0),
-        ("--client-memory", &|s| {
-            (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1024; 3], 65_536, 65_536);
+        ("4294967296 crops", &|s| {
+            (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 65_536, 65_536);
         }),
+        ("65537 crops", &|s| (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 1, 65_537)),
+        // The voxels have room; the records of the crops do not.
+        ("--client-memory", &|s| (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 1, 65_536)),
         ("--client-memory", &|s| s.crop_size = vec![1024; 3]),
         ("foreground_rate", &|s| s.foreground_rate = f64::NAN),
         ("window", &|s| s.window = Some(wire::Window { low: f64::NAN, high: f64::INFINITY })),
@@ -475,7 +543,8 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
     // Larger than the window of a connection, so that the transport cannot take a whole batch.
     let config = StreamConfig { crop_size: [20, 20, 20], crops_per_visit: 6, ..small() };
     let batch_bytes = 20u64.pow(3) * 24 * 2;
-    let client_memory_bytes = 3 * batch_bytes;
+    let record_bytes = (24 * crate::pipeline::RECORD_BYTES) as u64;
+    let client_memory_bytes = 3 * (batch_bytes + record_bytes);
     let memory_bytes = (CLIENTS as u64 + 2) * client_memory_bytes;
     let service = Service::start(ServiceConfig { memory_bytes, client_memory_bytes, ..setup.config() }).unwrap();
     let expected = setup.digests(&config, VoxelForm::Quantized, (0, 1), 0, 6);
@@ -509,13 +578,15 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
     });
     assert!(service.hub.clients.held_bytes() >= CLIENTS as u64 / 2 * client_memory_bytes);
     drop(deaf);
-    wait_until(|| service.num_clients() == 0 && service.hub.clients.held_bytes() == 0);
+    wait_until("no client is left", || service.num_clients() == 0 && service.hub.clients.held_bytes() == 0);
 }
 
-/// Waits for something that another thread does; a test that waits for ever has failed.
-fn wait_until(condition: impl Fn() -> bool) {
+/// Waits until another thread has made `condition` true.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
     while !condition() {
-        std::thread::yield_now();
+        assert!(started.elapsed() < Duration::from_mins(2), "waited two minutes until {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -528,7 +599,7 @@ fn more_clients_than_the_memory_has_room_for_are_refused() {
     let error = connect(service.urls(), &small(), second.clone()).err().unwrap();
     assert!(error.to_string().contains("1 clients are connected"), "{error}");
     drop(first);
-    wait_until(|| service.num_clients() == 0);
+    wait_until("the client has gone", || service.num_clients() == 0);
     connect(service.urls(), &small(), second).unwrap();
 }
 
@@ -546,11 +617,12 @@ fn voxels_come_through_shared_memory_and_slots_are_freed() {
     let kept: Vec<_> = stream.by_ref().take(2).map(Result::unwrap).collect();
     assert_eq!(take(&mut stream, 38), expected[2..]);
     assert_eq!(kept.iter().map(crate::Batch::digest).collect::<Vec<_>>(), expected[..2]);
-    // Batches in slots take no further memory.
-    assert_eq!(service.hub.clients.held_bytes(), held);
+    // Batches in slots take no further memory but for their records.
+    drop(stream);
+    wait_until("only slots are held", || service.hub.clients.held_bytes() == held);
     assert_eq!(service.hub.blocks.free_bytes(), 0);
-    drop((stream, loader));
-    wait_until(|| service.hub.clients.held_bytes() == 0);
+    drop(loader);
+    wait_until("the slots are freed", || service.hub.clients.held_bytes() == 0);
     // The consumer's batches outlive connection and server.
     drop(service);
     assert_eq!(kept.iter().map(crate::Batch::digest).collect::<Vec<_>>(), expected[..2]);

@@ -13,12 +13,13 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message as _;
 
 use super::{BatchHeader, Frame, frame};
+use crate::pipeline::{MOST_CROPS, RECORD_BYTES};
 
 /// Bytes of voxels in a frame.
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
 
-/// Largest header, which describes each crop of a batch.
-const HEADER_LIMIT: usize = 256 << 20;
+/// Largest header, which describes each crop of a batch: 256 MiB.
+const HEADER_LIMIT: usize = MOST_CROPS * RECORD_BYTES;
 
 /// Bytes before a message.
 const PREFIX: usize = 5;
@@ -39,9 +40,10 @@ impl Pieces {
         Self { pieces: VecDeque::from([framed(message)]), trailers: None }
     }
 
-    /// Body of a response: the header, then the bytes in frames.
-    pub(crate) fn batch(header: BatchHeader, data: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut pieces = VecDeque::from([framed(&Frame { part: Some(frame::Part::Header(header)) })]);
+    /// Body of a response: the header, then the bytes in frames. Drops `keep` when the header is sent.
+    pub(crate) fn batch(header: BatchHeader, keep: impl Send + 'static, data: impl IntoIterator<Item = Bytes>) -> Self {
+        let header = framed(&Frame { part: Some(frame::Part::Header(header)) });
+        let mut pieces = VecDeque::from([Bytes::from_owner(Kept { bytes: header, _keep: keep })]);
         for mut bytes in data {
             while !bytes.is_empty() {
                 let piece = bytes.split_to(bytes.len().min(FRAME_BYTES));
@@ -60,6 +62,18 @@ impl Pieces {
     /// Body of a response with one message.
     pub(crate) fn response(message: &impl prost::Message) -> Self {
         Self { pieces: VecDeque::from([framed(message)]), trailers: Some(success()) }
+    }
+}
+
+/// Bytes with a value that lives as long as they do.
+struct Kept<T> {
+    bytes: Bytes,
+    _keep: T,
+}
+
+impl<T> AsRef<[u8]> for Kept<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -237,7 +251,7 @@ mod tests {
             let header = BatchHeader { step, voxel_bytes: len as u64, ..BatchHeader::default() };
             let data: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
             let halves = [Bytes::copy_from_slice(&data[..len / 3]), Bytes::copy_from_slice(&data[len / 3..])];
-            let bytes = sent(Pieces::batch(header.clone(), halves));
+            let bytes = sent(Pieces::batch(header.clone(), (), halves));
             prop_assert_eq!(received(&bytes, chunk), Ok((Some(header), data)));
         }
     }
@@ -245,7 +259,7 @@ mod tests {
     #[test]
     fn large_batches_are_sent_in_frames() {
         let data = Bytes::from(vec![7; 2 * FRAME_BYTES + 5]);
-        let body = Pieces::batch(BatchHeader::default(), [data.clone()]);
+        let body = Pieces::batch(BatchHeader::default(), (), [data.clone()]);
         assert_eq!(body.pieces.len(), 1 + 2 * 3);
         assert_eq!(received(&sent(body), 70_001), Ok((Some(BatchHeader::default()), data.to_vec())));
     }
@@ -253,7 +267,7 @@ mod tests {
     #[test]
     fn hand_made_frames_are_what_prost_makes() {
         let data = Bytes::from(vec![9; 300]);
-        let mut by_hand = Pieces::batch(BatchHeader::default(), [data.clone()]);
+        let mut by_hand = Pieces::batch(BatchHeader::default(), (), [data.clone()]);
         by_hand.pieces.pop_front();
         assert_eq!(sent(by_hand), framed(&Frame { part: Some(frame::Part::Data(data)) }));
     }
