@@ -9,6 +9,9 @@
 //! counts. It is over when its worker is: another worker then creates the next number. Results are not recorded here;
 //! whoever divides work looks for them where they belong.
 //!
+//! Files of earlier runs mean nothing to a later one: a worker that joins and finds no other alive removes them, and a
+//! piece is over only for workers that saw the author of its `.end` file alive.
+//!
 //! A worker that was suspended for longer than the lifetime of its lease goes on with pieces that others have taken over,
 //! so a piece may be done twice, and must have the same result.
 
@@ -36,6 +39,8 @@ pub struct Claims {
     place: Place,
     lifetime: Duration,
     listed: Option<Listed>,
+    /// Other workers that were alive at some time since this one joined.
+    met: HashSet<String>,
     /// Worker of each claim that was read.
     workers: HashMap<String, String>,
 }
@@ -70,8 +75,16 @@ impl Claims {
         let location = at.into();
         let place = Place::of(&location)?;
         place.create_folder(FOLDER)?;
+        // Listed before the lease is taken: a worker that joins later sees the lease, and its claims are not removed.
+        let leftovers = place.list(FOLDER)?;
         let lease = Lease::take(&location, KIND, note, lifetime)?;
-        Ok(Self { lease, place, lifetime, listed: None, workers: HashMap::new() })
+        let met: HashSet<String> = lease.others(KIND)?.into_iter().collect();
+        if met.is_empty() {
+            for file in leftovers {
+                place.remove(&format!("{FOLDER}/{}", file.name))?;
+            }
+        }
+        Ok(Self { lease, place, lifetime, listed: None, met, workers: HashMap::new() })
     }
 
     /// Identity of this worker.
@@ -92,11 +105,10 @@ impl Claims {
     /// If the location cannot be read or written.
     pub fn take(&mut self, key: &str) -> Result<Claim> {
         let piece = piece_of(key);
-        let listed = self.listed()?;
-        if listed.over.contains(&piece) {
+        if self.listed()?.over.contains(&piece) && self.is_ended_now(&piece)? {
             return Ok(Claim::Over);
         }
-        let number = match listed.claims.get(&piece).copied() {
+        let number = match self.listed()?.claims.get(&piece).copied() {
             None => 0,
             Some(number) => match self.worker_of(&piece, number)? {
                 Some(worker) if worker == self.worker() => return Ok(Claim::Ours),
@@ -150,11 +162,20 @@ impl Claims {
                     }
                 }
                 // After the claims, so that the worker of each is known to be alive or dead.
-                let live = self.lease.others(KIND)?.into_iter().collect();
+                let live: HashSet<String> = self.lease.others(KIND)?.into_iter().collect();
+                self.met.extend(live.iter().cloned());
                 *listed = Some(Listed { at, claims, over, live });
             }
         }
         Ok(self.listed.as_ref().expect("just listed"))
+    }
+
+    /// Returns `true` if a piece was ended by this worker or by one that was alive at the same time.
+    fn is_ended_now(&self, piece: &str) -> Result<bool> {
+        // Read each time: a worker may replace the file of a dead one.
+        let Some(content) = self.place.read(&format!("{FOLDER}/{piece}.{END}"))? else { return Ok(false) };
+        let author = String::from_utf8_lossy(&content);
+        Ok(author == self.worker() || self.met.contains(author.as_ref()))
     }
 
     /// Worker that made a claim; `None` if the claim is gone.
@@ -233,6 +254,31 @@ mod tests {
         assert_eq!(take(&mut a, "D/1"), Claim::Ours);
         a.end("D/1").unwrap();
         assert_eq!(take(&mut b, "D/1"), Claim::Over);
+    }
+
+    #[test]
+    fn worker_that_joins_alone_removes_what_dead_runs_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dead = join(dir.path());
+        assert_eq!((take(&mut dead, "D/1"), take(&mut dead, "D/2")), (Claim::Ours, Claim::Ours));
+        dead.end("D/1").unwrap();
+        drop(dead);
+        let mut next = join(dir.path());
+        assert_eq!(std::fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 0);
+        assert_eq!(take(&mut next, "D/1"), Claim::Ours);
+    }
+
+    #[test]
+    fn piece_ended_before_a_worker_joined_is_not_over_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut dead, mut live) = (join(dir.path()), join(dir.path()));
+        assert_eq!(take(&mut dead, "D/1"), Claim::Ours);
+        dead.end("D/1").unwrap();
+        drop(dead);
+        let mut next = join(dir.path());
+        assert_eq!(take(&mut next, "D/1"), Claim::Ours);
+        next.end("D/1").unwrap();
+        assert_eq!(take(&mut live, "D/1"), Claim::Over);
     }
 
     #[test]

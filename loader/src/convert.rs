@@ -134,7 +134,7 @@ pub struct Summary {
     pub converted: usize,
     /// Number of cases that were in the cache already, from the same files with the same parameters.
     pub unchanged: usize,
-    /// Number of cases that other runs converted, with [`ConvertOptions::claim`].
+    /// Number of cases that other runs converted or found unchanged, with [`ConvertOptions::claim`].
     pub elsewhere: usize,
     /// Number of converted cases that have labels.
     pub with_label: usize,

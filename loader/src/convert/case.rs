@@ -53,6 +53,12 @@ impl CaseConverter<'_> {
         is_unchanged.then(|| unchanged(record, source.bytes))
     }
 
+    /// Returns `true` if the cache had a case with these parameters before the run, and it is not to be converted again.
+    pub(super) fn is_stored(&self, key: &str) -> bool {
+        let record = self.known.records.get(key).filter(|_| !self.options.reconvert.contains(key));
+        record.is_some_and(|record| record.parameters == self.parameters)
+    }
+
     fn try_convert(&self, case: &CaseFiles, has_labels: bool) -> Result<Outcome, SkippedCase> {
         let key = case.key();
         let mut source = source_of(self.root, case, SystemTime::now())?;

@@ -45,7 +45,9 @@ impl Claiming {
         cases
     }
 
-    /// Converts a case that no other worker has; `None` if one has it, or if it is over and left nothing.
+    /// Converts a case that no other worker has; `None` if one has it, or found that the cache has it already.
+    ///
+    /// A case that another worker skipped is tried by this one as well, which then reports the reason itself.
     pub(super) fn convert<'a>(
         &self,
         converter: &CaseConverter<'_>,
@@ -59,9 +61,11 @@ impl Claiming {
         }
         let claim = self.lock().take(&key)?;
         match claim {
-            Claim::Ours => {
+            Claim::Over if converter.is_stored(&key) => Ok(None),
+            Claim::Ours | Claim::Over => {
                 let outcome = converter.convert(case, has_labels);
-                if !matches!(outcome, Outcome::Encoded { .. }) {
+                // A refused case ends this run; others judge it by their own options.
+                if matches!(outcome, Outcome::Unchanged { .. } | Outcome::Skipped(_)) {
                     self.lock().end(&key)?;
                 }
                 Ok(Some(outcome))
@@ -70,7 +74,6 @@ impl Claiming {
                 pending.lock().unwrap_or_else(PoisonError::into_inner).insert(key, case);
                 Ok(None)
             }
-            Claim::Over => Ok(None),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Pass<'a> {
 pub(super) struct Left<'c> {
     /// Cases that other workers have.
     pub pending: Pending<'c>,
-    /// Number of cases that other workers have ended without a result.
+    /// Number of cases that other workers found in the cache.
     pub over: usize,
     /// Number of cases that were not looked at, because the run was told to stop.
     pub untouched: usize,

@@ -232,3 +232,28 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
     assert_eq!(info.regions, [("whole".to_owned(), vec![1, 2])].into());
     assert_eq!((info.ignore, info.labels.len()), (Some(3), 3));
 }
+
+#[test]
+fn case_refused_by_an_earlier_claiming_run_is_converted_by_the_next() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", offset()), ("imagesTr/b_0000.nii", image())]);
+    let claim = Some(Duration::from_mins(1));
+    let with =
+        |on_suspect| place.convert_with(ConvertOptions { on_suspect, claim, jobs: 1, ..ConvertOptions::default() });
+    assert!(matches!(with(OnSuspect::Fail), Err(ConvertError::Suspect(_))));
+    with(OnSuspect::Warn).unwrap();
+    assert_eq!(place.keys(), ["data/a", "data/b"]);
+}
+
+#[test]
+fn case_ended_by_another_claiming_run_is_left_to_it_only_if_the_cache_has_it() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("imagesTr/b_0000.nii", image())]);
+    let options = ConvertOptions { claim: Some(Duration::from_mins(1)), ..ConvertOptions::default() };
+    std::fs::create_dir(place.cache()).unwrap();
+    let other = hiend_cache::claims::Claims::join(place.cache(), "test", Duration::from_mins(1)).unwrap();
+    other.end("data/a").unwrap();
+    let summary = place.convert_with(options.clone()).unwrap();
+    assert_eq!((summary.converted, summary.elsewhere), (2, 0));
+    other.end("data/a").unwrap();
+    let summary = place.convert_with(ConvertOptions { checksum: true, ..options }).unwrap();
+    assert_eq!((summary.unchanged, summary.elsewhere), (1, 1));
+}
