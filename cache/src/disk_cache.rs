@@ -19,22 +19,24 @@
 //!   recently are evicted first; the time of a file's last change is the time of its last use, to the minute.
 //! - A block that is evicted while it is mapped stays readable until it is unmapped. Where the file system has no locks,
 //!   the bound holds for a single process only.
+//! - A block that cannot be written, because the disk is full for example, is kept in memory among the mapped ones. The
+//!   first such failure is logged.
 
 mod marker;
 mod space;
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::durable;
 use crate::error::FileError;
-use crate::lock::FileLock;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
 use crate::storage::{Access, Map};
-use space::Space;
+use space::{Space, User};
 
 /// Length of a block in bytes: two columns of chunks in a usual case, a few milliseconds of a usual link.
 const BLOCK_LEN: u64 = 512 << 10;
@@ -117,10 +119,12 @@ pub struct DiskCache {
     bytes: u64,
     access: Access,
     space: Space,
-    /// Blocks that are mapped now.
+    /// Blocks that are mapped now, or that could not be written.
     mapped: Lru,
+    /// `true` once a block could not be written.
+    has_failed: AtomicBool,
     /// Tells other processes that this one is at work.
-    _user: FileLock,
+    _user: User,
 }
 
 /// Disk caches that this process has open, by folder.
@@ -152,7 +156,8 @@ impl DiskCache {
         };
         let mapped_bytes = mapped_bytes(bytes);
         let space = Space::new(&dir, bytes, mapped_bytes);
-        let cache = Self { bytes, access, space, mapped: Lru::new(mapped_bytes), _user: user, dir };
+        let mapped = Lru::new(mapped_bytes);
+        let cache = Self { bytes, access, space, mapped, has_failed: AtomicBool::new(false), _user: user, dir };
         cache.require(BLOCK_LEN)?;
         let cache = Arc::new(cache);
         open.push((cache.dir.clone(), Arc::downgrade(&cache)));
@@ -206,6 +211,28 @@ impl DiskCache {
         let object = format!("{:032x}", key.object);
         self.dir.join(space::BLOCKS).join(&object[..2]).join(&object).join(format!("{:08x}", key.number))
     }
+
+    fn write(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError> {
+        self.space.reserve(bytes.len() as u64, |evicted| self.mapped.remove(evicted))?;
+        let path = self.path_of(key);
+        let folder = path.parent().unwrap_or(&self.dir);
+        let tmp = self.dir.join(space::TMP);
+        let write = || {
+            std::fs::create_dir_all(folder)?;
+            let mut file = durable::temporary(&tmp, TEMPORARY_PREFIX)?;
+            file.write_all(bytes)?;
+            match file.persist(&path) {
+                Ok(_) => Ok(()),
+                // An eviction removed the folder, which was empty.
+                Err(err) if err.error.kind() == io::ErrorKind::NotFound => {
+                    std::fs::create_dir_all(folder)?;
+                    err.file.persist(&path).map(drop).map_err(|err| err.error)
+                }
+                Err(err) => Err(err.error),
+            }
+        };
+        write().map_err(FileError::at(&path, "write this block of the disk cache"))
+    }
 }
 
 fn mapped_bytes(bytes: u64) -> u64 {
@@ -251,42 +278,28 @@ impl BlockStore for DiskCache {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) => return Err(FileError::at(path, "open")(err)),
         };
-        let found = file.metadata().map_err(FileError::at(&path, "read the size"))?.len();
-        if found != len as u64 {
+        let Some(block) = load(&file, len, self.access).map_err(FileError::at(&path, "read"))? else {
             // Not written by a rename of ours, or lost in a power cut.
             self.discard(key);
             return Ok(None);
-        }
-        record_use(&file);
-        let block = match self.access {
-            Access::Mmap => Block::Mapped(Map::new(&file).map_err(FileError::at(&path, "map into memory"))?),
-            Access::Pread => Block::Owned(std::fs::read(&path).map_err(FileError::at(&path, "read"))?.into()),
         };
+        record_use(&file);
         let block = Arc::new(block);
         self.mapped.insert(key, Arc::clone(&block));
         Ok(Some(block))
     }
 
-    fn put(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError> {
-        self.space.reserve(bytes.len() as u64, |evicted| self.mapped.remove(evicted))?;
-        let path = self.path_of(key);
-        let folder = path.parent().unwrap_or(&self.dir);
-        let tmp = self.dir.join(space::TMP);
-        let write = || {
-            std::fs::create_dir_all(folder)?;
-            let mut file = durable::temporary(&tmp, TEMPORARY_PREFIX)?;
-            file.write_all(bytes)?;
-            match file.persist(&path) {
-                Ok(_) => Ok(()),
-                // An eviction removed the folder, which was empty.
-                Err(err) if err.error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::create_dir_all(folder)?;
-                    err.file.persist(&path).map(drop).map_err(|err| err.error)
-                }
-                Err(err) => Err(err.error),
-            }
-        };
-        write().map_err(FileError::at(&path, "write this block of the disk cache"))
+    fn put(&self, key: BlockKey, bytes: &[u8]) {
+        let Err(err) = self.write(key, bytes) else { return };
+        if !self.has_failed.swap(true, Ordering::Relaxed) {
+            let FileError { path, source, .. } = &err;
+            tracing::warn!(
+                "{}: the disk cache cannot be written, blocks that do not fit in memory are fetched again: {}: {source}",
+                self.dir.display(),
+                path.display()
+            );
+        }
+        self.mapped.insert(key, Arc::new(Block::Owned(bytes.into())));
     }
 
     fn discard(&self, key: BlockKey) {
@@ -294,6 +307,24 @@ impl BlockStore for DiskCache {
         // What cannot be removed is found to be wrong again.
         let _ = std::fs::remove_file(self.path_of(key));
     }
+}
+
+/// Block of `len` bytes in an open file; `None` if the file has another length. The path is not looked up again, because
+/// another process may have evicted the block.
+fn load(mut file: &File, len: usize, access: Access) -> io::Result<Option<Block>> {
+    if file.metadata()?.len() != len as u64 {
+        return Ok(None);
+    }
+    let block = match access {
+        Access::Mmap => Block::Mapped(Map::new(file)?),
+        Access::Pread => {
+            let mut bytes = Vec::with_capacity(len);
+            file.read_to_end(&mut bytes)?;
+            Block::Owned(bytes.into())
+        }
+    };
+    // Truncated or extended since.
+    Ok((block.bytes().len() == len).then_some(block))
 }
 
 /// Records that a block is used now. A failure makes the block be evicted earlier.

@@ -1,5 +1,6 @@
 //! The bytes of a disk cache: counted, reserved, and freed by evicting the blocks used least recently.
 
+use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -39,8 +40,21 @@ struct BlockFile {
     last_use: SystemTime,
 }
 
-/// Announces this process as one that uses the cache, until the lock is dropped.
-pub(super) fn enter(dir: &Path) -> Result<FileLock, FileError> {
+/// Announcement of this process as one that uses the cache. Dropping it removes its file.
+#[derive(Debug)]
+pub(super) struct User {
+    lock: FileLock,
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        // What cannot be removed is found without a lock by other processes.
+        let _ = std::fs::remove_file(self.lock.path());
+    }
+}
+
+/// Announces this process as one that uses the cache.
+pub(super) fn enter(dir: &Path) -> Result<User, FileError> {
     let users = dir.join(USERS);
     loop {
         let file = tempfile::Builder::new()
@@ -51,7 +65,7 @@ pub(super) fn enter(dir: &Path) -> Result<FileLock, FileError> {
         let (_, path) = file.keep().map_err(|err| FileError::at(&users, "create a file in")(err.error))?;
         // Another process may take the file for that of a dead one before it is locked.
         if let Some(lock) = FileLock::try_exclusive(&path)? {
-            return Ok(lock);
+            return Ok(User { lock });
         }
     }
 }
@@ -119,18 +133,20 @@ fn write_usage(dir: &Path, bytes: u64) -> Result<(), FileError> {
 }
 
 /// Number of processes that use the cache, this one included; removes the files of dead ones.
-fn num_users(dir: &Path) -> Result<u64, FileError> {
+pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
     let users = dir.join(USERS);
     let mut count = 0;
     for entry in std::fs::read_dir(&users).map_err(FileError::at(&users, "list"))? {
         let path = entry.map_err(FileError::at(&users, "list"))?.path();
         let Ok(file) = std::fs::File::open(&path) else { continue };
         match file.try_lock() {
-            // Nobody holds it. On a file system without locks, everybody's file stays.
+            // Nobody holds it.
             Ok(()) => {
                 let _ = std::fs::remove_file(&path);
             }
-            Err(_) => count += 1,
+            Err(TryLockError::WouldBlock) => count += 1,
+            // A file system without locks does not tell live processes from dead ones.
+            Err(TryLockError::Error(_)) => {}
         }
     }
     Ok(count.max(1))

@@ -37,7 +37,7 @@ fn blocks_are_kept_and_discarded() {
         let options = DiskCacheOptions { dir: Some(place.clone()), bytes: Some(1 << 30) };
         let cache = DiskCache::open(&options, access).unwrap();
         assert_eq!(content(&cache, key(1, 0), 3), None);
-        cache.put(key(1, 0), b"abc").unwrap();
+        cache.put(key(1, 0), b"abc");
         assert!(cache.contains(key(1, 0), 3));
         assert!(!cache.contains(key(1, 1), 3) && !cache.contains(key(2, 0), 3));
         assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
@@ -50,7 +50,7 @@ fn blocks_are_kept_and_discarded() {
 fn block_of_another_length_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path(), 1 << 30);
-    cache.put(key(1, 0), b"abc").unwrap();
+    cache.put(key(1, 0), b"abc");
     assert_eq!(content(&cache, key(1, 0), 4), None);
     assert!(!cache.contains(key(1, 0), 3), "it was removed");
 }
@@ -62,7 +62,7 @@ fn size_bounds_all_blocks_and_old_ones_go_first() {
     let cache = open(dir.path(), 20 * BLOCK_LEN);
     let room = cache.room();
     for number in 0..60 {
-        cache.put(key(1, number), &block).unwrap();
+        cache.put(key(1, number), &block);
         // Uses in the order of the numbers, also where the clock of the file system is coarse.
         let file = File::open(cache.path_of(key(1, number))).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number.into())).unwrap();
@@ -91,7 +91,7 @@ fn eviction_removes_blocks_only() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path(), 4 * BLOCK_LEN);
     let block = vec![7; usize::try_from(BLOCK_LEN).unwrap()];
-    cache.put(key(1, 0), &block).unwrap();
+    cache.put(key(1, 0), &block);
     let beside = cache.path_of(key(1, 0)).with_file_name("notes");
     std::fs::write(&beside, b"mine").unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ fn eviction_removes_blocks_only() {
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(space::BLOCKS).join("aa")).unwrap();
     }
     for number in 0..20 {
-        cache.put(key(2, number), &block).unwrap();
+        cache.put(key(2, number), &block);
     }
     assert!(!cache.contains(key(1, 0), block.len()));
     assert_eq!(std::fs::read(beside).unwrap(), b"mine");
@@ -131,7 +131,7 @@ fn what_killed_processes_left_is_removed_and_counted_anew() {
     let dir = tempfile::tempdir().unwrap();
     {
         let cache = open(dir.path(), 1 << 30);
-        cache.put(key(1, 0), b"abc").unwrap();
+        cache.put(key(1, 0), b"abc");
     }
     std::fs::write(dir.path().join(space::TMP).join(".block-killed.tmp"), b"half").unwrap();
     std::fs::write(dir.path().join(space::USERS).join("user-dead.lock"), b"").unwrap();
@@ -139,7 +139,7 @@ fn what_killed_processes_left_is_removed_and_counted_anew() {
     let cache = open(dir.path(), 1 << 30);
     assert_eq!(std::fs::read_dir(dir.path().join(space::TMP)).unwrap().count(), 0);
     assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 3u64.to_le_bytes());
-    cache.put(key(1, 1), b"de").unwrap();
+    cache.put(key(1, 1), b"de");
     assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 5u64.to_le_bytes());
     assert_eq!(std::fs::read_dir(dir.path().join(space::USERS)).unwrap().count(), 1);
     assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
@@ -152,4 +152,44 @@ fn one_process_shares_its_cache_and_cannot_open_it_with_another_size() {
     assert!(Arc::ptr_eq(&cache, &open(dir.path(), 1 << 30)));
     let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1 << 20) };
     assert!(matches!(DiskCache::open(&options, Access::Mmap), Err(DiskCacheError::OtherSize { .. })));
+}
+
+#[test]
+fn open_block_is_read_though_its_file_was_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    for access in [Access::Mmap, Access::Pread] {
+        let path = dir.path().join("block");
+        std::fs::write(&path, b"abc").unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(load(&file, 4, access).unwrap().is_none(), "another length");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(load(&file, 3, access).unwrap().unwrap().bytes(), b"abc");
+    }
+}
+
+#[test]
+fn closed_cache_leaves_no_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    // Held by another handle, as by another process.
+    let other = space::enter(dir.path()).unwrap();
+    assert_eq!(space::num_users(dir.path()).unwrap(), 2);
+    drop((cache, other));
+    assert_eq!(std::fs::read_dir(dir.path().join(space::USERS)).unwrap().count(), 0);
+}
+
+#[test]
+fn block_that_cannot_be_written_is_kept_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    let tmp = dir.path().join(space::TMP);
+    std::fs::remove_dir(&tmp).unwrap();
+    std::fs::write(&tmp, b"not a folder").unwrap();
+    cache.put(key(1, 0), b"abc");
+    assert!(cache.contains(key(1, 0), 3) && !cache.path_of(key(1, 0)).exists());
+    assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
+    std::fs::remove_file(&tmp).unwrap();
+    std::fs::create_dir(&tmp).unwrap();
+    cache.put(key(1, 1), b"de");
+    assert!(cache.path_of(key(1, 1)).exists(), "written again once that is possible");
 }

@@ -29,11 +29,8 @@ pub(crate) trait BlockStore: fmt::Debug + Send + Sync {
     /// If it is there but cannot be read.
     fn get(&self, key: BlockKey, len: usize) -> Result<Option<Arc<Block>>, FileError>;
 
-    /// Keeps a block.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    fn put(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError>;
+    /// Keeps a block, unless there is no room for it.
+    fn put(&self, key: BlockKey, bytes: &[u8]);
 
     /// Forgets a block whose bytes turned out to be wrong.
     fn discard(&self, key: BlockKey);
@@ -70,9 +67,8 @@ impl BlockStore for MemoryBlocks {
         Ok(self.lru.get(key, u64::MAX).map(|(block, _)| block))
     }
 
-    fn put(&self, key: BlockKey, bytes: &[u8]) -> Result<(), FileError> {
+    fn put(&self, key: BlockKey, bytes: &[u8]) {
         self.lru.insert(key, Arc::new(Block::Owned(bytes.into())));
-        Ok(())
     }
 
     fn discard(&self, key: BlockKey) {

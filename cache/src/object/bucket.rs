@@ -48,6 +48,13 @@ pub(crate) struct Version {
     pub(crate) number: Option<String>,
 }
 
+impl Version {
+    /// Entity tag for an `If-Match` header; `None` for a weak one, which matches nothing there.
+    fn if_match(&self) -> Option<String> {
+        self.e_tag.clone().filter(|tag| !tag.starts_with("W/"))
+    }
+}
+
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bucket").field("location", &self.location).finish_non_exhaustive()
@@ -129,7 +136,8 @@ impl Bucket {
         }
     }
 
-    /// Reads a range of an object, provided that it still has this version.
+    /// Reads a range of an object, provided that it still has this version. A server with weak entity tags only does not
+    /// compare versions; the checksums of the shard then tell bytes of another one.
     pub(super) fn range(
         &self,
         name: &str,
@@ -139,7 +147,7 @@ impl Bucket {
         let (store, path) = (Arc::clone(&self.store), self.object(name));
         let options = GetOptions {
             range: Some(GetRange::Bounded(range.clone())),
-            if_match: version.e_tag.clone(),
+            if_match: version.if_match(),
             ..GetOptions::default()
         };
         async move {
@@ -259,5 +267,18 @@ impl Object {
             modified: meta.last_modified.into(),
             version: Version { e_tag: meta.e_tag, number: meta.version },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_entity_tags_are_no_precondition() {
+        let if_match = |tag: &str| Version { e_tag: Some(tag.into()), number: None }.if_match();
+        assert_eq!(if_match("\"5e-1\"").as_deref(), Some("\"5e-1\""));
+        assert_eq!(if_match("W/\"5e-1\""), None);
+        assert_eq!(Version::default().if_match(), None);
     }
 }

@@ -200,7 +200,7 @@ impl RemoteFile {
             let mut rest = bytes.map_err(failed())?;
             for number in run {
                 let block = rest.split_to(self.block_len(number).min(rest.len()));
-                self.blocks.put(self.key(number), &block)?;
+                self.blocks.put(self.key(number), &block);
             }
         }
         Ok(())
