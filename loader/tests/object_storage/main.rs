@@ -1,7 +1,8 @@
 //! Caches in object storage, through the program `hiend-shard` and an S3-compatible server on this machine.
 //!
-//! The server is Python's package `moto`, installed once into a virtual environment in the target folder. Where that is
-//! not possible, the tests report themselves as ignored; with `CI` set they fail.
+//! The server is Python's package `moto`, installed once into a virtual environment in the target folder by the interpreter
+//! that `HIEND_PYTHON` names, or else `python3`. Where that is not possible, the tests report themselves as ignored; with
+//! `CI` set they fail.
 
 #![allow(clippy::print_stderr, reason = "a test program says why its tests are ignored")]
 

@@ -77,7 +77,8 @@ fn environment() -> Result<PathBuf, String> {
     if std::fs::read_to_string(&done).is_ok_and(|package| package == PACKAGE) {
         return Ok(python);
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let system = std::env::var_os("HIEND_PYTHON").unwrap_or_else(|| "python3".into());
+    run(Command::new(system).args(["-m", "venv", "--clear"]).arg(&folder))?;
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]))?;
     std::fs::write(done, PACKAGE).map_err(|err| err.to_string())?;
     Ok(python)
