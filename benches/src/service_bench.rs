@@ -41,7 +41,7 @@ struct Way {
 
 enum Client {
     Local(Loader),
-    Remote(RemoteLoader),
+    Remote(Box<RemoteLoader>),
 }
 
 impl Client {
@@ -139,7 +139,8 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
     let (unix, tcp) = (&service.urls()[0], &service.urls()[1]);
     let remote = |url: &String, shared_memory, seed| -> anyhow::Result<Client> {
         let options = RemoteOptions { memory_bytes: MEMORY, shared_memory, ..RemoteOptions::default() };
-        Ok(Client::Remote(RemoteLoader::connect(std::slice::from_ref(url), config.clone(), seed, options)?))
+        let loader = RemoteLoader::connect(std::slice::from_ref(url), config.clone(), seed, options)?;
+        Ok(Client::Remote(Box::new(loader)))
     };
     let local = LoaderOptions { threads, form: VoxelForm::Quantized, memory_bytes: MEMORY, ..LoaderOptions::default() };
     let local = Loader::open(Arc::clone(&cache), config.clone(), 1, &local)?;
