@@ -199,7 +199,8 @@ fn lead<T: Task>(
         run.validate(watch)?;
         run.save(watch)?;
     }
-    if run.step < end_step {
+    // An interrupted validation stays due after the step that it belongs to.
+    if run.step < end_step && !run.validation_due {
         if !compute.is_cpu() {
             watch(&Event::Tuning);
         }

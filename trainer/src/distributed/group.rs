@@ -285,9 +285,15 @@ impl ProcessGroup {
         self.core.inbox.failure()
     }
 
-    /// Calls `hook` once after the first failure, on the thread that notices it.
+    /// Calls `hook` once after the first failure, on the thread that notices it; at once if the group has failed already.
     pub fn on_failure(&self, hook: impl Fn() + Send + 'static) {
-        self.core.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+        // A failure is recorded before the hooks are locked and called: none is missed, and none is called twice.
+        let mut hooks = self.core.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.failure().is_some() {
+            hook();
+        } else {
+            hooks.push(Box::new(hook));
+        }
     }
 
     /// Leaves in order, after all ranks have arrived here.

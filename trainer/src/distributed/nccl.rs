@@ -79,12 +79,7 @@ impl NcclSum {
     pub(super) fn new(group: Arc<ProcessGroup>) -> Self {
         let communicator: Arc<Mutex<Option<Communicator>>> = Arc::default();
         let aborted = Arc::clone(&communicator);
-        group.on_failure(move || {
-            if let Some(Communicator(raw)) = aborted.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it.
-                let _ = unsafe { result::comm_abort(raw) };
-            }
-        });
+        group.on_failure(move || abort(&aborted));
         Self { group, communicator }
     }
 
@@ -216,11 +211,15 @@ impl AllReduce for NcclSum {
 
 impl Drop for NcclSum {
     fn drop(&mut self) {
-        if let Some(Communicator(raw)) = self.communicator.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it. Aborting
-            // also ends a communicator that has nothing to do, without waiting for other ranks.
-            let _ = unsafe { result::comm_abort(raw) };
-        }
+        abort(&self.communicator);
+    }
+}
+
+/// Aborts and removes the communicator, if there is one. Does not wait for other ranks.
+fn abort(communicator: &Mutex<Option<Communicator>>) {
+    if let Some(Communicator(raw)) = communicator.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it.
+        let _ = unsafe { result::comm_abort(raw) };
     }
 }
 
@@ -269,6 +268,11 @@ fn settle(
 ) -> Result<(), NcclError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        // The group may have failed before this communicator was there to be aborted.
+        if group.failure().is_some() {
+            abort(communicator);
+            return Err(aborted(group));
+        }
         {
             let held = communicator.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Communicator(raw)) = &*held else { return Err(aborted(group)) };

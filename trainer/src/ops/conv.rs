@@ -23,7 +23,8 @@ use super::product::Factors;
 #[must_use]
 pub fn conv(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<5> {
     let [.., kernel] = weight.dims();
-    let on_cpu = factors.dtype().is_none() && is_on_cpu(&x) && is_on_cpu(&weight);
+    let on_cpu =
+        factors.dtype().is_none() && is_on_cpu(&x) && is_on_cpu(&weight) && bias.as_ref().is_none_or(is_on_cpu);
     let kind = match kernel {
         1 if on_cpu => Kernel::Point,
         3 if on_cpu => Kernel::Cube,

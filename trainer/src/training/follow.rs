@@ -60,7 +60,7 @@ pub(super) fn follow<T: Task>(
     if state.is_some_and(|state| state.validation_due) {
         interrupted = validate(&replica, &ema, step)?;
     }
-    if step < end_step {
+    if step < end_step && !interrupted {
         let mut feed = feed_of(task, stream, compute, step, ranks.group().share())?;
         let mut pace = Pace::new();
         while step < end_step {

@@ -194,6 +194,12 @@ impl<T: Task> Run<'_, T> {
             Some(failure) => self.rank_error(failure),
             None => self.device_error(step, &error.to_string()),
         })?;
+        // A sum on the device that was aborted may have left any values: its step is neither recorded nor saved.
+        if let (Some(ranks), Some(failure)) = (&group, failure())
+            && !ranks.reduce().is_on_host()
+        {
+            return Err(self.rank_error(failure));
+        }
         let Answer { loss, norm: grad_norm, at } = answer;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
             if let Some(panic) = device::take_panic() {

@@ -105,7 +105,7 @@ impl Products for Flex {
         bias: Option<FloatTensor<Self>>,
         _: Factors,
     ) -> FloatTensor<Self> {
-        if !cpu::all_f32([&x, &weight]) {
+        if !cpu::all_f32([&x, &weight]) || bias.as_ref().is_some_and(|bias| !cpu::all_f32([bias])) {
             return burns::forward::<Self>(x, weight, bias);
         }
         let ([x, weight], bias) = ([x, weight].map(cpu::in_order), bias.map(cpu::in_order));
