@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt, on_interrupts};
+pub use interrupt::{interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, count, escape, escape_name, note, print};
 pub use storage::{AccessArg, StorageArgs};
@@ -94,7 +94,6 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     panics::explain_exhaustion();
-    interrupt::keep_hangup_ignored();
     let cli: C = match command_line::parse() {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -1,12 +1,9 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first one asks the program to stop, the second one ends it. A program that was started
-//! with SIGHUP ignored, as by `nohup`, continues to ignore it.
+//! Ctrl-C and SIGTERM: the first one asks the program to stop, the second one ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::signal::{SigSet, Signal};
 
 use super::{INTERRUPTED, note};
 
@@ -19,28 +16,10 @@ pub fn on_interrupt(
     first: impl FnOnce() + Send + 'static,
     before_exit: impl Fn() + Send + 'static,
 ) -> anyhow::Result<()> {
-    on_interrupts(Duration::ZERO, first, before_exit)
-}
-
-/// Calls `first` and `before_exit` as [`on_interrupt`] does, and disregards signals that arrive within `quiet` after the
-/// first one: a process may receive the same signal through its process group and from its parent.
-///
-/// # Errors
-/// If the handler cannot be installed: a process has one.
-pub fn on_interrupts(
-    quiet: Duration,
-    first: impl FnOnce() + Send + 'static,
-    before_exit: impl Fn() + Send + 'static,
-) -> anyhow::Result<()> {
     let mut first = Some(first);
-    let mut first_at = None;
     ctrlc::set_handler(move || {
-        let first_at = *first_at.get_or_insert_with(Instant::now);
         if let Some(first) = first.take() {
             return first();
-        }
-        if first_at.elapsed() < quiet {
-            return;
         }
         before_exit();
         std::process::exit(INTERRUPTED.into());
@@ -61,40 +40,4 @@ pub fn interrupt_flag(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> 
     };
     on_interrupt(first, || ())?;
     Ok(stop)
-}
-
-/// True if this process ignores SIGHUP, as one that `nohup` started. To be called before a handler is installed. Always
-/// false on systems without `/proc/self/status`.
-#[must_use]
-pub fn ignores_hangup() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, Signal::SIGHUP))
-}
-
-/// Blocks SIGHUP in all threads if it is ignored, since the handler of [`on_interrupt`] would receive it otherwise. To be
-/// called before other threads exist.
-pub(super) fn keep_hangup_ignored() {
-    if ignores_hangup() {
-        // Fails only for an invalid argument.
-        let _ = SigSet::from(Signal::SIGHUP).thread_block();
-    }
-}
-
-/// True if `signal` is in the set of ignored signals of a `/proc/PID/status`.
-fn is_ignored(status: &str, signal: Signal) -> bool {
-    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    set.is_some_and(|set| set & (1 << (signal as i32 - 1)) != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ignored_signals_are_read_from_the_status() {
-        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
-        assert!(is_ignored(status, Signal::SIGHUP) && is_ignored(status, Signal::SIGPIPE));
-        assert!(!is_ignored(status, Signal::SIGINT) && !is_ignored(status, Signal::SIGTERM));
-        assert!(!is_ignored("Name:\tx\n", Signal::SIGHUP));
-    }
 }

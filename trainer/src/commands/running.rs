@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
-use hiend_loader::program::on_interrupts;
+use hiend_loader::program::on_interrupt;
 
 use super::INTERRUPTED;
 use super::observer::Observer;
@@ -16,7 +15,7 @@ use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
 use crate::device::Compute;
-use crate::distributed::{has_launcher, is_restart};
+use crate::distributed::is_restart;
 use crate::feed::FeedError;
 use crate::model::precision::Precision;
 use crate::ops::product::Factors;
@@ -201,9 +200,7 @@ pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
             super::note(message);
         }
     };
-    // The launcher passes on a Ctrl-C that was sent to the whole process group as well.
-    let quiet = if has_launcher() { Duration::from_secs(1) } else { Duration::ZERO };
-    on_interrupts(quiet, first, terminal::restore)?;
+    on_interrupt(first, terminal::restore)?;
     Ok(stop)
 }
 

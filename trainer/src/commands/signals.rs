@@ -1,15 +1,13 @@
-//! SIGTERM and SIGUSR1, the signals a batch system sends before it ends a job; and SIGHUP, the end of a terminal.
+//! SIGTERM and SIGUSR1: the signals a batch system sends before it ends a job.
 //!
-//! All request a stop: the step in progress is finished and saved. After a batch system's signal the program exits with
-//! [`REQUEUE`], by which a job script tells an interrupted run from a finished one. Further signals change nothing; Ctrl-C
-//! twice ends at once.
+//! Both request a stop: the step in progress is finished and saved, and the program exits with [`REQUEUE`], by which a
+//! job script tells an interrupted run from a finished one. Further signals change nothing; Ctrl-C twice ends at once.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use hiend_loader::program::ignores_hangup;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::INTERRUPTED;
@@ -19,22 +17,17 @@ use crate::training::Stop;
 /// Exit code of a run that a batch system's signal stopped and that can be resumed (`EX_TEMPFAIL` of `sysexits.h`).
 pub(super) const REQUEUE: u8 = 75;
 
-/// The signals that request a stop, except Ctrl-C, blocked until they are handled.
+/// The signals of a batch system, blocked until they are handled.
 pub(super) struct BatchSignals {
     signals: SigSet,
-    /// True once a signal of a batch system arrived.
     received: Arc<AtomicBool>,
 }
 
 impl BatchSignals {
-    /// Blocks the signals in this thread and those it starts later. To be called before other threads exist. SIGHUP is
-    /// not among them if this process ignores it, as under `nohup`.
+    /// Blocks the signals in this thread and those it starts later. To be called before other threads exist.
     pub(super) fn block() -> anyhow::Result<Self> {
-        let mut signals: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
-        if !ignores_hangup() {
-            signals.add(Signal::SIGHUP);
-        }
-        signals.thread_block().context("cannot block SIGTERM, SIGUSR1 and SIGHUP")?;
+        let signals: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
+        signals.thread_block().context("cannot block SIGTERM and SIGUSR1")?;
         Ok(Self { signals, received: Arc::default() })
     }
 
@@ -43,9 +36,7 @@ impl BatchSignals {
         let (signals, received, stop) = (self.signals, Arc::clone(&self.received), stop.clone());
         let wait = move || {
             while let Ok(signal) = signals.wait() {
-                if signal != Signal::SIGHUP {
-                    received.store(true, Ordering::Relaxed);
-                }
+                received.store(true, Ordering::Relaxed);
                 if !stop.request() && tells && !terminal::is_shown() {
                     super::note(format_args!("{signal}: stopping after this step"));
                 }
@@ -55,7 +46,7 @@ impl BatchSignals {
         thread.map(|_| ()).context("cannot start the signals thread; see the limit on processes (ulimit -u)")
     }
 
-    /// Exit code of a run that was stopped: [`REQUEUE`] if a batch system's signal arrived, that of Ctrl-C otherwise.
+    /// Exit code of a run that was stopped: [`REQUEUE`] if one of the signals arrived, that of Ctrl-C otherwise.
     pub(super) fn interrupted(&self) -> ExitCode {
         ExitCode::from(if self.received.load(Ordering::Relaxed) { REQUEUE } else { INTERRUPTED })
     }

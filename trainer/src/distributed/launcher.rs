@@ -2,7 +2,7 @@
 //!
 //! Each child runs this program with the same arguments; the environment says which rank it is. The parent computes
 //! nothing: it passes signals on, names a child that was killed, ends the others if they do not end themselves, and
-//! starts all of them again after a loss if restarts are left and the run had begun. Children end with their parent.
+//! starts all of them again if restarts are left and the run had begun. Children end with their parent.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use flume::RecvTimeoutError;
 use hiend_cache::durable;
-use hiend_loader::program::ignores_hangup;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{Pid, getpid, getsid};
+use nix::unistd::Pid;
 
 use super::rendezvous::announcement;
 use super::token::{Token, TokenError, VARIABLE};
@@ -27,7 +26,7 @@ const PARENT: &str = "HIEND_LAUNCHER_PID";
 const RESTART: &str = "HIEND_RESTART";
 /// Time that the other ranks have to end after rank 0 has ended.
 const PARTING: Duration = Duration::from_secs(5);
-/// Signals that are passed on to the ranks; SIGHUP unless this process ignores it.
+/// Signals that are passed on to the ranks.
 const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
 
 /// A failure to start the ranks of this machine.
@@ -61,40 +60,21 @@ pub enum LaunchError {
 pub struct Children {
     /// Number of ranks.
     pub num_ranks: usize,
-    /// Maximum number of restarts after a rank was lost.
+    /// Restarts left after failures.
     pub restarts: usize,
     /// Time that the other ranks have to end after one has failed.
     pub grace: Duration,
-    /// Exit codes of a stop on request.
+    /// Exit codes of a stop on request: the ranks are not started again.
     pub stopped_codes: [u8; 2],
-    /// Exit code if a rank was lost: the other ranks end with it, so that the code of the lost rank says more. The ranks
-    /// are started again after this code only.
+    /// Exit code if a rank was lost: the other ranks end with it, so that the code of the lost rank says more.
     pub lost_code: u8,
 }
 
 /// Event of a child or a signal.
 enum News {
     Ended(usize, io::Result<ExitStatus>),
-    /// A signal, and its sender.
-    Signal(Signal, Sender),
-}
-
-/// Sender of a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
-    Process,
-    /// The kernel, for a terminal.
-    Terminal,
-}
-
-/// True if the ranks do not receive a signal by themselves. The terminal sends Ctrl-C to all of its processes, but SIGHUP
-/// to the session's leader alone.
-fn is_passed_on(signal: Signal, sender: Sender, is_leader: bool) -> bool {
-    match (sender, signal) {
-        (Sender::Terminal, Signal::SIGINT) => false,
-        (Sender::Terminal, Signal::SIGHUP) => is_leader,
-        _ => true,
-    }
+    /// A signal; true if a process sent it, and not the terminal, which sends it to the children as well.
+    Signal(Signal, bool),
 }
 
 /// Runs the ranks of this machine until all have ended. `tell` shows a line to the user. Returns the exit code.
@@ -102,10 +82,7 @@ fn is_passed_on(signal: Signal, sender: Sender, is_leader: bool) -> bool {
 /// # Errors
 /// If the ranks cannot be started or watched.
 pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, LaunchError> {
-    let mut signals: SigSet = SIGNALS.into_iter().collect();
-    if ignores_hangup() {
-        signals.remove(Signal::SIGHUP);
-    }
+    let signals: SigSet = SIGNALS.into_iter().collect();
     let errno = |error: nix::errno::Errno| LaunchError::Watch(error.into());
     // Children start with no signal blocked.
     signals.thread_block().map_err(errno)?;
@@ -115,9 +92,8 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
     let watch = move || {
         while let Ok(Some(info)) = signals.read_signal() {
             let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed()) else { continue };
-            // Codes of processes are not positive; that of the kernel is SI_KERNEL.
-            let sender = if info.ssi_code <= 0 { Sender::Process } else { Sender::Terminal };
-            if to_main.send(News::Signal(signal, sender)).is_err() {
+            // SI_KERNEL marks the terminal's own signals.
+            if to_main.send(News::Signal(signal, info.ssi_code <= 0)).is_err() {
                 return;
             }
         }
@@ -128,8 +104,7 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
         let folder = tempfile::Builder::new().prefix("hiend-ranks-").tempdir().map_err(LaunchError::Folder)?;
         let ended = Attempt::start(children, attempt, folder.path(), &token, &sender)?.watch(&news, tell);
         let begun = begun(&announcement(folder.path())).is_file();
-        // An error of a rank's own would occur again.
-        if ended.code != children.lost_code || ended.stopped || !begun || attempt == children.restarts {
+        if !ended.is_failure(children) || ended.stopped || !begun || attempt == children.restarts {
             return Ok(ended.code);
         }
         tell(&format!(
@@ -153,6 +128,12 @@ struct Ended {
     code: u8,
     /// A signal asked for the end.
     stopped: bool,
+}
+
+impl Ended {
+    fn is_failure(&self, children: &Children) -> bool {
+        self.code != 0 && !children.stopped_codes.contains(&self.code)
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -213,16 +194,15 @@ impl<'a> Attempt<'a> {
     fn watch(mut self, news: &flume::Receiver<News>, tell: &dyn Fn(&str)) -> Ended {
         let mut ended = Ended { code: 0, stopped: false };
         let mut deadline: Option<Instant> = None;
-        let is_leader = getsid(None) == Ok(getpid());
         while self.pids.iter().any(Option::is_some) {
             let next = match deadline {
                 Some(deadline) => news.recv_deadline(deadline),
                 None => news.recv().map_err(|flume::RecvError::Disconnected| RecvTimeoutError::Disconnected),
             };
             match next {
-                Ok(News::Signal(signal, sender)) => {
+                Ok(News::Signal(signal, sent_here)) => {
                     ended.stopped = true;
-                    if is_passed_on(signal, sender, is_leader) {
+                    if sent_here || signal != Signal::SIGINT {
                         self.signal_all(signal);
                     }
                 }
@@ -287,12 +267,6 @@ pub fn die_with_launcher() {
     }
 }
 
-/// True in a rank that [`own_children`] started.
-#[must_use]
-pub fn has_launcher() -> bool {
-    std::env::var_os(PARENT).is_some()
-}
-
 /// True in the ranks of an attempt after a failure, which continue the run that the first attempt began.
 #[must_use]
 pub fn is_restart() -> bool {
@@ -313,19 +287,4 @@ pub fn mark_begun() -> Result<(), hiend_cache::FileError> {
 /// File that marks a run that has begun, next to the announcement.
 fn begun(announcement: &Path) -> PathBuf {
     announcement.with_extension("begun")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_that_reach_the_ranks_by_themselves_are_not_passed_on() {
-        assert!(!is_passed_on(Signal::SIGINT, Sender::Terminal, true));
-        assert!(!is_passed_on(Signal::SIGHUP, Sender::Terminal, false));
-        assert!(is_passed_on(Signal::SIGHUP, Sender::Terminal, true));
-        for signal in SIGNALS {
-            assert!(is_passed_on(signal, Sender::Process, false));
-        }
-    }
 }
