@@ -476,7 +476,7 @@ fn hostile_requests_get_a_status_and_cost_nothing() {
         ("4294967296 crops", &|s| {
             (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 65_536, 65_536);
         }),
-        ("65537 crops", &|s| (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 1, 65_537)),
+        ("65792 crops", &|s| (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 257, 256)),
         // The voxels have room; the records of the crops do not.
         ("--client-memory", &|s| (s.crop_size, s.visits_per_batch, s.crops_per_visit) = (vec![1; 3], 1, 65_536)),
         ("--client-memory", &|s| s.crop_size = vec![1024; 3]),

@@ -782,7 +782,8 @@ fn too_few_threads_or_too_little_memory_is_one_line() {
     let place = Place::with_phantoms(1);
     place.convert(&[], 0);
     let cache = place.text("cache");
-    // Stacks of 512 threads need 1 GiB of address space, far above the limit; limits of processes do not bind root.
+    // Stacks of 512 threads are far above the limit; limits of processes do not bind root. Stacks of 32 MiB and a single
+    // arena make a stack the request that fails, and leave room for the message.
     let script = r#"ulimit -v 150000; exec "$0" "$@""#;
     for args in [
         &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--threads=512"][..],
@@ -790,6 +791,7 @@ fn too_few_threads_or_too_little_memory_is_one_line() {
     ] {
         let mut limited = Command::new("bash");
         limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard")]).args(args).env_remove("HIEND_LOG");
+        limited.env("RUST_MIN_STACK", (32 << 20).to_string()).env("MALLOC_ARENA_MAX", "1");
         let ran = ran_of(limited.output().unwrap());
         assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
         assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", ran.err);

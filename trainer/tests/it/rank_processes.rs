@@ -227,13 +227,13 @@ fn killed_first_rank_ends_the_others() {
 #[test]
 fn stopped_process_is_silent_and_ends_all() {
     let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--peer-timeout", "2"]));
+    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--peer-timeout", "10"]));
     running.wait_for_step(1);
     kill(running.rank(1), Signal::SIGSTOP).unwrap();
     let (code, stderr) = running.end();
     assert_eq!(code, Some(LOST), "{stderr}");
     assert!(
-        stderr.lines().any(|line| line.starts_with("error: rank 1 (") && line.contains("has sent nothing for 2 s")),
+        stderr.lines().any(|line| line.starts_with("error: rank 1 (") && line.contains("has sent nothing for 10 s")),
         "{stderr}"
     );
     assert!(stderr.contains("killing ranks [1]"), "{stderr}");
