@@ -175,8 +175,8 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
 fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
     let folder = Folder::new();
     let server = Server::start(&folder, "a");
-    let finetune = "finetune --init none --config finetune.toml --fold 0/2 --display lines --max-steps 2";
-    let without_cases = format!("{finetune} --loader {} --run-dir refused", server.url);
+    let finetune = "finetune --init none --config finetune.toml --display lines --max-steps 2";
+    let without_cases = format!("{finetune} --fold 0/2 --loader {} --run-dir refused", server.url);
     folder.refuse(&without_cases, &["validation needs whole cases", "--shards", "--no-validation"]);
     assert!(!folder.path("refused").exists());
 
@@ -208,7 +208,7 @@ fn servers_and_their_files_are_checked_before_a_folder_is_made() {
         folder.refuse(&format!("pretrain --config pretrain.toml --run-dir run {flags}"), parts);
     };
     let away = format!("unix://{}", folder.path("none").display());
-    refuse(&format!("--loader {away} --loader-retry 0"), &["no server answered", "none"]);
+    refuse(&format!("--loader {away} --loader-retry 0"), &["no server gave a batch", "none"]);
     refuse("--loader nonsense", &["nonsense"]);
     refuse(&format!("--loader {away} --loader-token-file no-token"), &["no-token"]);
     fs::File::create(folder.path("empty")).unwrap().write_all(b"\n").unwrap();
