@@ -2,7 +2,7 @@
 //!
 //! A map suits local disks and shared page caches; positioned reads (`pread`) suit network file systems, where each
 //! page fault of a map would become a 4 KiB request. An object is read block by block through a cache
-//! ([`crate::object`]).
+//! (`crate::object`).
 //!
 //! A file that is truncated while it is mapped, or a disk that fails below the map, is reported as an error of the read
 //! in progress and of every later read of that file (see `map`).

@@ -1,4 +1,4 @@
-//! Shard writer: cases, directory and footer, to a [`target`](super::target) that appears complete or not at all.
+//! Shard writer: cases, directory and footer, to a `target` that appears complete or not at all.
 
 use std::path::PathBuf;
 
