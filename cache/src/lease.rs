@@ -79,7 +79,7 @@ impl Lease {
 
     /// Takes a lease of a kind if no other process holds one; `None` if one does.
     ///
-    /// Of several processes that try at the same time, at most one succeeds; none may.
+    /// At most one of several processes that try at the same time succeeds; possibly none does.
     ///
     /// # Errors
     /// If its file cannot be written, or the others cannot be listed.

@@ -63,7 +63,7 @@ pub(super) fn predict(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// What is measured, and the script that measures the peer.
+/// A measured piece of work, with the script that measures the peer.
 pub(super) struct Pair<'a> {
     pub(super) what: &'a str,
     /// Name in `benches/peers`.

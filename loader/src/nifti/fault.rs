@@ -99,7 +99,7 @@ pub enum NiftiFault {
         /// The intercept.
         intercept: f64,
     },
-    /// A quaternion that is no rotation.
+    /// A quaternion that does not describe a rotation.
     #[error(
         "impossible quaternion {}, {}, {} (longer than 1); mend the header's qform",
         quaternion[0], quaternion[1], quaternion[2]
@@ -177,7 +177,7 @@ pub enum NiftiFault {
         /// Number of all voxels.
         all: usize,
     },
-    /// A voxel of a label map that is no label.
+    /// A voxel of a label map whose value is not a label.
     #[error(
         "label value {value} at voxel {},{},{}; label values must be whole numbers from 0 to 255",
         voxel[0], voxel[1], voxel[2]
