@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::codec::{Codec, Decoder, Voxel};
+use crate::codec::packed::Packed;
+use crate::codec::{Codec, DecodeError, Decoder, Voxel};
 use crate::damage::ChunkError;
 use crate::error::{CaseError, Error, FileError, Result};
 use crate::grid::{Box3, Grid};
@@ -206,6 +207,29 @@ impl VolumeReader {
         self.part(case, &index.grid, Array::image(case, index), chunk, part, values)
     }
 
+    /// Passes the packed bytes of one image chunk to `use_packed`, once their checksum is verified, and returns its
+    /// result. `None` if the chunk is constant; its value is in the index.
+    ///
+    /// # Errors
+    /// If the image has another codec than [`Codec::Packed`], or the chunk cannot be read or is corrupt.
+    pub fn image_packed<R>(
+        &mut self,
+        case: &Case,
+        index: &CaseIndex,
+        chunk: usize,
+        mut use_packed: impl FnMut(Packed, &[u8]) -> std::result::Result<R, DecodeError>,
+    ) -> Result<Option<R>> {
+        let array = Array::image(case, index);
+        let Codec::Packed(packed) = *array.codec else {
+            return Err(Error::BadCase { case: case.key.clone(), reason: CaseError::NotPacked });
+        };
+        let shape = index.grid.chunk_box(chunk).shape();
+        self.coded(case, array, chunk, |decoder, bytes| {
+            let bytes = decoder.packed_bytes(packed, shape, bytes)?;
+            use_packed(packed, bytes)
+        })
+    }
+
     /// Reads one label chunk into `values`, resized to the chunk's number of voxels.
     ///
     /// # Errors
@@ -264,13 +288,25 @@ impl VolumeReader {
     ) -> Result<()> {
         let shape = grid.chunk_box(chunk).shape();
         values.resize(shape.iter().product(), T::default());
-        let (offset, len, crc32c) = match array.chunks.entries[chunk] {
-            Entry::Constant(value) => {
-                values.fill(T::from_u16(value));
-                return Ok(());
-            }
-            Entry::Coded { offset, len, crc32c } => (offset, len as usize, crc32c),
-        };
+        if let Entry::Constant(value) = array.chunks.entries[chunk] {
+            values.fill(T::from_u16(value));
+            return Ok(());
+        }
+        self.coded(case, array, chunk, |decoder, bytes| decoder.decode_part(array.codec, shape, part, bytes, values))?;
+        Ok(())
+    }
+
+    /// Passes the bytes of one chunk of an array to `decode`, once their checksum is verified; `None` if the chunk is
+    /// constant.
+    fn coded<R>(
+        &mut self,
+        case: &Case,
+        array: Array<'_>,
+        chunk: usize,
+        mut decode: impl FnMut(&mut Decoder, &[u8]) -> std::result::Result<R, DecodeError>,
+    ) -> Result<Option<R>> {
+        let Entry::Coded { offset, len, crc32c } = array.chunks.entries[chunk] else { return Ok(None) };
+        let len = len as usize;
         let path = case.shard.path();
         let decoder = match &mut self.decoder {
             Some(decoder) => decoder,
@@ -280,7 +316,7 @@ impl VolumeReader {
             if crc32c::crc32c(bytes) != crc32c {
                 return Err(ChunkError::Checksum);
             }
-            Ok(decoder.decode_part(array.codec, shape, part, bytes, values)?)
+            Ok(decode(decoder, bytes)?)
         };
         let storage = case.shard.storage();
         let mut result = storage.with_bytes(offset, len, &mut self.bytes, &mut decode)?;
@@ -291,7 +327,7 @@ impl VolumeReader {
                 reason => reason,
             });
         }
-        result.map_err(|reason| Error::CorruptChunk {
+        result.map(Some).map_err(|reason| Error::CorruptChunk {
             path: path.to_owned(),
             case: case.key.clone(),
             array: array.name,

@@ -21,6 +21,7 @@
 //! Figures: `benches/README.md`, table "codec".
 
 mod error;
+pub mod indexed;
 pub mod packed;
 pub mod planes;
 pub mod stored;
@@ -234,17 +235,8 @@ impl Decoder {
         }
         let planes = match codec {
             Codec::Packed(packed) => {
-                if let Some(content) = stored::whole(bytes) {
-                    return packed.decode(shape, part, content, values);
-                }
-                let most = packed.max_bytes(values.len());
-                if self.bytes.len() < most {
-                    self.bytes.resize(most, 0);
-                }
-                return match self.zstd.decompress_to_buffer(bytes, &mut self.bytes[..most]) {
-                    Ok(len) => packed.decode(shape, part, &self.bytes[..len], values),
-                    Err(err) => Err(DecodeError::Zstd(err)),
-                };
+                let content = self.packed_bytes(*packed, shape, bytes)?;
+                return packed.decode(shape, part, content, values);
             }
             Codec::Lz4(planes) => return self.decode_lz4(*planes, bytes, values),
             Codec::Planes(planes) => planes,
@@ -272,6 +264,29 @@ impl Decoder {
             planes.join(low, high, values);
         }
         Ok(())
+    }
+
+    /// Packed bytes of a chunk of shape `shape`: borrowed from `bytes`, or decompressed if zstd halved them.
+    ///
+    /// # Errors
+    /// If zstd cannot decompress the bytes, or to more than a chunk takes.
+    pub fn packed_bytes<'a>(
+        &'a mut self,
+        packed: Packed,
+        shape: [usize; 3],
+        bytes: &'a [u8],
+    ) -> Result<&'a [u8], DecodeError> {
+        if let Some(content) = stored::whole(bytes) {
+            return Ok(content);
+        }
+        let most = packed.max_bytes(shape.iter().product());
+        if self.bytes.len() < most {
+            self.bytes.resize(most, 0);
+        }
+        match self.zstd.decompress_to_buffer(bytes, &mut self.bytes[..most]) {
+            Ok(len) => Ok(&self.bytes[..len]),
+            Err(err) => Err(DecodeError::Zstd(err)),
+        }
     }
 
     fn decode_lz4<T: Voxel>(&mut self, planes: Planes, bytes: &[u8], values: &mut [T]) -> Result<(), DecodeError> {

@@ -147,6 +147,9 @@ pub enum CaseError {
     /// A request for labels that the case does not have.
     #[error("has no labels")]
     NoLabels,
+    /// A request for packed bytes of an image that is stored with another codec.
+    #[error("is stored with another codec than \"fast\"")]
+    NotPacked,
     /// A box that is empty or reaches beyond the volume.
     #[error("{region:?} is empty or reaches beyond shape {shape:?}")]
     Region {

@@ -30,7 +30,7 @@ use super::voxel::Voxel;
 use crate::grid::Box3;
 
 /// Shape of a box in voxels along x, y, z.
-const BOX: [usize; 3] = [2, 2, 8];
+pub(super) const BOX: [usize; 3] = [2, 2, 8];
 /// Values of a box: four rows of eight along z.
 type BoxRows = [[u16; 8]; 4];
 /// Number of voxels in a box.
@@ -50,7 +50,8 @@ impl Packed {
         num_voxels * (self.header_len() + 2 * BOX_LEN)
     }
 
-    fn header_len(self) -> usize {
+    /// Bytes of a box's header.
+    pub(super) fn header_len(self) -> usize {
         if self.bits <= 12 { 2 } else { 4 }
     }
 
