@@ -13,6 +13,7 @@
 //! [`crate::verdict`] names the slowest stage. A panic on any thread ends the stream with [`Error::Panicked`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -350,21 +351,28 @@ impl Loader {
     /// [`Error::NoMemory`].
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
+        self.stream_range(start_step..u64::MAX)
+    }
+
+    /// Starts a stream of the batches of some steps. Nothing is read or fetched for later steps.
+    #[must_use]
+    pub fn stream_range(&self, steps: Range<u64>) -> BatchStream {
         match self.shared.form {
-            VoxelForm::Floats => self.stream_of::<Floats>(start_step),
-            VoxelForm::Quantized => self.stream_of::<Quantized>(start_step),
-            VoxelForm::Boxes => self.stream_of::<Boxes>(start_step),
+            VoxelForm::Floats => self.stream_of::<Floats>(steps),
+            VoxelForm::Quantized => self.stream_of::<Quantized>(steps),
+            VoxelForm::Boxes => self.stream_of::<Boxes>(steps),
         }
     }
 
-    fn stream_of<F: Form>(&self, start_step: u64) -> BatchStream {
+    fn stream_of<F: Form>(&self, steps: Range<u64>) -> BatchStream {
         let shared = &self.shared;
         let memory = &shared.memory;
         let (sender, receiver) = flume::bounded(memory.num_buffers);
         let mut stream = BatchStream {
             receiver,
             early: BTreeMap::new(),
-            next: start_step,
+            next: steps.start,
+            end: steps.end,
             steps_per_epoch: self.steps_per_epoch(),
             epoch: SpanTimes::default(),
             total: SpanTimes::default(),
@@ -372,8 +380,8 @@ impl Loader {
             last: None,
             shared: Arc::clone(shared),
             read_ahead: Arc::new(match shared.fetched_ahead {
-                Some(bytes) => ReadAhead::on_disk(bytes, shared.first_visit(start_step)),
-                None => ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(start_step)),
+                Some(bytes) => ReadAhead::on_disk(bytes, shared.first_visit(steps.start)),
+                None => ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(steps.start)),
             }),
             stop: Arc::new(AtomicBool::new(false)),
             failed: false,
@@ -381,15 +389,15 @@ impl Loader {
         let bytes = memory.num_buffers as u64 * memory.batch_bytes;
         shared.stats.hold(bytes);
         if has_room::<F::Voxel>(memory, shared.config.labels) {
-            self.start_threads::<F>(start_step, &sender, &stream);
+            self.start_threads::<F>(&steps, &sender, &stream);
         } else {
-            stream.early.insert(start_step, (Err(Error::NoMemory { bytes }), Instant::now()));
+            stream.early.insert(steps.start, (Err(Error::NoMemory { bytes }), Instant::now()));
         }
         stream
     }
 
     /// Allocates the buffers of a stream and starts its threads.
-    fn start_threads<F: Form>(&self, start_step: u64, sender: &flume::Sender<Message>, stream: &BatchStream) {
+    fn start_threads<F: Form>(&self, steps: &Range<u64>, sender: &flume::Sender<Message>, stream: &BatchStream) {
         let shared = &self.shared;
         let MemoryPlan { num_buffers, batch_voxels, .. } = shared.memory;
         let (image_sender, free_images) = flume::bounded(num_buffers);
@@ -401,9 +409,10 @@ impl Loader {
         }
         {
             let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&stream.read_ahead), sender.clone());
+            let steps = steps.clone();
             std::thread::spawn(move || {
                 let advising = catch_panic(|| {
-                    read_ahead.run(&shared, start_step);
+                    read_ahead.run(&shared, steps);
                     Ok(())
                 });
                 if let Err(error) = advising {
@@ -411,13 +420,13 @@ impl Loader {
                 }
             });
         }
-        let next_step = Arc::new(Mutex::new(start_step));
+        let rest = Arc::new(Mutex::new(steps.clone()));
         for _ in 0..(num_buffers - 1) {
             let assembler = Assembler::<F> {
                 shared: Arc::clone(shared),
                 pools: (image_sender.clone(), label_sender.clone()),
                 free: (free_images.clone(), free_labels.clone()),
-                next_step: Arc::clone(&next_step),
+                rest: Arc::clone(&rest),
                 sender: sender.clone(),
                 read_ahead: Arc::clone(&stream.read_ahead),
                 stop: Arc::clone(&stream.stop),
@@ -442,12 +451,14 @@ fn has_room<V>(memory: &MemoryPlan, labels: bool) -> bool {
     has_room
 }
 
-/// Iterator over batches in the order of their steps. Ends after the first error.
+/// Iterator over batches in the order of their steps. Ends after the last step or the first error.
 pub struct BatchStream {
     receiver: flume::Receiver<Message>,
     /// Batches that were ready before an earlier one.
     early: BTreeMap<u64, (Result<Batch, Error>, Instant)>,
     next: u64,
+    /// Step after the last one.
+    end: u64,
     steps_per_epoch: u64,
     epoch: SpanTimes,
     total: SpanTimes,
@@ -495,7 +506,7 @@ impl Iterator for BatchStream {
     type Item = Result<Batch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
+        if self.failed || self.next >= self.end {
             return None;
         }
         let asked = Instant::now();

@@ -9,6 +9,7 @@
 //! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
 //! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -339,7 +340,13 @@ impl RemoteLoader {
     /// The memory budget holds for one stream at a time.
     #[must_use]
     pub fn stream(&self, start_step: u64) -> RemoteStream {
-        RemoteStream::start(&self.fetcher, &self.runtime, self.num_batches, self.facts.steps_per_epoch, start_step)
+        self.stream_range(start_step..u64::MAX)
+    }
+
+    /// Starts a stream of the batches of some steps. No later step is requested.
+    #[must_use]
+    pub fn stream_range(&self, steps: Range<u64>) -> RemoteStream {
+        RemoteStream::start(&self.fetcher, &self.runtime, self.num_batches, self.facts.steps_per_epoch, steps)
     }
 }
 

@@ -1,8 +1,8 @@
 //! An object read at any offset: block by block, each fetched once and kept by a [`BlockStore`].
 //!
 //! Missing blocks that follow one another are fetched by one request, up to [`REQUEST_LEN`]; all requests of one call run
-//! at the same time. Bytes in flight are bounded by [`IN_FLIGHT_UNITS`] for the whole process. A block that another thread is fetching
-//! is waited for, not fetched again.
+//! at the same time. Bytes in flight are bounded by [`IN_FLIGHT_UNITS`] for the whole process. A block that another thread
+//! is fetching is waited for, not fetched again.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -156,7 +156,10 @@ impl RemoteFile {
                 return Ok(());
             }
             let claimed = self.claim(&wanted);
-            self.fetch(&claimed.numbers)?;
+            // Another thread may have kept some between the look and the claim.
+            let is_missing = |&number: &u32| !self.blocks.contains(self.key(number), self.block_len(number));
+            let missing: Vec<u32> = claimed.numbers.iter().copied().filter(is_missing).collect();
+            self.fetch(&missing)?;
             // Not looked up again: in a cache that is too small, they may be gone already.
             claimed.numbers.iter().for_each(|number| {
                 wanted.remove(number);

@@ -52,12 +52,12 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "client")]
     if !args.remote.loader.is_empty() {
         let loader = connect(&args.remote, &args.options)?;
-        print_all(&mut loader.stream(args.start_step), args.batches)?;
+        print_all(&mut loader.stream_range(args.start_step..args.start_step.saturating_add(args.batches)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let loader = open(&args.caches, &args.weights, &args.options)?;
-    let mut stream = loader.stream(args.start_step);
-    print_all(&mut stream, args.batches)?;
+    let mut stream = loader.stream_range(args.start_step..args.start_step.saturating_add(args.batches));
+    print_all(&mut stream)?;
     let skipped = loader.progress().skipped_visits;
     if skipped > 0 {
         let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
@@ -87,11 +87,11 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
 }
 
 /// Prints a line for each batch, while anybody reads them.
-fn print_all<E>(stream: &mut impl Iterator<Item = Result<Batch, E>>, batches: u64) -> anyhow::Result<()>
+fn print_all<E>(stream: &mut impl Iterator<Item = Result<Batch, E>>) -> anyhow::Result<()>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    for batch in stream.take(usize::try_from(batches).unwrap_or(usize::MAX)) {
+    for batch in stream {
         let batch = batch?;
         let mut cases: Vec<&str> = batch.crops.iter().map(|crop| crop.case.as_str()).collect();
         cases.dedup();

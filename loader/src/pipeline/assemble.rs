@@ -33,8 +33,8 @@ pub(super) struct Assembler<F: Form> {
     /// Pools of voxel and label buffers, and the free buffers in them.
     pub(super) pools: (flume::Sender<Vec<F::Voxel>>, flume::Sender<Vec<u8>>),
     pub(super) free: (flume::Receiver<Vec<F::Voxel>>, flume::Receiver<Vec<u8>>),
-    /// Next step that no assembler has begun.
-    pub(super) next_step: Arc<Mutex<u64>>,
+    /// Steps that no assembler has begun.
+    pub(super) rest: Arc<Mutex<Range<u64>>>,
     pub(super) sender: flume::Sender<Message>,
     pub(super) read_ahead: Arc<ReadAhead>,
     pub(super) stop: Arc<AtomicBool>,
@@ -61,7 +61,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 impl<F: Form> Assembler<F> {
-    /// Makes batches until the stream is dropped or fails.
+    /// Makes batches until none is left, or the stream is dropped or fails.
     pub(super) fn run(&self) {
         while let Some((step, loan, buffer_wait_secs)) = self.begin() {
             let done = |visit| self.read_ahead.done(&self.shared.stats, visit);
@@ -76,7 +76,10 @@ impl<F: Form> Assembler<F> {
     /// Takes a free buffer and then the next step, so that the oldest step in work always has a buffer. Returns `None`
     /// when the stream is over, and the seconds waited.
     fn begin(&self) -> Option<(u64, Loan<F::Voxel>, f64)> {
-        let mut next = self.next_step.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if rest.is_empty() {
+            return None;
+        }
         // The others wait for the lock, which does not mean that buffers are missing; so the clock starts here.
         let waiting = Instant::now();
         let images = PooledBuffer::on_loan(self.free.0.recv().ok()?, self.pools.0.clone());
@@ -85,8 +88,7 @@ impl<F: Form> Assembler<F> {
             // The buffers return to their pools and wake the next assembler that waits.
             return None;
         }
-        let step = *next;
-        *next += 1;
+        let step = rest.next()?;
         Some((step, (images, labels), waiting.elapsed().as_secs_f64()))
     }
 }

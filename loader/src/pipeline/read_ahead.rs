@@ -8,6 +8,7 @@
 //! read ([`super::fetch_ahead`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Shared;
@@ -59,21 +60,21 @@ impl ReadAhead {
         Self { counted: false, ..Self::new(limit, first_visit) }
     }
 
-    /// Advises visit after visit until [`Self::stop`].
-    pub(super) fn run(&self, shared: &Shared, start_step: u64) {
+    /// Advises the visits of some steps one after another, until the last one or [`Self::stop`].
+    pub(super) fn run(&self, shared: &Shared, steps: Range<u64>) {
         if self.limit == 0 {
             return;
         }
         if shared.fetched_ahead.is_some() {
-            shared.fetching(|fetch| self.advise_each(shared, start_step, fetch));
+            shared.fetching(|fetch| self.advise_each(shared, steps, fetch));
         } else {
-            self.advise_each(shared, start_step, |visit| shared.sequence.visit(visit).0.will_need());
+            self.advise_each(shared, steps, |visit| shared.sequence.visit(visit).0.will_need());
         }
     }
 
     /// Calls `advise` with the number of each visit for whose bytes there is room.
-    fn advise_each(&self, shared: &Shared, start_step: u64, advise: impl Fn(u64)) {
-        for step in start_step.. {
+    fn advise_each(&self, shared: &Shared, steps: Range<u64>, advise: impl Fn(u64)) {
+        for step in steps {
             let first = shared.first_visit(step);
             for visit in first..first + shared.share.1 as u64 {
                 #[cfg(test)]

@@ -1,4 +1,5 @@
 use std::panic::resume_unwind;
+use std::sync::atomic::AtomicU64;
 
 use hiend_cache::{CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 
@@ -74,6 +75,23 @@ fn panic_while_reading_ahead_ends_the_stream_with_the_message() {
     let loader = loader(&cache, 2, Hooks { before_advice, ..Hooks::default() });
     let error = loader.stream(0).find_map(Result::err).unwrap();
     assert!(matches!(&error, Error::Panicked { message } if message == "advice"), "{error}");
+}
+
+#[test]
+fn stream_of_a_range_ends_with_it_and_touches_no_later_visit() {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    fn note(visit: u64) {
+        LAST.fetch_max(visit, Ordering::Relaxed);
+    }
+    let (_dir, cache) = cache();
+    let loader = loader(&cache, 2, Hooks { before_visit: note, before_advice: note });
+    let visits = loader.num_visits() as u64;
+    let digests = |range| loader.stream_range(range).map(|batch| batch.unwrap().digest()).collect::<Vec<_>>();
+    let part = digests(2..5);
+    assert_eq!(LAST.load(Ordering::Relaxed), 5 * visits - 1);
+    assert_eq!(part.len(), 3);
+    assert_eq!(part, loader.stream(2).take(3).map(|batch| batch.unwrap().digest()).collect::<Vec<_>>());
+    assert_eq!(digests(3..3).len(), 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The batches of servers, in the order of their steps.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +14,10 @@ use crate::verdict::SpanTimes;
 /// Place of a batch that is being fetched.
 type Place = flume::Receiver<Result<Batch, RemoteError>>;
 
-/// Iterator over batches in the order of their steps. Ends after the first error.
+/// Iterator over batches in the order of their steps. Ends after the last step or the first error.
 pub struct RemoteStream {
+    /// Number of batches to return.
+    left: u64,
     places: flume::Receiver<Place>,
     driver: tokio::task::AbortHandle,
     steps_per_epoch: u64,
@@ -34,12 +37,14 @@ impl RemoteStream {
         runtime: &Arc<Runtime>,
         num_batches: usize,
         steps_per_epoch: u64,
-        start_step: u64,
+        steps: Range<u64>,
     ) -> Self {
+        let left = steps.end.saturating_sub(steps.start);
         let (sender, places) = flume::bounded(num_batches + 1);
         let fetcher = Arc::clone(fetcher);
-        let driver = runtime.handle().spawn(drive(fetcher, sender, num_batches, start_step)).abort_handle();
+        let driver = runtime.handle().spawn(drive(fetcher, sender, num_batches, steps)).abort_handle();
         Self {
+            left,
             places,
             driver,
             steps_per_epoch,
@@ -81,9 +86,9 @@ impl RemoteStream {
 }
 
 /// Starts the request of each step as soon as there is memory for its batch.
-async fn drive(fetcher: Arc<Fetcher>, places: flume::Sender<Place>, num_batches: usize, start_step: u64) {
+async fn drive(fetcher: Arc<Fetcher>, places: flume::Sender<Place>, num_batches: usize, steps: Range<u64>) {
     let permits = Arc::new(Semaphore::new(num_batches));
-    for step in start_step.. {
+    for step in steps {
         // In the order of the steps, so that the oldest one always has memory.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (sender, place) = flume::bounded(1);
@@ -105,9 +110,10 @@ impl Iterator for RemoteStream {
     type Item = Result<Batch, RemoteError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
+        if self.failed || self.left == 0 {
             return None;
         }
+        self.left -= 1;
         let asked = Instant::now();
         let place = self.places.recv().ok().ok_or(RemoteError::Panicked);
         let batch = place.and_then(|place| place.recv().unwrap_or(Err(RemoteError::Panicked)));
