@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub use interrupt::{interrupt_flag, on_interrupt};
+pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, count, escape, escape_name, note, print};
 pub use storage::{AccessArg, StorageArgs};
@@ -76,6 +76,9 @@ pub fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
+/// Exit code for a failure.
+const FAILED: u8 = 1;
+
 /// Exit code for a wrong command line.
 pub const USAGE: u8 = 2;
 
@@ -94,6 +97,7 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     panics::explain_exhaustion();
+    interrupt::unblock_signals();
     let cli: C = match command_line::parse() {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -103,10 +107,22 @@ where
         .and_then(|()| run(&cli))
         .and_then(|code| Ok(output::flush().map(|_| code)?));
     code.unwrap_or_else(|err| {
-        match advice::on(&err) {
-            Some(advice) => note(format_args!("error: {err:#}; {advice}")),
-            None => note(format_args!("error: {err:#}")),
-        }
-        if err.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        note(format_args!("error: {}", error_text(&err)));
+        ExitCode::from(error_code(&err))
     })
+}
+
+/// Text of an error that ends a program, with advice where there is some.
+#[must_use]
+pub fn error_text(err: &anyhow::Error) -> String {
+    match advice::on(err) {
+        Some(advice) => format!("{err:#}; {advice}"),
+        None => format!("{err:#}"),
+    }
+}
+
+/// Exit code of a program that an error ended.
+#[must_use]
+pub fn error_code(err: &anyhow::Error) -> u8 {
+    if err.is::<UsageError>() { USAGE } else { FAILED }
 }

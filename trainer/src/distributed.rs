@@ -35,7 +35,9 @@ mod world;
 
 pub use all_reduce::{AllReduce, ReduceError, all_reduce_for};
 pub use group::{Gathered, ProcessGroup, Timeouts};
-pub use launcher::{Children, LaunchError, die_with_launcher, is_restart, mark_begun, own_children};
+pub use launcher::{
+    Children, LaunchError, die_with_launcher, is_restart, leave_error, leave_loss, mark_begun, own_children,
+};
 pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;

@@ -40,6 +40,7 @@ pub mod optim;
 pub mod pretrain;
 pub mod report;
 pub mod schedule;
+mod signals;
 pub mod sliding_window;
 pub mod testing;
 pub mod training;

@@ -1,9 +1,11 @@
-//! Ctrl-C and SIGTERM: the first one asks the program to stop, the second one ends it.
+//! Ctrl-C, SIGTERM and SIGHUP: the first one asks the program to stop, the second one ends it. A program that was started
+//! with SIGHUP ignored, as by `nohup`, continues to ignore it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::{INTERRUPTED, note};
 
@@ -40,4 +42,43 @@ pub fn interrupt_flag(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> 
     };
     on_interrupt(first, || ())?;
     Ok(stop)
+}
+
+/// True if this process ignores SIGHUP, as one that `nohup` started. To be called before a handler is installed. Always
+/// false on systems without `/proc/self/status`.
+#[must_use]
+pub fn ignores_hangup() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, Signal::SIGHUP))
+}
+
+/// Unblocks the signals that end a program: a process inherits the signal mask of its parent, which may block them. SIGHUP
+/// is blocked instead if it is ignored, since the handler of [`on_interrupt`] would receive it otherwise. To be called
+/// before other threads exist.
+pub(super) fn unblock_signals() {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    // Both calls fail only for invalid arguments.
+    let _ = signals.thread_unblock();
+    if ignores_hangup() {
+        let _ = SigSet::from(Signal::SIGHUP).thread_block();
+    }
+}
+
+/// True if `signal` is in the set of ignored signals of a `/proc/PID/status`.
+fn is_ignored(status: &str, signal: Signal) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set & (1 << (signal as i32 - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        assert!(is_ignored(status, Signal::SIGHUP) && is_ignored(status, Signal::SIGPIPE));
+        assert!(!is_ignored(status, Signal::SIGINT) && !is_ignored(status, Signal::SIGTERM));
+        assert!(!is_ignored("Name:\tx\n", Signal::SIGHUP));
+    }
 }

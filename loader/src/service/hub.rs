@@ -28,6 +28,10 @@ const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Slots that a client may ask for at a time.
 const MOST_SLOTS: u32 = 1024;
 
+/// Answer to a request without a token. Each client program has a flag of its own for it.
+const NO_TOKEN: &str =
+    "a bearer token is required (hiend-shard stream: --token-file; hiend-train: --loader-token-file)";
+
 /// State of a service.
 pub(super) struct Hub {
     pub(super) caches: Vec<(Arc<Cache>, u32)>,
@@ -63,7 +67,7 @@ impl Hub {
     pub(super) fn authorize(&self, client: &Client, authorization: Option<&[u8]>) -> Result<(), Status> {
         if let Some(expected) = &self.token {
             let token = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
-            let token = token.ok_or_else(|| Status::unauthenticated("a token is required (--token-file)"))?;
+            let token = token.ok_or_else(|| Status::unauthenticated(NO_TOKEN))?;
             // Hashes are compared in constant time.
             if blake3::hash(token) != *expected {
                 return Err(Status::unauthenticated("the token is wrong"));

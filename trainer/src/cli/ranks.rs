@@ -25,7 +25,7 @@ pub struct RanksArgs {
     /// Seconds that a rank may take from one exchange to the next: a step, tuning, a validation, a checkpoint
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
     pub step_timeout: u64,
-    /// Times to start the ranks of --devices again after a failure, from the newest checkpoint
+    /// Times to start the ranks of --devices again after one was lost or killed, from the newest checkpoint
     #[arg(long, value_name = "N", default_value_t = 0, requires = "devices", conflicts_with = "smoke")]
     pub restarts: usize,
 }

@@ -34,7 +34,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         }
         several => {
             let names: Vec<_> = several.iter().map(|(name, _)| name.as_str()).collect();
-            bail!("several presets are called `{wanted}`: {}", names.join(", "));
+            bail!("`{wanted}` names several presets; give the full name of one: {}", names.join(" or "));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
-use crate::finetune::{Finetuning, Init};
+use crate::finetune::{FinetuneError, Finetuning, Init};
 use crate::training::{Resume, Task as _, saved_config};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
@@ -25,25 +25,30 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     let (config, place, init) = resolve(args, &rank)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config, &place)?;
-    let servers = match rank.connect(&args.run, &config) {
-        Ok(servers) => servers,
-        Err(error) => return rank.unless_stopped(error),
-    };
-    let cache = open_cache(&args.run)?;
-    let (task, source) = match (servers, cache) {
-        // Batches come from the servers, and whole cases for the validation from the shards.
-        (Some(servers), Some(cache)) => {
-            servers.check_same_cases(&cache, &config)?;
-            (Finetuning::new(config, &cache, init)?, Source::Servers(Box::new(servers)))
+    // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
+    let (task, source) = match open_cache(&args.run)? {
+        Some(cache) => {
+            let served = config.clone();
+            let task = Finetuning::new(config, &cache, init)?;
+            match rank.connect(&args.run, &served) {
+                // Batches come from the servers, and whole cases for the validation from the shards.
+                Ok(Some(servers)) => {
+                    servers.check_same_cases(&cache, &served)?;
+                    (task, Source::Servers(Box::new(servers)))
+                }
+                Ok(None) => (task, Source::Shards(cache)),
+                Err(error) => return rank.unless_stopped(error),
+            }
         }
-        (Some(servers), None) => {
-            let task = Finetuning::of_servers(config, servers.manifest(), init)?;
-            (task, Source::Servers(Box::new(servers)))
-        }
-        (None, cache) => {
-            let cache = cache.context("clap requires --shards or --loader")?;
-            (Finetuning::new(config, &cache, init)?, Source::Shards(cache))
-        }
+        None if config.validation.is_some() => return Err(FinetuneError::NoCases.into()),
+        None => match rank.connect(&args.run, &config) {
+            Ok(servers) => {
+                let servers = servers.context("clap requires --shards or --loader")?;
+                let task = Finetuning::of_servers(config, servers.manifest(), init)?;
+                (task, Source::Servers(Box::new(servers)))
+            }
+            Err(error) => return rank.unless_stopped(error),
+        },
     };
     for warning in &task.warnings {
         rank.note(format_args!("warning: {warning}"));

@@ -5,18 +5,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use hiend_loader::budget::cores;
+use hiend_loader::program::{count, error_code, error_text};
 use hiend_loader::remote::RemoteError;
 
-use super::running::listen;
-use super::signals::{BatchSignals, REQUEUE};
+use super::signals::{REQUEUE, StopSignals};
 use super::source::Servers;
 use super::{INTERRUPTED, note};
 use crate::cli::RunArgs;
 use crate::config::RunConfig;
 use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels_in, remember_panics, settle_default};
-use crate::distributed::{Children, JoinError, Master, ProcessGroup, Token, World, die_with_launcher, own_children};
+use crate::distributed::{
+    Cause, Children, JoinError, Master, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
+    own_children,
+};
+use crate::report::dashboard::terminal;
+use crate::report::watcher::Display;
 use crate::training::{Stop, TrainingError};
 
 /// Exit code of a rank that ends because another one failed or was lost (`EX_UNAVAILABLE` of `sysexits.h`). The run can
@@ -27,29 +32,27 @@ pub(super) const DISAGREEMENT: u8 = 78;
 /// Time that ranks have to save and end after another one has failed, on top of the time in which they notice it.
 const SAVING: Duration = Duration::from_mins(2);
 
-/// What a process needs to train: its device, its place among the ranks, and the signals that were blocked before the
-/// device was opened.
+/// What a process needs to train: its device, its place among the ranks, and the handler of its signals.
 pub(super) struct Rank {
     pub compute: Compute,
     pub group: Option<Arc<ProcessGroup>>,
     /// Number of ranks that share the cores and the memory of this process.
     num_sharing: usize,
-    pub signals: BatchSignals,
+    pub signals: StopSignals,
     /// Request to stop, once signals raise it.
     stop: Option<Stop>,
 }
 
 impl Rank {
     /// Makes Ctrl-C and the batch system's signals request a stop, from the first call on.
-    pub(super) fn stop(&mut self) -> anyhow::Result<Stop> {
+    pub(super) fn stop(&mut self) -> Stop {
         if let Some(stop) = &self.stop {
-            return Ok(stop.clone());
+            return stop.clone();
         }
+        let stop = Stop::default();
         // Of several ranks, which all receive a signal, the first one confirms it.
-        let message = self.is_first().then_some("stopping after this step; press Ctrl-C again to stop at once");
-        let stop = listen(message)?;
-        self.signals.handle(&stop, message.is_some())?;
-        Ok(self.stop.insert(stop).clone())
+        self.signals.begin(&stop, self.is_first());
+        self.stop.insert(stop).clone()
     }
 
     /// Connects to the servers that `--loader` names; `None` if it is absent.
@@ -57,7 +60,7 @@ impl Rank {
         if args.service.loader.is_empty() {
             return Ok(None);
         }
-        let stop = self.stop()?;
+        let stop = self.stop();
         Ok(Some(Servers::connect(args, config, self, &stop)?))
     }
 
@@ -120,46 +123,87 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     if args.ranks.restarts > 0 && !is_child {
         bail!("--restarts is for ranks that --devices starts; torchrun has --max-restarts, Slurm --requeue");
     }
-    let signals = BatchSignals::block()?;
+    let (result, world) = match world {
+        None => return train(open(args, None)?),
+        Some(world) => (train_together(args, &world, is_child, train), world),
+    };
+    let Err(error) = result else { return result };
+    let code = code_of_others(&error);
+    if is_child && lost_rank(&error) == Some(0) {
+        leave_loss(&error_text(&error));
+    }
+    // A launcher collects the errors of its ranks. Rank 0 says it for all if another rank failed, or does not fit.
+    if is_child && ((code.is_some() && world.rank > 0) || leave_error(world.rank, &error_text(&error))) {
+        return Ok(ExitCode::from(code.unwrap_or_else(|| error_code(&error))));
+    }
+    let Some(code) = code else { return Err(error) };
+    note(format_args!("error: {}", error_text(&error)));
+    Ok(ExitCode::from(code))
+}
+
+/// Opens the device of a rank, or of the only process.
+fn open(args: &RunArgs, world: Option<&World>) -> anyhow::Result<Rank> {
+    let signals = StopSignals::watch()?;
     if let Some(dir) = &args.cache_dir {
         keep_kernels_in(dir);
     }
-    let compute = match &world {
+    let compute = match world {
         Some(world) => open_device(&args.devices, args.device, world)?,
         None => Compute::open(args.devices.first().copied().unwrap_or(args.device))?,
     };
     settle_default(&compute)?;
     remember_panics();
-    let mut rank = Rank { compute, group: None, num_sharing: 1, signals, stop: None };
-    let Some(world) = world else { return train(rank) };
+    let num_sharing = world.map_or(1, |world| world.num_sharing);
+    Ok(Rank { compute, group: None, num_sharing, signals, stop: None })
+}
+
+/// Joins the other ranks and calls `train`. An error ends the other ranks, too.
+fn train_together(
+    args: &RunArgs,
+    world: &World,
+    is_child: bool,
+    train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let mut rank = open(args, Some(world))?;
+    let cores = share_cores(&rank.compute, world)?;
     check_sums(&rank.compute)?;
-    rank.num_sharing = world.num_sharing;
     if world.rank == 0 && !is_child {
         note(format_args!("rank 0 waits for {} other ranks at {}", world.num_ranks - 1, world.master));
     }
-    let joined = Token::of_environment()
-        .map_err(Into::into)
-        .and_then(|token| Ok(ProcessGroup::join(&world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?));
-    let (group, result) = match joined {
-        Ok(group) => {
-            rank.group = Some(Arc::clone(&group));
-            (Some(group), train(rank))
+    let token = Token::of_environment()?;
+    let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;
+    rank.group = Some(Arc::clone(&group));
+    // From here on, an error that occurs on every rank is every rank's own: none hears of it from another one first.
+    let result = group.barrier().map_err(|failure| anyhow::Error::from(JoinError::from(failure))).and_then(|()| {
+        if let Some(line) = cores {
+            rank.print(line)?;
         }
-        Err(error) => (None, Err(error)),
+        train(rank)
+    });
+    result.inspect_err(|error| group.abort(&format!("{error:#}")))
+}
+
+/// Divides the cores among the ranks that share them, for computing on the CPU, unless `RAYON_NUM_THREADS` is set. Returns
+/// a line that says so.
+///
+/// # Errors
+/// If the threads were started before.
+fn share_cores(compute: &Compute, world: &World) -> anyhow::Result<Option<String>> {
+    if !compute.is_cpu() || world.num_sharing == 1 || std::env::var_os("RAYON_NUM_THREADS").is_some() {
+        return Ok(None);
+    }
+    let own = (cores() / world.num_sharing).max(1);
+    rayon::ThreadPoolBuilder::new().num_threads(own).build_global().context("cannot divide the cores")?;
+    Ok(Some(format!("each of {} ranks computes on {own} of {}", world.num_sharing, count(cores(), "core"))))
+}
+
+/// The rank that is gone or hangs, if that is the cause of the error.
+fn lost_rank(error: &anyhow::Error) -> Option<usize> {
+    let failure = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(TrainingError::Rank { failure, .. }), _) | (_, Some(JoinError::Peer(failure))) => failure,
+        _ => return None,
     };
-    let Err(error) = result else { return result };
-    if let Some(group) = group {
-        group.abort(&format!("{error:#}"));
-    }
-    match code_of_others(&error) {
-        // The launcher and rank 0 say it, once for all.
-        Some(code) if is_child && world.rank > 0 => Ok(ExitCode::from(code)),
-        Some(code) => {
-            note(format_args!("error: {error:#}"));
-            Ok(ExitCode::from(code))
-        }
-        None => Err(error),
-    }
+    matches!(failure.cause, Cause::Closed | Cause::Silent(_) | Cause::Late(_)).then_some(failure.rank)
 }
 
 /// Exit code of an error whose cause is another rank, or that ranks do not fit together.
@@ -211,8 +255,10 @@ fn start_ranks(args: &RunArgs) -> anyhow::Result<ExitCode> {
         num_ranks: args.devices.len(),
         restarts: args.ranks.restarts,
         grace: args.ranks.timeouts().peer + SAVING,
-        stopped_codes: [REQUEUE, INTERRUPTED],
+        interrupted_code: INTERRUPTED,
+        requeue_code: REQUEUE,
         lost_code: LOST,
+        holds_lines: args.display != Display::Lines && terminal::is_ours(),
     };
     let code = own_children(&children, &|line| note(line))?;
     Ok(ExitCode::from(code))

@@ -92,7 +92,11 @@ pub(super) fn run<T: Task>(
     announce_precision(&rank, task.config().train().precision);
     let observer = Observer::start(args, rank.is_first())?;
     let stream = observer.watch(source.stream(args, task.config(), &rank)?);
-    let stop = rank.stop()?;
+    let total = task.config().schedule().total_steps(stream.steps_per_epoch);
+    if let Some(max_steps) = args.max_steps.filter(|&max| max > total) {
+        rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
+    }
+    let stop = rank.stop();
     if let Some(steps) = args.headspace {
         if rank.group.is_some() {
             bail!("--headspace measures one process; add --ranks none");
@@ -185,7 +189,7 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     make().with_context(|| parent.display().to_string())
 }
 
-/// Makes Ctrl-C request a stop, which `message` confirms; another one ends the process.
+/// Makes Ctrl-C request a stop of a command that does not train, which `message` confirms; another one ends the process.
 pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
     let stop = Stop::default();
     let on_signal = stop.clone();

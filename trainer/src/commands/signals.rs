@@ -1,53 +1,197 @@
-//! SIGTERM and SIGUSR1: the signals a batch system sends before it ends a job.
+//! Reaction of a run to signals: a stop after the step in progress, or an end at once.
 //!
-//! Both request a stop: the step in progress is finished and saved, and the program exits with [`REQUEUE`], by which a
-//! job script tells an interrupted run from a finished one. Further signals change nothing; Ctrl-C twice ends at once.
+//! | signal | effect on a run that has begun | exit code |
+//! |---|---|---|
+//! | SIGINT (Ctrl-C) | ends after the step in progress, saved; the second one ends it at once | 130 |
+//! | SIGTERM, SIGUSR1 (batch systems) | ends after the step in progress, saved, however many arrive | 75 ([`REQUEUE`]) |
+//! | SIGHUP (end of a terminal) | the same; no effect if it was ignored from the start, as by `nohup` | 130 |
+//!
+//! A process that has not begun has nothing to save, and ends at once.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
 
 use super::INTERRUPTED;
 use crate::report::dashboard::terminal;
+use crate::signals::{Arrived, Signals};
 use crate::training::Stop;
 
 /// Exit code of a run that a batch system's signal stopped and that can be resumed (`EX_TEMPFAIL` of `sysexits.h`).
 pub(super) const REQUEUE: u8 = 75;
 
-/// The signals of a batch system, blocked until they are handled.
-pub(super) struct BatchSignals {
-    signals: SigSet,
-    received: Arc<AtomicBool>,
+/// Handler of the signals that stop a run.
+pub(super) struct StopSignals {
+    state: Arc<Mutex<State>>,
 }
 
-impl BatchSignals {
-    /// Blocks the signals in this thread and those it starts later. To be called before other threads exist.
-    pub(super) fn block() -> anyhow::Result<Self> {
-        let signals: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
-        signals.thread_block().context("cannot block SIGTERM and SIGUSR1")?;
-        Ok(Self { signals, received: Arc::default() })
-    }
+/// Signals received so far, and the stop that they request.
+#[derive(Default)]
+struct State {
+    /// Stop request of the run, and whether this process confirms it. Absent before the run has begun.
+    run: Option<(Stop, bool)>,
+    interrupts: Interrupts,
+    /// True once a signal requested the stop, and not a key of the dashboard.
+    requested: bool,
+    /// True once a signal of a batch system arrived.
+    batch: bool,
+}
 
-    /// Starts the thread that turns the signals into a stop request, and confirms them if `tells` is set.
-    pub(super) fn handle(&self, stop: &Stop, tells: bool) -> anyhow::Result<()> {
-        let (signals, received, stop) = (self.signals, Arc::clone(&self.received), stop.clone());
-        let wait = move || {
-            while let Ok(signal) = signals.wait() {
-                received.store(true, Ordering::Relaxed);
-                if !stop.request() && tells && !terminal::is_shown() {
-                    super::note(format_args!("{signal}: stopping after this step"));
+/// Consequence of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaction {
+    /// The process ends at once with this exit code.
+    Exit(u8),
+    /// A stop after the step in progress was requested.
+    Stop,
+    /// A stop had been requested before.
+    Nothing,
+}
+
+/// Numbers of SIGINT received.
+///
+/// One Ctrl-C may arrive twice: through the process group, and from the parent that passes on its own signals, as the
+/// launcher of `--devices` and torchrun do. Those of the parent are therefore counted apart from all others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Interrupts {
+    from_parent: u32,
+    from_others: u32,
+}
+
+impl Interrupts {
+    /// Counts a SIGINT; returns how often the user interrupted so far.
+    fn add(&mut self, is_from_parent: bool) -> u32 {
+        let count = if is_from_parent { &mut self.from_parent } else { &mut self.from_others };
+        *count += 1;
+        self.from_parent.max(self.from_others)
+    }
+}
+
+impl State {
+    fn receive(&mut self, signal: Signal, is_from_parent: bool) -> Reaction {
+        let is_batch = matches!(signal, Signal::SIGTERM | Signal::SIGUSR1);
+        self.batch |= is_batch;
+        let code = if is_batch { REQUEUE } else { INTERRUPTED };
+        let interrupts = if signal == Signal::SIGINT { self.interrupts.add(is_from_parent) } else { 0 };
+        let Some((stop, _)) = &self.run else { return Reaction::Exit(code) };
+        let was_requested = stop.request();
+        let by_key = !std::mem::replace(&mut self.requested, true) && was_requested;
+        match interrupts {
+            2.. => Reaction::Exit(code),
+            // The key was the first request.
+            1 if by_key => Reaction::Exit(code),
+            _ if was_requested => Reaction::Nothing,
+            _ => Reaction::Stop,
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl StopSignals {
+    /// Starts the thread that receives the signals. Until [`Self::begin`], they end the process. To be called before other
+    /// threads exist.
+    pub(super) fn watch() -> anyhow::Result<Self> {
+        let signals = Signals::block().context("cannot receive signals")?;
+        let (state, parent) = (Arc::<Mutex<State>>::default(), getppid());
+        let shared = Arc::clone(&state);
+        let receive = move || {
+            while let Ok(Arrived { signal, sender }) = signals.next() {
+                let mut state = lock(&shared);
+                let reaction = state.receive(signal, sender == parent);
+                let confirms = state.run.as_ref().is_some_and(|(_, confirms)| *confirms);
+                drop(state);
+                match reaction {
+                    Reaction::Exit(code) => {
+                        terminal::restore();
+                        std::process::exit(code.into());
+                    }
+                    // The dashboard shows it itself.
+                    Reaction::Stop if confirms && !terminal::is_shown() => confirm(signal),
+                    Reaction::Stop | Reaction::Nothing => {}
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
-        thread.map(|_| ()).context("cannot start the signals thread; see the limit on processes (ulimit -u)")
+        let thread = std::thread::Builder::new().name("signals".into()).spawn(receive);
+        thread.context("cannot start the signals thread; see the limit on processes (ulimit -u)")?;
+        Ok(Self { state })
     }
 
-    /// Exit code of a run that was stopped: [`REQUEUE`] if one of the signals arrived, that of Ctrl-C otherwise.
+    /// Makes the signals request `stop` from now on; `confirms` is true for the rank that says so.
+    pub(super) fn begin(&self, stop: &Stop, confirms: bool) {
+        lock(&self.state).run = Some((stop.clone(), confirms));
+    }
+
+    /// Exit code of a run that was stopped: [`REQUEUE`] if a batch system's signal arrived, that of Ctrl-C otherwise.
     pub(super) fn interrupted(&self) -> ExitCode {
-        ExitCode::from(if self.received.load(Ordering::Relaxed) { REQUEUE } else { INTERRUPTED })
+        ExitCode::from(if lock(&self.state).batch { REQUEUE } else { INTERRUPTED })
+    }
+}
+
+fn confirm(signal: Signal) {
+    match signal {
+        Signal::SIGINT => super::note("stopping after this step; press Ctrl-C again to stop at once"),
+        _ => super::note(format_args!("{signal}: stopping after this step")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(received: &[(Signal, bool)], expected: &[Reaction]) -> State {
+        let mut state = State { run: Some((Stop::default(), false)), ..State::default() };
+        let reactions: Vec<Reaction> =
+            received.iter().map(|(signal, is_from_parent)| state.receive(*signal, *is_from_parent)).collect();
+        assert_eq!(reactions, expected, "{received:?}");
+        state
+    }
+
+    #[test]
+    fn second_interrupt_ends_at_once_unless_the_parent_passed_on_the_first() {
+        use Reaction::{Exit, Nothing, Stop};
+        const INT: Signal = Signal::SIGINT;
+        check(&[(INT, false), (INT, false)], &[Stop, Exit(INTERRUPTED)]);
+        check(&[(INT, true), (INT, true)], &[Stop, Exit(INTERRUPTED)]);
+        // To the whole group: once directly, once through the parent, in any order.
+        check(&[(INT, false), (INT, true), (INT, false)], &[Stop, Nothing, Exit(INTERRUPTED)]);
+        check(&[(INT, true), (INT, false), (INT, true)], &[Stop, Nothing, Exit(INTERRUPTED)]);
+    }
+
+    #[test]
+    fn other_signals_never_end_at_once() {
+        use Reaction::{Exit, Nothing, Stop};
+        let state = check(
+            &[(Signal::SIGTERM, false), (Signal::SIGHUP, false), (Signal::SIGTERM, true), (Signal::SIGUSR1, false)],
+            &[Stop, Nothing, Nothing, Nothing],
+        );
+        assert!(state.batch);
+        let hangups = [(Signal::SIGHUP, false), (Signal::SIGHUP, true), (Signal::SIGINT, false)];
+        assert!(!check(&hangups, &[Stop, Nothing, Nothing]).batch);
+        check(
+            &[(Signal::SIGTERM, false), (Signal::SIGINT, false), (Signal::SIGINT, false)],
+            &[Stop, Nothing, Exit(INTERRUPTED)],
+        );
+    }
+
+    #[test]
+    fn interrupt_after_the_key_of_the_dashboard_ends_at_once() {
+        let stop = Stop::default();
+        stop.request();
+        let mut state = State { run: Some((stop, true)), ..State::default() };
+        assert_eq!(state.receive(Signal::SIGINT, false), Reaction::Exit(INTERRUPTED));
+    }
+
+    #[test]
+    fn process_that_has_not_begun_ends_at_once() {
+        for (signal, code) in [(Signal::SIGINT, INTERRUPTED), (Signal::SIGTERM, REQUEUE), (Signal::SIGHUP, INTERRUPTED)]
+        {
+            assert_eq!(State::default().receive(signal, true), Reaction::Exit(code));
+        }
     }
 }

@@ -1,33 +1,40 @@
 //! Ranks of one machine as child processes of this one, for `--devices` with several devices.
 //!
 //! Each child runs this program with the same arguments; the environment says which rank it is. The parent computes
-//! nothing: it passes signals on, names a child that was killed, ends the others if they do not end themselves, and
-//! starts all of them again if restarts are left and the run had begun. Children end with their parent.
+//! nothing: it passes signals on, shows what the ranks report, names a child that was killed, ends the others if they do
+//! not end themselves, and starts all of them again after a loss if restarts are left and the run had begun. Children end
+//! with their parent.
 
-use std::io;
+mod errors;
+
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use flume::RecvTimeoutError;
 use hiend_cache::durable;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use self::errors::Errors;
 use super::rendezvous::announcement;
 use super::token::{Token, TokenError, VARIABLE};
 use super::world::RENDEZVOUS;
+use crate::signals::{STOPPING, Signals};
 
 /// Process that a child belongs to.
 const PARENT: &str = "HIEND_LAUNCHER_PID";
 /// Number of the restart, from 1; absent in the first attempt.
 const RESTART: &str = "HIEND_RESTART";
-/// Time that the other ranks have to end after rank 0 has ended.
-const PARTING: Duration = Duration::from_secs(5);
-/// Signals that are passed on to the ranks.
-const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
+/// Time that the other ranks have to end if there is nothing that rank 0 could save: it has ended or hangs, or no run has
+/// begun.
+const PARTING: Duration = Duration::from_secs(10);
+/// Time to wait for equal errors of other ranks before an error is shown.
+const MERGING: Duration = Duration::from_secs(2);
+/// Maximum number of lines that are held back.
+const MAX_HELD: usize = 1000;
 
 /// A failure to start the ranks of this machine.
 #[derive(Debug, thiserror::Error)]
@@ -60,21 +67,27 @@ pub enum LaunchError {
 pub struct Children {
     /// Number of ranks.
     pub num_ranks: usize,
-    /// Restarts left after failures.
+    /// Maximum number of restarts after a rank was lost.
     pub restarts: usize,
-    /// Time that the other ranks have to end after one has failed.
+    /// Time that the other ranks have to save and end after one has failed.
     pub grace: Duration,
-    /// Exit codes of a stop on request: the ranks are not started again.
-    pub stopped_codes: [u8; 2],
-    /// Exit code if a rank was lost: the other ranks end with it, so that the code of the lost rank says more.
+    /// Exit code of a run that SIGINT or SIGHUP stopped.
+    pub interrupted_code: u8,
+    /// Exit code of a run that a batch system's signal stopped.
+    pub requeue_code: u8,
+    /// Exit code if a rank was lost: the other ranks end with it, so that the code of the lost rank says more. The ranks
+    /// are started again after this code only.
     pub lost_code: u8,
+    /// True to hold back lines of ranks other than 0 until rank 0, which draws on the terminal, has ended.
+    pub holds_lines: bool,
 }
 
-/// Event of a child or a signal.
+/// Event of a child, or a signal.
 enum News {
+    /// A line that a rank other than 0 wrote to standard error.
+    Line(usize, String),
     Ended(usize, io::Result<ExitStatus>),
-    /// A signal; true if a process sent it, and not the terminal, which sends it to the children as well.
-    Signal(Signal, bool),
+    Signal(Signal),
 }
 
 /// Runs the ranks of this machine until all have ended. `tell` shows a line to the user. Returns the exit code.
@@ -82,18 +95,13 @@ enum News {
 /// # Errors
 /// If the ranks cannot be started or watched.
 pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, LaunchError> {
-    let signals: SigSet = SIGNALS.into_iter().collect();
-    let errno = |error: nix::errno::Errno| LaunchError::Watch(error.into());
-    // Children start with no signal blocked.
-    signals.thread_block().map_err(errno)?;
-    let signals = SignalFd::new(&signals).map_err(errno)?;
-    let (sender, news) = flume::bounded(children.num_ranks + SIGNALS.len());
+    // Children inherit the blocked signals, and handle them in their turn.
+    let signals = Signals::block().map_err(LaunchError::Watch)?;
+    let (sender, news) = flume::bounded(children.num_ranks + STOPPING.len());
     let to_main = sender.clone();
     let watch = move || {
-        while let Ok(Some(info)) = signals.read_signal() {
-            let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed()) else { continue };
-            // SI_KERNEL marks the terminal's own signals.
-            if to_main.send(News::Signal(signal, info.ssi_code <= 0)).is_err() {
+        while let Ok(arrived) = signals.next() {
+            if to_main.send(News::Signal(arrived.signal)).is_err() {
                 return;
             }
         }
@@ -102,9 +110,10 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
     let token = Token::random()?;
     for attempt in 0.. {
         let folder = tempfile::Builder::new().prefix("hiend-ranks-").tempdir().map_err(LaunchError::Folder)?;
-        let ended = Attempt::start(children, attempt, folder.path(), &token, &sender)?.watch(&news, tell);
-        let begun = begun(&announcement(folder.path())).is_file();
-        if !ended.is_failure(children) || ended.stopped || !begun || attempt == children.restarts {
+        let started = Attempt::start(children, attempt, &announcement(folder.path()), &token, &sender)?;
+        let ended = started.watch(&news, tell);
+        // An error of a rank's own would occur again.
+        if ended.code != children.lost_code || ended.stopped || !ended.begun || attempt == children.restarts {
             return Ok(ended.code);
         }
         tell(&format!(
@@ -119,8 +128,19 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
 /// The ranks of one attempt.
 struct Attempt<'a> {
     children: &'a Children,
+    /// File in which rank 0 announces its address; next to it are the files that ranks write for the launcher.
+    announcement: PathBuf,
     /// Process of each rank that has not ended.
     pids: Vec<Option<Pid>>,
+    /// A signal asked for the end.
+    stopped: bool,
+    /// The ranks left were killed by this process.
+    killed: bool,
+    errors: Errors,
+    /// Loss of rank 0, which cannot name it itself, as another rank noticed it.
+    loss: Option<String>,
+    /// Lines held back, and the number of further ones that were dropped.
+    held: (Vec<String>, usize),
 }
 
 /// The end of an attempt.
@@ -128,29 +148,34 @@ struct Ended {
     code: u8,
     /// A signal asked for the end.
     stopped: bool,
-}
-
-impl Ended {
-    fn is_failure(&self, children: &Children) -> bool {
-        self.code != 0 && !children.stopped_codes.contains(&self.code)
-    }
+    /// The run had begun.
+    begun: bool,
 }
 
 impl<'a> Attempt<'a> {
     fn start(
         children: &'a Children,
         attempt: usize,
-        folder: &Path,
+        announcement: &Path,
         token: &Token,
         sender: &flume::Sender<News>,
     ) -> Result<Self, LaunchError> {
         let program = std::env::current_exe().map_err(LaunchError::Program)?;
-        let mut started = Self { children, pids: vec![] };
+        let mut started = Self {
+            children,
+            announcement: announcement.to_owned(),
+            pids: vec![],
+            stopped: false,
+            killed: false,
+            errors: Errors::default(),
+            loss: None,
+            held: (vec![], 0),
+        };
         for rank in 0..children.num_ranks {
             let mut command = Command::new(&program);
             command
                 .args(std::env::args_os().skip(1))
-                .env(RENDEZVOUS, announcement(folder))
+                .env(RENDEZVOUS, announcement)
                 .env(VARIABLE, token.text())
                 .env(PARENT, std::process::id().to_string())
                 .env("RANK", rank.to_string())
@@ -162,15 +187,13 @@ impl<'a> Attempt<'a> {
             }
             if rank > 0 {
                 // Rank 0 shows the run, and has the terminal for itself.
-                command.stdin(Stdio::null()).stdout(Stdio::null());
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             }
-            let spawned = command.spawn().and_then(|mut child| {
+            let spawned = command.spawn().and_then(|child| {
                 let pid = Pid::from_raw(child.id().cast_signed());
                 let sender = sender.clone();
-                let wait = move || {
-                    let _ = sender.send(News::Ended(rank, child.wait()));
-                };
-                std::thread::Builder::new().name(format!("wait-{rank}")).spawn(wait).map(|_| pid)
+                let report = move || report(rank, child, &sender);
+                std::thread::Builder::new().name(format!("rank-{rank}")).spawn(report).map(|_| pid)
             });
             match spawned {
                 Ok(pid) => started.pids.push(Some(pid)),
@@ -191,57 +214,114 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// True once the ranks have agreed to begin.
+    fn has_begun(&self) -> bool {
+        begun(&self.announcement).is_file()
+    }
+
     fn watch(mut self, news: &flume::Receiver<News>, tell: &dyn Fn(&str)) -> Ended {
-        let mut ended = Ended { code: 0, stopped: false };
-        let mut deadline: Option<Instant> = None;
+        let mut exit_code = 0;
+        let mut kill_at: Option<Instant> = None;
+        let mut show_at: Option<Instant> = None;
         while self.pids.iter().any(Option::is_some) {
-            let next = match deadline {
+            let next = match kill_at.into_iter().chain(show_at).min() {
                 Some(deadline) => news.recv_deadline(deadline),
                 None => news.recv().map_err(|flume::RecvError::Disconnected| RecvTimeoutError::Disconnected),
             };
             match next {
-                Ok(News::Signal(signal, sent_here)) => {
-                    ended.stopped = true;
-                    if sent_here || signal != Signal::SIGINT {
-                        self.signal_all(signal);
-                    }
+                Ok(News::Line(rank, line)) => self.line(format!("rank {rank}: {line}"), tell),
+                Ok(News::Signal(signal)) => {
+                    self.stopped = true;
+                    self.signal_all(signal);
                 }
                 Ok(News::Ended(rank, status)) => {
                     let pid = self.pids[rank].take();
                     let code = self.code(rank, pid, status, tell);
-                    // A signal or an error of its own says more than the loss of another rank.
-                    if ended.code == 0 || (ended.code == self.children.lost_code && code != 0) {
-                        ended.code = code;
+                    if let Ok(error) = std::fs::read_to_string(error_file(&self.announcement, rank)) {
+                        self.errors.add(rank, error);
+                        show_at.get_or_insert_with(|| Instant::now() + MERGING);
                     }
-                    if code != 0 && !self.children.stopped_codes.contains(&code) {
-                        deadline.get_or_insert_with(|| Instant::now() + self.children.grace);
+                    // A signal or an error of its own says more than the loss of another rank.
+                    if exit_code == 0 || (exit_code == self.children.lost_code && code != 0) {
+                        exit_code = code;
+                    }
+                    if let Ok(loss) = std::fs::read_to_string(loss_file(&self.announcement)) {
+                        self.loss = Some(loss);
+                    }
+                    let is_stopped = [self.children.interrupted_code, self.children.requeue_code].contains(&code);
+                    if code != 0 && !is_stopped {
+                        let nothing_to_save = !self.has_begun() || self.loss.is_some();
+                        let grace = if nothing_to_save { PARTING } else { self.children.grace };
+                        let at = Instant::now() + grace;
+                        kill_at = Some(kill_at.map_or(at, |earlier| earlier.min(at)));
                     }
                     // Rank 0 saves what can be saved; when it has ended, there is nothing to wait for.
                     if rank == 0 && code != 0 {
-                        deadline = Some(Instant::now() + PARTING);
+                        kill_at = Some(Instant::now() + PARTING);
+                    }
+                    if rank == 0 {
+                        self.show_held(tell);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let left: Vec<_> = (0..self.pids.len()).filter(|&rank| self.pids[rank].is_some()).collect();
-                    tell(&format!("killing ranks {left:?}: they did not end after another rank had failed"));
-                    self.signal_all(Signal::SIGKILL);
-                    deadline = None;
+                    let now = Instant::now();
+                    if show_at.is_some_and(|at| at <= now) {
+                        show_at = None;
+                        self.show_errors(tell);
+                    }
+                    if kill_at.is_some_and(|at| at <= now) {
+                        kill_at = None;
+                        if let Some(loss) = self.loss.take().filter(|_| self.pids[0].is_some()) {
+                            tell(&format!("error: {loss}"));
+                        }
+                        let left: Vec<_> = (0..self.pids.len()).filter(|&rank| self.pids[rank].is_some()).collect();
+                        tell(&format!("killing ranks {left:?}: they did not end after another rank had failed"));
+                        self.killed = true;
+                        self.signal_all(Signal::SIGKILL);
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        ended
+        self.show_errors(tell);
+        Ended { code: exit_code, stopped: self.stopped, begun: self.has_begun() }
     }
 
-    /// Exit code of a rank; names one that was killed.
+    /// Shows a line, or holds it back while rank 0 draws on the terminal.
+    fn line(&mut self, line: String, tell: &dyn Fn(&str)) {
+        if !self.children.holds_lines || self.pids[0].is_none() {
+            tell(&line);
+        } else if self.held.0.len() < MAX_HELD {
+            self.held.0.push(line);
+        } else {
+            self.held.1 += 1;
+        }
+    }
+
+    fn show_held(&mut self, tell: &dyn Fn(&str)) {
+        let (lines, dropped) = std::mem::take(&mut self.held);
+        lines.iter().for_each(|line| tell(line));
+        if dropped > 0 {
+            tell(&format!("{dropped} further lines of ranks other than 0 were dropped"));
+        }
+    }
+
+    fn show_errors(&mut self, tell: &dyn Fn(&str)) {
+        self.errors.take().iter().for_each(|line| tell(line));
+    }
+
+    /// Exit code of a rank; names one that was killed, unless it was killed on purpose.
     fn code(&self, rank: usize, pid: Option<Pid>, status: io::Result<ExitStatus>, tell: &dyn Fn(&str)) -> u8 {
         let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
         match status {
-            Ok(status) => match (status.code(), status.signal()) {
+            Ok(status) => match (status.code(), status.signal().map(Signal::try_from)) {
                 (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+                // A signal that was passed on before the rank handled it.
+                (None, Some(Ok(Signal::SIGTERM | Signal::SIGUSR1))) if self.stopped => self.children.requeue_code,
+                (None, Some(Ok(Signal::SIGINT | Signal::SIGHUP))) if self.stopped => self.children.interrupted_code,
+                (None, Some(Ok(Signal::SIGKILL))) if self.killed => self.children.lost_code,
                 (None, signal) => {
-                    let name =
-                        signal.and_then(|signal| Signal::try_from(signal).ok()).map_or("a signal", Signal::as_str);
+                    let name = signal.and_then(Result::ok).map_or("a signal", Signal::as_str);
                     tell(&format!("error: rank {rank} (process {pid}) was killed by {name}"));
                     self.children.lost_code
                 }
@@ -252,6 +332,23 @@ impl<'a> Attempt<'a> {
             }
         }
     }
+}
+
+/// Sends the lines that a rank writes to standard error, then its end.
+fn report(rank: usize, mut child: Child, sender: &flume::Sender<News>) {
+    if let Some(stderr) = child.stderr.take() {
+        let mut stderr = BufReader::new(stderr);
+        let mut line = Vec::new();
+        // Ranks start no processes of their own: this ends with the rank.
+        while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            if sender.send(News::Line(rank, text)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    }
+    let _ = sender.send(News::Ended(rank, child.wait()));
 }
 
 /// Asks the system to stop this process when its launcher ends. Has no effect in other processes.
@@ -284,7 +381,33 @@ pub fn mark_begun() -> Result<(), hiend_cache::FileError> {
     }
 }
 
+/// Leaves the error of a rank to its launcher, which shows an error of several ranks once. Returns false if there is no
+/// launcher, or the error cannot be written.
+#[must_use]
+pub fn leave_error(rank: usize, error: &str) -> bool {
+    let Some(path) = std::env::var_os(RENDEZVOUS) else { return false };
+    durable::write(&error_file(Path::new(&path), rank), error.as_bytes()).is_ok()
+}
+
+/// Leaves the loss of rank 0 to the launcher, which names it if it has to kill rank 0.
+pub fn leave_loss(loss: &str) {
+    if let Some(path) = std::env::var_os(RENDEZVOUS) {
+        // Without it, the launcher waits longer and names the rank that it kills by its number only.
+        let _ = durable::write(&loss_file(Path::new(&path)), loss.as_bytes());
+    }
+}
+
 /// File that marks a run that has begun, next to the announcement.
 fn begun(announcement: &Path) -> PathBuf {
     announcement.with_extension("begun")
+}
+
+/// File with the error that ended a rank, next to the announcement.
+fn error_file(announcement: &Path, rank: usize) -> PathBuf {
+    announcement.with_extension(format!("error-{rank}"))
+}
+
+/// File with the loss of rank 0, next to the announcement.
+fn loss_file(announcement: &Path) -> PathBuf {
+    announcement.with_extension("loss")
 }

@@ -4,10 +4,13 @@
 //! |---|---|---|
 //! | greeting | rank 0 | [`MAGIC`], random number |
 //! | claim | rank | random number, rank and number of ranks (`u32`, little-endian), name, proof over all of these |
-//! | answer | rank 0 | 0, name, proof over both random numbers; or 1 and the reason of the refusal |
+//! | answer | rank 0 | [`JOINED`], name, proof over both random numbers |
+//! | or | rank 0 | [`MISFIT`], the reason, proof over both random numbers and the reason |
+//! | or | rank 0 | [`UNKNOWN`], the reason: the rank has another token, and no proof would convince it |
 //!
 //! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is believed or kept, and
-//! a connection that does not prove itself in time is dropped without holding up the others.
+//! a connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
+//! without a proof tries again, since anybody may have answered.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
@@ -17,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hiend_cache::durable;
+use hiend_loader::program::escape_name;
 
 use super::group::{Core, Timeouts};
 use super::link::{Link, Peer};
@@ -26,7 +30,13 @@ use super::world::{Master, World};
 
 /// First bytes of a connection, with the version of the protocol.
 const MAGIC: &[u8; 16] = b"hiend-ranks  v1\n";
-/// Time for each read and write of the handshake.
+/// First byte of the answer to a rank that has joined.
+const JOINED: u8 = 0;
+/// First byte of the answer to a process with another token.
+const UNKNOWN: u8 = 1;
+/// First byte of the answer to a process that knows the token but does not fit.
+const MISFIT: u8 = 2;
+/// Time for a whole handshake, and for a connection to be established.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Maximum number of connections in the handshake at a time.
 const MAX_HANDSHAKES: usize = 256;
@@ -34,6 +44,8 @@ const MAX_HANDSHAKES: usize = 256;
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(10);
 /// Interval at which a rank tries again to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval at which a rank tries again after a refusal without a proof.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A failure to bring the ranks together.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +146,7 @@ impl std::fmt::Display for Refused<'_> {
 }
 
 /// Formats ascending numbers as ranges, such as `1-3, 7`.
-fn ranges(numbers: &[usize]) -> String {
+pub(super) fn ranges(numbers: &[usize]) -> String {
     let runs = numbers.chunk_by(|a, b| a + 1 == *b);
     let run = |run: &[usize]| match run {
         [one] => one.to_string(),
@@ -168,6 +180,62 @@ enum Shake {
     Refused(SocketAddr),
 }
 
+/// One of the handshakes in progress, counted until it is dropped.
+struct Active(Arc<AtomicUsize>);
+
+impl Active {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection during its handshake, all reads and writes of which end at one deadline.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    fn new(stream: TcpStream, limit: Duration) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, deadline: Instant::now() + limit })
+    }
+
+    /// Time left; never zero, which a socket would take for no limit.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake takes too long")),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// Listens until all ranks have joined.
 pub(super) fn accept_all(
     world: &World,
@@ -198,12 +266,12 @@ pub(super) fn accept_all(
             if active.load(Ordering::Relaxed) >= MAX_HANDSHAKES {
                 continue;
             }
-            active.fetch_add(1, Ordering::Relaxed);
+            let active = Active::new(&active);
             let (token, name, num_ranks) = (token.clone(), name.to_owned(), world.num_ranks);
-            let (sender, active) = (sender.clone(), Arc::clone(&active));
+            let sender = sender.clone();
             let shake = move || {
                 let shake = answer(stream, &token, &name, num_ranks).unwrap_or(Shake::Refused(from));
-                active.fetch_sub(1, Ordering::Relaxed);
+                drop(active);
                 let _ = sender.send(shake);
             };
             // A system without threads is out of luck here as well: the rank is missing then, and named.
@@ -256,9 +324,9 @@ fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinErro
 }
 
 /// Rank 0's side of the handshake.
-fn answer(mut stream: TcpStream, token: &Token, name: &str, num_ranks: usize) -> io::Result<Shake> {
+fn answer(stream: TcpStream, token: &Token, name: &str, num_ranks: usize) -> io::Result<Shake> {
     let from = stream.peer_addr()?;
-    prepare(&stream)?;
+    let mut stream = Timed::new(stream, HANDSHAKE)?;
     let own = random()?;
     stream.write_all(&[MAGIC.as_slice(), &own].concat())?;
     let theirs: [u8; NONCE] = read_array(&mut stream)?;
@@ -266,7 +334,7 @@ fn answer(mut stream: TcpStream, token: &Token, name: &str, num_ranks: usize) ->
     let peer_name = read_text(&mut stream)?;
     let proof: [u8; NONCE] = read_array(&mut stream)?;
     if token.proof(&[b"claim", &own, &theirs, &numbers, peer_name.as_bytes()]) != blake3::Hash::from_bytes(proof) {
-        refuse(&mut stream, "its HIEND_TOKEN is another one")?;
+        stream.write_all(&[&[UNKNOWN], text("its HIEND_TOKEN is another one").as_slice()].concat())?;
         return Ok(Shake::Refused(from));
     }
     let (rank, ranks) = parse_numbers(numbers);
@@ -278,15 +346,15 @@ fn answer(mut stream: TcpStream, token: &Token, name: &str, num_ranks: usize) ->
         None
     };
     if let Some(reason) = misfit {
-        refuse(&mut stream, &reason)?;
+        let text = text(&reason);
+        // The text without its length, as the rank reads it.
+        let proof = token.proof(&[b"misfit", &own, &theirs, &text[1..]]);
+        stream.write_all(&[&[MISFIT], text.as_slice(), proof.as_bytes()].concat())?;
         return Ok(Shake::Misfit(reason));
     }
-    stream.write_all(&[&[0], text(name).as_slice(), token.proof(&[b"answer", &own, &theirs]).as_bytes()].concat())?;
-    Ok(Shake::Joined(Claim { stream, rank, name: peer_name }))
-}
-
-fn refuse(stream: &mut TcpStream, reason: &str) -> io::Result<()> {
-    stream.write_all(&[&[1], text(reason).as_slice()].concat())
+    let proof = token.proof(&[b"answer", &own, &theirs]);
+    stream.write_all(&[&[JOINED], text(name).as_slice(), proof.as_bytes()].concat())?;
+    Ok(Shake::Joined(Claim { stream: stream.stream, rank, name: peer_name }))
 }
 
 /// Connects to rank 0, which may not listen yet.
@@ -299,7 +367,10 @@ pub(super) fn connect(
 ) -> Result<Link, JoinError> {
     let deadline = Instant::now() + timeouts.join;
     let mut last;
+    // The last refusal without a proof: it counts if nothing better is found in time.
+    let mut refusal = None;
     loop {
+        let mut interval = CONNECT_INTERVAL;
         match find(&world.master) {
             Ok(addresses) => {
                 last = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -311,9 +382,21 @@ pub(super) fn connect(
                                 let link = Link::start(stream, peer, core, timeouts.peer);
                                 return link.map_err(|source| JoinError::Setup { rank: 0, source });
                             }
-                            Err(Introduction::Refused(reason)) => {
+                            Err(Introduction::Misfit(reason)) => {
                                 let address = address.to_string();
                                 return Err(JoinError::Refused { rank: world.rank, address, reason });
+                            }
+                            Err(Introduction::Refused(reason)) => {
+                                let address = address.to_string();
+                                if refusal.is_none() {
+                                    tracing::warn!(
+                                        "{address} refuses rank {}, and is asked again: {reason}",
+                                        world.rank
+                                    );
+                                }
+                                refusal = Some(JoinError::Refused { rank: world.rank, address, reason });
+                                last = io::Error::from(io::ErrorKind::ConnectionRefused);
+                                interval = REFUSED_INTERVAL;
                             }
                             Err(Introduction::Stranger(reason)) => {
                                 return Err(JoinError::Stranger { address: address.to_string(), reason });
@@ -326,11 +409,12 @@ pub(super) fn connect(
             }
             Err(error) => last = error,
         }
-        if Instant::now() >= deadline {
-            let (rank, address) = (world.rank, world.master.to_string());
-            return Err(JoinError::Unreachable { rank, address, secs: timeouts.join.as_secs(), source: last });
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let (rank, address, secs) = (world.rank, world.master.to_string(), timeouts.join.as_secs());
+            return Err(refusal.unwrap_or(JoinError::Unreachable { rank, address, secs, source: last }));
         }
-        std::thread::sleep(CONNECT_INTERVAL);
+        std::thread::sleep(interval.min(left));
     }
 }
 
@@ -351,6 +435,9 @@ fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
 
 /// The reason that rank 0 did not take this process.
 enum Introduction {
+    /// Rank 0 has proved that it knows the token.
+    Misfit(String),
+    /// Anybody may have said so.
     Refused(String),
     Stranger(&'static str),
     /// Perhaps another time.
@@ -364,13 +451,8 @@ impl From<io::Error> for Introduction {
 }
 
 /// The side of a rank other than 0. Returns the name of rank 0.
-fn introduce(
-    mut stream: TcpStream,
-    token: &Token,
-    world: &World,
-    name: &str,
-) -> Result<(TcpStream, String), Introduction> {
-    prepare(&stream)?;
+fn introduce(stream: TcpStream, token: &Token, world: &World, name: &str) -> Result<(TcpStream, String), Introduction> {
+    let mut stream = Timed::new(stream, HANDSHAKE)?;
     let magic: [u8; MAGIC.len()] = read_array(&mut stream)?;
     if magic != *MAGIC {
         return Err(Introduction::Stranger("another program, or another version of hiend-train"));
@@ -382,21 +464,19 @@ fn introduce(
     stream.write_all(&[own.as_slice(), &numbers, &text(name), proof.as_bytes()].concat())?;
     let [status] = read_array(&mut stream)?;
     let answer = read_text(&mut stream)?;
-    if status != 0 {
-        return Err(Introduction::Refused(answer));
+    let escaped = escape_name(&answer).into_owned();
+    if status != JOINED && status != MISFIT {
+        return Err(Introduction::Refused(escaped));
     }
-    let proof: [u8; NONCE] = read_array(&mut stream)?;
-    if token.proof(&[b"answer", &theirs, &own]) != blake3::Hash::from_bytes(proof) {
+    let proof = blake3::Hash::from_bytes(read_array(&mut stream)?);
+    if status == MISFIT {
+        let proven = token.proof(&[b"misfit", &theirs, &own, answer.as_bytes()]) == proof;
+        return Err(if proven { Introduction::Misfit(escaped) } else { Introduction::Refused(escaped) });
+    }
+    if token.proof(&[b"answer", &theirs, &own]) != proof {
         return Err(Introduction::Stranger("it does not know the HIEND_TOKEN of this run"));
     }
-    Ok((stream, answer))
-}
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HANDSHAKE))?;
-    stream.set_write_timeout(Some(HANDSHAKE))
+    Ok((stream.stream, escaped))
 }
 
 fn numbers(rank: usize, num_ranks: usize) -> [u8; 8] {
@@ -455,6 +535,27 @@ mod tests {
             refused.ends_with("refused 1 connections with another HIEND_TOKEN, the last from 10.0.0.7"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn handshake_ends_at_its_deadline_although_bytes_arrive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut timed = Timed::new(listener.accept().unwrap().0, HANDSHAKE).unwrap();
+        sender.write_all(b"ab").unwrap();
+        assert_eq!(read_array(&mut timed).unwrap(), *b"a");
+        timed.deadline = Instant::now();
+        let error = read_array::<1>(&mut timed).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn handshakes_are_counted_until_they_are_dropped() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let active = [Active::new(&count), Active::new(&count)];
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+        drop(active);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 
     #[test]

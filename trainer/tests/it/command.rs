@@ -74,7 +74,11 @@ fn presets_are_listed_and_printed() {
         assert!(text.contains("[optim]"), "{name}: {text}");
     }
     check(&["config", "vit-l"], 1, "did you mean `pretrain/vit-l-p1");
-    check(&["config", "tiny"], 1, "several presets are called `tiny`: pretrain/tiny, finetune/tiny");
+    check(
+        &["config", "tiny"],
+        1,
+        "`tiny` names several presets; give the full name of one: pretrain/tiny or finetune/tiny",
+    );
 }
 
 #[test]

@@ -47,7 +47,10 @@ struct Proxy {
 
 impl Proxy {
     fn start(rank_0: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), rank_0)
+    }
+
+    fn on(listener: TcpListener, rank_0: PathBuf) -> Self {
         let port = listener.local_addr().unwrap().port();
         let (sender, ends) = flume::bounded(1);
         let (heartbeat, heartbeats) = flume::bounded(1000);
@@ -126,6 +129,10 @@ fn cut_connection_ends_both_ranks() {
     }
     assert_eq!(waiting.join().unwrap(), (1, Cause::Closed));
     assert_eq!(failure(second.barrier()), (0, Cause::Closed));
+    // A hook that is added late is called at once.
+    let (sender, called) = flume::bounded(1);
+    second.on_failure(move || sender.try_send(()).unwrap());
+    assert!(called.try_recv().is_ok());
 }
 
 #[test]
@@ -143,7 +150,7 @@ fn rank_that_ends_without_a_word_is_gone_for_the_others() {
 #[test]
 fn silent_rank_is_told_from_a_slow_one() {
     // Rank 1 sends four heartbeats in the time after which rank 0 gives up on a silent rank.
-    let short = Timeouts { peer: Duration::from_secs(4), ..TIMEOUTS };
+    let short = Timeouts { peer: Duration::from_secs(10), ..TIMEOUTS };
     let ([first, second], proxy, _dir) = pair([short; 2]);
     let first_round = {
         let first = Arc::clone(&first);
@@ -203,15 +210,46 @@ fn rank_that_does_not_arrive_is_late_although_it_is_alive() {
 fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let worlds = worlds(dir.path(), 2);
-    let short = Timeouts { join: Duration::from_secs(3), ..TIMEOUTS };
+    let short = Timeouts { join: Duration::from_secs(10), ..TIMEOUTS };
     let first = join_in_thread(&worlds[0], token(), short);
     let other = Token::new("another token altogether".into()).unwrap();
-    let error = join_in_thread(&worlds[1], other, TIMEOUTS).join().unwrap().unwrap_err();
+    let error = join_in_thread(&worlds[1], other, short).join().unwrap().unwrap_err();
     assert!(matches!(error, JoinError::Refused { rank: 1, .. }), "{error}");
     assert!(error.to_string().ends_with("refused rank 1: its HIEND_TOKEN is another one"), "{error}");
     let error = first.join().unwrap().unwrap_err();
-    let expected = "1 of 2 ranks joined within 3 s; missing: 1; refused 1 connections with another HIEND_TOKEN, the last from 127.0.0.1";
-    assert_eq!(error.to_string(), expected);
+    let error = error.to_string();
+    assert!(error.starts_with("1 of 2 ranks joined within 10 s; missing: 1; refused "), "{error}");
+    assert!(error.ends_with(" connections with another HIEND_TOKEN, the last from 127.0.0.1"), "{error}");
+}
+
+#[test]
+fn refusal_without_a_proof_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let worlds = worlds(dir.path(), 2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let second = World { master: Master::Address { host: "127.0.0.1".into(), port }, ..worlds[1].clone() };
+    let second = join_in_thread(&second, token(), TIMEOUTS);
+    // First without a proof, then with a wrong one: the rank tries again after each.
+    for status in [1, 2] {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"hiend-ranks  v1\n").unwrap();
+        stream.write_all(&[7; 32]).unwrap();
+        stream.read_exact(&mut [0; 32 + 8]).unwrap();
+        let reason = b"go \x1b[2J away";
+        stream.write_all(&[&[status, reason.len() as u8], reason.as_slice(), &[0; 32]].concat()).unwrap();
+        // Until the rank has read everything and closes.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let _proxy = Proxy::on(listener, dir.path().join("address"));
+    let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
+    let finishing = [first, second].map(|rank| {
+        let group = rank.join().unwrap().unwrap();
+        std::thread::spawn(move || group.finish())
+    });
+    for rank in finishing {
+        rank.join().unwrap().unwrap();
+    }
 }
 
 #[test]

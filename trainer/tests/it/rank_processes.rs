@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
@@ -16,13 +19,15 @@ use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::journal::{Entry, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Exit code of ranks that end because another one was lost.
 const LOST: i32 = 69;
 /// Exit code of a run that a signal of a batch system stopped.
 const REQUEUE: i32 = 75;
+/// Exit code of a run that Ctrl-C stopped.
+const STOPPED: i32 = 130;
 /// Exit code of ranks that do not belong together.
 const DISAGREEMENT: i32 = 78;
 
@@ -65,12 +70,19 @@ fn finetuning() -> FinetuneConfig {
     config
 }
 
-/// A cache of phantoms, and configurations.
-struct Folder(tempfile::TempDir);
+/// Held by one test at a time: each starts up to four processes, and their time-outs allow for one such test.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A cache of phantoms, and configurations, for the test whose turn it is.
+struct Folder {
+    dir: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
 
 impl Folder {
     fn new(cases: usize) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = Self { dir: tempfile::tempdir().unwrap(), _turn: turn };
         let phantoms = PhantomConfig { cases, seed: 5, spacing_mm: [6.0, 8.0] };
         write_dataset(&folder.at("raw/Dataset001_P"), &phantoms).unwrap();
         let raw = folder.at("raw");
@@ -83,7 +95,7 @@ impl Folder {
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 
     /// The program with the flags of every run, in an environment that says nothing of ranks.
@@ -115,6 +127,14 @@ impl Folder {
             }
         }
         losses
+    }
+
+    /// Validations of a run, without their times.
+    fn validations(&self, run: &str) -> Vec<ValidationRecord> {
+        let entries = read(&self.at(run).join("journal.jsonl")).unwrap().map(Result::unwrap);
+        let records =
+            entries.filter_map(|entry| if let Entry::Validation(record) = entry { Some(record) } else { None });
+        records.map(|record| ValidationRecord { secs: 0.0, ..record }).collect()
     }
 }
 
@@ -226,17 +246,18 @@ fn killed_first_rank_ends_the_others() {
 
 #[test]
 fn stopped_process_is_silent_and_ends_all() {
-    let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--peer-timeout", "10"]));
-    running.wait_for_step(1);
-    kill(running.rank(1), Signal::SIGSTOP).unwrap();
-    let (code, stderr) = running.end();
-    assert_eq!(code, Some(LOST), "{stderr}");
-    assert!(
-        stderr.lines().any(|line| line.starts_with("error: rank 1 (") && line.contains("has sent nothing for 10 s")),
-        "{stderr}"
-    );
-    assert!(stderr.contains("killing ranks [1]"), "{stderr}");
+    for rank in [1, 0] {
+        let folder = Folder::new(2);
+        let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--peer-timeout", "10"]));
+        running.wait_for_step(1);
+        kill(running.rank(rank), Signal::SIGSTOP).unwrap();
+        let (code, stderr) = running.end();
+        assert_eq!(code, Some(LOST), "{stderr}");
+        let named = format!("error: rank {rank} (");
+        let is_named = |line: &str| line.starts_with(&named) && line.contains("has sent nothing for 10 s");
+        assert!(stderr.lines().any(is_named), "{stderr}");
+        assert!(stderr.contains(&format!("killing ranks [{rank}]")), "{stderr}");
+    }
 }
 
 #[test]
@@ -254,6 +275,20 @@ fn ranks_are_started_again_from_the_newest_checkpoint() {
 }
 
 #[test]
+fn error_that_would_occur_again_is_not_followed_by_a_restart() {
+    let folder = Folder::new(2);
+    let flags = ["--devices", "cpu,cpu", "--restarts", "3", "--checkpoint-every", "2"];
+    let mut running = Running::start(folder.pretrain("run", &flags));
+    running.wait_for_step(1);
+    // No checkpoint can be written into a file.
+    fs::rename(folder.at("run/checkpoints"), folder.at("checkpoints")).unwrap();
+    fs::write(folder.at("run/checkpoints"), "").unwrap();
+    let (code, stderr) = running.end();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("checkpoints") && !stderr.contains("restart"), "{stderr}");
+}
+
+#[test]
 fn run_that_exists_is_not_continued_by_a_restart() {
     let folder = Folder::new(2);
     succeed(folder.pretrain("run", &["--device", "cpu", "--max-steps", "1"]));
@@ -264,17 +299,87 @@ fn run_that_exists_is_not_continued_by_a_restart() {
     assert_eq!(folder.losses("run").len(), 1);
 }
 
+/// Starts a run, sends signals once a step was done, and checks its exit code and that the steps done are saved.
+fn stop_by(run: &str, expected: i32, send: impl FnOnce(&Running)) {
+    let folder = Folder::new(2);
+    let mut command = folder.pretrain(run, &["--devices", "cpu,cpu"]);
+    command.process_group(0);
+    let mut running = Running::start(command);
+    running.wait_for_step(1);
+    send(&running);
+    let (code, stderr) = running.end();
+    assert_eq!(code, Some(expected), "{run}: {stderr}");
+    let done = folder.losses(run).len();
+    let checkpoint = folder.at(run).join("checkpoints").join(format!("step-{done:08}"));
+    assert!(checkpoint.is_dir(), "{run}: {stderr}");
+}
+
 #[test]
 fn signal_to_the_launcher_stops_and_saves() {
-    let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
-    running.wait_for_step(1);
+    stop_by("term", REQUEUE, |running| kill(running.own_pid(), Signal::SIGTERM).unwrap());
+    stop_by("int", STOPPED, |running| kill(running.own_pid(), Signal::SIGINT).unwrap());
+}
+
+#[test]
+fn signals_to_the_whole_process_group_stop_and_save() {
+    stop_by("int", STOPPED, |running| killpg(running.own_pid(), Signal::SIGINT).unwrap());
+    stop_by("term", REQUEUE, |running| {
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGHUP] {
+            killpg(running.own_pid(), signal).unwrap();
+        }
+    });
+}
+
+#[test]
+fn interrupted_validation_is_repeated_and_nothing_is_lost() {
+    let folder = Folder::new(4);
+    let flags = ["--init", "none", "--devices", "cpu,cpu"];
+    succeed(folder.program("straight", "finetune", &flags));
+    // The validation follows the line of its step. Wherever the signal arrives, the two runs together are the other one.
+    let mut running = Running::start(folder.program("parts", "finetune", &flags));
+    running.wait_for_step(2);
     kill(running.own_pid(), Signal::SIGTERM).unwrap();
     let (code, stderr) = running.end();
-    assert_eq!(code, Some(REQUEUE), "{stderr}");
-    let done = folder.losses("run").len();
-    let checkpoint = folder.at("run/checkpoints").join(format!("step-{done:08}"));
-    assert!(checkpoint.is_dir(), "{stderr}");
+    // A machine may be so busy that the run is over before the signal arrives.
+    assert!([Some(REQUEUE), Some(0)].contains(&code), "{stderr}");
+    succeed(folder.program("parts", "finetune", &["--resume", "--devices", "cpu,cpu"]));
+    assert_eq!(folder.losses("parts"), folder.losses("straight"));
+    assert_eq!(format!("{:?}", folder.validations("parts")), format!("{:?}", folder.validations("straight")));
+}
+
+#[test]
+fn signal_ends_a_rank_that_waits_for_others() {
+    let folder = Folder::new(2);
+    let master = free_address();
+    for (signal, expected) in [(Signal::SIGTERM, REQUEUE), (Signal::SIGINT, STOPPED)] {
+        let mut running =
+            as_torchrun(folder.pretrain("run", &["--device", "cpu"]), 0, master, "a token for tests only");
+        let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        stderr.find(|line| line.starts_with("rank 0 waits for 1 other ranks")).unwrap();
+        kill(running.own_pid(), signal).unwrap();
+        assert_eq!(running.child.wait().unwrap().code(), Some(expected));
+    }
+}
+
+#[test]
+fn ignored_hangup_stays_ignored() {
+    let folder = Folder::new(2);
+    for (run, device) in [("one", ["--device", "cpu"]), ("two", ["--devices", "cpu,cpu"])] {
+        let command = folder.pretrain(run, &[device[0], device[1], "--max-steps", "12"]);
+        let unset = command.get_envs().filter(|(_, value)| value.is_none());
+        let mut ignoring = Command::new("sh");
+        ignoring.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        unset.for_each(|(name, _)| {
+            ignoring.env_remove(name);
+        });
+        ignoring.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Running::start(ignoring);
+        running.wait_for_step(2);
+        killpg(running.own_pid(), Signal::SIGHUP).unwrap();
+        let (code, stderr) = running.end();
+        assert_eq!(code, Some(0), "{run}: {stderr}");
+        assert_eq!(folder.losses(run).len(), 12);
+    }
 }
 
 #[test]
@@ -291,24 +396,30 @@ fn ranks_end_with_their_launcher() {
 }
 
 /// Starts a rank as torchrun does.
-fn as_torchrun(mut command: Command, rank: usize, port: u16, token: &str) -> Running {
-    command.envs([("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("HIEND_TOKEN", token)]);
-    command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("MASTER_PORT", port.to_string());
+fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &str) -> Running {
+    command.envs([("WORLD_SIZE", "2"), ("HIEND_TOKEN", token)]).env("MASTER_ADDR", master.ip().to_string());
+    command.env("MASTER_PORT", master.port().to_string());
+    command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
     Running::start(command)
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A free port of a loopback address that no other test uses, in this process or another one.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    // 127.0.0.x is what everything else uses.
+    let host = Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed));
+    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]
 fn ranks_of_torchrun_train_together() {
     let folder = Folder::new(2);
     succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", "3"]));
-    let port = free_port();
+    let master = free_address();
     let rank = |rank| {
         let command = folder.pretrain("run", &["--device", "cpu", "--max-steps", "3"]);
-        as_torchrun(command, rank, port, "a token for tests only")
+        as_torchrun(command, rank, master, "a token for tests only")
     };
     for rank in [rank(1), rank(0)] {
         let (code, stderr) = rank.end();
@@ -320,10 +431,10 @@ fn ranks_of_torchrun_train_together() {
 #[test]
 fn rank_with_another_configuration_is_named_by_all() {
     let folder = Folder::new(2);
-    let port = free_port();
+    let master = free_address();
     let rank = |rank: usize| {
         let lr = if rank == 1 { "optim.lr=0.5" } else { "optim.lr=0.25" };
-        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--set", lr]), rank, port, "a token for tests only")
+        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--set", lr]), rank, master, "a token for tests only")
     };
     for rank in [rank(0), rank(1)] {
         let (code, stderr) = rank.end();
@@ -337,18 +448,19 @@ fn rank_with_another_configuration_is_named_by_all() {
 #[test]
 fn rank_with_another_token_is_refused() {
     let folder = Folder::new(2);
-    let port = free_port();
-    let rank = |rank: usize| {
-        let token = ["a token for tests only", "another token for tests"][rank];
-        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--join-timeout", "10"]), rank, port, token)
+    let master = free_address();
+    let rank = |rank: usize, token: &str| {
+        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--join-timeout", "10"]), rank, master, token)
     };
-    let [(first, first_error), (second, second_error)] = [rank(0), rank(1)].map(Running::end);
-    assert_eq!((first, second), (Some(LOST), Some(DISAGREEMENT)), "{first_error}{second_error}");
+    let mut first = rank(0, "a token for tests only");
+    // Both wait for as long, so the second one starts when the first one waits.
+    let mut first_lines = BufReader::new(first.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    first_lines.find(|line| line.starts_with("rank 0 waits for 1 other ranks")).unwrap();
+    let (second, second_error) = rank(1, "another token for tests").end();
+    let first_error = first_lines.collect::<Vec<_>>().join("\n");
+    assert_eq!((first.end().0, second), (Some(LOST), Some(DISAGREEMENT)), "{first_error}{second_error}");
     assert!(second_error.contains("refused rank 1: its HIEND_TOKEN is another one"), "{second_error}");
-    assert!(
-        first_error.contains("1 of 2 ranks joined within 10 s; missing: 1; refused 1 connections"),
-        "{first_error}"
-    );
+    assert!(first_error.contains("1 of 2 ranks joined within 10 s; missing: 1; refused "), "{first_error}");
 }
 
 #[test]
@@ -368,22 +480,27 @@ fn ranks_without_a_token_or_with_half_an_environment_do_not_start() {
     check(&world[1..], &["--device", "cpu"], "error: WORLD_SIZE is set but RANK is not");
     check(&[], &["--ranks", "slurm"], "error: --ranks slurm: SLURM_PROCID is not set");
     check(&[], &["--devices", "cpu", "--restarts", "2"], "error: --restarts is for ranks that --devices starts");
-    check(&[], &["--devices", "cpu,cpu,cpu"], "error: 3 ranks cannot share stream.visits_per_batch = 4 evenly");
+}
+
+#[test]
+fn error_of_all_ranks_is_shown_once() {
+    let folder = Folder::new(2);
+    let output = folder.pretrain("run", &["--devices", "cpu,cpu,cpu"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    // "error: ranks 0-2: .." if they end within the time in which errors are merged.
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.contains("3 ranks cannot share stream.visits_per_batch = 4 evenly"), "{stderr}");
+    assert!(!folder.at("run").exists());
 }
 
 #[test]
 fn validation_is_shared_and_gives_the_scores_of_one_process() {
     let folder = Folder::new(4);
-    let validations = |run: &str| -> Vec<ValidationRecord> {
-        let entries = read(&folder.at(run).join("journal.jsonl")).unwrap().map(Result::unwrap);
-        let records =
-            entries.filter_map(|entry| if let Entry::Validation(record) = entry { Some(record) } else { None });
-        records.map(|record| ValidationRecord { secs: 0.0, ..record }).collect()
-    };
     succeed(folder.program("one", "finetune", &["--init", "none", "--device", "cpu"]));
     succeed(folder.program("two", "finetune", &["--init", "none", "--devices", "cpu,cpu"]));
     assert_eq!(folder.losses("two"), folder.losses("one"));
-    let one = validations("one");
+    let one = folder.validations("one");
     assert_eq!((one.len(), one[0].num_cases), (2, 2));
-    assert_eq!(format!("{:?}", validations("two")), format!("{one:?}"));
+    assert_eq!(format!("{:?}", folder.validations("two")), format!("{one:?}"));
 }
