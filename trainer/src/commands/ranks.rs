@@ -199,10 +199,15 @@ fn share_cores(compute: &Compute, world: &World) -> anyhow::Result<Option<String
 
 /// The rank that is gone or hangs, if that is the cause of the error.
 fn lost_rank(error: &anyhow::Error) -> Option<usize> {
-    let failure = match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(TrainingError::Rank { failure, .. }), _) | (_, Some(JoinError::Peer(failure))) => failure,
-        _ => return None,
+    let of_training = error.downcast_ref().and_then(|error| match error {
+        TrainingError::Rank { failure, .. } => Some(failure),
+        _ => None,
+    });
+    let of_joining = || match error.downcast_ref()? {
+        JoinError::Peer(failure) => Some(failure),
+        _ => None,
     };
+    let failure = of_training.or_else(of_joining)?;
     matches!(failure.cause, Cause::Closed | Cause::Silent(_) | Cause::Late(_)).then_some(failure.rank)
 }
 

@@ -300,7 +300,9 @@ impl<'a> Attempt<'a> {
 
     fn show_held(&mut self, tell: &dyn Fn(&str)) {
         let (lines, dropped) = std::mem::take(&mut self.held);
-        lines.iter().for_each(|line| tell(line));
+        for line in &lines {
+            tell(line);
+        }
         if dropped > 0 {
             tell(&format!("{dropped} further lines of ranks other than 0 were dropped"));
         }

@@ -48,7 +48,9 @@ mod tests {
 
     fn lines(errors: &[(usize, &str)]) -> Vec<String> {
         let mut all = Errors::default();
-        errors.iter().for_each(|(rank, error)| all.add(*rank, (*error).to_owned()));
+        for (rank, error) in errors {
+            all.add(*rank, (*error).to_owned());
+        }
         all.take()
     }
 
