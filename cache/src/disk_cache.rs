@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use crate::durable;
+use crate::durable::{self, TemporaryFile};
 use crate::error::FileError;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
 use crate::storage::{Access, Map};
@@ -219,14 +219,14 @@ impl DiskCache {
         let tmp = self.dir.join(space::TMP);
         let write = || {
             std::fs::create_dir_all(folder)?;
-            let mut file = durable::temporary(&tmp, TEMPORARY_PREFIX)?;
+            let mut file = TemporaryFile::create(&tmp, TEMPORARY_PREFIX)?;
             file.write_all(bytes)?;
             match file.persist(&path) {
-                Ok(_) => Ok(()),
+                Ok(()) => Ok(()),
                 // An eviction removed the folder, which was empty.
                 Err(err) if err.error.kind() == io::ErrorKind::NotFound => {
                     std::fs::create_dir_all(folder)?;
-                    err.file.persist(&path).map(drop).map_err(|err| err.error)
+                    err.file.persist(&path).map_err(|err| err.error)
                 }
                 Err(err) => Err(err.error),
             }

@@ -23,14 +23,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod operation;
+mod temporary;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 use crate::error::FileError;
 use crate::lookup;
+use operation::{Operation, announced};
+pub(crate) use temporary::{TemporaryFile, Unnamed};
 
 /// Prefix of temporary file names. Short and fixed, so that a name of the maximum length can still be written.
 pub(crate) const TEMPORARY_PREFIX: &str = ".hiend-";
@@ -64,33 +67,37 @@ pub fn write_with<T>(
     Ok(value)
 }
 
-/// Replaces the content of `path` with what `write` writes to the temporary path it is given.
+/// Replaces the content of `path` with the file that `write` creates under the temporary path it is given.
 ///
-/// For libraries that open the path themselves. They may replace the temporary file but must not remove it.
+/// For libraries that open the path themselves. The temporary path has the extension of `path`, by which some of them
+/// choose a format.
 ///
 /// # Errors
 /// If the file cannot be written or `write` fails; the previous content is then untouched.
 pub fn write_path<T>(path: &Path, write: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, FileError> {
-    let file = NewFile::create(path)?;
-    let value = write(file.temporary_path()).map_err(FileError::at(path, "write"))?;
-    // `write` may have replaced the file that `commit` syncs by another one of that name.
-    File::open(file.temporary_path()).and_then(|file| file.sync_all()).map_err(FileError::at(path, "sync"))?;
-    file.commit()?;
-    Ok(value)
+    // Its lock keeps `remove_stale` away from the file that `write` creates, which may not even be one file all the time.
+    let lock = NewFile::create(path)?;
+    let partial = lock.temporary_path().with_extension(ending(&lock.target));
+    let written = write(&partial)
+        .map_err(FileError::at(path, "write"))
+        .and_then(|value| open_and_sync(&partial).map(|()| value).map_err(FileError::at(path, "sync")))
+        .and_then(|value| rename(&partial, &lock.target).map(|()| value));
+    if written.is_err() {
+        // The first failure is the one to report; a remainder is removed by `remove_stale`.
+        let _ = remove_file(&partial);
+    }
+    written
 }
 
-/// Appends `bytes` to `path`, creates it if it does not exist, and syncs it.
-///
-/// A crash may leave a part of `bytes` at the end of the file: the format must tell a truncated record.
-///
-/// # Errors
-/// If the file cannot be written or synced.
-pub fn append(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let existed = lookup::exists(path)?;
-    let mut file = File::options().append(true).create(true).open(path).map_err(FileError::at(path, "open"))?;
-    file.write_all(bytes).map_err(FileError::at(path, "write"))?;
-    file.sync_data().map_err(FileError::at(path, "sync"))?;
-    if existed { Ok(()) } else { sync_dir(parent(path)) }
+/// Extension of a file's name in lower case, with the one before it for `.nii.gz` and its like.
+fn ending(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let mut parts = name.rsplit('.');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("gz"), Some(inner), Some(_)) => format!("{inner}.gz"),
+        (Some(last), Some(_), _) => last.to_owned(),
+        _ => "partial".into(),
+    }
 }
 
 /// Creates a folder and its missing parents, each of them durably.
@@ -106,11 +113,11 @@ pub fn create_dir_all(path: &Path) -> Result<(), FileError> {
         missing.push(folder);
     }
     for folder in missing.into_iter().rev() {
-        match std::fs::create_dir(folder) {
+        match create_dir(folder) {
             Ok(()) => {}
             // Another process was faster.
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(err) => return Err(FileError::at(folder, "create this folder")(err)),
+            Err(err) if err.source.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(err),
         }
         sync_dir(parent(folder))?;
     }
@@ -120,12 +127,62 @@ pub fn create_dir_all(path: &Path) -> Result<(), FileError> {
     Err(FileError::at(path, "create this folder")(io::ErrorKind::NotADirectory.into()))
 }
 
+/// Creates a folder below an existing one. Its name is durable once that one is synced.
+///
+/// # Errors
+/// If the folder cannot be created, or its name is taken.
+pub fn create_dir(path: &Path) -> Result<(), FileError> {
+    announced(&Operation::CreateDir { path }, || std::fs::create_dir(path))
+        .map_err(FileError::at(path, "create this folder"))
+}
+
+/// Removes a file. The removal is durable once its folder is synced.
+///
+/// # Errors
+/// If the system refuses it; the source's kind is `NotFound` for a file that is not there.
+pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    announced(&Operation::Remove { path }, || std::fs::remove_file(path)).map_err(FileError::at(path, "remove"))
+}
+
+/// Removes a folder and everything in it. The removal is durable once the folder above is synced.
+///
+/// # Errors
+/// If the system refuses it; a part of the content may be gone then.
+pub fn remove_dir_all(path: &Path) -> Result<(), FileError> {
+    announced(&Operation::Remove { path }, || std::fs::remove_dir_all(path)).map_err(FileError::at(path, "remove"))
+}
+
+/// Appends bytes to a file that is open for writing at its end; `path` is the file's name.
+///
+/// # Errors
+/// If the system refuses it; a part of the bytes may be in the file then.
+pub fn append_to(file: &mut File, path: &Path, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match operation::announced_write(path, bytes, |bytes| file.write(bytes)) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
+}
+
+/// Syncs the content and length of an open file; `path` is its name.
+///
+/// # Errors
+/// If the file cannot be synced.
+pub fn sync_data(file: &File, path: &Path) -> io::Result<()> {
+    announced(&Operation::SyncFile { path }, || file.sync_data())
+}
+
 /// Renames a file or folder, whose content is synced, and syncs the folders of both names.
 ///
 /// # Errors
 /// If the system refuses the rename or a folder cannot be synced.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
-    std::fs::rename(from, to).map_err(FileError::at(to, "rename a file to this name"))?;
+    announced(&Operation::Rename { from, to }, || std::fs::rename(from, to))
+        .map_err(FileError::at(to, "rename a file to this name"))?;
     sync_dir(parent(to))?;
     if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
 }
@@ -135,7 +192,11 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 /// # Errors
 /// If the file cannot be opened or synced.
 pub fn sync_file(path: &Path) -> Result<(), FileError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(FileError::at(path, "sync"))
+    open_and_sync(path).map_err(FileError::at(path, "sync"))
+}
+
+fn open_and_sync(path: &Path) -> io::Result<()> {
+    announced(&Operation::SyncFile { path }, || File::open(path).and_then(|file| file.sync_all()))
 }
 
 /// Syncs a folder's list of names: files that were created, renamed or removed in it.
@@ -149,7 +210,7 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
     if !cfg!(unix) {
         return Ok(());
     }
-    match File::open(path).and_then(|folder| folder.sync_all()) {
+    match announced(&Operation::SyncDir { path }, || File::open(path).and_then(|folder| folder.sync_all())) {
         Err(err) if matches!(err.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result.map_err(FileError::at(path, "sync this folder")),
     }
@@ -175,27 +236,37 @@ pub(crate) fn remove_stale_named(dir: &Path, prefix: &str) -> Result<usize, File
     for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
         let path = entry.map_err(FileError::at(dir, "list"))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !(name.starts_with(prefix) && name.ends_with(TEMPORARY_SUFFIX)) {
+        let Some((random, extension)) = name.strip_prefix(prefix).and_then(|rest| rest.split_once('.')) else {
+            continue;
+        };
+        // A writer at work holds the lock of the temporary file. Without locks on the file system the file stays.
+        let is_stale = if TEMPORARY_SUFFIX.strip_prefix('.') == Some(extension) {
+            is_unlocked(&path)
+        } else {
+            let temporary = dir.join(format!("{prefix}{random}{TEMPORARY_SUFFIX}"));
+            !lookup::exists(&temporary)? || is_unlocked(&temporary)
+        };
+        if !is_stale {
             continue;
         }
-        // A writer at work holds the lock. Without locks on the file system the file stays.
-        let stale = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-        if !stale {
-            continue;
-        }
-        match std::fs::remove_file(&path) {
+        match remove_file(&path) {
             Ok(()) => removed += 1,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => return Err(FileError::at(path, "remove")(err)),
+            Err(err) if err.source.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
         }
     }
     Ok(removed)
 }
 
+/// Returns `true` if no process holds the lock of a file.
+fn is_unlocked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+}
+
 /// A file being written under a temporary name. Dropping it without [`NewFile::commit`] removes it.
 #[derive(Debug)]
 pub struct NewFile {
-    file: NamedTempFile,
+    file: TemporaryFile,
     target: PathBuf,
 }
 
@@ -213,7 +284,7 @@ impl NewFile {
             Some(_) if path.is_symlink() => std::fs::canonicalize(path).map_err(FileError::at(path, "look up"))?,
             _ => path.to_owned(),
         };
-        let file = temporary(parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
+        let file = TemporaryFile::create(parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
         Ok(Self { file, target })
     }
 
@@ -228,7 +299,7 @@ impl NewFile {
     /// # Errors
     /// If one of these fails; the previous content is untouched unless only the last one did.
     pub fn commit(self) -> Result<(), FileError> {
-        self.file.as_file().sync_all().map_err(FileError::at(&self.target, "sync"))?;
+        self.file.sync_all().map_err(FileError::at(&self.target, "sync"))?;
         self.file.persist(&self.target).map_err(|err| FileError::at(&self.target, "replace")(err.error))?;
         sync_dir(parent(&self.target))
     }
@@ -236,41 +307,18 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.as_file_mut().write(bytes)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_file_mut().flush()
+        self.file.flush()
     }
 }
 
 impl io::Seek for NewFile {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.file.as_file_mut().seek(to)
+        self.file.seek(to)
     }
-}
-
-/// Creates a locked temporary file whose mode is left to the umask.
-pub(crate) fn temporary(dir: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).suffix(TEMPORARY_SUFFIX);
-    // The default would be readable by its owner alone.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    loop {
-        let file = builder.tempfile_in(dir).map_err(without_path)?;
-        // The lock keeps `remove_stale` away. That function may have come between creation and lock: then the name is
-        // gone and another file is created. A file system without locks has no such race, because nothing is removed.
-        if file.as_file().lock().is_err() || std::fs::symlink_metadata(file.path()).is_ok() {
-            return Ok(file);
-        }
-    }
-}
-
-/// Drops the temporary path that `tempfile` adds to the system's error; callers name the target.
-fn without_path(err: io::Error) -> io::Error {
-    let cause = err.get_ref().and_then(|inner| inner.source()?.downcast_ref::<io::Error>()?.raw_os_error());
-    cause.map_or(err, io::Error::from_raw_os_error)
 }
 
 /// Folder of a path; `.` for a bare name.
@@ -330,7 +378,7 @@ mod tests {
     fn missing_folder_is_an_error_that_names_the_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("absent/f");
-        for result in [write(&path, b""), append(&path, b""), sync_dir(path.parent().unwrap()), sync_file(&path)] {
+        for result in [write(&path, b""), sync_dir(path.parent().unwrap()), sync_file(&path)] {
             let error = result.unwrap_err();
             assert!(error.path.starts_with(dir.path().join("absent")), "{error}");
             assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
@@ -391,15 +439,6 @@ mod tests {
     }
 
     #[test]
-    fn append_adds_at_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        append(&path, b"one\n").unwrap();
-        append(&path, b"two\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
-    }
-
-    #[test]
     fn folders_are_created_once_and_never_over_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b/c");
@@ -431,9 +470,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let live = NewFile::create(&path).unwrap();
-        std::fs::write(dir.path().join(".hiend-killed.tmp"), b"half").unwrap();
-        std::fs::write(dir.path().join(".other.tmp"), b"not ours").unwrap();
-        assert_eq!(remove_stale(dir.path()).unwrap(), 1);
+        let live_sibling = live.temporary_path().with_extension("nii.gz");
+        for name in [".hiend-killed.tmp", ".hiend-killed.nii.gz", ".hiend-older.nii", ".other.tmp"] {
+            std::fs::write(dir.path().join(name), b"half").unwrap();
+        }
+        std::fs::write(&live_sibling, b"half").unwrap();
+        assert_eq!(remove_stale(dir.path()).unwrap(), 3);
+        std::fs::remove_file(live_sibling).unwrap();
         live.commit().unwrap();
         assert_eq!(names(dir.path()), [".other.tmp", "f"]);
     }

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use tempfile::NamedTempFile;
-
+use crate::durable::{self, TemporaryFile, Unnamed};
 use crate::error::FileError;
 use crate::lookup;
 
@@ -17,13 +16,13 @@ pub(crate) const RESERVATION_PREFIX: &str = ".name-";
 pub(crate) enum Renamed {
     Done,
     /// Another file has the name.
-    Taken(NamedTempFile),
+    Taken(TemporaryFile),
 }
 
 /// Gives a synced file a name that no other file has.
-pub(crate) fn rename_new(file: NamedTempFile, path: &Path) -> Result<Renamed, FileError> {
+pub(crate) fn rename_new(file: TemporaryFile, path: &Path) -> Result<Renamed, FileError> {
     match file.persist_noclobber(path) {
-        Ok(_) => Ok(Renamed::Done),
+        Ok(()) => Ok(Renamed::Done),
         Err(err) if err.error.kind() == io::ErrorKind::AlreadyExists => Ok(Renamed::Taken(err.file)),
         // The system can do neither: no RENAME_NOREPLACE and no hard links, as on some network file systems.
         Err(err) if lacks_exclusive_rename(&err.error) => reserve_and_rename(err.file, path),
@@ -44,7 +43,7 @@ fn lacks_exclusive_rename(err: &io::Error) -> bool {
 ///
 /// A file whose creation is exclusive reserves the name among writers that do the same, and keeps it until the shard has
 /// it. A writer killed in between leaves an empty reservation; others then take the next name.
-fn reserve_and_rename(file: NamedTempFile, path: &Path) -> Result<Renamed, FileError> {
+fn reserve_and_rename(file: TemporaryFile, path: &Path) -> Result<Renamed, FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let reservation = path.with_file_name(format!("{RESERVATION_PREFIX}{name}"));
     match File::options().write(true).create_new(true).open(&reservation) {
@@ -55,12 +54,12 @@ fn reserve_and_rename(file: NamedTempFile, path: &Path) -> Result<Renamed, FileE
     let renamed = match lookup::exists(path) {
         Ok(true) => Ok(Renamed::Taken(file)),
         Ok(false) => match file.persist(path) {
-            Ok(_) => Ok(Renamed::Done),
-            Err(err) => Err(FileError::at(path, "name the finished file")(err.error)),
+            Ok(()) => Ok(Renamed::Done),
+            Err(Unnamed { error, .. }) => Err(FileError::at(path, "name the finished file")(error)),
         },
         Err(err) => Err(err),
     };
-    std::fs::remove_file(&reservation).map_err(FileError::at(&reservation, "remove"))?;
+    durable::remove_file(&reservation)?;
     renamed
 }
 
@@ -69,7 +68,6 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::durable;
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<String> =
@@ -78,8 +76,8 @@ mod tests {
         names
     }
 
-    fn temporary(dir: &Path, content: &[u8]) -> NamedTempFile {
-        let mut file = durable::temporary(dir, ".new-").unwrap();
+    fn temporary(dir: &Path, content: &[u8]) -> TemporaryFile {
+        let mut file = TemporaryFile::create(dir, ".new-").unwrap();
         file.write_all(content).unwrap();
         file
     }
@@ -87,7 +85,7 @@ mod tests {
     /// Both ways of naming a shard keep an existing file and hand the new one back.
     #[test]
     fn existing_name_is_taken_and_a_new_one_is_given() {
-        for rename in [rename_new as fn(NamedTempFile, &Path) -> Result<Renamed, FileError>, reserve_and_rename] {
+        for rename in [rename_new as fn(TemporaryFile, &Path) -> Result<Renamed, FileError>, reserve_and_rename] {
             let dir = tempfile::tempdir().unwrap();
             let [first, second] = ["a.shard", "b.shard"].map(|name| dir.path().join(name));
             assert!(matches!(rename(temporary(dir.path(), b"1"), &first).unwrap(), Renamed::Done));

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::durable;
+use crate::durable::{self, TemporaryFile};
 use crate::error::{FileError, Result};
 use crate::location::Location;
 use crate::lookup;
@@ -88,7 +88,7 @@ impl Place {
                 let path = dir.join(name);
                 let folder = path.parent().unwrap_or(dir);
                 let failed = || FileError::at(path.as_path(), "create");
-                let mut file = durable::temporary(folder, durable::TEMPORARY_PREFIX).map_err(failed())?;
+                let mut file = TemporaryFile::create(folder, durable::TEMPORARY_PREFIX).map_err(failed())?;
                 io::Write::write_all(&mut file, bytes).map_err(failed())?;
                 Ok(matches!(naming::rename_new(file, &path)?, naming::Renamed::Done))
             }
@@ -102,10 +102,10 @@ impl Place {
         match self {
             Self::Folder(dir) => {
                 let path = dir.join(name);
-                match std::fs::remove_file(&path) {
+                match durable::remove_file(&path) {
                     Ok(()) => Ok(true),
-                    Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
-                    Err(err) => Err(FileError::at(path, "remove")(err)),
+                    Err(err) if err.source.kind() == io::ErrorKind::NotFound => Ok(false),
+                    Err(err) => Err(err),
                 }
             }
             #[cfg(feature = "object-store")]

@@ -90,6 +90,12 @@ pub(crate) fn is_shard(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == EXTENSION)
 }
 
+/// Generation that the name of a shard states; `None` for a name of another form.
+#[must_use]
+pub fn generation_in_name(shard: &Path) -> Option<u64> {
+    shard.file_name()?.to_str()?.strip_prefix('g')?.split('-').next()?.parse().ok()
+}
+
 /// Opens one shard of a cache by its file name, to read it once.
 ///
 /// # Errors

@@ -6,10 +6,8 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use tempfile::NamedTempFile;
-
 use super::layout::EXTENSION;
-use crate::durable;
+use crate::durable::{self, TemporaryFile};
 use crate::error::{FileError, Result};
 use crate::location::Location;
 use crate::naming::{RESERVATION_PREFIX, Renamed, rename_new};
@@ -31,7 +29,7 @@ pub(super) enum Target {
 /// A file that gets its name when it is finished.
 pub(super) struct FileTarget {
     dir: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<TemporaryFile>,
     generation: u64,
     worker: u32,
 }
@@ -55,7 +53,7 @@ impl Target {
     pub(super) fn create(place: &Place, generation: u64, worker: u32) -> Result<Self> {
         match place {
             Place::Folder(dir) => {
-                let file = durable::temporary(dir, TEMPORARY_PREFIX)
+                let file = TemporaryFile::create(dir, TEMPORARY_PREFIX)
                     .map_err(FileError::at(dir, "create a file in this folder"))?;
                 let file = BufWriter::with_capacity(BUFFER_LEN, file);
                 Ok(Self::File(FileTarget { dir: dir.clone(), file, generation, worker }))
@@ -104,7 +102,7 @@ impl FileTarget {
         let Self { dir, file, generation, worker } = self;
         let failed = FileError::at(dir.as_path(), "write a shard in this folder");
         let mut file = file.into_inner().map_err(|err| failed(err.into_error()))?;
-        file.as_file().sync_all().map_err(FileError::at(&dir, "sync a shard in this folder"))?;
+        file.sync_all().map_err(FileError::at(&dir, "sync a shard in this folder"))?;
         for sequence in 0u32.. {
             let path = dir.join(shard_name(generation, worker, sequence));
             match rename_new(file, &path)? {
@@ -187,6 +185,15 @@ mod tests {
             std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn name_states_the_generation() {
+        for generation in [1, 9999, 10_000, u64::MAX] {
+            let path = Path::new("/cache").join(shard_name(generation, 3, 2));
+            assert_eq!(crate::shard::generation_in_name(&path), Some(generation));
+        }
+        assert_eq!(crate::shard::generation_in_name(Path::new("/cache/other.shard")), None);
     }
 
     #[test]

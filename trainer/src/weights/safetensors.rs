@@ -39,7 +39,7 @@ pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
 pub fn write(path: &Path, state: &StateDict) -> Result<(), WeightsError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     durable::write_path(path, |temporary| {
-        let permissions = std::fs::metadata(temporary)?.permissions();
+        let permissions = std::fs::File::create(temporary)?.metadata()?.permissions();
         ::safetensors::serialize_to_file(&state.tensors, Some(metadata), temporary).map_err(|error| match error {
             SafeTensorError::IoError(error) => error,
             error => std::io::Error::other(error),
