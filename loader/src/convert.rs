@@ -291,7 +291,7 @@ pub enum ConvertError {
 /// Progress of a case.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The case was stored.
+    /// The case was added to the shard being written. It is durable once that shard is full, or the run has ended.
     Converted {
         /// `DATASET/CASE`.
         case: &'a str,

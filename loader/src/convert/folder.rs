@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use hiend_cache::shard::{open_named, record::CaseRecord, set_aside, writer::remove_stale};
+use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
 use super::{ConvertError, ConvertOptions, identity};
@@ -91,8 +91,15 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
         let Some(keys) = cache.manifest().cases.get(name.as_ref()) else {
             return Err(ConvertError::LostShard { path: path.clone() });
         };
+        // An older record that would count again is no replacement.
+        let generation = generation_in_name(path);
+        let is_lost = |key: &str| match (cache.case(key), generation) {
+            (None, _) => true,
+            (Some(case), Some(generation)) => case.shard().generation() < generation,
+            (Some(_), None) => false,
+        };
         let before = lost.len();
-        lost.extend(keys.iter().filter(|key| cache.case(key).is_none() && !listed.contains(*key)));
+        lost.extend(keys.iter().filter(|key| is_lost(key) && !listed.contains(*key)));
         if lost.len() > before {
             shards.push(path.clone());
         }

@@ -186,6 +186,20 @@ fn a_label_that_cannot_be_seen_supersedes_nothing() {
 }
 
 #[test]
+fn lost_case_does_not_return_to_an_older_record() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("imagesTr/b_0000.nii", image())]);
+    place.convert();
+    place.write("imagesTr/a_0000.nii", &image().scaling(1.0, 5.0));
+    place.convert();
+    std::fs::remove_file(place.data().join("imagesTr/a_0000.nii")).unwrap();
+    std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
+    let error = place.convert_with(ConvertOptions::default()).unwrap_err();
+    assert!(matches!(&error, ConvertError::LostCases { count: 1, example, .. } if example == "data/a"), "{error}");
+    let options = ConvertOptions { forget_lost: true, ..ConvertOptions::default() };
+    assert_eq!(place.convert_with(options).unwrap().not_in_data, 1);
+}
+
+#[test]
 fn nothing_is_pruned_below_an_empty_folder() {
     let place = Place::new(&[
         ("Dataset001_A/imagesTr/a_0000.nii", image()),
