@@ -2,7 +2,8 @@
 //!
 //! A run that was killed and resumed repeats the steps since its last checkpoint. Of two lines for one step the later
 //! one counts; with the same data both record the same loss. A kill can leave an incomplete last line: readers skip it,
-//! and a resumed run removes it.
+//! and a resumed run removes it. A power cut can leave garbage after the last sync, which a resumed run removes with a
+//! warning.
 //!
 //! The file is synced before every checkpoint ([`Journal::sync`]), so no checkpoint is ahead of its journal.
 
@@ -10,7 +11,7 @@
 pub(crate) mod testing;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::durable;
@@ -150,35 +151,50 @@ pub enum Entry {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    path: PathBuf,
+    /// Length of the complete lines, bytes.
+    len: u64,
 }
 
 impl Journal {
-    /// Opens `path` and makes its name durable. The lines of a `resumed` run stay, except for an incomplete last one.
+    /// Opens `path` and makes its name durable. The lines of a `resumed` run stay, except for an incomplete last one and
+    /// for garbage in the last MiB.
     ///
     /// # Errors
     /// If the file cannot be opened or read.
     pub fn open(path: &Path, resumed: bool) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).truncate(!resumed).read(true).write(true).open(path)?;
         durable::sync_dir(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-        let len = file.metadata()?.len();
-        let tail_start = len.saturating_sub(MAX_LINE);
+        let tail_start = file.metadata()?.len().saturating_sub(MAX_LINE);
         file.seek(SeekFrom::Start(tail_start))?;
         let mut tail = Vec::new();
         (&mut file).take(MAX_LINE).read_to_end(&mut tail)?;
-        let whole = tail.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at as u64 + 1);
-        file.set_len(tail_start + whole)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Self { file })
+        let Tail { kept, sound, num_garbage } = Tail::of(&tail, tail_start > 0);
+        let len = tail_start + kept.len() as u64;
+        if num_garbage > 0 {
+            tracing::warn!(num_garbage, "{}: removed lines that a power cut left unreadable", path.display());
+        }
+        file.seek(SeekFrom::Start(tail_start + sound as u64))?;
+        durable::append_to(&mut file, path, &kept[sound..])?;
+        file.set_len(len)?;
+        Ok(Self { file, path: path.to_owned(), len })
     }
 
     /// Writes a line at once, so that it survives a kill of the process.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written (disk full); the part of the line that was written is removed.
     pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        self.file.write_all(&line)
+        if let Err(error) = durable::append_to(&mut self.file, &self.path, &line) {
+            // A later line would continue an incomplete one, and neither could be read.
+            self.file.set_len(self.len)?;
+            self.file.seek(SeekFrom::Start(self.len))?;
+            return Err(error);
+        }
+        self.len += line.len() as u64;
+        Ok(())
     }
 
     /// Makes the lines written so far survive a power cut.
@@ -186,7 +202,35 @@ impl Journal {
     /// # Errors
     /// If the file cannot be synced.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        durable::sync_data(&self.file, &self.path)
+    }
+}
+
+/// The end of a journal without what a kill or a power cut left there.
+struct Tail {
+    /// Bytes of the lines that stay.
+    kept: Vec<u8>,
+    /// Number of bytes before the first line that is removed.
+    sound: usize,
+    /// Number of complete lines that are removed.
+    num_garbage: usize,
+}
+
+impl Tail {
+    /// Keeps the complete lines that are JSON objects. The first line of a `cut` tail is not complete and stays.
+    fn of(tail: &[u8], cut: bool) -> Self {
+        let (mut kept, mut sound, mut num_garbage) = (Vec::with_capacity(tail.len()), None, 0);
+        for (number, line) in tail.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let is_complete = line.ends_with(b"\n");
+            let is_object = || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line).is_ok();
+            if is_complete && (cut && number == 0 || is_object()) {
+                kept.extend_from_slice(line);
+            } else {
+                sound.get_or_insert(kept.len());
+                num_garbage += usize::from(is_complete);
+            }
+        }
+        Self { sound: sound.unwrap_or(kept.len()), kept, num_garbage }
     }
 }
 
@@ -254,6 +298,10 @@ impl Iterator for Entries {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use hiend_cache::durable::operation::{Observer, Operation, observe};
+
     use super::*;
     use crate::journal::testing::validation_record;
 
@@ -308,6 +356,62 @@ mod tests {
         assert_eq!((entries.len(), &entries[2]), (3, &entry));
         Journal::open(file.path(), false).unwrap();
         check(&std::fs::read(file.path()).unwrap(), 0);
+    }
+
+    #[test]
+    fn resumed_run_removes_garbage_and_keeps_the_lines_around_it() {
+        let [first, second] = [0, 1].map(|idx| LINES.split_inclusive('\n').nth(idx).unwrap());
+        let zeros = "\0".repeat(40);
+        let kept = format!("{first}{second}");
+        for damaged in [
+            format!("{first}{zeros}{second}{second}"),
+            format!("{first}{zeros}\n{second}"),
+            format!("{zeros}\n{first}{second}{zeros}"),
+            format!("{first}{{\"event\":\"st{zeros}\n{second}{{\"ev"),
+        ] {
+            let file = file_with(damaged.as_bytes());
+            Journal::open(file.path(), true).unwrap();
+            assert_eq!(std::fs::read_to_string(file.path()).unwrap(), kept, "{damaged:?}");
+        }
+        // The tail begins within a line.
+        let long = format!("{}\n{zeros}\n", first.trim_end().repeat(2 * MAX_LINE as usize / first.len()));
+        let file = file_with(long.as_bytes());
+        Journal::open(file.path(), true).unwrap();
+        assert_eq!(std::fs::metadata(file.path()).unwrap().len() as usize, long.len() - zeros.len() - 1);
+    }
+
+    /// Lets four bytes of each write through, and fails from the second write on.
+    #[derive(Default)]
+    struct DiskFull {
+        writes: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Observer for DiskFull {
+        fn before(&self, _: &Operation<'_>) -> io::Result<()> {
+            let earlier = self.writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if earlier > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn after(&self, _: &Operation<'_>) {}
+
+        fn write_len(&self, _: &Path, len: usize) -> usize {
+            len.min(4)
+        }
+    }
+
+    #[test]
+    fn line_that_does_not_fit_on_the_disk_leaves_no_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, false).unwrap();
+        let entry = |step| Entry::Started { step, device: "CPU".into() };
+        journal.write(&entry(1)).unwrap();
+        let full = observe(&path, Arc::new(DiskFull::default()));
+        assert_eq!(journal.write(&entry(2)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(full);
+        journal.write(&entry(3)).unwrap();
+        let entries: Vec<Entry> = read(&path).unwrap().map(Result::unwrap).collect();
+        assert_eq!(entries, [entry(1), entry(3)]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Checkpoints {
         durable::create_dir_all(&dir)?;
         for name in names(&dir)?.iter().filter(|name| name.starts_with(PARTIAL)) {
             let path = dir.join(name);
-            fs::remove_dir_all(&path).map_err(CheckpointError::io(&path))?;
+            durable::remove_dir_all(&path)?;
         }
         Ok(Self { dir, keep: keep.max(1) })
     }
@@ -102,7 +102,7 @@ impl Checkpoints {
             .and_then(|()| durable::rename(&partial, &target).map_err(CheckpointError::from));
         if let Err(error) = written {
             // The first failure is reported; a remainder is removed when the run is resumed.
-            let _ = fs::remove_dir_all(&partial);
+            let _ = durable::remove_dir_all(&partial);
             return Err(error);
         }
         self.remove_old(state.best)?;
@@ -116,7 +116,7 @@ impl Checkpoints {
                 // Under its own name, a checkpoint that a killed run had removed in part would look like a damaged one.
                 let removed = self.dir.join(format!("{PARTIAL}removed-{step:08}"));
                 durable::rename(path, &removed)?;
-                fs::remove_dir_all(&removed).map_err(CheckpointError::io(&removed))?;
+                durable::remove_dir_all(&removed)?;
             }
         }
         Ok(())
@@ -165,17 +165,19 @@ fn write<C: RunConfig, M: Module>(
     ema: Option<&M>,
     optimizer: &ModuleOptimizer,
 ) -> Result<(), CheckpointError> {
-    fs::create_dir(dir).map_err(CheckpointError::io(dir))?;
+    durable::create_dir(dir)?;
     let mut files = BTreeMap::new();
-    // Burn syncs each file itself.
+    // Burn writes the files; syncing them is not left to it.
     for (name, model) in [(MODEL, Some(model)), (EMA, ema)] {
         let Some(model) = model else { continue };
         let path = dir.join(name);
         model.clone().save_file(&path).map_err(CheckpointError::record(&path))?;
+        durable::sync_file(&path)?;
         files.insert(name.to_owned(), FileDigest::of(&path)?);
     }
     let path = dir.join(OPTIMIZER);
     optimizer.save(&path).map_err(CheckpointError::record(&path))?;
+    durable::sync_file(&path)?;
     files.insert(OPTIMIZER.to_owned(), FileDigest::of(&path)?);
     state::write(dir, &State { files, ..state.clone() })
 }
