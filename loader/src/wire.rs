@@ -7,6 +7,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod framing;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod spec;
 
 /// Messages generated from the contract, which documents them.

@@ -1,0 +1,111 @@
+//! Damaged and hostile messages: each is refused or understood, without a panic.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::batch::Expected;
+use super::framing::{FrameReader, Part};
+use super::spec::Stream;
+use super::{BatchHeader, Crop, CropBox, Dequantize, FetchRequest, OpenRequest, ShareRequest, StreamSpec};
+use crate::batch::VoxelForm;
+use crate::pipeline::StreamConfig;
+use crate::split::{FoldRule, FoldSplit, Part as SplitPart, Split};
+use crate::transform::Chain;
+
+/// Bytes with some of them changed, and a part cut out.
+fn damaged(whole: &[u8], edits: &[(prop::sample::Index, u8)], cut: Option<(prop::sample::Index, usize)>) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    for (at, value) in edits {
+        let at = at.index(bytes.len());
+        bytes[at] = *value;
+    }
+    if let Some((from, len)) = cut {
+        let from = from.index(bytes.len());
+        let end = (from + len).min(bytes.len());
+        bytes.drain(from..end);
+    }
+    bytes
+}
+
+fn edits() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4)
+}
+
+fn cut() -> impl Strategy<Value = Option<(prop::sample::Index, usize)>> {
+    prop::option::of((any::<prop::sample::Index>(), 1usize..40))
+}
+
+fn spec(augment: Chain) -> StreamSpec {
+    let part = SplitPart::Validation;
+    let split = Split::Fold(FoldSplit { fold: 2, of: 5, part, seed: 9, rule: FoldRule::Dealt });
+    let config = StreamConfig { include: vec!["A*".into()], split, augment, labels: true, ..StreamConfig::default() };
+    Stream { config, seed: 7, rank: (1, 2), form: VoxelForm::Boxes }.to_spec().unwrap()
+}
+
+fn header() -> BatchHeader {
+    let dequantize = Dequantize { gain: 1.0, bias: 0.5, factor: 1.0, shift: 0.0 };
+    let crop = |number: u64| Crop {
+        case_key: format!("D/{number}"),
+        dequantize: Some(dequantize),
+        r#box: Some(CropBox { start: 8 * number, shape: vec![2; 3], params_json: "{}".into(), ..CropBox::default() }),
+        ..Crop::default()
+    };
+    BatchHeader { step: 3, voxel_bytes: 32, crops: vec![crop(0), crop(1)], ..BatchHeader::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_request_is_understood_or_refused(edits in edits(), cut in cut(), nnunet: bool, noise: Vec<u8>) {
+        let spec = spec(if nnunet { Chain::nnunet() } else { Chain::recipe() });
+        for bytes in [damaged(&spec.encode_to_vec(), &edits, cut), noise] {
+            if let Ok(spec) = StreamSpec::decode(bytes.as_slice())
+                && let Ok(stream) = Stream::of_spec(&spec)
+            {
+                // What is accepted names the same stream when it is sent on.
+                if stream.config.validate().is_ok() {
+                    prop_assert_eq!(Stream::of_spec(&stream.to_spec().unwrap()), Ok(stream));
+                }
+            }
+            let _ = OpenRequest::decode(bytes.as_slice());
+            let _ = FetchRequest::decode(bytes.as_slice());
+            let _ = ShareRequest::decode(bytes.as_slice());
+        }
+    }
+
+    #[test]
+    fn any_header_is_checked_before_its_batch_is_received(edits in edits(), cut in cut(), form in 0usize..3) {
+        let form = [VoxelForm::Floats, VoxelForm::Quantized, VoxelForm::Boxes][form];
+        let expected = Expected { form, crop_size: [2; 3], labels: false, crops: 2 };
+        if let Ok(header) = BatchHeader::decode(damaged(&header().encode_to_vec(), &edits, cut).as_slice())
+            && let Ok((voxel_bytes, label_bytes)) = expected.check(3, &header)
+        {
+            prop_assert!(label_bytes == 0 && (form == VoxelForm::Boxes || voxel_bytes <= 64));
+        }
+    }
+
+    #[test]
+    fn any_stream_of_frames_ends(edits in edits(), cut in cut(), noise: Vec<u8>, chunk in 1usize..50) {
+        let frame = super::Frame { part: Some(super::frame::Part::Header(header())) }.encode_to_vec();
+        let mut framed = vec![0];
+        framed.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
+        framed.extend(frame);
+        for bytes in [damaged(&framed, &edits, cut), noise] {
+            let mut reader = FrameReader::default();
+            let mut received = 0;
+            'message: for chunk in bytes.chunks(chunk) {
+                let mut arrived = Bytes::copy_from_slice(chunk);
+                while !arrived.is_empty() {
+                    match reader.read(&mut arrived) {
+                        Ok(Some(Part::Data(data))) => received += data.len(),
+                        Ok(Some(Part::Header(_)) | None) => {}
+                        Err(_) => break 'message,
+                    }
+                }
+            }
+            prop_assert!(received <= bytes.len());
+        }
+    }
+}
