@@ -167,7 +167,7 @@ impl Lab {
             let left = self.dir.path().join(format!("left-{seed}"));
             image.leave(Loss::of_seed(seed), &left);
             let mut result = self.check(&left, image.num_reported);
-            if seed % resumed == 0
+            if seed.is_multiple_of(resumed)
                 && let Ok(newest) = result
             {
                 result = self.resume(&left, newest, &straight).map(|()| newest);

@@ -74,7 +74,7 @@ impl Image {
         let kept = match loss {
             Loss::Nothing => 1.0,
             Loss::Everything => 0.0,
-            Loss::Random(_) => *[0.1, 0.5, 0.9].get(rng.random_range(0..3usize)).unwrap(),
+            Loss::Random(_) => [0.1, 0.5, 0.9][rng.random_range(0..3usize)],
         };
         let mut cut = Cut { image: self, rng, kept, happened: HashMap::new(), open: HashSet::new() };
         cut.folder(self.root, target);
