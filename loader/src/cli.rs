@@ -9,8 +9,8 @@ use hiend_cache::CodecPreset;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
-    Expected, OnSuspectArg, Spacing, StorageArgs, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing,
-    parse_window,
+    CompletionsArgs, Expected, ManArgs, OnSuspectArg, Spacing, StorageArgs, parse_bytes, parse_fold, parse_rank,
+    parse_shape, parse_spacing, parse_window,
 };
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
@@ -54,6 +54,11 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Estimate the disk space, time and memory that converting DATA takes
     Plan(Plan),
+    /// Print completions for a shell, such as `source <(hiend-shard completions bash)`
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Selection of cases and parameters of their conversion, for converting and for planning.

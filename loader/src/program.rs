@@ -16,6 +16,7 @@
 
 mod advice;
 mod command_line;
+mod documentation;
 #[cfg(feature = "serve")]
 pub mod health;
 mod interrupt;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_pages};
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, count, escape, escape_name, note, print};

@@ -143,9 +143,9 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     assert!(init.contains("encoder.cls_token"), "{init}");
 
     // The best checkpoint outlives the newest one, and is what predicts.
-    let predictor = Predictor::open(&run_dir, &Compute::cpu(), settings()).unwrap();
+    let predictor = Predictor::open(std::slice::from_ref(&run_dir), &Compute::cpu(), settings()).unwrap();
     let best_dir = format!("step-{:08}", kept.step);
-    assert!(predictor.checkpoint().ends_with(&best_dir), "{:?}", predictor.checkpoint());
+    assert!(predictor.checkpoints()[0].ends_with(&best_dir), "{:?}", predictor.checkpoints());
     let mut heard = (0, 0);
     let prediction = predictor
         .predict(&data.scan(1), OnSuspect::Warn, true, &Stop::default(), &mut |done, total| heard = (done, total))

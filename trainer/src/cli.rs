@@ -9,9 +9,12 @@ mod train;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use hiend_loader::program::{CompletionsArgs, ManArgs};
 
 pub use self::evaluate::EvaluateArgs;
-pub use self::model::{AttendArgs, ExportArgs, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs};
+pub use self::model::{
+    AttendArgs, ExportArgs, ExportFormat, ImportArgs, Layers, ModelArgs, ReconstructArgs, ScanArgs, SizesArgs,
+};
 pub use self::predict::PredictArgs;
 pub use self::ranks::RanksArgs;
 pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs, ServiceArgs};
@@ -40,7 +43,7 @@ pub enum Command {
     Finetune(FinetuneArgs),
     /// Segment scans; label maps have the scans' own grids
     Predict(PredictArgs),
-    /// Compare predicted label maps with the true ones: Dice, surface Dice and HD95 per class
+    /// Compare predicted label maps with the true ones: Dice, surface distances and volumes per class; or two sets of them
     Evaluate(EvaluateArgs),
     /// Check a run's checkpoints, configuration and journal for damage
     Verify(VerifyArgs),
@@ -56,10 +59,15 @@ pub enum Command {
     ///
     /// Importing is optional: every --model takes such files directly.
     Import(ImportArgs),
-    /// Write a model's weights as .safetensors with the reference's names and layouts
+    /// Write a model's weights as .safetensors with the reference's names and layouts, or for nnU-Net (--format nnssl)
     Export(ExportArgs),
     /// Check this machine: driver, devices, libraries, what would be faster with what, and one product
     Doctor(DoctorArgs),
+    /// Print completions for a shell, such as `source <(hiend-train completions bash)`
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Flags of the check.

@@ -1,6 +1,7 @@
 //! The commands of `hiend-train`. The only modules of this crate that print.
 
 mod attend;
+mod class_names;
 mod config;
 mod curves;
 mod doctor;
@@ -21,7 +22,8 @@ mod weights;
 
 use std::process::ExitCode;
 
-use hiend_loader::program::{INTERRUPTED, SKIPPED, note, print};
+use clap::CommandFactory as _;
+use hiend_loader::program::{INTERRUPTED, SKIPPED, note, print, print_completions, write_man_pages};
 
 use crate::cli::{Cli, Command};
 
@@ -43,6 +45,14 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Import(args)) => weights::import(args),
         Some(Command::Export(args)) => weights::export(args),
         Some(Command::Doctor(args)) => doctor::run(args),
+        Some(Command::Completions(args)) => {
+            print_completions(Cli::command(), args.shell)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man(args)) => {
+            write_man_pages(Cli::command(), &args.dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => pretrain::run(&cli.pretrain),
     }
 }

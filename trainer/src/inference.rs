@@ -1,11 +1,13 @@
 //! Inference: label maps, reconstructions and attention maps of whole scans.
 
 pub mod attention_map;
+pub mod components;
 pub mod export;
 pub mod predict;
 pub mod reconstruct;
 pub mod scan_files;
 
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
@@ -78,6 +80,43 @@ pub fn predict_windows(
     finite(host(model.forward(Tensor::from_data(data, device)))?)
 }
 
+/// Logarithms of the mean probabilities of several models, `[n, classes, X, Y, Z]`, which take the place of logits; the
+/// logits themselves if there is one model. Windows as for [`predict_windows`].
+///
+/// # Errors
+/// If the device fails, or a logit of any model is NaN or infinite.
+///
+/// # Panics
+/// If there is no model, or the windows have another size than the models' crops.
+pub fn predict_windows_of_all(
+    models: &[Unetr],
+    device: &Device,
+    crop_size: [usize; 3],
+    windows: &[f32],
+    num_windows: usize,
+) -> Result<Vec<f32>, InferenceError> {
+    if let [model] = models {
+        return predict_windows(model, device, crop_size, windows, num_windows);
+    }
+    let [x, y, z] = crop_size;
+    let data = TensorData::new(windows.to_vec(), [num_windows, models[0].in_channels(), x, y, z]);
+    let windows = Tensor::<5>::from_data(data, device);
+    finite(host(log_mean_probability(models.iter().map(|model| model.forward(windows.clone())).collect()))?)
+}
+
+/// Logarithm of the mean over models of the probabilities that follow from their logits `[n, classes, X, Y, Z]`.
+///
+/// Computed from logarithms, so that classes of vanishing probability keep their order.
+fn log_mean_probability(logits: Vec<Tensor<5>>) -> Tensor<5> {
+    let num_models = logits.len() as f64;
+    // Zero; NaN where a logit of any model is not finite, which the mean could hide.
+    let check = logits.iter().cloned().map(|logits| logits * 0.0).reduce(|sum, next| sum + next);
+    let logs: Vec<Tensor<5>> = logits.into_iter().map(|logits| log_softmax(logits, 1)).collect();
+    let top = logs.iter().cloned().reduce(Tensor::max_pair).expect("at least one model");
+    let sum = logs.into_iter().map(|log| (log - top.clone()).exp()).reduce(|sum, next| sum + next);
+    top + sum.expect("at least one model").log() - num_models.ln() + check.expect("at least one model")
+}
+
 /// The logits if all are finite numbers.
 fn finite(logits: Vec<f32>) -> Result<Vec<f32>, InferenceError> {
     match logits.iter().filter(|logit| !logit.is_finite()).count() {
@@ -101,6 +140,35 @@ mod tests {
         for value in [f32::NAN, f32::INFINITY] {
             let error = finite(vec![0.5, value, value]).unwrap_err().to_string();
             assert!(error.starts_with("2 of 3 logits are NaN or infinite"), "{error}");
+        }
+    }
+
+    #[test]
+    fn probabilities_of_several_models_are_averaged() {
+        let device = Device::flex();
+        // Two models, three classes, two voxels.
+        let logits = [[1.0_f32, -200.0, 0.0, 3.0, 2.0, -1.0], [0.0, 0.0, 4.0, -300.0, 1.0, 2.0]];
+        let tensors =
+            logits.map(|logits| Tensor::<5>::from_data(TensorData::new(logits.to_vec(), [1, 3, 1, 1, 2]), &device));
+        let got = host(log_mean_probability(tensors.to_vec())).unwrap();
+        for voxel in 0..2 {
+            let probability = |logits: &[f32; 6], class: usize| {
+                let exp = |class: usize| f64::from(logits[2 * class + voxel]).exp();
+                exp(class) / (exp(0) + exp(1) + exp(2))
+            };
+            for class in 0..3 {
+                let mean = f64::midpoint(probability(&logits[0], class), probability(&logits[1], class));
+                let got = f64::from(got[2 * class + voxel]);
+                // Sums and exponentials in f32.
+                assert!((got.exp() - mean).abs() < 1e-6, "voxel {voxel}, class {class}: {got}, expected {}", mean.ln());
+            }
+        }
+        for damaged in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = logits[0].to_vec();
+            broken[2] = damaged;
+            let broken = Tensor::<5>::from_data(TensorData::new(broken, [1, 3, 1, 1, 2]), &device);
+            let mean = host(log_mean_probability(vec![broken, tensors[1].clone()])).unwrap();
+            assert!(finite(mean).is_err(), "{damaged}");
         }
     }
 

@@ -1,11 +1,16 @@
-//! Segmentation metrics on host label maps: Dice, surface Dice and the 95th percentile Hausdorff distance.
+//! Segmentation metrics on host label maps: Dice, surface Dice, the 95th percentile Hausdorff distance, the average
+//! symmetric surface distance and differences in volume; their uncertainty, and comparisons of two models.
 //!
 //! Everything is computed on the host. A label map is a slice of class indices in `[X, Y, Z]` order, z fastest,
 //! 0 = background.
 
+pub mod bootstrap;
+pub mod comparison;
 pub mod dice;
 pub mod evaluation;
+pub mod overlap;
 pub mod surface;
+pub mod wilcoxon;
 
 use thiserror::Error;
 

@@ -4,10 +4,12 @@
 //! and write the files. [`Naming`] maps every parameter of one of our models to its tensor and layout in such a file;
 //! [`import`] and [`export`] use the same map, so that a round trip gives the same bits.
 
+pub mod download;
 pub mod export;
 pub mod import;
 mod layout;
 mod naming;
+pub mod nnssl;
 pub mod safetensors;
 pub mod torch;
 

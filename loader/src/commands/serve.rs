@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser};
+use clap_complete::Shell;
 use hiend_cache::Cache;
 
 use super::table::count;
@@ -72,6 +73,12 @@ struct Cli {
     /// Address for /metrics (Prometheus) and /healthz, such as 127.0.0.1:9100
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
+    /// Print completions for a shell, such as `source <(hiend-serve --completions bash)`
+    #[arg(long, value_name = "SHELL", value_enum, exclusive = true)]
+    completions: Option<Shell>,
+    /// Write the manual page to a folder
+    #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
+    man: Option<PathBuf>,
     #[command(flatten)]
     storage: StorageArgs,
 }
@@ -94,6 +101,12 @@ pub fn command() -> clap::Command {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if let Some(shell) = cli.completions {
+        return program::print_completions(command(), shell).map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(dir) = &cli.man {
+        return program::write_man_pages(command(), dir).map(|()| ExitCode::SUCCESS);
+    }
     let health = Health::new();
     // Before the first counter is made, which the recorder would not see.
     let _metrics = match cli.metrics_listen {

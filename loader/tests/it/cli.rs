@@ -835,3 +835,20 @@ fn results_are_printed_as_json_by_request() {
     let damaged = json(&["verify", &cache, "--json"], 1);
     assert_eq!((&damaged["cases"], &damaged["faults"][0]["array"]), (&2.into(), &"image".into()));
 }
+
+#[test]
+fn completions_and_manual_pages_of_both_programs_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1").to_string_lossy().into_owned();
+    assert!(check(&["completions", "bash"], 0).out.contains("--reconvert"));
+    check(&["man", &pages], 0);
+    // hiend-serve has no commands, so both are flags, which need no other one.
+    let serve = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_hiend-serve")).args(args).output().unwrap();
+    let completions = serve(&["--completions", "zsh"]);
+    assert!(completions.status.success() && String::from_utf8_lossy(&completions.stdout).contains("--token-file"));
+    assert!(serve(&["--man", &pages]).status.success());
+    for page in ["hiend-shard.1", "hiend-shard-verify.1", "hiend-serve.1"] {
+        assert!(Path::new(&pages).join(page).exists(), "{page}");
+    }
+    assert_eq!(serve(&["--completions", "zsh", "--listen", "unix:/x"]).status.code(), Some(2));
+}

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::metric::overlap::Absent;
+use crate::metric::surface::Surface;
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -11,21 +15,76 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "DIR")]
     pub labels: PathBuf,
     /// Folder of predicted label maps with the same names and grids
-    #[arg(long, value_name = "DIR")]
-    pub predictions: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "compare")]
+    pub predictions: Option<PathBuf>,
+    /// Two folders of predicted label maps, compared case by case: mean differences with intervals, Wilcoxon's test
+    #[arg(long, value_names = ["DIR", "DIR"], num_args = 2, conflicts_with_all = ["predictions", "csv", "summary"])]
+    pub compare: Vec<PathBuf>,
     /// Folder of the dataset, whose dataset.json names the classes and the ignore label
     #[arg(long, value_name = "DIR")]
     pub dataset: Option<PathBuf>,
     /// Label of voxels that count for no metric [default: the dataset's, if it has one]
     #[arg(long, value_name = "LABEL")]
     pub ignore_label: Option<u8>,
+    /// Surface of surface Dice, HD95 and ASSD
+    #[arg(long, value_enum, value_name = "KIND", default_value = "voxels")]
+    pub surface: Surface,
     /// Distance in mm within which two surfaces agree
     #[arg(long, value_name = "MM", default_value_t = 1.0)]
     pub tolerance_mm: f64,
+    /// Distance in mm within which the surfaces of one class agree, by name or number; may be repeated
+    #[arg(long, value_name = "CLASS=MM", value_parser = parse_tolerance)]
+    pub tolerance: Vec<(String, f64)>,
+    /// Dice of a class that the label of a case lacks
+    #[arg(long, value_enum, value_name = "AS", default_value = "monai")]
+    pub absent: Absent,
+    /// Number of resamples of the cases for the 95% confidence intervals of means; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub bootstrap: usize,
+    /// Seed of the resamples
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// Print the metrics of every case and class as JSON instead of a table
     #[arg(long)]
     pub json: bool,
     /// File for the metrics of every case and class, as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// File for the metrics in the form of nnU-Net's summary.json, by nnU-Net's conventions
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+}
+
+fn parse_tolerance(text: &str) -> Result<(String, f64), String> {
+    let parsed = text.rsplit_once('=').and_then(|(class, mm)| Some((class.trim(), mm.trim().parse::<f64>().ok()?)));
+    match parsed {
+        Some((class, mm)) if !class.is_empty() && mm.is_finite() && mm >= 0.0 => Ok((class.to_owned(), mm)),
+        _ => Err("expected CLASS=MM, such as liver=3".to_owned()),
+    }
+}
+
+impl ValueEnum for Surface {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Voxels, Self::Area]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(match self {
+            Self::Voxels => "voxels that touch the outside, all of equal weight, as in MONAI",
+            Self::Area => "surface elements weighted by area, as in DeepMind's surface-distance",
+        }))
+    }
+}
+
+impl ValueEnum for Absent {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Monai, Self::NnUnet]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(match self {
+            Self::Monai => "not measured, whatever is predicted",
+            Self::NnUnet => "0 where the class is predicted, not measured otherwise",
+        }))
+    }
 }

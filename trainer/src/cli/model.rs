@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hiend_loader::program::{OnSuspectArg, Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
@@ -132,15 +132,30 @@ pub struct ExportArgs {
     /// Folder of a run or of a checkpoint, or a .pth or .safetensors file
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
-    /// File for the weights, .safetensors
+    /// File for the weights: .safetensors, or .pth for nnssl
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Form of the file
+    #[arg(long, value_enum, default_value = "safetensors")]
+    pub format: ExportFormat,
+    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; recorded by nnssl
+    #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing)]
+    pub spacing: Spacing,
     /// Replace an existing file; the weights that are read are never replaced
     #[arg(long)]
     pub overwrite: bool,
     /// Sizes of the model, for weight files.
     #[command(flatten)]
     pub sizes: SizesArgs,
+}
+
+/// Forms in which weights are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// All tensors, with the reference's names and layouts
+    Safetensors,
+    /// Encoder of a pre-training model with an adaptation plan, for nnU-Net
+    Nnssl,
 }
 
 /// Encoder blocks given on the command line.

@@ -14,9 +14,10 @@ use crate::sliding_window::Weighting;
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags that are independent of each other")]
 pub struct PredictArgs {
-    /// Fine-tuning run, of which the best checkpoint is used, or one of its checkpoints
-    #[arg(long, value_name = "RUN")]
-    pub model: PathBuf,
+    /// Fine-tuning run, of which the best checkpoint is used, or one of its checkpoints; given several times, the
+    /// probabilities of the models are averaged
+    #[arg(long, value_name = "RUN", required = true)]
+    pub model: Vec<PathBuf>,
     /// Scans, .nii or .nii.gz, or folders of them
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
@@ -35,6 +36,9 @@ pub struct PredictArgs {
     /// Average each window with its mirror images: eight times the work, slightly better labels
     #[arg(long)]
     pub mirror: bool,
+    /// Keep only the largest connected part of these classes, by name or number, or of `all`; the rest becomes background
+    #[arg(long, value_name = "CLASS,CLASS", value_delimiter = ',')]
+    pub keep_largest: Vec<String>,
     /// Number of windows predicted at a time on a GPU; a CPU always predicts one
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sw_batch_size: usize,

@@ -28,7 +28,8 @@ pub struct PretrainArgs {
 /// Arguments of fine-tuning.
 #[derive(Debug, Args)]
 pub struct FinetuneArgs {
-    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file, or `none` for random weights
+    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file or its URL (https://… or
+    /// `hf://OWNER/REPOSITORY/FILE`), or `none` for random weights
     #[arg(long, value_name = "FROM", required_unless_present_any = ["resume", "resume_from"])]
     pub init: Option<PathBuf>,
     /// Built-in configuration [default: recipe on CUDA, tiny on the CPU]

@@ -1,8 +1,10 @@
 //! `hiend-train predict --model RUN INPUT... --out DIR`.
 
+mod finished;
 mod places;
 mod progress_lines;
 
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,17 +13,20 @@ use anyhow::{Context as _, bail};
 use hiend_cache::durable;
 use hiend_loader::case::shown;
 use hiend_loader::nifti::write_like;
-use hiend_loader::program::{OnSuspectArg, count};
+use hiend_loader::program::{OnSuspectArg, UsageError, count};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::class_names::class_named;
 use super::ranks::open_device;
 use super::running::listen;
 use super::{INTERRUPTED, SKIPPED, note, print};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
 use crate::distributed::World;
+use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
 use crate::inference::scan_files::Scans;
+use finished::Finished;
 use places::{Places, Replace};
 use progress_lines::ProgressLines;
 
@@ -55,19 +60,24 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     };
     let predictor = Predictor::open(&args.model, &compute, settings)?;
     let places = Places::new(&args.out, predictor.classes(), args.probabilities);
-    let num_finished = if args.skip_existing { places.leave_out_finished(&mut files)? } else { 0 };
+    let finished = if args.skip_existing { Finished::leave_out(&mut files, &places)? } else { Finished::default() };
+    skipped.extend(finished.unreadable);
     let replace = match (args.overwrite, args.skip_existing) {
         (true, _) => Replace::Everything,
         (false, true) => Replace::Probabilities,
         (false, false) => Replace::Nothing,
     };
     places.check(&files, replace)?;
-    let model = predictor.checkpoint().display();
-    print(format_args!("model {model} on {compute}, {} classes", predictor.classes().len()))?;
+    for checkpoint in predictor.checkpoints() {
+        let num_classes = predictor.classes().len();
+        print(format_args!("model {} on {compute}, {num_classes} classes", checkpoint.display()))?;
+    }
+    let to_clean = classes_to_clean(&args.keep_largest, predictor.classes())?;
 
     let stop = listen(Some("stopping after this batch of windows; once more to stop at once"))?;
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
+    let mut num_to_check = 0;
     for scan in &skipped {
         note(format_args!("{}: skipped: {}", scan.case, scan.reason));
     }
@@ -95,26 +105,61 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
                 num_failed += 1;
             }
             // A folder that takes no more files does.
-            Ok(prediction) => {
+            Ok(mut prediction) => {
+                let Prediction { info, exported, .. } = &mut prediction;
+                let cleared = cleared(keep_largest(&mut exported.labels, info.shape, &to_clean));
+                num_to_check += usize::from(!prediction.findings.is_empty());
                 for finding in &prediction.findings {
                     note(format_args!("{label}: check: {finding}"));
                 }
-                let labelled = write(&prediction, &places, case)
+                let labelled = write_files(&prediction, &places, case)
                     .with_context(|| format!("stopped after {number} of {}", scans(files.len())))?;
                 let secs = started.elapsed().as_secs_f64();
-                print(format_args!("{label}: {labelled:.1} % of the voxels labelled, {secs:.1} s"))?;
+                print(format_args!("{label}: {labelled:.1} % of the voxels labelled{cleared}, {secs:.1} s"))?;
             }
         }
     }
-    let num_predicted = num_cases - num_failed;
-    let finished = if num_finished > 0 { format!("; {} finished before", scans(num_finished)) } else { String::new() };
-    let (of, out) = (scans(num_cases), args.out.display());
-    print(format_args!("{num_predicted} of {of} predicted into {out}{finished}"))?;
+    let predicted = format!("{} of {} predicted into {}", num_cases - num_failed, scans(num_cases), args.out.display());
+    print(predicted + &remarks(num_to_check, finished.num_scans))?;
     Ok(match num_failed {
         0 => ExitCode::SUCCESS,
-        all if all == num_cases && num_finished == 0 => ExitCode::FAILURE,
+        all if all == num_cases && finished.num_scans == 0 => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// Voxels that `--keep-largest` cleared, for the line of a scan.
+fn cleared(num_voxels: usize) -> String {
+    match num_voxels {
+        0 => String::new(),
+        _ => format!(", {} outside of largest parts cleared", count(num_voxels, "voxel")),
+    }
+}
+
+/// End of the closing line: scans that need a look, and those of an earlier prediction.
+fn remarks(num_to_check: usize, num_finished: usize) -> String {
+    let mut remarks = String::new();
+    if num_to_check > 0 {
+        remarks = format!("; {} to check, reported above", scans(num_to_check));
+    }
+    if num_finished > 0 {
+        let _ = write!(remarks, "; {} finished before", scans(num_finished));
+    }
+    remarks
+}
+
+/// Classes of `--keep-largest`.
+fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u8>> {
+    let flag = "--keep-largest";
+    if wanted.iter().any(|name| name == "all") {
+        return Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect());
+    }
+    let class = |name: &String| match class_named(flag, names, name.trim())? {
+        0 => Err(UsageError::new(format!("{flag} {name}: the background is not cleaned"))),
+        // A label map of 8 bits has no other classes.
+        class => Ok(class as u8),
+    };
+    Ok(wanted.iter().map(class).collect::<Result<_, _>>()?)
 }
 
 /// A number of scans in words.
@@ -123,7 +168,7 @@ fn scans(number: usize) -> String {
 }
 
 /// Writes label map and probabilities; returns the percentage of voxels that are not background.
-fn write(prediction: &Prediction, places: &Places<'_>, case: &str) -> anyhow::Result<f64> {
+fn write_files(prediction: &Prediction, places: &Places<'_>, case: &str) -> anyhow::Result<f64> {
     let exported = &prediction.exported;
     if exported.labels.is_empty() {
         bail!("case {case} has no voxels");

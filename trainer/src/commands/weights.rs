@@ -5,18 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use hiend_cache::lookup;
+use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::program::check_extension;
 
 use super::model::{load_pretrained, sizes};
 use super::print;
-use crate::cli::{ExportArgs, ImportArgs};
+use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
+use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
 use crate::model_source::{ModelSource, weights_of};
+use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
 /// Reads a weight file into the model, reports its tensors, and writes the model's weights if asked to.
 pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    args.out.as_deref().map(|out| check_out(out, &args.file, args.overwrite)).transpose()?;
+    args.out.as_deref().map(|out| check_out(out, "safetensors", &args.file, args.overwrite)).transpose()?;
     let (file, found) = (args.file.display(), lookup::metadata(&args.file)?);
     let found = found.with_context(|| format!("{file}: no such file or folder"))?;
     ensure!(
@@ -42,10 +45,17 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 
 /// Writes a model's weights under `PyTorch`'s names and in its layouts.
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    check_out(&args.out, &args.model, args.overwrite)?;
+    let extension = match args.format {
+        ExportFormat::Safetensors => "safetensors",
+        ExportFormat::Nnssl => "pth",
+    };
+    check_out(&args.out, extension, &args.model, args.overwrite)?;
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
+    if args.format == ExportFormat::Nnssl {
+        return export_nnssl(args, sizes, &compute);
+    }
     let state = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
             print(format_args!("model {}", path.display()))?;
@@ -57,10 +67,25 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses file names that do not end in `.safetensors`, the file that is read, and an existing one unless `overwrite` is
+/// Writes the encoder of a pre-training model for nnU-Net.
+fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<ExitCode> {
+    let loaded = load_pretrained(&args.model, sizes, compute)?;
+    let window = loaded.config.stream.window.unwrap_or(PreprocessConfig::default().window);
+    let data = PretrainingData { spacing: args.spacing.mm(), window };
+    let state = export_hi_end_mae(&loaded.model)?;
+    write_nnssl(&args.out, &state, &loaded.config, data)?;
+    print(format_args!(
+        "{}: {} tensors of the encoder with an adaptation plan; configs/nnunet/README.md says how nnU-Net reads it",
+        args.out.display(),
+        encoder_of(&state).tensors.len()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses file names that do not end in `extension`, the file that is read, and an existing one unless `overwrite` is
 /// set.
-fn check_out(out: &Path, input: &Path, overwrite: bool) -> anyhow::Result<()> {
-    check_extension(out, "safetensors")?;
+fn check_out(out: &Path, extension: &'static str, input: &Path, overwrite: bool) -> anyhow::Result<()> {
+    check_extension(out, extension)?;
     if !lookup::exists(out)? {
         return Ok(());
     }

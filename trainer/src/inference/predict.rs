@@ -12,7 +12,7 @@ use hiend_loader::stop::Stop;
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::{InferenceError, predict_windows, windows_at_a_time};
+use super::{InferenceError, predict_windows_of_all, windows_at_a_time};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
@@ -33,6 +33,22 @@ pub enum OpenError {
     /// Window settings out of range.
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
+    /// Models of an ensemble that cannot be averaged.
+    #[error("{} and {}: other {key}; the models of an ensemble have it in common", first.display(), other.display())]
+    Unlike {
+        /// Checkpoint of the first model.
+        first: PathBuf,
+        /// Checkpoint of the model that differs.
+        other: PathBuf,
+        /// Key of the configuration.
+        key: &'static str,
+    },
+    /// A checkpoint given twice.
+    #[error("{}: given twice; its probabilities would count double", path.display())]
+    Twice {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// A checkpoint without the preprocessing of its scans.
     #[error("{}: state.json has no config.preprocess, so scans cannot be prepared as in training", path.display())]
     NoPreprocess {
@@ -89,10 +105,11 @@ pub struct WindowSettings {
     pub sw_batch_size: usize,
 }
 
-/// A fine-tuned network with the preprocessing and window settings it is used with.
+/// Fine-tuned networks with the preprocessing and window settings they are used with.
 #[derive(Debug)]
 pub struct Predictor {
-    model: Unetr,
+    /// At least one; the probabilities of several are averaged.
+    models: Vec<Unetr>,
     device: Device,
     crop_size: [usize; 3],
     classes: Vec<String>,
@@ -100,7 +117,7 @@ pub struct Predictor {
     window: [f64; 2],
     sliding: SlidingWindow,
     images_per_window: usize,
-    checkpoint: PathBuf,
+    checkpoints: Vec<PathBuf>,
 }
 
 /// Prediction of a scan.
@@ -115,35 +132,44 @@ pub struct Prediction {
 }
 
 impl Predictor {
-    /// Opens a fine-tuning run (its best checkpoint) or one of its checkpoints.
+    /// Opens fine-tuning runs (their best checkpoints) or checkpoints of them.
     ///
     /// # Errors
-    /// If `path` is neither, the checkpoint cannot be read, or the settings are out of range.
-    pub fn open(path: &Path, compute: &Compute, settings: WindowSettings) -> Result<Self, OpenError> {
-        let checkpoint = ModelSource::find_checkpoint(path)?;
-        let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
-        let config = state.config;
-        // The checkpoint replaces the values; the seed does not matter.
-        let model = config.unetr().init(&mut WeightInit::new(0, compute.raw()));
-        let model = checkpoint::load_averaged(&checkpoint, model)?;
-        let Some(preprocess) = config.preprocess else {
-            return Err(OpenError::NoPreprocess { path: checkpoint });
-        };
-        let crop_size = config.stream.crop_size;
+    /// If a path is neither, a checkpoint cannot be read, the models differ in classes, crops or preprocessing, or the
+    /// settings are out of range.
+    ///
+    /// # Panics
+    /// If `paths` is empty.
+    pub fn open(paths: &[PathBuf], compute: &Compute, settings: WindowSettings) -> Result<Self, OpenError> {
+        let opened: Vec<Opened> = paths.iter().map(|path| Opened::read(path, compute)).collect::<Result<_, _>>()?;
+        for (number, other) in opened.iter().enumerate() {
+            if opened[..number].iter().any(|earlier| earlier.checkpoint == other.checkpoint) {
+                return Err(OpenError::Twice { path: other.checkpoint.clone() });
+            }
+            let first = &opened[0];
+            if let Some(key) = first.other_key(other) {
+                let [first, other] = [first, other].map(|opened| opened.checkpoint.clone());
+                return Err(OpenError::Unlike { first, other, key });
+            }
+        }
+        let Opened { config, preprocess, .. } = &opened[0];
+        let (crop_size, window) = (config.stream.crop_size, config.stream.window.unwrap_or(preprocess.window));
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
                 .with_weighting(settings.weighting)
                 .with_mirroring([settings.mirror; 3]);
+        let (classes, preprocess) = (config.classes.clone(), preprocess.clone());
+        let (models, checkpoints) = opened.into_iter().map(|opened| (opened.model, opened.checkpoint)).unzip();
         Ok(Self {
-            model,
+            models,
             device: compute.raw().clone(),
             crop_size,
-            classes: config.classes,
-            window: config.stream.window.unwrap_or(preprocess.window),
+            classes,
+            window,
             preprocess,
             sliding,
             images_per_window: if settings.mirror { 8 } else { 1 },
-            checkpoint,
+            checkpoints,
         })
     }
 
@@ -153,10 +179,10 @@ impl Predictor {
         &self.classes
     }
 
-    /// Folder of the checkpoint in use.
+    /// Folders of the checkpoints in use.
     #[must_use]
-    pub fn checkpoint(&self) -> &Path {
-        &self.checkpoint
+    pub fn checkpoints(&self) -> &[PathBuf] {
+        &self.checkpoints
     }
 
     /// Predicts a scan. `progress` receives the numbers of windows done and in all. `on_suspect` decides on scans whose
@@ -217,7 +243,7 @@ impl Predictor {
                 if stop.is_requested() {
                     return Err(Fault::Stopped);
                 }
-                let logits = predict_windows(&self.model, &self.device, self.crop_size, windows, num_windows)?;
+                let logits = predict_windows_of_all(&self.models, &self.device, self.crop_size, windows, num_windows)?;
                 done += num_windows;
                 progress(done, total);
                 Ok(logits)
@@ -225,6 +251,41 @@ impl Predictor {
             |slab| Ok(export.push(slab)?),
         )?;
         Ok(export.finish()?)
+    }
+}
+
+/// A checkpoint that was read.
+struct Opened {
+    checkpoint: PathBuf,
+    config: FinetuneConfig,
+    preprocess: PreprocessConfig,
+    model: Unetr,
+}
+
+impl Opened {
+    fn read(path: &Path, compute: &Compute) -> Result<Self, OpenError> {
+        let checkpoint = ModelSource::find_checkpoint(path)?;
+        let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
+        let config = state.config;
+        // The checkpoint replaces the values; the seed does not matter.
+        let model = config.unetr().init(&mut WeightInit::new(0, compute.raw()));
+        let model = checkpoint::load_averaged(&checkpoint, model)?;
+        match config.preprocess.clone() {
+            Some(preprocess) => Ok(Self { checkpoint, config, preprocess, model }),
+            None => Err(OpenError::NoPreprocess { path: checkpoint }),
+        }
+    }
+
+    /// First key in which another model differs and must not, if there is one.
+    fn other_key(&self, other: &Self) -> Option<&'static str> {
+        let (a, b) = (&self.config, &other.config);
+        let same = [
+            ("classes", a.classes == b.classes),
+            ("stream.crop_size", a.stream.crop_size == b.stream.crop_size),
+            ("stream.window", a.stream.window == b.stream.window),
+            ("preprocess", self.preprocess == other.preprocess),
+        ];
+        same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
     }
 }
 

@@ -5,6 +5,8 @@
 //! further channels is skipped with the reason, because a CT has one. So is a volume of another format, and a file that
 //! cannot be looked at. Subfolders are not searched, and named.
 
+pub mod grid;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

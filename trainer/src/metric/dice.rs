@@ -5,8 +5,9 @@
 //!
 //! Voxels whose label is the ignore label count for no class, as in nnU-Net, whatever is predicted there.
 
+use super::overlap::{Absent, overlaps};
 use super::{LabelMap, MetricError, nan_mean};
-use crate::label_space::{LabelOutOfRange, LabelSpace};
+use crate::label_space::LabelSpace;
 
 /// `2 |label ∩ pred| / (|label| + |pred|)` of every class; NaN where the label lacks the class.
 ///
@@ -14,29 +15,7 @@ use crate::label_space::{LabelOutOfRange, LabelSpace};
 /// If the two grids differ in size, the label holds neither a class nor the ignore label of `space`, or the prediction
 /// holds anything but classes.
 pub fn dice_per_class(label: &LabelMap<'_>, pred: &LabelMap<'_>, space: LabelSpace) -> Result<Vec<f64>, MetricError> {
-    if label.dims() != pred.dims() {
-        return Err(MetricError::SizeMismatch { label: label.dims(), pred: pred.dims() });
-    }
-    let out_of_range = |map| move |found: LabelOutOfRange| MetricError::LabelOutOfRange { map, found };
-    let num_classes = space.num_classes();
-    space.check(label.voxels()).map_err(out_of_range("label"))?;
-    LabelSpace::new(num_classes).check(pred.voxels()).map_err(out_of_range("prediction"))?;
-
-    let mut in_label = [0_u64; 256];
-    let mut in_pred = [0_u64; 256];
-    let mut in_both = [0_u64; 256];
-    for (&l, &p) in label.voxels().iter().zip(pred.voxels()).filter(|(l, _)| Some(**l) != space.ignore()) {
-        in_label[usize::from(l)] += 1;
-        in_pred[usize::from(p)] += 1;
-        in_both[usize::from(l)] += u64::from(l == p);
-    }
-    Ok((0..num_classes)
-        .map(|class| if class < 256 { dice(in_label[class], in_pred[class], in_both[class]) } else { f64::NAN })
-        .collect())
-}
-
-fn dice(in_label: u64, in_pred: u64, in_both: u64) -> f64 {
-    if in_label == 0 { f64::NAN } else { 2.0 * in_both as f64 / (in_label + in_pred) as f64 }
+    Ok(overlaps(label, pred, space)?.into_iter().map(|overlap| overlap.dice(Absent::Monai)).collect())
 }
 
 /// Mean over cases of each case's mean over its classes, without absent classes and empty cases; NaN if all are.

@@ -1,23 +1,67 @@
-//! Metrics of a set of predictions by class and case, as CSV and as a table.
+//! Metrics of a set of predictions by class and case, as CSV, JSON and a table.
 //!
 //! Dice covers all classes, the background too; surface metrics leave the background out, whose surface is that of
-//! everything else. A metric that was not measured (see [`super::dice`] and [`super::surface`]) is an empty field.
+//! everything else. A metric that was not measured (see [`super::overlap`] and [`super::surface`]) is an empty field.
 //! Voxels with the ignore label count as background in both maps for the surface metrics and not at all for Dice.
 
+mod nnunet_summary;
+mod table;
+
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::dice::dice_per_class;
-use super::surface::{SurfaceMetrics, surface_metrics};
+use super::bootstrap::{Bootstrap, Interval};
+use super::overlap::{Absent, Overlap, overlaps};
+use super::surface::{Surface, SurfaceMetrics, surface_metrics};
 use super::{LabelMap, MetricError, nan_mean};
 use crate::label_space::LabelSpace;
+
+pub use nnunet_summary::nnunet_summary;
+pub(super) use table::{aligned, cell};
+
+/// Choices that decide what a metric means.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conventions {
+    /// Surface and weights of the surface metrics.
+    pub surface: Surface,
+    /// Tolerances of the surface Dice.
+    pub tolerances: Tolerances,
+    /// Dice of classes that a label lacks.
+    pub absent: Absent,
+}
+
+/// Distances in mm within which two surfaces agree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tolerances {
+    /// Tolerance of classes without one of their own, mm.
+    pub default_mm: f64,
+    /// Tolerances by class, or by region where regions are scored, mm.
+    pub by_class: BTreeMap<usize, f64>,
+}
+
+impl Default for Tolerances {
+    fn default() -> Self {
+        Self { default_mm: 1.0, by_class: BTreeMap::new() }
+    }
+}
+
+impl Tolerances {
+    /// Tolerance of a class, mm.
+    #[must_use]
+    pub fn of(&self, class: usize) -> f64 {
+        self.by_class.get(&class).copied().unwrap_or(self.default_mm)
+    }
+}
 
 /// Metrics of one class in one case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassMetrics {
-    /// Dice, in [0, 1]; NaN if the label lacks the class.
+    /// Numbers of voxels.
+    pub overlap: Overlap,
+    /// Dice, in [0, 1]; NaN if it is not measured.
     pub dice: f64,
-    /// Surface Dice at the evaluation's tolerance, in [0, 1]; NaN for the background and if both maps lack the class.
+    /// Surface Dice at the class's tolerance, in [0, 1]; NaN for the background and if both maps lack the class.
     pub surface_dice: f64,
     /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN for the background and if both
     /// do.
@@ -26,12 +70,22 @@ pub struct ClassMetrics {
     pub assd_mm: f64,
     /// Volume of the prediction less that of the label, ml; NaN for the background and if both maps lack the class.
     pub volume_diff_ml: f64,
+    /// The same difference as a percentage of the label's volume; infinite if the label lacks the class.
+    pub volume_diff_percent: f64,
 }
 
 impl ClassMetrics {
     /// Metrics without those that leave the background out.
-    fn without_surface(dice: f64) -> Self {
-        Self { dice, surface_dice: f64::NAN, hd95_mm: f64::NAN, assd_mm: f64::NAN, volume_diff_ml: f64::NAN }
+    fn without_surface(overlap: Overlap, absent: Absent) -> Self {
+        Self {
+            overlap,
+            dice: overlap.dice(absent),
+            surface_dice: f64::NAN,
+            hd95_mm: f64::NAN,
+            assd_mm: f64::NAN,
+            volume_diff_ml: f64::NAN,
+            volume_diff_percent: f64::NAN,
+        }
     }
 }
 
@@ -44,41 +98,61 @@ pub struct CaseMetrics {
     pub classes: Vec<ClassMetrics>,
 }
 
+impl CaseMetrics {
+    /// Mean Dice over the foreground classes that are measured; NaN if none is.
+    #[must_use]
+    pub fn mean_fg_dice(&self) -> f64 {
+        nan_mean(self.classes.iter().skip(1).map(|class| class.dice))
+    }
+}
+
 /// Compares one prediction with its label.
 ///
 /// # Errors
-/// If the grids differ in size, a label is out of range (see [`dice_per_class`]), or the tolerance is negative or not
-/// finite.
+/// If the grids differ in size, a label is out of range (see [`overlaps`]), or a tolerance is negative or not finite.
 pub fn evaluate_case(
     case_id: &str,
     label: &LabelMap<'_>,
     pred: &LabelMap<'_>,
     space: LabelSpace,
-    tolerance_mm: f64,
+    conventions: &Conventions,
 ) -> Result<CaseMetrics, MetricError> {
-    let dice = dice_per_class(label, pred, space)?;
+    let overlaps = overlaps(label, pred, space)?;
     let (label_voxels, pred_voxels) = without_ignored(label.voxels(), pred.voxels(), space);
     let label = LabelMap::new(&label_voxels, label.dims(), label.spacing_mm())?;
     let pred = LabelMap::new(&pred_voxels, pred.dims(), pred.spacing_mm())?;
-    let counts = |map: &LabelMap<'_>| {
-        let mut counts = [0_u64; 256];
-        for &class in map.voxels() {
-            counts[usize::from(class)] += 1;
+    let classes = (0..=u8::MAX).zip(overlaps).map(|(class, overlap)| {
+        if class == 0 || overlap.in_label() + overlap.in_pred() == 0 {
+            return Ok(ClassMetrics::without_surface(overlap, conventions.absent));
         }
-        counts
-    };
-    let (in_label, in_pred) = (counts(&label), counts(&pred));
-    let voxel_ml = label.spacing_mm().iter().product::<f64>() / 1000.0;
-    let classes = (0..=u8::MAX).zip(dice).map(|(class, dice)| {
-        let (label_voxels, pred_voxels) = (in_label[usize::from(class)], in_pred[usize::from(class)]);
-        if class == 0 || label_voxels + pred_voxels == 0 {
-            return Ok(ClassMetrics::without_surface(dice));
-        }
-        let SurfaceMetrics { surface_dice, hd95_mm, assd_mm } = surface_metrics(&label, &pred, class, tolerance_mm)?;
-        let volume_diff_ml = (pred_voxels as f64 - label_voxels as f64) * voxel_ml;
-        Ok(ClassMetrics { dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml })
+        let tolerance_mm = conventions.tolerances.of(class.into());
+        measure(&label, &pred, class, overlap, tolerance_mm, conventions)
     });
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes: classes.collect::<Result<_, _>>()? })
+}
+
+/// All metrics of a class that at least one of the maps has.
+fn measure(
+    label: &LabelMap<'_>,
+    pred: &LabelMap<'_>,
+    class: u8,
+    overlap: Overlap,
+    tolerance_mm: f64,
+    conventions: &Conventions,
+) -> Result<ClassMetrics, MetricError> {
+    let surface = surface_metrics(label, pred, class, tolerance_mm, conventions.surface)?;
+    let SurfaceMetrics { surface_dice, hd95_mm, assd_mm } = surface;
+    let voxel_ml = label.spacing_mm().iter().product::<f64>() / 1000.0;
+    let voxels = overlap.in_pred() as f64 - overlap.in_label() as f64;
+    Ok(ClassMetrics {
+        overlap,
+        dice: overlap.dice(conventions.absent),
+        surface_dice,
+        hd95_mm,
+        assd_mm,
+        volume_diff_ml: voxels * voxel_ml,
+        volume_diff_percent: 100.0 * voxels / overlap.in_label() as f64,
+    })
 }
 
 /// Ignore label of a map of one region: 0 is outside of the region, 1 inside.
@@ -104,10 +178,10 @@ pub fn evaluate_regions(
     pred: &LabelMap<'_>,
     space: LabelSpace,
     regions: &[Region],
-    tolerance_mm: f64,
+    conventions: &Conventions,
 ) -> Result<CaseMetrics, MetricError> {
     // Labels out of range are errors, not parts of no region.
-    dice_per_class(label, pred, space)?;
+    overlaps(label, pred, space)?;
     let of_region = LabelSpace::new(2).with_ignore(space.ignore().map(|_| IGNORED));
     let mut classes = Vec::with_capacity(regions.len());
     for (number, region) in regions.iter().enumerate() {
@@ -118,8 +192,11 @@ pub fn evaluate_regions(
         let guess: Vec<u8> = pred.voxels().iter().map(|&value| is_in(value)).collect();
         let truth = LabelMap::new(&truth, label.dims(), label.spacing_mm())?;
         let guess = LabelMap::new(&guess, pred.dims(), pred.spacing_mm())?;
-        let measured = evaluate_case(case_id, &truth, &guess, of_region, tolerance_mm)?.classes[1];
-        classes.push(if number == 0 { ClassMetrics::without_surface(measured.dice) } else { measured });
+        let tolerances = Tolerances { default_mm: conventions.tolerances.of(number), by_class: BTreeMap::new() };
+        let conventions = Conventions { tolerances, ..conventions.clone() };
+        let measured = evaluate_case(case_id, &truth, &guess, of_region, &conventions)?.classes[1];
+        let background = || ClassMetrics::without_surface(measured.overlap, conventions.absent);
+        classes.push(if number == 0 { background() } else { measured });
     }
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes })
 }
@@ -139,8 +216,10 @@ fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (C
 pub struct Evaluation {
     /// Names of the classes, background first; as many as each case has metrics.
     pub class_names: Vec<String>,
-    /// Tolerance of the surface Dice, mm.
-    pub tolerance_mm: f64,
+    /// Conventions of the metrics.
+    pub conventions: Conventions,
+    /// Resamples for the intervals of the means.
+    pub bootstrap: Bootstrap,
     /// Cases in the order in which they were evaluated.
     pub cases: Vec<CaseMetrics>,
 }
@@ -149,26 +228,41 @@ impl Evaluation {
     /// Mean over cases of each case's mean Dice over the foreground classes it has; NaN if no case has any.
     #[must_use]
     pub fn mean_fg_dice(&self) -> f64 {
-        nan_mean(self.cases.iter().map(|case| nan_mean(case.classes.iter().skip(1).map(|class| class.dice))))
+        nan_mean(self.fg_dice_of_cases())
     }
 
-    /// CSV with one line per case and class: `case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml`, after a header line.
+    /// Mean foreground Dice of each case; NaN for a case in which nothing is measured.
+    pub fn fg_dice_of_cases(&self) -> impl Iterator<Item = f64> {
+        self.cases.iter().map(CaseMetrics::mean_fg_dice)
+    }
+
+    /// A metric of one class in each case.
+    pub fn values(&self, class: usize, metric: fn(&ClassMetrics) -> f64) -> impl Iterator<Item = f64> {
+        self.cases.iter().map(move |case| case.classes.get(class).map_or(f64::NAN, metric))
+    }
+
+    /// CSV with one line per case and class after a header line.
     #[must_use]
     pub fn to_csv(&self) -> String {
-        let mut csv = String::from("case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml\n");
+        let mut csv = String::from(
+            "case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml,volume_diff_percent,tolerance_mm\n",
+        );
         for case in &self.cases {
             for (class, (metrics, name)) in case.classes.iter().zip(&self.class_names).enumerate() {
-                let ClassMetrics { dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml } = *metrics;
-                let figures = [dice, surface_dice, hd95_mm, assd_mm, volume_diff_ml].map(number);
-                let line = format!("{},{class},{},{}\n", quoted(&case.case_id), quoted(name), figures.join(","));
-                csv.push_str(&line);
+                let m = metrics;
+                let figures =
+                    [m.dice, m.surface_dice, m.hd95_mm, m.assd_mm, m.volume_diff_ml, m.volume_diff_percent].map(number);
+                let tolerance_mm =
+                    if class == 0 { String::new() } else { number(self.conventions.tolerances.of(class)) };
+                let (case_id, name) = (quoted(&case.case_id), quoted(name));
+                let _ = writeln!(csv, "{case_id},{class},{name},{},{tolerance_mm}", figures.join(","));
             }
         }
         csv
     }
 
-    /// JSON with the same figures. One that was not measured is `null`; so are the distances of a class that one of the
-    /// two maps lacks, which is `missed`.
+    /// JSON with the same figures, and their means with 95% confidence intervals. A figure that was not measured is
+    /// `null`; so are the distances of a class that one of the two maps lacks, which is `missed`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let class = |metrics: &ClassMetrics| {
@@ -178,48 +272,64 @@ impl Evaluation {
                 "hd95_mm": finite(metrics.hd95_mm),
                 "assd_mm": finite(metrics.assd_mm),
                 "volume_diff_ml": finite(metrics.volume_diff_ml),
+                "volume_diff_percent": finite(metrics.volume_diff_percent),
                 "missed": metrics.hd95_mm.is_infinite(),
             })
         };
         let case = |case: &CaseMetrics| {
             let classes: Vec<serde_json::Value> = case.classes.iter().map(class).collect();
-            serde_json::json!({ "case_id": case.case_id, "classes": classes })
+            serde_json::json!({ "case_id": case.case_id, "mean_fg_dice": finite(case.mean_fg_dice()), "classes": classes })
+        };
+        let mean =
+            |class: usize, metric: fn(&ClassMetrics) -> f64| self.mean_json(self.values(class, metric).collect());
+        let means = |(class, name): (usize, &String)| {
+            serde_json::json!({
+                "name": name,
+                "tolerance_mm": self.conventions.tolerances.of(class),
+                "dice": mean(class, |m| m.dice),
+                "surface_dice": mean(class, |m| m.surface_dice),
+                "hd95_mm": mean(class, |m| m.hd95_mm),
+                "assd_mm": mean(class, |m| m.assd_mm),
+                "volume_diff_ml": mean(class, |m| m.volume_diff_ml),
+                "volume_diff_percent": mean(class, |m| m.volume_diff_percent),
+                "num_missed": self.num_missed(class),
+            })
         };
         serde_json::json!({
-            "tolerance_mm": self.tolerance_mm,
+            "surface": self.conventions.surface.name(),
+            "absent": self.conventions.absent.name(),
+            "tolerance_mm": self.conventions.tolerances.default_mm,
+            "bootstrap": { "resamples": self.bootstrap.resamples, "seed": self.bootstrap.seed },
             "mean_fg_dice": finite(self.mean_fg_dice()),
+            "mean_fg_dice_interval": self.bootstrap.interval_of_mean(self.fg_dice_of_cases()).map(ends),
             "classes": self.class_names,
+            "means": self.class_names.iter().enumerate().map(means).collect::<Vec<_>>(),
             "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
         })
     }
 
-    /// Means over cases by class, as aligned text.
-    ///
-    /// The mean HD95 is over the cases where both maps have the class; `missed` counts those where only one has it.
-    #[must_use]
-    pub fn to_table(&self) -> String {
-        let width = self.class_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
-        let surface = format!("surface Dice {} mm", self.tolerance_mm);
-        let mut table = format!("{:width$}  cases    Dice  {surface}  HD95 mm  missed\n", "class");
-        for (class, name) in self.class_names.iter().enumerate() {
-            let of = |metric: fn(&ClassMetrics) -> f64| -> Vec<f64> {
-                self.cases.iter().filter_map(|case| case.classes.get(class)).map(metric).collect()
-            };
-            let (dice, hd95) = (of(|m| m.dice), of(|m| m.hd95_mm));
-            let num_cases = dice.iter().filter(|value| !value.is_nan()).count();
-            let num_missed = hd95.iter().filter(|value| value.is_infinite()).count();
-            let mean_hd95 = nan_mean(hd95.into_iter().filter(|value| value.is_finite()));
-            let padded = format!("{:>1$}", cell(nan_mean(of(|m| m.surface_dice)), 4), surface.len());
-            let (dice, hd95) = (cell(nan_mean(dice), 4), cell(mean_hd95, 2));
-            let _ = writeln!(table, "{name:width$}  {num_cases:5}  {dice:>6}  {padded}  {hd95:>7}  {num_missed:6}");
-        }
-        let _ = writeln!(table, "{:width$}  {:5}  {:>6}", "mean fg", self.cases.len(), cell(self.mean_fg_dice(), 4));
-        table
+    fn mean_json(&self, values: Vec<f64>) -> serde_json::Value {
+        let finite: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        serde_json::json!({
+            "mean": (!finite.is_empty()).then(|| nan_mean(finite.iter().copied())),
+            "interval": self.bootstrap.interval_of_mean(finite.iter().copied()).map(ends),
+            "num_cases": finite.len(),
+        })
+    }
+
+    /// Number of cases in which only one of the two maps has the class.
+    fn num_missed(&self, class: usize) -> usize {
+        self.values(class, |metrics| metrics.hd95_mm).filter(|value| value.is_infinite()).count()
     }
 }
 
+/// Ends of an interval, for JSON.
+pub(super) fn ends(interval: Interval) -> [f64; 2] {
+    [interval.low, interval.high]
+}
+
 /// A value for JSON, which has no other numbers.
-fn finite(value: f64) -> Option<f64> {
+pub(super) fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
@@ -228,32 +338,30 @@ fn number(value: f64) -> String {
     if value.is_nan() { String::new() } else { value.to_string() }
 }
 
-/// A value for the table: rounded, or `-` for NaN.
-fn cell(value: f64, digits: usize) -> String {
-    if value.is_nan() { "-".to_owned() } else { format!("{value:.digits$}") }
-}
-
 /// A CSV field, quoted where its characters require it (RFC 4180).
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn map(voxels: &[u8]) -> LabelMap<'_> {
         LabelMap::new(voxels, [1, 1, voxels.len()], [1.0, 1.0, 2.0]).unwrap()
     }
 
-    fn evaluation() -> Evaluation {
+    /// Two cases of 1 x 1 x 4 voxels; the second one misses one class and shifts the other.
+    pub(in crate::metric) fn evaluation() -> Evaluation {
         let names = ["background", "liver, whole", "spleen"];
         let space = LabelSpace::new(3);
-        let case =
-            |id: &str, label: &[u8], pred: &[u8]| evaluate_case(id, &map(label), &map(pred), space, 1.0).unwrap();
+        let case = |id: &str, label: &[u8], pred: &[u8]| {
+            evaluate_case(id, &map(label), &map(pred), space, &Conventions::default()).unwrap()
+        };
         Evaluation {
             class_names: names.map(str::to_owned).to_vec(),
-            tolerance_mm: 1.0,
+            conventions: Conventions::default(),
+            bootstrap: Bootstrap { resamples: 100, seed: 0 },
             cases: vec![case("a", &[0, 1, 1, 0], &[0, 1, 1, 0]), case("b", &[0, 1, 0, 2], &[0, 0, 1, 0])],
         }
     }
@@ -263,12 +371,12 @@ mod tests {
         let csv = evaluation().to_csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 1 + 2 * 3);
-        assert_eq!(lines[1], "a,0,background,1,,,,");
-        assert_eq!(lines[2], "a,1,\"liver, whole\",1,1,0,0,0");
-        assert_eq!(lines[3], "a,2,spleen,,,,,");
-        assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2,2,0");
+        assert_eq!(lines[1], "a,0,background,1,,,,,,");
+        assert_eq!(lines[2], "a,1,\"liver, whole\",1,1,0,0,0,0,1");
+        assert_eq!(lines[3], "a,2,spleen,,,,,,,1");
+        assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2,2,0,0,1");
         // One voxel of 2 mm³ is missed.
-        assert_eq!(lines[6], "b,2,spleen,0,0,inf,inf,-0.002");
+        assert_eq!(lines[6], "b,2,spleen,0,0,inf,inf,-0.002,-100,1");
     }
 
     #[test]
@@ -278,20 +386,39 @@ mod tests {
         assert_eq!((&json["mean_fg_dice"], &json["tolerance_mm"]), (&0.5.into(), &1.0.into()));
         let class = |case: usize, class: usize| json["cases"][case]["classes"][class].clone();
         let expected = serde_json::json!({
-            "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002, "missed": true
+            "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002,
+            "volume_diff_percent": -100.0, "missed": true
         });
         assert_eq!(class(1, 2), expected);
         assert_eq!((&class(0, 2)["dice"], &class(0, 2)["missed"]), (&serde_json::Value::Null, &false.into()));
         assert_eq!(class(0, 1)["hd95_mm"], serde_json::json!(0.0));
+        let means = &json["means"][1];
+        assert_eq!(means["dice"], serde_json::json!({ "mean": 0.5, "interval": [0.0, 1.0], "num_cases": 2 }));
+        assert_eq!(
+            (&json["means"][2]["num_missed"], &json["means"][2]["hd95_mm"]["mean"]),
+            (&1.into(), &serde_json::Value::Null)
+        );
     }
 
     #[test]
-    fn table_has_means_and_counts_missed_classes() {
-        let table = evaluation().to_table();
-        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[2], ["liver,", "whole", "2", "0.5000", "0.5000", "1.00", "0"]);
-        assert_eq!(lines[3], ["spleen", "1", "0.0000", "0.0000", "-", "1"]);
-        assert!((evaluation().mean_fg_dice() - 0.5).abs() < 1e-12);
+    fn each_class_has_its_tolerance() {
+        let tolerances = Tolerances { default_mm: 1.0, by_class: [(2, 2.0)].into() };
+        let conventions = Conventions { tolerances, ..Conventions::default() };
+        // Both classes lie one voxel of 2 mm off.
+        let case = evaluate_case("a", &map(&[0, 1, 0, 2, 0]), &map(&[1, 0, 0, 0, 2]), LabelSpace::new(3), &conventions);
+        let surface_dice: Vec<String> =
+            case.unwrap().classes.iter().skip(1).map(|class| format!("{:.3}", class.surface_dice)).collect();
+        assert_eq!(surface_dice, ["0.000", "1.000"]);
+    }
+
+    #[test]
+    fn a_class_that_only_the_prediction_has_counts_by_the_convention() {
+        let of = |absent| {
+            let conventions = Conventions { absent, ..Conventions::default() };
+            let case = evaluate_case("a", &map(&[0, 0, 1]), &map(&[0, 2, 1]), LabelSpace::new(3), &conventions);
+            format!("{:.3}", case.unwrap().mean_fg_dice())
+        };
+        assert_eq!([of(Absent::Monai), of(Absent::NnUnet)], ["1.000", "0.500"]);
     }
 
     #[test]
@@ -300,22 +427,25 @@ mod tests {
         let regions = [region("background", &[0]), region("core", &[2]), region("whole", &[1, 2])];
         let space = LabelSpace::new(3).with_ignore(Some(3));
         let (label, pred) = ([0, 1, 2, 2, 3, 0], [0, 2, 2, 1, 2, 1]);
-        let case = evaluate_regions("a", &map(&label), &map(&pred), space, &regions, 1.0).unwrap();
+        let case = evaluate_regions("a", &map(&label), &map(&pred), space, &regions, &Conventions::default()).unwrap();
         let dice: Vec<f64> = case.classes.iter().map(|class| class.dice).collect();
         // Without the ignored voxel: core 1 of 2 and 2, whole 3 of 3 and 4, background 1 of 2 and 1.
         let expected = [2.0 / 3.0, 0.5, 6.0 / 7.0];
         assert!(dice.iter().zip(expected).all(|(got, want)| (got - want).abs() < 1e-12), "{dice:?}");
         assert!(case.classes[0].hd95_mm.is_nan() && case.classes[2].hd95_mm.is_finite());
-        let error = evaluate_regions("a", &map(&[0, 4]), &map(&[0, 0]), space, &regions, 1.0).unwrap_err();
+        let error =
+            evaluate_regions("a", &map(&[0, 4]), &map(&[0, 0]), space, &regions, &Conventions::default()).unwrap_err();
         assert!(error.to_string().contains("label 4 is out of range"), "{error}");
     }
 
     #[test]
     fn ignored_voxels_count_for_no_metric() {
         let space = LabelSpace::new(3).with_ignore(Some(7));
-        let with = evaluate_case("a", &map(&[0, 1, 1, 7, 7]), &map(&[0, 1, 0, 2, 1]), space, 1.0).unwrap();
+        let with =
+            evaluate_case("a", &map(&[0, 1, 1, 7, 7]), &map(&[0, 1, 0, 2, 1]), space, &Conventions::default()).unwrap();
         // Class 2 is predicted at an ignored voxel only, so neither map has it.
-        let without = evaluate_case("a", &map(&[0, 1, 1, 0, 0]), &map(&[0, 1, 0, 0, 0]), space, 1.0).unwrap();
+        let without =
+            evaluate_case("a", &map(&[0, 1, 1, 0, 0]), &map(&[0, 1, 0, 0, 0]), space, &Conventions::default()).unwrap();
         for class in [1, 2] {
             let (with, without) = (with.classes[class], without.classes[class]);
             let values = |m: ClassMetrics| [m.dice, m.surface_dice, m.hd95_mm].map(f64::to_bits);

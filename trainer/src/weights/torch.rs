@@ -2,6 +2,9 @@
 //!
 //! Nothing in the file is executed: the parser of the pickle supports tensors and containers only.
 
+pub mod pickle;
+pub mod write;
+
 use std::path::Path;
 
 use burn::tensor::{bf16, f16};
@@ -11,7 +14,7 @@ use burn_store::pytorch_reader::{DType, Tensor};
 use super::{HostTensor, StateDict, WeightsError};
 
 /// Keys under which a checkpoint may hold its state dict, in the order of preference.
-const TOP_LEVEL_KEYS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
+const TOP_LEVEL_KEYS: [&str; 4] = ["state_dict", "model_state_dict", "model", "network_weights"];
 
 /// Reads all floating point tensors of a checkpoint as f32; the prefix `module.` is dropped.
 ///

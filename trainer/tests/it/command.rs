@@ -105,6 +105,20 @@ fn verify_reports_damage_with_its_exit_code() {
 }
 
 #[test]
+fn completions_and_manual_pages_are_written() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = hiend_train(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && script.contains("gradient-checkpointing"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    check(&["man", &dir.path().join("man1").to_string_lossy()], 0, "");
+    let page = std::fs::read_to_string(dir.path().join("man1/hiend-train-predict.1")).unwrap();
+    assert!(page.contains("skip\\-existing"), "{page}");
+    check(&["completions", "csh"], 2, "bash");
+}
+
+#[test]
 fn help_exits_with_0() {
     let output = hiend_train(&["--help"]);
     assert!(output.status.success());

@@ -55,7 +55,7 @@ fn distances_use_the_spacing_of_the_files() {
     let output = evaluate(folder.path(), &["--tolerance-mm", "2"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("surface Dice 2 mm"));
     let lines = csv(folder.path(), &["--tolerance-mm", "2"]);
-    assert_eq!((lines.len(), lines[2].as_str()), (3, "a,1,class 1,0,1,2,2,0"));
+    assert_eq!((lines.len(), lines[2].as_str()), (3, "a,1,class 1,0,1,2,2,0,0,2"));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn hidden_files_are_passed_over_and_upper_case_endings_are_read() {
     for name in ["labels/._a.nii", "predictions/._b.nii.gz"] {
         std::fs::write(folder.path().join(name), b"\0\x05\x16\x07").unwrap();
     }
-    assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,,,", "a,1,class 1,1,1,0,0,0"]);
+    assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,,,,,", "a,1,class 1,1,1,0,0,0,0,1"]);
 }
 
 #[test]
@@ -81,8 +81,8 @@ fn ignored_voxels_count_for_no_metric() {
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
     let third = 2.0 / 3.0;
     // Of three surface voxels one lies 1 mm off; the prediction is smaller by one voxel of 2 mm³.
-    let body = format!("a,1,body,{third},1,0.95,{},-0.002", 1.0 / 3.0);
-    let expected = [format!("a,0,background,{third},,,,"), body, "a,2,soft,,,,,".to_owned()];
+    let body = format!("a,1,body,{third},1,0.95,{},-0.002,-50,1", 1.0 / 3.0);
+    let expected = [format!("a,0,background,{third},,,,,,"), body, "a,2,soft,,,,,,,1".to_owned()];
     assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
     // One of two surface voxels of the label is 1 mm from the prediction: the 95th percentile lies between 0 and 1 mm.
     // Without the dataset, by the flag; class 2 occurs at an ignored voxel.
@@ -90,7 +90,7 @@ fn ignored_voxels_count_for_no_metric() {
     let expected = expected.map(|line| line.replace("soft", "class 2"));
     assert_eq!(csv(folder.path(), &["--ignore-label", "3"])[1..], expected);
     // Without either it is a class like any other, and missed.
-    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf,inf,-0.006");
+    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf,inf,-0.006,-100,1");
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn regions_of_a_dataset_are_scored_as_regions() {
     let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}"#;
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
     // Of the three voxels of core that are predicted, one lies 1 mm from the true ones.
-    let core = format!("a,1,core,0.8,1,{},0.2,0.002", 0.95_f64 * 2.0 - 1.0);
-    let expected = ["a,0,background,1,,,,", core.as_str(), "a,2,whole,1,1,0,0,0"];
+    let core = format!("a,1,core,0.8,1,{},0.2,0.002,50,1", 0.95_f64 * 2.0 - 1.0);
+    let expected = ["a,0,background,1,,,,,,", core.as_str(), "a,2,whole,1,1,0,0,0,0,1"];
     assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
     let output = evaluate(folder.path(), &["--json", "--dataset", &dataset.to_string_lossy()]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -135,4 +135,82 @@ fn missing_files_and_other_grids_are_named() {
     fail(folder.path(), &[], "no prediction of a");
     write_labels(&folder.path().join("predictions/a.nii"), [2, 2, 2], &[0; 8]);
     fail(folder.path(), &[], "case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]");
+}
+
+#[test]
+fn tolerances_by_class_and_areas_are_taken_from_flags() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [1, 1, 6], &[0, 1, 0, 0, 2, 0]);
+    write_labels(&folder.path().join("predictions/a.nii"), [1, 1, 6], &[1, 0, 0, 0, 0, 2]);
+    let surface_dice = |more: &[&str]| -> Vec<String> {
+        let value = |line: &String| line.split(',').nth(4).unwrap().parse::<f64>().unwrap();
+        csv(folder.path(), more)[2..].iter().map(|line| format!("{:.3}", value(line))).collect()
+    };
+    assert_eq!(surface_dice(&[]), ["0.000", "0.000"]);
+    assert_eq!(surface_dice(&["--tolerance", "2=2"]), ["0.000", "1.000"]);
+    assert_eq!(surface_dice(&["--tolerance", "class 1=2", "--tolerance-mm", "0.5"]), ["1.000", "0.000"]);
+    // Voxels of 1 x 1 x 2 mm lie one voxel apart along z: half of the elements at their corners coincide.
+    assert_eq!(surface_dice(&["--surface", "area"]), ["0.500", "0.500"]);
+    let refused = |more: &[&str], expected: &str| {
+        let output = evaluate(folder.path(), more);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(expected), "{stderr}");
+    };
+    refused(&["--tolerance", "0=1"], "the surface of the background is not measured");
+    refused(&["--tolerance", "1=1", "--tolerance", "class 1=2"], "the class has a tolerance already");
+    refused(&["--tolerance", "liver=1"], "no class `liver`");
+    refused(&["--tolerance", "liver"], "expected CLASS=MM");
+}
+
+#[test]
+fn two_sets_of_predictions_are_compared_case_by_case() {
+    let folder = folders();
+    std::fs::create_dir(folder.path().join("better")).unwrap();
+    for (case, worse, better) in
+        [("a", [0, 1, 0, 0], [0, 1, 1, 0]), ("b", [1, 1, 0, 0], [0, 1, 1, 0]), ("c", [0, 0, 0, 1], [1, 1, 1, 0])]
+    {
+        write_labels(&folder.path().join(format!("labels/{case}.nii")), [4, 1, 1], &[0, 1, 1, 0]);
+        write_labels(&folder.path().join(format!("predictions/{case}.nii")), [4, 1, 1], &worse);
+        write_labels(&folder.path().join(format!("better/{case}.nii")), [4, 1, 1], &better);
+    }
+    let compare = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_hiend-train"))
+            .args(["evaluate", "--labels"])
+            .arg(folder.path().join("labels"))
+            .arg("--compare")
+            .args([folder.path().join("predictions"), folder.path().join("better")])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let output = compare(&["--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let dice = &json["mean_fg_dice"];
+    let close = |value: &serde_json::Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-12;
+    // Dice 2/3, 1/2 and 0 against 1, 1 and 4/5.
+    assert!(close(&dice["mean_difference"], (2.8 - 2.0 / 3.0 - 0.5) / 3.0), "{dice}");
+    assert!(dice["num_pairs"] == 3 && close(&dice["p_value"], 0.25), "{dice}");
+    let table = String::from_utf8(compare(&[]).stdout).unwrap();
+    assert!(table.lines().last().unwrap().contains("+0.5444"), "{table}");
+    assert_eq!(compare(&["--csv", "x.csv"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_summary_in_the_form_of_nnunet_is_written() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 0]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 1, 2, 0]);
+    let summary = folder.path().join("summary.json");
+    let output = evaluate(folder.path(), &["--summary", &summary.to_string_lossy()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
+    let metrics = &json["metric_per_case"][0]["metrics"];
+    assert_eq!((&metrics["1"]["TP"], &metrics["1"]["FN"], &metrics["2"]["Dice"]), (&1.into(), &1.into(), &0.0.into()));
+    assert_eq!(json["foreground_mean"]["FP"], serde_json::json!(0.5));
+    fail(
+        folder.path(),
+        &["--summary", &folder.path().join("labels/a.nii").to_string_lossy()],
+        "would replace a label map",
+    );
 }

@@ -7,7 +7,11 @@ use burn::tensor::Device;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::model::init::WeightInit;
-use hiend_trainer::weights::{StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, safetensors};
+use hiend_trainer::model::unetr::UnetrConfig;
+use hiend_trainer::weights::nnssl::{PretrainingData, write_nnssl};
+use hiend_trainer::weights::{
+    StateDict, export_hi_end_mae, export_unetr, import_hi_end_mae, import_unetr, safetensors,
+};
 
 use crate::golden::{Case, Comparisons, cases, relative_error};
 use crate::golden_mae::{config_of, inputs_of};
@@ -125,4 +129,39 @@ fn golden_weights_load_strictly_in_pytorch() {
         let model = crate::golden_unetr::model_of(&case, &device);
         check_in_pytorch("unetr", &case, &export_unetr(&model).unwrap());
     }
+}
+
+#[test]
+fn nnunet_network_has_the_encoder_of_an_export() {
+    let python = std::env::var("HIEND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    if !Command::new(&python).args(["-c", "import torch"]).output().is_ok_and(|output| output.status.success()) {
+        println!("nnU-Net network: NOT compared, {python} has no PyTorch (set HIEND_PYTHON)");
+        return;
+    }
+    let device = Device::flex();
+    let mut config = PretrainPreset::Tiny.config();
+    config.stream.crop_size = [16; 3];
+    config.model.patch_size = 8;
+    config.model.embed_dim = 12;
+    config.model.num_heads = 2;
+    config.model.decoder_embed_dim = 12;
+    config.model.decoder_num_heads = 2;
+    let model = config.model.init(config.stream.crop_size, &mut WeightInit::new(3, &device));
+    let state = export_hi_end_mae(&model).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let data = PretrainingData { spacing: Some([1.5; 3]), window: [-175.0, 250.0] };
+    write_nnssl(&at("encoder.pth"), &state, &config, data).unwrap();
+    // The same encoder in a fine-tuning network, by this project's own import.
+    let unetr = UnetrConfig::for_encoder_of(&config.model, config.stream.crop_size, 3).unwrap();
+    let unetr = UnetrConfig { feature_size: 2, ..unetr };
+    let (unetr, _) = import_unetr(unetr.init(&mut WeightInit::new(4, &device)), &state).unwrap();
+    safetensors::write(&at("unetr.safetensors"), &export_unetr(&unetr).unwrap()).unwrap();
+    let settings = r#"{"hidden_size": 12, "feature_size": 2, "patch_size": 8, "img_size": 16, "heads": 2, "depth": 12, "classes": 3}"#;
+    std::fs::write(at("settings.json"), settings).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pytorch/nnunet_encoder.py");
+    let files = ["settings.json", "encoder.pth", "unetr.safetensors"].map(at);
+    let output = Command::new(&python).arg("-B").arg(script).args(files).output().unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

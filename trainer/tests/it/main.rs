@@ -13,6 +13,7 @@ mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
 mod look;
+mod metric_goldens;
 mod nifti;
 mod observe;
 mod precision;

@@ -35,14 +35,17 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        let config = config();
-        let model = config.unetr().init(&mut WeightInit::new(0, &burn::tensor::Device::flex().autodiff()));
-        let optimizer = config.optim.init(&model);
-        let state = State::new(Kind::Finetune, 1, None, &config, "digest");
-        let checkpoints = Checkpoints::open(&folder.at("run"), 1).unwrap();
-        checkpoints.save(&state, &model, None, &optimizer).unwrap();
+        folder.add_run("run", 0, &config());
         fs::create_dir(folder.at("scans")).unwrap();
         folder
+    }
+
+    /// Writes a run with the initial weights of a seed.
+    fn add_run(&self, name: &str, seed: u64, config: &FinetuneConfig) {
+        let model = config.unetr().init(&mut WeightInit::new(seed, &burn::tensor::Device::flex().autodiff()));
+        let optimizer = config.optim.init(&model);
+        let state = State::new(Kind::Finetune, 1, None, config, "digest");
+        Checkpoints::open(&self.at(name), 1).unwrap().save(&state, &model, None, &optimizer).unwrap();
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -162,6 +165,11 @@ fn scans_are_judged_as_hiend_shard_judges_them() {
         names
     };
     folder.check("scans", "out", &[], 3, "offset: check: values 0 to 1060, ");
+    let stdout = String::from_utf8(folder.predict("scans", "told", &[]).stdout).unwrap();
+    assert!(
+        stdout.contains("2 of 3 scans predicted into ") && stdout.contains("; 1 scan to check, reported above\n"),
+        "{stdout}"
+    );
     assert_eq!(names("out"), ["ct.nii.gz", "offset.nii.gz"]);
     folder.check(
         "scans",
@@ -210,13 +218,19 @@ fn finished_scans_are_left_out_by_request() {
     for name in ["a", "b"] {
         write_scan(&folder.at(&format!("scans/{name}_0000.nii")), [0.0; 3]);
     }
-    fs::create_dir(folder.at("out")).unwrap();
-    fs::write(folder.at("out/a.nii.gz"), b"done").unwrap();
-    folder.check("scans", "out", &["--skip-existing"], 0, "");
-    assert_eq!(fs::read(folder.at("out/a.nii.gz")).unwrap(), b"done");
+    folder.check("scans/a_0000.nii", "out", &[], 0, "");
+    let before = fs::read(folder.at("out/a.nii.gz")).unwrap();
+    let output = folder.predict("scans", "out", &["--skip-existing"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.ends_with("out; 1 scan finished before\n"), "{stdout}");
+    assert_eq!(fs::read(folder.at("out/a.nii.gz")).unwrap(), before);
     assert!(folder.at("out/b.nii.gz").exists());
     folder.check("scans", "out", &["--skip-existing"], 0, "");
     folder.check("scans", "out", &["--skip-existing", "--overwrite"], 2, "cannot be used with");
+    // A label map that was cut short is not finished.
+    fs::write(folder.at("out/a.nii.gz"), &before[..before.len() / 2]).unwrap();
+    folder.check("scans", "out", &["--skip-existing"], 1, "not a finished prediction of");
+    assert_eq!(fs::read(folder.at("out/a.nii.gz")).unwrap(), before[..before.len() / 2]);
 }
 
 #[test]
@@ -275,4 +289,54 @@ fn ranks_share_the_scans() {
     };
     assert_eq!(predicted("0", "first"), ["a.nii.gz", "c.nii.gz"]);
     assert_eq!(predicted("1", "second"), ["b.nii.gz"]);
+}
+
+#[test]
+fn several_models_are_averaged() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a.nii"), [0.0; 3]);
+    let config = config();
+    folder.add_run("other", 1, &config);
+    let model = |name: &str| folder.at(name).to_string_lossy().into_owned();
+    // The first model is the one of `Folder::command`.
+    folder.check("scans", "one", &["--probabilities"], 0, "");
+    folder.check("scans", "both", &["--probabilities", "--model", &model("other")], 0, "");
+    let body = |out: &str| {
+        let volume = read_volume(&folder.at(&format!("{out}/probabilities/a/01_body.nii.gz"))).unwrap();
+        let mut values = vec![0.0; volume.info.shape.iter().product()];
+        volume.read_f32(0, &mut values);
+        values
+    };
+    let mut alone = folder.command("scans", "two", &["--probabilities"]);
+    // The other model alone, in a folder that has it under the name of the first.
+    fs::rename(folder.at("run"), folder.at("first")).unwrap();
+    fs::rename(folder.at("other"), folder.at("run")).unwrap();
+    assert!(alone.output().unwrap().status.success());
+    // The whole scan fits one window of 16 voxels along no axis, so windows overlap: their means of logarithms differ
+    // from the logarithm of means by less than the models differ from each other.
+    let (one, two, both) = (body("one"), body("two"), body("both"));
+    let largest = |difference: &dyn Fn(usize) -> f32| (0..one.len()).map(|i| difference(i).abs()).fold(0.0, f32::max);
+    let apart = largest(&|i| one[i] - two[i]);
+    let off = largest(&|i| both[i] - f32::midpoint(one[i], two[i]));
+    assert!(apart > 0.01 && off < 0.25 * apart, "models {apart} apart, mean {off} off");
+
+    folder.check("scans", "twice", &["--model", &model("run")], 1, "given twice; its probabilities would count double");
+    folder.add_run("unlike", 1, &FinetuneConfig { classes: vec!["background".into(), "bone".into()], ..config });
+    folder.check("scans", "unlike", &["--model", &model("unlike")], 1, "other classes; the models of an ensemble");
+}
+
+#[test]
+fn small_parts_are_cleared_by_request() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a.nii"), [0.0; 3]);
+    folder.check("scans", "all", &[], 0, "");
+    for (out, classes) in [("clean", "body"), ("cleaned", "all"), ("by-number", "1")] {
+        folder.check("scans", out, &["--keep-largest", classes], 0, "");
+    }
+    let read = |out: &str| read_labels(&folder.at(&format!("{out}/a.nii.gz"))).unwrap().voxels;
+    let (all, clean) = (read("all"), read("clean"));
+    assert!(all.iter().zip(&clean).all(|(all, clean)| all == clean || *clean == 0));
+    assert!(clean.contains(&1) && clean == read("cleaned") && clean == read("by-number"));
+    folder.check("scans", "none", &["--keep-largest", "bady"], 2, "no class `bady`; did you mean `body`?");
+    folder.check("scans", "none", &["--keep-largest", "background"], 2, "the background is not cleaned");
 }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{durable, lookup};
+use hiend_cache::durable;
 use hiend_loader::nifti::read_info;
 
 /// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
@@ -37,6 +37,11 @@ impl<'a> Places<'a> {
         Self { out, classes, probabilities }
     }
 
+    /// Number of classes of the model.
+    pub(super) fn num_classes(&self) -> usize {
+        self.classes.len()
+    }
+
     /// Path of a case's label map.
     pub(super) fn label_map(&self, case: &str) -> PathBuf {
         self.out.join(format!("{case}.nii.gz"))
@@ -50,34 +55,10 @@ impl<'a> Places<'a> {
     }
 
     /// Paths of all files written for a case, the label map first.
-    fn of_case(&self, case: &str) -> Vec<PathBuf> {
+    pub(super) fn of_case(&self, case: &str) -> Vec<PathBuf> {
         let num_probabilities = if self.probabilities { self.classes.len() } else { 0 };
         let probabilities = (0..num_probabilities).map(|class| self.probability(case, class));
         std::iter::once(self.label_map(case)).chain(probabilities).collect()
-    }
-
-    /// Removes the scans that were predicted before, whose label maps (and probabilities, if they are wanted) exist;
-    /// returns their number.
-    ///
-    /// # Errors
-    /// If a path cannot be looked at, or a label map exists without the probabilities that are wanted.
-    pub(super) fn leave_out_finished(&self, scans: &mut BTreeMap<String, PathBuf>) -> anyhow::Result<usize> {
-        let before = scans.len();
-        let mut unfinished = BTreeMap::new();
-        for (case, path) in std::mem::take(scans) {
-            let label_map = self.label_map(&case);
-            if !lookup::exists(&label_map)? {
-                unfinished.insert(case, path);
-                continue;
-            }
-            for place in self.of_case(&case) {
-                if !lookup::exists(&place)? {
-                    bail!("{} exists without {}; --overwrite writes both", label_map.display(), place.display());
-                }
-            }
-        }
-        *scans = unfinished;
-        Ok(before - scans.len())
     }
 
     /// Checks that the files of all scans can be written: none replaces an input, none exists unless `replace` allows
@@ -193,32 +174,6 @@ mod tests {
         }
         assert_eq!(check(&inputs, "out", &[probability], Replace::Probabilities), Ok(()));
         assert_eq!(check(&inputs, "out", &[label_map], Replace::Probabilities), exists(label_map));
-    }
-
-    #[test]
-    fn finished_scans_are_left_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let classes = ["background".to_owned(), "lung".to_owned()];
-        let write = |name: &str| {
-            let path = folder.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"").unwrap();
-        };
-        let left = |probabilities: bool| {
-            let mut scans: BTreeMap<String, PathBuf> =
-                ["a", "b"].map(|case| (case.to_owned(), PathBuf::from(format!("{case}.nii")))).into();
-            let places = Places::new(folder.path(), &classes, probabilities);
-            let number = places.leave_out_finished(&mut scans).map_err(|error| error.to_string())?;
-            Ok::<_, String>((number, scans.into_keys().collect::<Vec<_>>().join(" ")))
-        };
-        assert_eq!(left(false), Ok((0, "a b".to_owned())));
-        write("a.nii.gz");
-        assert_eq!(left(false), Ok((1, "b".to_owned())));
-        let error = left(true).unwrap_err();
-        assert!(error.ends_with("00_background.nii.gz; --overwrite writes both"), "{error}");
-        write("probabilities/a/00_background.nii.gz");
-        write("probabilities/a/01_lung.nii.gz");
-        assert_eq!(left(true), Ok((1, "b".to_owned())));
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! Shell completions and manual pages, made from the definition of the command line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Command};
+use clap_complete::Shell;
+use hiend_cache::durable;
+
+use super::print;
+
+/// Arguments of the command `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Shell that reads the completions
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Arguments of the command `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Folder for the pages, created if missing
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// Prints the completions of a program for a shell, to be sourced or put where the shell looks for them.
+///
+/// # Errors
+/// If they cannot be printed.
+pub fn print_completions(mut command: Command, shell: Shell) -> anyhow::Result<()> {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    print(String::from_utf8(script)?.trim_end())?;
+    Ok(())
+}
+
+/// Writes a page `PROGRAM.1`, and `PROGRAM-COMMAND.1` for every command that help lists.
+///
+/// # Errors
+/// If a page cannot be written.
+pub fn write_man_pages(command: Command, dir: &Path) -> anyhow::Result<()> {
+    durable::create_dir_all(dir)?;
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    for page in std::iter::once(&command).chain(command.get_subcommands().filter(|command| !command.is_hide_set())) {
+        // The name with dashes, as Git's pages have it.
+        let name = page.get_display_name().unwrap_or(page.get_name()).to_owned();
+        let mut text = Vec::new();
+        clap_mangen::Man::new(page.clone())
+            .title(name.to_uppercase())
+            .render(&mut text)
+            .context("cannot make a page")?;
+        durable::write(&dir.join(format!("{name}.1")), &text)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        Command::new("prog")
+            .about("Do things")
+            .arg(clap::Arg::new("speed").long("speed").help("Metres per second"))
+            .subcommand(Command::new("stop").about("Do nothing"))
+            .subcommand(Command::new("secret").hide(true))
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        write_man_pages(command(), &dir.path().join("man1")).unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(dir.path().join("man1"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["prog-stop.1", "prog.1"]);
+        let page = std::fs::read_to_string(dir.path().join("man1/prog.1")).unwrap();
+        assert!(page.contains(r"\-\-speed") && page.contains("Metres per second"), "{page}");
+    }
+}

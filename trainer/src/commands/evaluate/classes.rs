@@ -1,0 +1,126 @@
+//! Classes of an evaluation: their names, the ignore label, regions, and the tolerance of each.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{bail, ensure};
+use hiend_loader::dataset::Dataset;
+use hiend_loader::program::UsageError;
+
+use crate::cli::EvaluateArgs;
+use crate::commands::class_names::class_named;
+use crate::label_space::LabelSpace;
+use crate::metric::evaluation::{Region, Tolerances};
+
+/// Name by which nnU-Net's `dataset.json` marks the ignore label.
+const IGNORE: &str = "ignore";
+
+/// Classes or regions to score.
+pub(super) struct Classes {
+    /// Labels that may occur.
+    pub space: LabelSpace,
+    /// Regions to score in place of classes.
+    pub regions: Option<Vec<Region>>,
+    /// Names, background first; `None` if nothing names them.
+    names: Option<Vec<String>>,
+}
+
+impl Classes {
+    /// Classes of the dataset that a flag names, or every label without one.
+    ///
+    /// # Errors
+    /// If the dataset cannot be read, or the ignore label is one of its classes.
+    pub(super) fn of(args: &EvaluateArgs) -> anyhow::Result<Self> {
+        let named = args.dataset.as_deref().map(Named::read).transpose()?;
+        let ignore = args.ignore_label.or(named.as_ref().and_then(|named| named.ignore));
+        // Without names, every label up to the highest one is a class.
+        let num_classes = named.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
+        if let Some(label) = ignore.filter(|&label| usize::from(label) < num_classes) {
+            let message =
+                format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
+            return Err(UsageError::new(message).into());
+        }
+        let (names, regions) = match named {
+            Some(Named { regions: Some(regions), .. }) => {
+                (Some(regions.iter().map(|region| region.name.clone()).collect()), Some(regions))
+            }
+            Some(Named { classes, .. }) => (Some(classes), None),
+            None => (None, None),
+        };
+        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names })
+    }
+
+    /// Names of the classes or regions, background first; `highest` is the highest label of any map, up to which classes
+    /// without names go.
+    pub(super) fn names(&self, highest: u8) -> Vec<String> {
+        self.names.clone().unwrap_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect())
+    }
+
+    /// Names as in nnU-Net's `summary.json`: the number of a class, the tuple of a region's labels.
+    pub(super) fn nnunet_keys(&self, num_classes: usize) -> Vec<String> {
+        let key = |region: &Region| match region.labels.as_slice() {
+            [label] => label.to_string(),
+            labels => format!("({})", labels.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        match &self.regions {
+            Some(regions) => regions.iter().map(key).collect(),
+            None => (0..num_classes).map(|class| class.to_string()).collect(),
+        }
+    }
+
+    /// Tolerances of `--tolerance-mm` and `--tolerance`.
+    ///
+    /// # Errors
+    /// If a name is no class, or the background's, whose surface is not measured.
+    pub(super) fn tolerances(&self, args: &EvaluateArgs) -> anyhow::Result<Tolerances> {
+        let names = self.names(u8::MAX);
+        let mut by_class = BTreeMap::new();
+        for (name, tolerance_mm) in &args.tolerance {
+            let class = class_named("--tolerance", &names, name)?;
+            let usage = |problem: &str| UsageError::new(format!("--tolerance {name}={tolerance_mm}: {problem}"));
+            if class == 0 {
+                return Err(usage("the surface of the background is not measured").into());
+            }
+            if by_class.insert(class, *tolerance_mm).is_some() {
+                return Err(usage("the class has a tolerance already").into());
+            }
+        }
+        Ok(Tolerances { default_mm: args.tolerance_mm, by_class })
+    }
+}
+
+/// Classes and ignore label as a dataset names them.
+struct Named {
+    /// Names from class 0 to the highest; a class without a name is called `class N`.
+    classes: Vec<String>,
+    /// Ignore label, if the dataset has one.
+    ignore: Option<u8>,
+    /// Regions to score in place of classes, the background first; `None` if the dataset has none.
+    regions: Option<Vec<Region>>,
+}
+
+impl Named {
+    fn read(dataset: &Path) -> anyhow::Result<Self> {
+        let datasets = hiend_loader::dataset::find(dataset)?;
+        ensure!(datasets.len() == 1, "{}: {} datasets, expected the folder of one", dataset.display(), datasets.len());
+        let dataset = &datasets[0];
+        let ignore = dataset.labels.iter().find(|(_, name)| *name == IGNORE).map(|(&label, _)| label);
+        let of_regions = dataset.regions.values().flatten();
+        let highest = dataset.labels.keys().chain(of_regions).filter(|label| Some(**label) != ignore).max();
+        let Some(&highest) = highest else { bail!("dataset {} names no classes", dataset.name) };
+        let name = |class| dataset.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
+        let regions = (!dataset.regions.is_empty()).then(|| regions(dataset, ignore));
+        Ok(Self { classes: (0..=highest).map(name).collect(), ignore, regions })
+    }
+}
+
+/// Regions of a dataset as nnU-Net scores them: each entry of `labels` but background and ignore label, be it one label
+/// or a list of several. The background, which belongs to no entry, comes first.
+fn regions(dataset: &Dataset, ignore: Option<u8>) -> Vec<Region> {
+    let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
+    let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });
+    let united = dataset.regions.iter().filter(|(_, labels)| labels.iter().any(|&label| label > 0));
+    let united = united.map(|(name, labels)| Region { name: name.clone(), labels: labels.clone() });
+    let background = Region { name: "background".to_owned(), labels: vec![0] };
+    std::iter::once(background).chain(single).chain(united).collect()
+}

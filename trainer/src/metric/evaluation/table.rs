@@ -1,0 +1,150 @@
+//! Means of an evaluation as aligned text.
+
+use std::fmt::Write as _;
+
+use super::{CaseMetrics, ClassMetrics, Evaluation};
+use crate::metric::bootstrap::Interval;
+use crate::metric::nan_mean;
+use crate::metric::surface::Surface;
+
+/// Headings; the first column is text, the others are numbers.
+const HEADINGS: [&str; 8] = ["class", "cases", "Dice", "95% interval", "surface Dice", "HD95 mm", "ASSD mm", "missed"];
+
+impl Evaluation {
+    /// Means over cases by class, as aligned text.
+    ///
+    /// The mean distances are over the cases where both maps have the class; `missed` counts those where only one has it.
+    #[must_use]
+    pub fn to_table(&self) -> String {
+        let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
+        rows[0][4] = self.surface_heading();
+        let listed: Vec<usize> = (0..self.class_names.len()).filter(|&class| self.occurs(class)).collect();
+        rows.extend(listed.iter().map(|&class| self.row(class, &self.class_names[class])));
+        let interval = self.bootstrap.interval_of_mean(self.fg_dice_of_cases());
+        let (mean, interval) = (cell(self.mean_fg_dice(), 4), interval_cell(interval));
+        rows.push(vec!["mean fg".into(), self.cases.len().to_string(), mean, interval]);
+        let mut table = aligned(&rows);
+        match self.class_names.len() - listed.len() {
+            0 => {}
+            1 => table.push_str("1 class that occurs in no map is not listed\n"),
+            absent => {
+                let _ = writeln!(table, "{absent} classes that occur in no map are not listed");
+            }
+        }
+        table
+    }
+
+    /// True if any map of any case has the class; always true of the background.
+    fn occurs(&self, class: usize) -> bool {
+        let of_case = |case: &CaseMetrics| {
+            case.classes.get(class).is_some_and(|of| of.overlap.in_label() + of.overlap.in_pred() > 0)
+        };
+        class == 0 || self.cases.iter().any(of_case)
+    }
+
+    fn surface_heading(&self) -> String {
+        let tolerances = &self.conventions.tolerances;
+        let tolerance =
+            if tolerances.by_class.is_empty() { format!(" {} mm", tolerances.default_mm) } else { String::new() };
+        match self.conventions.surface {
+            Surface::Voxels => format!("surface Dice{tolerance}"),
+            Surface::Area => format!("surface Dice{tolerance} (area)"),
+        }
+    }
+
+    fn row(&self, class: usize, name: &str) -> Vec<String> {
+        let of = |metric: fn(&ClassMetrics) -> f64| -> Vec<f64> { self.values(class, metric).collect() };
+        let finite_mean = |values: Vec<f64>| nan_mean(values.into_iter().filter(|value| value.is_finite()));
+        let dice = of(|m| m.dice);
+        let num_cases = dice.iter().filter(|value| !value.is_nan()).count();
+        let mut surface_dice = cell(nan_mean(of(|m| m.surface_dice)), 4);
+        if class > 0 && !self.conventions.tolerances.by_class.is_empty() {
+            surface_dice = format!("{surface_dice} at {} mm", self.conventions.tolerances.of(class));
+        }
+        vec![
+            name.to_owned(),
+            num_cases.to_string(),
+            cell(nan_mean(dice.iter().copied()), 4),
+            interval_cell(self.bootstrap.interval_of_mean(dice)),
+            surface_dice,
+            cell(finite_mean(of(|m| m.hd95_mm)), 2),
+            cell(finite_mean(of(|m| m.assd_mm)), 2),
+            self.num_missed(class).to_string(),
+        ]
+    }
+}
+
+/// Rows as lines: the first column flush left, the others flush right.
+pub(in crate::metric) fn aligned(rows: &[Vec<String>]) -> String {
+    let num_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..num_columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if column == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value for the table: rounded, or `-` for NaN.
+pub(in crate::metric) fn cell(value: f64, digits: usize) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.digits$}") }
+}
+
+fn interval_cell(interval: Option<Interval>) -> String {
+    interval.map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:.4} to {high:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::evaluation;
+    use super::*;
+    use crate::metric::overlap::Overlap;
+
+    fn cells(table: &str) -> Vec<Vec<&str>> {
+        table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect()
+    }
+
+    #[test]
+    fn table_has_means_and_counts_missed_classes() {
+        let table = evaluation().to_table();
+        let lines = cells(&table);
+        assert_eq!(lines[0][4], "surface Dice 1 mm");
+        assert_eq!(lines[2], ["liver, whole", "2", "0.5000", "0.0000 to 1.0000", "0.5000", "1.00", "1.00", "0"]);
+        assert_eq!(lines[3], ["spleen", "1", "0.0000", "-", "0.0000", "-", "-", "1"]);
+        assert_eq!(lines[4], ["mean fg", "2", "0.5000", "0.0000 to 1.0000"]);
+        let ends: Vec<usize> = table.lines().take(4).map(|line| line.chars().count()).collect();
+        assert!(ends.iter().all(|&end| end == ends[0]), "{table}");
+    }
+
+    #[test]
+    fn classes_that_occur_nowhere_are_counted_instead_of_listed() {
+        let mut evaluation = evaluation();
+        let absent = ClassMetrics {
+            overlap: Overlap { true_negative: 4, ..Overlap::default() },
+            ..evaluation.cases[0].classes[0]
+        };
+        evaluation.class_names.push("kidney".into());
+        evaluation.cases.iter_mut().for_each(|case| case.classes.push(absent));
+        let table = evaluation.to_table();
+        assert!(!table.contains("kidney"), "{table}");
+        assert_eq!(table.lines().last(), Some("1 class that occurs in no map is not listed"));
+    }
+
+    #[test]
+    fn tolerances_of_classes_are_shown() {
+        let mut evaluation = evaluation();
+        evaluation.conventions.tolerances.by_class.insert(2, 3.5);
+        evaluation.conventions.surface = Surface::Area;
+        let table = evaluation.to_table();
+        let lines = cells(&table);
+        assert_eq!(
+            (lines[0][4], lines[2][4], lines[3][4]),
+            ("surface Dice (area)", "0.5000 at 1 mm", "0.0000 at 3.5 mm")
+        );
+    }
+}
