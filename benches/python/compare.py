@@ -172,7 +172,7 @@ def main(arguments):
         contenders = {
             "Rust consumer": [args.rust, f"{args.work}/cache", *settings],
             "hiend.CropDataset": [*own, "hiend"],
-            "Rust consumer, quantized": [args.rust, f"{args.work}/cache", *settings, "--quantized"],
+            "Rust consumer, quantized": [args.rust, f"{args.work}/cache", *settings, "--form", "quantized"],
             "hiend.CropDataset, quantized": [*own, "hiend-quantized"],
         }
         if found["monai"]:

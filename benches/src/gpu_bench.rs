@@ -6,6 +6,7 @@
 //! | `tests` | the kernels' tests on the device |
 //! | `step` | updates on one batch that stays on the device: the device alone |
 //! | `overlap` | the same updates on batches from the loader: the cost of feeding |
+//! | `chunks` | the same with chunks decoded on the device |
 //! | `service` | the same with batches from a loader server, through shared memory |
 //! | `finetune` | updates of UNETR on one resident batch, Dice and cross-entropy included |
 //! | `predict` | a sliding window over a volume, from host memory to host memory |
@@ -37,6 +38,7 @@ mod unetr;
 use std::time::Instant;
 
 use clap::ValueEnum as _;
+use hiend_trainer::config::DecodeOn;
 use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
 use serde_json::{Value, json};
 
@@ -68,7 +70,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         match case {
             Case::Tests => device_tests::run(&compute, &mut show)?,
             Case::Step => show(pretraining::step(cli, &compute)?),
-            Case::Overlap => show(streaming::overlap(cli, &compute)?),
+            Case::Overlap => show(streaming::overlap(cli, &compute, DecodeOn::Cpu)?),
+            Case::Chunks => show(streaming::overlap(cli, &compute, DecodeOn::Device)?),
             Case::Service => show(streaming::service(cli, &compute)?),
             Case::Finetune => show(unetr::finetune(cli, &compute)?),
             Case::Predict => show(unetr::predict(cli, &compute)?),

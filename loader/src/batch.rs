@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::transform::{CropMut, CropRef, Scratch};
 
+mod chunks;
 mod images;
 mod pool;
 
+pub(crate) use chunks::region;
+pub use chunks::{ChunkSource, CropChunks};
 pub use images::{CropBox, Dequantize, Images, VoxelForm};
 pub use pool::{BATCH_ALIGNMENT, BatchMemory, PooledBuffer};
 
@@ -21,7 +24,8 @@ pub use pool::{BATCH_ALIGNMENT, BatchMemory, PooledBuffer};
 pub struct Batch {
     /// Step of the stream, from 0. A stream resumed at this step makes this batch again.
     pub step: u64,
-    /// Shape of the crops, `[n, 1, x, y, z]`, z fastest; [`Self::images`] has it too, unless it is [`Images::Boxes`].
+    /// Shape of the crops, `[n, 1, x, y, z]`, z fastest; [`Self::images`] has it too, unless it is [`Images::Boxes`] or
+    /// [`Images::Chunks`].
     /// `n` is smaller than usual, even 0, if corrupt cases were skipped.
     pub shape: [usize; 5],
     /// Voxels of all crops.
@@ -46,6 +50,10 @@ impl Batch {
                 Cow::Owned(crops.flat_map(|(crop, by)| crop.iter().map(|&value| by.apply(value))).collect())
             }
             Images::Boxes(values, crops) => Cow::Owned(self.finish(values, crops).0),
+            Images::Chunks(words, crops) => {
+                let size = [self.shape[2], self.shape[3], self.shape[4]];
+                Cow::Owned(crops.iter().flat_map(|crop| crop.to_floats(words, size)).collect())
+            }
         }
     }
 
@@ -55,7 +63,7 @@ impl Batch {
         let labels = self.labels.as_ref()?;
         Some(match &self.images {
             Images::Boxes(values, crops) => Cow::Owned(self.finish(values, crops).1),
-            Images::Floats(_) | Images::Quantized(..) => Cow::Borrowed(labels),
+            Images::Floats(_) | Images::Quantized(..) | Images::Chunks(..) => Cow::Borrowed(labels),
         })
     }
 

@@ -24,7 +24,7 @@ use crate::batch::{Batch, BatchMemory, PooledBuffer, VoxelForm};
 use crate::budget::cores;
 use crate::stats::{Progress, Stats};
 use crate::verdict::{SpanTimes, Verdict};
-use crate::visit::{Boxes, Floats, Form, Quantized, VisitPlan};
+use crate::visit::{Boxes, Chunks, Floats, Form, Quantized, VisitPlan};
 
 mod assemble;
 mod config;
@@ -127,12 +127,19 @@ impl Prepared {
         if ranks == 0 || rank >= ranks || !config.visits_per_batch.is_multiple_of(ranks) {
             return Err(Error::Share { visits: config.visits_per_batch, rank, ranks });
         }
-        if options.form == VoxelForm::Quantized && !config.augment.is_linear() {
-            let reason =
-                "this chain is not linear in the intensities, as quantized crops need; use another form".into();
+        if matches!(options.form, VoxelForm::Quantized | VoxelForm::Chunks) && !config.augment.is_linear() {
+            let crops = if options.form == VoxelForm::Chunks { "coded chunks" } else { "quantized crops" };
+            let reason = format!("this chain is not linear in the intensities, as {crops} need; use another form");
             return Err(Error::BadConfig { key: "augment", reason });
         }
+        if options.form == VoxelForm::Chunks && config.labels {
+            let reason = "true; coded chunks are of images only; use another form".into();
+            return Err(Error::BadConfig { key: "labels", reason });
+        }
         let (sequence, window) = Sequence::new(caches, &config, seed)?;
+        if options.form == VoxelForm::Chunks {
+            sequence.check_packed()?;
+        }
         let visits = config.visits_per_batch / ranks;
         let fetched_ahead = fetch_ahead::check_disk_caches(&sequence, visits)?;
         let plan = VisitPlan {
@@ -224,7 +231,7 @@ impl Loader {
         Ok(prepared.into_loader(memory, usual_staged_bytes, Arc::clone(workers)))
     }
 
-    /// Voxels that the batch of a step takes, and labels, before any case is skipped.
+    /// Voxels (or words, see [`VoxelForm::Chunks`]) that the batch of a step takes, and labels, before any case is skipped.
     #[must_use]
     pub fn batch_len(&self, step: u64) -> (usize, usize) {
         let voxels = self.shared.places(self.shared.first_visit(step)).last().map_or(0, |place| place.end);
@@ -245,6 +252,7 @@ impl Loader {
             VoxelForm::Floats => self.make_of::<Floats>(step, voxels, labels),
             VoxelForm::Quantized => self.make_of::<Quantized>(step, voxels, labels),
             VoxelForm::Boxes => self.make_of::<Boxes>(step, voxels, labels),
+            VoxelForm::Chunks => self.make_of::<Chunks>(step, voxels, labels),
         }
     }
 
@@ -361,6 +369,7 @@ impl Loader {
             VoxelForm::Floats => self.stream_of::<Floats>(steps),
             VoxelForm::Quantized => self.stream_of::<Quantized>(steps),
             VoxelForm::Boxes => self.stream_of::<Boxes>(steps),
+            VoxelForm::Chunks => self.stream_of::<Chunks>(steps),
         }
     }
 

@@ -96,6 +96,9 @@ pub enum RemoteError {
     /// No server was given.
     #[error("no server to stream from")]
     NoServer,
+    /// Coded chunks were requested, which only a loader in this process gives.
+    #[error("servers send no coded chunks; read the shards in this process (--shards), or decode on the CPU")]
+    Chunks,
     /// A URL cannot be used.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -264,6 +267,9 @@ impl RemoteLoader {
         let addresses = urls.iter().map(|url| Address::parse(url)).collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
             return Err(RemoteError::NoServer);
+        }
+        if options.form == VoxelForm::Chunks {
+            return Err(RemoteError::Chunks);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(crate::budget::cores().clamp(1, 2))

@@ -6,6 +6,8 @@
 //!   cut       decoded columns into all crops that meet them   cut, copy, streaming
 //!   finish    resampling and transforms that need neighbours  cut
 //! ```
+//! In the form [`Chunks`] the second step is the last: it verifies and copies chunks for a device to decode (`chunks`).
+//!
 //! Chunks come in columns along z, so that a crop is written in whole rows. Decoding leaves a column in the core's own
 //! cache; from there one pass normalises, flips, turns and shifts the intensities on the way into the batch. Nothing
 //! is allocated once the buffers have grown to their size.
@@ -20,6 +22,7 @@ use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 
 mod ahead;
+mod chunks;
 mod copy;
 mod cut;
 mod decode;
@@ -28,16 +31,19 @@ mod locate;
 mod plan;
 mod streaming;
 
+use chunks::ChunkCopier;
+pub(crate) use chunks::most_words;
 use cut::{Cut, Cutter};
 use decode::ColumnDecoder;
-pub use form::{Boxes, Floats, Form, Quantized};
+pub use form::{Boxes, Chunks, Floats, Form, Quantized};
+use form::{CutForm, Planned};
 use locate::Locator;
 use plan::CropPlan;
 pub use plan::VisitPlan;
 
 /// Destination of a visit's crops, in the form `F`.
 pub struct VisitSlot<'a, F: Form> {
-    /// Voxels, crop after crop, of [`VisitPlan::held_voxels`] in total.
+    /// Voxels, crop after crop, of [`VisitPlan::held_voxels`] in total; or words, as many as the case's chunks may take.
     pub images: &'a mut [F::Voxel],
     /// Labels of the same voxels, if they are wanted.
     pub labels: Option<&'a mut [u8]>,
@@ -45,11 +51,11 @@ pub struct VisitSlot<'a, F: Form> {
 
 /// Result of a visit whose crops are in the slot.
 #[derive(Clone, Debug)]
-pub struct Visit {
+pub struct Visit<F: Form> {
     /// Origin and augmentation of each crop.
     pub records: Vec<CropRecord>,
-    /// Box and parameters of each crop. In the form [`Boxes`], `start` counts from the first voxel of the slot.
-    pub boxes: Vec<CropBox>,
+    /// Source and parameters of each crop. Positions count from the beginning of the slot.
+    pub crops: Vec<F::Crop>,
     /// Time and work spent.
     pub times: VisitTimes,
 }
@@ -76,6 +82,7 @@ pub struct Visitor {
     locator: Locator,
     decoder: ColumnDecoder,
     cutter: Cutter,
+    chunks: ChunkCopier,
 }
 
 impl Visitor {
@@ -83,7 +90,10 @@ impl Visitor {
     /// of the transforms.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
-        self.locator.buffer_bytes() + self.decoder.buffer_bytes() + self.cutter.buffer_bytes()
+        self.locator.buffer_bytes()
+            + self.decoder.buffer_bytes()
+            + self.cutter.buffer_bytes()
+            + self.chunks.buffer_bytes()
     }
 
     /// Cuts all crops of one visit into `slot`. `ignore` is the label of the case's voxels without annotation, on which
@@ -100,7 +110,7 @@ impl Visitor {
         epoch: u64,
         plan: &VisitPlan,
         slot: &mut VisitSlot<'_, F>,
-    ) -> Result<Visit, hiend_cache::Error> {
+    ) -> Result<Visit<F>, hiend_cache::Error> {
         let started = Instant::now();
         let index = self.reader.index(case)?;
         let case_key = case_key(case.key());
@@ -111,9 +121,29 @@ impl Visitor {
         }
         let array = &case.record().image;
         let scale = Scale::new(array.scale, array.offset, plan.window);
-        let cuts = Cut::all::<F>(crops, scale, index.grid.shape(), plan.crop_size);
+        let record = |(number, crop): (u32, &CropPlan)| CropRecord {
+            case: case.key().to_owned(),
+            epoch,
+            crop: number,
+            origin: crop.origin,
+            case_key,
+            augmentation: crop.params.describe(),
+        };
+        let records = (0..).zip(&crops).map(record).collect();
+        let planned = Planned { case, index: &index, crops, scale, crop_size: plan.crop_size, started };
+        let (crops, times) = F::make(self, planned, slot)?;
+        Ok(Visit { records, crops, times })
+    }
 
-        let copied = self.copy_columns(case, &index, &cuts, slot);
+    /// Decodes, cuts and finishes the planned crops in `slot`.
+    fn cut<F: CutForm>(
+        &mut self,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, F>,
+    ) -> Result<(Vec<CropBox>, VisitTimes), hiend_cache::Error> {
+        let Planned { case, index, crops, scale, crop_size, started } = planned;
+        let cuts = Cut::all::<F>(crops, scale, index.grid.shape(), crop_size);
+        let copied = self.copy_columns(case, index, &cuts, slot);
         // Also after an error: what was stored so far must be visible before the buffer is used again.
         streaming::finish();
         let copy_secs = copied?;
@@ -121,20 +151,8 @@ impl Visitor {
         let finishing = Instant::now();
         self.cutter.finish(&cuts, slot);
         let augment_secs = copy_secs + finishing.elapsed().as_secs_f64();
-
-        let record = |(crop, cut): (u32, &Cut)| CropRecord {
-            case: case.key().to_owned(),
-            epoch,
-            crop,
-            origin: cut.crop.origin,
-            case_key,
-            augmentation: cut.crop.params.describe(),
-        };
-        Ok(Visit {
-            records: (0..).zip(&cuts).map(record).collect(),
-            boxes: cuts.iter().map(Cut::crop_box).collect(),
-            times: VisitTimes { decode_secs, augment_secs, ..self.decoder.work(&index, slot.labels.is_some()) },
-        })
+        let work = self.decoder.work(index, slot.labels.is_some());
+        Ok((cuts.iter().map(Cut::crop_box).collect(), VisitTimes { decode_secs, augment_secs, ..work }))
     }
 
     /// Chooses parameters, centre and box of one crop.
@@ -151,7 +169,7 @@ impl Visitor {
     }
 
     /// Decodes each column that crops meet and copies it into all of them; returns the seconds spent on copying.
-    fn copy_columns<F: Form>(
+    fn copy_columns<F: CutForm>(
         &mut self,
         case: &Case,
         index: &CaseIndex,

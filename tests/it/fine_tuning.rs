@@ -14,7 +14,7 @@ use hiend_loader::split::{Part, ShotSplit, Split};
 use hiend_loader::transform::Chain;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
-use hiend_trainer::config::{AugmentOn, RunConfig as _};
+use hiend_trainer::config::{AugmentOn, DecodeOn, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
@@ -285,6 +285,24 @@ fn augmenting_on_the_device_is_the_same_training() {
     let trained = host.iter().zip(&untrained).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
     println!("updates change a loss by up to {trained:.1e}; the chains drift apart by {drift:.1e}");
     assert!(trained > 0.01 && drift < 0.03 * trained, "{host:?}, {device:?}, untrained {untrained:?}");
+}
+
+/// Crops decoded on the device have the bits of those that the loader cuts, so every loss has them too.
+#[test]
+fn decoding_on_the_device_is_the_same_training() {
+    let data = data(2);
+    let losses = |decode_on, micro_batch| {
+        let mut config = pretraining();
+        config.stream.visits_per_batch = 2;
+        config.train.decode_on = decode_on;
+        config.train.micro_batch = micro_batch;
+        let run = tempfile::tempdir().unwrap();
+        data.run(&Pretraining { config: &config }, &options(run.path(), 4, false)).0.losses
+    };
+    // Three crops of two visits of two, so that a part ends within a visit.
+    for micro_batch in [None, Some(3)] {
+        assert_eq!(losses(DecodeOn::Cpu, micro_batch), losses(DecodeOn::Device, micro_batch), "{micro_batch:?}");
+    }
 }
 
 #[test]

@@ -40,6 +40,22 @@ pub struct TrainConfig {
     /// the same except for rounding. The recipe's augmentations are always part of the copy that cuts a crop.
     #[serde(default)]
     pub augment_on: AugmentOn,
+    /// Processor that decodes chunks and cuts crops from them: `cpu`, or `device`, to which chunks are then sent as they
+    /// are stored. Serves the chains `recipe` and `plain`, streams without labels, and shards of the codec `fast` read
+    /// by this process. Crops are the same.
+    #[serde(default)]
+    pub decode_on: DecodeOn,
+}
+
+/// Processor that decodes chunks and cuts crops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecodeOn {
+    /// The loader's threads.
+    #[default]
+    Cpu,
+    /// The device that trains.
+    Device,
 }
 
 /// Processor that augments crops.
@@ -62,12 +78,16 @@ impl TrainConfig {
             ema_decay: Some(0.999),
             precision: Precision::F32,
             augment_on: AugmentOn::Cpu,
+            decode_on: DecodeOn::Cpu,
         }
     }
 
     /// Form of the voxels that the loader delivers for these settings and this augmentation, on a CPU or not.
     #[must_use]
     pub fn voxel_form(&self, augment: &Chain, is_cpu: bool) -> VoxelForm {
+        if self.decode_on == DecodeOn::Device {
+            return VoxelForm::Chunks;
+        }
         match (augment.is_linear(), self.augment_on) {
             (true, _) if is_cpu => VoxelForm::Floats,
             (true, _) => VoxelForm::Quantized,
@@ -183,7 +203,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             .or_else(|| self.optim().fault().map(of("optim")))
             .or_else(|| self.schedule().fault().map(of("schedule")))
             .or_else(|| self.train().fault().map(of("train")))
-            .or_else(|| self.augment_fault().map(of("train")));
+            .or_else(|| self.augment_fault().map(of("train")))
+            .or_else(|| self.decode_fault().map(of("train")));
         match fault {
             Some((section, key, reason)) => {
                 let key = format!("{section}.{key}").trim_start_matches('.').to_owned();
@@ -199,6 +220,21 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let reason =
             "\"device\" needs stream.augment.chain = \"nnunet\"; other chains are computed while crops are cut";
         useless.then(|| ("augment_on", reason.to_owned()))
+    }
+
+    /// Returns the fault of decoding on the device what no device decodes.
+    fn decode_fault(&self) -> Option<(&'static str, String)> {
+        if self.train().decode_on == DecodeOn::Cpu {
+            return None;
+        }
+        let reason = if !self.stream().augment.is_linear() {
+            "\"device\" cuts, flips, turns and shifts intensities only; set stream.augment.chain to \"recipe\" or \"plain\""
+        } else if self.stream().labels {
+            "\"device\" decodes images only, but stream.labels = true"
+        } else {
+            return None;
+        };
+        Some(("decode_on", reason.to_owned()))
     }
 
     /// Writes the configuration as TOML.

@@ -7,7 +7,7 @@
 //! A GPU gets voxels as the cache stores them, quantized to 16 bits, and converts them to floats when the batch is used
 //! ([`crate::ops::dequantize`]): half the bytes on the way, and half the memory while a batch waits. For the CPU the loader
 //! makes floats in the pass that cuts the crops. Where the device augments, it gets the boxes that crops are made from
-//! ([`crate::augment`]).
+//! ([`crate::augment`]); where it decodes, the chunks of their cases as they are stored ([`crate::ops::decode`]).
 
 mod device_batch;
 mod error;

@@ -14,6 +14,7 @@ pub mod attention;
 pub mod columns;
 pub mod conv;
 mod cpu;
+pub mod decode;
 pub mod dequantize;
 pub mod dice_ce;
 pub mod gelu;
@@ -45,6 +46,7 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [
         adamw::tests::DEVICE_TESTS,
         attention::tests::DEVICE_TESTS,
+        decode::tests::DEVICE_TESTS,
         dequantize::tests::DEVICE_TESTS,
         gelu::tests::DEVICE_TESTS,
         layer_norm::tests::DEVICE_TESTS,

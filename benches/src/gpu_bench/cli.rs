@@ -48,7 +48,7 @@ pub struct Cli {
     /// File with the line of the case reference; without it, the case numerics computes that itself, which takes minutes
     #[arg(long)]
     pub(super) reference: Option<PathBuf>,
-    /// Cache that the cases overlap and service stream from [default: a generated volume]
+    /// Cache that the cases overlap, chunks and service stream from [default: a generated volume]
     #[arg(long)]
     pub(super) shards: Option<PathBuf>,
     /// Threads of the loader, 0 for one per core
@@ -67,6 +67,7 @@ pub(super) enum Case {
     Tests,
     Step,
     Overlap,
+    Chunks,
     Service,
     Finetune,
     Predict,

@@ -9,6 +9,7 @@ use hiend_cache::{Cache, CodecPreset as Codec};
 use hiend_loader::pipeline::LoaderOptions;
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 use hiend_loader::service::{Service, ServiceConfig};
+use hiend_trainer::config::DecodeOn;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::pretrain::Pretraining;
@@ -20,9 +21,10 @@ use super::cli::Cli;
 use super::figures::rounded;
 use super::pretraining::{batch_of, config, feed, timing};
 
-/// Batches from the loader in this process.
-pub(super) fn overlap(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
-    let config = config(cli);
+/// Batches from the loader in this process, decoded by its threads or by the device.
+pub(super) fn overlap(cli: &Cli, compute: &Compute, decode_on: DecodeOn) -> anyhow::Result<Value> {
+    let mut config = config(cli);
+    config.train.decode_on = decode_on;
     let generated = tempfile::tempdir()?;
     let options = LoaderOptions {
         threads: cli.threads,

@@ -33,13 +33,15 @@ impl Batch {
     /// Wraps a batch and counts it in `alive` for as long as it exists.
     ///
     /// # Errors
-    /// If the batch holds boxes, which are no arrays of one shape.
+    /// If the batch holds boxes or chunks, which are no arrays of one shape.
     pub(crate) fn new(mut batch: loader::Batch, alive: &Arc<AtomicUsize>) -> Result<Self, Failure> {
         let shape = batch.shape;
         let image = match &mut batch.images {
             Images::Floats(values) => Image::Floats(Voxels::new(values, shape)),
             Images::Quantized(values, _) => Image::Quantized(Voxels::new(values, shape)),
-            Images::Boxes(..) => return Err(Failure::other("a batch of boxes has no array of crops (a bug)")),
+            Images::Boxes(..) | Images::Chunks(..) => {
+                return Err(Failure::other("a batch of boxes or chunks has no array of crops (a bug)"));
+            }
         };
         let label = batch.labels.as_mut().map(|values| Voxels::new(values, shape));
         alive.fetch_add(1, Ordering::Relaxed);

@@ -102,6 +102,7 @@ impl From<RemoteError> for Failure {
                 kind_of(source)
             }
             RemoteError::NoServer
+            | RemoteError::Chunks
             | RemoteError::Address(_)
             | RemoteError::Select(_)
             | RemoteError::TooLittleMemory { .. } => Kind::Config,

@@ -1,17 +1,18 @@
-//! Voxels of a batch in one of three forms, which differ in how much of the augmentation is done already.
+//! Voxels of a batch in one of four forms, which differ in how much of the augmentation is done already.
 //!
 //! | form | voxels | flips, turns | intensities | resampling |
 //! |---|---|---|---|---|
 //! | [`Images::Floats`] | `f32`, units of the window | done | done | done |
 //! | [`Images::Quantized`] | `u16`, as stored | done | left, per crop in [`Dequantize`] | none: linear chains only |
 //! | [`Images::Boxes`] | `u16`, as stored | left, per crop in [`CropBox`] | left | left |
+//! | [`Images::Chunks`] | coded, as stored | left, per crop in [`CropChunks`] | left | none: linear chains only |
 //!
-//! All three give the same bits once finished, see [`Batch::to_floats`](super::Batch::to_floats). The two quantized
-//! forms are for devices: they are half the bytes to transfer.
+//! All give the same bits once finished, see [`Batch::to_floats`](super::Batch::to_floats). All but the first are for
+//! devices: the quantized ones are half the bytes to transfer, and chunks leave cutting and decoding to the device.
 
 use std::ops::Range;
 
-use super::PooledBuffer;
+use super::{CropChunks, PooledBuffer};
 use crate::preprocess::window::Scale;
 use crate::transform::SampledParams;
 
@@ -25,24 +26,28 @@ pub enum VoxelForm {
     Quantized,
     /// [`Images::Boxes`].
     Boxes,
+    /// [`Images::Chunks`], for augmentations as in [`Self::Quantized`], caches of the codec "fast", and streams without
+    /// labels.
+    Chunks,
 }
 
 impl VoxelForm {
-    /// Bytes of one voxel, without its label.
+    /// Bytes of one voxel, without its label; of [`Self::Chunks`], bytes of a word.
     #[must_use]
     pub fn voxel_bytes(self) -> usize {
         match self {
             Self::Floats => size_of::<f32>(),
             Self::Quantized | Self::Boxes => size_of::<u16>(),
+            Self::Chunks => size_of::<u32>(),
         }
     }
 
-    /// Shape of the box that a batch holds for a crop.
+    /// Shape of the box that a batch holds for a crop, or whose chunks it holds.
     #[must_use]
     pub fn held_shape(self, params: &SampledParams, crop_size: [usize; 3]) -> [usize; 3] {
         match self {
             Self::Floats | Self::Quantized => crop_size,
-            Self::Boxes => params.source_box(crop_size),
+            Self::Boxes | Self::Chunks => params.source_box(crop_size),
         }
     }
 }
@@ -57,15 +62,19 @@ pub enum Images {
     /// Boxes of stored values, one per crop, and the augmentation still to be applied to each. A box that is to be
     /// rotated or scaled differs from its crop in size.
     Boxes(PooledBuffer<u16>, Vec<CropBox>),
+    /// Records of coded chunks as 32-bit words, visit after visit with unused words between, and one entry per crop that
+    /// says how to make it from them.
+    Chunks(PooledBuffer<u32>, Vec<CropChunks>),
 }
 
 impl Images {
-    /// Number of voxels.
+    /// Number of voxels; of [`Self::Chunks`], number of words.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Floats(values) => values.len(),
             Self::Quantized(values, _) | Self::Boxes(values, _) => values.len(),
+            Self::Chunks(words, _) => words.len(),
         }
     }
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::read_ahead::ReadAhead;
 use super::{Error, OnCorrupt, Shared};
-use crate::batch::{Batch, BatchTimes, CropBox, CropRecord, PooledBuffer};
+use crate::batch::{Batch, BatchTimes, CropRecord, PooledBuffer, VoxelForm};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
 use crate::visit::{Form, Visit, VisitSlot};
@@ -41,9 +41,8 @@ pub(super) struct Assembler<F: Form> {
 }
 
 /// Crops of a visit and the time they took; no crops if the case was skipped.
-#[derive(Default)]
-struct Visited {
-    crops: Option<(Vec<CropRecord>, Vec<CropBox>)>,
+struct Visited<F: Form> {
+    crops: Option<(Vec<CropRecord>, Vec<F::Crop>)>,
     read_secs: f64,
     decode_secs: f64,
     augment_secs: f64,
@@ -125,7 +124,7 @@ impl Shared {
         } else {
             places.iter().map(|_| None).collect()
         };
-        let visited: Vec<Result<Visited, Error>> = self.workers.pool.install(|| {
+        let visited: Vec<Result<Visited<F>, Error>> = self.workers.pool.install(|| {
             let parts = image_parts.into_par_iter().zip(label_parts).enumerate();
             let visit = |(number, (images, labels))| {
                 let visit = first + number as u64;
@@ -137,7 +136,7 @@ impl Shared {
         });
         let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
         let mut crops = Vec::with_capacity(visits * self.plan.num_crops);
-        let mut boxes = Vec::with_capacity(visits * self.plan.num_crops);
+        let mut sources = Vec::with_capacity(visits * self.plan.num_crops);
         let mut kept = 0;
         // Of several errors, the first in the order of visits is reported, so that threads do not decide which.
         for (visited, place) in visited.into_iter().zip(places) {
@@ -145,15 +144,17 @@ impl Shared {
             times.read_secs += visited.read_secs;
             times.decode_secs += visited.decode_secs;
             times.augment_secs += visited.augment_secs;
-            let Some((records, crop_boxes)) = visited.crops else { continue };
-            if kept < place.start {
+            let Some((records, crop_sources)) = visited.crops else { continue };
+            if !F::IS_DENSE {
+                kept = place.start;
+            } else if kept < place.start {
                 images.copy_within(place.clone(), kept);
                 if self.config.labels {
                     labels.copy_within(place.clone(), kept);
                 }
             }
             crops.extend(records);
-            boxes.extend(crop_boxes.into_iter().map(|crop| CropBox { start: kept + crop.start, ..crop }));
+            sources.extend(crop_sources.into_iter().map(|crop| F::moved(crop, kept)));
             kept += place.len();
         }
         images.truncate(kept);
@@ -164,7 +165,7 @@ impl Shared {
         self.stats.batch(crops.len(), buffer_wait_secs);
         let [x, y, z] = self.plan.crop_size;
         let labels = self.config.labels.then_some(labels);
-        let images = F::images(images, boxes);
+        let images = F::images(images, sources);
         Ok(Batch { step, shape: [crops.len(), 1, x, y, z], labels, images, crops, times })
     }
 
@@ -178,7 +179,10 @@ impl Shared {
         let mut end = 0;
         let place = |number| {
             let start = end;
-            end += self.plan.held_voxels(&self.first_crop(first + number), self.form);
+            end += match self.form {
+                VoxelForm::Chunks => self.memory.batch_voxels / self.share.1,
+                form => self.plan.held_voxels(&self.first_crop(first + number), form),
+            };
             start..end
         };
         (0..self.share.1 as u64).map(place).collect()
@@ -191,7 +195,7 @@ impl Shared {
     }
 
     /// Cuts the crops of a visit into `slot`.
-    fn visit<F: Form>(&self, visit: u64, slot: &mut VisitSlot<'_, F>) -> Result<Visited, Error> {
+    fn visit<F: Form>(&self, visit: u64, slot: &mut VisitSlot<'_, F>) -> Result<Visited<F>, Error> {
         #[cfg(test)]
         (self.hooks.before_visit)(visit);
         let (case, epoch) = self.sequence.visit(visit);
@@ -210,18 +214,18 @@ impl Shared {
         let read_secs = clock.blocked_secs();
         self.workers.return_visitor(&self.stats, visitor, held, excess > 0);
         match result {
-            Ok(Visit { records, boxes, times }) => {
+            Ok(Visit { records, crops, times }) => {
                 self.stats.visit(&times, read_secs);
                 let decode_secs = (times.decode_secs - read_secs).max(0.0);
                 let augment_secs = times.augment_secs;
-                Ok(Visited { crops: Some((records, boxes)), read_secs, decode_secs, augment_secs })
+                Ok(Visited { crops: Some((records, crops)), read_secs, decode_secs, augment_secs })
             }
             Err(err @ (hiend_cache::Error::CorruptChunk { .. } | hiend_cache::Error::BadShard { .. }))
                 if self.config.on_corrupt == OnCorrupt::Skip =>
             {
                 tracing::error!(case = case.key(), epoch, visit, "skipped in this epoch: {err}");
                 self.stats.skipped_visit();
-                Ok(Visited::default())
+                Ok(Visited { crops: None, read_secs: 0.0, decode_secs: 0.0, augment_secs: 0.0 })
             }
             Err(err) => Err(err.into()),
         }

@@ -40,7 +40,7 @@ pub enum Error {
     /// A cache does not suit the stream.
     #[error("{}: {reason}", path.display())]
     Unsuitable {
-        /// Folder of the cache.
+        /// Folder of the cache, or a shard of it.
         path: PathBuf,
         /// Reason why it is unsuitable.
         reason: Unsuitable,
@@ -124,6 +124,15 @@ pub enum Unsuitable {
     /// A case has no labels, but the stream carries them.
     #[error("case {case} has no labels; exclude its dataset, or split by a list of labelled cases")]
     NoLabels {
+        /// Key of the case.
+        case: String,
+    },
+    /// A case is stored with another codec than chunks decoded on a device need.
+    #[error(
+        "case {case} is stored with another codec than \"fast\", which a device decodes; convert again with --codec fast, \
+         or decode on the CPU"
+    )]
+    NotPacked {
         /// Key of the case.
         case: String,
     },

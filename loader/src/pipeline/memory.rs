@@ -18,13 +18,13 @@
     reason = "voxels of a batch, far below 2^52"
 )]
 
-use hiend_cache::Case;
+use hiend_cache::{Case, Codec, Grid};
 
 use super::Error;
 use crate::batch::VoxelForm;
 use crate::budget::cores;
 use crate::rng::DrawId;
-use crate::visit::VisitPlan;
+use crate::visit::{VisitPlan, most_words};
 
 /// Largest read-ahead in bytes: half a second of a fast disk.
 const MOST_READ_AHEAD: u64 = 1 << 30;
@@ -32,6 +32,9 @@ const MOST_READ_AHEAD: u64 = 1 << 30;
 const SAMPLES: u32 = 1024;
 /// Bytes for the decoder's state, scratch rows of the transforms, and records.
 const FIXED: u64 = 1 << 20;
+
+/// Largest number of words of a batch in the form [`VoxelForm::Chunks`]: a device counts them in 31 bits.
+const MOST_WORDS: usize = 1 << 31;
 
 /// Largest number of bytes for the records of a crop: origin, augmentation and box, as values and as a message.
 pub(crate) const RECORD_BYTES: usize = 4 << 10;
@@ -47,7 +50,7 @@ pub struct MemoryPlan {
     pub spill_bytes: u64,
     /// Number of batch buffers.
     pub num_buffers: usize,
-    /// Voxels that a batch buffer holds.
+    /// Voxels that a batch buffer holds; words, if the form is [`VoxelForm::Chunks`].
     pub batch_voxels: usize,
     /// Bytes of a batch buffer.
     pub batch_bytes: u64,
@@ -73,10 +76,13 @@ impl MemoryPlan {
         visits: usize,
         plan: &VisitPlan,
         (form, labels): (VoxelForm, bool),
-        cases: impl Iterator<Item = &'a Case>,
+        cases: impl Iterator<Item = &'a Case> + Clone,
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
-        let batch_voxels = batch_voxels(plan, crops, form);
+        let batch_voxels = match form {
+            VoxelForm::Chunks => batch_words(plan, visits, cases.clone())?,
+            form => batch_voxels(plan, crops, form),
+        };
         let batch_bytes = bytes_of(batch_voxels, form, labels);
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
         let visitor_bytes = chunk_bytes(cases) + usual_staged + FIXED;
@@ -115,10 +121,13 @@ impl MemoryPlan {
         visits: usize,
         plan: &VisitPlan,
         (form, labels): (VoxelForm, bool),
-        cases: impl Iterator<Item = &'a Case>,
+        cases: impl Iterator<Item = &'a Case> + Clone,
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
-        let batch_voxels = batch_voxels(plan, crops, form);
+        let batch_voxels = match form {
+            VoxelForm::Chunks => batch_words(plan, visits, cases.clone())?,
+            form => batch_voxels(plan, crops, form),
+        };
         let batch_bytes = bytes_of(batch_voxels, form, labels);
         let with_records = batch_bytes.saturating_add((crops * RECORD_BYTES) as u64);
         if with_records > most {
@@ -180,6 +189,27 @@ fn batch_voxels(plan: &VisitPlan, crops: usize, form: VoxelForm) -> usize {
     let variance = voxels.iter().map(|&n| (n as f64 - mean).powi(2)).sum::<f64>() / count;
     let most = crops as f64 * mean + 8.0 * (crops as f64 * variance).sqrt();
     (most.ceil() as usize).min(crops * voxels.iter().max().copied().unwrap_or(0) as usize)
+}
+
+/// Words that the buffer of a batch holds: for each visit as many as the chunks of any case may take. Hence the buffer
+/// never grows; usually three quarters of it stay unused, and unused pages take no memory of the system.
+fn batch_words<'a>(plan: &VisitPlan, visits: usize, cases: impl Iterator<Item = &'a Case>) -> Result<usize, Error> {
+    let words = |case: &Case| {
+        let Codec::Packed(packed) = case.record().image.codec else { return None };
+        let grid = Grid::new(case.record().shape, case.shard().chunk()).ok()?;
+        Some(most_words(packed, &grid, plan.num_crops, plan.crop_size))
+    };
+    let words = visits.saturating_mul(cases.filter_map(words).max().unwrap_or(0));
+    if words > MOST_WORDS {
+        let reason = format!(
+            "{visits} on this rank; their coded chunks may take {} GiB, but a device counts at most {} GiB; make the batch \
+             smaller, or decode on the CPU",
+            words >> 28,
+            MOST_WORDS >> 28
+        );
+        return Err(Error::BadConfig { key: "visits_per_batch", reason });
+    }
+    Ok(words)
 }
 
 /// Values of `of` for the plan with a single crop, over many identities.

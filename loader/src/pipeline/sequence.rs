@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hiend_cache::{Cache, Case};
+use hiend_cache::{Cache, Case, Codec};
 
 use super::{Error, StreamConfig, Unsuitable};
 use crate::epoch::VisitOrder;
@@ -84,8 +84,17 @@ impl Sequence {
     }
 
     /// All selected cases, cache after cache.
-    pub(super) fn cases(&self) -> impl Iterator<Item = &Case> {
+    pub(super) fn cases(&self) -> impl Iterator<Item = &Case> + Clone {
         self.caches.iter().flat_map(|selected| selected.cases.iter().map(|&idx| &selected.cache.cases()[idx]))
+    }
+
+    /// Checks that the image of every case is packed, so that a device can decode its chunks.
+    pub(super) fn check_packed(&self) -> Result<(), Error> {
+        let unpacked = self.cases().find(|case| !matches!(case.record().image.codec, Codec::Packed(_)));
+        unpacked.map_or(Ok(()), |case| {
+            let (path, case) = (case.shard().path().to_owned(), case.key().to_owned());
+            Err(Error::Unsuitable { path, reason: Unsuitable::NotPacked { case } })
+        })
     }
 
     /// Digest of [`super::Loader::digest`].

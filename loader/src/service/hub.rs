@@ -332,6 +332,7 @@ fn bytes_of(batch: Batch) -> Vec<Bytes> {
     let voxels = match batch.images {
         Images::Floats(values) => Bytes::from_owner(Sent(values)),
         Images::Quantized(values, _) | Images::Boxes(values, _) => Bytes::from_owner(Sent(values)),
+        Images::Chunks(..) => unreachable!("no specification asks for chunks"),
     };
     std::iter::once(voxels).chain(batch.labels.map(|labels| Bytes::from_owner(Sent(labels)))).collect()
 }

@@ -17,6 +17,14 @@ use crate::wire::{self, FetchRequest, OpenRequest, ShareRequest, StreamSpec};
 const SHAPE: [usize; 3] = [20, 18, 22];
 const SEED: u64 = 5;
 
+#[test]
+fn coded_chunks_are_refused_without_asking_a_server() {
+    let options = RemoteOptions { form: VoxelForm::Chunks, ..RemoteOptions::default() };
+    let urls = ["http://127.0.0.1:9".to_owned()];
+    let refused = RemoteLoader::connect(&urls, StreamConfig::default(), 0, options);
+    assert!(matches!(refused.err(), Some(RemoteError::Chunks)));
+}
+
 /// Cache of labelled cases; `offset` makes the voxels of one cache differ from those of another.
 fn write_cache(dir: &Path, cases: usize, offset: usize) -> Arc<Cache> {
     let mut writer = ShardWriter::create(dir, 1, 0).unwrap();

@@ -13,7 +13,7 @@ use crate::transform::AxisMap;
 
 /// Layout in which a crop's rows are written.
 #[derive(Clone, Copy, Debug)]
-pub struct Layout {
+pub(super) struct Layout {
     /// Source of each axis of the crop. Keeps z where it is, so that rows stay rows.
     pub(super) map: AxisMap,
     /// Voxels along x, y, z.
@@ -22,7 +22,7 @@ pub struct Layout {
 
 /// Part of a column that one crop needs.
 #[derive(Debug)]
-pub struct ColumnCopy<'a> {
+pub(super) struct ColumnCopy<'a> {
     pub(super) grid: &'a Grid,
     /// The whole column.
     pub(super) column: Box3,
@@ -34,7 +34,7 @@ pub struct ColumnCopy<'a> {
 
 /// Buffers for copying rows.
 #[derive(Debug, Default)]
-pub struct RowBuffers {
+pub(super) struct RowBuffers {
     /// A finished row on its way past the caches.
     row: Vec<f32>,
     pieces: Vec<Piece>,

@@ -5,10 +5,11 @@ use std::ops::Range;
 use hiend_cache::Box3;
 use hiend_cache::grid::Grid;
 
+use super::VisitSlot;
 use super::copy::{ColumnCopy, Layout, RowBuffers};
 use super::decode::ColumnDecoder;
+use super::form::CutForm;
 use super::plan::{CropPlan, is_staged};
-use super::{Form, VisitSlot};
 use crate::batch::{CropBox, Dequantize};
 use crate::preprocess::window::Scale;
 use crate::transform::{AxisMap, CropMut, CropRef, Rest, Scratch};
@@ -30,7 +31,7 @@ pub(super) struct Cut {
 
 impl Cut {
     /// Places crops one after the other.
-    pub(super) fn all<F: Form>(
+    pub(super) fn all<F: CutForm>(
         crops: Vec<CropPlan>,
         scale: Scale,
         volume_shape: [usize; 3],
@@ -90,7 +91,7 @@ impl Cutter {
     }
 
     /// Fills what no chunk will write: places of padded crops, and the staging buffer.
-    pub(super) fn prepare<F: Form>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
+    pub(super) fn prepare<F: CutForm>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
         let mut staged_len = 0;
         for cut in cuts {
             if let Some(staged) = &cut.staged {
@@ -107,7 +108,7 @@ impl Cutter {
     }
 
     /// Copies the decoded column that begins with chunk `column` into all crops that meet it.
-    pub(super) fn copy<F: Form>(
+    pub(super) fn copy<F: CutForm>(
         &mut self,
         decoded: &ColumnDecoder,
         grid: &Grid,
@@ -138,7 +139,7 @@ impl Cutter {
     }
 
     /// Applies what the copy could not: resampling into place, and transforms that need a crop's other voxels.
-    pub(super) fn finish<F: Form>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
+    pub(super) fn finish<F: CutForm>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
         let Some(images) = F::floats(slot.images) else { return };
         for cut in cuts {
             let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[cut.held.clone()]);

@@ -43,6 +43,11 @@ impl ColumnDecoder {
         }
     }
 
+    /// Numbers of the wanted chunks, in increasing order.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = usize> {
+        self.wanted.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(chunk, _)| chunk)
+    }
+
     /// Decodes the wanted chunks of the column that begins with chunk `column`, each as far as it is wanted. Returns
     /// whether there are any.
     pub(super) fn read(

@@ -1,17 +1,62 @@
-//! The three forms of voxels as types: how a visit writes each, and how a batch holds it.
+//! The forms of voxels as types: how a visit writes each, and how a batch holds it.
+
+use std::time::Instant;
+
+use hiend_cache::Case;
+use hiend_cache::shard::reader::CaseIndex;
 
 use super::copy::{ColumnCopy, Layout, RowBuffers};
-use crate::batch::{CropBox, Dequantize, Images, PooledBuffer, VoxelForm};
+use super::plan::CropPlan;
+use super::{VisitSlot, VisitTimes, Visitor};
+use crate::batch::{CropBox, CropChunks, Dequantize, Images, PooledBuffer, VoxelForm};
+use crate::preprocess::window::Scale;
 use crate::transform::{AxisMap, SampledParams};
 
+/// Crops of a visit, decided but not cut.
+pub struct Planned<'a> {
+    pub(super) case: &'a Case,
+    pub(super) index: &'a CaseIndex,
+    pub(super) crops: Vec<CropPlan>,
+    /// Conversion from stored values to units of the window.
+    pub(super) scale: Scale,
+    pub(super) crop_size: [usize; 3],
+    /// Start of the visit.
+    pub(super) started: Instant,
+}
+
 /// A [`VoxelForm`] as a type.
-pub trait Form: sealed::Sealed + Send + Sync + 'static {
+pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
     /// Type of a voxel.
     type Voxel: bytemuck::Pod + Default + Send + Sync;
+
+    /// Description of one crop in a batch.
+    type Crop: Send;
 
     /// The form.
     const FORM: VoxelForm;
 
+    /// True if the voxels of a batch have no gaps, also where a case was skipped.
+    const IS_DENSE: bool = true;
+
+    /// Makes the planned crops in `slot`. Positions in the crops returned count from the beginning of the slot.
+    ///
+    /// # Errors
+    /// If a chunk cannot be read or is corrupt.
+    fn make(
+        visitor: &mut Visitor,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, Self>,
+    ) -> Result<(Vec<Self::Crop>, VisitTimes), hiend_cache::Error>;
+
+    /// Moves the description of a crop to the slot that begins at `start` in the batch.
+    fn moved(crop: Self::Crop, start: usize) -> Self::Crop;
+
+    /// Images of a batch; `crops` has an entry per crop.
+    fn images(voxels: PooledBuffer<Self::Voxel>, crops: Vec<Self::Crop>) -> Images;
+}
+
+/// A form whose voxels a visit decodes and cuts.
+pub(super) trait CutForm: Form<Crop = CropBox> {
     /// Flips and turns that the copy into the batch applies.
     fn axis_map(params: &SampledParams) -> AxisMap;
 
@@ -31,9 +76,6 @@ pub trait Form: sealed::Sealed + Send + Sync + 'static {
 
     /// The voxels as floats, if the rest of the augmentation is to be applied to them.
     fn floats(voxels: &mut [Self::Voxel]) -> Option<&mut [f32]>;
-
-    /// Images of a batch; `boxes` has an entry per crop.
-    fn images(voxels: PooledBuffer<Self::Voxel>, boxes: Vec<CropBox>) -> Images;
 }
 
 mod sealed {
@@ -41,6 +83,7 @@ mod sealed {
     impl Sealed for super::Floats {}
     impl Sealed for super::Quantized {}
     impl Sealed for super::Boxes {}
+    impl Sealed for super::Chunks {}
 }
 
 /// [`Images::Floats`]: the visit does everything.
@@ -55,10 +98,33 @@ pub struct Quantized;
 #[derive(Clone, Copy, Debug)]
 pub struct Boxes;
 
+/// [`Images::Chunks`]: the visit only verifies and copies chunks as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks;
+
 impl Form for Floats {
     type Voxel = f32;
+    type Crop = CropBox;
     const FORM: VoxelForm = VoxelForm::Floats;
 
+    fn make(
+        visitor: &mut Visitor,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, Self>,
+    ) -> Result<(Vec<CropBox>, VisitTimes), hiend_cache::Error> {
+        visitor.cut(planned, slot)
+    }
+
+    fn moved(crop: CropBox, start: usize) -> CropBox {
+        CropBox { start: start + crop.start, ..crop }
+    }
+
+    fn images(voxels: PooledBuffer<f32>, _: Vec<CropBox>) -> Images {
+        Images::Floats(voxels)
+    }
+}
+
+impl CutForm for Floats {
     fn axis_map(params: &SampledParams) -> AxisMap {
         params.axis_map()
     }
@@ -82,16 +148,31 @@ impl Form for Floats {
     fn floats(voxels: &mut [f32]) -> Option<&mut [f32]> {
         Some(voxels)
     }
-
-    fn images(voxels: PooledBuffer<f32>, _: Vec<CropBox>) -> Images {
-        Images::Floats(voxels)
-    }
 }
 
 impl Form for Quantized {
     type Voxel = u16;
+    type Crop = CropBox;
     const FORM: VoxelForm = VoxelForm::Quantized;
 
+    fn make(
+        visitor: &mut Visitor,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, Self>,
+    ) -> Result<(Vec<CropBox>, VisitTimes), hiend_cache::Error> {
+        visitor.cut(planned, slot)
+    }
+
+    fn moved(crop: CropBox, start: usize) -> CropBox {
+        CropBox { start: start + crop.start, ..crop }
+    }
+
+    fn images(voxels: PooledBuffer<u16>, boxes: Vec<CropBox>) -> Images {
+        Images::Quantized(voxels, boxes.iter().map(CropBox::dequantize).collect())
+    }
+}
+
+impl CutForm for Quantized {
     fn axis_map(params: &SampledParams) -> AxisMap {
         params.axis_map()
     }
@@ -115,16 +196,31 @@ impl Form for Quantized {
     fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
         None
     }
-
-    fn images(voxels: PooledBuffer<u16>, boxes: Vec<CropBox>) -> Images {
-        Images::Quantized(voxels, boxes.iter().map(CropBox::dequantize).collect())
-    }
 }
 
 impl Form for Boxes {
     type Voxel = u16;
+    type Crop = CropBox;
     const FORM: VoxelForm = VoxelForm::Boxes;
 
+    fn make(
+        visitor: &mut Visitor,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, Self>,
+    ) -> Result<(Vec<CropBox>, VisitTimes), hiend_cache::Error> {
+        visitor.cut(planned, slot)
+    }
+
+    fn moved(crop: CropBox, start: usize) -> CropBox {
+        CropBox { start: start + crop.start, ..crop }
+    }
+
+    fn images(voxels: PooledBuffer<u16>, boxes: Vec<CropBox>) -> Images {
+        Images::Boxes(voxels, boxes)
+    }
+}
+
+impl CutForm for Boxes {
     fn axis_map(_: &SampledParams) -> AxisMap {
         AxisMap::IDENTITY
     }
@@ -148,9 +244,31 @@ impl Form for Boxes {
     fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
         None
     }
+}
 
-    fn images(voxels: PooledBuffer<u16>, boxes: Vec<CropBox>) -> Images {
-        Images::Boxes(voxels, boxes)
+impl Form for Chunks {
+    type Voxel = u32;
+    type Crop = CropChunks;
+    const FORM: VoxelForm = VoxelForm::Chunks;
+    // A visit takes a quarter of the words that it could take, and moving them would cost as much as copying them did.
+    const IS_DENSE: bool = false;
+
+    fn make(
+        visitor: &mut Visitor,
+        planned: Planned<'_>,
+        slot: &mut VisitSlot<'_, Self>,
+    ) -> Result<(Vec<CropChunks>, VisitTimes), hiend_cache::Error> {
+        let crops = visitor.chunks.copy(&mut visitor.reader, &mut visitor.decoder, &planned, slot.images)?;
+        let work = visitor.decoder.work(planned.index, false);
+        Ok((crops, VisitTimes { decode_secs: planned.started.elapsed().as_secs_f64(), ..work }))
+    }
+
+    fn moved(crop: CropChunks, start: usize) -> CropChunks {
+        CropChunks { words: start + crop.words.start..start + crop.words.end, ..crop }
+    }
+
+    fn images(words: PooledBuffer<u32>, crops: Vec<CropChunks>) -> Images {
+        Images::Chunks(words, crops)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use hiend_cache::Box3;
 
-use crate::batch::VoxelForm;
+use crate::batch::{VoxelForm, region};
 use crate::rng::DrawId;
 use crate::sampler::{SampleBy, box_start};
 use crate::transform::{Chain, Rest, SampledParams};
@@ -27,7 +27,8 @@ pub struct VisitPlan {
 }
 
 impl VisitPlan {
-    /// Voxels that a visit holds in a batch of the given form; `id` is the identity of its first crop.
+    /// Voxels that a visit holds in a batch of the given form, unless that is [`VoxelForm::Chunks`]; `id` is the identity
+    /// of its first crop.
     #[must_use]
     pub fn held_voxels(&self, id: &DrawId, form: VoxelForm) -> usize {
         if form != VoxelForm::Boxes {
@@ -85,9 +86,6 @@ impl CropPlan {
 
     /// Part of the box inside a volume of `shape`, if any.
     pub(super) fn region(&self, shape: [usize; 3]) -> Option<Box3> {
-        let at = |v: i64| usize::try_from(v.max(0)).expect("not negative");
-        let end = |axis: usize| self.box_start[axis] + i64::try_from(self.box_shape[axis]).expect("small");
-        let whole = Box3 { start: self.box_start.map(at), end: std::array::from_fn(|axis| at(end(axis))) };
-        whole.intersection(&Box3 { start: [0; 3], end: shape })
+        region(self.box_start, self.box_shape, shape)
     }
 }

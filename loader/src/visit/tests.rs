@@ -38,7 +38,7 @@ fn cache_of(shape: [usize; 3], chunk: usize) -> (tempfile::TempDir, Cache) {
 }
 
 /// Cuts one crop in the form `F` and finishes it; returns the slot's images and labels.
-fn cut<F: Form>(
+fn cut<F: CutForm>(
     case: &Case,
     crop_size: [usize; 3],
     origin: [i64; 3],
@@ -146,7 +146,7 @@ fn visit_reports_its_crops_and_its_work() {
     let visit = visitor.visit((case, None), 2, &plan, &mut slot).unwrap();
     assert!(visitor.buffer_bytes() > 0);
     let mut end = 0;
-    for (number, (record, crop)) in (0..).zip(visit.records.iter().zip(&visit.boxes)) {
+    for (number, (record, crop)) in (0..).zip(visit.records.iter().zip(&visit.crops)) {
         let params = plan.augment.sample_params(&DrawId { crop: number, ..id });
         assert_eq!((record.crop, record.epoch, record.case.as_str()), (number, 2, case.key()));
         assert_eq!(record.augmentation, params.describe());
@@ -158,7 +158,7 @@ fn visit_reports_its_crops_and_its_work() {
     // The work, counted chunk by chunk from the boxes.
     let index = visitor.reader.index(case).unwrap();
     let mut uses = vec![0u64; index.grid.num_chunks()];
-    for (record, crop) in visit.records.iter().zip(&visit.boxes) {
+    for (record, crop) in visit.records.iter().zip(&visit.crops) {
         let meets = |chunk: &usize| {
             let chunk = index.grid.chunk_box(*chunk);
             (0..3).all(|axis| {

@@ -13,6 +13,7 @@ pub(crate) fn header(batch: &Batch, in_slot: bool, label_offset: usize, queue_se
             Images::Floats(_) => (None, None),
             Images::Quantized(_, all) => (Some(dequantize_to_wire(&all[number])), None),
             Images::Boxes(_, all) => (None, Some(box_to_wire(&all[number]))),
+            Images::Chunks(..) => unreachable!("no specification asks for chunks"),
         };
         Crop {
             case_key: record.case.clone(),
@@ -48,6 +49,7 @@ pub(crate) fn sizes(batch: &Batch) -> (usize, usize) {
         Images::Floats(_) => VoxelForm::Floats,
         Images::Quantized(..) => VoxelForm::Quantized,
         Images::Boxes(..) => VoxelForm::Boxes,
+        Images::Chunks(..) => VoxelForm::Chunks,
     };
     (batch.images.len() * voxel.voxel_bytes(), batch.labels.as_ref().map_or(0, |labels| labels.len()))
 }
@@ -125,6 +127,7 @@ impl Expected {
                 let all = header.crops.iter().map(dequantize_of_wire).collect::<Result<_, _>>()?;
                 Images::Quantized(lent(voxels, voxel_len), all)
             }
+            VoxelForm::Chunks => return Err(Malformed("coded chunks, which no server sends")),
             VoxelForm::Boxes => {
                 let all = header.crops.iter().map(|crop| self.box_of_wire(crop)).collect::<Result<_, _>>()?;
                 Images::Boxes(lent(voxels, voxel_len), all)

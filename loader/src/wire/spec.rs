@@ -128,6 +128,8 @@ fn form_to_wire(form: batch::VoxelForm) -> VoxelForm {
         batch::VoxelForm::Floats => VoxelForm::Floats,
         batch::VoxelForm::Quantized => VoxelForm::Quantized,
         batch::VoxelForm::Boxes => VoxelForm::Boxes,
+        // A client refuses this form before it asks, and every server refuses a stream without a form.
+        batch::VoxelForm::Chunks => VoxelForm::Unspecified,
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 
 mod cli;
+mod coded_chunks;
 mod golden;
 #[cfg(feature = "serve")]
 mod serve;

@@ -122,6 +122,7 @@ fn own(batch: Result<Batch, Error>) -> Batch {
                 Images::Quantized(PooledBuffer::unpooled(values.to_vec()), dequantize.clone())
             }
             Images::Boxes(values, crops) => Images::Boxes(PooledBuffer::unpooled(values.to_vec()), crops.clone()),
+            Images::Chunks(words, crops) => Images::Chunks(PooledBuffer::unpooled(words.to_vec()), crops.clone()),
         },
         labels: batch.labels.as_ref().map(|labels| PooledBuffer::unpooled(labels.to_vec())),
         ..batch

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::pipeline::{self, StreamConfig, digest_of};
 use hiend_loader::program::read_token;
@@ -11,7 +11,7 @@ use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
 use super::ranks::Rank;
 use crate::cli::RunArgs;
-use crate::config::RunConfig;
+use crate::config::{DecodeOn, RunConfig};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache that `--shards` names, if it does.
@@ -30,6 +30,12 @@ pub(super) struct Servers {
 impl Servers {
     /// Connects to the servers that `--loader` names, for the share of `rank`. Raising `stop` ends the attempts while no server answers.
     pub(super) fn connect<C: RunConfig>(args: &RunArgs, config: &C, rank: &Rank, stop: &Stop) -> anyhow::Result<Self> {
+        if config.train().decode_on == DecodeOn::Device {
+            bail!(
+                "train.decode_on: \"device\" needs shards that this process reads (--shards); servers send no coded chunks \
+                 (--loader)"
+            );
+        }
         let service = &args.service;
         let options = RemoteOptions {
             rank: rank.share(),
@@ -99,6 +105,10 @@ impl Source {
             rank: rank.share(),
             form: config.train().voxel_form(&config.stream().augment, rank.compute.is_cpu()),
         };
-        Ok(Stream::open(cache, config.stream(), config.train().seed, &options)?)
+        let stream = Stream::open(cache, config.stream(), config.train().seed, &options);
+        match config.train().decode_on {
+            DecodeOn::Cpu => Ok(stream?),
+            DecodeOn::Device => stream.context("train.decode_on = \"device\""),
+        }
     }
 }

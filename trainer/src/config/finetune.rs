@@ -345,5 +345,11 @@ mod tests {
         check("overlap = 0.5", "overlap = 1.5", "x.toml: validation.overlap: overlap 1.5 is not in [0, 1)");
         check("fold = 0, of = 5", "fold = 0, off = 5", "x.toml: ");
         check("every = 25", "every = 0", "x.toml: validation.every: must be at least 1");
+        let decode = "decode_on = \"device\"";
+        check(
+            "decode_on = \"cpu\"",
+            decode,
+            "x.toml: train.decode_on: \"device\" decodes images only, but stream.labels",
+        );
     }
 }

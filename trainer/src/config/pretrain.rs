@@ -107,6 +107,8 @@ impl PretrainPreset {
 mod tests {
     use super::*;
     use crate::schedule::{Every, Unit};
+    use hiend_loader::batch::VoxelForm;
+    use hiend_loader::transform::Chain;
 
     #[test]
     fn presets_match_the_recipe() {
@@ -160,6 +162,19 @@ mod tests {
         check("crop_size = [96, 96, 96]", "crop_size = 96", "x.toml: ");
         check("warmup = ", "warmup = 9000000 #", "x.toml: schedule.warmup: 9000000 must be less");
         check("seed = 0", "", "x.toml: ");
+    }
+
+    #[test]
+    fn chunks_are_decoded_on_the_device_for_chains_that_cut() {
+        let text = PretrainPreset::Tiny.toml().replacen("decode_on = \"cpu\"", "decode_on = \"device\"", 1);
+        let config = PretrainConfig::parse(&text, "x.toml").unwrap();
+        for is_cpu in [true, false] {
+            assert_eq!(config.train.voxel_form(&config.stream.augment, is_cpu), VoxelForm::Chunks);
+        }
+        let mut nnunet = config;
+        nnunet.stream.augment = Chain::nnunet();
+        let message = nnunet.validate("x.toml").unwrap_err().to_string();
+        assert!(message.starts_with("x.toml: train.decode_on: \"device\" cuts, flips, turns and shifts"), "{message}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Images};
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
 use crate::augment::CropBoxes;
+use crate::ops::decode::CodedCrops;
 use crate::ops::dequantize::dequantize;
 
 /// Crops that one forward and backward pass is made of.
@@ -27,6 +28,8 @@ enum Voxels {
     Quantized(Tensor<5, Int>, Tensor<2>),
     /// Boxes that the crops are made from on the device.
     Boxes(CropBoxes),
+    /// Coded chunks that the crops are decoded from.
+    Chunks(CodedCrops),
 }
 
 impl<T> Part<T> {
@@ -37,6 +40,7 @@ impl<T> Part<T> {
             Voxels::Floats(floats) => floats.clone(),
             Voxels::Quantized(quantized, params) => dequantize(quantized.clone(), params.clone()),
             Voxels::Boxes(boxes) => boxes.images(),
+            Voxels::Chunks(coded) => coded.images(),
         }
     }
 
@@ -47,6 +51,7 @@ impl<T> Part<T> {
             Voxels::Floats(floats) => floats.dims()[0],
             Voxels::Quantized(quantized, _) => quantized.dims()[0],
             Voxels::Boxes(boxes) => boxes.num_crops(),
+            Voxels::Chunks(coded) => coded.num_crops(),
         }
     }
 }
@@ -113,6 +118,9 @@ fn check(batch: &Batch, step: u64, crop_size: [usize; 3]) -> Result<(), FeedErro
             Images::Boxes(quantized, boxes) => {
                 boxes.len() == n && boxes.last().map_or(0, |last| last.range().end) == quantized.len()
             }
+            Images::Chunks(words, coded) => {
+                coded.len() == n && coded.iter().all(|crop| crop.words.end <= words.len()) && batch.labels.is_none()
+            }
             images => images.len() == n * x * y * z,
         };
     let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == batch.images.len());
@@ -162,6 +170,10 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             });
             let quantized = upload_quantized(&quantized[range.clone()]);
             (Voxels::Boxes(CropBoxes::new(quantized, labels, boxes, [x, y, z])), range)
+        }
+        Images::Chunks(words, coded) => {
+            let stage = |data| staged(data, device);
+            (Voxels::Chunks(CodedCrops::upload(words, &coded[crops], [x, y, z], device, stage)), 0..0)
         }
     }
 }

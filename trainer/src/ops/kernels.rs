@@ -16,6 +16,7 @@
 
 pub(super) mod adamw;
 pub(super) mod columns;
+pub(super) mod decode;
 pub(super) mod dequantize;
 pub(super) mod gelu;
 pub(super) mod heads;

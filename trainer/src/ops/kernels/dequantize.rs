@@ -7,14 +7,20 @@ use cubecl::prelude::*;
 
 use super::launch::{elementwise, uninit};
 
+/// Float of the stored `value` by the four parameters of its crop.
+#[cube]
+pub(super) fn units_of(value: u32, params: &[f32], crop: u32) -> f32 {
+    let first = (crop * 4) as usize;
+    let units = f32::cast_from(value) * params[first] + params[first + 1];
+    let units = clamp(units, 0.0f32, 1.0f32);
+    units * params[first + 2] + params[first + 3]
+}
+
 #[cube(launch_unchecked)]
 pub(super) fn dequantize_values(quantized: &[u16], params: &[f32], y: &mut [f32], count: u32, voxels: u32) {
     let at = ABSOLUTE_POS as u32;
     if at < count {
-        let first = (at / voxels * 4) as usize;
-        let units = f32::cast_from(quantized[at as usize]) * params[first] + params[first + 1];
-        let units = clamp(units, 0.0f32, 1.0f32);
-        y[at as usize] = units * params[first + 2] + params[first + 3];
+        y[at as usize] = units_of(u32::cast_from(quantized[at as usize]), params, at / voxels);
     }
 }
 

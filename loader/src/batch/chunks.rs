@@ -1,0 +1,123 @@
+//! Crops as the chunks that they are cut from, still coded.
+//!
+//! The crops of a visit share its chunks: each chunk is in the batch once, as a record that a device decodes from any
+//! voxel on ([`hiend_cache::codec::indexed`]). [`CropChunks::to_floats`] is the definition of the result.
+
+use std::ops::Range;
+
+use hiend_cache::codec::packed::Packed;
+use hiend_cache::{Box3, Grid};
+
+use super::Dequantize;
+use crate::preprocess::window::Scale;
+use crate::transform::SampledParams;
+
+/// Content of a chunk that a crop meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkSource {
+    /// A chunk whose stored values all equal this one.
+    Constant(u16),
+    /// First word of the chunk's record, within the words of the visit.
+    Record(u32),
+}
+
+/// Chunks that a crop is made of, and the cut and augmentation that make it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CropChunks {
+    /// Words of the batch with the records of the crop's visit, shared by all crops of the visit.
+    pub words: Range<usize>,
+    /// Chunks that the crop's box meets, in the order of [`Grid::chunks_meeting`].
+    pub chunks: Vec<ChunkSource>,
+    /// Codec of the chunks.
+    pub packed: Packed,
+    /// Partition of the volume into chunks.
+    pub grid: Grid,
+    /// First voxel of the box that the crop is made of; negative where a small volume is padded.
+    pub box_start: [i64; 3],
+    /// Voxels of that box along x, y, z.
+    pub box_shape: [usize; 3],
+    /// Conversion from stored values to units of the window.
+    pub scale: Scale,
+    /// Augmentation parameters of the crop: flips, turns, and a linear map of intensities.
+    pub params: SampledParams,
+}
+
+impl CropChunks {
+    /// Part of the box inside the volume, if any.
+    #[must_use]
+    pub fn region(&self) -> Option<Box3> {
+        region(self.box_start, self.box_shape, self.grid.shape())
+    }
+
+    /// Conversion from stored values to floats, including the linear part of the augmentation.
+    #[must_use]
+    pub fn dequantize(&self) -> Dequantize {
+        let (factor, shift) = self.params.intensity();
+        Dequantize { scale: self.scale, factor, shift }
+    }
+
+    /// The finished crop of `crop_size`, decoded from the words of its batch, with the bits of every other form.
+    ///
+    /// # Panics
+    /// If the words are not those of the crop's batch.
+    #[must_use]
+    pub fn to_floats(&self, words: &[u32], crop_size: [usize; 3]) -> Vec<f32> {
+        let records: &[u8] = bytemuck::cast_slice(&words[self.words.clone()]);
+        let [_, ny, nz] = self.box_shape;
+        // The stored value of a voxel outside the volume is 0.
+        let mut quantized = vec![0; self.box_shape.iter().product()];
+        let mut decoded = Vec::new();
+        let region = self.region();
+        let chunks = region.iter().flat_map(|region| self.grid.chunks_meeting(region));
+        for (number, source) in chunks.zip(&self.chunks) {
+            let chunk = self.grid.chunk_box(number);
+            let Some(common) = region.and_then(|region| region.intersection(&chunk)) else { continue };
+            decoded.resize(chunk.num_voxels(), 0);
+            let within = |at: [usize; 3]| std::array::from_fn(|axis| at[axis] - chunk.start[axis]);
+            match *source {
+                ChunkSource::Constant(value) => decoded.fill(value),
+                ChunkSource::Record(word) => {
+                    let part = Box3 { start: within(common.start), end: within(common.end) };
+                    let record = &records[word as usize * size_of::<u32>()..];
+                    let done = self.packed.decode_indexed(chunk.shape(), &part, record, &mut decoded);
+                    done.expect("a record is checked when it is written");
+                }
+            }
+            let [_, chunk_y, chunk_z] = chunk.shape();
+            let len = common.shape()[2];
+            for x in common.start[0]..common.end[0] {
+                for y in common.start[1]..common.end[1] {
+                    let [from_x, from_y, from_z] = within([x, y, common.start[2]]);
+                    let from = (from_x * chunk_y + from_y) * chunk_z + from_z;
+                    let in_box = |axis: usize, at: usize| {
+                        usize::try_from(at.cast_signed() as i64 - self.box_start[axis])
+                            .expect("the region lies in the box")
+                    };
+                    let to = (in_box(0, x) * ny + in_box(1, y)) * nz + in_box(2, common.start[2]);
+                    quantized[to..to + len].copy_from_slice(&decoded[from..from + len]);
+                }
+            }
+        }
+        let (start, increments) = self.params.axis_map().walk(crop_size, [ny * nz, nz, 1]);
+        let dequantize = self.dequantize();
+        let mut floats = Vec::with_capacity(crop_size.iter().product());
+        for x in 0..crop_size[0] {
+            for y in 0..crop_size[1] {
+                for z in 0..crop_size[2] {
+                    let at = [x, y, z].iter().zip(increments).map(|(&n, by)| n.cast_signed() * by).sum();
+                    let at = start.checked_add_signed(at).expect("a walk stays in its source");
+                    floats.push(dequantize.apply(quantized[at]));
+                }
+            }
+        }
+        floats
+    }
+}
+
+/// Part of a box inside a volume of `shape`, if any.
+pub(crate) fn region(box_start: [i64; 3], box_shape: [usize; 3], shape: [usize; 3]) -> Option<Box3> {
+    let at = |v: i64| usize::try_from(v.max(0)).expect("not negative");
+    let end = |axis: usize| box_start[axis] + i64::try_from(box_shape[axis]).expect("small");
+    let whole = Box3 { start: box_start.map(at), end: std::array::from_fn(|axis| at(end(axis))) };
+    whole.intersection(&Box3::whole(shape))
+}
