@@ -32,10 +32,10 @@ fn attack(corpus: &[Vec<u8>], num_tries: u64, mut read: impl FnMut(&[u8], &[u8])
     for seed in seeds(num_tries) {
         let whole = &corpus[usize::try_from(seed).unwrap() % corpus.len()];
         let bytes = mutated(whole, corpus, seed);
-        match catch_unwind(AssertUnwindSafe(|| read(whole, &bytes))) {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => panic!("HIEND_CAMPAIGN_SEED={seed}: {fault}"),
-            Err(_) => panic!("HIEND_CAMPAIGN_SEED={seed}: the reader panicked on {} bytes", bytes.len()),
+        let read = catch_unwind(AssertUnwindSafe(|| read(whole, &bytes)));
+        let read = read.unwrap_or_else(|_| Err(format!("the reader panicked on {} bytes", bytes.len())));
+        if let Err(fault) = read {
+            panic!("HIEND_CAMPAIGN_SEED={seed}: {fault}");
         }
     }
 }

@@ -23,7 +23,7 @@ use hiend_trainer::training::{self, CHECKPOINTS, Event, JOURNAL, Resume, Stream,
 use crate::conversion::{convert, error_chain, temporaries};
 use crate::effort::seeds;
 use crate::scans::write_case;
-use crate::simulator::{Fault, Image, Loss, Plan, Recorder};
+use crate::simulator::{Fault, Image, Loss, Plan, Recorder, Selection};
 
 /// Optimizer steps of the run; each writes a checkpoint.
 const STEPS: u64 = 4;
@@ -83,7 +83,7 @@ impl Lab {
     }
 
     /// Records an undisturbed run; returns its losses and its states.
-    fn record(&self, run: &Path, ignored_sync: Option<fn(&Operation<'_>) -> bool>) -> (Vec<f64>, Vec<Image>) {
+    fn record(&self, run: &Path, ignored_sync: Option<Selection>) -> (Vec<f64>, Vec<Image>) {
         std::fs::create_dir(run).unwrap();
         let plan = Plan { every_image: true, ignored_sync, ..Plan::default() };
         let (recorder, _observation) = Recorder::start(run, plan);
@@ -151,12 +151,7 @@ impl Lab {
     }
 
     /// Failures of power cuts over these seeds; of each `resumed`th one the run is resumed.
-    fn failures(
-        &self,
-        seeds: std::ops::Range<u64>,
-        resumed: u64,
-        ignored_sync: Option<fn(&Operation<'_>) -> bool>,
-    ) -> Vec<String> {
+    fn failures(&self, seeds: std::ops::Range<u64>, resumed: u64, ignored_sync: Option<Selection>) -> Vec<String> {
         let name = format!("run-{}", ignored_sync.is_some());
         let _ = std::fs::remove_dir_all(self.dir.path().join(&name));
         let (straight, images) = self.record(&self.dir.path().join(&name), ignored_sync);
@@ -190,7 +185,7 @@ fn ignored_sync_of_any_kind_is_found() {
     fn syncs(operation: &Operation<'_>, name: &str) -> bool {
         matches!(operation, Operation::SyncFile { path } if path.to_string_lossy().contains(name))
     }
-    let kinds: [(&str, fn(&Operation<'_>) -> bool); 6] = [
+    let kinds: [(&str, Selection); 6] = [
         ("weights", |operation| syncs(operation, "model.bpk")),
         ("averaged weights", |operation| syncs(operation, "ema.bpk")),
         ("moments", |operation| syncs(operation, "optimizer.bpk")),

@@ -15,7 +15,7 @@ use hiend_loader::dataset;
 
 use crate::effort::seeds;
 use crate::scans::{preprocessing, write_case};
-use crate::simulator::{Fault, Image, Loss, Plan, Recorder};
+use crate::simulator::{Fault, Image, Loss, Plan, Recorder, Selection};
 
 const DATASET: &str = "Dataset001_Scans";
 
@@ -121,8 +121,8 @@ struct Recorded {
 }
 
 /// Records all stages in a folder, on a disk that ignores some syncs.
-fn record(dir: &Path, ignored_sync: Option<fn(&Operation<'_>) -> bool>) -> Vec<Recorded> {
-    let mut recorded = Vec::new();
+fn record(dir: &Path, ignored_sync: Option<Selection>) -> Vec<Recorded> {
+    let mut stages = Vec::new();
     let mut cache = dir.join("cache-0");
     std::fs::create_dir(&cache).unwrap();
     let mut data = dir.join("data-0");
@@ -140,17 +140,10 @@ fn record(dir: &Path, ignored_sync: Option<fn(&Operation<'_>) -> bool>) -> Vec<R
         let images = recorder.images();
         drop(observation);
         let volumes_after = volumes(&next_cache).unwrap();
-        recorded.push(Recorded {
-            stage,
-            data: next_data.clone(),
-            before: cache,
-            volumes_before,
-            volumes_after,
-            images,
-        });
+        stages.push(Recorded { stage, data: next_data.clone(), before: cache, volumes_before, volumes_after, images });
         (data, cache) = (next_data, next_cache);
     }
-    recorded
+    stages
 }
 
 /// Copies a folder with the times of its files.
@@ -211,11 +204,11 @@ impl Recorded {
 }
 
 /// Failures of power cuts over these seeds.
-fn failures(seeds: std::ops::Range<u64>, ignored_sync: Option<fn(&Operation<'_>) -> bool>) -> Vec<String> {
+fn failures(seeds: std::ops::Range<u64>, ignored_sync: Option<Selection>) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let recorded = record(dir.path(), ignored_sync);
+    let stages = record(dir.path(), ignored_sync);
     let cut = |seed: u64| {
-        let stage = &recorded[usize::try_from(seed % STAGES.len() as u64).unwrap()];
+        let stage = &stages[usize::try_from(seed % STAGES.len() as u64).unwrap()];
         stage.cut(dir.path(), seed).err().map(|fault| format!("HIEND_CAMPAIGN_SEED={seed}: {fault}"))
     };
     seeds.filter_map(cut).collect()
@@ -232,7 +225,7 @@ fn ignored_sync_of_any_kind_is_found() {
     let is_shard = |operation: &Operation<'_>| matches!(operation, Operation::SyncFile { path } if path.to_string_lossy().contains(".shard-"));
     let is_manifest = |operation: &Operation<'_>| matches!(operation, Operation::SyncFile { path } if path.to_string_lossy().contains(".hiend-"));
     let is_folder = |operation: &Operation<'_>| matches!(operation, Operation::SyncDir { .. });
-    let kinds: [(&str, fn(&Operation<'_>) -> bool); 3] =
+    let kinds: [(&str, Selection); 3] =
         [("content of shards", is_shard), ("content of the manifest", is_manifest), ("names", is_folder)];
     for (kind, ignored) in kinds {
         assert!(!failures(0..120, Some(ignored)).is_empty(), "no power cut shows that {kind} are not synced");
@@ -259,9 +252,9 @@ fn kill_before_any_operation_loses_no_case_that_was_reported() {
 #[test]
 fn failing_disk_loses_no_case_that_was_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let recorded = record(dir.path(), None);
+    let stages = record(dir.path(), None);
     for seed in seeds(150) {
-        let stage = &recorded[usize::try_from(seed % STAGES.len() as u64).unwrap()];
+        let stage = &stages[usize::try_from(seed % STAGES.len() as u64).unwrap()];
         let cache = dir.path().join(format!("failed-{seed}"));
         copy(&stage.before, &cache);
         let operation = usize::try_from(seed).unwrap() / STAGES.len() % stage.images.len();

@@ -17,4 +17,4 @@ mod image;
 mod recorder;
 
 pub(crate) use image::{Image, Loss};
-pub(crate) use recorder::{Fault, Plan, Recorder};
+pub(crate) use recorder::{Fault, Plan, Recorder, Selection};

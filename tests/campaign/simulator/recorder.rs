@@ -24,6 +24,9 @@ pub(crate) struct Fault {
     pub errno: i32,
 }
 
+/// Selection of operations.
+pub(crate) type Selection = fn(&Operation<'_>) -> bool;
+
 /// Events of a recording.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plan {
@@ -36,7 +39,7 @@ pub(crate) struct Plan {
     /// Keeps an image of the state before every operation, not only of that before death.
     pub every_image: bool,
     /// Syncs that the disk pretends to do.
-    pub ignored_sync: Option<fn(&Operation<'_>) -> bool>,
+    pub ignored_sync: Option<Selection>,
 }
 
 /// Observer of a folder's operations.
