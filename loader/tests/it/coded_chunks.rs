@@ -182,7 +182,9 @@ fn corrupt_chunk_is_an_error_or_its_visit_is_skipped() {
     let mut bytes = vec![0; usize::try_from(span.data_len).unwrap()];
     file.seek(SeekFrom::Start(span.offset)).unwrap();
     file.read_exact(&mut bytes).unwrap();
-    bytes.iter_mut().for_each(|byte| *byte ^= 1);
+    for byte in &mut bytes {
+        *byte ^= 1;
+    }
     file.seek(SeekFrom::Start(span.offset)).unwrap();
     file.write_all(&bytes).unwrap();
 

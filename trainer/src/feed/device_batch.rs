@@ -29,7 +29,7 @@ enum Voxels {
     /// Boxes that the crops are made from on the device.
     Boxes(CropBoxes),
     /// Coded chunks that the crops are decoded from.
-    Chunks(CodedCrops),
+    Chunks(Box<CodedCrops>),
 }
 
 impl<T> Part<T> {
@@ -173,7 +173,8 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
         }
         Images::Chunks(words, coded) => {
             let stage = |data| staged(data, device);
-            (Voxels::Chunks(CodedCrops::upload(words, &coded[crops], [x, y, z], device, stage)), 0..0)
+            let coded = CodedCrops::upload(words, &coded[crops], [x, y, z], device, stage);
+            (Voxels::Chunks(Box::new(coded)), 0..0)
         }
     }
 }
