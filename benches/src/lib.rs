@@ -16,7 +16,9 @@ pub mod gpu_bench;
 #[cfg(feature = "cube")]
 pub mod kernel_times;
 pub mod loader_bench;
+pub mod readers_bench;
 pub mod service_bench;
 #[cfg(feature = "gpu")]
 pub mod shapes;
+pub mod storage_bench;
 pub mod volume;

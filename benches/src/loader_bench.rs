@@ -1,6 +1,6 @@
 //! `loader-bench`: compares this loader with alternative stores, in one process, on the same voxels.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -16,6 +16,8 @@ use crate::contender::memory::{Memcpy, MemoryMap};
 use crate::contender::ours::{CropByCrop, WholeWay};
 use crate::contender::zarr::Zarr;
 use crate::contender::{Contender, Rates, Slots, round, verify};
+use crate::readers_bench::{self, Role};
+use crate::storage_bench::Storage;
 use crate::volume::Voxels;
 
 /// Measure the loader in crops per second and compare it with other stores
@@ -41,6 +43,22 @@ pub struct Cli {
     /// Measure a service instead: batches in this process, through shared memory, a Unix socket and TCP
     #[arg(long, conflicts_with_all = ["peers", "png", "augment"])]
     service: bool,
+    /// With --service: measure N clients instead, half of which stop reading
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=256))]
+    clients: Option<u16>,
+    /// Measure a cache in object storage instead: local, disk cache warm and cold, and plain requests. Without a URL, a web
+    /// server in this process serves it
+    #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with_all = ["service", "peers", "png", "augment", "chunk", "codec"])]
+    #[expect(clippy::option_option, reason = "the flag, and its value")]
+    storage: Option<Option<String>>,
+    /// Rate of the link of that web server in MiB/s
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "storage", value_parser = clap::value_parser!(u32).range(1..))]
+    link: u32,
+    /// Part of --clients that runs in a process of its own
+    #[arg(long, hide = true, value_enum, requires = "target")]
+    act_as: Option<Role>,
+    #[arg(long, hide = true)]
+    target: Option<String>,
     /// Print one line of JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -99,11 +117,21 @@ struct Row {
 /// # Errors
 /// If a store cannot be created or read.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let threads = usize::from(cli.threads);
+    let clients = cli.clients.map(usize::from);
+    if let (Some(role), Some(target)) = (cli.act_as, &cli.target) {
+        return readers_bench::act_as(role, target, clients.unwrap_or(2), threads);
+    }
+    anyhow::ensure!(clients.is_none() || cli.service, "--clients needs --service");
     let voxels = match &cli.shards {
         Some(dir) => Voxels::of_cache(dir)?,
         None => Voxels::generated(),
     };
     let dir = tempfile::tempdir()?;
+    if let Some(url) = &cli.storage {
+        let storage = Storage { url: url.clone(), link_mib_per_s: cli.link };
+        return crate::storage_bench::run(&voxels, dir.path(), &storage, threads, cli.seconds, cli.json);
+    }
     let cache_dir = dir.path().join("cache");
     std::fs::create_dir(&cache_dir)?;
     let preset = match cli.codec {
@@ -112,27 +140,32 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         CodecArg::Lz4 => CodecPreset::Lz4,
     };
     voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
-
-    let threads = usize::from(cli.threads);
-    if cli.service {
-        return crate::service_bench::run(&cache_dir, threads, cli.seconds, cli.json, &voxels.origin);
+    match clients {
+        Some(clients) => readers_bench::run(&cache_dir, clients, threads, cli.seconds, cli.json, &voxels.origin),
+        None if cli.service => crate::service_bench::run(&cache_dir, threads, cli.seconds, cli.json, &voxels.origin),
+        None => compare(cli, &voxels, dir.path(), &cache_dir),
     }
+}
+
+/// Compares the loader on the cache in `cache_dir` with other stores, which are made in `dir`.
+fn compare(cli: &Cli, voxels: &Voxels, dir: &Path, cache_dir: &Path) -> anyhow::Result<()> {
+    let threads = usize::from(cli.threads);
     let (augment, form) = cli.augment.stream();
-    let mut loaders = vec![WholeWay::new(&cache_dir, 1, augment, form)?];
+    let mut loaders = vec![WholeWay::new(cache_dir, 1, augment, form)?];
     if threads > 1 {
-        loaders.push(WholeWay::new(&cache_dir, threads, augment, form)?);
+        loaders.push(WholeWay::new(cache_dir, threads, augment, form)?);
     }
     let mut contenders: Vec<(Box<dyn Contender>, Kind, Rates)> = Vec::new();
     let mut add = |contender: Box<dyn Contender>, kind| contenders.push((contender, kind, Rates::default()));
-    add(Box::new(CropByCrop::new(&cache_dir, &voxels)?), Kind::Ours);
+    add(Box::new(CropByCrop::new(cache_dir, voxels)?), Kind::Ours);
     if cli.peers {
-        add(Box::new(Blosc2::new(&voxels)?), Kind::Peer);
-        add(Box::new(Zarr::new(&voxels, dir.path())?), Kind::Peer);
-        add(Box::new(MemoryMap::new(&voxels, dir.path())?), Kind::Floor);
-        add(Box::new(Memcpy::new(&voxels)), Kind::Floor);
+        add(Box::new(Blosc2::new(voxels)?), Kind::Peer);
+        add(Box::new(Zarr::new(voxels, dir)?), Kind::Peer);
+        add(Box::new(MemoryMap::new(voxels, dir)?), Kind::Floor);
+        add(Box::new(Memcpy::new(voxels)), Kind::Floor);
     }
     for (contender, _, _) in contenders.iter_mut().filter(|(contender, _, _)| contender.name() != "memcpy") {
-        verify(contender.as_mut(), &voxels)?;
+        verify(contender.as_mut(), voxels)?;
     }
 
     let mut slots = Slots::default();
@@ -143,7 +176,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             loader.round()?;
         }
         for (contender, _, rates) in &mut contenders {
-            round(contender.as_mut(), &voxels, &mut slots, number, rates)?;
+            round(contender.as_mut(), voxels, &mut slots, number, rates)?;
         }
         number += 1;
     }
@@ -177,9 +210,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         draw(path, title, &voxels.origin, bars)?;
     }
     if cli.json {
-        println!("{}", json_line(&voxels, &loaders, &rows, ours_bytes, number));
+        println!("{}", json_line(voxels, &loaders, &rows, ours_bytes, number));
     } else {
-        print_table(&voxels, &loaders, &rows, ours_bytes, number);
+        print_table(voxels, &loaders, &rows, ours_bytes, number);
     }
     Ok(())
 }

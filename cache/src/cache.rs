@@ -52,7 +52,7 @@ impl Cache {
     /// If there is no cache, or its location cannot be read.
     pub fn salvage(at: impl Into<Location>, options: impl Into<OpenOptions>) -> Result<(Self, Vec<Error>)> {
         let (location, options) = (at.into(), options.into());
-        let place = Place::with_retry(&location, options.retry)?;
+        let place = Place::with_retry(&location, options.retry.unwrap_or(location.retry()))?;
         let manifest = Manifest::read_in(&place, &location)?;
         let opened = open_all(&place, &manifest.shards, &options)?;
         let mut faults: Vec<Error> = opened.missing.into_iter().map(|path| Error::MissingShard { path }).collect();

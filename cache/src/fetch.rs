@@ -8,6 +8,13 @@ use crate::error::{Error, Result};
 use crate::index::{ChunkIndex, Entry};
 use crate::shard::reader::CaseIndex;
 
+/// Largest number of bytes on their way from object storage at any time, over all caches of the process.
+#[cfg(feature = "object-store")]
+pub const IN_FLIGHT_BYTES: u64 = crate::object::IN_FLIGHT_BYTES;
+/// Largest number of bytes on their way from object storage at any time: none, without object storage.
+#[cfg(not(feature = "object-store"))]
+pub const IN_FLIGHT_BYTES: u64 = 0;
+
 impl Case {
     /// Returns `true` if the case lies in object storage.
     #[must_use]

@@ -9,13 +9,15 @@
 //! | anything without `scheme://` | a folder |
 //!
 //! A text with a scheme is never taken for a folder: a mistyped URL is an error when the cache is opened, not a new
-//! folder called `s4:`.
+//! folder called `s4:`. Nor is `s3:/bucket`, with one slash; a folder of such a name is `./s3:/bucket`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::Result;
+use crate::options::OpenOptions;
 use crate::place::Place;
 
 /// Schemes of the URLs that a cache can have.
@@ -26,6 +28,8 @@ pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
 pub struct Location {
     /// Path of the folder, or the URL without slashes at its end.
     text: OsString,
+    /// Time for which requests to object storage are repeated.
+    retry: Duration,
 }
 
 /// A URL that cannot be the location of a cache.
@@ -36,6 +40,14 @@ pub enum LocationError {
     #[error("{url}: unknown scheme; expected a folder, or a URL that begins with s3://, gs://, az:// or https://")]
     Scheme {
         /// The URL.
+        url: String,
+    },
+    /// A scheme with fewer than two slashes behind it.
+    #[error("{text}: looks like a URL with a slash missing; expected {url}, or ./{text} for a folder of this name")]
+    Slashes {
+        /// The text.
+        text: String,
+        /// The URL that was probably meant.
         url: String,
     },
     /// A URL without a bucket, container or host.
@@ -79,7 +91,7 @@ impl Location {
 
     /// Checks the form of a URL; a folder is always valid.
     pub(crate) fn check(&self) -> Result<(), LocationError> {
-        let Some(scheme) = scheme_of(&self.text) else { return Ok(()) };
+        let Some(scheme) = scheme_of(&self.text) else { return self.check_folder() };
         let Some(url) = self.text.to_str() else {
             return Err(LocationError::Unicode { url: self.to_string() });
         };
@@ -99,6 +111,30 @@ impl Location {
             return Err(LocationError::Host { url });
         }
         if cfg!(feature = "object-store") { Ok(()) } else { Err(LocationError::Unsupported { url }) }
+    }
+
+    /// Checks that a folder's path is not a URL without its second slash.
+    fn check_folder(&self) -> Result<(), LocationError> {
+        let text = self.text.to_string_lossy();
+        let begun = |scheme: &&str| Some(text.strip_prefix(*scheme)?.strip_prefix(":/")?.trim_start_matches('/'));
+        match SCHEMES.iter().find_map(|scheme| Some((scheme, begun(scheme)?))) {
+            Some((scheme, rest)) => {
+                Err(LocationError::Slashes { text: text.clone().into_owned(), url: format!("{scheme}://{rest}") })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the time for which requests to object storage are repeated, [`OpenOptions::RETRY`] otherwise.
+    #[must_use]
+    pub fn with_retry(self, retry: Duration) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// Time for which requests to object storage are repeated.
+    #[must_use]
+    pub fn retry(&self) -> Duration {
+        self.retry
     }
 
     /// Path of the folder; `None` for a URL.
@@ -145,9 +181,9 @@ impl Location {
             Some(url) if scheme_of(&text).is_some() => {
                 let scheme_len = url.find("://").map_or(0, |at| at + "://".len());
                 let kept = url[scheme_len..].trim_end_matches('/').len();
-                Self { text: url[..scheme_len + kept].into() }
+                Self { text: url[..scheme_len + kept].into(), retry: OpenOptions::RETRY }
             }
-            _ => Self { text },
+            _ => Self { text, retry: OpenOptions::RETRY },
         }
     }
 }
@@ -230,6 +266,24 @@ mod tests {
         }
         let error = refused("https://name:secret@host/x");
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn url_with_one_slash_is_not_taken_for_a_folder() {
+        let refused = |text: &str| Location::parse(OsStr::new(text)).unwrap_err();
+        for (text, expected) in [
+            ("s3:/b/c", "s3://b/c"),
+            ("gs:/b", "gs://b"),
+            ("az:/b/c/", "az://b/c/"),
+            ("https:/host/x", "https://host/x"),
+            ("http:/host", "http://host"),
+        ] {
+            let error = refused(text);
+            assert!(matches!(&error, LocationError::Slashes { url, .. } if url == expected), "{text}: {error}");
+        }
+        for folder in ["./s3:/x", "/data/s3:/x", "s3/x", "s3:x"] {
+            check(folder, None);
+        }
     }
 
     #[test]

@@ -35,13 +35,27 @@ impl FileLock {
         Self::waiting(path, File::lock_shared)
     }
 
+    /// Shares the lock, or returns `None` if another process or handle holds it alone.
+    ///
+    /// # Errors
+    /// If the lock file cannot be created or locked.
+    pub fn try_shared(path: &Path) -> Result<Option<Self>, FileError> {
+        let file = open(path)?;
+        let effective = match attempt(&file, path, File::try_lock_shared)? {
+            Attempt::Held => true,
+            Attempt::Unsupported => false,
+            Attempt::Taken => return Ok(None),
+        };
+        Ok(Some(Self { file, path: path.to_owned(), effective }))
+    }
+
     /// Holds the lock alone, or returns `None` if another process or handle holds it.
     ///
     /// # Errors
     /// If the lock file cannot be created or locked.
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>, FileError> {
         let file = open(path)?;
-        let effective = match try_alone(&file, path)? {
+        let effective = match attempt(&file, path, File::try_lock)? {
             Attempt::Held => true,
             Attempt::Unsupported => false,
             Attempt::Taken => return Ok(None),
@@ -72,7 +86,7 @@ impl FileLock {
             return Ok(true);
         }
         self.file.unlock().map_err(FileError::at(&self.path, "unlock"))?;
-        if let Attempt::Taken = try_alone(&self.file, &self.path)? {
+        if let Attempt::Taken = attempt(&self.file, &self.path, File::try_lock)? {
             wait(&self.file, &self.path, File::lock_shared)?;
             return Ok(false);
         }
@@ -86,7 +100,7 @@ impl FileLock {
     }
 }
 
-/// Outcome of an attempt to hold a lock alone.
+/// Outcome of an attempt to take a lock.
 enum Attempt {
     Held,
     Taken,
@@ -109,8 +123,8 @@ fn wait(file: &File, path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<b
     }
 }
 
-fn try_alone(file: &File, path: &Path) -> Result<Attempt, FileError> {
-    match file.try_lock() {
+fn attempt(file: &File, path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Attempt, FileError> {
+    match lock(file) {
         Ok(()) => Ok(Attempt::Held),
         Err(TryLockError::WouldBlock) => Ok(Attempt::Taken),
         Err(TryLockError::Error(err)) if unsupported(&err) => Ok(Attempt::Unsupported),
@@ -151,8 +165,10 @@ mod tests {
         let (first, second) = (FileLock::shared(&path).unwrap(), FileLock::shared(&path).unwrap());
         assert!(!first.try_upgrade().unwrap());
         assert!(FileLock::try_exclusive(&path).unwrap().is_none(), "it is still shared");
+        assert!(FileLock::try_shared(&path).unwrap().is_some());
         drop(second);
         assert!(first.try_upgrade().unwrap());
+        assert!(FileLock::try_shared(&path).unwrap().is_none(), "it is held alone");
         drop(first);
         assert!(FileLock::exclusive(&path).is_ok());
     }

@@ -154,8 +154,13 @@ impl Manifest {
     #[cfg(feature = "object-store")]
     fn update_bucket(bucket: &crate::object::Bucket, change: impl Fn(&mut Self)) -> Result<()> {
         let location = bucket.location();
+        let mut refused = None;
         loop {
             let old = bucket.read(FILE_NAME)?;
+            if old.is_some() && old == refused {
+                let reason = "the store refuses to replace the very version that it gives; it must support If-Match";
+                return Err(FileError::at(location.join(FILE_NAME), "replace")(std::io::Error::other(reason)).into());
+            }
             let mut manifest = match &old {
                 Some((bytes, _)) => Self::parse(bytes, location)?,
                 None => Self::default(),
@@ -172,6 +177,7 @@ impl Manifest {
             if is_written {
                 return Ok(());
             }
+            refused = old;
         }
     }
 

@@ -10,7 +10,8 @@
 //! for one may itself belong to another runtime.
 //!
 //! Requests that fail for the network's or the server's sake are repeated with exponential back-off by `object_store`,
-//! until [`OpenOptions::retry`](crate::OpenOptions) is over. Everything else is an error at once.
+//! for the time that [`Location::with_retry`](crate::Location::with_retry) sets; a program that waits says so ([`transport`]). Everything else
+//! is an error at once.
 
 mod blocks;
 mod bucket;
@@ -18,10 +19,12 @@ mod connect;
 mod lru;
 mod remote;
 mod runtime;
+mod transport;
 mod upload;
 
 pub(crate) use blocks::{BlockKey, BlockStore, MemoryBlocks};
 pub(crate) use bucket::{Bucket, Object};
 pub(crate) use lru::{Block, Lru};
-pub(crate) use remote::RemoteFile;
+pub(crate) use remote::{IN_FLIGHT_BYTES, RemoteFile};
+pub use transport::{abandon_requests, resume_requests};
 pub(crate) use upload::Upload;

@@ -11,8 +11,9 @@ pub struct OpenOptions {
     pub access: Access,
     /// Copies kept of a cache in object storage.
     pub copies: Copies,
-    /// Time for which a request to object storage is repeated before it fails.
-    pub retry: Duration,
+    /// Time for which a request to object storage is repeated before it fails; `None` for that of the
+    /// [`Location`](crate::Location).
+    pub retry: Option<Duration>,
 }
 
 /// Copies kept of the bytes that were fetched from object storage.
@@ -36,18 +37,18 @@ impl Default for Copies {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { access: Access::default(), copies: Copies::default(), retry: Self::RETRY }
+        Self { access: Access::default(), copies: Copies::default(), retry: None }
     }
 }
 
 impl OpenOptions {
-    /// Default of [`Self::retry`]: longer than a restart of a server takes, and shorter than a credential lives.
+    /// Usual time for which a request to object storage is repeated: longer than a restart of a server takes, and shorter than a credential lives.
     pub const RETRY: Duration = Duration::from_mins(3);
 
     /// Options for reading a cache once, with positioned reads and without a disk cache.
     #[must_use]
     pub fn for_one_pass() -> Self {
-        Self { access: Access::Pread, copies: Copies::Memory, retry: Self::RETRY }
+        Self { access: Access::Pread, copies: Copies::Memory, retry: None }
     }
 }
 

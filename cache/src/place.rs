@@ -13,7 +13,6 @@ use crate::lookup;
 use crate::naming;
 #[cfg(feature = "object-store")]
 use crate::object::{Bucket, Object};
-use crate::options::OpenOptions;
 
 /// A folder, or a prefix of a bucket.
 #[derive(Clone, Debug)]
@@ -38,7 +37,7 @@ impl Place {
     /// # Errors
     /// If the URL is not valid or the environment does not say how to connect.
     pub(crate) fn of(location: &Location) -> Result<Self> {
-        Self::with_retry(location, OpenOptions::RETRY)
+        Self::with_retry(location, location.retry())
     }
 
     /// As [`Self::of`], with a time for which requests are repeated.

@@ -64,11 +64,27 @@ impl RunLock {
     /// # Errors
     /// If the lock file or lease cannot be created or locked.
     pub fn shared(at: impl Into<Location>) -> Result<Self> {
+        Self::shared_telling(at, || ())
+    }
+
+    /// As [`Self::shared`]; calls `tell` before it waits.
+    ///
+    /// # Errors
+    /// If the lock file or lease cannot be created or locked.
+    pub fn shared_telling(at: impl Into<Location>, tell: impl FnOnce()) -> Result<Self> {
         let location = at.into();
         if let Some(dir) = location.folder() {
-            let held = Held::File(FileLock::shared(&dir.join(".lock"))?);
-            return Ok(Self { location, held });
+            let path = dir.join(".lock");
+            let lock = match FileLock::try_shared(&path)? {
+                Some(lock) => lock,
+                None => {
+                    tell();
+                    FileLock::shared(&path)?
+                }
+            };
+            return Ok(Self { location, held: Held::File(lock) });
         }
+        let mut tell = Some(tell);
         loop {
             let lease = Lease::take(&location, RUN, &note(), LIFETIME)?;
             // A run that begins to prune now sees this lease, or this one sees its.
@@ -76,6 +92,9 @@ impl RunLock {
                 return Ok(Self { location, held: Held::Lease(lease) });
             }
             drop(lease);
+            if let Some(tell) = tell.take() {
+                tell();
+            }
             std::thread::sleep(PAUSE);
         }
     }

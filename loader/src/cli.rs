@@ -9,8 +9,8 @@ use hiend_cache::CodecPreset;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
-    CompletionsArgs, Expected, ManArgs, OnSuspectArg, Spacing, StorageArgs, parse_bytes, parse_fold, parse_rank,
-    parse_shape, parse_spacing, parse_window,
+    CompletionsArgs, Expected, ManArgs, OnSuspectArg, RetryArg, Spacing, StorageArgs, parse_bytes, parse_fold,
+    parse_rank, parse_shape, parse_spacing, parse_window,
 };
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
@@ -104,6 +104,8 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "CACHE", default_value = "cache")]
     pub out: PathBuf,
     #[command(flatten)]
+    pub retry: RetryArg,
+    #[command(flatten)]
     pub preprocess: PreprocessArgs,
     /// Size at which a shard is closed and the next one started
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
@@ -167,6 +169,8 @@ pub(crate) struct Verify {
     /// Threads that read and decode [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub retry: RetryArg,
 }
 
 #[derive(Debug, Args)]
@@ -184,6 +188,8 @@ pub(crate) struct Inspect {
     /// Print all cases with their records as JSON
     #[arg(long, conflicts_with_all = ["case", "rows"])]
     pub json: bool,
+    #[command(flatten)]
+    pub retry: RetryArg,
 }
 
 #[derive(Debug, Args)]
@@ -225,23 +231,32 @@ pub(crate) struct Stream {
     pub options: StreamOptions,
 }
 
+/// Arguments about shards that this program reads, which `--loader` leaves to the servers.
+#[cfg(feature = "client")]
+const STAYS_WITH_SHARDS: [&str; 7] =
+    ["caches", "weights", "threads", "access", "disk_cache", "disk_cache_size", "storage_retry"];
+
 /// Servers that make the batches of a stream.
 #[cfg(feature = "client")]
 #[derive(Debug, Args)]
 pub(crate) struct RemoteArgs {
+    // A requirement does not count where the required argument conflicts with one that was given: hence both.
     /// Server to get the batches from instead of making them: `http://HOST:PORT`, `https://HOST:PORT` or
     /// `unix:///PATH`; several are separated by commas
-    #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with_all = ["caches", "weights", "threads", "access"])]
+    #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with_all = STAYS_WITH_SHARDS)]
     pub loader: Vec<String>,
     /// File with the token for the servers
-    #[arg(long, value_name = "FILE", requires = "loader")]
+    #[arg(long, value_name = "FILE", requires = "loader", conflicts_with = "caches")]
     pub token_file: Option<PathBuf>,
     /// File with the certificates (PEM) that servers are checked against [default: the system's]
-    #[arg(long, value_name = "FILE", requires = "loader")]
+    #[arg(long, value_name = "FILE", requires = "loader", conflicts_with = "caches")]
     pub tls_ca: Option<PathBuf>,
     /// Receive voxels through the Unix socket instead of shared memory
-    #[arg(long, requires = "loader")]
+    #[arg(long, requires = "loader", conflicts_with = "caches")]
     pub no_shared_memory: bool,
+    /// Seconds to keep trying while no server answers
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "loader", conflicts_with = "caches")]
+    pub loader_retry: u64,
 }
 
 /// Parameters of a stream, and resources for making it.
@@ -431,6 +446,22 @@ mod tests {
         assert_eq!(cli.convert.preprocess.spacing, Spacing::Mm([1.0, 1.0, 3.0]));
         let cli = Cli::try_parse_from(["hiend-shard", "stream", "a", "b", "--weights", "1,2"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Stream(stream)) if stream.weights == [1, 2]));
+    }
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn flags_about_shards_are_refused_with_servers() {
+        let parse =
+            |flags: &str| Cli::try_parse_from(format!("hiend-shard stream --loader http://a:1 {flags}").split(' '));
+        assert!(parse("--loader-retry 5").is_ok());
+        for flags in ["--disk-cache x", "--disk-cache-size 1GiB", "--storage-retry 5", "--threads 2", "--access mmap"] {
+            let error = parse(flags).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{flags}");
+        }
+        for flags in ["--loader-retry 5", "--token-file x", "--tls-ca x", "--no-shared-memory"] {
+            let words = format!("hiend-shard stream cache {flags}");
+            assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{flags}");
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct ConvertOptions {
     pub prune: bool,
     /// Treatment of images that do not look like a CT in HU.
     pub on_suspect: OnSuspect,
+    /// Time for which a request to object storage is repeated before it fails.
+    pub storage_retry: Duration,
 }
 
 impl Default for ConvertOptions {
@@ -123,6 +125,7 @@ impl Default for ConvertOptions {
             forget_lost: false,
             prune: false,
             on_suspect: OnSuspect::Warn,
+            storage_retry: OpenOptions::RETRY,
         }
     }
 }
@@ -398,10 +401,13 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
         let parameters = identity::parameters(&config, options.codec);
-        Location::from(out).create().map_err(folder::folder_error)?;
+        let out = &Location::from(out).with_retry(options.storage_retry);
+        out.create().map_err(folder::folder_error)?;
         let mut claiming = options.claim.map(|lifetime| Claiming::join(out, lifetime)).transpose()?;
         let _working = if claiming.is_none() { Some(share::hold(out, options.worker, &stop)?) } else { None };
-        let lock = RunLock::shared(out)?;
+        let lock = RunLock::shared_telling(out, || {
+            tracing::info!(cache = %out, "waiting for another run that prunes this cache");
+        })?;
         let known = folder::prepare(out, datasets, &config, &options)?;
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
@@ -473,7 +479,7 @@ impl<'a> Conversion<'a> {
 
 /// Looks at the cache once everything is converted, and drops what is gone if that was asked for.
 fn take_stock(
-    out: &Path,
+    out: &Location,
     datasets: &[Dataset],
     options: &ConvertOptions,
     lock: &RunLock,
@@ -492,14 +498,14 @@ fn take_stock(
 }
 
 /// Refuses to prune cases below folders that are empty now.
-fn refuse_vacant(out: &Path, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
+fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| key.starts_with(prefix.as_str()));
     let mut gone = cache.cases().iter().map(hiend_cache::Case::key).filter(|key| is_vacant(key));
     let Some(example) = gone.next() else { return Ok(()) };
     let example = example.to_owned();
-    Err(ConvertError::Vacant { path: out.to_owned(), count: 1 + gone.count(), example })
+    Err(ConvertError::Vacant { path: out.as_path().to_owned(), count: 1 + gone.count(), example })
 }
 
 fn store(

@@ -38,7 +38,7 @@ pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_p
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, count, escape, escape_name, note, print};
-pub use storage::{AccessArg, StorageArgs};
+pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use values::{
     Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
 };

@@ -4,10 +4,14 @@
 //!   stream    batches in the order of their steps; as many in flight as the memory has room for
 //!   fetch     one step: from the least busy server, from another one if that fails, with back-off if all fail
 //!   link      a connection to a server: its stream, checked against that of the others, and shared memory
+//!   failure   what an error of a server means: another attempt may help, or none does
 //!   receive   frames into the batch's memory
 //! ```
 //! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
 //! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
+//!
+//! Only what can heal is tried again: a server that is away, busy or shutting down. A wrong token, certificate or protocol,
+//! a refused configuration and a batch that is too large are errors at once.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,6 +26,7 @@ use crate::split::SelectError;
 use crate::stop::Stop;
 
 mod address;
+mod failure;
 mod fetch;
 mod link;
 mod receive;
@@ -185,6 +190,12 @@ pub enum RemoteError {
         url: String,
         /// Reason why it failed.
         reason: String,
+    },
+    /// The last server that was left is not asked any more: it came back with another token, certificate or other data.
+    #[error("no server is left: {error}")]
+    Lost {
+        /// Reason why the server is not asked any more.
+        error: Arc<RemoteError>,
     },
     /// The memory is too small for two batches.
     #[error(

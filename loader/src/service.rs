@@ -40,10 +40,12 @@ mod metrics;
 mod pass;
 mod rpc;
 mod schedule;
+mod status;
 mod streams;
 
 pub use listen::{Listen, ListenError};
 pub use metrics::METRICS;
+pub use status::{Monitor, Recent, Status};
 
 use client::Clients;
 use hub::Hub;
@@ -268,6 +270,7 @@ impl Service {
             draining: AtomicBool::new(false),
             advice,
             tickets: Mutex::default(),
+            spans: status::Spans::default(),
         });
         let mut listeners = Vec::new();
         let mut paths = Vec::new();
@@ -337,6 +340,12 @@ impl Service {
     #[must_use]
     pub fn urls(&self) -> &[String] {
         &self.urls
+    }
+
+    /// Access to the state of the service for other threads.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor::new(&self.hub)
     }
 
     /// Number of clients that are served at a time.

@@ -39,6 +39,9 @@ pub(crate) struct Object {
     pub(crate) version: Version,
 }
 
+/// Mark of a weak entity tag.
+const WEAK: &str = "W/";
+
 /// Version of an object's content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
@@ -49,9 +52,16 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Entity tag for an `If-Match` header; `None` for a weak one, which matches nothing there.
+    /// Entity tag for the `If-Match` header of a request that reads; `None` for a weak one, which matches nothing there.
     fn if_match(&self) -> Option<String> {
-        self.e_tag.clone().filter(|tag| !tag.starts_with("W/"))
+        self.e_tag.clone().filter(|tag| !tag.starts_with(WEAK))
+    }
+
+    /// Version for a request that replaces. A weak tag is that of a gateway, which compressed the answer; without its mark
+    /// it is the tag that the store itself compares.
+    fn for_update(&self) -> UpdateVersion {
+        let strong = |tag: &String| tag.strip_prefix(WEAK).unwrap_or(tag).to_owned();
+        UpdateVersion { e_tag: self.e_tag.as_ref().map(strong), version: self.number.clone() }
     }
 }
 
@@ -192,8 +202,7 @@ impl Bucket {
     /// If the request fails.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8], version: &Version) -> Result<bool, FileError> {
         self.refuse_read_only(name, "write")?;
-        let Version { e_tag, number } = version.clone();
-        self.put(name, bytes, PutMode::Update(UpdateVersion { e_tag, version: number }))
+        self.put(name, bytes, PutMode::Update(version.for_update()))
     }
 
     /// Writes an object, whether or not the name is taken.
@@ -280,5 +289,14 @@ mod tests {
         assert_eq!(if_match("\"5e-1\"").as_deref(), Some("\"5e-1\""));
         assert_eq!(if_match("W/\"5e-1\""), None);
         assert_eq!(Version::default().if_match(), None);
+    }
+
+    #[test]
+    fn weak_entity_tags_are_replaced_as_the_store_knows_them() {
+        let e_tag = |tag: &str| Version { e_tag: Some(tag.into()), number: None }.for_update().e_tag;
+        assert_eq!(e_tag("\"5e-1\"").as_deref(), Some("\"5e-1\""));
+        assert_eq!(e_tag("W/\"5e-1\"").as_deref(), Some("\"5e-1\""));
+        let numbered = Version { e_tag: None, number: Some("7".into()) }.for_update();
+        assert_eq!((numbered.e_tag, numbered.version.as_deref()), (None, Some("7")));
     }
 }

@@ -1,6 +1,7 @@
 //! Connections to object storage, one per bucket and process.
 
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::{Position, Url};
 
 use super::runtime;
+use super::transport::{Abandoned, Connector, NoCredentials, innermost};
 use crate::error::FileError;
 use crate::location::Location;
 
@@ -44,12 +46,16 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     if let Some(store) = connected.get(&key) {
         return Ok((Arc::clone(store), prefix));
     }
+    if let Some(missing) = missing_variable(url.scheme(), |name| std::env::var_os(name).is_some()) {
+        return Err(failed(format!("incomplete credentials: {missing} is not set")));
+    }
     let store = build(&url, &key.0, retry).map_err(|err| failed(one_line(&err)))?;
     connected.insert(key, Arc::clone(&store));
     Ok((store, prefix))
 }
 
 fn build(url: &Url, origin: &str, retry: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let connector = Connector::new(origin, retry, variables(url.scheme()));
     let retry = RetryConfig {
         backoff: BackoffConfig { init_backoff: FIRST_BACKOFF, max_backoff: LONGEST_BACKOFF, base: 2.0 },
         // The time limits the repetitions.
@@ -57,18 +63,49 @@ fn build(url: &Url, origin: &str, retry: Duration) -> object_store::Result<Arc<d
         retry_timeout: retry,
     };
     Ok(match url.scheme() {
-        "s3" => Arc::new(AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry).build()?),
-        "gs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retry).build()?),
-        "az" => Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry).build()?),
+        "s3" => {
+            let builder = AmazonS3Builder::from_env().with_url(url.as_str());
+            Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
+            Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
+        }
+        "az" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+            Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
+        }
         _ => {
             let options = ClientOptions::new()
                 .with_allow_http(url.scheme() == "http")
                 .with_connect_timeout(CONNECT_TIMEOUT)
                 .with_timeout_disabled()
                 .with_read_timeout(READ_TIMEOUT);
-            Arc::new(HttpBuilder::new().with_url(origin).with_client_options(options).with_retry(retry).build()?)
+            let builder = HttpBuilder::new().with_url(origin).with_client_options(options);
+            Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
     })
+}
+
+/// Environment variables with the credentials of the stores of a scheme.
+fn variables(scheme: &str) -> &'static str {
+    match scheme {
+        "s3" => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with temporary keys AWS_SESSION_TOKEN, too)",
+        "gs" => "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT_KEY",
+        _ => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    }
+}
+
+/// A variable without which the others of the environment are of no use.
+fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let (key, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
+    let accounts = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_USE_EMULATOR"];
+    match scheme {
+        "s3" if is_set(key) && !is_set(secret) => Some(secret),
+        "s3" if is_set(secret) && !is_set(key) => Some(key),
+        "az" if !accounts.into_iter().any(&is_set) => Some(accounts[0]),
+        _ => None,
+    }
 }
 
 /// Turns an error of a request into one of the operating system's kinds, in one line.
@@ -79,12 +116,64 @@ pub(super) fn io_error(err: &object_store::Error) -> io::Error {
         Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
         Error::NotSupported { .. } | Error::NotImplemented { .. } => io::ErrorKind::Unsupported,
+        _ if cause::<NoCredentials>(err).is_some() => io::ErrorKind::PermissionDenied,
+        _ if cause::<Abandoned>(err).is_some() => io::ErrorKind::Interrupted,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, one_line(err))
 }
 
-/// Text of an error without the line breaks of a server's answer.
+/// The cause of a type in the chain of an error's causes.
+fn cause<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
+}
+
+/// Text of an error without the line breaks of a server's answer, and with its first cause.
 fn one_line(err: &object_store::Error) -> String {
-    err.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    if let Some(err) = cause::<NoCredentials>(err) {
+        return err.to_string();
+    }
+    if let Some(err) = cause::<Abandoned>(err) {
+        return err.to_string();
+    }
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (text, first) = (words(&without_limits(&err.to_string())), words(&innermost(err)));
+    if text.contains(&first) { text } else { format!("{text}: {first}") }
+}
+
+/// Removes the limits of repetition from the text of `object_store`: the number is meant to be never reached.
+fn without_limits(text: &str) -> String {
+    let limits = text.split_once(", max_retries: ").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(" - ")?;
+        Some(format!("{before}: {after}"))
+    });
+    limits.unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_repetition_are_not_shown() {
+        let text = "Error performing GET http://host/x in 3.1s, after 7 retries, max_retries: 18446744073709551615, \
+                    retry_timeout: 3s  - HTTP error: error sending request - refused";
+        let expected =
+            "Error performing GET http://host/x in 3.1s, after 7 retries: HTTP error: error sending request - refused";
+        assert_eq!(without_limits(text), expected);
+        assert_eq!(without_limits("Not found: a - b"), "Not found: a - b");
+    }
+
+    #[test]
+    fn half_of_the_credentials_is_an_error_that_names_the_other_half() {
+        let missing = |scheme, set: &[&str]| missing_variable(scheme, |name| set.contains(&name));
+        assert_eq!(missing("s3", &["AWS_ACCESS_KEY_ID"]), Some("AWS_SECRET_ACCESS_KEY"));
+        assert_eq!(missing("s3", &["AWS_SECRET_ACCESS_KEY"]), Some("AWS_ACCESS_KEY_ID"));
+        // A role of the machine may give the credentials.
+        assert_eq!(missing("s3", &[]), None);
+        assert_eq!(missing("s3", &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]), None);
+        assert_eq!(missing("az", &[]), Some("AZURE_STORAGE_ACCOUNT_NAME"));
+        assert_eq!(missing("az", &["AZURE_STORAGE_CONNECTION_STRING"]), None);
+        assert_eq!(missing("gs", &[]), None);
+    }
 }

@@ -32,6 +32,9 @@ const TAIL_LEN: u64 = 96 << 10;
 /// Attempts to find a block in its store before it is fetched past the store.
 const ATTEMPTS: usize = 3;
 
+/// Largest number of bytes in flight.
+pub(crate) const IN_FLIGHT_BYTES: u64 = IN_FLIGHT_UNITS as u64 * UNIT_LEN;
+
 static IN_FLIGHT: Semaphore = Semaphore::const_new(IN_FLIGHT_UNITS);
 
 /// An object of known version, open for reading at any offset.

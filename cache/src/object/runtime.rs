@@ -2,12 +2,19 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::transport::{Abandoned, is_hopeless};
+
 /// Threads of the runtime: they move bytes and encrypt, all other work is done by the threads that wait.
 const THREADS: usize = 2;
+
+/// Time between two looks at whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(100);
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
@@ -24,7 +31,7 @@ pub(super) fn handle() -> io::Result<Handle> {
     Ok(runtime.insert(started).handle().clone())
 }
 
-/// Runs `future` on the runtime and waits for its value.
+/// Runs `future` on the runtime and waits for its value; gives up where requests are abandoned.
 ///
 /// The calling thread sleeps; it does not enter the runtime, so that it may belong to another one.
 pub(super) fn wait<T, F>(future: F) -> io::Result<T>
@@ -34,8 +41,17 @@ where
 {
     let (sender, receiver) = mpsc::sync_channel(1);
     handle()?.spawn(async move {
-        // Cannot fail: the receiver waits below.
+        // The receiver is gone if it has given up.
         let _ = sender.send(future.await);
     });
-    receiver.recv().map_err(|_gone| io::Error::other("a request to object storage panicked"))
+    loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(value) => return Ok(value),
+            Err(RecvTimeoutError::Timeout) if !is_hopeless() => {}
+            Err(RecvTimeoutError::Timeout) => return Err(io::Error::new(io::ErrorKind::Interrupted, Abandoned)),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("a request to object storage panicked"));
+            }
+        }
+    }
 }

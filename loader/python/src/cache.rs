@@ -28,10 +28,10 @@ impl Cache {
         Ok(Self { cache })
     }
 
-    /// Path of the cache.
+    /// Path or URL of the cache, as a string: Python's paths join the two slashes of a URL.
     #[getter]
-    fn path(&self) -> PathBuf {
-        self.cache.dir().to_owned()
+    fn path(&self) -> &std::ffi::OsStr {
+        self.cache.dir().as_os_str()
     }
 
     /// Names of the cases, `DATASET/CASE`, sorted.

@@ -119,11 +119,15 @@ pub(crate) fn convert<'py>(
             let called = report.map_or(Ok(()), call);
             if let Err(error) = called.and_then(|()| log::forward(py)).and_then(|()| py.check_signals()) {
                 stop.request();
+                hiend_cache::abandon_requests();
                 raised.get_or_insert(error);
             }
         }
         py.detach(|| running.join())
     });
+    if raised.is_some() {
+        hiend_cache::resume_requests();
+    }
     log::forward(py)?;
     if let Some(raised) = raised {
         return Err(raised);

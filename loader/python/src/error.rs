@@ -67,6 +67,7 @@ fn cache_kind(error: &hiend_cache::Error) -> Kind {
     match error {
         hiend_cache::Error::NoCache { .. } | hiend_cache::Error::MissingShard { .. } => Kind::NotFound,
         hiend_cache::Error::File(error) => kind_of(&error.source),
+        hiend_cache::Error::Location(_) | hiend_cache::Error::DiskCache(_) => Kind::Config,
         _ => Kind::Other,
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hiend_cache::Access;
+use hiend_cache::{Access, Copies, DiskCacheOptions, OpenOptions};
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 use hiend_loader::stop::Stop;
@@ -45,7 +45,7 @@ impl Drop for Loader {
 impl Loader {
     /// Opens caches with their weights; `config` is a stream's configuration as JSON.
     #[staticmethod]
-    #[pyo3(signature = (caches, config, *, seed, rank, form, threads, memory, access))]
+    #[pyo3(signature = (caches, config, *, seed, rank, form, threads, memory, access, disk_cache, disk_cache_size, storage_retry))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments, given by name")]
     fn open(
         py: Python<'_>,
@@ -57,6 +57,9 @@ impl Loader {
         threads: usize,
         memory: u64,
         access: &str,
+        disk_cache: Option<PathBuf>,
+        disk_cache_size: Option<u64>,
+        storage_retry: f64,
     ) -> PyResult<Self> {
         let config: StreamConfig = parse_config("stream.", config)?;
         let options = LoaderOptions { threads, memory_bytes: memory, rank, form: parse_form(form)? };
@@ -65,9 +68,12 @@ impl Loader {
             "pread" => Access::Pread,
             other => return Err(unknown("access", other, "\"mmap\" or \"pread\"").into()),
         };
+        let copies = Copies::Disk(DiskCacheOptions { dir: disk_cache, bytes: disk_cache_size });
+        let retry = Some(seconds("storage_retry", storage_retry)?);
+        let options_of_cache = OpenOptions { access, copies, retry };
         let open = || -> Result<Source, Failure> {
             let open = |(path, weight): &(PathBuf, u32)| -> Result<_, Failure> {
-                Ok((Arc::new(hiend_cache::Cache::open_with(path, access)?), *weight))
+                Ok((Arc::new(hiend_cache::Cache::open_with(path, options_of_cache.clone())?), *weight))
             };
             let caches = caches.iter().map(open).collect::<Result<Vec<_>, _>>()?;
             Ok(Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?))
@@ -97,8 +103,7 @@ impl Loader {
         let config: StreamConfig = parse_config("stream.", config)?;
         config.validate().map_err(|(key, reason)| Failure::from(pipeline::Error::BadConfig { key, reason }))?;
         let stop = Stop::new();
-        let retry = Duration::try_from_secs_f64(retry)
-            .map_err(|_out_of_range| Failure::config(format!("retry: {retry}; expected seconds, at least 0")))?;
+        let retry = seconds("retry", retry)?;
         let form = parse_form(form)?;
         let options =
             RemoteOptions { rank, form, memory_bytes: memory, token, ca, retry, shared_memory, stop: stop.clone() };
@@ -163,6 +168,12 @@ impl Loader {
         log::forward(py)?;
         Ok(stream?)
     }
+}
+
+/// A time in seconds.
+fn seconds(key: &str, secs: f64) -> Result<Duration, Failure> {
+    let out_of_range = |_| Failure::config(format!("{key}: {secs}; expected seconds, at least 0"));
+    Duration::try_from_secs_f64(secs).map_err(out_of_range)
 }
 
 /// Number of bytes of a size such as `4GiB`.

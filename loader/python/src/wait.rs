@@ -11,8 +11,8 @@ use crate::log;
 /// Interval in which a waiting thread looks for signals.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// Runs `work` on a thread of its own. A signal whose handler raises an exception, such as Ctrl-C, requests a stop; the
-/// exception is returned when the work has ended.
+/// Runs `work` on a thread of its own. A signal whose handler raises an exception, such as Ctrl-C, requests a stop, and
+/// ends the waiting for object storage that does not answer; the exception is returned when the work has ended.
 ///
 /// # Errors
 /// If the work fails or panics, or a signal or log handler raises an exception.
@@ -31,11 +31,16 @@ pub(crate) fn wait<T: Send>(
         while let Err(flume::RecvTimeoutError::Timeout) = py.detach(|| receiver.recv_timeout(TICK)) {
             if let Err(error) = log::forward(py).and_then(|()| py.check_signals()) {
                 stop.request();
+                hiend_cache::abandon_requests();
                 raised.get_or_insert(error);
             }
         }
         py.detach(|| working.join())
     });
+    if raised.is_some() {
+        // The program may go on, in a notebook for example.
+        hiend_cache::resume_requests();
+    }
     log::forward(py)?;
     if let Some(raised) = raised {
         return Err(raised);

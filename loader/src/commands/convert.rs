@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,6 +26,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     task.options.checksum = args.checksum;
     task.options.change_parameters = args.change_parameters;
     task.options.forget_lost = args.forget_lost;
+    task.options.storage_retry = args.retry.duration();
     let (reconvert, unmatched) = Exclude::new(&args.reconvert).matches(&task.datasets);
     refuse_unmatched("--reconvert", &unmatched, data)?;
     task.options.reconvert = reconvert;
@@ -59,9 +62,16 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         }
     };
     let conversion = Conversion::new(root, datasets, &args.out).config(config.clone()).options(options.clone());
-    let summary = conversion.stop(stop.into()).observe(observe).run();
+    let summary = conversion.stop(Arc::clone(&stop).into()).observe(observe).run();
     progress.finish();
-    let summary = summary?;
+    let summary = match summary {
+        // What was stored before is whole; the rest waits for another run.
+        Err(err) if stop.load(Ordering::Relaxed) => {
+            note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        summary => summary?,
+    };
     print(facts(rows(&summary, *excluded, unused::counts(&task))))?;
     if !summary.skipped.is_empty() {
         print("Skipped:")?;

@@ -21,7 +21,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
     }
-    let cache = Cache::open_with(&args.cache, OpenOptions::for_one_pass())?;
+    let cache = Cache::open_with(args.retry.location(&args.cache), OpenOptions::for_one_pass())?;
     match &args.case {
         None if args.json => {
             print(as_json(&cache))?;

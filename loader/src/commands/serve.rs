@@ -17,7 +17,7 @@ use super::table::count;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
 use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_bytes};
-use crate::service::{self, Listen, Service, ServiceConfig, Tls};
+use crate::service::{self, Listen, Monitor, Service, ServiceConfig, Tls};
 use crate::stats;
 
 /// Serve batches of augmented crops to training processes
@@ -79,6 +79,9 @@ struct Cli {
     /// Write the manual page to a folder
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     man: Option<PathBuf>,
+    /// Seconds that a batch may take to be made before /healthz answers 503
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    stalled_after: u64,
     #[command(flatten)]
     storage: StorageArgs,
 }
@@ -128,6 +131,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     on_interrupt(first, || ())?;
     let config = config(cli)?;
     let service = Service::start(config)?;
+    watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
     for url in service.urls() {
         note(format_args!("serving {url}"));
     }
@@ -139,6 +143,18 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     note(format_args!("warning: connections were open after {} s and were cut", cli.drain));
     Ok(ExitCode::FAILURE)
+}
+
+/// Shows the state of the service on the health page, and fails it if a batch is in work for longer than `limit`.
+fn watch(health: &Health, monitor: Monitor, limit: Duration) {
+    health.watch(move || match monitor.status() {
+        None => Err("the service has ended".into()),
+        Some(status) if status.oldest > limit => {
+            let (secs, limit) = (status.oldest.as_secs(), limit.as_secs());
+            Err(format!("a batch has been in work for {secs} s (limit {limit} s)"))
+        }
+        Some(status) => Ok(status.to_string()),
+    });
 }
 
 fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {

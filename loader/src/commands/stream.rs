@@ -81,6 +81,7 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
         token: args.token_file.as_deref().map(read_token).transpose()?,
         ca: args.tls_ca.clone(),
         shared_memory: !args.no_shared_memory,
+        retry: std::time::Duration::from_secs(args.loader_retry),
         ..RemoteOptions::default()
     };
     Ok(RemoteLoader::connect(&args.loader, config, options.seed, remote)?)

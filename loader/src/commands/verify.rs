@@ -24,7 +24,7 @@ const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let survey = survey(&args.cache)?;
+    let survey = survey(args.retry.location(&args.cache))?;
     if !args.json {
         for fault in &survey.faults {
             print(fault)?;

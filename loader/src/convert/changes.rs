@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use hiend_cache::{Cache, OpenOptions};
+use hiend_cache::{Cache, Location, OpenOptions};
 
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
@@ -41,11 +41,12 @@ pub fn changes(
     options: &ConvertOptions,
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let records = match Cache::salvage(out, OpenOptions::for_one_pass()) {
-        Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
-        Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let records =
+        match Cache::salvage(Location::from(out).with_retry(options.storage_retry), OpenOptions::for_one_pass()) {
+            Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
+            Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
+            Err(error) => return Err(error.into()),
+        };
     let listed = folder::listed(datasets);
     let mut changes = Changes::default();
     changes.not_in_data.extend(records.keys().filter(|key| !listed.contains(*key)).cloned());

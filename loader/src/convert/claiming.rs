@@ -5,12 +5,12 @@
 //! worker is dead is taken over. The run ends when no case is left.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hiend_cache::claims::{Claim, Claims};
-use hiend_cache::{Cache, CaseRecord, OpenOptions, list_shards};
+use hiend_cache::{Cache, CaseRecord, Location, OpenOptions, list_shards};
 
 use super::ConvertError;
 use super::case::{CaseConverter, Outcome};
@@ -25,6 +25,9 @@ pub(super) struct Claiming {
     claims: Mutex<Claims>,
     /// Shards at the last look for cases stored by others.
     seen: Vec<PathBuf>,
+    lifetime: Duration,
+    /// Number of cases of others when the user was last told of them.
+    told: usize,
 }
 
 /// Cases that other workers have, by key.
@@ -32,10 +35,11 @@ pub(super) type Pending<'a> = HashMap<String, &'a CaseFiles>;
 
 impl Claiming {
     /// Joins the workers. To be called before the cache is read, so that a worker that leaves early hides nothing.
-    pub(super) fn join(out: &Path, lifetime: Duration) -> Result<Self, ConvertError> {
+    pub(super) fn join(out: &Location, lifetime: Duration) -> Result<Self, ConvertError> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let note = format!("process {} on {}", std::process::id(), host.trim());
-        Ok(Self { claims: Mutex::new(Claims::join(out, &note, lifetime)?), seen: Vec::new() })
+        let claims = Mutex::new(Claims::join(out, &note, lifetime)?);
+        Ok(Self { claims, seen: Vec::new(), lifetime, told: 0 })
     }
 
     /// Order in which this worker goes through the cases: from a place of its own, so that workers rarely meet.
@@ -80,12 +84,20 @@ impl Claiming {
     /// Waits, then drops the pending cases that others have stored. `known` are the records from before the run.
     pub(super) fn settle(
         &mut self,
-        out: &Path,
+        out: &Location,
         known: &HashMap<String, CaseRecord>,
         parameters: &str,
         pending: &mut Pending<'_>,
         stop: &Stop,
     ) -> Result<(), ConvertError> {
+        if self.told != pending.len() {
+            self.told = pending.len();
+            tracing::info!(
+                cases = pending.len(),
+                "waiting for cases that other runs have claimed; those of a run without a sign of life for {} s are taken over",
+                self.lifetime.as_secs()
+            );
+        }
         let (began, pause) = (Instant::now(), self.lock().pause());
         while began.elapsed() < pause && !stop.is_requested() {
             std::thread::sleep(STOP_CHECK.min(pause));

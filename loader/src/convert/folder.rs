@@ -31,7 +31,7 @@ impl Known {
 /// # Errors
 /// If the folder cannot be read, or [`check`] refuses it.
 pub(super) fn prepare(
-    out: &Path,
+    out: &Location,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -182,7 +182,7 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
 
 /// Keeps a damaged shard under another name, in case somebody wants to look at it. The cases of a lost or damaged shard
 /// count as new: those in this data and this worker's share are made again, others are missing until their own run.
-fn handle_fault(out: &Path, fault: hiend_cache::Error) -> Result<(), ConvertError> {
+fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {
         hiend_cache::Error::MissingShard { path } => {
             tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again, as far as they are \
@@ -207,7 +207,11 @@ fn info_of(dataset: &Dataset) -> DatasetInfo {
 }
 
 /// Writes parameters, datasets and the list of shards into the manifest.
-pub(super) fn write_manifest(out: &Path, datasets: &[Dataset], config: &PreprocessConfig) -> Result<(), ConvertError> {
+pub(super) fn write_manifest(
+    out: &Location,
+    datasets: &[Dataset],
+    config: &PreprocessConfig,
+) -> Result<(), ConvertError> {
     Manifest::update(out, |manifest| {
         manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
         manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
@@ -220,15 +224,14 @@ pub(super) fn write_manifest(out: &Path, datasets: &[Dataset], config: &Preproce
 
 /// Keys of the cases in each shard; those of a shard that does not open as it is listed already.
 fn cases_by_shard(
-    out: &Path,
+    location: &Location,
     shards: &[String],
     listed: &BTreeMap<String, Vec<String>>,
 ) -> BTreeMap<String, Vec<String>> {
-    let location = Location::from(out);
     let keys = |name: &String| match listed.get(name) {
         // A shard never changes, and opening one in object storage takes requests.
         Some(keys) if location.url().is_some() => Some(keys.clone()),
-        keys => match open_named(&location, name) {
+        keys => match open_named(location, name) {
             Ok(shard) => Some(shard.cases().iter().map(CaseRecord::key).collect()),
             Err(_) => keys.cloned(),
         },

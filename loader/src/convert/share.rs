@@ -1,6 +1,5 @@
 //! Division of the cases among workers.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hiend_cache::Location;
@@ -37,23 +36,33 @@ pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
 /// Waits until no other process converts the same share into the cache at `out`, and keeps others from it.
 ///
 /// Where the file system has no locks, two processes may do the same work; the cache is whole in any case.
-pub(super) fn hold(out: &Path, share: (usize, usize), stop: &Stop) -> Result<Held, ConvertError> {
-    let location = Location::from(out);
+pub(super) fn hold(location: &Location, share: (usize, usize), stop: &Stop) -> Result<Held, ConvertError> {
     let mut is_told = false;
     for attempt in 0u32.. {
-        if let Some(held) = try_hold(&location, share, attempt)? {
+        if let Some(held) = try_hold(location, share, attempt)? {
             return Ok(held);
         }
         if stop.is_requested() {
             break;
         }
         if !is_told {
-            tracing::info!(cache = %location, "waiting for another conversion into this cache");
+            let (number, workers) = share;
+            let killed = match location.folder() {
+                Some(_) => String::new(),
+                None => format!(
+                    "; one that was killed loses its share {} s after its last sign of life",
+                    LIFETIME.as_secs()
+                ),
+            };
+            tracing::info!(
+                cache = %location,
+                "waiting for another conversion of share {number} of {workers} into this cache{killed}"
+            );
             is_told = true;
         }
         std::thread::sleep(RETRY);
     }
-    Err(ConvertError::StoppedWaiting { path: out.to_owned() })
+    Err(ConvertError::StoppedWaiting { path: location.as_path().to_owned() })
 }
 
 fn try_hold(

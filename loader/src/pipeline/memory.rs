@@ -3,6 +3,7 @@
 //! ```text
 //!   budget = threads x visitor      memory of a thread for a visit: chunks, index, boxes to be resampled
 //!          + spill                  shared by visits whose boxes take more than usual
+//!          + fetch                  threads that fetch from object storage, and bytes on their way from there
 //!          + buffers x batch        batches in work, ready, and with the consumer
 //!          + read_ahead             bytes advised to the system and not yet visited; what remains, at most 1 GiB
 //! ```
@@ -18,7 +19,7 @@
     reason = "voxels of a batch, far below 2^52"
 )]
 
-use hiend_cache::{Case, Codec, Grid};
+use hiend_cache::{Case, Codec, Grid, IN_FLIGHT_BYTES};
 
 use super::Error;
 use crate::batch::VoxelForm;
@@ -56,6 +57,8 @@ pub struct MemoryPlan {
     pub batch_bytes: u64,
     /// Bytes to advise ahead of the visits.
     pub read_ahead_bytes: u64,
+    /// Bytes of the threads that fetch from object storage, and of the answers on their way; 0 if all cases are local.
+    pub fetch_bytes: u64,
 }
 
 impl MemoryPlan {
@@ -66,6 +69,7 @@ impl MemoryPlan {
             + self.spill_bytes
             + self.num_buffers as u64 * self.batch_bytes
             + self.read_ahead_bytes
+            + self.fetch_bytes
     }
 
     /// Divides `budget` bytes; also returns the part of [`Self::visitor_bytes`] for boxes to be resampled. `threads` is
@@ -85,10 +89,12 @@ impl MemoryPlan {
         };
         let batch_bytes = bytes_of(batch_voxels, form, labels);
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
-        let visitor_bytes = chunk_bytes(cases) + usual_staged + FIXED;
+        let cases: Vec<&Case> = cases.collect();
+        let visitor_bytes = chunk_bytes(cases.iter().copied()) + usual_staged + FIXED;
         let spill_bytes = largest_staged.saturating_sub(usual_staged);
+        let fetch_bytes = fetch_bytes(cases.into_iter().filter(|case| case.is_remote()));
         let needed = |threads: usize| {
-            (threads as u64 * visitor_bytes + spill_bytes).saturating_add(batch_bytes.saturating_mul(2))
+            (threads as u64 * visitor_bytes + spill_bytes + fetch_bytes).saturating_add(batch_bytes.saturating_mul(2))
         };
         let mut found = threads;
         if threads == 0 {
@@ -109,8 +115,16 @@ impl MemoryPlan {
         let more = usize::try_from(left / batch_bytes).unwrap_or(usize::MAX).min(wanted - 2);
         let read_ahead_bytes = (left - more as u64 * batch_bytes).min(MOST_READ_AHEAD);
         let num_buffers = 2 + more;
-        let memory =
-            Self { threads, visitor_bytes, spill_bytes, num_buffers, batch_voxels, batch_bytes, read_ahead_bytes };
+        let memory = Self {
+            threads,
+            visitor_bytes,
+            spill_bytes,
+            num_buffers,
+            batch_voxels,
+            batch_bytes,
+            read_ahead_bytes,
+            fetch_bytes,
+        };
         Ok((memory, usual_staged))
     }
 
@@ -134,14 +148,17 @@ impl MemoryPlan {
             return Err(Error::BatchTooLarge { crops, batch_bytes: with_records, most });
         }
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
+        let cases: Vec<&Case> = cases.collect();
+        let fetch_bytes = fetch_bytes(cases.iter().copied().filter(|case| case.is_remote()));
         let memory = Self {
             threads,
-            visitor_bytes: chunk_bytes(cases) + usual_staged + FIXED,
+            visitor_bytes: chunk_bytes(cases.into_iter()) + usual_staged + FIXED,
             spill_bytes: largest_staged.saturating_sub(usual_staged),
             num_buffers: 2,
             batch_voxels,
             batch_bytes,
             read_ahead_bytes: 0,
+            fetch_bytes,
         };
         Ok((memory, usual_staged))
     }
@@ -166,6 +183,20 @@ fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
         2 * twice + case.record().span.index_len + chunks as u64 * (2 * 24 + 3 * 16)
     };
     cases.map(bytes).max().unwrap_or(0)
+}
+
+/// Bytes that the threads keep which fetch ahead, and the largest number of bytes on their way; 0 without cases.
+///
+/// A thread keeps what it needs to find the crops of a visit: the index, in the file and parsed, and the chunk of image and
+/// label that holds a centre, decoded and coded; twice, because vectors grow by doubling.
+fn fetch_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
+    let bytes = |case: &Case| {
+        let chunk = case.shard().chunk();
+        let voxels: usize = chunk.iter().product();
+        let chunks: usize = case.record().shape.iter().zip(chunk).map(|(n, side)| n.div_ceil(side)).product();
+        2 * voxels as u64 * (2 + 1 + 2) + case.record().span.index_len + chunks as u64 * (2 * 24 + 3 * 16)
+    };
+    cases.map(bytes).max().map_or(0, |thread| super::fetch_ahead::THREADS as u64 * thread + IN_FLIGHT_BYTES)
 }
 
 /// Bytes of the boxes that a visit stages before it resamples them: usual and largest.

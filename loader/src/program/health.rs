@@ -1,7 +1,7 @@
 //! Health of a running program: stages that must make progress within a stated time.
 //!
 //! A stage that waits for nothing has no deadline. The health is read by another thread, which never has to wait for
-//! the work that it judges.
+//! the work that it judges. A program that knows more adds a watch, whose text the health page shows.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,10 +10,21 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     stages: Vec<Stage>,
     failure: Option<String>,
+    watches: Vec<Watch>,
+}
+
+/// Function that describes the state of a part of the program, or says why that part is not healthy.
+type Watch = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stages, failure, .. } = self;
+        f.debug_struct("State").field("stages", stages).field("failure", failure).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -39,6 +50,12 @@ impl Health {
         Pulse { health: self.clone(), index: state.stages.len() - 1 }
     }
 
+    /// Adds a function that describes a part of the program in a few lines for the health page, or says in one line why
+    /// that part is not healthy. It is called at every look and must not wait.
+    pub fn watch(&self, watch: impl Fn() -> Result<String, String> + Send + Sync + 'static) {
+        self.lock().watches.push(Arc::new(watch));
+    }
+
     /// Marks the program as unhealthy for good, with the reason.
     pub fn fail(&self, reason: impl Into<String>) {
         self.lock().failure.get_or_insert(reason.into());
@@ -49,7 +66,19 @@ impl Health {
     /// # Errors
     /// The reason why the program is not healthy, in one line.
     pub fn check(&self) -> Result<(), String> {
-        self.check_at(Instant::now())
+        self.page().map(|_| ())
+    }
+
+    /// Checks as [`Self::check`]; returns what the watches say, each on lines of its own.
+    ///
+    /// # Errors
+    /// The reason why the program is not healthy, in one line.
+    pub fn page(&self) -> Result<String, String> {
+        self.check_at(Instant::now())?;
+        // Called without the lock, so that no watch can block the program.
+        let watches = self.lock().watches.clone();
+        let texts: Vec<String> = watches.iter().map(|watch| watch()).collect::<Result<_, _>>()?;
+        Ok(texts.iter().map(|text| format!("{text}\n")).collect())
     }
 
     fn check_at(&self, now: Instant) -> Result<(), String> {
@@ -126,6 +155,22 @@ mod tests {
         batches.idle();
         drop(steps);
         assert_eq!(health.check_at(later(1000)), Ok(()));
+    }
+
+    #[test]
+    fn watches_describe_the_program_or_fail_it() {
+        let health = Health::new();
+        assert_eq!(health.page(), Ok(String::new()));
+        let is_stalled = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = Arc::clone(&is_stalled);
+        health.watch(|| Ok("queue 3".into()));
+        health.watch(move || match seen.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err("a batch is in work for 700 s".into()),
+            false => Ok("batches 2".into()),
+        });
+        assert_eq!(health.page(), Ok("queue 3\nbatches 2\n".into()));
+        is_stalled.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(health.check(), Err("a batch is in work for 700 s".into()));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub fn on_interrupt(
     .context("cannot install the handler for Ctrl-C")
 }
 
-/// A flag that the first Ctrl-C sets; `message` then tells the user what happens next.
+/// A flag that the first Ctrl-C sets; `message` then tells the user what happens next. Object storage that does not
+/// answer is not waited for after that.
 ///
 /// # Errors
 /// If the handler cannot be installed.
@@ -38,6 +39,7 @@ pub fn interrupt_flag(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> 
     let flag = Arc::clone(&stop);
     let first = move || {
         flag.store(true, Ordering::Relaxed);
+        hiend_cache::abandon_requests();
         note(format_args!("\n{message}"));
     };
     on_interrupt(first, || ())?;

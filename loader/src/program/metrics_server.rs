@@ -139,8 +139,8 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsServerError> {
 pub fn router(handle: PrometheusHandle, health: Health) -> Router {
     let metrics = move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], handle.render()) };
     let healthz = move || async move {
-        match health.check() {
-            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        match health.page() {
+            Ok(text) => (StatusCode::OK, format!("ok\n{text}")),
             Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         }
     };

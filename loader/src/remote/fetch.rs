@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
-use super::link::{Dialer, Failure, Link};
+use super::failure::Failure;
+use super::link::{Dialer, Link};
 use super::receive::{Permit, receive};
 use super::{Facts, MOST_BATCHES, RemoteError, RemoteOptions, stopped_within};
 use crate::batch::{Batch, VoxelForm};
@@ -57,6 +58,8 @@ struct Health {
     failures: u32,
     /// Reason of the last failure.
     reason: String,
+    /// Reason why the server is not asked any more.
+    lost: Option<Arc<RemoteError>>,
 }
 
 impl Fetcher {
@@ -123,7 +126,7 @@ impl Fetcher {
             while let Some(result) = tasks.join_next().await {
                 match result.ok().ok_or(RemoteError::Panicked)? {
                     Ok(()) => connected += 1,
-                    Err(Failure::Unable(err) | Failure::Fatal(err)) => return Err(err),
+                    Err(Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err)) => return Err(err),
                     Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {}
                 }
             }
@@ -143,8 +146,12 @@ impl Fetcher {
         // Servers that cannot make this batch, and servers that failed to give it.
         let mut unable = vec![false; self.servers.len()];
         let mut tried = unable.clone();
+        let mut refusal = None;
         loop {
             let Some(number) = self.pick(&unable) else {
+                if let Some(err) = self.none_left(&unable, &mut refusal) {
+                    return Err(err);
+                }
                 self.wait(*failing.get_or_insert_with(Instant::now)).await?;
                 continue;
             };
@@ -157,10 +164,18 @@ impl Fetcher {
                 Err(Failure::Fatal(err)) => return Err(err),
                 Err(Failure::Unable(err)) => {
                     unable[number] = true;
-                    if unable.iter().all(|&unable| unable) {
+                    let text = err.to_string();
+                    refusal = Some(err);
+                    if let Some(err) = self.none_left(&unable, &mut refusal) {
                         return Err(err);
                     }
-                    tracing::warn!(step, "another server is asked for the batch: {err}");
+                    tracing::warn!(step, "another server is asked for the batch: {text}");
+                }
+                Err(Failure::Lost(err)) => {
+                    server.lost(err);
+                    if let Some(err) = self.none_left(&unable, &mut refusal) {
+                        return Err(err);
+                    }
                 }
                 Err(failure @ (Failure::Away(_) | Failure::Busy(_) | Failure::Closed)) => {
                     // A stream that was idle is closed once without a fault of the server.
@@ -171,7 +186,7 @@ impl Fetcher {
                         return Err(RemoteError::Stopped);
                     }
                     let is_hopeless =
-                        |(at, server): (usize, &Server)| unable[at] || tried[at] || server.health().ask_again.is_some();
+                        |(at, server): (usize, &Server)| unable[at] || tried[at] || !server.health().is_ready();
                     if since.elapsed() >= self.options.retry && self.servers.iter().enumerate().all(is_hopeless) {
                         return Err(server.unreachable(since));
                     }
@@ -208,6 +223,8 @@ impl Fetcher {
                 server.closed.store(0, Ordering::Relaxed);
                 server.delivered();
             }
+            // A server that does not keep the contract, or does not accept this client any more.
+            Err(Failure::Lost(_)) => server.unlink(&link).await,
             Err(Failure::Unable(_) | Failure::Fatal(_)) => {}
         }
         result
@@ -225,10 +242,10 @@ impl Fetcher {
         let (link, facts) = dialled.inspect_err(|failure| match failure {
             Failure::Away(reason) | Failure::Busy(reason) => server.failed(reason),
             Failure::Closed => server.failed("the server closes the stream at once"),
-            Failure::Unable(_) | Failure::Fatal(_) => {}
+            Failure::Unable(_) | Failure::Lost(_) | Failure::Fatal(_) => {}
         })?;
         let (first, expected) = self.facts.get_or_init(|| (url.to_owned(), facts.clone()));
-        expected.compare(&facts, url, first).map_err(Failure::Fatal)?;
+        expected.compare(&facts, url, first).map_err(Failure::Lost)?;
         let link = Arc::new(link);
         *guard = Some(Arc::clone(&link));
         server.reconnected();
@@ -238,8 +255,19 @@ impl Fetcher {
     /// The least busy server among those that answer and can make the batch.
     fn pick(&self, unable: &[bool]) -> Option<usize> {
         let servers = self.servers.iter().enumerate();
-        let servers = servers.filter(|(at, server)| !unable[*at] && server.health().ask_again.is_none());
+        let servers = servers.filter(|(at, server)| !unable[*at] && server.health().is_ready());
         servers.min_by_key(|(_, server)| server.in_flight.load(Ordering::Relaxed)).map(|(number, _)| number)
+    }
+
+    /// Error of a step that no server can give any more, because each has refused it or is lost. `refusal` is that of the
+    /// server that refused the step last.
+    fn none_left(&self, unable: &[bool], refusal: &mut Option<RemoteError>) -> Option<RemoteError> {
+        let lost: Vec<_> = self.servers.iter().map(|server| server.health().lost.clone()).collect();
+        if unable.iter().zip(&lost).any(|(unable, lost)| !unable && lost.is_none()) {
+            return None;
+        }
+        let of_lost = || lost.into_iter().flatten().next_back().map(|error| RemoteError::Lost { error });
+        refusal.take().or_else(of_lost)
     }
 
     /// Asks a server that failed again, with back-off, until it answers. No step waits for it meanwhile: a host that is
@@ -262,11 +290,7 @@ impl Fetcher {
                 }
                 match fetcher.link(number).await {
                     Ok(_) => server.reconnected(),
-                    Err(Failure::Unable(err) | Failure::Fatal(err)) => {
-                        tracing::error!(url = server.dialer.url(), "the server is not asked any more: {err}");
-                        server.health().reason = err.to_string();
-                        return;
-                    }
+                    Err(Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err)) => return server.lost(err),
                     Err(_) => {}
                 }
             }
@@ -281,7 +305,8 @@ impl Fetcher {
     /// Waits until a server is asked again.
     async fn wait(&self, since: Instant) -> Result<(), RemoteError> {
         let waiting = self.servers.iter().filter_map(|server| {
-            let at = server.health().ask_again?;
+            let health = server.health();
+            let at = health.ask_again.filter(|_| health.lost.is_none())?;
             Some((at, server))
         });
         let Some((at, server)) = waiting.min_by_key(|(at, _)| *at) else { return Ok(()) };
@@ -290,6 +315,13 @@ impl Fetcher {
         }
         let time = at.saturating_duration_since(Instant::now()).max(BACK_OFF.0 / 10);
         if stopped_within(&self.options.stop, time).await { Err(RemoteError::Stopped) } else { Ok(()) }
+    }
+}
+
+impl Health {
+    /// Returns `true` unless the server failed and is asked again later, or not at all.
+    fn is_ready(&self) -> bool {
+        self.ask_again.is_none() && self.lost.is_none()
     }
 }
 
@@ -306,6 +338,15 @@ impl Server {
     fn unreachable(&self, since: Instant) -> RemoteError {
         let (url, reason) = (self.dialer.url().to_owned(), self.health().reason.clone());
         RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason }
+    }
+
+    /// Keeps the server from being asked again.
+    fn lost(&self, error: RemoteError) {
+        let mut health = self.health();
+        if health.lost.is_none() {
+            tracing::error!(url = self.dialer.url(), "the server is not asked any more: {error}");
+            health.lost = Some(Arc::new(error));
+        }
     }
 
     fn failed(&self, reason: &str) {
@@ -333,7 +374,7 @@ impl Server {
         let mut health = self.health();
         if health.failures > 0 && health.ask_again.is_none() {
             tracing::info!(url = self.dialer.url(), "the server answers again");
-            *health = Health::default();
+            *health = Health { lost: health.lost.take(), ..Health::default() };
         }
     }
 

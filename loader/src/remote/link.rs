@@ -10,13 +10,14 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use tonic::Status;
 use tonic::client::Grpc;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use super::address::Address;
+use super::failure::Failure;
 use super::{Facts, RemoteError, RemoteOptions};
 use crate::shared_memory::{Slots, pass};
 use crate::wire::{
@@ -61,51 +62,6 @@ pub(super) struct Link {
 pub(super) struct LinkMemory {
     pub(super) id: u64,
     pub(super) slots: Arc<Slots>,
-}
-
-/// Reason why a server did not answer a request as hoped.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The server or the connection is gone: another may do.
-    Away(String),
-    /// The server has no room at the moment: another may do.
-    Busy(String),
-    /// The stream is not open at the server any more, or its memory is not.
-    Closed,
-    /// The server cannot make this batch, and could not later: another may.
-    Unable(RemoteError),
-    /// No other attempt would help.
-    Fatal(RemoteError),
-}
-
-impl Failure {
-    /// The meaning of a status.
-    pub(super) fn of(url: &str, status: &Status) -> Self {
-        let text = describe(status);
-        match status.code() {
-            Code::NotFound => Self::Closed,
-            Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
-                Self::Fatal(RemoteError::Refused { url: url.to_owned(), reason: text })
-            }
-            Code::DataLoss | Code::Aborted => Self::Unable(RemoteError::Refused { url: url.to_owned(), reason: text }),
-            Code::ResourceExhausted | Code::FailedPrecondition => Self::Busy(text),
-            _ => Self::Away(text),
-        }
-    }
-}
-
-/// A status as one line.
-fn describe(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = if text.is_empty() { cause_text } else { format!("{text}: {cause_text}") };
-        }
-        source = cause.source();
-    }
-    if text.is_empty() { status.code().description().to_lowercase() } else { text }
 }
 
 /// Makes connections to one server.
@@ -187,7 +143,7 @@ impl Dialer {
                 self.endpoint.connect_with_connector(connect).await
             }
         };
-        let channel = channel.map_err(|err| Failure::Away(describe(&Status::from_error(err.into()))))?;
+        let channel = channel.map_err(|err| self.not_connected(&err))?;
         let request = OpenRequest { spec: Some(spec.clone()) };
         let answer: StreamFacts = self.call(&channel, path::OPEN, request).await?;
         let stream_id = answer.stream_id.clone();
@@ -212,9 +168,9 @@ impl Dialer {
     fn facts(&self, answer: StreamFacts, stream_id: &str) -> Result<Facts, Failure> {
         if answer.server_version != VERSION {
             let (url, server) = (self.url().to_owned(), answer.server_version);
-            return Err(Failure::Fatal(RemoteError::OtherVersion { url, server, client: VERSION }));
+            return Err(Failure::Lost(RemoteError::OtherVersion { url, server, client: VERSION }));
         }
-        let wrong = |reason: String| Failure::Fatal(RemoteError::Protocol { url: self.url().to_owned(), reason });
+        let wrong = |reason: String| Failure::Lost(RemoteError::Protocol { url: self.url().to_owned(), reason });
         if answer.stream_id != stream_id {
             return Err(wrong(format!("the server opened stream {:?}; expected {stream_id:?}", answer.stream_id)));
         }
@@ -243,7 +199,24 @@ impl Dialer {
             grpc.ready().await.map_err(|err| Status::from_error(err.into()))?;
             grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
         };
-        answer.await.map(tonic::Response::into_inner).map_err(|status| Failure::of(self.url(), &status))
+        answer.await.map(tonic::Response::into_inner).map_err(|status| match std::error::Error::source(&status) {
+            // The server sent no status: the connection failed.
+            Some(source) => Failure::of_connecting(self.url(), source),
+            None => Failure::of(self.url(), &status),
+        })
+    }
+
+    /// Failure of a connection that was not made.
+    fn not_connected(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let failure = Failure::of_connecting(self.url(), error);
+        match (&self.address, failure) {
+            (Address::Unix { path, .. }, Failure::Away(reason)) => {
+                let folder = path.parent().filter(|folder| !folder.exists());
+                let missing = |folder: &Path| format!("{reason}; there is no folder {}", folder.display());
+                Failure::Away(folder.map(missing).unwrap_or(reason))
+            }
+            (_, failure) => failure,
+        }
     }
 
     /// Allocates shared memory and maps it.
@@ -258,7 +231,7 @@ impl Dialer {
         let memory: SharedMemory = self.call(channel, path::SHARE, request).await.map_err(|failure| match failure {
             Failure::Away(reason) | Failure::Busy(reason) => reason,
             Failure::Closed => "the stream was closed".into(),
-            Failure::Unable(err) | Failure::Fatal(err) => err.to_string(),
+            Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err) => err.to_string(),
         })?;
         let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).ok().ok_or("malformed ticket")?;
         let mut path = socket.as_os_str().to_owned();

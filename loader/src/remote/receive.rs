@@ -11,7 +11,8 @@ use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
 use super::RemoteError;
-use super::link::{Dialer, Failure, Link};
+use super::failure::{Failure, describe};
+use super::link::{Dialer, Link};
 use crate::batch::{Batch, BatchMemory};
 use crate::blocks::Blocks;
 use crate::shared_memory::Slot;
@@ -42,7 +43,7 @@ pub(super) async fn receive(
     permit: &Permit,
 ) -> Result<Batch, Failure> {
     let url = dialer.url();
-    let wrong = |err: Malformed| Failure::Fatal(RemoteError::Protocol { url: url.to_owned(), reason: err.to_string() });
+    let wrong = |err: Malformed| Failure::Lost(RemoteError::Protocol { url: url.to_owned(), reason: err.to_string() });
     let wire_slot = slot.as_ref().map(|(memory_id, slot)| wire::Slot {
         memory_id: *memory_id,
         number: u32::try_from(slot.number()).unwrap_or(u32::MAX),
@@ -54,7 +55,7 @@ pub(super) async fn receive(
     let mut arriving: Option<Arriving> = None;
     let mut finished = false;
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|status| Failure::of(url, &status))?;
+        let frame = frame.map_err(|status| Failure::Away(describe(&status)))?;
         let mut bytes = match frame.into_data() {
             Ok(bytes) => bytes,
             Err(frame) => {
@@ -100,7 +101,7 @@ async fn send(dialer: &Dialer, link: &Link, request: &FetchRequest) -> Result<Bo
     http.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     http.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     dialer.authorize(http.headers_mut());
-    let away = |err: tonic::transport::Error| Failure::of(dialer.url(), &Status::from_error(err.into()));
+    let away = |err: tonic::transport::Error| Failure::Away(describe(&Status::from_error(err.into())));
     let mut channel = link.channel.clone();
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.map_err(away)?;
     let response = channel.call(http).await.map_err(away)?;

@@ -179,7 +179,7 @@ mod tests {
         let clients = clients(2);
         let client = clients.connect(true).unwrap();
         let (slots, _file) = Slots::create(2, 4096).unwrap();
-        let reservation = client.account.reserve(8192).unwrap();
+        let reservation = client.account.pin(8192).unwrap();
         let id = client.keep(slots, reservation);
         assert_eq!(clients.held_bytes(), 8192);
         let slots = Arc::downgrade(&client.memory(id).unwrap().slots);

@@ -14,8 +14,9 @@ use tonic::{Code, Status};
 use super::client::{Client, Clients, Memory};
 use super::metrics;
 use super::schedule::{Job, Refused, Reservation, Schedule};
+use super::status::Spans;
 use super::streams::{OpenStream, Streams};
-use crate::batch::{Batch, Images, PooledBuffer};
+use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use crate::blocks::Blocks;
 use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, Workers};
 use crate::shared_memory::{Slot, Slots, layout};
@@ -49,6 +50,8 @@ pub(super) struct Hub {
     /// Steps whose cases will be read.
     pub(super) advice: flume::Sender<(Arc<OpenStream>, u64)>,
     pub(super) tickets: Mutex<Tickets>,
+    /// Times of the batches made recently.
+    pub(super) spans: Spans,
 }
 
 /// Files of shared memory by ticket, with the times at which the tickets were issued.
@@ -174,7 +177,9 @@ impl Hub {
             },
         };
         self.schedule.submit(&client.account, job).map_err(|err| match err {
-            Refused::TooMany { .. } | Refused::TooLarge { .. } => Status::resource_exhausted(err.to_string()),
+            Refused::TooMany { .. } => Status::resource_exhausted(err.to_string()),
+            // It would be too large again.
+            Refused::TooLarge { .. } => Status::out_of_range(err.to_string()),
             Refused::Stopped => Status::unavailable(err.to_string()),
         })?;
         // Advice is lost where the disk is slower than the requests; then it would come too late anyway.
@@ -206,6 +211,7 @@ impl Hub {
         };
         let batch = batch.map_err(|err| status_of(&err))?;
         let (voxel_bytes, label_bytes) = wire::batch::sizes(&batch);
+        self.spans.add(Instant::now(), batch.shape[0], &batch.times, queue_secs);
         metrics::batch(in_slot, batch.shape[0], voxel_bytes + label_bytes, queue_secs);
         let header = wire::batch::header(&batch, in_slot, if in_slot { sizes.label_offset } else { 0 }, queue_secs);
         // A slot is freed here: the header tells its client that the voxels are in it.
@@ -229,13 +235,15 @@ impl Hub {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (slot_bytes, _) = layout(size(facts.voxel_bytes), size(facts.label_bytes))
             .ok_or_else(|| Status::resource_exhausted("a batch is larger than the address space"))?;
-        // The rest of the client's memory is for a batch that does not fit into a slot, and for records.
+        // The rest of the client's memory is for a batch that does not fit into a slot, because its boxes are larger than
+        // estimated, and for records.
         let record_bytes = facts.crops_per_batch * RECORD_BYTES as u64;
-        let free = (client.account.limit() - client.account.held())
-            .saturating_sub(facts.voxel_bytes + facts.label_bytes + record_bytes);
+        let batch_bytes = facts.voxel_bytes + facts.label_bytes;
+        let excess = if stream.loader.form() == VoxelForm::Boxes { batch_bytes / 4 } else { 0 };
+        let free = (client.account.limit() - client.account.held()).saturating_sub(batch_bytes + excess + record_bytes);
         let slots = u64::from(request.slots).min(free / (slot_bytes as u64 + record_bytes));
         let bytes = slots * slot_bytes as u64;
-        let reservation = if slots == 0 { None } else { client.account.reserve(bytes) };
+        let reservation = if slots == 0 { None } else { client.account.pin(bytes) };
         let reservation = reservation.ok_or_else(|| {
             let limit = client.account.limit();
             Status::resource_exhausted(format!(

@@ -87,6 +87,10 @@ impl Drop for SocketPath {
 /// # Errors
 /// If another server listens there, the path is taken by something else, or cannot be written.
 pub(super) fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+        let reason = format!("there is no folder {}; create it first", folder.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+    }
     let listener = match UnixListener::bind(path) {
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path)?;
@@ -256,6 +260,8 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         drop(bind_unix(&path).unwrap());
+        let error = bind_unix(&dir.path().join("absent/s")).err().unwrap().to_string();
+        assert!(error.contains("there is no folder") && error.contains("absent;"), "{error}");
         std::fs::write(&path, "text").unwrap();
         assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"text");

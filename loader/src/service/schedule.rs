@@ -3,15 +3,18 @@
 //! A client whose memory is full, because it does not read, is passed over; the others take its turns. Requests of one
 //! client are served in their order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Memory of one client, in bytes.
 #[derive(Debug)]
 pub(super) struct Account {
     limit: u64,
     held: AtomicU64,
+    /// Bytes among those held that stay until the client goes: its shared memory.
+    pinned: AtomicU64,
     schedule: Arc<Schedule>,
 }
 
@@ -20,6 +23,7 @@ pub(super) struct Account {
 pub(super) struct Reservation {
     account: Arc<Account>,
     bytes: u64,
+    is_pinned: bool,
 }
 
 /// A batch to be made.
@@ -51,6 +55,9 @@ struct State {
     turns: VecDeque<Turn>,
     running: usize,
     running_visits: usize,
+    /// Times at which the jobs in work were begun, by number.
+    begun: BTreeMap<u64, Instant>,
+    next_number: u64,
     stopped: bool,
 }
 
@@ -77,13 +84,18 @@ pub(super) enum Refused {
         /// Jobs that wait.
         waiting: usize,
     },
-    /// The job needs more than the client's memory.
-    #[error("the batch takes {bytes} bytes, but a client has {limit}; raise --client-memory of the service")]
+    /// The job needs more than the client's memory, or than its shared memory leaves of it.
+    #[error(
+        "the batch takes {bytes} bytes, but a client has {limit}, {pinned} of them for shared memory; raise \
+         --client-memory of the service"
+    )]
     TooLarge {
         /// Bytes of the batch.
         bytes: u64,
         /// Memory of a client.
         limit: u64,
+        /// Bytes of the client's shared memory.
+        pinned: u64,
     },
     /// The server ends.
     #[error("the server is shutting down")]
@@ -93,14 +105,22 @@ pub(super) enum Refused {
 impl Account {
     /// Memory of a new client.
     pub(super) fn new(schedule: &Arc<Schedule>, limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, held: AtomicU64::new(0), schedule: Arc::clone(schedule) })
+        Arc::new(Self { limit, held: AtomicU64::new(0), pinned: AtomicU64::new(0), schedule: Arc::clone(schedule) })
     }
 
     /// Reserves bytes, if they are free.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let take = |held: u64| held.checked_add(bytes).filter(|&sum| sum <= self.limit);
         self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
-        Some(Reservation { account: Arc::clone(self), bytes })
+        Some(Reservation { account: Arc::clone(self), bytes, is_pinned: false })
+    }
+
+    /// Reserves bytes, if they are free, that no batch will ever wait for.
+    pub(super) fn pin(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut reservation = self.reserve(bytes)?;
+        self.pinned.fetch_add(bytes, Ordering::AcqRel);
+        reservation.is_pinned = true;
+        Some(reservation)
     }
 
     /// Bytes in use.
@@ -116,6 +136,9 @@ impl Account {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if self.is_pinned {
+            self.account.pinned.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
         self.account.held.fetch_sub(self.bytes, Ordering::AcqRel);
         let schedule = &self.account.schedule;
         // A thread between its look at the account and its wait would miss the call.
@@ -135,9 +158,9 @@ impl Schedule {
     /// # Errors
     /// If the client has too many jobs waiting, the job is too large, or the server ends.
     pub(super) fn submit(&self, account: &Arc<Account>, job: Job) -> Result<(), Refused> {
-        let limit = account.limit;
-        if job.bytes > limit {
-            return Err(Refused::TooLarge { bytes: job.bytes, limit });
+        let (limit, pinned) = (account.limit, account.pinned.load(Ordering::Acquire));
+        if job.bytes > limit.saturating_sub(pinned) {
+            return Err(Refused::TooLarge { bytes: job.bytes, limit, pinned });
         }
         let mut state = self.lock();
         if state.stopped {
@@ -161,6 +184,7 @@ impl Schedule {
     pub(super) fn run(&self) {
         while let Some((job, reservation)) = self.next() {
             let visits = job.visits;
+            let number = self.lock().begin(Instant::now());
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (job.work)(reservation)));
             if done.is_err() {
                 tracing::error!("a request panicked (a bug); the panic was reported above");
@@ -168,6 +192,7 @@ impl Schedule {
             let mut state = self.lock();
             state.running -= 1;
             state.running_visits -= visits;
+            state.begun.remove(&number);
             drop(state);
             self.changed.notify_all();
         }
@@ -191,6 +216,13 @@ impl Schedule {
     /// Number of waiting jobs.
     pub(super) fn waiting(&self) -> usize {
         self.lock().turns.iter().map(|turn| turn.jobs.len()).sum()
+    }
+
+    /// Number of jobs in work, and the time since the oldest of them was begun.
+    pub(super) fn in_work(&self, now: Instant) -> (usize, Duration) {
+        let state = self.lock();
+        let oldest = state.begun.values().min().map(|&begun| now.saturating_duration_since(begun));
+        (state.begun.len(), oldest.unwrap_or_default())
     }
 
     /// Waits for the next job that may start.
@@ -232,6 +264,14 @@ enum Dropped {
 }
 
 impl State {
+    /// Records that a job is begun; returns its number.
+    fn begin(&mut self, now: Instant) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.begun.insert(number, now);
+        number
+    }
+
     /// The next job whose client has memory for it. The client's next turn comes after those of all others.
     fn next(&mut self, dropped: &mut Vec<Dropped>) -> Option<(Job, Reservation)> {
         for _ in 0..self.turns.len() {
@@ -330,7 +370,7 @@ mod tests {
     fn too_many_and_too_large_jobs_are_refused() {
         let bench = Bench::new();
         let account = Account::new(&bench.schedule, 10);
-        assert_eq!(bench.submit(&account, 0, 11), Err(Refused::TooLarge { bytes: 11, limit: 10 }));
+        assert_eq!(bench.submit(&account, 0, 11), Err(Refused::TooLarge { bytes: 11, limit: 10, pinned: 0 }));
         for name in 0..3 {
             bench.submit(&account, name, 1).unwrap();
         }
@@ -338,6 +378,19 @@ mod tests {
         bench.schedule.stop();
         assert_eq!(bench.submit(&account, 3, 1), Err(Refused::Stopped));
         bench.schedule.run();
+    }
+
+    #[test]
+    fn jobs_for_which_shared_memory_leaves_no_room_are_refused_instead_of_waiting() {
+        let bench = Bench::new();
+        let account = Account::new(&bench.schedule, 10);
+        let slots = account.pin(6).unwrap();
+        assert!(account.pin(5).is_none());
+        assert_eq!(bench.submit(&account, 0, 5), Err(Refused::TooLarge { bytes: 5, limit: 10, pinned: 6 }));
+        bench.submit(&account, 1, 4).unwrap();
+        drop(slots);
+        assert_eq!(account.held(), 0);
+        bench.submit(&account, 2, 10).unwrap();
     }
 
     #[test]

@@ -213,7 +213,7 @@ fn steps_of_a_server_that_dies_come_from_the_other() {
     drop(first);
     got.extend(take(&mut stream, 30));
     assert_eq!(got, expected);
-    assert_eq!(second.num_clients(), 1);
+    wait_until("the other server has one client", || second.num_clients() == 1);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_stream_continues_at_its_step_when_the_only_server_is_started_again() {
     let service = Service::start(setup.unix()).unwrap();
     got.extend(take(&mut stream, 57));
     assert_eq!(got, expected);
-    assert_eq!(service.num_clients(), 1);
+    wait_until("the new server has one client", || service.num_clients() == 1);
 }
 
 #[test]
@@ -364,17 +364,61 @@ fn tokens_and_certificates_are_checked() {
     let with = |token: Option<&str>, ca: &Path| RemoteOptions {
         token: token.map(str::to_owned),
         ca: Some(ca.to_owned()),
-        retry: Duration::ZERO,
         ..options()
     };
+    // Refused at once, although the client would try again for minutes.
     for token in [None, Some("secre"), Some("secret2"), Some("")] {
         let error = connect(service.urls(), &small(), with(token, &ca)).err().unwrap().to_string();
         assert!(error.contains("token"), "{token:?}: {error}");
     }
     let error = connect(service.urls(), &small(), with(Some("secret"), &other_ca)).err().unwrap();
-    assert!(matches!(&error, RemoteError::Unreachable { .. }), "{error}");
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("certificate")), "{error}");
     assert_eq!((service.num_clients(), service.num_streams()), (0, 0));
     connect(service.urls(), &small(), with(Some("secret"), &ca)).unwrap();
+}
+
+#[test]
+fn servers_of_another_protocol_are_refused_at_once() {
+    use std::io::{Read as _, Write as _};
+
+    let setup = Setup::new();
+    // A server without TLS, asked with TLS.
+    let service = Service::start(setup.config()).unwrap();
+    let (ca, _) = certificate();
+    let path = setup.dir.path().join("ca.pem");
+    std::fs::write(&path, ca).unwrap();
+    let url = service.urls()[0].replace("http://", "https://");
+    let error = connect(&[url], &small(), RemoteOptions { ca: Some(path), ..options() }).err().unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("begins with http://")), "{error}");
+    // A web server, which answers in text and keeps the connection open.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut socket in listener.incoming().flatten() {
+            // Errors are those of a client that has gone.
+            let _ = socket.read(&mut [0; 24]);
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            open.push(socket);
+        }
+    });
+    let error = connect(&[url], &small(), options()).err().unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("https://")), "{error}");
+}
+
+#[test]
+fn a_server_that_comes_back_with_another_token_ends_the_stream() {
+    let setup = Setup::new();
+    let service = Service::start(setup.unix()).unwrap();
+    let loader = connect(service.urls(), &small(), options()).unwrap();
+    let mut stream = loader.stream(0);
+    assert_eq!(take(&mut stream, 2).len(), 2);
+    drop(service);
+    let _other = Service::start(ServiceConfig { token: Some("secret".into()), ..setup.unix() }).unwrap();
+    // Not after the time for which a server that is away is asked again.
+    let error = stream.find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("token is required"), "{error}");
+    assert!(loader.stream(9).next().unwrap().is_err(), "the server is not asked again");
 }
 
 #[test]
@@ -604,11 +648,11 @@ fn more_clients_than_the_memory_has_room_for_are_refused() {
     let service = Service::start(ServiceConfig { memory_bytes: 8 << 20, ..setup.config() }).unwrap();
     let first = connect(service.urls(), &small(), options()).unwrap();
     let second = RemoteOptions { retry: Duration::ZERO, ..options() };
-    let error = connect(service.urls(), &small(), second.clone()).err().unwrap();
+    let error = connect(service.urls(), &small(), second).err().unwrap();
     assert!(error.to_string().contains("1 clients are connected"), "{error}");
     drop(first);
-    wait_until("the client has gone", || service.num_clients() == 0);
-    connect(service.urls(), &small(), second).unwrap();
+    // Tried again until the server has seen the first client go.
+    connect(service.urls(), &small(), options()).unwrap();
 }
 
 #[cfg(target_os = "linux")]
@@ -639,7 +683,8 @@ fn voxels_come_through_shared_memory_and_slots_are_freed() {
 #[test]
 fn a_service_that_shuts_down_sends_what_it_began() {
     let setup = Setup::new();
-    let service = Service::start(ServiceConfig { drain: Duration::from_mins(1), ..setup.config() }).unwrap();
+    let listen = vec!["127.0.0.1:0".parse().unwrap(), Listen::Unix(setup.socket())];
+    let service = Service::start(ServiceConfig { drain: Duration::from_mins(1), listen, ..setup.config() }).unwrap();
     let url = service.urls()[0].clone();
     let raw = Raw::new(&url);
     raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec()) }).unwrap();
@@ -663,7 +708,8 @@ fn a_service_that_shuts_down_sends_what_it_began() {
     assert_eq!(received.1, Some(tonic::Code::Ok));
     drop(raw);
     assert!(shutdown.join().unwrap(), "nothing is left when the client has gone");
-    assert!(std::net::TcpStream::connect(url.trim_start_matches("http://")).is_err());
+    // Another test may have got the port by now, but not the path.
+    assert!(std::os::unix::net::UnixStream::connect(setup.socket()).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The program `hiend-serve`, with `hiend-shard stream --loader` as its client: digests, kills, stops, exit codes.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
@@ -138,6 +139,27 @@ fn a_signal_stops_the_server_and_removes_its_sockets() {
 }
 
 #[test]
+fn health_page_shows_queues_and_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path()).display().to_string();
+    let server = Server::start(&["--shards", &cache, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"], 1);
+    let address = server.metrics.as_deref().and_then(|url| url.strip_prefix("http://")?.strip_suffix("/metrics"));
+    let page = || {
+        let mut socket = TcpStream::connect(address.unwrap()).unwrap();
+        write!(socket, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        page
+    };
+    let idle = page();
+    assert!(idle.starts_with("HTTP/1.1 200") && idle.contains("\nok\nclients "), "{idle}");
+    assert!(idle.contains("requests waiting 0, batches in work 0"), "{idle}");
+    assert_eq!(digests(&["--loader", &server.urls[0]]).len(), 4);
+    let busy = page();
+    assert!(busy.contains("slowest stage "), "{busy}");
+}
+
+#[test]
 fn wrong_usage_is_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path()).display().to_string();
@@ -153,4 +175,8 @@ fn wrong_usage_is_one_line() {
     assert!(err.contains("IP:PORT"), "{err}");
     let (code, err) = run(&["--shards", "missing", "--listen=127.0.0.1:0"]);
     assert_eq!((code, err.lines().count()), (Some(1), 1), "{err}");
+    let socket = format!("--listen=unix:{}", dir.path().join("absent/s").display());
+    let (code, err) = run(&["--shards", &cache, &socket]);
+    assert_eq!((code, err.lines().count()), (Some(1), 1), "{err}");
+    assert!(err.contains("there is no folder") && err.contains("create it first"), "{err}");
 }

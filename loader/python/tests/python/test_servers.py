@@ -13,6 +13,7 @@ from common import EXPECTED, dataset
 import hiend
 
 SERVERS = os.environ["HIEND_TEST_SERVERS"].split()
+SECURED = os.environ["HIEND_TEST_SECURED"]
 TOKEN = "secret"
 
 
@@ -38,6 +39,12 @@ class Streams(unittest.TestCase):
     def test_several_servers_give_one_stream(self):
         self.assertEqual(digests(remote(), 6), EXPECTED["recipe float32"])
         self.assertEqual(digests(remote(shared_memory=False), 6), EXPECTED["recipe float32"])
+
+    def test_server_with_tls_gives_the_same_stream(self):
+        stream = remote(SECURED, ca=common.DIR / "ca.pem")
+        self.assertEqual(digests(stream, 6), EXPECTED["recipe float32"])
+        both = remote([SECURED, SERVERS[0]], ca=common.DIR / "ca.pem")
+        self.assertEqual(digests(both, 6), EXPECTED["recipe float32"])
 
     def test_server_is_told_from_cache_by_its_url(self):
         stream = dataset(source=SERVERS[0], threads=None, token=TOKEN)
@@ -75,7 +82,8 @@ class Errors(unittest.TestCase):
     def test_wrong_use_is_refused(self):
         self.check("token", token="wrong")
         self.check("crop_size", ValueError, crop_size=0)
-        self.check("threads and access", ValueError, threads=1)
+        self.check("threads: batches come from servers", ValueError, threads=1)
+        self.check("disk_cache: batches come from servers", ValueError, disk_cache="blocks")
         self.check("servers: none", ValueError, servers=[])
         self.check("ftp", ValueError, servers="ftp://host")
         self.check("retry: -1", ValueError, retry=-1)
@@ -84,6 +92,14 @@ class Errors(unittest.TestCase):
             dataset(servers=SERVERS)
         with self.assertRaisesRegex(hiend.ConfigError, "URLs of servers among caches"):
             dataset(source=[common.CACHE, SERVERS[0]])
+
+    def test_wrong_certificates_and_protocols_are_refused_at_once(self):
+        # Without waiting for as long as a server may be away.
+        forever = {"retry": 86_400}
+        self.check("certificate", servers=SECURED, ca=common.DIR / "other.pem", **forever)
+        self.check("token", servers=SECURED, ca=common.DIR / "ca.pem", token="wrong", **forever)
+        plain = SERVERS[0].replace("http://", "https://")
+        self.check("begins with http://", servers=plain, ca=common.DIR / "ca.pem", **forever)
 
     def test_absent_server_is_named(self):
         with socket.socket() as unused:

@@ -1,0 +1,391 @@
+//! HTTP requests to object storage, watched: `object_store` repeats failed requests in silence, so that a mistyped endpoint
+//! would look like a program that hangs.
+//!
+//! [`Connector`] wraps the HTTP client of a store. It says once, after [`PATIENCE`] or [`SLOW`], that a server does not
+//! answer and why; it keeps failures from being repeated that no repetition heals (TLS, missing credentials); and it ends repetitions
+//! after [`abandon_requests`].
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
+
+/// Time of failing requests after which a program says what it waits for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Time after which a request without an answer counts as failing. A busy server may take seconds.
+const SLOW: Duration = Duration::from_secs(5);
+/// Largest body whose upload is no reason for a late answer, in bytes.
+const SMALL_BODY: usize = 256 << 10;
+/// Hosts that give the credentials of a cloud's machine to programs on it.
+const METADATA_HOSTS: [&str; 4] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata"];
+
+/// `true` once requests are to be abandoned.
+static ABANDONED: AtomicBool = AtomicBool::new(false);
+/// Number of stores whose last request failed, or is not answered for [`SLOW`].
+static FAILING: AtomicUsize = AtomicUsize::new(0);
+
+/// Ends the waiting for stores that do not answer, from now on and in the whole process: their requests fail at once
+/// instead of being repeated. Requests that are answered go on. For programs that were asked to stop.
+pub fn abandon_requests() {
+    ABANDONED.store(true, Ordering::Relaxed);
+}
+
+/// Ends the effect of [`abandon_requests`].
+pub fn resume_requests() {
+    ABANDONED.store(false, Ordering::Relaxed);
+}
+
+/// Returns `true` if requests are abandoned and a store does not answer.
+pub(super) fn is_hopeless() -> bool {
+    ABANDONED.load(Ordering::Relaxed) && FAILING.load(Ordering::Relaxed) > 0
+}
+
+/// Error of a request that was abandoned.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped while the object storage did not answer")]
+pub(super) struct Abandoned;
+
+/// Neither the environment nor the machine gives credentials.
+#[derive(Debug, thiserror::Error)]
+#[error("no credentials: set {variables}; this machine has no role that gives any ({reason})")]
+pub(super) struct NoCredentials {
+    variables: &'static str,
+    reason: String,
+}
+
+/// Connects the HTTP clients of one store.
+#[derive(Debug)]
+pub(super) struct Connector {
+    store: Arc<Store>,
+}
+
+/// State that the clients of a store share.
+#[derive(Debug)]
+struct Store {
+    /// URL without its path, for messages.
+    origin: String,
+    /// Time for which requests are repeated.
+    retry: Duration,
+    /// Environment variables with the credentials of such stores.
+    variables: &'static str,
+    /// URL of the service that gives the credentials of this machine, if the environment names one.
+    metadata: Option<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Time of the first failure since the last answer.
+    failing_since: Option<Instant>,
+    /// `true` once the failure was told.
+    is_told: bool,
+    /// `true` once the machine's metadata service has answered.
+    has_role: bool,
+}
+
+impl Connector {
+    /// Creates the connector of the store at `origin`, whose requests are repeated for `retry`.
+    pub(super) fn new(origin: &str, retry: Duration, variables: &'static str) -> Self {
+        let metadata = std::env::var("AWS_METADATA_ENDPOINT").ok().filter(|url| !url.is_empty());
+        let store = Store { origin: origin.to_owned(), retry, variables, metadata, state: Mutex::default() };
+        Self { store: Arc::new(store) }
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Watched { inner, store: Arc::clone(&self.store) }))
+    }
+}
+
+/// An HTTP client whose answers and failures are recorded.
+struct Watched {
+    inner: HttpClient,
+    store: Arc<Store>,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("origin", &self.store.origin).finish_non_exhaustive()
+    }
+}
+
+impl HttpService for Watched {
+    // The signature that the attribute `async_trait` gives to an asynchronous method.
+    fn call<'a, 'b>(
+        &'a self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async move {
+            if is_hopeless() {
+                return Err(HttpError::new(HttpErrorKind::Unknown, Abandoned));
+            }
+            let is_metadata = self.store.is_metadata(&request);
+            let is_small = request.body().content_length() <= SMALL_BODY;
+            let mut answer = pin!(self.inner.execute(request));
+            let answer = match tokio::time::timeout(SLOW, answer.as_mut()).await {
+                Ok(answer) => answer,
+                Err(_elapsed) => {
+                    if is_small && !is_metadata {
+                        self.store.failed("no answer yet", Instant::now().checked_sub(SLOW));
+                    }
+                    answer.await
+                }
+            };
+            if is_metadata { self.store.of_metadata(answer) } else { self.store.of_data(answer) }
+        })
+    }
+}
+
+impl Store {
+    /// Returns `true` for a request for the credentials of this machine.
+    fn is_metadata(&self, request: &HttpRequest) -> bool {
+        let uri = request.uri();
+        uri.host().is_some_and(|host| METADATA_HOSTS.contains(&host))
+            || self.metadata.as_deref().is_some_and(|url| uri.to_string().starts_with(url))
+    }
+
+    /// Records the outcome of a request for data.
+    fn of_data(&self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+        match answer {
+            Ok(response) => {
+                let status = response.status();
+                if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
+                    self.failed(&format!("HTTP status {status}"), None);
+                } else {
+                    self.answered();
+                }
+                Ok(response)
+            }
+            Err(err) => {
+                let is_final = !heals(&err);
+                if !is_final {
+                    self.failed(&innermost(&err), None);
+                }
+                if is_final || is_hopeless() { Err(once(err)) } else { Err(err) }
+            }
+        }
+    }
+
+    /// Records the outcome of a request for the machine's credentials. It is repeated only where there are such.
+    fn of_metadata(&self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+        let had_role = self.lock().has_role;
+        let reason = match answer {
+            Ok(response) if response.status().is_success() => {
+                self.lock().has_role = true;
+                return Ok(response);
+            }
+            // `object_store` then asks in the way of older machines.
+            Ok(response) if had_role || response.status().as_u16() == 403 => return Ok(response),
+            Err(err) if had_role => return Err(err),
+            Ok(response) => format!("HTTP status {}", response.status()),
+            Err(err) => innermost(&err),
+        };
+        Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials { variables: self.variables, reason }))
+    }
+
+    /// Records a failure, which began at `since` if that is known, and tells it once the patience is over.
+    fn failed(&self, reason: &str, since: Option<Instant>) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let since = *state.failing_since.get_or_insert_with(|| {
+            FAILING.fetch_add(1, Ordering::Relaxed);
+            since.unwrap_or(now)
+        });
+        if state.is_told || now.duration_since(since) < PATIENCE {
+            return;
+        }
+        state.is_told = true;
+        drop(state);
+        let (origin, secs) = (&self.origin, self.retry.as_secs());
+        tracing::warn!(
+            "{origin} does not answer ({reason}); each request is repeated for up to {secs} s (--storage-retry)"
+        );
+    }
+
+    /// Records an answer, which ends a row of failures.
+    fn answered(&self) {
+        let mut state = self.lock();
+        if state.failing_since.take().is_some() {
+            FAILING.fetch_sub(1, Ordering::Relaxed);
+        }
+        if std::mem::take(&mut state.is_told) {
+            drop(state);
+            tracing::info!("{} answers again", self.origin);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns `true` if a later request may succeed: the server is away or busy, rather than another one than expected.
+fn heals(err: &HttpError) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(err);
+    while let Some(error) = cause {
+        if error.is::<rustls::Error>() {
+            return false;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            // rustls reports its errors in this kind.
+            if error.kind() == io::ErrorKind::InvalidData {
+                return false;
+            }
+        }
+        cause = error.source();
+    }
+    true
+}
+
+/// The same error, of a kind that is not repeated.
+fn once(err: HttpError) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, Final(err))
+}
+
+/// An error that is not repeated. Its text is that of its cause, because the error around it has the rest of the text.
+#[derive(Debug)]
+struct Final(HttpError);
+
+impl fmt::Display for Final {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.source() {
+            Some(cause) => fmt::Display::fmt(cause, f),
+            None => fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl StdError for Final {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Text of the first cause of an error.
+pub(super) fn innermost(err: &(dyn StdError + 'static)) -> String {
+    let mut error = err;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::{HttpRequestBody, HttpResponseBody};
+
+    use super::*;
+
+    /// Server that gives the same answer to every request.
+    #[derive(Clone, Copy, Debug)]
+    enum Fake {
+        Status(u16),
+        Io(io::ErrorKind),
+    }
+
+    impl HttpService for Fake {
+        fn call<'a, 'b>(
+            &'a self,
+            _: HttpRequest,
+        ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            let answer = match *self {
+                Self::Status(status) => {
+                    let mut response = HttpResponse::new(HttpResponseBody::from(bytes::Bytes::new()));
+                    *response.status_mut() = status.try_into().unwrap();
+                    Ok(response)
+                }
+                Self::Io(kind) => Err(HttpError::new(HttpErrorKind::Connect, io::Error::from(kind))),
+            };
+            Box::pin(async move { answer })
+        }
+    }
+
+    /// Answer of a fake server to a request for `url`.
+    fn request(store: &Arc<Store>, fake: Fake, url: &str) -> Result<u16, HttpError> {
+        let client = Watched { inner: HttpClient::new(fake), store: Arc::clone(store) };
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.uri_mut() = url.parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.call(request)).map(|response| response.status().as_u16())
+    }
+
+    fn store() -> Arc<Store> {
+        Connector::new("s3://bucket", Duration::from_secs(9), "A and B").store
+    }
+
+    const DATA: &str = "http://host/object";
+    const METADATA: &str = "http://169.254.169.254/latest/api/token";
+
+    #[test]
+    fn failures_that_heal_are_repeated_and_others_are_not() {
+        let store = store();
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset, io::ErrorKind::TimedOut] {
+            let error = request(&store, Fake::Io(kind), DATA).unwrap_err();
+            assert_eq!(error.kind(), HttpErrorKind::Connect, "{kind:?}");
+        }
+        assert!(store.lock().failing_since.is_some());
+        // A certificate that is not trusted, or a server without TLS.
+        let error = request(&store, Fake::Io(io::ErrorKind::InvalidData), DATA).unwrap_err();
+        assert_eq!(error.kind(), HttpErrorKind::Unknown);
+        assert_eq!(error.to_string().matches("HTTP error").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_row_of_failures_ends_with_an_answer() {
+        let store = store();
+        for status in [500, 503, 429] {
+            assert_eq!(request(&store, Fake::Status(status), DATA).unwrap(), status);
+            assert!(store.lock().failing_since.is_some(), "{status}");
+        }
+        for status in [200, 404, 412] {
+            store.lock().failing_since = Some(Instant::now());
+            FAILING.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(request(&store, Fake::Status(status), DATA).unwrap(), status);
+            assert!(store.lock().failing_since.is_none(), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_once_when_the_patience_is_over() {
+        let store = store();
+        store.failed("refused", None);
+        assert!(!store.lock().is_told);
+        store.lock().failing_since = Instant::now().checked_sub(PATIENCE);
+        store.failed("refused", None);
+        assert!(store.lock().is_told);
+        store.answered();
+        assert!(!store.lock().is_told);
+    }
+
+    #[test]
+    fn a_machine_without_a_role_is_an_error_that_names_the_variables() {
+        let store = store();
+        let error = request(&store, Fake::Io(io::ErrorKind::ConnectionRefused), METADATA).unwrap_err();
+        assert_eq!(error.kind(), HttpErrorKind::Unknown, "it is not repeated");
+        assert!(error.to_string().contains("no credentials: set A and B; this machine has no role"), "{error}");
+        let error = request(&store, Fake::Status(404), METADATA).unwrap_err();
+        assert!(error.to_string().contains("no credentials") && error.to_string().contains("404"), "{error}");
+        assert_eq!(request(&store, Fake::Status(200), METADATA).unwrap(), 200);
+        let error = request(&store, Fake::Io(io::ErrorKind::ConnectionRefused), METADATA).unwrap_err();
+        assert_eq!(error.kind(), HttpErrorKind::Connect, "a machine that had a role is asked again");
+    }
+}

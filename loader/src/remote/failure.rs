@@ -1,0 +1,174 @@
+//! Failures of servers, by whether another attempt may help.
+
+use std::error::Error as StdError;
+use std::io;
+
+use tonic::{Code, Status};
+
+use super::RemoteError;
+
+/// Reason why a server did not answer a request as hoped.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server or the connection is gone: another server may do, and this one later.
+    Away(String),
+    /// The server has no room at the moment: another may do, and this one later.
+    Busy(String),
+    /// The stream is not open at the server any more, or its memory is not.
+    Closed,
+    /// The server cannot make this batch, and could not later: another may.
+    Unable(RemoteError),
+    /// The server refuses this client, and would again: another may do.
+    Lost(RemoteError),
+    /// No other attempt would help.
+    Fatal(RemoteError),
+}
+
+impl Failure {
+    /// The meaning of a status that a server sent.
+    pub(super) fn of(url: &str, status: &Status) -> Self {
+        let text = describe(status);
+        let refused = |text| RemoteError::Refused { url: url.to_owned(), reason: text };
+        match status.code() {
+            Code::NotFound => Self::Closed,
+            Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
+                Self::Lost(refused(text))
+            }
+            Code::ResourceExhausted | Code::FailedPrecondition => Self::Busy(text),
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Away(text),
+            // A corrupt chunk, a batch larger than the client's memory at the server, a bug of the server.
+            _ => Self::Unable(refused(text)),
+        }
+    }
+
+    /// The meaning of an error of the connection while it is made, or while its first request is answered. Later errors
+    /// mean that the connection broke.
+    pub(super) fn of_connecting(url: &str, error: &(dyn StdError + 'static)) -> Self {
+        let mut text = chain(error);
+        if let Some(advice) = advice(url, &text) {
+            text = format!("{text}; {advice}");
+        }
+        if heals(error) {
+            Self::Away(text)
+        } else {
+            Self::Lost(RemoteError::Refused { url: url.to_owned(), reason: text })
+        }
+    }
+}
+
+/// Likely mistake in a URL, for which a server's answer makes no sense.
+fn advice(url: &str, text: &str) -> Option<&'static str> {
+    // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
+    if url.starts_with("https://") && text.contains("InvalidContentType") {
+        Some("the URL of a server without TLS begins with http://")
+    } else if url.starts_with("http://") && text.contains("frame with invalid size") {
+        Some("the URL of a server with TLS begins with https://, and the server must be a hiend-serve")
+    } else {
+        None
+    }
+}
+
+/// Returns `true` if the same server may accept a later connection.
+fn heals(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).all(|cause| {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return io_heals(error);
+        }
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return h2_heals(error);
+        }
+        // The type is private.
+        !cause.to_string().starts_with("HTTP/2 was not negotiated")
+    })
+}
+
+fn io_heals(error: &io::Error) -> bool {
+    // TLS reports a certificate that is not trusted and a server without TLS as invalid data. A socket file that does not
+    // exist heals: its server has not started yet.
+    use io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, Unsupported};
+    !matches!(error.kind(), InvalidData | InvalidInput | PermissionDenied | Unsupported)
+}
+
+/// Returns `false` where one side does not understand the other.
+fn h2_heals(error: &h2::Error) -> bool {
+    if let Some(error) = error.get_io() {
+        return io_heals(error);
+    }
+    let broken = [
+        h2::Reason::PROTOCOL_ERROR,
+        h2::Reason::FRAME_SIZE_ERROR,
+        h2::Reason::COMPRESSION_ERROR,
+        h2::Reason::INADEQUATE_SECURITY,
+        h2::Reason::HTTP_1_1_REQUIRED,
+    ];
+    error.reason().is_none_or(|reason| !broken.contains(&reason))
+}
+
+/// An error and its causes, the first cause last.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// An error and its causes as one line, without repetitions.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = String::new();
+    for cause in causes(error).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
+}
+
+/// A status as one line.
+pub(super) fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    if let Some(source) = status.source() {
+        let cause = chain(source);
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    if text.is_empty() { status.code().description().to_lowercase() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_connections_heal_unless_the_sides_do_not_understand_each_other() {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, InvalidData, InvalidInput, NotFound, PermissionDenied,
+            TimedOut, UnexpectedEof,
+        };
+        for kind in [ConnectionRefused, ConnectionReset, BrokenPipe, TimedOut, NotFound, UnexpectedEof] {
+            assert!(heals(&io::Error::from(kind)), "{kind:?}");
+        }
+        for kind in [InvalidData, InvalidInput, PermissionDenied] {
+            assert!(!heals(&io::Error::from(kind)), "{kind:?}");
+        }
+        for reason in [h2::Reason::NO_ERROR, h2::Reason::REFUSED_STREAM, h2::Reason::INTERNAL_ERROR] {
+            assert!(heals(&h2::Error::from(reason)), "{reason:?}");
+        }
+        for reason in [h2::Reason::PROTOCOL_ERROR, h2::Reason::FRAME_SIZE_ERROR] {
+            assert!(!heals(&h2::Error::from(reason)), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_tried_again_only_where_that_may_help() {
+        let of = |code| Failure::of("http://a:1", &Status::new(code, "reason"));
+        for code in [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded] {
+            assert!(matches!(of(code), Failure::Away(_)), "{code:?}");
+        }
+        for code in [Code::Unauthenticated, Code::InvalidArgument, Code::Unimplemented] {
+            assert!(matches!(of(code), Failure::Lost(_)), "{code:?}");
+        }
+        for code in [Code::DataLoss, Code::OutOfRange, Code::Internal, Code::Unknown] {
+            assert!(matches!(of(code), Failure::Unable(_)), "{code:?}");
+        }
+        assert!(matches!(of(Code::ResourceExhausted), Failure::Busy(_)));
+        assert!(matches!(of(Code::NotFound), Failure::Closed));
+    }
+}
