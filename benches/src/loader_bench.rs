@@ -49,7 +49,7 @@ pub struct Cli {
     /// Measure a cache in object storage instead: local, disk cache warm and cold, and plain requests. Without a URL, a web
     /// server in this process serves it
     #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with_all = ["service", "peers", "png", "augment", "chunk", "codec"])]
-    #[expect(clippy::option_option, reason = "the flag, and its value")]
+    #[allow(clippy::option_option, reason = "the flag, and its value")]
     storage: Option<Option<String>>,
     /// Rate of the link of that web server in MiB/s
     #[arg(long, value_name = "N", default_value_t = 64, requires = "storage", value_parser = clap::value_parser!(u32).range(1..))]

@@ -120,7 +120,7 @@ impl Readers {
     fn finish(self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            thread.join().map_err(|_panic| anyhow::anyhow!("a client panicked"))??;
         }
         Ok(())
     }

@@ -75,12 +75,11 @@ impl RunLock {
         let location = at.into();
         if let Some(dir) = location.folder() {
             let path = dir.join(".lock");
-            let lock = match FileLock::try_shared(&path)? {
-                Some(lock) => lock,
-                None => {
-                    tell();
-                    FileLock::shared(&path)?
-                }
+            let lock = if let Some(lock) = FileLock::try_shared(&path)? {
+                lock
+            } else {
+                tell();
+                FileLock::shared(&path)?
             };
             return Ok(Self { location, held: Held::File(lock) });
         }

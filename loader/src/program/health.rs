@@ -164,9 +164,11 @@ mod tests {
         let is_stalled = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let seen = Arc::clone(&is_stalled);
         health.watch(|| Ok("queue 3".into()));
-        health.watch(move || match seen.load(std::sync::atomic::Ordering::Relaxed) {
-            true => Err("a batch is in work for 700 s".into()),
-            false => Ok("batches 2".into()),
+        health.watch(move || {
+            if seen.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err("a batch is in work for 700 s".into());
+            }
+            Ok("batches 2".into())
         });
         assert_eq!(health.page(), Ok("queue 3\nbatches 2\n".into()));
         is_stalled.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -210,11 +210,10 @@ impl Dialer {
     fn not_connected(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         let failure = Failure::of_connecting(self.url(), error);
         match (&self.address, failure) {
-            (Address::Unix { path, .. }, Failure::Away(reason)) => {
-                let folder = path.parent().filter(|folder| !folder.exists());
-                let missing = |folder: &Path| format!("{reason}; there is no folder {}", folder.display());
-                Failure::Away(folder.map(missing).unwrap_or(reason))
-            }
+            (Address::Unix { path, .. }, Failure::Away(reason)) => Failure::Away(match path.parent() {
+                Some(folder) if !folder.exists() => format!("{reason}; there is no folder {}", folder.display()),
+                _ => reason,
+            }),
             (_, failure) => failure,
         }
     }

@@ -397,7 +397,7 @@ fn servers_of_another_protocol_are_refused_at_once() {
         let mut open = Vec::new();
         for mut socket in listener.incoming().flatten() {
             // Errors are those of a client that has gone.
-            let _ = socket.read(&mut [0; 24]);
+            let _ = socket.read_exact(&mut [0; 24]);
             let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
             open.push(socket);
         }
