@@ -118,7 +118,7 @@ pub fn run(
     let (local, warm, rounds) = (median(&here.crops_per_s), median(&warm.crops_per_s), here.crops_per_s.len());
     let (link, cold_link, cold) = (median(&link), median(&cold.mib_per_s), median(&cold.crops_per_s));
     if as_json {
-        let line = json!({
+        let result = json!({
             "url": url,
             "threads": threads,
             "rounds": rounds,
@@ -131,7 +131,7 @@ pub fn run(
             "link_mib_per_s": link,
             "cold_to_link": cold_link / link,
         });
-        println!("{line}");
+        println!("{result}");
         return Ok(());
     }
     println!("{url}; {CASES} copies of {}; {threads} threads; {rounds} rounds, medians", voxels.origin);

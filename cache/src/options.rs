@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::storage::Access;
 
 /// Options for opening a cache. None changes a voxel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Access to shard files, and to the files of the disk cache.
     pub access: Access,
@@ -32,12 +32,6 @@ impl Default for Copies {
         return Self::Disk(crate::disk_cache::DiskCacheOptions::default());
         #[cfg(not(feature = "object-store"))]
         return Self::Memory;
-    }
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self { access: Access::default(), copies: Copies::default(), retry: None }
     }
 }
 

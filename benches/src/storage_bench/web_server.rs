@@ -93,13 +93,13 @@ fn answer(socket: &mut TcpStream, head: &str, dir: &Path, link: &Link) -> io::Re
         Some(range) => ("206 Partial Content", range),
         None => ("200 OK", 0..len),
     };
-    let line =
+    let content_range =
         |range: std::ops::Range<u64>| format!("Content-Range: bytes {}-{}/{len}\r\n", range.start, range.end - 1);
     let text = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\nETag: \"{len:x}\"\r\n\
          Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n{}\r\n",
         bytes.end - bytes.start,
-        range.map(line).unwrap_or_default()
+        range.map(content_range).unwrap_or_default()
     );
     socket.write_all(text.as_bytes())?;
     if method == "HEAD" {

@@ -78,7 +78,7 @@ impl Health {
         // Called without the lock, so that no watch can block the program.
         let watches = self.lock().watches.clone();
         let texts: Vec<String> = watches.iter().map(|watch| watch()).collect::<Result<_, _>>()?;
-        Ok(texts.iter().map(|text| format!("{text}\n")).collect())
+        Ok(texts.into_iter().flat_map(|text| [text, "\n".into()]).collect())
     }
 
     fn check_at(&self, now: Instant) -> Result<(), String> {

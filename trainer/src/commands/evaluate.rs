@@ -58,7 +58,9 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     }
     let class_names = classes.names(highest);
     let evaluation = |mut cases: Vec<CaseMetrics>| {
-        cases.iter_mut().for_each(|case| case.classes.truncate(class_names.len()));
+        for case in &mut cases {
+            case.classes.truncate(class_names.len());
+        }
         let bootstrap = Bootstrap { resamples: args.bootstrap, seed: args.seed };
         Evaluation { class_names: class_names.clone(), conventions: conventions.clone(), bootstrap, cases }
     };

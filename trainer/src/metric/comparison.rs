@@ -55,8 +55,11 @@ impl PairedDifference {
     }
 }
 
-/// Metrics that are compared: name, unit, digits in the table.
-const METRICS: [(&str, &str, usize, fn(&ClassMetrics) -> f64); 4] = [
+/// Metric that is compared: key in files, heading, digits in the table, value.
+type ComparedMetric = (&'static str, &'static str, usize, fn(&ClassMetrics) -> f64);
+
+/// Metrics that are compared.
+const METRICS: [ComparedMetric; 4] = [
     ("dice", "Dice", 4, |m| m.dice),
     ("surface_dice", "surface Dice", 4, |m| m.surface_dice),
     ("hd95_mm", "HD95 mm", 2, |m| m.hd95_mm),

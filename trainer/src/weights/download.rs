@@ -20,7 +20,7 @@ const HUGGING_FACE: &str = "https://huggingface.co";
 /// Time in which a connection must be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time without a byte after which a download is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bytes hashed at a time.
 const BLOCK_LEN: usize = 1 << 20;
 
@@ -246,7 +246,7 @@ fn sha256_of(path: &Path) -> Result<(String, u64), FileError> {
 }
 
 fn hex(digest: Digest) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// An error with its sources on one line; the URL is in the message already.

@@ -31,16 +31,16 @@ impl Classes {
     /// # Errors
     /// If the dataset cannot be read, or the ignore label is one of its classes.
     pub(super) fn of(args: &EvaluateArgs) -> anyhow::Result<Self> {
-        let named = args.dataset.as_deref().map(Named::read).transpose()?;
-        let ignore = args.ignore_label.or(named.as_ref().and_then(|named| named.ignore));
+        let dataset = args.dataset.as_deref().map(Named::read).transpose()?;
+        let ignore = args.ignore_label.or(dataset.as_ref().and_then(|named| named.ignore));
         // Without names, every label up to the highest one is a class.
-        let num_classes = named.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
+        let num_classes = dataset.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
         if let Some(label) = ignore.filter(|&label| usize::from(label) < num_classes) {
             let message =
                 format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
             return Err(UsageError::new(message).into());
         }
-        let (names, regions) = match named {
+        let (names, regions) = match dataset {
             Some(Named { regions: Some(regions), .. }) => {
                 (Some(regions.iter().map(|region| region.name.clone()).collect()), Some(regions))
             }

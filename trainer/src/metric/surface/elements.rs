@@ -156,7 +156,7 @@ mod tests {
         check(&[[0, 0, 0], [1, 1, 1]], 2.0 * corner);
         check(&[[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]], 4.0 * corner);
         // Three voxels of a face: the triangle over the middle one, and a trapezoid that is flat.
-        let trapezoid = (2.0 * diagonal + diagonal) / 2.0 * 0.375_f64.sqrt();
+        let trapezoid = 1.5 * diagonal * 0.375_f64.sqrt();
         check(&[[0, 0, 0], [0, 0, 1], [0, 1, 0]], 0.5 + trapezoid);
     }
 

@@ -105,7 +105,9 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::Text(text) => put_text(bytes, text),
         Value::List(values) => {
             bytes.extend([EMPTY_LIST, MARK]);
-            values.iter().for_each(|value| put(bytes, value));
+            for value in values {
+                put(bytes, value);
+            }
             bytes.push(APPENDS);
         }
         Value::Dict(pairs) => {
@@ -143,20 +145,19 @@ fn put_tensor(bytes: &mut Vec<u8>, storage: usize, shape: &[usize]) {
 
 fn put_tuple(bytes: &mut Vec<u8>, sizes: &[usize]) {
     bytes.push(MARK);
-    sizes.iter().for_each(|&size| put(bytes, &size.into()));
+    for &size in sizes {
+        put(bytes, &size.into());
+    }
     bytes.push(TUPLE);
 }
 
 fn put_int(bytes: &mut Vec<u8>, number: i64) {
-    match i32::try_from(number) {
-        Ok(number) => {
-            bytes.push(BININT);
-            bytes.extend(number.to_le_bytes());
-        }
-        Err(_) => {
-            bytes.extend([LONG1, 8]);
-            bytes.extend(number.to_le_bytes());
-        }
+    if let Ok(number) = i32::try_from(number) {
+        bytes.push(BININT);
+        bytes.extend(number.to_le_bytes());
+    } else {
+        bytes.extend([LONG1, 8]);
+        bytes.extend(number.to_le_bytes());
     }
 }
 
