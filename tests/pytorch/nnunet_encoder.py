@@ -19,6 +19,15 @@ from hiend_unetr import HiEndUnetr, load_encoder
 
 TOLERANCE = 1e-5
 
+if torch.__version__.startswith("1."):
+    # nnU-Net needs PyTorch 2. Debian's is older: its restricted unpickler knows no floats, and it has no attention.
+    def attention(q, k, v):
+        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+    load_restricted = torch.load
+    torch.load = lambda file, **kwargs: load_restricted(file, **{**kwargs, "weights_only": False})
+    torch.nn.functional.scaled_dot_product_attention = attention
+
 
 def main(settings_path, encoder_path, unetr_path):
     settings = json.loads(Path(settings_path).read_text())
