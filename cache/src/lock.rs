@@ -40,13 +40,7 @@ impl FileLock {
     /// # Errors
     /// If the lock file cannot be created or locked.
     pub fn try_shared(path: &Path) -> Result<Option<Self>, FileError> {
-        let file = open(path)?;
-        let effective = match attempt(&file, path, File::try_lock_shared)? {
-            Attempt::Held => true,
-            Attempt::Unsupported => false,
-            Attempt::Taken => return Ok(None),
-        };
-        Ok(Some(Self { file, path: path.to_owned(), effective }))
+        Self::try_hold(path, File::try_lock_shared)
     }
 
     /// Holds the lock alone, or returns `None` if another process or handle holds it.
@@ -54,13 +48,7 @@ impl FileLock {
     /// # Errors
     /// If the lock file cannot be created or locked.
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>, FileError> {
-        let file = open(path)?;
-        let effective = match attempt(&file, path, File::try_lock)? {
-            Attempt::Held => true,
-            Attempt::Unsupported => false,
-            Attempt::Taken => return Ok(None),
-        };
-        Ok(Some(Self { file, path: path.to_owned(), effective }))
+        Self::try_hold(path, File::try_lock)
     }
 
     /// Returns `true` if the file system has locks, so that this one excludes other processes.
@@ -97,6 +85,16 @@ impl FileLock {
         let file = open(path)?;
         let effective = wait(&file, path, lock)?;
         Ok(Self { file, path: path.to_owned(), effective })
+    }
+
+    fn try_hold(path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Option<Self>, FileError> {
+        let file = open(path)?;
+        let effective = match attempt(&file, path, lock)? {
+            Attempt::Held => true,
+            Attempt::Unsupported => false,
+            Attempt::Taken => return Ok(None),
+        };
+        Ok(Some(Self { file, path: path.to_owned(), effective }))
     }
 }
 

@@ -67,7 +67,7 @@ impl RunLock {
         Self::shared_telling(at, || ())
     }
 
-    /// As [`Self::shared`]; calls `tell` before it waits.
+    /// Calls `tell` before it waits, and does otherwise what [`Self::shared`] does.
     ///
     /// # Errors
     /// If the lock file or lease cannot be created or locked.

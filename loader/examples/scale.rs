@@ -1,6 +1,6 @@
 //! Opening a cache of very many cases: time and memory, with generated cases of a few voxels.
 //!
-//! `cargo run --release -p hiend-loader --example scale -- 2000000 100 /tmp/scale`: number of cases, cases per shard, and
+//! `cargo run --release -p hiend-loader --example scale -- 2000000 100 FOLDER`: number of cases, cases per shard, and
 //! a folder that must not exist yet. The records have the size of real ones; voxels are not what is measured.
 
 #![allow(clippy::print_stdout, reason = "an example that prints figures")]

@@ -200,7 +200,7 @@ fn ignored_sync_of_any_kind_is_found() {
     }
 }
 
-/// Any operation fails with any error: the run ends with an error that names a file of the run, or goes on where only a
+/// Lets each operation fail with one of several errors: the run ends with an error that names a file of the run, or goes on where only a
 /// picture is lost; it resumes from the newest checkpoint with the losses of an undisturbed run.
 #[test]
 fn failing_disk_loses_no_checkpoint_that_was_reported() {

@@ -70,7 +70,7 @@ pub(crate) fn convert(data: &Path, cache: &Path, options: ConvertOptions) -> Res
     Conversion::new(data, &datasets, cache).config(preprocessing()).options(options).run()
 }
 
-/// All volumes of a cache; none if there is no cache.
+/// Volumes of all cases of a cache; empty if the folder holds no cache.
 pub(crate) fn volumes(cache: &Path) -> Result<Volumes, String> {
     let cache = match Cache::open(cache) {
         Ok(cache) => cache,
@@ -85,7 +85,7 @@ pub(crate) fn volumes(cache: &Path) -> Result<Volumes, String> {
     cache.cases().iter().map(|case| read(case, &mut reader)).collect()
 }
 
-/// Faults that verification finds, in lines; none if there is no cache.
+/// Faults found by verification, one line each; empty if the folder holds no cache.
 pub(crate) fn faults(cache: &Path) -> Vec<String> {
     let survey = match survey(cache) {
         Ok(survey) => survey,
@@ -247,7 +247,7 @@ fn kill_before_any_operation_loses_no_case_that_was_reported() {
     }
 }
 
-/// Any operation fails with any error, writes are short at random: the run ends with an error that names a path in the
+/// Lets each operation fail with one of several errors, and writes be short at random: the run ends with an error that names a path in the
 /// cache, what was reported is there, and the next run completes the cache.
 #[test]
 fn failing_disk_loses_no_case_that_was_reported() {

@@ -171,7 +171,7 @@ impl<'a> World<'a> {
         convert(&self.data_dir(), &self.cache_dir(), options).map(drop)
     }
 
-    /// What the cache holds after a conversion that ended.
+    /// Expected content of the cache after a conversion that ended.
     fn converted(&self, prune: bool) -> Model {
         let mut after = if prune { Model::new() } else { self.stored.clone() };
         after.extend(self.data.clone());

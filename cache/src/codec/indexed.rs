@@ -7,7 +7,7 @@
 //! ```text
 //!   word 0        number of packed bytes, headers and payload
 //!   words 1..     one per row of boxes, y fastest, then x: position of its first payload, in words from word 0
-//!   headers       as stored, after two bytes of padding if their length is no multiple of 4
+//!   headers       as stored, after two bytes of padding unless their length is a multiple of 4
 //!   payload       as stored; a box of width w takes w words
 //! ```
 //! Words have 32 bits and are little-endian.

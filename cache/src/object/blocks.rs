@@ -29,7 +29,7 @@ pub(crate) trait BlockStore: fmt::Debug + Send + Sync {
     /// If it is there but cannot be read.
     fn get(&self, key: BlockKey, len: usize) -> Result<Option<Arc<Block>>, FileError>;
 
-    /// Keeps a block, unless there is no room for it.
+    /// Keeps a block if it fits.
     fn put(&self, key: BlockKey, bytes: &[u8]);
 
     /// Forgets a block whose bytes turned out to be wrong.

@@ -23,7 +23,7 @@ use object_store::client::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time after which a request without an answer counts as failing. A busy server may take seconds.
 const SLOW: Duration = Duration::from_secs(5);
-/// Largest body whose upload is no reason for a late answer, in bytes.
+/// Largest body, in bytes, whose upload time is negligible: a late answer then means a slow server.
 const SMALL_BODY: usize = 256 << 10;
 /// Hosts that give the credentials of a cloud's machine to programs on it.
 const METADATA_HOSTS: [&str; 4] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata"];
@@ -252,7 +252,7 @@ fn heals(err: &HttpError) -> bool {
     true
 }
 
-/// The same error, of a kind that is not repeated.
+/// Converts an error to a kind that is not repeated.
 fn once(err: HttpError) -> HttpError {
     HttpError::new(HttpErrorKind::Unknown, Final(err))
 }

@@ -91,7 +91,7 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
         let Some(keys) = cache.manifest().cases.get(name.as_ref()) else {
             return Err(ConvertError::LostShard { path: path.clone() });
         };
-        // An older record that would count again is no replacement.
+        // An older record of the case does not replace the lost one.
         let generation = generation_in_name(path);
         let is_lost = |key: &str| match (cache.case(key), generation) {
             (None, _) => true,

@@ -30,7 +30,7 @@ where
         .map_err(|error| at(NiftiFault::VoxelCount { message: error.to_string() }))?;
     // What a viewer would scale the picture by was the scan's, not ours.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..scan.header.clone() };
-    // A folder that cannot be listed is no obstacle; one that cannot be written fails right below.
+    // Stale files are only clutter, so an error here is ignored. A folder that cannot be written fails below.
     let _ = path.parent().map(durable::remove_stale);
     let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
     durable::write_path(path, |temporary| {

@@ -122,7 +122,7 @@ impl Canvas {
     /// If the file cannot be written; the error does not name it.
     pub fn write_png(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // A folder that cannot be listed is no obstacle; one that cannot be written fails right below.
+        // Stale files are only clutter, so an error here is ignored. A folder that cannot be written fails below.
         let _ = durable::remove_stale(folder);
         durable::write_with(path, |out| self.encode_png(out)).map_err(|error| error.source)
     }

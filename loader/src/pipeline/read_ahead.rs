@@ -55,7 +55,7 @@ impl ReadAhead {
         Self { limit, counted: true, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// As [`Self::new`], for bytes on a disk.
+    /// Creates the state for bytes on a disk, which do not count as memory of the stream.
     pub(super) fn on_disk(limit: u64, first_visit: u64) -> Self {
         Self { counted: false, ..Self::new(limit, first_visit) }
     }

@@ -50,9 +50,9 @@ pub(crate) struct Image {
 /// Part of what was not synced that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// Nothing: a kill.
+    /// No loss, as after a kill.
     Nothing,
-    /// Everything: a power cut long after the last write-back.
+    /// Loss of all that was not synced, as after a power cut long after the last write-back.
     Everything,
     /// A random part, by this seed.
     Random(u64),

@@ -32,7 +32,7 @@ pub(super) const DISAGREEMENT: u8 = 78;
 /// Time that ranks have to save and end after another one has failed, on top of the time in which they notice it.
 const SAVING: Duration = Duration::from_mins(2);
 
-/// What a process needs to train: its device, its place among the ranks, and the handler of its signals.
+/// State that a process needs to train: its device, its place among the ranks, and the handler of its signals.
 pub(super) struct Rank {
     pub compute: Compute,
     pub group: Option<Arc<ProcessGroup>>,

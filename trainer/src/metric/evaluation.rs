@@ -70,7 +70,7 @@ pub struct ClassMetrics {
     pub assd_mm: f64,
     /// Volume of the prediction less that of the label, ml; NaN for the background and if both maps lack the class.
     pub volume_diff_ml: f64,
-    /// The same difference as a percentage of the label's volume; infinite if the label lacks the class.
+    /// Difference in volume as a percentage of the label's volume; infinite if the label lacks the class.
     pub volume_diff_percent: f64,
 }
 
