@@ -117,13 +117,22 @@ impl Slots {
     ) -> Option<Arc<Slot>> {
         let mut in_use = self.lock();
         let taken = in_use.get_mut(number)?;
-        (!std::mem::replace(taken, true))
-            .then(|| Arc::new(Slot { slots: Arc::clone(self), number, _keep: Box::new(keep) }))
+        (!std::mem::replace(taken, true)).then(|| self.slot(number, keep))
     }
 
-    /// Number of a slot that is free now, if there is one.
-    pub(crate) fn free(&self) -> Option<usize> {
-        self.lock().iter().position(|in_use| !in_use)
+    /// Hands out the first free slot; `None` if all are in use.
+    ///
+    /// Finds and takes it under one lock: callers that find the same slot free would otherwise go without.
+    pub(crate) fn take_free(self: &Arc<Self>, keep: impl Send + Sync + std::fmt::Debug + 'static) -> Option<Arc<Slot>> {
+        let mut in_use = self.lock();
+        let number = in_use.iter().position(|in_use| !in_use)?;
+        in_use[number] = true;
+        Some(self.slot(number, keep))
+    }
+
+    /// Handle to a slot that has been marked as in use.
+    fn slot(self: &Arc<Self>, number: usize, keep: impl Send + Sync + std::fmt::Debug + 'static) -> Arc<Slot> {
+        Arc::new(Slot { slots: Arc::clone(self), number, _keep: Box::new(keep) })
     }
 
     /// Number of slots in use.
@@ -230,11 +239,26 @@ mod tests {
         assert!(slots.take(2, ()).is_none());
         let (voxels, labels) = slots.take(0, ()).unwrap().divide(10, 4096, 0).unwrap();
         assert!(slots.take(0, ()).is_none());
-        assert_eq!(slots.free(), Some(1));
+        let other = slots.take_free(()).unwrap();
+        assert_eq!(other.number(), 1);
+        assert!(slots.take_free(()).is_none());
         drop(voxels);
-        assert_eq!(slots.num_in_use(), 1);
+        assert_eq!(slots.num_in_use(), 2);
         drop(labels);
-        assert_eq!(slots.free(), Some(0));
+        assert_eq!(slots.take_free(()).unwrap().number(), 0);
+    }
+
+    #[test]
+    fn as_many_threads_as_slots_always_get_one() {
+        const COUNT: usize = 4;
+        let (slots, _file) = Slots::create(COUNT, 4096).unwrap();
+        let slots = Arc::new(slots);
+        std::thread::scope(|scope| {
+            for _ in 0..COUNT {
+                scope.spawn(|| (0..2000).for_each(|_| drop(slots.take_free(()).unwrap())));
+            }
+        });
+        assert_eq!(slots.num_in_use(), 0);
     }
 
     #[test]

@@ -199,8 +199,8 @@ impl Fetcher {
         let server = &self.servers[number];
         let link = self.link(number).await?;
         let slot = link.memory.as_ref().and_then(|memory| {
-            let free = memory.slots.free()?;
-            memory.slots.take(free, Arc::clone(permit)).map(|slot| (memory.id, slot))
+            let slot = memory.slots.take_free(Arc::clone(permit))?;
+            Some((memory.id, slot))
         });
         let result = receive(&server.dialer, &link, step, self.expected, slot, &self.blocks, permit).await;
         match &result {
@@ -290,7 +290,9 @@ impl Fetcher {
                 }
                 match fetcher.link(number).await {
                     Ok(_) => server.reconnected(),
-                    Err(Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err)) => return server.lost(err),
+                    Err(Failure::Lost(err) | Failure::Fatal(err)) => return server.lost(err),
+                    // The server may be able to open the stream later: a proxy in between may have failed.
+                    Err(Failure::Unable(err)) => server.failed(&err.to_string()),
                     Err(_) => {}
                 }
             }
