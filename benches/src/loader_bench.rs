@@ -44,7 +44,7 @@ pub struct Cli {
     #[arg(long, conflicts_with_all = ["peers", "png", "augment"])]
     service: bool,
     /// With --service: measure N clients instead, half of which stop reading
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=256))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     clients: Option<u16>,
     /// Measure a cache in object storage instead: local, disk cache warm and cold, and plain requests. Without a URL, a web
     /// server in this process serves it
@@ -123,6 +123,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         return readers_bench::act_as(role, target, clients.unwrap_or(2), threads);
     }
     anyhow::ensure!(clients.is_none() || cli.service, "--clients needs --service");
+    anyhow::ensure!(clients != Some(1), "--clients: at least 2, half of which stop reading");
     let voxels = match &cli.shards {
         Some(dir) => Voxels::of_cache(dir)?,
         None => Voxels::generated(),

@@ -9,9 +9,9 @@
 //! The interface blocks. Requests run on a small private runtime ([`runtime`]), which no caller sees: a thread that waits
 //! for one may itself belong to another runtime.
 //!
-//! Requests that fail for the network's or the server's sake are repeated with exponential back-off by `object_store`,
-//! for the time that [`Location::with_retry`](crate::Location::with_retry) sets; a program that waits says so ([`transport`]). Everything else
-//! is an error at once.
+//! Requests that the network or the server fails are repeated with exponential back-off by `object_store`, for the time
+//! that [`Location::with_retry`](crate::Location::with_retry) sets; a program that waits says so ([`transport`]).
+//! Everything else is an error at once.
 
 mod blocks;
 mod bucket;

@@ -36,7 +36,8 @@ impl Default for Copies {
 }
 
 impl OpenOptions {
-    /// Usual time for which a request to object storage is repeated: longer than a restart of a server takes, and shorter than a credential lives.
+    /// Default time for which a request to object storage is repeated: longer than a restart of a server takes, and
+    /// shorter than a credential lives.
     pub const RETRY: Duration = Duration::from_mins(3);
 
     /// Options for reading a cache once, with positioned reads and without a disk cache.

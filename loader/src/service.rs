@@ -16,6 +16,7 @@
 //! transport has taken their last byte, and shared memory; there are as many clients as
 //! [`ServiceConfig::memory_bytes`] has room for. A client that does not read therefore holds its own memory only, and no
 //! thread waits for it. A dead client is detected by its connection, or by pings within a minute; its memory is freed then.
+//! The threads' buffers, and 64 MiB of answers from object storage, come on top.
 //!
 //! On one host, a client gets its voxels through shared memory ([`ServiceConfig::shared_memory`]): the server cuts
 //! crops into a slot that the client named.

@@ -200,8 +200,8 @@ fn ignored_sync_of_any_kind_is_found() {
     }
 }
 
-/// Lets each operation fail with one of several errors: the run ends with an error that names a file of the run, or goes on where only a
-/// picture is lost; it resumes from the newest checkpoint with the losses of an undisturbed run.
+/// Lets each operation fail with one of several errors: the run ends with an error that names a file of the run, or
+/// continues where only a picture is lost; it resumes from the newest checkpoint with the losses of an undisturbed run.
 #[test]
 fn failing_disk_loses_no_checkpoint_that_was_reported() {
     let lab = Lab::new();

@@ -247,8 +247,8 @@ fn kill_before_any_operation_loses_no_case_that_was_reported() {
     }
 }
 
-/// Lets each operation fail with one of several errors, and writes be short at random: the run ends with an error that names a path in the
-/// cache, what was reported is there, and the next run completes the cache.
+/// Lets each operation fail with one of several errors, and writes be short at random: the run ends with an error that
+/// names a path in the cache, what was reported is there, and the next run completes the cache.
 #[test]
 fn failing_disk_loses_no_case_that_was_reported() {
     let dir = tempfile::tempdir().unwrap();

@@ -99,7 +99,7 @@ fn variables(scheme: &str) -> &'static str {
 /// A variable without which the others of the environment are of no use.
 fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
     let (key, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
-    let accounts = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_USE_EMULATOR"];
+    let accounts = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"];
     match scheme {
         "s3" if is_set(key) && !is_set(secret) => Some(secret),
         "s3" if is_set(secret) && !is_set(key) => Some(key),
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(missing("s3", &[]), None);
         assert_eq!(missing("s3", &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]), None);
         assert_eq!(missing("az", &[]), Some("AZURE_STORAGE_ACCOUNT_NAME"));
-        assert_eq!(missing("az", &["AZURE_STORAGE_CONNECTION_STRING"]), None);
+        assert_eq!(missing("az", &["AZURE_STORAGE_USE_EMULATOR"]), None);
         assert_eq!(missing("gs", &[]), None);
     }
 }

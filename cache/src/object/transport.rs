@@ -1,9 +1,9 @@
 //! HTTP requests to object storage, watched: `object_store` repeats failed requests in silence, so that a mistyped endpoint
 //! would look like a program that hangs.
 //!
-//! [`Connector`] wraps the HTTP client of a store. It says once, after [`PATIENCE`] or [`SLOW`], that a server does not
-//! answer and why; it keeps failures from being repeated that no repetition heals (TLS, missing credentials); and it ends repetitions
-//! after [`abandon_requests`].
+//! [`Connector`] wraps the HTTP client of a store. It logs once, after [`PATIENCE`] or [`SLOW`], that a server does not
+//! answer and why. It prevents retries of errors that no retry can fix (TLS, missing credentials), and it ends all
+//! retries after [`abandon_requests`].
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -30,7 +30,7 @@ const METADATA_HOSTS: [&str; 4] = ["169.254.169.254", "169.254.170.2", "metadata
 
 /// `true` once requests are to be abandoned.
 static ABANDONED: AtomicBool = AtomicBool::new(false);
-/// Number of stores whose last request failed, or is not answered for [`SLOW`].
+/// Number of stores that have not answered for [`PATIENCE`].
 static FAILING: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the waiting for stores that do not answer, from now on and in the whole process: their requests fail at once
@@ -202,14 +202,13 @@ impl Store {
     fn failed(&self, reason: &str, since: Option<Instant>) {
         let mut state = self.lock();
         let now = Instant::now();
-        let since = *state.failing_since.get_or_insert_with(|| {
-            FAILING.fetch_add(1, Ordering::Relaxed);
-            since.unwrap_or(now)
-        });
+        let since = *state.failing_since.get_or_insert_with(|| since.unwrap_or(now));
         if state.is_told || now.duration_since(since) < PATIENCE {
             return;
         }
         state.is_told = true;
+        // Not earlier: a moment's failure is no reason to abandon the requests of a program that is to stop.
+        FAILING.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let (origin, secs) = (&self.origin, self.retry.as_secs());
         tracing::warn!(
@@ -220,10 +219,9 @@ impl Store {
     /// Records an answer, which ends a row of failures.
     fn answered(&self) {
         let mut state = self.lock();
-        if state.failing_since.take().is_some() {
-            FAILING.fetch_sub(1, Ordering::Relaxed);
-        }
+        state.failing_since = None;
         if std::mem::take(&mut state.is_told) {
+            FAILING.fetch_sub(1, Ordering::Relaxed);
             drop(state);
             tracing::info!("{} answers again", self.origin);
         }
@@ -358,7 +356,6 @@ mod tests {
         }
         for status in [200, 404, 412] {
             store.lock().failing_since = Some(Instant::now());
-            FAILING.fetch_add(1, Ordering::Relaxed);
             assert_eq!(request(&store, Fake::Status(status), DATA).unwrap(), status);
             assert!(store.lock().failing_since.is_none(), "{status}");
         }

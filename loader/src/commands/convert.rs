@@ -14,7 +14,7 @@ use super::table::{count, facts, size};
 use super::task::{Task, num_cases, refuse_unmatched, summary};
 use super::{plan, unused};
 use crate::cli;
-use crate::convert::{Conversion, Event, OnSuspect, Summary, keep_share};
+use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
 
@@ -66,7 +66,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     progress.finish();
     let summary = match summary {
         // What was stored before is whole; the rest waits for another run.
-        Err(err) if stop.load(Ordering::Relaxed) => {
+        Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
             note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
             return Ok(ExitCode::from(INTERRUPTED));
         }
@@ -134,4 +134,13 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
         rows.push(("pruned", format!("{cases}, {records}; {shards}; {} freed", size(*bytes_freed))));
     }
     rows
+}
+
+/// Returns `true` if a conversion ended because it was told to stop while it waited.
+fn is_interruption(error: &ConvertError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| {
+        matches!(error.downcast_ref(), Some(ConvertError::StoppedWaiting { .. }))
+            || error.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == std::io::ErrorKind::Interrupted)
+    })
 }

@@ -26,8 +26,8 @@ pub(super) struct Claiming {
     /// Shards at the last look for cases stored by others.
     seen: Vec<PathBuf>,
     lifetime: Duration,
-    /// Number of cases of others when the user was last told of them.
-    told: usize,
+    /// The user was told that this run waits for others.
+    is_told: bool,
 }
 
 /// Cases that other workers have, by key.
@@ -39,7 +39,7 @@ impl Claiming {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let note = format!("process {} on {}", std::process::id(), host.trim());
         let claims = Mutex::new(Claims::join(out, &note, lifetime)?);
-        Ok(Self { claims, seen: Vec::new(), lifetime, told: 0 })
+        Ok(Self { claims, seen: Vec::new(), lifetime, is_told: false })
     }
 
     /// Order in which this worker goes through the cases: from a place of its own, so that workers rarely meet.
@@ -90,8 +90,7 @@ impl Claiming {
         pending: &mut Pending<'_>,
         stop: &Stop,
     ) -> Result<(), ConvertError> {
-        if self.told != pending.len() {
-            self.told = pending.len();
+        if !std::mem::replace(&mut self.is_told, true) {
             tracing::info!(
                 cases = pending.len(),
                 "waiting for cases that other runs have claimed; those of a run without a sign of life for {} s are taken over",

@@ -46,7 +46,7 @@ pub fn interrupt_flag(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> 
     Ok(stop)
 }
 
-/// True if this process ignores SIGHUP, as one that `nohup` started. To be called before a handler is installed. Always
+/// Returns `true` if this process ignores SIGHUP, as one that `nohup` started does. To be called before a handler is installed. Always
 /// false on systems without `/proc/self/status`.
 #[must_use]
 pub fn ignores_hangup() -> bool {
@@ -65,7 +65,7 @@ pub(super) fn unblock_signals() {
     }
 }
 
-/// True if `signal` is in the set of ignored signals of a `/proc/PID/status`.
+/// Returns `true` if `signal` is in the set of ignored signals of a `/proc/PID/status`.
 fn is_ignored(status: &str, signal: Signal) -> bool {
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());

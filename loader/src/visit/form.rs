@@ -35,7 +35,7 @@ pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
     /// The form.
     const FORM: VoxelForm;
 
-    /// True if the voxels of a batch have no gaps, also where a case was skipped.
+    /// Absence of gaps between the voxels of a batch, also where a case was skipped.
     const IS_DENSE: bool = true;
 
     /// Makes the planned crops in `slot`. Positions in the crops returned count from the beginning of the slot.
