@@ -53,21 +53,20 @@ class nnUNetTrainerHiEnd(nnUNetTrainer):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, None
 
-        def factor(epoch):
-            if epoch < self.warmup_epochs:
-                return (epoch + 1) / self.warmup_epochs
-            progress = (epoch - self.warmup_epochs) / max(self.num_epochs - self.warmup_epochs, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    def lr_at(self, epoch):
+        if epoch < self.warmup_epochs:
+            return self.initial_lr * (epoch + 1) / self.warmup_epochs
+        progress = (epoch - self.warmup_epochs) / max(self.num_epochs - self.warmup_epochs, 1)
+        return self.initial_lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
     def on_train_epoch_start(self):
-        # nnU-Net passes the epoch to a scheduler of its own; LambdaLR counts by itself.
+        # Set from the epoch: nnU-Net's checkpoints hold no scheduler, and one with a state would start over after --c.
         self.network.train()
-        if self.current_epoch > 0:
-            self.lr_scheduler.step()
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.lr_at(self.current_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.print_to_log_file(f"\nEpoch {self.current_epoch}\nCurrent learning rate: {lr:.6f}")
         self.logger.log("lrs", lr, self.current_epoch)
 

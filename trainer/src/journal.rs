@@ -188,9 +188,11 @@ impl Journal {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         if let Err(error) = durable::append_to(&mut self.file, &self.path, &line) {
-            // A later line would continue an incomplete one, and neither could be read.
-            self.file.set_len(self.len)?;
-            self.file.seek(SeekFrom::Start(self.len))?;
+            // A later line would continue an incomplete one, and neither could be read. If this fails as well, the first
+            // error says more, and resuming the run removes the incomplete line.
+            if self.file.set_len(self.len).is_ok() {
+                let _ = self.file.seek(SeekFrom::Start(self.len));
+            }
             return Err(error);
         }
         self.len += line.len() as u64;

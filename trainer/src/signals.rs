@@ -1,7 +1,7 @@
 //! Signals that ask a run to stop, received by one thread in the order in which the system delivers them.
 //!
-//! They are blocked in all threads and read from a file descriptor, so that each one arrives with its sender, and so that
-//! none of them ends the process before it is handled.
+//! They are blocked in all threads and read from a file descriptor, so that each one arrives with its sender. Until
+//! then they have their default effect, which ends the process.
 
 use std::io;
 

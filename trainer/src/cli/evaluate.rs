@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use crate::metric::overlap::Absent;
 use crate::metric::surface::Surface;
@@ -18,7 +18,13 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "compare")]
     pub predictions: Option<PathBuf>,
     /// Two folders of predicted label maps, compared case by case: mean differences with intervals, Wilcoxon's test
-    #[arg(long, value_names = ["DIR", "DIR"], num_args = 2, conflicts_with_all = ["predictions", "csv", "summary"])]
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        value_names = ["DIR", "DIR"],
+        num_args = 2,
+        conflicts_with_all = ["predictions", "csv", "summary"]
+    )]
     pub compare: Vec<PathBuf>,
     /// Folder of the dataset, whose dataset.json names the classes and the ignore label
     #[arg(long, value_name = "DIR")]
@@ -39,8 +45,8 @@ pub struct EvaluateArgs {
     #[arg(long, value_enum, value_name = "AS", default_value = "monai")]
     pub absent: Absent,
     /// Number of resamples of the cases for the 95% confidence intervals of means; 0 for no intervals
-    #[arg(long, value_name = "N", default_value_t = 2000)]
-    pub bootstrap: usize,
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub bootstrap: u32,
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

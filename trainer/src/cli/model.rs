@@ -138,9 +138,12 @@ pub struct ExportArgs {
     /// Form of the file
     #[arg(long, value_enum, default_value = "safetensors")]
     pub format: ExportFormat,
-    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; recorded by nnssl
-    #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing)]
-    pub spacing: Spacing,
+    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it
+    #[arg(long, value_name = "MM", required_if_eq("format", "nnssl"), value_parser = parse_spacing)]
+    pub spacing: Option<Spacing>,
+    /// HU range of the scans of pre-training, as given to hiend-shard; for nnssl [default: the model's, or -175,250]
+    #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
+    pub window: Option<[f64; 2]>,
     /// Replace an existing file; the weights that are read are never replaced
     #[arg(long)]
     pub overwrite: bool,

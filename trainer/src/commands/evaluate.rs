@@ -61,7 +61,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         for case in &mut cases {
             case.classes.truncate(class_names.len());
         }
-        let bootstrap = Bootstrap { resamples: args.bootstrap, seed: args.seed };
+        let bootstrap = Bootstrap { resamples: args.bootstrap as usize, seed: args.seed };
         Evaluation { class_names: class_names.clone(), conventions: conventions.clone(), bootstrap, cases }
     };
     let evaluations: Vec<Evaluation> = cases.into_iter().map(evaluation).collect();
@@ -75,6 +75,12 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (evaluation, predictions) = (&evaluations[0], &predictions[0]);
+    // Shown before files are written, which may fail.
+    if args.json {
+        print(evaluation.to_json())?;
+    } else {
+        print(evaluation.to_table().trim_end())?;
+    }
     if let Some(path) = &args.csv {
         durable::write(path, evaluation.to_csv().as_bytes())?;
     }
@@ -83,11 +89,6 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
         let keys = classes.nnunet_keys(evaluation.class_names.len());
         durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())?;
-    }
-    if args.json {
-        print(evaluation.to_json())?;
-    } else {
-        print(evaluation.to_table().trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -118,7 +118,9 @@ fn init(args: &FinetuneArgs, place: &Place, rank: &Rank) -> anyhow::Result<Init>
                 file.path.display(),
                 file.sha256
             ))?;
-            Ok(Init::read(&file.path)?)
+            let remedy =
+                || format!("{}: not usable; remove {} to download it again", url.display(), file.path.display());
+            Init::read(&file.path).with_context(remedy)
         }
         Some(path) => Ok(Init::read(path)?),
         None => bail!("{} holds no run yet; --init names the first weights of a new one", place.run_dir.display()),

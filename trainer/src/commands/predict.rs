@@ -151,7 +151,7 @@ fn remarks(num_to_check: usize, num_finished: usize) -> String {
 /// Classes of `--keep-largest`.
 fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u8>> {
     let flag = "--keep-largest";
-    if wanted.iter().any(|name| name == "all") {
+    if wanted.iter().any(|name| name.trim() == "all") {
         return Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect());
     }
     let class = |name: &String| match class_named(flag, names, name.trim())? {

@@ -173,7 +173,7 @@ fn train_together(
     let token = Token::of_environment()?;
     let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;
     rank.group = Some(Arc::clone(&group));
-    // From here on, an error that occurs on every rank is every rank's own: none hears of it from another one first.
+    // From here on, an error that occurs on every rank is reported by each of them, not as the failure of another one.
     let result = group.barrier().map_err(|failure| anyhow::Error::from(JoinError::from(failure))).and_then(|()| {
         if let Some(line) = cores {
             rank.print(line)?;

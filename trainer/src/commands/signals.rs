@@ -81,7 +81,7 @@ impl State {
         let by_key = !std::mem::replace(&mut self.requested, true) && was_requested;
         match interrupts {
             2.. => Reaction::Exit(code),
-            // The key was the first request.
+            // The dashboard's key requested the stop before this signal.
             1 if by_key => Reaction::Exit(code),
             _ if was_requested => Reaction::Nothing,
             _ => Reaction::Stop,

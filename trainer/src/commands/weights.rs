@@ -53,8 +53,10 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
-    if args.format == ExportFormat::Nnssl {
-        return export_nnssl(args, sizes, &compute);
+    match (args.format, args.spacing) {
+        (ExportFormat::Nnssl, Some(spacing)) => return export_nnssl(args, spacing.mm(), sizes, &compute),
+        (ExportFormat::Safetensors, None) if args.window.is_none() => {}
+        _ => return Err(UsageError::new("--spacing and --window are for --format nnssl").into()),
     }
     let state = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
@@ -68,16 +70,24 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes the encoder of a pre-training model for nnU-Net.
-fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<ExitCode> {
+fn export_nnssl(
+    args: &ExportArgs,
+    spacing: Option<[f64; 3]>,
+    sizes: Option<PretrainConfig>,
+    compute: &Compute,
+) -> anyhow::Result<ExitCode> {
     let loaded = load_pretrained(&args.model, sizes, compute)?;
-    let window = loaded.config.stream.window.unwrap_or(PreprocessConfig::default().window);
-    let data = PretrainingData { spacing: args.spacing.mm(), window };
+    let window = args.window.or(loaded.config.stream.window).unwrap_or(PreprocessConfig::default().window);
+    let data = PretrainingData { spacing, window };
     let state = export_hi_end_mae(&loaded.model)?;
     write_nnssl(&args.out, &state, &loaded.config, data)?;
     print(format_args!(
-        "{}: {} tensors of the encoder with an adaptation plan; configs/nnunet/README.md says how nnU-Net reads it",
+        "{}: {} tensors of the encoder with an adaptation plan for scans of {} to {} HU; configs/nnunet/README.md says how \
+         nnU-Net reads it",
         args.out.display(),
-        encoder_of(&state).tensors.len()
+        encoder_of(&state).tensors.len(),
+        window[0],
+        window[1]
     ))?;
     Ok(ExitCode::SUCCESS)
 }

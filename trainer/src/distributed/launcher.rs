@@ -95,7 +95,7 @@ enum News {
 /// # Errors
 /// If the ranks cannot be started or watched.
 pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, LaunchError> {
-    // Children inherit the blocked signals, and handle them in their turn.
+    // Children inherit the mask, unblock the signals when they start, and block them again to receive them.
     let signals = Signals::block().map_err(LaunchError::Watch)?;
     let (sender, news) = flume::bounded(children.num_ranks + STOPPING.len());
     let to_main = sender.clone();
@@ -113,7 +113,8 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
         let started = Attempt::start(children, attempt, &announcement(folder.path()), &token, &sender)?;
         let ended = started.watch(&news, tell);
         // An error of a rank's own would occur again.
-        if ended.code != children.lost_code || ended.stopped || !ended.begun || attempt == children.restarts {
+        let is_lost = ended.code == children.lost_code && ended.begun && !ended.finished;
+        if !is_lost || ended.stopped || attempt == children.restarts {
             return Ok(ended.code);
         }
         tell(&format!(
@@ -134,6 +135,8 @@ struct Attempt<'a> {
     pids: Vec<Option<Pid>>,
     /// A signal asked for the end.
     stopped: bool,
+    /// Rank 0 ended without an error.
+    finished: bool,
     /// The ranks left were killed by this process.
     killed: bool,
     errors: Errors,
@@ -150,6 +153,8 @@ struct Ended {
     stopped: bool,
     /// The run had begun.
     begun: bool,
+    /// Rank 0 ended without an error, so that the run is complete.
+    finished: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -166,6 +171,7 @@ impl<'a> Attempt<'a> {
             announcement: announcement.to_owned(),
             pids: vec![],
             stopped: false,
+            finished: false,
             killed: false,
             errors: Errors::default(),
             loss: None,
@@ -256,10 +262,9 @@ impl<'a> Attempt<'a> {
                         kill_at = Some(kill_at.map_or(at, |earlier| earlier.min(at)));
                     }
                     // Rank 0 saves what can be saved; when it has ended, there is nothing to wait for.
-                    if rank == 0 && code != 0 {
-                        kill_at = Some(Instant::now() + PARTING);
-                    }
                     if rank == 0 {
+                        self.finished = code == 0;
+                        kill_at = Some(Instant::now() + if code == 0 { self.children.grace } else { PARTING });
                         self.show_held(tell);
                     }
                 }
@@ -275,7 +280,7 @@ impl<'a> Attempt<'a> {
                             tell(&format!("error: {loss}"));
                         }
                         let left: Vec<_> = (0..self.pids.len()).filter(|&rank| self.pids[rank].is_some()).collect();
-                        tell(&format!("killing ranks {left:?}: they did not end after another rank had failed"));
+                        tell(&format!("killing ranks {left:?}: they did not end after another rank had ended"));
                         self.killed = true;
                         self.signal_all(Signal::SIGKILL);
                     }
@@ -284,7 +289,7 @@ impl<'a> Attempt<'a> {
             }
         }
         self.show_errors(tell);
-        Ended { code: exit_code, stopped: self.stopped, begun: self.has_begun() }
+        Ended { code: exit_code, stopped: self.stopped, begun: self.has_begun(), finished: self.finished }
     }
 
     /// Shows a line, or holds it back while rank 0 draws on the terminal.

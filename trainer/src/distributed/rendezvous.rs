@@ -6,7 +6,7 @@
 //! | claim | rank | random number, rank and number of ranks (`u32`, little-endian), name, proof over all of these |
 //! | answer | rank 0 | [`JOINED`], name, proof over both random numbers |
 //! | or | rank 0 | [`MISFIT`], the reason, proof over both random numbers and the reason |
-//! | or | rank 0 | [`UNKNOWN`], the reason: the rank has another token, and no proof would convince it |
+//! | or | rank 0 | [`UNKNOWN`], the reason: without a proof, which a rank with another token could not check |
 //!
 //! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is believed or kept, and
 //! a connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
@@ -135,11 +135,9 @@ impl std::fmt::Display for Refused<'_> {
         match self {
             Self(0, _) => Ok(()),
             Self(count, from) => {
-                write!(
-                    f,
-                    "; refused {count} connections with another HIEND_TOKEN, the last from {}",
-                    from.unwrap_or("?")
-                )
+                let connections = hiend_loader::program::count(*count, "connection");
+                let from = from.unwrap_or("?");
+                write!(f, "; refused {connections} without the token of this run, the last from {from}")
             }
         }
     }
@@ -174,7 +172,7 @@ struct Claim {
 /// Result of a handshake, as rank 0 sees it.
 enum Shake {
     Joined(Claim),
-    /// Known token, but no place for it.
+    /// Process with the token whose rank or number of ranks does not fit.
     Misfit(String),
     /// Unknown token, or no handshake at all.
     Refused(SocketAddr),
@@ -274,7 +272,7 @@ pub(super) fn accept_all(
                 drop(active);
                 let _ = sender.send(shake);
             };
-            // A system without threads is out of luck here as well: the rank is missing then, and named.
+            // If no thread can be started, the rank is reported as missing.
             let _ = std::thread::Builder::new().name("handshake".into()).spawn(shake);
         }
         match shakes.recv_timeout(ACCEPT_INTERVAL) {
@@ -289,7 +287,7 @@ pub(super) fn accept_all(
             }
             Ok(Shake::Misfit(reason)) => return Err(JoinError::Misfit(reason)),
             Ok(Shake::Refused(from)) => {
-                tracing::warn!("refused a connection from {from}: it does not know the token of this run");
+                tracing::warn!("refused a connection from {from}: no proof of this run's token");
                 refused += 1;
                 last_refused = Some(from.ip().to_string());
             }
@@ -435,12 +433,12 @@ fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
 
 /// The reason that rank 0 did not take this process.
 enum Introduction {
-    /// Rank 0 has proved that it knows the token.
+    /// Refusal by rank 0, with proof of the token.
     Misfit(String),
-    /// Anybody may have said so.
+    /// Refusal without a proof, which any program may have sent.
     Refused(String),
     Stranger(&'static str),
-    /// Perhaps another time.
+    /// Failure of the connection, after which the rank tries again.
     Io(io::Error),
 }
 
@@ -532,7 +530,7 @@ mod tests {
         assert_eq!(missing(0, None).to_string(), "2 of 4 ranks joined within 5 s; missing: 2-3");
         let refused = missing(1, Some("10.0.0.7")).to_string();
         assert!(
-            refused.ends_with("refused 1 connections with another HIEND_TOKEN, the last from 10.0.0.7"),
+            refused.ends_with("refused 1 connection without the token of this run, the last from 10.0.0.7"),
             "{refused}"
         );
     }

@@ -142,8 +142,10 @@ impl Predictor {
     /// If `paths` is empty.
     pub fn open(paths: &[PathBuf], compute: &Compute, settings: WindowSettings) -> Result<Self, OpenError> {
         let opened: Vec<Opened> = paths.iter().map(|path| Opened::read(path, compute)).collect::<Result<_, _>>()?;
+        // Different paths can lead to one checkpoint.
+        let real = |opened: &Opened| opened.checkpoint.canonicalize().unwrap_or_else(|_| opened.checkpoint.clone());
         for (number, other) in opened.iter().enumerate() {
-            if opened[..number].iter().any(|earlier| earlier.checkpoint == other.checkpoint) {
+            if opened[..number].iter().any(|earlier| real(earlier) == real(other)) {
                 return Err(OpenError::Twice { path: other.checkpoint.clone() });
             }
             let first = &opened[0];
@@ -152,8 +154,7 @@ impl Predictor {
                 return Err(OpenError::Unlike { first, other, key });
             }
         }
-        let Opened { config, preprocess, .. } = &opened[0];
-        let (crop_size, window) = (config.stream.crop_size, config.stream.window.unwrap_or(preprocess.window));
+        let (crop_size, window) = (opened[0].config.stream.crop_size, opened[0].window());
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
                 .with_weighting(settings.weighting)
@@ -276,13 +277,18 @@ impl Opened {
         }
     }
 
+    /// HU range that is mapped to [0, 1].
+    fn window(&self) -> [f64; 2] {
+        self.config.stream.window.unwrap_or(self.preprocess.window)
+    }
+
     /// First key in which another model differs and must not, if there is one.
     fn other_key(&self, other: &Self) -> Option<&'static str> {
         let (a, b) = (&self.config, &other.config);
         let same = [
             ("classes", a.classes == b.classes),
             ("stream.crop_size", a.stream.crop_size == b.stream.crop_size),
-            ("stream.window", a.stream.window == b.stream.window),
+            ("stream.window", self.window() == other.window()),
             ("preprocess", self.preprocess == other.preprocess),
         ];
         same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)

@@ -78,6 +78,8 @@ mod tests {
         let of = |values: &[f64], seed| Bootstrap { seed, ..BOOTSTRAP }.interval_of_mean(values.iter().copied());
         let values = [0.5, 0.7, 0.9, 0.95];
         assert_eq!(of(&values, 3), of(&values, 3));
+        let many: Vec<f64> = (0..40).map(|i| f64::from(i * i)).collect();
+        assert_ne!(of(&many, 3), of(&many, 4));
         assert_eq!(of(&[0.5, f64::NAN, 0.7, f64::INFINITY, 0.9, 0.95], 3), of(&values, 3));
         assert_eq!(of(&[0.5, f64::NAN], 3), None);
         assert_eq!(Bootstrap { resamples: 0, seed: 0 }.interval_of_mean(values), None);

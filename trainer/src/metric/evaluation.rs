@@ -192,11 +192,14 @@ pub fn evaluate_regions(
         let guess: Vec<u8> = pred.voxels().iter().map(|&value| is_in(value)).collect();
         let truth = LabelMap::new(&truth, label.dims(), label.spacing_mm())?;
         let guess = LabelMap::new(&guess, pred.dims(), pred.spacing_mm())?;
+        if number == 0 {
+            let overlap = overlaps(&truth, &guess, of_region)?[1];
+            classes.push(ClassMetrics::without_surface(overlap, conventions.absent));
+            continue;
+        }
         let tolerances = Tolerances { default_mm: conventions.tolerances.of(number), by_class: BTreeMap::new() };
         let conventions = Conventions { tolerances, ..conventions.clone() };
-        let measured = evaluate_case(case_id, &truth, &guess, of_region, &conventions)?.classes[1];
-        let background = || ClassMetrics::without_surface(measured.overlap, conventions.absent);
-        classes.push(if number == 0 { background() } else { measured });
+        classes.push(evaluate_case(case_id, &truth, &guess, of_region, &conventions)?.classes[1]);
     }
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes })
 }
@@ -285,7 +288,7 @@ impl Evaluation {
         let means = |(class, name): (usize, &String)| {
             serde_json::json!({
                 "name": name,
-                "tolerance_mm": self.conventions.tolerances.of(class),
+                "tolerance_mm": (class > 0).then(|| self.conventions.tolerances.of(class)),
                 "dice": mean(class, |m| m.dice),
                 "surface_dice": mean(class, |m| m.surface_dice),
                 "hd95_mm": mean(class, |m| m.hd95_mm),

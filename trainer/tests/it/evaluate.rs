@@ -194,6 +194,22 @@ fn two_sets_of_predictions_are_compared_case_by_case() {
     let table = String::from_utf8(compare(&[]).stdout).unwrap();
     assert!(table.lines().last().unwrap().contains("+0.5444"), "{table}");
     assert_eq!(compare(&["--csv", "x.csv"]).status.code(), Some(2));
+    // A second pair would be ignored.
+    assert_eq!(compare(&["--compare", "a", "b"]).status.code(), Some(2));
+}
+
+#[test]
+fn ignore_label_that_leaves_no_class_is_refused() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 0]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 0, 0, 0]);
+    for label in ["0", "1"] {
+        let summary = folder.path().join("summary.json");
+        let output = evaluate(folder.path(), &["--ignore-label", label, "--summary", &summary.to_string_lossy()]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&format!("--ignore-label {label} leaves no class to score")), "{stderr}");
+    }
 }
 
 #[test]

@@ -227,6 +227,10 @@ fn invalid_input_is_refused_in_one_line() {
     assert_eq!(fs::read(&exported).unwrap(), before);
     succeed(&["export", "--model", &run, "--out", &exported, "--overwrite"]);
     fail(&["export", "--model", &run], 2, "--out");
+    let nnssl = ["export", "--model", &run, "--format", "nnssl", "--out", "encoder.pth"];
+    fail(&nnssl, 2, "--spacing <MM>");
+    let window = ["export", "--model", &run, "--out", &exported, "--overwrite", "--window=-1000,1000"];
+    fail(&window, 2, "--spacing and --window are for --format nnssl");
     fail(&["export", "--model", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     fail(&["import", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     let beside = ["reconstruct", "--model", &run, "--device", "cpu", "--out", &broken, &scan];

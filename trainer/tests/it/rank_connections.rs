@@ -219,7 +219,7 @@ fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     let error = first.join().unwrap().unwrap_err();
     let error = error.to_string();
     assert!(error.starts_with("1 of 2 ranks joined within 10 s; missing: 1; refused "), "{error}");
-    assert!(error.ends_with(" connections with another HIEND_TOKEN, the last from 127.0.0.1"), "{error}");
+    assert!(error.ends_with(" without the token of this run, the last from 127.0.0.1"), "{error}");
 }
 
 #[test]

@@ -241,7 +241,10 @@ fn killed_first_rank_ends_the_others() {
     let rank = running.rank(0);
     kill(rank, Signal::SIGKILL).unwrap();
     let (code, stderr) = running.end();
-    assert_eq!((code, stderr), (Some(LOST), format!("error: rank 0 (process {rank}) was killed by SIGKILL\n")));
+    assert_eq!(code, Some(LOST), "{stderr}");
+    // On a loaded machine, the launcher may have to end rank 1, and says so.
+    assert!(stderr.starts_with(&format!("error: rank 0 (process {rank}) was killed by SIGKILL\n")), "{stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
 }
 
 #[test]
@@ -263,14 +266,14 @@ fn stopped_process_is_silent_and_ends_all() {
 #[test]
 fn ranks_are_started_again_from_the_newest_checkpoint() {
     let folder = Folder::new(2);
-    let flags = ["--devices", "cpu,cpu", "--restarts", "1", "--checkpoint-every", "5", "--max-steps", "60"];
+    let flags = ["--devices", "cpu,cpu", "--restarts", "1", "--checkpoint-every", "5", "--max-steps", "200"];
     let mut running = Running::start(folder.pretrain("run", &flags));
     running.wait_for_step(7);
     kill(running.rank(1), Signal::SIGKILL).unwrap();
     let (code, stderr) = running.end();
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("restart 1 of 1: all ranks begin again from the newest checkpoint"), "{stderr}");
-    succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", "60"]));
+    succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", "200"]));
     assert_eq!(folder.losses("run"), folder.losses("one"));
 }
 
@@ -489,7 +492,7 @@ fn error_of_all_ranks_is_shown_once() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     // "error: ranks 0-2: .." if they end within the time in which errors are merged.
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.matches("error: ").count() == 1, "{stderr}");
     assert!(stderr.contains("3 ranks cannot share stream.visits_per_batch = 4 evenly"), "{stderr}");
     assert!(!folder.at("run").exists());
 }

@@ -35,6 +35,10 @@ impl Classes {
         let ignore = args.ignore_label.or(dataset.as_ref().and_then(|named| named.ignore));
         // Without names, every label up to the highest one is a class.
         let num_classes = dataset.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
+        if dataset.is_none() && num_classes < 2 {
+            let message = format!("--ignore-label {num_classes} leaves no class to score; it must be above 1");
+            return Err(UsageError::new(message).into());
+        }
         if let Some(label) = ignore.filter(|&label| usize::from(label) < num_classes) {
             let message =
                 format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);

@@ -21,8 +21,9 @@ impl Evaluation {
         let listed: Vec<usize> = (0..self.class_names.len()).filter(|&class| self.occurs(class)).collect();
         rows.extend(listed.iter().map(|&class| self.row(class, &self.class_names[class])));
         let interval = self.bootstrap.interval_of_mean(self.fg_dice_of_cases());
+        let num_measured = self.fg_dice_of_cases().filter(|dice| !dice.is_nan()).count();
         let (mean, interval) = (cell(self.mean_fg_dice(), 4), interval_cell(interval));
-        rows.push(vec!["mean fg".into(), self.cases.len().to_string(), mean, interval]);
+        rows.push(vec!["mean fg".into(), num_measured.to_string(), mean, interval]);
         let mut table = aligned(&rows);
         match self.class_names.len() - listed.len() {
             0 => {}

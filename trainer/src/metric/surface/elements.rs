@@ -48,7 +48,7 @@ pub(super) fn surface_elements(map: &LabelMap<'_>, class: u8, region: Region, ar
             let rows = [row(x, y), row(x, y + 1), row(x + 1, y), row(x + 1, y + 1)];
             let mut code = 0_u8;
             for z in 0..=dz {
-                // What lay at z is now at z - 1.
+                // Moves the four voxels at the upper z to the lower one.
                 code = (code >> 1) & 0b0101_0101;
                 for (number, row) in rows.iter().enumerate() {
                     let is_in = z < dz && row.is_some_and(|row| row[z] == class);
