@@ -11,6 +11,7 @@
 
 mod fused;
 mod heads;
+mod matrix;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -18,11 +19,12 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::Tensor;
 
 pub use self::fused::{FusedAttention, Sources};
+use self::heads::dims;
 pub use self::heads::{HeadOps, Padding, Part};
-use super::dtype_of;
+use self::matrix::{HeadShape, SavedHeads, attend, backward, forward_self_by_heads, weights};
 use super::product::Factors;
 
 /// Attention of every token to every token of its sequence: `[N, L, 3 · dim]` (queries, keys, values), plus `bias`
@@ -159,65 +161,6 @@ enum Saved<B: Backend> {
     Fused { sources: Sources<B>, y: FloatTensor<B>, rows: FloatTensor<B>, heads: usize },
 }
 
-/// Tensors that the backward pass needs, as heads.
-#[derive(Clone, Debug)]
-struct SavedHeads<B: Backend> {
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    weights: FloatTensor<B>,
-    shape: HeadShape,
-}
-
-/// Sizes of heads and how they are multiplied.
-#[derive(Clone, Copy, Debug)]
-struct HeadShape {
-    heads: usize,
-    width: usize,
-    queries: usize,
-    keys: usize,
-    padding: Padding,
-    factors: Factors,
-    /// Factor of the queries before the products, and of the products inside softmax; one of them is 1.
-    ///
-    /// Scaling queries touches fewer numbers. 16-bit queries would be rounded again, so their products are scaled.
-    scales: (f64, f64),
-}
-
-impl HeadShape {
-    /// Shape of `heads` heads in tokens of `dim` values; `padding` replaces the backend's own.
-    fn of<B: HeadOps>(
-        q: &FloatTensor<B>,
-        keys: usize,
-        dim: usize,
-        (heads, factors): (usize, Factors),
-        padding: Option<Padding>,
-    ) -> Self {
-        let dtype = dtype_of::<B>(q);
-        let width = dim / heads;
-        let scale = 1.0 / (width as f64).sqrt();
-        let short = matches!(dtype, FloatDType::F16 | FloatDType::BF16);
-        Self {
-            heads,
-            width,
-            queries: dims::<3>(q)[1],
-            keys,
-            padding: padding.unwrap_or_else(|| B::padding(dtype)),
-            factors,
-            scales: if short { (1.0, scale) } else { (scale, 1.0) },
-        }
-    }
-
-    fn part(&self, number: usize, parts: usize) -> Part {
-        Part { number, parts, heads: self.heads, padding: self.padding }
-    }
-
-    fn scaled<B: Backend>(&self, q: FloatTensor<B>) -> FloatTensor<B> {
-        #[expect(clippy::float_cmp, reason = "exactly one needs no pass")]
-        if self.scales.0 == 1.0 { q } else { B::float_mul_scalar(q, self.scales.0.into()) }
-    }
-}
-
 fn forward_self<B: FusedAttention>(
     qkv: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -241,19 +184,6 @@ fn forward_fused<B: FusedAttention>(
     Some((y.clone(), Saved::Fused { sources: sources.clone(), y, rows, heads }))
 }
 
-fn forward_self_by_heads<B: HeadOps>(
-    qkv: FloatTensor<B>,
-    bias: FloatTensor<B>,
-    heads: usize,
-    factors: Factors,
-    padding: Option<Padding>,
-) -> (FloatTensor<B>, SavedHeads<B>) {
-    let [_, l, width] = dims(&qkv);
-    let shape = HeadShape::of::<B>(&qkv, l, width / 3, (heads, factors), padding);
-    let part = |number| B::split_heads(qkv.clone(), Some(bias.clone()), shape.part(number, 3));
-    attend::<B>(part(0), part(1), part(2), shape)
-}
-
 fn forward_cross<B: FusedAttention>(
     tensors: [FloatTensor<B>; 4],
     heads: usize,
@@ -268,41 +198,6 @@ fn forward_cross<B: FusedAttention>(
     let part = |number| B::split_heads(kv.clone(), Some(kv_bias.clone()), shape.part(number, 2));
     let (y, saved) = attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape);
     (y, Saved::Heads(saved))
-}
-
-/// Attention of heads, joined to tokens.
-fn attend<B: HeadOps>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    shape: HeadShape,
-) -> (FloatTensor<B>, SavedHeads<B>) {
-    let q = shape.scaled::<B>(q);
-    let products = B::times_transposed(q.clone(), k.clone(), shape.factors);
-    let weights = B::softmax_of(products, shape.keys, shape.scales.1);
-    let out = B::of_heads(weights.clone(), v.clone(), shape.factors);
-    (B::join_heads(vec![out], shape.queries, shape.width), SavedHeads { q, k, v, weights, shape })
-}
-
-/// Gradients of queries, keys and values, as heads, from the gradient of the joined result.
-fn backward<B: HeadOps>(saved: SavedHeads<B>, dy: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-    let SavedHeads { q, k, v, weights, shape } = saved;
-    let dy = B::split_heads(dy, None, shape.part(0, 1));
-    let dweights = B::times_transposed(dy.clone(), v, shape.factors);
-    let dv = B::transposed_times(weights.clone(), dy, shape.factors);
-    let dproducts = B::softmax_of_backward(weights, dweights, shape.scales.1);
-    let dk = B::transposed_times(dproducts.clone(), q, shape.factors);
-    let dq = shape.scaled::<B>(B::of_heads(dproducts, k, shape.factors));
-    [dq, dk, dv]
-}
-
-fn weights<B: HeadOps>(q: FloatTensor<B>, k: FloatTensor<B>, heads: usize, factors: Factors) -> FloatTensor<B> {
-    let ([n, l, width], [_, keys, _]) = (dims(&q), dims(&k));
-    let shape = HeadShape::of::<B>(&q, keys, width, (heads, factors), None);
-    let [q, k] = [q, k].map(|x| B::split_heads(x, None, shape.part(0, 1)));
-    let products = B::times_transposed(shape.scaled::<B>(q), k, factors);
-    let weights = B::softmax_of(products, keys, shape.scales.1);
-    B::float_slice(weights, &[full(n), full(heads), full(l), full(keys)])
 }
 
 impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
@@ -412,14 +307,6 @@ fn register_fused<B: Backend>(grads: &mut Gradients, nodes: &[Option<NodeId>], g
     }
 }
 
-fn dims<const D: usize>(x: &impl burn::backend::TensorMetadata) -> [usize; D] {
-    x.shape().dims()
-}
-
-fn full(len: usize) -> burn::tensor::Slice {
-    (0..len).into()
-}
-
 #[cfg(any(test, feature = "device-tests"))]
 #[cfg_attr(
     not(test),
@@ -428,7 +315,7 @@ fn full(len: usize) -> burn::tensor::Slice {
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{Outcome, on_devices, short_of, values_and_gradients, wave};
-    use burn::tensor::{Device, activation};
+    use burn::tensor::{Device, FloatDType, activation};
 
     const HEADS: usize = 3;
     const FULL: Factors = Factors::F32;

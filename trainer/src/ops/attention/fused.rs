@@ -4,7 +4,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
 use hiend_cpu::attention::{Part, Sizes, Tokens, backward, forward};
 
-use super::{HeadOps, dims};
+use super::HeadOps;
+use super::heads::dims;
 use crate::ops::cpu::{self, CpuTensor};
 use crate::ops::product::Factors;
 

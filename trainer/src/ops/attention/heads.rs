@@ -4,7 +4,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata as _};
 use burn::tensor::{FloatDType, Shape};
 
-use super::{dims, full};
 use crate::ops::columns::ColumnSums;
 use crate::ops::product::{Factors, Products};
 use crate::ops::{along_rows, cast, dtype_of, widened};
@@ -144,4 +143,14 @@ impl HeadOps for burn::backend::Cube {
     fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         crate::ops::kernels::softmax::backward(y, dy, scale)
     }
+}
+
+/// Sizes of a tensor.
+pub(super) fn dims<const D: usize>(x: &impl burn::backend::TensorMetadata) -> [usize; D] {
+    x.shape().dims()
+}
+
+/// All of an axis of `len` values.
+pub(super) fn full(len: usize) -> burn::tensor::Slice {
+    (0..len).into()
 }
