@@ -188,6 +188,9 @@ pub(crate) struct Inspect {
     /// Print all cases with their records as JSON
     #[arg(long, conflicts_with_all = ["case", "rows"])]
     pub json: bool,
+    /// Folder for a report of the whole cache: one HTML page with charts, class volumes, suspicious cases and slices
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["case", "json"])]
+    pub report: Option<PathBuf>,
     #[command(flatten)]
     pub retry: RetryArg,
 }

@@ -70,6 +70,8 @@ pub mod program;
 #[cfg(feature = "client")]
 pub mod remote;
 pub mod replay;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod rng;
 pub mod sampler;
 pub mod scan;

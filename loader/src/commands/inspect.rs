@@ -1,5 +1,7 @@
 //! `hiend-shard inspect`: the content of a cache or a case, as tables and pictures.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,7 +28,12 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
         None if args.json => {
             print(as_json(&cache))?;
         }
-        None => summary(&cache, args.rows)?,
+        None => {
+            summary(&cache, args.rows)?;
+            if let Some(folder) = &args.report {
+                note(format_args!("report: {}", report::write(&cache, folder)?.display()));
+            }
+        }
         Some(name) => {
             let case = case_named(&cache, name)?;
             describe(&cache, case)?;
@@ -70,7 +77,21 @@ fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
     }
 }
 
-fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
+/// HU range of the cache's window.
+fn window(cache: &Cache) -> [f64; 2] {
+    let config: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
+    config.unwrap_or_default().window
+}
+
+/// Cases whose values do not look like Hounsfield units, with the reasons.
+fn suspects(cache: &Cache) -> Vec<(&str, Vec<String>)> {
+    let findings = |case: &Case| case.record().values.clone().map(|values| values.findings).unwrap_or_default();
+    let cases = cache.cases().iter().map(|case| (case.key(), findings(case)));
+    cases.filter(|(_, findings)| !findings.is_empty()).collect()
+}
+
+/// Totals and parameters of a cache, by name.
+fn totals(cache: &Cache) -> Vec<(&'static str, String)> {
     let (cases, manifest) = (cache.cases(), cache.manifest());
     let voxels: u64 = cases.iter().map(num_voxels).sum();
     let bytes: u64 = cases.iter().map(|case| case.record().span.len()).sum();
@@ -81,31 +102,29 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
         ("shards", format!("{}, {}", count(cache.shards().len(), "shard"), size(on_disk))),
         ("superseded", size(cache.superseded_bytes())),
         ("voxels", format!("{:.1} million, {} B/voxel", voxels as f64 / 1e6, per_voxel(bytes, voxels))),
+        ("suspicious", count(suspects(cache).len(), "case")),
     ];
-    let findings = |case: &Case| case.record().values.clone().map(|values| values.findings).unwrap_or_default();
-    let suspects: Vec<(&str, Vec<String>)> =
-        cases.iter().map(|case| (case.key(), findings(case))).filter(|(_, findings)| !findings.is_empty()).collect();
-    rows.push(("suspicious", count(suspects.len(), "case")));
     rows.extend(parameters(manifest));
     rows.extend([("written by", manifest.created_by.clone()), ("digest", cache.digest())]);
-    print(facts(rows))?;
+    rows
+}
 
+/// Header and rows of the table of datasets.
+fn by_dataset(cache: &Cache) -> ([&'static str; 7], Vec<[String; 7]>) {
     let mut datasets: BTreeMap<&str, Vec<&Case>> = BTreeMap::new();
-    for case in cases {
+    for case in cache.cases() {
         datasets.entry(&case.record().dataset).or_default().push(case);
     }
-    let mut by_dataset =
-        Table::with_header(["dataset", "cases", "labelled", "million voxels", "size", "B/voxel", "labels"]);
-    for (name, cases) in &datasets {
+    let row = |(name, cases): (&str, Vec<&Case>)| {
         let (mut voxels, mut bytes, mut labelled) = (0, 0, 0);
-        for case in cases {
+        for case in &cases {
             voxels += num_voxels(case);
             bytes += case.record().span.len();
             labelled += usize::from(case.record().label.is_some());
         }
-        let labels = manifest.datasets.get(*name).map(|info| &info.labels);
-        by_dataset.row([
-            (*name).to_owned(),
+        let labels = cache.manifest().datasets.get(name).map(|info| &info.labels);
+        [
+            name.to_owned(),
             cases.len().to_string(),
             labelled.to_string(),
             format!("{:.1}", voxels as f64 / 1e6),
@@ -114,9 +133,21 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
             labels
                 .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {name}")), ", "))
                 .unwrap_or_default(),
-        ]);
+        ]
+    };
+    let header = ["dataset", "cases", "labelled", "million voxels", "size", "B/voxel", "labels"];
+    (header, datasets.into_iter().map(row).collect())
+}
+
+fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
+    let (cases, suspects) = (cache.cases(), suspects(cache));
+    print(facts(totals(cache)))?;
+    let (header, rows) = by_dataset(cache);
+    let mut datasets = Table::with_header(header);
+    for row in rows {
+        datasets.row(row);
     }
-    print(by_dataset.align_right(1..6))?;
+    print(datasets.align_right(1..6))?;
 
     let mut by_case = Table::with_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
     let shown = if max_rows == 0 { cases.len() } else { max_rows };
@@ -260,8 +291,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
     let mut reader = VolumeReader::new();
     let volume = case.read_whole(&mut reader)?;
     let record = case.record();
-    let config: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
-    let [low, high] = config.unwrap_or_default().window;
+    let [low, high] = window(cache);
     let classes = reader.index(case)?.occupancy.classes;
     let legend: Vec<(u8, String)> = classes
         .iter()

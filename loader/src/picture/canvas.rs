@@ -127,6 +127,16 @@ impl Canvas {
         durable::write_with(path, |out| self.encode_png(out)).map_err(|error| error.source)
     }
 
+    /// The picture as the bytes of a PNG file.
+    ///
+    /// # Errors
+    /// If a side is 0 or too long for the format.
+    pub fn to_png(&self) -> io::Result<Vec<u8>> {
+        let mut png = Vec::new();
+        self.encode_png(&mut png)?;
+        Ok(png)
+    }
+
     fn encode_png(&self, out: &mut impl io::Write) -> io::Result<()> {
         let side = |length: usize| u32::try_from(length).map_err(io::Error::other);
         let mut encoder = png::Encoder::new(out, side(self.width)?, side(self.height)?);

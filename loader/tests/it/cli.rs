@@ -696,6 +696,26 @@ fn inspect_shows_the_content_and_corrects_names() {
 }
 
 #[test]
+fn inspect_writes_a_report_of_the_whole_cache() {
+    let place = Place::with_phantoms(3);
+    place.convert(&[], 0);
+    let (cache, folder) = (place.text("cache"), place.text("report"));
+    let ran = check(&["inspect", &cache, "--report", &folder], 0);
+    assert!(ran.err.contains("report/index.html"), "{}", ran.err);
+    let html = std::fs::read_to_string(place.path("report/index.html")).unwrap();
+    for part in ["3 cases (3 with labels)", "Dataset001_Phantom/phantom_002", "liver (3)", "All cases in the window"] {
+        assert!(html.contains(part), "{part}");
+    }
+    // Four histograms of cases, that of the values, and box plots of shares and of class volumes.
+    assert_eq!((html.matches("<svg").count(), html.matches("data:image/png").count()), (7, 3));
+    assert!(!html.contains("<script") && !html.contains("href="), "a page that needs nothing else");
+    // A path that is not a folder is refused.
+    let manifest = place.text("cache/manifest.json");
+    let ran = check(&["inspect", &cache, "--report", &manifest], 1);
+    assert!(ran.err.contains("manifest.json"), "{}", ran.err);
+}
+
+#[test]
 fn a_misspelt_subcommand_is_corrected() {
     for (word, subcommand) in [("verfy", "verify"), ("inpsect", "inspect"), ("streams", "stream")] {
         let ran = check(&[word, "cache"], 2);

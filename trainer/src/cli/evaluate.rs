@@ -23,7 +23,7 @@ pub struct EvaluateArgs {
         action = ArgAction::Set,
         value_names = ["DIR", "DIR"],
         num_args = 2,
-        conflicts_with_all = ["predictions", "csv", "summary"]
+        conflicts_with_all = ["predictions", "csv", "report", "summary"]
     )]
     pub compare: Vec<PathBuf>,
     /// Folder of the dataset, whose dataset.json names the classes and the ignore label
@@ -59,6 +59,9 @@ pub struct EvaluateArgs {
     /// File for the metrics in the form of nnU-Net's summary.json, by nnU-Net's conventions
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
+    /// Folder for a report: one HTML page with box plots of each class and slices of the cases with the lowest Dice
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
 }
 
 fn parse_tolerance(text: &str) -> Result<(String, f64), String> {

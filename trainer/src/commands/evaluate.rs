@@ -1,6 +1,7 @@
 //! `hiend-train evaluate --labels DIR --predictions DIR`, and `--compare DIR DIR`.
 
 mod classes;
+mod report;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,10 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
         let keys = classes.nnunet_keys(evaluation.class_names.len());
         durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())?;
+    }
+    if let Some(folder) = &args.report {
+        let files = report::Files { labels: &labels, predictions };
+        note(format_args!("report: {}", report::write(evaluation, &classes, &files, folder)?.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -199,6 +199,25 @@ fn two_sets_of_predictions_are_compared_case_by_case() {
 }
 
 #[test]
+fn report_shows_the_worst_cases_first() {
+    let folder = folders();
+    for (case, pred) in [("good", [0, 1, 1, 0]), ("fair", [0, 1, 0, 0]), ("poor", [1, 0, 0, 0])] {
+        write_labels(&folder.path().join(format!("labels/{case}.nii")), [2, 1, 2], &[0, 1, 1, 0]);
+        write_labels(&folder.path().join(format!("predictions/{case}.nii")), [2, 1, 2], &pred);
+    }
+    let report = folder.path().join("report");
+    let output = evaluate(folder.path(), &["--report", &report.to_string_lossy()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let html = std::fs::read_to_string(report.join("index.html")).unwrap();
+    // Slices of the two cases that are not perfect, each in the slice with the most wrong voxels.
+    let captions = ["poor: mean foreground Dice 0.0000, slice 0", "fair: mean foreground Dice 0.6667, slice 1"];
+    let places = captions.map(|caption| html.find(caption).unwrap_or_else(|| panic!("{caption} in {html}")));
+    assert!(places[0] < places[1]);
+    assert_eq!((html.matches("<svg").count(), html.matches("data:image/png").count()), (2, 2));
+    assert!(html.contains(r#"<td>good</td><td class="number">1.0000</td>"#), "{html}");
+}
+
+#[test]
 fn ignore_label_that_leaves_no_class_is_refused() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 0]);

@@ -16,16 +16,8 @@ impl Evaluation {
     /// The mean distances are over the cases where both maps have the class; `missed` counts those where only one has it.
     #[must_use]
     pub fn to_table(&self) -> String {
-        let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
-        rows[0][4] = self.surface_heading();
-        let listed: Vec<usize> = (0..self.class_names.len()).filter(|&class| self.occurs(class)).collect();
-        rows.extend(listed.iter().map(|&class| self.row(class, &self.class_names[class])));
-        let interval = self.bootstrap.interval_of_mean(self.fg_dice_of_cases());
-        let num_measured = self.fg_dice_of_cases().filter(|dice| !dice.is_nan()).count();
-        let (mean, interval) = (cell(self.mean_fg_dice(), 4), interval_cell(interval));
-        rows.push(vec!["mean fg".into(), num_measured.to_string(), mean, interval]);
-        let mut table = aligned(&rows);
-        match self.class_names.len() - listed.len() {
+        let mut table = aligned(&self.table_rows());
+        match (0..self.class_names.len()).filter(|&class| !self.occurs(class)).count() {
             0 => {}
             1 => table.push_str("1 class that occurs in no map is not listed\n"),
             absent => {
@@ -35,8 +27,23 @@ impl Evaluation {
         table
     }
 
-    /// True if any map of any case has the class; always true of the background.
-    fn occurs(&self, class: usize) -> bool {
+    /// Header and rows of the table.
+    #[must_use]
+    pub fn table_rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
+        rows[0][4] = self.surface_heading();
+        let listed = (0..self.class_names.len()).filter(|&class| self.occurs(class));
+        rows.extend(listed.map(|class| self.row(class, &self.class_names[class])));
+        let interval = self.bootstrap.interval_of_mean(self.fg_dice_of_cases());
+        let num_measured = self.fg_dice_of_cases().filter(|dice| !dice.is_nan()).count();
+        let (mean, interval) = (cell(self.mean_fg_dice(), 4), interval_cell(interval));
+        rows.push(vec!["mean fg".into(), num_measured.to_string(), mean, interval]);
+        rows
+    }
+
+    /// Returns `true` if any map of any case has the class; always of the background.
+    #[must_use]
+    pub fn occurs(&self, class: usize) -> bool {
         let of_case = |case: &CaseMetrics| {
             case.classes.get(class).is_some_and(|of| of.overlap.in_label() + of.overlap.in_pred() > 0)
         };

@@ -1,0 +1,238 @@
+//! `hiend-shard inspect CACHE --report DIR`: a cache as one HTML page.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
+
+use super::{by_dataset, label_name, listed, rounded, suspects, totals, window};
+use crate::geometry::spacing;
+use crate::picture::{Canvas, Plane};
+use crate::program::count;
+use crate::report::{Bars, Group, Page, box_plots, histogram};
+
+/// Largest number of cases whose voxels are read.
+const MOST_SAMPLED: usize = 24;
+/// Longest side of a slice, in pixels.
+const SLICE: f64 = 208.0;
+/// Number of bars of a histogram of cases.
+const BARS: usize = 24;
+/// Number of bars of a histogram of voxels.
+const VOXEL_BARS: usize = 85;
+/// Largest number of rows of a table of cases.
+const MOST_ROWS: usize = 500;
+/// Largest number of classes with a box plot.
+const MOST_CLASSES: usize = 120;
+
+/// Writes the page and returns its path.
+pub(super) fn write(cache: &Cache, folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut page = Page::new(format!("Cache {}", cache.location()));
+    page.facts(totals(cache));
+    page.heading("Datasets");
+    let (header, rows) = by_dataset(cache);
+    page.table(&header, 1, rows.into_iter().map(Vec::from));
+    if cache.cases().is_empty() {
+        return Ok(page.write(folder)?);
+    }
+    let sample = sampled(cache.cases());
+    suspicious(&mut page, cache);
+    geometry(&mut page, cache)?;
+    let volumes = Volumes::read(cache, &sample)?;
+    values(&mut page, cache, &volumes, sample.len())?;
+    classes(&mut page, cache)?;
+    page.heading("Middle axial slices");
+    page.paragraph(&format!(
+        "{} in the window, labels in colour; the patient's right is on the left.",
+        of_all(cache, &sample)
+    ));
+    page.pictures(volumes.pictures)?;
+    cases(&mut page, cache);
+    Ok(page.write(folder)?)
+}
+
+/// At most [`MOST_SAMPLED`] cases, evenly spaced.
+fn sampled(cases: &[Case]) -> Vec<&Case> {
+    let num = cases.len().min(MOST_SAMPLED);
+    (0..num).map(|at| &cases[at * cases.len() / num]).collect()
+}
+
+/// Phrase for the sampled cases, to begin a sentence with.
+fn of_all(cache: &Cache, sample: &[&Case]) -> String {
+    let all = cache.cases().len();
+    if sample.len() == all { "All cases".into() } else { format!("{} of {all} cases, evenly spaced,", sample.len()) }
+}
+
+fn suspicious(page: &mut Page, cache: &Cache) {
+    page.heading("Suspicious cases");
+    let suspects = suspects(cache);
+    if suspects.is_empty() {
+        page.paragraph("None: the values of every case look like Hounsfield units.");
+        return;
+    }
+    let rows = suspects.iter().map(|(case, findings)| vec![(*case).to_owned(), findings.join("\n")]);
+    page.table(&["case", "finding"], 2, rows);
+}
+
+/// Histograms of spacings and sizes.
+fn geometry(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
+    let sides = |case: &Case| {
+        let mut sides = spacing(&case.record().geometry.source_affine);
+        sides.sort_by(f64::total_cmp);
+        sides
+    };
+    let height = |case: &Case| case.record().shape[2] as f64 * case.record().geometry.spacing[2] / 10.0;
+    let voxels = |case: &Case| super::num_voxels(case) as f64 / 1e6;
+    let cases = || cache.cases().iter();
+    let charts = [
+        ("finest source spacing, mm", cases().map(|case| sides(case)[0]).collect::<Vec<f64>>()),
+        ("coarsest source spacing, mm", cases().map(|case| sides(case)[2]).collect()),
+        ("height of the stored volume, cm", cases().map(height).collect()),
+        ("stored voxels, millions", cases().map(voxels).collect()),
+    ];
+    page.heading("Geometry");
+    page.charts(bar_charts(charts, "cases", BARS)?);
+    Ok(())
+}
+
+fn bar_charts<const N: usize>(
+    charts: [(&str, Vec<f64>); N],
+    counted: &str,
+    num_bars: usize,
+) -> anyhow::Result<Vec<String>> {
+    let charts = charts.into_iter().filter_map(|(name, values)| Some((name, Bars::of(values, num_bars)?)));
+    charts.map(|(name, bars)| Ok(histogram(name, counted, &bars)?)).collect()
+}
+
+/// Voxels of the sampled cases: their histogram and slices.
+struct Volumes {
+    histogram: Bars,
+    pictures: Vec<(Canvas, String)>,
+}
+
+impl Volumes {
+    fn read(cache: &Cache, sample: &[&Case]) -> anyhow::Result<Self> {
+        let [low, high] = window(cache);
+        let width = (high - low) / VOXEL_BARS as f64;
+        let mut counts = vec![0_u64; VOXEL_BARS];
+        let mut pictures = Vec::new();
+        let mut reader = VolumeReader::new();
+        for case in sample {
+            let volume = case.read_whole(&mut reader)?;
+            let image = &case.record().image;
+            for &voxel in &volume.image {
+                let value = image.offset + image.scale * f64::from(voxel);
+                // Values beyond the window, which --store full keeps, count at its ends.
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the bars")]
+                let bar = ((value - low) / width).clamp(0.0, (VOXEL_BARS - 1) as f64) as usize;
+                counts[bar] += 1;
+            }
+            let shape = listed(volume.shape, " x ");
+            let caption = format!("{}, {shape} voxels of {} mm", case.key(), rounded(case.record().geometry.spacing));
+            pictures.push((slice(case, &volume, [low, high]), caption));
+        }
+        let edges = (0..=VOXEL_BARS).map(|edge| low + width * edge as f64).collect();
+        let total = counts.iter().sum::<u64>().max(1) as f64;
+        let heights = counts.into_iter().map(|count| count as f64 * 100.0 / total).collect();
+        Ok(Self { histogram: Bars { edges, heights }, pictures })
+    }
+}
+
+/// Middle axial slice, in true proportion.
+fn slice(case: &Case, volume: &StoredVolume, [low, high]: [f64; 2]) -> Canvas {
+    let record = case.record();
+    let side = |axis: usize| volume.shape[axis] as f64 * record.geometry.spacing[axis];
+    let scale = SLICE / side(0).max(side(1)).max(1e-6);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
+    let size = [0, 1].map(|axis| ((side(axis) * scale).round() as usize).max(1));
+    #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for grey values")]
+    let grey = |voxel: usize| {
+        ((record.image.offset + record.image.scale * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
+    };
+    let cut = Plane::Axial.cut(volume.shape, volume.shape[2] / 2, volume.label.is_some(), |voxel| {
+        (grey(voxel), volume.label.as_ref().map_or(0, |labels| labels[voxel]))
+    });
+    let mut canvas = Canvas::new(size[0], size[1]);
+    canvas.slice([0, 0], size, &cut);
+    canvas
+}
+
+/// Histogram of the stored values and box plots of the shares at the window's ends.
+fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize) -> anyhow::Result<()> {
+    let [low, high] = window(cache);
+    page.heading("Values");
+    page.paragraph(&format!(
+        "Stored values of {} within the window of {low} to {high}, and shares of the source images of all cases before \
+         they were cropped.",
+        count(num_sampled, "case")
+    ));
+    page.charts([histogram("stored value", "% of voxels", &volumes.histogram)?]);
+    let recorded = || cache.cases().iter().filter_map(|case| case.record().values.as_ref());
+    let share = |name: &str, values: Vec<f64>| Group { name: name.to_owned(), values };
+    let shares = [
+        share("at or below the window", recorded().map(|values| values.below * 100.0).collect()),
+        share("at or above the window", recorded().map(|values| values.above * 100.0).collect()),
+        share("air or padding", recorded().map(|values| values.air * 100.0).collect()),
+    ];
+    if recorded().next().is_some() {
+        page.charts([box_plots("% of the source image's voxels", &shares, Some((0.0, 100.0)))?]);
+    }
+    Ok(())
+}
+
+/// Box plots of the volume of each class.
+fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
+    let mut reader = VolumeReader::new();
+    let mut groups: BTreeMap<(&str, u8), Vec<f64>> = BTreeMap::new();
+    for case in cache.cases().iter().filter(|case| case.record().label.is_some()) {
+        let record = case.record();
+        let millilitres = record.geometry.spacing.iter().product::<f64>() / 1e3;
+        let index = reader.index(case).with_context(|| format!("case {}", case.key()))?;
+        for (class, voxels) in &index.occupancy.classes {
+            if let Some(class) = u8::try_from(*class).ok().filter(|class| *class > 0) {
+                let volumes = groups.entry((&record.dataset, class)).or_default();
+                volumes.push(voxels.total() as f64 * millilitres);
+            }
+        }
+    }
+    if groups.is_empty() {
+        return Ok(());
+    }
+    page.heading("Labels");
+    page.paragraph("Volume of each class in the cases that have it; the number of such cases in parentheses.");
+    let several = groups.keys().any(|(dataset, _)| Some(dataset) != groups.keys().next().map(|(first, _)| first));
+    let group = |((dataset, class), values): (&(&str, u8), &Vec<f64>)| {
+        let class = label_name(cache, dataset, *class);
+        let name = if several { format!("{dataset}: {class}") } else { class };
+        Group { name: format!("{name} ({})", values.len()), values: values.clone() }
+    };
+    let shown: Vec<Group> = groups.iter().take(MOST_CLASSES).map(group).collect();
+    page.charts([box_plots("volume, ml", &shown, None)?]);
+    if groups.len() > shown.len() {
+        page.paragraph(&format!("{} more classes are not shown.", groups.len() - shown.len()));
+    }
+    Ok(())
+}
+
+fn cases(page: &mut Page, cache: &Cache) {
+    page.heading("Cases");
+    let row = |case: &Case| {
+        let record = case.record();
+        let source = listed(record.geometry.source_shape, " x ");
+        let values =
+            record.values.as_ref().map_or_else(String::new, |values| format!("{} to {}", values.min, values.max));
+        vec![
+            case.key().to_owned(),
+            if record.label.is_some() { "yes" } else { "no" }.to_owned(),
+            source,
+            rounded(spacing(&record.geometry.source_affine)),
+            listed(record.shape, " x "),
+            values,
+        ]
+    };
+    let header = ["case", "labels", "source shape", "source spacing, mm", "stored shape", "source values"];
+    page.table(&header, 2, cache.cases().iter().take(MOST_ROWS).map(row));
+    if cache.cases().len() > MOST_ROWS {
+        page.paragraph(&format!("{} more; hiend-shard inspect --json lists all.", cache.cases().len() - MOST_ROWS));
+    }
+}

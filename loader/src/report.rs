@@ -1,0 +1,7 @@
+//! Reports: HTML pages that need no other file, with tables, charts and pictures.
+
+mod chart;
+mod page;
+
+pub use chart::{Bars, ChartError, Group, box_plots, histogram};
+pub use page::Page;

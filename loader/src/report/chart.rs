@@ -1,0 +1,249 @@
+//! Charts of reports, as SVG: histograms and box plots.
+//!
+//! The layout is computed with a font that is built into the program (Ubuntu Light, Ubuntu font licence); the browser
+//! draws its own.
+
+use std::error::Error;
+use std::sync::Once;
+
+use plotters::prelude::*;
+use plotters::style::register_font;
+
+const FONT: &str = "sans-serif";
+const INK: RGBColor = RGBColor(36, 41, 51);
+const GRID: RGBColor = RGBColor(228, 231, 236);
+const BLUE: RGBColor = RGBColor(31, 98, 180);
+const WIDTH: u32 = 540;
+const HEIGHT: u32 = 260;
+/// Width of a chart of box plots, in pixels.
+const PLOT_WIDTH: u32 = 1100;
+/// Height of one box plot, in pixels.
+const ROW_HEIGHT: usize = 30;
+/// Letters of a name that fit next to a box plot.
+const NAME_LETTERS: usize = 30;
+
+static FONT_REGISTERED: Once = Once::new();
+
+/// An error of the plotting library.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot draw the chart: {0}")]
+pub struct ChartError(String);
+
+/// Bars of a histogram.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bars {
+    /// Ends of the bars on the axis; one more than there are bars, ascending.
+    pub edges: Vec<f64>,
+    /// Height of each bar.
+    pub heights: Vec<f64>,
+}
+
+impl Bars {
+    /// Numbers of values in up to `max_bars` bars of equal width; `None` without a finite value.
+    #[must_use]
+    pub fn of(values: impl IntoIterator<Item = f64>, max_bars: usize) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        let low = values.iter().copied().reduce(f64::min)?;
+        let high = values.iter().copied().reduce(f64::max)?;
+        // Equal values get one bar around them.
+        let (low, high, num_bars) = if high > low { (low, high, max_bars.max(1)) } else { (low - 0.5, high + 0.5, 1) };
+        let width = (high - low) / num_bars as f64;
+        let mut heights = vec![0.0; num_bars];
+        for value in values {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bar's number")]
+            let bar = ((value - low) / width) as usize;
+            heights[bar.min(num_bars - 1)] += 1.0;
+        }
+        let edges = (0..=num_bars).map(|edge| low + width * edge as f64).collect();
+        Some(Self { edges, heights })
+    }
+}
+
+/// Values of one row of box plots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Name next to the row.
+    pub name: String,
+    /// Values; those that are not finite are left out.
+    pub values: Vec<f64>,
+}
+
+/// Draws a histogram; `quantity` is the label of the axis, with its unit, and `counted` names the height.
+///
+/// # Errors
+/// If the plotting library fails.
+pub fn histogram(quantity: &str, counted: &str, bars: &Bars) -> Result<String, ChartError> {
+    draw((WIDTH, HEIGHT), |svg| draw_histogram(svg, quantity, counted, bars))
+}
+
+/// Draws one box plot per group, from the top: quartiles, whiskers to the last value within 1.5 times their distance, and
+/// a dot for each value. `range` is that of the axis; without it, that of the values.
+///
+/// # Errors
+/// If the plotting library fails.
+pub fn box_plots(quantity: &str, groups: &[Group], range: Option<(f64, f64)>) -> Result<String, ChartError> {
+    let height = u32::try_from(70 + groups.len() * ROW_HEIGHT).unwrap_or(u32::MAX);
+    draw((PLOT_WIDTH, height), |svg| draw_boxes(svg, quantity, groups, range))
+}
+
+fn draw(
+    (width, height): (u32, u32),
+    paint: impl FnOnce(SVGBackend<'_>) -> Result<(), Box<dyn Error>>,
+) -> Result<String, ChartError> {
+    FONT_REGISTERED.call_once(|| {
+        // An unusable font appears as an error of the first text.
+        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    });
+    let mut svg = String::new();
+    paint(SVGBackend::with_string(&mut svg, (width, height))).map_err(|error| ChartError(error.to_string()))?;
+    Ok(svg)
+}
+
+fn text(size: i32) -> TextStyle<'static> {
+    TextStyle::from((FONT, size).into_font()).color(&INK)
+}
+
+fn draw_histogram(svg: SVGBackend<'_>, quantity: &str, counted: &str, bars: &Bars) -> Result<(), Box<dyn Error>> {
+    let (Some(&low), Some(&high)) = (bars.edges.first(), bars.edges.last()) else { return Ok(()) };
+    let highest = bars.heights.iter().copied().fold(0.0, f64::max);
+    let root = svg.into_drawing_area();
+    let mut chart = ChartBuilder::on(&root)
+        .margin(10)
+        .margin_right(20)
+        .x_label_area_size(40)
+        .y_label_area_size(64)
+        .build_cartesian_2d(low..high, 0.0..(highest * 1.05).max(1e-9))?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .disable_x_mesh()
+        .axis_style(INK)
+        .label_style(text(12))
+        .axis_desc_style(text(13))
+        .x_desc(quantity)
+        .y_desc(counted)
+        .x_labels(7)
+        .y_labels(5)
+        .x_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| short(*value))
+        .draw()?;
+    let bar =
+        |(ends, &height): (&[f64], &f64)| Rectangle::new([(ends[0], 0.0), (ends[1], height)], BLUE.mix(0.75).filled());
+    chart.draw_series(bars.edges.windows(2).zip(&bars.heights).map(bar))?;
+    root.present()?;
+    Ok(())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "single precision is enough for pixels")]
+fn draw_boxes(
+    svg: SVGBackend<'_>,
+    quantity: &str,
+    groups: &[Group],
+    range: Option<(f64, f64)>,
+) -> Result<(), Box<dyn Error>> {
+    let finite = |group: &Group| group.values.iter().copied().filter(|value| value.is_finite()).collect::<Vec<f64>>();
+    let values: Vec<Vec<f64>> = groups.iter().map(finite).collect();
+    let all = || values.iter().flatten().copied();
+    let (low, high) = range
+        .or_else(|| Some((all().reduce(f64::min)?, all().reduce(f64::max)?)))
+        .map_or((0.0, 1.0), |(low, high)| if high > low { (low, high) } else { (low - 0.5, high + 0.5) });
+    let room = 0.02 * (high - low);
+    let last = i32::try_from(groups.len())?.max(1) - 1;
+    let root = svg.into_drawing_area();
+    // Rows are numbered from below.
+    let mut chart = ChartBuilder::on(&root)
+        .margin(10)
+        .margin_right(24)
+        .x_label_area_size(40)
+        .y_label_area_size(230)
+        .build_cartesian_2d((low - room) as f32..(high + room) as f32, (0..last).into_segmented())?;
+    let name = |row: &SegmentValue<i32>| match row {
+        SegmentValue::CenterOf(row) | SegmentValue::Exact(row) => {
+            let group = usize::try_from(last - row).ok().and_then(|at| groups.get(at));
+            group.map(|group| crate::picture::fitting(&group.name, NAME_LETTERS)).unwrap_or_default()
+        }
+        SegmentValue::Last => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .label_style(text(13))
+        .axis_desc_style(text(13))
+        .x_desc(quantity)
+        .x_labels(9)
+        .y_labels(groups.len())
+        .x_label_formatter(&|value| short(f64::from(*value)))
+        .y_label_formatter(&name)
+        .draw()?;
+    for (row, values) in (0..=last).rev().zip(&values) {
+        if values.is_empty() {
+            continue;
+        }
+        let row = SegmentValue::CenterOf(row);
+        let quartiles = Quartiles::new(values);
+        let plot = Boxplot::new_horizontal(row.clone(), &quartiles).width(14).whisker_width(0.6).style(BLUE);
+        chart.draw_series([plot])?;
+        let dot = |value: &f64| Circle::new((*value as f32, row.clone()), 2, BLUE.mix(0.45).filled());
+        chart.draw_series(values.iter().map(dot))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// A number with at most three decimals; thousands and millions are shortened.
+fn short(value: f64) -> String {
+    let (value, unit) = match value.abs() {
+        size if size >= 1e6 => (value / 1e6, "M"),
+        size if size >= 1e4 => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{}{unit}", if text == "-0" { "0" } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_value_is_in_a_bar() {
+        let bars = Bars::of([1.0, 2.0, f64::NAN, 5.0, 5.0], 4).unwrap();
+        assert_eq!((bars.edges, bars.heights), (vec![1.0, 2.0, 3.0, 4.0, 5.0], vec![1.0, 1.0, 0.0, 2.0]));
+        let same = Bars::of([3.0, 3.0], 10).unwrap();
+        assert_eq!((same.edges, same.heights), (vec![2.5, 3.5], vec![2.0]));
+        assert_eq!(Bars::of([f64::INFINITY], 10), None);
+    }
+
+    #[test]
+    fn histogram_has_a_rectangle_for_every_bar() {
+        let bars = Bars::of((0..50).map(f64::from), 10).unwrap();
+        let svg = histogram("HU", "voxels <per> case", &bars).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("voxels &lt;per&gt; case"), "{svg}");
+        assert_eq!(svg.matches("<rect").count(), 10, "{svg}");
+    }
+
+    #[test]
+    fn box_plots_have_every_name_and_a_dot_for_every_finite_value() {
+        let group = |name: &str, values: &[f64]| Group { name: name.to_owned(), values: values.to_vec() };
+        let groups = [group("liver & more", &[0.9, 0.95, 0.7]), group("spleen", &[0.5, f64::NAN]), group("empty", &[])];
+        for groups in [&groups[..], &groups[..1], &groups[2..]] {
+            let svg = box_plots("Dice", groups, Some((0.0, 1.0))).unwrap();
+            let dots: usize = groups.iter().flat_map(|group| &group.values).filter(|value| value.is_finite()).count();
+            assert_eq!(svg.matches("<circle").count(), dots, "{svg}");
+            for group in groups {
+                assert!(svg.contains(&group.name.replace('&', "&amp;")), "{svg}");
+            }
+        }
+        box_plots("HD95, mm", &groups, None).unwrap();
+        box_plots("nothing", &[], None).unwrap();
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([short(0.25), short(-0.000_01), short(20_000.0), short(1.5e6)], ["0.25", "0", "20k", "1.5M"]);
+    }
+}

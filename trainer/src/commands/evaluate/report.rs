@@ -1,0 +1,170 @@
+//! `hiend-train evaluate --report DIR`: an evaluation as one HTML page.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hiend_loader::geometry::spacing;
+use hiend_loader::picture::{Canvas, LETTER, Plane, TEXT, label_colour};
+use hiend_loader::report::{Group, Page, box_plots};
+
+use super::LabelFile;
+use super::classes::Classes;
+use crate::metric::evaluation::{ClassMetrics, Evaluation};
+
+/// Largest number of cases of which slices are drawn.
+const MOST_DRAWN: usize = 8;
+/// Longest side of a slice, in pixels.
+const SLICE: f64 = 360.0;
+/// Distance between parts of a picture, in pixels.
+const MARGIN: usize = 8;
+/// Largest number of rows of the table of cases.
+const MOST_ROWS: usize = 2000;
+
+/// Files of an evaluation, by case.
+pub(super) struct Files<'a> {
+    /// True label maps.
+    pub labels: &'a BTreeMap<String, PathBuf>,
+    /// Predicted label maps.
+    pub predictions: &'a BTreeMap<String, PathBuf>,
+}
+
+/// Writes the page and returns its path.
+pub(super) fn write(
+    evaluation: &Evaluation,
+    classes: &Classes,
+    files: &Files<'_>,
+    folder: &Path,
+) -> anyhow::Result<PathBuf> {
+    let mut page = Page::new("Evaluation of predicted label maps");
+    let folder_of = |files: &BTreeMap<String, PathBuf>| {
+        let first = files.values().next().and_then(|path| path.parent());
+        first.map_or_else(String::new, |folder| folder.display().to_string())
+    };
+    page.facts([
+        ("labels", folder_of(files.labels)),
+        ("predictions", folder_of(files.predictions)),
+        ("cases", evaluation.cases.len().to_string()),
+        ("surface", evaluation.conventions.surface.name().to_owned()),
+        ("absent classes", evaluation.conventions.absent.name().to_owned()),
+        ("tolerance", format!("{} mm", evaluation.conventions.tolerances.default_mm)),
+    ]);
+    page.heading("Means over cases");
+    let mut rows = evaluation.table_rows().into_iter();
+    let header = rows.next().unwrap_or_default();
+    page.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1, rows);
+    page.heading("Classes");
+    page.paragraph(
+        "Quartiles, whiskers to the last case within 1.5 times their distance, and a dot for each case. A case in which \
+         only one of the two maps has the class has a Dice of 0 and no distance.",
+    );
+    page.charts([
+        box_plots("Dice", &groups(evaluation, |metrics| metrics.dice), Some((0.0, 1.0)))?,
+        box_plots("HD95, mm", &groups(evaluation, |metrics| metrics.hd95_mm), None)?,
+    ]);
+    worst(&mut page, evaluation, classes, files)?;
+    cases(&mut page, evaluation);
+    Ok(page.write(folder)?)
+}
+
+/// Values of each foreground class that any case has.
+fn groups(evaluation: &Evaluation, metric: fn(&ClassMetrics) -> f64) -> Vec<Group> {
+    let names = evaluation.class_names.iter().enumerate().skip(1).filter(|(class, _)| evaluation.occurs(*class));
+    names
+        .map(|(class, name)| Group { name: name.clone(), values: evaluation.values(class, metric).collect() })
+        .collect()
+}
+
+/// Slices of the cases with the lowest Dice, where most voxels differ.
+fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Files<'_>) -> anyhow::Result<()> {
+    let mut ranked: Vec<(f64, &str)> = evaluation
+        .fg_dice_of_cases()
+        .zip(&evaluation.cases)
+        .map(|(dice, case)| (dice, case.case_id.as_str()))
+        .collect();
+    ranked.retain(|(dice, _)| *dice < 1.0);
+    ranked.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    ranked.truncate(MOST_DRAWN);
+    if ranked.is_empty() {
+        return Ok(());
+    }
+    page.heading("Cases with the lowest Dice");
+    page.paragraph(
+        "The axial slice in which most voxels differ: label on the left, prediction on the right. The patient's right is \
+         on the left of each.",
+    );
+    if classes.regions.is_none() {
+        let legend = evaluation.class_names.iter().enumerate().skip(1).filter(|(class, _)| evaluation.occurs(*class));
+        page.legend(legend.filter_map(|(class, name)| Some((label_colour(u8::try_from(class).ok()?)?, name.clone()))));
+    }
+    let mut pictures = Vec::new();
+    for (dice, case_id) in ranked {
+        let [label, pred] = [&files.labels[case_id], &files.predictions[case_id]].map(|path| LabelFile::read(path));
+        let (canvas, height) = compared(&label?, &pred?, classes.space.ignore());
+        pictures.push((canvas, format!("{case_id}: mean foreground Dice {dice:.4}, slice {height}")));
+    }
+    page.pictures(pictures)?;
+    Ok(())
+}
+
+/// The axial slice in which most voxels of two maps differ, of one map next to that of the other; and its number.
+fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas, usize) {
+    let shape = label.info.orientation.shape(label.info.shape);
+    let [truth, guess] = [label, pred].map(in_ras);
+    let [nx, ny, nz] = shape;
+    let differs = |voxel: usize| truth[voxel] != guess[voxel] && Some(truth[voxel]) != ignore;
+    let num_different = |z: usize| (0..nx * ny).filter(|row| differs(row * nz + z)).count();
+    // The lowest of equal slices.
+    let at = (0..nz).rev().max_by_key(|&z| num_different(z)).unwrap_or(0);
+    let source_spacing = spacing(&label.info.affine);
+    let side = |axis: usize| shape[axis] as f64 * source_spacing[label.info.orientation.source_axis[axis]];
+    let scale = SLICE / side(0).max(side(1)).max(1e-6);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
+    let size = [0, 1].map(|axis| ((side(axis) * scale).round() as usize).max(1));
+    let top = LETTER + MARGIN;
+    let mut canvas = Canvas::new(2 * size[0] + MARGIN, top + size[1]);
+    for (number, (name, map)) in [("label", &truth), ("prediction", &guess)].into_iter().enumerate() {
+        let left = number * (size[0] + MARGIN);
+        canvas.text([left, 0], 1, TEXT, name);
+        canvas.slice([left, top], size, &Plane::Axial.cut(shape, at, true, |voxel| (0.1, map[voxel])));
+    }
+    (canvas, at)
+}
+
+/// Labels of a file in RAS+ order, z fastest.
+fn in_ras(file: &LabelFile) -> Vec<u8> {
+    let orientation = file.info.orientation;
+    let [nx, ny, nz] = orientation.shape(file.info.shape);
+    let strides = [1, file.info.shape[0], file.info.shape[0] * file.info.shape[1]];
+    let offset = |axis: usize, at: usize, len: usize| {
+        let at = if orientation.flipped[axis] { len - 1 - at } else { at };
+        at * strides[orientation.source_axis[axis]]
+    };
+    let mut labels = Vec::with_capacity(file.voxels.len());
+    for x in 0..nx {
+        for y in 0..ny {
+            let row = offset(0, x, nx) + offset(1, y, ny);
+            labels.extend((0..nz).map(|z| file.voxels[row + offset(2, z, nz)]));
+        }
+    }
+    labels
+}
+
+fn cases(page: &mut Page, evaluation: &Evaluation) {
+    page.heading("All cases, the lowest mean Dice first");
+    let listed: Vec<usize> = (1..evaluation.class_names.len()).filter(|&class| evaluation.occurs(class)).collect();
+    let mut header = vec!["case", "mean Dice"];
+    header.extend(listed.iter().map(|&class| evaluation.class_names[class].as_str()));
+    let shown = |value: f64| if value.is_nan() { "-".to_owned() } else { format!("{value:.4}") };
+    let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
+    for (dice, case) in evaluation.fg_dice_of_cases().zip(&evaluation.cases) {
+        let mut row = vec![case.case_id.clone(), shown(dice)];
+        row.extend(listed.iter().map(|&class| shown(case.classes.get(class).map_or(f64::NAN, |metrics| metrics.dice))));
+        rows.push((dice, row));
+    }
+    rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let skipped = rows.len().saturating_sub(MOST_ROWS);
+    page.table(&header, 1, rows.into_iter().take(MOST_ROWS).map(|(_, row)| row));
+    if skipped > 0 {
+        page.paragraph(&format!("{skipped} more; --csv writes all."));
+    }
+}
