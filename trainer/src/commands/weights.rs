@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use hiend_cache::lookup;
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::program::check_extension;
+use hiend_loader::program::{UsageError, check_extension};
 
 use super::model::{load_pretrained, sizes};
 use super::print;

@@ -159,7 +159,7 @@ impl Predictor {
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
                 .with_weighting(settings.weighting)
                 .with_mirroring([settings.mirror; 3]);
-        let (classes, preprocess) = (config.classes.clone(), preprocess.clone());
+        let (classes, preprocess) = (opened[0].config.classes.clone(), opened[0].preprocess.clone());
         let (models, checkpoints) = opened.into_iter().map(|opened| (opened.model, opened.checkpoint)).unzip();
         Ok(Self {
             models,
