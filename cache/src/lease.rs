@@ -215,8 +215,9 @@ mod tests {
     fn lease_of_a_dead_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let lease = take(dir.path(), "run");
-        age(dir.path(), "run.live", 30);
-        age(dir.path(), "run.dead", 90);
+        // Far from the ends of a lifetime and of ten: this test may be interrupted for half a minute.
+        age(dir.path(), "run.live", 10);
+        age(dir.path(), "run.dead", 300);
         age(dir.path(), "run.long-dead", 3600);
         assert_eq!(lease.others("run").unwrap(), ["live"]);
         assert!(dir.path().join(".leases/run.dead").exists());

@@ -16,6 +16,8 @@ pub struct FileLock {
     file: File,
     path: PathBuf,
     effective: bool,
+    /// Process that took the lock.
+    owner: u32,
 }
 
 impl FileLock {
@@ -84,7 +86,7 @@ impl FileLock {
     fn waiting(path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<Self, FileError> {
         let file = open(path)?;
         let effective = wait(&file, path, lock)?;
-        Ok(Self { file, path: path.to_owned(), effective })
+        Ok(Self::held(file, path, effective))
     }
 
     fn try_hold(path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Option<Self>, FileError> {
@@ -94,7 +96,22 @@ impl FileLock {
             Attempt::Unsupported => false,
             Attempt::Taken => return Ok(None),
         };
-        Ok(Some(Self { file, path: path.to_owned(), effective }))
+        Ok(Some(Self::held(file, path, effective)))
+    }
+
+    fn held(file: File, path: &Path, effective: bool) -> Self {
+        Self { file, path: path.to_owned(), effective, owner: std::process::id() }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing the file would not do at once: a process that another thread starts at this moment has a copy of it until
+        // it executes its program. A process that was forked with the lock must not end it for the one that took it.
+        if self.effective && self.owner == std::process::id() {
+            // Closing the file releases the lock in the end.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -154,6 +171,30 @@ mod tests {
         assert!(FileLock::try_exclusive(&path).unwrap().is_none());
         drop(held);
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn dropped_lock_is_released_although_a_starting_process_has_a_copy_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let held = FileLock::exclusive(&path).unwrap();
+        // As inherited by a process between its fork and the execution of its program.
+        let copy = held.file.try_clone().unwrap();
+        drop(held);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+        drop(copy);
+    }
+
+    #[test]
+    fn forked_process_does_not_release_the_lock_of_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let held = FileLock::exclusive(&path).unwrap();
+        // As a forked process has it.
+        let owner = held.owner.wrapping_add(1);
+        drop(FileLock { file: held.file.try_clone().unwrap(), path: path.clone(), effective: true, owner });
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(held);
     }
 
     #[test]

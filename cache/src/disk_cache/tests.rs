@@ -92,6 +92,8 @@ fn eviction_removes_blocks_only() {
     let cache = open(dir.path(), 4 * BLOCK_LEN);
     let block = vec![7; usize::try_from(BLOCK_LEN).unwrap()];
     cache.put(key(1, 0), &block);
+    // The oldest, also where the clock of the file system is coarse.
+    File::open(cache.path_of(key(1, 0))).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     let beside = cache.path_of(key(1, 0)).with_file_name("notes");
     std::fs::write(&beside, b"mine").unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
