@@ -4,6 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::geometry::Affine;
 
+/// Makes a FIFO, without the program `mkfifo`: a process that is being started has copies of the sockets and locks of all
+/// tests until it executes its program.
+#[cfg(target_os = "linux")]
+pub(crate) fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
 /// A file to be written: 16-bit voxels of 2 mm, LPS, unless changed.
 #[derive(Clone, Debug)]
 pub(crate) struct TestFile {

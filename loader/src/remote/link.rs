@@ -31,6 +31,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Time for a server on this host to pass the file of shared memory. After it, voxels come through the socket for as long
+/// as the connection lasts.
+const PASSING: Duration = Duration::from_secs(30);
+
 /// Time between pings, and time for their answers.
 const PING: Duration = Duration::from_secs(10);
 
@@ -245,7 +249,7 @@ impl Dialer {
 /// Receives the file of shared memory and maps it.
 fn map(path: &PathBuf, ticket: [u8; TICKET_LEN], memory: &SharedMemory) -> std::io::Result<Slots> {
     let mut socket = std::os::unix::net::UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(CONNECT))?;
+    socket.set_read_timeout(Some(PASSING))?;
     socket.write_all(&ticket)?;
     let file = pass::receive(socket.as_fd())?;
     let slot_bytes = usize::try_from(memory.slot_bytes).map_err(std::io::Error::other)?;

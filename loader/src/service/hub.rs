@@ -24,7 +24,7 @@ use crate::wire::framing::Pieces;
 use crate::wire::{self, FetchRequest, OpenRequest, STEPS, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
 
 /// Time for which a ticket for shared memory is valid.
-const TICKET_LIFE: Duration = Duration::from_secs(30);
+pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 
 /// Slots that a client may ask for at a time.
 const MOST_SLOTS: u32 = 1024;

@@ -11,8 +11,8 @@ use super::hub::Hub;
 use crate::shared_memory::pass;
 use crate::wire::{FD_SUFFIX, TICKET_LEN};
 
-/// Time for a client to send its ticket.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a client to send its ticket, as long as the ticket is valid.
+const PATIENCE: Duration = super::hub::TICKET_LIFE;
 
 /// Path of the socket for files, next to the service's socket.
 pub(super) fn path(socket: &Path) -> PathBuf {

@@ -76,15 +76,24 @@ async fn answer(hub: Arc<Hub>, request: Request<Body>) -> Result<Pieces, Status>
             let request = message(request).await?;
             // Selecting cases and hashing them takes milliseconds, too long for a thread that serves connections.
             let facts = tokio::task::spawn_blocking(move || hub.open(request)).await;
-            Ok(Pieces::response(&facts.map_err(|err| Status::aborted(err.to_string()))??))
+            Ok(Pieces::response(&facts.map_err(|err| ended(&err))??))
         }
         path::FETCH => Ok(hub.fetch(&client, message(request).await?).await?.body),
         path::SHARE => {
             let request = message(request).await?;
             let memory = tokio::task::spawn_blocking(move || hub.share(&client, &request)).await;
-            Ok(Pieces::response(&memory.map_err(|err| Status::aborted(err.to_string()))??))
+            Ok(Pieces::response(&memory.map_err(|err| ended(&err))??))
         }
         other => Err(Status::unimplemented(format!("no method {other}"))),
+    }
+}
+
+/// Status of work that ended without a result. Work that a shutdown cancelled may be done by another server.
+fn ended(error: &tokio::task::JoinError) -> Status {
+    if error.is_cancelled() {
+        Status::unavailable("the server is shutting down")
+    } else {
+        Status::aborted(error.to_string())
     }
 }
 

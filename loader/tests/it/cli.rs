@@ -406,7 +406,7 @@ fn a_run_after_a_kill_converts_only_what_is_missing() {
     let mut run = command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let has_shard = || hiend_cache::list_shards(place.path("cache")).is_ok_and(|shards| !shards.is_empty());
     while !(has_shard() && unfinished(&place.path("cache")) > 0) && run.try_wait().unwrap().is_none() {
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     }
     run.kill().unwrap();
     run.wait().unwrap();
@@ -434,7 +434,7 @@ fn an_interrupted_run_keeps_finished_cases() {
         let args = [data.as_str(), "--out", &out, "--spacing=2", "--jobs", "1"];
         let mut run = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         while unfinished(&place.path("cache")) == 0 && run.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         if run.try_wait().unwrap().is_some() {
             continue;

@@ -138,17 +138,23 @@ fn programs_say_what_they_wait_for(server: &str) {
     let place = Place::with_phantoms(server, 1);
     let data = place.text("data");
     let url = place.url.as_str();
-    for args in [
+    let programs = [
         vec![data.as_str(), "--out", url, "--spacing", COARSE],
         vec!["verify", url],
         vec!["inspect", url],
         stream(url, &[]),
-    ] {
-        let mut command = place.command(&[&args[..], &["--storage-retry=3"]].concat());
-        let ran = Ran::of(command.env("AWS_ENDPOINT", NOBODY).output().unwrap());
-        assert_eq!(ran.code, 1, "{}", ran.err);
-        assert!(ran.err.contains("s3://bucket does not answer"), "{args:?}: {}", ran.err);
-        assert!(ran.err.contains("repeated for up to 3 s (--storage-retry)"), "{args:?}: {}", ran.err);
+    ];
+    // All at the same time. The message comes after two seconds of failures, so that a program may begin late.
+    let running = programs.map(|args| {
+        let mut command = place.command(&[&args[..], &["--storage-retry=12"]].concat());
+        let child = command.env("AWS_ENDPOINT", NOBODY).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        (format!("{args:?}"), child.unwrap())
+    });
+    for (args, child) in running {
+        let ran = finish(child);
+        assert_eq!(ran.code, 1, "{args}: {}", ran.err);
+        assert!(ran.err.contains("s3://bucket does not answer"), "{args}: {}", ran.err);
+        assert!(ran.err.contains("repeated for up to 12 s (--storage-retry)"), "{args}: {}", ran.err);
         let error = ran.err.lines().find(|line| line.starts_with("error:")).unwrap();
         assert!(error.contains(url) && error.contains("refused"), "{error}");
         assert!(!ran.err.contains("max_retries"), "{}", ran.err);

@@ -19,7 +19,7 @@ TOKEN = "secret"
 
 def remote(servers=SERVERS, **changes):
     """The stream whose digests `main.rs` records, from servers."""
-    settings = {"threads": None, "token": TOKEN, "retry": 10, **changes}
+    settings = {"threads": None, "token": TOKEN, "retry": 120, **changes}
     return dataset(source=None, servers=servers, **settings)
 
 
