@@ -14,6 +14,9 @@ use super::wire::{Frame, Kind};
 
 /// Maximum interval of heartbeats.
 const MAX_INTERVAL: Duration = Duration::from_secs(5);
+/// Time beyond the deadline of [`Link::close`] in which what is queued is sent. Without it a rank that gets no processor
+/// for seconds would take its last word with it, and the others would call it gone.
+const SENDING: Duration = Duration::from_secs(20);
 /// Number of frames that may wait to be sent; more than the protocol keeps in flight.
 const OUTGOING: usize = 32;
 /// Bytes read and written at once, if a frame is smaller.
@@ -41,7 +44,8 @@ impl Peer {
 pub(super) struct Link {
     pub(super) peer: Peer,
     stream: TcpStream,
-    threads: Vec<JoinHandle<()>>,
+    reader: JoinHandle<()>,
+    writer: JoinHandle<()>,
 }
 
 impl Link {
@@ -60,25 +64,30 @@ impl Link {
         };
         let (from, to) = ((peer.clone(), Arc::clone(core)), (peer.clone(), Arc::clone(core)));
         let interval = (timeout / 4).min(MAX_INTERVAL);
-        let threads = vec![
-            spawn("rank-in", Box::new(move || read_all(reading, &from.0, &from.1, timeout)))?,
-            spawn("rank-out", Box::new(move || write_all(writing, &outgoing, &to.0, &to.1, timeout, interval)))?,
-        ];
+        let reader = spawn("rank-in", Box::new(move || read_all(reading, &from.0, &from.1, timeout)))?;
+        let writer =
+            spawn("rank-out", Box::new(move || write_all(writing, &outgoing, &to.0, &to.1, timeout, interval)))?;
         core.add_outgoing(peer.index, sender);
-        Ok(Self { peer, stream, threads })
+        Ok(Self { peer, stream, reader, writer })
     }
 
-    /// Waits until `deadline` for both threads to end, which they do once the core has dropped its senders and the peer
-    /// has closed its end; then closes the connection.
-    pub(super) fn close(mut self, deadline: Instant) {
-        while Instant::now() < deadline && !self.threads.iter().all(JoinHandle::is_finished) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Waits for both threads to end, which they do once the core has dropped its senders and the peer has closed its end;
+    /// then closes the connection. The reader is waited for until `deadline`, the writer for [`SENDING`] longer.
+    pub(super) fn close(self, deadline: Instant) {
+        wait_for(&self.writer, deadline + SENDING);
+        wait_for(&self.reader, deadline);
         let _ = self.stream.shutdown(Shutdown::Both);
-        for thread in self.threads.drain(..) {
+        for thread in [self.reader, self.writer] {
             // A panic of a thread has shown its message already.
             let _ = thread.join();
         }
+    }
+}
+
+/// Waits for a thread to end, until `deadline` at the longest.
+fn wait_for(thread: &JoinHandle<()>, deadline: Instant) {
+    while Instant::now() < deadline && !thread.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

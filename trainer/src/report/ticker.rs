@@ -49,7 +49,7 @@ mod tests {
         let (first, second) = (receiver.recv().unwrap(), receiver.recv().unwrap());
         assert!(Duration::from_millis(5) <= first && first < second);
         drop(ticker);
-        // The sender was dropped with the thread.
-        assert!(receiver.into_iter().count() < 1000);
+        // Ends, because the sender was dropped with the thread.
+        receiver.into_iter().for_each(drop);
     }
 }

@@ -33,6 +33,8 @@ impl Folder {
         pretrain.stream.crop_size = [16; 3];
         pretrain.stream.crops_per_visit = 1;
         pretrain.stream.visits_per_batch = 2;
+        // Longer than a test takes to stop a run, however busy the machine is.
+        pretrain.schedule.total = 1_000_000;
         fs::write(folder.path("pretrain.toml"), pretrain.to_toml()).unwrap();
         let mut finetune = FinetunePreset::Tiny.config();
         finetune.model.patch_size = 16;

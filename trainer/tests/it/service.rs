@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hiend_cache::Cache;
 use hiend_loader::service::{Service, ServiceConfig};
@@ -155,7 +156,7 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
     // Memory for three batches: without servers the run soon waits.
     let args = format!(
         "{PRETRAIN} --loader {} --run-dir run --memory 128KiB --loader-retry 3600 --metrics-listen 127.0.0.1:0 \
-         --stalled-after 1",
+         --stalled-after 3",
         server.url
     );
     let mut run = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -164,13 +165,20 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
     let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     stdout.find(|line| line.starts_with("step ")).unwrap();
     server.kill();
-    let stalled = loop {
-        let health = get(&addr, "/healthz").unwrap();
-        if health.starts_with("HTTP/1.1 503") {
-            break health;
-        }
+    // The batches that were fetched are used up once the training stands still as well.
+    let stands_still = |health: &str| {
+        health.starts_with("HTTP/1.1 503")
+            && ["no progress of the loader", "no progress of training"].iter().all(|part| health.contains(part))
     };
-    assert!(stalled.contains("no progress of the loader"), "{stalled}");
+    let began = Instant::now();
+    loop {
+        let health = get(&addr, "/healthz").unwrap();
+        if stands_still(&health) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_mins(2), "{health}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let (_, rest) = (stdout.count(), stderr.collect::<Vec<_>>());
     assert_eq!(run.wait().unwrap().code(), Some(75), "{rest:?}");
