@@ -11,13 +11,13 @@ use std::path::Path;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hiend_loader::convert::{Conversion, ConvertOptions};
 use hiend_loader::dataset::find;
-use hiend_loader::nifti::{read_info, read_volume, write_like};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::volume::{VolumeInfo, read_volume, write_like};
 
 use benches::volume::{Voxels, mirror_tile};
 
 const SHAPE: [usize; 3] = [512, 512, 200];
-const SPACING: [f32; 3] = [0.8, 0.8, 2.0];
+const SPACING: [f64; 3] = [0.8, 0.8, 2.0];
 
 /// Writes a dataset in nnU-Net layout with one scan; returns the scan's path.
 fn dataset(dir: &Path) -> std::path::PathBuf {
@@ -29,19 +29,9 @@ fn dataset(dir: &Path) -> std::path::PathBuf {
     write_dataset(dir, &PhantomConfig { cases: 1, seed: 1, spacing_mm: [8.0, 8.0] })
         .expect("the folder can be written");
     let path = dir.join("imagesTr/phantom_000_0000.nii.gz");
-    let mut info = read_info(&path).expect("just written");
-    info.shape = SHAPE;
-    for (axis, (len, side)) in SHAPE.into_iter().zip(SPACING).enumerate() {
-        info.header.dim[axis + 1] = u16::try_from(len).expect("small");
-        info.header.pixdim[axis + 1] = side;
-    }
-    for (axis, row) in
-        [&mut info.header.srow_x, &mut info.header.srow_y, &mut info.header.srow_z].into_iter().enumerate()
-    {
-        *row = [0.0; 4];
-        row[axis] = SPACING[axis];
-    }
-    info.header.sform_code = 1;
+    let [x, y, z] = SPACING;
+    let affine = [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0], [0.0, 0.0, 0.0, 1.0]];
+    let info = VolumeInfo::new(SHAPE, affine).expect("a grid");
     #[expect(clippy::cast_possible_truncation, reason = "HU of a window")]
     let hu = |&value: &u16| (f64::from(value) + voxels.offset) as i16;
     let tiled: Vec<i16> = mirror_tile(&voxels.values, voxels.shape, SHAPE).iter().map(hu).collect();

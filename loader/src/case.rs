@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{Cache, Case};
 
+use crate::volume::{Volume, VolumeError, VolumeInfo, detached, read_info, read_volume};
+
 /// A scan on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CaseFiles {
@@ -12,8 +14,10 @@ pub struct CaseFiles {
     pub dataset: String,
     /// Name of the case, unique in its dataset.
     pub case_id: String,
-    /// Path of the image.
+    /// Path of the image; of a DICOM series the first file.
     pub image: PathBuf,
+    /// Further files of a DICOM series; empty for other formats.
+    pub slices: Vec<PathBuf>,
     /// Evidence that the image is an image and not a label map.
     pub role: ImageRole,
     /// Files of the label map; `None` for an unlabelled case.
@@ -80,15 +84,50 @@ impl CaseFiles {
 
     /// All files of the case, the image first.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(self.image.as_path()).chain(self.label.iter().flat_map(LabelFiles::files))
+        self.image_files().chain(self.label.iter().flat_map(LabelFiles::files))
     }
 
-    /// Size of all files together, in bytes.
+    /// The files of the image.
+    pub fn image_files(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.image.as_path()).chain(self.slices.iter().map(PathBuf::as_path))
+    }
+
+    /// Reads the header of the image.
+    ///
+    /// # Errors
+    /// As [`read_info`].
+    pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
+        #[cfg(feature = "dicom")]
+        if !self.slices.is_empty() {
+            let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
+            return crate::volume::dicom::read_series_info(&files);
+        }
+        read_info(&self.image)
+    }
+
+    /// Reads the image.
+    ///
+    /// # Errors
+    /// As [`read_volume`].
+    pub fn read_volume(&self) -> Result<Volume, VolumeError> {
+        #[cfg(feature = "dicom")]
+        if !self.slices.is_empty() {
+            let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
+            return crate::volume::read_series(&files);
+        }
+        read_volume(&self.image)
+    }
+
+    /// Size of all files together, those of detached voxels included, in bytes.
     ///
     /// # Errors
     /// If a file is missing or cannot be looked at.
     pub fn file_bytes(&self) -> std::io::Result<u64> {
-        self.files().map(|path| Ok(std::fs::metadata(path)?.len())).sum()
+        let sizes = self.files().map(|path| {
+            let voxels = detached(path).map(|voxels| std::fs::metadata(voxels)).transpose()?;
+            Ok(std::fs::metadata(path)?.len() + voxels.map_or(0, |data| data.len()))
+        });
+        sizes.sum()
     }
 }
 

@@ -21,8 +21,8 @@ use crate::transform::Chain;
 /// Convert CT volumes to shards for training
 ///
 /// DATA is a folder of nnU-Net datasets (`DATA/DatasetXXX_NAME/imagesTr`) or one of them, a Medical Segmentation
-/// Decathlon dataset, or any folder with .nii or .nii.gz files. Every scan is oriented to RAS+, resampled to one spacing, clamped
-/// to one HU window and written to checksummed shards. Running the command again converts only new and changed cases
+/// Decathlon dataset, or any folder with .nii, .nii.gz, .nrrd or .mha files. Every scan is oriented to RAS+, resampled to
+/// one spacing, clamped to one HU window and written to checksummed shards. Running the command again converts only new and changed cases
 #[derive(Debug, Parser)]
 #[command(
     name = "hiend-shard",

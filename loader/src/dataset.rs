@@ -6,7 +6,7 @@
 //! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
 //! | BTCV, FLARE | a folder of images next to one of label maps (`paired`) |
 //! | `TotalSegmentator`, `KiTS` | a folder a case, with an image and a label map or masks (`per_case`) |
-//! | plain folder | volumes in none of these (`folder`) |
+//! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or listed as unused with a reason
 //! ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
@@ -14,6 +14,8 @@
 
 mod channels;
 mod description;
+#[cfg(feature = "dicom")]
+mod dicom_series;
 mod exclude;
 mod folder;
 mod listed;
@@ -167,8 +169,8 @@ pub enum DatasetError {
     /// There is nothing to convert.
     #[error(
         "{}: no CT volumes here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
-         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii and \
-         .nii.gz files{}",
+         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
+         .nrrd and .mha files or DICOM series{}",
         shown(path),
         unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]

@@ -1,6 +1,7 @@
-//! Loader of CT volumes: from NIfTI files to checksummed shards, and from shards to batches of augmented 3-D crops.
+//! Loader of CT volumes: from NIfTI, NRRD, `MetaImage` and DICOM files to checksummed shards, and from shards to batches
+//! of augmented 3-D crops.
 //!
-//! Data flows one way: [`dataset`] finds [`case`]s, [`nifti`] reads them, [`preprocess`] brings them to one orientation,
+//! Data flows one way: [`dataset`] finds [`case`]s, [`volume`] reads them, [`preprocess`] brings them to one orientation,
 //! spacing and value range, [`convert`] writes shards with [`hiend_cache`], and [`pipeline`] streams [`batch`]es from
 //! them. A batch is a pure function of seed, step, configuration and cache. Nothing here depends on tensors or devices.
 //!
@@ -59,7 +60,6 @@ pub mod dataset;
 pub mod epoch;
 pub mod geometry;
 pub mod mix;
-pub mod nifti;
 pub mod phantom;
 pub mod picture;
 pub mod pipeline;
@@ -85,6 +85,7 @@ pub mod stop;
 pub mod transform;
 pub mod verdict;
 pub mod visit;
+pub mod volume;
 #[cfg(feature = "client")]
 mod wire;
 

@@ -204,8 +204,8 @@ impl Phantom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nifti::{read_labels, read_volume};
     use crate::preprocess::{PreprocessConfig, preprocess};
+    use crate::volume::{read_labels, read_volume};
 
     #[test]
     fn phantoms_have_all_labels_in_place_and_follow_their_seed() {

@@ -20,7 +20,7 @@ use hiend_cache::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::{cropped, largest_shift_mm, spacing};
-use crate::nifti::{LabelVolume, NiftiInfo, NiftiVolume};
+use crate::volume::{LabelVolume, Volume, VolumeInfo};
 use foreground::ForegroundBox;
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
@@ -108,7 +108,7 @@ pub struct Prepared {
 
 /// Shape that a scan will have after resampling, before the crop to the foreground.
 #[must_use]
-pub fn resampled_shape(info: &NiftiInfo, config: &PreprocessConfig) -> [usize; 3] {
+pub fn resampled_shape(info: &VolumeInfo, config: &PreprocessConfig) -> [usize; 3] {
     Resampling::new(info, config.spacing).shape()
 }
 
@@ -151,7 +151,7 @@ impl PreprocessError {
 /// # Errors
 /// If image and label do not belong together, or nothing lies above the window's lower end.
 pub fn preprocess(
-    image: &NiftiVolume,
+    image: &Volume,
     label: Option<&LabelVolume>,
     config: &PreprocessConfig,
 ) -> Result<Prepared, PreprocessError> {
@@ -193,7 +193,7 @@ pub fn preprocess(
 
 /// Checks that a label map lies on its image's grid; returns the label's header with the image's geometry, expressed in
 /// the label's own order of axes. Headers that differ by rounding are common and harmless.
-fn on_image(image: &NiftiInfo, label: &NiftiInfo) -> Result<NiftiInfo, PreprocessError> {
+fn on_image(image: &VolumeInfo, label: &VolumeInfo) -> Result<VolumeInfo, PreprocessError> {
     let side = spacing(&image.affine).into_iter().fold(f64::INFINITY, f64::min);
     if image.shape == label.shape && largest_shift_mm(&image.affine, &label.affine, image.shape) <= side {
         // The same array order. Near 45 degrees rounding may make the two orientations differ: the image's counts.
@@ -218,8 +218,8 @@ mod tests {
 
     use super::*;
     use crate::geometry::Affine;
-    use crate::nifti::testing::TestFile;
-    use crate::nifti::{read_labels, read_volume};
+    use crate::volume::nifti::testing::TestFile;
+    use crate::volume::{read_labels, read_volume};
 
     const SHAPE: [usize; 3] = [5, 6, 7];
     const AFFINE: Affine = [[-2.0, 0.0, 0.0, 9.0], [0.0, -3.0, 0.0, 7.0], [0.0, 0.0, 4.0, -5.0], [0.0, 0.0, 0.0, 1.0]];

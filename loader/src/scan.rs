@@ -11,17 +11,17 @@ use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 use crate::case::ImageRole;
 use crate::convert::{ExtentError, Judged, OnSuspect, Suspicion, check_extent};
 use crate::geometry::{Affine, inverse};
-use crate::nifti::{NiftiError, file_stem, read_info, read_volume};
 use crate::preprocess::window::{Scale, Store};
 use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
 use crate::sampler::box_start;
+use crate::volume::{VolumeError, file_stem, read_info, read_volume};
 
 /// Errors from loading a scan or addressing a voxel.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The file cannot be read.
     #[error(transparent)]
-    Nifti(#[from] NiftiError),
+    Volume(#[from] VolumeError),
     /// The file cannot be prepared as training does it.
     #[error("{}: {source}", path.display())]
     Unusable {
@@ -295,10 +295,10 @@ mod tests {
     use super::*;
     use crate::convert::Conversion;
     use crate::dataset;
-    use crate::nifti::testing::TestFile;
     use crate::phantom::{PhantomConfig, write_dataset};
     use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
     use crate::transform::Chain;
+    use crate::volume::nifti::testing::TestFile;
 
     #[test]
     fn file_cache_and_stream_give_the_same_voxels() {

@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hiend_cache::Manifest;
 use hiend_loader::convert::ConvertOptions;
-use hiend_loader::nifti::{read_info, read_labels, read_volume};
+use hiend_loader::volume::{read_info, read_labels, read_volume};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::PretrainConfig;

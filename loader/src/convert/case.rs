@@ -12,8 +12,8 @@ use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
-use crate::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use crate::preprocess::{PreprocessConfig, preprocess};
+use crate::volume::{VolumeError, VolumeInfo, read_info};
 
 /// Outcome of one case.
 pub(super) enum Outcome {
@@ -75,7 +75,7 @@ impl CaseConverter<'_> {
         if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
             return Ok(unchanged(record, source.bytes));
         }
-        let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
+        let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
         let (image_info, label_info) = headers(case)?;
         check_extent(&image_info, self.config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
         let needed = memory_needed(source.bytes, &image_info, label_info.as_ref(), self.config);
@@ -84,8 +84,8 @@ impl CaseConverter<'_> {
             return Err(SkippedCase::new(case, &case.image, NoMemory { needed }));
         }
 
-        let image = read_volume(&case.image).map_err(nifti)?;
-        let label = case.label.as_ref().map(labels::read).transpose().map_err(nifti)?;
+        let image = case.read_volume().map_err(unread)?;
+        let label = case.label.as_ref().map(labels::read).transpose().map_err(unread)?;
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
@@ -133,11 +133,11 @@ fn unchanged(record: &CaseRecord, bytes_in: u64) -> Outcome {
 }
 
 /// Headers of a case's image and label map; of several masks the first one's.
-pub(crate) fn headers(case: &CaseFiles) -> Result<(NiftiInfo, Option<NiftiInfo>), SkippedCase> {
-    let nifti = |err: NiftiError| SkippedCase::new(case, &err.path, err.reason);
-    let image = read_info(&case.image).map_err(nifti)?;
+pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo>), SkippedCase> {
+    let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
+    let image = case.read_info().map_err(unread)?;
     let label = case.label.as_ref().and_then(|label| label.files().next());
-    Ok((image, label.map(read_info).transpose().map_err(nifti)?))
+    Ok((image, label.map(read_info).transpose().map_err(unread)?))
 }
 
 /// Result of converting one case in memory.

@@ -1,5 +1,5 @@
 //! Changes that a conversion would make to a cache, from its records and from what the file system says of the data.
-//! Nothing is written, and no file of the data is read.
+//! Nothing is written, and no voxels are read; of headers only those that name a file of their voxels.
 
 use std::collections::HashMap;
 use std::path::Path;

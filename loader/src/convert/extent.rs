@@ -1,8 +1,8 @@
 //! Refusal of scans whose header gives them a size that no scan of a body has.
 
 use crate::geometry::spacing;
-use crate::nifti::NiftiInfo;
 use crate::preprocess::PreprocessConfig;
+use crate::volume::VolumeInfo;
 
 /// Largest number of voxels of a resampled scan: at 1.5 mm a cube of 2.4 m.
 const MAX_RESAMPLED: f64 = 4_294_967_296.0;
@@ -39,7 +39,7 @@ fn sides(mm: [f64; 3]) -> String {
 ///
 /// # Errors
 /// If it is not; the message has the sizes.
-pub fn check_extent(info: &NiftiInfo, config: &PreprocessConfig) -> Result<(), ExtentError> {
+pub fn check_extent(info: &VolumeInfo, config: &PreprocessConfig) -> Result<(), ExtentError> {
     let spacing = spacing(&info.affine);
     let extent: [f64; 3] = std::array::from_fn(|axis| info.shape[axis] as f64 * spacing[axis]);
     if extent.iter().all(|length| *length < MIN_EXTENT_MM) {
@@ -58,8 +58,8 @@ pub fn check_extent(info: &NiftiInfo, config: &PreprocessConfig) -> Result<(), E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nifti::read_info;
-    use crate::nifti::testing::TestFile;
+    use crate::volume::nifti::testing::TestFile;
+    use crate::volume::read_info;
 
     fn check(side: f32) -> Result<(), ExtentError> {
         let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use hiend_cache::SourceFiles;
 
 use crate::case::{CaseFiles, LabelFiles, SkippedCase};
+use crate::volume::detached;
 
 /// Age below which a time of change is not trusted: a file changed this recently could change again without another
 /// time of change, as file systems count time in increments of up to two seconds.
@@ -27,20 +28,36 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
     };
     let mut times = Vec::new();
     for path in case.files() {
-        let looked = std::fs::metadata(path).and_then(|data| Ok((data.is_file(), data.len(), data.modified()?)));
-        let (is_file, len, modified) =
-            looked.map_err(|err| SkippedCase::new(case, path, format!("cannot look at this file: {err}")))?;
-        if !is_file {
-            return Err(SkippedCase::new(case, path, "not a regular file"));
+        let (mut len, mut modified) = look(case, path, now)?;
+        // A header and its voxels count as one file, as recent as the later of the two.
+        if let Some(voxels) = detached(path) {
+            let (more, other) = look(case, &voxels, now)?;
+            len += more;
+            modified = modified.zip(other).map(|(a, b)| a.max(b));
         }
         source.bytes += len;
-        times.push(settled(modified, now));
+        times.push(modified);
     }
-    source.image_modified_ns = times[0];
-    // The latest time of several masks; one that is not settled makes all untrusted.
-    let labels: Option<Vec<i64>> = times[1..].iter().copied().collect();
-    source.label_modified_ns = labels.and_then(|times| times.into_iter().max());
+    // The latest time of several slices or masks; one that is not settled makes all untrusted.
+    let latest = |times: &[Option<i64>]| -> Option<i64> {
+        let times: Option<Vec<i64>> = times.iter().copied().collect();
+        times.and_then(|times| times.into_iter().max())
+    };
+    let (image, label) = times.split_at(case.image_files().count());
+    source.image_modified_ns = latest(image);
+    source.label_modified_ns = latest(label);
     Ok(source)
+}
+
+/// Size of a case's file in bytes, and its time of change if that is settled.
+fn look(case: &CaseFiles, path: &Path, now: SystemTime) -> Result<(u64, Option<i64>), SkippedCase> {
+    let looked = std::fs::metadata(path).and_then(|data| Ok((data.is_file(), data.len(), data.modified()?)));
+    let (is_file, len, modified) =
+        looked.map_err(|err| SkippedCase::new(case, path, format!("cannot look at this file: {err}")))?;
+    if !is_file {
+        return Err(SkippedCase::new(case, path, "not a regular file"));
+    }
+    Ok((len, settled(modified, now)))
 }
 
 /// Identifies the names of masks and their classes: a mask added to another case may renumber them all.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::values::ValueStats;
 use crate::case::ImageRole;
-use crate::nifti::NiftiVolume;
+use crate::volume::Volume;
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
 const MAX_NORMALISED: f32 = 20.0;
@@ -42,7 +42,7 @@ impl OnSuspect {
     /// # Errors
     /// The sign for which the image is refused: any under [`OnSuspect::Skip`] and [`OnSuspect::Fail`], and under
     /// [`OnSuspect::Warn`] the values of a label map in a file that nothing declares to be an image.
-    pub fn judge(self, image: &NiftiVolume, role: ImageRole, window: [f64; 2]) -> Result<Judged, Suspicion> {
+    pub fn judge(self, image: &Volume, role: ImageRole, window: [f64; 2]) -> Result<Judged, Suspicion> {
         let values = ValueStats::of(image, window);
         let suspicion = Suspicion::of(&values);
         if let Some(suspicion) = suspicion {
@@ -186,8 +186,8 @@ impl fmt::Display for Suspicion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nifti::read_volume;
-    use crate::nifti::testing::TestFile;
+    use crate::volume::nifti::testing::TestFile;
+    use crate::volume::read_volume;
 
     const SHAPE: [usize; 3] = [40, 30, 20];
 

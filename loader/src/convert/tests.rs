@@ -5,7 +5,7 @@ use hiend_cache::{Manifest, VolumeReader};
 
 use super::*;
 use crate::dataset::survey;
-use crate::nifti::testing::TestFile;
+use crate::volume::nifti::testing::TestFile;
 
 const SHAPE: [usize; 3] = [12, 10, 8];
 
@@ -270,4 +270,43 @@ fn case_ended_by_another_claiming_run_is_left_to_it_only_if_the_cache_has_it() {
     other.end("data/a").unwrap();
     let summary = place.convert_with(ConvertOptions { checksum: true, ..options }).unwrap();
     assert_eq!((summary.unchanged, summary.elsewhere), (1, 1));
+}
+
+#[cfg(feature = "dicom")]
+#[test]
+fn a_dicom_series_is_converted_like_the_same_scan_as_nifti() {
+    use crate::volume::dicom::testing::TestSlice;
+    use dicom_core::VR;
+    use dicom_dictionary_std::tags;
+
+    let place = Place::new(&[("a.nii", image())]);
+    let write = |number: usize, change: u16| {
+        let plane = &ct()[number * 120..][..120];
+        let pixels: Vec<u16> = plane.iter().map(|&hu| u16::try_from(hu + 1024).unwrap() + change).collect();
+        let slice = TestSlice::new(0.0, 0).number(tags::ROWS, 10).number(tags::COLUMNS, 12).pixels(&pixels);
+        let slice = slice.text(tags::PIXEL_SPACING, VR::DS, "2\\2").at([-9.0, -7.0, 2.0 * number as f64 - 5.0]);
+        let path = slice.write(&place.data().join(format!("b/IM{number}")));
+        let age = Duration::from_secs(3600 - 60 * u64::from(change));
+        File::options().append(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    };
+    (0..8).for_each(|number| write(number, 0));
+    let summary = place.convert();
+    assert!(summary.skipped.is_empty() && summary.findings.is_empty(), "{:?}", (summary.skipped, summary.findings));
+    let content = |key: &str| {
+        let cache = Cache::open(place.cache()).unwrap();
+        let case = cache.case(key).unwrap();
+        (case.read_whole(&mut VolumeReader::new()).unwrap().image, case.record().geometry.clone())
+    };
+    assert_eq!(content("data/b"), content("data/a"));
+
+    assert_eq!(place.convert().unchanged, 2);
+    // A change of any slice is noticed.
+    write(5, 1);
+    assert_eq!(place.convert().converted, 1);
+    assert_ne!(content("data/b").0, content("data/a").0);
+    std::fs::remove_file(place.data().join("b/IM3")).unwrap();
+    let skipped = place.convert().skipped;
+    let reason =
+        "series 3 \"Abdomen 1.5 / B30f\": 1 of 8 slices missing, the first between IM2 and IM4; copy the series again";
+    assert!(skipped.len() == 1 && skipped[0].reason == reason, "{skipped:?}");
 }

@@ -2,7 +2,7 @@
 
 use hiend_cache::SourceValues;
 
-use crate::nifti::NiftiVolume;
+use crate::volume::Volume;
 
 /// Values at or below this are air or padding, in HU.
 const AIR_HU: f32 = -900.0;
@@ -36,7 +36,7 @@ impl ValueStats {
     /// Counts the values of a volume.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the window is whole numbers of 16 bits")]
-    pub fn of(volume: &NiftiVolume, window: [f64; 2]) -> Self {
+    pub fn of(volume: &Volume, window: [f64; 2]) -> Self {
         let mut counts = Counts {
             window: window.map(|end| end as f32),
             min: f32::INFINITY,

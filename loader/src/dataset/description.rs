@@ -26,8 +26,9 @@ pub(super) struct Description {
     pub num_training: Option<u64>,
     /// Names of the channels by their number.
     pub channels: Vec<String>,
-    /// True if the description is of nnU-Net's version 2, which demands channel numbers in file names.
-    pub is_version_2: bool,
+    /// Ending of the files that nnU-Net would read. Descriptions of its version 2 have one, and demand channel numbers in
+    /// file names.
+    pub file_ending: Option<String>,
     /// Cases that the description lists; empty if it lists none.
     pub cases: Vec<ListedCase>,
 }
@@ -106,11 +107,12 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
     // Some editors put a byte order mark first, which JSON does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(format!("not a valid description: {err}")))?;
+    let cases = listed(&raw, folder, root).map_err(&bad)?;
     let mut description = Description {
         num_training: raw.num_training.as_u64(),
         channels: raw.channel_names.values().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-        is_version_2: raw.file_ending.is_some(),
-        cases: listed(&raw, folder, root).map_err(&bad)?,
+        file_ending: raw.file_ending.map(|ending| ending.as_str().unwrap_or_default().to_lowercase()),
+        cases,
         ..Description::default()
     };
     for (key, value) in &raw.labels.0 {

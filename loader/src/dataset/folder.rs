@@ -1,4 +1,5 @@
-//! Plain volumes: every `NIfTI` file of a folder, at any depth, that is not named like a label map.
+//! Plain volumes: every volume of a folder, at any depth, that is not named like a label map, and every CT series of DICOM
+//! files.
 //!
 //! A label map is joined to its image where both lie in one folder and their names differ only in words such as `ct`,
 //! `volume`, `seg` and `mask` (`LiTS`: `volume-7`, `segmentation-7`). Images are assumed to be images: conversion refuses
@@ -7,12 +8,14 @@
 //! In a folder with names such as `CASE_0000`, the number is a channel, as in nnU-Net ([`ChannelNames`]): further
 //! channels are no scans of their own, and a case that has them is skipped.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
+#[cfg(feature = "dicom")]
+use super::dicom_series::FoundSeries;
 use super::roles::{case_key, is_label_folder, is_label_name, other_modality};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason, by_name};
@@ -20,7 +23,14 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
-    visit(root, &root.path, false, &mut dataset);
+    #[cfg(feature = "dicom")]
+    {
+        let mut series = FoundSeries::default();
+        visit(root, &root.path, false, &mut dataset, &mut |folder, dataset| series.take(folder, &root.path, dataset));
+        series.add_to(&mut dataset);
+    }
+    #[cfg(not(feature = "dicom"))]
+    visit(root, &root.path, false, &mut dataset, &mut |_, _| HashSet::new());
     let mut cases = std::mem::take(&mut dataset.cases);
     cases.sort();
     for case in cases {
@@ -34,12 +44,16 @@ pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset 
     dataset
 }
 
+/// Takes files of a folder that make volumes together; returns their paths.
+type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
+
 /// `is_labels`: whether a folder on the way is named like one of label maps.
-fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
+fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset, series: TakeSeries<'_>) {
+    let taken = if is_labels { HashSet::new() } else { series(folder, dataset) };
     let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
     let names = ChannelNames::of(folder.volumes().map(|(_, stem)| stem));
-    for file in &folder.files {
+    for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match file.stem() {
             None => unused(by_name(file).unwrap_or(UnusedReason::NotAVolume)),
@@ -71,6 +85,7 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
                 dataset: dataset.name.clone(),
                 case_id: parent.join(stem).to_string_lossy().replace('\\', "/"),
                 image: file.path.clone(),
+                slices: Vec::new(),
                 role: if label.is_some() { ImageRole::Declared } else { ImageRole::Assumed },
                 label: label.map(|label| LabelFiles::Map(label.path.clone())),
             };
@@ -94,6 +109,6 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset) {
             let path = child.path.strip_prefix(root).unwrap_or(&child.path);
             dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
         }
-        visit(child, root, is_labels || is_label_folder(&child.name), dataset);
+        visit(child, root, is_labels || is_label_folder(&child.name), dataset, series);
     }
 }

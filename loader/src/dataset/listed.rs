@@ -10,7 +10,7 @@ use super::tree::Folder;
 use super::unused::{UnusedReason, lies_in, rest};
 use super::{Dataset, DatasetError};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
-use crate::nifti::file_stem;
+use crate::volume::file_stem;
 
 /// `None` if the description lists no cases.
 ///
@@ -27,7 +27,8 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
         let ListedCase { case_id, images, label } = listed;
         let image = with_channel(&images[0])?;
         let Some(case_id) = case_id.clone().or_else(|| case_id_of(&image)) else {
-            let reason = format!("{}: listed as an image, but neither .nii nor .nii.gz", images[0].display());
+            let reason =
+                format!("{}: listed as an image, but not named .nii, .nii.gz, .nrrd or .mha", images[0].display());
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
@@ -35,6 +36,7 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
             dataset: dataset.name.clone(),
             case_id,
             image,
+            slices: Vec::new(),
             role: ImageRole::Declared,
             label: label.clone().map(LabelFiles::Map),
         };

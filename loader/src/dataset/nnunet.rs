@@ -1,4 +1,5 @@
-//! nnU-Net raw data by its folders: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`.
+//! nnU-Net raw data by its folders: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`; files of other
+//! formats (`file_ending`) alike.
 //!
 //! A folder with `imagesTs` and no `imagesTr` is converted from `imagesTs` and `labelsTs`. Names without channel numbers
 //! are read where no file of the folder has one and `dataset.json` does not demand them.
@@ -19,14 +20,23 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
     let mut dataset = Dataset::described(folder.name.clone(), description);
-    let label_files: BTreeMap<&str, &TreeFile> =
-        folder.folder(labels).into_iter().flat_map(Folder::volumes).map(|(file, stem)| (stem, file)).collect();
+    let ending = description.and_then(|description| description.file_ending.as_deref());
+    // Of several files of one name, nnU-Net reads the one with this ending.
+    let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
+    let mut label_files: BTreeMap<&str, &TreeFile> = BTreeMap::new();
+    for (file, stem) in folder.folder(labels).into_iter().flat_map(Folder::volumes) {
+        if !label_files.get(stem).is_some_and(|other| is_preferred(other)) {
+            label_files.insert(stem, file);
+        }
+    }
     let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
     for (file, stem) in images.volumes() {
         stems.entry(stem).or_default().push(file);
     }
-    let is_strict = description.is_some_and(|description| description.is_version_2)
-        || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
+    for files in stems.values_mut() {
+        files.sort_by_key(|file| !is_preferred(file));
+    }
+    let is_strict = ending.is_some() || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
     // A name such as amos_0001 carries no channel if the label map is named the same.
     let has_channel = |stem: &str| is_strict && !label_files.contains_key(stem);
 
@@ -44,6 +54,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             dataset: dataset.name.clone(),
             case_id: case_id.to_owned(),
             image: files[0].path.clone(),
+            slices: Vec::new(),
             role: ImageRole::Declared,
             label: label.map(LabelFiles::Map),
         };

@@ -53,6 +53,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             dataset: dataset.name.clone(),
             case_id: case_id.to_owned(),
             image: file.path.clone(),
+            slices: Vec::new(),
             role: ImageRole::Declared,
             label: label.map(|label| LabelFiles::Map(label.path.clone())),
         };

@@ -105,6 +105,7 @@ pub(super) fn read<'a>(
             dataset: dataset.name.clone(),
             case_id: place.name.clone(),
             image: image.path.clone(),
+            slices: Vec::new(),
             role: ImageRole::Declared,
             label: labels,
         };

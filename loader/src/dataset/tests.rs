@@ -1,3 +1,6 @@
+#[cfg(feature = "dicom")]
+mod dicom;
+
 use super::*;
 use crate::case::LabelFiles;
 
@@ -114,8 +117,8 @@ fn names_that_nnunet_does_not_know_are_told_and_upper_case_is_read() {
             "imagesTr/good_0000.nii.gz",
             "imagesTr/noending.nii.gz",
             "imagesTr/short_000.nii.gz",
-            "imagesTr/a_0000.nrrd",
-            "imagesTr/b_0000.mha",
+            "imagesTr/a_0000.mgz",
+            "imagesTr/b_0000.tif",
             "labelsTr/good.nii.gz",
             "labelsTr/other.nii.gz",
         ],
@@ -124,8 +127,8 @@ fn names_that_nnunet_does_not_know_are_told_and_upper_case_is_read() {
     .cases(&["data/BIG imagesTr/BIG_0000.NII.GZ -", "data/good imagesTr/good_0000.nii.gz labelsTr/good.nii.gz"])
     .unused(&[
         ("dataset.json", UnusedReason::NotAVolume),
-        ("imagesTr/a_0000.nrrd", UnusedReason::Format { name: "NRRD" }),
-        ("imagesTr/b_0000.mha", UnusedReason::Format { name: "MetaImage" }),
+        ("imagesTr/a_0000.mgz", UnusedReason::Format { name: "FreeSurfer's MGH" }),
+        ("imagesTr/b_0000.tif", UnusedReason::Format { name: "TIFF" }),
         ("imagesTr/ch1_0001.nii.gz", UnusedReason::OtherChannel),
         ("imagesTr/noending.nii.gz", UnusedReason::NoChannel),
         ("imagesTr/short_000.nii.gz", UnusedReason::NoChannel),
@@ -135,6 +138,32 @@ fn names_that_nnunet_does_not_know_are_told_and_upper_case_is_read() {
         DatasetNote::Unlabelled { count: 1, of: 2, example: "BIG".into() },
         DatasetNote::Count { claimed: 24, found: 2 },
     ]);
+}
+
+#[test]
+fn volumes_of_every_format_are_cases() {
+    Found::in_described(
+        &["imagesTr/a_0000.nrrd", "imagesTr/B_0000.MHA", "labelsTr/a.nrrd", "labelsTr/B.MHA"],
+        &[("dataset.json", r#"{"numTraining": 2, "file_ending": ".nrrd"}"#)],
+    )
+    .cases(&["data/B imagesTr/B_0000.MHA labelsTr/B.MHA", "data/a imagesTr/a_0000.nrrd labelsTr/a.nrrd"])
+    .notes(&[]);
+    // LUNA16 and 3D Slicer.
+    Found::in_files(&["1.3.6.1.mhd", "1.3.6.1.raw", "p.nhdr", "p.raw.gz", "q.nrrd", "q.seg.nrrd"])
+        .cases(&["data/1.3.6.1 1.3.6.1.mhd -", "data/p p.nhdr -", "data/q q.nrrd q.seg.nrrd"])
+        .unused(&[("1.3.6.1.raw", UnusedReason::RawVoxels), ("p.raw.gz", UnusedReason::RawVoxels)]);
+}
+
+#[test]
+fn of_two_formats_of_a_case_the_one_that_nnunet_reads_counts() {
+    let files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", "labelsTr/a.mha", "labelsTr/a.nrrd"];
+    for (ending, image, label) in [("nrrd", "nrrd", "nrrd"), ("mha", "nii.gz", "mha")] {
+        let description = format!(r#"{{"numTraining": 1, "file_ending": ".{ending}"}}"#);
+        let case = format!("data/a imagesTr/a_0000.{image} labelsTr/a.{label}");
+        Found::in_described(&files, &[("dataset.json", &description)])
+            .cases(&[&case])
+            .skipped(&[("data/a", "next to a file of the same case; keep one")]);
+    }
 }
 
 #[test]
@@ -306,9 +335,9 @@ fn datasets_of_one_name_are_told_apart_by_the_folders_above() {
 #[test]
 fn an_empty_folder_is_an_error_that_names_what_is_there() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["notes.txt", "scan.dcm"]);
+    touch(root.path(), &["notes.txt", "scan.mnc"]);
     let message = find(root.path()).unwrap_err().to_string();
-    assert!(message.contains("scan.dcm: DICOM is not read"), "{message}");
+    assert!(message.contains("scan.mnc: MINC is not read"), "{message}");
     assert!(matches!(find(&root.path().join("gone")), Err(DatasetError::Unreadable { .. })));
 }
 
@@ -418,7 +447,7 @@ mod links {
         let data = dir.path().join("data");
         touch(&data, &["a.nii.gz"]);
         let fifo = data.join("pipe.nii.gz");
-        crate::nifti::testing::make_fifo(&fifo);
+        crate::volume::nifti::testing::make_fifo(&fifo);
         let latin_1 = data.join(std::ffi::OsStr::from_bytes(b"caf\xe9.nii.gz"));
         std::fs::write(&latin_1, b"").unwrap();
         let escape = data.join("red\x1b[31m.nii.gz");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::DatasetError;
 use super::unused::{UnusedFile, UnusedReason};
-use crate::nifti::file_stem;
+use crate::volume::file_stem;
 
 /// Folders of operating systems and storage servers, which hold no data of the user.
 const SYSTEM_FOLDERS: [&str; 6] =
@@ -48,7 +48,7 @@ pub(super) struct TreeFile {
 }
 
 impl TreeFile {
-    /// Name without `.nii` or `.nii.gz`; `None` for other files.
+    /// Name without the ending of a volume; `None` for other files.
     pub(super) fn stem(&self) -> Option<&str> {
         file_stem(&self.name)
     }
@@ -69,7 +69,7 @@ impl Folder {
         self.folders.iter().find(|folder| folder.name == name)
     }
 
-    /// The `NIfTI` files directly in this folder, with their stems.
+    /// The volumes directly in this folder, with their stems.
     pub(super) fn volumes(&self) -> impl Iterator<Item = (&TreeFile, &str)> {
         self.files.iter().filter_map(|file| Some((file, file.stem()?)))
     }

@@ -23,6 +23,8 @@ pub enum UnusedReason {
     Hidden,
     /// Neither an image nor a label map: a table, a text, a picture.
     NotAVolume,
+    /// Raw voxels, which are read through the header that names them.
+    RawVoxels,
     /// Data of the test set, next to a training set that is converted.
     TestData,
     /// A mask of a part of what another label map of the case holds.
@@ -43,6 +45,18 @@ pub enum UnusedReason {
     Format {
         /// Name of the format.
         name: &'static str,
+    },
+    /// A DICOM file in the folder of a dataset of another layout.
+    DicomInDataset,
+    /// A DICOM file that is no slice of a CT.
+    NotCt {
+        /// Name of its content.
+        what: String,
+    },
+    /// A DICOM file that cannot be read.
+    BadDicom {
+        /// The fault.
+        reason: String,
     },
     /// A name that is not UTF-8 or holds control characters.
     BadName,
@@ -87,8 +101,8 @@ impl UnusedReason {
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {
-            Self::Hidden | Self::NotAVolume | Self::TestData | Self::PartOfLabel => Weight::Counted,
-            Self::Archive | Self::SameFile { .. } | Self::LinkLoop { .. } => Weight::Named,
+            Self::Hidden | Self::NotAVolume | Self::RawVoxels | Self::TestData | Self::PartOfLabel => Weight::Counted,
+            Self::Archive | Self::SameFile { .. } | Self::LinkLoop { .. } | Self::NotCt { .. } => Weight::Named,
             _ => Weight::Missed,
         }
     }
@@ -99,12 +113,19 @@ impl fmt::Display for UnusedReason {
         f.write_str(match self {
             Self::Hidden => "hidden, or a folder of the system",
             Self::NotAVolume => "not a volume",
+            Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::TestData => "test data next to a training set",
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
             Self::LinkLoop { to } => return write!(f, "link to {}, which contains it", shown(to)),
             Self::Format { name } => return write!(f, "{name} is not read; convert it to .nii.gz"),
+            Self::DicomInDataset if cfg!(feature = "dicom") => {
+                "DICOM next to datasets of other formats; convert its folder on its own"
+            }
+            Self::DicomInDataset => "DICOM is not read by this build (feature dicom); convert it to .nii.gz",
+            Self::NotCt { what } => return write!(f, "DICOM {what}, not a CT image"),
+            Self::BadDicom { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
@@ -129,7 +150,7 @@ impl fmt::Display for UnusedFile {
 }
 
 /// Endings of volumes and archives that are not read, in lower case; longer ones first.
-const FORMATS: [(&str, Option<&str>); 27] = [
+const FORMATS: [(&str, Option<&str>); 20] = [
     (".nii.bz2", Some("bzip2 compression")),
     (".nii.xz", Some("xz compression")),
     (".nii.zst", Some("zstd compression")),
@@ -139,13 +160,6 @@ const FORMATS: [(&str, Option<&str>); 27] = [
     (".tar.gz", None),
     (".hdr", Some("the Analyze or NIfTI pair .hdr/.img")),
     (".img", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".nrrd", Some("NRRD")),
-    (".nhdr", Some("NRRD")),
-    (".mha", Some("MetaImage")),
-    (".mhd", Some("MetaImage")),
-    (".dcm", Some("DICOM")),
-    (".dicom", Some("DICOM")),
-    (".ima", Some("DICOM")),
     (".mgz", Some("FreeSurfer's MGH")),
     (".mgh", Some("FreeSurfer's MGH")),
     (".mnc", Some("MINC")),
@@ -159,10 +173,14 @@ const FORMATS: [(&str, Option<&str>); 27] = [
     (".rar", None),
 ];
 
-/// The reason that a file's name alone gives; `None` for a `NIfTI` file.
+/// The reason that a file's name alone gives; `None` for a volume.
 pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
     if file.stem().is_some() {
         return None;
+    }
+    let name = file.name.to_lowercase();
+    if [".raw", ".zraw", ".raw.gz"].iter().any(|ending| name.ends_with(ending)) {
+        return Some(UnusedReason::RawVoxels);
     }
     Some(other_format(&file.name).unwrap_or(UnusedReason::NotAVolume))
 }
@@ -172,11 +190,14 @@ pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
 #[must_use]
 pub fn other_format(name: &str) -> Option<UnusedReason> {
     let name = name.to_lowercase();
+    if [".dcm", ".dicom", ".ima"].iter().any(|ending| name.ends_with(ending)) {
+        return Some(UnusedReason::DicomInDataset);
+    }
     let (_, format) = FORMATS.iter().find(|(ending, _)| name.ends_with(ending))?;
     Some(format.map_or(UnusedReason::Archive, |name| UnusedReason::Format { name }))
 }
 
-/// Lists the files below a folder that were not taken, with `explain`'s reason for `NIfTI` files.
+/// Lists the files below a folder that were not taken, with `explain`'s reason for volumes.
 pub(super) fn rest(
     folder: &Folder,
     taken: &HashSet<PathBuf>,

@@ -11,7 +11,7 @@ use super::oblique::{self, Oblique};
 use super::rows::{Layout, ReadRow, RowAt, fill_by_rows};
 use super::separable::{self, AxisTaps};
 use crate::geometry::Affine;
-use crate::nifti::{NiftiInfo, NiftiVolume};
+use crate::volume::{Volume, VolumeInfo};
 
 /// Map from a source array to the oriented, resampled one.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ enum Reading {
 impl Resampling {
     /// The map for a scan and a target spacing in mm. `None` only orients.
     #[must_use]
-    pub fn new(info: &NiftiInfo, target: Option<[f64; 3]>) -> Self {
+    pub fn new(info: &VolumeInfo, target: Option<[f64; 3]>) -> Self {
         let source_shape = info.orientation.shape(info.shape);
         let source = info.orientation.affine(&info.affine, info.shape);
         let grid = match target {
@@ -92,7 +92,7 @@ impl Resampling {
 ///
 /// `sink` receives every row of values (HU) with its position, and writes the row of `out`.
 pub fn trilinear<T: Copy + Default>(
-    volume: &NiftiVolume,
+    volume: &Volume,
     resampling: &Resampling,
     out: &mut [T],
     sink: impl FnMut(&[f32], RowAt, &mut [T]),

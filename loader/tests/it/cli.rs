@@ -852,12 +852,12 @@ fn a_case_beyond_the_memory_of_the_system_is_skipped() {
 #[test]
 fn results_are_printed_as_json_by_request() {
     let place = Place::with_phantoms(2);
-    std::fs::write(place.image(1).with_file_name("x_0000.nrrd"), b"NRRD0004").unwrap();
+    std::fs::write(place.image(1).with_file_name("x_0000.mgz"), b"MGH").unwrap();
     let json = |args: &[&str], code| serde_json::from_str::<serde_json::Value>(&check(args, code).out).unwrap();
     let (data, cache) = (place.text("data"), place.text("cache"));
     let plan = json(&["plan", &data, SPACING, "--probe=0", "--json"], 3);
     assert_eq!((&plan["datasets"][0]["cases"], &plan["probed"]), (&2.into(), &1.into()));
-    assert!(plan["unused"][0]["reason"].as_str().unwrap().contains("NRRD"), "{plan}");
+    assert!(plan["unused"][0]["reason"].as_str().unwrap().contains("MGH"), "{plan}");
     place.convert(&[], 3);
     let content = json(&["inspect", &cache, "--json"], 0);
     assert_eq!(content["cases"].as_array().unwrap().len(), 2);

@@ -13,9 +13,9 @@
 use std::path::{Path, PathBuf};
 
 use hiend_loader::geometry::Affine;
-use hiend_loader::nifti::{read_labels, read_volume};
 use hiend_loader::preprocess::resample::{Resampling, trilinear};
 use hiend_loader::preprocess::{PreprocessConfig, preprocess};
+use hiend_loader::volume::{read_labels, read_volume};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -6,6 +6,7 @@
 
 mod cli;
 mod coded_chunks;
+mod formats;
 mod golden;
 #[cfg(feature = "serve")]
 mod serve;

@@ -11,7 +11,7 @@ use crate::metric::surface::Surface;
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Folder of true label maps, CASE.nii.gz
+    /// Folder of true label maps, such as CASE.nii.gz, CASE.nrrd or CASE.mha
     #[arg(long, value_name = "DIR")]
     pub labels: PathBuf,
     /// Folder of predicted label maps with the same names and grids

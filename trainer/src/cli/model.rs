@@ -37,7 +37,7 @@ pub struct ModelArgs {
 /// Scans to draw, and the folder for the pictures.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// CT scans, .nii or .nii.gz, or folders of them
+    /// CT scans (.nii, .nii.gz, .nrrd, .mha, or a file of a DICOM series), or folders of them
     #[arg(value_name = "INPUT", required_unless_present = "shards", conflicts_with = "shards")]
     pub inputs: Vec<PathBuf>,
     /// Folder or URL of a cache to take cases from, instead of files

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use hiend_cache::{durable, lookup};
 use hiend_loader::geometry::spacing;
-use hiend_loader::nifti::{LabelVolume, NiftiInfo, read_labels};
 use hiend_loader::program::check_extension;
+use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
 use super::{note, print};
 use crate::cli::EvaluateArgs;
@@ -121,7 +121,7 @@ fn refuse_input<'a>(flag: &str, out: &Path, inputs: impl Iterator<Item = &'a Pat
 
 /// A label map in its file's order, x fastest.
 struct LabelFile {
-    info: NiftiInfo,
+    info: VolumeInfo,
     voxels: Vec<u8>,
 }
 

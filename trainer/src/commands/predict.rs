@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
 use hiend_loader::case::shown;
-use hiend_loader::nifti::write_like;
 use hiend_loader::program::{OnSuspectArg, UsageError, count};
+use hiend_loader::volume::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::class_names::class_named;

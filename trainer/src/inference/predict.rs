@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hiend_loader::case::ImageRole;
 use hiend_loader::convert::{Judged, OnSuspect, Suspicion, check_extent};
-use hiend_loader::nifti::{NiftiError, NiftiInfo, read_info, read_volume};
 use hiend_loader::preprocess::window::window_units;
 use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
 use hiend_loader::stop::Stop;
+use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_volume};
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
@@ -65,7 +65,7 @@ pub enum ScanPredictionError {
     Stopped,
     /// A file that cannot be read.
     #[error(transparent)]
-    Nifti(#[from] NiftiError),
+    Volume(#[from] VolumeError),
     /// A scan whose values are not those of a CT in HU.
     #[error("{}: {suspicion}", path.display())]
     Suspect {
@@ -124,7 +124,7 @@ pub struct Predictor {
 #[derive(Debug)]
 pub struct Prediction {
     /// Header of the scan.
-    pub info: NiftiInfo,
+    pub info: VolumeInfo,
     /// Labels on the scan's own grid.
     pub exported: Exported,
     /// Oddities of the scan's header and values, each in one line.
@@ -220,7 +220,7 @@ impl Predictor {
 
     fn label(
         &self,
-        info: &NiftiInfo,
+        info: &VolumeInfo,
         prepared: Prepared,
         probabilities: bool,
         stop: &Stop,

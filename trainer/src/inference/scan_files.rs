@@ -1,7 +1,9 @@
 //! Scans and label maps on disk, found by the rules of `hiend-shard`.
 //!
-//! A scan is a `.nii` or `.nii.gz` file, in upper or lower case. Hidden files are passed over: `._x.nii.gz` is what
-//! macOS leaves in archives. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
+//! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a CT series of DICOM
+//! files in a folder of their own. The only series of a folder is named like the folder; of several, each has its number
+//! and description as its name. Hidden files are passed over: `._x.nii.gz` is what macOS leaves in archives. So are
+//! localizers and screen shots of a CT. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
 //! further channels is skipped with the reason, because a CT has one. So is a volume of another format, and a file that
 //! cannot be looked at. Subfolders are not searched, and named.
 
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
+use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted, is_candidate};
+use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
 /// Errors from looking for scans.
@@ -28,13 +32,17 @@ pub enum ScanFilesError {
     #[error(transparent)]
     Unreadable(#[from] FileError),
     /// A file given by name that has another ending.
-    #[error("{}: neither .nii nor .nii.gz", path.display())]
-    NotNifti {
+    #[error("{}: not named .nii, .nii.gz, .nrrd, .mha or .dcm", path.display())]
+    NotAScan {
         /// The file.
         path: PathBuf,
     },
     /// A folder without scans.
-    #[error("{}: no .nii or .nii.gz file in this folder{}", shown(folder), others(subfolders))]
+    #[error(
+        "{}: no .nii, .nii.gz, .nrrd or .mha file and no CT series of DICOM files in this folder{}",
+        shown(folder),
+        others(subfolders)
+    )]
     Empty {
         /// The folder.
         folder: PathBuf,
@@ -122,13 +130,14 @@ impl Scans {
                 scans.subfolders.extend(listing.subfolders);
                 listing.files
             } else {
-                let name = file_name(input);
-                let stem = nifti_stem(&name).ok_or_else(|| ScanFilesError::NotNifti { path: input.clone() })?;
-                vec![(stem.to_owned(), input.clone())]
+                match file_stem(&file_name(input)) {
+                    Some(stem) => vec![ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }],
+                    None => vec![series_of(input)?],
+                }
             };
-            for (stem, path) in found {
+            for ScanFile { name, path, is_series } in found {
                 if seen.insert(path.canonicalize().map_err(FileError::at(&path, "look up"))?) {
-                    scans.add(names.role(&stem), path)?;
+                    scans.add(if is_series { NameRole::Case(&name) } else { names.role(&name) }, path)?;
                 }
             }
         }
@@ -164,7 +173,7 @@ fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
     let mut stems = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
         let name = file_name(&entry.map_err(FileError::at(folder, "list"))?.path());
-        stems.extend(nifti_stem(&name).map(str::to_owned));
+        stems.extend(file_stem(&name).map(str::to_owned));
     }
     Ok(ChannelNames::of(stems.iter().map(String::as_str)))
 }
@@ -183,8 +192,8 @@ pub fn label_maps(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ScanFilesE
     if let Some(SkippedScan { case, reason }) = listing.unusable.into_iter().next() {
         return Err(ScanFilesError::Unusable { path: folder.join(case), reason });
     }
-    for (case, path) in listing.files {
-        insert(&mut files, &case, path)?;
+    for file in listing.files.into_iter().filter(|file| !file.is_series) {
+        insert(&mut files, &file.name, file.path)?;
     }
     if files.is_empty() {
         return Err(ScanFilesError::Empty { folder: folder.to_owned(), subfolders: listing.subfolders });
@@ -199,11 +208,62 @@ fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> R
     }
 }
 
+/// A scan by the name of its file or series.
+#[derive(Debug)]
+struct ScanFile {
+    /// The file's name without its ending, or the name of the series.
+    name: String,
+    /// The file; the first one of a series.
+    path: PathBuf,
+    /// True for a series of DICOM files.
+    is_series: bool,
+}
+
+/// The CT series among DICOM files of a folder, and files that cannot be used.
+fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<PathBuf>)>, Vec<SkippedScan>) {
+    let Sorted { series, others } = dicom::sort(candidates);
+    let is_only = series.len() == 1;
+    let named = |series: Series| {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let name = if is_only { file_name(&folder) } else { series.name };
+        let path = series.files[0].clone();
+        (ScanFile { name, path, is_series: true }, series.files)
+    };
+    let found = series.into_iter().map(named).collect();
+    let mut unusable: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for OtherFile { path, reason } in others {
+        let reason = match reason {
+            // Parts of most CT studies, and no scans; or no DICOM.
+            Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
+            Other::NoSeries | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
+            Other::Damaged(reason) => reason,
+        };
+        unusable.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
+    }
+    let skipped = unusable.into_iter().map(|(reason, (first, count))| {
+        let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
+        SkippedScan { case, reason }
+    });
+    (found, skipped.collect())
+}
+
+/// The series that a DICOM file belongs to.
+fn series_of(file: &Path) -> Result<ScanFile, ScanFilesError> {
+    let not_a_scan = || ScanFilesError::NotAScan { path: file.to_owned() };
+    let folder = parent(file);
+    let candidates = dicom::candidates(&folder)
+        .map_err(|error| ScanFilesError::Unusable { path: folder.clone(), reason: error.reason.to_string() })?;
+    let (found, _) = series_among(&folder, &candidates);
+    let is_it = |path: &PathBuf| path.file_name() == file.file_name();
+    let series = found.into_iter().find(|(_, files)| files.iter().any(is_it));
+    series.map(|(scan, _)| scan).ok_or_else(not_a_scan)
+}
+
 /// Content of a folder, without that of its subfolders.
 #[derive(Debug, Default)]
 struct Listing {
-    /// NIfTI files with their stems, sorted.
-    files: Vec<(String, PathBuf)>,
+    /// Volumes and series, sorted by path.
+    files: Vec<ScanFile>,
     /// Volumes that cannot be read, sorted.
     unusable: Vec<SkippedScan>,
     /// Subfolders, sorted.
@@ -218,16 +278,20 @@ impl Listing {
             paths.push(entry.map_err(FileError::at(folder, "list"))?.path());
         }
         paths.sort();
+        let mut candidates = Vec::new();
         for path in paths {
             let name = file_name(&path);
             if name.starts_with('.') {
                 continue;
             }
-            let stem = nifti_stem(&name).map(str::to_owned);
+            let stem = file_stem(&name).map(str::to_owned);
             let mut unusable = |reason| listing.unusable.push(SkippedScan { case: shown(Path::new(&name)), reason });
             match (lookup::metadata(&path), stem) {
                 (Err(error), Some(_)) => unusable(unseen(&error)),
-                (Ok(Some(data)), Some(stem)) if data.is_file() => listing.files.push((stem, path)),
+                (Ok(Some(data)), Some(name)) if data.is_file() => {
+                    listing.files.push(ScanFile { name, path, is_series: false });
+                }
+                (Ok(Some(data)), None) if data.is_file() && is_candidate(&name) => candidates.push(path),
                 (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
                 (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
                 (_, None) => {
@@ -237,21 +301,15 @@ impl Listing {
                 }
             }
         }
+        let (series, unusable) = series_among(folder, &candidates);
+        listing.files.extend(series.into_iter().map(|(scan, _)| scan));
+        listing.unusable.extend(unusable);
         Ok(listing)
     }
 }
 
 fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Name of a NIfTI file without its ending; `None` for other files and hidden ones.
-fn nifti_stem(name: &str) -> Option<&str> {
-    let strip = |ending: &str| {
-        let (stem, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
-        (end.eq_ignore_ascii_case(ending) && !stem.is_empty()).then_some(stem)
-    };
-    strip(".nii.gz").or_else(|| strip(".nii")).filter(|_| !name.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -276,6 +334,20 @@ mod tests {
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["B", "a", "c"]);
         assert!(scans.skipped.is_empty());
         assert!(matches!(find(&["._a.nii.gz"]), Err(ScanFilesError::Empty { .. })));
+    }
+
+    #[test]
+    fn scans_are_found_in_every_format() {
+        let scans = find(&["a_0000.nrrd", "b.MHA", "c.mhd", "c.raw", "d.nhdr", "e.nii"]).unwrap();
+        assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+        assert!(scans.skipped.is_empty(), "{:?}", scans.skipped);
+        let error = find(&["a.nii.gz", "a.mha"]).unwrap_err().to_string();
+        assert!(error.ends_with("are both case a; remove one"), "{error}");
+        let folder = folder(&["a.txt", "b.dcm"]);
+        for name in ["a.txt", "b.dcm"] {
+            let error = Scans::find(&[folder.path().join(name)]).unwrap_err();
+            assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
+        }
     }
 
     #[test]
@@ -317,7 +389,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn what_cannot_be_read_is_skipped_and_named() {
-        let folder = folder(&["a.nii", "x.nrrd", "y.MHA", "z.dcm", "table.csv", "old.zip"]);
+        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -330,12 +402,12 @@ mod tests {
         assert_eq!(skipped[0].0, "b.nii.gz");
         assert!(skipped[0].1.starts_with("cannot follow this symbolic link: "), "{skipped:?}");
         let format = |name: &str| format!("{name} is not read; convert it to .nii.gz");
-        let (nrrd, mha, dicom) = (format("NRRD"), format("MetaImage"), format("DICOM"));
+        let (mgh, tiff) = (format("FreeSurfer's MGH"), format("TIFF"));
         let expected = [
             ("folder.nii.gz", "not a regular file"),
-            ("x.nrrd", nrrd.as_str()),
-            ("y.MHA", mha.as_str()),
-            ("z.dcm", dicom.as_str()),
+            ("x.mgz", mgh.as_str()),
+            ("y.TIF", tiff.as_str()),
+            ("z.dcm", "not a DICOM file (no DICM at byte 128)"),
         ];
         assert_eq!(skipped[1..], expected);
         assert_eq!(scans.subfolders, [folder.path().join("sub")]);

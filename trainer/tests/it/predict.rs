@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use hiend_loader::nifti::{read_labels, read_volume};
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::volume::{read_labels, read_volume};
 use hiend_trainer::checkpoint::{Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use hiend_cache::lookup;
-use hiend_loader::nifti::{NiftiError, NiftiInfo, read_info, read_labels, read_volume};
 use hiend_loader::program::count;
+use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_labels, read_volume};
 
 use super::places::Places;
 use crate::inference::scan_files::SkippedScan;
@@ -84,7 +84,7 @@ impl Finished {
 enum Unusable {
     /// A file that cannot be read to its end, or whose values are no labels.
     #[error(transparent)]
-    Unreadable(#[from] NiftiError),
+    Unreadable(#[from] VolumeError),
     /// A file on another grid than the scan's.
     #[error("{}: {source}", path.display())]
     Elsewhere {
@@ -103,25 +103,25 @@ enum Unusable {
     },
 }
 
-fn check_label_map(path: &Path, scan: &NiftiInfo, num_classes: usize) -> Result<(), Unusable> {
+fn check_label_map(path: &Path, scan: &VolumeInfo, num_classes: usize) -> Result<(), Unusable> {
     let label_map = read_labels(path)?;
     check_grid(path, scan, &label_map.info)?;
     let space = LabelSpace::new(num_classes);
     space.check(&label_map.voxels).map_err(|source| Unusable::OtherClasses { path: path.to_owned(), source })
 }
 
-fn check_probability(path: &Path, scan: &NiftiInfo) -> Result<(), Unusable> {
+fn check_probability(path: &Path, scan: &VolumeInfo) -> Result<(), Unusable> {
     check_grid(path, scan, &read_volume(path)?.info)
 }
 
-fn check_grid(path: &Path, scan: &NiftiInfo, found: &NiftiInfo) -> Result<(), Unusable> {
+fn check_grid(path: &Path, scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Unusable> {
     check_same_grid(scan, found).map_err(|source| Unusable::Elsewhere { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hiend_loader::nifti::write_like;
+    use hiend_loader::volume::write_like;
 
     const SHAPE: [i16; 3] = [3, 2, 1];
     const LABELS: [u8; 6] = [0, 1, 1, 0, 0, 1];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
-use hiend_loader::nifti::read_info;
+use hiend_loader::volume::read_info;
 
 /// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;

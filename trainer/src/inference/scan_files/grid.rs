@@ -1,7 +1,7 @@
 //! Agreement of two files' grids.
 
 use hiend_loader::geometry::largest_shift_mm;
-use hiend_loader::nifti::NiftiInfo;
+use hiend_loader::volume::VolumeInfo;
 use thiserror::Error;
 
 /// Largest distance in mm between the corners of two grids that count as one: more than the rounding of headers, less
@@ -31,7 +31,7 @@ pub enum GridMismatch {
 ///
 /// # Errors
 /// The difference.
-pub fn check_same_grid(scan: &NiftiInfo, found: &NiftiInfo) -> Result<(), GridMismatch> {
+pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), GridMismatch> {
     if found.shape != scan.shape {
         return Err(GridMismatch::Shape { found: found.shape, scan: scan.shape });
     }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use super::super::{Volume, read_info, read_labels, read_volume};
 use super::testing::TestFile;
 use super::*;
 
@@ -13,11 +14,15 @@ fn file() -> TestFile {
     TestFile::new([2, 3, 4], &voxels)
 }
 
-fn info(file: &TestFile) -> Result<NiftiInfo, String> {
+fn header(file: &TestFile) -> Result<(VolumeInfo, u64), String> {
     parse_header(&file.to_bytes()).map_err(|fault| fault.to_string())
 }
 
-fn read(file: &TestFile, name: &str) -> Result<NiftiVolume, NiftiError> {
+fn info(file: &TestFile) -> Result<VolumeInfo, String> {
+    header(file).map(|(info, _)| info)
+}
+
+fn read(file: &TestFile, name: &str) -> Result<Volume, VolumeError> {
     let dir = tempfile::tempdir().unwrap();
     read_volume(&file.write(&dir.path().join(name)))
 }
@@ -117,8 +122,8 @@ fn units_of_length_become_millimetres() {
 #[test]
 fn voxels_may_begin_where_nibabel_lets_them() {
     let with_offset = |offset: f32| file().floats(108, &[offset]);
-    assert_eq!(info(&with_offset(0.0)).unwrap().data_offset, 352);
-    assert_eq!(info(&with_offset(352.0)).unwrap().data_offset, 352);
+    assert_eq!(header(&with_offset(0.0)).unwrap().1, 352);
+    assert_eq!(header(&with_offset(352.0)).unwrap().1, 352);
     for offset in [348.0, 352.5, -352.0, f32::NAN, 1e9] {
         assert!(info(&with_offset(offset)).unwrap_err().contains("invalid vox_offset"), "{offset}");
     }
@@ -195,7 +200,7 @@ fn images_with_nan_are_refused() {
 fn a_fifo_is_refused_and_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.nii.gz");
-    testing::make_fifo(&path);
-    assert_eq!(read_info(&path).unwrap_err().reason, NiftiFault::NotRegular);
-    assert_eq!(read_volume(Path::new(&path)).unwrap_err().reason, NiftiFault::NotRegular);
+    super::testing::make_fifo(&path);
+    assert_eq!(read_info(&path).unwrap_err().reason, VolumeFault::NotRegular);
+    assert_eq!(read_volume(Path::new(&path)).unwrap_err().reason, VolumeFault::NotRegular);
 }

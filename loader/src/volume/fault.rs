@@ -1,8 +1,12 @@
-//! Reasons why a NIfTI file cannot be used.
+//! Reasons why a volume's files cannot be used.
 
 /// Reason why a file cannot be used, in one line and, where that helps, with the remedy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum NiftiFault {
+pub enum VolumeFault {
+    /// Files that make no CT series.
+    #[cfg(feature = "dicom")]
+    #[error(transparent)]
+    Dicom(#[from] super::dicom::DicomFault),
     /// The file cannot be opened.
     #[error("cannot open: {message}")]
     Open {
@@ -46,6 +50,64 @@ pub enum NiftiFault {
     Header {
         /// The parser's reason.
         message: String,
+    },
+    /// A file that does not begin as its ending says.
+    #[error("not {format} (it does not begin with {magic})")]
+    NotFormat {
+        /// Name of the format, with an article.
+        format: &'static str,
+        /// The expected beginning.
+        magic: &'static str,
+    },
+    /// A text header that does not end where one should.
+    #[error("header without end in its first {limit} bytes")]
+    HeaderEnd {
+        /// Largest size of a header, in bytes.
+        limit: u64,
+    },
+    /// A line of a text header that cannot be understood.
+    #[error("header line {line}: expected {expected}")]
+    HeaderLine {
+        /// The line's content, escaped and shortened.
+        line: String,
+        /// The expected form.
+        expected: &'static str,
+    },
+    /// A field of a text header with a value that cannot be used.
+    #[error("header field `{field}` is {value}; expected {expected}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// The value, escaped and shortened.
+        value: String,
+        /// The expected values.
+        expected: String,
+    },
+    /// A field that a text header must have.
+    #[error("header without the field `{field}`")]
+    NoField {
+        /// Name of the field.
+        field: &'static str,
+    },
+    /// Voxels in a file that may not be read.
+    #[error("voxels in the file {name}; expected one file in the folder of its header")]
+    DataElsewhere {
+        /// The name, escaped and shortened.
+        name: String,
+    },
+    /// Voxels in another file, where the ending promises both in one.
+    #[error("voxels in the file {name}, which takes a header named .nhdr or .mhd; rename this file")]
+    DetachedSingle {
+        /// The name, escaped and shortened.
+        name: String,
+    },
+    /// Voxels as text that are not numbers.
+    #[error("voxel {number} is {value}; expected a number of the header's type")]
+    VoxelText {
+        /// Number of the voxel in the file, from 0.
+        number: u64,
+        /// The text, escaped and shortened.
+        value: String,
     },
     /// A number of dimensions outside of the standard.
     #[error("{rank} dimensions; a NIfTI file has 1 to 7")]
@@ -121,10 +183,10 @@ pub enum NiftiFault {
     #[error("affine whose axes span no volume; the voxels' place in the body is unknown, mend the header")]
     AffineFlat,
     /// Compressed data that ends in the middle.
-    #[error("the gzip data ends early; the file was cut short")]
+    #[error("the compressed data ends early; the file was cut short")]
     GzipCut,
     /// Compressed data that is damaged.
-    #[error("not valid gzip data ({message})")]
+    #[error("not valid compressed data ({message})")]
     Gzip {
         /// The inflater's reason.
         message: String,
@@ -204,7 +266,7 @@ pub enum NiftiFault {
     MaskGrid,
 }
 
-impl NiftiFault {
+impl VolumeFault {
     pub(super) fn open(error: &std::io::Error) -> Self {
         Self::Open { message: error.to_string() }
     }

@@ -1,13 +1,14 @@
-//! Gzip data as `gzip` reads it: several members, zero padding between and behind them, other bytes behind ignored.
+//! Compressed data: gzip as `gzip` reads it, with several members, zero padding between and behind them, and other bytes
+//! behind ignored; and zlib streams.
 
 use std::io::{BufRead, Read};
 
-use flate2::bufread::GzDecoder;
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 
-use super::NiftiFault;
+use super::VolumeFault;
 
 /// First bytes of every gzip member.
-pub(super) const MAGIC: [u8; 2] = [0x1f, 0x8b];
+pub(super) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Bytes that may follow the voxels before a file is refused as something else than its header says.
 const MAX_TRAILING: u64 = 64 << 20;
 
@@ -44,7 +45,8 @@ fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>>
         let ahead = rest.fill_buf()?;
         match ahead.iter().position(|&byte| byte != 0) {
             Some(zeros) => {
-                let begins = ahead[zeros] == MAGIC[0] && ahead.get(zeros + 1).is_none_or(|&byte| byte == MAGIC[1]);
+                let begins =
+                    ahead[zeros] == GZIP_MAGIC[0] && ahead.get(zeros + 1).is_none_or(|&byte| byte == GZIP_MAGIC[1]);
                 rest.consume(zeros);
                 return Ok(begins.then(|| GzDecoder::new(rest)));
             }
@@ -58,35 +60,56 @@ fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>>
 }
 
 /// An inflater's error in words.
-pub(super) fn reason(err: &std::io::Error) -> NiftiFault {
+pub(super) fn reason(err: &std::io::Error) -> VolumeFault {
     match err.kind() {
-        std::io::ErrorKind::UnexpectedEof => NiftiFault::GzipCut,
-        _ => NiftiFault::Gzip { message: err.to_string() },
+        std::io::ErrorKind::UnexpectedEof => VolumeFault::GzipCut,
+        _ => VolumeFault::Gzip { message: err.to_string() },
     }
 }
 
-/// Inflates the first `len` bytes, or all there are if the file holds fewer; bytes beyond are checked but not kept.
+/// Inflates the first `len` bytes of a gzip file, or all there are if the file holds fewer; bytes beyond are checked but not kept.
 ///
 /// libdeflate takes the whole file at once and is about twice as fast as zlib. Files that it does not take, those of
 /// several members or longer than their header says, go through the streaming decoder.
-pub(super) fn inflate(file: &[u8], len: u64) -> Result<Vec<u8>, NiftiFault> {
-    let size = usize::try_from(len).ok().ok_or(NiftiFault::AddressSpace)?;
-    // Deflate cannot shrink data to less than 1/1032: don't reserve what a header merely claims.
-    if size / 1032 > file.len() {
-        return Err(NiftiFault::Promise { size, compressed: file.len() });
-    }
+pub(super) fn gzip(file: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
+    let size = credible_size(file, len)?;
     let mut bytes = vec![0u8; size];
     if libdeflater::Decompressor::new().gzip_decompress(file, &mut bytes) == Ok(size) {
         return Ok(bytes);
     }
+    let decoder = GzipReader::new(file);
+    inflate_with(decoder, len, bytes)
+}
+
+/// Inflates the first `len` bytes of a zlib stream, or all there are; bytes beyond are checked but not kept.
+pub(super) fn zlib(data: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
+    let size = credible_size(data, len)?;
+    let mut bytes = vec![0u8; size];
+    if libdeflater::Decompressor::new().zlib_decompress(data, &mut bytes) == Ok(size) {
+        return Ok(bytes);
+    }
+    inflate_with(ZlibDecoder::new(data), len, bytes)
+}
+
+/// Checks that deflate can make `len` bytes of `data`, which it cannot shrink to less than 1/1032: no memory is reserved
+/// for what a header merely claims.
+fn credible_size(data: &[u8], len: u64) -> Result<usize, VolumeFault> {
+    let size = usize::try_from(len).ok().ok_or(VolumeFault::AddressSpace)?;
+    if size / 1032 > data.len() {
+        return Err(VolumeFault::Promise { size, compressed: data.len() });
+    }
+    Ok(size)
+}
+
+/// Reads `len` bytes into `bytes`, whose content is dropped, and checks what follows.
+fn inflate_with(mut decoder: impl Read, len: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>, VolumeFault> {
     bytes.clear();
-    let mut decoder = GzipReader::new(file);
     decoder.by_ref().take(len).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
     // Reading to the end makes the decoder compare the checksum.
     let limit = len.max(MAX_TRAILING);
     let trailing = std::io::copy(&mut decoder.take(limit + 1), &mut std::io::sink()).map_err(|err| reason(&err))?;
     if trailing > limit {
-        return Err(NiftiFault::Trailing { limit, len });
+        return Err(VolumeFault::Trailing { limit, len });
     }
     Ok(bytes)
 }
@@ -107,7 +130,7 @@ mod tests {
     }
 
     fn check(file: &[u8], len: u64, expected: &[u8]) {
-        assert_eq!(inflate(file, len).as_deref(), Ok(expected), "{len} bytes of {file:?}");
+        assert_eq!(gzip(file, len).as_deref(), Ok(expected), "{len} bytes of {file:?}");
     }
 
     #[test]
@@ -129,15 +152,15 @@ mod tests {
         let mut wrong_checksum = [&a[..], &b].concat();
         let at = wrong_checksum.len() - 8;
         wrong_checksum[at] ^= 1;
-        assert!(matches!(inflate(&wrong_checksum, 13), Err(NiftiFault::Gzip { .. })));
+        assert!(matches!(gzip(&wrong_checksum, 13), Err(VolumeFault::Gzip { .. })));
         let cut = [&a[..], &b[..b.len() - 3]].concat();
-        assert_eq!(inflate(&cut, 13), Err(NiftiFault::GzipCut));
-        assert!(matches!(inflate(&a, 1 << 40), Err(NiftiFault::Promise { .. })));
+        assert_eq!(gzip(&cut, 13), Err(VolumeFault::GzipCut));
+        assert!(matches!(gzip(&a, 1 << 40), Err(VolumeFault::Promise { .. })));
     }
 
     #[test]
     fn a_bomb_behind_the_voxels_is_refused() {
         let bomb = member(&vec![0; 65 << 20]);
-        assert!(matches!(inflate(&bomb, 100), Err(NiftiFault::Trailing { .. })));
+        assert!(matches!(gzip(&bomb, 100), Err(VolumeFault::Trailing { .. })));
     }
 }

@@ -1,8 +1,8 @@
-//! Label maps: `NIfTI` volumes whose voxels are whole numbers from 0 to 255.
+//! Label maps: volumes whose voxels are whole numbers from 0 to 255.
 
 use std::path::Path;
 
-use super::{NiftiError, NiftiFault, NiftiInfo, NiftiVolume, read_any};
+use super::{Volume, VolumeError, VolumeFault, VolumeInfo, read_any};
 
 /// Largest distance of an unscaled value from a whole number that still counts as rounding.
 const TOLERANCE: f64 = 1e-3;
@@ -13,7 +13,7 @@ const MAX_TOLERANCE: f64 = 0.1;
 #[derive(Clone, Debug)]
 pub struct LabelVolume {
     /// The validated header.
-    pub info: NiftiInfo,
+    pub info: VolumeInfo,
     /// Label values in file order.
     pub voxels: Vec<u8>,
     /// BLAKE3 hash of the file's bytes, in hex.
@@ -27,16 +27,16 @@ pub struct LabelVolume {
 ///
 /// # Errors
 /// If the file cannot be read, or a voxel is NaN, not a whole number within the file's precision, or outside 0 to 255.
-pub fn read_labels(path: &Path) -> Result<LabelVolume, NiftiError> {
+pub fn read_labels(path: &Path) -> Result<LabelVolume, VolumeError> {
     let volume = read_any(path)?;
-    let voxels = to_labels(&volume).map_err(|reason| NiftiError { path: path.to_owned(), reason })?;
-    let NiftiVolume { info, blake3, file_bytes, .. } = volume;
+    let voxels = to_labels(&volume).map_err(|reason| VolumeError { path: path.to_owned(), reason })?;
+    let Volume { info, blake3, file_bytes, .. } = volume;
     Ok(LabelVolume { info, voxels, blake3, file_bytes })
 }
 
-fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, NiftiFault> {
+fn to_labels(volume: &Volume) -> Result<Vec<u8>, VolumeFault> {
     // Values stored as scaled integers are as precise as half a stored increment.
-    let tolerance = if volume.info.dtype.is_float() { TOLERANCE } else { volume.slope.abs() * 0.5 };
+    let tolerance = if volume.info.stored.dtype.is_float() { TOLERANCE } else { volume.slope.abs() * 0.5 };
     let tolerance = tolerance.clamp(TOLERANCE, MAX_TOLERANCE);
     let mut labels = Vec::with_capacity(volume.info.shape.iter().product());
     let mut not_finite = 0usize;
@@ -54,11 +54,11 @@ fn to_labels(volume: &NiftiVolume) -> Result<Vec<u8>, NiftiFault> {
         }
     });
     if not_finite > 0 {
-        return Err(NiftiFault::LabelNotFinite { count: not_finite, all: labels.len() });
+        return Err(VolumeFault::LabelNotFinite { count: not_finite, all: labels.len() });
     }
     if let Some((value, at)) = bad {
         let [nx, ny, _] = volume.info.shape;
-        return Err(NiftiFault::Label { value, voxel: [at % nx, at / nx % ny, at / nx / ny] });
+        return Err(VolumeFault::Label { value, voxel: [at % nx, at / nx % ny, at / nx / ny] });
     }
     Ok(labels)
 }

@@ -1,0 +1,83 @@
+//! DICOM series in plain folders: a case for each CT series.
+//!
+//! The only series of a folder is named like the folder; of several, each has its number and description in its name.
+//! A series whose files are in several folders is skipped, because none of them may hold all of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::Dataset;
+use super::tree::{Folder, TreeFile};
+use super::unused::{UnusedFile, UnusedReason};
+use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};
+use crate::volume::dicom::{Other, is_candidate, sort};
+
+/// Cases found so far, with the identifiers of their series.
+#[derive(Default)]
+pub(super) struct FoundSeries {
+    cases: Vec<(String, CaseFiles)>,
+}
+
+impl FoundSeries {
+    /// Takes the DICOM files directly in a folder; returns their paths. Files that are no slices of a CT are listed as
+    /// unused.
+    pub(super) fn take(&mut self, folder: &Folder, root: &Path, dataset: &mut Dataset) -> HashSet<PathBuf> {
+        let is_dicom = |file: &&TreeFile| file.stem().is_none() && file.id.is_some() && is_candidate(&file.name);
+        let files: Vec<PathBuf> = folder.files.iter().filter(is_dicom).map(|file| file.path.clone()).collect();
+        let sorted = sort(&files);
+        let parent = folder.path.strip_prefix(root).unwrap_or(&folder.path);
+        let is_only = sorted.series.len() == 1;
+        for series in sorted.series {
+            let place = if is_only { parent.to_owned() } else { parent.join(&series.name) };
+            let mut case_id = place.to_string_lossy().replace('\\', "/");
+            if case_id.is_empty() {
+                case_id.clone_from(&dataset.name);
+            }
+            let mut files = series.files.into_iter();
+            let Some(image) = files.next() else { continue };
+            let case = CaseFiles {
+                dataset: dataset.name.clone(),
+                case_id,
+                image,
+                slices: files.collect(),
+                role: ImageRole::Declared,
+                label: None,
+            };
+            self.cases.push((series.uid, case));
+        }
+        let mut taken: HashSet<PathBuf> = files.into_iter().collect();
+        for other in sorted.others {
+            let reason = match other.reason {
+                // Described by its name, like any other file.
+                Other::NotDicom => {
+                    taken.remove(&other.path);
+                    continue;
+                }
+                Other::Damaged(reason) => UnusedReason::BadDicom { reason },
+                reason => UnusedReason::NotCt { what: reason.to_string() },
+            };
+            dataset.unused.push(UnusedFile { path: other.path, reason });
+        }
+        taken
+    }
+
+    /// Adds the cases to the dataset.
+    pub(super) fn add_to(self, dataset: &mut Dataset) {
+        let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for (uid, case) in &self.cases {
+            folders.entry(uid.clone()).or_default().extend(case.image.parent().map(Path::to_owned));
+        }
+        for (uid, case) in self.cases {
+            match folders[&uid].iter().find(|folder| Some(folder.as_path()) != case.image.parent()) {
+                None => dataset.cases.push(case),
+                Some(other) => {
+                    let reason = format!(
+                        "its series has files in {} too; put all of them in one folder, or remove the copy",
+                        shown(other)
+                    );
+                    dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
+                }
+            }
+        }
+    }
+}

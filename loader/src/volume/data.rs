@@ -1,0 +1,194 @@
+//! Voxels behind a text header, or in a file of their own in the folder of the header.
+
+use std::path::{Path, PathBuf};
+
+use super::dtype::{Dtype, Stored};
+use super::header_text::{self, quoted};
+use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, inflate, metaimage, nrrd, open_regular, read_file};
+
+/// A validated text header, and the place of its voxels.
+pub(super) struct Header {
+    pub info: VolumeInfo,
+    pub data: Data,
+}
+
+/// Place and form of the voxels.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Data {
+    /// Name of the file that holds them; `None` for the header's own.
+    pub file: Option<String>,
+    /// First byte of the encoded voxels in that file.
+    pub start: Start,
+    /// Lines to skip at `start`.
+    pub skip_lines: u64,
+    pub encoding: Encoding,
+    /// Bytes to skip in the decoded data.
+    pub skip_bytes: u64,
+}
+
+/// Beginning of encoded voxels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// This byte.
+    At(u64),
+    /// As far from the end as the voxels, stored raw, take.
+    FromEnd,
+}
+
+/// Form of stored voxels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Bytes of the header's type.
+    Raw,
+    /// The same, compressed as by gzip.
+    Gzip,
+    /// The same as a zlib stream, or compressed as by gzip.
+    Zlib,
+    /// Decimal numbers separated by white space.
+    Text,
+}
+
+/// Parser of a header at the beginning of a file.
+pub(super) type Parse = fn(&[u8]) -> Result<Header, VolumeFault>;
+
+impl Header {
+    /// Path of the file of the voxels, given the header's; `None` if they are in the same file.
+    fn data_path(&self, header: &Path) -> Result<Option<PathBuf>, VolumeFault> {
+        let Some(name) = &self.data.file else { return Ok(None) };
+        let plain = name.strip_prefix("./").unwrap_or(name);
+        // A header is data and must not make this program read other files than its own.
+        if plain.is_empty() || plain == "." || plain == ".." || plain.contains(['/', '\\', '\0', ':']) {
+            return Err(VolumeFault::DataElsewhere { name: quoted(name) });
+        }
+        if is_single(header) {
+            return Err(VolumeFault::DetachedSingle { name: quoted(name) });
+        }
+        Ok(Some(header.with_file_name(plain)))
+    }
+}
+
+/// True for the endings of a whole volume in one file: such a file has no other one that could change without it.
+fn is_single(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ["nrrd", "mha"].iter().any(|single| ending.eq_ignore_ascii_case(single)))
+}
+
+/// Reads a volume's text header.
+pub(super) fn read_info(path: &Path, parse: Parse) -> Result<VolumeInfo, VolumeFault> {
+    let header = parse(&header_text::read(open_regular(path)?)?)?;
+    header.data_path(path)?;
+    Ok(header.info)
+}
+
+/// The file of the voxels of a header that has one, such as `a.raw` for `a.mhd`; `None` for all other files, those that
+/// cannot be read included.
+#[must_use]
+pub fn detached(path: &Path) -> Option<PathBuf> {
+    let parse: Parse = match Format::of_name(path)? {
+        Format::Nrrd => nrrd::parse,
+        Format::MetaImage => metaimage::parse,
+        Format::Nifti | Format::Dicom => return None,
+    };
+    if is_single(path) {
+        return None;
+    }
+    let head = header_text::read(open_regular(path).ok()?).ok()?;
+    parse(&head).ok()?.data_path(path).ok()?
+}
+
+/// Reads a volume with a text header.
+pub(super) fn load(path: &Path, parse: Parse) -> Result<Loaded, VolumeError> {
+    let at = |reason| VolumeError { path: path.to_owned(), reason };
+    let file = read_file(path)?;
+    let header = parse(&file).map_err(at)?;
+    let data_path = header.data_path(path).map_err(at)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&file);
+    let mut file_bytes = file.len() as u64;
+    let (of, bytes) = match data_path {
+        None => (path.to_owned(), file),
+        Some(data_path) => {
+            let data = read_file(&data_path)?;
+            hasher.update(&data);
+            file_bytes += data.len() as u64;
+            (data_path, data)
+        }
+    };
+    let Header { info, data } = header;
+    let (bytes, offset) = decode(bytes, &data, &info).map_err(|reason| VolumeError { path: of, reason })?;
+    let blake3 = hasher.finalize().to_hex().to_string();
+    Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: (1.0, 0.0) })
+}
+
+/// The decoded bytes, and the first one of the voxels.
+fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64), VolumeFault> {
+    let len = file.len() as u64;
+    let mut start = match data.start {
+        Start::At(start) => start,
+        Start::FromEnd => len.checked_sub(info.data_bytes).ok_or_else(|| {
+            let missing = info.data_bytes - len;
+            VolumeFault::Missing { shape: info.shape, missing, promised: info.data_bytes }
+        })?,
+    };
+    let rest = |start: u64| usize::try_from(start).ok().and_then(|start| file.get(start..)).unwrap_or_default();
+    for _ in 0..data.skip_lines {
+        match rest(start).iter().position(|&byte| byte == b'\n') {
+            Some(end) => start += end as u64 + 1,
+            // The voxels are then missing.
+            None => start = len,
+        }
+    }
+    let end = data.skip_bytes.saturating_add(info.data_bytes);
+    match data.encoding {
+        Encoding::Raw => Ok((file, start.saturating_add(data.skip_bytes))),
+        Encoding::Gzip => Ok((inflate::gzip(rest(start), end)?, data.skip_bytes)),
+        Encoding::Zlib if rest(start).starts_with(&inflate::GZIP_MAGIC) => {
+            Ok((inflate::gzip(rest(start), end)?, data.skip_bytes))
+        }
+        Encoding::Zlib => Ok((inflate::zlib(rest(start), end)?, data.skip_bytes)),
+        Encoding::Text => {
+            let skipped = usize::try_from(data.skip_bytes).unwrap_or(usize::MAX);
+            Ok((numbers(rest(start).get(skipped..).unwrap_or_default(), info)?, 0))
+        }
+    }
+}
+
+/// Reads decimal numbers into voxels of the header's type.
+fn numbers(text: &[u8], info: &VolumeInfo) -> Result<Vec<u8>, VolumeFault> {
+    let num_voxels: u64 = info.shape.iter().map(|&length| length as u64).product();
+    let promised = info.data_bytes;
+    // A number takes a digit and a separator: no memory is reserved for what a header merely claims.
+    if num_voxels > text.len() as u64 {
+        return Err(VolumeFault::Missing { shape: info.shape, missing: promised - text.len() as u64, promised });
+    }
+    let mut bytes = Vec::new();
+    let words = text.split(|byte| byte.is_ascii_whitespace() || *byte == b',').filter(|word| !word.is_empty());
+    for (number, word) in (0..num_voxels).zip(words) {
+        let word = String::from_utf8_lossy(word);
+        let fault = || VolumeFault::VoxelText { number, value: quoted(&word) };
+        push(&mut bytes, &word, info.stored).ok_or_else(fault)?;
+    }
+    Ok(bytes)
+}
+
+/// Appends a number in the stored form; `None` if it is not one of the type.
+fn push(bytes: &mut Vec<u8>, word: &str, Stored { dtype, is_big_endian }: Stored) -> Option<()> {
+    macro_rules! push {
+        ($type:ty) => {{
+            let value: $type = word.parse().ok()?;
+            bytes.extend(if is_big_endian { value.to_be_bytes() } else { value.to_le_bytes() });
+        }};
+    }
+    match dtype {
+        Dtype::U8 => push!(u8),
+        Dtype::I8 => push!(i8),
+        Dtype::U16 => push!(u16),
+        Dtype::I16 => push!(i16),
+        Dtype::U32 => push!(u32),
+        Dtype::I32 => push!(i32),
+        Dtype::U64 => push!(u64),
+        Dtype::I64 => push!(i64),
+        Dtype::F32 => push!(f32),
+        Dtype::F64 => push!(f64),
+    }
+    Some(())
+}

@@ -1,0 +1,135 @@
+//! Reasons why a DICOM series cannot be used.
+
+use std::path::Path;
+
+use super::super::{VolumeError, VolumeFault};
+
+/// Reason why a file or a series cannot be used, in one line and, where that helps, with the remedy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DicomFault {
+    /// A file of another format.
+    #[error("not a DICOM file (no DICM at byte 128)")]
+    NotDicom,
+    /// Elements that cannot be read.
+    #[error("damaged DICOM data ({message})")]
+    Damaged {
+        /// The fault.
+        message: String,
+    },
+    /// A required element that is missing or has no usable value.
+    #[error("{name} {problem}")]
+    Element {
+        /// Name of the element.
+        name: &'static str,
+        /// The problem, as a predicate.
+        problem: String,
+    },
+    /// A file that is no CT image.
+    #[error("DICOM {what}; expected a CT image")]
+    NotCt {
+        /// Name of its content.
+        what: String,
+    },
+    /// A folder of no series or of several.
+    #[error("{count} CT series of DICOM files in this folder; expected one, name a file of the wanted series")]
+    SeriesInFolder {
+        /// Number of series.
+        count: usize,
+    },
+    /// Several frames in one file.
+    #[error("{series}: enhanced multi-frame DICOM; convert it to one file a slice, or to .nii.gz")]
+    MultiFrame {
+        /// The series.
+        series: String,
+    },
+    /// A compression without a decoder.
+    #[error("transfer syntax {name} ({uid}) is not read; decompress the files first")]
+    TransferSyntax {
+        /// Its name.
+        name: String,
+        /// Its identifier.
+        uid: String,
+    },
+    /// Images that cannot be in one volume.
+    #[error("{series}: images of different {property} in one series, such as {first} and {other}; separate them")]
+    Mixed {
+        /// The series.
+        series: String,
+        /// The property in which they differ.
+        property: &'static str,
+        /// File name of one.
+        first: String,
+        /// File name of another.
+        other: String,
+    },
+    /// A series of one image.
+    #[error("{series}: only one slice; a volume takes two or more")]
+    OneSlice {
+        /// The series.
+        series: String,
+    },
+    /// Different images at the same position.
+    #[error(
+        "{series}: {count} images share their position with a different one, such as {first} and {other}; separate the \
+         phases or reconstructions"
+    )]
+    SeveralImages {
+        /// The series.
+        series: String,
+        /// Number of such images.
+        count: usize,
+        /// File name of one.
+        first: String,
+        /// File name of another at the same position.
+        other: String,
+    },
+    /// Gaps of whole slices.
+    #[error(
+        "{series}: {missing} of {of} slices missing, the first between {before} and {after}; copy the series again"
+    )]
+    MissingSlices {
+        /// The series.
+        series: String,
+        /// Number of slices missing.
+        missing: usize,
+        /// Number of slices of the whole series.
+        of: usize,
+        /// File name of the slice before the first gap.
+        before: String,
+        /// File name of the slice behind the first gap.
+        after: String,
+    },
+    /// Distances between slices that are not equal.
+    #[error("{series}: distances between slices from {least:.3} to {most:.3} mm; expected equal ones")]
+    Varying {
+        /// The series.
+        series: String,
+        /// Shortest distance, in mm.
+        least: f64,
+        /// Longest distance, in mm.
+        most: f64,
+    },
+    /// Pixel data that does not fit the header.
+    #[error("pixel data: {problem}")]
+    Pixels {
+        /// The problem.
+        problem: String,
+    },
+}
+
+impl DicomFault {
+    pub(super) fn at(self, path: &Path) -> VolumeError {
+        VolumeError { path: path.to_owned(), reason: VolumeFault::Dicom(self) }
+    }
+
+    pub(super) fn damaged(error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            message = format!("{message}: {error}");
+            source = error.source();
+        }
+        // One line, whatever the file holds.
+        Self::Damaged { message: message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect() }
+    }
+}

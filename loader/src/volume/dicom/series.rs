@@ -1,0 +1,172 @@
+//! The series among the files of a folder.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use dicom_dictionary_std::tags;
+
+use super::super::VolumeFault;
+use super::elements::Elements;
+use super::slice::read_elements;
+
+/// A series of CT images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// Files of the series, sorted by name.
+    pub files: Vec<PathBuf>,
+    /// `SeriesInstanceUID`.
+    pub uid: String,
+    /// Name made of number and description, unique in the folder and safe as a file name: `003-abdomen`.
+    pub name: String,
+}
+
+/// A DICOM file that is no slice of a CT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
+    pub reason: Other,
+}
+
+/// Reason why a file is no slice of a CT.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Other {
+    /// A file of another format, such as a text without an ending.
+    NotDicom,
+    /// An image that the scan was planned on.
+    Localizer,
+    /// Another modality, such as `MR` or `SEG`.
+    Modality(String),
+    /// A file of modality CT that is not a CT image, such as a screen shot.
+    Class(String),
+    /// A file without a series: a directory of a medium, for example.
+    NoSeries,
+    /// A file that cannot be read.
+    Damaged(String),
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDicom => f.write_str("not a DICOM file"),
+            Self::Localizer => f.write_str("localizer"),
+            Self::Modality(modality) => write!(f, "of modality {modality}"),
+            Self::Class(uid) => write!(f, "of class {uid} (a screen shot or a report)"),
+            Self::NoSeries => f.write_str("file without a series"),
+            Self::Damaged(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Files sorted into series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sorted {
+    /// CT series, by name.
+    pub series: Vec<Series>,
+    /// All other files.
+    pub others: Vec<OtherFile>,
+}
+
+/// True if a file of this name may be DICOM: by its ending, or because it has none, as files of scanners and archives
+/// (`IM_0001`, `1.2.840.113619.2.55`).
+#[must_use]
+pub fn is_candidate(name: &str) -> bool {
+    if name.starts_with('.') {
+        return false;
+    }
+    match name.rsplit_once('.') {
+        None => true,
+        Some((_, ending)) => {
+            let known = ["dcm", "dicom", "ima"].iter().any(|known| ending.eq_ignore_ascii_case(known));
+            known || ending.bytes().all(|byte| byte.is_ascii_digit())
+        }
+    }
+}
+
+/// Sorts files of one folder into series by their headers.
+#[must_use]
+pub fn sort(files: &[PathBuf]) -> Sorted {
+    /// Number and description of a series, and its files.
+    type Found = (String, String, Vec<PathBuf>);
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    let mut sorted = Sorted::default();
+    for path in files {
+        match classify(path) {
+            Ok(elements) => {
+                let uid = elements.first(tags::SERIES_INSTANCE_UID).unwrap_or_default();
+                let number = elements.first(tags::SERIES_NUMBER).unwrap_or_default();
+                let description =
+                    elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ")).unwrap_or_default();
+                let (_, _, files) = found.entry(uid).or_insert_with(|| (number, description, Vec::new()));
+                files.push(path.clone());
+            }
+            Err(reason) => sorted.others.push(OtherFile { path: path.clone(), reason }),
+        }
+    }
+    let names: Vec<String> = found.values().map(|(number, description, _)| name(number, description)).collect();
+    for ((uid, (.., mut files)), name) in found.into_iter().zip(&names) {
+        files.sort();
+        let is_unique = names.iter().filter(|other| *other == name).count() == 1 && !name.is_empty();
+        let digest = blake3::hash(uid.as_bytes()).to_hex()[..8].to_owned();
+        let name = match (is_unique, name.is_empty()) {
+            (true, _) => name.clone(),
+            (false, true) => digest,
+            (false, false) => format!("{name}-{digest}"),
+        };
+        sorted.series.push(Series { files, uid, name });
+    }
+    sorted.series.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted
+}
+
+/// `003-abdomen_1.5mm` of number and description: letters and digits, `.` and `_` for everything else.
+fn name(number: &str, description: &str) -> String {
+    let number: String = match number.parse::<u32>() {
+        Ok(number) => format!("{number:03}"),
+        Err(_) => String::new(),
+    };
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
+    let description: String = description.chars().take(40).map(safe).collect();
+    let description = description.trim_matches(['_', '.']);
+    match (number.is_empty(), description.is_empty()) {
+        (false, false) => format!("{number}-{description}"),
+        (false, true) => number,
+        (true, _) => description.to_owned(),
+    }
+}
+
+/// The elements of a CT image.
+fn classify(path: &Path) -> Result<Elements, Other> {
+    let elements = match read_elements(path) {
+        Ok(elements) => elements,
+        Err(error) if error.reason == VolumeFault::Dicom(super::DicomFault::NotDicom) => {
+            let endings = ["dcm", "dicom", "ima"];
+            let is_named =
+                path.extension().is_some_and(|ending| endings.iter().any(|known| ending.eq_ignore_ascii_case(known)));
+            return Err(if is_named { Other::Damaged(error.reason.to_string()) } else { Other::NotDicom });
+        }
+        Err(error) => return Err(Other::Damaged(error.reason.to_string())),
+    };
+    let clean = |text: String| text.escape_debug().take(64).collect::<String>();
+    let modality = elements.first(tags::MODALITY).ok_or(Other::NoSeries)?;
+    if modality != "CT" {
+        return Err(Other::Modality(clean(modality)));
+    }
+    elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::NoSeries)?;
+    let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
+    // CT images, and the enhanced forms of them, which are refused when they are read.
+    let is_image = class.starts_with("1.2.840.10008.5.1.4.1.1.2") && {
+        let rest = &class["1.2.840.10008.5.1.4.1.1.2".len()..];
+        ["", ".1", ".2"].contains(&rest)
+    };
+    if !is_image {
+        return Err(Other::Class(clean(class)));
+    }
+    let kind = elements.text(tags::IMAGE_TYPE).unwrap_or_default();
+    if kind.iter().any(|part| part == "LOCALIZER") {
+        return Err(Other::Localizer);
+    }
+    Ok(elements)
+}

@@ -1,0 +1,229 @@
+//! One file of a series: its place, its pixels' form, and what they mean.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+
+use super::super::{VolumeError, open_regular};
+use super::DicomFault;
+use super::elements::{Elements, Syntax};
+
+/// Elements read of every file.
+const WANTED: [Tag; 23] = [
+    tags::IMAGE_TYPE,
+    tags::SOP_CLASS_UID,
+    tags::MODALITY,
+    tags::SERIES_DESCRIPTION,
+    tags::SERIES_INSTANCE_UID,
+    tags::SERIES_NUMBER,
+    tags::IMAGE_POSITION_PATIENT,
+    tags::IMAGE_ORIENTATION_PATIENT,
+    tags::SAMPLES_PER_PIXEL,
+    tags::NUMBER_OF_FRAMES,
+    tags::ROWS,
+    tags::COLUMNS,
+    tags::PIXEL_SPACING,
+    tags::BITS_ALLOCATED,
+    tags::BITS_STORED,
+    tags::HIGH_BIT,
+    tags::PIXEL_REPRESENTATION,
+    tags::PIXEL_PADDING_VALUE,
+    tags::PIXEL_PADDING_RANGE_LIMIT,
+    tags::RESCALE_INTERCEPT,
+    tags::RESCALE_SLOPE,
+    tags::RESCALE_TYPE,
+    tags::PHOTOMETRIC_INTERPRETATION,
+];
+
+/// Reads the elements of a file that are needed, without its pixels.
+pub(super) fn read_elements(path: &Path) -> Result<Elements, VolumeError> {
+    let at = |reason| VolumeError { path: path.to_owned(), reason };
+    let file: File = open_regular(path).map_err(at)?;
+    Elements::read(BufReader::new(file), &WANTED, false).map_err(|fault| fault.at(path))
+}
+
+/// Reads the elements of a file in memory, with its pixels.
+pub(super) fn parse_elements(file: &[u8]) -> Result<Elements, DicomFault> {
+    Elements::read(std::io::Cursor::new(file), &WANTED, true)
+}
+
+/// Numbers of a stored pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PixelForm {
+    /// 8 or 16.
+    pub bits_allocated: u16,
+    /// 1 to `bits_allocated`.
+    pub bits_stored: u16,
+    /// Position of the highest bit.
+    pub high_bit: u16,
+    pub is_signed: bool,
+}
+
+/// Lowest and highest stored value of pixels outside of the scanner's field of view.
+pub(super) type Padding = (i32, i32);
+
+/// A CT image.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    pub path: PathBuf,
+    pub syntax: Syntax,
+    /// Name of the series for messages.
+    pub series: String,
+    pub rows: usize,
+    pub columns: usize,
+    pub form: PixelForm,
+    /// Position of the first pixel in mm, LPS.
+    pub position: [f64; 3],
+    /// Directions in which the column and the row number grow, LPS, of length 1.
+    pub axes: [[f64; 3]; 2],
+    /// Distances of columns and of rows, in mm.
+    pub sides: [f64; 2],
+    /// Slope and intercept to HU.
+    pub rescale: (f64, f64),
+    /// False if the header has no rescaling.
+    pub is_rescaled: bool,
+    /// Unit of the rescaled values, if it is named.
+    pub unit: Option<String>,
+    pub padding: Option<Padding>,
+}
+
+impl Slice {
+    pub(super) fn read(path: &Path) -> Result<Self, VolumeError> {
+        let elements = read_elements(path)?;
+        Self::new(path, &elements).map_err(|fault| fault.at(path))
+    }
+
+    pub(super) fn new(path: &Path, elements: &Elements) -> Result<Self, DicomFault> {
+        let series = series_name(elements);
+        let frames = elements.first(tags::NUMBER_OF_FRAMES);
+        if frames.is_some_and(|frames| frames != "1") || is_enhanced(elements) {
+            return Err(DicomFault::MultiFrame { series });
+        }
+        let unsigned = |name, tag| {
+            let problem = || DicomFault::Element { name, problem: "is missing".to_owned() };
+            elements.unsigned(tag).ok_or_else(problem)
+        };
+        let samples = elements.unsigned(tags::SAMPLES_PER_PIXEL).unwrap_or(1);
+        if samples != 1 {
+            return Err(element("SamplesPerPixel", format!("is {samples}; expected 1")));
+        }
+        let photometric = elements.first(tags::PHOTOMETRIC_INTERPRETATION).unwrap_or_default();
+        if !["", "MONOCHROME1", "MONOCHROME2"].contains(&photometric.as_str()) {
+            return Err(element("PhotometricInterpretation", format!("is {photometric:?}; expected MONOCHROME2")));
+        }
+        let (rows, columns) = (unsigned("Rows", tags::ROWS)?.into(), unsigned("Columns", tags::COLUMNS)?.into());
+        let form = form(elements)?;
+        let [side_y, side_x] = numbers(elements, "PixelSpacing", tags::PIXEL_SPACING)?;
+        if !(side_x > 0.0 && side_y > 0.0) {
+            return Err(element("PixelSpacing", format!("is {side_y}\\{side_x}; expected positive lengths")));
+        }
+        let (rescale, is_rescaled) = rescale(elements)?;
+        Ok(Self {
+            path: path.to_owned(),
+            syntax: elements.syntax.clone(),
+            series,
+            rows,
+            columns,
+            form,
+            position: numbers(elements, "ImagePositionPatient", tags::IMAGE_POSITION_PATIENT)?,
+            axes: axes(numbers(elements, "ImageOrientationPatient", tags::IMAGE_ORIENTATION_PATIENT)?)?,
+            sides: [side_x, side_y],
+            rescale,
+            is_rescaled,
+            unit: elements.first(tags::RESCALE_TYPE),
+            padding: padding(elements, form),
+        })
+    }
+
+    /// Name of the file, for messages.
+    pub(super) fn file_name(&self) -> String {
+        crate::case::shown(Path::new(self.path.file_name().unwrap_or_default()))
+    }
+}
+
+fn element(name: &'static str, problem: String) -> DicomFault {
+    DicomFault::Element { name, problem }
+}
+
+fn numbers<const N: usize>(elements: &Elements, name: &'static str, tag: Tag) -> Result<[f64; N], DicomFault> {
+    let numbers = elements.decimals(tag).and_then(|numbers| <[f64; N]>::try_from(numbers).ok());
+    numbers.ok_or_else(|| element(name, format!("is missing or not {N} numbers")))
+}
+
+/// True for the enhanced classes, whose files hold all slices.
+fn is_enhanced(elements: &Elements) -> bool {
+    let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
+    ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"].contains(&class.as_str())
+}
+
+fn form(elements: &Elements) -> Result<PixelForm, DicomFault> {
+    let bits_allocated = elements.unsigned(tags::BITS_ALLOCATED).unwrap_or(0);
+    if ![8, 16].contains(&bits_allocated) {
+        return Err(element("BitsAllocated", format!("is {bits_allocated}; expected 8 or 16")));
+    }
+    let bits_stored = elements.unsigned(tags::BITS_STORED).unwrap_or(bits_allocated);
+    if !(1..=bits_allocated).contains(&bits_stored) {
+        return Err(element("BitsStored", format!("is {bits_stored}; expected 1 to {bits_allocated}")));
+    }
+    let high_bit = elements.unsigned(tags::HIGH_BIT).unwrap_or(bits_stored - 1);
+    if !(bits_stored - 1..bits_allocated).contains(&high_bit) {
+        let problem = format!("is {high_bit}; expected {} to {}", bits_stored - 1, bits_allocated - 1);
+        return Err(element("HighBit", problem));
+    }
+    match elements.unsigned(tags::PIXEL_REPRESENTATION) {
+        Some(sign @ (0 | 1)) => Ok(PixelForm { bits_allocated, bits_stored, high_bit, is_signed: sign == 1 }),
+        _ => Err(element("PixelRepresentation", "is missing or neither 0 nor 1".to_owned())),
+    }
+}
+
+/// Directions of columns and rows, made exactly of length 1.
+fn axes([ax, ay, az, bx, by, bz]: [f64; 6]) -> Result<[[f64; 3]; 2], DicomFault> {
+    let axes = [[ax, ay, az], [bx, by, bz]];
+    let lengths = axes.map(|axis| dot(axis, axis).sqrt());
+    let is_rotation = lengths.iter().all(|length| (length - 1.0).abs() < 0.01) && dot(axes[0], axes[1]).abs() < 0.01;
+    if !is_rotation {
+        return Err(element("ImageOrientationPatient", "is not two perpendicular directions".to_owned()));
+    }
+    Ok(std::array::from_fn(|axis| axes[axis].map(|part| part / lengths[axis])))
+}
+
+pub(super) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn rescale(elements: &Elements) -> Result<((f64, f64), bool), DicomFault> {
+    let is_there = |tag| elements.text(tag).is_some();
+    if !is_there(tags::RESCALE_SLOPE) && !is_there(tags::RESCALE_INTERCEPT) {
+        return Ok(((1.0, 0.0), false));
+    }
+    let [slope] = numbers(elements, "RescaleSlope", tags::RESCALE_SLOPE)?;
+    let [intercept] = numbers(elements, "RescaleIntercept", tags::RESCALE_INTERCEPT)?;
+    if slope == 0.0 {
+        return Err(element("RescaleSlope", "is 0; the values are unknown".to_owned()));
+    }
+    Ok(((slope, intercept), true))
+}
+
+fn padding(elements: &Elements, form: PixelForm) -> Option<Padding> {
+    #[expect(clippy::cast_possible_wrap, reason = "a signed value is stored in these bits")]
+    let value = |raw: u16| if form.is_signed { i32::from(raw as i16) } else { i32::from(raw) };
+    let first = value(elements.unsigned(tags::PIXEL_PADDING_VALUE)?);
+    let limit = elements.unsigned(tags::PIXEL_PADDING_RANGE_LIMIT).map_or(first, value);
+    Some((first.min(limit), first.max(limit)))
+}
+
+/// `series 3 "ABDOMEN"`, as far as the header has it.
+pub(super) fn series_name(elements: &Elements) -> String {
+    let number = elements.first(tags::SERIES_NUMBER).unwrap_or_default();
+    let description = elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ")).unwrap_or_default();
+    let [number, description] = [number, description].map(|text| text.escape_debug().take(60).collect::<String>());
+    match (number.is_empty(), description.is_empty()) {
+        (false, false) => format!("series {number} \"{description}\""),
+        (false, true) => format!("series {number}"),
+        (true, false) => format!("series \"{description}\""),
+        (true, true) => "series".to_owned(),
+    }
+}

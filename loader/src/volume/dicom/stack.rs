@@ -1,0 +1,293 @@
+//! The slices of a series as one grid: their order, duplicates, gaps and tilt.
+
+use std::path::PathBuf;
+
+use super::super::dtype::{Dtype, Stored};
+use super::super::note::HeaderNote;
+use super::super::place::{self, LPS};
+use super::super::{Loaded, VolumeError, VolumeFault, VolumeInfo, read_file};
+use super::DicomFault;
+use super::pixels::decode;
+use super::slice::{Slice, dot, parse_elements};
+
+/// Distance along the stack below which two images are at one position, in mm.
+const SAME_POSITION_MM: f64 = 1e-3;
+/// Largest distance of a slice from its place in a regular stack, as a share of the distance of slices: the rounding of
+/// positions in headers, and less than what changes a voxel.
+const MAX_JITTER: f64 = 0.1;
+/// Smallest tilt of the stack against its slices that is told, in degrees.
+const TOLD_TILT_DEGREES: f64 = 0.1;
+/// Largest difference of the components of two directions that count as equal.
+const SAME_DIRECTION: f64 = 1e-3;
+/// HU of pixels outside of the scanner's field of view.
+const AIR_HU: f64 = -1024.0;
+
+/// Slices in the order of the stack.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub info: VolumeInfo,
+    slices: Vec<Slice>,
+    /// Files that repeat another slice.
+    duplicates: Vec<PathBuf>,
+    /// Slope and intercept, the same in all slices; `None` if they differ or cannot express padding.
+    common_rescale: Option<(f64, f64)>,
+}
+
+/// Errors from ordering slices: of the series as a whole, or of one file.
+pub(super) enum StackFault {
+    Series(VolumeFault),
+    File(VolumeError),
+}
+
+impl StackFault {
+    /// The error, at the folder of the series if it is not of one file.
+    pub(super) fn at(self, folder: &std::path::Path) -> VolumeError {
+        match self {
+            Self::Series(reason) => VolumeError { path: folder.to_owned(), reason },
+            Self::File(error) => error,
+        }
+    }
+}
+
+impl From<VolumeFault> for StackFault {
+    fn from(fault: VolumeFault) -> Self {
+        Self::Series(fault)
+    }
+}
+
+impl From<DicomFault> for StackFault {
+    fn from(fault: DicomFault) -> Self {
+        Self::Series(fault.into())
+    }
+}
+
+impl From<VolumeError> for StackFault {
+    fn from(error: VolumeError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl Stack {
+    pub(super) fn new(mut slices: Vec<Slice>) -> Result<Self, StackFault> {
+        let Some(first) = slices.first().cloned() else {
+            return Err(DicomFault::OneSlice { series: "series".to_owned() }.into());
+        };
+        check_alike(&first, &slices)?;
+        if let Some(slice) = slices.iter().find(|slice| slice.syntax.compression.is_none()) {
+            return Err(StackFault::File(slice.syntax.unsupported().at(&slice.path)));
+        }
+        let [along_x, along_y] = first.axes;
+        let normal = [
+            along_x[1] * along_y[2] - along_x[2] * along_y[1],
+            along_x[2] * along_y[0] - along_x[0] * along_y[2],
+            along_x[0] * along_y[1] - along_x[1] * along_y[0],
+        ];
+        slices.sort_by(|a, b| {
+            let place = |slice: &Slice| dot(slice.position, normal);
+            place(a).total_cmp(&place(b)).then_with(|| a.path.cmp(&b.path))
+        });
+        let duplicates = remove_duplicates(&mut slices, normal)?;
+        if slices.len() < 2 {
+            return Err(DicomFault::OneSlice { series: first.series }.into());
+        }
+        let step = step(&slices, normal)?;
+        let mut notes = Vec::new();
+        if !duplicates.is_empty() {
+            notes.push(HeaderNote::DuplicateSlices { count: duplicates.len() });
+        }
+        let length = dot(step, step).sqrt();
+        let tilt = (dot(step, normal) / length).clamp(-1.0, 1.0).acos().to_degrees();
+        if tilt > TOLD_TILT_DEGREES {
+            notes.push(HeaderNote::Tilt { degrees: tilt });
+        }
+        if !slices.iter().all(|slice| slice.is_rescaled) {
+            notes.push(HeaderNote::NoRescale);
+        }
+        if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
+            notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
+        }
+        let [side_x, side_y] = first.sides;
+        let columns = [along_x.map(|part| part * side_x), along_y.map(|part| part * side_y), step];
+        let affine = place::mirrored(place::affine(columns, slices[0].position), LPS);
+        let orientation = place::orientation(&affine)?;
+        let (shape, num_voxels) = place::shape(vec![first.columns, first.rows, slices.len()])?;
+        let common_rescale = common_rescale(&slices);
+        let dtype = match (common_rescale, first.form.is_signed) {
+            (None, _) => Dtype::F32,
+            (Some(_), true) => Dtype::I16,
+            (Some(_), false) => Dtype::U16,
+        };
+        let stored = Stored { dtype, is_big_endian: false };
+        let data_bytes = num_voxels * dtype.len() as u64;
+        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+        Ok(Self { info, slices, duplicates, common_rescale })
+    }
+
+    /// Reads the voxels.
+    pub(super) fn load(self) -> Result<Loaded, VolumeError> {
+        let Self { info, slices, duplicates, common_rescale } = self;
+        let mut hasher = blake3::Hasher::new();
+        let mut file_bytes = 0;
+        for path in duplicates {
+            let at = |err: std::io::Error| VolumeError { path: path.clone(), reason: VolumeFault::read(&err) };
+            file_bytes += std::fs::metadata(&path).map_err(at)?.len();
+        }
+        // Grows with the files that are read: a header alone reserves nothing.
+        let mut bytes = Vec::new();
+        for slice in &slices {
+            let file = read_file(&slice.path)?;
+            hasher.update(&file);
+            file_bytes += file.len() as u64;
+            let at = |fault: DicomFault| fault.at(&slice.path);
+            let elements = parse_elements(&file).map_err(at)?;
+            let values = decode(slice, &elements).map_err(at)?;
+            let (slope, intercept) = slice.rescale;
+            let is_padding = |value: i32| slice.padding.is_some_and(|(low, high)| (low..=high).contains(&value));
+            if common_rescale.is_some() {
+                let air = air_value(slice).unwrap_or(0);
+                let stored = values.iter().map(|&value| if is_padding(value) { air } else { value });
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "values of 16 bits")]
+                bytes.extend(stored.flat_map(|value| (value as u16).to_le_bytes()));
+            } else {
+                #[expect(clippy::cast_possible_truncation, reason = "HU are f32 from here on")]
+                let hu =
+                    |value: i32| (if is_padding(value) { AIR_HU } else { f64::from(value) * slope + intercept }) as f32;
+                bytes.extend(values.iter().flat_map(|&value| hu(value).to_le_bytes()));
+            }
+        }
+        let blake3 = hasher.finalize().to_hex().to_string();
+        Ok(Loaded { info, blake3, file_bytes, bytes, offset: 0, scaling: common_rescale.unwrap_or((1.0, 0.0)) })
+    }
+}
+
+/// Stored value of air, if there is one.
+fn air_value(slice: &Slice) -> Option<i32> {
+    let (slope, intercept) = slice.rescale;
+    let value = (AIR_HU - intercept) / slope;
+    let range = if slice.form.is_signed { -32_768.0..=32_767.0 } else { 0.0..=65_535.0 };
+    #[expect(clippy::cast_possible_truncation, reason = "a whole number of 16 bits")]
+    (value.fract() == 0.0 && range.contains(&value)).then_some(value as i32)
+}
+
+/// Rescaling of all slices, with which stored values can be kept as they are.
+fn common_rescale(slices: &[Slice]) -> Option<(f64, f64)> {
+    let first = &slices[0];
+    #[expect(clippy::float_cmp, reason = "exactly the same numbers in all headers")]
+    let is_common = slices.iter().all(|slice| slice.rescale == first.rescale);
+    let is_padded = slices.iter().all(|slice| slice.padding.is_none() || air_value(slice).is_some());
+    (is_common && is_padded).then_some(first.rescale)
+}
+
+/// Checks that all images can be slices of one volume.
+fn check_alike(first: &Slice, slices: &[Slice]) -> Result<(), DicomFault> {
+    let close = |a: [f64; 3], b: [f64; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < SAME_DIRECTION);
+    let differs = |slice: &Slice| {
+        if (slice.rows, slice.columns) != (first.rows, first.columns) {
+            Some("sizes")
+        } else if !(close(slice.axes[0], first.axes[0]) && close(slice.axes[1], first.axes[1])) {
+            Some("orientations")
+        } else if slice.sides.iter().zip(first.sides).any(|(a, b)| (a - b).abs() > SAME_DIRECTION * b) {
+            Some("pixel spacings")
+        } else if slice.form.is_signed != first.form.is_signed {
+            Some("pixel representations")
+        } else {
+            None
+        }
+    };
+    match slices.iter().find_map(|slice| Some((slice, differs(slice)?))) {
+        None => Ok(()),
+        Some((other, property)) => Err(DicomFault::Mixed {
+            series: first.series.clone(),
+            property,
+            first: first.file_name(),
+            other: other.file_name(),
+        }),
+    }
+}
+
+/// Removes slices that repeat another one at their position, pixel by pixel.
+fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<PathBuf>, StackFault> {
+    let mut duplicates = Vec::new();
+    let mut different: Option<(usize, String, String)> = None;
+    let mut kept: Vec<Slice> = Vec::with_capacity(slices.len());
+    // Position of the slice kept last, and its pixels once they are needed.
+    let mut group: Option<(f64, Option<Vec<i32>>)> = None;
+    for slice in slices.drain(..) {
+        let place = dot(slice.position, normal);
+        let near = group.as_mut().filter(|group| place - group.0 < SAME_POSITION_MM);
+        let Some((other, (_, first))) = kept.last().zip(near) else {
+            group = Some((place, None));
+            kept.push(slice);
+            continue;
+        };
+        let pixels = match first {
+            Some(pixels) => &*pixels,
+            None => &*first.insert(values_of(other)?),
+        };
+        let is_same = slice.position.iter().zip(other.position).all(|(a, b)| (a - b).abs() < SAME_POSITION_MM);
+        let (a, b) = (slice.rescale, other.rescale);
+        #[expect(clippy::float_cmp, reason = "exactly the same numbers in both headers")]
+        let is_same = is_same && a == b && *pixels == values_of(&slice)?;
+        if is_same {
+            duplicates.push(slice.path);
+        } else {
+            let (count, ..) = different.get_or_insert_with(|| (0, other.file_name(), slice.file_name()));
+            *count += 1;
+        }
+    }
+    if let Some((count, first, other)) = different {
+        let series = kept.first().map(|slice| slice.series.clone()).unwrap_or_default();
+        return Err(DicomFault::SeveralImages { series, count, first, other }.into());
+    }
+    *slices = kept;
+    Ok(duplicates)
+}
+
+fn values_of(slice: &Slice) -> Result<Vec<i32>, VolumeError> {
+    let file = read_file(&slice.path)?;
+    let at = |fault: DicomFault| fault.at(&slice.path);
+    decode(slice, &parse_elements(&file).map_err(at)?).map_err(at)
+}
+
+/// The vector from one slice to the next, the same for all.
+fn step(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
+    let (first, last) = (slices[0].position, slices[slices.len() - 1].position);
+    let intervals = slices.len() as f64 - 1.0;
+    let step: [f64; 3] = std::array::from_fn(|axis| (last[axis] - first[axis]) / intervals);
+    let length = dot(step, normal);
+    let is_regular = slices.iter().enumerate().all(|(number, slice)| {
+        let off: [f64; 3] = std::array::from_fn(|axis| slice.position[axis] - first[axis] - step[axis] * number as f64);
+        dot(off, off).sqrt() <= MAX_JITTER * length
+    });
+    if is_regular {
+        return Ok(step);
+    }
+    let series = slices[0].series.clone();
+    let places: Vec<f64> = slices.iter().map(|slice| dot(slice.position, normal)).collect();
+    let gaps: Vec<f64> = places.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let mut ordered = gaps.clone();
+    ordered.sort_by(f64::total_cmp);
+    let median = ordered[ordered.len() / 2];
+    let steps_in = |gap: f64| (gap / median).round().max(1.0);
+    let are_multiples = gaps.iter().all(|gap| (gap - steps_in(*gap) * median).abs() <= MAX_JITTER * median);
+    let first_gap = gaps.iter().position(|gap| steps_in(*gap) > 1.0);
+    match first_gap.filter(|_| are_multiples) {
+        Some(at) => {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive whole number")]
+            let missing = gaps.iter().map(|gap| steps_in(*gap) - 1.0).sum::<f64>() as usize;
+            let (before, after) = (slices[at].file_name(), slices[at + 1].file_name());
+            Err(DicomFault::MissingSlices { series, missing, of: slices.len() + missing, before, after })
+        }
+        // Distances along the stack may be equal while images are shifted in their planes.
+        None => {
+            let lengths = slices.windows(2).map(|pair| {
+                let [a, b] = [&pair[0], &pair[1]];
+                let way: [f64; 3] = std::array::from_fn(|axis| b.position[axis] - a.position[axis]);
+                dot(way, way).sqrt()
+            });
+            let (least, most) =
+                lengths.fold((f64::INFINITY, 0.0f64), |(least, most), length| (least.min(length), most.max(length)));
+            Err(DicomFault::Varying { series, least, most })
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Headers as ITK writes them, and ones that nobody should.
+
+use super::super::{Volume, detached, read_volume};
+use super::*;
+
+/// A grid turned about two axes: the first rows of the matrix are the first axis's direction.
+const HEADER: &str = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n\
+    CompressedData = False\nTransformMatrix = 0 1 0 0 0 1 1 0 0\nOffset = -10 20 30\nCenterOfRotation = 0 0 0\n\
+    AnatomicalOrientation = PSL\nElementSpacing = 0.5 0.6 3\nDimSize = 2 3 2\nElementType = MET_SHORT\n";
+
+fn voxels() -> Vec<u8> {
+    (0..12i16).flat_map(|value| (value * 10 - 50).to_le_bytes()).collect()
+}
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn read(name: &str, header: &str, data: &[u8]) -> Result<Volume, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    std::fs::write(&path, [header.as_bytes(), data].concat()).unwrap();
+    std::fs::write(dir.path().join("a.raw"), voxels()).unwrap();
+    std::fs::write(dir.path().join("a.zraw"), zlib(&voxels())).unwrap();
+    read_volume(&path).map_err(|err| err.reason.to_string())
+}
+
+fn check(name: &str, header: &str, data: &[u8]) {
+    let volume = read(name, header, data).unwrap();
+    let mut values = [0.0; 12];
+    volume.read_f32(0, &mut values);
+    let expected: Vec<f32> = (0..12u8).map(|at| f32::from(at) * 10.0 - 50.0).collect();
+    assert_eq!(values.as_slice(), expected, "{header}");
+}
+
+fn local(header: &str) -> String {
+    format!("{header}ElementDataFile = LOCAL\n")
+}
+
+#[test]
+fn the_rows_of_the_matrix_are_axes_in_lps() {
+    let info = read("a.mha", &local(HEADER), &voxels()).unwrap().info;
+    // The first axis runs to the back, the second one up, the third one to the left.
+    let expected = [[0.0, 0.0, -3.0, 10.0], [-0.5, 0.0, 0.0, -20.0], [0.0, 0.6, 0.0, 30.0], place::LAST_ROW];
+    assert_eq!(info.affine, expected);
+    assert_eq!((info.shape, info.notes), ([2, 3, 2], vec![]));
+    let plain = HEADER.replace("ElementSpacing = 0.5 0.6 3\n", "");
+    assert_eq!(read("a.mha", &local(&plain), &voxels()).unwrap().info.notes, [HeaderNote::NoSpacing]);
+}
+
+#[test]
+fn forms_of_voxels_are_read() {
+    check("a.mha", &local(HEADER), &voxels());
+    check("a.MHA", &local(&HEADER.replace('\n', "\r\n")), &voxels());
+    check("a.mha", &local(&HEADER.replace("CompressedData = False", "CompressedData = True")), &zlib(&voxels()));
+    let big: Vec<u8> = voxels().chunks(2).flat_map(|pair| [pair[1], pair[0]]).collect();
+    check("a.mha", &local(&HEADER.replace("ByteOrderMSB = False", "ByteOrderMSB = True")), &big);
+    let text = (0..12).map(|at| (at * 10 - 50).to_string()).collect::<Vec<_>>().join(" ");
+    check("a.mha", &local(&HEADER.replace("BinaryData = True", "BinaryData = False")), text.as_bytes());
+    check("a.mhd", &format!("{HEADER}ElementDataFile = a.raw\n"), b"");
+    let compressed = HEADER.replace("CompressedData = False", "CompressedData = True");
+    check("a.mhd", &format!("{compressed}ElementDataFile = a.zraw\n"), b"");
+    check("a.mha", &local(&format!("{HEADER}HeaderSize = -1\n")), &[b"abc", &voxels()[..]].concat());
+    let four = HEADER.replace("NDims = 3", "NDims = 4").replace("2 3 2", "2 3 2 1").replace("0.5 0.6 3", "0.5 0.6 3 1");
+    let four = four.replace("0 1 0 0 0 1 1 0 0", "0 1 0 0 0 0 1 0 1 0 0 0 0 0 0 1").replace("-10 20 30", "-10 20 30 0");
+    check("a.mha", &local(&four), &voxels());
+}
+
+#[test]
+fn the_file_of_the_voxels_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mhd");
+    std::fs::write(&path, format!("{HEADER}ElementDataFile = a.raw\n")).unwrap();
+    assert_eq!(detached(&path), Some(dir.path().join("a.raw")));
+    std::fs::write(&path, format!("{HEADER}ElementDataFile = ../a.raw\n")).unwrap();
+    assert_eq!(detached(&path), None);
+    std::fs::write(&path, local(HEADER)).unwrap();
+    assert_eq!(detached(&path), None);
+}
+
+#[test]
+fn unusable_headers_are_refused_in_one_line() {
+    for (from, to, expected) in [
+        ("ObjectType = Image", "ObjectType = Tube", "header field `ObjectType` is \"Tube\"; expected Image"),
+        ("ObjectType = Image", "hello", "not a MetaImage file (it does not begin with ObjectType or NDims)"),
+        ("NDims = 3", "NDims = 2", "header field `NDims` is \"2\"; expected 3"),
+        ("NDims = 3\n", "", "header without the field `NDims`"),
+        ("DimSize = 2 3 2", "DimSize = 2 3 99", "but 1164 of"),
+        ("MET_SHORT", "MET_SHORT_ARRAY", "header field `ElementType` is"),
+        ("MET_SHORT", "MET_SHORT\nElementNumberOfChannels = 3", "expected 1"),
+        ("0 1 0 0 0 1 1 0 0", "0 1 0 0 0 1 1 0", "expected 9 numbers"),
+        ("0 1 0 0 0 1 1 0 0", "0 1 0 0 1 0 1 0 0", "affine whose axes span no volume"),
+        ("0.5 0.6 3", "0.5 0.6 0", "expected positive lengths"),
+        ("0.5 0.6 3", "0.5 -0.6 3", "expected positive lengths"),
+        ("-10 20 30", "-10 20 inf", "header field `Offset` is"),
+        ("BinaryData = True", "BinaryData = Yes", "expected True or False"),
+        ("CompressedData = False", "CompressedData = True", "not valid compressed data"),
+        ("CenterOfRotation = 0 0 0", "ElementToIntensityFunctionSlope = 2", "expected 1; store the scaled values"),
+        ("CenterOfRotation = 0 0 0", "Position = 1 2 3", "expected each field once"),
+        ("CenterOfRotation = 0 0 0", "CenterOfRotation", "expected `Name = value`"),
+        ("CenterOfRotation = 0 0 0", "HeaderSize = 5", "header field `HeaderSize` is"),
+    ] {
+        let error = read("a.mha", &local(&HEADER.replace(from, to)), &voxels()).unwrap_err();
+        assert!(error.contains(expected) && !error.contains('\n'), "{to}: {error}");
+    }
+    assert!(read("a.mha", HEADER, b"").unwrap_err().contains("header without the field `ElementDataFile`"));
+    for name in ["LIST", "LIST 2", "slice%03d.raw 1 9 1"] {
+        let error = read("a.mhd", &format!("{HEADER}ElementDataFile = {name}\n"), b"").unwrap_err();
+        assert!(error.contains("join the slices"), "{error}");
+    }
+    let error = read("a.mha", &format!("{HEADER}ElementDataFile = a.raw\n"), b"").unwrap_err();
+    assert!(error.ends_with("rename this file"), "{error}");
+}

@@ -1,0 +1,96 @@
+//! Oddities of headers that were resolved by a rule.
+
+use std::fmt;
+
+/// An oddity of a header, resolved by a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderNote {
+    /// The two transforms put the scan in different places; the sform is used.
+    TransformsDisagree {
+        /// Largest distance between a corner's two places, in mm.
+        shift_mm: f64,
+    },
+    /// The unit of length was converted to mm.
+    Converted {
+        /// Name of the unit.
+        unit: &'static str,
+    },
+    /// The unit of length would make voxels of an impossible size, so the numbers were taken as mm.
+    UnitIgnored {
+        /// Name of the unit.
+        unit: &'static str,
+        /// Smallest voxel side in mm that the unit would give.
+        side_mm: f64,
+    },
+    /// The transforms are not set; the scan is taken to lie with its centre at the origin, the first axis to the left.
+    NoTransform,
+    /// Directions without an anatomical meaning, which are taken as left, posterior and superior.
+    SpaceAssumed {
+        /// Name of the space in the header; empty if it names none.
+        space: String,
+    },
+    /// Slices that are in the series twice.
+    DuplicateSlices {
+        /// Number of files that repeat another one.
+        count: usize,
+    },
+    /// A stack that is not perpendicular to its slices.
+    Tilt {
+        /// Angle between the stack and the slices' normal, in degrees.
+        degrees: f64,
+    },
+    /// DICOM files without `RescaleSlope` and `RescaleIntercept`.
+    NoRescale,
+    /// Rescaled values in another unit than HU.
+    Unit {
+        /// The unit, as `RescaleType` names it.
+        unit: String,
+    },
+    /// No spacing in the header; voxel sides of 1 mm are assumed.
+    NoSpacing,
+    /// Voxel sides of 0 are taken as 1 mm.
+    ZeroSides {
+        /// Axes of the array, from 0.
+        axes: Vec<usize>,
+    },
+}
+
+impl fmt::Display for HeaderNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TransformsDisagree { shift_mm } => {
+                write!(f, "sform and qform disagree by {shift_mm:.1} mm; the sform is used, as in nibabel and MONAI")
+            }
+            Self::Converted { unit } => write!(f, "header in {unit}; converted to mm"),
+            Self::UnitIgnored { unit, side_mm } => {
+                write!(f, "header says {unit}, which would make voxels of {side_mm:.2e} mm; taken as mm")
+            }
+            Self::NoTransform => {
+                f.write_str("neither sform nor qform is set; orientation LAS is assumed, as in nibabel")
+            }
+            Self::SpaceAssumed { space } if space.is_empty() => {
+                f.write_str("header names no anatomical space; left-posterior-superior is assumed, as in ITK")
+            }
+            Self::SpaceAssumed { space } => {
+                write!(f, "space {space} has no anatomical meaning; left-posterior-superior is assumed, as in ITK")
+            }
+            Self::DuplicateSlices { count } => {
+                write!(f, "{count} files repeat a slice with the same pixels; each slice is used once")
+            }
+            Self::Tilt { degrees } => {
+                write!(
+                    f,
+                    "slices tilted by {degrees:.1} degrees against their stack (gantry tilt); the grid is sheared"
+                )
+            }
+            Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
+            Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; mend the header"),
+            Self::ZeroSides { axes } => {
+                let names: Vec<&str> = axes.iter().map(|&axis| ["x", "y", "z"][axis]).collect();
+                let names = names.join(", ");
+                write!(f, "voxel side of 0 along {names} (pixdim), taken as 1 mm, as in nibabel; mend the header")
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! NRRD headers, as ITK reads them.
+//!
+//! The space `right-anterior-superior`, `left-anterior-superior` or `left-posterior-superior` gives directions their
+//! meaning; without one of them, axes are taken as left, posterior and superior, with a note.
+
+mod write;
+
+use super::data::{Data, Encoding, Header, Start};
+use super::dtype::{Dtype, Stored};
+use super::header_text::{Lines, bad, lengths, numbers, quoted, three};
+use super::note::HeaderNote;
+use super::place::{self, LPS};
+use super::{VolumeFault, VolumeInfo};
+use crate::geometry::Affine;
+
+pub(super) use write::encode;
+
+const MAGIC: &str = "NRRD000";
+
+/// Fields that are used, as the header has them.
+#[derive(Debug, Default)]
+struct Fields {
+    kind: Option<String>,
+    dimension: Option<String>,
+    sizes: Option<String>,
+    space: Option<String>,
+    space_dimension: Option<String>,
+    directions: Option<String>,
+    origin: Option<String>,
+    spacings: Option<String>,
+    space_units: Option<String>,
+    endian: Option<String>,
+    encoding: Option<String>,
+    data_file: Option<String>,
+    line_skip: Option<String>,
+    byte_skip: Option<String>,
+}
+
+impl Fields {
+    /// Place of a field, by its name in lower case; `None` for fields that are not used.
+    fn of(&mut self, name: &str) -> Option<&mut Option<String>> {
+        Some(match name {
+            "type" => &mut self.kind,
+            "dimension" => &mut self.dimension,
+            "sizes" => &mut self.sizes,
+            "space" => &mut self.space,
+            "space dimension" => &mut self.space_dimension,
+            "space directions" => &mut self.directions,
+            "space origin" => &mut self.origin,
+            "spacings" => &mut self.spacings,
+            "space units" => &mut self.space_units,
+            "endian" => &mut self.endian,
+            "encoding" => &mut self.encoding,
+            "data file" | "datafile" => &mut self.data_file,
+            "line skip" | "lineskip" => &mut self.line_skip,
+            "byte skip" | "byteskip" => &mut self.byte_skip,
+            _ => return None,
+        })
+    }
+
+    /// Reads all lines up to the empty one; returns the position after it as well.
+    fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
+        let not_nrrd = VolumeFault::NotFormat { format: "an NRRD file", magic: MAGIC };
+        if !file.starts_with(MAGIC.as_bytes()) {
+            return Err(not_nrrd);
+        }
+        let mut lines = Lines::new(file);
+        lines.next()?.ok_or(not_nrrd)?;
+        let mut fields = Self::default();
+        while let Some(line) = lines.next()? {
+            if line.is_empty() {
+                break;
+            }
+            // Comments, and pairs such as `Segment0_Name:=liver`.
+            let is_pair = line.find(":=").is_some_and(|at| !line[..at].contains(": "));
+            if line.starts_with('#') || is_pair {
+                continue;
+            }
+            let Some((name, value)) = line.split_once(':') else {
+                return Err(VolumeFault::HeaderLine { line: quoted(&line), expected: "`field: value`" });
+            };
+            if let Some(field) = fields.of(name.trim().to_lowercase().as_str()) {
+                if field.is_some() {
+                    return Err(VolumeFault::HeaderLine { line: quoted(&line), expected: "each field once" });
+                }
+                *field = Some(value.trim().to_owned());
+            }
+        }
+        Ok((fields, lines.position()))
+    }
+}
+
+fn need<'a>(field: &'static str, value: Option<&'a String>) -> Result<&'a str, VolumeFault> {
+    value.map(String::as_str).ok_or(VolumeFault::NoField { field })
+}
+
+/// Validates the header at the beginning of a file.
+pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
+    let (fields, end) = Fields::read(file)?;
+    let sizes = need("sizes", fields.sizes.as_ref())?;
+    let lengths = lengths("sizes", sizes)?;
+    let dimension = need("dimension", fields.dimension.as_ref())?;
+    if dimension.parse().ok() != Some(lengths.len()) {
+        return Err(bad("dimension", dimension, format!("{}, the number of sizes", lengths.len())));
+    }
+    let rank = lengths.len();
+    let (shape, num_voxels) = place::shape(lengths)?;
+    let dtype = dtype(need("type", fields.kind.as_ref())?)?;
+    let encoding = encoding(need("encoding", fields.encoding.as_ref())?)?;
+    let stored = Stored { dtype, is_big_endian: is_big_endian(&fields, dtype, encoding)? };
+    let mut notes = Vec::new();
+    let affine = affine(&fields, rank, &mut notes)?;
+    let orientation = place::orientation(&affine)?;
+    let data_bytes = num_voxels * dtype.len() as u64;
+    let data = data(&fields, end, encoding)?;
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+    Ok(Header { info, data })
+}
+
+fn dtype(name: &str) -> Result<Dtype, VolumeFault> {
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    Ok(match name.as_str() {
+        "signed char" | "int8" | "int8_t" => Dtype::I8,
+        "uchar" | "unsigned char" | "uint8" | "uint8_t" => Dtype::U8,
+        "short" | "short int" | "signed short" | "signed short int" | "int16" | "int16_t" => Dtype::I16,
+        "ushort" | "unsigned short" | "unsigned short int" | "uint16" | "uint16_t" => Dtype::U16,
+        "int" | "signed int" | "int32" | "int32_t" => Dtype::I32,
+        "uint" | "unsigned int" | "uint32" | "uint32_t" => Dtype::U32,
+        "longlong"
+        | "long long"
+        | "long long int"
+        | "signed long long"
+        | "signed long long int"
+        | "int64"
+        | "int64_t" => Dtype::I64,
+        "ulonglong" | "unsigned long long" | "unsigned long long int" | "uint64" | "uint64_t" => Dtype::U64,
+        "float" => Dtype::F32,
+        "double" => Dtype::F64,
+        _ => return Err(bad("type", &name, "one number a voxel, of 8 to 64 bits")),
+    })
+}
+
+fn encoding(name: &str) -> Result<Encoding, VolumeFault> {
+    match name.to_lowercase().as_str() {
+        "raw" => Ok(Encoding::Raw),
+        "gz" | "gzip" => Ok(Encoding::Gzip),
+        "txt" | "text" | "ascii" => Ok(Encoding::Text),
+        _ => Err(bad("encoding", name, "raw, gzip or text; save the file with one of them")),
+    }
+}
+
+fn is_big_endian(fields: &Fields, dtype: Dtype, encoding: Encoding) -> Result<bool, VolumeFault> {
+    match fields.endian.as_deref().map(str::to_lowercase).as_deref() {
+        Some("little") => Ok(false),
+        Some("big") => Ok(true),
+        Some(other) => Err(bad("endian", other, "little or big")),
+        None if dtype.len() == 1 || encoding == Encoding::Text => Ok(false),
+        None => Err(VolumeFault::NoField { field: "endian" }),
+    }
+}
+
+fn data(fields: &Fields, end: usize, encoding: Encoding) -> Result<Data, VolumeFault> {
+    let file = fields.data_file.clone();
+    if let Some(name) = file.as_deref().filter(|name| name.starts_with("LIST") || name.contains('%')) {
+        return Err(bad("data file", name, "one file; join the slices in one volume"));
+    }
+    let count = |field, value: Option<&String>| match value {
+        None => Ok(0),
+        Some(value) => value.parse::<i64>().ok().ok_or_else(|| bad(field, value, "a whole number")),
+    };
+    let line_skip = count("line skip", fields.line_skip.as_ref())?;
+    let byte_skip = count("byte skip", fields.byte_skip.as_ref())?;
+    let skip_lines = u64::try_from(line_skip);
+    let skip_lines = skip_lines.ok().ok_or_else(|| bad("line skip", &line_skip.to_string(), "0 or more lines"))?;
+    let first = if file.is_some() { 0 } else { end as u64 };
+    let (start, skip_bytes) = match u64::try_from(byte_skip) {
+        Ok(bytes) => (Start::At(first), bytes),
+        Err(_) if byte_skip == -1 && encoding == Encoding::Raw => (Start::FromEnd, 0),
+        Err(_) => return Err(bad("byte skip", &byte_skip.to_string(), "0 or more bytes, or -1 with encoding raw")),
+    };
+    let skip_lines = if start == Start::FromEnd { 0 } else { skip_lines };
+    Ok(Data { file, start, skip_lines, encoding, skip_bytes })
+}
+
+/// World axes, `x`, `y`, `z`, in which a space runs against RAS; `None` for one without anatomical meaning.
+fn mirrored_axes(space: &str) -> Option<[bool; 3]> {
+    Some(match space.to_lowercase().as_str() {
+        "right-anterior-superior" | "ras" => [false; 3],
+        "left-anterior-superior" | "las" => [true, false, false],
+        "left-posterior-superior" | "lps" => LPS,
+        _ => return None,
+    })
+}
+
+fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
+    if let Some(dimension) = fields.space_dimension.as_deref().filter(|dimension| *dimension != "3") {
+        return Err(bad("space dimension", dimension, "3"));
+    }
+    let space = fields.space.as_deref().unwrap_or_default();
+    if space.to_lowercase().ends_with("-time") || ["rast", "last", "lpst"].contains(&space.to_lowercase().as_str()) {
+        return Err(bad("space", space, "a space of three dimensions"));
+    }
+    let mirrored = mirrored_axes(space).unwrap_or_else(|| {
+        notes.push(HeaderNote::SpaceAssumed { space: space.to_owned() });
+        LPS
+    });
+    let columns = match (&fields.directions, &fields.spacings) {
+        (Some(directions), _) => vectors("space directions", directions, rank)?,
+        (None, Some(spacings)) => diagonal(spacing_numbers(spacings, rank)?),
+        (None, None) => {
+            notes.push(HeaderNote::NoSpacing);
+            diagonal([1.0; 3])
+        }
+    };
+    let origin = fields.origin.as_deref().map_or(Ok([0.0; 3]), |origin| vector("space origin", origin))?;
+    let affine = place::mirrored(place::affine(columns, origin), mirrored);
+    let units = fields.space_units.as_deref().unwrap_or_default();
+    Ok(match unit(units) {
+        Some((unit, mm)) => place::in_mm(affine, unit, mm, notes),
+        None => affine,
+    })
+}
+
+fn diagonal(sides: [f64; 3]) -> [[f64; 3]; 3] {
+    std::array::from_fn(|axis| std::array::from_fn(|row| if row == axis { sides[axis] } else { 0.0 }))
+}
+
+/// Spacings of the three axes; those of further axes, of length 1, may be nan.
+fn spacing_numbers(value: &str, rank: usize) -> Result<[f64; 3], VolumeFault> {
+    match numbers("spacings", value)?.as_slice() {
+        all @ &[x, y, z, ..] if all.len() == rank && [x, y, z].iter().all(|side| *side > 0.0) => Ok([x, y, z]),
+        _ => Err(bad("spacings", value, "a positive length for each axis")),
+    }
+}
+
+/// `(1,2,3)`.
+fn vector(field: &'static str, value: &str) -> Result<[f64; 3], VolumeFault> {
+    let inner = value.trim().strip_prefix('(').and_then(|value| value.strip_suffix(')'));
+    let inner = inner.ok_or_else(|| bad(field, value, "three numbers in parentheses"))?;
+    three(field, &inner.replace(',', " "))
+}
+
+/// Three vectors, `(1,0,0) (0,1,0) (0,0,1)`, with `none` for further axes.
+fn vectors(field: &'static str, value: &str, rank: usize) -> Result<[[f64; 3]; 3], VolumeFault> {
+    let mut parts = Vec::new();
+    let mut rest = value.trim();
+    while !rest.is_empty() {
+        let end = if rest.starts_with('(') { rest.find(')').map(|at| at + 1) } else { rest.find([' ', '\t', '(']) };
+        let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+        parts.push(part);
+        rest = after.trim_start();
+    }
+    match parts.as_slice() {
+        all @ &[x, y, z, ..] if all.len() == rank => Ok([vector(field, x)?, vector(field, y)?, vector(field, z)?]),
+        _ => Err(bad(field, value, "a vector for each axis")),
+    }
+}
+
+/// Unit of length other than mm, and mm in it, where all axes have the same.
+fn unit(units: &str) -> Option<(&'static str, f64)> {
+    let mut names = units.split('"').map(str::trim).filter(|name| !name.is_empty());
+    let first = names.next()?;
+    if names.any(|name| name != first) {
+        return None;
+    }
+    match first {
+        "m" => Some(("metres", 1e3)),
+        "cm" => Some(("centimetres", 10.0)),
+        "um" | "µm" | "μm" => Some(("microns", 1e-3)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
