@@ -18,10 +18,10 @@ pub struct PredictArgs {
     /// probabilities of the models are averaged
     #[arg(long, value_name = "RUN", required = true)]
     pub model: Vec<PathBuf>,
-    /// Scans, .nii or .nii.gz, or folders of them
+    /// Scans (.nii, .nii.gz, .nrrd, .mha, or a file of a DICOM series), or folders of them
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
-    /// Folder for the label maps CASE.nii.gz, created if missing
+    /// Folder for the label maps, created if missing: CASE.nii.gz, or CASE.nrrd and CASE.mha for scans of these formats
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Also write the probability of each class to probabilities/CASE, one file per class

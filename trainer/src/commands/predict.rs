@@ -6,6 +6,7 @@ mod progress_lines;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
                 for finding in &prediction.findings {
                     note(format_args!("{label}: check: {finding}"));
                 }
-                let labelled = write_files(&prediction, &places, case)
+                let labelled = write_files(&prediction, &places, case, path)
                     .with_context(|| format!("stopped after {number} of {}", scans(files.len())))?;
                 let secs = started.elapsed().as_secs_f64();
                 print(format_args!("{label}: {labelled:.1} % of the voxels labelled{cleared}, {secs:.1} s"))?;
@@ -168,13 +169,13 @@ fn scans(number: usize) -> String {
 }
 
 /// Writes label map and probabilities; returns the percentage of voxels that are not background.
-fn write_files(prediction: &Prediction, places: &Places<'_>, case: &str) -> anyhow::Result<f64> {
+fn write_files(prediction: &Prediction, places: &Places<'_>, case: &str, scan: &Path) -> anyhow::Result<f64> {
     let exported = &prediction.exported;
     if exported.labels.is_empty() {
         bail!("case {case} has no voxels");
     }
     for (class, quantized) in exported.probabilities.iter().enumerate() {
-        let path = places.probability(case, class);
+        let path = places.probability(case, scan, class);
         if let Some(folder) = path.parent() {
             durable::create_dir_all(folder)?;
         }
@@ -182,7 +183,7 @@ fn write_files(prediction: &Prediction, places: &Places<'_>, case: &str) -> anyh
         write_like(&path, &prediction.info, &values)?;
     }
     // Last, because an existing label map marks the case as done.
-    write_like(&places.label_map(case), &prediction.info, &exported.labels)?;
+    write_like(&places.label_map(case, scan), &prediction.info, &exported.labels)?;
     let labelled = exported.labels.iter().filter(|&&label| label > 0).count();
     Ok(100.0 * labelled as f64 / exported.labels.len() as f64)
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use hiend_loader::volume::{read_info, write_like};
+
 use crate::nifti;
 
 /// Writes a label map with sides of 1, 1 and 2 mm, x fastest.
@@ -67,6 +69,19 @@ fn hidden_files_are_passed_over_and_upper_case_endings_are_read() {
         std::fs::write(folder.path().join(name), b"\0\x05\x16\x07").unwrap();
     }
     assert_eq!(csv(folder.path(), &[])[1..], ["a,0,class 0,1,,,,,,", "a,1,class 1,1,1,0,0,0,0,1"]);
+}
+
+#[test]
+fn label_and_prediction_may_have_different_formats() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [2, 1, 1], &[0, 1]);
+    let info = read_info(&folder.path().join("labels/a.nii")).unwrap();
+    write_like(&folder.path().join("labels/b.nrrd"), &info, &[0u8, 1]).unwrap();
+    for name in ["a.mha", "b.nii.gz"] {
+        write_like(&folder.path().join("predictions").join(name), &info, &[0u8, 1]).unwrap();
+    }
+    let lines = csv(folder.path(), &[]);
+    assert_eq!(lines.iter().filter(|line| line.ends_with("class 1,1,1,0,0,0,0,1")).count(), 2, "{lines:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod careless;
 mod command;
+mod dicom;
 mod evaluate;
 mod golden;
 mod golden_mae;

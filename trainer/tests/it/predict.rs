@@ -4,14 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::volume::{read_labels, read_volume};
+use hiend_loader::volume::{read_info, read_labels, read_volume, write_like};
 use hiend_trainer::checkpoint::{Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::model::init::WeightInit;
 
-use crate::nifti;
+use crate::{dicom, nifti};
 
 /// Configuration of a network small enough for a test.
 fn config() -> FinetuneConfig {
@@ -72,10 +73,15 @@ impl Folder {
     }
 }
 
+const SHAPE: [u16; 3] = [24, 20, 12];
+
 /// A ball of 40 HU in air, in voxels of 3, 3 and 6 mm with these shears in mm.
 fn write_scan(path: &Path, shear: [f32; 3]) {
-    let shape = [24_u16, 20, 12];
     let affine = [[3.0, shear[0], 0.0, -30.0], [0.0, 3.0, shear[1], 10.0], [shear[2], 0.0, 6.0, 40.0]];
+    nifti::write(path, SHAPE, affine, &ball());
+}
+
+fn ball() -> Vec<i16> {
     let mut voxels = Vec::new();
     for z in 0..12_i32 {
         for y in 0..20_i32 {
@@ -85,7 +91,40 @@ fn write_scan(path: &Path, shear: [f32; 3]) {
             }
         }
     }
-    nifti::write(path, shape, affine, &voxels);
+    voxels
+}
+
+#[test]
+fn label_maps_have_the_format_and_the_grid_of_their_scan() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a_0000.nii"), [0.5, 0.0, 0.0]);
+    let info = read_info(&folder.at("scans/a_0000.nii")).unwrap();
+    for name in ["b_0000.nrrd", "c.mha"] {
+        write_like(&folder.at(&format!("scans/{name}")), &info, &ball()).unwrap();
+    }
+    dicom::write_series(&folder.at("d"), SHAPE, &ball());
+    let input = folder.at("d").display().to_string();
+    folder.check("scans", "out", &["--probabilities", &input], 0, "");
+    let affine = |path: &str| read_info(&folder.at(path)).unwrap().affine;
+    for (scan, result) in
+        [("scans/a_0000.nii", "a.nii.gz"), ("scans/b_0000.nrrd", "b.nrrd"), ("scans/c.mha", "c.mha"), ("d", "d.nii.gz")]
+    {
+        let label = read_labels(&folder.at(&format!("out/{result}"))).unwrap();
+        assert_eq!(label.info.shape, SHAPE.map(usize::from), "{result}");
+        assert!(largest_shift_mm(&label.info.affine, &affine(scan), label.info.shape) < 1e-3, "{result}");
+        let (case, ending) = result.split_once('.').unwrap();
+        let body = read_volume(&folder.at(&format!("out/probabilities/{case}/01_body.{ending}"))).unwrap();
+        assert!(largest_shift_mm(&body.info.affine, &affine(scan), label.info.shape) < 1e-3, "{result}");
+    }
+    assert_eq!(affine("d")[0], [-3.0, 0.0, 0.0, 0.0]);
+    // The same voxels at the same places have the same labels, whatever their file.
+    let read = |name: &str| read_labels(&folder.at(&format!("out/{name}"))).unwrap().voxels;
+    assert!(read("a.nii.gz") == read("b.nrrd") && read("a.nii.gz") == read("c.mha"));
+    // Each of them is found as finished; a file of the series names it too.
+    let file = folder.at("d/IM3").display().to_string();
+    folder.check("scans", "out", &["--skip-existing", &file], 0, "");
+    let output = folder.predict("scans", "out", &["--skip-existing", &file]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("4 scans finished before"));
 }
 
 #[test]

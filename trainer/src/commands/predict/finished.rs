@@ -38,7 +38,7 @@ impl Finished {
         let mut unfinished = BTreeMap::new();
         let mut unusable = Vec::new();
         for (case, scan) in std::mem::take(scans) {
-            let files = places.of_case(&case);
+            let files = places.of_case(&case, &scan);
             let (label_map, probabilities) = files.split_first().expect("a case has a label map");
             if !lookup::exists(label_map)? {
                 unfinished.insert(case, scan);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
-use hiend_loader::volume::read_info;
+use hiend_loader::volume::{format_of, read_info};
 
 /// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -42,23 +42,24 @@ impl<'a> Places<'a> {
         self.classes.len()
     }
 
-    /// Path of a case's label map.
-    pub(super) fn label_map(&self, case: &str) -> PathBuf {
-        self.out.join(format!("{case}.nii.gz"))
+    /// Path of a case's label map, in the format of its scan.
+    pub(super) fn label_map(&self, case: &str, scan: &Path) -> PathBuf {
+        self.out.join(format!("{case}{}", format_of(scan).result_ending()))
     }
 
     /// Path of the probability map of a class.
-    pub(super) fn probability(&self, case: &str, class: usize) -> PathBuf {
+    pub(super) fn probability(&self, case: &str, scan: &Path, class: usize) -> PathBuf {
         let name: String =
             self.classes[class].chars().map(|letter| if letter.is_alphanumeric() { letter } else { '_' }).collect();
-        self.out.join("probabilities").join(case).join(format!("{class:02}_{name}.nii.gz"))
+        let ending = format_of(scan).result_ending();
+        self.out.join("probabilities").join(case).join(format!("{class:02}_{name}{ending}"))
     }
 
     /// Paths of all files written for a case, the label map first.
-    pub(super) fn of_case(&self, case: &str) -> Vec<PathBuf> {
+    pub(super) fn of_case(&self, case: &str, scan: &Path) -> Vec<PathBuf> {
         let num_probabilities = if self.probabilities { self.classes.len() } else { 0 };
-        let probabilities = (0..num_probabilities).map(|class| self.probability(case, class));
-        std::iter::once(self.label_map(case)).chain(probabilities).collect()
+        let probabilities = (0..num_probabilities).map(|class| self.probability(case, scan, class));
+        std::iter::once(self.label_map(case, scan)).chain(probabilities).collect()
     }
 
     /// Checks that the files of all scans can be written: none replaces an input, none exists unless `replace` allows
@@ -71,7 +72,7 @@ impl<'a> Places<'a> {
         for path in scans.values() {
             inputs.insert(path.canonicalize().with_context(|| path.display().to_string())?, path);
         }
-        for (number, path) in scans.keys().flat_map(|case| self.of_case(case).into_iter().enumerate()) {
+        for (number, path) in scans.iter().flat_map(|(case, scan)| self.of_case(case, scan).into_iter().enumerate()) {
             let may_exist = match replace {
                 Replace::Nothing => false,
                 Replace::Probabilities => number > 0,
@@ -135,7 +136,8 @@ mod tests {
             std::fs::write(at(name), b"scan").unwrap();
         }
         let scans = inputs.iter().map(|name| {
-            let case = Path::new(name).file_name().unwrap().to_string_lossy().replace(".nii.gz", "");
+            let case =
+                Path::new(name).file_name().unwrap().to_string_lossy().replace(".nii.gz", "").replace(".mha", "");
             (case.replace("_0000", ""), at(name))
         });
         let classes = ["background".to_owned(), "left lung".to_owned()];
@@ -174,6 +176,29 @@ mod tests {
         }
         assert_eq!(check(&inputs, "out", &[probability], Replace::Probabilities), Ok(()));
         assert_eq!(check(&inputs, "out", &[label_map], Replace::Probabilities), exists(label_map));
+    }
+
+    #[test]
+    fn results_have_the_format_of_their_scan() {
+        let classes = ["background".to_owned(), "lung".to_owned()];
+        let places = Places::new(Path::new("out"), &classes, true);
+        for (scan, ending) in [
+            ("a.nii", ".nii.gz"),
+            ("a.NRRD", ".nrrd"),
+            ("a.nhdr", ".nrrd"),
+            ("a.mhd", ".mha"),
+            ("a/IM_0001", ".nii.gz"),
+        ] {
+            let expected = [
+                format!("out/a{ending}"),
+                format!("out/probabilities/a/00_background{ending}"),
+                format!("out/probabilities/a/01_lung{ending}"),
+            ];
+            assert_eq!(places.of_case("a", Path::new(scan)), expected.map(PathBuf::from));
+        }
+        let expected = Err("DIR/a.mha would replace the input DIR/a.mha; choose another --out".to_owned());
+        let found = check(&["a.mha"], ".", &[], Replace::Everything);
+        assert_eq!(found.map_err(|text| text.replace("/./", "/")), expected);
     }
 
     #[test]
