@@ -307,6 +307,10 @@ impl BlockStore for DiskCache {
         // What cannot be removed is found to be wrong again.
         let _ = std::fs::remove_file(self.path_of(key));
     }
+
+    fn held_bytes(&self) -> u64 {
+        self.mapped_bytes()
+    }
 }
 
 /// Block of `len` bytes in an open file; `None` if the file has another length. The path is not looked up again, because

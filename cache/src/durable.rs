@@ -216,6 +216,26 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Writes `num_bytes` zeros to a temporary file in `dir`, syncs it and removes it. Unlike a look at the free space, this also
+/// meets quotas and missing permissions. What a killed process leaves is found by [`remove_stale`].
+///
+/// # Errors
+/// If the system refuses the file or its bytes.
+pub fn probe(dir: &Path, num_bytes: u64) -> Result<(), FileError> {
+    let write = || {
+        let mut file = TemporaryFile::create(dir, TEMPORARY_PREFIX)?;
+        let block = vec![0; usize::try_from(num_bytes).unwrap_or(usize::MAX).min(BUFFER_LEN)];
+        let mut left = num_bytes;
+        while left > 0 {
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+            file.write_all(&block[..len])?;
+            left -= len as u64;
+        }
+        file.sync_all()
+    };
+    write().map_err(FileError::at(dir, "write to this folder"))
+}
+
 /// Removes the temporary files that killed processes left in `dir`; returns their number.
 ///
 /// # Errors

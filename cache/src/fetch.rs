@@ -1,6 +1,8 @@
 //! Fetching the chunks of a case in object storage before they are read.
 
 use std::ops::Range;
+#[cfg(feature = "object-store")]
+use std::sync::Arc;
 
 use crate::case::{Case, VolumeReader};
 use crate::damage::ChunkError;
@@ -14,6 +16,25 @@ pub const IN_FLIGHT_BYTES: u64 = crate::object::IN_FLIGHT_BYTES;
 /// Largest number of bytes on their way from object storage at any time: none, without object storage.
 #[cfg(not(feature = "object-store"))]
 pub const IN_FLIGHT_BYTES: u64 = 0;
+
+/// Largest number of bytes of blocks that the process has mapped, or in memory, of the objects that hold these cases; 0 for
+/// cases on a local disk. A store of blocks that several cases share counts once.
+#[must_use]
+pub fn held_bytes<'a>(cases: impl IntoIterator<Item = &'a Case>) -> u64 {
+    #[cfg(feature = "object-store")]
+    {
+        let objects = cases.into_iter().filter_map(|case| case.shard().storage().object());
+        let mut stores: Vec<_> = objects.map(crate::object::RemoteFile::blocks).collect();
+        stores.sort_unstable_by_key(|store| Arc::as_ptr(store).addr());
+        stores.dedup_by_key(|store| Arc::as_ptr(store).addr());
+        stores.into_iter().map(|store| store.held_bytes()).sum()
+    }
+    #[cfg(not(feature = "object-store"))]
+    {
+        let _ = cases;
+        0
+    }
+}
 
 impl Case {
     /// Returns `true` if the case lies in object storage.

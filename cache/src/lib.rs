@@ -73,13 +73,13 @@ pub use damage::{ChunkError, ManifestError, ShardError};
 pub use disk_cache::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use encode::{EncodedCase, NewCase, encode};
 pub use error::{CaseError, Error, FileError, Result};
-pub use fetch::IN_FLIGHT_BYTES;
+pub use fetch::{IN_FLIGHT_BYTES, held_bytes};
 pub use grid::{Box3, Grid};
 pub use index::{ChunkIndex, Entry};
 pub use location::{Location, LocationError};
 pub use manifest::{DatasetInfo, Manifest};
 #[cfg(feature = "object-store")]
-pub use object::{abandon_requests, resume_requests};
+pub use object::{abandon_requests, is_abandoned, resume_requests};
 pub use occupancy::{Counts, Occupancy};
 pub use options::{Copies, OpenOptions};
 pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, SourceValues, Span};

@@ -11,8 +11,10 @@
 //! A text with a scheme is never taken for a folder: a mistyped URL is an error when the cache is opened, not a new
 //! folder called `s4:`. Nor is `s3:/bucket`, with one slash; a folder of such a name is `./s3:/bucket`.
 
+use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,8 +25,9 @@ use crate::place::Place;
 /// Schemes of the URLs that a cache can have.
 pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
 
-/// A folder or a URL that holds a cache, or will hold one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A folder or a URL that holds a cache, or will hold one. Two locations with the same text are equal, whatever their time
+/// for requests is.
+#[derive(Clone, Debug)]
 pub struct Location {
     /// Path of the folder, or the URL without slashes at its end.
     text: OsString,
@@ -188,6 +191,32 @@ impl Location {
     }
 }
 
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Location {}
+
+impl Hash for Location {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl PartialOrd for Location {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Location {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_path().display().fmt(f)
@@ -231,6 +260,8 @@ fn scheme_of(text: &OsStr) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn check(text: &str, url: Option<&str>) {
@@ -284,6 +315,17 @@ mod tests {
         for folder in ["./s3:/x", "/data/s3:/x", "s3/x", "s3:x"] {
             check(folder, None);
         }
+    }
+
+    #[test]
+    fn locations_of_one_cache_are_equal_whatever_their_time_for_requests() {
+        let cache = Location::from("s3://bucket/p");
+        let other = cache.clone().with_retry(Duration::from_secs(1));
+        assert_ne!(cache.retry(), other.retry());
+        assert_eq!(cache, other);
+        assert_eq!(HashSet::from([cache.clone(), other.clone()]).len(), 1);
+        assert_eq!(cache.cmp(&other), Ordering::Equal);
+        assert_ne!(cache, Location::from("s3://bucket/q"));
     }
 
     #[test]

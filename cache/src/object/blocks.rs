@@ -34,6 +34,9 @@ pub(crate) trait BlockStore: fmt::Debug + Send + Sync {
 
     /// Forgets a block whose bytes turned out to be wrong.
     fn discard(&self, key: BlockKey);
+
+    /// Largest number of bytes of blocks that the process has mapped or in memory.
+    fn held_bytes(&self) -> u64;
 }
 
 /// Blocks kept in memory, for programs that read a cache once.
@@ -73,5 +76,9 @@ impl BlockStore for MemoryBlocks {
 
     fn discard(&self, key: BlockKey) {
         self.lru.remove(key);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        Self::BYTES
     }
 }

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use super::blocks::{BlockKey, BlockStore};
 use super::bucket::{Bucket, Object};
 use super::lru::Block;
-use super::runtime::{handle, wait};
+use super::runtime::{handle, next, wait};
+use super::transport::is_hopeless;
 use crate::error::FileError;
 
 /// Longest range of one request, in bytes.
@@ -86,6 +87,11 @@ impl RemoteFile {
     /// URL of the object, in the form of a path.
     pub(crate) fn url(&self) -> &Path {
         &self.url
+    }
+
+    /// Store that keeps the object's blocks.
+    pub(crate) fn blocks(&self) -> &Arc<dyn BlockStore> {
+        &self.blocks
     }
 
     /// Length in bytes.
@@ -202,7 +208,7 @@ impl RemoteFile {
             });
         }
         drop(sender);
-        for (run, bytes, _permit) in receiver {
+        while let Some((run, bytes, _permit)) = next(&receiver, is_hopeless).map_err(failed())? {
             let mut rest = bytes.map_err(failed())?;
             for number in run {
                 let block = rest.split_to(self.block_len(number).min(rest.len()));

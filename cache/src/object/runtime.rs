@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,14 +44,34 @@ where
         // The receiver is gone if it has given up.
         let _ = sender.send(future.await);
     });
+    let panicked = || io::Error::other("a request to object storage panicked");
+    next(&receiver, is_hopeless).and_then(|value| value.ok_or_else(panicked))
+}
+
+/// Waits for the next value that requests send; `None` once all of them have ended. Gives up where `is_hopeless` says so.
+pub(super) fn next<T>(receiver: &Receiver<T>, is_hopeless: impl Fn() -> bool) -> io::Result<Option<T>> {
     loop {
         match receiver.recv_timeout(LOOK) {
-            Ok(value) => return Ok(value),
+            Ok(value) => return Ok(Some(value)),
             Err(RecvTimeoutError::Timeout) if !is_hopeless() => {}
             Err(RecvTimeoutError::Timeout) => return Err(io::Error::new(io::ErrorKind::Interrupted, Abandoned)),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(io::Error::other("a request to object storage panicked"));
-            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_awaited_until_there_are_none_or_no_hope() {
+        let (sender, receiver) = mpsc::channel();
+        sender.send(1).unwrap();
+        // A value that is there counts in any case.
+        assert_eq!(next(&receiver, || true).unwrap(), Some(1));
+        assert_eq!(next(&receiver, || true).unwrap_err().kind(), io::ErrorKind::Interrupted);
+        drop(sender);
+        assert_eq!(next(&receiver, || false).unwrap(), None);
     }
 }

@@ -44,6 +44,13 @@ pub fn resume_requests() {
     ABANDONED.store(false, Ordering::Relaxed);
 }
 
+/// Returns `true` if an error, or a cause of it, is that of a request that [`abandon_requests`] ended.
+#[must_use]
+pub fn is_abandoned(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| error.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::Interrupted))
+}
+
 /// Returns `true` if requests are abandoned and a store does not answer.
 pub(super) fn is_hopeless() -> bool {
     ABANDONED.load(Ordering::Relaxed) && FAILING.load(Ordering::Relaxed) > 0
