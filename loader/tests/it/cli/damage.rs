@@ -1,0 +1,132 @@
+//! Damaged and lost shards: found, named, and mended.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use hiend_cache::Manifest;
+
+use super::{Place, check, voxels};
+
+/// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
+fn damage(place: &Place, at: u64) -> PathBuf {
+    let shard = hiend_cache::list_shards(place.path("cache")).unwrap().remove(0);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[usize::try_from(at).unwrap()] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    shard
+}
+
+#[test]
+fn stream_and_verify_name_a_corrupt_chunk() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let shard = damage(&place, 40).display().to_string();
+    let ran = place.verify(1);
+    let line = ran.out.lines().next().unwrap();
+    assert!(line.starts_with(&format!("{shard}: case Dataset001_Phantom/phantom_000, image chunk ")), "{line}");
+    let out = place.text("cache");
+    let ran = check(&["stream", &out, "--crop-size", "64", "--visits-per-batch", "1"], 1);
+    for part in [&shard, "case Dataset001_Phantom/phantom_000", "image chunk ", "hiend-shard verify"] {
+        assert!(ran.err.contains(part), "{part} in {}", ran.err);
+    }
+}
+
+#[test]
+fn a_damaged_case_is_mended_by_the_command_that_verify_names() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let before = voxels(&place.path("cache"));
+    damage(&place, 40);
+    let ran = place.verify(1);
+    // Threads decide which case comes first in the shard.
+    let (_, case) = ran.out.lines().last().unwrap().split_once(" --reconvert '").unwrap();
+    let case = case.strip_suffix('\'').unwrap();
+    assert!(before.contains_key(case), "{case}");
+    // Without the flag the files are those of the record, so nothing would change.
+    assert!(place.convert(&[], 0).out.contains("unchanged   2"));
+    place.verify(1);
+    let ran = place.convert(&["--reconvert", case, "--dry-run"], 0);
+    assert!(ran.out.contains("0 new, 1 changed; 1 unchanged"), "{}", ran.out);
+    let ran = place.convert(&["--reconvert", case], 0);
+    assert!(ran.out.contains("converted   1 case ") && ran.out.contains("unchanged   1 case"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), before);
+    // The damage is in a superseded record.
+    let ran = place.verify(0);
+    assert!(ran.out.contains("1 fault in superseded records") && ran.out.contains("no fault"), "{}", ran.out);
+    place.convert(&["--prune"], 0);
+    assert!(!place.verify(0).out.contains("superseded"));
+    assert_eq!(voxels(&place.path("cache")), before);
+}
+
+#[test]
+fn lost_cases_outside_of_the_data_end_the_run_unless_given_up() {
+    let place = Place::with_phantoms(3);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
+    for file in [place.image(0), place.label(0), place.image(2), place.label(2)] {
+        std::fs::remove_file(file).unwrap();
+    }
+    // Shards are in the order in which cases were done, which threads decide.
+    let holds = |shard: &Path| {
+        let shard = hiend_cache::Shard::open(shard, hiend_cache::Access::Pread).unwrap();
+        shard.cases()[0].case_id.clone()
+    };
+    let shard_of = |case: &str| shards.iter().find(|shard| holds(shard) == case).unwrap().clone();
+    let (first, second, third) = (shard_of("phantom_000"), shard_of("phantom_001"), shard_of("phantom_002"));
+    let before = voxels(&place.path("cache"));
+    std::fs::remove_file(&second).unwrap();
+    // Its case is in the data.
+    place.convert(&[], 0);
+    assert_eq!(voxels(&place.path("cache")), before);
+
+    let len = std::fs::metadata(&first).unwrap().len();
+    File::options().write(true).open(&first).unwrap().set_len(len - 5).unwrap();
+    std::fs::remove_file(&third).unwrap();
+    for flags in [&[][..], &["--dry-run"], &["--prune"]] {
+        let ran = place.convert(flags, 1);
+        let told = "lost or damaged, with cases that are not in this data: 2, such as Dataset001_Phantom/phantom_000;";
+        assert!(ran.err.contains(told) && ran.err.contains("--forget-lost"), "{}", ran.err);
+        assert!(first.exists(), "nothing is changed");
+    }
+    place.convert(&["--forget-lost"], 0);
+    assert_eq!(voxels(&place.path("cache")).into_keys().collect::<Vec<_>>(), ["Dataset001_Phantom/phantom_001"]);
+    place.convert(&[], 0);
+    place.verify(0);
+}
+
+#[test]
+fn a_lost_shard_of_an_earlier_version_may_have_held_anything() {
+    let place = Place::with_phantoms(2);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let cache = place.path("cache");
+    let mut manifest = Manifest::read(&cache).unwrap();
+    assert_eq!(manifest.cases.values().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+    manifest.cases.clear();
+    manifest.write(&cache).unwrap();
+    std::fs::remove_file(&hiend_cache::list_shards(&cache).unwrap()[0]).unwrap();
+    let ran = place.convert(&[], 1);
+    assert!(ran.err.contains("does not name its cases"), "{}", ran.err);
+    place.convert(&["--forget-lost"], 0);
+    assert_eq!(voxels(&cache).len(), 2);
+}
+
+#[test]
+fn cases_of_lost_and_damaged_shards_are_converted_again() {
+    let place = Place::with_phantoms(3);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let before = voxels(&place.path("cache"));
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
+    assert_eq!(shards.len(), 3);
+    std::fs::remove_file(&shards[0]).unwrap();
+    let len = std::fs::metadata(&shards[1]).unwrap().len();
+    File::options().write(true).open(&shards[1]).unwrap().set_len(len - 5).unwrap();
+    assert_eq!(place.verify(1).out.lines().count(), 4, "two faults, a summary, and the way to repair them");
+    let ran = check(&["stream", &place.text("cache")], 1);
+    assert!(ran.err.contains("run hiend-shard again"), "{}", ran.err);
+    let ran = check(&["inspect", &place.text("data")], 1);
+    assert!(ran.err.contains("make one with `hiend-shard DATA --out "), "{}", ran.err);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("converted   2 cases") && ran.err.contains("converting its cases again"), "{}", ran.err);
+    assert_eq!(voxels(&place.path("cache")), before);
+    place.verify(0);
+}

@@ -1,0 +1,119 @@
+//! Wrong usage and refusals: exit codes, one line of reason, and the help.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::{Place, check, command, ran_of};
+
+#[test]
+fn wrong_usage_exits_with_2_and_a_message() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    for args in [
+        &[][..],
+        &["--bogus"],
+        &[&data, "--window", "5"],
+        &[&data, "--window", "100,-100"],
+        &[&data, "--spacing", "0"],
+        &[&data, "--spacing", "nan"],
+        &[&data, "--spacing", "1,2"],
+        &[&data, "--jobs", "0"],
+        &[&data, "--memory", "lots"],
+        &[&data, "--memory", "1KiB"],
+        &[&data, "--exclude", "Dataset001_Fantom"],
+        &[&data, "--reconvert", "phantom_999"],
+        &[&data, "--worker", "3/3"],
+        &["verify", &data, "--threads", "0"],
+        &["stream", &data, "--weights", "1,2"],
+        &[&data, "--worker", "0/2", "--prune"],
+        &["verify"],
+        &["inspect", &data, "--png", "x.png"],
+        &["replay", &data],
+    ] {
+        let ran = check(args, 2);
+        assert!(ran.err.contains("error") || ran.err.contains("Usage"), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(check(&["--version"], 0).err, "");
+}
+
+#[test]
+fn failures_exit_with_1_and_name_the_folder() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    std::fs::write(place.path("file"), b"").unwrap();
+    let (empty, file, gone) = (place.text("empty"), place.text("file"), place.text("gone"));
+    let below = place.text("file/cache");
+    for (args, named) in [
+        (&[empty.as_str()][..], &empty),
+        (&[&gone], &gone),
+        (&[&file], &file),
+        (&[&data, "--out", &below], &below),
+        (&[&data, "--out", &file], &file),
+        (&[&data, "--exclude", "*"], &data),
+        (&["verify", &empty], &empty),
+        (&["verify", &gone], &gone),
+        (&["inspect", &empty], &empty),
+        (&["stream", &gone], &gone),
+    ] {
+        let ran = check(args, 1);
+        assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
+        assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_misspelt_subcommand_is_corrected() {
+    for (word, subcommand) in [("verfy", "verify"), ("inpsect", "inspect"), ("streams", "stream")] {
+        let ran = check(&[word, "cache"], 2);
+        assert!(ran.err.contains("unrecognized subcommand") && ran.err.contains(subcommand), "{}", ran.err);
+    }
+}
+
+#[test]
+fn an_invalid_log_filter_is_wrong_usage() {
+    let mut command = command(&["verify", "gone"]);
+    let ran = ran_of(command.env("HIEND_LOG", "hiend_loader=loud").output().unwrap());
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.starts_with("error: HIEND_LOG=hiend_loader=loud: "), "{}", ran.err);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn too_few_threads_or_too_little_memory_is_one_line() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    // Stacks of 512 threads are far above the limit; limits of processes do not bind root. Stacks of 32 MiB and a single
+    // arena make a stack the request that fails, and leave room for the message.
+    let script = r#"ulimit -v 150000; exec "$0" "$@""#;
+    for args in [
+        &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--threads=512"][..],
+        &["verify", &cache, "--threads=512"],
+    ] {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", script, env!("CARGO_BIN_EXE_hiend-shard")]).args(args).env_remove("HIEND_LOG");
+        limited.env("RUST_MIN_STACK", (32 << 20).to_string()).env("MALLOC_ARENA_MAX", "1");
+        let ran = ran_of(limited.output().unwrap());
+        assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
+        assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", ran.err);
+        assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_of_both_programs_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1").to_string_lossy().into_owned();
+    assert!(check(&["completions", "bash"], 0).out.contains("--reconvert"));
+    check(&["man", &pages], 0);
+    // hiend-serve has no commands, so both are flags, which need no other one.
+    let serve = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_hiend-serve")).args(args).output().unwrap();
+    let completions = serve(&["--completions", "zsh"]);
+    assert!(completions.status.success() && String::from_utf8_lossy(&completions.stdout).contains("--token-file"));
+    assert!(serve(&["--man", &pages]).status.success());
+    for page in ["hiend-shard.1", "hiend-shard-verify.1", "hiend-serve.1"] {
+        assert!(Path::new(&pages).join(page).exists(), "{page}");
+    }
+    assert_eq!(serve(&["--completions", "zsh", "--listen", "unix:/x"]).status.code(), Some(2));
+}
