@@ -192,10 +192,10 @@ pub enum ConvertError {
     },
     /// The cache holds cases of other parameters.
     #[error(
-        "{}: holds {count} {} made with other parameters that are not in this data, such as {example}; \
+        "{}: holds {} made with other parameters that are not in this data, such as {example}; \
          choose another --out, or drop them with --prune",
         path.display(),
-        if *count == 1 { "case" } else { "cases" }
+        crate::plural::count(count, "case")
     )]
     OtherParameters {
         /// The cache.
@@ -264,10 +264,10 @@ pub enum ConvertError {
     },
     /// Pruning would drop cases whose folder is empty.
     #[error(
-        "{}: {count} {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?); \
+        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?); \
          nothing was pruned; remove the folder if its data is gone for good",
         path.display(),
-        if *count == 1 { "case" } else { "cases" }
+        crate::plural::count(count, "case")
     )]
     Vacant {
         /// The cache.

@@ -31,6 +31,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::case::{CaseFiles, SkippedCase, shown};
+use crate::plural;
 use description::Description;
 use tree::{FileId, Folder};
 
@@ -106,11 +107,11 @@ impl fmt::Display for DatasetNote {
                 write!(f, "dataset.json claims {claimed} training cases (numTraining), {found} are here")
             }
             Self::Unlabelled { count, of, example } => {
-                write!(f, "{count} of {of} cases have no label map, such as {example}")
+                write!(f, "{count} of {} without a label map, such as {example}", plural::count(of, "case"))
             }
             Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
             Self::MissingMasks { example, count, of } => {
-                write!(f, "{example} has {count} of {of} masks; missing ones count as background")
+                write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
             }
             Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
         }

@@ -64,6 +64,7 @@ pub mod phantom;
 pub mod picture;
 pub mod pipeline;
 pub mod plan;
+pub mod plural;
 pub mod preprocess;
 #[cfg(feature = "cli")]
 pub mod program;
@@ -82,6 +83,7 @@ mod shared_memory;
 pub mod split;
 pub mod stats;
 pub mod stop;
+mod streaming;
 pub mod transform;
 pub mod verdict;
 pub mod visit;

@@ -34,10 +34,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use crate::plural::count;
 pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_pages};
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
-pub use output::{StdoutError, count, escape, escape_name, note, print};
+pub use output::{StdoutError, escape, escape_name, note, print};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use values::{
     Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,

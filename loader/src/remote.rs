@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use hiend_cache::Manifest;
 
 use crate::batch::VoxelForm;
-use crate::pipeline::StreamConfig;
+use crate::pipeline::{OnCorrupt, StreamConfig};
 use crate::split::SelectError;
 use crate::stop::Stop;
 
@@ -40,6 +40,13 @@ use fetch::Fetcher;
 
 /// Batches that a stream holds at most, however small they are.
 const MOST_BATCHES: usize = 32;
+
+/// Time between two looks at the request to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Time that servers have to open a stream after a request to stop. A server that accepts connections without answering
+/// would otherwise be waited for until its connection counts as broken, half a minute.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Options of a client. They change no finished voxel.
 #[derive(Clone)]
@@ -104,6 +111,12 @@ pub enum RemoteError {
     /// Coded chunks were requested, which only a loader in this process gives.
     #[error("servers send no coded chunks; read the shards in this process (--shards), or decode on the CPU")]
     Chunks,
+    /// Corrupt cases are to be skipped by several servers, so that a batch would depend on which of them makes it.
+    #[error(
+        "on_corrupt = \"skip\" takes one server: each would skip what is corrupt in its own copy; pass one of the servers, \
+         or on_corrupt = \"fail\", with which another server makes the batch"
+    )]
+    SkipOfSeveral,
     /// A URL cannot be used.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -282,6 +295,10 @@ impl RemoteLoader {
         if options.form == VoxelForm::Chunks {
             return Err(RemoteError::Chunks);
         }
+        if addresses.len() > 1 && config.on_corrupt == OnCorrupt::Skip {
+            return Err(RemoteError::SkipOfSeveral);
+        }
+        let stop = options.stop.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(crate::budget::cores().clamp(1, 2))
             .max_blocking_threads(4)
@@ -294,7 +311,11 @@ impl RemoteLoader {
         let (sender, receiver) = flume::bounded(1);
         let connecting = Arc::clone(&fetcher);
         runtime.handle().spawn(async move {
-            let facts = connecting.connect().await;
+            let facts = tokio::select! {
+                facts = connecting.connect() => facts,
+                // Not at once: servers that answer are not given up.
+                () = stopped_for(&stop, GRACE) => Err(RemoteError::Stopped),
+            };
             // The other end waits.
             let _ = sender.send(facts);
         });
@@ -367,14 +388,17 @@ impl RemoteLoader {
     }
 }
 
+/// Waits until a request to stop is raised, and for a time after that.
+async fn stopped_for(stop: &Stop, time: Duration) {
+    while !stopped_within(stop, Duration::MAX).await {}
+    tokio::time::sleep(time).await;
+}
+
 /// Waits until a request to stop is raised, or for a time; returns true if it is raised.
 async fn stopped_within(stop: &Stop, time: Duration) -> bool {
-    /// Time between two looks at the flag.
-    const LOOK: Duration = Duration::from_millis(50);
-
-    let end = Instant::now() + time;
+    let begin = Instant::now();
     while !stop.is_requested() {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = time.saturating_sub(begin.elapsed());
         if left.is_zero() {
             return false;
         }

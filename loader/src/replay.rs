@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::batch::{Batch, CropRecord};
 use crate::picture::{Canvas, FAINT, LETTER, Plane, Rgb, TEXT, fitting};
+use crate::plural::count;
 
 /// Description of a batch, without its voxels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,7 +85,8 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
     let (images, labels) = (batch.to_floats(), batch.to_labels());
     let [width, height] = layout.size(num_crops);
     let mut canvas = Canvas::new(width, height);
-    let heading = format!("step {}  digest {}  {num_crops} crops of {x} x {y} x {z}", batch.step, batch.digest());
+    let heading =
+        format!("step {}  digest {}  {} of {x} x {y} x {z}", batch.step, batch.digest(), count(num_crops, "crop"));
     canvas.text([GAP, GAP], 2, TEXT, &fitting(&heading, WIDTH / (2 * LETTER) - 1));
     for (number, crop) in batch.crops.iter().enumerate().take(num_crops) {
         let at = layout.position(number);

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hiend_cache::Cache;
+use hiend_cache::{Cache, held_bytes};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -79,7 +79,7 @@ pub struct ServiceConfig {
     pub listen: Vec<Listen>,
     /// Number of threads that decode and augment; 0 for one per core.
     pub threads: usize,
-    /// Memory for the batches of all clients, in bytes.
+    /// Memory for the batches of all clients, and for the blocks that the disk cache has mapped, in bytes.
     pub memory_bytes: u64,
     /// Memory for the batches of each client, in bytes.
     pub client_memory_bytes: u64,
@@ -191,13 +191,15 @@ pub enum ServiceError {
     /// The memory does not suffice.
     #[error(
         "--memory {memory_bytes} is too small: two clients' memory of {client_memory_bytes} bytes is needed, one for \
-         a client and one for memory to be reused"
+         a client and one for memory to be reused{}", of_blocks(*blocks_bytes)
     )]
     TooLittleMemory {
         /// Memory of all clients.
         memory_bytes: u64,
         /// Memory of each.
         client_memory_bytes: u64,
+        /// Memory for blocks of caches in object storage.
+        blocks_bytes: u64,
     },
     /// An address cannot be bound.
     #[error("cannot listen on {listen}")]
@@ -224,6 +226,11 @@ pub enum ServiceError {
     Loader(#[from] pipeline::Error),
 }
 
+/// Part of an error about memory.
+fn of_blocks(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(", and {bytes} bytes for blocks of the disk cache") }
+}
+
 /// A running service. Dropping it cuts all connections; [`Self::shutdown`] lets batches being sent arrive.
 pub struct Service {
     hub: Arc<Hub>,
@@ -243,7 +250,8 @@ impl Service {
     /// # Errors
     /// If the configuration is not safe or does not make sense, an address cannot be bound, or the system lacks threads.
     pub fn start(config: ServiceConfig) -> Result<Self, ServiceError> {
-        check(&config)?;
+        let blocks_bytes = held_bytes(config.caches.iter().flat_map(|(cache, _)| cache.cases()));
+        check(&config, blocks_bytes)?;
         let tls = config.tls.as_ref().map(|tls| {
             let identity = Identity::from_pem(&tls.cert_pem, &tls.key_pem);
             ServerTlsConfig::new().identity(identity).timeout(Duration::from_secs(10))
@@ -256,7 +264,8 @@ impl Service {
         let threads = workers.num_threads();
         let schedule = Schedule::new(threads, MOST_WAITING);
         // The memory of one client is for free blocks.
-        let most = usize::try_from(config.memory_bytes / config.client_memory_bytes - 1).unwrap_or(usize::MAX);
+        let for_clients = config.memory_bytes - blocks_bytes;
+        let most = usize::try_from(for_clients / config.client_memory_bytes - 1).unwrap_or(usize::MAX);
         let clients = Clients::new(most, config.client_memory_bytes, &schedule);
         let (advice, advised) = flume::bounded(64);
         let hub = Arc::new(Hub {
@@ -391,7 +400,8 @@ impl Drop for Service {
     }
 }
 
-fn check(config: &ServiceConfig) -> Result<(), ServiceError> {
+/// Checks a configuration; `blocks_bytes` are those that the caches may hold of objects.
+fn check(config: &ServiceConfig, blocks_bytes: u64) -> Result<(), ServiceError> {
     if config.caches.is_empty() {
         return Err(ServiceError::NoCache);
     }
@@ -402,8 +412,8 @@ fn check(config: &ServiceConfig) -> Result<(), ServiceError> {
         return Err(ServiceError::EmptyToken);
     }
     let (memory_bytes, client_memory_bytes) = (config.memory_bytes, config.client_memory_bytes);
-    if client_memory_bytes == 0 || memory_bytes / client_memory_bytes < 2 {
-        return Err(ServiceError::TooLittleMemory { memory_bytes, client_memory_bytes });
+    if client_memory_bytes == 0 || memory_bytes.saturating_sub(blocks_bytes) / client_memory_bytes < 2 {
+        return Err(ServiceError::TooLittleMemory { memory_bytes, client_memory_bytes, blocks_bytes });
     }
     let is_safe = config.insecure || (config.tls.is_some() && config.token.is_some());
     match config.listen.iter().find(|listen| !listen.is_local() && !is_safe) {

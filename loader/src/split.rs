@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
+use crate::plural::count;
 use crate::rng::case_key;
 
 /// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train", rule = "dealt" }`,
@@ -228,7 +229,7 @@ pub enum SelectError {
         reason: String,
     },
     /// A fold would have no case.
-    #[error("split: {of} folds of {cases} cases; expected at most as many folds as cases")]
+    #[error("split: {} of {}; expected at most as many folds as cases", count(of, "fold"), count(cases, "case"))]
     TooManyFolds {
         /// Number of folds, as configured.
         of: u32,
@@ -236,7 +237,10 @@ pub enum SelectError {
         cases: usize,
     },
     /// No case would be left to validate on.
-    #[error("split: shots = {shots} of {cases} cases; expected fewer shots than cases, so that some validate")]
+    #[error(
+        "split: shots = {shots} of {}; expected fewer shots than cases, so that some validate",
+        count(cases, "case")
+    )]
     TooManyShots {
         /// Cases to learn from, as configured.
         shots: usize,

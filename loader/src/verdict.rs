@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::batch::BatchTimes;
+use crate::plural::count;
 
 /// Share of the time below which waiting counts as noise.
 const NOISE: f64 = 0.02;
@@ -132,7 +133,6 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { slowest, threads, cores, rate, .. } = self;
         let (share, wait) = (self.slowest_share * 100.0, self.wait_share * 100.0);
-        let threads_word = |n: usize| if n == 1 { "thread" } else { "threads" };
         match self.bound {
             Bound::Unknown => f.write_str("no verdict: no crops were measured"),
             Bound::Device { headroom } => {
@@ -141,9 +141,9 @@ impl fmt::Display for Verdict {
             }
             Bound::Loader { more_threads: None } => write!(
                 f,
-                "{slowest}-bound: {rate:.0} crops/s with {threads} {}, {share:.0}% of their time for {slowest}; \
+                "{slowest}-bound: {rate:.0} crops/s with {}, {share:.0}% of their time for {slowest}; \
                  the consumer only waited",
-                threads_word(*threads)
+                count(threads, "thread")
             ),
             Bound::Loader { more_threads: Some(more) } => {
                 write!(f, "{slowest}-bound: the device waited {wait:.0}% of the time; ")?;
@@ -152,19 +152,21 @@ impl fmt::Display for Verdict {
                         f.write_str("a faster disk or more --memory for reading ahead would feed this device")
                     }
                     _ if threads + more <= *cores => {
-                        write!(f, "{more} more {} would feed this device", threads_word(more))
+                        write!(f, "{} would feed this device", count(more, "more thread"))
                     }
                     Stage::Decode => write!(
                         f,
-                        "{} threads would feed this device, but there are {cores} cores: the fast codec or more crops \
+                        "{} would feed this device, but this machine has {}: the fast codec or more crops \
                          per visit would help",
-                        threads + more
+                        count(threads + more, "thread"),
+                        count(cores, "core")
                     ),
                     Stage::Augment => write!(
                         f,
-                        "{} threads would feed this device, but there are {cores} cores: lower probabilities of the \
+                        "{} would feed this device, but this machine has {}: lower probabilities of the \
                          costly transforms would help",
-                        threads + more
+                        count(threads + more, "thread"),
+                        count(cores, "core")
                     ),
                 }
             }
@@ -221,7 +223,7 @@ mod tests {
             60.0,
             18.0,
             8.0,
-            "decode-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
+            "decode-bound: the device waited 80% of the time; 39 threads would feed this device, but this machine has 16 \
              cores: the fast codec or more crops per visit would help",
         );
         check(
@@ -229,7 +231,7 @@ mod tests {
             10.0,
             68.0,
             8.0,
-            "augment-bound: the device waited 80% of the time; 39 threads would feed this device, but there are 16 \
+            "augment-bound: the device waited 80% of the time; 39 threads would feed this device, but this machine has 16 \
              cores: lower probabilities of the costly transforms would help",
         );
         check(0.0, 15.0, 5.0, 0.1, "device-bound: the loader keeps up (100 crops/s) and could be 4.0 times as fast");

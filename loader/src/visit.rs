@@ -3,7 +3,7 @@
 //! ```text
 //!   plan      parameters, centre and box of each crop         plan, locate
 //!   decode    each chunk once, no further than crops reach    decode
-//!   cut       decoded columns into all crops that meet them   cut, copy, streaming
+//!   cut       decoded columns into all crops that meet them   cut, copy, crate::streaming
 //!   finish    resampling and transforms that need neighbours  cut
 //! ```
 //! In the form [`Chunks`] the second step is the last: it verifies and copies chunks for a device to decode (`chunks`).
@@ -20,6 +20,7 @@ use hiend_cache::{Case, VolumeReader};
 use crate::batch::{CropBox, CropRecord};
 use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
+use crate::streaming;
 
 mod ahead;
 mod chunks;
@@ -29,7 +30,6 @@ mod decode;
 mod form;
 mod locate;
 mod plan;
-mod streaming;
 
 use chunks::ChunkCopier;
 pub(crate) use chunks::most_words;

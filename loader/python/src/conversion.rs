@@ -7,6 +7,7 @@ use hiend_loader::budget::cores;
 use hiend_loader::convert::{Conversion, ConvertOptions, Event, OnSuspect, Summary};
 use hiend_loader::dataset::{Dataset, Exclude, UnusedReason, survey};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::stop::Stop;
 use pyo3::prelude::*;
@@ -137,7 +138,7 @@ pub(crate) fn convert<'py>(
         .map_err(Failure::from)?;
     if num_cases > 0 && summary.converted + summary.unchanged == 0 && worker.1 == 1 {
         let first = summary.skipped.first().map(|skipped| format!("; {skipped}")).unwrap_or_default();
-        let text = format!("{}: none of {num_cases} cases could be converted{first}", root.display());
+        let text = format!("{}: none of {} could be converted{first}", root.display(), count(num_cases, "case"));
         return Err(Failure::other(text).into());
     }
     describe(py, &summary, excluded)

@@ -59,7 +59,7 @@ impl Loader {
         access: &str,
         disk_cache: Option<PathBuf>,
         disk_cache_size: Option<u64>,
-        storage_retry: f64,
+        storage_retry: Option<f64>,
     ) -> PyResult<Self> {
         let config: StreamConfig = parse_config("stream.", config)?;
         let options = LoaderOptions { threads, memory_bytes: memory, rank, form: parse_form(form)? };
@@ -69,7 +69,7 @@ impl Loader {
             other => return Err(unknown("access", other, "\"mmap\" or \"pread\"").into()),
         };
         let copies = Copies::Disk(DiskCacheOptions { dir: disk_cache, bytes: disk_cache_size });
-        let retry = Some(seconds("storage_retry", storage_retry)?);
+        let retry = storage_retry.map(|secs| seconds("storage_retry", secs)).transpose()?;
         let options_of_cache = OpenOptions { access, copies, retry };
         let open = || -> Result<Source, Failure> {
             let open = |(path, weight): &(PathBuf, u32)| -> Result<_, Failure> {

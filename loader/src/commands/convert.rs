@@ -139,8 +139,7 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
 /// Returns `true` if a conversion ended because it was told to stop while it waited.
 fn is_interruption(error: &ConvertError) -> bool {
     let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |error| error.source()).any(|error| {
-        matches!(error.downcast_ref(), Some(ConvertError::StoppedWaiting { .. }))
-            || error.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == std::io::ErrorKind::Interrupted)
-    })
+    std::iter::successors(Some(first), |error| error.source())
+        .any(|error| matches!(error.downcast_ref(), Some(ConvertError::StoppedWaiting { .. })))
+        || hiend_cache::is_abandoned(first)
 }

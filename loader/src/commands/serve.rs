@@ -40,7 +40,8 @@ struct Cli {
     /// Threads that decode and augment [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Memory for the batches of all clients; one client fewer is served than it has room for
+    /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); one client fewer is
+    /// served than it has room for
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
@@ -125,11 +126,19 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let (sender, receiver) = flume::bounded(1);
     let first = move || {
         note("stopping: no new requests, batches in work are being sent; a second signal ends at once");
+        // Neither the start nor a batch waits for object storage that is away.
+        hiend_cache::abandon_requests();
         // The receiver is there until the program ends.
         let _ = sender.send(());
     };
     on_interrupt(first, || ())?;
-    let config = config(cli)?;
+    let config = match config(cli) {
+        Err(error) if !receiver.is_empty() && hiend_cache::is_abandoned(error.as_ref()) => {
+            note("stopped before a cache was opened");
+            return Ok(ExitCode::SUCCESS);
+        }
+        config => config?,
+    };
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
     for url in service.urls() {

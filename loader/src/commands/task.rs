@@ -96,7 +96,7 @@ pub(super) fn summary(datasets: &[Dataset], excluded: usize) -> String {
     let text = match filled.as_slice() {
         [] => "no cases".to_owned(),
         few if few.len() <= 6 => few.iter().copied().map(one).collect::<Vec<_>>().join(", "),
-        many => format!("{} datasets, {} cases", many.len(), num_cases(datasets)),
+        many => format!("{} datasets, {}", many.len(), count(num_cases(datasets), "case")),
     };
     if excluded > 0 { format!("{text}; {} excluded", count(excluded, "case")) } else { text }
 }

@@ -17,7 +17,7 @@ pub(super) fn counts(task: &Task) -> String {
     match (missed, others) {
         (0, 0) => "none".to_owned(),
         (0, others) => format!("{others} (--list-skipped lists them)"),
-        (missed, others) => format!("{missed} not understood, {others} others (--list-skipped lists all)"),
+        (missed, others) => format!("{missed} not understood, {others} for other reasons (--list-skipped lists all)"),
     }
 }
 

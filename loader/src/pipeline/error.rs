@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::mix::MixError;
+use crate::plural::count;
 use crate::split::SelectError;
 
 /// Error of opening or reading a stream.
@@ -47,8 +48,10 @@ pub enum Error {
     },
     /// The memory budget is too small.
     #[error(
-        "two batches of {crops} crops ({batch_bytes} bytes each) and {threads} threads take {needed} bytes, but the \
-         budget is {memory_bytes}; raise --memory, or make the batch smaller"
+        "two batches of {} ({batch_bytes} bytes each) and {} take {needed} bytes, but the budget is {memory_bytes}; raise \
+         --memory, or make the batch smaller",
+        count(crops, "crop"),
+        count(threads, "thread")
     )]
     TooLittleMemory {
         /// Crops of this rank's batch.
@@ -64,8 +67,9 @@ pub enum Error {
     },
     /// A batch is larger than a service allows.
     #[error(
-        "a batch of {crops} crops takes {batch_bytes} bytes, but at most {most} are allowed; make the batch smaller, \
-         share it among more ranks, or raise --client-memory of the service"
+        "a batch of {} takes {batch_bytes} bytes, but at most {most} are allowed; make the batch smaller, share it among \
+         more ranks, or raise --client-memory of the service",
+        count(crops, "crop")
     )]
     BatchTooLarge {
         /// Crops of this rank's batch.
@@ -105,7 +109,7 @@ pub enum Unsuitable {
     #[error("the cache holds no cases")]
     Empty,
     /// The selection takes no case.
-    #[error("include, exclude and split leave none of its {cases} cases")]
+    #[error("include, exclude and split leave none of its {}", count(cases, "case"))]
     NothingSelected {
         /// Cases in the cache.
         cases: usize,

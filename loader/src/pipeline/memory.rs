@@ -3,7 +3,7 @@
 //! ```text
 //!   budget = threads x visitor      memory of a thread for a visit: chunks, index, boxes to be resampled
 //!          + spill                  shared by visits whose boxes take more than usual
-//!          + fetch                  threads that fetch from object storage, and bytes on their way from there
+//!          + fetch                  threads that fetch from object storage, bytes on their way from there, and blocks held
 //!          + buffers x batch        batches in work, ready, and with the consumer
 //!          + read_ahead             bytes advised to the system and not yet visited; what remains, at most 1 GiB
 //! ```
@@ -19,7 +19,7 @@
     reason = "voxels of a batch, far below 2^52"
 )]
 
-use hiend_cache::{Case, Codec, Grid, IN_FLIGHT_BYTES};
+use hiend_cache::{Case, Codec, Grid, IN_FLIGHT_BYTES, held_bytes};
 
 use super::Error;
 use crate::batch::VoxelForm;
@@ -57,7 +57,8 @@ pub struct MemoryPlan {
     pub batch_bytes: u64,
     /// Bytes to advise ahead of the visits.
     pub read_ahead_bytes: u64,
-    /// Bytes of the threads that fetch from object storage, and of the answers on their way; 0 if all cases are local.
+    /// Bytes of the threads that fetch from object storage, of the answers on their way, and of the blocks that the disk
+    /// cache has mapped; 0 if all cases are local.
     pub fetch_bytes: u64,
 }
 
@@ -92,7 +93,7 @@ impl MemoryPlan {
         let cases: Vec<&Case> = cases.collect();
         let visitor_bytes = chunk_bytes(cases.iter().copied()) + usual_staged + FIXED;
         let spill_bytes = largest_staged.saturating_sub(usual_staged);
-        let fetch_bytes = fetch_bytes(cases.into_iter().filter(|case| case.is_remote()));
+        let fetch_bytes = fetch_bytes(&cases);
         let needed = |threads: usize| {
             (threads as u64 * visitor_bytes + spill_bytes + fetch_bytes).saturating_add(batch_bytes.saturating_mul(2))
         };
@@ -149,7 +150,7 @@ impl MemoryPlan {
         }
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
         let cases: Vec<&Case> = cases.collect();
-        let fetch_bytes = fetch_bytes(cases.iter().copied().filter(|case| case.is_remote()));
+        let fetch_bytes = fetch_bytes(&cases);
         let memory = Self {
             threads,
             visitor_bytes: chunk_bytes(cases.into_iter()) + usual_staged + FIXED,
@@ -185,18 +186,21 @@ fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
     cases.map(bytes).max().unwrap_or(0)
 }
 
-/// Bytes that the threads keep which fetch ahead, and the largest number of bytes on their way; 0 without cases.
+/// Bytes that the threads keep which fetch ahead, the largest number of bytes on their way, and those of the blocks that are
+/// mapped or in memory; 0 without cases in object storage.
 ///
 /// A thread keeps what it needs to find the crops of a visit: the index, in the file and parsed, and the chunk of image and
 /// label that holds a centre, decoded and coded; twice, because vectors grow by doubling.
-fn fetch_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
+fn fetch_bytes(cases: &[&Case]) -> u64 {
     let bytes = |case: &Case| {
         let chunk = case.shard().chunk();
         let voxels: usize = chunk.iter().product();
         let chunks: usize = case.record().shape.iter().zip(chunk).map(|(n, side)| n.div_ceil(side)).product();
         2 * voxels as u64 * (2 + 1 + 2) + case.record().span.index_len + chunks as u64 * (2 * 24 + 3 * 16)
     };
-    cases.map(bytes).max().map_or(0, |thread| super::fetch_ahead::THREADS as u64 * thread + IN_FLIGHT_BYTES)
+    let remote = cases.iter().copied().filter(|case| case.is_remote());
+    let of_threads = remote.map(bytes).max().map(|thread| super::fetch_ahead::THREADS as u64 * thread);
+    of_threads.map_or(0, |threads| threads + IN_FLIGHT_BYTES + held_bytes(cases.iter().copied()))
 }
 
 /// Bytes of the boxes that a visit stages before it resamples them: usual and largest.

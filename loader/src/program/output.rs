@@ -26,12 +26,6 @@ pub fn print(line: impl Display) -> Result<bool, StdoutError> {
     read_by_anybody(stdout.write_all(escape(&line).as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// A count with its noun: `1 case`, `2 cases`.
-#[must_use]
-pub fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 /// Writes what standard output still buffers. Returns whether anybody still reads it.
 pub(super) fn flush() -> Result<bool, StdoutError> {
     read_by_anybody(io::stdout().flush())

@@ -12,9 +12,9 @@ use super::values::parse_bytes;
 /// Flags that say how caches are read.
 #[derive(Clone, Debug, Args)]
 pub struct StorageArgs {
-    /// Access to shard files
-    #[arg(long, value_enum, default_value = "mmap")]
-    pub access: AccessArg,
+    /// Access to shard files [default: mmap]
+    #[arg(long, value_enum)]
+    pub access: Option<AccessArg>,
     /// Folder that keeps copies of caches in object storage [default: `hiend/blocks` in `$XDG_CACHE_HOME` or `~/.cache`]
     #[arg(long, value_name = "DIR")]
     pub disk_cache: Option<PathBuf>,
@@ -29,16 +29,16 @@ pub struct StorageArgs {
 /// Flag of programs that use object storage.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct RetryArg {
-    /// Seconds for which a request to object storage is repeated before it fails
-    #[arg(long, value_name = "SECONDS", default_value_t = OpenOptions::RETRY.as_secs())]
-    pub storage_retry: u64,
+    /// Seconds for which a request to object storage is repeated before it fails [default: 180]
+    #[arg(long, value_name = "SECONDS")]
+    pub storage_retry: Option<u64>,
 }
 
 impl RetryArg {
     /// Time for which a request is repeated.
     #[must_use]
     pub fn duration(self) -> Duration {
-        Duration::from_secs(self.storage_retry)
+        self.storage_retry.map_or(OpenOptions::RETRY, Duration::from_secs)
     }
 
     /// Location of a cache whose requests are repeated for this time.
@@ -49,11 +49,15 @@ impl RetryArg {
 }
 
 impl StorageArgs {
-    /// Flag of the disk cache that was given, if one was.
+    /// A flag that was given, if one was.
     #[must_use]
-    pub fn disk_cache_flag(&self) -> Option<&'static str> {
-        let flags =
-            [(self.disk_cache.is_some(), "--disk-cache"), (self.disk_cache_size.is_some(), "--disk-cache-size")];
+    pub fn flag(&self) -> Option<&'static str> {
+        let flags = [
+            (self.disk_cache.is_some(), "--disk-cache"),
+            (self.disk_cache_size.is_some(), "--disk-cache-size"),
+            (self.access.is_some(), "--access"),
+            (self.retry.storage_retry.is_some(), "--storage-retry"),
+        ];
         flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
     }
 
@@ -62,7 +66,8 @@ impl StorageArgs {
     pub fn options(&self) -> OpenOptions {
         let bytes = self.disk_cache_size.map(|size| size.as_u64());
         let copies = Copies::Disk(DiskCacheOptions { dir: self.disk_cache.clone(), bytes });
-        OpenOptions { access: self.access.into(), copies, retry: Some(self.retry.duration()) }
+        let access = self.access.map(Access::from).unwrap_or_default();
+        OpenOptions { access, copies, retry: Some(self.retry.duration()) }
     }
 }
 
@@ -81,5 +86,32 @@ impl From<AccessArg> for Access {
             AccessArg::Mmap => Self::Mmap,
             AccessArg::Pread => Self::Pread,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        storage: StorageArgs,
+    }
+
+    #[test]
+    fn help_states_the_defaults_and_given_flags_are_told() {
+        let parse = |words: &str| Cli::parse_from(["program"].into_iter().chain(words.split_whitespace())).storage;
+        let none = parse("");
+        assert_eq!(none.flag(), None);
+        assert_eq!(none.options().access, Access::Mmap);
+        assert_eq!(none.options().retry, Some(OpenOptions::RETRY));
+        // The number in the help text.
+        assert_eq!(OpenOptions::RETRY.as_secs(), 180);
+        assert_eq!(parse("--access pread").flag(), Some("--access"));
+        assert_eq!(parse("--storage-retry 180").flag(), Some("--storage-retry"));
+        assert_eq!(parse("--disk-cache d").flag(), Some("--disk-cache"));
     }
 }

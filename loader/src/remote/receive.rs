@@ -16,6 +16,7 @@ use super::link::{Dialer, Link};
 use crate::batch::{Batch, BatchMemory};
 use crate::blocks::Blocks;
 use crate::shared_memory::Slot;
+use crate::streaming;
 use crate::wire::batch::Expected;
 use crate::wire::framing::{FrameReader, Malformed, Part, Pieces};
 use crate::wire::{self, BatchHeader, FetchRequest, path};
@@ -146,7 +147,11 @@ impl Arriving {
         let mut data = data.as_ref();
         if !self.header.in_slot && self.filled < num_voxels {
             let (voxels, rest) = data.split_at(data.len().min(num_voxels - self.filled));
-            self.voxels.bytes_mut()[self.filled..][..voxels.len()].copy_from_slice(voxels);
+            // A batch is larger than any cache: an ordinary store would read the line that it overwrites first, and
+            // displace the bytes that arrive next.
+            streaming::write(voxels, &mut self.voxels.bytes_mut()[self.filled..][..voxels.len()]);
+            // Before the task goes on on another thread.
+            streaming::finish();
             self.filled += voxels.len();
             data = rest;
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::schedule::{Account, Reservation, Schedule};
+use crate::plural::count;
 use crate::shared_memory::Slots;
 
 /// Connections and clients of a service.
@@ -43,7 +44,10 @@ pub(super) struct Memory {
 
 /// Error of a client beyond those that the service has memory for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{most} clients are connected, which is the limit; raise --memory or lower --client-memory of the service")]
+#[error(
+    "the limit of {} is reached; raise --memory or lower --client-memory of the service",
+    count(most, "connected client")
+)]
 pub(super) struct Crowded {
     most: usize,
 }

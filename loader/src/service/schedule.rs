@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::plural::count;
+
 /// Memory of one client, in bytes.
 #[derive(Debug)]
 pub(super) struct Account {
@@ -79,7 +81,7 @@ impl std::fmt::Debug for State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     /// The client has enough jobs waiting.
-    #[error("{waiting} requests of this client are waiting; wait for their batches first")]
+    #[error("this client has {} waiting; wait for their batches first", count(waiting, "request"))]
     TooMany {
         /// Jobs that wait.
         waiting: usize,

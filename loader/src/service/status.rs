@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::hub::Hub;
 use crate::batch::BatchTimes;
+use crate::plural::count;
 use crate::verdict::{SpanTimes, Stage};
 
 /// Length of the spans over which times are averaged: the current one and the one before it count.
@@ -93,8 +94,9 @@ impl fmt::Display for Status {
         let (slowest, _) = stages.into_iter().fold(stages[0], |a, b| if b.1 > a.1 { b } else { a });
         write!(
             f,
-            "last {batches} batches: waited {:.0} ms for turn and memory, made in {:.0} ms; threads {:.0} ms read, {:.0} ms \
+            "last {}: waited {:.0} ms for turn and memory, made in {:.0} ms; threads {:.0} ms read, {:.0} ms \
              decode, {:.0} ms augment; slowest stage {slowest}",
+            count(batches, "batch"),
             mean_ms(recent.queue_secs),
             mean_ms(elapsed_secs),
             mean_ms(read_secs),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::pipeline::Loader;
+use crate::plural::count;
 use crate::wire::StreamFacts;
 
 /// An open stream.
@@ -27,7 +28,7 @@ struct Entry {
 
 /// Too many streams are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} streams are open, which is the limit; streams close when they are idle")]
+#[error("the limit of {} is reached; streams close when they are idle", count(.0, "open stream"))]
 pub(super) struct Full(usize);
 
 impl Streams {

@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::batch::VoxelForm;
-use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
+use crate::pipeline::{Loader, LoaderOptions, OnCorrupt, StreamConfig};
 use crate::preprocess::PreprocessConfig;
 use crate::remote::{RemoteError, RemoteLoader, RemoteOptions, RemoteStream};
 use crate::sampler::SampleBy;
@@ -303,6 +303,23 @@ fn servers_that_answer_without_ever_giving_a_batch_are_given_up() {
     let loader = connect(&urls, &small(), stopped.clone()).unwrap();
     stopped.stop.request();
     assert!(matches!(loader.stream(0).next(), Some(Err(RemoteError::Stopped))));
+}
+
+#[test]
+fn a_request_to_stop_ends_the_waiting_for_a_server_that_accepts_connections_and_is_silent() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let stopped = options();
+    stopped.stop.request();
+    assert!(matches!(connect(&[url], &small(), stopped), Err(RemoteError::Stopped)));
+}
+
+#[test]
+fn several_servers_do_not_skip_each_its_own_cases() {
+    let urls = ["http://127.0.0.1:9".to_owned(), "http://127.0.0.1:10".to_owned()];
+    let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..small() };
+    let refused = connect(&urls, &config, options()).err().unwrap();
+    assert!(matches!(refused, RemoteError::SkipOfSeveral), "{refused}");
 }
 
 #[test]
@@ -650,7 +667,7 @@ fn more_clients_than_the_memory_has_room_for_are_refused() {
     let first = connect(service.urls(), &small(), options()).unwrap();
     let second = RemoteOptions { retry: Duration::ZERO, ..options() };
     let error = connect(service.urls(), &small(), second).err().unwrap();
-    assert!(error.to_string().contains("1 clients are connected"), "{error}");
+    assert!(error.to_string().contains("the limit of 1 connected client is reached"), "{error}");
     drop(first);
     // Tried again until the server has seen the first client go.
     connect(service.urls(), &small(), options()).unwrap();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::{FileSplit, Part, SelectError};
+use crate::plural::count;
 
 /// Names of the cases of a fold.
 #[derive(Deserialize)]
@@ -24,13 +25,13 @@ pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
     let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: path.clone(), source })?;
     let mut folds: Vec<Fold> = serde_json::from_str(&text)
         .map_err(|error| bad(format!("not a list of folds as nnU-Net writes it: {error}")))?;
-    let count = folds.len();
-    if let Some(of) = split.of.filter(|&of| of as usize != count) {
-        return Err(bad(format!("{count} folds; expected {of}")));
+    let num_folds = folds.len();
+    if let Some(of) = split.of.filter(|&of| of as usize != num_folds) {
+        return Err(bad(format!("{}; expected {of}", count(num_folds, "fold"))));
     }
     let number = split.fold as usize;
-    if number >= count {
-        return Err(bad(format!("{count} folds; no fold {number}")));
+    if number >= num_folds {
+        return Err(bad(format!("{}; no fold {number}", count(num_folds, "fold"))));
     }
     let Fold { train, val } = folds.swap_remove(number);
     if let Some(both) = train.intersection(&val).next() {

@@ -7,8 +7,8 @@
 use hiend_cache::Box3;
 use hiend_cache::grid::Grid;
 
-use super::streaming;
 use crate::batch::Dequantize;
+use crate::streaming;
 use crate::transform::AxisMap;
 
 /// Layout in which a crop's rows are written.

@@ -180,7 +180,7 @@ class CropDataset(IterableDataset):
                 access=access or "mmap",
                 disk_cache=disk_cache,
                 disk_cache_size=None if disk_cache_size is None else num_bytes("disk_cache_size", disk_cache_size),
-                storage_retry=180.0 if storage_retry is None else float(storage_retry),
+                storage_retry=None if storage_retry is None else float(storage_retry),
             )
         if steps == "epoch":
             self._steps: int | None = self.steps_per_epoch

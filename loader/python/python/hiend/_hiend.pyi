@@ -25,7 +25,7 @@ class Loader:
         access: str,
         disk_cache: str | os.PathLike[str] | None,
         disk_cache_size: int | None,
-        storage_retry: float,
+        storage_retry: float | None,
     ) -> Loader: ...
     @staticmethod
     def connect(
