@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use bytesize::ByteSize;
+use hiend_loader::plural::count;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
@@ -243,7 +244,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         writeln!(f, "program      hiend-train {}, built for {}", env!("CARGO_PKG_VERSION"), built_in())?;
-        writeln!(f, "processor    {cores} cores")?;
+        writeln!(f, "processor    {}", count(cores, "core"))?;
         match &self.driver {
             Ok(Driver { version, cuda, devices }) => {
                 writeln!(f, "driver       {version}, for CUDA up to {}.{}", cuda.0, cuda.1)?;

@@ -153,9 +153,9 @@ pub struct ServiceArgs {
     /// File with the certificates (PEM) that https:// servers are checked against
     #[arg(long, value_name = "FILE", requires = "loader")]
     pub loader_ca: Option<PathBuf>,
-    /// Seconds to keep trying while no server answers; then the run saves a checkpoint and ends
-    #[arg(long, value_name = "SECS", default_value_t = 300, requires = "loader")]
-    pub loader_retry: u64,
+    /// Seconds to keep trying while no server answers; then the run saves a checkpoint and ends [default: 300]
+    #[arg(long, value_name = "SECS", requires = "loader")]
+    pub loader_retry: Option<u64>,
 }
 
 impl RunArgs {

@@ -10,7 +10,7 @@ use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache};
+use super::source::{Source, open_cache, refuse_flags_without_effect};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
@@ -20,6 +20,7 @@ use crate::training::{Resume, Task as _, saved_config};
 use crate::weights::download::{Downloads, is_url};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
+    refuse_flags_without_effect(&args.run)?;
     ranks::run(&args.run, |rank| train(args, rank))
 }
 
@@ -89,7 +90,7 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     // A preset is for a kind of data; the encoder has the sizes of the pre-trained one.
     if let Some(sizes) = init.sizes() {
         let Some(model) = config.model.with_encoder_of(sizes) else {
-            bail!("the pre-trained model has {} taps; UNETR needs three", sizes.taps.len());
+            bail!("the pre-trained model has {}; UNETR needs three", count(sizes.taps.len(), "tap"));
         };
         if model != config.model {
             rank.print(format_args!(

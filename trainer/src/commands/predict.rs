@@ -43,7 +43,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         if rank > 0 {
             skipped.clear();
         }
-        print(format_args!("rank {rank} of {num_ranks}: {} of {num_scans} scans", files.len()))?;
+        print(format_args!("rank {rank} of {num_ranks}: {} of {}", files.len(), scans(num_scans)))?;
         if files.is_empty() && skipped.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }

@@ -7,7 +7,7 @@ use hiend_loader::program::UsageError;
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache};
+use super::source::{Source, open_cache, refuse_flags_without_effect};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -16,6 +16,7 @@ use crate::pretrain::Pretraining;
 use crate::training::{Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
+    refuse_flags_without_effect(&args.run)?;
     if args.run.shards.is_some() && !args.run.service.loader.is_empty() {
         let message = "pre-training takes all its batches from one of --shards and --loader; pass only one of them";
         return Err(UsageError::new(message).into());

@@ -168,7 +168,7 @@ fn train_together(
     let cores = share_cores(&rank.compute, world)?;
     check_sums(&rank.compute)?;
     if world.rank == 0 && !is_child {
-        note(format_args!("rank 0 waits for {} other ranks at {}", world.num_ranks - 1, world.master));
+        note(format_args!("rank 0 waits for {} at {}", count(world.num_ranks - 1, "other rank"), world.master));
     }
     let token = Token::of_environment()?;
     let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use hiend_loader::program::count;
 use hiend_loader::scan::Scan;
 
 use super::model::{load_pretrained, sizes};
@@ -81,7 +82,7 @@ fn draw_scan(
     let progress = |done: usize, all: usize| {
         if is_watched {
             let end = if done == all { "\n" } else { "" };
-            let _ = write!(std::io::stderr(), "\r{done} of {all} crops{end}");
+            let _ = write!(std::io::stderr(), "\r{done} of {}{end}", count(all, "crop"));
         }
     };
     let planes = reconstructor.planes(scan, centre, progress).with_context(|| scan.name.clone())?;

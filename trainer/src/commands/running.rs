@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{durable, lookup};
+use hiend_cache::{durable, is_abandoned, lookup};
 use hiend_loader::program::on_interrupt;
 
 use super::INTERRUPTED;
@@ -132,6 +132,10 @@ pub(super) fn run<T: Task>(
             rank.note(format_args!(
                 "stopped while waiting for the batch of step {step}; the same command with --resume continues"
             ));
+            return Ok(rank.signals.interrupted());
+        }
+        Err(error) if options.stop.is_requested() && is_abandoned(&error) => {
+            rank.note("stopped while object storage did not answer; the same command with --resume continues");
             return Ok(rank.signals.interrupted());
         }
         Err(error) => return Err(error.into()),

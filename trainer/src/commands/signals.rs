@@ -104,6 +104,8 @@ impl StopSignals {
             while let Ok(Arrived { signal, sender }) = signals.next() {
                 let mut state = lock(&shared);
                 let reaction = state.receive(signal, sender == parent);
+                // A batch that waits for object storage which is away would delay the stop.
+                hiend_cache::abandon_requests();
                 let confirms = state.run.as_ref().is_some_and(|(_, confirms)| *confirms);
                 drop(state);
                 match reaction {

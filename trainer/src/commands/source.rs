@@ -20,6 +20,35 @@ pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
 }
 
+/// Refuses a flag that has no effect next to the others. Clap does not see all of them: a requirement does not count where
+/// the required argument conflicts with one that was given.
+pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageError> {
+    let service = &args.service;
+    let of_servers = [
+        (service.loader_token_file.is_some(), "--loader-token-file"),
+        (service.loader_ca.is_some(), "--loader-ca"),
+        (service.loader_retry.is_some(), "--loader-retry"),
+    ];
+    let of_servers = of_servers.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag));
+    let message = match (of_servers, args.storage.flag()) {
+        (Some(flag), _) if service.loader.is_empty() => {
+            format!("{flag} is of no use without --loader, the servers that it is about")
+        }
+        _ if service.loader.is_empty() => return Ok(()),
+        _ if service.loader_ca.is_some() && !service.loader.iter().any(|url| url.starts_with("https:")) => {
+            "--loader-ca is of no use: no URL of --loader begins with https://".to_owned()
+        }
+        _ if args.threads.is_some() => {
+            "--threads is of no use with --loader: the servers make the batches; give it to hiend-serve".to_owned()
+        }
+        (_, Some(flag)) if args.shards.is_none() => {
+            format!("{flag} is of no use with --loader: the servers read the shards; give it to hiend-serve")
+        }
+        _ => return Ok(()),
+    };
+    Err(UsageError::new(message))
+}
+
 /// Loader servers that stream the batches of a configuration.
 pub(super) struct Servers {
     loader: RemoteLoader,
@@ -37,18 +66,13 @@ impl Servers {
             );
         }
         let service = &args.service;
-        if let Some(flag) = args.storage.disk_cache_flag().filter(|_| args.shards.is_none()) {
-            let text =
-                format!("{flag} is of no use with --loader: the servers read the shards; give it to hiend-serve");
-            return Err(UsageError::new(text).into());
-        }
         let options = RemoteOptions {
             rank: rank.share(),
             form: config.train().voxel_form(&config.stream().augment, rank.compute.is_cpu()),
             memory_bytes: rank.memory_bytes(args.memory.as_u64()),
             token: service.loader_token_file.as_deref().map(read_token).transpose()?,
             ca: service.loader_ca.clone(),
-            retry: Duration::from_secs(service.loader_retry),
+            retry: service.loader_retry.map_or(RemoteOptions::default().retry, Duration::from_secs),
             stop: stop.clone(),
             ..RemoteOptions::default()
         };
@@ -114,6 +138,35 @@ impl Source {
         match config.train().decode_on {
             DecodeOn::Cpu => Ok(stream?),
             DecodeOn::Device => stream.context("train.decode_on = \"device\""),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn flags_without_effect_are_refused_in_one_line() {
+        let refused = |flags: &str| {
+            let cli = Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace())).unwrap();
+            refuse_flags_without_effect(&cli.pretrain.run).err().map(|error| error.to_string())
+        };
+        let check = |flags: &str, flag: &str| {
+            let message = refused(flags).unwrap_or_default();
+            assert!(message.starts_with(flag) && !message.contains('\n'), "{flags}: {message:?}");
+        };
+        // The conflict of --threads and --loader takes the requirement of the other flag away.
+        check("--shards c --threads 2 --loader-token-file t", "--loader-token-file");
+        check("--loader http://a:1 --loader-ca f", "--loader-ca");
+        check("--loader http://a:1 --access pread", "--access");
+        check("--loader http://a:1 --storage-retry 5", "--storage-retry");
+        check("--loader http://a:1 --disk-cache d", "--disk-cache");
+        for flags in ["--shards c --threads 2 --access pread", "--loader https://a:1 --loader-ca f --loader-retry 5"] {
+            assert_eq!(refused(flags), None, "{flags}");
         }
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is believed or kept, and
 //! a connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
-//! without a proof tries again, since anybody may have answered.
+//! without a proof, or meets another program at the address, tries again, since anybody may have answered.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
@@ -365,7 +365,7 @@ pub(super) fn connect(
 ) -> Result<Link, JoinError> {
     let deadline = Instant::now() + timeouts.join;
     let mut last;
-    // The last refusal without a proof: it counts if nothing better is found in time.
+    // The last refusal without a proof, or the last stranger at the address: it counts if nothing better is found in time.
     let mut refusal = None;
     loop {
         let mut interval = CONNECT_INTERVAL;
@@ -396,8 +396,15 @@ pub(super) fn connect(
                                 last = io::Error::from(io::ErrorKind::ConnectionRefused);
                                 interval = REFUSED_INTERVAL;
                             }
+                            // Rank 0 may not have taken its address yet, or its host may have several.
                             Err(Introduction::Stranger(reason)) => {
-                                return Err(JoinError::Stranger { address: address.to_string(), reason });
+                                let stranger = JoinError::Stranger { address: address.to_string(), reason };
+                                if refusal.is_none() {
+                                    tracing::warn!("{stranger}; rank {} tries again", world.rank);
+                                }
+                                refusal = Some(stranger);
+                                last = io::Error::from(io::ErrorKind::ConnectionRefused);
+                                interval = REFUSED_INTERVAL;
                             }
                             Err(Introduction::Io(error)) => last = error,
                         },

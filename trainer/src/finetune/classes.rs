@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hiend_cache::{Cache, Manifest, VolumeReader};
+use hiend_loader::plural;
 use thiserror::Error;
 
 use crate::config::finetune::FinetuneConfig;
@@ -35,15 +36,15 @@ pub enum ClassesError {
         regions: String,
     },
     /// Fewer than two classes.
-    #[error("{count} classes; a segmentation needs the background and at least one more")]
+    #[error("{}; a segmentation needs the background and at least one more", plural::count(count, "class"))]
     TooFew {
         /// Number of classes.
         count: usize,
     },
     /// Configuration and dataset, or two datasets, disagree on the number of classes.
     #[error(
-        "{dataset} has {found} classes, {other} has {expected}; select other datasets with stream.include, or list \
-         other classes"
+        "{dataset} has {}, {other} has {expected}; select other datasets with stream.include, or list other classes",
+        plural::count(found, "class")
     )]
     Number {
         /// The dataset.
@@ -77,8 +78,9 @@ pub enum ClassesError {
     },
     /// A case holds a label that nothing names.
     #[error(
-        "case {case} has {voxels} voxels of label {label}, which is no class of {origin}; {space}; correct the labels \
-         or name the class there, and run hiend-shard again if dataset.json changed"
+        "case {case} has {} of label {label}, which is no class of {origin}; {space}; correct the labels or name the class \
+         there, and run hiend-shard again if dataset.json changed",
+        plural::count(voxels, "voxel")
     )]
     Unknown {
         /// The case, as DATASET/CASE.

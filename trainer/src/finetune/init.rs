@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hiend_loader::plural::count;
 use thiserror::Error;
 
 use crate::model::hi_end_mae::HiEndMaeConfig;
@@ -88,8 +89,9 @@ impl Init {
         let ImportReport { taken, skipped, missing } = &report;
         let (taken, skipped, missing) = (taken.len(), skipped.len(), missing.len());
         let mut summary = format!(
-            "weights of {}: {taken} tensors taken, {skipped} skipped, {missing} new (init.txt lists them)",
-            origin.display()
+            "weights of {}: {} taken, {skipped} skipped, {missing} new (init.txt lists them)",
+            origin.display(),
+            count(taken, "tensor")
         );
         if other_grid {
             summary.push_str("; positions recomputed, since the crop has another number of patches");

@@ -121,6 +121,7 @@ fn draw_until_over(shared: &Shared, stop: &Stop) {
         let pressed = keys.as_mut().and_then(terminal::read_key);
         if matches!(pressed, Some(b'q' | b'Q')) {
             stop.request();
+            hiend_cache::abandon_requests();
         } else if pressed.is_none() {
             thread::park_timeout(INTERVAL.saturating_sub(start.elapsed()));
         }

@@ -258,11 +258,14 @@ struct Available<'a>(&'a [u64]);
 
 impl fmt::Display for Available<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("it has none yet");
+        match self.0 {
+            [] => f.write_str("it has none yet"),
+            [step] => write!(f, "there is that of step {step}"),
+            steps => {
+                let steps = steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                write!(f, "there are those of the steps {steps}")
+            }
         }
-        let steps = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "there are those of the steps {steps}")
     }
 }
 

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use hiend_loader::plural::count;
+
 use super::error::{LastGood, thread_error};
 use super::readback::Readback;
 use super::replica::Replica;
@@ -91,12 +93,12 @@ impl fmt::Display for Headspace {
         let rate = |secs: f64| self.crops as f64 / secs.max(f64::MIN_POSITIVE);
         write!(
             f,
-            "data cost {:.1}% of the time: {:.1} crops/s streamed, {:.1} on a resident batch (median of {} rounds of {} steps)",
+            "data cost {:.1}% of the time: {:.1} crops/s streamed, {:.1} on a resident batch (median of {} of {})",
             self.cost() * 100.0,
             rate(median.streamed_secs),
             rate(median.resident_secs),
-            self.rounds.len(),
-            self.steps
+            count(self.rounds.len(), "round"),
+            count(self.steps, "step")
         )
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hiend_cache::Cache;
+use hiend_cache::{Cache, is_abandoned};
 use hiend_loader::pipeline::{self, Loader, StreamConfig};
 use hiend_loader::program::health::Health;
 use hiend_loader::remote::{RemoteError, RemoteLoader, RemoteOptions};
@@ -100,16 +100,28 @@ impl Stream {
     }
 }
 
-/// True if an error of a stream says that a stop was requested while no server answered.
+/// True if an error of a stream says that a stop was requested while no server, or no object storage, answered.
 #[must_use]
 pub fn is_stopped(error: &SourceError) -> bool {
-    matches!(error.downcast_ref(), Some(RemoteError::Stopped))
+    matches!(error.downcast_ref(), Some(RemoteError::Stopped)) || is_abandoned(error.as_ref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::SyntheticStream;
+
+    #[test]
+    fn waits_that_a_request_to_stop_ended_are_told_from_failures() {
+        let read = |kind: std::io::ErrorKind| -> SourceError {
+            let error = hiend_cache::FileError::at("s3://bucket/shard", "fetch")(kind.into());
+            pipeline::Error::Read(error.into()).into()
+        };
+        assert!(is_stopped(&read(std::io::ErrorKind::Interrupted)));
+        assert!(!is_stopped(&read(std::io::ErrorKind::NotFound)));
+        assert!(is_stopped(&RemoteError::Stopped.into()));
+        assert!(!is_stopped(&RemoteError::NoServer.into()));
+    }
 
     #[test]
     fn awaited_batches_are_reported_until_they_arrive() {

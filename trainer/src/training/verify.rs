@@ -139,5 +139,5 @@ fn check_journal(path: &Path) -> Result<String, FileFault> {
         entry?;
         entries += 1;
     }
-    Ok(format!("{entries} entries"))
+    Ok(format!("entries: {entries}"))
 }

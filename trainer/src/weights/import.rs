@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
+use hiend_loader::plural::count;
 
 use super::naming::{Naming, unetr_name};
 use super::{ModelKind, StateDict, WeightsError};
@@ -23,7 +24,7 @@ pub struct ImportReport {
 
 impl std::fmt::Display for ImportReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} tensors taken", self.taken.len())?;
+        writeln!(f, "{} taken", count(self.taken.len(), "tensor"))?;
         for (what, keys) in [("skipped", &self.skipped), ("not in the file, left unchanged", &self.missing)] {
             writeln!(f, "{} {what}", keys.len())?;
             for key in keys {

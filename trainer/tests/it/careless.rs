@@ -147,7 +147,7 @@ fn runs_are_not_mixed() {
     folder.refuse(&format!("{base} --resume --seed 9"), &["cannot resume: train.seed is 9 now, but was 0"]);
     let earlier = base.replace("--max-steps 1", "--resume --max-steps 0");
     folder.refuse(&earlier, &["the run is at step 1 already, beyond --max-steps 0"]);
-    folder.refuse(&format!("{base} --resume-from 7"), &["no checkpoint of step 7; there are those of the steps 1"]);
+    folder.refuse(&format!("{base} --resume-from 7"), &["no checkpoint of step 7; there is that of step 1"]);
     folder
         .refuse("finetune --shards cache --run-dir run --resume", &["pre-training checkpoint; expected a fine-tuning"]);
     folder.refuse("finetune --shards cache --run-dir new --resume auto", &["new holds no run yet", "--init"]);

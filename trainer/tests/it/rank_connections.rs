@@ -289,6 +289,9 @@ fn ranks_that_do_not_belong_together_are_named() {
     check(|world| world.rank = 5, "a second rank 5 of 2");
 }
 
+/// Text of a program other than rank 0.
+const MAIL: &[u8] = b"220 mail.example.org ESMTP ready, go ahead please\r\n";
+
 #[test]
 fn another_program_at_the_address_is_not_taken_for_rank_0() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -296,11 +299,42 @@ fn another_program_at_the_address_is_not_taken_for_rank_0() {
     let dir = tempfile::tempdir().unwrap();
     let second =
         World { master: Master::Address { host: "127.0.0.1".into(), port }, ..worlds(dir.path(), 2)[1].clone() };
-    let joining = join_in_thread(&second, token(), TIMEOUTS);
+    // Whatever time the first attempt takes, it is the last one.
+    let joining = join_in_thread(&second, token(), Timeouts { join: Duration::ZERO, ..TIMEOUTS });
     let (mut stream, _) = listener.accept().unwrap();
-    stream.write_all(b"220 mail.example.org ESMTP ready, go ahead please\r\n").unwrap();
+    stream.write_all(MAIL).unwrap();
     let error = joining.join().unwrap().unwrap_err();
     assert!(matches!(error, JoinError::Stranger { .. }), "{error}");
+}
+
+#[test]
+fn another_program_at_the_address_does_not_end_a_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let worlds = worlds(dir.path(), 2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let second = World { master: Master::Address { host: "127.0.0.1".into(), port }, ..worlds[1].clone() };
+    let second = join_in_thread(&second, token(), TIMEOUTS);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(MAIL).unwrap();
+    // One that answers like rank 0, but does not know the token.
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"hiend-ranks  v1\n").unwrap();
+    stream.write_all(&[7; 32]).unwrap();
+    stream.read_exact(&mut [0; 32 + 8]).unwrap();
+    stream.write_all(&[&[0, 4], b"name".as_slice(), &[0; 32]].concat()).unwrap();
+    // Until the rank has read everything and closes.
+    let _ = stream.read_to_end(&mut Vec::new());
+    // Then rank 0 takes its address.
+    let _proxy = Proxy::on(listener, dir.path().join("address"));
+    let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
+    let finishing = [first, second].map(|rank| {
+        let group = rank.join().unwrap().unwrap();
+        std::thread::spawn(move || group.finish())
+    });
+    for rank in finishing {
+        rank.join().unwrap().unwrap();
+    }
 }
 
 /// Runs `work` on each of `num_ranks` ranks in threads of this process; returns what rank 0's returned.

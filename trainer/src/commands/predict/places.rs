@@ -1,7 +1,7 @@
 //! Files that `predict` writes, checked before the first scan is computed.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -106,18 +106,9 @@ impl<'a> Places<'a> {
         let voxels = |path: &PathBuf| read_info(path).map_or(0, |info| info.shape.iter().product::<usize>() as u64);
         let num_voxels: u64 = scans.values().map(voxels).sum();
         let needed = (num_voxels * bytes_per_voxel).div_ceil(MAX_DEFLATE_RATIO).max(1);
-        let probe = || {
-            let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(self.out)?;
-            let block = vec![0; needed.min(1 << 20) as usize];
-            let mut left = needed;
-            while left > 0 {
-                let len = left.min(block.len() as u64);
-                file.write_all(&block[..len as usize])?;
-                left -= len;
-            }
-            file.as_file().sync_all()
-        };
-        probe().with_context(|| {
+        // What a killed run has left takes space. A file that cannot be removed shows in the probe if it matters.
+        let _ = durable::remove_stale(self.out);
+        durable::probe(self.out, needed).map_err(|error| error.source).with_context(|| {
             let (out, scans) = (self.out.display(), super::scans(scans.len()));
             format!("{out}: cannot write the label maps of {scans}, which take at least {needed} bytes")
         })
@@ -140,6 +131,9 @@ mod tests {
                 Path::new(name).file_name().unwrap().to_string_lossy().replace(".nii.gz", "").replace(".mha", "");
             (case.replace("_0000", ""), at(name))
         });
+        if at(out).is_dir() {
+            std::fs::write(at(out).join(".hiend-killed.tmp"), b"zeros").unwrap();
+        }
         let classes = ["background".to_owned(), "left lung".to_owned()];
         let result = Places::new(&at(out), &classes, true).check(&scans.collect(), replace);
         for name in inputs.iter().chain(existing) {
@@ -149,8 +143,8 @@ mod tests {
             assert!(at(out).is_dir());
             let left = std::fs::read_dir(at(out))
                 .unwrap()
-                .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".partial-"));
-            assert_eq!(left.count(), 0, "the probe is removed");
+                .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".hiend-"));
+            assert_eq!(left.count(), 0, "the probe is removed, and that of a killed run, too");
         }
         result.map_err(|error| format!("{error:#}").replace(&folder.path().display().to_string(), "DIR"))
     }

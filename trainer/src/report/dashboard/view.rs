@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hiend_loader::plural::count;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -56,7 +57,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, now: Instant, colour: b
     let keys_line = if state.stopping {
         Line::styled("stopping after this step; Ctrl-C stops at once without saving", palette.warning())
     } else if let Some((done, total)) = state.validating {
-        Line::styled(format!("validating: {done} of {total} cases"), palette.faint())
+        Line::styled(format!("validating: {done} of {}", count(total, "case")), palette.faint())
     } else {
         Line::styled("q or Ctrl-C: finish this step, save, and stop", palette.faint())
     };
