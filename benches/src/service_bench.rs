@@ -2,10 +2,17 @@
 //!
 //! Servers and clients are threads of this process and share its cores, as a trainer and a server on one host do; the
 //! consumer only takes batches. So every copy on the way costs crops. Ways alternate; a round takes batches until the
-//! work in progress is steady, then counts.
+//! work in progress is steady, then counts for a while without interrupting any client.
+//!
+//! The floors move the bytes of crops without HTTP/2: by one copy, through a pair of Unix sockets, and through TCP on the
+//! loopback interface. No service that sends voxels through a socket can take less CPU time per crop than the loader and
+//! the socket's floor together.
+
+mod floor;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hiend_cache::Cache;
@@ -17,16 +24,21 @@ use hiend_loader::transform::Chain;
 use serde_json::json;
 
 use crate::clock::{Stopwatch, settle};
-use crate::contender::{CROP_LEN, CROP_SIZE, Rates};
+use crate::contender::{CROP_SIZE, Rates};
+use floor::Floors;
 
 /// Visits of a batch: 64 crops.
 const VISITS: usize = 8;
 
-/// Batches that a round counts, per client.
-const BATCHES: usize = 6;
+/// Batches that a round counts at least, of all clients together. A round begins and ends amid batches, so that one batch
+/// of each client is uncertain.
+const BATCHES: u32 = 16;
 
-/// Batches taken before a round counts: more than are ready or in work.
-const WARM_UP: usize = 8;
+/// Batches that each client takes before a round counts: more than are ready or in work.
+const WARM_UP: u32 = 8;
+
+/// Time between two looks at the clients' progress.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Memory of a client, in bytes.
 const MEMORY: u64 = 2 << 30;
@@ -44,27 +56,37 @@ enum Client {
     Remote(Box<RemoteLoader>),
 }
 
+/// Progress of a client within a round.
+#[derive(Default)]
+struct Progress {
+    batches: AtomicU32,
+    crops: AtomicU32,
+    ended: AtomicBool,
+}
+
 impl Client {
-    /// Takes batches; returns the crops of those that count and the time at which counting began.
-    fn take(&self, begin: &std::sync::Barrier) -> anyhow::Result<u32> {
+    /// Takes batches until the round ends.
+    fn take(&self, progress: &Progress, end: &AtomicBool) -> anyhow::Result<()> {
         fn run<E: std::error::Error + Send + Sync + 'static>(
-            mut stream: impl Iterator<Item = Result<Batch, E>>,
-            begin: &std::sync::Barrier,
-        ) -> anyhow::Result<u32> {
-            for batch in stream.by_ref().take(WARM_UP) {
-                batch?;
+            stream: impl Iterator<Item = Result<Batch, E>>,
+            progress: &Progress,
+            end: &AtomicBool,
+        ) -> anyhow::Result<()> {
+            for batch in stream {
+                progress.crops.fetch_add(u32::try_from(batch?.shape[0])?, Ordering::Relaxed);
+                progress.batches.fetch_add(1, Ordering::Relaxed);
+                if end.load(Ordering::Relaxed) {
+                    break;
+                }
             }
-            begin.wait();
-            let mut crops = 0;
-            for batch in stream.take(BATCHES) {
-                crops += u32::try_from(batch?.shape[0])?;
-            }
-            Ok(crops)
+            Ok(())
         }
-        match self {
-            Self::Local(loader) => run(loader.stream(0), begin),
-            Self::Remote(loader) => run(loader.stream(0), begin),
-        }
+        let taken = match self {
+            Self::Local(loader) => run(loader.stream(0), progress, end),
+            Self::Remote(loader) => run(loader.stream(0), progress, end),
+        };
+        progress.ended.store(true, Ordering::Relaxed);
+        taken
     }
 }
 
@@ -73,45 +95,38 @@ impl Way {
         Self { key, label, clients, rates: Rates::default() }
     }
 
-    /// Measures one round: all clients at the same time.
+    /// Measures one round: all clients at the same time. None of them waits for another one, as that would let batches
+    /// pile up before the counting begins, and waste those of the first to finish.
     fn round(&mut self) -> anyhow::Result<()> {
         settle();
-        let begin = std::sync::Barrier::new(self.clients.len() + 1);
+        let progress: Vec<Progress> = self.clients.iter().map(|_| Progress::default()).collect();
+        let end = AtomicBool::new(false);
         let (crops, elapsed) = std::thread::scope(|scope| {
-            let threads: Vec<_> = self.clients.iter().map(|client| scope.spawn(|| client.take(&begin))).collect();
-            begin.wait();
+            let end = &end;
+            let threads: Vec<_> = (self.clients.iter().zip(&progress))
+                .map(|(client, progress)| scope.spawn(move || client.take(progress, end)))
+                .collect();
+            let sum = |count: fn(&Progress) -> &AtomicU32| -> u32 {
+                progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
+            };
+            let wait = |is_done: &dyn Fn() -> bool| {
+                while !is_done() && !progress.iter().any(|progress| progress.ended.load(Ordering::Relaxed)) {
+                    std::thread::sleep(LOOK);
+                }
+            };
+            wait(&|| progress.iter().all(|progress| progress.batches.load(Ordering::Relaxed) >= WARM_UP));
+            let (batches, crops) = (sum(|progress| &progress.batches), sum(|progress| &progress.crops));
             let watch = Stopwatch::of_process();
-            let mut crops = 0;
+            wait(&|| sum(|progress| &progress.batches) >= batches + BATCHES);
+            let (crops, elapsed) = (sum(|progress| &progress.crops) - crops, watch.elapsed());
+            end.store(true, Ordering::Relaxed);
             for thread in threads {
-                crops += thread.join().expect("a client does not panic")?;
+                thread.join().expect("a client does not panic")?;
             }
-            anyhow::Ok((crops, watch.elapsed()))
+            anyhow::Ok((crops, elapsed))
         })?;
         self.rates.push(f64::from(crops), elapsed);
         Ok(())
-    }
-}
-
-/// Copies the quantized voxels of a crop, as a floor for one copy on the way.
-struct Copies {
-    from: Vec<u16>,
-    to: Vec<u16>,
-    rates: Rates,
-}
-
-impl Copies {
-    const CROPS: usize = 128;
-
-    fn new() -> Self {
-        Self { from: vec![1; CROP_LEN * Self::CROPS], to: vec![0; CROP_LEN * Self::CROPS], rates: Rates::default() }
-    }
-
-    fn round(&mut self) {
-        settle();
-        let watch = Stopwatch::of_process();
-        self.to.copy_from_slice(&self.from);
-        std::hint::black_box(&mut self.to);
-        self.rates.push(f64::from(u32::try_from(Self::CROPS).unwrap_or(u32::MAX)), watch.elapsed());
     }
 }
 
@@ -149,17 +164,18 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
         Way::new("shared_memory", "shared memory", vec![remote(unix, true, 1)?]),
         Way::new("shared_memory_2", "shared memory, two clients", vec![remote(unix, true, 1)?, remote(unix, true, 2)?]),
         Way::new("unix", "Unix socket", vec![remote(unix, false, 1)?]),
+        Way::new("unix_2", "Unix socket, two clients", vec![remote(unix, false, 1)?, remote(unix, false, 2)?]),
         Way::new("tcp", "TCP, loopback", vec![remote(tcp, false, 1)?]),
         Way::new("tcp_2", "TCP, loopback, two clients", vec![remote(tcp, false, 1)?, remote(tcp, false, 2)?]),
     ];
-    let mut copies = Copies::new();
+    let mut floors = Floors::new()?;
     let started = Instant::now();
     let mut rounds = 0;
     while rounds < 3 || started.elapsed() < Duration::from_secs(seconds) {
         for way in &mut ways {
             way.round()?;
         }
-        copies.round();
+        floors.round()?;
         rounds += 1;
     }
     if as_json {
@@ -171,7 +187,7 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
             })
         };
         let mut all: serde_json::Map<_, _> = ways.iter().map(|way| (way.key.to_owned(), figures(&way.rates))).collect();
-        all.insert("copy".into(), figures(&copies.rates));
+        all.extend(floors.iter().map(|floor| (floor.key.to_owned(), figures(&floor.rates))));
         println!("{}", json!({ "ways": all, "threads": threads, "data": origin, "rounds": rounds }));
         return Ok(());
     }
@@ -190,7 +206,19 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
     for way in &ways {
         line(way.label, &way.rates);
     }
-    line("one copy, the floor", &copies.rates);
+    for floor in floors.iter() {
+        line(floor.label, &floor.rates);
+    }
     println!("ratio: to the loader in this process; servers, clients and consumers share the cores of this process");
+    println!("bytes of a crop through a socket without HTTP/2, and the loader's share of a CPU second next to that:");
+    for floor in floors.iter() {
+        let per_cpu_s = floor.rates.per_cpu_s();
+        println!(
+            "    {:24} {:6.0} MB per CPU second, at most {:.2} of in process",
+            floor.label,
+            per_cpu_s * floor::CROP_BYTES / 1e6,
+            per_cpu_s / (per_cpu_s + cpu)
+        );
+    }
     Ok(())
 }

@@ -1,0 +1,95 @@
+//! Floors of the service: the bytes of crops on their way without anything else.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use crate::clock::{Stopwatch, settle};
+use crate::contender::{CROP_LEN, Rates};
+
+/// Crops of a round: like a few batches, more than any cache holds.
+const CROPS: u32 = 128;
+
+/// Bytes of a write.
+const PIECE: usize = 1 << 20;
+
+/// Bytes of the quantized voxels of a crop.
+#[expect(clippy::cast_precision_loss, reason = "a small number")]
+pub(super) const CROP_BYTES: f64 = (CROP_LEN * size_of::<u16>()) as f64;
+
+/// One way of the bytes.
+pub(super) struct Floor {
+    pub(super) key: &'static str,
+    pub(super) label: &'static str,
+    pub(super) rates: Rates,
+    way: Bytes,
+}
+
+enum Bytes {
+    Copy,
+    Unix(UnixStream, UnixStream),
+    Tcp(TcpStream, TcpStream),
+}
+
+/// All floors, and the memory that bytes come from and go to.
+pub(super) struct Floors {
+    floors: [Floor; 3],
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Floors {
+    /// Allocates the memory and connects the sockets.
+    ///
+    /// # Errors
+    /// If the system has no sockets.
+    pub(super) fn new() -> std::io::Result<Self> {
+        let floor = |key, label, way| Floor { key, label, rates: Rates::default(), way };
+        let (sender, receiver) = UnixStream::pair()?;
+        let unix = Bytes::Unix(sender, receiver);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let sender = TcpStream::connect(listener.local_addr()?)?;
+        let tcp = Bytes::Tcp(sender, listener.accept()?.0);
+        let floors = [
+            floor("copy", "one copy", Bytes::Copy),
+            floor("raw_unix", "bare Unix socket", unix),
+            floor("raw_tcp", "bare TCP, loopback", tcp),
+        ];
+        let bytes = CROPS as usize * CROP_LEN * size_of::<u16>();
+        Ok(Self { floors, from: vec![1; bytes], to: vec![0; bytes] })
+    }
+
+    /// Measures one round of each.
+    ///
+    /// # Errors
+    /// If a socket fails.
+    pub(super) fn round(&mut self) -> std::io::Result<()> {
+        let Self { floors, from, to } = self;
+        for floor in floors {
+            settle();
+            let watch = Stopwatch::of_process();
+            match &floor.way {
+                Bytes::Copy => to.copy_from_slice(from),
+                Bytes::Unix(sender, receiver) => pass(sender, receiver, from, to)?,
+                Bytes::Tcp(sender, receiver) => pass(sender, receiver, from, to)?,
+            }
+            std::hint::black_box(&mut *to);
+            floor.rates.push(f64::from(CROPS), watch.elapsed());
+        }
+        Ok(())
+    }
+
+    /// The floors.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Floor> {
+        self.floors.iter()
+    }
+}
+
+/// Sends bytes on a thread of its own, and reads them to where they belong.
+fn pass(mut sender: impl Write + Send, mut receiver: impl Read, from: &[u8], to: &mut [u8]) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(move || from.chunks(PIECE).try_for_each(|piece| sender.write_all(piece)));
+        let received = receiver.read_exact(to);
+        sending.join().expect("a write does not panic").and(received)
+    })
+}
