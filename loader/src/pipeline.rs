@@ -12,11 +12,9 @@
 //! when a batch is dropped; when none is free, everything waits. Each wait is measured ([`crate::stats`]), and
 //! [`crate::verdict`] names the slowest stage. A panic on any thread ends the stream with [`Error::Panicked`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
 use hiend_cache::Cache;
 
@@ -33,6 +31,7 @@ mod fetch_ahead;
 mod memory;
 mod read_ahead;
 mod sequence;
+mod stream;
 mod workers;
 
 #[cfg(feature = "client")]
@@ -43,10 +42,10 @@ pub use memory::MemoryPlan;
 #[cfg(feature = "client")]
 pub(crate) use memory::RECORD_BYTES;
 pub use sequence::{cases_of, digest_of};
+pub use stream::BatchStream;
 pub use workers::Workers;
 
-use assemble::{Assembler, Message, catch_panic};
-use read_ahead::ReadAhead;
+use assemble::catch_panic;
 use sequence::Sequence;
 
 /// Resources and form of a stream. They change no finished voxel.
@@ -371,190 +370,6 @@ impl Loader {
             VoxelForm::Boxes => self.stream_of::<Boxes>(steps),
             VoxelForm::Chunks => self.stream_of::<Chunks>(steps),
         }
-    }
-
-    fn stream_of<F: Form>(&self, steps: Range<u64>) -> BatchStream {
-        let shared = &self.shared;
-        let memory = &shared.memory;
-        let (sender, receiver) = flume::bounded(memory.num_buffers);
-        let mut stream = BatchStream {
-            receiver,
-            early: BTreeMap::new(),
-            next: steps.start,
-            end: steps.end,
-            steps_per_epoch: self.steps_per_epoch(),
-            epoch: SpanTimes::default(),
-            total: SpanTimes::default(),
-            finished: None,
-            last: None,
-            shared: Arc::clone(shared),
-            read_ahead: Arc::new(match shared.fetched_ahead {
-                Some(bytes) => ReadAhead::on_disk(bytes, shared.first_visit(steps.start)),
-                None => ReadAhead::new(memory.read_ahead_bytes, shared.first_visit(steps.start)),
-            }),
-            stop: Arc::new(AtomicBool::new(false)),
-            failed: false,
-        };
-        let bytes = memory.num_buffers as u64 * memory.batch_bytes;
-        shared.stats.hold(bytes);
-        if has_room::<F::Voxel>(memory, shared.config.labels) {
-            self.start_threads::<F>(&steps, &sender, &stream);
-        } else {
-            stream.early.insert(steps.start, (Err(Error::NoMemory { bytes }), Instant::now()));
-        }
-        stream
-    }
-
-    /// Allocates the buffers of a stream and starts its threads.
-    fn start_threads<F: Form>(&self, steps: &Range<u64>, sender: &flume::Sender<Message>, stream: &BatchStream) {
-        let shared = &self.shared;
-        let MemoryPlan { num_buffers, batch_voxels, .. } = shared.memory;
-        let (image_sender, free_images) = flume::bounded(num_buffers);
-        let (label_sender, free_labels) = flume::bounded(num_buffers);
-        for _ in 0..num_buffers {
-            // Cannot fail: the channels hold that many.
-            let _ = image_sender.send(vec![F::Voxel::default(); batch_voxels]);
-            let _ = label_sender.send(vec![0u8; if shared.config.labels { batch_voxels } else { 0 }]);
-        }
-        {
-            let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&stream.read_ahead), sender.clone());
-            let steps = steps.clone();
-            std::thread::spawn(move || {
-                let advising = catch_panic(|| {
-                    read_ahead.run(&shared, steps);
-                    Ok(())
-                });
-                if let Err(error) = advising {
-                    let _ = sender.send(Message::Failed(error));
-                }
-            });
-        }
-        let rest = Arc::new(Mutex::new(steps.clone()));
-        for _ in 0..(num_buffers - 1) {
-            let assembler = Assembler::<F> {
-                shared: Arc::clone(shared),
-                pools: (image_sender.clone(), label_sender.clone()),
-                free: (free_images.clone(), free_labels.clone()),
-                rest: Arc::clone(&rest),
-                sender: sender.clone(),
-                read_ahead: Arc::clone(&stream.read_ahead),
-                stop: Arc::clone(&stream.stop),
-            };
-            std::thread::spawn(move || assembler.run());
-        }
-    }
-}
-
-/// True if the system has memory for all batch buffers.
-///
-/// The memory is returned at once. The buffers are then allocated by a call that gets zeroed pages without writing to
-/// them, which aborts the process if there are none.
-fn has_room<V>(memory: &MemoryPlan, labels: bool) -> bool {
-    let mut buffers: Vec<(Vec<V>, Vec<u8>)> = (0..memory.num_buffers).map(|_| (Vec::new(), Vec::new())).collect();
-    let num_labels = if labels { memory.batch_voxels } else { 0 };
-    let has_room = buffers.iter_mut().all(|(voxels, labels)| {
-        voxels.try_reserve_exact(memory.batch_voxels).is_ok() && labels.try_reserve_exact(num_labels).is_ok()
-    });
-    // Keeps the compiler from removing allocations that nothing uses.
-    std::hint::black_box(&buffers);
-    has_room
-}
-
-/// Iterator over batches in the order of their steps. Ends after the last step or the first error.
-pub struct BatchStream {
-    receiver: flume::Receiver<Message>,
-    /// Batches that were ready before an earlier one.
-    early: BTreeMap<u64, (Result<Batch, Error>, Instant)>,
-    next: u64,
-    /// Step after the last one.
-    end: u64,
-    steps_per_epoch: u64,
-    epoch: SpanTimes,
-    total: SpanTimes,
-    finished: Option<(u64, SpanTimes)>,
-    /// Time at which the last batch was returned.
-    last: Option<Instant>,
-    shared: Arc<Shared>,
-    read_ahead: Arc<ReadAhead>,
-    stop: Arc<AtomicBool>,
-    failed: bool,
-}
-
-impl BatchStream {
-    /// Times of all batches so far except the first, which waits for the stream to fill.
-    #[must_use]
-    pub fn total(&self) -> &SpanTimes {
-        &self.total
-    }
-
-    /// Takes the number and times of an epoch that ended since the last call; `steps_per_epoch` batches are an epoch.
-    pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
-        self.finished.take()
-    }
-
-    /// Records the times of a batch that was requested at `asked` and ready at `done`.
-    fn count(&mut self, batch: &mut Batch, asked: Instant, done: Instant) {
-        let now = Instant::now();
-        batch.times.wait_secs = (now - asked).as_secs_f64();
-        metrics::histogram!("hiend_loader_wait_seconds").record(batch.times.wait_secs);
-        metrics::histogram!("hiend_loader_queue_seconds").record(now.saturating_duration_since(done).as_secs_f64());
-        if let Some(last) = self.last.replace(now) {
-            let elapsed_secs = (now - last).as_secs_f64();
-            self.total.add(batch.shape[0], elapsed_secs, &batch.times);
-            self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
-        }
-        if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
-            let (epoch, span) = (batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch));
-            tracing::debug!(epoch, "{}", span.verdict(self.shared.memory.threads, cores()));
-            self.finished = Some((epoch, span));
-        }
-    }
-}
-
-impl Iterator for BatchStream {
-    type Item = Result<Batch, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.next >= self.end {
-            return None;
-        }
-        let asked = Instant::now();
-        loop {
-            if let Some((mut batch, done)) = self.early.remove(&self.next) {
-                self.next += 1;
-                match &mut batch {
-                    Ok(batch) => self.count(batch, asked, done),
-                    Err(_) => self.failed = true,
-                }
-                return Some(batch);
-            }
-            match self.receiver.recv() {
-                Ok(Message::Batch(step, batch, done)) => {
-                    self.early.insert(step, (batch, done));
-                }
-                Ok(Message::Failed(error)) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
-                // Unreachable while `catch_panic` surrounds the work of each thread; better than waiting if it is not.
-                Err(flume::RecvError::Disconnected) => {
-                    self.failed = true;
-                    return Some(Err(Error::Panicked { message: "all threads ended".into() }));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for BatchStream {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.read_ahead.stop(&self.shared.stats);
-        // Buffers return to their pools; an assembler that waits for one wakes, sees the flag and ends.
-        self.early.clear();
-        self.receiver.drain();
-        let memory = &self.shared.memory;
-        self.shared.stats.release(memory.num_buffers as u64 * memory.batch_bytes);
     }
 }
 

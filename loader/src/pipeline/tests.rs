@@ -1,5 +1,5 @@
 use std::panic::resume_unwind;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hiend_cache::{CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 

@@ -1,0 +1,184 @@
+//! Servers that die, are silent, differ or cannot read, and the client's reaction.
+
+use super::*;
+
+#[test]
+fn coded_chunks_are_refused_without_asking_a_server() {
+    let options = RemoteOptions { form: VoxelForm::Chunks, ..RemoteOptions::default() };
+    let urls = ["http://127.0.0.1:9".to_owned()];
+    let refused = RemoteLoader::connect(&urls, StreamConfig::default(), 0, options);
+    assert!(matches!(refused.err(), Some(RemoteError::Chunks)));
+}
+
+#[test]
+fn steps_of_a_server_that_dies_come_from_the_other() {
+    let setup = Setup::new();
+    let config = small();
+    let expected = setup.digests(&config, VoxelForm::Quantized, (0, 1), 0, 40);
+    // The first one has a socket's path: its port could be given to the server of another test, which the client would ask.
+    let (first, second) = (Service::start(setup.unix()).unwrap(), Service::start(setup.config()).unwrap());
+    let urls = [first.urls(), second.urls()].concat();
+    let loader = connect(&urls, &config, options()).unwrap();
+    let mut stream = loader.stream(0);
+    let mut got = take(&mut stream, 10);
+    drop(first);
+    got.extend(take(&mut stream, 30));
+    assert_eq!(got, expected);
+    wait_until("the other server has one client", || second.num_clients() == 1);
+}
+
+#[test]
+fn a_stream_continues_at_its_step_when_the_only_server_is_started_again() {
+    let setup = Setup::new();
+    let config = small();
+    let expected = setup.digests(&config, VoxelForm::Quantized, (0, 1), 2, 60);
+    let service = Service::start(setup.unix()).unwrap();
+    let loader = connect(service.urls(), &config, options()).unwrap();
+    let mut stream = loader.stream(2);
+    let mut got = take(&mut stream, 3);
+    drop(service);
+    let service = Service::start(setup.unix()).unwrap();
+    got.extend(take(&mut stream, 57));
+    assert_eq!(got, expected);
+    wait_until("the new server has one client", || service.num_clients() == 1);
+}
+
+#[test]
+fn a_server_with_other_cases_is_named() {
+    let setup = Setup::new();
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = write_cache(other_dir.path(), 5, 100);
+    let first = Service::start(setup.config()).unwrap();
+    let second = Service::start(ServiceConfig { caches: vec![(other, 1)], ..setup.config() }).unwrap();
+    let urls = [first.urls(), second.urls()].concat();
+    let error = connect(&urls, &small(), options()).err().unwrap();
+    assert!(
+        matches!(&error, RemoteError::Differs { key: "digest", url, other, .. } if urls.contains(url) && urls.contains(other)),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_a_server_the_client_gives_up_and_says_why() {
+    let setup = Setup::new();
+    let url = format!("unix://{}", setup.socket().display());
+    let none = RemoteOptions { retry: Duration::ZERO, ..options() };
+    let error = connect(std::slice::from_ref(&url), &small(), none.clone()).err().unwrap();
+    assert!(matches!(&error, RemoteError::Unreachable { url: last, .. } if *last == url), "{error}");
+    // One that waits is ended by the request to stop.
+    let stopped = options();
+    stopped.stop.request();
+    assert!(matches!(connect(&[url], &small(), stopped), Err(RemoteError::Stopped)));
+    // A stream whose only server went away for good.
+    let service = Service::start(setup.unix()).unwrap();
+    let loader = connect(service.urls(), &small(), none).unwrap();
+    let mut stream = loader.stream(0);
+    assert!(stream.next().unwrap().is_ok());
+    drop(service);
+    let error = stream.find_map(Result::err).unwrap();
+    assert!(matches!(&error, RemoteError::Unreachable { .. }), "{error}");
+    assert!(stream.next().is_none());
+    assert!(matches!(connect(&[], &small(), options()), Err(RemoteError::NoServer)));
+}
+
+#[test]
+fn servers_that_answer_without_ever_giving_a_batch_are_given_up() {
+    let setup = Setup::new();
+    let services = [Service::start(setup.config()).unwrap(), Service::start(setup.unix()).unwrap()];
+    let urls = services.each_ref().map(|service| service.urls()[0].clone());
+    let short = RemoteOptions { retry: Duration::from_millis(500), ..options() };
+    let loader = connect(&urls, &small(), short).unwrap();
+    // Streams are opened as before, and each batch is refused.
+    for service in &services {
+        service.hub.schedule.stop();
+    }
+    let error = loader.stream(0).next().unwrap().err().unwrap();
+    assert!(matches!(&error, RemoteError::Unreachable { url, .. } if urls.contains(url)), "{error}");
+    let stopped = options();
+    let loader = connect(&urls, &small(), stopped.clone()).unwrap();
+    stopped.stop.request();
+    assert!(matches!(loader.stream(0).next(), Some(Err(RemoteError::Stopped))));
+}
+
+#[test]
+fn a_request_to_stop_ends_the_waiting_for_a_server_that_accepts_connections_and_is_silent() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let stopped = options();
+    stopped.stop.request();
+    assert!(matches!(connect(&[url], &small(), stopped), Err(RemoteError::Stopped)));
+}
+
+#[test]
+fn several_servers_do_not_skip_each_its_own_cases() {
+    let urls = ["http://127.0.0.1:9".to_owned(), "http://127.0.0.1:10".to_owned()];
+    let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..small() };
+    let refused = connect(&urls, &config, options()).err().unwrap();
+    assert!(matches!(refused, RemoteError::SkipOfSeveral), "{refused}");
+}
+
+#[test]
+fn batches_that_a_server_cannot_read_come_from_the_other() {
+    let setup = Setup::new();
+    let sound = Service::start(setup.config()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    drop(write_cache(dir.path(), 5, 0));
+    let cache = Cache::open(dir.path()).unwrap();
+    let (span, shard) = (cache.cases()[0].record().span, cache.cases()[0].shard().path().to_owned());
+    drop(cache);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let start = usize::try_from(span.offset).unwrap();
+    bytes[start..][..usize::try_from(span.data_len).unwrap()].iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&shard, bytes).unwrap();
+    let cache = Arc::new(Cache::open(dir.path()).unwrap());
+    let corrupt = Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap();
+    let alone = connect(corrupt.urls(), &small(), options()).unwrap();
+    let error = alone.stream(0).find_map(Result::err).unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("case0")), "{error}");
+    let both = connect(&[corrupt.urls(), sound.urls()].concat(), &small(), options()).unwrap();
+    assert_eq!(take(&mut both.stream(0), 12), setup.digests(&small(), VoxelForm::Quantized, (0, 1), 0, 12));
+}
+
+#[test]
+fn servers_of_another_protocol_are_refused_at_once() {
+    use std::io::{Read as _, Write as _};
+
+    let setup = Setup::new();
+    // A server without TLS, asked with TLS.
+    let service = Service::start(setup.config()).unwrap();
+    let (ca, _) = certificate();
+    let path = setup.dir.path().join("ca.pem");
+    std::fs::write(&path, ca).unwrap();
+    let url = service.urls()[0].replace("http://", "https://");
+    let error = connect(&[url], &small(), RemoteOptions { ca: Some(path), ..options() }).err().unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("begins with http://")), "{error}");
+    // A web server, which answers in text and keeps the connection open.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut socket in listener.incoming().flatten() {
+            // Errors are those of a client that has gone.
+            let _ = socket.read_exact(&mut [0; 24]);
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            open.push(socket);
+        }
+    });
+    let error = connect(&[url], &small(), options()).err().unwrap();
+    assert!(matches!(&error, RemoteError::Refused { reason, .. } if reason.contains("https://")), "{error}");
+}
+
+#[test]
+fn a_server_that_comes_back_with_another_token_ends_the_stream() {
+    let setup = Setup::new();
+    let service = Service::start(setup.unix()).unwrap();
+    let loader = connect(service.urls(), &small(), options()).unwrap();
+    let mut stream = loader.stream(0);
+    assert_eq!(take(&mut stream, 2).len(), 2);
+    drop(service);
+    let _other = Service::start(ServiceConfig { token: Some("secret".into()), ..setup.unix() }).unwrap();
+    // Not after the time for which a server that is away is asked again.
+    let error = stream.find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("token is required"), "{error}");
+    assert!(loader.stream(9).next().unwrap().is_err(), "the server is not asked again");
+}

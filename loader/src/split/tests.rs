@@ -1,0 +1,192 @@
+use super::*;
+use proptest::prelude::*;
+
+fn names(keys: &[String]) -> Vec<CaseName<'_>> {
+    keys.iter().map(|key| CaseName { dataset: key.split('/').next().unwrap(), key }).collect()
+}
+
+fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) -> Result<Vec<usize>, SelectError> {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    Selector::new(&owned(include), &owned(exclude), split)?.select(&names(keys))
+}
+
+/// Folds of [`keys`] of 12 cases.
+const HASHED_FOLDS: [u32; 12] = [3, 2, 3, 1, 0, 4, 0, 0, 4, 2, 3, 3];
+const DEALT_FOLDS: [u32; 12] = [1, 0, 4, 0, 2, 0, 2, 1, 1, 3, 4, 3];
+
+fn keys(n: usize) -> Vec<String> {
+    (0..n).map(|case| format!("Dataset{:03}_SET{}/case{case}", case % 3, case % 3)).collect()
+}
+
+proptest! {
+    #[test]
+    fn hashed_cases_are_held_out_in_one_fold_and_stay_in_it(n in 1usize..60, of in 2u32..8, seed: u64) {
+        let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed, rule: FoldRule::Hashed });
+        let (keys, more) = (keys(n), keys(n + 30));
+        let mut held_out = Vec::new();
+        for fold in 0..of {
+            let validation = select(&split(fold, Part::Validation), &[], &[], &keys).unwrap();
+            let train = select(&split(fold, Part::Train), &[], &[], &keys).unwrap();
+            let mut all: Vec<usize> = validation.iter().chain(&train).copied().collect();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..n).collect::<Vec<_>>());
+            let later = select(&split(fold, Part::Validation), &[], &[], &more).unwrap();
+            let before: Vec<usize> = later.into_iter().filter(|&idx| idx < n).collect();
+            prop_assert_eq!(&before, &validation);
+            held_out.extend(validation);
+        }
+        held_out.sort_unstable();
+        prop_assert_eq!(held_out, (0..n).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn dealt_folds_are_equal_over_all_cases_and_within_datasets(n in 8usize..60, of in 2u32..8, seed: u64) {
+        let split = |fold, part| Split::Fold(FoldSplit { fold, of, part, seed, rule: FoldRule::Dealt });
+        let keys = keys(n);
+        for include in [&[][..], &["SET1"], &["SET0", "SET2"]] {
+            let mut held_out = Vec::new();
+            let mut sizes = Vec::new();
+            for fold in 0..of {
+                let validation = select(&split(fold, Part::Validation), include, &[], &keys).unwrap();
+                let train = select(&split(fold, Part::Train), include, &[], &keys).unwrap();
+                prop_assert!(train.iter().all(|case| !validation.contains(case)));
+                sizes.push(validation.len());
+                held_out.extend(validation);
+                // Which datasets are included changes no case's fold.
+                let all = select(&split(fold, Part::Train), &[], &[], &keys).unwrap();
+                prop_assert!(train.iter().all(|case| all.contains(case)));
+            }
+            held_out.sort_unstable();
+            let expected = select(&Split::default(), include, &[], &keys).unwrap();
+            prop_assert_eq!(held_out, expected);
+            let datasets = if include.is_empty() { 1 } else { include.len() };
+            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            prop_assert!(most - least <= datasets, "{:?}", sizes);
+        }
+    }
+}
+
+/// Folds of the program that introduced each rule: a change would mix training and validation cases of existing runs.
+#[test]
+fn the_rules_of_folds_are_frozen() {
+    let keys = keys(12);
+    let folds = |rule| FoldSplit { fold: 0, of: 5, part: Part::Train, seed: 0, rule }.folds_of(&names(&keys)).unwrap();
+    assert_eq!(folds(FoldRule::Hashed), HASHED_FOLDS);
+    assert_eq!(folds(FoldRule::Dealt), DEALT_FOLDS);
+}
+
+#[test]
+fn every_fold_of_few_cases_gets_one() {
+    let keys = keys(4);
+    let split = |fold, part| Split::Fold(FoldSplit { fold, of: 4, part, seed: 0, rule: FoldRule::Dealt });
+    for fold in 0..4 {
+        assert_eq!(select(&split(fold, Part::Validation), &[], &[], &keys).unwrap().len(), 1);
+        assert_eq!(select(&split(fold, Part::Train), &[], &[], &keys).unwrap().len(), 3);
+    }
+    let error = select(&split(0, Part::Train), &[], &[], &keys[..3]).unwrap_err().to_string();
+    assert_eq!(error, "split: 4 folds of 3 cases; expected at most as many folds as cases");
+}
+
+#[test]
+fn hashed_folds_are_nearly_equal() {
+    let split = FoldSplit { fold: 0, of: 5, part: Part::Train, seed: 3, rule: FoldRule::Hashed };
+    let mut counts = [0u32; 5];
+    for fold in split.folds_of(&names(&keys(10_000))).unwrap() {
+        counts[fold as usize] += 1;
+    }
+    // The expectation is 2000 with a standard deviation of 40; the bounds are four of those.
+    assert!(counts.iter().all(|&n| (1840..2160).contains(&n)), "{counts:?}");
+}
+
+#[test]
+fn datasets_are_included_and_excluded_by_name() {
+    let keys = keys(6);
+    let all = Split::default();
+    assert_eq!(select(&all, &["set1"], &[], &keys).unwrap(), [1, 4]);
+    assert_eq!(select(&all, &[], &["Dataset000_*", "WORD"], &keys).unwrap(), [1, 2, 4, 5]);
+    assert_eq!(select(&all, &["SET?"], &["SET2"], &keys).unwrap(), [0, 1, 3, 4]);
+    let error = select(&all, &["SET1", "AMOS"], &[], &keys).unwrap_err();
+    assert!(matches!(&error, SelectError::UnknownDataset { name } if name == "AMOS"), "{error}");
+}
+
+#[test]
+fn list_selects_exactly_its_cases() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let split = Split::List(ListSplit { list: file.path().to_owned() });
+    std::fs::write(file.path(), "# two\nDataset000_SET0/case3\n case4 # short\n\n").unwrap();
+    assert_eq!(select(&split, &[], &[], &keys(6)).unwrap(), [3, 4]);
+    let error = select(&split, &[], &[], &keys(4)).unwrap_err();
+    assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
+    std::fs::write(file.path(), "#\n").unwrap();
+    assert!(matches!(select(&split, &[], &[], &keys(4)), Err(SelectError::EmptyList { .. })));
+    std::fs::write(file.path(), "case9\nDataset000_SET0/case3").unwrap();
+    let resolved = Split::Cases(CaseSplit { cases: vec!["Dataset000_SET0/case3".into(), "case9".into()] });
+    assert_eq!(split.resolved().unwrap(), resolved);
+    assert_eq!(select(&resolved, &[], &[], &keys(12)).unwrap(), [3, 9]);
+    let error = select(&resolved, &[], &[], &keys(6)).unwrap_err();
+    assert!(matches!(&error, SelectError::NoCase { name } if name == "case9"), "{error}");
+    let missing = Split::List(ListSplit { list: file.path().join("missing") });
+    assert!(matches!(select(&missing, &[], &[], &keys(4)), Err(SelectError::ReadList { .. })));
+}
+
+#[test]
+fn folds_of_nnunet_are_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let split = |fold, of, part| Split::File(FileSplit { splits: file.path().to_owned(), fold, of, part });
+    let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+    write(
+        r#"[{"train": ["case0", "case2"], "val": ["case1"]}, {"train": ["case1"], "val": ["Dataset000_SET0/case0"]}]"#,
+    );
+    let keys = keys(4);
+    assert_eq!(select(&split(0, None, Part::Train), &[], &[], &keys).unwrap(), [0, 2]);
+    assert_eq!(select(&split(0, Some(2), Part::Validation), &[], &[], &keys).unwrap(), [1]);
+    assert_eq!(select(&split(1, None, Part::Validation), &[], &[], &keys).unwrap(), [0]);
+    let error = |split| select(&split, &[], &[], &keys).unwrap_err().to_string();
+    assert!(error(split(2, None, Part::Train)).ends_with(": 2 folds; no fold 2"));
+    assert!(error(split(0, Some(5), Part::Train)).ends_with(": 2 folds; expected 5"));
+    write(r#"[{"train": ["case9"], "val": ["case1"]}]"#);
+    assert!(error(split(0, None, Part::Train)).ends_with("no case is named \"case9\""));
+    write(r#"[{"train": ["case1"], "val": ["case2", "case1"]}]"#);
+    assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case1 is in train and in val"));
+    write(r#"[{"train": ["case1"], "val": []}]"#);
+    assert!(error(split(0, None, Part::Validation)).ends_with(": the list names no case"));
+    write(r#"{"train": []}"#);
+    assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
+}
+
+#[test]
+fn shots_train_and_the_other_cases_validate() {
+    let keys = keys(9);
+    let split = |shots, part, seed| Split::Shots(ShotSplit { shots, part, seed });
+    let train = select(&split(2, Part::Train, 1), &["SET1", "SET2"], &[], &keys).unwrap();
+    let mut both = select(&split(2, Part::Validation, 1), &["SET1", "SET2"], &[], &keys).unwrap();
+    assert_eq!((train.len(), both.len()), (2, 4));
+    both.extend(&train);
+    both.sort_unstable();
+    assert_eq!(both, [1, 2, 4, 5, 7, 8]);
+    let differs =
+        (2..40).any(|seed| select(&split(2, Part::Train, seed), &["SET1", "SET2"], &[], &keys).unwrap() != train);
+    assert!(differs, "no seed changes the choice");
+    let error = select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err();
+    assert!(matches!(error, SelectError::TooManyShots { shots: 9, cases: 9 }), "{error}");
+    assert!(split(0, Part::Train, 1).fault().is_some());
+}
+
+#[test]
+fn splits_parse_as_documented() {
+    let parse = |text: &str| serde_json::from_str::<Split>(text);
+    assert_eq!(parse(r#""all""#).unwrap(), Split::default());
+    let fold = parse(r#"{"fold": 1, "of": 5, "part": "validation"}"#).unwrap();
+    let hashed = FoldSplit { fold: 1, of: 5, part: Part::Validation, seed: 0, rule: FoldRule::Hashed };
+    assert_eq!(fold, Split::Fold(hashed));
+    assert_eq!(fold.fault(), None);
+    // Saved configurations that name no rule are compared by their text when a run is resumed.
+    assert!(!serde_json::to_string(&fold).unwrap().contains("rule"));
+    let dealt = parse(r#"{"fold": 1, "of": 5, "part": "validation", "rule": "dealt"}"#).unwrap();
+    assert_eq!(dealt, Split::Fold(FoldSplit { rule: FoldRule::Dealt, ..hashed }));
+    let file = parse(r#"{"splits": "a.json", "fold": 1, "part": "train"}"#).unwrap();
+    assert_eq!(file, Split::File(FileSplit { splits: "a.json".into(), fold: 1, of: None, part: Part::Train }));
+    assert!(parse(r#"{"fold": 5, "of": 5, "part": "train"}"#).unwrap().fault().is_some());
+    assert_eq!(parse(r#"{"list": "a.txt"}"#).unwrap(), Split::List(ListSplit { list: "a.txt".into() }));
+    assert!(parse(r#"{"fold": 1}"#).unwrap_err().to_string().starts_with("expected \"all\""));
+}
