@@ -187,7 +187,7 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
             })
         };
         let mut all: serde_json::Map<_, _> = ways.iter().map(|way| (way.key.to_owned(), figures(&way.rates))).collect();
-        all.extend(floors.iter().map(|floor| (floor.key.to_owned(), figures(&floor.rates))));
+        all.extend(floors.all().map(|floor| (floor.key.to_owned(), figures(&floor.rates))));
         println!("{}", json!({ "ways": all, "threads": threads, "data": origin, "rounds": rounds }));
         return Ok(());
     }
@@ -206,17 +206,17 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
     for way in &ways {
         line(way.label, &way.rates);
     }
-    for floor in floors.iter() {
+    for floor in floors.all() {
         line(floor.label, &floor.rates);
     }
     println!("ratio: to the loader in this process; servers, clients and consumers share the cores of this process");
     println!("bytes of a crop through a socket without HTTP/2, and the loader's share of a CPU second next to that:");
-    for floor in floors.iter() {
+    for floor in floors.all() {
         let per_cpu_s = floor.rates.per_cpu_s();
         println!(
             "    {:24} {:6.0} MB per CPU second, at most {:.2} of in process",
             floor.label,
-            per_cpu_s * floor::CROP_BYTES / 1e6,
+            per_cpu_s * floor::crop_mb(),
             per_cpu_s / (per_cpu_s + cpu)
         );
     }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 /// A whole number with its noun: `1 case`, `2 cases`, `0 classes`. The plural of `noun` takes an `s`, or `es` after an `s`
 /// or `ch`.
 #[must_use]
-pub fn count(number: impl Display, noun: &str) -> String {
+pub fn count(number: impl Display + Copy, noun: &str) -> String {
     let number = number.to_string();
     let ending = match number.as_str() {
         "1" => "",

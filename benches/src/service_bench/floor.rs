@@ -13,9 +13,10 @@ const CROPS: u32 = 128;
 /// Bytes of a write.
 const PIECE: usize = 1 << 20;
 
-/// Bytes of the quantized voxels of a crop.
-#[expect(clippy::cast_precision_loss, reason = "a small number")]
-pub(super) const CROP_BYTES: f64 = (CROP_LEN * size_of::<u16>()) as f64;
+/// Megabytes of the quantized voxels of a crop.
+pub(super) fn crop_mb() -> f64 {
+    f64::from(u32::try_from(CROP_LEN * size_of::<u16>()).unwrap_or(u32::MAX)) / 1e6
+}
 
 /// One way of the bytes.
 pub(super) struct Floor {
@@ -80,7 +81,7 @@ impl Floors {
     }
 
     /// The floors.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Floor> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Floor> {
         self.floors.iter()
     }
 }

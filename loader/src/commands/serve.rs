@@ -133,7 +133,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     on_interrupt(first, || ())?;
     let config = match config(cli) {
-        Err(error) if !receiver.is_empty() && hiend_cache::is_abandoned(error.as_ref()) => {
+        Err(error) if !receiver.is_empty() && hiend_cache::is_abandoned(&*error) => {
             note("stopped before a cache was opened");
             return Ok(ExitCode::SUCCESS);
         }

@@ -62,7 +62,7 @@ impl ColumnCopy<'_> {
             row.resize(layout.size[2], 0.0);
             row.as_mut_slice()
         });
-        let through = (row, streaming::write);
+        let through = (row, streaming::write::<f32>);
         if (factor, shift) == (1.0, 0.0) {
             self.rows(chunks, layout, through, pieces, crop, |value| scale.apply(value));
         } else {
