@@ -58,6 +58,12 @@ pub struct SourceValues {
     pub above: f64,
     /// Share of voxels of air or padding.
     pub air: f64,
+    /// Mean that preprocessing subtracted, for an image stored as z-scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
+    /// Standard deviation that preprocessing divided by, for an image stored as z-scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<f64>,
     /// Oddities of the file, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
@@ -85,7 +91,7 @@ impl CaseRecord {
 pub struct ArrayRecord {
     /// Codec of every chunk.
     pub codec: Codec,
-    /// Meaning of the stored value 0, in HU for a CT image.
+    /// Meaning of the stored value 0: in HU for a CT image, in standard deviations for z-scores.
     pub offset: f64,
     /// Difference in meaning between consecutive stored values: the quantization width, in HU for a CT image.
     #[serde(rename = "step")]

@@ -9,8 +9,8 @@ use hiend_cache::CodecPreset;
 use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
-    CompletionsArgs, Expected, ManArgs, OnSuspectArg, RetryArg, Spacing, StorageArgs, parse_bytes, parse_fold,
-    parse_rank, parse_shape, parse_spacing, parse_window,
+    CompletionsArgs, Expected, ManArgs, NormalizeArg, OnSuspectArg, RetryArg, Spacing, StorageArgs, parse_bytes,
+    parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
 };
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
@@ -22,7 +22,8 @@ use crate::transform::Chain;
 ///
 /// DATA is a folder of nnU-Net datasets (`DATA/DatasetXXX_NAME/imagesTr`) or one of them, a Medical Segmentation
 /// Decathlon dataset, or any folder with .nii, .nii.gz, .nrrd or .mha files. Every scan is oriented to RAS+, resampled to
-/// one spacing, clamped to one HU window and written to checksummed shards. Running the command again converts only new and changed cases
+/// one spacing, clamped to one HU window (or normalised to z-scores) and written to checksummed shards. Running the command
+/// again converts only new and changed cases
 #[derive(Debug, Parser)]
 #[command(
     name = "hiend-shard",
@@ -67,12 +68,16 @@ pub(crate) struct PreprocessArgs {
     /// Exclude a dataset (`Dataset009_WORD` or `WORD`) or a case; `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub exclude: Vec<String>,
-    /// Voxel side lengths in mm: one number, three (x,y,z), or `original` for those of each scan
+    /// Normalisation of the values
+    #[arg(long, value_enum, value_name = "KIND", default_value = "hu")]
+    pub normalize: NormalizeArg,
+    /// Voxel side lengths in mm: one number, three (x,y,z), or `native` for those of each scan
     #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing)]
     pub spacing: Spacing,
-    /// HU range mapped to [0, 1]; foreground is above its lower end
-    #[arg(long, value_name = "LOW,HIGH", default_value = "-175,250", value_parser = parse_window, allow_hyphen_values = true)]
-    pub window: [f64; 2],
+    /// HU range mapped to [0, 1], whose lower end foreground is above; with `--normalize zscore`, z-scores to keep
+    /// [default: -175,250 for hu, -20,40 for zscore]
+    #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
+    pub window: Option<[f64; 2]>,
     /// HU range to keep
     #[arg(long, value_enum, value_name = "RANGE", default_value = "window")]
     pub store: StoreArg,
@@ -85,8 +90,8 @@ pub(crate) struct PreprocessArgs {
     /// Memory limit of all cases being converted, at least 16MiB; a case that needs more is converted alone
     #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_memory)]
     pub memory: ByteSize,
-    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR), when it is
-    /// converted; images in the cache already are only reported
+    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, as
+    /// z-scores, constant or clamped, when it is converted; images in the cache already are only reported
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
     /// List every file in DATA that belongs to no case, with the reason
@@ -120,7 +125,7 @@ pub(crate) struct Convert {
     /// `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub reconvert: Vec<String>,
-    /// Convert cases again that the cache holds with another spacing, window, range or codec
+    /// Convert cases again that the cache holds with another normalisation, spacing, window, range or codec
     #[arg(long)]
     pub change_parameters: bool,
     /// Continue although lost or damaged shards held cases that are not in DATA

@@ -20,6 +20,7 @@ use hiend_cache::Cache;
 
 use crate::batch::{Batch, BatchMemory, PooledBuffer, VoxelForm};
 use crate::budget::cores;
+use crate::preprocess::normalize::Units;
 use crate::stats::{Progress, Stats};
 use crate::verdict::{SpanTimes, Verdict};
 use crate::visit::{Boxes, Chunks, Floats, Form, Quantized, VisitPlan};
@@ -135,7 +136,7 @@ impl Prepared {
             let reason = "true; coded chunks are of images only; use another form".into();
             return Err(Error::BadConfig { key: "labels", reason });
         }
-        let (sequence, window) = Sequence::new(caches, &config, seed)?;
+        let (sequence, units) = Sequence::new(caches, &config, seed)?;
         if options.form == VoxelForm::Chunks {
             sequence.check_packed()?;
         }
@@ -147,7 +148,7 @@ impl Prepared {
             foreground_rate: config.foreground_rate,
             sample_by: config.sample_by,
             augment: config.augment,
-            window,
+            units,
             seed,
         };
         Ok(Self { share: ((visits * rank) as u64, visits), form: options.form, config, plan, sequence, fetched_ahead })
@@ -228,6 +229,12 @@ impl Loader {
         let prepared = Prepared::new(caches, config, seed, options)?;
         let (memory, usual_staged_bytes) = prepared.of_steps(options, workers.num_threads())?;
         Ok(prepared.into_loader(memory, usual_staged_bytes, Arc::clone(workers)))
+    }
+
+    /// Units of the crops before intensity augmentation.
+    #[must_use]
+    pub fn units(&self) -> Units {
+        self.shared.plan.units
     }
 
     /// Voxels (or words, see [`VoxelForm::Chunks`]) that the batch of a step takes, and labels, before any case is skipped.

@@ -1,4 +1,5 @@
 //! A scan to a volume of the cache, in the recipe's order: orient to RAS+, resample, window, crop to the foreground.
+//! With [`Normalize::Zscore`], z-scores take the place of the window.
 //!
 //! Agrees with MONAI's `Orientationd`, `Spacingd`, `ScaleIntensityRanged` and `CropForegroundd`: shapes, offsets and
 //! label maps are equal; image values differ by the half step that storing 1-HU steps costs.
@@ -10,11 +11,13 @@
 pub mod foreground;
 mod grid;
 mod matrix;
+pub mod normalize;
 mod oblique;
 pub mod resample;
 pub mod rows;
 mod separable;
 pub mod window;
+pub mod zscore;
 
 use hiend_cache::Geometry;
 use serde::{Deserialize, Serialize};
@@ -22,8 +25,10 @@ use serde::{Deserialize, Serialize};
 use crate::geometry::{cropped, largest_shift_mm, spacing};
 use crate::volume::{LabelVolume, Volume, VolumeInfo};
 use foreground::ForegroundBox;
+use normalize::{Normalize, Units};
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
+use zscore::{ZScore, is_nonzero};
 
 /// Preprocessing of every scan. Saved with the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,16 +36,21 @@ use window::{Quantiser, Store};
 pub struct PreprocessConfig {
     /// Voxel side lengths of the result along x, y, z in mm; `None` keeps each scan's own.
     pub spacing: Option<[f64; 3]>,
-    /// The HU range that becomes [0, 1]; foreground is what lies above its lower end.
+    /// The HU range that becomes [0, 1]; foreground is what lies above its lower end. Of z-scores, the range that is
+    /// kept, in standard deviations from the mean.
     pub window: [f64; 2],
     /// Stored range of values.
     pub store: Store,
+    /// Normalisation of the values; HU where it is not stated.
+    #[serde(default, skip_serializing_if = "Normalize::is_hu")]
+    pub normalize: Normalize,
 }
 
 impl Default for PreprocessConfig {
     /// The recipe's: 1.5 mm, [-175, 250] HU, stored inside the window.
     fn default() -> Self {
-        Self { spacing: Some([1.5; 3]), window: [-175.0, 250.0], store: Store::Window }
+        let normalize = Normalize::Hu;
+        Self { spacing: Some([1.5; 3]), window: normalize.default_window(), store: Store::Window, normalize }
     }
 }
 
@@ -55,6 +65,14 @@ impl PreprocessConfig {
         if !(whole(low) && whole(high) && low < high) {
             return Err(PreprocessConfigError::Window { low, high });
         }
+        if self.normalize == Normalize::Zscore {
+            if self.store == Store::Full {
+                return Err(PreprocessConfigError::ZscoreStore);
+            }
+            if !((-MAX_ZSCORE..0.0).contains(&low) && high > 0.0 && high <= MAX_ZSCORE) {
+                return Err(PreprocessConfigError::ZscoreRange { low, high });
+            }
+        }
         match self.spacing {
             Some(spacing) if !spacing.iter().all(|side| (0.05..=50.0).contains(side)) => {
                 Err(PreprocessConfigError::Spacing { spacing })
@@ -63,14 +81,15 @@ impl PreprocessConfig {
         }
     }
 
-    /// Identifies the parameters: 16 hex digits, equal for equal results.
+    /// Units of the crops that a stream cuts from a cache of these parameters; `window` replaces the cache's own, in HU.
     #[must_use]
-    pub fn digest(&self) -> String {
-        // The version changes when the same parameters begin to give other voxels.
-        let text = format!("preprocess v1 {self:?}");
-        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    pub fn units(&self, window: Option<[f64; 2]>) -> Units {
+        Units::new(self.normalize, window.unwrap_or(self.window))
     }
 }
+
+/// Largest distance of a stored z-score from the mean, in standard deviations.
+const MAX_ZSCORE: f64 = 128.0;
 
 /// A parameter of preprocessing that is out of range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -83,6 +102,19 @@ pub enum PreprocessConfigError {
         /// Upper end, in HU.
         high: f64,
     },
+    /// Ends of the range of z-scores without 0 between them, or beyond every image.
+    #[error("window {low},{high}: expected a range of z-scores from -128..-1 to 1..128, such as -20,40")]
+    ZscoreRange {
+        /// Lower end, in standard deviations.
+        low: f64,
+        /// Upper end, in standard deviations.
+        high: f64,
+    },
+    /// The full range of HU for z-scores.
+    #[error(
+        "store full: keeps the range of HU, but z-scores have none; expected window, which keeps the range of --window"
+    )]
+    ZscoreStore,
     /// Voxels too small or too large for a scan.
     #[error("spacing {spacing:?}: expected 0.05 to 50 mm")]
     Spacing {
@@ -100,7 +132,7 @@ pub struct Prepared {
     pub image: Vec<u16>,
     /// Label map.
     pub label: Option<Vec<u8>>,
-    /// Relation between stored values and HU.
+    /// Relation between stored values and HU or z-scores.
     pub quantiser: Quantiser,
     /// Position of the voxels in the world.
     pub geometry: Geometry,
@@ -121,6 +153,11 @@ pub enum PreprocessError {
         /// Lower end of the window, in HU.
         low: f64,
     },
+    /// All voxels of the box of nonzero voxels have one value, or there is no such box.
+    #[error(
+        "every voxel within the bounding box of nonzero voxels has the same value; z-scores need values that differ"
+    )]
+    Constant,
     /// Image and label have different numbers of voxels.
     #[error("label of shape {label:?} for an image of shape {image:?}")]
     LabelShape {
@@ -149,7 +186,7 @@ impl PreprocessError {
 /// place.
 ///
 /// # Errors
-/// If image and label do not belong together, or nothing lies above the window's lower end.
+/// If image and label do not belong together, nothing lies above the window's lower end, or the image has no z-scores.
 pub fn preprocess(
     image: &Volume,
     label: Option<&LabelVolume>,
@@ -157,18 +194,29 @@ pub fn preprocess(
 ) -> Result<Prepared, PreprocessError> {
     let label = label.map(|label| Ok((label, on_image(&image.info, &label.info)?))).transpose()?;
     let resampling = Resampling::new(&image.info, config.spacing);
-    let quantiser = Quantiser::new(config.window, config.store);
+    let quantiser = match config.normalize {
+        Normalize::Hu => Quantiser::new(config.window, config.store),
+        Normalize::Zscore => Quantiser::zscore(config.window, ZScore::of(image).ok_or(PreprocessError::Constant)?),
+    };
     let shape = resampling.shape();
     let mut samples = vec![0u16; shape.iter().product()];
     let mut found = ForegroundBox::new();
     #[expect(clippy::cast_possible_truncation, reason = "whole numbers of at most 16 bits")]
     let threshold = config.window[0] as f32;
     trilinear(image, &resampling, &mut samples, |values, at, samples| {
-        found.look(values, threshold, at);
+        match config.normalize {
+            // Strictly above, like MONAI's `value > 0` after scaling.
+            Normalize::Hu => found.look(values, at, |value| value > threshold),
+            // As nnU-Net's `crop_to_nonzero`, on the resampled grid.
+            Normalize::Zscore => found.look(values, at, is_nonzero),
+        }
         quantiser.quantise(values, samples);
     });
     let Some(region) = found.region(&resampling) else {
-        return Err(PreprocessError::NoForeground { low: config.window[0] });
+        return Err(match config.normalize {
+            Normalize::Hu => PreprocessError::NoForeground { low: config.window[0] },
+            Normalize::Zscore => PreprocessError::Constant,
+        });
     };
     let label = label.map(|(label, on_image)| {
         // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.

@@ -41,7 +41,8 @@ pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, escape_name, note, print};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use values::{
-    Expected, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+    Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing,
+    parse_window,
 };
 
 /// A wrong value on the command line that clap cannot detect; it ends the program with [`USAGE`].

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::batch::{Batch, CropRecord};
 use crate::picture::{Canvas, FAINT, LETTER, Plane, Rgb, TEXT, fitting};
 use crate::plural::count;
+use crate::preprocess::normalize::Units;
 
 /// Description of a batch, without its voxels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -74,10 +75,10 @@ impl Layout {
     }
 }
 
-/// Draws the middle slice, across the third axis, of every crop of a batch. Crops may be flipped and turned, so left
-/// and right have no anatomical meaning.
+/// Draws the middle slice, across the third axis, of every crop of a batch, whose values are in `units`. Crops may be
+/// flipped and turned, so left and right have no anatomical meaning.
 #[must_use]
-pub fn contact_sheet(batch: &Batch) -> Canvas {
+pub fn contact_sheet(batch: &Batch, units: Units) -> Canvas {
     let [num_crops, _, x, y, z] = batch.shape;
     let num_voxels = x * y * z;
     let layout = Layout::of(batch);
@@ -92,7 +93,7 @@ pub fn contact_sheet(batch: &Batch) -> Canvas {
         let at = layout.position(number);
         let first = number * num_voxels;
         let slice = Plane::Axial.cut([x, y, z], z / 2, labels.is_some(), |voxel| {
-            (images[first + voxel], labels.as_ref().map_or(0, |labels| labels[first + voxel]))
+            (units.grey(images[first + voxel]), labels.as_ref().map_or(0, |labels| labels[first + voxel]))
         });
         canvas.slice(at, layout.tile, &slice);
         for (line, (text, colour)) in caption(crop, tile_width / LETTER).into_iter().enumerate() {
@@ -159,7 +160,7 @@ mod tests {
     fn every_tile_shows_the_middle_slice_of_its_crop_and_no_more() {
         for num_crops in [1, 8, 192, 1000] {
             let batch = batch(num_crops);
-            let sheet = contact_sheet(&batch);
+            let sheet = contact_sheet(&batch, Units::Window([-175.0, 250.0]));
             let layout = Layout::of(&batch);
             let [width, height] = layout.tile;
             assert!(layout.columns >= 4 && width * 4 / 6 == height, "{layout:?}");
@@ -212,5 +213,15 @@ mod tests {
         assert_eq!((replay.step, replay.shape, replay.crops), (3, batch.shape, batch.crops.as_slice()));
         let json = serde_json::to_value(&replay).unwrap();
         assert_eq!(json, serde_json::json!({"step": 3, "digest": batch.digest(), "shape": [2, 1, 6, 4, 5]}));
+    }
+
+    #[test]
+    fn z_scores_are_drawn_from_two_below_to_four_above_the_mean() {
+        let mut batch = batch(1);
+        // The middle slice of 1.0, all others black.
+        let voxel = |i: usize| if i % 5 == 2 { 1.0 } else { -9.0 };
+        batch.images = Images::Floats(PooledBuffer::unpooled((0..120).map(voxel).collect()));
+        let [x, y] = Layout::of(&batch).position(0);
+        assert_eq!(contact_sheet(&batch, Units::ZScores).pixel([x + 9, y + 9]), [128; 3]);
     }
 }

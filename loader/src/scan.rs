@@ -11,6 +11,7 @@ use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 use crate::case::ImageRole;
 use crate::convert::{ExtentError, Judged, OnSuspect, Suspicion, check_extent};
 use crate::geometry::{Affine, inverse};
+use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::window::{Scale, Store};
 use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
 use crate::sampler::box_start;
@@ -82,6 +83,8 @@ pub struct Scan {
     pub geometry: Geometry,
     /// Oddities of the file's header and values, each in one line.
     pub findings: Vec<String>,
+    /// Meaning of the values.
+    pub units: Units,
     samples: Vec<u16>,
     scale: Scale,
 }
@@ -90,15 +93,16 @@ impl Scan {
     /// Reads a `NIfTI` file and preprocesses it as `hiend-shard` does.
     ///
     /// # Errors
-    /// If the file cannot be read, has an impossible size, holds nothing above the window's lower end, or is refused by
-    /// [`OnSuspect::judge`].
+    /// If the file cannot be read, has an impossible size, holds nothing above the window's lower end or one value only,
+    /// or is refused by [`OnSuspect::judge`].
     pub fn read(path: &Path, config: &PreprocessConfig, on_suspect: OnSuspect) -> Result<Self, ScanError> {
         let unusable = |source| ScanError::Unusable { path: path.to_owned(), source };
         let extent = |source| ScanError::Extent { path: path.to_owned(), source };
         check_extent(&read_info(path)?, config).map_err(extent)?;
         let volume = read_volume(path)?;
         let suspect = |suspicion| ScanError::Suspect { path: path.to_owned(), suspicion };
-        let Judged { findings, .. } = on_suspect.judge(&volume, ImageRole::Assumed, config.window).map_err(suspect)?;
+        let judged = on_suspect.judge(&volume, ImageRole::Assumed, config.normalize, config.window);
+        let Judged { findings, .. } = judged.map_err(suspect)?;
         let prepared = preprocess(&volume, None, config).map_err(unusable)?;
         Ok(Self {
             name: name_of(path),
@@ -106,19 +110,30 @@ impl Scan {
             geometry: prepared.geometry,
             findings,
             samples: prepared.image,
-            // One quantized value is one HU.
-            scale: Scale::new(1.0, prepared.quantiser.offset, config.window),
+            scale: config.units(None).scale(prepared.quantiser.scale, prepared.quantiser.offset),
+            units: config.units(None),
         })
     }
 
-    /// Reads a case of a cache. Values are in units of `window`, by default the cache's own.
+    /// Reads a case of a cache. Values are in units of `window`, by default the cache's own, or z-scores.
     ///
     /// # Errors
-    /// If the case cannot be read, or the cache does not know its window or holds less than the one asked for.
+    /// If the case cannot be read, or the cache does not know its window, holds less than the one asked for, or holds
+    /// z-scores and a window is asked for.
     pub fn of_case(cache: &Cache, case: &Case, window: Option<[f64; 2]>) -> Result<Self, ScanError> {
         let unsuitable = |reason| ScanError::Unsuitable { dir: cache.dir().to_owned(), reason };
         let preprocess: PreprocessConfig = serde_json::from_value(cache.manifest().preprocess.clone())
             .map_err(|err| unsuitable(format!("manifest.json: preprocess: {err}")))?;
+        if Normalize::of_case(case.record()) != preprocess.normalize {
+            let (key, values) = (case.key(), preprocess.normalize.values());
+            let reason =
+                format!("case {key} does not hold {values}, as manifest.json says; run hiend-shard again to the end");
+            return Err(unsuitable(reason));
+        }
+        if let Some([low, high]) = window.filter(|_| !preprocess.normalize.is_hu()) {
+            return Err(unsuitable(format!("holds z-scores, which have no window in HU; leave out {low},{high}")));
+        }
+        let units = preprocess.units(window);
         let ([low, high], window) = (preprocess.window, window.unwrap_or(preprocess.window));
         if preprocess.store == Store::Window && (window[0] < low || high < window[1]) {
             let wanted = format!("window {},{} needs a cache made with --store full", window[0], window[1]);
@@ -132,11 +147,12 @@ impl Scan {
             geometry: record.geometry.clone(),
             findings: record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default(),
             samples: volume.image,
-            scale: Scale::new(record.image.scale, record.image.offset, window),
+            scale: units.scale(record.image.scale, record.image.offset),
+            units,
         })
     }
 
-    /// Value of a voxel in units of the window, [0, 1]; 0 outside the scan, as crops are padded.
+    /// Value of a voxel in [`Self::units`]; 0 outside the scan, as crops are padded.
     #[must_use]
     pub fn value(&self, voxel: [i64; 3]) -> f32 {
         let mut at = 0;

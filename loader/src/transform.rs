@@ -5,7 +5,7 @@
 //! Each transform samples from its own [`Operation`](crate::rng::Operation), so switching one off changes no other.
 //!
 //! Transforms work on one channel of f32 voxels `[x, y, z]`, z fastest, in units of the window (0 its lower end, 1 its
-//! upper end), and on one thread. Sums are taken in a fixed order, so every thread and machine computes the same bits.
+//! upper end) or z-scores, and on one thread. Sums are taken in a fixed order, so every thread and machine computes the same bits.
 //! Buffers come from a [`Scratch`]; after the first crop nothing is allocated.
 //!
 //! [`Chain`] has two presets: the chain of the pre-training recipe, whose four transforms the pipeline fuses with the

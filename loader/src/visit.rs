@@ -18,7 +18,6 @@ use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Case, VolumeReader};
 
 use crate::batch::{CropBox, CropRecord};
-use crate::preprocess::window::Scale;
 use crate::rng::{DrawId, case_key};
 use crate::streaming;
 
@@ -120,7 +119,7 @@ impl Visitor {
             crops.push(self.plan_crop((case, ignore), &index, plan, &id)?);
         }
         let array = &case.record().image;
-        let scale = Scale::new(array.scale, array.offset, plan.window);
+        let scale = plan.units.scale(array.scale, array.offset);
         let record = |(number, crop): (u32, &CropPlan)| CropRecord {
             case: case.key().to_owned(),
             epoch,

@@ -133,9 +133,9 @@ impl CropBoxes {
     }
 }
 
-/// Quantized values in units of the window.
+/// Quantized values in the units of the stream.
 fn units(quantized: Tensor<1, Int>, scale: Scale) -> Tensor<1> {
-    (quantized.float() * scale.gain + scale.bias).clamp(0.0, 1.0)
+    (quantized.float() * scale.gain + scale.bias).clamp(scale.low, scale.high)
 }
 
 /// Position of each voxel of a crop in its source box: for each axis, `[voxels]`.

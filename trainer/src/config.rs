@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::StreamConfig;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::transform::Chain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -109,6 +111,12 @@ impl TrainConfig {
             .filter(|decay| !(0.0..1.0).contains(decay))
             .map(|decay| ("ema_decay", format!("{decay} must lie in [0, 1); leave it out for no average")))
     }
+}
+
+/// Preprocessing in which every key is present; the default normalisation is left out in TOML.
+fn preprocess_with_every_key() -> PreprocessConfig {
+    let normalize = Normalize::Zscore;
+    PreprocessConfig { window: normalize.default_window(), normalize, ..PreprocessConfig::default() }
 }
 
 /// An invalid value: section, key and reason.

@@ -87,6 +87,7 @@ impl Finetuning {
         let warnings = classes::settle(&mut config, cache.manifest(), &names)?;
         classes::check_labels(config.label_space(), listed, cache, &cases)?;
         settle_preprocess(&mut config, &preprocess)?;
+        let warnings = warnings.into_iter().chain(other_normalisation(&init, &preprocess)).collect();
         let validation = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
@@ -94,10 +95,10 @@ impl Finetuning {
                 if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
-                let window = config.stream.window.unwrap_or(preprocess.window);
+                let units = preprocess.units(config.stream.window);
                 let space = config.label_space();
                 classes::check_labels(space, listed, cache, &held_out)?;
-                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, window, space })
+                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, units, space })
             }
             None => None,
         };
@@ -116,7 +117,9 @@ impl Finetuning {
         let names: BTreeSet<&str> = manifest.datasets.keys().map(String::as_str).collect();
         let warnings = classes::settle(&mut config, manifest, &names)?;
         let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
-        settle_preprocess(&mut config, &preprocess.map_err(FinetuneError::ServedPreprocess)?)?;
+        let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
+        settle_preprocess(&mut config, &preprocess)?;
+        let warnings = warnings.into_iter().chain(other_normalisation(&init, &preprocess)).collect();
         Ok(Self { config, init, validation: None, warnings })
     }
 
@@ -125,6 +128,15 @@ impl Finetuning {
     pub fn num_validation_cases(&self) -> usize {
         self.validation.as_ref().map_or(0, |set| set.cases.len())
     }
+}
+
+/// Warning about weights that were trained on values of another kind.
+fn other_normalisation(init: &Init, cache: &PreprocessConfig) -> Option<String> {
+    let Init::Given { origin, normalize: Some(theirs), .. } = init else { return None };
+    (*theirs != cache.normalize).then(|| {
+        let (theirs, ours) = (theirs.values(), cache.normalize.values());
+        format!("the weights of {} were trained on {theirs}, and the cache holds {ours}", origin.display())
+    })
 }
 
 /// Fills in the preprocessing of `config`, or compares it with that of the cache.
@@ -168,7 +180,10 @@ impl Task for Finetuning {
     }
 
     fn picture(&self, model: &Unetr, batch: &DeviceBatch<ClassMap>, _: &Compute, path: &Path) -> Result<(), String> {
-        picture::draw(model, batch, &self.config.classes, path)
+        // Filled in when the task was set up.
+        let preprocess = self.config.preprocess.clone().unwrap_or_default();
+        let units = preprocess.units(self.config.stream.window);
+        picture::draw(model, batch, &self.config.classes, units, path)
     }
 
     fn class_names(&self) -> &[String] {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use hiend_cache::{FileError, lookup};
+use hiend_loader::preprocess::normalize::Normalize;
 
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
@@ -134,26 +135,39 @@ impl ModelSource {
     }
 }
 
-/// Weights of a checkpoint of either kind under `PyTorch`'s names, averaged ones if it has them; and the sizes of the
-/// model if it is a pre-training checkpoint.
+/// Weights of a checkpoint with facts of its run.
+#[derive(Clone, Debug)]
+pub struct CheckpointWeights {
+    /// All tensors under `PyTorch`'s names, averaged ones if the checkpoint has them.
+    pub state: StateDict,
+    /// Sizes of the model, of a pre-training checkpoint.
+    pub sizes: Option<HiEndMaeConfig>,
+    /// Normalisation of the scans that the model was trained on.
+    pub normalize: Normalize,
+}
+
+/// Weights of a checkpoint of either kind.
 ///
 /// # Errors
 /// If the checkpoint cannot be read.
-pub fn weights_of(checkpoint: &Path) -> Result<(StateDict, Option<HiEndMaeConfig>), ModelSourceError> {
+pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceError> {
     let weights = |source| ModelSourceError::Weights { path: checkpoint.to_owned(), source };
     let device = Compute::cpu().raw().clone();
     match checkpoint::read_head(checkpoint)?.kind {
         Kind::Pretrain => {
             let state: State<PretrainConfig> = checkpoint::read_state(checkpoint, Kind::Pretrain)?;
             let model = checkpoint::load_averaged(checkpoint, first_weights(&state.config, &device))?;
-            Ok((export_hi_end_mae(&model).map_err(weights)?, Some(state.config.model)))
+            let normalize = state.config.normalize();
+            let sizes = Some(state.config.model);
+            Ok(CheckpointWeights { state: export_hi_end_mae(&model).map_err(weights)?, sizes, normalize })
         }
         Kind::Finetune => {
             let state: State<FinetuneConfig> = checkpoint::read_state(checkpoint, Kind::Finetune)?;
             // The checkpoint replaces the values; the seed does not matter.
             let model = state.config.unetr().init(&mut WeightInit::new(0, &device));
             let model = checkpoint::load_averaged(checkpoint, model)?;
-            Ok((export_unetr(&model).map_err(weights)?, None))
+            let normalize = state.config.preprocess.map_or(Normalize::Hu, |preprocess| preprocess.normalize);
+            Ok(CheckpointWeights { state: export_unetr(&model).map_err(weights)?, sizes: None, normalize })
         }
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use burn::module::Module as _;
 use burn::tensor::{Int, Tensor, TensorData};
+use hiend_cache::Manifest;
 use hiend_loader::batch::CropRecord;
+use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
 use crate::config::pretrain::PretrainConfig;
@@ -16,6 +18,46 @@ use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
 use crate::training::{Event, Stream, Summary, Task, TrainOptions, TrainingError, train};
+
+/// Error from comparing a configuration with the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum PretrainError {
+    /// A cache that does not say how its cases were made.
+    #[error("manifest.json: invalid preprocess")]
+    Manifest(#[source] serde_json::Error),
+    /// A cache made with other preprocessing than the configuration states.
+    #[error(
+        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache, or remove \
+         [preprocess]"
+    )]
+    Preprocess {
+        /// Preprocessing of the cache, as JSON.
+        cache: String,
+        /// Preprocessing of the configuration, as JSON.
+        config: String,
+    },
+}
+
+/// Fills in the preprocessing of `config` from the manifest of the cache, unless the cache holds HU, or compares both.
+///
+/// # Errors
+/// [`PretrainError`].
+pub fn settle_preprocess(config: &mut PretrainConfig, manifest: &Manifest) -> Result<(), PretrainError> {
+    let cache: PreprocessConfig =
+        serde_json::from_value(manifest.preprocess.clone()).map_err(PretrainError::Manifest)?;
+    match &config.preprocess {
+        Some(expected) if *expected != cache => {
+            let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
+            Err(PretrainError::Preprocess { cache: text(&cache), config: text(expected) })
+        }
+        // Configurations of runs on HU do not have it, those of earlier versions among them.
+        None if !cache.normalize.is_hu() => {
+            config.preprocess = Some(cache);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Number of crops in a picture.
 const PICTURE_CROPS: usize = 2;
@@ -78,7 +120,7 @@ impl Task for Pretraining<'_> {
         // The first micro-batch suffices for a picture; memory may not allow a larger part.
         let part = batch.parts.first().ok_or("an empty batch")?;
         let panels = panels(model, part, &batch.crops[..part.num_crops()], self.config, compute)?;
-        render(&panels).write_png(path).map_err(|error| error.to_string())
+        render(&panels, self.config.units()).write_png(path).map_err(|error| error.to_string())
     }
 }
 

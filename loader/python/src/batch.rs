@@ -93,15 +93,16 @@ impl Batch {
         Some(unsafe { label.view(slf.into_any()) })
     }
 
-    /// Conversion of each crop's quantized values to floats, an array of `n` rows `(gain, bias, factor, shift)`;
+    /// Conversion of each crop's quantized values to floats, an array of `n` rows `(gain, bias, low, high,
+    /// factor, shift)`;
     /// `None` for a batch of floats.
     #[getter]
     fn dequantize<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyArray2<f32>>>> {
         let Images::Quantized(_, crops) = &self.inner.images else { return Ok(None) };
-        let row = |crop: &loader::Dequantize| vec![crop.scale.gain, crop.scale.bias, crop.factor, crop.shift];
+        let row = |crop: &loader::Dequantize| crop.row().to_vec();
         let rows: Vec<Vec<f32>> = crops.iter().map(row).collect();
         if rows.is_empty() {
-            return Ok(Some(PyArray2::zeros(py, [0, 4], false)));
+            return Ok(Some(PyArray2::zeros(py, [0, 6], false)));
         }
         Ok(Some(PyArray2::from_vec2(py, &rows)?))
     }

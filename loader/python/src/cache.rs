@@ -17,7 +17,7 @@ pub(crate) struct Cache {
     cache: hiend_cache::Cache,
 }
 
-/// Image in HU, label map and `world_from_voxel` of a case.
+/// Image in HU or z-scores, label map and `world_from_voxel` of a case.
 type Volume<'py> = (Bound<'py, PyArray3<f32>>, Option<Bound<'py, PyArray3<u8>>>, Bound<'py, PyArray2<f64>>);
 
 #[pymethods]
@@ -56,14 +56,14 @@ impl Cache {
         json(self.case(case)?.record())
     }
 
-    /// Reads a case: its image in HU, its label map, and `world_from_voxel`.
+    /// Reads a case: its image in HU or z-scores, its label map, and `world_from_voxel`.
     fn read<'py>(&self, py: Python<'py>, case: &str) -> PyResult<Volume<'py>> {
         let case = self.case(case)?;
         let record = case.record();
         let read = || -> Result<_, Failure> {
             let volume = case.read_whole(&mut VolumeReader::new())?;
             let (scale, offset) = (record.image.scale, record.image.offset);
-            #[expect(clippy::cast_possible_truncation, reason = "HU of 16-bit values as f32")]
+            #[expect(clippy::cast_possible_truncation, reason = "meaning of 16-bit values as f32")]
             let image: Vec<f32> =
                 volume.image.iter().map(|&value| (offset + scale * f64::from(value)) as f32).collect();
             Ok((volume.shape, image, volume.label))

@@ -36,7 +36,7 @@ pub struct CropChunks {
     pub box_start: [i64; 3],
     /// Voxels of that box along x, y, z.
     pub box_shape: [usize; 3],
-    /// Conversion from stored values to units of the window.
+    /// Conversion from stored values to the units of the stream.
     pub scale: Scale,
     /// Augmentation parameters of the crop: flips, turns, and a linear map of intensities.
     pub params: SampledParams,
@@ -64,8 +64,7 @@ impl CropChunks {
     pub fn to_floats(&self, words: &[u32], crop_size: [usize; 3]) -> Vec<f32> {
         let records: &[u8] = bytemuck::cast_slice(&words[self.words.clone()]);
         let [_, ny, nz] = self.box_shape;
-        // The stored value of a voxel outside the volume is 0.
-        let mut quantized = vec![0; self.box_shape.iter().product()];
+        let mut quantized = vec![self.scale.outside(); self.box_shape.iter().product()];
         let mut decoded = Vec::new();
         let region = self.region();
         let chunks = region.iter().flat_map(|region| self.grid.chunks_meeting(region));

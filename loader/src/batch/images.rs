@@ -2,7 +2,7 @@
 //!
 //! | form | voxels | flips, turns | intensities | resampling |
 //! |---|---|---|---|---|
-//! | [`Images::Floats`] | `f32`, units of the window | done | done | done |
+//! | [`Images::Floats`] | `f32`, in [`Units`](crate::preprocess::normalize::Units) | done | done | done |
 //! | [`Images::Quantized`] | `u16`, as stored | done | left, per crop in [`Dequantize`] | none: linear chains only |
 //! | [`Images::Boxes`] | `u16`, as stored | left, per crop in [`CropBox`] | left | left |
 //! | [`Images::Chunks`] | coded, as stored | left, per crop in [`CropChunks`] | left | none: linear chains only |
@@ -55,7 +55,8 @@ impl VoxelForm {
 /// Voxels of a batch, crop after crop.
 #[derive(Debug)]
 pub enum Images {
-    /// Augmented crops in units of the window: 0 is its lower end and 1 its upper end, before intensity augmentation.
+    /// Augmented crops in units of the window (0 is its lower end and 1 its upper end, before intensity augmentation) or
+    /// z-scores.
     Floats(PooledBuffer<f32>),
     /// Crops of stored values, flipped and turned, and one entry per crop that makes floats of them.
     Quantized(PooledBuffer<u16>, Vec<Dequantize>),
@@ -92,7 +93,7 @@ pub struct CropBox {
     pub start: usize,
     /// Voxels of the box along x, y, z.
     pub shape: [usize; 3],
-    /// Conversion from stored values to units of the window.
+    /// Conversion from stored values to the units of the stream.
     pub scale: Scale,
     /// Augmentation parameters of the crop.
     pub params: SampledParams,
@@ -116,15 +117,22 @@ impl CropBox {
 /// Conversion from a crop's stored values to floats: the case's scale, then the linear intensity augmentation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dequantize {
-    /// Conversion to units of the window.
+    /// Conversion to the units of the stream.
     pub scale: Scale,
     /// Multiplier of the scaled value.
     pub factor: f32,
-    /// Summand, added last, in units of the window.
+    /// Summand, added last, in the units of the stream.
     pub shift: f32,
 }
 
 impl Dequantize {
+    /// Gain, bias, lowest and highest value, factor and shift: the row that devices compute from.
+    #[must_use]
+    pub fn row(&self) -> [f32; 6] {
+        let Self { scale: Scale { gain, bias, low, high }, factor, shift } = *self;
+        [gain, bias, low, high, factor, shift]
+    }
+
     /// Converts one stored value, to the same bits as a batch of floats holds.
     #[inline]
     #[must_use]
@@ -132,7 +140,7 @@ impl Dequantize {
         self.scale.apply(value) * self.factor + self.shift
     }
 
-    /// Float of a voxel outside the volume: the window's lower end, augmented.
+    /// Float of a voxel outside the volume: the window's lower end or the mean, augmented.
     #[must_use]
     pub fn outside(&self) -> f32 {
         0.0 * self.factor + self.shift

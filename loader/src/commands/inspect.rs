@@ -16,7 +16,8 @@ use crate::cli::Inspect;
 use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
-use crate::preprocess::window::Store;
+use crate::preprocess::normalize::Units;
+use crate::preprocess::window::{Store, zscore_step};
 use crate::program::{check_extension, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
@@ -67,6 +68,14 @@ fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
         Ok(config) => {
             let spacing = config.spacing.map_or_else(|| "that of each scan".into(), |side| rounded(side) + " mm");
             let [low, high] = config.window;
+            if !config.normalize.is_hu() {
+                let per_unit = 1.0 / zscore_step(config.window);
+                return vec![
+                    ("spacing", spacing),
+                    ("normalisation", "z-scores by each scan's own mean and standard deviation".into()),
+                    ("values kept", format!("{low} to {high} standard deviations, in steps of 1/{per_unit}")),
+                ];
+            }
             let kept = match config.store {
                 Store::Window => "inside the window",
                 Store::Full => "full range",
@@ -77,13 +86,12 @@ fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
     }
 }
 
-/// HU range of the cache's window.
-fn window(cache: &Cache) -> [f64; 2] {
-    let config: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
-    config.unwrap_or_default().window
+/// Parameters of a cache's conversion; the default ones if this build does not know them.
+fn parameters_of(cache: &Cache) -> PreprocessConfig {
+    serde_json::from_value(cache.manifest().preprocess.clone()).unwrap_or_default()
 }
 
-/// Cases whose values do not look like Hounsfield units, with the reasons.
+/// Cases whose values are not those of their kind of image, with the reasons.
 fn suspects(cache: &Cache) -> Vec<(&str, Vec<String>)> {
     let findings = |case: &Case| case.record().values.clone().map(|values| values.findings).unwrap_or_default();
     let cases = cache.cases().iter().map(|case| (case.key(), findings(case)));
@@ -262,12 +270,19 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
     if let Some(values) = &record.values {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let (below, above, air) = (percent(values.below), percent(values.above), percent(values.air));
-        print(facts([
-            ("source values", format!("{} to {}", values.min, values.max)),
-            ("at the window's ends", format!("{below} below, {above} above")),
-            ("air", air),
-            ("findings", if values.findings.is_empty() { "none".into() } else { values.findings.join("\n") }),
-        ]))?;
+        let mut rows = vec![("source values", format!("{} to {}", values.min, values.max))];
+        if let (Some(mean), Some(std)) = (values.mean, values.std) {
+            rows.push(("mean and deviation", format!("{mean:.6} and {std:.6}, in the box of nonzero voxels")));
+            let share = |share: f64| format!("{:.4} %", share * 100.0);
+            rows.push(("clamped", format!("{} below, {} above", share(values.below), share(values.above))));
+            rows.push(("zero", air));
+        } else {
+            rows.push(("at the window's ends", format!("{below} below, {above} above")));
+            rows.push(("air", air));
+        }
+        let findings = if values.findings.is_empty() { "none".into() } else { values.findings.join("\n") };
+        rows.push(("findings", findings));
+        print(facts(rows))?;
     }
     if !index.occupancy.classes.is_empty() {
         let mut classes = Table::with_header(["label", "name", "voxels", "%", "ml"]);
@@ -291,19 +306,24 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
     let mut reader = VolumeReader::new();
     let volume = case.read_whole(&mut reader)?;
     let record = case.record();
-    let [low, high] = window(cache);
+    let units = parameters_of(cache).units(None);
+    let scale = units.scale(record.image.scale, record.image.offset);
+    let shown = match units {
+        Units::Window([low, high]) => format!("window {low} to {high} HU"),
+        Units::ZScores => {
+            let [black, white] = units.shown_range();
+            format!("z-scores {black} to {white}")
+        }
+    };
     let classes = reader.index(case)?.occupancy.classes;
     let legend: Vec<(u8, String)> = classes
         .iter()
         .filter_map(|(class, _)| u8::try_from(*class).ok().filter(|&class| class > 0))
         .map(|class| (class, label_name(cache, &record.dataset, class)))
         .collect();
-    #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for grey values")]
-    let grey = |voxel: usize| {
-        ((record.image.offset + record.image.scale * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
-    };
+    let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
     let subtitle = format!(
-        "{} voxels of {} mm   window {low} to {high} HU   patient's right is on the left",
+        "{} voxels of {} mm   {shown}   patient's right is on the left",
         listed(record.shape, " x "),
         rounded(record.geometry.spacing)
     );

@@ -40,7 +40,7 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
     }
     if let Some(path) = &args.png {
         let failed = || format!("{}: cannot write the picture", path.display());
-        contact_sheet(&batch).write_png(path).with_context(failed)?;
+        contact_sheet(&batch, loader.units()).write_png(path).with_context(failed)?;
         note(format_args!("picture: {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)

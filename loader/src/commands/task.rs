@@ -8,6 +8,7 @@ use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
 use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey};
 use crate::preprocess::PreprocessConfig;
+use crate::preprocess::normalize::Normalize;
 use crate::program::{UsageError, note};
 
 /// Cases to convert, and the way to convert them.
@@ -34,7 +35,13 @@ impl Task {
     /// # Errors
     /// If a flag is out of range, the folder cannot be listed, or every case is excluded.
     pub(super) fn find(data: &Path, args: &PreprocessArgs) -> anyhow::Result<Self> {
-        let config = PreprocessConfig { spacing: args.spacing.mm(), window: args.window, store: args.store.into() };
+        let normalize = Normalize::from(args.normalize);
+        let config = PreprocessConfig {
+            spacing: args.spacing.mm(),
+            window: args.window.unwrap_or(normalize.default_window()),
+            store: args.store.into(),
+            normalize,
+        };
         config.validate().map_err(UsageError::new)?;
         let options = ConvertOptions {
             jobs: args.jobs.map_or_else(cores, usize::from),

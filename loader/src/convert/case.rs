@@ -95,7 +95,8 @@ impl CaseConverter<'_> {
             return Ok(unchanged(record, source.bytes));
         }
         let on_suspect = self.options.on_suspect;
-        let Judged { values, findings } = match on_suspect.judge(&image, case.role, self.config.window) {
+        let &PreprocessConfig { normalize, window, .. } = self.config;
+        let Judged { values, findings } = match on_suspect.judge(&image, case.role, normalize, window) {
             Ok(judged) => judged,
             Err(suspicion) => {
                 let skipped = SkippedCase::new(case, &case.image, suspicion);
@@ -111,6 +112,7 @@ impl CaseConverter<'_> {
         let new = NewCase {
             image_bits: prepared.quantiser.bits,
             image_offset: prepared.quantiser.offset,
+            image_scale: prepared.quantiser.scale,
             foreground_above: prepared.quantiser.foreground_above,
             label: prepared.label.as_deref(),
             geometry: prepared.geometry.clone(),

@@ -8,6 +8,7 @@
 use hiend_cache::{CaseRecord, CodecPreset, Manifest};
 
 use crate::preprocess::PreprocessConfig;
+use crate::preprocess::normalize::Normalize;
 use crate::preprocess::window::Store;
 
 /// Identifies the parameters: equal for equal results.
@@ -40,7 +41,10 @@ pub(super) fn changes(
     };
     if let Ok(former) = serde_json::from_value::<PreprocessConfig>(manifest.preprocess.clone()) {
         add("spacing", spacing_name(&former), spacing_name(config));
-        let window = |config: &PreprocessConfig| format!("{},{} HU", config.window[0], config.window[1]);
+        add("normalisation", former.normalize.name().to_owned(), config.normalize.name().to_owned());
+        let window = |config: &PreprocessConfig| {
+            format!("{},{} {}", config.window[0], config.window[1], config.normalize.unit())
+        };
         add("window", window(&former), window(config));
         let store = |config: &PreprocessConfig| format!("{:?}", config.store).to_lowercase();
         add("stored values", store(&former), store(config));
@@ -52,7 +56,7 @@ pub(super) fn changes(
 
 fn spacing_name(config: &PreprocessConfig) -> String {
     match config.spacing {
-        None => "original".to_owned(),
+        None => "native".to_owned(),
         Some([x, y, z]) if [y, z].iter().all(|side| side.to_bits() == x.to_bits()) => format!("{x} mm"),
         Some([x, y, z]) => format!("{x},{y},{z} mm"),
     }
@@ -68,8 +72,14 @@ fn canonical(config: &PreprocessConfig) -> String {
         Store::Window => "Window",
         Store::Full => "Full",
     };
+    let more = match config.normalize {
+        Normalize::Hu => "",
+        Normalize::Zscore => r#"{"normalize":"zscore"}"#,
+    };
     // The version changes when the same parameters begin to give other voxels.
-    format!("preprocess v1 PreprocessConfig {{ spacing: {spacing}, window: [{low:?}, {high:?}], store: {store} }}")
+    format!(
+        "preprocess v1 PreprocessConfig {{ spacing: {spacing}, window: [{low:?}, {high:?}], store: {store} }}{more}"
+    )
 }
 
 #[cfg(test)]
@@ -82,8 +92,10 @@ mod tests {
         let recipe = PreprocessConfig::default();
         assert_eq!(parameters(&recipe, CodecPreset::Fast), "c6fbd7f03f44fa95-fast");
         assert_eq!(parameters(&recipe, CodecPreset::Dense), "c6fbd7f03f44fa95-dense");
-        let other = PreprocessConfig { spacing: None, window: [-1000.0, 1000.0], store: Store::Full };
+        let other = PreprocessConfig { spacing: None, window: [-1000.0, 1000.0], store: Store::Full, ..recipe.clone() };
         assert_eq!(parameters(&other, CodecPreset::Lz4), "076895273d868e01-lz4");
+        let zscore = PreprocessConfig { window: [-20.0, 40.0], normalize: Normalize::Zscore, ..recipe.clone() };
+        assert_eq!(parameters(&zscore, CodecPreset::Fast), "a76372a4a9d1d792-fast");
         let fine = PreprocessConfig { spacing: Some([0.75, 1.0, 5.0]), ..recipe };
         assert_eq!(parameters(&fine, CodecPreset::Fast), "ee1c748fe2ab61f8-fast");
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::values::ValueStats;
 use crate::case::ImageRole;
+use crate::preprocess::normalize::Normalize;
 use crate::volume::Volume;
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
@@ -14,6 +15,8 @@ const OFFSET_SHARE: f64 = 0.1;
 const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
 const MOSTLY_BELOW: f64 = 0.998;
+/// Share of voxels beyond the range of z-scores from which the loss is told.
+const NOTABLY_CLAMPED: f64 = 1e-4;
 
 /// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,14 +40,24 @@ pub struct Judged {
 }
 
 impl OnSuspect {
-    /// Judges an image by its header and its values, for a window in HU.
+    /// Judges an image by its header and its values, for a normalisation and the range that it keeps: a window in HU, or
+    /// a range of z-scores.
     ///
     /// # Errors
     /// The sign for which the image is refused: any under [`OnSuspect::Skip`] and [`OnSuspect::Fail`], and under
     /// [`OnSuspect::Warn`] the values of a label map in a file that nothing declares to be an image.
-    pub fn judge(self, image: &Volume, role: ImageRole, window: [f64; 2]) -> Result<Judged, Suspicion> {
-        let values = ValueStats::of(image, window);
-        let suspicion = Suspicion::of(&values);
+    pub fn judge(
+        self,
+        image: &Volume,
+        role: ImageRole,
+        normalize: Normalize,
+        window: [f64; 2],
+    ) -> Result<Judged, Suspicion> {
+        let values = ValueStats::of(image, normalize, window);
+        let suspicion = match normalize {
+            Normalize::Hu => Suspicion::of(&values),
+            Normalize::Zscore => Suspicion::of_zscores(&values),
+        };
         if let Some(suspicion) = suspicion {
             let is_label_map = matches!(suspicion, Suspicion::LabelMap { .. });
             if self != Self::Warn || (is_label_map && role == ImageRole::Assumed) {
@@ -57,7 +70,7 @@ impl OnSuspect {
     }
 }
 
-/// A sign that an image is not a CT in HU.
+/// A sign that an image is not a CT in HU, or not an image that z-scores represent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Suspicion {
     /// All voxels have one value.
@@ -112,6 +125,11 @@ pub enum Suspicion {
         /// Share of voxels at or below the window's lower end.
         share: f64,
     },
+    /// Z-scores beyond the range that is kept.
+    Clamped {
+        /// Share of voxels at or beyond the ends of the range.
+        share: f64,
+    },
 }
 
 impl Suspicion {
@@ -142,6 +160,20 @@ impl Suspicion {
         }
         (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
     }
+
+    /// The weightiest sign in the values of an image of any modality; `None` for a plausible one.
+    #[must_use]
+    pub fn of_zscores(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, below, above, labels, .. } = stats;
+        if min >= max {
+            return Some(Self::Constant { value: min });
+        }
+        if let Some(num) = labels {
+            return Some(Self::LabelMap { num, max });
+        }
+        let share = below + above;
+        (share >= NOTABLY_CLAMPED).then_some(Self::Clamped { share })
+    }
 }
 
 impl fmt::Display for Suspicion {
@@ -150,7 +182,7 @@ impl fmt::Display for Suspicion {
         match self {
             Self::Constant { value } => write!(f, "every voxel is {value}; replace the file, or exclude the case"),
             Self::LabelMap { num, max } => {
-                write!(f, "a label map by its values ({num} whole numbers up to {max}); expected an image in HU")
+                write!(f, "a label map by its values ({num} whole numbers up to {max}); expected an image")
             }
             Self::Normalised { min, max } => {
                 write!(f, "values {min} to {max}: normalised, not HU; convert the original scan")
@@ -178,6 +210,13 @@ impl fmt::Display for Suspicion {
             }
             Self::BelowWindow { share } => {
                 write!(f, "{:.2}% of the voxels lie below the window; not HU, or a nearly empty scan", percent(share))
+            }
+            Self::Clamped { share } => {
+                write!(
+                    f,
+                    "{:.3}% of the voxels lie beyond the range of z-scores and are clamped; --window -100,100 keeps more",
+                    percent(share)
+                )
             }
         }
     }
@@ -217,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = TestFile::new(SHAPE, &[]).with_f32(values);
         let volume = read_volume(&file.write(&dir.path().join("a.nii"))).unwrap();
-        let stats = ValueStats::of(&volume, [-175.0, 250.0]);
+        let stats = ValueStats::of(&volume, Normalize::Hu, [-175.0, 250.0]);
         let found = Suspicion::of(&stats).map(|suspicion| suspicion.to_string());
         match expected {
             Some(part) => assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{found:?} {stats:?}"),
@@ -268,5 +307,35 @@ mod tests {
         // A hundred labels in uniform slabs.
         let slabs: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| (at / 240) as f32).collect();
         check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
+    }
+
+    #[test]
+    fn any_modality_is_plausible_as_z_scores() {
+        let of = |values: &[f32], window: [f64; 2]| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
+            let stats = ValueStats::of(&read_volume(&file).unwrap(), Normalize::Zscore, window);
+            (Suspicion::of_zscores(&stats).map(|suspicion| suspicion.to_string()), stats)
+        };
+        let range = Normalize::Zscore.default_window();
+        // An offset, an MR, a normalised image, and a CT.
+        let maps: [fn(f32) -> f32; 4] = [|hu| hu + 1030.0, |hu| (hu + 1030.0) * 0.4, |hu| hu / 500.0, |hu| hu];
+        for map in maps {
+            let (suspicion, stats) = of(&mapped(map), range);
+            assert_eq!(suspicion, None);
+            assert!(stats.zscore.is_some() && stats.below + stats.above <= 0.0, "{stats:?}");
+        }
+        let (suspicion, stats) = of(&mapped(|hu| hu.max(0.0)), range);
+        let num_zero = ct().iter().filter(|&&hu| hu <= 0.0).count();
+        assert_eq!((suspicion, stats.air), (None, num_zero as f64 / ct().len() as f64));
+        let (suspicion, _) = of(&mapped(|hu| hu.max(0.0)), [-1.0, 1.0]);
+        assert!(suspicion.is_some_and(|text| text.contains("beyond the range of z-scores")));
+        let (suspicion, stats) = of(&mapped(|_| 7.0), range);
+        assert_eq!(
+            (suspicion.as_deref(), stats.zscore),
+            (Some("every voxel is 7; replace the file, or exclude the case"), None)
+        );
+        let (suspicion, _) = of(&mapped(|hu| f32::from(u8::from(hu > 0.0))), range);
+        assert!(suspicion.is_some_and(|text| text.starts_with("a label map")));
     }
 }

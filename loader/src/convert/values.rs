@@ -2,6 +2,8 @@
 
 use hiend_cache::SourceValues;
 
+use crate::preprocess::normalize::Normalize;
+use crate::preprocess::zscore::{ZScore, is_nonzero};
 use crate::volume::Volume;
 
 /// Values at or below this are air or padding, in HU.
@@ -24,20 +26,30 @@ pub struct ValueStats {
     pub below: f64,
     /// Share of voxels at or above the window's upper end.
     pub above: f64,
-    /// Share of voxels at or below -900.
+    /// Share of voxels at or below -900; for z-scores, share of voxels that are 0.
     pub air: f64,
     /// Share of voxels from 874 to 1274.
     pub offset_tissue: f64,
     /// Number of different values, if they are those of a label map.
     pub labels: Option<usize>,
+    /// Mean and standard deviation, for z-scores of an image that has them.
+    pub zscore: Option<ZScore>,
 }
 
 impl ValueStats {
-    /// Counts the values of a volume.
+    /// Counts the values of a volume; the window is in HU or, for z-scores, in standard deviations from the mean.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the window is whole numbers of 16 bits")]
-    pub fn of(volume: &Volume, window: [f64; 2]) -> Self {
+    #[expect(clippy::cast_possible_truncation, reason = "values of images are f32")]
+    pub fn of(volume: &Volume, normalize: Normalize, window: [f64; 2]) -> Self {
+        let is_zscore = normalize == Normalize::Zscore;
+        let zscore = if is_zscore { ZScore::of(volume) } else { None };
+        let window = match zscore {
+            Some(zscore) => window.map(|z| zscore.value_at(z)),
+            None if is_zscore => [f64::NEG_INFINITY, f64::INFINITY],
+            None => window,
+        };
         let mut counts = Counts {
+            is_zscore,
             window: window.map(|end| end as f32),
             min: f32::INFINITY,
             max: f32::NEG_INFINITY,
@@ -58,6 +70,7 @@ impl ValueStats {
             air: share(counts.air),
             offset_tissue: share(counts.offset_tissue),
             labels: counts.labels.as_ref().and_then(LabelCounts::num_labels),
+            zscore,
         }
     }
 }
@@ -74,12 +87,15 @@ impl ValueStats {
             below: rounded(self.below),
             above: rounded(self.above),
             air: rounded(self.air),
+            mean: self.zscore.map(|zscore| zscore.mean),
+            std: self.zscore.map(|zscore| zscore.std),
             findings,
         }
     }
 }
 
 struct Counts {
+    is_zscore: bool,
     window: [f32; 2],
     min: f32,
     max: f32,
@@ -105,7 +121,8 @@ impl Counts {
         self.num += row.len() as u64;
         self.below += count(row, |value| value <= low);
         self.above += count(row, |value| value >= high);
-        self.air += count(row, |value| value <= AIR_HU);
+        self.air +=
+            if self.is_zscore { count(row, |value| !is_nonzero(value)) } else { count(row, |value| value <= AIR_HU) };
         self.offset_tissue += count(row, |value| OFFSET_TISSUE.contains(&value));
         if let Some(labels) = &mut self.labels
             && !(min >= 0.0 && max <= 255.0 && labels.add(row))

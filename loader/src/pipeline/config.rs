@@ -26,7 +26,7 @@ pub struct StreamConfig {
     /// Label of voxels without annotation, on which no crop is centred; that of each case's dataset if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u8>,
-    /// HU range that becomes [0, 1]; the cache's own if absent.
+    /// HU range that becomes [0, 1]; the cache's own if absent. Not for caches of z-scores, which crops hold as they are.
     pub window: Option<[f64; 2]>,
     /// True if batches carry labels.
     pub labels: bool,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::mix::MixError;
 use crate::plural::count;
+use crate::preprocess::normalize::Normalize;
 use crate::split::SelectError;
 
 /// Error of opening or reading a stream.
@@ -156,6 +157,38 @@ pub enum Unsuitable {
         stored: [f64; 2],
         /// HU range of the stream.
         window: [f64; 2],
+    },
+    /// A case holds other values than the manifest says.
+    #[error(
+        "case {case} does not hold {}, as manifest.json says of the cache; run hiend-shard again to the end",
+        expected.values()
+    )]
+    OtherManifest {
+        /// Key of the case.
+        case: String,
+        /// Normalisation that the manifest states.
+        expected: Normalize,
+    },
+    /// A window in HU for z-scores.
+    #[error(
+        "the cache holds z-scores, but stream.window is {} to {} HU; leave stream.window out",
+        window[0], window[1]
+    )]
+    WindowOfZscores {
+        /// HU range of the stream.
+        window: [f64; 2],
+    },
+    /// Normalisation differs from that of the first cache.
+    #[error(
+        "the cache holds {}, but the first one {}; stream caches of one normalisation, or convert again with \
+         --normalize {}",
+        found.values(), expected.values(), expected.name()
+    )]
+    OtherNormalize {
+        /// Normalisation of this cache.
+        found: Normalize,
+        /// Normalisation of the first cache.
+        expected: Normalize,
     },
     /// Spacing differs from that of the first cache.
     #[error("spacing is {}, but {} in the first cache", spacing(*found), spacing(*expected))]

@@ -7,6 +7,7 @@ use hiend_cache::{Cache, Case, Codec};
 use super::{Error, StreamConfig, Unsuitable};
 use crate::epoch::VisitOrder;
 use crate::mix::Mix;
+use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::{PreprocessConfig, window::Store};
 use crate::split::{CaseName, Selector};
 
@@ -26,12 +27,12 @@ struct SelectedCases {
 }
 
 impl Sequence {
-    /// Selects cases and checks that they suit the stream. Also returns the window in HU.
+    /// Selects cases and checks that they suit the stream. Also returns the units of crops.
     pub(super) fn new(
         caches: Vec<(Arc<Cache>, u32)>,
         config: &StreamConfig,
         seed: u64,
-    ) -> Result<(Self, [f64; 2]), Error> {
+    ) -> Result<(Self, Units), Error> {
         let weights: Vec<u32> = caches.iter().map(|&(_, weight)| weight).collect();
         let mix = Mix::new(seed, &weights)?;
         let selector = Selector::new(&config.include, &config.exclude, &config.split)?;
@@ -46,16 +47,21 @@ impl Sequence {
                 let (found, expected) = (preprocess.spacing, first.spacing);
                 return Err(unsuitable(Unsuitable::OtherSpacing { found, expected }));
             }
+            if first.normalize != preprocess.normalize {
+                let (found, expected) = (preprocess.normalize, first.normalize);
+                return Err(unsuitable(Unsuitable::OtherNormalize { found, expected }));
+            }
+            // Z-scores mean the same whatever range of them is kept.
             let windows = [first.window, preprocess.window].map(|window| window.map(f64::to_bits));
-            if windows[0] != windows[1] && config.window.is_none() {
+            if windows[0] != windows[1] && config.window.is_none() && first.normalize.is_hu() {
                 let (found, expected) = (preprocess.window, first.window);
                 return Err(unsuitable(Unsuitable::OtherWindow { found, expected }));
             }
             let order = VisitOrder::new(seed, cases.len()).with_cache_number(number);
             selected.push(SelectedCases { cache, cases, order });
         }
-        let window = config.window.or(first.map(|preprocess| preprocess.window));
-        Ok((Self { mix, caches: selected }, window.ok_or(Error::NoCache)?))
+        let units = first.map(|preprocess| preprocess.units(config.window));
+        Ok((Self { mix, caches: selected }, units.ok_or(Error::NoCache)?))
     }
 
     /// Case and epoch of visit number `visit`.
@@ -175,6 +181,14 @@ fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<
     }
     let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
     let preprocess = preprocess.map_err(|err| Unsuitable::Manifest { reason: err.to_string() })?;
+    // A conversion with other parameters writes its manifest last, and values do not say what they are.
+    let expected = preprocess.normalize;
+    if let Some(case) = cases().find(|case| Normalize::of_case(case.record()) != expected) {
+        return Err(Unsuitable::OtherManifest { case: case.key().to_owned(), expected });
+    }
+    if let Some(window) = config.window.filter(|_| !preprocess.normalize.is_hu()) {
+        return Err(Unsuitable::WindowOfZscores { window });
+    }
     let window = config.window.unwrap_or(preprocess.window);
     let inside = preprocess.window[0] <= window[0] && window[1] <= preprocess.window[1];
     if preprocess.store == Store::Window && !inside {

@@ -17,10 +17,10 @@ impl ForegroundBox {
         Self { start: [usize::MAX; 3], end: [0; 3] }
     }
 
-    /// Extends the box by one row. Foreground is strictly above the threshold, like MONAI's `value > 0` after scaling.
-    pub(super) fn look(&mut self, values: &[f32], threshold: f32, at: RowAt) {
-        let Some(first) = values.iter().position(|&value| value > threshold) else { return };
-        let last = values.iter().rposition(|&value| value > threshold).unwrap_or(first);
+    /// Extends the box by one row.
+    pub(super) fn look(&mut self, values: &[f32], at: RowAt, is_foreground: impl Fn(f32) -> bool) {
+        let Some(first) = values.iter().position(|&value| is_foreground(value)) else { return };
+        let last = values.iter().rposition(|&value| is_foreground(value)).unwrap_or(first);
         for (axis, low, high) in [(0, first, last), (1, at.row, at.row), (2, at.plane, at.plane)] {
             self.start[axis] = self.start[axis].min(low);
             self.end[axis] = self.end[axis].max(high + 1);

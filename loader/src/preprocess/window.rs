@@ -1,6 +1,8 @@
-//! Conversion of Hounsfield units (HU) to stored 16-bit values, and of these to window units.
+//! Conversion of Hounsfield units (HU) and z-scores to stored 16-bit values, and of these to the values of crops.
 
 use serde::{Deserialize, Serialize};
+
+use super::zscore::ZScore;
 
 /// Range of values that a cache keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,13 +15,17 @@ pub enum Store {
     Full,
 }
 
-/// Rounds HU to stored values: `hu = offset + quantized`.
+/// Rounds values to stored ones, which mean `offset + scale * quantized`: HU in steps of 1, or z-scores in steps of a
+/// power of two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantiser {
     low: f32,
     high: f32,
-    /// HU of quantized value 0.
+    zscore: Option<ZScore>,
+    /// Meaning of quantized value 0, in HU or standard deviations.
     pub offset: f64,
+    /// Difference in meaning between consecutive quantized values.
+    pub scale: f64,
     /// Number of significant bits of a quantized value.
     pub bits: u8,
     /// Largest quantized value that is not foreground.
@@ -27,7 +33,8 @@ pub struct Quantiser {
 }
 
 impl Quantiser {
-    /// Creates the quantiser of a window that [`PreprocessConfig::validate`](super::PreprocessConfig::validate) accepts.
+    /// Creates the quantiser of HU for a window that
+    /// [`PreprocessConfig::validate`](super::PreprocessConfig::validate) accepts.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -43,56 +50,131 @@ impl Quantiser {
         Self {
             low: low as f32,
             high: high as f32,
+            zscore: None,
             offset: low,
-            bits: (32 - largest.leading_zeros()) as u8,
+            scale: 1.0,
+            bits: bits(largest),
             foreground_above: (window[0] - low) as u16,
         }
     }
 
-    /// Clamps HU to the stored range and rounds them to the nearest value; both slices have the same length.
+    /// Creates the quantiser of z-scores for a range that
+    /// [`PreprocessConfig::validate`](super::PreprocessConfig::validate) accepts.
+    ///
+    /// The step is the smallest power of two that 16 bits allow, so that z-scores become f32 without rounding, and 0 is
+    /// one of them. Foreground is what lies above 0 in the file; all of it, in a file with negative values.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range is validated: whole and at most 256 wide"
+    )]
+    pub fn zscore([low, high]: [f64; 2], zscore: ZScore) -> Self {
+        let scale = zscore_step([low, high]);
+        let mut quantiser = Self {
+            low: low as f32,
+            high: high as f32,
+            zscore: Some(zscore),
+            offset: low,
+            scale,
+            bits: bits(((high - low) / scale) as u32),
+            foreground_above: 0,
+        };
+        if zscore.min >= 0.0 {
+            let mut background = [0];
+            quantiser.quantise(&[0.0], &mut background);
+            quantiser.foreground_above = background[0];
+        }
+        quantiser
+    }
+
+    /// Clamps values to the stored range and rounds them to the nearest stored value; both slices have the same length.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=65535 before the cast")]
-    pub fn quantise(&self, hu: &[f32], quantized: &mut [u16]) {
-        for (quantized, &value) in quantized.iter_mut().zip(hu) {
-            // Truncation after adding a half is rounding, and compiles to vector code where `round` does not.
+    pub fn quantise(&self, values: &[f32], quantized: &mut [u16]) {
+        // Truncation after adding a half is rounding, and compiles to vector code where `round` does not.
+        if let Some(ZScore { mean, std, .. }) = self.zscore {
+            let (low, high, per_step) = (f64::from(self.low), f64::from(self.high), 1.0 / self.scale);
+            for (quantized, &value) in quantized.iter_mut().zip(values) {
+                let z = (f64::from(value) - mean) / std;
+                *quantized = ((z.clamp(low, high) - low) * per_step + 0.5) as i32 as u16;
+            }
+            return;
+        }
+        for (quantized, &value) in quantized.iter_mut().zip(values) {
             *quantized = (value.clamp(self.low, self.high) - self.low + 0.5) as i32 as u16;
         }
     }
 }
 
-/// Linear map from quantized values to window units: 0 is the window's lower end, 1 its upper end.
+/// Step between stored z-scores of a range: the smallest power of two with which the range fits into 16 bits.
+#[must_use]
+pub fn zscore_step([low, high]: [f64; 2]) -> f64 {
+    let mut step = 1.0;
+    while step > 1.0 / 65_536.0 && (high - low) / (step / 2.0) <= 65_535.0 {
+        step /= 2.0;
+    }
+    step
+}
+
+/// Number of bits of a whole number.
+#[expect(clippy::cast_possible_truncation, reason = "at most 32")]
+fn bits(largest: u32) -> u8 {
+    (32 - largest.leading_zeros()) as u8
+}
+
+/// Linear map from quantized values to the values of crops: window units (0 is the window's lower end, 1 its upper end)
+/// or z-scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
     /// Factor of a quantized value.
     pub gain: f32,
-    /// Summand; the sum is clamped to [0, 1].
+    /// Summand; the sum is clamped.
     pub bias: f32,
+    /// Lowest value: 0 in window units.
+    pub low: f32,
+    /// Highest value: 1 in window units.
+    pub high: f32,
 }
 
 impl Scale {
-    /// The map for values of `hu = offset + scale * quantized`.
+    /// Map to window units for values of `hu = offset + scale * quantized`.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
     pub fn new(scale: f64, offset: f64, [low, high]: [f64; 2]) -> Self {
-        Self { gain: (scale / (high - low)) as f32, bias: ((offset - low) / (high - low)) as f32 }
+        Self { gain: (scale / (high - low)) as f32, bias: ((offset - low) / (high - low)) as f32, low: 0.0, high: 1.0 }
     }
 
-    /// The value in window units, [0, 1]. Only values of a cache with [`Store::Full`] are ever clamped.
+    /// Map to `offset + scale * quantized` itself.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
+    pub fn unchanged(scale: f64, offset: f64) -> Self {
+        let high = offset + scale * f64::from(u16::MAX);
+        Self { gain: scale as f32, bias: offset as f32, low: offset as f32, high: high as f32 }
+    }
+
+    /// Value of a quantized one. Only values of a cache with [`Store::Full`] are ever clamped.
     #[inline]
     #[must_use]
     pub fn apply(self, quantized: u16) -> f32 {
-        (f32::from(quantized) * self.gain + self.bias).clamp(0.0, 1.0)
+        let value = f32::from(quantized) * self.gain + self.bias;
+        // `clamp` would check in each iteration of a loop that `low` is not above `high`.
+        let value = if value < self.low { self.low } else { value };
+        if value > self.high { self.high } else { value }
     }
-}
 
-/// Converts quantized values of `hu = offset + scale * quantized` to window units, the values of crops.
-#[must_use]
-pub fn window_units(quantized: &[u16], offset: f64, scale: f64, window: [f64; 2]) -> Vec<f32> {
-    let scale = Scale::new(scale, offset, window);
-    quantized.iter().map(|&value| scale.apply(value)).collect()
+    /// Quantized value of a voxel outside the volume, whose value is 0: the lower end of a window, or the mean.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; exact for z-scores")]
+    pub fn outside(self) -> u16 {
+        if self.low < 0.0 { (-self.bias / self.gain) as u16 } else { 0 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "values that f32 and f64 hold exactly")]
+
     use super::*;
 
     #[test]
@@ -106,9 +188,9 @@ mod tests {
 
     #[test]
     fn window_ends_map_to_0_and_1() {
-        let units = window_units(&[0, 100, 200, 300], -100.0, 1.0, [0.0, 100.0]);
-        assert_eq!(units, [0.0, 0.0, 1.0, 1.0]);
-        assert!((window_units(&[30], -10.0, 2.0, [0.0, 100.0])[0] - 0.5).abs() < 1e-6);
+        let scale = Scale::new(1.0, -100.0, [0.0, 100.0]);
+        assert_eq!([0, 100, 200, 300].map(|value| scale.apply(value)), [0.0, 0.0, 1.0, 1.0]);
+        assert!((Scale::new(2.0, -10.0, [0.0, 100.0]).apply(30) - 0.5).abs() < 1e-6);
     }
 
     #[test]
@@ -118,5 +200,34 @@ mod tests {
         let mut quantized = [0; 3];
         quantiser.quantise(&[-1024.0, 0.0, 3071.0], &mut quantized);
         assert_eq!(quantized.map(|s| i32::from(s) - 32_768), [-1024, 0, 3071]);
+    }
+
+    #[test]
+    fn z_scores_are_rounded_to_a_power_of_two() {
+        let zscore = ZScore { mean: 300.0, std: 150.0, min: 0.0 };
+        let quantiser = Quantiser::zscore([-20.0, 40.0], zscore);
+        assert_eq!((quantiser.offset, quantiser.scale, quantiser.bits), (-20.0, 1.0 / 1024.0, 16));
+        let scale = Scale::unchanged(quantiser.scale, quantiser.offset);
+        let values = [0.0, 300.0, 450.0, 375.5, 1e6, -1e6];
+        let mut quantized = [0; 6];
+        quantiser.quantise(&values, &mut quantized);
+        for (value, quantized) in values.into_iter().zip(quantized) {
+            let expected = ((f64::from(value) - 300.0) / 150.0).clamp(-20.0, 40.0);
+            assert!((f64::from(scale.apply(quantized)) - expected).abs() <= 0.5 / 1024.0, "{value}: {quantized}");
+        }
+        // The mean is exact, and the background is what is 0 in the file.
+        assert_eq!(scale.apply(quantized[1]), 0.0);
+        assert_eq!((quantiser.foreground_above, quantized[0]), (18 * 1024, 18 * 1024));
+        let negative = Quantiser::zscore([-20.0, 40.0], ZScore { min: -1.0, ..zscore });
+        assert_eq!(negative.foreground_above, 0);
+    }
+
+    #[test]
+    fn steps_of_z_scores_use_16_bits() {
+        for (range, step) in
+            [([-1.0, 1.0], 1.0 / 16_384.0), ([-16.0, 16.0], 1.0 / 1024.0), ([-128.0, 128.0], 1.0 / 128.0)]
+        {
+            assert_eq!(zscore_step(range), step, "{range:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 
 use crate::convert::OnSuspect;
+use crate::preprocess::normalize::Normalize;
 
 /// A value that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,7 @@ impl From<OnSuspectArg> for OnSuspect {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Spacing {
     /// Spacing of each scan's file.
-    Original,
+    Native,
     /// One spacing for all scans, along x, y, z in mm.
     Mm([f64; 3]),
 }
@@ -51,8 +52,26 @@ impl Spacing {
     #[must_use]
     pub fn mm(&self) -> Option<[f64; 3]> {
         match self {
-            Self::Original => None,
+            Self::Native => None,
             Self::Mm(sides) => Some(*sides),
+        }
+    }
+}
+
+/// [`Normalize`] as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NormalizeArg {
+    /// Hounsfield units of a CT
+    Hu,
+    /// Z-scores by each scan's own mean and standard deviation, as nnssl computes them: for MR and all else
+    Zscore,
+}
+
+impl From<NormalizeArg> for Normalize {
+    fn from(arg: NormalizeArg) -> Self {
+        match arg {
+            NormalizeArg::Hu => Self::Hu,
+            NormalizeArg::Zscore => Self::Zscore,
         }
     }
 }
@@ -71,17 +90,17 @@ fn one_or_three<T: Copy + FromStr>(text: &str) -> Option<[T; 3]> {
     }
 }
 
-/// Parses a spacing: `original`, `1.5` or `1,1,3`.
+/// Parses a spacing: `native` (or `original`), `1.5` or `1,1,3`.
 ///
 /// # Errors
 /// If the text has another form. [`PreprocessConfig::validate`](crate::preprocess::PreprocessConfig::validate) checks
 /// the range.
 pub fn parse_spacing(text: &str) -> Result<Spacing, Expected> {
     let sides = match text {
-        "original" => return Ok(Spacing::Original),
+        "native" | "original" => return Ok(Spacing::Native),
         text => one_or_three(text),
     };
-    sides.map(Spacing::Mm).ok_or(Expected("`original`, one number or three, such as 1.5 or 1,1,3"))
+    sides.map(Spacing::Mm).ok_or(Expected("`native`, one number or three, such as 1.5 or 1,1,3"))
 }
 
 /// Parses voxels along x, y, z: `96` or `96,96,48`.
@@ -100,7 +119,7 @@ pub fn parse_bytes(text: &str) -> Result<ByteSize, Expected> {
     text.parse().ok().ok_or(Expected("a size, such as 512MiB or 4GiB"))
 }
 
-/// Parses a HU range: `-175,250`.
+/// Parses a range of HU or z-scores: `-175,250`.
 ///
 /// # Errors
 /// If the text has another form.
@@ -140,7 +159,8 @@ mod tests {
 
     #[test]
     fn valid_values_are_parsed() {
-        assert_eq!(parse_spacing("original"), Ok(Spacing::Original));
+        assert_eq!(parse_spacing("native"), Ok(Spacing::Native));
+        assert_eq!(parse_spacing("original"), Ok(Spacing::Native));
         assert_eq!(parse_spacing("1.5"), Ok(Spacing::Mm([1.5; 3])));
         assert_eq!(parse_spacing("1, 1,3"), Ok(Spacing::Mm([1.0, 1.0, 3.0])));
         assert_eq!(parse_shape("96"), Ok([96; 3]));

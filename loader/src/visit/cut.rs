@@ -77,7 +77,7 @@ fn next(end: &mut usize, shape: [usize; 3]) -> Range<usize> {
 #[derive(Default)]
 pub(super) struct Cutter {
     rows: RowBuffers,
-    /// Boxes of crops that are resampled into their places, in units of the window.
+    /// Boxes of crops that are resampled into their places, in the units of the stream.
     staged_image: Vec<f32>,
     staged_label: Vec<u8>,
     scratch: Scratch,

@@ -17,7 +17,7 @@ pub struct Planned<'a> {
     pub(super) case: &'a Case,
     pub(super) index: &'a CaseIndex,
     pub(super) crops: Vec<CropPlan>,
-    /// Conversion from stored values to units of the window.
+    /// Conversion from stored values to the units of the stream.
     pub(super) scale: Scale,
     pub(super) crop_size: [usize; 3],
     /// Start of the visit.
@@ -177,8 +177,8 @@ impl CutForm for Quantized {
         params.axis_map()
     }
 
-    fn outside(_: &Dequantize) -> u16 {
-        OUTSIDE
+    fn outside(dequantize: &Dequantize) -> u16 {
+        dequantize.scale.outside()
     }
 
     fn copy(
@@ -225,8 +225,8 @@ impl CutForm for Boxes {
         AxisMap::IDENTITY
     }
 
-    fn outside(_: &Dequantize) -> u16 {
-        OUTSIDE
+    fn outside(dequantize: &Dequantize) -> u16 {
+        dequantize.scale.outside()
     }
 
     fn copy(
@@ -271,6 +271,3 @@ impl Form for Chunks {
         Images::Chunks(words, crops)
     }
 }
-
-/// Stored value of a voxel outside the volume: the lowest that a cache holds lies at or below the window's lower end.
-const OUTSIDE: u16 = 0;

@@ -3,6 +3,7 @@
 use hiend_cache::Box3;
 
 use crate::batch::{VoxelForm, region};
+use crate::preprocess::normalize::Units;
 use crate::rng::DrawId;
 use crate::sampler::{SampleBy, box_start};
 use crate::transform::{Chain, Rest, SampledParams};
@@ -20,8 +21,8 @@ pub struct VisitPlan {
     pub sample_by: SampleBy,
     /// Augmentation of the crops.
     pub augment: Chain,
-    /// HU range that becomes [0, 1].
-    pub window: [f64; 2],
+    /// Units of the crops.
+    pub units: Units,
     /// Seed of the run.
     pub seed: u64,
 }

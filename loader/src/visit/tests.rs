@@ -1,6 +1,8 @@
 use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 
 use super::*;
+use crate::preprocess::normalize::Units;
+use crate::preprocess::window::Scale;
 use crate::sampler::SampleBy;
 use crate::transform::{
     Chain, CropMut, CropRef, MirrorParams, RecipeParams, Rotate90Params, SampledParams, ScaleIntensityParams,
@@ -134,7 +136,7 @@ fn visit_reports_its_crops_and_its_work() {
         foreground_rate: 0.75,
         sample_by: SampleBy::Intensity,
         augment: Chain::nnunet(),
-        window: WINDOW,
+        units: Units::Window(WINDOW),
         seed: 3,
     };
     let id = DrawId { seed: 3, epoch: 2, case: case_key(case.key()), crop: 0 };
@@ -187,7 +189,7 @@ fn staged_bytes_are_those_of_resampled_crops_of_floats() {
         foreground_rate: 0.75,
         sample_by: SampleBy::Intensity,
         augment,
-        window: WINDOW,
+        units: Units::Window(WINDOW),
         seed: 3,
     };
     let id = DrawId { seed: 3, epoch: 0, case: 1, crop: 0 };

@@ -1,7 +1,7 @@
 //! Batches: what a server says of one, and what a client makes of that and of the bytes.
 
 use super::framing::Malformed;
-use super::{BatchHeader, Crop, CropBox, Dequantize};
+use super::{BatchHeader, Crop, CropBox, Dequantize, ValueRange};
 use crate::batch::{self, Batch, BatchMemory, BatchTimes, CropRecord, Images, PooledBuffer, VoxelForm};
 use crate::preprocess::window::Scale;
 use crate::transform::SampledParams;
@@ -55,8 +55,21 @@ pub(crate) fn sizes(batch: &Batch) -> (usize, usize) {
 }
 
 fn dequantize_to_wire(dequantize: &batch::Dequantize) -> Dequantize {
-    let &batch::Dequantize { scale: Scale { gain, bias }, factor, shift } = dequantize;
-    Dequantize { gain, bias, factor, shift }
+    let &batch::Dequantize { scale, factor, shift } = dequantize;
+    let Scale { gain, bias, .. } = scale;
+    Dequantize { gain, bias, factor, shift, range: range_to_wire(scale) }
+}
+
+/// Range of values, unless it is that of a window.
+fn range_to_wire(scale: Scale) -> Option<ValueRange> {
+    let Scale { low, high, .. } = scale;
+    (low.to_bits() != 0f32.to_bits() || high.to_bits() != 1f32.to_bits()).then_some(ValueRange { low, high })
+}
+
+/// Scale with the range of values that a crop names, or that of a window.
+fn scale_of_wire(gain: f32, bias: f32, range: Option<ValueRange>) -> Result<Scale, Malformed> {
+    let ValueRange { low, high } = range.unwrap_or(ValueRange { low: 0.0, high: 1.0 });
+    if low < high { Ok(Scale { gain, bias, low, high }) } else { Err(Malformed("a range of values without values")) }
 }
 
 fn box_to_wire(crop: &batch::CropBox) -> CropBox {
@@ -65,6 +78,7 @@ fn box_to_wire(crop: &batch::CropBox) -> CropBox {
         shape: crop.shape.iter().map(|&n| u32::try_from(n).expect("a box is small")).collect(),
         gain: crop.scale.gain,
         bias: crop.scale.bias,
+        range: range_to_wire(crop.scale),
         params_json: serde_json::to_string(&crop.params).expect("parameters are JSON"),
     }
 }
@@ -153,7 +167,7 @@ impl Expected {
     }
 
     fn box_of_wire(&self, crop: &Crop) -> Result<batch::CropBox, Malformed> {
-        let CropBox { start, shape, gain, bias, params_json } =
+        let CropBox { start, shape, gain, bias, params_json, range } =
             crop.r#box.as_ref().ok_or(Malformed("a crop without its box"))?;
         let params: SampledParams =
             serde_json::from_str(params_json).ok().ok_or(Malformed("parameters that this version does not know"))?;
@@ -164,7 +178,7 @@ impl Expected {
         Ok(batch::CropBox {
             start: usize::try_from(*start).ok().ok_or(Malformed("a batch above the memory"))?,
             shape: expected,
-            scale: Scale { gain: *gain, bias: *bias },
+            scale: scale_of_wire(*gain, *bias, *range)?,
             params,
         })
     }
@@ -191,9 +205,9 @@ fn lent<T: bytemuck::Pod + Default>(memory: Box<dyn BatchMemory>, len: usize) ->
 }
 
 fn dequantize_of_wire(crop: &Crop) -> Result<batch::Dequantize, Malformed> {
-    let Dequantize { gain, bias, factor, shift } =
+    let Dequantize { gain, bias, factor, shift, range } =
         crop.dequantize.ok_or(Malformed("a crop without its dequantization"))?;
-    Ok(batch::Dequantize { scale: Scale { gain, bias }, factor, shift })
+    Ok(batch::Dequantize { scale: scale_of_wire(gain, bias, range)?, factor, shift })
 }
 
 fn record_of_wire(crop: Crop) -> Result<CropRecord, Malformed> {
@@ -205,4 +219,31 @@ fn record_of_wire(crop: Crop) -> Result<CropRecord, Malformed> {
         case_key: crop.draw_key,
         augmentation: crop.augmentation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preprocess::normalize::Units;
+    use crate::transform::{Plain, SampledParams};
+
+    #[test]
+    fn scales_of_every_unit_arrive_as_they_were_sent() {
+        let window = Units::Window([-175.0, 250.0]).scale(1.0, -175.0);
+        let zscores = Units::ZScores.scale(1.0 / 1024.0, -20.0);
+        for (scale, is_named) in [(window, false), (zscores, true)] {
+            let sent = batch::Dequantize { scale, factor: 1.1, shift: -0.1 };
+            let wire = dequantize_to_wire(&sent);
+            assert_eq!(wire.range.is_some(), is_named);
+            let crop = Crop { dequantize: Some(wire), ..Crop::default() };
+            assert_eq!(dequantize_of_wire(&crop), Ok(sent));
+
+            let params = SampledParams::Plain(Plain {});
+            let sent = batch::CropBox { start: 0, shape: [2; 3], scale, params };
+            let crop = Crop { r#box: Some(box_to_wire(&sent)), ..Crop::default() };
+            let expected = Expected { form: VoxelForm::Boxes, crop_size: [2; 3], labels: false, crops: 1 };
+            assert_eq!(expected.box_of_wire(&crop), Ok(sent));
+        }
+        assert!(scale_of_wire(1.0, 0.0, Some(ValueRange { low: 1.0, high: f32::NAN })).is_err());
+    }
 }

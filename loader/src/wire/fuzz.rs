@@ -44,7 +44,7 @@ fn spec(augment: Chain) -> StreamSpec {
 }
 
 fn header() -> BatchHeader {
-    let dequantize = Dequantize { gain: 1.0, bias: 0.5, factor: 1.0, shift: 0.0 };
+    let dequantize = Dequantize { gain: 1.0, bias: 0.5, factor: 1.0, shift: 0.0, range: None };
     let crop = |number: u64| Crop {
         case_key: format!("D/{number}"),
         dequantize: Some(dequantize),

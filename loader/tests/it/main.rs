@@ -13,3 +13,4 @@ mod serve;
 mod stream_laws;
 mod stream_memory;
 mod transform_parity;
+mod zscore;

@@ -1,4 +1,4 @@
-//! Floats of quantized voxels: `clamp(quantized · gain + bias, 0, 1) · factor + shift`, with four parameters per crop.
+//! Floats of quantized voxels: `clamp(quantized · gain + bias, low, high) · factor + shift`, with six parameters per crop.
 
 use crate::buffer::{in_blocks, write_with};
 
@@ -9,6 +9,10 @@ pub struct Params {
     pub gain: f32,
     /// Term added before clamping.
     pub bias: f32,
+    /// Lowest value after clamping.
+    pub low: f32,
+    /// Highest value after clamping.
+    pub high: f32,
     /// Factor of a clamped value.
     pub factor: f32,
     /// Term added after clamping.
@@ -28,9 +32,19 @@ pub fn floats<Q: Copy + Sync + Into<f32>>(quantized: &[Q], crops: &[Params]) -> 
     }
     let of_crop = |number: usize| (&quantized[number * len..][..len], crops[number]);
     in_blocks(quantized.len(), len, 0, |number, out, _| {
-        let (quantized, Params { gain, bias, factor, shift }) = of_crop(number);
+        let (quantized, Params { gain, bias, low, high, factor, shift }) = of_crop(number);
         assert!(out.len() == quantized.len());
-        write_with(out, |i| (quantized[i].into() * gain + bias).clamp(0.0, 1.0) * factor + shift)
+        // `clamp` would check its bounds for each value.
+        let clamped = |value: f32| {
+            if value < low {
+                low
+            } else if value > high {
+                high
+            } else {
+                value
+            }
+        };
+        write_with(out, |i| clamped(quantized[i].into() * gain + bias) * factor + shift)
     })
     .0
 }
@@ -42,10 +56,13 @@ mod tests {
     #[test]
     fn each_crop_has_its_parameters() {
         let crops = [
-            Params { gain: 0.5, bias: -0.5, factor: 1.0, shift: 0.0 },
-            Params { gain: 0.25, bias: 0.0, factor: 2.0, shift: -1.0 },
+            Params { gain: 0.5, bias: -0.5, low: 0.0, high: 1.0, factor: 1.0, shift: 0.0 },
+            Params { gain: 0.25, bias: 0.0, low: 0.0, high: 1.0, factor: 2.0, shift: -1.0 },
+            Params { gain: 0.5, bias: -1.0, low: -1.0, high: 3.0, factor: 1.0, shift: 0.0 },
         ];
-        assert_eq!(floats(&[0u16, 1, 2, 9, 0, 1, 2, 9], &crops), [0.0, 0.0, 0.5, 1.0, -1.0, -0.5, 0.0, 1.0]);
+        let values = [0u16, 1, 2, 9];
+        let expected = [[0.0, 0.0, 0.5, 1.0], [-1.0, -0.5, 0.0, 1.0], [-1.0, -0.5, 0.0, 3.0]];
+        assert_eq!(floats(&values.repeat(3), &crops), expected.as_flattened());
         assert_eq!(floats::<u8>(&[], &crops), [0.0; 0]);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use hiend_loader::program::{OnSuspectArg, Spacing, parse_spacing, parse_window};
+use hiend_loader::program::{NormalizeArg, OnSuspectArg, Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
 use crate::config::pretrain::PretrainPreset;
@@ -37,7 +37,7 @@ pub struct ModelArgs {
 /// Scans to draw, and the folder for the pictures.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// CT scans (.nii, .nii.gz, .nrrd, .mha, or a file of a DICOM series), or folders of them
+    /// Scans (.nii, .nii.gz, .nrrd, .mha, or a file of a DICOM series), or folders of them
     #[arg(value_name = "INPUT", required_unless_present = "shards", conflicts_with = "shards")]
     pub inputs: Vec<PathBuf>,
     /// Folder or URL of a cache to take cases from, instead of files
@@ -46,13 +46,18 @@ pub struct ScanArgs {
     /// Case of the cache, as DATASET/CASE or CASE; may be repeated
     #[arg(long, value_name = "ID", requires = "shards")]
     pub case: Vec<String>,
-    /// Spacing in mm to which files are resampled, as given to hiend-shard
-    #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing)]
-    pub spacing: Spacing,
+    /// Normalisation of the files' values, as given to hiend-shard [default: that of the model's run, else hu]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub normalize: Option<NormalizeArg>,
+    /// Spacing in mm to which files are resampled, or `native`, as given to hiend-shard [default: that of the model's
+    /// run if it was trained on z-scores, else 1.5]
+    #[arg(long, value_name = "MM", value_parser = parse_spacing)]
+    pub spacing: Option<Spacing>,
     /// HU range mapped to 0 to 1 [default: that of the model's configuration, else the cache's, else -175,250]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
-    /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, for
+    /// z-scores, clamped
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
     /// Folder for the pictures, created if missing

@@ -41,7 +41,7 @@ pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
             ensure!(head < num_heads, UsageError::new(message));
         }
     }
-    scans::for_each(&args.scans, &loaded.config, |scan| draw_figures(&loaded, &compute, scan, &layers, args))
+    scans::for_each(&args.scans, &loaded, |scan| draw_figures(&loaded, &compute, scan, &layers, args))
 }
 
 /// Draws the encoder's and the decoder's attention of the query patch.

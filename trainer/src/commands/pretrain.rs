@@ -12,7 +12,7 @@ use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
-use crate::pretrain::Pretraining;
+use crate::pretrain::{Pretraining, settle_preprocess};
 use crate::training::{Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
@@ -23,12 +23,13 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     }
     ranks::run(&args.run, |mut rank| {
         let (config, place) = resolve(args, &rank)?;
-        let config = running::settle(&args.run, config)?;
+        let mut config = running::settle(&args.run, config)?;
         let source = match rank.connect(&args.run, &config) {
             Ok(Some(servers)) => Source::Servers(Box::new(servers)),
             Ok(None) => Source::Shards(open_cache(&args.run)?.context("clap requires --shards or --loader")?),
             Err(error) => return rank.unless_stopped(error),
         };
+        settle_preprocess(&mut config, source.manifest())?;
         running::run(&Pretraining { config: &config }, source, rank, &args.run, place)
     })
 }

@@ -31,7 +31,7 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         device: compute.raw(),
     };
-    scans::for_each(&args.scans, &loaded.config, |scan| {
+    scans::for_each(&args.scans, &loaded, |scan| {
         let centre = args.centre.map_or_else(|| Ok(scan.middle()), |point| scan.voxel_at(point))?;
         draw_crop(&reconstructor, scan, centre, args)?;
         if args.crop_only { Ok(()) } else { draw_scan(&reconstructor, scan, centre, args) }
@@ -61,6 +61,7 @@ fn draw_crop(
         through,
         places: places(scan, centre),
         letters: true,
+        units: scan.units,
         original: &|voxel| values[voxel],
         reconstructed: &|voxel| {
             let within = [voxel / (y * z), voxel / z % y, voxel % z];
@@ -97,6 +98,7 @@ fn draw_scan(
         through: centre,
         places: places(scan, centre),
         letters: true,
+        units: scan.units,
         original: &|voxel| scan.value(at(voxel).map(|position| position as i64)),
         reconstructed: &|voxel| planes.hidden_value(at(voxel)),
     };

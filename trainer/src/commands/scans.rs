@@ -9,13 +9,14 @@ use hiend_cache::{Cache, OpenOptions, durable, lookup};
 use hiend_loader::case::{case_named, shown};
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::{OnSuspectArg, UsageError};
 use hiend_loader::scan::{Scan, ScanError, name_of};
 
 use super::{SKIPPED, note, print};
 use crate::cli::ScanArgs;
-use crate::config::pretrain::PretrainConfig;
 use crate::inference::scan_files::{Scans, SkippedScan};
+use crate::model_source::Pretrained;
 
 /// Calls `draw` with every scan, preprocessed as for training; stops at the first failure. Returns the exit code: scans
 /// that are skipped, because they are no CTs, are told on standard error.
@@ -24,7 +25,7 @@ use crate::inference::scan_files::{Scans, SkippedScan};
 /// If two scans would write the same pictures, a scan cannot be read, or `draw` fails.
 pub(super) fn for_each(
     args: &ScanArgs,
-    config: &PretrainConfig,
+    loaded: &Pretrained,
     mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let is_file = lookup::metadata(&args.out)?.is_some_and(|found| found.is_file());
@@ -35,13 +36,27 @@ pub(super) fn for_each(
         }
         draw(scan)
     };
+    let Pretrained { config, report, .. } = loaded;
+    let (trained, recorded) = (config.normalize(), config.preprocess.as_ref());
+    let normalize = args.normalize.map_or(trained, Normalize::from);
+    // A weight file does not say what it was trained on.
+    let is_known = report.is_none() || recorded.is_some();
+    if is_known && normalize != trained {
+        let (name, values) = (normalize.name(), trained.values());
+        let message = format!("--normalize {name}: the model was trained on {values}; leave it out");
+        return Err(UsageError::new(message).into());
+    }
     let window = args.window.or(config.stream.window);
+    if window.is_some() && !normalize.is_hu() {
+        return Err(UsageError::new("--window is for HU, and the model takes z-scores; leave it out").into());
+    }
     if let Some([low, high]) = window.filter(|[low, high]| low >= high) {
         let message = format!("--window {low},{high}: expected two HU values, the lower one first");
         return Err(UsageError::new(message).into());
     }
     if let Some(dir) = &args.shards {
         let cache = Cache::open_with(dir, OpenOptions::for_one_pass())?;
+        check_normalisation(&cache, normalize, is_known)?;
         let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
         let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
@@ -58,8 +73,15 @@ pub(super) fn for_each(
         note(format_args!("{case}: skipped: {reason}"));
     }
     refuse_namesakes(files.values().map(|path| name_of(path)))?;
-    let recipe = PreprocessConfig::default();
-    let preprocess = PreprocessConfig { spacing: args.spacing.mm(), window: window.unwrap_or(recipe.window), ..recipe };
+    let mut preprocess = recorded.cloned().unwrap_or_else(|| PreprocessConfig {
+        window: normalize.default_window(),
+        normalize,
+        ..PreprocessConfig::default()
+    });
+    preprocess.window = window.unwrap_or(preprocess.window);
+    if let Some(spacing) = args.spacing {
+        preprocess.spacing = spacing.mm();
+    }
     preprocess.validate().map_err(UsageError::new)?;
     let mut num_skipped = skipped.len();
     for input in files.values() {
@@ -77,6 +99,22 @@ pub(super) fn for_each(
         all if all == files.len() + skipped.len() => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// Refuses a cache of values that the model was not trained on.
+fn check_normalisation(cache: &Cache, normalize: Normalize, is_known: bool) -> anyhow::Result<()> {
+    let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
+    // A cache that does not say how it was made is refused when its case is read.
+    let Ok(PreprocessConfig { normalize: found, .. }) = preprocess else { return Ok(()) };
+    let hint = if is_known { "" } else { "; --normalize states what a weight file was trained on" };
+    ensure!(
+        found == normalize,
+        "{}: holds {}, but the model expects {}{hint}",
+        cache.dir().display(),
+        found.values(),
+        normalize.values()
+    );
+    Ok(())
 }
 
 fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {

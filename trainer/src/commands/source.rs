@@ -122,6 +122,14 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// Description of the datasets and of their preprocessing.
+    pub(super) fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Shards(cache) => cache.manifest(),
+            Self::Servers(servers) => servers.manifest(),
+        }
+    }
+
     /// Opens the stream that `config` describes, or the share of it that `rank` takes.
     pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, rank: &Rank) -> anyhow::Result<Stream> {
         let cache = match self {

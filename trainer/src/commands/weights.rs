@@ -61,7 +61,7 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let state = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
             print(format_args!("model {}", path.display()))?;
-            weights_of(&path)?.0
+            weights_of(&path)?.state
         }
         _ => export_hi_end_mae(&load_pretrained(&args.model, sizes, &compute)?.model)?,
     };
@@ -77,6 +77,11 @@ fn export_nnssl(
     compute: &Compute,
 ) -> anyhow::Result<ExitCode> {
     let loaded = load_pretrained(&args.model, sizes, compute)?;
+    ensure!(
+        loaded.config.normalize().is_hu(),
+        "{}: trained on z-scores, but the network in configs/nnunet expects HU; export it with --format safetensors",
+        loaded.path.display()
+    );
     let window = args.window.or(loaded.config.stream.window).unwrap_or(PreprocessConfig::default().window);
     let data = PretrainingData { spacing, window };
     let state = export_hi_end_mae(&loaded.model)?;

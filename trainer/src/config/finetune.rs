@@ -5,7 +5,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::Split;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, RunConfig, TrainConfig};
+use super::{Fault, RunConfig, TrainConfig, preprocess_with_every_key};
 use crate::label_space::LabelSpace;
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::model::unetr::UnetrConfig;
@@ -177,7 +177,7 @@ impl RunConfig for FinetuneConfig {
             stream: StreamConfig { window: Some([-175.0, 250.0]), ignore_label: Some(255), ..config.stream },
             optim: AdamWSettings { clip_norm: Some(1.0), ..config.optim },
             train: TrainConfig::with_every_key(),
-            preprocess: Some(PreprocessConfig::default()),
+            preprocess: Some(preprocess_with_every_key()),
             ignore_label: Some(255),
             ..config
         }

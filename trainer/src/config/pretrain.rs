@@ -1,9 +1,11 @@
 //! Configuration of a pre-training run, and its presets.
 
 use hiend_loader::pipeline::StreamConfig;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::{Normalize, Units};
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, RunConfig, TrainConfig};
+use super::{Fault, RunConfig, TrainConfig, preprocess_with_every_key};
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
@@ -22,6 +24,24 @@ pub struct PretrainConfig {
     pub schedule: ScheduleConfig,
     /// Remaining settings.
     pub train: TrainConfig,
+    /// Preprocessing of the scans, filled in from the cache when the run begins, unless it holds HU. Scans to
+    /// reconstruct are preprocessed in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<PreprocessConfig>,
+}
+
+impl PretrainConfig {
+    /// Normalisation of the scans that the model is trained on.
+    #[must_use]
+    pub fn normalize(&self) -> Normalize {
+        self.preprocess.as_ref().map_or(Normalize::Hu, |preprocess| preprocess.normalize)
+    }
+
+    /// Units of the crops that the model is trained on.
+    #[must_use]
+    pub fn units(&self) -> Units {
+        self.preprocess.clone().unwrap_or_default().units(self.stream.window)
+    }
 }
 
 impl RunConfig for PretrainConfig {
@@ -53,6 +73,7 @@ impl RunConfig for PretrainConfig {
             optim: AdamWSettings { clip_norm: Some(1.0), ..AdamWSettings::pretrain() },
             schedule: ScheduleConfig::with_every_key(),
             train: TrainConfig::with_every_key(),
+            preprocess: Some(preprocess_with_every_key()),
         }
     }
 }
@@ -66,13 +87,18 @@ pub enum PretrainPreset {
     VitLP16,
     /// ViT-B with patches of 16 voxels.
     VitBP16,
+    /// ViT-L with patches of 16 voxels and crops of 192 voxels a side, for z-scores.
+    MrVitLP16,
+    /// ViT-B with patches of 16 voxels and crops of 160 voxels a side, for z-scores.
+    MrVitBP16,
     /// A small model for CPUs.
     Tiny,
 }
 
 impl PretrainPreset {
-    /// All presets, the largest first.
-    pub const ALL: [Self; 4] = [Self::VitLP12, Self::VitLP16, Self::VitBP16, Self::Tiny];
+    /// All presets: those for CT, the largest first, then those for other modalities.
+    pub const ALL: [Self; 6] =
+        [Self::VitLP12, Self::VitLP16, Self::VitBP16, Self::Tiny, Self::MrVitLP16, Self::MrVitBP16];
 
     /// Name on the command line.
     #[must_use]
@@ -81,6 +107,8 @@ impl PretrainPreset {
             Self::VitLP12 => "vit-l-p12",
             Self::VitLP16 => "vit-l-p16",
             Self::VitBP16 => "vit-b-p16",
+            Self::MrVitLP16 => "mr-vit-l-p16",
+            Self::MrVitBP16 => "mr-vit-b-p16",
             Self::Tiny => "tiny",
         }
     }
@@ -92,6 +120,8 @@ impl PretrainPreset {
             Self::VitLP12 => include_str!("../../../configs/pretrain/vit-l-p12.toml"),
             Self::VitLP16 => include_str!("../../../configs/pretrain/vit-l-p16.toml"),
             Self::VitBP16 => include_str!("../../../configs/pretrain/vit-b-p16.toml"),
+            Self::MrVitLP16 => include_str!("../../../configs/pretrain/mr-vit-l-p16.toml"),
+            Self::MrVitBP16 => include_str!("../../../configs/pretrain/mr-vit-b-p16.toml"),
             Self::Tiny => include_str!("../../../configs/pretrain/tiny.toml"),
         }
     }
@@ -117,12 +147,25 @@ mod tests {
             HiEndMaeConfig::vit_l_p16(),
             HiEndMaeConfig::vit_b_p16(),
             HiEndMaeConfig::tiny(),
+            HiEndMaeConfig::vit_l_p16(),
+            HiEndMaeConfig::vit_b_p16(),
         ];
+        let larger = |side: usize, crops_per_visit| StreamConfig {
+            crop_size: [side; 3],
+            crops_per_visit,
+            ..StreamConfig::default()
+        };
+        assert_eq!(PretrainPreset::ALL.len(), models.len());
         for (preset, model) in PretrainPreset::ALL.into_iter().zip(models) {
             let config = preset.config();
             assert_eq!(config.model, model, "{}", preset.name());
             if preset != PretrainPreset::Tiny {
-                assert_eq!(config.stream, StreamConfig::default());
+                let stream = match preset {
+                    PretrainPreset::MrVitLP16 => larger(192, 1),
+                    PretrainPreset::MrVitBP16 => larger(160, 2),
+                    _ => StreamConfig::default(),
+                };
+                assert_eq!(config.stream, stream, "{}", preset.name());
                 assert_eq!(config.optim, AdamWSettings::pretrain());
                 assert_eq!(
                     config.schedule,
@@ -130,6 +173,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn larger_crops_suit_the_patches_of_the_presets() {
+        let sides = |preset: PretrainPreset| {
+            let config = preset.config();
+            [160, 192].map(|side| {
+                let pairs = [("stream.crop_size".to_owned(), format!("[{side}, {side}, {side}]"))];
+                config.with_settings(&pairs).map_err(|error| error.to_string())
+            })
+        };
+        for preset in [PretrainPreset::VitBP16, PretrainPreset::VitLP16, PretrainPreset::MrVitBP16] {
+            for (config, side) in sides(preset).into_iter().zip([160, 192]) {
+                assert_eq!(config.unwrap().stream.crop_size, [side; 3], "{}", preset.name());
+            }
+        }
+        let [odd, even] = sides(PretrainPreset::VitLP12);
+        assert!(odd.unwrap_err().contains("model.patch_size: 12 does not divide") && even.is_ok());
+    }
+
+    #[test]
+    fn configurations_of_runs_on_hu_are_as_before() {
+        let text = PretrainPreset::Tiny.config().to_toml();
+        assert!(!text.contains("preprocess") && !text.contains("normalize"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Images};
+use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Dequantize, Images};
 
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
@@ -24,7 +24,7 @@ pub struct Part<T> {
 #[derive(Clone, Debug)]
 enum Voxels {
     Floats(Tensor<5>),
-    /// Quantized values, and the dequantization parameters of each crop, `[n, 4]`.
+    /// Quantized values, and the dequantization parameters of each crop, `[n, 6]`.
     Quantized(Tensor<5, Int>, Tensor<2>),
     /// Boxes that the crops are made from on the device.
     Boxes(CropBoxes),
@@ -154,9 +154,8 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
         }
         Images::Quantized(quantized, params) => {
-            let params =
-                params[crops].iter().flat_map(|crop| [crop.scale.gain, crop.scale.bias, crop.factor, crop.shift]);
-            let params = TensorData::new(params.collect::<Vec<f32>>(), [shape[0], 4]);
+            let params: Vec<f32> = params[crops].iter().flat_map(Dequantize::row).collect();
+            let params = TensorData::new(params, [shape[0], 6]);
             let quantized = upload_quantized(&quantized[range.clone()]).reshape(shape);
             (Voxels::Quantized(quantized, Tensor::from_data(params, device)), range)
         }

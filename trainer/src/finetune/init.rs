@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use hiend_loader::plural::count;
+use hiend_loader::preprocess::normalize::Normalize;
 use thiserror::Error;
 
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::model::unetr::Unetr;
-use crate::model_source::{ModelSource, ModelSourceError, weights_of};
+use crate::model_source::{CheckpointWeights, ModelSource, ModelSourceError, weights_of};
 use crate::training::Beginning;
 use crate::weights::{HostTensor, ImportReport, StateDict, WeightsError, export_unetr, import_unetr};
 
@@ -47,6 +48,8 @@ pub enum Init {
         state: StateDict,
         /// Sizes of the pre-trained model; a weight file does not contain them.
         sizes: Option<HiEndMaeConfig>,
+        /// Normalisation of the scans that the weights were trained on; a weight file does not contain it.
+        normalize: Option<Normalize>,
     },
 }
 
@@ -60,12 +63,12 @@ impl Init {
         let origin = match ModelSource::find(path)? {
             ModelSource::File(origin) => {
                 let state = StateDict::read(&origin)?;
-                return Ok(Self::Given { origin, state, sizes: None });
+                return Ok(Self::Given { origin, state, sizes: None, normalize: None });
             }
             ModelSource::Checkpoint(origin) => origin,
         };
-        let (state, sizes) = weights_of(&origin)?;
-        Ok(Self::Given { origin, state, sizes })
+        let CheckpointWeights { state, sizes, normalize } = weights_of(&origin)?;
+        Ok(Self::Given { origin, state, sizes, normalize: Some(normalize) })
     }
 
     /// Sizes of the pre-trained model, if they are known.

@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::module::Module as _;
 use burn::tensor::{Int, Tensor};
 use hiend_loader::picture::{Canvas, FAINT, LETTER, Plane, TEXT, fitting, label_colour};
+use hiend_loader::preprocess::normalize::Units;
 
 use crate::feed::DeviceBatch;
 use crate::loss::class_map::ClassMap;
@@ -45,10 +46,11 @@ pub(super) fn draw(
     model: &Unetr,
     batch: &DeviceBatch<ClassMap>,
     classes: &[String],
+    units: Units,
     path: &Path,
 ) -> Result<(), String> {
     let shown = shown(model, batch)?;
-    render(&shown, classes).write_png(path).map_err(|error| error.to_string())
+    render(&shown, classes, units).write_png(path).map_err(|error| error.to_string())
 }
 
 fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, String> {
@@ -88,7 +90,7 @@ fn ints(tensor: Tensor<5, Int>) -> Result<Vec<u8>, String> {
     Ok(data.iter::<i64>().map(|class| u8::try_from(class).unwrap_or(u8::MAX)).collect())
 }
 
-fn render(shown: &[Shown], classes: &[String]) -> Canvas {
+fn render(shown: &[Shown], classes: &[String], units: Units) -> Canvas {
     let columns = ["image", "label", "prediction"];
     let panel_width = columns.len() * TILE + (columns.len() - 1) * GAP;
     let crops = shown.len().max(1);
@@ -105,7 +107,7 @@ fn render(shown: &[Shown], classes: &[String]) -> Canvas {
             canvas.text([x, MARGIN + LINE], SCALE, FAINT, name);
             for (row, plane) in PLANES.into_iter().enumerate() {
                 let labels = [None, Some(&crop.label), Some(&crop.pred)][column];
-                let value = |voxel: usize| (crop.image[voxel], labels.map_or(0, |labels| labels[voxel]));
+                let value = |voxel: usize| (units.grey(crop.image[voxel]), labels.map_or(0, |labels| labels[voxel]));
                 let at = busiest(crop, plane);
                 let slice = plane.cut(crop.size, at, labels.is_some(), value);
                 canvas.slice([x, MARGIN + header + row * (TILE + GAP)], fitted(slice.size), &slice);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiend_cache::Cache;
 use hiend_cache::{StoredVolume, VolumeReader};
-use hiend_loader::preprocess::window::window_units;
+use hiend_loader::preprocess::normalize::Units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
@@ -23,8 +23,8 @@ pub(super) struct ValidationSet {
     pub cache: Arc<Cache>,
     /// Indices of the cases in the cache.
     pub cases: Vec<usize>,
-    /// HU range mapped to [0, 1].
-    pub window: [f64; 2],
+    /// Units of the network's input.
+    pub units: Units,
     /// Labels that the cases may hold.
     pub space: LabelSpace,
 }
@@ -94,7 +94,7 @@ impl ValidationSet {
         let case = &self.cache.cases()[case];
         let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
-        let image = window_units(&image, array.offset, array.scale, self.window);
+        let image = self.units.values(&image, array.offset, array.scale);
         let at_a_time = windows_at_a_time(compute, settings.sw_batch_size);
         let sliding = SlidingWindow::new(crop_size, settings.overlap, at_a_time)?.with_weighting(settings.weighting);
         let pred = sliding.argmax(InputVolume::new(&image, 1, shape)?, |windows, num_windows| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hiend_loader::case::ImageRole;
 use hiend_loader::convert::{Judged, OnSuspect, Suspicion, check_extent};
-use hiend_loader::preprocess::window::window_units;
+use hiend_loader::preprocess::normalize::Units;
 use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
 use hiend_loader::stop::Stop;
 use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_volume};
@@ -114,7 +114,7 @@ pub struct Predictor {
     crop_size: [usize; 3],
     classes: Vec<String>,
     preprocess: PreprocessConfig,
-    window: [f64; 2],
+    units: Units,
     sliding: SlidingWindow,
     images_per_window: usize,
     checkpoints: Vec<PathBuf>,
@@ -154,7 +154,7 @@ impl Predictor {
                 return Err(OpenError::Unlike { first, other, key });
             }
         }
-        let (crop_size, window) = (opened[0].config.stream.crop_size, opened[0].window());
+        let (crop_size, units) = (opened[0].config.stream.crop_size, opened[0].units());
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
                 .with_weighting(settings.weighting)
@@ -166,7 +166,7 @@ impl Predictor {
             device: compute.raw().clone(),
             crop_size,
             classes,
-            window,
+            units,
             preprocess,
             sliding,
             images_per_window: if settings.mirror { 8 } else { 1 },
@@ -207,7 +207,13 @@ impl Predictor {
         check_extent(&read_info(path)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let scan = read_volume(path)?;
         let suspect = |suspicion| ScanPredictionError::Suspect { path: path.to_owned(), suspicion };
-        let Judged { findings, .. } = on_suspect.judge(&scan, ImageRole::Assumed, self.window).map_err(suspect)?;
+        let normalize = self.preprocess.normalize;
+        let window = match self.units {
+            Units::Window(window) => window,
+            Units::ZScores => self.preprocess.window,
+        };
+        let judged = on_suspect.judge(&scan, ImageRole::Assumed, normalize, window);
+        let Judged { findings, .. } = judged.map_err(suspect)?;
         let prepared = preprocess(&scan, None, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
         let info = scan.info.clone();
         drop(scan);
@@ -227,7 +233,7 @@ impl Predictor {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Exported, Fault> {
         let dims = prepared.shape;
-        let image = window_units(&prepared.image, prepared.quantiser.offset, 1.0, self.window);
+        let image = self.units.values(&prepared.image, prepared.quantiser.offset, prepared.quantiser.scale);
         let affine = prepared.geometry.affine;
         drop(prepared.image);
         let axis = self.sliding.slab_axis(dims);
@@ -277,9 +283,9 @@ impl Opened {
         }
     }
 
-    /// HU range that is mapped to [0, 1].
-    fn window(&self) -> [f64; 2] {
-        self.config.stream.window.unwrap_or(self.preprocess.window)
+    /// Units of the network's input.
+    fn units(&self) -> Units {
+        self.preprocess.units(self.config.stream.window)
     }
 
     /// First key in which another model differs and must not, if there is one.
@@ -288,7 +294,7 @@ impl Opened {
         let same = [
             ("classes", a.classes == b.classes),
             ("stream.crop_size", a.stream.crop_size == b.stream.crop_size),
-            ("stream.window", self.window() == other.window()),
+            ("stream.window", self.units() == other.units()),
             ("preprocess", self.preprocess == other.preprocess),
         ];
         same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)

@@ -29,8 +29,10 @@ pub(super) mod field {
     pub(in super::super) const SOURCES: u32 = 14;
     /// Bits of [`super::flag`].
     pub(in super::super) const FLAGS: u32 = 15;
+    /// Stored value of voxels outside the volume.
+    pub(in super::super) const OUTSIDE: u32 = 16;
     /// Number of fields.
-    pub(in super::super) const COUNT: u32 = 16;
+    pub(in super::super) const COUNT: u32 = 17;
 }
 
 /// Bits of [`field::FLAGS`].
@@ -75,7 +77,7 @@ impl CodedCrops {
         let words = Tensor::from_data(stage(TensorData::new(words, [count])), (device, DType::U32));
         let count = facts.len();
         let facts = Tensor::from_data(TensorData::new(facts, [count]), (device, DType::I32));
-        let params = Tensor::from_data(TensorData::new(params, [crops.len(), 4]), device);
+        let params = Tensor::from_data(TensorData::new(params, [crops.len(), 6]), device);
         Self { words, facts, params, crops: crops.into(), crop_size }
     }
 
@@ -171,7 +173,7 @@ struct Tables {
     /// [`field::COUNT`] fields per crop, then the sources of all chunks, crop after crop: the first word of a record, or
     /// the value of a constant chunk in the low 16 bits of a negative number.
     facts: Vec<i32>,
-    /// Gain, bias, factor and shift of each crop, see [`hiend_loader::batch::Dequantize`].
+    /// [`hiend_loader::batch::Dequantize::row`] of each crop.
     params: Vec<f32>,
 }
 
@@ -205,14 +207,14 @@ impl Tables {
             set(field::FIRST, &first.map(number));
             set(field::MET, &[number(met[1]), number(met[2])]);
             set(field::SOURCES, &[number(crops.len() * field::COUNT as usize + sources.len())]);
+            set(field::OUTSIDE, &[i32::from(crop.scale.outside())]);
             set(field::FLAGS, &[flags.iter().map(|&(is_set, flag)| if is_set { flag } else { 0 }).sum()]);
             facts.extend(entry);
             sources.extend(crop.chunks.iter().map(|source| match *source {
                 ChunkSource::Constant(value) => i32::MIN | i32::from(value),
                 ChunkSource::Record(word) => number(crop.words.start + word as usize),
             }));
-            let by = crop.dequantize();
-            params.extend([by.scale.gain, by.scale.bias, by.factor, by.shift]);
+            params.extend(crop.dequantize().row());
         }
         facts.extend(sources);
         Self { facts, params }
@@ -298,21 +300,23 @@ pub(crate) mod tests {
 
     /// Stored values are multiplied by a power of two, so that no result is rounded.
     fn stored_values_are_exact(device: &Device) {
+        let fractions = Scale { gain: 1.0 / 65_536.0, bias: 0.0, low: 0.0, high: 1.0 };
+        let zscores = Scale::unchanged(1.0 / 1024.0, -20.0);
+        assert_eq!([fractions, zscores].map(Scale::outside), [0, 20_480]);
         each_batch(|words, crops, crop_size| {
-            let without_intensities = |params| match params {
-                SampledParams::Recipe(params) => {
-                    SampledParams::Recipe(RecipeParams { scale_intensity: None, shift_intensity: None, ..params })
-                }
-                other => other,
-            };
-            let exact = |crop: &CropChunks| CropChunks {
-                scale: Scale { gain: 1.0 / 65_536.0, bias: 0.0 },
-                params: without_intensities(crop.params),
-                ..crop.clone()
-            };
-            let crops: Vec<CropChunks> = crops.iter().map(exact).collect();
-            let expected: Vec<f32> = crops.iter().flat_map(|crop| crop.to_floats(words, crop_size)).collect();
-            assert!(decoded(words, &crops, crop_size, device) == expected, "{device:?}: {crop_size:?}");
+            for scale in [fractions, zscores] {
+                let without_intensities = |params| match params {
+                    SampledParams::Recipe(params) => {
+                        SampledParams::Recipe(RecipeParams { scale_intensity: None, shift_intensity: None, ..params })
+                    }
+                    other => other,
+                };
+                let exact =
+                    |crop: &CropChunks| CropChunks { scale, params: without_intensities(crop.params), ..crop.clone() };
+                let crops: Vec<CropChunks> = crops.iter().map(exact).collect();
+                let expected: Vec<f32> = crops.iter().flat_map(|crop| crop.to_floats(words, crop_size)).collect();
+                assert!(decoded(words, &crops, crop_size, device) == expected, "{device:?}: {crop_size:?}");
+            }
         });
     }
 

@@ -1,15 +1,14 @@
-//! Conversion of quantized voxels to floats on the device: `clamp(quantized · gain + bias, 0, 1) · factor + shift`, with
-//! four parameters per crop. Not differentiable: voxels are constants.
+//! Conversion of quantized voxels to floats on the device: `clamp(quantized · gain + bias, low, high) · factor + shift`,
+//! with six parameters per crop. Not differentiable: voxels are constants.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
-use burn::tensor::{DType, FloatDType, Int, Shape, Tensor};
+use burn::tensor::{FloatDType, Int, IntDType, Tensor};
 use hiend_cpu::dequantize::Params;
 
 use super::cpu;
 
-/// Floats of `quantized` `[n, 1, x, y, z]` by `params` `[n, 4]`: gain, bias, factor and shift of each crop, see
-/// [`hiend_loader::batch::Dequantize`].
+/// Floats of `quantized` `[n, 1, x, y, z]` by `params` `[n, 6]`: [`hiend_loader::batch::Dequantize::row`] of each crop.
 #[must_use]
 pub fn dequantize(quantized: Tensor<5, Int>, params: Tensor<2>) -> Tensor<5> {
     Tensor::from_dispatch(<Dispatch as DequantizeVoxels>::dequantize(quantized.into_dispatch(), params.into_dispatch()))
@@ -22,27 +21,17 @@ pub trait DequantizeVoxels: Backend {
     fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// The conversion by the backend's operations.
-fn composed<B: Backend>(quantized: IntTensor<B>, params: FloatTensor<B>) -> FloatTensor<B> {
-    let crops = quantized.shape()[0];
-    let param = |number: usize| {
-        let column = B::float_slice(params.clone(), &[(0..crops).into(), (number..number + 1).into()]);
-        B::float_reshape(column, Shape::from([crops, 1, 1, 1, 1]))
-    };
-    let quantized = B::int_into_float(quantized, FloatDType::F32);
-    let units = B::float_add(B::float_mul(quantized, param(0)), param(1));
-    let units = B::float_clamp(units, 0.0.into(), 1.0.into());
-    B::float_add(B::float_mul(units, param(2)), param(3))
+/// The tensors in the types that the conversion reads.
+fn cast<B: Backend>(quantized: IntTensor<B>, params: FloatTensor<B>) -> (IntTensor<B>, FloatTensor<B>) {
+    (B::int_cast(quantized, IntDType::U16), B::float_cast(params, FloatDType::F32))
 }
 
 impl DequantizeVoxels for Flex {
     fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self> {
-        if quantized.dtype() != DType::U16 || !cpu::all_f32([&params]) {
-            return composed::<Self>(quantized, params);
-        }
-        let quantized = cpu::in_order(quantized);
-        let params = cpu::in_order(params);
-        let of_crop = |&[gain, bias, factor, shift]: &[f32; 4]| Params { gain, bias, factor, shift };
+        let (quantized, params) = cast::<Self>(quantized, params);
+        let (quantized, params) = (cpu::in_order(quantized), cpu::in_order(params));
+        let of_crop =
+            |&[gain, bias, low, high, factor, shift]: &[f32; 6]| Params { gain, bias, low, high, factor, shift };
         let crops: Vec<Params> = cpu::values(&params).as_chunks().0.iter().map(of_crop).collect();
         let values = quantized.as_slice::<u16>().expect("16-bit voxels in order");
         cpu::tensor(hiend_cpu::dequantize::floats(values, &crops), quantized.shape())
@@ -64,28 +53,31 @@ impl DequantizeVoxels for burn::backend::Cube {
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{largest_difference, on_devices};
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::{DType, Device, TensorData};
     use hiend_loader::batch::Dequantize;
     use hiend_loader::preprocess::window::Scale;
 
     fn floats_are_those_of_the_loader(device: &Device) {
         let of_crop =
             |low: f64, factor, shift| Dequantize { scale: Scale::new(1.0, -175.0, [low, 250.0]), factor, shift };
-        let crops = [of_crop(-175.0, 1.0, 0.0), of_crop(-100.0, 1.07, -0.031), of_crop(0.0, 0.93, 0.1)];
+        // The last crop's values are z-scores in steps of 1/1024, which no device rounds.
+        let zscores = Dequantize { scale: Scale::unchanged(1.0 / 1024.0, -20.0), factor: 1.0, shift: 0.0 };
+        let crops = [of_crop(-175.0, 1.0, 0.0), of_crop(-100.0, 1.07, -0.031), of_crop(0.0, 0.93, 0.1), zscores];
         let quantized: Vec<u16> =
-            (0..3 * 64).map(|i| (i * 7919 % 65_536) as u16 % if i < 128 { 426 } else { 65_535 }).collect();
+            (0..4 * 64).map(|i| (i * 7919 % 65_536) as u16 % if i < 128 { 426 } else { 65_535 }).collect();
         let expected: Vec<f32> = quantized
             .chunks_exact(64)
             .zip(&crops)
             .flat_map(|(values, crop)| values.iter().map(|&value| crop.apply(value)))
             .collect();
-        let params: Vec<f32> = crops.iter().flat_map(|c| [c.scale.gain, c.scale.bias, c.factor, c.shift]).collect();
-        let quantized = Tensor::from_data(TensorData::new(quantized, [3, 1, 4, 4, 4]), (device, DType::U16));
-        let params = Tensor::from_data(TensorData::new(params, [3, 4]), device);
+        let params: Vec<f32> = crops.iter().flat_map(Dequantize::row).collect();
+        let quantized = Tensor::from_data(TensorData::new(quantized, [4, 1, 4, 4, 4]), (device, DType::U16));
+        let params = Tensor::from_data(TensorData::new(params, [4, 6]), device);
         let ours: Vec<f32> = dequantize(quantized, params).into_data().try_to_vec().unwrap();
         let error = largest_difference(&ours, &expected);
         // A GPU may round a product and a sum once instead of twice: 2^-23 of values up to 1.17.
         assert!(error <= 2e-7, "{device:?}: {error:e}");
+        assert_eq!(ours[3 * 64..], expected[3 * 64..], "{device:?}");
     }
 
     on_devices!(floats_are_those_of_the_loader);

@@ -99,7 +99,8 @@ impl AttentionFigure<'_> {
         let [_, y, z] = self.size;
         plane.cut(self.size, self.through[plane.axes()[0]], false, |voxel| {
             let within = [voxel / (y * z), voxel / z % y, voxel % z];
-            (self.scan.value(std::array::from_fn(|axis| self.origin[axis] + within[axis] as i64)), 0)
+            let at = std::array::from_fn(|axis| self.origin[axis] + within[axis] as i64);
+            (self.scan.units.grey(self.scan.value(at)), 0)
         })
     }
 
@@ -124,7 +125,8 @@ impl AttentionFigure<'_> {
         let at = [at[0] + (room[0] - size[0].min(room[0])) / 2, at[1] + (room[1] - size[1].min(room[1])) / 2];
         let [_, y, z] = shape;
         let slice = plane.cut(shape, through[plane.axes()[0]], false, |voxel| {
-            (self.scan.value([voxel / (y * z), voxel / z % y, voxel % z].map(|position| position as i64)), 0)
+            let at = [voxel / (y * z), voxel / z % y, voxel % z].map(|position| position as i64);
+            (self.scan.units.grey(self.scan.value(at)), 0)
         });
         sheet.canvas.slice(at, size, &slice);
         let corner =

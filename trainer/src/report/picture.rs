@@ -5,6 +5,7 @@
 //! contrast, as in the reference's pictures.
 
 use hiend_loader::picture::{Canvas, Rgb};
+use hiend_loader::preprocess::normalize::Units;
 
 use super::sheet::{Block, Column, PLANES, Sheet, tile_sizes};
 
@@ -15,7 +16,7 @@ const LONGEST_OF_SEVERAL: usize = 288;
 
 const HIDDEN: Rgb = [44, 50, 62];
 
-/// A training crop; volumes are [x, y, z], z fastest, in window units.
+/// A training crop; volumes are [x, y, z], z fastest.
 #[derive(Clone, Debug)]
 pub struct Panel {
     /// Title.
@@ -46,18 +47,20 @@ pub struct View<'a> {
     pub places: [String; 3],
     /// True if to label the patient's sides; training crops may be mirrored and are not labelled.
     pub letters: bool,
-    /// Value of a voxel of the input, in window units.
+    /// Units of the values.
+    pub units: Units,
+    /// Value of a voxel of the input.
     pub original: &'a dyn Fn(usize) -> f32,
     /// Value of the decoder's output at a voxel, if it was hidden from the encoder.
     pub reconstructed: &'a dyn Fn(usize) -> Option<f32>,
 }
 
-/// Draws training crops side by side, all of one size.
+/// Draws training crops side by side, all of one size, whose values are in `units`.
 ///
 /// # Panics
 /// If a panel's volumes do not have its size.
 #[must_use]
-pub fn render(panels: &[Panel]) -> Canvas {
+pub fn render(panels: &[Panel], units: Units) -> Canvas {
     let closures: Vec<_> = panels
         .iter()
         .map(|panel| {
@@ -76,6 +79,7 @@ pub fn render(panels: &[Panel]) -> Canvas {
             through: panel.size.map(|side| side / 2),
             places: Default::default(),
             letters: false,
+            units,
             original,
             reconstructed,
         })
@@ -98,8 +102,11 @@ pub fn draw(views: &[View<'_>]) -> Canvas {
         .collect();
     let mut sheet = Sheet::new(&blocks, tiles, 0);
     for (block, view) in views.iter().enumerate() {
-        let whole = |voxel: usize| ((view.original)(voxel), 0);
-        let filled = |voxel: usize| ((view.reconstructed)(voxel).unwrap_or_else(|| (view.original)(voxel)), 0);
+        let whole = |voxel: usize| (view.units.grey((view.original)(voxel)), 0);
+        let filled = |voxel: usize| {
+            let value = (view.reconstructed)(voxel).unwrap_or_else(|| (view.original)(voxel));
+            (view.units.grey(value), 0)
+        };
         for (row, (plane, size)) in PLANES.into_iter().zip(tiles).enumerate() {
             let at = view.through[plane.axes()[0]];
             let [original, masked, reconstruction] = [0, 1, 2].map(|column| sheet.tile(block, column, row));
@@ -136,7 +143,7 @@ mod tests {
         let size = [4, 4, 4];
         let hidden: Vec<bool> = (0..64).map(|i| i >= 32).collect();
         let panel = Panel { title: "case".into(), size, original: vec![1.0; 64], pred: vec![0.5; 64], hidden };
-        let canvas = render(std::slice::from_ref(&panel));
+        let canvas = render(std::slice::from_ref(&panel), Units::Window([-175.0, 250.0]));
         let blocks = [Block { columns: vec![Column::default(); 3], title: "case".into(), ..Block::default() }];
         let sheet = Sheet::new(&blocks, tile_sizes(size, [1.0; 3], LONGEST_OF_ONE), 0);
         let pixel = |column: usize, x: usize| {

@@ -25,3 +25,4 @@ mod rank_processes;
 mod ranks;
 mod report;
 mod service;
+mod zscore;

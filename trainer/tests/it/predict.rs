@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::{read_info, read_labels, read_volume, write_like};
 use hiend_trainer::checkpoint::{Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
@@ -378,4 +379,50 @@ fn small_parts_are_cleared_by_request() {
     assert!(clean == read("cleaned") && clean == read("by-number"));
     folder.check("scans", "none", &["--keep-largest", "bady"], 2, "no class `bady`; did you mean `body`?");
     folder.check("scans", "none", &["--keep-largest", "background"], 2, "the background is not cleaned");
+}
+
+#[test]
+fn a_model_of_z_scores_takes_scans_in_any_unit() {
+    let folder = Folder::new();
+    let normalize = Normalize::Zscore;
+    let mut config = config();
+    config.preprocess = Some(PreprocessConfig {
+        spacing: None,
+        window: normalize.default_window(),
+        normalize,
+        ..PreprocessConfig::default()
+    });
+    folder.add_run("z", 0, &config);
+    let shape = [20_u16, 24, 17];
+    let affine = [[-1.5, 0.0, 0.0, 9.0], [0.0, 1.5, 0.0, -4.0], [0.0, 0.0, 3.0, 2.0]];
+    // No voxel is 0, so that the box of nonzero voxels is the whole scan in either unit.
+    let values: Vec<i16> = (0..20 * 24 * 17_i32)
+        .map(|at| i16::try_from(100 + at * 7919 % 331 + if at / 20 % 24 > 9 { 700 } else { 0 }).unwrap())
+        .collect();
+    nifti::write(&folder.at("scans/a_0000.nii"), shape, affine, &values);
+    let other: Vec<i16> = values.iter().map(|value| 4 * value - 1501).collect();
+    nifti::write(&folder.at("scans/b_0000.nii"), shape, affine, &other);
+    let probabilities = |run: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        command.args(["predict", "--device", "cpu", "--probabilities", "--model"]).arg(folder.at(run));
+        let output =
+            command.arg(folder.at("scans")).arg("--out").arg(folder.at(&format!("out-{run}"))).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        let read = |name: &str| {
+            let dir = folder.at(&format!("out-{run}"));
+            let label = read_labels(&dir.join(format!("{name}.nii.gz"))).unwrap();
+            assert_eq!(label.info.shape, shape.map(usize::from));
+            let body = read_volume(&dir.join(format!("probabilities/{name}/01_body.nii.gz"))).unwrap();
+            let mut values = vec![0.0; 20 * 24 * 17];
+            body.read_f32(0, &mut values);
+            values
+        };
+        (["a", "b"].map(read), stderr)
+    };
+    let ([a, b], stderr) = probabilities("z");
+    assert!(a == b && a.iter().any(|&p| p > 0.0), "z-scores do not depend on the unit");
+    assert!(!stderr.contains("HU"), "{stderr}");
+    let ([a, b], _) = probabilities("run");
+    assert!(a != b, "the test would notice a window");
 }

@@ -39,8 +39,8 @@ class Batch:
     def image(self) -> Any:
         """Images, ``[n, 1, x, y, z]``: a ``torch.Tensor``, or an array without PyTorch.
 
-        ``float32`` in units of the window (0 is its lower end, 1 its upper end) or, with ``form="quantized"``,
-        ``uint16`` as stored (``int16`` with the same bits in PyTorch before 2.3); ``floats`` converts the latter.
+        ``float32`` in units of the window (0 is its lower end, 1 its upper end), or z-scores of a cache of those; with
+        ``form="quantized"``, ``uint16`` as stored (``int16`` with the same bits in PyTorch before 2.3); ``floats`` converts the latter.
         """
         return from_numpy(self._voxels().image)
 
@@ -62,7 +62,7 @@ class Batch:
 
     @property
     def dequantize(self) -> Any:
-        """Rows ``(gain, bias, factor, shift)``, one per crop, that ``floats`` applies; ``None`` for floats."""
+        """Rows ``(gain, bias, low, high, factor, shift)``, one per crop, that ``floats`` applies; ``None`` for floats."""
         return self._facts.dequantize
 
     def digest(self) -> str:
@@ -89,8 +89,9 @@ class Batch:
         values = self.image if device is None else self.image.to(device, non_blocking=True)
         if values.dtype == torch.int16:
             values = values.to(torch.int32).bitwise_and_(0xFFFF)
-        gain, bias, factor, shift = torch.from_numpy(rows).to(values.device).view(-1, 4, 1, 1, 1, 1).unbind(1)
-        return values.to(torch.float32).mul_(gain).add_(bias).clamp_(0, 1).mul_(factor).add_(shift)
+        rows = torch.from_numpy(rows).to(values.device).view(-1, 6, 1, 1, 1, 1)
+        gain, bias, low, high, factor, shift = rows.unbind(1)
+        return values.to(torch.float32).mul_(gain).add_(bias).clamp_(low, high).mul_(factor).add_(shift)
 
     def pin_memory(self) -> Batch:
         """Copies the tensors to page-locked memory of PyTorch and returns the batch, as ``DataLoader`` expects.

@@ -70,5 +70,5 @@ class Cache:
 
 
 def read_case(cache: str | os.PathLike[str] | Cache, case: str) -> Volume:
-    """Reads one case of a cache: image in HU, label map and affine."""
+    """Reads one case of a cache: image in HU or z-scores, label map and affine."""
     return (cache if isinstance(cache, Cache) else Cache(cache)).read(case)

@@ -49,7 +49,7 @@ class CropDataset(IterableDataset):
             (any class but 0) or ``"class"`` (every class with the same probability).
         foreground_rate: Share of crops whose centre is foreground, 0 to 1.
         ignore_label: Label of voxels without annotation, on which no crop is centred; by default that of the dataset.
-        window: HU range that becomes [0, 1]; by default the cache's own.
+        window: HU range that becomes [0, 1]; by default the cache's own. Not for z-scores.
         seed: Seed of the stream.
         fold: ``(k, n)`` selects the training cases of fold k of n, k from 0.
         fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).

@@ -29,8 +29,9 @@ def shard(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] = "cache",
     *,
+    normalize: str = "hu",
     spacing: float | Sequence[float] | None = 1.5,
-    window: Sequence[float] = (-175, 250),
+    window: Sequence[float] | None = None,
     store: str = "window",
     codec: str = "fast",
     exclude: str | Sequence[str] = (),
@@ -48,14 +49,17 @@ def shard(
 ) -> dict[str, Any]:
     """Converts CT scans to shards, as the program ``hiend-shard`` does; only new and changed cases.
 
-    Each scan is oriented to RAS+, resampled, clamped to a HU window and cropped to its foreground.
+    Each scan is oriented to RAS+, resampled, clamped to a HU window (or normalised to z-scores) and cropped to its
+    foreground.
 
     Args:
         data: Folder of nnU-Net datasets or one of them, a Medical Segmentation Decathlon dataset, or any folder with
             ``.nii`` or ``.nii.gz`` files.
         out: Folder of the cache, created if missing, or a URL that begins with ``s3://``, ``gs://`` or ``az://``.
+        normalize: ``"hu"``, or ``"zscore"`` for z-scores by each scan's own mean and standard deviation.
         spacing: Voxel side lengths in mm, one number or three; ``None`` keeps those of each scan.
-        window: HU range mapped to [0, 1]; foreground is above its lower end.
+        window: HU range mapped to [0, 1], whose lower end foreground is above, by default (-175, 250); z-scores to
+            keep, by default (-20, 40).
         store: HU range to keep: ``"window"``, or ``"full"`` to choose the window when streaming.
         codec: ``"fast"``, ``"dense"`` or ``"lz4"``.
         exclude: Datasets and cases to exclude; ``*`` and ``?`` are wildcards.
@@ -81,10 +85,13 @@ def shard(
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.
     """
+    if window is None:
+        window = (-20, 40) if normalize == "zscore" else (-175, 250)
     config = {
         "spacing": None if spacing is None else triple("spacing", spacing, float),
         "window": [float(end) for end in window],
         "store": store,
+        "normalize": normalize,
     }
     call = None if progress is None else lambda *fields: progress(Progress(*fields))
     return _hiend.convert(

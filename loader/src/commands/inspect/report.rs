@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
 
-use super::{by_dataset, label_name, listed, rounded, suspects, totals, window};
+use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals};
 use crate::geometry::spacing;
 use crate::picture::{Canvas, Plane};
+use crate::preprocess::normalize::Units;
 use crate::program::count;
 use crate::report::{Bars, Group, Page, box_plots, histogram};
 
@@ -42,10 +43,7 @@ pub(super) fn write(cache: &Cache, folder: &Path) -> anyhow::Result<PathBuf> {
     values(&mut page, cache, &volumes, sample.len())?;
     classes(&mut page, cache)?;
     page.heading("Middle axial slices");
-    page.paragraph(&format!(
-        "{} in the window, labels in colour; the patient's right is on the left.",
-        of_all(cache, &sample)
-    ));
+    page.paragraph(&format!("{} with labels in colour; the patient's right is on the left.", of_all(cache, &sample)));
     page.pictures(volumes.pictures)?;
     cases(&mut page, cache);
     Ok(page.write(folder)?)
@@ -67,7 +65,7 @@ fn suspicious(page: &mut Page, cache: &Cache) {
     page.heading("Suspicious cases");
     let suspects = suspects(cache);
     if suspects.is_empty() {
-        page.paragraph("None: the values of every case look like Hounsfield units.");
+        page.paragraph("None.");
         return;
     }
     let rows = suspects.iter().map(|(case, findings)| vec![(*case).to_owned(), findings.join("\n")]);
@@ -104,6 +102,15 @@ fn bar_charts<const N: usize>(
     charts.map(|(name, bars)| Ok(histogram(name, counted, &bars)?)).collect()
 }
 
+/// Values at the ends of the histogram: the window, or the range of pictures for z-scores.
+fn shown_range(cache: &Cache) -> [f64; 2] {
+    let config = parameters_of(cache);
+    match config.units(None) {
+        Units::Window(window) => window,
+        units @ Units::ZScores => units.shown_range().map(f64::from),
+    }
+}
+
 /// Voxels of the sampled cases: their histogram and slices.
 struct Volumes {
     histogram: Bars,
@@ -112,7 +119,8 @@ struct Volumes {
 
 impl Volumes {
     fn read(cache: &Cache, sample: &[&Case]) -> anyhow::Result<Self> {
-        let [low, high] = window(cache);
+        let config = parameters_of(cache);
+        let (units, [low, high]) = (config.units(None), shown_range(cache));
         let width = (high - low) / VOXEL_BARS as f64;
         let mut counts = vec![0_u64; VOXEL_BARS];
         let mut pictures = Vec::new();
@@ -122,14 +130,14 @@ impl Volumes {
             let image = &case.record().image;
             for &voxel in &volume.image {
                 let value = image.offset + image.scale * f64::from(voxel);
-                // Values beyond the window, which --store full keeps, count at its ends.
+                // Values beyond the range count at its ends.
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the bars")]
                 let bar = ((value - low) / width).clamp(0.0, (VOXEL_BARS - 1) as f64) as usize;
                 counts[bar] += 1;
             }
             let shape = listed(volume.shape, " x ");
             let caption = format!("{}, {shape} voxels of {} mm", case.key(), rounded(case.record().geometry.spacing));
-            pictures.push((slice(case, &volume, [low, high]), caption));
+            pictures.push((slice(case, &volume, units), caption));
         }
         let edges = (0..=VOXEL_BARS).map(|edge| low + width * edge as f64).collect();
         let total = counts.iter().sum::<u64>().max(1) as f64;
@@ -139,16 +147,14 @@ impl Volumes {
 }
 
 /// Middle axial slice, in true proportion.
-fn slice(case: &Case, volume: &StoredVolume, [low, high]: [f64; 2]) -> Canvas {
+fn slice(case: &Case, volume: &StoredVolume, units: Units) -> Canvas {
     let record = case.record();
     let side = |axis: usize| volume.shape[axis] as f64 * record.geometry.spacing[axis];
-    let scale = SLICE / side(0).max(side(1)).max(1e-6);
+    let per_mm = SLICE / side(0).max(side(1)).max(1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
-    let size = [0, 1].map(|axis| ((side(axis) * scale).round() as usize).max(1));
-    #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for grey values")]
-    let grey = |voxel: usize| {
-        ((record.image.offset + record.image.scale * f64::from(volume.image[voxel]) - low) / (high - low)) as f32
-    };
+    let size = [0, 1].map(|axis| ((side(axis) * per_mm).round() as usize).max(1));
+    let scale = units.scale(record.image.scale, record.image.offset);
+    let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
     let cut = Plane::Axial.cut(volume.shape, volume.shape[2] / 2, volume.label.is_some(), |voxel| {
         (grey(voxel), volume.label.as_ref().map_or(0, |labels| labels[voxel]))
     });
@@ -159,14 +165,14 @@ fn slice(case: &Case, volume: &StoredVolume, [low, high]: [f64; 2]) -> Canvas {
 
 /// Histogram of the stored values and box plots of the shares at the window's ends.
 fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize) -> anyhow::Result<()> {
-    let [low, high] = window(cache);
+    let values = parameters_of(cache).normalize.values();
     page.heading("Values");
     page.paragraph(&format!(
-        "Stored values of {} within the window of {low} to {high}, and shares of the source images of all cases before \
-         they were cropped.",
+        "Stored values of {}; those beyond the axis count at its ends. Shares are those of the source images of all cases \
+         before they were cropped.",
         count(num_sampled, "case")
     ));
-    page.charts([histogram("stored value", "% of voxels", &volumes.histogram)?]);
+    page.charts([histogram(values, "% of voxels", &volumes.histogram)?]);
     let recorded = || cache.cases().iter().filter_map(|case| case.record().values.as_ref());
     let share = |name: &str, values: Vec<f64>| Group { name: name.to_owned(), values };
     let shares = [

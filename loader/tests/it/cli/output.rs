@@ -62,7 +62,9 @@ fn inspect_writes_a_report_of_the_whole_cache() {
     let ran = check(&["inspect", &cache, "--report", &folder], 0);
     assert!(ran.err.contains("report/index.html"), "{}", ran.err);
     let html = std::fs::read_to_string(place.path("report/index.html")).unwrap();
-    for part in ["3 cases (3 with labels)", "Dataset001_Phantom/phantom_002", "liver (3)", "All cases in the window"] {
+    for part in
+        ["3 cases (3 with labels)", "Dataset001_Phantom/phantom_002", "liver (3)", "All cases with labels in colour"]
+    {
         assert!(html.contains(part), "{part}");
     }
     // Four histograms of cases, that of the values, and box plots of shares and of class volumes.

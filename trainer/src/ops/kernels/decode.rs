@@ -16,7 +16,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::dequantize::units_of;
+use super::dequantize::{PARAMS, units_of};
 use super::launch::{elementwise, uninit};
 use crate::ops::decode::{field, flag};
 
@@ -117,7 +117,7 @@ pub(super) fn decode_crops(
             let out_z = first + step;
             if out_z < size_z {
                 let z = (start_z + along(out_z, size_z, flipped_z)) as u32;
-                let mut value = 0u32;
+                let mut value = count(facts, entry, comptime!(field::OUTSIDE));
                 if row_inside && z < volume_z {
                     let number_z = z / chunk_z;
                     let in_z = z - number_z * chunk_z;
@@ -215,7 +215,7 @@ pub(crate) fn decode(
 ) -> CubeTensor {
     let (words, facts, params) = (into_contiguous(words), into_contiguous(facts), into_contiguous(params));
     assert_eq!((words.dtype, facts.dtype, params.dtype), (DType::U32, DType::I32, DType::F32), "words and tables");
-    assert_eq!(params.meta.shape().num_elements(), 4 * crops, "four parameters per crop");
+    assert_eq!(params.meta.shape().num_elements(), PARAMS as usize * crops, "six parameters per crop");
     let [x, y, z] = size;
     assert!(u32::try_from(crops * x * y * z).is_ok(), "kernels count values in 32 bits; use micro-batches");
     let floats = uninit(&params, Shape::from([crops, 1, x, y, z]), DType::F32);

@@ -7,13 +7,16 @@ use cubecl::prelude::*;
 
 use super::launch::{elementwise, uninit};
 
-/// Float of the stored `value` by the four parameters of its crop.
+/// Parameters of a crop, see [`hiend_loader::batch::Dequantize::row`].
+pub(super) const PARAMS: u32 = 6;
+
+/// Float of the stored `value` by the parameters of its crop.
 #[cube]
 pub(super) fn units_of(value: u32, params: &[f32], crop: u32) -> f32 {
-    let first = (crop * 4) as usize;
+    let first = (crop * comptime!(PARAMS)) as usize;
     let units = f32::cast_from(value) * params[first] + params[first + 1];
-    let units = clamp(units, 0.0f32, 1.0f32);
-    units * params[first + 2] + params[first + 3]
+    let units = clamp(units, params[first + 2], params[first + 3]);
+    units * params[first + 4] + params[first + 5]
 }
 
 #[cube(launch_unchecked)]
@@ -24,17 +27,17 @@ pub(super) fn dequantize_values(quantized: &[u16], params: &[f32], y: &mut [f32]
     }
 }
 
-/// Floats of `quantized` `[n, ..]` (16 bits) by the `params` `[n, 4]` of each crop.
+/// Floats of `quantized` `[n, ..]` (16 bits) by the `params` `[n, 6]` of each crop.
 pub(crate) fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
     let (quantized, params) = (into_contiguous(quantized), into_contiguous(params));
     assert_eq!((quantized.dtype, params.dtype), (DType::U16, DType::F32), "voxels are 16 bits, their parameters f32");
     let shape = quantized.meta.shape().clone();
     let count = shape.num_elements();
-    assert_eq!(params.meta.shape().num_elements(), 4 * shape[0], "four parameters per crop");
+    assert_eq!(params.meta.shape().num_elements(), PARAMS as usize * shape[0], "six parameters per crop");
     let y = uninit(&quantized, shape.clone(), DType::F32);
     let client = quantized.client.clone();
     let (cubes, dim) = elementwise(&client, count);
-    // SAFETY: `y` holds as many values as `quantized`, `params` four per crop, which bounds every index.
+    // SAFETY: `y` holds as many values as `quantized`, `params` six per crop, which bounds every index.
     unsafe {
         dequantize_values::launch_unchecked(
             &client,

@@ -1,0 +1,93 @@
+//! Runs on a cache of z-scores: what they record, and what they refuse.
+
+use std::fs;
+
+use hiend_loader::convert::Conversion;
+use hiend_loader::dataset;
+use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::Normalize;
+
+use crate::careless::Folder;
+
+/// Settings with which the weights of pre-training fit the UNETR of the folder's `finetune.toml`.
+const SIZES: &str = "--set model.patch_size=16 --set stream.crop_size=[32,32,32]";
+
+#[test]
+fn runs_on_z_scores_record_them_and_refuse_hu() {
+    let folder = Folder::new();
+    let normalize = Normalize::Zscore;
+    let preprocess = PreprocessConfig {
+        spacing: Some([5.0; 3]),
+        window: normalize.default_window(),
+        normalize,
+        ..PreprocessConfig::default()
+    };
+    let raw = folder.path("raw");
+    let datasets = dataset::find(&raw).unwrap();
+    Conversion::new(&raw, &datasets, &folder.path("z")).config(preprocess).run().unwrap();
+    let case = datasets[0].cases[0].case_id.clone();
+    let scan = datasets[0].cases[0].image.display().to_string();
+
+    let pretrain = |cache: &str, run: &str, more: &str| {
+        format!("pretrain --shards {cache} --config pretrain.toml --run-dir {run} --display lines {SIZES} {more}")
+    };
+    folder.succeed(&pretrain("z", "on-z", "--max-steps 1"));
+    folder.succeed(&pretrain("cache", "on-hu", "--max-steps 1"));
+    let config = |run: &str| fs::read_to_string(folder.path(&format!("{run}/config.toml"))).unwrap();
+    assert!(config("on-z").contains("normalize = \"zscore\"") && config("on-z").contains("spacing = [5.0, 5.0, 5.0]"));
+    assert!(!config("on-hu").contains("preprocess"));
+    folder.succeed(&pretrain("z", "on-z", "--max-steps 2 --resume"));
+    folder.refuse(&pretrain("cache", "on-z", "--max-steps 3 --resume"), &["preprocess"]);
+    folder.refuse(&pretrain("z", "other", "--set stream.window=[0,9]"), &["holds z-scores", "leave stream.window out"]);
+    folder.refuse(
+        &pretrain(
+            "cache",
+            "other",
+            "--set preprocess.window=[-20,40] --set preprocess.store=window --set preprocess.normalize=zscore",
+        ),
+        &["the cache was made with", "the configuration's preprocess says", "zscore"],
+    );
+
+    // Scans are prepared as the run says, without a flag.
+    let reconstruct = |run: &str, more: &str| format!("reconstruct --model {run} --out pictures --crop-only {more}");
+    let loss = |text: String| text.lines().find(|line| line.contains(": loss ")).map(str::to_owned).unwrap();
+    let by_run = loss(folder.succeed(&reconstruct("on-z", &scan)));
+    assert_eq!(by_run, loss(folder.succeed(&reconstruct("on-z", &format!("{scan} --normalize zscore --spacing 5")))));
+    assert_ne!(by_run, loss(folder.succeed(&reconstruct("on-z", &format!("{scan} --spacing native")))));
+    folder.succeed(&reconstruct("on-z", &format!("--shards z --case {case}")));
+    folder.refuse(
+        &reconstruct("on-z", &format!("--shards cache --case {case}")),
+        &["cache: holds HU, but the model expects z-scores"],
+    );
+    folder.refuse(
+        &reconstruct("on-hu", &format!("--shards z --case {case}")),
+        &["z: holds z-scores, but the model expects HU"],
+    );
+    for (run, flag, expected) in [
+        ("on-hu", "--normalize zscore", "--normalize zscore: the model was trained on HU; leave it out"),
+        ("on-z", "--window -100,100", "--window is for HU, and the model takes z-scores"),
+    ] {
+        let output = folder.command(&reconstruct(run, &format!("{scan} {flag}"))).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    folder.refuse("export --model on-z --format nnssl --spacing 5 --out encoder.pth", &["trained on z-scores"]);
+
+    // Weights of the other kind may be a start, but not in silence.
+    let finetune = |cache: &str, init: &str, run: &str| {
+        let command = format!(
+            "finetune --no-validation --shards {cache} --init {init} --config finetune.toml --run-dir {run} --max-steps 1 \
+             --display lines"
+        );
+        let output = folder.command(&command).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        stderr
+    };
+    let warned = finetune("z", "on-hu", "tuned");
+    assert!(warned.contains("were trained on HU, and the cache holds z-scores"), "{warned}");
+    let silent = finetune("z", "on-z", "tuned-again");
+    assert!(!silent.contains("were trained on"), "{silent}");
+    assert!(config("tuned").contains("normalize = \"zscore\""));
+}
