@@ -5,6 +5,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hiend_cache::{Cache, CodecPreset};
+use hiend_loader::preprocess::normalize::Units;
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::transform::Chain;
 use hiend_loader::visit::{Floats, VisitPlan, VisitSlot, Visitor};
@@ -38,7 +39,7 @@ fn crop(criterion: &mut Criterion) {
             foreground_rate: 0.75,
             sample_by: SampleBy::Intensity,
             augment,
-            window: [-175.0, 250.0],
+            units: Units::Window([-175.0, 250.0]),
             seed: 1,
         };
         let (mut visitor, mut epoch) = (Visitor::default(), 0);

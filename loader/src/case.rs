@@ -124,7 +124,7 @@ impl CaseFiles {
     /// If a file is missing or cannot be looked at.
     pub fn file_bytes(&self) -> std::io::Result<u64> {
         let sizes = self.files().map(|path| {
-            let voxels = detached(path).map(|voxels| std::fs::metadata(voxels)).transpose()?;
+            let voxels = detached(path).map(std::fs::metadata).transpose()?;
             Ok(std::fs::metadata(path)?.len() + voxels.map_or(0, |data| data.len()))
         });
         sizes.sum()

@@ -34,7 +34,7 @@ enum Bytes {
 
 /// All floors, and the memory that bytes come from and go to.
 pub(super) struct Floors {
-    floors: [Floor; 3],
+    ways: [Floor; 3],
     from: Vec<u8>,
     to: Vec<u8>,
 }
@@ -57,7 +57,7 @@ impl Floors {
             floor("raw_tcp", "bare TCP, loopback", tcp),
         ];
         let bytes = CROPS as usize * CROP_LEN * size_of::<u16>();
-        Ok(Self { floors, from: vec![1; bytes], to: vec![0; bytes] })
+        Ok(Self { ways: floors, from: vec![1; bytes], to: vec![0; bytes] })
     }
 
     /// Measures one round of each.
@@ -65,8 +65,8 @@ impl Floors {
     /// # Errors
     /// If a socket fails.
     pub(super) fn round(&mut self) -> std::io::Result<()> {
-        let Self { floors, from, to } = self;
-        for floor in floors {
+        let Self { ways, from, to } = self;
+        for floor in ways {
             settle();
             let watch = Stopwatch::of_process();
             match &floor.way {
@@ -82,7 +82,7 @@ impl Floors {
 
     /// The floors.
     pub(super) fn all(&self) -> impl Iterator<Item = &Floor> {
-        self.floors.iter()
+        self.ways.iter()
     }
 }
 
@@ -90,7 +90,7 @@ impl Floors {
 fn pass(mut sender: impl Write + Send, mut receiver: impl Read, from: &[u8], to: &mut [u8]) -> std::io::Result<()> {
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || from.chunks(PIECE).try_for_each(|piece| sender.write_all(piece)));
-        let received = receiver.read_exact(to);
-        sending.join().expect("a write does not panic").and(received)
+        let outcome = receiver.read_exact(to);
+        sending.join().expect("a write does not panic").and(outcome)
     })
 }

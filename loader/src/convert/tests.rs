@@ -281,8 +281,8 @@ fn a_dicom_series_is_converted_like_the_same_scan_as_nifti() {
 
     let place = Place::new(&[("a.nii", image())]);
     let write = |number: usize, change: u16| {
-        let plane = &ct()[number * 120..][..120];
-        let pixels: Vec<u16> = plane.iter().map(|&hu| u16::try_from(hu + 1024).unwrap() + change).collect();
+        let image = &ct()[number * 120..][..120];
+        let pixels: Vec<u16> = image.iter().map(|&hu| u16::try_from(hu + 1024).unwrap() + change).collect();
         let slice = TestSlice::new(0.0, 0).number(tags::ROWS, 10).number(tags::COLUMNS, 12).pixels(&pixels);
         let slice = slice.text(tags::PIXEL_SPACING, VR::DS, "2\\2").at([-9.0, -7.0, 2.0 * number as f64 - 5.0]);
         let path = slice.write(&place.data().join(format!("b/IM{number}")));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::assemble::{Assembler, Message, catch_panic};
 use super::read_ahead::ReadAhead;
-use super::{Error, Loader, MemoryPlan, Shared};
+use super::{Error, Loader, MemoryPlan, Shared, cores};
 use crate::batch::Batch;
 use crate::verdict::SpanTimes;
 use crate::visit::Form;

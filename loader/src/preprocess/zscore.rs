@@ -59,7 +59,7 @@ impl ZScore {
         let mean = sum / count;
         let std = (squares / count - mean * mean).sqrt();
         // Not a number if rounding leaves less than nothing of the variance.
-        (lowest < highest && std > 0.0 && std.is_finite()).then(|| Self { mean: middle + mean, std, min })
+        (lowest < highest && std > 0.0 && std.is_finite()).then_some(Self { mean: middle + mean, std, min })
     }
 
     /// Value of the file at a z-score.
@@ -105,9 +105,11 @@ pub(crate) fn is_nonzero(value: f32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
+
     use super::*;
+    use crate::volume::nifti::testing::TestFile;
     use crate::volume::read_volume;
-    use crate::volume::testing::TestFile;
 
     const SHAPE: [usize; 3] = [7, 6, 5];
 

@@ -148,7 +148,7 @@ fn draw_boxes(
     let (low, high) = range
         .or_else(|| Some((all().reduce(f64::min)?, all().reduce(f64::max)?)))
         .map_or((0.0, 1.0), |(low, high)| if high > low { (low, high) } else { (low - 0.5, high + 0.5) });
-    let room = 0.02 * (high - low);
+    let margin = 0.02 * (high - low);
     let last = i32::try_from(groups.len())?.max(1) - 1;
     let root = svg.into_drawing_area();
     // Rows are numbered from below.
@@ -157,7 +157,7 @@ fn draw_boxes(
         .margin_right(24)
         .x_label_area_size(40)
         .y_label_area_size(230)
-        .build_cartesian_2d((low - room) as f32..(high + room) as f32, (0..last).into_segmented())?;
+        .build_cartesian_2d((low - margin) as f32..(high + margin) as f32, (0..last).into_segmented())?;
     let name = |row: &SegmentValue<i32>| match row {
         SegmentValue::CenterOf(row) | SegmentValue::Exact(row) => {
             let group = usize::try_from(last - row).ok().and_then(|at| groups.get(at));

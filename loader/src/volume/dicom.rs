@@ -64,14 +64,12 @@ pub(super) fn files_of(path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
         };
     }
     let is_it = |file: &PathBuf| file.file_name() == path.file_name();
-    match sorted.series.into_iter().find(|series| series.files.iter().any(is_it)) {
-        Some(series) => Ok(series.files),
-        None => {
-            let other = sorted.others.into_iter().find(|other| is_it(&other.path));
-            let what = other.map_or_else(|| "file without an image".to_owned(), |other| other.reason.to_string());
-            Err(at(DicomFault::NotCt { what }.into()))
-        }
+    if let Some(series) = sorted.series.into_iter().find(|series| series.files.iter().any(is_it)) {
+        return Ok(series.files);
     }
+    let other = sorted.others.into_iter().find(|other| is_it(&other.path));
+    let what = other.map_or_else(|| "file without an image".to_owned(), |other| other.reason.to_string());
+    Err(at(DicomFault::NotCt { what }.into()))
 }
 
 /// The files of a folder that may be DICOM, sorted.

@@ -13,10 +13,14 @@ const CONFIG: PreprocessConfig = PreprocessConfig {
     spacing: Some([6.0; 3]),
     window: [-175.0, 250.0],
     store: hiend_loader::preprocess::window::Store::Window,
+    normalize: hiend_loader::preprocess::normalize::Normalize::Hu,
 };
 
-/// Voxels and place of every case of a cache.
-fn content(cache: &Path) -> Vec<(String, Vec<u16>, Option<Vec<u8>>, [[f64; 4]; 4])> {
+/// Name, image, labels and affine of a case.
+type Content = (String, Vec<u16>, Option<Vec<u8>>, [[f64; 4]; 4]);
+
+/// Content of every case of a cache.
+fn content(cache: &Path) -> Vec<Content> {
     let cache = Cache::open(cache).unwrap();
     let read = |case: &hiend_cache::Case| {
         let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
@@ -89,7 +93,7 @@ fn a_change_of_detached_voxels_is_noticed() {
     // A body with noise, in air.
     let hu = |value: i16, at: i16| if at % 8 < 2 { -1000 } else { value + at * 31 % 41 };
     let voxels = |value: i16| (0..512).flat_map(|at| hu(value, at).to_le_bytes()).collect::<Vec<u8>>();
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(600);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_mins(10);
     let write = |value, modified| {
         std::fs::write(data.join("a.raw"), voxels(value)).unwrap();
         for name in ["a.mhd", "a.raw"] {
@@ -105,7 +109,7 @@ fn a_change_of_detached_voxels_is_noticed() {
         changes(&data, &datasets, &cache, &CONFIG, &ConvertOptions::default()).unwrap()
     };
     assert_eq!(listed().unchanged, ["data/a"]);
-    write(90, old + std::time::Duration::from_secs(60));
+    write(90, old + std::time::Duration::from_mins(1));
     assert_eq!(listed().changed, ["data/a"]);
     convert(&data);
     assert_ne!(content(&cache)[0].1, first[0].1);

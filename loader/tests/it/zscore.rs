@@ -1,5 +1,7 @@
 //! Caches of z-scores: stored values against a formula computed here, streams in every form, and refusals.
 
+#![expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "whole numbers that f32 holds, compared bit by bit")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

@@ -32,7 +32,10 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
         device: compute.raw(),
     };
     scans::for_each(&args.scans, &loaded, |scan| {
-        let centre = args.centre.map_or_else(|| Ok(scan.middle()), |point| scan.voxel_at(point))?;
+        let centre = match args.centre {
+            Some(point) => scan.voxel_at(point)?,
+            None => scan.middle(),
+        };
         draw_crop(&reconstructor, scan, centre, args)?;
         if args.crop_only { Ok(()) } else { draw_scan(&reconstructor, scan, centre, args) }
     })

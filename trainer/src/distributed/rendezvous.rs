@@ -142,8 +142,3 @@ pub(super) fn own_name() -> String {
 pub(super) fn announcement(folder: &std::path::Path) -> PathBuf {
     folder.join("address")
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-}

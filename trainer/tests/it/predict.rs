@@ -117,7 +117,7 @@ fn label_maps_have_the_format_and_the_grid_of_their_scan() {
         let body = read_volume(&folder.at(&format!("out/probabilities/{case}/01_body.{ending}"))).unwrap();
         assert!(largest_shift_mm(&body.info.affine, &affine(scan), label.info.shape) < 1e-3, "{result}");
     }
-    assert_eq!(affine("d")[0], [-3.0, 0.0, 0.0, 0.0]);
+    assert_eq!(format!("{:?}", affine("d")[0]), "[-3.0, 0.0, 0.0, 0.0]");
     // The same voxels at the same places have the same labels, whatever their file.
     let read = |name: &str| read_labels(&folder.at(&format!("out/{name}"))).unwrap().voxels;
     assert!(read("a.nii.gz") == read("b.nrrd") && read("a.nii.gz") == read("c.mha"));

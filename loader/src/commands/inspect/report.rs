@@ -149,10 +149,10 @@ impl Volumes {
 /// Middle axial slice, in true proportion.
 fn slice(case: &Case, volume: &StoredVolume, units: Units) -> Canvas {
     let record = case.record();
-    let side = |axis: usize| volume.shape[axis] as f64 * record.geometry.spacing[axis];
-    let per_mm = SLICE / side(0).max(side(1)).max(1e-6);
+    let length_mm = |axis: usize| volume.shape[axis] as f64 * record.geometry.spacing[axis];
+    let per_mm = SLICE / length_mm(0).max(length_mm(1)).max(1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
-    let size = [0, 1].map(|axis| ((side(axis) * per_mm).round() as usize).max(1));
+    let size = [0, 1].map(|axis| ((length_mm(axis) * per_mm).round() as usize).max(1));
     let scale = units.scale(record.image.scale, record.image.offset);
     let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
     let cut = Plane::Axial.cut(volume.shape, volume.shape[2] / 2, volume.label.is_some(), |voxel| {

@@ -43,15 +43,12 @@ pub(super) fn decode(slice: &Slice, elements: &Elements) -> Result<Vec<i32>, Dic
         return Err(fault(problem));
     }
     let value = |raw: u16| of_bits(raw, slice.form);
-    Ok(match num_bytes {
-        1 => bytes[..num_pixels].iter().map(|&byte| value(byte.into())).collect(),
-        _ => {
-            let pairs = bytes.as_chunks::<2>().0.iter().take(num_pixels);
-            pairs
-                .map(|&pair| value(if is_big_endian { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) }))
-                .collect()
-        }
-    })
+    if num_bytes == 1 {
+        return Ok(bytes[..num_pixels].iter().map(|&byte| value(byte.into())).collect());
+    }
+    let pairs = bytes.as_chunks::<2>().0.iter().take(num_pixels);
+    let pair = |&pair: &[u8; 2]| value(if is_big_endian { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) });
+    Ok(pairs.map(pair).collect())
 }
 
 /// The number in the stored bits of a pixel; other bits may hold overlays.

@@ -172,7 +172,6 @@ fn air_value(slice: &Slice) -> Option<i32> {
 /// Rescaling of all slices, with which stored values can be kept as they are.
 fn common_rescale(slices: &[Slice]) -> Option<(f64, f64)> {
     let first = &slices[0];
-    #[expect(clippy::float_cmp, reason = "exactly the same numbers in all headers")]
     let is_common = slices.iter().all(|slice| slice.rescale == first.rescale);
     let is_padded = slices.iter().all(|slice| slice.padding.is_none() || air_value(slice).is_some());
     (is_common && is_padded).then_some(first.rescale)
@@ -226,7 +225,6 @@ fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<Pa
         };
         let is_same = slice.position.iter().zip(other.position).all(|(a, b)| (a - b).abs() < SAME_POSITION_MM);
         let (a, b) = (slice.rescale, other.rescale);
-        #[expect(clippy::float_cmp, reason = "exactly the same numbers in both headers")]
         let is_same = is_same && a == b && *pixels == values_of(&slice)?;
         if is_same {
             duplicates.push(slice.path);
@@ -271,23 +269,18 @@ fn step(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
     let steps_in = |gap: f64| (gap / median).round().max(1.0);
     let are_multiples = gaps.iter().all(|gap| (gap - steps_in(*gap) * median).abs() <= MAX_JITTER * median);
     let first_gap = gaps.iter().position(|gap| steps_in(*gap) > 1.0);
-    match first_gap.filter(|_| are_multiples) {
-        Some(at) => {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive whole number")]
-            let missing = gaps.iter().map(|gap| steps_in(*gap) - 1.0).sum::<f64>() as usize;
-            let (before, after) = (slices[at].file_name(), slices[at + 1].file_name());
-            Err(DicomFault::MissingSlices { series, missing, of: slices.len() + missing, before, after })
-        }
-        // Distances along the stack may be equal while images are shifted in their planes.
-        None => {
-            let lengths = slices.windows(2).map(|pair| {
-                let [a, b] = [&pair[0], &pair[1]];
-                let way: [f64; 3] = std::array::from_fn(|axis| b.position[axis] - a.position[axis]);
-                dot(way, way).sqrt()
-            });
-            let (least, most) =
-                lengths.fold((f64::INFINITY, 0.0f64), |(least, most), length| (least.min(length), most.max(length)));
-            Err(DicomFault::Varying { series, least, most })
-        }
+    if let Some(at) = first_gap.filter(|_| are_multiples) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive whole number")]
+        let missing = gaps.iter().map(|gap| steps_in(*gap) - 1.0).sum::<f64>() as usize;
+        let (before, after) = (slices[at].file_name(), slices[at + 1].file_name());
+        return Err(DicomFault::MissingSlices { series, missing, of: slices.len() + missing, before, after });
     }
+    // Distances along the stack may be equal while images are shifted in their planes.
+    let lengths = slices.windows(2).map(|pair| {
+        let [a, b] = [&pair[0], &pair[1]];
+        let way: [f64; 3] = std::array::from_fn(|axis| b.position[axis] - a.position[axis]);
+        dot(way, way).sqrt()
+    });
+    let range = lengths.fold((f64::INFINITY, 0.0f64), |(low, high), length| (low.min(length), high.max(length)));
+    Err(DicomFault::Varying { series, least: range.0, most: range.1 })
 }

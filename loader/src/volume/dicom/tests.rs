@@ -1,5 +1,7 @@
 //! Series as scanners and archives leave them.
 
+#![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
+
 use std::path::Path;
 
 use dicom_core::VR;

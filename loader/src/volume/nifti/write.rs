@@ -41,7 +41,7 @@ where
 /// Header of a grid in mm: the affine as sform, and as qform too if it is a rotation.
 fn header_of(affine: &Affine) -> NiftiHeader {
     #[expect(clippy::cast_possible_truncation, reason = "NIfTI stores affines as f32")]
-    let [x, y, z, _] = affine.map(|row| row.map(|value| value as f32));
+    let rows = affine.map(|row| row.map(|value| value as f32));
     let sides = spacing(affine);
     let mut axes = Matrix3::from_fn(|row, axis| affine[row][axis] / sides[axis]);
     let is_rotation = (0..3).all(|axis| axes.column(axis).dot(&axes.column((axis + 1) % 3)).abs() < MAX_COSINE);
@@ -67,12 +67,12 @@ fn header_of(affine: &Affine) -> NiftiHeader {
         quatern_b: b,
         quatern_c: c,
         quatern_d: d,
-        quatern_x: x[3],
-        quatern_y: y[3],
-        quatern_z: z[3],
-        srow_x: x,
-        srow_y: y,
-        srow_z: z,
+        quatern_x: rows[0][3],
+        quatern_y: rows[1][3],
+        quatern_z: rows[2][3],
+        srow_x: rows[0],
+        srow_y: rows[1],
+        srow_z: rows[2],
         ..NiftiHeader::default()
     }
 }

@@ -1,5 +1,7 @@
 //! Headers as ITK and 3D Slicer write them, and ones that nobody should.
 
+#![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
+
 use std::path::Path;
 
 use super::super::{Volume, read_info, read_labels, read_volume};

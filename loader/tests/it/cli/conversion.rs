@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hiend_cache::{Cache, Manifest};
 
-use super::{Place, SPACING, check, command, nifti, ran_of, run, set_age, voxels};
+use super::{Place, SPACING, check, command, nifti, ran_of, set_age, voxels};
 
 #[test]
 fn bad_files_are_skipped_with_one_line_each() {

@@ -8,7 +8,7 @@ use hiend_cache::Manifest;
 use super::{Place, check, voxels};
 
 /// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
-fn damage(place: &Place, at: u64) -> PathBuf {
+pub(super) fn damage(place: &Place, at: u64) -> PathBuf {
     let shard = hiend_cache::list_shards(place.path("cache")).unwrap().remove(0);
     let mut bytes = std::fs::read(&shard).unwrap();
     bytes[usize::try_from(at).unwrap()] ^= 1;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::process::Stdio;
 
+use super::damage::damage;
 use super::{Place, SPACING, check, command, ran_of, voxels};
 
 #[test]

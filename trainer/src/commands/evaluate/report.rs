@@ -116,10 +116,10 @@ fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas,
     // The lowest of equal slices.
     let at = (0..nz).rev().max_by_key(|&z| num_different(z)).unwrap_or(0);
     let source_spacing = spacing(&label.info.affine);
-    let side = |axis: usize| shape[axis] as f64 * source_spacing[label.info.orientation.source_axis[axis]];
-    let scale = SLICE / side(0).max(side(1)).max(1e-6);
+    let length_mm = |axis: usize| shape[axis] as f64 * source_spacing[label.info.orientation.source_axis[axis]];
+    let scale = SLICE / length_mm(0).max(length_mm(1)).max(1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
-    let size = [0, 1].map(|axis| ((side(axis) * scale).round() as usize).max(1));
+    let size = [0, 1].map(|axis| ((length_mm(axis) * scale).round() as usize).max(1));
     let top = LETTER + MARGIN;
     let mut canvas = Canvas::new(2 * size[0] + MARGIN, top + size[1]);
     for (number, (name, map)) in [("label", &truth), ("prediction", &guess)].into_iter().enumerate() {
