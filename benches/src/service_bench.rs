@@ -64,6 +64,15 @@ struct Progress {
     ended: AtomicBool,
 }
 
+/// Sets a flag when it is dropped.
+struct EndsOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Client {
     /// Takes batches until the round ends.
     fn take(&self, progress: &Progress, end: &AtomicBool) -> anyhow::Result<()> {
@@ -81,12 +90,12 @@ impl Client {
             }
             Ok(())
         }
-        let taken = match self {
+        // However this ends: the others wait for it.
+        let _ended = EndsOnDrop(&progress.ended);
+        match self {
             Self::Local(loader) => run(loader.stream(0), progress, end),
             Self::Remote(loader) => run(loader.stream(0), progress, end),
-        };
-        progress.ended.store(true, Ordering::Relaxed);
-        taken
+        }
     }
 }
 

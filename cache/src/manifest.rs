@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn update_lists_shards_and_removes_what_killed_runs_left() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["b.shard", "a.shard", "notes.txt", ".manifest-x", ".hiend-x.tmp"] {
+        for name in ["b.shard", "a.shard", ".name-c.shard", "notes.txt", ".manifest-x", ".hiend-x.tmp"] {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }
         Manifest::update(dir.path(), |manifest| manifest.created_by = "me".into()).unwrap();
@@ -346,7 +346,8 @@ mod tests {
         let mut names: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, [".manifest.lock", "a.shard", "b.shard", FILE_NAME, "notes.txt"]);
+        // The reservation of a name belongs to another run.
+        assert_eq!(names, [".manifest.lock", ".name-c.shard", "a.shard", "b.shard", FILE_NAME, "notes.txt"]);
     }
 
     #[test]

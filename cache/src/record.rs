@@ -143,8 +143,8 @@ pub struct SourceFiles {
     pub label_blake3: Option<String>,
     /// Total size of the files in bytes.
     pub bytes: u64,
-    /// Modification time of the image file in nanoseconds since 1970; `None` if the file was read too soon after it to
-    /// tell a later change by the time. Size and times save hashing unchanged files.
+    /// Modification time of the image file in nanoseconds since 1970, or a number made of those of several files; `None` if
+    /// a file was read too soon after it to tell a later change by the time. Size and times save hashing unchanged files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_modified_ns: Option<i64>,
     /// Modification time of the label file, as for the image.

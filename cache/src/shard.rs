@@ -85,9 +85,11 @@ pub fn list_shards(at: impl Into<Location>) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns `true` if a path has the extension of a shard.
+/// Returns `true` if a path has the extension of a shard and is not hidden: the reservation of a shard's name
+/// (`.name-g0001-w000-0000.shard`), which another run holds while it writes, is no shard; nor is a `._` file of macOS.
 pub(crate) fn is_shard(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == EXTENSION)
+    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION)
 }
 
 /// Generation that the name of a shard states; `None` for a name of another form.

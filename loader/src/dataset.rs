@@ -37,6 +37,7 @@ use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
 pub use exclude::Exclude;
+pub use roles::Modalities;
 pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
 
 /// A dataset, listed but not read.
@@ -169,7 +170,7 @@ pub enum DatasetError {
     },
     /// There is nothing to convert.
     #[error(
-        "{}: no CT volumes here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
+        "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
          Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
          .nrrd and .mha files or DICOM series{}",
         shown(path),
@@ -193,19 +194,27 @@ pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     Ok(datasets)
 }
 
-/// Finds the datasets in `root`, and all that lies there and belongs to none.
+/// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
 /// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
 pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
+    survey_of(root, Modalities::Ct)
+}
+
+/// Finds the datasets of images of the given modalities in `root`, and all that lies there and belongs to none.
+///
+/// # Errors
+/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
+pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();
     let tree = tree::walk(root, &mut listing.unused)?;
-    let mut finder = Finder { root, found: Vec::new(), stray: Vec::new() };
+    let mut finder = Finder { root, modalities, found: Vec::new(), stray: Vec::new() };
     let own = finder.search(&tree, true)?;
     if finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0) {
         // In none of the layouts: all volumes are one dataset.
-        listing.datasets = vec![folder::read(&tree, own.as_ref())];
+        listing.datasets = vec![folder::read(&tree, own.as_ref(), modalities)];
     } else {
         for file in &finder.stray {
             listing.unused.push(outside(file));
@@ -213,6 +222,11 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
         listing.datasets = unique_names(finder.found, root)?;
     }
     once_each(&tree, &mut listing);
+    if modalities == Modalities::All {
+        for dataset in &mut listing.datasets {
+            dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. }));
+        }
+    }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
         let unused = listing.all_unused().max_by_key(|unused| unused.reason.weight()).cloned();
@@ -223,6 +237,7 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 
 struct Finder<'a> {
     root: &'a Path,
+    modalities: Modalities,
     /// Datasets by the folder they were found in.
     found: Vec<(PathBuf, Dataset)>,
     /// Files in no dataset.
@@ -239,12 +254,12 @@ impl Finder<'_> {
         };
         let whole = listed
             .or_else(|| nnunet::read(folder, description.as_ref()))
-            .or_else(|| paired::read(folder, description.as_ref()));
+            .or_else(|| paired::read(folder, description.as_ref(), self.modalities));
         if let Some(dataset) = whole {
             self.found.push((folder.path.clone(), dataset));
             return Ok(description);
         }
-        if let Some((dataset, others)) = per_case::read(folder, description.as_ref(), is_root) {
+        if let Some((dataset, others)) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
             self.found.push((folder.path.clone(), dataset));
             for other in others {
                 self.search(other, false)?;

@@ -3,5 +3,5 @@
 mod chart;
 mod page;
 
-pub use chart::{Bars, ChartError, Group, box_plots, histogram};
+pub use chart::{Bars, ChartError, Group, MOST_DOTS, NAME_LETTERS, box_plots, histogram};
 pub use page::Page;

@@ -90,7 +90,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Reads a `NIfTI` file and preprocesses it as `hiend-shard` does.
+    /// Reads a scan and preprocesses it as `hiend-shard` does.
     ///
     /// # Errors
     /// If the file cannot be read, has an impossible size, holds nothing above the window's lower end or one value only,
@@ -242,7 +242,7 @@ impl Scan {
     }
 }
 
-/// Name of the scan in a file: the file's name without `.nii` or `.nii.gz`.
+/// Name of the scan in a file: the file's name without the ending of its format.
 #[must_use]
 pub fn name_of(path: &Path) -> String {
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

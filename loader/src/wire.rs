@@ -35,6 +35,10 @@ pub(crate) mod path {
     pub(crate) const SHARE: &str = "/hiend.loader.v1.Loader/Share";
 }
 
+/// Version that client and server must share: batches of other versions may differ. The number after `+` grows whenever the
+/// meaning of messages changes within one version of the program.
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+2");
+
 /// Suffix of the Unix socket over which file descriptors are passed, appended to the path of the service's socket.
 pub(crate) const FD_SUFFIX: &str = ".fd";
 

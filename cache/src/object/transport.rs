@@ -143,6 +143,7 @@ impl HttpService for Watched {
             }
             let is_metadata = self.store.is_metadata(&request);
             let is_small = request.body().content_length() <= SMALL_BODY;
+            let started = Instant::now();
             let mut answer = pin!(self.inner.execute(request));
             let answer = match tokio::time::timeout(SLOW, answer.as_mut()).await {
                 Ok(answer) => answer,
@@ -153,7 +154,7 @@ impl HttpService for Watched {
                     answer.await
                 }
             };
-            if is_metadata { self.store.of_metadata(answer) } else { self.store.of_data(answer) }
+            if is_metadata { self.store.of_metadata(answer) } else { self.store.of_data(answer, started) }
         })
     }
 }
@@ -166,8 +167,8 @@ impl Store {
             || self.metadata.as_deref().is_some_and(|url| uri.to_string().starts_with(url))
     }
 
-    /// Records the outcome of a request for data.
-    fn of_data(&self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+    /// Records the outcome of a request for data that began at `started`.
+    fn of_data(&self, answer: Result<HttpResponse, HttpError>, started: Instant) -> Result<HttpResponse, HttpError> {
         match answer {
             Ok(response) => {
                 let status = response.status();
@@ -181,7 +182,8 @@ impl Store {
             Err(err) => {
                 let is_final = !heals(&err);
                 if !is_final {
-                    self.failed(&innermost(&err), None);
+                    // A request that took long to fail has failed for long: a large upload to a silent server, for example.
+                    self.failed(&innermost(&err), Some(started));
                 }
                 if is_final || is_hopeless() { Err(once(err)) } else { Err(err) }
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
 use hiend_loader::convert::{Conversion, ConvertOptions, Event, OnSuspect, Summary};
-use hiend_loader::dataset::{Dataset, Exclude, UnusedReason, survey};
+use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedReason, survey_of};
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -87,7 +87,8 @@ pub(crate) fn convert<'py>(
         ..ConvertOptions::default()
     };
     let stop = Stop::new();
-    let (datasets, excluded) = wait(py, &stop, || find(&data, &exclude, prune))?;
+    let modalities = config.normalize.into();
+    let (datasets, excluded) = wait(py, &stop, || find(&data, modalities, &exclude, prune))?;
     let (reconvert, unmatched) = Exclude::new(&reconvert).matches(&datasets);
     if let Some(pattern) = unmatched.first() {
         return Err(Failure::config(format!("reconvert: {pattern:?} matches no dataset and no case")).into());
@@ -145,8 +146,13 @@ pub(crate) fn convert<'py>(
 }
 
 /// Finds the cases of a folder that are not excluded; returns them and the number of excluded ones.
-fn find(data: &std::path::Path, exclude: &[String], prune: bool) -> Result<(Vec<Dataset>, usize), Failure> {
-    let listing = survey(data)?;
+fn find(
+    data: &std::path::Path,
+    modalities: Modalities,
+    exclude: &[String],
+    prune: bool,
+) -> Result<(Vec<Dataset>, usize), Failure> {
+    let listing = survey_of(data, modalities)?;
     if prune && let Some(lost) = listing.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink) {
         return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
     }

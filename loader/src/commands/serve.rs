@@ -126,10 +126,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let (sender, receiver) = flume::bounded(1);
     let first = move || {
         note("stopping: no new requests, batches in work are being sent; a second signal ends at once");
+        // The receiver is there until the program ends. It is told before requests end, which would else be errors.
+        let _ = sender.send(());
         // Neither the start nor a batch waits for object storage that is away.
         hiend_cache::abandon_requests();
-        // The receiver is there until the program ends.
-        let _ = sender.send(());
     };
     on_interrupt(first, || ())?;
     let config = match config(cli) {

@@ -6,7 +6,7 @@ use super::table::count;
 use crate::budget::cores;
 use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
-use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey};
+use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey_of};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::program::{UsageError, note};
@@ -50,7 +50,7 @@ impl Task {
             on_suspect: args.on_suspect.into(),
             ..ConvertOptions::default()
         };
-        let Listing { mut datasets, unused } = survey(data)?;
+        let Listing { mut datasets, unused } = survey_of(data, normalize.into())?;
         let (excluded, unmatched) = Exclude::new(&args.exclude).apply(&mut datasets);
         refuse_unmatched("--exclude", &unmatched, data)?;
         note(format_args!("{}: {}", data.display(), summary(&datasets, excluded)));

@@ -29,24 +29,35 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
     let mut times = Vec::new();
     for path in case.files() {
         let (mut len, mut modified) = look(case, path, now)?;
-        // A header and its voxels count as one file, as recent as the later of the two.
+        // A header and its voxels count as one file.
         if let Some(voxels) = detached(path) {
             let (more, other) = look(case, &voxels, now)?;
             len += more;
-            modified = modified.zip(other).map(|(a, b)| a.max(b));
+            modified = modified.zip(other).map(|(a, b)| joined(a, b));
         }
         source.bytes += len;
         times.push(modified);
     }
-    // The latest time of several slices or masks; one that is not settled makes all untrusted.
+    // Of several slices, every time counts: the latest alone would hide one that was replaced by an older file of the same
+    // size. One that is not settled makes all untrusted.
+    let all = |times: &[Option<i64>]| -> Option<i64> {
+        let (first, others) = times.split_first()?;
+        others.iter().try_fold((*first)?, |sum, time| Some(joined(sum, (*time)?)))
+    };
+    // Of several masks, the latest, which existing caches hold.
     let latest = |times: &[Option<i64>]| -> Option<i64> {
         let times: Option<Vec<i64>> = times.iter().copied().collect();
         times.and_then(|times| times.into_iter().max())
     };
     let (image, label) = times.split_at(case.image_files().count());
-    source.image_modified_ns = latest(image);
+    source.image_modified_ns = all(image);
     source.label_modified_ns = latest(label);
     Ok(source)
+}
+
+/// A number for the times of two files that changes with either.
+fn joined(a: i64, b: i64) -> i64 {
+    a.wrapping_mul(31).wrapping_add(b)
 }
 
 /// Size of a case's file in bytes, and its time of change if that is settled.

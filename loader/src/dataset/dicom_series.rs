@@ -19,7 +19,7 @@ pub(super) struct FoundSeries {
 }
 
 impl FoundSeries {
-    /// Takes the DICOM files directly in a folder; returns their paths. Files that are no slices of a CT are listed as
+    /// Takes the DICOM files directly in a folder; returns their paths. Files that are not slices of a CT are listed as
     /// unused.
     pub(super) fn take(&mut self, folder: &Folder, root: &Path, dataset: &mut Dataset) -> HashSet<PathBuf> {
         let is_dicom = |file: &&TreeFile| file.stem().is_none() && file.id.is_some() && is_candidate(&file.name);

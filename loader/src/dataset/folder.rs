@@ -6,7 +6,7 @@
 //! those whose values are a label map's.
 //!
 //! In a folder with names such as `CASE_0000`, the number is a channel, as in nnU-Net ([`ChannelNames`]): further
-//! channels are no scans of their own, and a case that has them is skipped.
+//! channels are not scans of their own, and a case that has them is skipped.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,21 +16,22 @@ use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
-use super::roles::{case_key, is_label_folder, is_label_name, other_modality};
+use super::roles::{Modalities, case_key, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason, by_name};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
-pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset {
+pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
     #[cfg(feature = "dicom")]
     {
         let mut series = FoundSeries::default();
-        visit(root, &root.path, false, &mut dataset, &mut |folder, dataset| series.take(folder, &root.path, dataset));
+        let mut take = |folder: &Folder, dataset: &mut Dataset| series.take(folder, &root.path, dataset);
+        visit(root, &root.path, (false, modalities), &mut dataset, &mut take);
         series.add_to(&mut dataset);
     }
     #[cfg(not(feature = "dicom"))]
-    visit(root, &root.path, false, &mut dataset, &mut |_, _| HashSet::new());
+    visit(root, &root.path, (false, modalities), &mut dataset, &mut |_, _| HashSet::new());
     let mut cases = std::mem::take(&mut dataset.cases);
     cases.sort();
     for case in cases {
@@ -48,7 +49,13 @@ pub(super) fn read(root: &Folder, description: Option<&Description>) -> Dataset 
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
 /// `is_labels`: whether a folder on the way is named like one of label maps.
-fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset, series: TakeSeries<'_>) {
+fn visit(
+    folder: &Folder,
+    root: &Path,
+    (is_labels, modalities): (bool, Modalities),
+    dataset: &mut Dataset,
+    series: TakeSeries<'_>,
+) {
     let taken = if is_labels { HashSet::new() } else { series(folder, dataset) };
     let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
@@ -60,7 +67,7 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset, s
             Some(_) if is_labels => unused(UnusedReason::NamedLikeLabel),
             Some(stem) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             Some(stem) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
-            Some(stem) => match other_modality(stem) {
+            Some(stem) => match modalities.foreign_word(stem) {
                 Some(word) => unused(UnusedReason::NamedLikeOtherModality { word }),
                 None => images.entry(case_key(stem)).or_default().push((file, stem)),
             },
@@ -90,7 +97,7 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset, s
                 label: label.map(|label| LabelFiles::Map(label.path.clone())),
             };
             if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
-                let reason = "numbered like a case of several channels (_0000, _0001); a CT has one; rename the files if \
+                let reason = "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if \
                               the numbers count scans";
                 dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
             } else {
@@ -109,6 +116,6 @@ fn visit(folder: &Folder, root: &Path, is_labels: bool, dataset: &mut Dataset, s
             let path = child.path.strip_prefix(root).unwrap_or(&child.path);
             dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
         }
-        visit(child, root, is_labels || is_label_folder(&child.name), dataset, series);
+        visit(child, root, (is_labels || is_label_folder(&child.name), modalities), dataset, series);
     }
 }

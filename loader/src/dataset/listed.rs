@@ -56,7 +56,7 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
             dataset.skipped.push(SkippedCase::new(&case, &path, "listed in dataset.json but missing"));
         } else if images.len() > 1 || second.is_some() {
             taken.extend(second);
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; a CT has one"));
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         } else {
             dataset.cases.push(case);
         }

@@ -23,17 +23,15 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
     let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
-    let mut label_files: BTreeMap<&str, &TreeFile> = BTreeMap::new();
+    let mut label_files: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
     for (file, stem) in folder.folder(labels).into_iter().flat_map(Folder::volumes) {
-        if !label_files.get(stem).is_some_and(|other| is_preferred(other)) {
-            label_files.insert(stem, file);
-        }
+        label_files.entry(stem).or_default().push(file);
     }
     let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
     for (file, stem) in images.volumes() {
         stems.entry(stem).or_default().push(file);
     }
-    for files in stems.values_mut() {
+    for files in stems.values_mut().chain(label_files.values_mut()) {
         files.sort_by_key(|file| !is_preferred(file));
     }
     let is_strict = ending.is_some() || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
@@ -47,8 +45,9 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             _ if has_channel(stem) => continue,
             _ => stem,
         };
-        let label = label_files.get(case_id).map(|file| file.path.clone());
-        taken.extend(label.clone());
+        let maps = label_files.get(case_id).map(Vec::as_slice).unwrap_or_default();
+        let label = maps.first().map(|file| file.path.clone());
+        taken.extend(maps.iter().map(|file| file.path.clone()));
         taken.extend(files.iter().map(|file| file.path.clone()));
         let case = CaseFiles {
             dataset: dataset.name.clone(),
@@ -65,7 +64,12 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             })
             .map(|(_, number)| number)
             .collect();
-        if channels.is_empty() {
+        if let [first, second, ..] = maps
+            && !is_preferred(first)
+        {
+            let reason = format!("two label maps, {} and {}; keep one", first.name, second.name);
+            dataset.skipped.push(SkippedCase::new(&case, &first.path, reason));
+        } else if channels.is_empty() {
             let others = files[1..].iter().map(|file| {
                 let reason = "next to a file of the same case; keep one";
                 SkippedCase::new(&case, &file.path, reason)
@@ -82,7 +86,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
                         .map(|file| file.path.clone()),
                 );
             }
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; a CT has one"));
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         }
     }
     let is_test = images.name == "imagesTs";

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use super::Dataset;
 use super::description::Description;
-use super::roles::{case_key, channel, is_image_folder, is_label_folder, other_modality};
+use super::roles::{Modalities, case_key, channel, is_image_folder, is_label_folder};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, rest};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 /// `None` if the folder is not of this layout.
-pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option<Dataset> {
+pub(super) fn read(folder: &Folder, description: Option<&Description>, modalities: Modalities) -> Option<Dataset> {
     let with_volumes = |wanted: fn(&str) -> bool| {
         let mut folders = folder.folders.iter().filter(|child| wanted(&child.name) && child.volumes().next().is_some());
         folders.next().filter(|_| folders.next().is_none())
@@ -39,7 +39,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             }
             _ => stem,
         };
-        if other_modality(stem).is_some() {
+        if modalities.foreign_word(stem).is_some() {
             continue;
         }
         taken.insert(file.path.clone());
@@ -60,7 +60,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
         if !seen.insert(case.case_id.clone()) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
         } else if stems.contains(format!("{case_id}_0001").as_str()) && case_id != stem {
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; a CT has one"));
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         } else {
             dataset.cases.push(case);
         }
@@ -69,7 +69,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
         let stem = file.stem().unwrap_or_default();
         if file.path.starts_with(&labels.path) {
             UnusedReason::LabelWithoutImage
-        } else if let Some(word) = other_modality(stem) {
+        } else if let Some(word) = modalities.foreign_word(stem) {
             UnusedReason::NamedLikeOtherModality { word }
         } else if file.path.starts_with(&images.path) && channel(stem).is_some() {
             UnusedReason::OtherChannel

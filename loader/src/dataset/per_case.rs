@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::description::Description;
-use super::roles::{case_key, is_generic_image_name, is_label_folder, is_label_name, other_modality};
+use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, rest};
 use super::{Dataset, DatasetNote};
@@ -31,9 +31,9 @@ impl CaseFolder<'_> {
     }
 }
 
-fn case_folder(folder: &Folder) -> Option<CaseFolder<'_>> {
+fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>> {
     let (labels, images): (Vec<_>, Vec<_>) = folder.volumes().partition(|(_, stem)| is_label_name(stem));
-    let images: Vec<_> = images.into_iter().filter(|(_, stem)| other_modality(stem).is_none()).collect();
+    let images: Vec<_> = images.into_iter().filter(|(_, stem)| modalities.foreign_word(stem).is_none()).collect();
     let own_name = |stem: &str| is_generic_image_name(stem) || stem.eq_ignore_ascii_case(&folder.name);
     let (image, stem) = match images.as_slice() {
         [image] => *image,
@@ -62,15 +62,16 @@ pub(super) fn read<'a>(
     folder: &'a Folder,
     description: Option<&Description>,
     is_root: bool,
+    modalities: Modalities,
 ) -> Option<(Dataset, Vec<&'a Folder>)> {
-    let own = case_folder(folder).filter(|case| is_root && case.is_labelled());
+    let own = case_folder(folder, modalities).filter(|case| is_root && case.is_labelled());
     let (cases, others): (Vec<CaseFolder<'a>>, Vec<&'a Folder>) = if let Some(case) = own {
         (vec![case], Vec::new())
     } else {
         let mut cases = Vec::new();
         let mut others = Vec::new();
         for child in &folder.folders {
-            match case_folder(child).filter(|case| case.is_labelled() || case.is_named) {
+            match case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
                 Some(case) => cases.push(case),
                 None => others.push(child),
             }
@@ -110,7 +111,7 @@ pub(super) fn read<'a>(
             label: labels,
         };
         let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
-        dataset.unused.extend(rest(place, &taken, |file| explain(file, case)));
+        dataset.unused.extend(rest(place, &taken, |file| explain(file, case, modalities)));
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
@@ -149,10 +150,10 @@ fn masks_of(folder: &Folder, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
     masks
 }
 
-fn explain(file: &TreeFile, case: &CaseFolder<'_>) -> UnusedReason {
+fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> UnusedReason {
     let stem = file.stem().unwrap_or_default();
     let is_direct = file.path.parent() == Some(&case.folder.path);
-    if let Some(word) = other_modality(stem).filter(|_| is_direct) {
+    if let Some(word) = modalities.foreign_word(stem).filter(|_| is_direct) {
         UnusedReason::NamedLikeOtherModality { word }
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel

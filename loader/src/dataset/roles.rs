@@ -1,5 +1,7 @@
 //! Words in file and folder names: which tell images from label maps and join the two.
 
+use crate::preprocess::normalize::Normalize;
+
 /// Words that mark a label map.
 const LABEL_WORDS: [&str; 23] = [
     "label",
@@ -79,8 +81,37 @@ pub(super) fn is_generic_image_name(stem: &str) -> bool {
     parts(stem).iter().all(|part| IMAGE_WORDS.contains(&part.as_str()))
 }
 
+/// Images that a conversion takes, as far as names tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Modalities {
+    /// CTs: an image named like one of another modality is left out.
+    #[default]
+    Ct,
+    /// Images of every modality, for z-scores.
+    All,
+}
+
+impl From<Normalize> for Modalities {
+    fn from(normalize: Normalize) -> Self {
+        match normalize {
+            Normalize::Hu => Self::Ct,
+            Normalize::Zscore => Self::All,
+        }
+    }
+}
+
+impl Modalities {
+    /// Word of a name for which an image is left out.
+    pub(super) fn foreign_word(self, stem: &str) -> Option<String> {
+        match self {
+            Self::Ct => other_modality(stem),
+            Self::All => None,
+        }
+    }
+}
+
 /// The word of a name that marks another modality than CT.
-pub(super) fn other_modality(stem: &str) -> Option<String> {
+fn other_modality(stem: &str) -> Option<String> {
     words(stem).find(|word| OTHER_MODALITIES.contains(&word.as_str()))
 }
 

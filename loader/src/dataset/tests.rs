@@ -95,7 +95,7 @@ fn nnunet_datasets_are_found_at_any_depth() {
         "Dataset001_A/x nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii.gz nnUNet_raw/Dataset001_A/labelsTr/x.nii.gz",
         "Dataset002_B/y nnUNet_raw/Dataset002_B/imagesTr/y_0000.nii -",
     ])
-    .skipped(&[("Dataset002_B/z", "has more than one channel; a CT has one")])
+    .skipped(&[("Dataset002_B/z", "has more than one channel; one is expected")])
     .unused(&[
         ("nnUNet_raw/Dataset001_A/dataset.json", UnusedReason::NotAVolume),
         ("nnUNet_raw/Dataset001_A/imagesTr/._x_0000.nii.gz", UnusedReason::Hidden),
@@ -302,6 +302,42 @@ fn btcv_has_images_next_to_labels() {
 }
 
 #[test]
+fn two_label_maps_of_one_case_are_not_chosen_between() {
+    let files = ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/a.nrrd", "imagesTr/b_0000.nii.gz"];
+    Found::in_files(&files)
+        .cases(&["data/b imagesTr/b_0000.nii.gz -"])
+        .skipped(&[("data/a", "two label maps, a.nii.gz and a.nrrd; keep one")]);
+    let description =
+        r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nrrd", "numTraining": 2}"#;
+    Found::in_described(&files, &[("dataset.json", description)])
+        .skipped(&[])
+        .cases(&["data/a imagesTr/a_0000.nii.gz labelsTr/a.nrrd", "data/b imagesTr/b_0000.nii.gz -"]);
+}
+
+#[test]
+fn images_of_all_modalities_are_taken_where_they_are_asked_for() {
+    let files = ["sub-01_T1w.nii.gz", "IXI002-Guys-0828-T1.nii.gz", "case/flair.nii.gz"];
+    let found = Found::in_files(&[&files[..], &["ct.nii"]].concat());
+    found.cases(&["data/ct ct.nii -"]);
+    let listing = survey_of(&found.dir.path().join("data"), Modalities::All).unwrap();
+    Found { listing, dir: found.dir }.cases(&[
+        "data/IXI002-Guys-0828-T1 IXI002-Guys-0828-T1.nii.gz -",
+        "data/case/flair case/flair.nii.gz -",
+        "data/ct ct.nii -",
+        "data/sub-01_T1w sub-01_T1w.nii.gz -",
+    ]);
+    let description =
+        r#"{"channel_names": {"0": "MRI"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 1}"#;
+    let found =
+        Found::in_described(&["Dataset001_A/imagesTr/a_0000.nii.gz"], &[("Dataset001_A/dataset.json", description)]);
+    let notes = |modalities| {
+        let listing = survey_of(&found.dir.path().join("data"), modalities).unwrap();
+        listing.datasets[0].notes.iter().map(ToString::to_string).filter(|note| note.contains("not CT")).count()
+    };
+    assert_eq!((notes(Modalities::Ct), notes(Modalities::All)), (1, 0));
+}
+
+#[test]
 fn plain_folders_join_label_maps_by_name_and_take_no_mask_for_an_image() {
     Found::in_files(&["b/2.nii", "a.nii.gz", "notes.txt"])
         .cases(&["data/a a.nii.gz -", "data/b/2 b/2.nii -"])
@@ -468,7 +504,7 @@ fn further_channels_of_a_plain_folder_are_no_scans() {
         .cases(&["data/b_0000 b_0000.nii.gz -", "data/d d.nii.gz -"])
         .skipped(&[(
             "data/a_0000",
-            "numbered like a case of several channels (_0000, _0001); a CT has one; rename the files if the numbers count \
+            "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if the numbers count \
              scans",
         )])
         .unused(&[("a_0001.nii.gz", UnusedReason::OtherChannel), ("c_0001.nii.gz", UnusedReason::OtherChannel)]);

@@ -48,7 +48,7 @@ pub enum UnusedReason {
     },
     /// A DICOM file in the folder of a dataset of another layout.
     DicomInDataset,
-    /// A DICOM file that is no slice of a CT.
+    /// A DICOM file that is not a slice of a CT.
     NotCt {
         /// Name of its content.
         what: String,

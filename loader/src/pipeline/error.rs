@@ -49,10 +49,11 @@ pub enum Error {
     },
     /// The memory budget is too small.
     #[error(
-        "two batches of {} ({batch_bytes} bytes each) and {} take {needed} bytes, but the budget is {memory_bytes}; raise \
+        "two batches of {} ({batch_bytes} bytes each) and {} take {needed} bytes{}, but the budget is {memory_bytes}; raise \
          --memory, or make the batch smaller",
         count(crops, "crop"),
-        count(threads, "thread")
+        count(threads, "thread"),
+        if *fetch_bytes == 0 { String::new() } else { format!(", {fetch_bytes} of them for object storage") }
     )]
     TooLittleMemory {
         /// Crops of this rank's batch.
@@ -61,6 +62,8 @@ pub enum Error {
         batch_bytes: u64,
         /// Number of threads.
         threads: usize,
+        /// Bytes for requests to object storage and for what the disk cache maps.
+        fetch_bytes: u64,
         /// Bytes needed in total.
         needed: u64,
         /// Bytes of the budget.

@@ -107,7 +107,14 @@ impl MemoryPlan {
         let threads = found;
         if needed(threads) > budget {
             let needed = needed(threads);
-            return Err(Error::TooLittleMemory { crops, batch_bytes, threads, needed, memory_bytes: budget });
+            return Err(Error::TooLittleMemory {
+                crops,
+                batch_bytes,
+                threads,
+                fetch_bytes,
+                needed,
+                memory_bytes: budget,
+            });
         }
         // One batch is with the consumer, and two in work keep every thread busy to the end of each. Small batches need
         // more in work, so that every thread has a visit.

@@ -21,12 +21,9 @@ use super::failure::Failure;
 use super::{Facts, RemoteError, RemoteOptions};
 use crate::shared_memory::{Slots, pass};
 use crate::wire::{
-    FD_SUFFIX, OpenRequest, ShareRequest, SharedMemory, StreamFacts, StreamSpec, TICKET_LEN, path,
+    FD_SUFFIX, OpenRequest, ShareRequest, SharedMemory, StreamFacts, StreamSpec, TICKET_LEN, VERSION, path,
     spec::stream_id as stream_id_of,
 };
-
-/// Version of this client, which servers must have too: batches of other versions may differ.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use std::sync::Once;
 
 use plotters::prelude::*;
 use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(36, 41, 51);
@@ -19,8 +20,16 @@ const HEIGHT: u32 = 260;
 const PLOT_WIDTH: u32 = 1100;
 /// Height of one box plot, in pixels.
 const ROW_HEIGHT: usize = 30;
-/// Letters of a name that fit next to a box plot.
-const NAME_LETTERS: usize = 30;
+/// Width of the names next to box plots, in pixels.
+const NAME_WIDTH: u32 = 230;
+/// Half the height of a box, in pixels.
+const BOX_RADIUS: i32 = 7;
+/// Half the length of the line at the end of a whisker, in pixels.
+const WHISKER_RADIUS: i32 = 4;
+/// Largest number of dots of a box plot, outliers aside.
+pub const MOST_DOTS: usize = 1000;
+/// Number of letters of a name that fit next to a box plot.
+pub const NAME_LETTERS: usize = 30;
 
 static FONT_REGISTERED: Once = Once::new();
 
@@ -46,7 +55,9 @@ impl Bars {
         let low = values.iter().copied().reduce(f64::min)?;
         let high = values.iter().copied().reduce(f64::max)?;
         // Equal values get one bar around them.
-        let (low, high, num_bars) = if high > low { (low, high, max_bars.max(1)) } else { (low - 0.5, high + 0.5, 1) };
+        let around = if low == 0.0 { 0.5 } else { low.abs() / 10.0 };
+        let (low, high, num_bars) =
+            if high > low { (low, high, max_bars.max(1)) } else { (low - around, high + around, 1) };
         let width = (high - low) / num_bars as f64;
         let mut heights = vec![0.0; num_bars];
         for value in values {
@@ -77,7 +88,7 @@ pub fn histogram(quantity: &str, counted: &str, bars: &Bars) -> Result<String, C
 }
 
 /// Draws one box plot per group, from the top: quartiles, whiskers to the last value within 1.5 times their distance, and
-/// a dot for each value. `range` is that of the axis; without it, that of the values.
+/// a dot for each value; of more than [`MOST_DOTS`] values, for an even share and all beyond the whiskers. `range` is that of the axis; without it, that of the values.
 ///
 /// # Errors
 /// If the plotting library fails.
@@ -149,48 +160,71 @@ fn draw_boxes(
         .or_else(|| Some((all().reduce(f64::min)?, all().reduce(f64::max)?)))
         .map_or((0.0, 1.0), |(low, high)| if high > low { (low, high) } else { (low - 0.5, high + 0.5) });
     let margin = 0.02 * (high - low);
-    let last = i32::try_from(groups.len())?.max(1) - 1;
     let root = svg.into_drawing_area();
-    // Rows are numbered from below.
     let mut chart = ChartBuilder::on(&root)
         .margin(10)
         .margin_right(24)
         .x_label_area_size(40)
-        .y_label_area_size(230)
-        .build_cartesian_2d((low - margin) as f32..(high + margin) as f32, (0..last).into_segmented())?;
-    let name = |row: &SegmentValue<i32>| match row {
-        SegmentValue::CenterOf(row) | SegmentValue::Exact(row) => {
-            let group = usize::try_from(last - row).ok().and_then(|at| groups.get(at));
-            group.map(|group| crate::picture::fitting(&group.name, NAME_LETTERS)).unwrap_or_default()
-        }
-        SegmentValue::Last => String::new(),
-    };
+        .y_label_area_size(NAME_WIDTH)
+        .build_cartesian_2d((low - margin) as f32..(high + margin) as f32, 0.0..groups.len().max(1) as f32)?;
     chart
         .configure_mesh()
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
+        .disable_y_mesh()
+        .disable_y_axis()
         .axis_style(INK)
         .label_style(text(13))
         .axis_desc_style(text(13))
         .x_desc(quantity)
         .x_labels(9)
-        .y_labels(groups.len())
         .x_label_formatter(&|value| short(f64::from(*value)))
-        .y_label_formatter(&name)
         .draw()?;
-    for (row, values) in (0..=last).rev().zip(&values) {
+    let name_style = text(13).pos(Pos::new(HPos::Right, VPos::Center));
+    for (number, (group, values)) in groups.iter().zip(&values).enumerate() {
+        // Rows are counted from below.
+        let row = (groups.len() - number) as f32 - 0.5;
+        let at = |value: f64| chart.plotting_area().map_coordinate(&(value as f32, row));
+        let (left, y) = at(low - margin);
+        root.draw_text(&crate::picture::fitting(&group.name, NAME_LETTERS), &name_style, (left - 10, y))?;
         if values.is_empty() {
             continue;
         }
-        let row = SegmentValue::CenterOf(row);
-        let quartiles = Quartiles::new(values);
-        let plot = Boxplot::new_horizontal(row.clone(), &quartiles).width(14).whisker_width(0.6).style(BLUE);
-        chart.draw_series([plot])?;
-        let dot = |value: &f64| Circle::new((*value as f32, row.clone()), 2, BLUE.mix(0.45).filled());
-        chart.draw_series(values.iter().map(dot))?;
+        let numbers @ [lower, .., upper] = five_numbers(values);
+        let [lower_at, q1_at, median_at, q3_at, upper_at] = numbers.map(|value| at(value).0);
+        root.draw(&Rectangle::new([(q1_at, y - BOX_RADIUS), (q3_at, y + BOX_RADIUS)], BLUE))?;
+        for (from, to) in [(lower_at, q1_at), (q3_at, upper_at)] {
+            root.draw(&PathElement::new(vec![(from, y), (to, y)], BLUE))?;
+        }
+        for (at, radius) in [(lower_at, WHISKER_RADIUS), (median_at, BOX_RADIUS), (upper_at, WHISKER_RADIUS)] {
+            root.draw(&PathElement::new(vec![(at, y - radius), (at, y + radius)], BLUE))?;
+        }
+        let every = values.len().div_ceil(MOST_DOTS);
+        let is_shown = |at: usize, value: f64| at.is_multiple_of(every) || value < lower || value > upper;
+        let shown = values.iter().enumerate().filter(|(at, value)| is_shown(*at, **value));
+        let dot = |(_, value): (usize, &f64)| Circle::new((*value as f32, row), 2, BLUE.mix(0.45).filled());
+        chart.draw_series(shown.map(dot))?;
     }
     root.present()?;
     Ok(())
+}
+
+/// Lower whisker, quartiles and upper whisker of one or more finite values. Whiskers end at the last value within 1.5 times
+/// the distance of the quartiles.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places in the values")]
+fn five_numbers(values: &[f64]) -> [f64; 5] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let quantile = |share: f64| {
+        let place = share * (sorted.len() - 1) as f64;
+        let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+        below + (above - below) * place.fract()
+    };
+    let [q1, median, q3] = [0.25, 0.5, 0.75].map(quantile);
+    let reach = 1.5 * (q3 - q1);
+    let low = sorted.iter().copied().find(|&value| value >= q1 - reach).map_or(q1, |value| value.min(q1));
+    let high = sorted.iter().rev().copied().find(|&value| value <= q3 + reach).map_or(q3, |value| value.max(q3));
+    [low, q1, median, q3, high]
 }
 
 /// A number with at most three decimals; thousands and millions are shortened.
@@ -213,8 +247,8 @@ mod tests {
     fn every_finite_value_is_in_a_bar() {
         let bars = Bars::of([1.0, 2.0, f64::NAN, 5.0, 5.0], 4).unwrap();
         assert_eq!((bars.edges, bars.heights), (vec![1.0, 2.0, 3.0, 4.0, 5.0], vec![1.0, 1.0, 0.0, 2.0]));
-        let same = Bars::of([3.0, 3.0], 10).unwrap();
-        assert_eq!((same.edges, same.heights), (vec![2.5, 3.5], vec![2.0]));
+        let same = Bars::of([10.0, 10.0], 10).unwrap();
+        assert_eq!((same.edges, same.heights), (vec![9.0, 11.0], vec![2.0]));
         assert_eq!(Bars::of([f64::INFINITY], 10), None);
     }
 
@@ -240,6 +274,25 @@ mod tests {
         }
         box_plots("HD95, mm", &groups, None).unwrap();
         box_plots("nothing", &[], None).unwrap();
+    }
+
+    #[test]
+    fn whiskers_end_at_values() {
+        let check = |values: &[f64], expected: [f64; 5]| {
+            assert_eq!(format!("{:?}", five_numbers(values)), format!("{expected:?}"));
+        };
+        check(&[0.0, 4.0, 5.0, 6.0, 7.0], [4.0, 4.0, 5.0, 6.0, 7.0]);
+        check(&[2.0, 4.0, 5.0, 6.0, 7.0], [2.0, 4.0, 5.0, 6.0, 7.0]);
+        check(&[1.0], [1.0; 5]);
+        check(&[1.0, 2.0], [1.0, 1.25, 1.5, 1.75, 2.0]);
+    }
+
+    #[test]
+    fn large_groups_keep_their_outliers() {
+        let mut values: Vec<f64> = (0..20_000).map(|at| f64::from(at % 100)).collect();
+        values[7] = 1e6;
+        let svg = box_plots("ml", &[Group { name: "a".into(), values }], None).unwrap();
+        assert_eq!(svg.matches("<circle").count(), MOST_DOTS + 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ th, td { padding: .25rem .7rem; text-align: left; border-top: 1px solid #eceef2;
 td { white-space: pre-line; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; background: #e9ecf1; border: 0; white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 1rem; }
 .charts svg { background: #fff; border: 1px solid #e0e3e9; max-width: 100%; height: auto; }
 .pictures { display: flex; flex-wrap: wrap; gap: .8rem; }
 figure { margin: 0; } figure img { display: block; max-width: 100%; border-radius: 4px; }

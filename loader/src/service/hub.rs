@@ -109,7 +109,7 @@ impl Hub {
             voxel_bytes: (batch_voxels * stream.form.voxel_bytes()) as u64,
             label_bytes: if labels { batch_voxels as u64 } else { 0 },
             manifest_json: self.manifest(&loader)?,
-            server_version: env!("CARGO_PKG_VERSION").into(),
+            server_version: wire::VERSION.into(),
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
         let stream = self.streams.insert(OpenStream { loader, facts }, Instant::now());

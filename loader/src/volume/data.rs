@@ -31,8 +31,8 @@ pub(super) struct Data {
 pub(super) enum Start {
     /// This byte.
     At(u64),
-    /// As far from the end as the voxels, stored raw, take.
-    FromEnd,
+    /// As far from the end as the voxels, stored raw, take; not before this byte.
+    FromEnd(u64),
 }
 
 /// Form of stored voxels.
@@ -40,9 +40,9 @@ pub(super) enum Start {
 pub(super) enum Encoding {
     /// Bytes of the header's type.
     Raw,
-    /// The same, compressed as by gzip.
+    /// Bytes of the header's type, compressed as by gzip.
     Gzip,
-    /// The same as a zlib stream, or compressed as by gzip.
+    /// Bytes of the header's type, compressed as a zlib stream or as by gzip.
     Zlib,
     /// Decimal numbers separated by white space.
     Text,
@@ -124,10 +124,12 @@ fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64
     let len = file.len() as u64;
     let mut start = match data.start {
         Start::At(start) => start,
-        Start::FromEnd => len.checked_sub(info.data_bytes).ok_or_else(|| {
-            let missing = info.data_bytes - len;
-            VolumeFault::Missing { shape: info.shape, missing, promised: info.data_bytes }
-        })?,
+        Start::FromEnd(least) => {
+            let start = len.checked_sub(info.data_bytes).filter(|start| *start >= least);
+            let promised = least.saturating_add(info.data_bytes);
+            let missing = promised.saturating_sub(len);
+            start.ok_or(VolumeFault::Missing { shape: info.shape, missing, promised })?
+        }
     };
     let rest = |start: u64| usize::try_from(start).ok().and_then(|start| file.get(start..)).unwrap_or_default();
     for _ in 0..data.skip_lines {

@@ -223,7 +223,7 @@ pub enum VolumeFault {
         /// Bytes that the header promises.
         promised: u64,
     },
-    /// Voxels of an image that are no numbers.
+    /// Voxels of an image that are not numbers.
     #[error("{count} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)")]
     ImageNotFinite {
         /// Number of such voxels.
@@ -231,7 +231,7 @@ pub enum VolumeFault {
         /// Number of all voxels.
         all: usize,
     },
-    /// Voxels of a label map that are no numbers.
+    /// Voxels of a label map that are not numbers.
     #[error("{count} of {all} voxels NaN or infinite; label values must be whole numbers from 0 to 255")]
     LabelNotFinite {
         /// Number of such voxels.

@@ -178,7 +178,7 @@ fn data(fields: &Fields, end: usize) -> Result<Data, VolumeFault> {
     let header_size = fields.header_size.as_deref().unwrap_or("0");
     let first = if is_local { end as u64 } else { 0 };
     let start = match header_size.parse::<i64>() {
-        Ok(-1) if encoding == Encoding::Raw => Start::FromEnd,
+        Ok(-1) if encoding == Encoding::Raw => Start::FromEnd(first),
         Ok(size) if size == 0 || !is_local => match u64::try_from(size) {
             Ok(size) => Start::At(first + size),
             Err(_) => return Err(bad("HeaderSize", header_size, "0 or more bytes, or -1 without compression")),

@@ -46,6 +46,11 @@ pub enum HeaderNote {
         /// The unit, as `RescaleType` names it.
         unit: String,
     },
+    /// DICOM padding whose value would be one of tissue, which is not taken as padding.
+    PaddingIgnored {
+        /// Value of the padding, in HU.
+        hu: f64,
+    },
     /// No spacing in the header; voxel sides of 1 mm are assumed.
     NoSpacing,
     /// Voxel sides of 0 are taken as 1 mm.
@@ -85,6 +90,9 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::PaddingIgnored { hu } => {
+                write!(f, "PixelPaddingValue means {hu} HU, a value of tissue; such voxels are kept")
+            }
             Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; mend the header"),
             Self::ZeroSides { axes } => {
                 let names: Vec<&str> = axes.iter().map(|&axis| ["x", "y", "z"][axis]).collect();

@@ -34,6 +34,8 @@ struct Fields {
     data_file: Option<String>,
     line_skip: Option<String>,
     byte_skip: Option<String>,
+    kinds: Option<String>,
+    axis_mins: Option<String>,
 }
 
 impl Fields {
@@ -54,6 +56,8 @@ impl Fields {
             "data file" | "datafile" => &mut self.data_file,
             "line skip" | "lineskip" => &mut self.line_skip,
             "byte skip" | "byteskip" => &mut self.byte_skip,
+            "kinds" => &mut self.kinds,
+            "axis mins" | "axismins" => &mut self.axis_mins,
             _ => return None,
         })
     }
@@ -104,6 +108,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
         return Err(bad("dimension", dimension, format!("{}, the number of sizes", lengths.len())));
     }
     let rank = lengths.len();
+    check_axes(&fields)?;
     let (shape, num_voxels) = place::shape(lengths)?;
     let dtype = dtype(need("type", fields.kind.as_ref())?)?;
     let encoding = encoding(need("encoding", fields.encoding.as_ref())?)?;
@@ -115,6 +120,20 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     let data = data(&fields, end, encoding)?;
     let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
     Ok(Header { info, data })
+}
+
+/// Checks that the first three axes are those of space, with a place that is understood.
+fn check_axes(fields: &Fields) -> Result<(), VolumeFault> {
+    let is_space = |kind: &str| ["domain", "space", "none", "???"].contains(&kind.to_lowercase().as_str());
+    if let Some(kinds) = fields.kinds.as_deref().filter(|kinds| !kinds.split_whitespace().take(3).all(is_space)) {
+        return Err(bad("kinds", kinds, "domain or space for the first three axes; colours and vectors are not read"));
+    }
+    match fields.axis_mins.as_deref() {
+        Some(mins) if fields.origin.is_none() => {
+            Err(bad("axis mins", mins, "a field `space origin` in their place; save the file with ITK or 3D Slicer"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn dtype(name: &str) -> Result<Dtype, VolumeFault> {
@@ -175,19 +194,24 @@ fn data(fields: &Fields, end: usize, encoding: Encoding) -> Result<Data, VolumeF
     let first = if file.is_some() { 0 } else { end as u64 };
     let (start, skip_bytes) = match u64::try_from(byte_skip) {
         Ok(bytes) => (Start::At(first), bytes),
-        Err(_) if byte_skip == -1 && encoding == Encoding::Raw => (Start::FromEnd, 0),
+        Err(_) if byte_skip == -1 && encoding == Encoding::Raw => (Start::FromEnd(first), 0),
         Err(_) => return Err(bad("byte skip", &byte_skip.to_string(), "0 or more bytes, or -1 with encoding raw")),
     };
-    let skip_lines = if start == Start::FromEnd { 0 } else { skip_lines };
+    let skip_lines = if matches!(start, Start::FromEnd(_)) { 0 } else { skip_lines };
     Ok(Data { file, start, skip_lines, encoding, skip_bytes })
+}
+
+/// Name of a space in lower case without separators, of which ITK accepts hyphens, blanks and none.
+fn plain(space: &str) -> String {
+    space.to_lowercase().replace(['-', ' '], "")
 }
 
 /// World axes, `x`, `y`, `z`, in which a space runs against RAS; `None` for one without anatomical meaning.
 fn mirrored_axes(space: &str) -> Option<[bool; 3]> {
-    Some(match space.to_lowercase().as_str() {
-        "right-anterior-superior" | "ras" => [false; 3],
-        "left-anterior-superior" | "las" => [true, false, false],
-        "left-posterior-superior" | "lps" => LPS,
+    Some(match plain(space).as_str() {
+        "rightanteriorsuperior" | "ras" => [false; 3],
+        "leftanteriorsuperior" | "las" => [true, false, false],
+        "leftposteriorsuperior" | "lps" => LPS,
         _ => return None,
     })
 }
@@ -197,7 +221,7 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
         return Err(bad("space dimension", dimension, "3"));
     }
     let space = fields.space.as_deref().unwrap_or_default();
-    if space.to_lowercase().ends_with("-time") || ["rast", "last", "lpst"].contains(&space.to_lowercase().as_str()) {
+    if plain(space).ends_with("time") || ["rast", "last", "lpst"].contains(&plain(space).as_str()) {
         return Err(bad("space", space, "a space of three dimensions"));
     }
     let mirrored = mirrored_axes(space).unwrap_or_else(|| {
@@ -215,6 +239,10 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
     let origin = fields.origin.as_deref().map_or(Ok([0.0; 3]), |origin| vector("space origin", origin))?;
     let affine = place::mirrored(place::affine(columns, origin), mirrored);
     let units = fields.space_units.as_deref().unwrap_or_default();
+    let named: Vec<&str> = units.split('"').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if named.iter().any(|name| *name != named[0] || !UNITS.contains(name)) {
+        return Err(bad("space units", units, "mm, cm, m or um in quotes, the same for all axes"));
+    }
     Ok(match unit(units) {
         Some((unit, mm)) => place::in_mm(affine, unit, mm, notes),
         None => affine,
@@ -255,6 +283,9 @@ fn vectors(field: &'static str, value: &str, rank: usize) -> Result<[[f64; 3]; 3
         _ => Err(bad(field, value, "a vector for each axis")),
     }
 }
+
+/// Units of length that are understood.
+const UNITS: [&str; 6] = ["mm", "cm", "m", "um", "µm", "μm"];
 
 /// Unit of length other than mm, and mm in it, where all axes have the same.
 fn unit(units: &str) -> Option<(&'static str, f64)> {

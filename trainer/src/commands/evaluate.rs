@@ -39,6 +39,11 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         }
     }
 
+    if let Some(folder) = &args.report {
+        // Before all cases are read, so that a folder that cannot be made is found at once.
+        durable::create_dir_all(folder)?;
+    }
+
     let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
     let mut highest = 1;
     for (number, (case_id, label_path)) in labels.iter().enumerate() {

@@ -12,6 +12,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::{OnSuspectArg, UsageError};
 use hiend_loader::scan::{Scan, ScanError, name_of};
+use hiend_loader::volume::{Format, format_of};
 
 use super::{SKIPPED, note, print};
 use crate::cli::ScanArgs;
@@ -72,7 +73,10 @@ pub(super) fn for_each(
     for SkippedScan { case, reason } in &skipped {
         note(format_args!("{case}: skipped: {reason}"));
     }
-    refuse_namesakes(files.values().map(|path| name_of(path)))?;
+    // A series is named like its folder, not like the file of its first slice.
+    let named =
+        |case: &str, path: &Path| if format_of(path) == Format::Dicom { case.to_owned() } else { name_of(path) };
+    refuse_namesakes(files.iter().map(|(case, path)| named(case, path)))?;
     let mut preprocess = recorded.cloned().unwrap_or_else(|| PreprocessConfig {
         window: normalize.default_window(),
         normalize,
@@ -84,11 +88,14 @@ pub(super) fn for_each(
     }
     preprocess.validate().map_err(UsageError::new)?;
     let mut num_skipped = skipped.len();
-    for input in files.values() {
+    for (case, input) in &files {
         match Scan::read(input, &preprocess, args.on_suspect.into()) {
-            Ok(scan) => draw(&scan)?,
+            Ok(mut scan) => {
+                scan.name = named(case, input);
+                draw(&scan)?;
+            }
             Err(error @ ScanError::Suspect { .. }) if args.on_suspect != OnSuspectArg::Fail => {
-                note(format_args!("{}: skipped: {error}", name_of(input)));
+                note(format_args!("{}: skipped: {error}", named(case, input)));
                 num_skipped += 1;
             }
             Err(error) => return Err(error.into()),

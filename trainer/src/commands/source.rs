@@ -32,14 +32,11 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
     let of_servers = of_servers.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag));
     let message = match (of_servers, args.storage.flag()) {
         (Some(flag), _) if service.loader.is_empty() => {
-            format!("{flag} is of no use without --loader, the servers that it is about")
+            format!("{flag} requires --loader")
         }
         _ if service.loader.is_empty() => return Ok(()),
         _ if service.loader_ca.is_some() && !service.loader.iter().any(|url| url.starts_with("https:")) => {
             "--loader-ca is of no use: no URL of --loader begins with https://".to_owned()
-        }
-        _ if args.threads.is_some() => {
-            "--threads is of no use with --loader: the servers make the batches; give it to hiend-serve".to_owned()
         }
         (_, Some(flag)) if args.shards.is_none() => {
             format!("{flag} is of no use with --loader: the servers read the shards; give it to hiend-serve")

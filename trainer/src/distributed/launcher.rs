@@ -264,7 +264,8 @@ impl<'a> Attempt<'a> {
                     // Rank 0 saves what can be saved; when it has ended, there is nothing to wait for.
                     if rank == 0 {
                         self.finished = code == 0;
-                        kill_at = Some(Instant::now() + if code == 0 { self.children.grace } else { PARTING });
+                        let at = Instant::now() + if code == 0 { self.children.grace } else { PARTING };
+                        kill_at = Some(kill_at.map_or(at, |earlier| earlier.min(at)));
                         self.show_held(tell);
                     }
                 }

@@ -4,7 +4,7 @@
 //! files in a folder of their own. The only series of a folder is named like the folder; of several, each has its number
 //! and description as its name. Hidden files are passed over: `._x.nii.gz` is what macOS leaves in archives. So are
 //! localizers and screen shots of a CT. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
-//! further channels is skipped with the reason, because a CT has one. So is a volume of another format, and a file that
+//! further channels is skipped with the reason, because one channel is expected. So is a volume of another format, and a file that
 //! cannot be looked at. Subfolders are not searched, and named.
 
 pub mod grid;
@@ -107,6 +107,7 @@ impl Scans {
         let mut seen = BTreeSet::new();
         // Files that are given one by one are read by the names of their folder, listed once.
         let mut names_in: BTreeMap<PathBuf, ChannelNames> = BTreeMap::new();
+        let mut series_in: BTreeMap<PathBuf, Vec<(ScanFile, Vec<PathBuf>)>> = BTreeMap::new();
         for input in inputs {
             let is_dir = match lookup::metadata(input) {
                 Ok(Some(metadata)) => metadata.is_dir(),
@@ -122,7 +123,7 @@ impl Scans {
             }
             let names = &names_in[&folder];
             let found = if is_dir {
-                let listing = Listing::of(&folder)?;
+                let listing = Listing::of(&folder)?.with_series(&folder);
                 if listing.files.is_empty() && listing.unusable.is_empty() {
                     return Err(ScanFilesError::Empty { folder, subfolders: listing.subfolders });
                 }
@@ -130,10 +131,16 @@ impl Scans {
                 scans.subfolders.extend(listing.subfolders);
                 listing.files
             } else {
-                match file_stem(&file_name(input)) {
-                    Some(stem) => vec![ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }],
-                    None => vec![series_of(input)?],
-                }
+                let name = file_name(input);
+                let scan = if let Some(stem) = file_stem(&name) {
+                    ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }
+                } else {
+                    if !series_in.contains_key(&folder) {
+                        series_in.insert(folder.clone(), series_in_folder(&folder)?);
+                    }
+                    series_of(input, &series_in[&folder])?
+                };
+                vec![scan]
             };
             for ScanFile { name, path, is_series } in found {
                 if seen.insert(path.canonicalize().map_err(FileError::at(&path, "look up"))?) {
@@ -149,7 +156,7 @@ impl Scans {
             NameRole::Case(case) => return insert(&mut self.files, case, path),
             NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), MULTICHANNEL.to_owned()),
             NameRole::Further(case) => {
-                let reason = format!("{}; a CT has one", UnusedReason::OtherChannel);
+                let reason = format!("{}; one is expected", UnusedReason::OtherChannel);
                 self.skip(format!("{case} ({})", file_name(&path)), reason);
             }
         }
@@ -162,7 +169,7 @@ impl Scans {
 }
 
 /// Reason to skip a case with several channels.
-const MULTICHANNEL: &str = "has more than one channel; a CT has one";
+const MULTICHANNEL: &str = "has more than one channel; one is expected";
 
 fn unseen(error: &FileError) -> String {
     format!("cannot {}: {}", error.action, error.source)
@@ -192,7 +199,7 @@ pub fn label_maps(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ScanFilesE
     if let Some(SkippedScan { case, reason }) = listing.unusable.into_iter().next() {
         return Err(ScanFilesError::Unusable { path: folder.join(case), reason });
     }
-    for file in listing.files.into_iter().filter(|file| !file.is_series) {
+    for file in listing.files {
         insert(&mut files, &file.name, file.path)?;
     }
     if files.is_empty() {
@@ -209,7 +216,7 @@ fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> R
 }
 
 /// A scan by the name of its file or series.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ScanFile {
     /// The file's name without its ending, or the name of the series.
     name: String,
@@ -247,25 +254,29 @@ fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<Pa
     (found, skipped.collect())
 }
 
-/// The series that a DICOM file belongs to.
-fn series_of(file: &Path) -> Result<ScanFile, ScanFilesError> {
-    let not_a_scan = || ScanFilesError::NotAScan { path: file.to_owned() };
-    let folder = parent(file);
-    let candidates = dicom::candidates(&folder)
-        .map_err(|error| ScanFilesError::Unusable { path: folder.clone(), reason: error.reason.to_string() })?;
-    let (found, _) = series_among(&folder, &candidates);
+/// The CT series of a folder, with their files.
+fn series_in_folder(folder: &Path) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
+    let candidates = dicom::candidates(folder)
+        .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
+    Ok(series_among(folder, &candidates).0)
+}
+
+/// The series that a DICOM file belongs to, among those of its folder.
+fn series_of(file: &Path, series: &[(ScanFile, Vec<PathBuf>)]) -> Result<ScanFile, ScanFilesError> {
     let is_it = |path: &PathBuf| path.file_name() == file.file_name();
-    let series = found.into_iter().find(|(_, files)| files.iter().any(is_it));
-    series.map(|(scan, _)| scan).ok_or_else(not_a_scan)
+    let found = series.iter().find(|(_, files)| files.iter().any(is_it));
+    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned() })
 }
 
 /// Content of a folder, without that of its subfolders.
 #[derive(Debug, Default)]
 struct Listing {
-    /// Volumes and series, sorted by path.
+    /// Volumes, sorted by path.
     files: Vec<ScanFile>,
     /// Volumes that cannot be read, sorted.
     unusable: Vec<SkippedScan>,
+    /// Files that may be DICOM, sorted.
+    candidates: Vec<PathBuf>,
     /// Subfolders, sorted.
     subfolders: Vec<PathBuf>,
 }
@@ -278,7 +289,6 @@ impl Listing {
             paths.push(entry.map_err(FileError::at(folder, "list"))?.path());
         }
         paths.sort();
-        let mut candidates = Vec::new();
         for path in paths {
             let name = file_name(&path);
             if name.starts_with('.') {
@@ -291,7 +301,7 @@ impl Listing {
                 (Ok(Some(data)), Some(name)) if data.is_file() => {
                     listing.files.push(ScanFile { name, path, is_series: false });
                 }
-                (Ok(Some(data)), None) if data.is_file() && is_candidate(&name) => candidates.push(path),
+                (Ok(Some(data)), None) if data.is_file() && is_candidate(&name) => listing.candidates.push(path),
                 (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
                 (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
                 (_, None) => {
@@ -301,10 +311,15 @@ impl Listing {
                 }
             }
         }
-        let (series, unusable) = series_among(folder, &candidates);
-        listing.files.extend(series.into_iter().map(|(scan, _)| scan));
-        listing.unusable.extend(unusable);
         Ok(listing)
+    }
+
+    /// Adds the DICOM series to the files.
+    fn with_series(mut self, folder: &Path) -> Self {
+        let (series, unusable) = series_among(folder, &self.candidates);
+        self.files.extend(series.into_iter().map(|(scan, _)| scan));
+        self.unusable.extend(unusable);
+        self
     }
 }
 
@@ -354,9 +369,9 @@ mod tests {
     fn cases_with_a_second_channel_are_skipped() {
         let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "e_0001.nii.gz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["d"]);
-        let further = "further channel of a case, not its first one (_0000); a CT has one";
+        let further = "further channel of a case, not its first one (_0000); one is expected";
         let expected = [
-            ("c", "has more than one channel; a CT has one"),
+            ("c", "has more than one channel; one is expected"),
             ("c (c_0001.nii.gz)", further),
             ("e (e_0001.nii.gz)", further),
         ];

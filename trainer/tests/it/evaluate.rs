@@ -145,7 +145,7 @@ fn label_maps_are_never_replaced() {
 fn missing_files_and_other_grids_are_named() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0; 8]);
-    fail(folder.path(), &[], "no .nii or .nii.gz file");
+    fail(folder.path(), &[], "no .nii, .nii.gz, .nrrd or .mha file");
     write_labels(&folder.path().join("predictions/b.nii"), [2, 1, 4], &[0; 8]);
     fail(folder.path(), &[], "no prediction of a");
     write_labels(&folder.path().join("predictions/a.nii"), [2, 2, 2], &[0; 8]);

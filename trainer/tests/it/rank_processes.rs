@@ -386,7 +386,7 @@ fn signal_ends_a_rank_that_waits_for_others() {
         let mut running =
             as_torchrun(folder.pretrain("run", &["--device", "cpu"]), 0, master, "a token for tests only");
         let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        stderr.find(|line| line.starts_with("rank 0 waits for 1 other ranks")).unwrap();
+        stderr.find(|line| line.starts_with("rank 0 waits for 1 other rank at ")).unwrap();
         kill(running.own_pid(), signal).unwrap();
         assert_eq!(running.child.wait().unwrap().code(), Some(expected));
     }
@@ -486,7 +486,7 @@ fn rank_with_another_token_is_refused() {
     // The first one waits for longer, because the second one has to start meanwhile.
     let mut first = rank(&folder, 0, "20", "a token for tests only");
     let mut first_lines = BufReader::new(first.child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    first_lines.find(|line| line.starts_with("rank 0 waits for 1 other ranks")).unwrap();
+    first_lines.find(|line| line.starts_with("rank 0 waits for 1 other rank at ")).unwrap();
     let second = rank(&folder, 1, "10", "another token for tests");
     folder.end_turn();
     let (second, second_error) = second.end();

@@ -1,6 +1,7 @@
 //! Runs on a cache of z-scores: what they record, and what they refuse.
 
 use std::fs;
+use std::process::Command;
 
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
@@ -51,9 +52,17 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
     // Scans are prepared as the run says, without a flag.
     let reconstruct = |run: &str, more: &str| format!("reconstruct --model {run} --out pictures --crop-only {more}");
     let loss = |text: String| text.lines().find(|line| line.contains(": loss ")).map(str::to_owned).unwrap();
-    let by_run = loss(folder.succeed(&reconstruct("on-z", &scan)));
-    assert_eq!(by_run, loss(folder.succeed(&reconstruct("on-z", &format!("{scan} --normalize zscore --spacing 5")))));
-    assert_ne!(by_run, loss(folder.succeed(&reconstruct("on-z", &format!("{scan} --spacing native")))));
+    // Loss and picture, which is replaced by the next.
+    let drawn = |more: &str| {
+        let loss = loss(folder.succeed(&reconstruct("on-z", &format!("{scan} {more}"))));
+        let pictures = fs::read_dir(folder.path("pictures")).unwrap().map(|entry| entry.unwrap().path());
+        let pictures: Vec<Vec<u8>> = pictures.map(|path| fs::read(path).unwrap()).collect();
+        assert_eq!(pictures.len(), 1);
+        (loss, pictures)
+    };
+    let by_run = drawn("");
+    assert!(by_run == drawn("--normalize zscore --spacing 5"));
+    assert!(by_run.1 != drawn("--spacing native").1);
     folder.succeed(&reconstruct("on-z", &format!("--shards z --case {case}")));
     folder.refuse(
         &reconstruct("on-z", &format!("--shards cache --case {case}")),
@@ -72,7 +81,14 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
-    folder.refuse("export --model on-z --format nnssl --spacing 5 --out encoder.pth", &["trained on z-scores"]);
+    let mut export = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+    export
+        .args("export --model on-z --format nnssl --spacing 5 --out encoder.pth".split(' '))
+        .current_dir(folder.path(""));
+    let output = export.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("trained on z-scores"), "{stderr}");
 
     // Weights of the other kind may be a start, but not in silence.
     let finetune = |cache: &str, init: &str, run: &str| {

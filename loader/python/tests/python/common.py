@@ -22,7 +22,7 @@ def dataset(**changes):
         "labels": True,
         "seed": 11,
         "threads": 2,
-        "memory": "256MiB",
+        "memory": "512MiB",
     }
     settings.update(changes)
     return hiend.CropDataset(settings.pop("source", CACHE), **settings)

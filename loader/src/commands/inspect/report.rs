@@ -8,10 +8,10 @@ use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
 
 use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals};
 use crate::geometry::spacing;
-use crate::picture::{Canvas, Plane};
+use crate::picture::{Canvas, Plane, fitting};
 use crate::preprocess::normalize::Units;
 use crate::program::count;
-use crate::report::{Bars, Group, Page, box_plots, histogram};
+use crate::report::{Bars, Group, NAME_LETTERS, Page, box_plots, histogram};
 
 /// Largest number of cases whose voxels are read.
 const MOST_SAMPLED: usize = 24;
@@ -21,6 +21,8 @@ const SLICE: f64 = 208.0;
 const BARS: usize = 24;
 /// Number of bars of a histogram of voxels.
 const VOXEL_BARS: usize = 85;
+/// Largest number of labelled cases in object storage whose indices are read; each takes a request.
+const MOST_FETCHED: usize = 200;
 /// Largest number of rows of a table of cases.
 const MOST_ROWS: usize = 500;
 /// Largest number of classes with a box plot.
@@ -190,7 +192,12 @@ fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize)
 fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
     let mut reader = VolumeReader::new();
     let mut groups: BTreeMap<(&str, u8), Vec<f64>> = BTreeMap::new();
-    for case in cache.cases().iter().filter(|case| case.record().label.is_some()) {
+    let mut labelled: Vec<&Case> = cache.cases().iter().filter(|case| case.record().label.is_some()).collect();
+    let num_labelled = labelled.len();
+    if num_labelled > MOST_FETCHED && cache.location().url().is_some() {
+        labelled = (0..MOST_FETCHED).map(|at| labelled[at * num_labelled / MOST_FETCHED]).collect();
+    }
+    for case in &labelled {
         let record = case.record();
         let millilitres = record.geometry.spacing.iter().product::<f64>() / 1e3;
         let index = reader.index(case).with_context(|| format!("case {}", case.key()))?;
@@ -206,11 +213,15 @@ fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
     }
     page.heading("Labels");
     page.paragraph("Volume of each class in the cases that have it; the number of such cases in parentheses.");
+    if labelled.len() < num_labelled {
+        page.paragraph(&format!("{} of {num_labelled} labelled cases, evenly spaced, were read.", labelled.len()));
+    }
     let several = groups.keys().any(|(dataset, _)| Some(dataset) != groups.keys().next().map(|(first, _)| first));
     let group = |((dataset, class), values): (&(&str, u8), &Vec<f64>)| {
         let class = label_name(cache, dataset, *class);
-        let name = if several { format!("{dataset}: {class}") } else { class };
-        Group { name: format!("{name} ({})", values.len()), values: values.clone() }
+        let name = if several { format!("{class}, {dataset}") } else { class };
+        let number = format!(" ({})", values.len());
+        Group { name: fitting(&name, NAME_LETTERS.saturating_sub(number.len())) + &number, values: values.clone() }
     };
     let shown: Vec<Group> = groups.iter().take(MOST_CLASSES).map(group).collect();
     page.charts([box_plots("volume, ml", &shown, None)?]);

@@ -24,7 +24,7 @@ pub enum DicomFault {
         /// The problem, as a predicate.
         problem: String,
     },
-    /// A file that is no CT image.
+    /// A file that is not a CT image.
     #[error("DICOM {what}; expected a CT image")]
     NotCt {
         /// Name of its content.
@@ -45,9 +45,9 @@ pub enum DicomFault {
     /// A compression without a decoder.
     #[error("transfer syntax {name} ({uid}) is not read; decompress the files first")]
     TransferSyntax {
-        /// Its name.
+        /// Name of the transfer syntax.
         name: String,
-        /// Its identifier.
+        /// UID of the transfer syntax.
         uid: String,
     },
     /// Images that cannot be in one volume.

@@ -66,6 +66,44 @@ fn of_bits(raw: u16, form: PixelForm) -> i32 {
     }
 }
 
+/// Refuses lossless JPEG that `jpeg-decoder` would decode to other pixels without an error: its predictions ignore restart
+/// intervals, and use shifted neighbours under a point transform (ITU-T T.81, H.1.2.1).
+fn check_lossless(data: &[u8]) -> Result<(), DicomFault> {
+    /// Start of a lossless frame.
+    const LOSSLESS: u8 = 0xc3;
+    /// Definition of the restart interval.
+    const RESTARTS: u8 = 0xdd;
+    /// Start of a scan.
+    const SCAN: u8 = 0xda;
+    let (mut at, mut is_lossless, mut has_restarts) = (2, false, false);
+    while let Some(&[0xff, marker]) = data.get(at..).and_then(|rest| rest.first_chunk::<2>()) {
+        if marker == 0xff {
+            // A fill byte.
+            at += 1;
+            continue;
+        }
+        let Some(&len) = data.get(at + 2..).and_then(|rest| rest.first_chunk::<2>()) else { break };
+        let len = usize::from(u16::from_be_bytes(len));
+        let Some(segment) = data.get(at + 4..at + 2 + len) else { break };
+        match marker {
+            LOSSLESS => is_lossless = true,
+            RESTARTS => has_restarts = segment.iter().any(|&byte| byte != 0),
+            SCAN => {
+                let is_shifted = segment.last().is_some_and(|byte| byte & 15 != 0);
+                if is_lossless && (has_restarts || is_shifted) {
+                    let problem =
+                        "lossless JPEG with restart intervals or a point transform is not read; decompress it";
+                    return Err(DicomFault::Pixels { problem: problem.to_owned() });
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        at += 2 + len;
+    }
+    Ok(())
+}
+
 /// Bytes of the pixels in this machine's order, and their number a pixel.
 fn jpeg(data: &[u8], slice: &Slice) -> Result<(Vec<u8>, usize), DicomFault> {
     let fault = |problem: String| DicomFault::Pixels { problem };
@@ -73,6 +111,7 @@ fn jpeg(data: &[u8], slice: &Slice) -> Result<(Vec<u8>, usize), DicomFault> {
         jpeg_decoder::Error::Unsupported(feature) => fault(format!("JPEG with {feature:?} is not read; decompress it")),
         err => fault(format!("damaged JPEG data ({err})")),
     };
+    check_lossless(data)?;
     let mut decoder = jpeg_decoder::Decoder::new(data);
     decoder.set_max_decoding_buffer_size(MAX_COMPRESSED * 2);
     // The sizes in the data are compared before anything is reserved for them.
@@ -89,4 +128,37 @@ fn jpeg(data: &[u8], slice: &Slice) -> Result<(Vec<u8>, usize), DicomFault> {
         return Err(fault(problem));
     }
     Ok((decoder.decode().map_err(damaged)?, num_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Markers of a JPEG up to its scan.
+    fn jpeg(frame: u8, restarts: u16, scan_end: u8) -> Vec<u8> {
+        let mut data = vec![0xff, 0xd8, 0xff, 0xff, 0xe0, 0, 4, 1, 2];
+        data.extend([0xff, frame, 0, 5, 12, 0, 0]);
+        data.extend([&[0xff, 0xdd, 0, 4], &restarts.to_be_bytes()[..]].concat());
+        data.extend([0xff, 0xda, 0, 5, 1, 0, scan_end]);
+        data
+    }
+
+    #[test]
+    fn lossless_jpeg_that_would_be_decoded_wrongly_is_refused() {
+        for (data, is_read) in [
+            (jpeg(0xc3, 0, 0), true),
+            (jpeg(0xc3, 0, 0x10), true),
+            (jpeg(0xc3, 5, 0), false),
+            (jpeg(0xc3, 0, 2), false),
+            // Restarts of other kinds of JPEG are decoded.
+            (jpeg(0xc1, 5, 2), true),
+        ] {
+            assert_eq!(check_lossless(&data).is_ok(), is_read, "{data:x?}");
+            // Data cut short anywhere is left to the decoder.
+            for len in 0..data.len() - 2 {
+                assert!(check_lossless(&data[..len]).is_ok(), "{len} bytes of {data:x?}");
+            }
+        }
+        assert!(check_lossless(&[0xff, 0xd8, 0xff, 0xe0, 0, 1]).is_ok());
+    }
 }

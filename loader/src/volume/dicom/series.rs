@@ -21,7 +21,7 @@ pub struct Series {
     pub name: String,
 }
 
-/// A DICOM file that is no slice of a CT.
+/// A DICOM file that is not a slice of a CT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherFile {
     /// The file.
@@ -30,7 +30,7 @@ pub struct OtherFile {
     pub reason: Other,
 }
 
-/// Reason why a file is no slice of a CT.
+/// Reason why a file is not a slice of a CT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Other {
     /// A file of another format, such as a text without an ending.

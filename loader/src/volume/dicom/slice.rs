@@ -208,8 +208,10 @@ fn rescale(elements: &Elements) -> Result<((f64, f64), bool), DicomFault> {
 }
 
 fn padding(elements: &Elements, form: PixelForm) -> Option<Padding> {
+    // The sign is that of the stored bits where these are the low ones; writers extend it to 16 bits or not.
+    let unused = if form.high_bit + 1 == form.bits_stored { 16 - form.bits_stored } else { 0 };
     #[expect(clippy::cast_possible_wrap, reason = "a signed value is stored in these bits")]
-    let value = |raw: u16| if form.is_signed { i32::from(raw as i16) } else { i32::from(raw) };
+    let value = |raw: u16| if form.is_signed { i32::from(((raw << unused) as i16) >> unused) } else { i32::from(raw) };
     let first = value(elements.unsigned(tags::PIXEL_PADDING_VALUE)?);
     let limit = elements.unsigned(tags::PIXEL_PADDING_RANGE_LIMIT).map_or(first, value);
     Some((first.min(limit), first.max(limit)))

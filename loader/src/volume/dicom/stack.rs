@@ -19,6 +19,8 @@ const MAX_JITTER: f64 = 0.1;
 const TOLD_TILT_DEGREES: f64 = 0.1;
 /// Largest difference of the components of two directions that count as equal.
 const SAME_DIRECTION: f64 = 1e-3;
+/// HU of tissue, bone and metal, which is never padding.
+const TISSUE_HU: std::ops::RangeInclusive<f64> = -900.0..=3071.0;
 /// HU of pixels outside of the scanner's field of view.
 const AIR_HU: f64 = -1024.0;
 
@@ -106,6 +108,12 @@ impl Stack {
         if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
             notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
         }
+        if let Some(hu) = slices.iter().find_map(padding_of_tissue) {
+            notes.push(HeaderNote::PaddingIgnored { hu });
+            for slice in &mut slices {
+                slice.padding = None;
+            }
+        }
         let [side_x, side_y] = first.sides;
         let columns = [along_x.map(|part| part * side_x), along_y.map(|part| part * side_y), step];
         let affine = place::mirrored(place::affine(columns, slices[0].position), LPS);
@@ -158,6 +166,14 @@ impl Stack {
         let blake3 = hasher.finalize().to_hex().to_string();
         Ok(Loaded { info, blake3, file_bytes, bytes, offset: 0, scaling: common_rescale.unwrap_or((1.0, 0.0)) })
     }
+}
+
+/// HU of a slice's padding if it is a value of tissue: programs that rescale images keep the tag of the original, and zero
+/// would be both padding and water.
+fn padding_of_tissue(slice: &Slice) -> Option<f64> {
+    let (slope, intercept) = slice.rescale;
+    let (low, high) = slice.padding?;
+    [low, high].map(|value| f64::from(value) * slope + intercept).into_iter().find(|hu| TISSUE_HU.contains(hu))
 }
 
 /// Stored value of air, if there is one.

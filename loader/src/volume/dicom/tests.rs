@@ -154,18 +154,31 @@ fn each_slice_has_its_own_rescaling() {
 #[test]
 fn padding_becomes_air() {
     // With one rescaling, and with several.
-    for intercept in ["-1024", "-1000.5"] {
-        let mut series: Vec<TestSlice> =
-            slices().iter().map(|s| s.clone().number(tags::PIXEL_PADDING_VALUE, 1010)).collect();
+    let padded = |value: u16| {
+        let slice = |slice: &TestSlice| {
+            let slice = slice.clone().text(tags::RESCALE_INTERCEPT, VR::DS, "-3000");
+            slice.number(tags::PIXEL_PADDING_VALUE, value)
+        };
+        slices().iter().map(slice).collect::<Vec<TestSlice>>()
+    };
+    for intercept in ["-3000", "-2976.5"] {
+        let mut series = padded(1010);
         series[3] = series[3].clone().text(tags::RESCALE_INTERCEPT, VR::DS, intercept);
         let values = values(&read(&series).unwrap());
-        assert_eq!(values[..3], [-24.0, -1024.0, -4.0], "{intercept}");
+        assert_eq!(values[..3], [-2000.0, -1024.0, -1980.0], "{intercept}");
     }
-    let range: Vec<TestSlice> = slices()
-        .iter()
-        .map(|s| s.clone().number(tags::PIXEL_PADDING_VALUE, 1020).number(tags::PIXEL_PADDING_RANGE_LIMIT, 1005))
-        .collect();
-    assert_eq!(values(&read(&range).unwrap())[..4], [-24.0, -1024.0, -1024.0, 6.0]);
+    let range: Vec<TestSlice> =
+        padded(1020).iter().map(|s| s.clone().number(tags::PIXEL_PADDING_RANGE_LIMIT, 1005)).collect();
+    assert_eq!(values(&read(&range).unwrap())[..4], [-2000.0, -1024.0, -1024.0, -1970.0]);
+}
+
+#[test]
+fn padding_with_a_value_of_tissue_is_not_taken_as_padding() {
+    // -14 HU, as programs leave it that rescale images and keep the tag.
+    let series: Vec<TestSlice> = slices().iter().map(|s| s.clone().number(tags::PIXEL_PADDING_VALUE, 1010)).collect();
+    let volume = read(&series).unwrap();
+    assert_eq!(values(&volume)[..3], [-24.0, -14.0, -4.0]);
+    assert_eq!(notes(&volume), ["PixelPaddingValue means -14 HU, a value of tissue; such voxels are kept"]);
 }
 
 #[test]

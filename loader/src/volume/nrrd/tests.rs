@@ -170,3 +170,24 @@ fn unusable_headers_are_refused_in_one_line() {
     std::fs::write(dir.path().join("cut.nrrd"), &HEADER.as_bytes()[..80]).unwrap();
     assert!(read_info(&dir.path().join("cut.nrrd")).is_err());
 }
+
+#[test]
+fn axes_that_are_not_those_of_space_are_refused() {
+    let refused = |from: &str, to: &str, expected: &str| {
+        let header = HEADER.replace(from, to);
+        assert_ne!(header, HEADER);
+        let error = parse(header.as_bytes()).err().map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(error.contains(expected), "{error}");
+    };
+    refused("kinds: domain domain domain", "kinds: vector domain domain", "colours and vectors are not read");
+    refused("kinds: domain domain domain", "kinds: domain domain time", "kinds");
+    refused("space origin: (-10,20,30)", "axis mins: 1 2 3", "axis mins");
+    refused("space: left-posterior-superior", "space: left posterior superior time", "three dimensions");
+    refused("space origin: (-10,20,30)", "space units: \"cm\" \"cm\" \"mm\"", "space units");
+    refused("space origin: (-10,20,30)", "space units: \"inch\" \"inch\" \"inch\"", "space units");
+    for space in ["left posterior superior", "LeftPosteriorSuperior", "LPS"] {
+        let header = HEADER.replace("left-posterior-superior", space);
+        let info = parse(header.as_bytes()).unwrap().info;
+        assert_eq!((info.affine[0][3], info.notes.len()), (10.0, 0), "{space}");
+    }
+}

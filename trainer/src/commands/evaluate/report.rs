@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use hiend_loader::geometry::spacing;
 use hiend_loader::picture::{Canvas, LETTER, Plane, TEXT, label_colour};
-use hiend_loader::report::{Group, Page, box_plots};
+use hiend_loader::report::{Group, MOST_DOTS, Page, box_plots};
 
 use super::LabelFile;
 use super::classes::Classes;
 use crate::metric::evaluation::{ClassMetrics, Evaluation};
+use crate::metric::overlap::Absent;
 
 /// Largest number of cases of which slices are drawn.
 const MOST_DRAWN: usize = 8;
 /// Longest side of a slice, in pixels.
-const SLICE: f64 = 360.0;
+const SLICE: f64 = 264.0;
 /// Distance between parts of a picture, in pixels.
 const MARGIN: usize = 8;
 /// Largest number of rows of the table of cases.
@@ -53,10 +54,15 @@ pub(super) fn write(
     let header = rows.next().unwrap_or_default();
     page.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1, rows);
     page.heading("Classes");
-    page.paragraph(
-        "Quartiles, whiskers to the last case within 1.5 times their distance, and a dot for each case. A case in which \
-         only one of the two maps has the class has a Dice of 0 and no distance.",
-    );
+    let absent = match evaluation.conventions.absent {
+        Absent::Monai => "A class that the label lacks has no Dice in that case.",
+        Absent::NnUnet => "A class that only the prediction has has a Dice of 0 in that case.",
+    };
+    page.paragraph(&format!(
+        "Quartiles, whiskers to the last case within 1.5 times their distance, and dots for cases (of more than \
+         {MOST_DOTS}, for an even share and all beyond the whiskers). {absent} A class that only one of the two maps has \
+         has no distance.",
+    ));
     page.charts([
         box_plots("Dice", &groups(evaluation, |metrics| metrics.dice), Some((0.0, 1.0)))?,
         box_plots("HD95, mm", &groups(evaluation, |metrics| metrics.hd95_mm), None)?,
@@ -120,11 +126,11 @@ fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas,
     let scale = SLICE / length_mm(0).max(length_mm(1)).max(1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SLICE")]
     let size = [0, 1].map(|axis| ((length_mm(axis) * scale).round() as usize).max(1));
-    let top = LETTER + MARGIN;
+    let top = LETTER + 2 * MARGIN;
     let mut canvas = Canvas::new(2 * size[0] + MARGIN, top + size[1]);
     for (number, (name, map)) in [("label", &truth), ("prediction", &guess)].into_iter().enumerate() {
         let left = number * (size[0] + MARGIN);
-        canvas.text([left, 0], 1, TEXT, name);
+        canvas.text([left + MARGIN, MARGIN], 1, TEXT, name);
         canvas.slice([left, top], size, &Plane::Axial.cut(shape, at, true, |voxel| (0.1, map[voxel])));
     }
     (canvas, at)
