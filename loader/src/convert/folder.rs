@@ -10,6 +10,7 @@ use super::{ConvertError, ConvertOptions, identity};
 use crate::case::{CaseFiles, LabelFiles};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
+use crate::preprocess::normalize::Normalize;
 
 /// Content of a cache folder before a conversion.
 pub(super) struct Known {
@@ -121,6 +122,13 @@ fn check_parameters(
     let others = cache.cases().iter().filter(|case| case.record().parameters != parameters);
     let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| listed.contains(case.key()));
     let path = || cache.dir().to_owned();
+    // Whether an image is one by its name depends on the normalisation: such cases may be in the data all the same, and are
+    // not pruned because a flag was forgotten.
+    let other_kind = kept.iter().find(|case| Normalize::of_case(case.record()) != config.normalize);
+    if let Some(example) = other_kind.filter(|_| !options.change_parameters) {
+        let changes = identity::changes(cache.manifest(), example.record(), config, options.codec);
+        return Err(ConvertError::ChangedParameters { path: path(), count: own.len() + kept.len(), changes });
+    }
     if let Some(example) = kept.first().filter(|_| !options.prune) {
         return Err(ConvertError::OtherParameters {
             path: path(),

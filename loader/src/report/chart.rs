@@ -16,6 +16,8 @@ const GRID: RGBColor = RGBColor(228, 231, 236);
 const BLUE: RGBColor = RGBColor(31, 98, 180);
 const WIDTH: u32 = 540;
 const HEIGHT: u32 = 260;
+/// Relative difference up to which values count as equal: that of spacings computed from headers in single precision.
+const SAME: f64 = 1e-4;
 /// Width of a chart of box plots, in pixels.
 const PLOT_WIDTH: u32 = 1100;
 /// Height of one box plot, in pixels.
@@ -56,8 +58,11 @@ impl Bars {
         let high = values.iter().copied().reduce(f64::max)?;
         // Equal values get one bar around them.
         let around = if low == 0.0 { 0.5 } else { low.abs() / 10.0 };
-        let (low, high, num_bars) =
-            if high > low { (low, high, max_bars.max(1)) } else { (low - around, high + around, 1) };
+        let (low, high, num_bars) = if high - low > SAME * low.abs().max(high.abs()) {
+            (low, high, max_bars.max(1))
+        } else {
+            (low - around, high + around, 1)
+        };
         let width = (high - low) / num_bars as f64;
         let mut heights = vec![0.0; num_bars];
         for value in values {
@@ -249,6 +254,7 @@ mod tests {
         assert_eq!((bars.edges, bars.heights), (vec![1.0, 2.0, 3.0, 4.0, 5.0], vec![1.0, 1.0, 0.0, 2.0]));
         let same = Bars::of([10.0, 10.0], 10).unwrap();
         assert_eq!((same.edges, same.heights), (vec![9.0, 11.0], vec![2.0]));
+        assert_eq!(Bars::of([3.0, 3.000_000_2, 2.999_999_9], 10).unwrap().heights, [3.0]);
         assert_eq!(Bars::of([f64::INFINITY], 10), None);
     }
 
