@@ -85,8 +85,8 @@ pub fn list_shards(at: impl Into<Location>) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns `true` if a path has the extension of a shard and is not hidden: the reservation of a shard's name
-/// (`.name-g0001-w000-0000.shard`), which another run holds while it writes, is no shard; nor is a `._` file of macOS.
+/// Returns `true` if a path has the extension of a shard and is not hidden. Hidden files with the extension are
+/// reservations of names, which other runs hold while they write (`.name-g0001-w000-0000.shard`), and `._` files of macOS.
 pub(crate) fn is_shard(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION)

@@ -121,7 +121,7 @@ impl CaseFiles {
     /// Size of all files together, those of detached voxels included, in bytes.
     ///
     /// # Errors
-    /// If a file is missing or cannot be looked at.
+    /// If a file is missing or cannot be examined.
     pub fn file_bytes(&self) -> std::io::Result<u64> {
         let sizes = self.files().map(|path| {
             let voxels = detached(path).map(std::fs::metadata).transpose()?;

@@ -10,7 +10,7 @@
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or listed as unused with a reason
 //! ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
-//! cannot be looked at is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
+//! cannot be examined is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
 
 mod channels;
 mod description;
@@ -138,7 +138,7 @@ impl Listing {
 /// A folder that cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    /// A file or folder cannot be looked at.
+    /// A file or folder cannot be examined.
     #[error("{}: cannot look at this path", shown(path))]
     Unreadable {
         /// The path.
@@ -187,7 +187,7 @@ pub enum DatasetError {
 /// Finds the datasets in `root`, sorted by name.
 ///
 /// # Errors
-/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
 pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     let mut datasets = survey(root)?.datasets;
     datasets.retain(|dataset| dataset.num_listed() > 0);
@@ -197,7 +197,7 @@ pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
 pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
     survey_of(root, Modalities::Ct)
 }
@@ -205,7 +205,7 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 /// Finds the datasets of images of the given modalities in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be looked at, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();

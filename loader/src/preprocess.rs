@@ -153,7 +153,7 @@ pub enum PreprocessError {
         /// Lower end of the window, in HU.
         low: f64,
     },
-    /// All voxels of the box of nonzero voxels have one value, or there is no such box.
+    /// Image without z-scores: all voxels of the bounding box of its nonzero voxels have one value, or all voxels are 0.
     #[error(
         "every voxel within the bounding box of nonzero voxels has the same value; z-scores need values that differ"
     )]

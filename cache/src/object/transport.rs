@@ -216,7 +216,7 @@ impl Store {
             return;
         }
         state.is_told = true;
-        // Not earlier: a moment's failure is no reason to abandon the requests of a program that is to stop.
+        // Counted only after `PATIENCE`: one failed request must not make a program that is stopping abandon all others.
         FAILING.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let (origin, secs) = (&self.origin, self.retry.as_secs());

@@ -15,7 +15,7 @@ pub const SETTLED: Duration = Duration::from_secs(3);
 /// Describes a case's files by name, size and time; hashes are still to be filled in.
 ///
 /// # Errors
-/// If a file is missing or cannot be looked at.
+/// If a file is missing or cannot be examined.
 pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Result<SourceFiles, SkippedCase> {
     let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
     let mut source = SourceFiles {

@@ -60,7 +60,7 @@ pub enum UnusedReason {
     },
     /// A name that is not UTF-8 or holds control characters.
     BadName,
-    /// A link to something that is not there or cannot be looked at.
+    /// A link whose target is missing or cannot be examined.
     DanglingLink,
     /// A FIFO, a socket or a device.
     NotRegular,
