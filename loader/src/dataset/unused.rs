@@ -124,7 +124,7 @@ impl fmt::Display for UnusedReason {
                 "DICOM next to datasets of other formats; convert its folder on its own"
             }
             Self::DicomInDataset => "DICOM is not read by this build (feature dicom); convert it to .nii.gz",
-            Self::NotCt { what } => return write!(f, "DICOM {what}, not a CT image"),
+            Self::NotCt { what } => return write!(f, "DICOM {what}, not a CT image; to use it, convert it to .nii.gz"),
             Self::BadDicom { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",

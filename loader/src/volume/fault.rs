@@ -224,7 +224,7 @@ pub enum VolumeFault {
         promised: u64,
     },
     /// Voxels of an image that are not numbers.
-    #[error("{count} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)")]
+    #[error("{count} of {all} voxels NaN or infinite; replace them (in a CT by air, -1024 HU)")]
     ImageNotFinite {
         /// Number of such voxels.
         count: usize,

@@ -113,3 +113,16 @@ fn unusable_headers_are_refused_in_one_line() {
     let error = read("a.mha", &format!("{HEADER}ElementDataFile = a.raw\n"), b"").unwrap_err();
     assert!(error.ends_with("rename this file"), "{error}");
 }
+
+#[test]
+fn files_of_other_formats_are_not_taken_for_headers() {
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, b"a NIfTI file").unwrap();
+        encoder.finish().unwrap()
+    };
+    for bytes in [&b""[..], b"\n\n", b"\x1f\x8b\x08=\xff\n", b"two words = 3\n", &gzip] {
+        let fault = parse(bytes).err().map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(fault.starts_with("not a MetaImage file"), "{bytes:?}: {fault}");
+    }
+}
