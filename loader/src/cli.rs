@@ -10,20 +10,21 @@ use crate::pipeline::OnCorrupt;
 use crate::preprocess::window::Store;
 use crate::program::{
     CompletionsArgs, Expected, ManArgs, NormalizeArg, OnSuspectArg, RetryArg, Spacing, StorageArgs, parse_bytes,
-    parse_fold, parse_rank, parse_shape, parse_spacing, parse_window,
+    parse_fold, parse_rank, parse_shape, parse_some_bytes, parse_spacing, parse_window,
 };
+use crate::sampler::SampleBy;
+use crate::transform::Chain;
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
 const MIN_MEMORY: ByteSize = ByteSize::mib(16);
-use crate::sampler::SampleBy;
-use crate::transform::Chain;
 
 /// Convert CT volumes to shards for training
 ///
 /// DATA is a folder of nnU-Net datasets (`DATA/DatasetXXX_NAME/imagesTr`) or one of them, a Medical Segmentation
-/// Decathlon dataset, or any folder with .nii, .nii.gz, .nrrd or .mha files. Every scan is oriented to RAS+, resampled to
-/// one spacing, clamped to one HU window (or normalised to z-scores) and written to checksummed shards. Running the command
-/// again converts only new and changed cases
+/// Decathlon dataset, a folder in the layout of TotalSegmentator, KiTS, BTCV or FLARE, or any folder with .nii, .nii.gz,
+/// .nrrd, .nhdr, .mha or .mhd files or DICOM series. Every scan is oriented to RAS+, resampled to one spacing, clamped to
+/// one HU window (or normalised to z-scores) and written to checksummed shards. Running the command again converts only
+/// new and changed cases
 #[derive(Debug, Parser)]
 #[command(
     name = "hiend-shard",
@@ -72,7 +73,7 @@ pub(crate) struct PreprocessArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value = "hu")]
     pub normalize: NormalizeArg,
     /// Voxel side lengths in mm: one number, three (x,y,z), or `native` for those of each scan
-    #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing)]
+    #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing, allow_hyphen_values = true)]
     pub spacing: Spacing,
     /// HU range mapped to [0, 1], whose lower end foreground is above; with `--normalize zscore`, z-scores to keep
     /// [default: -175,250 for hu, -20,40 for zscore]
@@ -113,7 +114,7 @@ pub(crate) struct Convert {
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
     /// Size at which a shard is closed and the next one started
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_some_bytes)]
     pub shard_size: ByteSize,
     /// Remove cases that are not in DATA, and the records that newer ones superseded
     #[arg(long, conflicts_with_all = ["worker", "claim"])]
@@ -226,11 +227,11 @@ pub(crate) struct Stream {
     #[cfg(feature = "client")]
     #[command(flatten)]
     pub remote: RemoteArgs,
-    /// Weight of each cache, whole numbers [default: equal]
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    /// Weight of each cache, whole numbers from 1 [default: equal]
+    #[arg(long, value_name = "W,W", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub weights: Vec<u32>,
     /// Number of batches
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     pub batches: u64,
     /// Step of the first batch, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -280,10 +281,10 @@ pub(crate) struct StreamOptions {
     #[arg(long, value_name = "R/N", default_value = "0/1", value_parser = parse_rank)]
     pub rank: (usize, usize),
     /// Memory limit for batches, threads and reading ahead
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_some_bytes)]
     pub memory: ByteSize,
     /// Crop size in voxels, one number or three (x,y,z)
-    #[arg(long, value_name = "N", default_value = "96", value_parser = parse_shape)]
+    #[arg(long, value_name = "N", default_value = "96", value_parser = parse_shape, allow_hyphen_values = true)]
     pub crop_size: [usize; 3],
     /// Crops per visit of a case
     #[arg(long, value_name = "N", default_value_t = 8)]

@@ -16,10 +16,13 @@ use super::{plan, unused};
 use crate::cli;
 use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
-use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
+use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, note, print};
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
+    if let Some(folder) = args.retry.location(&args.out).folder() {
+        check_output_folder(folder)?;
+    }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;

@@ -18,11 +18,15 @@ use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
 use crate::preprocess::window::{Store, zscore_step};
-use crate::program::{check_extension, note, print};
+use crate::program::{check_extension, check_output_file, check_output_folder, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
+        check_output_file(path)?;
+    }
+    if let Some(folder) = &args.report {
+        check_output_folder(folder)?;
     }
     let cache = Cache::open_with(args.retry.location(&args.cache), OpenOptions::for_one_pass())?;
     match &args.case {

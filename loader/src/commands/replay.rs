@@ -7,12 +7,13 @@ use anyhow::Context as _;
 use super::stream;
 use super::table::Table;
 use crate::cli;
-use crate::program::{check_extension, note, print};
+use crate::program::{check_extension, check_output_file, note, print};
 use crate::replay::{Replay, contact_sheet};
 
 pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
+        check_output_file(path)?;
     }
     let loader = stream::open(std::slice::from_ref(&args.cache), &[], &args.options)?;
     let batch = loader.stream(args.step).next().context("the stream has no such step")??;
