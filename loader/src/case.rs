@@ -98,7 +98,7 @@ impl CaseFiles {
     /// As [`read_info`].
     pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
         #[cfg(feature = "dicom")]
-        if !self.slices.is_empty() {
+        if self.is_series() {
             let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
             return crate::volume::dicom::read_series_info(&files);
         }
@@ -111,11 +111,19 @@ impl CaseFiles {
     /// As [`read_volume`].
     pub fn read_volume(&self) -> Result<Volume, VolumeError> {
         #[cfg(feature = "dicom")]
-        if !self.slices.is_empty() {
+        if self.is_series() {
             let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
             return crate::volume::read_series(&files);
         }
         read_volume(&self.image)
+    }
+
+    /// True for DICOM files, of whatever modality: a path alone stands for the CT series that it belongs to.
+    #[cfg(feature = "dicom")]
+    fn is_series(&self) -> bool {
+        let name = self.image.file_name().and_then(|name| name.to_str());
+        let is_candidate = name.is_some_and(crate::volume::dicom::is_candidate);
+        !self.slices.is_empty() || (is_candidate && !self.image.is_dir())
     }
 
     /// Size of all files together, those of detached voxels included, in bytes.
