@@ -221,11 +221,16 @@ pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, CaseName
         [case] => Ok(case),
         [] => {
             let lower = name.to_lowercase();
+            // The same case of another dataset first, then the most similar name.
             let likeness = |case: &&Case| {
                 let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
-                strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
+                let is_same_part = key.rsplit('/').next() == lower.rsplit('/').next();
+                (is_same_part, strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id)))
             };
-            let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let nearest = cache.cases().iter().max_by(|a, b| {
+                let ((same_a, a), (same_b, b)) = (likeness(a), likeness(b));
+                same_a.cmp(&same_b).then(a.total_cmp(&b))
+            });
             Err(CaseNameError::Unknown { dir, name, nearest: nearest.map(|case| case.key().to_owned()) })
         }
         many => {

@@ -24,8 +24,10 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
     #[cfg(feature = "dicom")]
+    let mut series = FoundSeries::new(modalities);
+    let modalities = modalities.by_name(description);
+    #[cfg(feature = "dicom")]
     {
-        let mut series = FoundSeries::new(modalities);
         let mut take = |folder: &Folder, dataset: &mut Dataset| series.take(folder, &root.path, dataset);
         visit(root, &root.path, (false, modalities), &mut dataset, &mut take);
         series.add_to(&mut dataset);

@@ -281,6 +281,33 @@ fn kits_has_a_folder_a_case() {
 }
 
 #[test]
+fn one_image_and_one_label_map_are_a_case_if_their_names_correspond() {
+    for (image, label) in [("p7.nii.gz", "p7_seg.nii.gz"), ("p7_ct.nii", "label.nii"), ("ct.nii", "data_mask.nii")] {
+        Found::in_files(&[image, label]).cases(&[&format!("data/data {image} {label}")]);
+    }
+    Found::in_files(&["p7.nii.gz", "p8_seg.nii.gz"])
+        .cases(&["data/p7 p7.nii.gz -"])
+        .unused(&[("p8_seg.nii.gz", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn names_decide_on_the_modality_only_where_nothing_else_tells() {
+    let files = ["a_T1.nii.gz", "b.nii.gz", "CT_T1_tumour.nii.gz", "sub-1_PDw.nii.gz"];
+    Found::in_files(&files).cases(&["data/CT_T1_tumour CT_T1_tumour.nii.gz -", "data/b b.nii.gz -"]).unused(&[
+        ("a_T1.nii.gz", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
+        ("sub-1_PDw.nii.gz", UnusedReason::NamedLikeOtherModality { word: "pdw".into() }),
+    ]);
+    let described = |channels: &str| {
+        let description = format!(r#"{{"channel_names": {channels}, "labels": {{"background": 0}}}}"#);
+        Found::in_described(&["a_T1.nii.gz", "b.nii.gz"], &[("dataset.json", &description)])
+    };
+    described(r#"{"0": "CT"}"#).cases(&["data/a_T1 a_T1.nii.gz -", "data/b b.nii.gz -"]);
+    for channels in [r#"{"0": "CT", "1": "T1"}"#, r#"{"0": "MRI"}"#, "{}"] {
+        described(channels).cases(&["data/b b.nii.gz -"]);
+    }
+}
+
+#[test]
 fn btcv_has_images_next_to_labels() {
     Found::in_files(&[
         "Training/img/img0001.nii.gz",
