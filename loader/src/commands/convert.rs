@@ -16,7 +16,7 @@ use super::{plan, unused};
 use crate::cli;
 use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
-use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, note, print};
+use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, is_one_output, note, print};
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
@@ -56,17 +56,32 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
     let Task { root, datasets, config, options, excluded, .. } = &task;
+    // The summary repeats every remark: where both can be read in one place, they are only counted until then.
+    let is_one_output = is_one_output();
+    let mut withheld: Vec<String> = Vec::new();
+    let mut tell = |progress: &mut Progress, line: String| {
+        if is_one_output {
+            progress.remark();
+            withheld.push(line);
+        } else {
+            progress.note(line);
+        }
+    };
     let observe = |event: Event<'_>| match event {
         Event::Converted { bytes_in, .. } | Event::Unchanged { bytes_in, .. } => progress.advance(bytes_in),
-        Event::Found(finding) => progress.note(format_args!("check {}: {}", finding.case, finding.text)),
+        Event::Found(finding) => tell(&mut progress, format!("check {}: {}", finding.case, finding.text)),
         Event::Skipped(skipped) => {
-            progress.note(format_args!("skipped {skipped}"));
+            tell(&mut progress, format!("skipped {skipped}"));
             progress.advance(sizes.get(&skipped.case).copied().unwrap_or(0));
         }
     };
     let conversion = Conversion::new(root, datasets, &args.out).config(config.clone()).options(options.clone());
     let summary = conversion.stop(Arc::clone(&stop).into()).observe(observe).run();
     progress.finish();
+    if summary.is_err() {
+        // No summary follows.
+        withheld.iter().for_each(note);
+    }
     let summary = match summary {
         // What was stored before is whole; the rest waits for another run.
         Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {

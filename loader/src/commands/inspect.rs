@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, VolumeReader};
+use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, SourceValues, VolumeReader};
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
@@ -65,6 +65,16 @@ fn listed<T: std::fmt::Display>(values: impl IntoIterator<Item = T>, between: &s
 
 fn rounded(values: [f64; 3]) -> String {
     listed(values.map(|value| (value * 1000.0).round() / 1000.0), " x ")
+}
+
+/// Lowest and highest value of a source image.
+fn value_range(values: &SourceValues) -> String {
+    format!("{} to {}", short(values.min), short(values.max))
+}
+
+/// A number with at most seven digits: more than single precision, in which images are read, can tell apart.
+fn short(value: f64) -> f64 {
+    format!("{value:.6e}").parse().unwrap_or(value)
 }
 
 fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
@@ -274,7 +284,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
     if let Some(values) = &record.values {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let (below, above, air) = (percent(values.below), percent(values.above), percent(values.air));
-        let mut rows = vec![("source values", format!("{} to {}", values.min, values.max))];
+        let mut rows = vec![("source values", value_range(values))];
         if let (Some(mean), Some(std)) = (values.mean, values.std) {
             rows.push(("mean and deviation", format!("{mean:.6} and {std:.6}, in the box of nonzero voxels")));
             let share = |share: f64| format!("{:.4} %", share * 100.0);
@@ -341,4 +351,23 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         legend: &legend,
     };
     view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_as_exact_as_single_precision() {
+        for (value, text) in [
+            (63.871_704_101_562_5, "63.8717"),
+            (-1024.0, "-1024"),
+            (f64::from(0.1_f32), "0.1"),
+            (1_234_567.0, "1234567"),
+            (1e7, "10000000"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(short(value).to_string(), text);
+        }
+    }
 }
