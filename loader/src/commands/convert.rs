@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::table::{count, facts, size};
 use super::task::{Task, num_cases, refuse_unmatched, summary};
 use super::{plan, unused};
+use crate::case::shown;
 use crate::cli;
 use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
@@ -108,7 +109,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
-        anyhow::bail!("{}: none of {} could be converted", data.display(), count(num_listed, "case"));
+        anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");
@@ -119,9 +120,9 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
     }
     if args.prune && summary.pruned.is_none() {
-        anyhow::bail!("{}: not pruned, because another run is writing here; try again later", args.out.display());
+        anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }
-    print(format_args!("Next: hiend-train --shards {}", args.out.display()))?;
+    print(format_args!("Next: hiend-train --shards {}", shown(&args.out)))?;
     let is_complete = summary.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }

@@ -11,14 +11,14 @@ use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, SourceValues, 
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
-use crate::case::case_named;
+use crate::case::{case_named, shown};
 use crate::cli::Inspect;
 use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
 use crate::preprocess::window::{Store, zscore_step};
-use crate::program::{check_extension, check_output_file, check_output_folder, note, print};
+use crate::program::{check_extension, check_output_file, check_output_folder, escape_name, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
         None => {
             summary(&cache, args.rows)?;
             if let Some(folder) = &args.report {
-                note(format_args!("report: {}", report::write(&cache, folder)?.display()));
+                note(format_args!("report: {}", shown(&report::write(&cache, folder)?)));
             }
         }
         Some(name) => {
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
             describe(&cache, case)?;
             if let Some(path) = &args.png {
                 draw(&cache, case, path)?;
-                note(format_args!("picture: {}", path.display()));
+                note(format_args!("picture: {}", shown(path)));
             }
         }
     }
@@ -153,7 +153,7 @@ fn by_dataset(cache: &Cache) -> ([&'static str; 7], Vec<[String; 7]>) {
             size(bytes),
             per_voxel(bytes, voxels),
             labels
-                .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {name}")), ", "))
+                .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {}", escape_name(name))), ", "))
                 .unwrap_or_default(),
         ]
     };
@@ -248,7 +248,7 @@ fn matrix(affine: &Affine) -> String {
 fn label_name(cache: &Cache, dataset: &str, label: u8) -> String {
     let names = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
     let unnamed = || if label == 0 { "background".to_owned() } else { format!("label {label}") };
-    names.and_then(|names| names.get(&label)).cloned().unwrap_or_else(unnamed)
+    names.and_then(|names| names.get(&label)).map_or_else(unnamed, |name| escape_name(name).into_owned())
 }
 
 fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
@@ -322,7 +322,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
     let record = case.record();
     let units = parameters_of(cache).units(None);
     let scale = units.scale(record.image.scale, record.image.offset);
-    let shown = match units {
+    let range = match units {
         Units::Window([low, high]) => format!("window {low} to {high} HU"),
         Units::ZScores => {
             let [black, white] = units.shown_range();
@@ -337,7 +337,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         .collect();
     let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
     let subtitle = format!(
-        "{} voxels of {} mm   {shown}   patient's right is on the left",
+        "{} voxels of {} mm   {range}   patient's right is on the left",
         listed(record.shape, " x "),
         rounded(record.geometry.spacing)
     );
@@ -350,7 +350,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         labels: volume.label.as_deref(),
         legend: &legend,
     };
-    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", path.display()))
+    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", shown(path)))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use clap_complete::Shell;
 use hiend_cache::Cache;
 
 use super::table::count;
+use crate::case::shown;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
 use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_some_bytes};
@@ -142,7 +143,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
     for url in service.urls() {
-        note(format_args!("serving {url}"));
+        note(format_args!("serving {}", program::escape_name(url)));
     }
     // An error is impossible while the handler has the sender.
     let _ = receiver.recv();
@@ -167,7 +168,7 @@ fn watch(health: &Health, monitor: Monitor, limit: Duration) {
 }
 
 fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", path.display()));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", shown(path)));
     let tls = match (&cli.tls_cert, &cli.tls_key) {
         (Some(cert), Some(key)) => Some(Tls { cert_pem: read(cert)?, key_pem: read(key)? }),
         _ => None,

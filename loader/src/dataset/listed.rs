@@ -31,6 +31,10 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
                 format!("{}: listed as an image, but not named .nii, .nii.gz, .nrrd or .mha", images[0].display());
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
+        if case_id.chars().any(char::is_control) {
+            let reason = format!("lists the case {case_id:?}, whose name has control characters; rename it");
+            return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
+        }
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
         let case = CaseFiles {
             dataset: dataset.name.clone(),

@@ -214,6 +214,23 @@ fn a_list_without_channels_stands_for_files_with_them() {
 }
 
 #[test]
+fn names_with_control_characters_do_not_become_cases() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii", "dataset.json"]);
+    let description = r#"{"labels": {"background": 0}, "dataset": {"a\nb": {"images": ["a.nii"], "label": "a.nii"}}}"#;
+    std::fs::write(data.join("dataset.json"), description).unwrap();
+    let error = survey(&data).unwrap_err().to_string();
+    assert!(error.ends_with(r#"lists the case "a\nb", whose name has control characters; rename it"#), "{error}");
+    #[cfg(unix)]
+    {
+        let data = dir.path().join("two\nlines");
+        touch(&data, &["a.nii"]);
+        assert_eq!(survey(&data).unwrap().datasets[0].cases[0].key(), "two_lines/a");
+    }
+}
+
+#[test]
 fn the_dataset_key_of_nnunet_2_lists_files_anywhere_in_the_data() {
     let json = r#"{"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "numTraining": 2, "dataset": {
         "one": {"images": ["../pool/1.nii.gz"], "label": "labelsTr/one.nii.gz"},
