@@ -172,7 +172,7 @@ pub enum DatasetError {
     #[error(
         "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
          Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
-         .nrrd and .mha files or DICOM series{}",
+         .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
         shown(path),
         unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]
