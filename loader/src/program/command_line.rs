@@ -1,7 +1,9 @@
 //! The command line: parsed by clap, with help and errors printed like all other output.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,8 +31,22 @@ pub(super) fn parse<C: Parser>() -> Result<C, ExitCode> {
 /// Parses the words of a command line, the program's name first.
 fn parse_words<C: Parser>(words: Vec<OsString>) -> Result<C, clap::Error> {
     let mut command = with_negative_numbers(C::command());
-    let mut matches = command.try_get_matches_from_mut(words)?;
+    let mut matches = command.try_get_matches_from_mut(words).map_err(clarified)?;
     C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The error, with a reason of our own where it has that of the standard library: "invalid digit found in string" for a
+/// negative number.
+fn clarified(error: clap::Error) -> clap::Error {
+    let source = error.source().and_then(|source| source.downcast_ref::<ParseIntError>());
+    let is_digit = source.is_some_and(|source| *source.kind() == IntErrorKind::InvalidDigit);
+    let message = match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
+        (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) if is_digit => {
+            format!("invalid value '{value}' for '{arg}': expected a whole number that is not negative")
+        }
+        _ => return error,
+    };
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n\nFor more information, try '--help'.\n"))
 }
 
 /// Lets every option take a negative number as its value, so that one out of range is refused with the range. By default
@@ -87,6 +103,8 @@ mod tests {
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         jobs: Option<u16>,
         #[arg(long)]
+        steps: Option<u64>,
+        #[arg(long)]
         quiet: bool,
         #[command(subcommand)]
         command: Option<Sub>,
@@ -110,6 +128,16 @@ mod tests {
         let program = parse("program --jobs 2 --quiet wait --degrees -4.5").unwrap();
         assert!(program.quiet && program.jobs == Some(2));
         assert!(matches!(program.command, Some(Sub::Wait { degrees }) if (degrees + 4.5).abs() < 1e-12));
+        for value in ["-1", "many"] {
+            let error = parse(&format!("program --steps {value}")).unwrap_err();
+            let line = format!(
+                "error: invalid value '{value}' for '--steps <STEPS>': expected a whole number that is not negative"
+            );
+            assert_eq!(
+                (error.kind(), error.to_string().lines().next()),
+                (ErrorKind::ValueValidation, Some(line.as_str()))
+            );
+        }
         assert_eq!(parse("program --jobs --quiet").unwrap_err().kind(), ErrorKind::InvalidValue);
         assert_eq!(parse("program --quiet -1").unwrap_err().kind(), ErrorKind::UnknownArgument);
     }
