@@ -56,6 +56,8 @@ pub struct Sender {
     may_exist: bool,
     /// Positions up to which the server has the records; unknown until it is asked, and after a failed request.
     received: Option<Received>,
+    /// Positions that the server confirmed last.
+    confirmed: Received,
     /// True once the MLflow run of a resumed run is marked as in progress again.
     is_marked: bool,
     journal: Follower,
@@ -106,6 +108,7 @@ impl Sender {
             link,
             may_exist,
             received: None,
+            confirmed: Received::default(),
             is_marked: false,
             journal: Follower::new(&run_dir.join(JOURNAL)),
             status: Status::Running,
@@ -180,6 +183,7 @@ impl Sender {
             self.client.log(&run_id, &[], &[], tags)?;
         }
         self.received = Some(part.received);
+        self.confirmed = part.received;
         self.journal.advance(&chunk);
         self.num_steps += part.num_steps;
         self.status = part.status.unwrap_or(self.status);
@@ -202,18 +206,17 @@ impl Sender {
         self.link.experiment_id = Some(experiment_id.clone());
         // The answer to an earlier request may have been lost.
         let found = if self.may_exist { self.client.find_run(&experiment_id, KEY, &self.link.key)? } else { None };
-        let run_id = match found {
-            Some(run_id) => run_id,
-            None => {
-                self.link.write(&self.run_dir)?;
-                self.may_exist = true;
-                let name = name_of(&self.run_dir);
-                let tags = [Pair::new(KEY, &self.link.key)];
-                let run_id = self.client.create_run(&experiment_id, &name, self.link.start_ms, &tags)?;
-                self.received = Some(Received::default());
-                self.is_marked = true;
-                run_id
-            }
+        let run_id = if let Some(run_id) = found {
+            run_id
+        } else {
+            self.link.write(&self.run_dir)?;
+            self.may_exist = true;
+            let name = name_of(&self.run_dir);
+            let tags = [Pair::new(KEY, &self.link.key)];
+            let run_id = self.client.create_run(&experiment_id, &name, self.link.start_ms, &tags)?;
+            self.received = Some(Received::default());
+            self.is_marked = true;
+            run_id
         };
         self.link.run_id = Some(run_id.clone());
         self.link.write(&self.run_dir)?;
@@ -281,7 +284,12 @@ impl Sender {
             self.client.set_status(run_id, Status::Running, None)?;
             self.is_marked = true;
         }
-        self.received = Some(received);
+        if received.step < self.confirmed.step || received.validation < self.confirmed.validation {
+            // The server was restored from an older copy.
+            self.journal = Follower::new(&self.run_dir.join(JOURNAL));
+            self.clock_ms = self.link.start_ms;
+        }
+        (self.received, self.confirmed) = (Some(received), received);
         Ok(received)
     }
 }
@@ -411,10 +419,21 @@ mod tests {
     fn server_restored_from_an_older_copy_receives_what_it_lost() {
         let (server, run) = (Server::start(), run_folder());
         write_journal(run.path(), 20);
-        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        let mut sender = replay(&server, run.path()).unwrap();
+        sender.catch_up().unwrap();
+        // While the sender is at work: it asks after a failed request.
         server.forget_after(10);
+        let mut journal = Journal::open(&run.path().join(JOURNAL), true).unwrap();
+        journal.write(&Entry::Step(step_record(21, 0.5))).unwrap();
+        server.fail_at("metrics", Fault::Close);
+        assert!(sender.catch_up().unwrap_err().is_temporary());
+        sender.catch_up().unwrap();
+        assert_eq!(server.steps("train/loss"), (1..=21).collect::<Vec<_>>());
+        drop(sender);
+        // Between two senders.
+        server.forget_after(5);
         replay(&server, run.path()).unwrap().catch_up().unwrap();
-        assert_eq!(server.steps("train/loss"), (1..=20).collect::<Vec<_>>());
+        assert_eq!(server.steps("train/loss"), (1..=21).collect::<Vec<_>>());
         assert_eq!(server.steps("validation/mean_dice"), [20]);
     }
 
