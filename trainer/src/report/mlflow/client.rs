@@ -102,7 +102,7 @@ impl Client {
         if server.is_loopback() {
             http = http.no_proxy();
         }
-        let http = http.build().map_err(|error| no_answer(server, &error))?;
+        let http = http.build().map_err(|error| MlflowError::System(std::io::Error::other(error)))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(MlflowError::System)?;
         Ok(Self { server: server.clone(), credentials, http, runtime })
     }
