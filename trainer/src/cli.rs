@@ -19,6 +19,7 @@ pub use self::predict::PredictArgs;
 pub use self::ranks::RanksArgs;
 pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs, ServiceArgs};
 use crate::device::DeviceChoice;
+use crate::report::mlflow::ServerUrl;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
 ///
@@ -51,6 +52,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Draw the curves of a run from its journal
     Curves(CurvesArgs),
+    /// Send a run to an MLflow server from its journal: steps that the server has are not sent again
+    Track(TrackArgs),
     /// Draw original, masked input and reconstruction of scans in three planes
     Reconstruct(ReconstructArgs),
     /// Draw the attention of a patch: self-attention of the encoder, cross-attention of the decoder
@@ -103,6 +106,21 @@ pub struct CurvesArgs {
     /// PNG file to write [default: RUN/curves.png]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Arguments of `track`.
+#[derive(Debug, Args)]
+pub struct TrackArgs {
+    /// Folder of a run
+    #[arg(value_name = "RUN")]
+    pub run_dir: PathBuf,
+    /// MLflow server, such as http://127.0.0.1:5000; credentials are taken from `MLFLOW_TRACKING_USERNAME` and
+    /// `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
+    #[arg(long, value_name = "URL")]
+    pub mlflow: ServerUrl,
+    /// Experiment of MLflow, created if missing [default: the run's, or hiend-pretrain or hiend-finetune]
+    #[arg(long, value_name = "NAME")]
+    pub mlflow_experiment: Option<String>,
 }
 
 #[cfg(test)]
@@ -158,5 +176,18 @@ mod tests {
         assert_eq!(parse("--shards c --headspace").unwrap().pretrain.run.headspace, Some(20));
         assert!(parse("--shards c --metrics-listen 9464").is_err());
         assert!(parse("--shards c --metrics-listen [::1]:9464").is_ok());
+    }
+
+    #[test]
+    fn servers_of_mlflow_have_addresses() {
+        let parse = |flags: &str| Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace()));
+        let cli = parse("--shards c --mlflow http://127.0.0.1:5000 --mlflow-experiment a").unwrap();
+        assert_eq!(cli.pretrain.run.mlflow.unwrap().to_string(), "http://127.0.0.1:5000");
+        assert!(parse("finetune --init none --shards c --mlflow https://host/mlflow").is_ok());
+        assert!(parse("--shards c --mlflow localhost:5000").is_err());
+        assert!(parse("--shards c --mlflow-experiment a").is_err());
+        assert!(parse("--shards c --mlflow http://host --headspace").is_err());
+        assert!(parse("track run --mlflow http://host").is_ok());
+        assert!(parse("track run").is_err());
     }
 }

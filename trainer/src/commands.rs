@@ -17,6 +17,8 @@ mod running;
 mod scans;
 mod signals;
 mod source;
+mod track;
+mod tracking;
 mod verify;
 mod weights;
 
@@ -40,6 +42,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Verify(args)) => verify::run(args),
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Curves(args)) => curves::run(args),
+        Some(Command::Track(args)) => track::run(args),
         Some(Command::Reconstruct(args)) => reconstruct::run(args),
         Some(Command::Attend(args)) => attend::run(args),
         Some(Command::Import(args)) => weights::import(args),

@@ -12,6 +12,7 @@ use super::RanksArgs;
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
+use crate::report::mlflow::ServerUrl;
 use crate::report::watcher::Display;
 
 /// Arguments of pre-training.
@@ -135,6 +136,13 @@ pub struct RunArgs {
     /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub stalled_after: u64,
+    /// MLflow server that receives settings, steps and validations, such as http://127.0.0.1:5000; credentials are taken
+    /// from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
+    #[arg(long, value_name = "URL", conflicts_with = "headspace")]
+    pub mlflow: Option<ServerUrl>,
+    /// Experiment of MLflow, created if missing [default: hiend-pretrain or hiend-finetune]
+    #[arg(long, value_name = "NAME", requires = "mlflow")]
+    pub mlflow_experiment: Option<String>,
     /// Arguments of runs with several ranks.
     #[command(flatten)]
     pub ranks: RanksArgs,

@@ -11,6 +11,7 @@ use super::INTERRUPTED;
 use super::observer::Observer;
 use super::ranks::Rank;
 use super::source::Source;
+use super::tracking::Tracking;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
@@ -103,6 +104,7 @@ pub(super) fn run<T: Task>(
         }
         return headspace(task, &stream, &rank, args, steps, stop);
     }
+    let mut tracking = Tracking::prepare::<T>(args, &run_dir, resume, &stream.digest, &rank)?;
     let smoke = if args.smoke { Some(smoke_folder(&run_dir)?) } else { None };
     let options = TrainOptions {
         run_dir: smoke.as_ref().map_or(run_dir, |folder| folder.path().join("run")),
@@ -118,10 +120,19 @@ pub(super) fn run<T: Task>(
     let result = if rank.is_first() {
         let mut watcher =
             Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
-        train(task, stream, &rank.compute, &options, &mut |event| {
+        let result = train(task, stream, &rank.compute, &options, &mut |event| {
             observer.event(event);
+            if let Some(tracking) = &mut tracking {
+                tracking.event(event);
+            }
             watcher.event(event);
-        })
+        });
+        // The last lines of the display come before those about tracking.
+        drop(watcher);
+        if let Some(tracking) = tracking {
+            tracking.finish(&result, options.stop.is_requested());
+        }
+        result
     } else {
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };

@@ -250,7 +250,7 @@ fn hex(digest: Digest) -> String {
 }
 
 /// An error with its sources on one line; the URL is in the message already.
-fn one_line(error: &reqwest::Error) -> String {
+pub(crate) fn one_line(error: &reqwest::Error) -> String {
     let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
     let reasons: Vec<String> = sources.map(|error| error.to_string().replace(['\r', '\n'], " ")).collect();
     if reasons.is_empty() { "the connection broke".to_owned() } else { reasons.join(": ") }
