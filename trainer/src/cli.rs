@@ -114,7 +114,7 @@ pub struct TrackArgs {
     /// Folder of a run
     #[arg(value_name = "RUN")]
     pub run_dir: PathBuf,
-    /// MLflow server, such as http://127.0.0.1:5000; credentials are taken from `MLFLOW_TRACKING_USERNAME` and
+    /// MLflow server, such as `http://127.0.0.1:5000`; credentials are taken from `MLFLOW_TRACKING_USERNAME` and
     /// `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
     #[arg(long, value_name = "URL")]
     pub mlflow: ServerUrl,

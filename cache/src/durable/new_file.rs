@@ -11,7 +11,7 @@ use crate::lookup;
 #[derive(Debug)]
 pub struct NewFile {
     file: TemporaryFile,
-    target: PathBuf,
+    pub(super) target: PathBuf,
 }
 
 impl NewFile {

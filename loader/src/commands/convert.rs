@@ -1,6 +1,7 @@
 //! `hiend-shard DATA`: converts, shows progress, prints a summary.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,7 +57,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let cases = share.iter().flat_map(|dataset| &dataset.cases);
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
-    let Task { root, datasets, config, options, excluded, .. } = &task;
+    let Task { root, datasets, config, options, .. } = &task;
     // The summary repeats every remark: where both can be read in one place, they are only counted until then.
     let is_one_output = is_one_output();
     let mut withheld: Vec<String> = Vec::new();
@@ -91,7 +92,18 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         }
         summary => summary?,
     };
-    print(facts(rows(&summary, *excluded, unused::counts(&task))))?;
+    conclude(args, data, &task, &summary, num_listed)
+}
+
+/// Prints the summary of a conversion of `num_listed` cases and what to do next.
+fn conclude(
+    args: &cli::Convert,
+    data: &Path,
+    task: &Task,
+    summary: &Summary,
+    num_listed: usize,
+) -> anyhow::Result<ExitCode> {
+    print(facts(rows(summary, task.excluded, unused::counts(task))))?;
     if !summary.skipped.is_empty() {
         print("Skipped:")?;
         for skipped in &summary.skipped {
@@ -100,10 +112,10 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     }
     unused::list_findings("Converted, but check these:", &summary.findings)?;
     unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings)?;
-    if options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
+    if task.options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
         print("--on-suspect does not apply to cases in the cache; --exclude NAME --prune removes them.")?;
     }
-    unused::list(&task)?;
+    unused::list(task)?;
     if summary.interrupted {
         print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
         return Ok(ExitCode::from(INTERRUPTED));

@@ -136,7 +136,7 @@ pub struct RunArgs {
     /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub stalled_after: u64,
-    /// MLflow server that receives settings, steps and validations, such as http://127.0.0.1:5000; credentials are taken
+    /// MLflow server that receives settings, steps and validations, such as `http://127.0.0.1:5000`; credentials are taken
     /// from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
     #[arg(long, value_name = "URL", conflicts_with = "headspace")]
     pub mlflow: Option<ServerUrl>,
