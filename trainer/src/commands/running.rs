@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, is_abandoned, lookup};
-use hiend_loader::program::on_interrupt;
+use hiend_loader::program::{check_output_folder, on_interrupt};
 
 use super::INTERRUPTED;
 use super::observer::Observer;
@@ -40,8 +40,13 @@ pub(super) struct Place {
 
 impl Place {
     /// Determines the folder of the run called `name`, and what `--resume` and `--resume-from` mean there.
+    ///
+    /// # Errors
+    /// If something that is not a folder is in the way, or the folder cannot be looked up.
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
+        // Of several ranks, only the first one may be able to write there.
+        check_output_folder(&run_dir)?;
         let resume = match (args.resume_from, args.resume) {
             // The run has begun: whatever it began from, the newest checkpoint is later.
             _ if is_restart() => Resume::Newest,
@@ -187,7 +192,7 @@ fn headspace<T: Task>(
     let options = HeadspaceOptions { steps: steps as usize, gradient_checkpointing: args.gradient_checkpointing, stop };
     match measure(task, stream, &rank.compute, &options)? {
         Some(headspace) => {
-            super::print(headspace)?;
+            super::print_text(headspace)?;
             Ok(ExitCode::SUCCESS)
         }
         None => Ok(ExitCode::from(INTERRUPTED)),

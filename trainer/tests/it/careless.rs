@@ -134,8 +134,14 @@ fn wrong_paths_and_files_are_named() {
     folder.refuse("pretrain --shards cache --config finetune.toml", &["finetune.toml", "unknown key"]);
     folder.refuse("finetune --init none --shards cache --config pretrain.toml", &["pretrain.toml", "unknown key"]);
     fs::write(folder.path("file"), "").unwrap();
-    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file", &["file"]);
-    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file/run", &["file"]);
+    for run in ["file", "file/run"] {
+        let expected = format!("{run}: file is not a folder; choose another path for the results");
+        folder.refuse(&format!("pretrain --shards cache --config pretrain.toml --run-dir {run}"), &[&expected]);
+        folder.refuse(
+            &format!("finetune --init none --shards cache --config finetune.toml --run-dir {run}"),
+            &[&expected],
+        );
+    }
 }
 
 #[test]

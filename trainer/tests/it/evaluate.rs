@@ -142,6 +142,31 @@ fn label_maps_are_never_replaced() {
 }
 
 #[test]
+fn places_of_the_results_are_checked_before_the_first_case() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
+    }
+    std::fs::write(folder.path().join("file"), b"").unwrap();
+    std::fs::create_dir(folder.path().join("folder.csv")).unwrap();
+    for (flag, name, expected) in [
+        ("--csv", "none/x.csv", "none does not exist; create it"),
+        ("--csv", "file/x.csv", "file is not a folder"),
+        ("--csv", "folder.csv", "a folder; expected the name of a file"),
+        ("--summary", "none/x.json", "none does not exist; create it"),
+        ("--report", "file", "file is not a folder"),
+        ("--report", "file/report", "file is not a folder"),
+    ] {
+        let output = evaluate(folder.path(), &[flag, &folder.path().join(name).to_string_lossy()]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flag} {name}: {stderr}");
+        // One line: without that of the first case.
+        assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{flag} {name}: {stderr}");
+        assert!(output.stdout.is_empty(), "{flag} {name}");
+    }
+}
+
+#[test]
 fn missing_files_and_other_grids_are_named() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0; 8]);
