@@ -16,7 +16,7 @@ use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::RunConfig;
 use crate::device::Compute;
-use crate::distributed::is_restart;
+use crate::distributed::{Cause, is_restart};
 use crate::feed::FeedError;
 use crate::model::precision::Precision;
 use crate::ops::product::Factors;
@@ -148,6 +148,10 @@ pub(super) fn run<T: Task>(
             rank.note(format_args!(
                 "stopped while waiting for the batch of step {step}; the same command with --resume continues"
             ));
+            return Ok(rank.signals.interrupted());
+        }
+        Err(TrainingError::Rank { failure, .. }) if matches!(failure.cause, Cause::Stopped(_)) => {
+            rank.note(format_args!("{failure}; the same command with --resume continues"));
             return Ok(rank.signals.interrupted());
         }
         Err(error) if options.stop.is_requested() && is_abandoned(&error) => {

@@ -249,6 +249,21 @@ fn killed_rank_is_named_and_the_steps_done_are_saved() {
 }
 
 #[test]
+fn straggler_that_is_killed_after_the_last_step_does_not_fail_the_run() {
+    let folder = Folder::new(2);
+    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--max-steps", "3"]));
+    // Rank 0 has everything that it needs: what is left is to save.
+    running.wait_for_step(3);
+    if let Some(rank) = running.find_rank(1) {
+        // It may end at this moment.
+        let _ = kill(rank, Signal::SIGKILL);
+    }
+    let (code, stderr) = running.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(folder.at("run/checkpoints/step-00000003").is_dir());
+}
+
+#[test]
 fn killed_first_rank_ends_the_others() {
     let folder = Folder::new(2);
     let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
