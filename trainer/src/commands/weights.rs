@@ -76,6 +76,9 @@ fn export_nnssl(
     sizes: Option<PretrainConfig>,
     compute: &Compute,
 ) -> anyhow::Result<ExitCode> {
+    let settings = PreprocessConfig { spacing, ..PreprocessConfig::default() };
+    let settings = PreprocessConfig { window: args.window.unwrap_or(settings.window), ..settings };
+    settings.validate().map_err(UsageError::new)?;
     let loaded = load_pretrained(&args.model, sizes, compute)?;
     ensure!(
         loaded.config.normalize().is_hu(),

@@ -209,7 +209,10 @@ fn invalid_input_is_refused_in_one_line() {
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");
     look("reconstruct", &run, &[&broken], 1, "broken.nii.gz");
-    look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "0.99"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 2, "expected a fraction above 0 and below 1");
+    let thin = ["export", "--model", &run, "--format", "nnssl", "--spacing=0", "--out", "encoder.pth"];
+    fail(&thin, 2, "spacing");
     look("reconstruct", &run, &[&scan, "--centre", "1,2"], 2, "expected a voxel of the file");
     look(
         "reconstruct",
