@@ -22,7 +22,7 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::training::{Beginning, CaseScores, Stop, Task, TrainingError};
+use crate::training::{Beginning, CaseScores, KeptValues, Stop, Task, TrainingError};
 
 pub use classes::ClassesError;
 pub use init::{Init, InitError};
@@ -161,6 +161,11 @@ impl Task for Finetuning {
 
     fn config(&self) -> &FinetuneConfig {
         &self.config
+    }
+
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
+        let unetr = self.config.unetr();
+        KeptValues { params: unetr.num_encoder_params(), per_crop: unetr.kept_values(gradient_checkpointing) }
     }
 
     fn init(&self, weights: &mut WeightInit) -> Unetr {

@@ -17,7 +17,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::training::{Event, Stream, Summary, Task, TrainOptions, TrainingError, train};
+use crate::training::{Event, KeptValues, Stream, Summary, Task, TrainOptions, TrainingError, train};
 
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,12 @@ impl Task for Pretraining<'_> {
 
     fn config(&self) -> &PretrainConfig {
         self.config
+    }
+
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
+        let (model, crop_size) = (&self.config.model, self.config.stream.crop_size);
+        let per_crop = model.kept_values(crop_size, gradient_checkpointing);
+        KeptValues { params: model.num_params(crop_size), per_crop }
     }
 
     fn init(&self, weights: &mut WeightInit) -> HiEndMae {
@@ -185,6 +191,21 @@ fn most_varied(variance: &[f32], cases: &[&str]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::pretrain::PretrainPreset;
+    use crate::model::precision::Precision;
+
+    #[test]
+    fn memory_of_presets_is_bounded_from_below() {
+        let need = |preset: PretrainPreset, recompute: bool| {
+            let config = preset.config();
+            let kept = Pretraining { config: &config }.kept_values(recompute);
+            kept.bytes(config.stream.crops_per_batch(), Precision::F32)
+        };
+        assert!(need(PretrainPreset::Tiny, false) < 2_000_000_000);
+        let large = need(PretrainPreset::MrVitLP16, false);
+        assert!(large > 20_000_000_000, "{large}");
+        assert!(need(PretrainPreset::MrVitLP16, true) < large / 2);
+    }
 
     #[test]
     fn pictures_prefer_different_cases() {

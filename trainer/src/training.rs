@@ -9,6 +9,7 @@ mod event;
 mod follow;
 pub mod headspace;
 mod memory_advice;
+mod memory_need;
 mod options;
 mod ranks;
 mod readback;
@@ -30,6 +31,7 @@ use burn::tensor::Tensor;
 pub use error::{LastGood, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
+pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream, is_stopped};
@@ -61,6 +63,9 @@ pub trait Task: Sync {
 
     /// The resolved configuration.
     fn config(&self) -> &Self::Config;
+
+    /// Lower bound of the values that an update keeps in memory.
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues;
 
     /// Makes a model with random weights.
     fn init(&self, weights: &mut WeightInit) -> Self::Model;

@@ -96,6 +96,7 @@ pub(super) fn run<T: Task>(
         bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
     }
     announce_precision(&rank, task.config().train().precision);
+    warn_of_shortage(task, &rank, args);
     let observer = Observer::start(args, rank.is_first())?;
     let stream = observer.watch(source.stream(args, task.config(), &rank)?);
     let total = task.config().schedule().total_steps(stream.steps_per_epoch);
@@ -181,6 +182,18 @@ fn announce_precision(rank: &Rank, precision: Precision) {
     }
     if let Some(line) = products_line(compute, precision.factors()) {
         rank.note(line);
+    }
+}
+
+/// Warns if an update on the CPU cannot fit into memory: the system would end the process in the middle of it.
+fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
+    let (config, (_, num_ranks)) = (task.config(), rank.share());
+    let Some(limit) = rank.host_memory().filter(|_| rank.compute.is_cpu()) else { return };
+    let crops = config.stream().crops_per_batch() / num_ranks;
+    let at_a_time = config.train().micro_batch.map_or(crops, |part| part.min(crops));
+    let kept = task.kept_values(args.gradient_checkpointing);
+    if let Some(line) = kept.shortage(at_a_time, config.train().precision, args.gradient_checkpointing, limit) {
+        rank.note(format_args!("warning: {line}"));
     }
 }
 
