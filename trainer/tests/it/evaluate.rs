@@ -1,5 +1,6 @@
 //! `hiend-train evaluate` on files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -125,6 +126,31 @@ fn regions_of_a_dataset_are_scored_as_regions() {
     let output = evaluate(folder.path(), &["--json", "--dataset", &dataset.to_string_lossy()]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["classes"][2], &json["cases"][0]["classes"][1]["dice"]), (&"whole".into(), &0.8.into()));
+}
+
+#[test]
+fn region_of_one_label_is_named_by_its_number() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [4, 1, 1], &[0, 1, 2, 2]);
+    }
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir_all(dataset.join("imagesTr")).unwrap();
+    write_labels(&dataset.join("imagesTr/a_0000.nii"), [4, 1, 1], &[0; 4]);
+    let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}"#;
+    std::fs::write(dataset.join("dataset.json"), json).unwrap();
+    let summary = folder.path().join("summary.json");
+    let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
+    let lines = csv(folder.path(), &["--dataset", &dataset, "--summary", &summary_path]);
+    assert!(lines[2].starts_with("a,1,core,1,") && lines[3].starts_with("a,2,whole,1,"), "{lines:?}");
+    // What nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
+    for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
+        let keys: BTreeSet<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, BTreeSet::from(["(1, 2)", "2"]));
+    }
+    let table = String::from_utf8(evaluate(folder.path(), &["--dataset", &dataset]).stdout).unwrap();
+    assert!(table.contains("core") && !table.contains('('), "{table}");
 }
 
 #[test]
