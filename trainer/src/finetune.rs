@@ -22,7 +22,7 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::training::{Beginning, CaseScores, KeptValues, Stop, Task, TrainingError};
+use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Task, TrainingError};
 
 pub use classes::ClassesError;
 pub use init::{Init, InitError};
@@ -184,7 +184,13 @@ impl Task for Finetuning {
         dice_ce(model.forward(part.images()), &part.target).total()
     }
 
-    fn picture(&self, model: &Unetr, batch: &DeviceBatch<ClassMap>, _: &Compute, path: &Path) -> Result<(), String> {
+    fn picture(
+        &self,
+        model: &Unetr,
+        batch: &DeviceBatch<ClassMap>,
+        _: &Compute,
+        path: &Path,
+    ) -> Result<(), PictureError> {
         // Filled in when the task was set up.
         let preprocess = self.config.preprocess.clone().unwrap_or_default();
         let units = preprocess.units(self.config.stream.window);

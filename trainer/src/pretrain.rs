@@ -17,7 +17,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::training::{Event, KeptValues, Stream, Summary, Task, TrainOptions, TrainingError, train};
+use crate::training::{Event, KeptValues, PictureError, Stream, Summary, Task, TrainOptions, TrainingError, train};
 
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
@@ -122,11 +122,11 @@ impl Task for Pretraining<'_> {
         batch: &DeviceBatch<Masked>,
         compute: &Compute,
         path: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<(), PictureError> {
         // The first micro-batch suffices for a picture; memory may not allow a larger part.
-        let part = batch.parts.first().ok_or("an empty batch")?;
+        let part = batch.parts.first().ok_or(PictureError::NoCrop)?;
         let panels = panels(model, part, &batch.crops[..part.num_crops()], self.config, compute)?;
-        render(&panels, self.config.units()).write_png(path).map_err(|error| error.to_string())
+        render(&panels, self.config.units()).write_png(path).map_err(PictureError::Write)
     }
 }
 
@@ -137,10 +137,10 @@ fn panels(
     crops: &[CropRecord],
     config: &PretrainConfig,
     compute: &Compute,
-) -> Result<Vec<Panel>, String> {
-    let host = |tensor: Tensor<5>| -> Result<Vec<f32>, String> {
-        let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
-        data.try_to_vec().map_err(|e| format!("{e:?}"))
+) -> Result<Vec<Panel>, PictureError> {
+    let host = |tensor: Tensor<5>| -> Result<Vec<f32>, PictureError> {
+        let data = tensor.try_into_data().map_err(PictureError::device)?;
+        data.try_to_vec().map_err(PictureError::device)
     };
     let images = part.images();
     let [n, _, x, y, z] = images.dims();

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use error::{LastGood, TrainingError};
+pub use error::{LastGood, PictureError, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
 pub use memory_need::KeptValues;
@@ -94,7 +94,7 @@ pub trait Task: Sync {
         batch: &DeviceBatch<Target<Self>>,
         compute: &Compute,
         path: &Path,
-    ) -> Result<(), String>;
+    ) -> Result<(), PictureError>;
 
     /// Class names of a validation, background first.
     fn class_names(&self) -> &[String] {

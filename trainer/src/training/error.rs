@@ -225,6 +225,30 @@ impl TrainingError {
     }
 }
 
+/// Reasons why there is no picture of a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// A batch without crops.
+    #[error("the batch has no crop")]
+    NoCrop,
+    /// A failure of the device.
+    #[error("the device failed: {message}")]
+    Device {
+        /// Message of the backend.
+        message: String,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write the file")]
+    Write(#[source] io::Error),
+}
+
+impl PictureError {
+    /// A failure to read values back, from the backend's error.
+    pub(crate) fn device(error: impl fmt::Debug) -> Self {
+        Self::Device { message: format!("{error:?}") }
+    }
+}
+
 /// The newest checkpoint to fall back on, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastGood(pub Option<PathBuf>);
