@@ -113,7 +113,8 @@ where
         .and_then(|()| run(&cli))
         .and_then(|code| Ok(output::flush().map(|_| code)?));
     code.unwrap_or_else(|err| {
-        note(format_args!("error: {}", error_text(&err)));
+        // One line, whatever names it quotes.
+        note(format_args!("error: {}", escape_name(&error_text(&err))));
         ExitCode::from(error_code(&err))
     })
 }

@@ -5,6 +5,7 @@ mod model;
 mod predict;
 mod ranks;
 mod train;
+mod values;
 
 use std::path::PathBuf;
 
@@ -161,6 +162,43 @@ mod tests {
         assert!(Cli::try_parse_from(["hiend-train"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train", "pretrain"]).is_err());
         assert!(Cli::try_parse_from(["hiend-train", "--shards", "c", "--device", "gpu"]).is_err());
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused_with_their_range() {
+        let refused = |args: &str| {
+            let error = Cli::try_parse_from(["hiend-train"].into_iter().chain(args.split_whitespace())).unwrap_err();
+            let text = error.to_string();
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        for flag in ["--max-steps", "--resume-from", "--keep", "--stalled-after", "--join-timeout"] {
+            for value in ["0", "-1", "1.5"] {
+                let line = refused(&format!("--shards c {flag}={value}"));
+                assert!(line.contains(flag) && line.ends_with(": expected a whole number from 1 on"), "{line}");
+            }
+        }
+        for flag in ["--checkpoint-every", "--log-every", "--seed"] {
+            let line = refused(&format!("--shards c {flag}=-1"));
+            assert!(line.contains(flag) && line.ends_with(": expected a whole number from 0 on"), "{line}");
+        }
+        for flag in ["--threads", "--headspace"] {
+            let line = refused(&format!("--shards c {flag}=0"));
+            assert!(line.contains(flag) && line.contains("0 is not in 1..="), "{line}");
+        }
+        let line = refused("predict --model m in --out o --sw-batch-size=0");
+        assert!(line.ends_with(": expected a whole number from 1 on"), "{line}");
+        for overlap in ["1", "-0.5", "NaN"] {
+            let line = refused(&format!("predict --model m in --out o --overlap={overlap}"));
+            assert!(line.ends_with("expected a fraction from 0 to less than 1"), "{line}");
+        }
+        for mm in ["-1", "NaN", "inf"] {
+            let line = refused(&format!("evaluate --labels l --predictions p --tolerance-mm={mm}"));
+            assert!(line.ends_with("expected a distance in mm of 0 or more"), "{line}");
+        }
+        for ratio in ["0", "1", "-1", "NaN"] {
+            let line = refused(&format!("reconstruct --model m in --out o --mask-ratio={ratio}"));
+            assert!(line.ends_with("expected a fraction above 0 and below 1"), "{line}");
+        }
     }
 
     #[test]

@@ -123,6 +123,14 @@ impl Downloads {
         Self { folder, hugging_face: hugging_face.trim_end_matches('/').to_owned(), token }
     }
 
+    /// Checks that a URL names a weight file, without a request.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check(&self, url: &str) -> Result<(), DownloadError> {
+        self.resolve(url).map(drop)
+    }
+
     /// Returns the copy of a weight file, downloaded first if it is not there.
     ///
     /// Processes that need the same file wait for the first of them.

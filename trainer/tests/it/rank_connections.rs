@@ -136,6 +136,27 @@ fn cut_connection_ends_both_ranks() {
 }
 
 #[test]
+fn run_is_over_once_rank_0_has_finished_whatever_became_of_another_rank() {
+    for rank_0_finishes in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let worlds = worlds(dir.path(), 3);
+        let ranks = worlds.iter().map(|world| join_in_thread(world, token(), TIMEOUTS)).collect::<Vec<_>>();
+        let mut groups: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect();
+        let (third, second, first) = (groups.pop().unwrap(), groups.pop().unwrap(), groups.pop().unwrap());
+        // Killed while rank 0 writes the last checkpoint, and rank 1 waits for it.
+        drop(third);
+        let waiting = std::thread::spawn(move || second.finish());
+        if rank_0_finishes {
+            assert_eq!(failure(first.finish()).0, 2);
+        } else {
+            assert_eq!(failure(first.barrier()).0, 2);
+        }
+        drop(first);
+        assert_eq!(waiting.join().unwrap().is_ok(), rank_0_finishes);
+    }
+}
+
+#[test]
 fn rank_that_ends_without_a_word_is_gone_for_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let ranks = worlds(dir.path(), 3).iter().map(|world| join_in_thread(world, token(), TIMEOUTS)).collect::<Vec<_>>();
