@@ -44,7 +44,7 @@ enum DriverError {
     #[error("not installed: {}", Library::Driver.how_to_get())]
     Missing,
     /// The driver cannot be used.
-    #[error("does not answer ({0}): {}", Library::Driver.how_to_get())]
+    #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
     Unusable(NvmlError),
     /// The driver answered some questions only.
     #[error("does not answer: {0}")]

@@ -156,7 +156,7 @@ fn ask(url: &str, target: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{target}: {error}: {answer}"))
 }
 
-/// With PyPI's `mlflow`: `mlflow server --backend-store-uri sqlite:///mlflow.db`, and
+/// With the server of the package `mlflow`: `mlflow server --backend-store-uri sqlite:///mlflow.db`, and
 /// `HIEND_MLFLOW_URL=http://127.0.0.1:5000 cargo test --release -p hiend-trainer --test it -- --ignored mlflow`.
 #[test]
 #[ignore = "needs an MLflow server: HIEND_MLFLOW_URL=http://127.0.0.1:5000"]
