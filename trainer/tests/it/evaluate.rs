@@ -129,6 +129,30 @@ fn regions_of_a_dataset_are_scored_as_regions() {
 }
 
 #[test]
+fn names_are_read_from_a_description_alone() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
+    }
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir(&dataset).unwrap();
+    fail(
+        folder.path(),
+        &["--dataset", &dataset.to_string_lossy()],
+        "no dataset.json that names classes; --dataset takes",
+    );
+    let file = dataset.join("dataset.json");
+    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "dataset.json: no such file or folder");
+    std::fs::write(&file, r#"{"labels": {"background": 0, "liver": 1}}"#).unwrap();
+    for path in [&dataset, &file] {
+        let lines = csv(folder.path(), &["--dataset", &path.to_string_lossy()]);
+        assert_eq!(lines[2], "a,1,liver,1,1,0,0,0,0,1", "{}", path.display());
+    }
+    std::fs::write(&file, r#"{"name": "T"}"#).unwrap();
+    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "names no classes; --dataset takes a dataset.json");
+}
+
+#[test]
 fn region_of_one_label_is_named_by_its_number() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
