@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use hiend_cache::DatasetInfo;
+
 use crate::case::{CaseFiles, SkippedCase, shown};
 use crate::plural;
 use description::Description;
@@ -192,6 +194,20 @@ pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     let mut datasets = survey(root)?.datasets;
     datasets.retain(|dataset| dataset.num_listed() > 0);
     Ok(datasets)
+}
+
+/// Reads what a dataset calls its labels from `path`: its `dataset.json`, or the folder that holds it. Neither volumes nor
+/// cases that the file lists are looked for; `None` if there is no such file.
+///
+/// # Errors
+/// If the file cannot be examined or used.
+pub fn names_in(path: &Path) -> Result<Option<DatasetInfo>, DatasetError> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let is_dir = std::fs::metadata(&path).is_ok_and(|data| data.is_dir());
+    let file = if is_dir { path.join(description::FILE_NAME) } else { path };
+    // Listed cases may lie anywhere: they are not read.
+    let description = description::read_file(&file, Path::new("/"))?;
+    Ok(description.map(|Description { labels, regions, ignore, .. }| DatasetInfo { labels, regions, ignore }))
 }
 
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.

@@ -20,6 +20,8 @@ use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
 use hiend_trainer::journal::ValidationRecord;
 use hiend_trainer::pretrain::Pretraining;
+use hiend_trainer::report::history::History;
+use hiend_trainer::report::watcher::draw_curves;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::sliding_window::Weighting;
 use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, Task, TrainOptions, train};
@@ -397,13 +399,48 @@ fn labels_that_nothing_names_are_refused_before_the_first_step() {
     refuse(
         &gap,
         &[],
-        "of label 4, which is no class of the dataset.json of Dataset007_Phantoms; the classes are 0 to 5",
+        "of label 4, which is no class of the dataset.json of Dataset007_Phantoms; it names the labels 0, 1, 2, 3, 5",
     );
+    refuse(&NAMED[1..], &[], "dataset Dataset007_Phantoms does not name label 0, of which case");
     refuse(
         &[],
         &["background", "liver", "spleen"],
         "of label 3, which is no class of the configuration; the classes are",
     );
+}
+
+/// Changes the label maps of `data` and converts it again.
+fn relabelled(data: Data, change: impl Fn(u8) -> u8) -> Data {
+    for path in std::fs::read_dir(data.path("raw/Dataset007_Phantoms/labelsTr")).unwrap() {
+        let path = path.unwrap().path();
+        let label = read_labels(&path).unwrap();
+        let voxels: Vec<u8> = label.voxels.iter().map(|&value| change(value)).collect();
+        write_like(&path, &label.info, &voxels).unwrap();
+    }
+    let (raw, out) = (data.path("raw"), data.path("relabelled"));
+    let config = PreprocessConfig { spacing: Some([6.0; 3]), ..PreprocessConfig::default() };
+    Conversion::new(&raw, &dataset::find(&raw).unwrap(), &out).config(config).run().unwrap();
+    let cache = Arc::new(Cache::open(&out).unwrap());
+    Data { dir: data.dir, cache }
+}
+
+#[test]
+fn validation_without_foreground_is_told_and_chooses_no_best_checkpoint() {
+    let data = relabelled(data(2), |_| 0);
+    let task = data.finetuning(finetune(), Init::Random);
+    let told = |text: &str| task.warnings.iter().filter(|warning| warning.contains(text)).count();
+    assert_eq!(told("no foreground in the validation cases"), 1, "{:?}", task.warnings);
+    assert_eq!(told("1 (liver), 2 (spleen)"), 1, "{:?}", task.warnings);
+    let (summary, validations) = data.run(&task, &options(&data.path("run"), 3, false));
+    assert_eq!(validations.len(), 1);
+    assert!(validations[0].mean_fg_dice.is_nan() && !validations[0].best, "{:?}", validations[0]);
+    assert_eq!(summary.best, None);
+    // The run goes on, and what reads its journal finds the steps.
+    data.run(&task, &options(&data.path("run"), 4, true));
+    let history = History::read(&data.path("run/journal.jsonl")).unwrap();
+    assert_eq!((history.loss.points().len(), history.mean_fg_dice.points().len()), (4, 0));
+    assert!(!history.mean_dice.points().is_empty());
+    draw_curves(&history, &data.path("run"), &data.path("curves.png")).unwrap();
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::model::unetr::Unetr;
 use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Task, TrainingError};
 
 pub use classes::ClassesError;
+use classes::Given;
 pub use init::{Init, InitError};
 use validation::ValidationSet;
 
@@ -65,6 +66,10 @@ pub enum FinetuneError {
     },
 }
 
+/// Warning about validation cases whose label maps hold the background only.
+const NO_FOREGROUND: &str = "no foreground in the validation cases: Dice without background is not measured, and the newest \
+     checkpoint takes the place of the best; --fold and --shots hold out other cases";
+
 /// A fine-tuning task: resolved configuration, initial weights and validation cases.
 #[derive(Debug)]
 pub struct Finetuning {
@@ -82,23 +87,34 @@ impl Finetuning {
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
         let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
-        let listed = !config.classes.is_empty();
-        let names = cases.iter().map(|&case| cache.cases()[case].record().dataset.as_str()).collect();
-        let warnings = classes::settle(&mut config, cache.manifest(), &names)?;
-        classes::check_labels(config.label_space(), listed, cache, &cases)?;
-        settle_preprocess(&mut config, &preprocess)?;
-        let warnings = warnings.into_iter().chain(other_normalisation(&init, &preprocess)).collect();
-        let validation = match &config.validation {
+        let held_out = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
                 let (held_out, _) = cases_of(cache, &stream).map_err(FinetuneError::ValidationCases)?;
                 if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
+                Some(held_out)
+            }
+            None => None,
+        };
+        let given = Given::of(&config);
+        let all = cases.iter().chain(held_out.iter().flatten());
+        let names: BTreeSet<&str> = all.map(|&case| cache.cases()[case].record().dataset.as_str()).collect();
+        let mut warnings = classes::settle(&mut config, cache.manifest(), &names)?;
+        let space = config.label_space();
+        let found = classes::check_labels(space, given, cache, &cases)?;
+        warnings.extend(classes::never_seen(&config, given, cache.manifest(), &names, &found));
+        settle_preprocess(&mut config, &preprocess)?;
+        warnings.extend(other_normalisation(&init, &preprocess));
+        let validation = match held_out {
+            Some(cases) => {
+                let found = classes::check_labels(space, given, cache, &cases)?;
+                if !found.iter().any(|&label| label > 0 && space.ignore() != Some(label)) {
+                    warnings.push(NO_FOREGROUND.to_owned());
+                }
                 let units = preprocess.units(config.stream.window);
-                let space = config.label_space();
-                classes::check_labels(space, listed, cache, &held_out)?;
-                Some(ValidationSet { cache: Arc::clone(cache), cases: held_out, units, space })
+                Some(ValidationSet { cache: Arc::clone(cache), cases, units, space })
             }
             None => None,
         };

@@ -105,10 +105,10 @@ pub struct ValidationRecord {
     pub step: u64,
     /// Position in epochs.
     pub epoch: f64,
-    /// Mean Dice over cases and classes, background included; decides the best checkpoint, as in the recipe.
+    /// Mean Dice over cases and classes, background included; decides the best checkpoint, as in the recipe. Null for NaN.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_dice: f64,
-    /// Mean Dice without background; NaN if no case has another class.
+    /// Mean Dice without background; NaN if no case has another class, and the validation is then never the best.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_fg_dice: f64,
     /// Mean Dice over cases for each class, background first; absent for a class that no case has.
@@ -425,5 +425,6 @@ mod tests {
         let line = serde_json::to_string(&Entry::Validation(record)).unwrap();
         let Entry::Validation(read) = serde_json::from_str(&line).unwrap() else { panic!("{line}") };
         assert!(read.mean_fg_dice.is_nan() && (read.mean_dice - 0.25).abs() < 1e-12, "{line}");
+        assert!(line.contains(r#""mean_fg_dice":null"#), "{line}");
     }
 }

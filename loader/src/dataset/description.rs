@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::DatasetError;
 use super::roles::is_ct_channel;
 
+/// Name of the file.
+pub(super) const FILE_NAME: &str = "dataset.json";
+
 /// Largest `dataset.json` that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -100,10 +103,18 @@ impl<'de> Deserialize<'de> for InOrder {
 /// # Errors
 /// If the file cannot be read, is not JSON, or lists a path outside `root`.
 pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
-    let path = folder.join("dataset.json");
-    let bad = |reason: String| DatasetError::BadDescription { path: path.clone(), reason };
-    let data = match std::fs::metadata(&path) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(&path).is_err() => {
+    read_file(&folder.join(FILE_NAME), root)
+}
+
+/// As [`read`], from a file of any name; the paths that it lists begin at its folder.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
+    let folder = path.parent().unwrap_or(root);
+    let bad = |reason: String| DatasetError::BadDescription { path: path.to_owned(), reason };
+    let data = match std::fs::metadata(path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(path).is_err() => {
             return Ok(None);
         }
         data => data.map_err(|err| bad(format!("cannot look at: {err}")))?,
@@ -111,7 +122,7 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
     if !data.is_file() || data.len() > MAX_BYTES {
         return Err(bad(format!("expected a regular file of at most {MAX_BYTES} bytes")));
     }
-    let bytes = std::fs::read(&path).map_err(|err| bad(format!("cannot read: {err}")))?;
+    let bytes = std::fs::read(path).map_err(|err| bad(format!("cannot read: {err}")))?;
     // Some editors put a byte order mark first, which JSON does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(format!("not a valid description: {err}")))?;

@@ -15,6 +15,20 @@ fn touch(root: &Path, files: &[&str]) {
     }
 }
 
+#[test]
+fn names_are_read_without_volumes_and_cases() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(names_in(dir.path()).unwrap(), None);
+    let path = dir.path().join("dataset.json");
+    assert_eq!(names_in(&path).unwrap(), None);
+    let text = r#"{"labels": {"background": 0, "liver": 1}, "training": [{"image": "/elsewhere/x.nii"}]}"#;
+    std::fs::write(&path, text).unwrap();
+    let labels = BTreeMap::from([(0, "background".to_owned()), (1, "liver".to_owned())]);
+    let expected = Some(DatasetInfo { labels, ..DatasetInfo::default() });
+    assert_eq!(names_in(dir.path()).unwrap(), expected);
+    assert_eq!(names_in(&path).unwrap(), expected);
+}
+
 struct Found {
     dir: tempfile::TempDir,
     listing: Listing,

@@ -123,7 +123,8 @@ impl Checkpoints {
     }
 }
 
-/// Finds the best checkpoint in a folder of checkpoints; the newest one if none was validated or the best was removed.
+/// Finds the best checkpoint in a folder of checkpoints; the newest one if none was validated on any foreground, or the
+/// best was removed.
 ///
 /// # Errors
 /// If a state cannot be read.

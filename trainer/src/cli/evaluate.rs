@@ -28,8 +28,8 @@ pub struct EvaluateArgs {
         conflicts_with_all = ["predictions", "csv", "report", "summary"]
     )]
     pub compare: Vec<PathBuf>,
-    /// Folder of the dataset, whose dataset.json names the classes and the ignore label
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the dataset, or its dataset.json alone, which names the classes and the ignore label
+    #[arg(long, value_name = "PATH")]
     pub dataset: Option<PathBuf>,
     /// Label of voxels that count for no metric [default: the dataset's, if it has one]
     #[arg(long, value_name = "LABEL")]

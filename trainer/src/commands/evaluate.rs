@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use hiend_cache::{durable, lookup};
 use hiend_loader::geometry::spacing;
 use hiend_loader::program::check_extension;
@@ -15,7 +15,7 @@ use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
 use super::{note, outputs, print_text};
 use crate::cli::EvaluateArgs;
-use crate::inference::scan_files::grid::{GridMismatch, check_same_grid};
+use crate::inference::scan_files::grid::{GridMismatch, SameVoxels};
 use crate::inference::scan_files::label_maps;
 use crate::metric::LabelMap;
 use crate::metric::bootstrap::Bootstrap;
@@ -24,6 +24,9 @@ use crate::metric::evaluation::{
     CaseMetrics, Conventions, Evaluation, evaluate_case, evaluate_regions, nnunet_summary,
 };
 use classes::Classes;
+
+/// Largest number of cases that a warning names.
+const MOST_NAMED: usize = 10;
 
 pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let classes = Classes::of(args)?;
@@ -43,13 +46,23 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         outputs::check_folder(folder)?;
     }
 
+    let mut num_unlabelled = Vec::with_capacity(predictions.len());
+    for (folder, predictions) in args.predictions.iter().chain(&args.compare).zip(&predictions) {
+        let without: Vec<&str> =
+            predictions.keys().filter(|id| !labels.contains_key(*id)).map(String::as_str).collect();
+        if !without.is_empty() {
+            let (folder, names) = (folder.display(), named(&without));
+            note(format_args!("warning: {folder}: not scored for want of a label: {names}"));
+        }
+        num_unlabelled.push(without.len());
+    }
+
     let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
     let mut highest = 1;
     for (number, (case_id, label_path)) in labels.iter().enumerate() {
         let label = LabelFile::read(label_path)?;
         for (cases, predictions) in cases.iter_mut().zip(&predictions) {
-            let pred = LabelFile::read(&predictions[case_id])?;
-            label.check_grid(&pred, case_id)?;
+            let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id)?;
             let found = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != classes.space.ignore());
             highest = found.fold(highest, |top, &class| top.max(class));
             let (label, pred) = (label.map()?, pred.map()?);
@@ -73,7 +86,9 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let [a, b] = evaluations.as_slice() {
         let comparison = Comparison::of(a, b);
         if args.json {
-            print_text(comparison.to_json())?;
+            let mut json = comparison.to_json();
+            json["num_unlabelled_predictions"] = num_unlabelled.into();
+            print_text(json)?;
         } else {
             print_text(comparison.to_table().trim_end())?;
         }
@@ -82,7 +97,9 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let (evaluation, predictions) = (&evaluations[0], &predictions[0]);
     // Shown before files are written, which may fail.
     if args.json {
-        print_text(evaluation.to_json())?;
+        let mut json = evaluation.to_json();
+        json["num_unlabelled_predictions"] = num_unlabelled[0].into();
+        print_text(json)?;
     } else {
         print_text(evaluation.to_table().trim_end())?;
     }
@@ -112,6 +129,14 @@ fn predictions_in(folder: &Path, labels: &BTreeMap<String, PathBuf>) -> anyhow::
     let missing: Vec<&str> = labels.keys().filter(|id| !predictions.contains_key(*id)).map(String::as_str).collect();
     ensure!(missing.is_empty(), "{}: no prediction of {}", folder.display(), missing.join(", "));
     Ok(predictions)
+}
+
+/// Names separated by commas; of many, the first ones and the number of the others.
+fn named(cases: &[&str]) -> String {
+    match cases.split_at_checked(MOST_NAMED) {
+        Some((first, others @ [_, ..])) => format!("{} and {} more", first.join(", "), others.len()),
+        _ => cases.join(", "),
+    }
 }
 
 /// Refuses to write over one of the files that are evaluated.
@@ -145,14 +170,22 @@ impl LabelFile {
         Ok(LabelMap::new(&self.voxels, [z, y, x], [sz, sy, sx])?)
     }
 
-    fn check_grid(&self, pred: &Self, case_id: &str) -> anyhow::Result<()> {
-        match check_same_grid(&self.info, &pred.info) {
-            Ok(()) => Ok(()),
+    /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
+    /// the same voxels.
+    ///
+    /// # Errors
+    /// If the two do not have the same voxels.
+    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<Self> {
+        let expected = "expected the same voxels, axes in any order and direction; predict the scan that the label was made \
+                        on, or resample one of the two onto the other (nearest neighbour)";
+        match SameVoxels::between(&label.info, &self.info) {
+            Ok(None) => Ok(self),
+            Ok(Some(same)) => Ok(Self { info: label.info.clone(), voxels: same.in_order(&self.voxels) }),
             Err(GridMismatch::Shape { found, scan }) => {
-                anyhow::bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}")
+                bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")
             }
             Err(GridMismatch::Place { shift_mm }) => {
-                anyhow::bail!("case {case_id}: label and prediction lie {shift_mm:.2} mm apart")
+                bail!("case {case_id}: label and prediction lie {shift_mm:.2} mm apart; {expected}")
             }
         }
     }

@@ -56,14 +56,52 @@ pub enum ClassesError {
         /// Number of classes there.
         expected: usize,
     },
+    /// Two datasets name the same label differently.
+    #[error(
+        "label {label} is `{found}` in dataset {dataset} and `{expected}` in dataset {other}; train on one of them (--set \
+         'stream.include=[\"{dataset}\"]'), give both the same labels and names (dataset.json; then run hiend-shard again), \
+         or, if they mean the same, list `classes = [...]` in the configuration"
+    )]
+    Names {
+        /// The label.
+        label: u8,
+        /// A dataset.
+        dataset: String,
+        /// Name of the label there.
+        found: String,
+        /// The other dataset.
+        other: String,
+        /// Name of the label there.
+        expected: String,
+    },
+    /// The configuration lists a class of a dataset under another label.
+    #[error(
+        "label {label} is `{name}` in dataset {dataset}, which the configuration lists as class {listed}; list the classes \
+         in the order of the dataset's labels, or select other datasets with stream.include"
+    )]
+    Order {
+        /// The label in the dataset.
+        label: u8,
+        /// The dataset.
+        dataset: String,
+        /// Name of the class.
+        name: String,
+        /// Class of this name in the configuration.
+        listed: usize,
+    },
     /// Configuration and dataset, or two datasets, disagree on the ignore label.
-    #[error("dataset {dataset} has the ignore label {found}, where {expected} is already that of the run")]
+    #[error(
+        "the ignore label is {found} in dataset {dataset} and {expected} in {other}; train on one of them (--set \
+         'stream.include=[\"{dataset}\"]'), or give both the same ignore label"
+    )]
     Ignore {
         /// The dataset.
         dataset: String,
         /// Ignore label of the dataset.
         found: u8,
-        /// The ignore label of the configuration or of an earlier dataset.
+        /// The configuration, or the earlier dataset, that has another.
+        other: String,
+        /// The ignore label there.
         expected: u8,
     },
     /// An ignore label that is not above all classes.
@@ -78,7 +116,7 @@ pub enum ClassesError {
     },
     /// A case holds a label that nothing names.
     #[error(
-        "case {case} has {} of label {label}, which is no class of {origin}; {space}; correct the labels or name the class \
+        "case {case} has {} of label {label}, which is no class of {origin}; {allowed}; correct the labels or name the class \
          there, and run hiend-shard again if dataset.json changed",
         plural::count(voxels, "voxel")
     )]
@@ -91,16 +129,49 @@ pub enum ClassesError {
         voxels: u64,
         /// Configuration or dataset that lists the classes.
         origin: String,
-        /// The labels allowed.
-        space: LabelSpace,
+        /// The labels allowed, in words.
+        allowed: String,
+    },
+    /// A dataset that does not name label 0.
+    #[error(
+        "dataset {dataset} does not name label 0, of which case {case} has {}; add \"background\": 0 to the labels in its \
+         dataset.json and run hiend-shard again, or list `classes = [...]`, background first, in the configuration",
+        plural::count(voxels, "voxel")
+    )]
+    NoBackground {
+        /// The dataset.
+        dataset: String,
+        /// A case of it, as DATASET/CASE.
+        case: String,
+        /// Number of voxels of label 0 in the case.
+        voxels: u64,
     },
     /// The index of a case cannot be read.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
 }
 
+/// What a configuration says about labels before the datasets are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    /// True if the configuration lists the classes.
+    pub classes: bool,
+    /// Ignore label of the configuration.
+    pub ignore: Option<u8>,
+}
+
+impl Given {
+    pub(super) fn of(config: &FinetuneConfig) -> Self {
+        Self { classes: !config.classes.is_empty(), ignore: config.ignore_label }
+    }
+}
+
 /// Fills in classes and ignore label of `config` from the datasets called `names`, as `manifest` describes them, where it
-/// leaves them open, and compares them where it does not. Returns warnings: classes that are named differently.
+/// leaves them open, and compares them where it does not. Returns warnings: classes that are named otherwise than in the
+/// configuration.
+///
+/// Two datasets may name a label differently only if the configuration lists the classes. The background's name is not
+/// compared. Case, and spaces or underscores around and between words, do not count.
 ///
 /// # Errors
 /// [`ClassesError`] for everything but an unknown label; see [`check_labels`].
@@ -109,21 +180,25 @@ pub(super) fn settle(
     manifest: &Manifest,
     names: &BTreeSet<&str>,
 ) -> Result<Vec<String>, ClassesError> {
-    let mut other = "the configuration".to_owned();
+    const CONFIGURATION: &str = "the configuration";
+    let given = Given::of(config);
+    let mut other = CONFIGURATION.to_owned();
+    let mut ignore_of = CONFIGURATION.to_owned();
     let mut warnings = Vec::new();
     let mut described_ignore = None;
-    let listed = !config.classes.is_empty();
+    // The first dataset to name each label, and the name.
+    let mut named: BTreeMap<u8, (&str, &str)> = BTreeMap::new();
     for &dataset in names {
         let info = manifest.datasets.get(dataset);
-        if let Some(info) = info.filter(|info| !listed && !info.regions.is_empty()) {
+        if let Some(info) = info.filter(|info| !given.classes && !info.regions.is_empty()) {
             let regions = info.regions.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(ClassesError::Regions { dataset: dataset.to_owned(), regions });
         }
         let described = Described::of(dataset, info.map(|info| &info.labels))?;
+        if !given.classes && described.classes.is_empty() {
+            return Err(ClassesError::Unnamed { dataset: dataset.to_owned() });
+        }
         if config.classes.is_empty() {
-            if described.classes.is_empty() {
-                return Err(ClassesError::Unnamed { dataset: dataset.to_owned() });
-            }
             config.classes.clone_from(&described.classes);
             dataset.clone_into(&mut other);
         } else {
@@ -132,18 +207,43 @@ pub(super) fn settle(
             if found > 0 && found != expected {
                 return Err(ClassesError::Number { dataset: dataset.to_owned(), found, other, expected });
             }
-            let pairs = described.classes.iter().zip(&config.classes).enumerate().skip(1);
-            for (class, (theirs, ours)) in pairs.filter(|(_, (a, b))| plain(a) != plain(b)) {
-                warnings.push(format!("class {class} is `{theirs}` in dataset {dataset} and `{ours}` in {other}"));
+        }
+        let labels = info.into_iter().flat_map(|info| &info.labels);
+        for (&label, name) in labels.filter(|(label, name)| **label > 0 && *name != IGNORE) {
+            if given.classes {
+                warnings.extend(against_listed(&config.classes, dataset, label, name)?);
+                continue;
+            }
+            match named.get(&label) {
+                Some((other, expected)) if plain(expected) != plain(name) => {
+                    return Err(ClassesError::Names {
+                        label,
+                        dataset: dataset.to_owned(),
+                        found: name.clone(),
+                        other: (*other).to_owned(),
+                        expected: (*expected).to_owned(),
+                    });
+                }
+                Some(_) => {}
+                None => {
+                    named.insert(label, (dataset, name.as_str()));
+                    // A dataset may leave labels unnamed that it does not have.
+                    config.classes[usize::from(label)].clone_from(name);
+                }
             }
         }
         described_ignore = described_ignore.or(info.and_then(|info| info.ignore));
         if let Some(found) = described.ignore {
             match config.ignore_label {
                 Some(expected) if expected != found => {
-                    return Err(ClassesError::Ignore { dataset: dataset.to_owned(), found, expected });
+                    let (dataset, other) = (dataset.to_owned(), ignore_of);
+                    return Err(ClassesError::Ignore { dataset, found, other, expected });
                 }
-                _ => config.ignore_label = Some(found),
+                Some(_) => {}
+                None => {
+                    config.ignore_label = Some(found);
+                    ignore_of = format!("dataset {dataset}");
+                }
             }
         }
     }
@@ -160,37 +260,93 @@ pub(super) fn settle(
     Ok(warnings)
 }
 
+/// Compares a dataset's name of a label with the classes that the configuration lists. Returns a warning if the names
+/// differ.
+///
+/// # Errors
+/// If the configuration lists a class of this name under another label.
+fn against_listed(classes: &[String], dataset: &str, label: u8, name: &str) -> Result<Option<String>, ClassesError> {
+    let ours = classes.get(usize::from(label)).filter(|ours| plain(ours) != plain(name));
+    let Some(ours) = ours else { return Ok(None) };
+    if let Some(listed) = classes.iter().position(|class| plain(class) == plain(name)) {
+        return Err(ClassesError::Order { label, dataset: dataset.to_owned(), name: name.to_owned(), listed });
+    }
+    Ok(Some(format!("class {label} is `{name}` in dataset {dataset} and `{ours}` in the configuration")))
+}
+
 /// Checks the labels of all `cases` by the counts in their index, so that no step is computed on labels that do not
-/// belong. `listed` says that the configuration lists the classes; otherwise a label counts as a class only if the
-/// case's dataset names it.
+/// belong. Unless the configuration lists the classes, a label counts as a class only if the case's dataset names it; so
+/// does the ignore label, unless the configuration gives it. Returns the labels that occur.
 ///
 /// # Errors
 /// The first label that is neither a class nor the ignore label, with its case; or a case whose index cannot be read.
 pub(super) fn check_labels(
     space: LabelSpace,
-    listed: bool,
+    given: Given,
     cache: &Cache,
     cases: &[usize],
-) -> Result<(), ClassesError> {
+) -> Result<BTreeSet<u8>, ClassesError> {
     let mut reader = VolumeReader::new();
+    let mut found = BTreeSet::new();
     for &case in cases {
         let case = &cache.cases()[case];
         let dataset = &case.record().dataset;
         let named = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
         for (label, counts) in &reader.index(case)?.occupancy.classes {
+            let is_named = |value: u8| {
+                let is_given = if space.ignore() == Some(value) { given.ignore.is_some() } else { given.classes };
+                is_given || named.is_none_or(|labels| labels.contains_key(&value))
+            };
             let value = u8::try_from(*label).ok();
-            let is_named = |value| listed || named.is_none_or(|labels| labels.contains_key(&value));
-            let known =
-                value.is_some_and(|value| space.ignore() == Some(value) || (space.contains(value) && is_named(value)));
-            if !known {
-                let origin =
-                    if listed { "the configuration".to_owned() } else { format!("the dataset.json of {dataset}") };
-                let (case, voxels) = (case.key().to_owned(), counts.total());
-                return Err(ClassesError::Unknown { case, label: *label, voxels, origin, space });
+            if let Some(value) = value.filter(|&value| space.contains(value) && is_named(value)) {
+                found.insert(value);
+                continue;
             }
+            let (case, voxels) = (case.key().to_owned(), counts.total());
+            if value == Some(0) {
+                return Err(ClassesError::NoBackground { dataset: dataset.clone(), case, voxels });
+            }
+            let origin =
+                if given.classes { "the configuration".to_owned() } else { format!("the dataset.json of {dataset}") };
+            let is_gap = value.is_some_and(|value| space.contains(value));
+            let allowed = match named.filter(|_| is_gap) {
+                Some(named) => {
+                    let named: Vec<String> = named.keys().map(u8::to_string).collect();
+                    format!("it names the labels {}", named.join(", "))
+                }
+                None => space.to_string(),
+            };
+            return Err(ClassesError::Unknown { case, label: *label, voxels, origin, allowed });
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Warning about classes that occur in no label map to train on, of which `found` are the labels. Numbers that neither the
+/// configuration nor one of the datasets called `names` names are no classes.
+pub(super) fn never_seen(
+    config: &FinetuneConfig,
+    given: Given,
+    manifest: &Manifest,
+    names: &BTreeSet<&str>,
+    found: &BTreeSet<u8>,
+) -> Option<String> {
+    let datasets = || names.iter().filter_map(|name| manifest.datasets.get(*name));
+    let is_named = |label: u8| given.classes || datasets().any(|info| info.labels.contains_key(&label));
+    let missing: Vec<String> = (0..=u8::MAX)
+        .zip(&config.classes)
+        .skip(1)
+        .filter(|(label, _)| is_named(*label) && !found.contains(label))
+        .map(|(label, name)| format!("{label} ({name})"))
+        .collect();
+    match missing.as_slice() {
+        [] => None,
+        [class] => Some(format!("class {class} occurs in no label map of the training cases and is not learned")),
+        classes => Some(format!(
+            "the classes {} occur in no label map of the training cases and are not learned",
+            classes.join(", ")
+        )),
+    }
 }
 
 /// Classes and ignore label as a dataset names them.
@@ -217,14 +373,108 @@ impl Described {
     }
 }
 
-/// Letters and digits of a name, in lower case.
+/// Words of a name in lower case, which spaces and underscores separate.
 fn plain(name: &str) -> String {
-    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    let is_space = |letter: char| letter.is_whitespace() || letter == '_';
+    let words: Vec<String> = name.split(is_space).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
+    use hiend_cache::DatasetInfo;
+
     use super::*;
+    use crate::config::finetune::FinetunePreset;
+
+    /// Labels of a dataset, by value.
+    type Labels<'a> = &'a [(u8, &'a str)];
+
+    /// Manifest with the datasets A, B and so on.
+    fn manifest(datasets: &[Labels<'_>]) -> Manifest {
+        let info = |labels: &Labels<'_>| DatasetInfo {
+            labels: labels.iter().map(|&(label, name)| (label, name.to_owned())).collect(),
+            ignore: labels.iter().find(|(_, name)| *name == IGNORE).map(|&(label, _)| label),
+            ..DatasetInfo::default()
+        };
+        let names = ('A'..='Z').map(String::from);
+        Manifest { datasets: names.zip(datasets.iter().map(info)).collect(), ..Manifest::default() }
+    }
+
+    /// Settles the classes of datasets under a configuration that lists `listed`; returns them with the warnings.
+    fn settled(listed: &[&str], datasets: &[Labels<'_>]) -> Result<(Vec<String>, Vec<String>), String> {
+        let mut config = FinetunePreset::Tiny.config();
+        config.classes = listed.iter().map(|&name| name.to_owned()).collect();
+        let manifest = manifest(datasets);
+        let names = manifest.datasets.keys().map(String::as_str).collect();
+        let warnings = settle(&mut config, &manifest, &names).map_err(|error| error.to_string())?;
+        Ok((config.classes, warnings))
+    }
+
+    const LIVER_FIRST: Labels<'static> = &[(0, "background"), (1, "liver"), (2, "left kidney")];
+    const KIDNEY_FIRST: Labels<'static> = &[(0, "background"), (1, "left kidney"), (2, "liver")];
+    const OTHERS: Labels<'static> = &[(0, "background"), (1, "spleen"), (2, "aorta")];
+
+    #[test]
+    fn datasets_that_name_a_label_differently_are_refused() {
+        let check = |datasets: &[Labels<'_>], expected: &str| {
+            let error = settled(&[], datasets).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        check(
+            &[LIVER_FIRST, KIDNEY_FIRST],
+            "label 1 is `left kidney` in dataset B and `liver` in dataset A; train on one",
+        );
+        check(&[LIVER_FIRST, OTHERS], "label 1 is `spleen` in dataset B and `liver` in dataset A;");
+        // A name that only a third dataset has.
+        let gap: Labels<'_> = &[(0, "background"), (2, "left kidney")];
+        check(&[gap, LIVER_FIRST, KIDNEY_FIRST], "label 1 is `left kidney` in dataset C and `liver` in dataset B;");
+        let ignoring: [Labels<'_>; 2] =
+            [&[(0, "background"), (1, "a"), (2, "ignore")], &[(0, "background"), (1, "a"), (3, "ignore")]];
+        check(&ignoring, "the ignore label is 3 in dataset B and 2 in dataset A;");
+    }
+
+    #[test]
+    fn names_that_differ_in_case_and_spaces_are_the_same() {
+        let same: Labels<'_> = &[(0, "Background "), (1, " LIVER"), (2, "Left_Kidney")];
+        let classes = ["background", "liver", "left kidney"].map(str::to_owned).to_vec();
+        assert_eq!(settled(&[], &[LIVER_FIRST, same]), Ok((classes.clone(), vec![])));
+        // A label without a name in the first dataset has that of the second.
+        let gap: Labels<'_> = &[(0, "background"), (2, "left kidney")];
+        assert_eq!(settled(&[], &[gap, LIVER_FIRST]), Ok((classes, vec![])));
+        assert_ne!(plain("grade +1"), plain("grade -1"));
+    }
+
+    #[test]
+    fn listed_classes_may_rename_labels_and_never_reorder_them() {
+        let (_, warnings) = settled(&["background", "organ", "vessel"], &[LIVER_FIRST, OTHERS]).unwrap();
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        assert_eq!(warnings[0], "class 1 is `liver` in dataset A and `organ` in the configuration");
+        let error = settled(&["background", "liver", "left kidney"], &[LIVER_FIRST, KIDNEY_FIRST]).unwrap_err();
+        assert!(
+            error.starts_with("label 1 is `left kidney` in dataset B, which the configuration lists as class 2;"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn classes_that_no_label_map_holds_are_named() {
+        let warning = |labels: Labels<'_>, listed: &[&str], found: &[u8]| {
+            let mut config = FinetunePreset::Tiny.config();
+            config.classes = listed.iter().map(|&name| name.to_owned()).collect();
+            let (given, manifest) = (Given::of(&config), manifest(&[labels]));
+            let names = BTreeSet::from(["A"]);
+            settle(&mut config, &manifest, &names).unwrap();
+            never_seen(&config, given, &manifest, &names, &found.iter().copied().collect())
+        };
+        assert_eq!(warning(LIVER_FIRST, &[], &[0, 1, 2]), None);
+        let one = "class 2 (left kidney) occurs in no label map of the training cases and is not learned";
+        assert_eq!(warning(LIVER_FIRST, &[], &[0, 1]).as_deref(), Some(one));
+        let both = "the classes 1 (x), 2 (y) occur in no label map of the training cases and are not learned";
+        assert_eq!(warning(&[], &["background", "x", "y"], &[0]).as_deref(), Some(both));
+        // Nothing names label 1.
+        assert_eq!(warning(&[(0, "background"), (2, "left kidney")], &[], &[0, 2]), None);
+    }
 
     fn described(labels: &[(u8, &str)]) -> Result<Described, ClassesError> {
         Described::of("D", Some(&labels.iter().map(|&(label, name)| (label, name.to_owned())).collect()))

@@ -87,6 +87,16 @@ impl ClassMetrics {
             volume_diff_percent: f64::NAN,
         }
     }
+
+    /// True if the label has the class and the prediction does not. Not told of the background.
+    fn is_missed(&self) -> bool {
+        self.hd95_mm.is_infinite() && self.overlap.in_label() > 0
+    }
+
+    /// True if the prediction has the class and the label does not. Not told of the background.
+    fn is_only_predicted(&self) -> bool {
+        self.hd95_mm.is_infinite() && self.overlap.in_label() == 0
+    }
 }
 
 /// Metrics of one case.
@@ -265,7 +275,8 @@ impl Evaluation {
     }
 
     /// JSON with the same figures, and their means with 95% confidence intervals. A figure that was not measured is
-    /// `null`; so are the distances of a class that one of the two maps lacks, which is `missed`.
+    /// `null`; so are the distances of a class that one of the two maps lacks: `missed` by the prediction, or
+    /// `only_predicted`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let class = |metrics: &ClassMetrics| {
@@ -276,7 +287,8 @@ impl Evaluation {
                 "assd_mm": finite(metrics.assd_mm),
                 "volume_diff_ml": finite(metrics.volume_diff_ml),
                 "volume_diff_percent": finite(metrics.volume_diff_percent),
-                "missed": metrics.hd95_mm.is_infinite(),
+                "missed": metrics.is_missed(),
+                "only_predicted": metrics.is_only_predicted(),
             })
         };
         let case = |case: &CaseMetrics| {
@@ -295,7 +307,8 @@ impl Evaluation {
                 "assd_mm": mean(class, |m| m.assd_mm),
                 "volume_diff_ml": mean(class, |m| m.volume_diff_ml),
                 "volume_diff_percent": mean(class, |m| m.volume_diff_percent),
-                "num_missed": self.num_missed(class),
+                "num_missed": self.count(class, ClassMetrics::is_missed),
+                "num_only_predicted": self.count(class, ClassMetrics::is_only_predicted),
             })
         };
         serde_json::json!({
@@ -320,9 +333,9 @@ impl Evaluation {
         })
     }
 
-    /// Number of cases in which only one of the two maps has the class.
-    fn num_missed(&self, class: usize) -> usize {
-        self.values(class, |metrics| metrics.hd95_mm).filter(|value| value.is_infinite()).count()
+    /// Number of cases in which `what` holds for the class.
+    fn count(&self, class: usize, what: fn(&ClassMetrics) -> bool) -> usize {
+        self.cases.iter().filter_map(|case| case.classes.get(class)).filter(|metrics| what(metrics)).count()
     }
 }
 
@@ -390,7 +403,7 @@ pub(super) mod tests {
         let class = |case: usize, class: usize| json["cases"][case]["classes"][class].clone();
         let expected = serde_json::json!({
             "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002,
-            "volume_diff_percent": -100.0, "missed": true
+            "volume_diff_percent": -100.0, "missed": true, "only_predicted": false
         });
         assert_eq!(class(1, 2), expected);
         assert_eq!((&class(0, 2)["dice"], &class(0, 2)["missed"]), (&serde_json::Value::Null, &false.into()));
@@ -422,6 +435,21 @@ pub(super) mod tests {
             format!("{:.3}", case.unwrap().mean_fg_dice())
         };
         assert_eq!([of(Absent::Monai), of(Absent::NnUnet)], ["1.000", "0.500"]);
+    }
+
+    #[test]
+    fn a_class_that_only_the_prediction_has_is_not_missed() {
+        let conventions = Conventions::default();
+        let case = evaluate_case("c", &map(&[0, 1, 0, 0]), &map(&[0, 1, 2, 0]), LabelSpace::new(3), &conventions);
+        let evaluation = Evaluation { cases: vec![case.unwrap()], ..evaluation() };
+        let json = evaluation.to_json();
+        let means = &json["means"][2];
+        assert_eq!((&means["num_missed"], &means["num_only_predicted"]), (&0.into(), &1.into()));
+        let class = &json["cases"][0]["classes"][2];
+        assert_eq!((&class["missed"], &class["only_predicted"]), (&false.into(), &true.into()));
+        let table = evaluation.to_table();
+        let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
+        assert_eq!((row[0], row[1], &row[row.len() - 2..]), ("spleen", "0", &["0", "1"][..]), "{table}");
     }
 
     #[test]

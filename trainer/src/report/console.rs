@@ -64,10 +64,10 @@ impl<W: Write> Console<W> {
                 self.average()?
             }
             Event::Validation(record) => format!(
-                "validation after step {}: mean Dice {:.4}, without background {:.4}, {} in {:.1} s{}",
+                "validation after step {}: mean Dice {}, without background {}, {} in {:.1} s{}",
                 record.step,
-                record.mean_dice,
-                record.mean_fg_dice,
+                dice(record.mean_dice),
+                dice(record.mean_fg_dice),
                 count(record.num_cases, "case"),
                 record.secs,
                 if record.best { " (best so far)" } else { "" }
@@ -116,5 +116,24 @@ impl<W: Write> Console<W> {
             mean(|r| r.compute_ms),
             mean(|r| r.upload_ms),
         ))
+    }
+}
+
+/// Formats a Dice; `-` if it was not measured.
+pub(super) fn dice(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.4}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::ValidationRecord;
+    use crate::journal::testing::validation_record;
+
+    #[test]
+    fn unmeasured_dice_is_a_dash() {
+        let record = ValidationRecord { mean_fg_dice: f64::NAN, best: false, ..validation_record(3, 0.98) };
+        let line = Console::new(Vec::<u8>::new(), 1).line(&Event::Validation(&record)).unwrap();
+        assert_eq!(line, "validation after step 3: mean Dice 0.9800, without background -, 2 cases in 1.0 s");
     }
 }

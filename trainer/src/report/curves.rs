@@ -157,6 +157,9 @@ fn panel(
     for line in lines {
         let colour = line.colour;
         let points = line.series.points();
+        if points.is_empty() {
+            continue;
+        }
         let curve = |value: fn(&Point) -> f64| points.iter().map(move |point| (point.step(), inside(value(point))));
         let strong = match line.smoothed_over {
             None => curve(|point| point.mean).collect(),
@@ -230,6 +233,7 @@ fn count(step: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::ValidationRecord;
     use crate::journal::testing::{step_record, validation_record};
 
     fn history(num_steps: u64) -> History {
@@ -267,6 +271,20 @@ mod tests {
         let image = render(&history, "a run").unwrap();
         assert_eq!(image.height, TITLE_HEIGHT + 3 * PANEL_HEIGHT);
         assert!(pixels_of(&image, GREEN) > 60);
+    }
+
+    #[test]
+    fn validations_without_foreground_are_drawn() {
+        // Alone, the background has a Dice; with ignored voxels only, nothing has.
+        for (mean_dice, num_panels) in [(0.7, 3), (f64::NAN, 2)] {
+            let mut history = history(10);
+            for step in [5, 10] {
+                let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(step, mean_dice) };
+                history.validation(&record);
+            }
+            let image = render(&history, "a run").unwrap();
+            assert_eq!(image.height, TITLE_HEIGHT + num_panels * PANEL_HEIGHT, "mean Dice {mean_dice}");
+        }
     }
 
     #[test]

@@ -64,8 +64,12 @@ impl Default for Series {
 }
 
 impl Series {
-    /// Appends the value of a step later than all before.
+    /// Appends the value of a step later than all before. A value that is not finite, such as the Dice of a class that no
+    /// case has, is left out.
     pub fn push(&mut self, step: u64, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
         self.place(Point::new(step, value));
         while self.points.len() > CAPACITY {
             self.width *= 2;
@@ -142,6 +146,13 @@ mod tests {
         let values = [3.0, 1.0, 2.0];
         let kept: Vec<f64> = series(values).points().iter().map(|point| point.mean).collect();
         assert_eq!(kept, values);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_left_out() {
+        let kept = series([f64::NAN, 2.0, f64::INFINITY, f64::NEG_INFINITY, 1.0]);
+        let kept: Vec<(u64, f64)> = kept.points().iter().map(|point| (point.first_step, point.mean)).collect();
+        assert_eq!(kept, [(2, 2.0), (5, 1.0)]);
     }
 
     #[test]

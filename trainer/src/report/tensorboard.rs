@@ -62,15 +62,14 @@ impl EventFile {
         self.write(record.step, What::Summary(Summary { value: values }))
     }
 
-    /// Writes the scalars of a validation; none for a class that no case has.
+    /// Writes the scalars of a validation; none for what was not measured, such as a class that no case has.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn validation(&mut self, record: &ValidationRecord) -> io::Result<()> {
-        let mut values = vec![
-            scalar("validation/mean_dice", record.mean_dice),
-            scalar("validation/mean_fg_dice", record.mean_fg_dice),
-        ];
+        let means = [("validation/mean_dice", record.mean_dice), ("validation/mean_fg_dice", record.mean_fg_dice)];
+        let measured = means.into_iter().filter(|(_, value)| value.is_finite());
+        let mut values: Vec<Value> = measured.map(|(tag, value)| scalar(tag, value)).collect();
         for (class, dice) in record.dice_per_class.iter().enumerate() {
             let name = self.class_names.get(class).cloned().unwrap_or_else(|| format!("class {class}"));
             values.extend(dice.map(|dice| scalar(&format!("dice/{name}"), dice)));
@@ -268,6 +267,16 @@ mod tests {
         file.validation(&validation_record(3, 0.5)).unwrap();
         let tags: Vec<String> = scalars(&events(dir.path())[2]).into_iter().map(|(tag, _)| tag).collect();
         assert_eq!(tags, ["validation/mean_dice", "validation/mean_fg_dice", "dice/background", "dice/class 1"]);
+    }
+
+    #[test]
+    fn unmeasured_mean_has_no_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = EventFile::create(dir.path(), 0, &[]).unwrap();
+        let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(3, 0.5) };
+        file.validation(&record).unwrap();
+        let tags: Vec<String> = scalars(&events(dir.path())[2]).into_iter().map(|(tag, _)| tag).collect();
+        assert_eq!(tags, ["validation/mean_dice", "dice/class 0", "dice/class 1"]);
     }
 
     #[test]

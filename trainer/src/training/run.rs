@@ -221,8 +221,7 @@ impl<'a, T: Task> Run<'a, T> {
         let Some(cases) = all else { return Ok(()) };
         let scores = Scores::of(cases);
         self.validation_due = false;
-        // NaN means that no case was measured.
-        let best = !scores.mean_dice.is_nan() && self.best.is_none_or(|best| scores.mean_dice > best.mean_dice);
+        let best = scores.is_better_than(self.best.map(|best| best.mean_dice));
         if best {
             self.best = Some(Best { step: self.step, mean_dice: scores.mean_dice });
         }

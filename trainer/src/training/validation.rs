@@ -51,6 +51,15 @@ impl Scores {
             num_cases: per_case.len(),
         }
     }
+
+    /// True if the validation counts as better than the best one so far, whose mean Dice is `best`.
+    ///
+    /// Without any foreground in the cases none counts: the Dice of the background alone is highest where the network
+    /// predicts nothing.
+    #[must_use]
+    pub fn is_better_than(&self, best: Option<f64>) -> bool {
+        self.mean_fg_dice.is_finite() && best.is_none_or(|best| self.mean_dice > best)
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +74,17 @@ mod tests {
         assert_eq!(scores([2, 0, 1]), ordered);
         assert_eq!(ordered.num_cases, 3);
         assert!((ordered.dice_per_class[1].unwrap() - 0.2).abs() < 1e-12, "{ordered:?}");
+    }
+
+    #[test]
+    fn validation_without_foreground_is_never_the_best() {
+        let scores = |dice: [f64; 2]| Scores::of(vec![CaseScores::new(0, &dice)]);
+        let measured = scores([0.9, 0.1]);
+        assert!(measured.is_better_than(None) && measured.is_better_than(Some(0.4)));
+        assert!(!measured.is_better_than(Some(0.6)));
+        for dice in [[1.0, f64::NAN], [f64::NAN; 2]] {
+            let unmeasured = scores(dice);
+            assert!(!unmeasured.is_better_than(None) && !unmeasured.is_better_than(Some(0.4)), "{dice:?}");
+        }
     }
 }

@@ -129,6 +129,30 @@ fn regions_of_a_dataset_are_scored_as_regions() {
 }
 
 #[test]
+fn names_are_read_from_a_description_alone() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
+    }
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir(&dataset).unwrap();
+    fail(
+        folder.path(),
+        &["--dataset", &dataset.to_string_lossy()],
+        "no dataset.json that names classes; --dataset takes",
+    );
+    let file = dataset.join("dataset.json");
+    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "dataset.json: no such file or folder");
+    std::fs::write(&file, r#"{"labels": {"background": 0, "liver": 1}}"#).unwrap();
+    for path in [&dataset, &file] {
+        let lines = csv(folder.path(), &["--dataset", &path.to_string_lossy()]);
+        assert_eq!(lines[2], "a,1,liver,1,1,0,0,0,0,1", "{}", path.display());
+    }
+    std::fs::write(&file, r#"{"name": "T"}"#).unwrap();
+    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "names no classes; --dataset takes a dataset.json");
+}
+
+#[test]
 fn region_of_one_label_is_named_by_its_number() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
@@ -200,7 +224,47 @@ fn missing_files_and_other_grids_are_named() {
     write_labels(&folder.path().join("predictions/b.nii"), [2, 1, 4], &[0; 8]);
     fail(folder.path(), &[], "no prediction of a");
     write_labels(&folder.path().join("predictions/a.nii"), [2, 2, 2], &[0; 8]);
-    fail(folder.path(), &[], "case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]");
+    fail(
+        folder.path(),
+        &[],
+        "case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]; expected the same voxels",
+    );
+    let shifted = [[1.0, 0.0, 0.0, 3.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
+    nifti::write(&folder.path().join("predictions/a.nii"), [2, 1, 4], shifted, &[0; 8]);
+    fail(folder.path(), &[], "case a: label and prediction lie 3.00 mm apart; expected the same voxels");
+}
+
+#[test]
+fn axes_of_a_prediction_may_have_any_order_and_direction() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0, 0, 1, 0, 1, 2, 0, 0]);
+    write_labels(&folder.path().join("predictions/a.nii"), [2, 1, 4], &[0, 0, 1, 1, 1, 0, 0, 0]);
+    let expected = csv(folder.path(), &[]);
+    // The same prediction with its axes along -z, x and y.
+    let axes = [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [-2.0, 0.0, 0.0, 6.0]];
+    nifti::write(&folder.path().join("predictions/a.nii"), [4, 2, 1], axes, &[0, 1, 1, 0, 0, 0, 1, 0]);
+    assert_eq!(csv(folder.path(), &[]), expected);
+}
+
+#[test]
+fn predictions_without_a_label_are_told() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [2, 1, 1], &[0, 1]);
+    for case in ["a", "y", "z"] {
+        write_labels(&folder.path().join(format!("predictions/{case}.nii")), [2, 1, 1], &[0, 1]);
+    }
+    let output = evaluate(folder.path(), &["--json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("predictions: not scored for want of a label: y, z"), "{stderr}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["num_unlabelled_predictions"], json["cases"].as_array().unwrap().len()), (&2.into(), 1));
+    for case in ["y", "z"] {
+        std::fs::remove_file(folder.path().join(format!("predictions/{case}.nii"))).unwrap();
+    }
+    let output = evaluate(folder.path(), &["--json"]);
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("warning"));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["num_unlabelled_predictions"], 0);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{bail, ensure};
-use hiend_loader::dataset::Dataset;
+use hiend_cache::{DatasetInfo, lookup};
+use hiend_loader::case::shown;
+use hiend_loader::dataset::{self, Dataset, DatasetError};
 use hiend_loader::program::UsageError;
 
 use crate::cli::EvaluateArgs;
@@ -106,23 +108,41 @@ struct Named {
 }
 
 impl Named {
-    fn read(dataset: &Path) -> anyhow::Result<Self> {
-        let datasets = hiend_loader::dataset::find(dataset)?;
-        ensure!(datasets.len() == 1, "{}: {} datasets, expected the folder of one", dataset.display(), datasets.len());
-        let dataset = &datasets[0];
-        let ignore = dataset.labels.iter().find(|(_, name)| *name == IGNORE).map(|(&label, _)| label);
-        let of_regions = dataset.regions.values().flatten();
-        let highest = dataset.labels.keys().chain(of_regions).filter(|label| Some(**label) != ignore).max();
-        let Some(&highest) = highest else { bail!("dataset {} names no classes", dataset.name) };
-        let name = |class| dataset.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
-        let regions = (!dataset.regions.is_empty()).then(|| regions(dataset, ignore));
+    /// Reads `dataset.json`, which a path names or its folder holds; without one, finds the dataset of label maps or masks.
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let described = dataset::names_in(path)?.filter(|info| !(info.labels.is_empty() && info.regions.is_empty()));
+        let info = match described {
+            Some(info) => info,
+            None => found(path)?,
+        };
+        let ignore = info.labels.iter().find(|(_, name)| *name == IGNORE).map(|(&label, _)| label);
+        let of_regions = info.regions.values().flatten();
+        let highest = info.labels.keys().chain(of_regions).filter(|label| Some(**label) != ignore).max();
+        let Some(&highest) = highest else { bail!("{}: names no classes", shown(path)) };
+        let name = |class| info.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
+        let regions = (!info.regions.is_empty()).then(|| regions(&info, ignore));
         Ok(Self { classes: (0..=highest).map(name).collect(), ignore, regions })
     }
 }
 
+/// Names of the only dataset in a folder, as its files have them.
+fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
+    let expected = "--dataset takes a dataset.json with \"labels\", or the folder of a dataset";
+    let Some(metadata) = lookup::metadata(path)? else { bail!("{}: no such file or folder; {expected}", shown(path)) };
+    ensure!(metadata.is_dir(), "{}: names no classes; {expected}", shown(path));
+    let mut datasets = match dataset::find(path) {
+        Ok(datasets) => datasets,
+        Err(DatasetError::Empty { .. }) => bail!("{}: no dataset.json that names classes; {expected}", shown(path)),
+        Err(error) => return Err(error.into()),
+    };
+    ensure!(datasets.len() == 1, "{}: {} datasets, expected the folder of one", shown(path), datasets.len());
+    let Dataset { labels, regions, ignore, .. } = datasets.remove(0);
+    Ok(DatasetInfo { labels, regions, ignore })
+}
+
 /// Regions of a dataset as nnU-Net scores them: each entry of `labels` but background and ignore label, be it one label
 /// or a list of several. The background, which belongs to no entry, comes first.
-fn regions(dataset: &Dataset, ignore: Option<u8>) -> Vec<Region> {
+fn regions(dataset: &DatasetInfo, ignore: Option<u8>) -> Vec<Region> {
     let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
     let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });
     let united = dataset.regions.iter().filter(|(_, labels)| labels.iter().any(|&label| label > 0));

@@ -38,3 +38,107 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
     let shift_mm = largest_shift_mm(&scan.affine, &found.affine, scan.shape);
     if shift_mm <= MAX_SHIFT_MM { Ok(()) } else { Err(GridMismatch::Place { shift_mm }) }
 }
+
+/// Map from the voxels of a grid to those of another with the same voxels, whose array may have its axes in another order
+/// and direction, as `hiend-shard` accepts between image and label map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SameVoxels {
+    /// Part of each place along an axis of the first array in the position within the other; the three parts add up.
+    offsets: [Vec<usize>; 3],
+}
+
+impl SameVoxels {
+    /// Relates the voxels of `scan` to those of `found`, or returns `None` if both arrays are the same already.
+    ///
+    /// # Errors
+    /// The difference, if the voxels do not lie at the same places to a tenth of a millimetre.
+    pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Option<Self>, GridMismatch> {
+        let Err(mismatch) = check_same_grid(scan, found) else { return Ok(None) };
+        let [shape, other_shape] = [scan, found].map(|info| info.orientation.shape(info.shape));
+        if shape != other_shape {
+            return Err(GridMismatch::Shape { found: found.shape, scan: scan.shape });
+        }
+        let [affine, other] = [scan, found].map(|info| info.orientation.affine(&info.affine, info.shape));
+        let shift_mm = largest_shift_mm(&affine, &other, shape);
+        if shift_mm > MAX_SHIFT_MM {
+            let as_stored = if let GridMismatch::Place { shift_mm } = mismatch { shift_mm } else { f64::INFINITY };
+            return Err(GridMismatch::Place { shift_mm: shift_mm.min(as_stored) });
+        }
+        let strides = [1, found.shape[0], found.shape[0] * found.shape[1]];
+        let mut offsets: [Vec<usize>; 3] = Default::default();
+        for (axis, &len) in shape.iter().enumerate() {
+            let (own, other) = (scan.orientation.source_axis[axis], found.orientation.source_axis[axis]);
+            let is_reversed = scan.orientation.flipped[axis] != found.orientation.flipped[axis];
+            let place = |at: usize| if is_reversed { len - 1 - at } else { at };
+            offsets[own] = (0..len).map(|at| place(at) * strides[other]).collect();
+        }
+        Ok(Some(Self { offsets }))
+    }
+
+    /// Values of the other array in the order of the first one, x fastest in both.
+    ///
+    /// # Panics
+    /// If there are not as many values as the grid has voxels.
+    #[must_use]
+    pub fn in_order(&self, values: &[u8]) -> Vec<u8> {
+        let [along_x, along_y, along_z] = &self.offsets;
+        let mut ordered = Vec::with_capacity(values.len());
+        for z in along_z {
+            for y in along_y {
+                ordered.extend(along_x.iter().map(|x| values[x + y + z]));
+            }
+        }
+        ordered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hiend_loader::geometry::Affine;
+
+    use super::*;
+
+    const SHAPE: [usize; 3] = [2, 3, 4];
+    const AFFINE: Affine = [[1.5, 0.0, 0.0, -5.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 2.0, 30.0], [0.0, 0.0, 0.0, 1.0]];
+
+    fn info(shape: [usize; 3], affine: Affine) -> VolumeInfo {
+        VolumeInfo::new(shape, affine).unwrap()
+    }
+
+    #[test]
+    fn voxels_are_found_in_any_order_of_axes() {
+        // The array of the other file has the axes -z, x and -y of this one.
+        let other_affine: Affine =
+            [[0.0, 1.5, 0.0, -5.0], [0.0, 0.0, -1.0, 9.0], [-2.0, 0.0, 0.0, 36.0], [0.0, 0.0, 0.0, 1.0]];
+        let value = |[x, y, z]: [usize; 3]| (x + 10 * y + 50 * z) as u8;
+        let mut other = Vec::new();
+        for (y, x, z) in (0..3).rev().flat_map(|y| (0..2).flat_map(move |x| (0..4).rev().map(move |z| (y, x, z)))) {
+            other.push(value([x, y, z]));
+        }
+        let mut expected = Vec::new();
+        for (z, y, x) in (0..4).flat_map(|z| (0..3).flat_map(move |y| (0..2).map(move |x| (z, y, x)))) {
+            expected.push(value([x, y, z]));
+        }
+        let same = SameVoxels::between(&info(SHAPE, AFFINE), &info([4, 2, 3], other_affine)).unwrap();
+        assert_eq!(same.unwrap().in_order(&other), expected);
+        assert_eq!(SameVoxels::between(&info(SHAPE, AFFINE), &info(SHAPE, AFFINE)), Ok(None));
+    }
+
+    #[test]
+    fn voxels_at_other_places_are_not_the_same() {
+        let scan = info(SHAPE, AFFINE);
+        let mut shifted = AFFINE;
+        shifted[0][3] += 3.0;
+        // Flipped along x, and 3 mm off.
+        let mut flipped = shifted;
+        flipped[0] = [-1.5, 0.0, 0.0, -0.5];
+        for affine in [shifted, flipped] {
+            let Err(GridMismatch::Place { shift_mm }) = SameVoxels::between(&scan, &info(SHAPE, affine)) else {
+                panic!("{affine:?}")
+            };
+            assert!((shift_mm - 3.0).abs() < 1e-9, "{shift_mm}");
+        }
+        let other = SameVoxels::between(&scan, &info([2, 4, 3], AFFINE)).unwrap_err();
+        assert_eq!(other, GridMismatch::Shape { found: [2, 4, 3], scan: SHAPE });
+    }
+}

@@ -10,12 +10,14 @@ use crate::metric::nan_mean;
 use crate::metric::surface::Surface;
 
 /// Headings; the first column is text, the others are numbers.
-const HEADINGS: [&str; 8] = ["class", "cases", "Dice", "95% interval", "surface Dice", "HD95 mm", "ASSD mm", "missed"];
+const HEADINGS: [&str; 9] =
+    ["class", "cases", "Dice", "95% interval", "surface Dice", "HD95 mm", "ASSD mm", "missed", "only predicted"];
 
 impl Evaluation {
     /// Means over cases by class, as aligned text.
     ///
-    /// The mean distances are over the cases where both maps have the class; `missed` counts those where only one has it.
+    /// The mean distances are over the cases where both maps have the class; `missed` counts those where only the label has
+    /// it, `only predicted` those where only the prediction has.
     #[must_use]
     pub fn to_table(&self) -> String {
         let mut table = aligned(&self.table_rows());
@@ -79,7 +81,8 @@ impl Evaluation {
             surface_dice,
             cell(finite_mean(of(|m| m.hd95_mm)), 2),
             cell(finite_mean(of(|m| m.assd_mm)), 2),
-            self.num_missed(class).to_string(),
+            self.count(class, ClassMetrics::is_missed).to_string(),
+            self.count(class, ClassMetrics::is_only_predicted).to_string(),
         ]
     }
 }
@@ -127,8 +130,8 @@ mod tests {
         let table = evaluation().to_table();
         let lines = cells(&table);
         assert_eq!(lines[0][4], "surface Dice 1 mm");
-        assert_eq!(lines[2], ["liver, whole", "2", "0.5000", "0.0000 to 1.0000", "0.5000", "1.00", "1.00", "0"]);
-        assert_eq!(lines[3], ["spleen", "1", "0.0000", "-", "0.0000", "-", "-", "1"]);
+        assert_eq!(lines[2], ["liver, whole", "2", "0.5000", "0.0000 to 1.0000", "0.5000", "1.00", "1.00", "0", "0"]);
+        assert_eq!(lines[3], ["spleen", "1", "0.0000", "-", "0.0000", "-", "-", "1", "0"]);
         assert_eq!(lines[4], ["mean fg", "2", "0.5000", "0.0000 to 1.0000"]);
         let ends: Vec<usize> = table.lines().take(4).map(|line| line.chars().count()).collect();
         assert!(ends.iter().all(|&end| end == ends[0]), "{table}");

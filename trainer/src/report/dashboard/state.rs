@@ -35,6 +35,7 @@ pub(super) struct State {
     pub validation: Option<ValidationRecord>,
     /// Cases done and their total during a validation.
     pub validating: Option<(usize, usize)>,
+    /// Highest mean Dice of a validation with foreground; NaN before the first.
     pub best_dice: f64,
     pub log: VecDeque<LogLine>,
     pub stopping: bool,
@@ -66,7 +67,7 @@ impl State {
             since: now,
             validation: None,
             validating: None,
-            best_dice: 0.0,
+            best_dice: f64::NAN,
             log: VecDeque::new(),
             stopping: false,
             started: None,
@@ -104,7 +105,9 @@ impl State {
             }
             Event::Validation(record) => {
                 self.history.validation(record);
-                self.best_dice = self.best_dice.max(record.mean_dice);
+                if record.mean_fg_dice.is_finite() {
+                    self.best_dice = self.best_dice.max(record.mean_dice);
+                }
                 self.validation = Some((*record).clone());
             }
             _ => {}

@@ -11,6 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, Gauge, GraphType, Paragraph};
 
 use super::state::State;
+use crate::report::console::dice;
 use crate::report::series::Series;
 
 /// Minimum number of rows for curves.
@@ -112,9 +113,9 @@ fn number_lines(state: &State, now: Instant, palette: Palette) -> Vec<Line<'stat
     }));
     lines.extend(state.validation.as_ref().map(|record| {
         row(vec![
-            ("Dice      ", format!("{:.4}", record.mean_dice)),
-            ("best   ", format!("{:.4}", state.best_dice)),
-            ("without background", format!("{:.4} at step {}", record.mean_fg_dice, record.step)),
+            ("Dice      ", dice(record.mean_dice)),
+            ("best   ", dice(state.best_dice)),
+            ("without background", format!("{} at step {}", dice(record.mean_fg_dice), record.step)),
         ])
     }));
     lines
@@ -220,7 +221,7 @@ mod tests {
 
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
-    use crate::journal::{RankRecord, Stage, StepRecord};
+    use crate::journal::{RankRecord, Stage, StepRecord, ValidationRecord};
     use crate::training::Event;
 
     /// A run after `num_steps` of 1000 steps of 100 ms.
@@ -286,6 +287,17 @@ mod tests {
         state.event(&Event::Validation(&validation_record(10, 0.75)), Some("validation".into()), now);
         let (text, _) = screen(&state, now, [120, 30], true);
         check(&text, &["Dice       0.7500", "best    0.8125", "without background 0.7000 at step 10"]);
+    }
+
+    #[test]
+    fn validation_without_foreground_is_shown_and_not_the_best() {
+        let (mut state, now) = state(10, Instant::now());
+        for (step, mean_dice) in [(5, 0.97), (10, f64::NAN)] {
+            let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(step, mean_dice) };
+            state.event(&Event::Validation(&record), Some("validation".into()), now);
+            let (text, _) = screen(&state, now, [120, 30], true);
+            check(&text, &["best    -", &format!("without background - at step {step}")]);
+        }
     }
 
     #[test]
