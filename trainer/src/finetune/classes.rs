@@ -187,7 +187,7 @@ pub(super) fn settle(
     let mut warnings = Vec::new();
     let mut described_ignore = None;
     // The first dataset to name each label, and the name.
-    let mut named: BTreeMap<u8, (&str, &str)> = BTreeMap::new();
+    let mut described_first: BTreeMap<u8, (&str, &str)> = BTreeMap::new();
     for &dataset in names {
         let info = manifest.datasets.get(dataset);
         if let Some(info) = info.filter(|info| !given.classes && !info.regions.is_empty()) {
@@ -214,7 +214,7 @@ pub(super) fn settle(
                 warnings.extend(against_listed(&config.classes, dataset, label, name)?);
                 continue;
             }
-            match named.get(&label) {
+            match described_first.get(&label) {
                 Some((other, expected)) if plain(expected) != plain(name) => {
                     return Err(ClassesError::Names {
                         label,
@@ -226,7 +226,7 @@ pub(super) fn settle(
                 }
                 Some(_) => {}
                 None => {
-                    named.insert(label, (dataset, name.as_str()));
+                    described_first.insert(label, (dataset, name.as_str()));
                     // A dataset may leave labels unnamed that it does not have.
                     config.classes[usize::from(label)].clone_from(name);
                 }
