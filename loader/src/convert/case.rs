@@ -85,7 +85,10 @@ impl CaseConverter<'_> {
         }
 
         let image = case.read_volume().map_err(unread)?;
-        let label = case.label.as_ref().map(labels::read).transpose().map_err(unread)?;
+        let (label, overlaps) = match case.label.as_ref().map(labels::read).transpose().map_err(unread)? {
+            Some(label) => (Some(label.volume), label.overlaps),
+            None => (None, Vec::new()),
+        };
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
@@ -96,13 +99,17 @@ impl CaseConverter<'_> {
         }
         let on_suspect = self.options.on_suspect;
         let &PreprocessConfig { normalize, window, .. } = self.config;
-        let Judged { values, findings } = match on_suspect.judge(&image, case.role, normalize, window) {
+        let Judged { values, mut findings } = match on_suspect.judge(&image, case.role, normalize, window) {
             Ok(judged) => judged,
             Err(suspicion) => {
                 let skipped = SkippedCase::new(case, &case.image, suspicion);
                 return if on_suspect == OnSuspect::Fail { Ok(Outcome::Refused(skipped)) } else { Err(skipped) };
             }
         };
+        // Oddities of the label map's header that the image's does not have as well.
+        let notes = label.iter().flat_map(|label| &label.info.notes).filter(|note| !image.info.notes.contains(note));
+        findings.extend(notes.map(|note| format!("label map: {note}")));
+        findings.extend(labels::finding(&overlaps));
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)

@@ -119,6 +119,37 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
 }
 
 #[test]
+fn masks_that_overlap_are_told_with_the_voxels_that_change_their_class() {
+    let place = Place::new(&[
+        ("s0000/ct.nii.gz", image()),
+        ("s0000/segmentations/liver.nii.gz", label(2, 1)),
+        ("s0000/segmentations/spleen.nii.gz", label(2, 1)),
+    ]);
+    let summary = place.convert();
+    // 12 x 10 voxels of a plane.
+    let text = "masks overlap: 120 voxels of liver also in spleen; the name that sorts later has the shared voxels, the other \
+                class loses them";
+    assert_eq!(summary.findings, [Finding { case: "data/s0000".to_owned(), text: text.to_owned() }]);
+    assert_eq!(place.label_counts("data/s0000"), [(0, 7 * PLANE), (2, PLANE)]);
+    assert_eq!(place.convert().known_findings, summary.findings);
+}
+
+#[test]
+fn header_oddities_of_label_maps_are_told_where_the_image_has_none() {
+    let place = Place::new(&[
+        ("imagesTr/a_0000.nii", image()),
+        ("labelsTr/a.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
+        ("imagesTr/b_0000.nii", image().qform(1, [0.0; 3], [0.0; 3])),
+        ("labelsTr/b.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
+    ]);
+    let mut findings = place.convert().findings;
+    findings.sort_by(|a, b| a.case.cmp(&b.case));
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings[0].text.starts_with("label map: sform and qform disagree"), "{findings:?}");
+    assert!(findings[1].text.starts_with("sform and qform disagree"), "{findings:?}");
+}
+
+#[test]
 fn a_file_of_unknown_role_with_the_values_of_a_label_map_is_skipped() {
     let place = Place::new(&[("a.nii", image()), ("liver.nii", label(2, 1))]);
     let summary = place.convert();
