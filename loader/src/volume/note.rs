@@ -55,6 +55,8 @@ pub enum HeaderNote {
         /// The unit, as `RescaleType` names it.
         unit: String,
     },
+    /// DICOM files of `MONOCHROME1`, which inverts the display and not the values.
+    ShownInverted,
     /// DICOM padding whose value would be one of tissue, which is not taken as padding.
     PaddingIgnored {
         /// Value of the padding, in HU.
@@ -118,6 +120,10 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::ShownInverted => f.write_str(
+                "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
+                 are not inverted",
+            ),
             Self::PaddingIgnored { hu } => {
                 write!(f, "PixelPaddingValue means {hu} HU, a value of tissue; such voxels are kept")
             }
