@@ -232,6 +232,32 @@ fn lost_case_does_not_return_to_an_older_record() {
 }
 
 #[test]
+fn a_scan_of_two_names_is_told() {
+    let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
+    assert!(place.convert().twice.is_empty());
+    std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();
+    let summary = place.convert();
+    assert_eq!(summary.twice, [["data/a".to_owned(), "data/c".to_owned()]]);
+    let options = ConvertOptions { prune: true, ..ConvertOptions::default() };
+    assert!(place.convert_with(options).unwrap().twice.is_empty());
+    assert_eq!(place.keys(), ["data/b", "data/c"]);
+}
+
+#[test]
+fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
+    let place = Place::new(&[
+        ("Dataset001_A/imagesTr/a_0000.nii", image()),
+        ("Dataset002_B/imagesTr/b_0000.nii", image().scaling(1.0, 5.0)),
+    ]);
+    place.convert();
+    std::fs::write(place.data().join("Dataset002_B/dataset.json"), "[]").unwrap();
+    assert_eq!(place.convert().not_in_data, 1);
+    let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
+    assert!(matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "Dataset002_B/b"), "{error}");
+    assert_eq!(place.keys(), ["Dataset001_A/a", "Dataset002_B/b"]);
+}
+
+#[test]
 fn nothing_is_pruned_below_an_empty_folder() {
     let place = Place::new(&[
         ("Dataset001_A/imagesTr/a_0000.nii", image()),
