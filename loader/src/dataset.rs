@@ -361,9 +361,10 @@ impl Finder<'_> {
     }
 }
 
-/// True for a path with the ending of a volume.
+/// True for a path with the ending of a volume, be it a hidden file.
 fn is_volume(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).and_then(file_stem).is_some()
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    file_stem(name.trim_start_matches('.')).is_some()
 }
 
 /// Gives volumes of datasets within the folder of a dataset the reason that they are there.

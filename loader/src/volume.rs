@@ -214,6 +214,9 @@ fn open_regular(path: &Path) -> Result<File, VolumeFault> {
     if !data.is_file() {
         return Err(VolumeFault::NotRegular);
     }
+    if data.len() == 0 {
+        return Err(VolumeFault::Empty);
+    }
     File::open(path).map_err(|err| VolumeFault::open(&err))
 }
 

@@ -84,7 +84,7 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
     }
     let header = NiftiHeader::from_reader(&bytes[..HEADER_LEN])
         .map_err(|err| VolumeFault::Header { message: err.to_string() })?;
-    let (shape, num_voxels) = shape(&header)?;
+    let (shape, num_voxels) = shape(&header, bytes)?;
     let dtype = dtype(&header)?;
     let data_offset = data_offset(&header)?;
     let mut notes = Vec::new();
@@ -121,12 +121,20 @@ fn data_offset(header: &NiftiHeader) -> Result<u64, VolumeFault> {
     Ok(offset as u64)
 }
 
-fn shape(header: &NiftiHeader) -> Result<([usize; 3], u64), VolumeFault> {
+fn shape(header: &NiftiHeader, bytes: &[u8]) -> Result<([usize; 3], u64), VolumeFault> {
     let rank = usize::from(header.dim[0]);
     if !(1..=7).contains(&rank) {
+        // No order of bytes makes it valid, so the header was parsed in either; that of its size is meant.
+        let rank = [bytes[40], bytes[41]];
+        let is_big_endian = bytes[..4] == 348i32.to_be_bytes();
+        let rank = if is_big_endian { i16::from_be_bytes(rank) } else { i16::from_le_bytes(rank) };
         return Err(VolumeFault::Rank { rank });
     }
-    place::shape(header.dim[1..=rank].iter().map(|&length| usize::from(length)).collect())
+    let lengths = (1..=rank).map(|dimension| {
+        let length = header.dim[dimension].cast_signed();
+        usize::try_from(length).ok().ok_or(VolumeFault::NegativeLength { dimension, length })
+    });
+    place::shape(lengths.collect::<Result<_, _>>()?)
 }
 
 fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {

@@ -242,7 +242,7 @@ fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<Pa
         let reason = match reason {
             // Parts of most CT studies, and no scans; or no DICOM.
             Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
-            Other::NoSeries | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
+            Other::Without(_) | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
             Other::Damaged(reason) => reason,
         };
         unusable.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;

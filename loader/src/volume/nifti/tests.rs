@@ -265,6 +265,29 @@ fn voxels_that_are_not_labels_are_told_with_their_place() {
 }
 
 #[test]
+fn numbers_of_the_shape_are_told_with_their_sign() {
+    let dim = |number: usize, value: i16| info(&file().put(40 + 2 * number, &value.to_le_bytes())).unwrap_err();
+    for rank in [-3, 0, 8] {
+        assert_eq!(dim(0, rank), format!("{rank} dimensions; a NIfTI file has 1 to 7"));
+    }
+    assert_eq!(dim(1, -18), "dim[1] is -18; expected a length of 1 to 32767");
+    assert_eq!(dim(3, 0), "image of shape [2, 3, 0]; expected three lengths of 1 to 32767");
+    let big_endian = file().put(0, &348i32.to_be_bytes()).put(40, &(-3i16).to_be_bytes());
+    assert_eq!(info(&big_endian).unwrap_err(), "-3 dimensions; a NIfTI file has 1 to 7");
+}
+
+#[test]
+fn an_empty_file_of_any_format_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.mhd"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(super::super::read_info(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
+        assert_eq!(read_volume(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
+    }
+}
+
+#[test]
 fn images_with_nan_are_refused() {
     let file = TestFile::new([2, 2, 1], &[]).with_f32(&[0.0, f32::NAN, 1.0, 2.0]);
     assert!(read(&file, "a.nii").unwrap_err().reason.to_string().starts_with("1 of 4 voxels NaN or infinite"));
