@@ -2,17 +2,21 @@
 
 use std::fmt;
 
-use super::values::ValueStats;
+use super::values::{FAR_ABOVE_AIR, ValueStats};
 use crate::case::ImageRole;
 use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::ZScore;
-use crate::volume::Volume;
+use crate::volume::{Format, Volume};
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
 const MAX_NORMALISED: f32 = 20.0;
 /// Share of voxels near 1024 from which an image without negative values is a CT with an offset.
 const OFFSET_SHARE: f64 = 0.1;
+/// Offsets that programs add to HU, besides 1024 and 1000. With 2048, air would lie where tissue lies with 1024.
+const OFFSETS: [f32; 4] = [4096.0, 8192.0, 16_384.0, 32_768.0];
+/// Largest distance of the value of air from -1000 or -1024 HU, which are 24 HU apart.
+const PEAK_TOLERANCE: f32 = 8.0;
 /// Share of voxels above the window from which hardly anything is left in it.
 const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
@@ -114,6 +118,28 @@ pub enum Suspicion {
         max: f32,
         /// Share of voxels from 874 to 1274.
         share: f64,
+        /// Value of air, if it shows.
+        air: Option<f32>,
+        /// Format of the files.
+        format: Format,
+    },
+    /// Air at -10000, and values between there and tissue.
+    Tenfold {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of air.
+        share: f64,
+    },
+    /// Air at 1000, and hardly anything above.
+    Inverted {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of air.
+        share: f64,
     },
     /// No negative values, and tissue not near 1024 either, as in an MR.
     NoNegatives {
@@ -152,7 +178,7 @@ impl Suspicion {
     /// The weightiest sign in an image's values; `None` for a plausible CT.
     #[must_use]
     pub fn of(stats: &ValueStats) -> Option<Self> {
-        let &ValueStats { min, max, below, above, offset_tissue, labels, .. } = stats;
+        let &ValueStats { min, max, below, above, air, offset_tissue, labels, peaks, lowest_peak, format, .. } = stats;
         if min >= max {
             return Some(Self::Constant { value: min });
         }
@@ -165,11 +191,17 @@ impl Suspicion {
         if min >= 0.0 && max <= 255.0 {
             return Some(Self::EightBit { min, max });
         }
-        if min >= 500.0 || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
-            return Some(Self::Offset { min, max, share: offset_tissue });
+        if min >= FAR_ABOVE_AIR || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
+            return Some(Self::Offset { min, max, share: offset_tissue, air: lowest_peak, format });
         }
         if min >= 0.0 {
             return Some(Self::NoNegatives { min, max });
+        }
+        if let Some(share) = peaks.tenfold(air) {
+            return Some(Self::Tenfold { min, max, share });
+        }
+        if let Some(share) = peaks.inverted(air) {
+            return Some(Self::Inverted { min, max, share });
         }
         if above >= MOSTLY_ABOVE {
             return Some(Self::AboveWindow { share: above });
@@ -199,6 +231,22 @@ impl Suspicion {
     }
 }
 
+/// Offset of a CT with air at this value, if it is one that programs use.
+fn offset_of(air: f32) -> Option<f32> {
+    // -1000 HU, and the lowest value of 12 bits.
+    let is_air = |hu: f32| (hu + 1000.0).abs() <= PEAK_TOLERANCE || (hu + 1024.0).abs() <= PEAK_TOLERANCE;
+    OFFSETS.into_iter().find(|offset| is_air(air - offset))
+}
+
+/// Remedy in the header, for formats whose headers have one that programs agree on.
+fn or_in_header(format: Format, offset: f32) -> String {
+    match format {
+        Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
+        Format::Dicom => format!(", or lower RescaleIntercept by {offset} in all files"),
+        Format::Nrrd | Format::MetaImage => String::new(),
+    }
+}
+
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: &f64| share * 100.0;
@@ -213,10 +261,39 @@ impl fmt::Display for Suspicion {
             Self::EightBit { min, max } => {
                 write!(f, "values {min} to {max}: an 8-bit picture, not HU; convert the original scan")
             }
-            Self::Offset { min, max, share } => write!(
+            Self::Offset { min, max, share, format, air: None } if *share >= OFFSET_SHARE => write!(
                 f,
                 "values {min} to {max}, {:.0}% of them near 1024 and none negative: HU with an offset; subtract it (1024 \
-                 as a rule), or set scl_slope to 1 and scl_inter to -1024 in the header",
+                 as a rule){}",
+                percent(share),
+                or_in_header(*format, 1024.0)
+            ),
+            Self::Offset { min, max, air, format, .. } => match (air, air.and_then(offset_of)) {
+                (Some(air), Some(offset)) => write!(
+                    f,
+                    "values {min} to {max}, with air at {air}: HU with an offset of {offset}; subtract it{}",
+                    or_in_header(*format, offset)
+                ),
+                (Some(air), None) => write!(
+                    f,
+                    "values {min} to {max}: HU with an offset; the lowest frequent value is {air}, which is about the offset \
+                     - 1000 if it is air; subtract the offset, or convert the original scan"
+                ),
+                (None, _) => write!(
+                    f,
+                    "values {min} to {max}: HU with an offset whose size the values do not show; convert the original scan"
+                ),
+            },
+            Self::Tenfold { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near -10000: HU times 10; divide them by 10, or convert the original \
+                 scan",
+                percent(share)
+            ),
+            Self::Inverted { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near 1000 and hardly any above: HU with inverted sign; multiply them \
+                 by -1, or convert the original scan",
                 percent(share)
             ),
             Self::NoNegatives { min, max } => write!(
@@ -329,6 +406,67 @@ mod tests {
         empty[0] = 40.0;
         check(&empty, Some("below the window"));
         check(&mapped(|_| 0.0), Some("every voxel is 0"));
+    }
+
+    #[test]
+    fn the_offset_is_named_as_far_as_it_is_known() {
+        let still_air = |offset: f32| mapped(|hu| if hu < -900.0 { -1000.0 + offset } else { hu + offset });
+        for offset in OFFSETS {
+            let air = offset - 1000.0;
+            let text = format!(
+                "with air at {air}: HU with an offset of {offset}; subtract it, or lower scl_inter by {offset} (with a \
+                 scl_slope of 1 where that is 0)"
+            );
+            check(&still_air(offset), Some(&text));
+        }
+        check(
+            &still_air(5000.0),
+            Some("the lowest frequent value is 4000, which is about the offset - 1000 if it is air;"),
+        );
+        let even: Vec<f32> = (0..24_000u16).map(|at| 1500.0 + f32::from(at)).collect();
+        check(&even, Some("HU with an offset whose size the values do not show"));
+        let suspicion = |format| Suspicion::Offset { min: 0.0, max: 2000.0, share: 0.5, air: None, format }.to_string();
+        assert!(suspicion(Format::Dicom).ends_with("(1024 as a rule), or lower RescaleIntercept by 1024 in all files"));
+        for format in [Format::Nrrd, Format::MetaImage] {
+            assert!(suspicion(format).ends_with("subtract it (1024 as a rule)"), "{}", suspicion(format));
+        }
+    }
+
+    #[test]
+    fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
+        // Some bone.
+        let with_bone = || mapped(|hu| if hu > 74.0 { hu + 500.0 } else { hu });
+        let of = |map: &dyn Fn(f32) -> f32| with_bone().into_iter().map(map).collect::<Vec<f32>>();
+        check(&of(&|hu| hu * 10.0), Some("50% of them near -10000: HU times 10"));
+        check(&of(&|hu| -hu), Some("50% of them near 1000 and hardly any above: HU with inverted sign"));
+        check(&of(&|hu| hu), None);
+        // Padding of any value in place of air, in a CT with metal.
+        let metal = |hu: f32| if hu > 500.0 { 30_000.0 } else { hu };
+        for padding in [-2000.0, -3024.0, -8192.0, -10_000.0, -32_768.0] {
+            check(&of(&|hu| if hu < -1000.0 { padding } else { metal(hu) }), None);
+        }
+        // Bone near 1000 HU in place of air, and denser bone above.
+        check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu - 500.0 }), None);
+    }
+
+    /// The project's phantom, whose lungs and bones are those of its module.
+    #[test]
+    fn phantoms_of_another_scale_or_sign_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::phantom::PhantomConfig { cases: 1, seed: 3, spacing_mm: [5.0, 7.0] };
+        crate::phantom::write_dataset(dir.path(), &config).unwrap();
+        let volume = read_volume(&dir.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
+        let mut values = vec![0f32; volume.info.shape.iter().product()];
+        volume.read_f32(0, &mut values);
+        let found = |map: fn(f32) -> f32| {
+            let values: Vec<f32> = values.iter().map(|&hu| map(hu)).collect();
+            let file = TestFile::new(volume.info.shape, &[]).with_f32(&values);
+            let mapped = read_volume(&file.write(&dir.path().join("mapped.nii"))).unwrap();
+            Suspicion::of(&ValueStats::of(&mapped, Normalize::Hu, [-175.0, 250.0]))
+        };
+        assert_eq!(found(|hu| hu), None);
+        assert!(matches!(found(|hu| hu * 10.0), Some(Suspicion::Tenfold { .. })));
+        assert!(matches!(found(|hu| -hu), Some(Suspicion::Inverted { .. })));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::dtype::{Dtype, Stored};
 use super::inflate::{self, GzipReader};
 use super::note::HeaderNote;
 use super::place::{self, LAST_ROW};
-use super::{Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file};
+use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file};
 use crate::geometry::{Affine, largest_shift_mm, quaternion_axes, spacing};
 
 pub(super) use write::write;
@@ -92,7 +92,8 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
     let orientation = place::orientation(&affine)?;
     let data_bytes = num_voxels * dtype.len() as u64;
     let stored = Stored { dtype, is_big_endian: header.endianness == Endianness::Big };
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: Some(Box::new(header)) };
+    let (format, nifti) = (Format::Nifti, Some(Box::new(header)));
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti };
     Ok((info, data_offset))
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::dtype::{Dtype, Stored};
 use super::super::note::HeaderNote;
 use super::super::place::{self, LPS};
-use super::super::{Loaded, VolumeError, VolumeFault, VolumeInfo, read_file};
+use super::super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, read_file};
 use super::DicomFault;
 use super::pixels::decode;
 use super::slice::{Slice, dot, parse_elements};
@@ -131,7 +131,8 @@ impl Stack {
         };
         let stored = Stored { dtype, is_big_endian: false };
         let data_bytes = num_voxels * dtype.len() as u64;
-        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+        let format = Format::Dicom;
+        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
         Ok(Self { info, slices, duplicates, common_rescale })
     }
 

@@ -282,7 +282,7 @@ fn an_empty_file_of_any_format_is_called_so() {
     for name in ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.mhd"] {
         let path = dir.path().join(name);
         std::fs::write(&path, "").unwrap();
-        assert_eq!(super::super::read_info(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
+        assert_eq!(read_info(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
         assert_eq!(read_volume(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
     }
 }
