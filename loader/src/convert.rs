@@ -62,8 +62,8 @@ use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
 
-pub(crate) use case::headers;
 pub use case::{Probed, probe};
+pub(crate) use case::{headers, label_notes};
 pub use changes::{Changes, changes};
 pub use error::ConvertError;
 pub use extent::{ExtentError, check_extent};

@@ -106,9 +106,7 @@ impl CaseConverter<'_> {
                 return if on_suspect == OnSuspect::Fail { Ok(Outcome::Refused(skipped)) } else { Err(skipped) };
             }
         };
-        // Oddities of the label map's header that the image's does not have as well.
-        let notes = label.iter().flat_map(|label| &label.info.notes).filter(|note| !image.info.notes.contains(note));
-        findings.extend(notes.map(|note| format!("label map: {note}")));
+        findings.extend(label_notes(&image.info, label.as_ref().map(|label| &label.info)));
         findings.extend(labels::finding(&overlaps));
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
@@ -147,6 +145,12 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     let image = case.read_info().map_err(unread)?;
     let label = case.label.as_ref().and_then(|label| label.files().next());
     Ok((image, label.map(read_info).transpose().map_err(unread)?))
+}
+
+/// Oddities of the header of a label map that the header of its image does not have as well.
+pub(crate) fn label_notes(image: &VolumeInfo, label: Option<&VolumeInfo>) -> Vec<String> {
+    let notes = label.map(|label| label.notes.as_slice()).unwrap_or_default();
+    notes.iter().filter(|note| !image.notes.contains(note)).map(|note| format!("label map: {note}")).collect()
 }
 
 /// Result of converting one case in memory.
