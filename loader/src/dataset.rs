@@ -124,7 +124,7 @@ impl fmt::Display for DatasetNote {
             Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
             Self::Channels { names } => write!(
                 f,
-                "dataset.json names {} ({}); only images with one channel are read",
+                "dataset.json names {} ({}); only images with one CT channel are read",
                 plural::count(names.len(), "channel"),
                 names.join(", ")
             ),

@@ -1,10 +1,10 @@
 //! Peaks of values that tell HU in another scale, sign or origin from HU.
 //!
-//! Thresholds lie between measured shares. In the two CTs of the torso that were looked at, times 10: 31% and 32% of the
-//! voxels near -10000, 6% and 8% between there and -1500, 1.6% and 2.9% above 13,000; with inverted sign: 31% and 32% near
-//! 1000, none above 1300, at most 0.07% below -900. In HU: none below -1500, 0.02% near 1000. Padding of -10000 in a CT
-//! in HU has the first share of them, and neither the second, unless a coarse scan was interpolated, nor the third,
-//! unless there is much metal.
+//! Thresholds lie between measured shares. Two CTs of the torso, times 10, have 31% and 32% of their voxels near -10000, 6%
+//! and 8% between there and -1500, and 0.3% and 1.0% above 3100; with inverted sign, 31% and 32% near 1000, none above 1300
+//! and at most 0.07% at or below -900. As HU, they have none below -1500, at most 0.003% above 3100 and 0.02% near 1000.
+//! Padding of -10000 in a CT in HU has the first of these shares, the second only if a coarse scan was interpolated, and the
+//! third only with much metal.
 
 use crate::volume::Volume;
 

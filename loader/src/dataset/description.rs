@@ -146,7 +146,7 @@ fn channels(raw: &Raw) -> Vec<String> {
         let values: Vec<&Value> = match value {
             Value::Object(entries) => {
                 let mut entries: Vec<(&String, &Value)> = entries.iter().collect();
-                entries.sort_by_key(|(number, _)| (number.trim().parse::<u32>().unwrap_or(u32::MAX), number.as_str()));
+                entries.sort_by_key(|(number, _)| number.trim().parse::<u32>().unwrap_or(u32::MAX));
                 entries.into_iter().map(|(_, name)| name).collect()
             }
             Value::Array(names) => names.iter().collect(),

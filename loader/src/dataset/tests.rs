@@ -278,7 +278,7 @@ fn several_channels_are_told_with_their_names() {
     let json = r#"{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0}}"#;
     let found = Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", json)]);
     let note = DatasetNote::Channels { names: vec!["CT".into(), "PET".into()] };
-    let text = "dataset.json names 2 channels (CT, PET); only images with one channel are read";
+    let text = "dataset.json names 2 channels (CT, PET); only images with one CT channel are read";
     assert_eq!(note.to_string(), text);
     found.cases(&["data/a imagesTr/a_0000.nii.gz -"]).notes(&[note]);
 }

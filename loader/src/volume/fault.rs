@@ -37,7 +37,7 @@ pub enum VolumeFault {
     #[error("not a regular file")]
     NotRegular,
     /// A file without content.
-    #[error("the file is empty (0 bytes); copy it again")]
+    #[error("the file is empty (0 bytes)")]
     Empty,
     /// A file of another format.
     #[error("not a NIfTI-1 file (no header of 348 bytes with magic n+1)")]

@@ -192,8 +192,8 @@ fn by_pixdim(sform: Affine, header: &NiftiHeader, notes: &mut Vec<HeaderNote>) -
     // MONAI leaves arrays of five and more dimensions as they are.
     let other = if header.dim[0] >= 5 { None } else { Some(qform(header)?) };
     let other = other.filter(|other| {
-        let duration = (0..3).map(|row| other[row][3].powi(2)).sum::<f64>() + 1.0;
-        fits_sides(other, header) && (header.dim[0] < 4 || is_close(duration.sqrt(), header.pixdim[4].into()))
+        let fourth = (0..3).map(|row| other[row][3].powi(2)).sum::<f64>() + 1.0;
+        fits_sides(other, header) && (header.dim[0] < 4 || is_close(fourth.sqrt(), header.pixdim[4].into()))
     });
     notes.push(HeaderNote::SformSides { sform: sform_sides, pixdim, is_qform_used: other.is_some() });
     let Some(other) = other else { return Ok(sform) };

@@ -422,7 +422,7 @@ mod tests {
             ("folder.nii.gz", "not a regular file"),
             ("x.mgz", mgh.as_str()),
             ("y.TIF", tiff.as_str()),
-            ("z.dcm", "not a DICOM file (no DICM at byte 128)"),
+            ("z.dcm", "the file is empty (0 bytes)"),
         ];
         assert_eq!(skipped[1..], expected);
         assert_eq!(scans.subfolders, [folder.path().join("sub")]);

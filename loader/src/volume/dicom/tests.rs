@@ -509,7 +509,7 @@ fn files_are_sorted_into_series() {
         [
             other("LICENSE", "not a DICOM file"),
             other("dir.dcm", "file without the element Modality"),
-            other("empty.dcm", "the file is empty (0 bytes); copy it again"),
+            other("empty.dcm", "the file is empty (0 bytes)"),
             other("mr.dcm", "of modality MR"),
             other("shot.dcm", "of class 1.2.840.10008.5.1.4.1.1.7 (a screen shot or a report)"),
             other("topo", "localizer"),
