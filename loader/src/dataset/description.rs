@@ -231,6 +231,7 @@ fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
     Ok(resolved(&listed.replace('\\', "/"), folder, root).unwrap_or(path))
 }
 
+/// A listed path without `.` and `..`, if it lies in `root`.
 fn resolved(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
     let mut path = folder.to_owned();
     for component in Path::new(listed).components() {
