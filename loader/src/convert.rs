@@ -41,17 +41,18 @@ mod identity;
 mod labels;
 mod memory;
 mod pass;
+mod peaks;
 mod share;
 mod source;
 mod suspicion;
 mod values;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
-use hiend_cache::{Cache, CodecPreset, Location, OpenOptions, RollingShardWriter};
+use hiend_cache::{Cache, Case, CodecPreset, Location, OpenOptions, RollingShardWriter};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -61,13 +62,14 @@ use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
 
-pub(crate) use case::headers;
 pub use case::{Probed, probe};
+pub(crate) use case::{headers, label_notes};
 pub use changes::{Changes, changes};
 pub use error::ConvertError;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 use pass::Pass;
+pub use peaks::Peaks;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
@@ -159,6 +161,8 @@ pub struct Summary {
     pub shards: usize,
     /// Number of cases that the cache holds and this data does not.
     pub not_in_data: usize,
+    /// Scans that the cache holds twice: a case that is not in this data, and one of the data with the same image.
+    pub twice: Vec<[String; 2]>,
     /// Bytes in the cache of records that no longer count.
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
@@ -380,7 +384,16 @@ fn take_stock(
     }
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     summary.superseded_bytes = cache.superseded_bytes();
-    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
+    let (own, others): (Vec<&Case>, Vec<&Case>) = cache.cases().iter().partition(|case| listed.contains(case.key()));
+    summary.not_in_data = others.len();
+    // Under two names, as of a file that was renamed, a scan is in the cache twice.
+    let image = |case: &Case| case.record().source.image_blake3.clone();
+    let own: HashMap<String, &str> = own.into_iter().map(|case| (image(case), case.key())).collect();
+    let twice = others.into_iter().filter_map(|case| {
+        let other = own.get(&image(case))?;
+        Some([case.key().to_owned(), (*other).to_owned()])
+    });
+    summary.twice = twice.collect();
     Ok(())
 }
 
@@ -389,7 +402,7 @@ fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>)
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| key.starts_with(prefix.as_str()));
-    let mut gone = cache.cases().iter().map(hiend_cache::Case::key).filter(|key| is_vacant(key));
+    let mut gone = cache.cases().iter().map(Case::key).filter(|key| is_vacant(key));
     let Some(example) = gone.next() else { return Ok(()) };
     let example = example.to_owned();
     Err(ConvertError::Vacant { path: out.as_path().to_owned(), count: 1 + gone.count(), example })

@@ -26,7 +26,7 @@ mod roles;
 mod tree;
 mod unused;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,7 @@ use hiend_cache::DatasetInfo;
 
 use crate::case::{CaseFiles, SkippedCase, shown};
 use crate::plural;
+use crate::volume::file_stem;
 use description::Description;
 use tree::{FileId, Folder};
 
@@ -61,8 +62,8 @@ pub struct Dataset {
     pub unused: Vec<UnusedFile>,
     /// Contradictions within the dataset that the user should know of.
     pub notes: Vec<DatasetNote>,
-    /// Beginnings of case keys whose folders are there but empty, as mount points are when nothing is mounted: cases
-    /// that a cache holds of them must not be taken for removed.
+    /// Beginnings of case keys whose folders are there but empty, as mount points are when nothing is mounted, or have a
+    /// `dataset.json` that cannot be used: cases that a cache holds of them must not be taken for removed.
     pub vacant: Vec<String>,
 }
 
@@ -90,6 +91,16 @@ pub enum DatasetNote {
         /// The name.
         channel: String,
     },
+    /// `dataset.json` names several channels.
+    Channels {
+        /// The names, by number.
+        names: Vec<String>,
+    },
+    /// `dataset.json` cannot be used: the dataset is left out.
+    BadDescription {
+        /// The fault.
+        reason: String,
+    },
     /// A case has fewer masks than there are classes; the missing ones count as background.
     MissingMasks {
         /// The case with the fewest.
@@ -113,6 +124,13 @@ impl fmt::Display for DatasetNote {
                 write!(f, "{count} of {} without a label map, such as {example}", plural::count(of, "case"))
             }
             Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
+            Self::Channels { names } => write!(
+                f,
+                "dataset.json names {} ({}); only images with one CT channel are read",
+                plural::count(names.len(), "channel"),
+                names.join(", ")
+            ),
+            Self::BadDescription { reason } => write!(f, "dataset.json: {reason}; the dataset is left out"),
             Self::MissingMasks { example, count, of } => {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
             }
@@ -189,7 +207,7 @@ pub enum DatasetError {
 /// Finds the datasets in `root`, sorted by name.
 ///
 /// # Errors
-/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
 pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     let mut datasets = survey(root)?.datasets;
     datasets.retain(|dataset| dataset.num_listed() > 0);
@@ -213,7 +231,7 @@ pub fn names_in(path: &Path) -> Result<Option<DatasetInfo>, DatasetError> {
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
 pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
     survey_of(root, Modalities::Ct)
 }
@@ -221,14 +239,26 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 /// Finds the datasets of images of the given modalities in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be examined, a `dataset.json` cannot be used, or there is no volume at all.
+/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();
     let tree = tree::walk(root, &mut listing.unused)?;
-    let mut finder = Finder { root, modalities, found: Vec::new(), stray: Vec::new() };
+    let mut finder = Finder {
+        root,
+        modalities,
+        found: Vec::new(),
+        stray: Vec::new(),
+        listed: HashSet::new(),
+        undescribed: Vec::new(),
+    };
     let own = finder.search(&tree, true)?;
-    if finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0) {
+    let is_empty = finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0);
+    if is_empty && !finder.undescribed.is_empty() {
+        // There is no other dataset to go on with.
+        return Err(finder.undescribed.swap_remove(0));
+    }
+    if is_empty {
         // In none of the layouts: all volumes are one dataset.
         listing.datasets = vec![folder::read(&tree, own.as_ref(), modalities)];
     } else {
@@ -236,16 +266,24 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
             listing.unused.push(outside(file));
         }
         listing.datasets = unique_names(finder.found, root)?;
+        // A list may name files outside of its dataset's folder.
+        let is_left = |unused: &UnusedFile| !finder.listed.contains(&unused.path);
+        listing.unused.retain(is_left);
+        for dataset in &mut listing.datasets {
+            dataset.unused.retain(is_left);
+        }
     }
     once_each(&tree, &mut listing);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
-            dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. }));
+            dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));
         }
     }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
-        let unused = listing.all_unused().max_by_key(|unused| unused.reason.weight()).cloned();
+        // Of equal weight, one that is named like a volume, such as a hidden one.
+        let weight = |unused: &&UnusedFile| (unused.reason.weight(), is_volume(&unused.path));
+        let unused = listing.all_unused().max_by_key(weight).cloned();
         return Err(DatasetError::Empty { path: root.clone(), unused });
     }
     Ok(listing)
@@ -258,20 +296,59 @@ struct Finder<'a> {
     found: Vec<(PathBuf, Dataset)>,
     /// Files in no dataset.
     stray: Vec<tree::TreeFile>,
+    /// Files that a `dataset.json` lists, wherever they lie.
+    listed: HashSet<PathBuf>,
+    /// Faults of the descriptions that cannot be used, whose datasets are left out.
+    undescribed: Vec<DatasetError>,
 }
 
 impl Finder<'_> {
-    /// Searches a folder; returns its description if it is in no layout.
+    /// Searches a folder; returns its description if it is in no layout. A description that cannot be used leaves out its
+    /// dataset, and no other one.
     fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
+        match self.search_described(folder, is_root) {
+            Err(DatasetError::BadDescription { path, reason }) => {
+                self.leave_out(folder, &path, reason);
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed.
+    fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) {
+        let of = |file: &tree::TreeFile| {
+            let is_it = file.path == description;
+            let reason =
+                if is_it { UnusedReason::BadDescription { reason: reason.clone() } } else { UnusedReason::Undescribed };
+            UnusedFile { path: file.path.clone(), reason }
+        };
+        let dataset = Dataset {
+            name: folder.name.clone(),
+            unused: folder.all_files().map(of).collect(),
+            notes: vec![DatasetNote::BadDescription { reason: reason.clone() }],
+            vacant: vec![format!("{}/", folder.name)],
+            ..Dataset::default()
+        };
+        self.found.push((folder.path.clone(), dataset));
+        self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason });
+    }
+
+    fn search_described(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         let description = description::read(&folder.path, self.root)?;
         let listed = match &description {
             Some(description) => listed::read(folder, description)?,
             None => None,
         };
+        let listed = listed.map(|(dataset, files)| {
+            self.listed.extend(files);
+            dataset
+        });
         let whole = listed
             .or_else(|| nnunet::read(folder, description.as_ref()))
             .or_else(|| paired::read(folder, description.as_ref(), self.modalities));
-        if let Some(dataset) = whole {
+        if let Some(mut dataset) = whole {
+            name_nested(folder, &mut dataset.unused);
             self.found.push((folder.path.clone(), dataset));
             return Ok(description);
         }
@@ -297,6 +374,22 @@ impl Finder<'_> {
             }
         }
         Ok(description)
+    }
+}
+
+/// True for a path with the ending of a volume, be it a hidden file.
+fn is_volume(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    file_stem(name.trim_start_matches('.')).is_some()
+}
+
+/// Gives volumes of datasets within the folder of a dataset the reason that they are there.
+fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
+    let nested = folder.nested_datasets();
+    for file in unused {
+        if is_volume(&file.path) && nested.iter().any(|dataset| file.path.starts_with(&dataset.path)) {
+            file.reason = UnusedReason::NestedDataset;
+        }
     }
 }
 
@@ -374,12 +467,16 @@ impl Dataset {
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
         let other = description.channels.iter().find(|channel| !roles::is_ct_channel(channel)).cloned();
+        let note = match description.channels.as_slice() {
+            names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
+            _ => other.map(|channel| DatasetNote::Modality { channel }),
+        };
         Self {
             name,
             labels: description.labels.clone(),
             regions: description.regions.clone(),
             ignore: description.ignore,
-            notes: other.map(|channel| DatasetNote::Modality { channel }).into_iter().collect(),
+            notes: note.into_iter().collect(),
             ..Self::default()
         }
     }

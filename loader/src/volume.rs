@@ -64,6 +64,8 @@ pub struct VolumeInfo {
     pub data_bytes: u64,
     /// Oddities of the header that were resolved by a rule and that the owner of the file should know of.
     pub notes: Vec<HeaderNote>,
+    /// Format of the files.
+    pub format: Format,
     stored: Stored,
     /// Header of a `NIfTI` file as stored.
     nifti: Option<Box<NiftiHeader>>,
@@ -78,7 +80,8 @@ impl VolumeInfo {
         let (shape, data_bytes) = place::shape(shape.to_vec())?;
         let orientation = place::orientation(&affine)?;
         let stored = Stored { dtype: Dtype::U8, is_big_endian: false };
-        Ok(Self { shape, affine, orientation, data_bytes, notes: Vec::new(), stored, nifti: None })
+        let format = Format::Nifti;
+        Ok(Self { shape, affine, orientation, data_bytes, notes: Vec::new(), format, stored, nifti: None })
     }
 
     /// Replaces the geometry.
@@ -213,6 +216,9 @@ fn open_regular(path: &Path) -> Result<File, VolumeFault> {
     let data = std::fs::metadata(path).map_err(|err| VolumeFault::open(&err))?;
     if !data.is_file() {
         return Err(VolumeFault::NotRegular);
+    }
+    if data.len() == 0 {
+        return Err(VolumeFault::Empty);
     }
     File::open(path).map_err(|err| VolumeFault::open(&err))
 }

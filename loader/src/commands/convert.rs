@@ -20,6 +20,9 @@ use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_s
 use crate::dataset::{Exclude, UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, is_one_output, note, print};
 
+/// Largest number of scans listed that the cache holds twice.
+const MAX_TWICE: usize = 5;
+
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
     if let Some(folder) = args.retry.location(&args.out).folder() {
@@ -123,20 +126,34 @@ fn conclude(
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
-    if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
-        let cases = count(summary.not_in_data, "case");
-        print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
-    }
-    if summary.superseded_bytes > 0 {
-        let bytes = size(summary.superseded_bytes);
-        print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
-    }
+    print_stock(args, &summary)?;
     if args.prune && summary.pruned.is_none() {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }
     print(format_args!("Next: hiend-train --shards {}", shown(&args.out)))?;
     let is_complete = summary.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
+}
+
+/// Prints what the cache holds beside the cases of the data.
+fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
+    if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
+        let cases = count(summary.not_in_data, "case");
+        print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
+    }
+    for [other, own] in summary.twice.iter().take(MAX_TWICE) {
+        print(format_args!(
+            "{other}, which is not in this data, and {own} are the same scan; --prune removes the former."
+        ))?;
+    }
+    if summary.twice.len() > MAX_TWICE {
+        print(format_args!("... and {} more", count(summary.twice.len() - MAX_TWICE, "scan")))?;
+    }
+    if summary.superseded_bytes > 0 {
+        let bytes = size(summary.superseded_bytes);
+        print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
+    }
+    Ok(())
 }
 
 fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'static str, String)> {

@@ -85,7 +85,10 @@ impl CaseConverter<'_> {
         }
 
         let image = case.read_volume().map_err(unread)?;
-        let label = case.label.as_ref().map(labels::read).transpose().map_err(unread)?;
+        let (label, overlaps) = match case.label.as_ref().map(labels::read).transpose().map_err(unread)? {
+            Some(label) => (Some(label.volume), label.overlaps),
+            None => (None, Vec::new()),
+        };
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
@@ -96,13 +99,15 @@ impl CaseConverter<'_> {
         }
         let on_suspect = self.options.on_suspect;
         let &PreprocessConfig { normalize, window, .. } = self.config;
-        let Judged { values, findings } = match on_suspect.judge(&image, case.role, normalize, window) {
+        let Judged { values, mut findings } = match on_suspect.judge(&image, case.role, normalize, window) {
             Ok(judged) => judged,
             Err(suspicion) => {
                 let skipped = SkippedCase::new(case, &case.image, suspicion);
                 return if on_suspect == OnSuspect::Fail { Ok(Outcome::Refused(skipped)) } else { Err(skipped) };
             }
         };
+        findings.extend(label_notes(&image.info, label.as_ref().map(|label| &label.info)));
+        findings.extend(labels::finding(&overlaps));
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
@@ -140,6 +145,12 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     let image = case.read_info().map_err(unread)?;
     let label = case.label.as_ref().and_then(|label| label.files().next());
     Ok((image, label.map(read_info).transpose().map_err(unread)?))
+}
+
+/// Oddities of the header of a label map that the header of its image does not have as well.
+pub(crate) fn label_notes(image: &VolumeInfo, label: Option<&VolumeInfo>) -> Vec<String> {
+    let notes = label.map(|label| label.notes.as_slice()).unwrap_or_default();
+    notes.iter().filter(|note| !image.notes.contains(note)).map(|note| format!("label map: {note}")).collect()
 }
 
 /// Result of converting one case in memory.

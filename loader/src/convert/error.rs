@@ -92,8 +92,8 @@ pub enum ConvertError {
     },
     /// Pruning would drop cases whose folder is empty.
     #[error(
-        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?); \
-         nothing was pruned; remove the folder if its data is gone for good",
+        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?) or whose \
+         dataset.json cannot be used; nothing was pruned; remove the folder if its data is gone for good",
         path.display(),
         crate::plural::count(count, "case")
     )]

@@ -2,15 +2,38 @@
 
 use crate::case::{LabelFiles, Mask};
 use crate::geometry::{largest_shift_mm, spacing};
-use crate::volume::{LabelVolume, VolumeError, VolumeFault, read_labels};
+use crate::plural::count;
+use crate::volume::{LabelVolume, VolumeError, VolumeFault, file_stem, read_labels};
+
+/// Largest number of overlaps that a finding names.
+const MAX_TOLD: usize = 3;
+
+/// The label map of a case.
+#[derive(Debug)]
+pub(super) struct CaseLabel {
+    pub volume: LabelVolume,
+    /// Voxels that lie in two masks.
+    pub overlaps: Vec<Overlap>,
+}
+
+/// Voxels that lie in two masks, of which the later one has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overlap {
+    /// Name of the mask that loses the voxels, without its ending.
+    pub from: String,
+    /// Name of the mask that has them.
+    pub to: String,
+    /// Number of the voxels.
+    pub voxels: usize,
+}
 
 /// Reads a case's label map.
 ///
 /// # Errors
 /// If a file cannot be read as a label map, a mask has several values, or masks lie on different grids.
-pub(super) fn read(label: &LabelFiles) -> Result<LabelVolume, VolumeError> {
+pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     match label {
-        LabelFiles::Map(path) => read_labels(path),
+        LabelFiles::Map(path) => Ok(CaseLabel { volume: read_labels(path)?, overlaps: Vec::new() }),
         LabelFiles::Masks { folder, masks } => {
             let no_masks = || VolumeError { path: folder.clone(), reason: VolumeFault::NoMasks };
             merge(masks)?.ok_or_else(no_masks)
@@ -18,18 +41,40 @@ pub(super) fn read(label: &LabelFiles) -> Result<LabelVolume, VolumeError> {
     }
 }
 
+/// Describes overlaps of masks in one line, the largest first; `None` without any.
+pub(super) fn finding(overlaps: &[Overlap]) -> Option<String> {
+    let mut largest: Vec<&Overlap> = overlaps.iter().collect();
+    // Stable: equal ones stay in the order of the classes.
+    largest.sort_by_key(|overlap| std::cmp::Reverse(overlap.voxels));
+    let told = largest
+        .iter()
+        .take(MAX_TOLD)
+        .map(|Overlap { from, to, voxels }| format!("{} of {from} also in {to}", count(*voxels, "voxel")));
+    let told = told.collect::<Vec<_>>().join(", ");
+    let more = match largest.len().saturating_sub(MAX_TOLD) {
+        0 => String::new(),
+        more => format!(", and {}", count(more, "further pair")),
+    };
+    (!largest.is_empty()).then(|| {
+        format!(
+            "masks overlap: {told}{more}; the name that sorts later has the shared voxels, the other class loses them"
+        )
+    })
+}
+
 /// Masks by ascending class, so that the higher class wins where two overlap; `None` if there are none.
-fn merge(masks: &[Mask]) -> Result<Option<LabelVolume>, VolumeError> {
+fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
     let mut merged: Option<LabelVolume> = None;
     let mut hasher = blake3::Hasher::new();
-    for mask in masks {
+    let mut overlaps = Vec::new();
+    for (at, mask) in masks.iter().enumerate() {
         let volume = read_labels(&mask.path)?;
-        let at = |reason| VolumeError { path: mask.path.clone(), reason };
+        let fault = |reason| VolumeError { path: mask.path.clone(), reason };
         hasher.update(&[mask.class]);
         hasher.update(volume.blake3.as_bytes());
         let inside = volume.voxels.iter().copied().filter(|&value| value > 0).min().unwrap_or(1);
         if let Some(other) = volume.voxels.iter().find(|&&value| value > 0 && value != inside) {
-            return Err(at(VolumeFault::MaskValues { first: inside, other: *other }));
+            return Err(fault(VolumeFault::MaskValues { first: inside, other: *other }));
         }
         let merged = merged.get_or_insert_with(|| LabelVolume {
             info: volume.info.clone(),
@@ -40,19 +85,34 @@ fn merge(masks: &[Mask]) -> Result<Option<LabelVolume>, VolumeError> {
         let (first, own) = (&merged.info, &volume.info);
         let side = spacing(&first.affine).into_iter().fold(f64::INFINITY, f64::min);
         if first.shape != own.shape || largest_shift_mm(&first.affine, &own.affine, first.shape) > side {
-            return Err(at(VolumeFault::MaskGrid));
+            return Err(fault(VolumeFault::MaskGrid));
         }
         merged.file_bytes += volume.file_bytes;
+        // Voxels that the mask takes from each class; those of class 0 are the background's.
+        let mut taken = [0usize; 256];
         for (label, value) in merged.voxels.iter_mut().zip(&volume.voxels) {
             if *value > 0 {
+                taken[usize::from(*label)] += 1;
                 *label = mask.class;
+            }
+        }
+        for other in &masks[..at] {
+            let voxels = taken[usize::from(other.class)];
+            if voxels > 0 {
+                overlaps.push(Overlap { from: name_of(other), to: name_of(mask), voxels });
             }
         }
     }
     if let Some(merged) = &mut merged {
         merged.blake3 = hasher.finalize().to_hex().to_string();
     }
-    Ok(merged)
+    Ok(merged.map(|volume| CaseLabel { volume, overlaps }))
+}
+
+/// Name of a mask's file without its ending.
+fn name_of(mask: &Mask) -> String {
+    let name = mask.path.file_name().unwrap_or_default().to_string_lossy();
+    file_stem(&name).unwrap_or(&name).to_owned()
 }
 
 #[cfg(test)]
@@ -72,10 +132,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let masks = [mask(dir.path(), 1, &[1, 1, 0, 0]), mask(dir.path(), 2, &[0, 255, 255, 0])];
         let merged = read(&LabelFiles::Masks { folder: dir.path().into(), masks: masks.to_vec() }).unwrap();
-        assert_eq!(merged.voxels, [1, 2, 2, 0]);
+        assert_eq!(merged.volume.voxels, [1, 2, 2, 0]);
+        assert_eq!(merged.overlaps, [Overlap { from: "1".to_owned(), to: "2".to_owned(), voxels: 1 }]);
         let other = read(&LabelFiles::Masks { folder: dir.path().into(), masks: masks[..1].to_vec() }).unwrap();
-        assert_eq!(other.voxels, [1, 1, 0, 0]);
-        assert_ne!(merged.blake3, other.blake3);
+        assert_eq!(other.volume.voxels, [1, 1, 0, 0]);
+        assert!(other.overlaps.is_empty());
+        assert_ne!(merged.volume.blake3, other.volume.blake3);
+    }
+
+    #[test]
+    fn overlaps_are_named_the_largest_first() {
+        let overlap = |from: &str, to: &str, voxels| Overlap { from: from.to_owned(), to: to.to_owned(), voxels };
+        assert_eq!(finding(&[]), None);
+        let some = [overlap("aorta", "liver", 1), overlap("liver", "spleen", 12)];
+        let text = "masks overlap: 12 voxels of liver also in spleen, 1 voxel of aorta also in liver; the name that sorts \
+                    later has the shared voxels, the other class loses them";
+        assert_eq!(finding(&some).as_deref(), Some(text));
+        let many = ["b", "c", "d", "e", "f"].map(|to| overlap("a", to, 2));
+        let text = finding(&many).unwrap();
+        assert!(text.contains("2 voxels of a also in d, and 2 further pairs;"), "{text}");
     }
 
     #[test]

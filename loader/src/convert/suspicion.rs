@@ -2,17 +2,21 @@
 
 use std::fmt;
 
-use super::values::ValueStats;
+use super::values::{FAR_ABOVE_AIR, ValueStats};
 use crate::case::ImageRole;
 use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::ZScore;
-use crate::volume::Volume;
+use crate::volume::{Format, Volume};
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
 const MAX_NORMALISED: f32 = 20.0;
 /// Share of voxels near 1024 from which an image without negative values is a CT with an offset.
 const OFFSET_SHARE: f64 = 0.1;
+/// Offsets that programs add to HU, besides 1024 and 1000. With 2048, air would lie where tissue lies with 1024.
+const OFFSETS: [f32; 4] = [4096.0, 8192.0, 16_384.0, 32_768.0];
+/// Largest distance of the value of air from -1000 or -1024 HU, which are 24 HU apart.
+const PEAK_TOLERANCE: f32 = 8.0;
 /// Share of voxels above the window from which hardly anything is left in it.
 const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
@@ -114,6 +118,28 @@ pub enum Suspicion {
         max: f32,
         /// Share of voxels from 874 to 1274.
         share: f64,
+        /// Value of air, if it shows.
+        air: Option<f32>,
+        /// Format of the files.
+        format: Format,
+    },
+    /// Air at -10000, and values between there and tissue.
+    Tenfold {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of air.
+        share: f64,
+    },
+    /// Air at 1000, and hardly anything above.
+    Inverted {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of air.
+        share: f64,
     },
     /// No negative values, and tissue not near 1024 either, as in an MR.
     NoNegatives {
@@ -152,7 +178,7 @@ impl Suspicion {
     /// The weightiest sign in an image's values; `None` for a plausible CT.
     #[must_use]
     pub fn of(stats: &ValueStats) -> Option<Self> {
-        let &ValueStats { min, max, below, above, offset_tissue, labels, .. } = stats;
+        let &ValueStats { min, max, below, above, air, offset_tissue, labels, peaks, lowest_peak, format, .. } = stats;
         if min >= max {
             return Some(Self::Constant { value: min });
         }
@@ -165,11 +191,17 @@ impl Suspicion {
         if min >= 0.0 && max <= 255.0 {
             return Some(Self::EightBit { min, max });
         }
-        if min >= 500.0 || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
-            return Some(Self::Offset { min, max, share: offset_tissue });
+        if min >= FAR_ABOVE_AIR || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
+            return Some(Self::Offset { min, max, share: offset_tissue, air: lowest_peak, format });
         }
         if min >= 0.0 {
             return Some(Self::NoNegatives { min, max });
+        }
+        if let Some(share) = peaks.tenfold(air) {
+            return Some(Self::Tenfold { min, max, share });
+        }
+        if let Some(share) = peaks.inverted(air) {
+            return Some(Self::Inverted { min, max, share });
         }
         if above >= MOSTLY_ABOVE {
             return Some(Self::AboveWindow { share: above });
@@ -199,6 +231,22 @@ impl Suspicion {
     }
 }
 
+/// Offset of a CT with air at this value, if it is one that programs use.
+fn offset_of(air: f32) -> Option<f32> {
+    // -1000 HU, and the lowest value of 12 bits.
+    let is_air = |hu: f32| (hu + 1000.0).abs() <= PEAK_TOLERANCE || (hu + 1024.0).abs() <= PEAK_TOLERANCE;
+    OFFSETS.into_iter().find(|offset| is_air(air - offset))
+}
+
+/// Remedy in the header, for formats whose headers have one that programs agree on.
+fn or_in_header(format: Format, offset: f32) -> String {
+    match format {
+        Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
+        Format::Dicom => format!(", or lower RescaleIntercept by {offset} in all files"),
+        Format::Nrrd | Format::MetaImage => String::new(),
+    }
+}
+
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: &f64| share * 100.0;
@@ -213,10 +261,39 @@ impl fmt::Display for Suspicion {
             Self::EightBit { min, max } => {
                 write!(f, "values {min} to {max}: an 8-bit picture, not HU; convert the original scan")
             }
-            Self::Offset { min, max, share } => write!(
+            Self::Offset { min, max, share, format, air: None } if *share >= OFFSET_SHARE => write!(
                 f,
                 "values {min} to {max}, {:.0}% of them near 1024 and none negative: HU with an offset; subtract it (1024 \
-                 as a rule), or set scl_slope to 1 and scl_inter to -1024 in the header",
+                 as a rule){}",
+                percent(share),
+                or_in_header(*format, 1024.0)
+            ),
+            Self::Offset { min, max, air, format, .. } => match (air, air.and_then(offset_of)) {
+                (Some(air), Some(offset)) => write!(
+                    f,
+                    "values {min} to {max}, with air at {air}: HU with an offset of {offset}; subtract it{}",
+                    or_in_header(*format, offset)
+                ),
+                (Some(air), None) => write!(
+                    f,
+                    "values {min} to {max}: HU with an offset; the lowest frequent value is {air}, which is about the offset \
+                     - 1000 if it is air; subtract the offset, or convert the original scan"
+                ),
+                (None, _) => write!(
+                    f,
+                    "values {min} to {max}: HU with an offset whose size the values do not show; convert the original scan"
+                ),
+            },
+            Self::Tenfold { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near -10000: HU times 10; divide them by 10, or convert the original \
+                 scan",
+                percent(share)
+            ),
+            Self::Inverted { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near 1000 and hardly any above: HU with inverted sign; multiply them \
+                 by -1, or convert the original scan",
                 percent(share)
             ),
             Self::NoNegatives { min, max } => write!(
@@ -253,144 +330,4 @@ impl fmt::Display for Suspicion {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::volume::nifti::testing::TestFile;
-    use crate::volume::read_volume;
-
-    const SHAPE: [usize; 3] = [40, 30, 20];
-
-    /// A body of noisy tissue in air, in HU; deterministic.
-    fn ct() -> Vec<f32> {
-        let [nx, ny, nz] = SHAPE;
-        let mut values = Vec::with_capacity(nx * ny * nz);
-        for at in 0..nx * ny * nz {
-            let (x, y) = (at % nx, at / nx % ny);
-            let noise = ((at * 7919 + at / 13 * 104_729) % 61) as f32 - 30.0;
-            let is_body = (5..35).contains(&x) && (5..25).contains(&y);
-            let is_lung = (10..15).contains(&x) && (8..20).contains(&y);
-            values.push(
-                if is_lung {
-                    -820.0
-                } else if is_body {
-                    45.0
-                } else {
-                    -1000.0
-                } + noise,
-            );
-        }
-        values
-    }
-
-    fn check(values: &[f32], expected: Option<&str>) -> ValueStats {
-        let dir = tempfile::tempdir().unwrap();
-        let file = TestFile::new(SHAPE, &[]).with_f32(values);
-        let volume = read_volume(&file.write(&dir.path().join("a.nii"))).unwrap();
-        let stats = ValueStats::of(&volume, Normalize::Hu, [-175.0, 250.0]);
-        let found = Suspicion::of(&stats).map(|suspicion| suspicion.to_string());
-        match expected {
-            Some(part) => assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{found:?} {stats:?}"),
-            None => assert_eq!(found, None, "{stats:?}"),
-        }
-        stats
-    }
-
-    fn mapped(map: impl Fn(f32) -> f32) -> Vec<f32> {
-        ct().into_iter().map(map).collect()
-    }
-
-    #[test]
-    fn a_ct_is_plausible() {
-        let stats = check(&ct(), None);
-        assert_eq!((stats.min, stats.max), (-1030.0, 75.0));
-        // 30 x 20 of 40 x 30 are body, 5 x 12 of them lung.
-        assert!((stats.below - 0.55).abs() < 1e-9 && stats.above.abs() < 1e-9, "{stats:?}");
-        // Lung stays above -900; noise lifts no air to it.
-        assert!((stats.air - 0.5).abs() < 1e-9, "{stats:?}");
-        // Cropped to the body, and clipped to the window.
-        check(&mapped(|hu| hu.max(-150.0)), None);
-        check(&mapped(|hu| hu.clamp(-175.0, 250.0)), None);
-    }
-
-    #[test]
-    fn values_that_are_not_hu_are_named() {
-        check(&mapped(|hu| hu + 1030.0), Some("HU with an offset"));
-        check(&mapped(|hu| (hu + 1000.0).max(0.0)), Some("HU with an offset"));
-        check(&mapped(|hu| hu + 32_768.0), Some("HU with an offset"));
-        check(&mapped(|hu| (hu.clamp(-175.0, 250.0) + 175.0) / 425.0), Some("normalised"));
-        check(&mapped(|hu| hu / 500.0), Some("normalised"));
-        check(&mapped(|hu| ((hu + 1030.0) / 1105.0 * 255.0).round()), Some("an 8-bit picture"));
-        check(&mapped(|hu| (hu + 1030.0) * 0.4), Some("an MR, or a CT that is not in HU"));
-        check(
-            &mapped(|hu| hu * 50.0 + 60_000.0 - 70_000.0 * f32::from(u8::from(hu < -1029.0))),
-            Some("above the window"),
-        );
-        let mut empty = mapped(|hu| -1000.0 - hu.abs() / 8.0);
-        empty[0] = 40.0;
-        check(&empty, Some("below the window"));
-        check(&mapped(|_| 0.0), Some("every voxel is 0"));
-    }
-
-    #[test]
-    fn label_maps_are_known_by_their_values() {
-        check(&mapped(|hu| f32::from(u8::from(hu > 0.0))), Some("a label map by its values (2 whole numbers up to 1)"));
-        // A hundred labels in uniform slabs.
-        let slabs: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| (at / 240) as f32).collect();
-        check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
-    }
-
-    /// Suspicion and counts of an image that becomes z-scores.
-    fn of_zscores(values: &[f32], window: [f64; 2]) -> (Option<String>, ValueStats) {
-        let dir = tempfile::tempdir().unwrap();
-        let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
-        let stats = ValueStats::of(&read_volume(&file).unwrap(), Normalize::Zscore, window);
-        (Suspicion::of_zscores(&stats).map(|suspicion| suspicion.to_string()), stats)
-    }
-
-    #[test]
-    fn one_extreme_voxel_is_told_once_it_distorts_all_others() {
-        let range = Normalize::Zscore.default_window();
-        let with = |extreme: f32| {
-            let mut values = ct();
-            values[12_345] = extreme;
-            of_zscores(&values, range)
-        };
-        // One voxel of 24,000 at 30,000 HU raises the deviation from 513 to 550 HU, which changes little.
-        let (suspicion, stats) = with(30_000.0);
-        assert_eq!(suspicion, None);
-        assert_eq!(stats.zscore.unwrap().extremes.unwrap().num, 1);
-        for extreme in [1e6, -1e6] {
-            let (suspicion, stats) = with(extreme);
-            // Less than one voxel in 10,000: the number of clamped voxels alone tells nothing.
-            assert!(stats.below + stats.above < NOTABLY_CLAMPED, "{stats:?}");
-            let text = suspicion.unwrap();
-            assert!(text.starts_with("1 voxel more than 20 standard deviations from the mean"), "{text}");
-            assert!(text.contains(&format!("up to the value {extreme}, ")) && text.contains("e-2 in place"), "{text}");
-        }
-    }
-
-    #[test]
-    fn any_modality_is_plausible_as_z_scores() {
-        let of = of_zscores;
-        let range = Normalize::Zscore.default_window();
-        // An offset, an MR, a normalised image, and a CT.
-        let maps: [fn(f32) -> f32; 4] = [|hu| hu + 1030.0, |hu| (hu + 1030.0) * 0.4, |hu| hu / 500.0, |hu| hu];
-        for map in maps {
-            let (suspicion, stats) = of(&mapped(map), range);
-            assert_eq!(suspicion, None);
-            assert!(stats.zscore.is_some() && stats.below + stats.above <= 0.0, "{stats:?}");
-        }
-        let (suspicion, stats) = of(&mapped(|hu| hu.max(0.0)), range);
-        let num_zero = ct().iter().filter(|&&hu| hu <= 0.0).count();
-        assert_eq!((suspicion, stats.air), (None, num_zero as f64 / ct().len() as f64));
-        let (suspicion, _) = of(&mapped(|hu| hu.max(0.0)), [-1.0, 1.0]);
-        assert!(suspicion.is_some_and(|text| text.contains("beyond the range of z-scores")));
-        let (suspicion, stats) = of(&mapped(|_| 7.0), range);
-        assert_eq!(
-            (suspicion.as_deref(), stats.zscore),
-            (Some("every voxel is 7; replace the file, or exclude the case"), None)
-        );
-        let (suspicion, _) = of(&mapped(|hu| f32::from(u8::from(hu > 0.0))), range);
-        assert!(suspicion.is_some_and(|text| text.starts_with("a label map")));
-    }
-}
+mod tests;

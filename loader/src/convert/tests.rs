@@ -119,6 +119,37 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
 }
 
 #[test]
+fn masks_that_overlap_are_told_with_the_voxels_that_change_their_class() {
+    let place = Place::new(&[
+        ("s0000/ct.nii.gz", image()),
+        ("s0000/segmentations/liver.nii.gz", label(2, 1)),
+        ("s0000/segmentations/spleen.nii.gz", label(2, 1)),
+    ]);
+    let summary = place.convert();
+    // 12 x 10 voxels of a plane.
+    let text = "masks overlap: 120 voxels of liver also in spleen; the name that sorts later has the shared voxels, the other \
+                class loses them";
+    assert_eq!(summary.findings, [Finding { case: "data/s0000".to_owned(), text: text.to_owned() }]);
+    assert_eq!(place.label_counts("data/s0000"), [(0, 7 * PLANE), (2, PLANE)]);
+    assert_eq!(place.convert().known_findings, summary.findings);
+}
+
+#[test]
+fn header_oddities_of_label_maps_are_told_where_the_image_has_none() {
+    let place = Place::new(&[
+        ("imagesTr/a_0000.nii", image()),
+        ("labelsTr/a.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
+        ("imagesTr/b_0000.nii", image().qform(1, [0.0; 3], [0.0; 3])),
+        ("labelsTr/b.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
+    ]);
+    let mut findings = place.convert().findings;
+    findings.sort_by(|a, b| a.case.cmp(&b.case));
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings[0].text.starts_with("label map: sform and qform disagree"), "{findings:?}");
+    assert!(findings[1].text.starts_with("sform and qform disagree"), "{findings:?}");
+}
+
+#[test]
 fn a_file_of_unknown_role_with_the_values_of_a_label_map_is_skipped() {
     let place = Place::new(&[("a.nii", image()), ("liver.nii", label(2, 1))]);
     let summary = place.convert();
@@ -198,6 +229,32 @@ fn lost_case_does_not_return_to_an_older_record() {
     assert!(matches!(&error, ConvertError::LostCases { count: 1, example, .. } if example == "data/a"), "{error}");
     let options = ConvertOptions { forget_lost: true, ..ConvertOptions::default() };
     assert_eq!(place.convert_with(options).unwrap().not_in_data, 1);
+}
+
+#[test]
+fn a_scan_of_two_names_is_told() {
+    let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
+    assert!(place.convert().twice.is_empty());
+    std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();
+    let summary = place.convert();
+    assert_eq!(summary.twice, [["data/a".to_owned(), "data/c".to_owned()]]);
+    let options = ConvertOptions { prune: true, ..ConvertOptions::default() };
+    assert!(place.convert_with(options).unwrap().twice.is_empty());
+    assert_eq!(place.keys(), ["data/b", "data/c"]);
+}
+
+#[test]
+fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
+    let place = Place::new(&[
+        ("Dataset001_A/imagesTr/a_0000.nii", image()),
+        ("Dataset002_B/imagesTr/b_0000.nii", image().scaling(1.0, 5.0)),
+    ]);
+    place.convert();
+    std::fs::write(place.data().join("Dataset002_B/dataset.json"), "[]").unwrap();
+    assert_eq!(place.convert().not_in_data, 1);
+    let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
+    assert!(matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "Dataset002_B/b"), "{error}");
+    assert_eq!(place.keys(), ["Dataset001_A/a", "Dataset002_B/b"]);
 }
 
 #[test]

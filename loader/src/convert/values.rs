@@ -2,12 +2,15 @@
 
 use hiend_cache::SourceValues;
 
+use super::peaks::{Peaks, count, lowest_peak};
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::{ZScore, is_nonzero};
-use crate::volume::Volume;
+use crate::volume::{Format, Volume};
 
 /// Values at or below this are air or padding, in HU.
 const AIR_HU: f32 = -900.0;
+/// Lowest value from which all of an image are above those of a CT in HU, whose air is at -1000.
+pub(super) const FAR_ABOVE_AIR: f32 = 500.0;
 /// Range of soft tissue and water when 1024 (or 1000) was added to HU.
 const OFFSET_TISSUE: std::ops::RangeInclusive<f32> = 874.0..=1274.0;
 /// Largest number of values that an image of few grey levels is still taken for a label map with.
@@ -30,6 +33,12 @@ pub struct ValueStats {
     pub air: f64,
     /// Share of voxels from 874 to 1274.
     pub offset_tissue: f64,
+    /// Counts that tell another scale or sign.
+    pub peaks: Peaks,
+    /// The lowest value around which many voxels lie, looked for where all values are far above those of air in HU.
+    pub lowest_peak: Option<f32>,
+    /// Format of the files.
+    pub format: Format,
     /// Number of different values, if they are those of a label map.
     pub labels: Option<usize>,
     /// Mean and standard deviation, for z-scores of an image that has them.
@@ -58,9 +67,11 @@ impl ValueStats {
             above: 0,
             air: 0,
             offset_tissue: 0,
+            peaks: Peaks::default(),
             labels: Some(LabelCounts { seen: [false; 256], pairs: 0, equal: 0 }),
         };
         volume.for_each_row(|row| counts.add(row));
+        let is_far_above = !is_zscore && counts.min >= FAR_ABOVE_AIR;
         let share = |count: u64| count as f64 / counts.num.max(1) as f64;
         Self {
             min: counts.min,
@@ -69,6 +80,9 @@ impl ValueStats {
             above: share(counts.above),
             air: share(counts.air),
             offset_tissue: share(counts.offset_tissue),
+            peaks: counts.peaks,
+            lowest_peak: if is_far_above { lowest_peak(volume, counts.min) } else { None },
+            format: volume.info.format,
             labels: counts.labels.as_ref().and_then(LabelCounts::num_labels),
             zscore,
         }
@@ -104,6 +118,7 @@ struct Counts {
     above: u64,
     air: u64,
     offset_tissue: u64,
+    peaks: Peaks,
     /// `None` once a value was met that is no label.
     labels: Option<LabelCounts>,
 }
@@ -124,17 +139,15 @@ impl Counts {
         self.air +=
             if self.is_zscore { count(row, |value| !is_nonzero(value)) } else { count(row, |value| value <= AIR_HU) };
         self.offset_tissue += count(row, |value| OFFSET_TISSUE.contains(&value));
+        if !self.is_zscore {
+            self.peaks.add(row, min, max);
+        }
         if let Some(labels) = &mut self.labels
             && !(min >= 0.0 && max <= 255.0 && labels.add(row))
         {
             self.labels = None;
         }
     }
-}
-
-/// Number of values that fulfil a condition; compiles to vector code.
-fn count(row: &[f32], is: impl Fn(f32) -> bool) -> u64 {
-    row.iter().map(|&value| u32::from(is(value))).sum::<u32>().into()
 }
 
 struct LabelCounts {

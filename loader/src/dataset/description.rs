@@ -61,8 +61,12 @@ struct Raw {
     labels: InOrder,
     #[serde(default, rename = "numTraining")]
     num_training: Value,
-    #[serde(default, alias = "modality")]
-    channel_names: BTreeMap<String, Value>,
+    /// Channels as version 2 of nnU-Net names them.
+    #[serde(default)]
+    channel_names: Value,
+    /// Channels as version 1 and the Decathlon name them. Descriptions that were converted may have both.
+    #[serde(default)]
+    modality: Value,
     #[serde(default)]
     file_ending: Option<Value>,
     #[serde(default)]
@@ -125,11 +129,18 @@ pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>,
     let bytes = std::fs::read(path).map_err(|err| bad(format!("cannot read: {err}")))?;
     // Some editors put a byte order mark first, which JSON does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if text.trim_ascii().is_empty() {
+        return Err(bad("the file is empty; expected a JSON object".to_owned()));
+    }
     let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(format!("not a valid description: {err}")))?;
+    // A list would be taken for the fields in order.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(bad("not a valid description: expected a JSON object".to_owned()));
+    }
     let cases = listed(&raw, folder, root).map_err(&bad)?;
     let mut description = Description {
         num_training: raw.num_training.as_u64(),
-        channels: raw.channel_names.values().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        channels: channels(&raw),
         file_ending: raw.file_ending.map(|ending| ending.as_str().unwrap_or_default().to_lowercase()),
         cases,
         ..Description::default()
@@ -138,6 +149,24 @@ pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>,
         add_label(&mut description, key, value).map_err(&bad)?;
     }
     Ok(Some(description))
+}
+
+/// Names of the channels in the order of their numbers: those of `channel_names`, else those of `modality`.
+fn channels(raw: &Raw) -> Vec<String> {
+    let names = |value: &Value| -> Vec<String> {
+        let values: Vec<&Value> = match value {
+            Value::Object(entries) => {
+                let mut entries: Vec<(&String, &Value)> = entries.iter().collect();
+                entries.sort_by_key(|(number, _)| number.trim().parse::<u32>().unwrap_or(u32::MAX));
+                entries.into_iter().map(|(_, name)| name).collect()
+            }
+            Value::Array(names) => names.iter().collect(),
+            name => vec![name],
+        };
+        values.into_iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let of_version_2 = names(&raw.channel_names);
+    if of_version_2.is_empty() { names(&raw.modality) } else { of_version_2 }
 }
 
 /// Takes in an entry of `labels`: `"liver": 1` (nnU-Net 2), `"1": "liver"` (nnU-Net 1, Decathlon), or a region,
@@ -203,8 +232,18 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Stri
 }
 
 /// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
-/// other files.
+/// other files. Where no file has the path as it is written, backslashes separate folders, as on Windows.
 fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
+    let path = resolved(listed, folder, root)?;
+    if cfg!(windows) || !listed.contains('\\') || std::fs::symlink_metadata(&path).is_ok() {
+        return Ok(path);
+    }
+    // As written, if it leads elsewhere then.
+    Ok(resolved(&listed.replace('\\', "/"), folder, root).unwrap_or(path))
+}
+
+/// A listed path without `.` and `..`, if it lies in `root`.
+fn resolved(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
     let mut path = folder.to_owned();
     for component in Path::new(listed).components() {
         match component {
@@ -263,6 +302,21 @@ mod tests {
     }
 
     #[test]
+    fn channels_of_both_versions_are_read_and_those_of_version_2_preferred() {
+        for (text, expected) in [
+            (r#"{"channel_names": {"0": "CT"}, "modality": {"0": "MRI"}}"#, vec!["CT"]),
+            (r#"{"modality": {"0": "MRI"}, "channel_names": {"0": "CT"}}"#, vec!["CT"]),
+            (r#"{"channel_names": {}, "modality": {"0": "MRI"}}"#, vec!["MRI"]),
+            (r#"{"channel_names": ["CT", "PET"]}"#, vec!["CT", "PET"]),
+            (r#"{"modality": "CT"}"#, vec!["CT"]),
+            (r#"{"channel_names": {"10": "c", "2": "b", "0": "a"}}"#, vec!["a", "b", "c"]),
+            ("{}", vec![]),
+        ] {
+            assert_eq!(parse(text).unwrap().channels, expected, "{text}");
+        }
+    }
+
+    #[test]
     fn unusable_labels_are_refused() {
         for (text, reason) in [
             (r#"{"labels": {"liver": 256}}"#, "labels: liver: 256; expected whole numbers from 0 to 255"),
@@ -271,6 +325,8 @@ mod tests {
             (r#"{"labels": {"liver": 1, "spleen": 1}}"#, "liver and spleen both have the value 1"),
             (r#"{"labels": ["liver"]}"#, "expected an object of labels"),
             ("{", "not a valid description"),
+            ("[]", "not a valid description: expected a JSON object"),
+            (" \n", "the file is empty; expected a JSON object"),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains(reason), "{text}: {message}");
@@ -287,6 +343,16 @@ mod tests {
         assert_eq!(inside(&absolute, &folder, root).unwrap(), folder.join("x.nii"));
         for path in ["../../x.nii", "/etc/passwd", "../../../../../../../../../../etc/passwd"] {
             assert!(inside(path, &folder, root).unwrap_err().contains("lies outside"), "{path}");
+        }
+        #[cfg(unix)]
+        {
+            let spelt = ".\\imagesTr\\x.nii";
+            assert_eq!(inside(spelt, &folder, root).unwrap(), folder.join("imagesTr/x.nii"));
+            // A file whose name has backslashes.
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join(spelt), "").unwrap();
+            assert_eq!(inside(spelt, &folder, root).unwrap(), folder.join(spelt));
+            assert_eq!(inside("..\\..\\x.nii", &folder, root).unwrap(), folder.join("..\\..\\x.nii"));
         }
         let text = r#"{"dataset": {"x": {"images": ["/etc/passwd"], "label": "x.nii"}}}"#;
         assert!(parse(text).unwrap_err().contains("/etc/passwd lies outside"));

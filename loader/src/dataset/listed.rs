@@ -12,11 +12,14 @@ use super::{Dataset, DatasetError};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase, shown};
 use crate::volume::file_stem;
 
-/// `None` if the description lists no cases.
+/// The dataset, and all files that it lists, wherever they lie. `None` if the description lists no cases.
 ///
 /// # Errors
 /// If a listed file cannot be looked at, or an entry has no usable name.
-pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<Dataset>, DatasetError> {
+pub(super) fn read(
+    folder: &Folder,
+    description: &Description,
+) -> Result<Option<(Dataset, HashSet<PathBuf>)>, DatasetError> {
     if description.cases.is_empty() {
         return Ok(None);
     }
@@ -75,7 +78,7 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
     if let Some(claimed) = description.num_training {
         dataset.note_count(claimed);
     }
-    Ok(Some(dataset))
+    Ok(Some((dataset, taken)))
 }
 
 /// nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.

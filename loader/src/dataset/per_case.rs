@@ -112,9 +112,12 @@ pub(super) fn read<'a>(
             }
             _ => None,
         };
+        // A pair of files without a folder of its own keeps its name when another pair comes next to it.
+        let is_own = place.path == folder.path && masks.is_none();
+        let case_id = image.stem().filter(|_| is_own).unwrap_or(&place.name);
         let files = CaseFiles {
             dataset: dataset.name.clone(),
-            case_id: place.name.clone(),
+            case_id: case_id.to_owned(),
             image: image.path.clone(),
             slices: Vec::new(),
             role: ImageRole::Declared,

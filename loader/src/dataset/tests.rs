@@ -235,11 +235,86 @@ fn the_dataset_key_of_nnunet_2_lists_files_anywhere_in_the_data() {
     let json = r#"{"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "numTraining": 2, "dataset": {
         "one": {"images": ["../pool/1.nii.gz"], "label": "labelsTr/one.nii.gz"},
         "two": {"images": ["../pool/2.nii.gz", "../pool/2b.nii.gz"], "label": "labelsTr/two.nii.gz"}}}"#;
-    let files = ["pool/1.nii.gz", "pool/2.nii.gz", "pool/2b.nii.gz", "Dataset003_C/labelsTr/one.nii.gz"];
+    let files = [
+        "pool/1.nii.gz",
+        "pool/2.nii.gz",
+        "pool/2b.nii.gz",
+        "pool/3.nii.gz",
+        "Dataset003_C/labelsTr/one.nii.gz",
+        "Dataset004_D/imagesTr/x_0000.nii.gz",
+    ];
     let found = Found::in_described(&files, &[("Dataset003_C/dataset.json", json)]);
     found
-        .cases(&["Dataset003_C/one pool/1.nii.gz Dataset003_C/labelsTr/one.nii.gz"])
-        .skipped(&[("Dataset003_C/two", "listed in dataset.json but missing")]);
+        .cases(&[
+            "Dataset003_C/one pool/1.nii.gz Dataset003_C/labelsTr/one.nii.gz",
+            "Dataset004_D/x Dataset004_D/imagesTr/x_0000.nii.gz -",
+        ])
+        .skipped(&[("Dataset003_C/two", "listed in dataset.json but missing")])
+        .unused(&[
+            ("Dataset003_C/dataset.json", UnusedReason::NotAVolume),
+            ("pool/3.nii.gz", UnusedReason::OutsideDatasets),
+        ]);
+    // Files in the folder of another dataset.
+    let json = json.replace("../pool/1.", "../Dataset004_D/imagesTs/1.");
+    let files = ["Dataset004_D/imagesTs/1.nii.gz", "Dataset004_D/imagesTr/x_0000.nii.gz", files[4]];
+    Found::in_described(&files, &[("Dataset003_C/dataset.json", &json)])
+        .unused(&[("Dataset003_C/dataset.json", UnusedReason::NotAVolume)]);
+}
+
+#[test]
+fn a_description_that_cannot_be_used_leaves_out_its_dataset_only() {
+    let files = [
+        "Dataset001_A/imagesTr/x_0000.nii.gz",
+        "Dataset001_A/labelsTr/x.nii.gz",
+        "Dataset002_B/imagesTr/y_0000.nii.gz",
+    ];
+    let found = Found::in_described(&files, &[("Dataset001_A/dataset.json", "[]")]);
+    let reason = "not a valid description: expected a JSON object".to_owned();
+    found
+        .cases(&["Dataset002_B/y Dataset002_B/imagesTr/y_0000.nii.gz -"])
+        .notes(&[DatasetNote::BadDescription { reason: reason.clone() }])
+        .unused(&[
+            ("Dataset001_A/dataset.json", UnusedReason::BadDescription { reason }),
+            ("Dataset001_A/imagesTr/x_0000.nii.gz", UnusedReason::Undescribed),
+            ("Dataset001_A/labelsTr/x.nii.gz", UnusedReason::Undescribed),
+        ]);
+    // A case without a name is a fault of the list.
+    let list = r#"{"training": ["imagesTr/x.txt"]}"#;
+    Found::in_described(&files, &[("Dataset001_A/dataset.json", list)])
+        .cases(&["Dataset002_B/y Dataset002_B/imagesTr/y_0000.nii.gz -"]);
+    // What the cache has of the dataset is not gone from the data.
+    assert_eq!(found.listing.datasets[0].vacant, ["Dataset001_A/"]);
+    assert_eq!(found.listing.all_unused().map(|unused| unused.reason.weight()).max(), Some(Weight::Missed));
+}
+
+#[test]
+fn several_channels_are_told_with_their_names() {
+    let json = r#"{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0}}"#;
+    let found = Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", json)]);
+    let note = DatasetNote::Channels { names: vec!["CT".into(), "PET".into()] };
+    let text = "dataset.json names 2 channels (CT, PET); only images with one CT channel are read";
+    assert_eq!(note.to_string(), text);
+    found.cases(&["data/a imagesTr/a_0000.nii.gz -"]).notes(&[note]);
+}
+
+#[test]
+fn a_dataset_within_another_one_is_named() {
+    let within = "Dataset001_A/imagesTr/Dataset002_B";
+    let [image, label] = [format!("{within}/imagesTr/y_0000.nii.gz"), format!("{within}/labelsTr/y.nii.gz")];
+    let (image, label) = (image.as_str(), label.as_str());
+    Found::in_files(&["Dataset001_A/imagesTr/x_0000.nii.gz", image, label])
+        .cases(&["Dataset001_A/x Dataset001_A/imagesTr/x_0000.nii.gz -"])
+        .unused(&[(image, UnusedReason::NestedDataset), (label, UnusedReason::NestedDataset)]);
+}
+
+#[test]
+fn a_pair_of_files_keeps_its_name_when_another_one_comes() {
+    let first = "data/a a.nii.gz a_seg.nii.gz";
+    Found::in_files(&["a.nii.gz", "a_seg.nii.gz"]).cases(&[first]);
+    let both = ["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b_seg.nii.gz"];
+    Found::in_files(&both).cases(&[first, "data/b b.nii.gz b_seg.nii.gz"]);
+    // Masks are those of the folder.
+    Found::in_files(&["ct.nii.gz", "segmentations/liver.nii.gz"]).cases(&["data/data ct.nii.gz segmentations"]);
 }
 
 #[test]
@@ -294,7 +369,7 @@ fn kits_has_a_folder_a_case() {
         .cases(&["train/Patient_01 train/Patient_01/Patient_01.nii.gz train/Patient_01/GT.nii.gz"]);
     // One case on its own.
     Found::in_files(&["imaging.nii.gz", "segmentation.nii.gz"])
-        .cases(&["data/data imaging.nii.gz segmentation.nii.gz"]);
+        .cases(&["data/imaging imaging.nii.gz segmentation.nii.gz"]);
 }
 
 #[test]
@@ -334,6 +409,10 @@ fn an_empty_folder_is_an_error_that_names_what_is_there() {
     touch(root.path(), &["notes.txt", "scan.mnc"]);
     let message = find(root.path()).unwrap_err().to_string();
     assert!(message.contains("scan.mnc: MINC is not read"), "{message}");
+    let hidden = tempfile::tempdir().unwrap();
+    touch(hidden.path(), &["imagesTr/..a_0000.nii.gz", "dataset.csv", "z.txt"]);
+    let message = find(hidden.path()).unwrap_err().to_string();
+    assert!(message.ends_with("..a_0000.nii.gz: hidden, or a folder of the system"), "{message}");
     assert!(matches!(find(&root.path().join("gone")), Err(DatasetError::Unreadable { .. })));
 }
 

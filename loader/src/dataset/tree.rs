@@ -79,6 +79,17 @@ impl Folder {
         Box::new(self.files.iter().chain(self.folders.iter().flat_map(Folder::all_files)))
     }
 
+    /// The uppermost folders below this one that hold a dataset by what lies in them: `imagesTr`, `imagesTs` or
+    /// `dataset.json`.
+    pub(super) fn nested_datasets(&self) -> Vec<&Folder> {
+        let is_dataset = |folder: &Folder| {
+            ["imagesTr", "imagesTs"].into_iter().any(|name| folder.folder(name).is_some())
+                || folder.files.iter().any(|file| file.name == "dataset.json")
+        };
+        let folders = self.folders.iter();
+        folders.flat_map(|child| if is_dataset(child) { vec![child] } else { child.nested_datasets() }).collect()
+    }
+
     /// True if there is no file at any depth.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.folders.iter().all(Folder::is_empty)

@@ -91,6 +91,15 @@ pub enum UnusedReason {
     },
     /// One of several label maps of an image.
     AmbiguousLabel,
+    /// A volume of a dataset within the folder of another one.
+    NestedDataset,
+    /// A `dataset.json` that cannot be used.
+    BadDescription {
+        /// The fault.
+        reason: String,
+    },
+    /// A file of a dataset whose `dataset.json` cannot be used.
+    Undescribed,
     /// A volume outside the datasets that were found.
     OutsideDatasets,
 }
@@ -111,7 +120,13 @@ impl UnusedReason {
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {
-            Self::Hidden | Self::NotAVolume | Self::RawVoxels | Self::TestData | Self::PartOfLabel => Weight::Counted,
+            Self::Hidden
+            | Self::NotAVolume
+            | Self::RawVoxels
+            | Self::TestData
+            | Self::PartOfLabel
+            // Its description is the file to name.
+            | Self::Undescribed => Weight::Counted,
             Self::Archive
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
@@ -162,6 +177,9 @@ impl fmt::Display for UnusedReason {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
+            Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
+            Self::BadDescription { reason } => return f.write_str(reason),
+            Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
         })
     }

@@ -36,6 +36,9 @@ pub enum VolumeFault {
     /// A folder, FIFO, socket or device.
     #[error("not a regular file")]
     NotRegular,
+    /// A file without content.
+    #[error("the file is empty (0 bytes)")]
+    Empty,
     /// A file of another format.
     #[error("not a NIfTI-1 file (no header of 348 bytes with magic n+1)")]
     NotNifti,
@@ -121,7 +124,15 @@ pub enum VolumeFault {
     #[error("{rank} dimensions; a NIfTI file has 1 to 7")]
     Rank {
         /// Number of dimensions.
-        rank: usize,
+        rank: i16,
+    },
+    /// A negative length.
+    #[error("dim[{dimension}] is {length}; expected a length of 1 to 32767")]
+    NegativeLength {
+        /// Number of the dimension, from 1.
+        dimension: usize,
+        /// The length.
+        length: i16,
     },
     /// Several volumes in one file.
     #[error("{rank}-D image of shape {lengths:?}; expected 3-D, split it into its volumes")]

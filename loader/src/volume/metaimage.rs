@@ -8,7 +8,7 @@ use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted};
 use super::note::HeaderNote;
 use super::place::{self, LPS};
-use super::{VolumeFault, VolumeInfo};
+use super::{Format, VolumeFault, VolumeInfo};
 
 pub(super) use write::encode;
 
@@ -117,7 +117,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     let affine = affine(&fields, rank, &mut notes)?;
     let orientation = place::orientation(&affine)?;
     let data = data(&fields, end)?;
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+    let format = Format::MetaImage;
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
     Ok(Header { info, data })
 }
 

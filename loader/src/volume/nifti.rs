@@ -1,8 +1,10 @@
-//! NIfTI-1 files, compressed or not: header fields to a shape, a data type, an affine and a scaling, as nibabel reads
-//! them, and with it MONAI.
+//! NIfTI-1 files, compressed or not: header fields to a shape, a data type, an affine and a scaling, as MONAI reads
+//! them through nibabel.
 //!
 //! The `nifti` crate parses headers and writes files. Voxels are read here, because that crate inflates through a slower
 //! library, copies every voxel through floats, and trusts the header's sizes.
+//!
+//! nibabel and MONAI differ where the sides of the sform are not those of `pixdim`; there MONAI is followed ([`affine`]).
 //!
 //! DIFFERENCE: nibabel ignores `xyzt_units`. Here spatial units of metres or microns are converted to mm where that
 //! gives voxels of a credible size, as ITK does; where only the bare numbers do, they are taken as mm.
@@ -18,7 +20,7 @@ use super::dtype::{Dtype, Stored};
 use super::inflate::{self, GzipReader};
 use super::note::HeaderNote;
 use super::place::{self, LAST_ROW};
-use super::{Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file};
+use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file};
 use crate::geometry::{Affine, largest_shift_mm, quaternion_axes, spacing};
 
 pub(super) use write::write;
@@ -82,7 +84,7 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
     }
     let header = NiftiHeader::from_reader(&bytes[..HEADER_LEN])
         .map_err(|err| VolumeFault::Header { message: err.to_string() })?;
-    let (shape, num_voxels) = shape(&header)?;
+    let (shape, num_voxels) = shape(&header, bytes)?;
     let dtype = dtype(&header)?;
     let data_offset = data_offset(&header)?;
     let mut notes = Vec::new();
@@ -90,7 +92,8 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
     let orientation = place::orientation(&affine)?;
     let data_bytes = num_voxels * dtype.len() as u64;
     let stored = Stored { dtype, is_big_endian: header.endianness == Endianness::Big };
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: Some(Box::new(header)) };
+    let (format, nifti) = (Format::Nifti, Some(Box::new(header)));
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti };
     Ok((info, data_offset))
 }
 
@@ -119,12 +122,20 @@ fn data_offset(header: &NiftiHeader) -> Result<u64, VolumeFault> {
     Ok(offset as u64)
 }
 
-fn shape(header: &NiftiHeader) -> Result<([usize; 3], u64), VolumeFault> {
+fn shape(header: &NiftiHeader, bytes: &[u8]) -> Result<([usize; 3], u64), VolumeFault> {
     let rank = usize::from(header.dim[0]);
     if !(1..=7).contains(&rank) {
+        // No order of bytes makes it valid, so the header was parsed in either; that of its size is meant.
+        let rank = [bytes[40], bytes[41]];
+        let is_big_endian = bytes[..4] == 348i32.to_be_bytes();
+        let rank = if is_big_endian { i16::from_be_bytes(rank) } else { i16::from_le_bytes(rank) };
         return Err(VolumeFault::Rank { rank });
     }
-    place::shape(header.dim[1..=rank].iter().map(|&length| usize::from(length)).collect())
+    let lengths = (1..=rank).map(|dimension| {
+        let length = header.dim[dimension].cast_signed();
+        usize::try_from(length).ok().ok_or(VolumeFault::NegativeLength { dimension, length })
+    });
+    place::shape(lengths.collect::<Result<_, _>>()?)
 }
 
 fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
@@ -132,13 +143,19 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
     Dtype::of_nifti(kind).ok_or_else(|| VolumeFault::Type { name: format!("{kind:?}") })
 }
 
-/// The affine that nibabel's `get_best_affine` chooses, in the header's own unit: sform if its code is set, else qform,
-/// else the spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
+/// The affine that MONAI's `LoadImage` chooses, in the header's own unit: sform if its code is set, else qform, else the
+/// spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
+///
+/// As in MONAI (`rectify_header_sform_qform`), and unlike in nibabel, a sform whose sides are not those of `pixdim` gives
+/// way to the qform, whatever the code of that.
 fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
     let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {
         let [x, y, z] = [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from));
         let affine = [x, y, z, LAST_ROW];
+        if !fits_sides(&affine, header) {
+            return by_pixdim(affine, header, notes);
+        }
         if is_set(header.qform_code)
             && let Ok(other) = qform(header)
         {
@@ -150,10 +167,7 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
         }
         return Ok(affine);
     }
-    let axes: Vec<usize> = (0..3).filter(|&axis| header.pixdim[axis + 1] == 0.0).collect();
-    if !axes.is_empty() {
-        notes.push(HeaderNote::ZeroSides { axes });
-    }
+    note_zero_sides(header, notes);
     if is_set(header.qform_code) {
         return qform(header);
     }
@@ -166,6 +180,48 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
         affine[axis][3] = -side * (shape[axis] as f64 - 1.0) / 2.0;
     }
     Ok(affine)
+}
+
+/// The affine of a header whose sform has other sides than `pixdim`: the qform if that has the sides of `pixdim`, which
+/// is so unless a field is not finite.
+///
+/// DIFFERENCE: MONAI compares as many columns as `dim[0]` counts, so that in an array of shape x, y, z, 1 the translation
+/// must fit `pixdim[4]`. This is followed here, but a sform that fits in space is used without a look at it.
+fn by_pixdim(sform: Affine, header: &NiftiHeader, notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
+    let (sform_sides, pixdim) = (spacing(&sform), sides(header));
+    // MONAI leaves arrays of five and more dimensions as they are.
+    let other = if header.dim[0] >= 5 { None } else { Some(qform(header)?) };
+    let other = other.filter(|other| {
+        let fourth = (0..3).map(|row| other[row][3].powi(2)).sum::<f64>() + 1.0;
+        fits_sides(other, header) && (header.dim[0] < 4 || is_close(fourth.sqrt(), header.pixdim[4].into()))
+    });
+    notes.push(HeaderNote::SformSides { sform: sform_sides, pixdim, is_qform_used: other.is_some() });
+    let Some(other) = other else { return Ok(sform) };
+    note_zero_sides(header, notes);
+    // MONAI stores the qform as sform, in f32.
+    #[expect(clippy::cast_possible_truncation, reason = "rounded as in a header")]
+    Ok(other.map(|row| row.map(|value| f64::from(value as f32))))
+}
+
+/// True if the sides of an affine are those of `pixdim`, by MONAI's measure.
+fn fits_sides(affine: &Affine, header: &NiftiHeader) -> bool {
+    // MONAI takes columns of zeros for sides of 1, and compares twice, with the tolerance relative to either.
+    let own = spacing(affine).map(|side| if side == 0.0 { 1.0 } else { side });
+    let pixdim = sides(header);
+    (0..3).all(|axis| is_close(own[axis], pixdim[axis])) || (0..3).all(|axis| is_close(pixdim[axis], own[axis]))
+}
+
+/// numpy's `isclose` with its default tolerances.
+fn is_close(value: f64, reference: f64) -> bool {
+    (value - reference).abs() <= 1e-8 + 1e-5 * reference.abs()
+}
+
+/// Notes sides of 0 in `pixdim`, for an affine that is made of them.
+fn note_zero_sides(header: &NiftiHeader, notes: &mut Vec<HeaderNote>) {
+    let axes: Vec<usize> = (0..3).filter(|&axis| header.pixdim[axis + 1] == 0.0).collect();
+    if !axes.is_empty() {
+        notes.push(HeaderNote::ZeroSides { axes });
+    }
 }
 
 /// Voxel sides of `pixdim` as nibabel mends them: zero becomes 1, negative ones lose their sign.

@@ -10,6 +10,15 @@ pub enum HeaderNote {
         /// Largest distance between a corner's two places, in mm.
         shift_mm: f64,
     },
+    /// The sform has other sides than `pixdim`.
+    SformSides {
+        /// Sides of the sform, in the header's unit.
+        sform: [f64; 3],
+        /// Sides in `pixdim`, in the same unit; those of 0 count as 1.
+        pixdim: [f64; 3],
+        /// True if the qform is used, as in MONAI; false if nothing fits `pixdim` and the sform is used.
+        is_qform_used: bool,
+    },
     /// The unit of length was converted to mm.
     Converted {
         /// Name of the unit.
@@ -46,6 +55,8 @@ pub enum HeaderNote {
         /// The unit, as `RescaleType` names it.
         unit: String,
     },
+    /// DICOM files of `MONOCHROME1`, which inverts the display and not the values.
+    ShownInverted,
     /// DICOM padding whose value would be one of tissue, which is not taken as padding.
     PaddingIgnored {
         /// Value of the padding, in HU.
@@ -71,6 +82,20 @@ impl fmt::Display for HeaderNote {
             Self::TransformsDisagree { shift_mm } => {
                 write!(f, "sform and qform disagree by {shift_mm:.1} mm; the sform is used, as in nibabel and MONAI")
             }
+            Self::SformSides { sform, pixdim, is_qform_used } => {
+                let [own, other] = [sform, pixdim].map(|sides| sides.map(|side| trimmed(&format!("{side:.6}"))));
+                let used = if *is_qform_used {
+                    "the qform is used, as in MONAI (nibabel takes the sform)"
+                } else {
+                    "the sform is used, as in nibabel and MONAI"
+                };
+                write!(
+                    f,
+                    "sform with sides {}, pixdim with {}: {used}; mend the header",
+                    own.join(" x "),
+                    other.join(" x ")
+                )
+            }
             Self::Converted { unit } => write!(f, "header in {unit}; converted to mm"),
             Self::UnitIgnored { unit, side_mm } => {
                 write!(f, "header says {unit}, which would make voxels of {side_mm:.2e} mm; taken as mm")
@@ -95,6 +120,10 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::ShownInverted => f.write_str(
+                "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
+                 are not inverted",
+            ),
             Self::PaddingIgnored { hu } => {
                 write!(f, "PixelPaddingValue means {hu} HU, a value of tissue; such voxels are kept")
             }
@@ -109,4 +138,9 @@ impl fmt::Display for HeaderNote {
             }
         }
     }
+}
+
+/// A number with decimals, without zeros at its end.
+fn trimmed(number: &str) -> String {
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -10,7 +10,7 @@ use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted, three};
 use super::note::HeaderNote;
 use super::place::{self, LPS};
-use super::{VolumeFault, VolumeInfo};
+use super::{Format, VolumeFault, VolumeInfo};
 use crate::geometry::Affine;
 
 pub(super) use write::encode;
@@ -114,7 +114,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     let orientation = place::orientation(&affine)?;
     let data_bytes = num_voxels * dtype.len() as u64;
     let data = data(&fields, end, encoding)?;
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+    let format = Format::Nrrd;
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
     Ok(Header { info, data })
 }
 

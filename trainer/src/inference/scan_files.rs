@@ -242,7 +242,7 @@ fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<Pa
         let reason = match reason {
             // Parts of most CT studies, and no scans; or no DICOM.
             Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
-            Other::NoSeries | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
+            Other::Without(_) | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
             Other::Damaged(reason) => reason,
         };
         unusable.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
@@ -422,7 +422,7 @@ mod tests {
             ("folder.nii.gz", "not a regular file"),
             ("x.mgz", mgh.as_str()),
             ("y.TIF", tiff.as_str()),
-            ("z.dcm", "not a DICOM file (no DICM at byte 128)"),
+            ("z.dcm", "the file is empty (0 bytes)"),
         ];
         assert_eq!(skipped[1..], expected);
         assert_eq!(scans.subfolders, [folder.path().join("sub")]);

@@ -62,6 +62,21 @@ pub enum DicomFault {
         /// File name of another.
         other: String,
     },
+    /// Images without a rescaling among others that have one.
+    #[error(
+        "{series}: {count} of {of} images without RescaleSlope and RescaleIntercept, such as {example}, which the others \
+         have; copy the series again, or separate them"
+    )]
+    SomeUnscaled {
+        /// The series.
+        series: String,
+        /// Number of images without a rescaling.
+        count: usize,
+        /// Number of images.
+        of: usize,
+        /// File name of one without a rescaling.
+        example: String,
+    },
     /// A series of one image.
     #[error("{series}: only one slice; a volume takes two or more")]
     OneSlice {

@@ -95,8 +95,8 @@ pub enum Other {
     Modality(String),
     /// A file of a wanted modality that is not a cross-section, such as a screen shot.
     Class(String),
-    /// A file without a series: a directory of a medium, for example.
-    NoSeries,
+    /// A file without an element that images of a series have, such as a directory of a medium.
+    Without(&'static str),
     /// A file that cannot be read.
     Damaged(String),
 }
@@ -108,7 +108,7 @@ impl fmt::Display for Other {
             Self::Localizer => f.write_str("localizer"),
             Self::Modality(modality) => write!(f, "of modality {modality}"),
             Self::Class(uid) => write!(f, "of class {uid} (a screen shot or a report)"),
-            Self::NoSeries => f.write_str("file without a series"),
+            Self::Without(element) => write!(f, "file without the element {element}"),
             Self::Damaged(reason) => f.write_str(reason),
         }
     }
@@ -201,7 +201,7 @@ fn name(number: &str, description: &str) -> String {
 fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     let elements = match read_elements(path) {
         Ok(elements) => elements,
-        Err(error) if error.reason == VolumeFault::Dicom(super::DicomFault::NotDicom) => {
+        Err(error) if [VolumeFault::Dicom(super::DicomFault::NotDicom), VolumeFault::Empty].contains(&error.reason) => {
             let endings = ["dcm", "dicom", "ima"];
             let is_named =
                 path.extension().is_some_and(|ending| endings.iter().any(|known| ending.eq_ignore_ascii_case(known)));
@@ -210,12 +210,12 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
         Err(error) => return Err(Other::Damaged(error.reason.to_string())),
     };
     let clean = |text: String| text.escape_debug().take(64).collect::<String>();
-    let modality = elements.first(tags::MODALITY).ok_or(Other::NoSeries)?;
+    let modality = elements.first(tags::MODALITY).ok_or(Other::Without("Modality"))?;
     let known = CROSS_SECTIONS.iter().find(|(known, _)| *known == modality);
     let Some((_, classes)) = known.filter(|(known, _)| wanted == Wanted::CrossSections || *known == "CT") else {
         return Err(Other::Modality(clean(modality)));
     };
-    elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::NoSeries)?;
+    elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::Without("SeriesInstanceUID"))?;
     let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
     if !classes.contains(&class.as_str()) {
         return Err(Other::Class(clean(class)));

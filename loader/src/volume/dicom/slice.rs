@@ -90,6 +90,8 @@ pub(super) struct Slice {
     pub is_rescaled: bool,
     /// Unit of the rescaled values, if it is named.
     pub unit: Option<String>,
+    /// True for `MONOCHROME1`, which shows the lowest values white and leaves the values as they are.
+    pub is_shown_inverted: bool,
     pub padding: Option<Padding>,
 }
 
@@ -139,6 +141,7 @@ impl Slice {
             rescale,
             is_rescaled,
             unit: elements.first(tags::RESCALE_TYPE),
+            is_shown_inverted: photometric == "MONOCHROME1",
             padding: padding(elements, form),
         })
     }

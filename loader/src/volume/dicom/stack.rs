@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::dtype::{Dtype, Stored};
 use super::super::note::HeaderNote;
 use super::super::place::{self, LPS};
-use super::super::{Loaded, VolumeError, VolumeFault, VolumeInfo, read_file};
+use super::super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, read_file};
 use super::DicomFault;
 use super::pixels::decode;
 use super::slice::{Slice, dot, parse_elements};
@@ -131,7 +131,8 @@ impl Stack {
         };
         let stored = Stored { dtype, is_big_endian: false };
         let data_bytes = num_voxels * dtype.len() as u64;
-        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, stored, nifti: None };
+        let format = Format::Dicom;
+        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
         Ok(Self { info, slices, duplicates, common_rescale })
     }
 
@@ -176,11 +177,15 @@ impl Stack {
 /// Oddities of the units of CT slices.
 fn notes_on_units(slices: &[Slice]) -> Vec<HeaderNote> {
     let mut notes = Vec::new();
-    if !slices.iter().all(|slice| slice.is_rescaled) {
+    // `check_alike` refuses a series with both.
+    if slices.iter().any(|slice| !slice.is_rescaled) {
         notes.push(HeaderNote::NoRescale);
     }
     if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
         notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
+    }
+    if slices.iter().any(|slice| slice.is_shown_inverted) {
+        notes.push(HeaderNote::ShownInverted);
     }
     notes
 }
@@ -230,12 +235,14 @@ fn check_alike(first: &Slice, slices: &[Slice]) -> Result<(), DicomFault> {
             Some("pixel representations")
         } else if slice.is_ct != first.is_ct {
             Some("modalities")
+        } else if slice.is_ct && unit(slice) != unit(first) {
+            Some("rescale types")
         } else {
             None
         }
     };
     match slices.iter().find_map(|slice| Some((slice, differs(slice)?))) {
-        None => Ok(()),
+        None => check_rescaled(slices),
         Some((other, property)) => Err(DicomFault::Mixed {
             series: first.series.clone(),
             property,
@@ -243,6 +250,23 @@ fn check_alike(first: &Slice, slices: &[Slice]) -> Result<(), DicomFault> {
             other: other.file_name(),
         }),
     }
+}
+
+/// Unit of a CT's values; HU unless another one is named.
+fn unit(slice: &Slice) -> &str {
+    slice.unit.as_deref().unwrap_or("HU")
+}
+
+/// Checks that all images are rescaled, or none: stored values and HU do not make one volume.
+fn check_rescaled(slices: &[Slice]) -> Result<(), DicomFault> {
+    let (rescaled, plain): (Vec<&Slice>, Vec<&Slice>) = slices.iter().partition(|slice| slice.is_rescaled);
+    let (Some(_), Some(example)) = (rescaled.first(), plain.first()) else { return Ok(()) };
+    Err(DicomFault::SomeUnscaled {
+        series: example.series.clone(),
+        count: plain.len(),
+        of: slices.len(),
+        example: example.file_name(),
+    })
 }
 
 /// Removes slices that repeat another one at their position, pixel by pixel.

@@ -189,6 +189,38 @@ fn each_slice_has_its_own_rescaling() {
 }
 
 #[test]
+fn a_series_with_a_rescaling_in_some_images_only_is_refused() {
+    let mut series = slices();
+    for slice in &mut series[1..3] {
+        *slice = slice.clone().without(tags::RESCALE_SLOPE).without(tags::RESCALE_INTERCEPT);
+    }
+    let text = "series 3 \"Abdomen 1.5 / B30f\": 2 of 4 images without RescaleSlope and RescaleIntercept, such as \
+                IM_0001, which the others have;";
+    check_refused(&series, text);
+    let as_mr = |slice: &TestSlice| slice.clone().text(tags::MODALITY, VR::CS, "MR");
+    check_refused(&series.iter().map(as_mr).collect::<Vec<_>>(), text);
+    series[1] = series[1].clone().text(tags::RESCALE_SLOPE, VR::DS, "1");
+    check_refused(&series, "RescaleIntercept is missing");
+    let mut series = slices();
+    series[2] = series[2].clone().text(tags::RESCALE_TYPE, VR::LO, "US");
+    check_refused(&series, "images of different rescale types in one series");
+    // HU is what an unnamed unit means.
+    series[2] = series[2].clone().without(tags::RESCALE_TYPE);
+    assert!(notes(&read(&series).unwrap()).is_empty());
+}
+
+#[test]
+fn an_inverted_display_is_told_and_the_values_are_kept() {
+    let inverted = |slice: TestSlice| slice.text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1");
+    let series: Vec<TestSlice> = slices().into_iter().map(inverted).collect();
+    let volume = read(&series).unwrap();
+    assert_eq!(values(&volume), expected());
+    let text = "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
+                are not inverted";
+    assert_eq!(notes(&volume), [text]);
+}
+
+#[test]
 fn padding_becomes_air() {
     // With one rescaling, and with several.
     let padded = |value: u16| {
@@ -476,8 +508,8 @@ fn files_are_sorted_into_series() {
         others,
         [
             other("LICENSE", "not a DICOM file"),
-            other("dir.dcm", "file without a series"),
-            other("empty.dcm", "not a DICOM file (no DICM at byte 128)"),
+            other("dir.dcm", "file without the element Modality"),
+            other("empty.dcm", "the file is empty (0 bytes)"),
             other("mr.dcm", "of modality MR"),
             other("shot.dcm", "of class 1.2.840.10008.5.1.4.1.1.7 (a screen shot or a report)"),
             other("topo", "localizer"),

@@ -78,8 +78,11 @@ impl TestFile {
         self.put(252, &code.to_le_bytes()).floats(256, &quaternion).floats(268, &origin)
     }
 
+    /// Sets the sform and, if its code is not 0, `pixdim` to its sides.
     pub(crate) fn sform(self, code: i16, rows: &[[f32; 4]; 3]) -> Self {
-        self.put(254, &code.to_le_bytes()).floats(280, rows.as_flattened())
+        let side = |axis: usize| rows.iter().map(|row| row[axis].powi(2)).sum::<f32>().sqrt();
+        let file = if code == 0 { self } else { self.sides([side(0), side(1), side(2)]) };
+        file.put(254, &code.to_le_bytes()).floats(280, rows.as_flattened())
     }
 
     /// Sets the sform.

@@ -75,8 +75,6 @@ fn without_transforms_the_first_axis_runs_to_the_left() {
     assert_eq!(zero.to_string(), text);
     let one_mm = diagonal([-2.0, 1.0, 1.0], [1.0, -1.0, -1.5]);
     check_affine(&without_sform().sides([2.0, 0.0, 0.0]), one_mm, &[zero, HeaderNote::NoTransform]);
-    // The sform has sides of its own.
-    check_affine(&file().sides([0.0; 3]), diagonal([-2.0, -2.0, 2.0], [9.0, 7.0, -5.0]), &[]);
     // A code that the standard does not know counts as none.
     check_affine(&file().put(254, &9i16.to_le_bytes()), expected, &[HeaderNote::NoTransform]);
 }
@@ -90,6 +88,83 @@ fn an_impossible_quaternion_is_refused_where_it_is_used() {
     // Longer than 1 by rounding is a half turn.
     let file = without_sform().qform(1, [0.0, 0.0, 1.000_000_1], [0.0; 3]);
     check_affine(&file, diagonal([-2.0, -2.0, 2.0], [0.0; 3]), &[]);
+}
+
+/// Each affine is the one that MONAI 1.6.1 (and 1.3.2, with the same code) gives.
+#[test]
+fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
+    let bad_rows = [[-4.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
+    let sform = |code: i16| file().sform(code, &bad_rows).sides([2.0; 3]);
+    let half_turn = [0.0, 0.0, 1.0];
+    let as_qform = diagonal([-2.0, -2.0, 2.0], [1.0, 2.0, 3.0]);
+    let as_bad_sform = diagonal([-4.0, -2.0, 2.0], [9.0, 7.0, -5.0]);
+    let as_good_sform = diagonal([-2.0, -2.0, 2.0], [9.0, 7.0, -5.0]);
+    let around_centre = diagonal([-2.0, 2.0, 2.0], [1.0, -2.0, -3.0]);
+    let told = |sform: [f64; 3], pixdim: [f64; 3], is_qform_used| {
+        vec![HeaderNote::SformSides { sform, pixdim, is_qform_used }]
+    };
+    let qform_told = told([4.0, 2.0, 2.0], [2.0; 3], true);
+    let sform_told = told([4.0, 2.0, 2.0], [2.0; 3], false);
+    for code in [0, 1] {
+        let with = |file: TestFile| file.qform(code, half_turn, [1.0, 2.0, 3.0]);
+        // The code of the qform does not matter where the sform is bad.
+        check_affine(&with(sform(1)), as_qform, &qform_told);
+        // A code of 0 is one that is not set, whatever the sides.
+        let (expected, notes) =
+            if code == 1 { (as_qform, vec![]) } else { (around_centre, vec![HeaderNote::NoTransform]) };
+        check_affine(&with(sform(0)), expected, &notes);
+        check_affine(&with(file().put(254, &[0, 0])), expected, &notes);
+        // An array of five dimensions is left as it is.
+        let five = with(sform(1)).put(40, &5i16.to_le_bytes()).put(48, &[1, 0, 1, 0]);
+        check_affine(&five, as_bad_sform, &sform_told);
+        // In four dimensions, the translation counts as well.
+        let four = |origin: [f32; 3]| sform(1).qform(code, half_turn, origin).put(40, &4i16.to_le_bytes());
+        let four = |origin: [f32; 3]| four(origin).put(48, &[1, 0]).floats(92, &[1.0]);
+        check_affine(&four([1.0, 2.0, 3.0]), as_bad_sform, &sform_told);
+        check_affine(&four([0.0; 3]), diagonal([-2.0, -2.0, 2.0], [0.0; 3]), &qform_told);
+    }
+    check_affine(&file().qform(0, half_turn, [1.0, 2.0, 3.0]), as_good_sform, &[]);
+    // Neither transform has the sides of pixdim.
+    let nan = sform(1).qform(1, [f32::NAN, 0.0, 0.0], [1.0, 2.0, 3.0]);
+    check_affine(&nan, as_bad_sform, &sform_told);
+    // MONAI cannot read it.
+    assert!(info(&sform(1).qform(1, [0.9, 0.9, 0.0], [0.0; 3])).unwrap_err().contains("impossible quaternion"));
+    // Sides of 0 count as 1, negative ones lose their sign.
+    let zero = [told([2.0; 3], [1.0; 3], true), vec![HeaderNote::ZeroSides { axes: vec![0, 1, 2] }]].concat();
+    check_affine(&file().sides([0.0; 3]), diagonal([1.0; 3], [0.0; 3]), &zero);
+    let turned = file().sides([0.0; 3]).qform(1, half_turn, [1.0, 2.0, 3.0]);
+    check_affine(&turned, diagonal([-1.0, -1.0, 1.0], [1.0, 2.0, 3.0]), &zero);
+    let one_mm = file().sform(1, &[[1.0, 0.0, 0.0, 9.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 1.0, -5.0]]);
+    check_affine(&one_mm.sides([0.0; 3]), diagonal([1.0; 3], [9.0, 7.0, -5.0]), &[]);
+    let negative = sform(1).sides([-2.0, 2.0, 2.0]).qform(1, half_turn, [1.0, 2.0, 3.0]);
+    check_affine(&negative, as_qform, &qform_told);
+}
+
+#[test]
+fn the_qform_in_place_of_a_sform_is_rounded_as_a_sform() {
+    let file = file().sides([1.2, 0.9, 2.5]).qform(0, [0.1, 0.2, 0.3], [1.1, 2.2, 3.3]);
+    let affine = info(&file).unwrap().affine;
+    let expected = [
+        [0.888_000_011_444_091_8, -0.464_775_413_274_765, 1.077_361_822_128_296, 1.100_000_023_841_858],
+        [0.715_700_566_768_646_2, 0.719_999_969_005_584_7, -0.163_680_911_064_147_95, 2.200_000_047_683_716],
+        [-0.373_133_689_165_115_36, 0.274_925_142_526_626_6, 2.25, 3.299_999_952_316_284],
+        [0.0, 0.0, 0.0, 1.0],
+    ];
+    assert_eq!(affine, expected);
+}
+
+#[test]
+fn only_sides_that_differ_by_more_than_rounding_are_other_sides() {
+    let with = |side: f32| {
+        let rows = [[-side, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
+        info(&file().sform(1, &rows).sides([2.0; 3])).unwrap()
+    };
+    assert!(with(2.000_01).notes.is_empty());
+    let info = with(2.000_03);
+    let text = "sform with sides 2.00003 x 2 x 2, pixdim with 2 x 2 x 2: the qform is used, as in MONAI (nibabel takes the \
+                sform); mend the header";
+    assert_eq!(info.notes.iter().map(ToString::to_string).collect::<Vec<_>>(), [text]);
+    assert_eq!(info.affine[0], [2.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]
@@ -187,6 +262,29 @@ fn voxels_that_are_not_labels_are_told_with_their_place() {
     assert!(floats([0.0, 1.0, 2.0, 256.0]).starts_with("label value 256 at voxel 1,1,0;"));
     let message = floats([f32::NAN, 1.0, f32::INFINITY, 2.5]);
     assert!(message.starts_with("2 of 4 voxels NaN or infinite;"), "{message}");
+}
+
+#[test]
+fn numbers_of_the_shape_are_told_with_their_sign() {
+    let dim = |number: usize, value: i16| info(&file().put(40 + 2 * number, &value.to_le_bytes())).unwrap_err();
+    for rank in [-3, 0, 8] {
+        assert_eq!(dim(0, rank), format!("{rank} dimensions; a NIfTI file has 1 to 7"));
+    }
+    assert_eq!(dim(1, -18), "dim[1] is -18; expected a length of 1 to 32767");
+    assert_eq!(dim(3, 0), "image of shape [2, 3, 0]; expected three lengths of 1 to 32767");
+    let big_endian = file().put(0, &348i32.to_be_bytes()).put(40, &(-3i16).to_be_bytes());
+    assert_eq!(info(&big_endian).unwrap_err(), "-3 dimensions; a NIfTI file has 1 to 7");
+}
+
+#[test]
+fn an_empty_file_of_any_format_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.mhd"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(read_info(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
+        assert_eq!(read_volume(&path).unwrap_err().reason, VolumeFault::Empty, "{name}");
+    }
 }
 
 #[test]

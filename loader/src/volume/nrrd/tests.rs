@@ -77,6 +77,16 @@ fn spaces_units_and_plain_spacings_give_the_place() {
 }
 
 #[test]
+fn a_fourth_axis_of_one_voxel_and_no_direction_changes_nothing() {
+    let header = HEADER.replace("dimension: 3", "dimension: 4").replace("sizes: 2 3 2", "sizes: 2 3 2 1");
+    let header = header.replace("(0,0,3)", "(0,0,3) none").replace("domain domain domain", "domain domain domain list");
+    let volume = read("a.nrrd", &header, &voxels()).unwrap();
+    let plain = read("a.nrrd", HEADER, &voxels()).unwrap();
+    assert_eq!((volume.info.shape, volume.info.affine), (plain.info.shape, plain.info.affine));
+    assert_eq!((volume.info.notes.len(), values(&volume)), (0, values(&plain)));
+}
+
+#[test]
 fn encodings_and_orders_of_bytes_are_read() {
     check(HEADER, &voxels());
     check(&HEADER.replace('\n', "\r\n"), &[b"".as_slice(), &voxels()].concat()[..]);

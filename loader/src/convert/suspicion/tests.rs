@@ -1,0 +1,199 @@
+//! Values of scans that are CTs in HU, and of ones that are not.
+
+use super::*;
+use crate::volume::nifti::testing::TestFile;
+use crate::volume::read_volume;
+
+const SHAPE: [usize; 3] = [40, 30, 20];
+
+/// A body of noisy tissue in air, in HU; deterministic.
+fn ct() -> Vec<f32> {
+    let [nx, ny, nz] = SHAPE;
+    let mut values = Vec::with_capacity(nx * ny * nz);
+    for at in 0..nx * ny * nz {
+        let (x, y) = (at % nx, at / nx % ny);
+        let noise = ((at * 7919 + at / 13 * 104_729) % 61) as f32 - 30.0;
+        let is_body = (5..35).contains(&x) && (5..25).contains(&y);
+        let is_lung = (10..15).contains(&x) && (8..20).contains(&y);
+        values.push(
+            if is_lung {
+                -820.0
+            } else if is_body {
+                45.0
+            } else {
+                -1000.0
+            } + noise,
+        );
+    }
+    values
+}
+
+fn check(values: &[f32], expected: Option<&str>) -> ValueStats {
+    let dir = tempfile::tempdir().unwrap();
+    let file = TestFile::new(SHAPE, &[]).with_f32(values);
+    let volume = read_volume(&file.write(&dir.path().join("a.nii"))).unwrap();
+    let stats = ValueStats::of(&volume, Normalize::Hu, [-175.0, 250.0]);
+    let found = Suspicion::of(&stats).map(|suspicion| suspicion.to_string());
+    match expected {
+        Some(part) => assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{found:?} {stats:?}"),
+        None => assert_eq!(found, None, "{stats:?}"),
+    }
+    stats
+}
+
+fn mapped(map: impl Fn(f32) -> f32) -> Vec<f32> {
+    ct().into_iter().map(map).collect()
+}
+
+#[test]
+fn a_ct_is_plausible() {
+    let stats = check(&ct(), None);
+    assert_eq!((stats.min, stats.max), (-1030.0, 75.0));
+    // 30 x 20 of 40 x 30 are body, 5 x 12 of them lung.
+    assert!((stats.below - 0.55).abs() < 1e-9 && stats.above.abs() < 1e-9, "{stats:?}");
+    // Lung stays above -900; noise lifts no air to it.
+    assert!((stats.air - 0.5).abs() < 1e-9, "{stats:?}");
+    // Cropped to the body, and clipped to the window.
+    check(&mapped(|hu| hu.max(-150.0)), None);
+    check(&mapped(|hu| hu.clamp(-175.0, 250.0)), None);
+}
+
+#[test]
+fn values_that_are_not_hu_are_named() {
+    check(&mapped(|hu| hu + 1030.0), Some("HU with an offset"));
+    check(&mapped(|hu| (hu + 1000.0).max(0.0)), Some("HU with an offset"));
+    check(&mapped(|hu| hu + 32_768.0), Some("HU with an offset"));
+    check(&mapped(|hu| (hu.clamp(-175.0, 250.0) + 175.0) / 425.0), Some("normalised"));
+    check(&mapped(|hu| hu / 500.0), Some("normalised"));
+    check(&mapped(|hu| ((hu + 1030.0) / 1105.0 * 255.0).round()), Some("an 8-bit picture"));
+    check(&mapped(|hu| (hu + 1030.0) * 0.4), Some("an MR, or a CT that is not in HU"));
+    check(&mapped(|hu| hu * 50.0 + 60_000.0 - 70_000.0 * f32::from(u8::from(hu < -1029.0))), Some("above the window"));
+    let mut empty = mapped(|hu| -1000.0 - hu.abs() / 8.0);
+    empty[0] = 40.0;
+    check(&empty, Some("below the window"));
+    check(&mapped(|_| 0.0), Some("every voxel is 0"));
+}
+
+#[test]
+fn the_offset_is_named_as_far_as_it_is_known() {
+    let still_air = |offset: f32| mapped(|hu| if hu < -900.0 { -1000.0 + offset } else { hu + offset });
+    for offset in OFFSETS {
+        let air = offset - 1000.0;
+        let text = format!(
+            "with air at {air}: HU with an offset of {offset}; subtract it, or lower scl_inter by {offset} (with a \
+             scl_slope of 1 where that is 0)"
+        );
+        check(&still_air(offset), Some(&text));
+    }
+    check(
+        &still_air(5000.0),
+        Some("the lowest frequent value is 4000, which is about the offset - 1000 if it is air;"),
+    );
+    let even: Vec<f32> = (0..24_000u16).map(|at| 1500.0 + f32::from(at)).collect();
+    check(&even, Some("HU with an offset whose size the values do not show"));
+    let suspicion = |format| Suspicion::Offset { min: 0.0, max: 2000.0, share: 0.5, air: None, format }.to_string();
+    assert!(suspicion(Format::Dicom).ends_with("(1024 as a rule), or lower RescaleIntercept by 1024 in all files"));
+    for format in [Format::Nrrd, Format::MetaImage] {
+        assert!(suspicion(format).ends_with("subtract it (1024 as a rule)"), "{}", suspicion(format));
+    }
+}
+
+#[test]
+fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
+    // Some bone.
+    let with_bone = || mapped(|hu| if hu > 74.0 { hu + 500.0 } else { hu });
+    let of = |map: &dyn Fn(f32) -> f32| with_bone().into_iter().map(map).collect::<Vec<f32>>();
+    check(&of(&|hu| hu * 10.0), Some("50% of them near -10000: HU times 10"));
+    check(&of(&|hu| -hu), Some("50% of them near 1000 and hardly any above: HU with inverted sign"));
+    check(&of(&|hu| hu), None);
+    // Padding of any value in place of air, in a CT with metal.
+    let metal = |hu: f32| if hu > 500.0 { 30_000.0 } else { hu };
+    for padding in [-2000.0, -3024.0, -8192.0, -10_000.0, -32_768.0] {
+        check(&of(&|hu| if hu < -1000.0 { padding } else { metal(hu) }), None);
+    }
+    // Bone near 1000 HU in place of air, and denser bone above.
+    check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu - 500.0 }), None);
+}
+
+/// The project's phantom, whose lungs and bones are those of its module.
+#[test]
+fn phantoms_of_another_scale_or_sign_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = crate::phantom::PhantomConfig { cases: 1, seed: 3, spacing_mm: [5.0, 7.0] };
+    crate::phantom::write_dataset(dir.path(), &config).unwrap();
+    let volume = read_volume(&dir.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
+    let mut values = vec![0f32; volume.info.shape.iter().product()];
+    volume.read_f32(0, &mut values);
+    let found = |map: fn(f32) -> f32| {
+        let values: Vec<f32> = values.iter().map(|&hu| map(hu)).collect();
+        let file = TestFile::new(volume.info.shape, &[]).with_f32(&values);
+        let mapped = read_volume(&file.write(&dir.path().join("mapped.nii"))).unwrap();
+        Suspicion::of(&ValueStats::of(&mapped, Normalize::Hu, [-175.0, 250.0]))
+    };
+    assert_eq!(found(|hu| hu), None);
+    assert!(matches!(found(|hu| hu * 10.0), Some(Suspicion::Tenfold { .. })));
+    assert!(matches!(found(|hu| -hu), Some(Suspicion::Inverted { .. })));
+}
+
+#[test]
+fn label_maps_are_known_by_their_values() {
+    check(&mapped(|hu| f32::from(u8::from(hu > 0.0))), Some("a label map by its values (2 whole numbers up to 1)"));
+    // A hundred labels in uniform slabs.
+    let slabs: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| (at / 240) as f32).collect();
+    check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
+}
+
+/// Suspicion and counts of an image that becomes z-scores.
+fn of_zscores(values: &[f32], window: [f64; 2]) -> (Option<String>, ValueStats) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
+    let stats = ValueStats::of(&read_volume(&file).unwrap(), Normalize::Zscore, window);
+    (Suspicion::of_zscores(&stats).map(|suspicion| suspicion.to_string()), stats)
+}
+
+#[test]
+fn one_extreme_voxel_is_told_once_it_distorts_all_others() {
+    let range = Normalize::Zscore.default_window();
+    let with = |extreme: f32| {
+        let mut values = ct();
+        values[12_345] = extreme;
+        of_zscores(&values, range)
+    };
+    // One voxel of 24,000 at 30,000 HU raises the deviation from 513 to 550 HU, which changes little.
+    let (suspicion, stats) = with(30_000.0);
+    assert_eq!(suspicion, None);
+    assert_eq!(stats.zscore.unwrap().extremes.unwrap().num, 1);
+    for extreme in [1e6, -1e6] {
+        let (suspicion, stats) = with(extreme);
+        // Less than one voxel in 10,000: the number of clamped voxels alone tells nothing.
+        assert!(stats.below + stats.above < NOTABLY_CLAMPED, "{stats:?}");
+        let text = suspicion.unwrap();
+        assert!(text.starts_with("1 voxel more than 20 standard deviations from the mean"), "{text}");
+        assert!(text.contains(&format!("up to the value {extreme}, ")) && text.contains("e-2 in place"), "{text}");
+    }
+}
+
+#[test]
+fn any_modality_is_plausible_as_z_scores() {
+    let of = of_zscores;
+    let range = Normalize::Zscore.default_window();
+    // An offset, an MR, a normalised image, and a CT.
+    let maps: [fn(f32) -> f32; 4] = [|hu| hu + 1030.0, |hu| (hu + 1030.0) * 0.4, |hu| hu / 500.0, |hu| hu];
+    for map in maps {
+        let (suspicion, stats) = of(&mapped(map), range);
+        assert_eq!(suspicion, None);
+        assert!(stats.zscore.is_some() && stats.below + stats.above <= 0.0, "{stats:?}");
+    }
+    let (suspicion, stats) = of(&mapped(|hu| hu.max(0.0)), range);
+    let num_zero = ct().iter().filter(|&&hu| hu <= 0.0).count();
+    assert_eq!((suspicion, stats.air), (None, num_zero as f64 / ct().len() as f64));
+    let (suspicion, _) = of(&mapped(|hu| hu.max(0.0)), [-1.0, 1.0]);
+    assert!(suspicion.is_some_and(|text| text.contains("beyond the range of z-scores")));
+    let (suspicion, stats) = of(&mapped(|_| 7.0), range);
+    assert_eq!(
+        (suspicion.as_deref(), stats.zscore),
+        (Some("every voxel is 7; replace the file, or exclude the case"), None)
+    );
+    let (suspicion, _) = of(&mapped(|hu| f32::from(u8::from(hu > 0.0))), range);
+    assert!(suspicion.is_some_and(|text| text.starts_with("a label map")));
+}
