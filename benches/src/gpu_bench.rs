@@ -78,8 +78,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Numerics => show(numerics::numerics(cli, &compute)?),
             Case::Reference => show(numerics::reference(cli)?),
             Case::Kernels => pretraining::kernels(cli, &compute, &mut show)?,
-            Case::Products => shapes::time(&model, &compute, cli.precision, cli.batch, &mut show)?,
-            Case::Shapes => shapes::compare(&model, &compute, cli.precision, &mut show)?,
+            Case::Products => shapes::time(&model, &compute, (cli.precision, cli.attention), cli.batch, &mut show)?,
+            Case::Shapes => shapes::compare(&model, &compute, (cli.precision, cli.attention), &mut show)?,
             Case::Convolutions => shapes::compare_convolutions(&compute, cli.precision, &mut show)?,
         }
     }
