@@ -4,7 +4,7 @@ import json
 import sys
 
 KEYS = (
-    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib largest_relative_error within_band "
+    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib cudnn_plans largest_relative_error within_band "
     "first_secs secs skipped failed"
 ).split()
 

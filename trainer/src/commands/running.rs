@@ -217,11 +217,11 @@ pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
 
 /// One line that says how attention is computed on `compute`; `None` where it is computed by products, as by default.
 fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
-    if attention == Computation::Products || compute.is_cpu() {
+    if attention == Computation::Products {
         return None;
     }
     if !compute.is_cuda() {
-        return Some("warning: train.attention = \"cudnn\" is for NVIDIA GPUs; attention by products".to_owned());
+        return Some("warning: train.attention = \"cudnn\" is for NVIDIA GPUs; it makes no difference here".to_owned());
     }
     Some(match vendor::cudnn::library() {
         Ok(library) => {

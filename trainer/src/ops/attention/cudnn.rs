@@ -134,6 +134,7 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
 pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     let Kept { q, k, v, o, stats, plan } = kept;
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
+    assert_eq!(dy.dtype, q.dtype, "a gradient has the type of its value");
     let d_o = if plan.is_padded() { heads::split(dy, None, plan.part(0, 1)) } else { into_contiguous(dy) };
     let row_sums = empty(&q, Shape::from([sequences, heads, queries]), DType::F32);
     let lengths = plan

@@ -46,6 +46,12 @@ impl Choices {
         self.0.extend(other.0);
     }
 
+    /// Number of choices.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// True if nothing was chosen, as on a CPU.
     #[must_use]
     pub fn is_empty(&self) -> bool {
