@@ -145,6 +145,7 @@ impl PretrainPreset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
     use hiend_loader::transform::Chain;
