@@ -20,6 +20,8 @@ pub mod algorithms;
 #[expect(unsafe_code, reason = "calls of a C library")]
 #[allow(clippy::wildcard_imports, reason = "constants of a C library")]
 pub mod cublaslt;
+#[expect(unsafe_code, reason = "calls of a C library")]
+pub mod cudnn;
 pub mod layout;
 pub mod library;
 pub mod problem;

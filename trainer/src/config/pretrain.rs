@@ -145,6 +145,7 @@ impl PretrainPreset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
     use hiend_loader::transform::Chain;
@@ -251,6 +252,17 @@ mod tests {
         nnunet.stream.augment = Chain::nnunet();
         let message = nnunet.validate("x.toml").unwrap_err().to_string();
         assert!(message.starts_with("x.toml: train.decode_on: \"device\" cuts, flips, turns and shifts"), "{message}");
+    }
+
+    #[test]
+    fn fused_attention_is_of_short_tokens() {
+        let text = PretrainPreset::VitLP12.toml();
+        assert!(text.contains("attention = \"products\""));
+        let fused = text.replacen("attention = \"products\"", "attention = \"cudnn\"", 1);
+        assert_eq!(PretrainConfig::parse(&fused, "x.toml").unwrap().train.attention, Computation::Cudnn);
+        let message =
+            PretrainConfig::parse(&fused.replacen("\"bf16\"", "\"tf32\"", 1), "x.toml").unwrap_err().to_string();
+        assert_eq!(message, "x.toml: train.attention: \"cudnn\" needs train.precision = \"bf16\", which is \"tf32\"");
     }
 
     #[test]

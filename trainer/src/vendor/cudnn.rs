@@ -1,0 +1,196 @@
+//! cuDNN 9: its functions, found at run time, and a handle for the device.
+//!
+//! Only the library's graph interface is used: a computation is described as a graph of operations ([`graph`]), the
+//! library names engines that compute it, one of them becomes a plan ([`plan`]), and the plan runs on the stream of its
+//! caller (`queue`). Graphs can also be made for a device that is not there, by its properties, so that they are tested on any
+//! machine that has the library.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+use super::library::{self, Found, Library, Places};
+
+pub mod attention;
+pub mod graph;
+pub mod operations;
+pub mod plan;
+#[cfg(feature = "cuda")]
+pub mod queue;
+pub mod record;
+pub mod session;
+
+/// Oldest version that is used, as the library numbers it.
+const OLDEST: usize = 90_000;
+
+/// Opaque object of the library.
+type Raw = *mut c_void;
+
+macro_rules! functions {
+    ($($field:ident: $symbol:literal, fn($($argument:ty),*) -> $result:ty;)*) => {
+        /// Functions of the library that are called here, with the types of its header.
+        struct Functions {
+            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
+        }
+
+        impl Functions {
+            /// Looks all of them up, or gives the name of the first that is missing.
+            ///
+            /// # Safety
+            /// `library` is cuDNN and stays loaded.
+            unsafe fn of(library: &libloading::Library) -> Result<Self, &'static str> {
+                // SAFETY: each symbol has the type that the library's header gives it.
+                unsafe {
+                    Ok(Self { $($field: *library.get($symbol.as_bytes()).map_err(|_| $symbol)?,)* })
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    get_version: "cudnnGetVersion", fn() -> usize;
+    get_error_string: "cudnnGetErrorString", fn(c_int) -> *const c_char;
+    get_last_error_string: "cudnnGetLastErrorString", fn(*mut c_char, usize) -> ();
+    create: "cudnnCreate", fn(*mut Raw) -> c_int;
+    set_stream: "cudnnSetStream", fn(Raw, *mut c_void) -> c_int;
+    create_descriptor: "cudnnBackendCreateDescriptor", fn(c_int, *mut Raw) -> c_int;
+    destroy_descriptor: "cudnnBackendDestroyDescriptor", fn(Raw) -> c_int;
+    set_attribute: "cudnnBackendSetAttribute", fn(Raw, c_int, c_int, i64, *const c_void) -> c_int;
+    get_attribute: "cudnnBackendGetAttribute", fn(Raw, c_int, c_int, i64, *mut i64, *mut c_void) -> c_int;
+    finalize: "cudnnBackendFinalize", fn(Raw) -> c_int;
+    execute: "cudnnBackendExecute", fn(Raw, Raw, Raw) -> c_int;
+}
+
+/// The library, loaded.
+pub struct Cudnn {
+    functions: Functions,
+    /// Version as a number: 9.14.0 is 91400.
+    pub version: usize,
+    /// File and version.
+    pub found: Found,
+}
+
+/// Opens the library, once a process, and looks up everything that is called here.
+///
+/// # Errors
+/// A line that says what is missing and how to get it.
+pub fn library() -> Result<&'static Cudnn, &'static str> {
+    static LIBRARY: OnceLock<Result<Cudnn, String>> = OnceLock::new();
+    LIBRARY.get_or_init(open).as_ref().map_err(String::as_str)
+}
+
+fn open() -> Result<Cudnn, String> {
+    let found = library::open(Library::Cudnn, &Places::of_process()).map_err(|error| error.to_string())?;
+    let file = found.path.display();
+    // SAFETY: the library is loaded already, so that no initialiser runs.
+    let loaded = unsafe { libloading::Library::new(&found.path) }.map_err(|error| format!("{file}: {error}"))?;
+    // SAFETY: it was opened under cuDNN's name, and is not unloaded.
+    let functions = unsafe { Functions::of(&loaded) };
+    std::mem::forget(loaded);
+    let functions =
+        functions.map_err(|symbol| format!("{file} has no {symbol}: it is too old; version 9 is needed"))?;
+    // SAFETY: takes nothing and has no effect.
+    let version = unsafe { (functions.get_version)() };
+    if version < OLDEST {
+        return Err(format!(
+            "{file} is version {}; version 9 is needed",
+            found.version.as_deref().unwrap_or("unknown")
+        ));
+    }
+    Ok(Cudnn { functions, version, found })
+}
+
+/// A refusal of the library, with the call that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cuDNN: {call} failed with {status}{reason}")]
+pub struct CudnnError {
+    call: &'static str,
+    status: String,
+    /// The library's own words after a colon, or nothing.
+    reason: String,
+}
+
+impl CudnnError {
+    /// A refusal of this program's own.
+    #[must_use]
+    pub fn refused(call: &'static str, reason: &str) -> Self {
+        Self { call, status: reason.to_owned(), reason: String::new() }
+    }
+}
+
+impl Cudnn {
+    fn check(&self, call: &'static str, status: c_int) -> Result<(), CudnnError> {
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: takes any number, and gives a string that is never freed.
+        let name = unsafe { CStr::from_ptr((self.functions.get_error_string)(status)) };
+        let mut text = [0u8; 1024];
+        // SAFETY: the library writes no more than the bytes it is given.
+        unsafe { (self.functions.get_last_error_string)(text.as_mut_ptr().cast(), text.len()) };
+        let reason = CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy();
+        // The library may give several lines.
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+        Err(CudnnError { call, status: name.to_string_lossy().into_owned(), reason })
+    }
+}
+
+fn opened(call: &'static str) -> Result<&'static Cudnn, CudnnError> {
+    library().map_err(|reason| CudnnError::refused(call, reason))
+}
+
+/// The library on the current device. Lives on the device's own thread, and is never destroyed, since devices are not.
+pub struct Handle {
+    raw: Raw,
+    library: &'static Cudnn,
+    /// A handle belongs to one thread.
+    thread: PhantomData<*mut ()>,
+}
+
+impl Handle {
+    /// Opens a handle on the device whose context is current.
+    ///
+    /// # Errors
+    /// The library's reason.
+    pub fn open() -> Result<Self, CudnnError> {
+        let library = opened("cudnnCreate")?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the pointer is written.
+        library.check("cudnnCreate", unsafe { (library.functions.create)(&raw mut raw) })?;
+        Ok(Self { raw, library, thread: PhantomData })
+    }
+
+    /// Stream that plans run on from now on.
+    ///
+    /// # Errors
+    /// The library's reason.
+    ///
+    /// # Safety
+    /// `stream` is a `CUstream` of the handle's device, and lives until another is set or the handle is no longer used.
+    pub unsafe fn set_stream(&self, stream: *mut c_void) -> Result<(), CudnnError> {
+        // SAFETY: the handle is alive; the stream is by the caller's contract.
+        self.library.check("cudnnSetStream", unsafe { (self.library.functions.set_stream)(self.raw, stream) })
+    }
+}
+
+/// Device that graphs and plans are made for.
+pub enum Target {
+    /// The device of a handle.
+    Device(Handle),
+    /// A device that is described and need not be there: plans for it cannot run. Needs version 9.11.
+    Described(graph::Descriptor),
+}
+
+impl Target {
+    /// The device that `json` describes, in the library's own form.
+    ///
+    /// # Errors
+    /// The library's reason: a property is missing, or the version is too old.
+    pub fn described(json: &str) -> Result<Self, CudnnError> {
+        use graph::{Attribute, Draft, Kind};
+        let properties = Draft::new(Kind::DeviceProperties)?.set(Attribute::DevicePropJson, json.as_bytes())?;
+        Ok(Self::Described(properties.finalize()?))
+    }
+}

@@ -1,0 +1,546 @@
+//! Descriptors of cuDNN's graph interface: tensors, operations, and the graph that they form.
+//!
+//! A descriptor is a [`Draft`] while its attributes are set and a [`Descriptor`] once it is final. The library checks the
+//! type and number of every attribute's values, so that a wrong one is an error, not undefined. Descriptors keep those that
+//! they refer to.
+
+use std::ffi::c_int;
+use std::rc::Rc;
+
+use super::{Cudnn, CudnnError, Handle, Raw, Target, opened};
+use crate::vendor::problem::Number;
+
+/// Kinds of descriptors, by the library's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum Kind {
+    Pointwise = 0,
+    Convolution = 1,
+    Engine = 2,
+    EngineConfig = 3,
+    EngineHeuristics = 4,
+    ExecutionPlan = 5,
+    KnobChoice = 7,
+    OperationConvolutionForward = 10,
+    OperationConvolutionBackwardFilter = 11,
+    OperationConvolutionBackwardData = 12,
+    OperationPointwise = 13,
+    OperationGraph = 15,
+    VariantPack = 16,
+    Tensor = 17,
+    Matmul = 18,
+    OperationMatmul = 19,
+    Reduction = 21,
+    OperationReduction = 22,
+    OperationNormForward = 29,
+    OperationNormBackward = 30,
+    OperationReshape = 31,
+    DeviceProperties = 38,
+}
+
+/// Attributes of descriptors, by the library's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum Attribute {
+    PointwiseMode = 0,
+    PointwiseMathPrec = 1,
+    PointwiseReluLowerClip = 3,
+    PointwiseReluLowerClipSlope = 5,
+    PointwiseAxis = 9,
+    ConvolutionCompType = 100,
+    ConvolutionConvMode = 101,
+    ConvolutionDilations = 102,
+    ConvolutionFilterStrides = 103,
+    ConvolutionPostPaddings = 104,
+    ConvolutionPrePaddings = 105,
+    ConvolutionSpatialDims = 106,
+    EngineHeurMode = 200,
+    EngineHeurOperationGraph = 201,
+    EngineHeurResults = 202,
+    EngineHeurDeviceProp = 204,
+    EngineCfgEngine = 300,
+    EngineCfgKnobChoices = 302,
+    ExecutionPlanHandle = 400,
+    ExecutionPlanEngineConfig = 401,
+    ExecutionPlanWorkspaceSize = 402,
+    ExecutionPlanDeviceProp = 407,
+    KnobChoiceKnobType = 600,
+    KnobChoiceKnobValue = 601,
+    OperationConvolutionForwardAlpha = 700,
+    OperationConvolutionForwardBeta = 701,
+    OperationConvolutionForwardConvDesc = 702,
+    OperationConvolutionForwardW = 703,
+    OperationConvolutionForwardX = 704,
+    OperationConvolutionForwardY = 705,
+    OperationConvolutionBwdDataAlpha = 706,
+    OperationConvolutionBwdDataBeta = 707,
+    OperationConvolutionBwdDataConvDesc = 708,
+    OperationConvolutionBwdDataW = 709,
+    OperationConvolutionBwdDataDx = 710,
+    OperationConvolutionBwdDataDy = 711,
+    OperationConvolutionBwdFilterAlpha = 712,
+    OperationConvolutionBwdFilterBeta = 713,
+    OperationConvolutionBwdFilterConvDesc = 714,
+    OperationConvolutionBwdFilterDw = 715,
+    OperationConvolutionBwdFilterX = 716,
+    OperationConvolutionBwdFilterDy = 717,
+    OperationPointwisePwDescriptor = 750,
+    OperationPointwiseX = 751,
+    OperationPointwiseB = 752,
+    OperationPointwiseY = 753,
+    OperationPointwiseDx = 756,
+    OperationPointwiseDy = 757,
+    OperationPointwiseT = 758,
+    OperationGraphHandle = 800,
+    OperationGraphOps = 801,
+    OperationGraphEngineGlobalCount = 802,
+    TensorByteAlignment = 900,
+    TensorDataType = 901,
+    TensorDimensions = 902,
+    TensorStrides = 903,
+    TensorUniqueId = 906,
+    TensorIsVirtual = 907,
+    TensorIsByValue = 908,
+    VariantPackUniqueIds = 1000,
+    VariantPackDataPointers = 1001,
+    VariantPackWorkspace = 1003,
+    EngineOperationGraph = 1300,
+    EngineGlobalIndex = 1301,
+    EngineNumericalNote = 1303,
+    EngineDeviceProp = 1307,
+    MatmulCompType = 1500,
+    OperationMatmulA = 1520,
+    OperationMatmulB = 1521,
+    OperationMatmulC = 1522,
+    OperationMatmulDesc = 1523,
+    OperationMatmulMOverride = 1525,
+    OperationMatmulNOverride = 1526,
+    OperationMatmulKOverride = 1527,
+    ReductionOperator = 1600,
+    ReductionCompType = 1601,
+    OperationReductionX = 1610,
+    OperationReductionY = 1611,
+    OperationReductionDesc = 1612,
+    OperationReshapeX = 2200,
+    OperationReshapeY = 2201,
+    DevicePropJson = 2702,
+}
+
+/// Types of values in tensors and of computations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum DataType {
+    Float = 0,
+    Half = 2,
+    Int32 = 4,
+    BFloat16 = 9,
+    Int64 = 10,
+    Boolean = 11,
+}
+
+impl DataType {
+    /// Bytes of a value.
+    #[must_use]
+    pub fn bytes(self) -> i64 {
+        match self {
+            Self::Boolean => 1,
+            Self::Half | Self::BFloat16 => 2,
+            Self::Float | Self::Int32 => 4,
+            Self::Int64 => 8,
+        }
+    }
+}
+
+impl From<Number> for DataType {
+    fn from(number: Number) -> Self {
+        match number {
+            Number::F32 => Self::Float,
+            Number::F16 => Self::Half,
+            Number::Bf16 => Self::BFloat16,
+        }
+    }
+}
+
+/// Elementwise functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum PointwiseMode {
+    Add = 0,
+    Mul = 1,
+    Max = 3,
+    Div = 6,
+    Sub = 9,
+    Exp = 13,
+    Log = 15,
+    Identity = 21,
+    ReluForward = 100,
+    ReluBackward = 200,
+    CompareLess = 304,
+    LogicalAnd = 400,
+    GenerateIndex = 501,
+    BinarySelect = 601,
+}
+
+/// Functions that reduce axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum ReductionOperator {
+    Add = 0,
+    Max = 3,
+}
+
+/// Direction of a convolution's filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "names of the library's header")]
+pub enum ConvolutionMode {
+    Convolution = 0,
+    CrossCorrelation = 1,
+}
+
+/// Ways to look for engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum HeuristicMode {
+    /// Engines that compute the graph, without a promise of speed.
+    Fallback = 2,
+    /// Engines in the order of their expected speed.
+    A = 3,
+}
+
+/// A knob of an engine, by the library's number; later versions have more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct KnobType(pub i32);
+
+/// A remark about an engine's arithmetic, by the library's number; later versions have more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct NumericalNote(pub i32);
+
+impl NumericalNote {
+    /// Inputs are rounded to a shorter type.
+    pub const DOWN_CONVERT_INPUTS: Self = Self(1);
+    /// Sums are rounded on the way.
+    pub const REDUCED_PRECISION_REDUCTION: Self = Self(2);
+    /// Two runs may give different bits.
+    pub const NONDETERMINISTIC: Self = Self(4);
+}
+
+/// A value of an attribute: plain data, of a type that the library has a number for.
+pub trait Value: Copy {
+    /// The library's number of the type.
+    const TYPE: c_int;
+}
+
+/// A value of which any bits are one, so that the library may write it.
+pub trait Readable: Value + Default {}
+
+macro_rules! values {
+    ($($type:ty = $number:literal),* $(,)?) => { $(impl Value for $type { const TYPE: c_int = $number; })* };
+}
+
+values! {
+    DataType = 1, bool = 2, i64 = 3, f32 = 4, f64 = 5, ConvolutionMode = 7, HeuristicMode = 8, KnobType = 9,
+    NumericalNote = 11, PointwiseMode = 14, ReductionOperator = 18, i32 = 23, u8 = 24,
+}
+
+impl Readable for i64 {}
+impl Readable for i32 {}
+impl Readable for u8 {}
+impl Readable for KnobType {}
+impl Readable for NumericalNote {}
+
+const HANDLE: c_int = 0;
+const VOID_PTR: c_int = 6;
+const BACKEND_DESCRIPTOR: c_int = 15;
+
+/// A descriptor of the library, destroyed with it.
+struct Owned {
+    raw: Raw,
+    library: &'static Cudnn,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: created by `Draft::new`, destroyed once. Nothing can be done about a failure.
+        let _ = unsafe { (self.library.functions.destroy_descriptor)(self.raw) };
+    }
+}
+
+/// A descriptor whose attributes are being set.
+pub struct Draft {
+    owned: Owned,
+    held: Vec<Descriptor>,
+}
+
+impl Draft {
+    /// A descriptor without attributes.
+    ///
+    /// # Errors
+    /// If the library is not there, or does not know the kind.
+    pub fn new(kind: Kind) -> Result<Self, CudnnError> {
+        const CALL: &str = "cudnnBackendCreateDescriptor";
+        let library = opened(CALL)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the pointer is written.
+        library.check(CALL, unsafe { (library.functions.create_descriptor)(kind as c_int, &raw mut raw) })?;
+        Ok(Self { owned: Owned { raw, library }, held: Vec::new() })
+    }
+
+    /// Sets an attribute to `values`.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute, or it takes no such values.
+    pub fn set<T: Value>(self, attribute: Attribute, values: &[T]) -> Result<Self, CudnnError> {
+        // SAFETY: the type is that of the values.
+        unsafe { self.set_raw(attribute, T::TYPE, values) }
+    }
+
+    /// Sets an attribute to final descriptors, which are kept.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute, or it takes no such descriptors.
+    pub fn set_descriptors(mut self, attribute: Attribute, descriptors: &[&Descriptor]) -> Result<Self, CudnnError> {
+        let raw: Vec<Raw> = descriptors.iter().map(|descriptor| descriptor.raw()).collect();
+        self.held.extend(descriptors.iter().map(|&descriptor| descriptor.clone()));
+        // SAFETY: the descriptors are alive, and stay so as long as this one.
+        unsafe { self.set_raw(attribute, BACKEND_DESCRIPTOR, &raw) }
+    }
+
+    /// Sets an attribute to a handle.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute.
+    pub fn set_handle(self, attribute: Attribute, handle: &Handle) -> Result<Self, CudnnError> {
+        // SAFETY: handles are never destroyed.
+        unsafe { self.set_raw(attribute, HANDLE, &[handle.raw]) }
+    }
+
+    /// Sets an attribute to addresses.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute.
+    pub(super) fn set_pointers(self, attribute: Attribute, pointers: &[u64]) -> Result<Self, CudnnError> {
+        // SAFETY: addresses are as wide as pointers, and not followed before the descriptor is executed, which is unsafe.
+        unsafe { self.set_raw(attribute, VOID_PTR, pointers) }
+    }
+
+    /// # Safety
+    /// `values` are of the type with this number.
+    unsafe fn set_raw<T>(self, attribute: Attribute, number: c_int, values: &[T]) -> Result<Self, CudnnError> {
+        let Owned { raw, library } = self.owned;
+        let count = values.len() as i64;
+        // SAFETY: the descriptor is alive, and the library copies as many values as it is told.
+        let status = unsafe {
+            (library.functions.set_attribute)(raw, attribute as c_int, number, count, values.as_ptr().cast())
+        };
+        library.check("cudnnBackendSetAttribute", status).map_err(|error| error.about(attribute))?;
+        Ok(self)
+    }
+
+    /// Ends the setting of attributes; the library checks them together.
+    ///
+    /// # Errors
+    /// If an attribute is missing, or they do not fit each other.
+    pub fn finalize(self) -> Result<Descriptor, CudnnError> {
+        let Owned { raw, library } = self.owned;
+        // SAFETY: the descriptor is alive.
+        library.check("cudnnBackendFinalize", unsafe { (library.functions.finalize)(raw) })?;
+        Ok(self.filled())
+    }
+
+    /// The descriptor as one that the library filled itself.
+    fn filled(self) -> Descriptor {
+        Descriptor(Rc::new(Finished { owned: self.owned, _held: self.held }))
+    }
+}
+
+struct Finished {
+    owned: Owned,
+    /// Dropped after the descriptor that refers to them.
+    _held: Vec<Descriptor>,
+}
+
+/// A final descriptor; clones are the same one.
+#[derive(Clone)]
+pub struct Descriptor(Rc<Finished>);
+
+impl Descriptor {
+    pub(super) fn raw(&self) -> Raw {
+        self.0.owned.raw
+    }
+
+    /// At most `most` values of an attribute.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute.
+    pub fn get<T: Readable>(&self, attribute: Attribute, most: usize) -> Result<Vec<T>, CudnnError> {
+        let mut values = vec![T::default(); most];
+        // SAFETY: any bits are a value of the type.
+        let count = unsafe { self.get_raw(attribute, T::TYPE, &mut values) }?;
+        values.truncate(count);
+        Ok(values)
+    }
+
+    /// The value of an attribute that has one.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute.
+    pub fn value<T: Readable>(&self, attribute: Attribute) -> Result<T, CudnnError> {
+        let values = self.get(attribute, 1)?;
+        values.into_iter().next().ok_or_else(|| CudnnError::refused("cudnnBackendGetAttribute", "no value"))
+    }
+
+    /// At most `most` descriptors of an attribute, all of one kind.
+    ///
+    /// # Errors
+    /// If the descriptor has no such attribute.
+    pub fn descriptors(&self, attribute: Attribute, kind: Kind, most: usize) -> Result<Vec<Self>, CudnnError> {
+        let mut drafts = (0..most).map(|_| Draft::new(kind)).collect::<Result<Vec<_>, _>>()?;
+        let mut raw: Vec<Raw> = drafts.iter().map(|draft| draft.owned.raw).collect();
+        // SAFETY: the library fills the descriptors that it is given; they are alive.
+        let count = unsafe { self.get_raw(attribute, BACKEND_DESCRIPTOR, &mut raw) }?;
+        drafts.truncate(count);
+        let filled = drafts.into_iter().map(|mut draft| {
+            draft.held.push(self.clone());
+            draft.filled()
+        });
+        Ok(filled.collect())
+    }
+
+    /// Number of values written.
+    ///
+    /// # Safety
+    /// The library may write values of the type with this number over `values`.
+    unsafe fn get_raw<T>(&self, attribute: Attribute, number: c_int, values: &mut [T]) -> Result<usize, CudnnError> {
+        let Owned { raw, library } = self.0.owned;
+        let mut count = 0;
+        // SAFETY: the descriptor is alive, and the library writes no more values than there is room for.
+        let status = unsafe {
+            (library.functions.get_attribute)(
+                raw,
+                attribute as c_int,
+                number,
+                values.len() as i64,
+                &raw mut count,
+                values.as_mut_ptr().cast(),
+            )
+        };
+        library.check("cudnnBackendGetAttribute", status).map_err(|error| error.about(attribute))?;
+        // The count is what there is, which may be more than what was asked for.
+        Ok(usize::try_from(count).unwrap_or(0).min(values.len()))
+    }
+}
+
+impl CudnnError {
+    /// Names the attribute that a call was about.
+    fn about(mut self, attribute: Attribute) -> Self {
+        self.reason = format!(" ({attribute:?}){}", self.reason);
+        self
+    }
+}
+
+/// Place where a tensor of a graph is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Device memory.
+    Memory,
+    /// Nowhere: it exists within the graph only.
+    Virtual,
+    /// Host memory, read when a plan is queued: a single value.
+    Value,
+}
+
+/// A tensor of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Identifier within the graph, by which a plan is given the tensor's memory.
+    pub uid: i64,
+    /// Type of the values.
+    pub dtype: DataType,
+    /// Lengths of the axes.
+    pub dims: Vec<i64>,
+    /// Distances of neighbours along each axis, in values.
+    pub strides: Vec<i64>,
+    /// Place.
+    pub place: Place,
+    /// Power of two that divides the address, in bytes.
+    pub alignment: i64,
+}
+
+impl Tensor {
+    /// A tensor in device memory, aligned to 16 bytes.
+    #[must_use]
+    pub fn new(uid: i64, dtype: DataType, dims: &[i64], strides: &[i64]) -> Self {
+        let (dims, strides) = (dims.to_vec(), strides.to_vec());
+        Self { uid, dtype, dims, strides, place: Place::Memory, alignment: 16 }
+    }
+
+    /// A contiguous tensor in device memory, the last axis fastest.
+    #[must_use]
+    pub fn contiguous(uid: i64, dtype: DataType, dims: &[i64]) -> Self {
+        Self::new(uid, dtype, dims, &contiguous_strides(dims))
+    }
+
+    /// Puts the tensor elsewhere.
+    #[must_use]
+    pub fn at(self, place: Place) -> Self {
+        // Values on the host are aligned as their type is.
+        let alignment = if place == Place::Value { self.dtype.bytes() } else { self.alignment };
+        Self { place, alignment, ..self }
+    }
+
+    /// The tensor's descriptor.
+    ///
+    /// # Errors
+    /// If the library refuses the tensor.
+    pub fn descriptor(&self) -> Result<Descriptor, CudnnError> {
+        Draft::new(Kind::Tensor)?
+            .set(Attribute::TensorUniqueId, &[self.uid])?
+            .set(Attribute::TensorDataType, &[self.dtype])?
+            .set(Attribute::TensorByteAlignment, &[self.alignment])?
+            .set(Attribute::TensorDimensions, &self.dims)?
+            .set(Attribute::TensorStrides, &self.strides)?
+            .set(Attribute::TensorIsVirtual, &[self.place == Place::Virtual])?
+            .set(Attribute::TensorIsByValue, &[self.place == Place::Value])?
+            .finalize()
+    }
+}
+
+/// Strides of a tensor without gaps, the last axis fastest.
+#[must_use]
+pub fn contiguous_strides(dims: &[i64]) -> Vec<i64> {
+    (0..dims.len()).map(|axis| dims[axis + 1..].iter().product()).collect()
+}
+
+/// The graph of `operations`, which the tensors that they share connect.
+///
+/// # Errors
+/// If the operations are not a graph.
+pub fn operation_graph(target: &Target, operations: &[Descriptor]) -> Result<Descriptor, CudnnError> {
+    let operations: Vec<&Descriptor> = operations.iter().collect();
+    let draft = Draft::new(Kind::OperationGraph)?.set_descriptors(Attribute::OperationGraphOps, &operations)?;
+    match target {
+        Target::Device(handle) => draft.set_handle(Attribute::OperationGraphHandle, handle)?.finalize(),
+        Target::Described(_) => draft.finalize(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contiguous_strides_are_products_of_the_axes_behind() {
+        assert_eq!(contiguous_strides(&[2, 3, 4, 5]), [60, 20, 5, 1]);
+        assert_eq!(contiguous_strides(&[7]), [1]);
+        let tensor = Tensor::contiguous(3, DataType::Half, &[2, 3]).at(Place::Value);
+        assert_eq!((tensor.strides, tensor.alignment), (vec![3, 1], 2));
+    }
+}

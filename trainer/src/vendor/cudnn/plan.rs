@@ -1,0 +1,181 @@
+//! Plans: an engine of the library, chosen for a graph and ready to run.
+
+use std::ffi::c_int;
+
+use serde::{Deserialize, Serialize};
+
+use super::graph::{Attribute, Descriptor, Draft, HeuristicMode, Kind, KnobType, NumericalNote};
+use super::{CudnnError, Handle, Target};
+
+/// Most engines that are looked at for a graph.
+const MOST_ENGINES: usize = 64;
+/// Most knobs of an engine; version 9.28 has 51 types of them.
+const MOST_KNOBS: usize = 128;
+/// Most remarks about an engine; version 9.28 has 10 types of them.
+const MOST_NOTES: usize = 32;
+
+/// An engine with the values of its knobs: the same choice of the same version on the same kind of device computes the
+/// same bits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// Index of the engine among those for the graph.
+    pub engine: i64,
+    /// Knobs by the library's numbers, with their values.
+    pub knobs: Vec<(i32, i64)>,
+}
+
+/// A graph's engine, ready to run.
+pub struct Plan {
+    descriptor: Descriptor,
+    /// Scratch memory that it needs, in bytes.
+    pub workspace_bytes: u64,
+    /// The engine.
+    pub choice: Choice,
+}
+
+impl Plan {
+    /// The plan that the library expects to be fastest, of those that compute the same bits each time, have none of the
+    /// `refused` remarks, and need no more than `most_workspace` bytes of scratch memory.
+    ///
+    /// # Errors
+    /// If there is none; the reason is that of the last candidate.
+    pub fn fastest(
+        target: &Target,
+        graph: &Descriptor,
+        refused: &[NumericalNote],
+        most_workspace: u64,
+    ) -> Result<Self, CudnnError> {
+        let mut reason = CudnnError::refused("the search for an engine", "no engine computes this graph");
+        for mode in [HeuristicMode::A, HeuristicMode::Fallback] {
+            let configs = match engines(target, graph, mode) {
+                Ok(configs) => configs,
+                Err(error) => {
+                    reason = error;
+                    continue;
+                }
+            };
+            for config in configs {
+                match Self::allowed(target, &config, refused, most_workspace) {
+                    Ok(plan) => return Ok(plan),
+                    Err(error) => reason = error,
+                }
+            }
+        }
+        Err(reason)
+    }
+
+    fn allowed(
+        target: &Target,
+        config: &Descriptor,
+        refused: &[NumericalNote],
+        most_workspace: u64,
+    ) -> Result<Self, CudnnError> {
+        let (engine, choice) = choice_of(config)?;
+        let refuse = |reason: String| Err(CudnnError::refused("the search for an engine", &reason));
+        let notes = engine.get::<NumericalNote>(Attribute::EngineNumericalNote, MOST_NOTES)?;
+        let not_allowed = |note: &NumericalNote| *note == NumericalNote::NONDETERMINISTIC || refused.contains(note);
+        if let Some(NumericalNote(note)) = notes.into_iter().find(not_allowed) {
+            return refuse(format!("engine {} has the numerical note {note}", choice.engine));
+        }
+        let plan = Self::new(target, config, choice)?;
+        if plan.workspace_bytes > most_workspace {
+            return refuse(format!("engine {} needs {} bytes", plan.choice.engine, plan.workspace_bytes));
+        }
+        Ok(plan)
+    }
+
+    /// The plan of a choice that was made before, for the same graph.
+    ///
+    /// # Errors
+    /// If the library has no such engine for the graph.
+    pub fn of(target: &Target, graph: &Descriptor, choice: &Choice) -> Result<Self, CudnnError> {
+        let engine = Draft::new(Kind::Engine)?
+            .set_descriptors(Attribute::EngineOperationGraph, &[graph])?
+            .set(Attribute::EngineGlobalIndex, &[choice.engine])?;
+        let engine = match target {
+            Target::Device(_) => engine,
+            Target::Described(properties) => engine.set_descriptors(Attribute::EngineDeviceProp, &[properties])?,
+        };
+        let engine = engine.finalize()?;
+        let knob = |&(knob, value): &(i32, i64)| {
+            Draft::new(Kind::KnobChoice)?
+                .set(Attribute::KnobChoiceKnobType, &[KnobType(knob)])?
+                .set(Attribute::KnobChoiceKnobValue, &[value])?
+                .finalize()
+        };
+        let knobs = choice.knobs.iter().map(knob).collect::<Result<Vec<_>, _>>()?;
+        let knobs: Vec<&Descriptor> = knobs.iter().collect();
+        let config = Draft::new(Kind::EngineConfig)?
+            .set_descriptors(Attribute::EngineCfgEngine, &[&engine])?
+            .set_descriptors(Attribute::EngineCfgKnobChoices, &knobs)?
+            .finalize()?;
+        Self::new(target, &config, choice.clone())
+    }
+
+    fn new(target: &Target, config: &Descriptor, choice: Choice) -> Result<Self, CudnnError> {
+        let draft =
+            Draft::new(Kind::ExecutionPlan)?.set_descriptors(Attribute::ExecutionPlanEngineConfig, &[config])?;
+        let draft = match target {
+            Target::Device(handle) => draft.set_handle(Attribute::ExecutionPlanHandle, handle)?,
+            Target::Described(properties) => {
+                draft.set_descriptors(Attribute::ExecutionPlanDeviceProp, &[properties])?
+            }
+        };
+        let descriptor = draft.finalize()?;
+        let workspace_bytes = descriptor.value::<i64>(Attribute::ExecutionPlanWorkspaceSize)?;
+        Ok(Self { descriptor, workspace_bytes: u64::try_from(workspace_bytes).unwrap_or(0), choice })
+    }
+
+    /// Queues the plan on the handle's stream. `buffers` are the addresses of the graph's tensors that are not virtual, by
+    /// their identifiers.
+    ///
+    /// # Errors
+    /// If the library refuses: a tensor is missing, an address is not aligned as described, or a launch fails.
+    ///
+    /// # Safety
+    /// The plan was made for the device of `handle`. Each address is memory of that device (of the host for a
+    /// [`Place::Value`](super::graph::Place::Value)) that holds the tensor as it was described; `workspace` is device
+    /// memory of [`workspace_bytes`](Self::workspace_bytes), used by this call alone. Device memory stays until the call is
+    /// done on the device.
+    pub unsafe fn run(&self, handle: &Handle, buffers: &[(i64, u64)], workspace: u64) -> Result<(), CudnnError> {
+        let (uids, pointers): (Vec<i64>, Vec<u64>) = buffers.iter().copied().unzip();
+        let pack = Draft::new(Kind::VariantPack)?
+            .set(Attribute::VariantPackUniqueIds, &uids)?
+            .set_pointers(Attribute::VariantPackDataPointers, &pointers)?
+            .set_pointers(Attribute::VariantPackWorkspace, &[workspace])?
+            .finalize()?;
+        // SAFETY: handle, plan and pack are alive; the caller's contract covers the memory.
+        let status: c_int =
+            unsafe { (handle.library.functions.execute)(handle.raw, self.descriptor.raw(), pack.raw()) };
+        handle.library.check("cudnnBackendExecute", status)
+    }
+}
+
+/// Engines for a graph, the best first.
+fn engines(target: &Target, graph: &Descriptor, mode: HeuristicMode) -> Result<Vec<Descriptor>, CudnnError> {
+    let draft = Draft::new(Kind::EngineHeuristics)?
+        .set_descriptors(Attribute::EngineHeurOperationGraph, &[graph])?
+        .set(Attribute::EngineHeurMode, &[mode])?;
+    let draft = match target {
+        Target::Device(_) => draft,
+        Target::Described(properties) => draft.set_descriptors(Attribute::EngineHeurDeviceProp, &[properties])?,
+    };
+    draft.finalize()?.descriptors(Attribute::EngineHeurResults, Kind::EngineConfig, MOST_ENGINES)
+}
+
+/// Engine of a configuration, and the choice that it is.
+fn choice_of(config: &Descriptor) -> Result<(Descriptor, Choice), CudnnError> {
+    let engines = config.descriptors(Attribute::EngineCfgEngine, Kind::Engine, 1)?;
+    let Some(engine) = engines.into_iter().next() else {
+        return Err(CudnnError::refused("the search for an engine", "a configuration without an engine"));
+    };
+    let knobs = config.descriptors(Attribute::EngineCfgKnobChoices, Kind::KnobChoice, MOST_KNOBS)?;
+    let knob = |knob: &Descriptor| {
+        let KnobType(number) = knob.value(Attribute::KnobChoiceKnobType)?;
+        Ok((number, knob.value(Attribute::KnobChoiceKnobValue)?))
+    };
+    let knobs = knobs.iter().map(knob).collect::<Result<Vec<_>, CudnnError>>()?;
+    let choice = Choice { engine: engine.value(Attribute::EngineGlobalIndex)?, knobs };
+    Ok((engine, choice))
+}
