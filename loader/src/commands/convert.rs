@@ -126,7 +126,7 @@ fn conclude(
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
-    print_stock(args, &summary)?;
+    print_stock(args, summary)?;
     if args.prune && summary.pruned.is_none() {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }

@@ -164,7 +164,7 @@ impl fmt::Display for UnusedReason {
                     "DICOM {what}, not an image of a CT, MR, PET or NM series; to use it, convert it to .nii.gz"
                 );
             }
-            Self::BadDicom { reason } => return f.write_str(reason),
+            Self::BadDicom { reason } | Self::BadDescription { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
@@ -178,7 +178,6 @@ impl fmt::Display for UnusedReason {
             }
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
             Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
-            Self::BadDescription { reason } => return f.write_str(reason),
             Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
         })
