@@ -10,6 +10,7 @@
 //! predictions are in memory as well: one in the predictor, one being cut or added meanwhile.
 
 mod accumulator;
+mod on_device;
 mod window;
 
 use thiserror::Error;
@@ -150,6 +151,12 @@ impl SlidingWindow {
         Self { mirror_axes, ..self }
     }
 
+    /// Size of a window, voxels along x, y, z.
+    #[must_use]
+    pub fn roi_size(&self) -> [usize; 3] {
+        self.roi_size
+    }
+
     /// Number of windows for a volume of `dims` voxels, mirror images not counted.
     #[must_use]
     pub fn num_windows(&self, dims: [usize; 3]) -> usize {
@@ -253,24 +260,9 @@ impl SlidingWindow {
         volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
     ) -> Result<Vec<u8>, E> {
-        let [_, ny, nz] = volume.dims;
-        let mut labels = vec![0_u8; volume.dims.iter().product()];
-        let mut best = Vec::new();
-        self.run(volume, predict, |slab| {
-            let slab_len = slab.dims.iter().product::<usize>();
-            let num_classes = slab.values.len() / slab_len;
-            if num_classes > 256 {
-                return Err(SlidingWindowError::TooManyClasses { num_classes }.into());
-            }
-            argmax_of_planes(slab.values, slab_len, &mut best);
-            for (row_idx, row) in best.chunks_exact(slab.dims[2]).enumerate() {
-                let (_, x, y) = row_position(row_idx, slab.dims);
-                let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
-                labels[at..][..row.len()].copy_from_slice(row);
-            }
-            Ok(())
-        })?;
-        Ok(labels)
+        let mut labels = Labels::new(volume.dims);
+        self.run(volume, predict, |slab| Ok(labels.push(slab)?))?;
+        Ok(labels.finish())
     }
 
     /// First voxels of the windows along one axis of `dim >= roi` voxels.
@@ -385,6 +377,48 @@ impl Adder<'_> {
     fn finish<E>(self, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
         let end = self.padded[self.axis];
         self.sums.map_or(Ok(()), |mut sums| sums.finish_before(end, sink))
+    }
+}
+
+/// Class of the largest value at each voxel of a volume, from slabs.
+#[derive(Debug)]
+pub struct Labels {
+    dims: [usize; 3],
+    voxels: Vec<u8>,
+    best: Vec<u8>,
+}
+
+impl Labels {
+    /// Labels of a volume of `dims` voxels, of which no slab is known.
+    #[must_use]
+    pub fn new(dims: [usize; 3]) -> Self {
+        Self { dims, voxels: vec![0; dims.iter().product()], best: Vec::new() }
+    }
+
+    /// Labels the voxels of a slab; the lowest class wins a tie.
+    ///
+    /// # Errors
+    /// If the slab has more than 256 channels.
+    pub fn push(&mut self, slab: Slab<'_>) -> Result<(), SlidingWindowError> {
+        let [_, ny, nz] = self.dims;
+        let slab_len = slab.dims.iter().product::<usize>();
+        let num_classes = slab.values.len() / slab_len;
+        if num_classes > 256 {
+            return Err(SlidingWindowError::TooManyClasses { num_classes });
+        }
+        argmax_of_planes(slab.values, slab_len, &mut self.best);
+        for (row_idx, row) in self.best.chunks_exact(slab.dims[2]).enumerate() {
+            let (_, x, y) = row_position(row_idx, slab.dims);
+            let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
+            self.voxels[at..][..row.len()].copy_from_slice(row);
+        }
+        Ok(())
+    }
+
+    /// Labels `[X, Y, Z]`, z fastest.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.voxels
     }
 }
 
