@@ -40,6 +40,8 @@ use std::time::Instant;
 use clap::ValueEnum as _;
 use hiend_trainer::config::DecodeOn;
 use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
+use hiend_trainer::ops::attention::Computation;
+use hiend_trainer::vendor::cudnn;
 use serde_json::{Value, json};
 
 pub use cli::Cli;
@@ -56,6 +58,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some(dir) = &cli.cache_dir {
         keep_kernels_in(dir);
     }
+    if cli.attention == Computation::Cudnn {
+        // Without it the figures would be those of products.
+        cudnn::library().map_err(|reason| anyhow::anyhow!("--attention cudnn: {reason}"))?;
+    }
     let compute = Compute::open(cli.device)?;
     settle_default(&compute)?;
     for &case in &cli.cases {
@@ -63,6 +69,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         let mut show = |mut line: Value| {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
             line["device"] = json!(compute.to_string());
+            if cli.attention == Computation::Cudnn {
+                // None if the library refused all attentions, which were computed by products then.
+                line["cudnn_plans"] = json!(cudnn::record::table().len());
+            }
             line["case_secs"] = json!(rounded(started.elapsed().as_secs_f64()));
             println!("{line}");
         };
@@ -78,8 +88,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Numerics => show(numerics::numerics(cli, &compute)?),
             Case::Reference => show(numerics::reference(cli)?),
             Case::Kernels => pretraining::kernels(cli, &compute, &mut show)?,
-            Case::Products => shapes::time(&model, &compute, cli.precision, cli.batch, &mut show)?,
-            Case::Shapes => shapes::compare(&model, &compute, cli.precision, &mut show)?,
+            Case::Products => shapes::time(&model, &compute, (cli.precision, cli.attention), cli.batch, &mut show)?,
+            Case::Shapes => shapes::compare(&model, &compute, (cli.precision, cli.attention), &mut show)?,
             Case::Convolutions => shapes::compare_convolutions(&compute, cli.precision, &mut show)?,
         }
     }

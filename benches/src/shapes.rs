@@ -16,7 +16,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::precision::Precision;
-use hiend_trainer::ops::attention::attend_cross;
+use hiend_trainer::ops::attention::{Computation, Method, attend_cross};
 use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ const BANDS: [(Precision, f64); 3] = [(Precision::F32, 1e-3), (Precision::Tf32, 
 pub fn compare(
     model: &HiEndMaeConfig,
     compute: &Compute,
-    precision: Precision,
+    (precision, computation): (Precision, Computation),
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
     for (tokens, from, to) in linear_maps(model) {
@@ -56,11 +56,14 @@ pub fn compare(
             &factors,
             |[q, kv], p| {
                 let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device()));
-                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads, p.factors()))
+                let method = Method { factors: p.factors(), computation };
+                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads, method))
             },
             precision,
         )?;
-        show(line("attention", &json!([queries, keys, width]), &errors, precision));
+        let mut line = line("attention", &json!([queries, keys, width]), &errors, precision);
+        line["attention"] = json!(computation);
+        show(line);
     }
     Ok(())
 }
@@ -133,7 +136,7 @@ fn tokens(model: &HiEndMaeConfig) -> (usize, usize) {
 pub fn time(
     model: &HiEndMaeConfig,
     compute: &Compute,
-    precision: Precision,
+    (precision, computation): (Precision, Computation),
     crops: usize,
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
@@ -161,9 +164,8 @@ pub fn time(
         let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &device));
         let run = || {
             let (q, kv) = (precision.narrow(q.clone()), precision.narrow(kv.clone()));
-            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads, precision.factors())
-                .sum()
-                .backward();
+            let method = Method { factors: precision.factors(), computation };
+            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads, method).sum().backward();
             q.grad(&grads).unwrap_or_else(|| q.inner())
         };
         // Two products forward, four back.

@@ -4,7 +4,7 @@ import json
 import sys
 
 KEYS = (
-    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib largest_relative_error within_band "
+    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib cudnn_plans largest_relative_error within_band "
     "first_secs secs skipped failed"
 ).split()
 
@@ -26,16 +26,21 @@ def worst(row):
 
 
 for case in ("shapes", "convolutions"):
-    lines = [row for row in rows if row.get("case") == case and "errors" in row]
-    within = sum(row["within_band"] for row in lines)
-    most = max(((worst(row), row["kind"], row["shape"]) for row in lines), default="none measured")
-    print(f"{case}: {within} of {len(lines)} within their band; worst {most}")
+    of_case = [row for row in rows if row.get("case") == case and "errors" in row]
+    for run in dict.fromkeys(row["run"] for row in of_case) or [case]:
+        lines = [row for row in of_case if row["run"] == run]
+        within = sum(row["within_band"] for row in lines)
+        most = max(((worst(row), row["kind"], row["shape"]) for row in lines), default="none measured")
+        print(f"{run}: {within} of {len(lines)} within their band; worst {most}")
 
 kernels = [row for row in rows if row.get("case") == "kernels" and "kernel" in row]
-totals = [row for row in kernels if row["kernel"] == "all"]
-for row in [row for row in kernels if row["kernel"] != "all"] + totals:
-    extra = (f"{key}={row[key]}" for key in ("vendor_ms", "span_ms", "idle_ms", "clock") if key in row)
-    print(f"{row['ms']:9.3f} ms {row['launches']:6.0f} x {row['kernel'][:90]}", *extra)
+for run in dict.fromkeys(row["run"] for row in kernels):
+    of_run = [row for row in kernels if row["run"] == run]
+    totals = [row for row in of_run if row["kernel"] == "all"]
+    print(f"{run}:")
+    for row in [row for row in of_run if row["kernel"] != "all"] + totals:
+        extra = (f"{key}={row[key]}" for key in ("vendor_ms", "span_ms", "idle_ms", "clock") if key in row)
+        print(f"{row['ms']:9.3f} ms {row['launches']:6.0f} x {row['kernel'][:90]}", *extra)
 for row in rows:
     if row.get("case") == "products" and "ms" in row:
-        print(f"{row['ms']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {row['kind']} {row['shape']}")
+        print(f"{row['ms']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {row['kind']} {row['shape']} ({row['run']})")

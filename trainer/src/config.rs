@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::model::precision::Precision;
+use crate::ops::attention::Computation;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
@@ -38,6 +39,10 @@ pub struct TrainConfig {
     /// Number type of matrix products: `f32`, or `bf16`, which is faster on GPUs. Everything else is f32.
     #[serde(default)]
     pub precision: Precision,
+    /// Computation of attention on GPUs: `products`, or `cudnn`, which keeps no attention matrix and needs 16-bit
+    /// precision. It is the same on a CPU.
+    #[serde(default)]
+    pub attention: Computation,
     /// Processor that computes nnU-Net's augmentations: `cpu`, or `device` if decoding keeps the cores busy. Crops are
     /// the same except for rounding. The recipe's augmentations are always part of the copy that cuts a crop.
     #[serde(default)]
@@ -79,6 +84,7 @@ impl TrainConfig {
             micro_batch: Some(1),
             ema_decay: Some(0.999),
             precision: Precision::F32,
+            attention: Computation::Products,
             augment_on: AugmentOn::Cpu,
             decode_on: DecodeOn::Cpu,
         }
@@ -106,6 +112,10 @@ impl TrainConfig {
         }
         if self.micro_batch == Some(0) {
             return Some(("micro_batch", "must be at least 1; leave it out for the whole batch".into()));
+        }
+        if self.attention == Computation::Cudnn && self.precision != Precision::Bf16 {
+            let name = self.precision.name();
+            return Some(("attention", format!("\"cudnn\" needs train.precision = \"bf16\", which is \"{name}\"")));
         }
         self.ema_decay
             .filter(|decay| !(0.0..1.0).contains(decay))

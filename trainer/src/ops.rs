@@ -61,8 +61,8 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     #[cfg(not(feature = "cube"))]
     let of_kernels: &[testing::DeviceTest] = &[];
     #[cfg(feature = "cuda")]
-    let of_vendor = product::cuda::tests::DEVICE_TESTS;
+    let of_vendor = [product::cuda::tests::DEVICE_TESTS, attention::cudnn::tests::DEVICE_TESTS];
     #[cfg(not(feature = "cuda"))]
-    let of_vendor: &[testing::DeviceTest] = &[];
-    of_operations.into_iter().chain([of_kernels, of_vendor]).flatten().copied()
+    let of_vendor: [&[testing::DeviceTest]; 0] = [];
+    of_operations.into_iter().chain([of_kernels]).chain(of_vendor).flatten().copied()
 }

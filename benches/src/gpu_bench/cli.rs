@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::DeviceChoice;
 use hiend_trainer::model::precision::Precision;
+use hiend_trainer::ops::attention::Computation;
 
 /// Measure training and inference on a device
 #[derive(Debug, Parser)]
@@ -33,6 +34,9 @@ pub struct Cli {
     /// Type of the factors of matrix products
     #[arg(long, value_parser = precision, default_value = "bf16")]
     pub(super) precision: Precision,
+    /// Computation of attention on a GPU: products or cudnn
+    #[arg(long, value_parser = computation, default_value = "products")]
+    pub(super) attention: Computation,
     /// Keep only the inputs of transformer blocks and compute the blocks again on the way back
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
@@ -77,6 +81,14 @@ pub(super) enum Case {
     Products,
     Shapes,
     Convolutions,
+}
+
+fn computation(text: &str) -> Result<Computation, String> {
+    match text {
+        "products" => Ok(Computation::Products),
+        "cudnn" => Ok(Computation::Cudnn),
+        _ => Err("expected products or cudnn".into()),
+    }
 }
 
 fn precision(text: &str) -> Result<Precision, String> {

@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::precision::Precision;
+use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::testing::SyntheticStream;
 use hiend_trainer::training::replica::Replica;
@@ -28,7 +29,7 @@ impl Reference {
     fn compute(cli: &Cli) -> anyhow::Result<Self> {
         Ok(Self {
             preset: cli.preset.name().to_owned(),
-            losses: losses(cli, &Compute::cpu(), Precision::F32, cli.numerics_steps)?,
+            losses: losses(cli, &Compute::cpu(), (Precision::F32, Computation::Products), cli.numerics_steps)?,
         })
     }
 
@@ -51,7 +52,7 @@ impl Reference {
 }
 
 /// The model of the comparison: depth and taps of the preset, small enough for two hundred updates on a CPU.
-fn small(cli: &Cli, precision: Precision) -> PretrainConfig {
+fn small(cli: &Cli, precision: Precision, attention: Computation) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.model.patch_size = 8;
     config.model.embed_dim = 96;
@@ -60,13 +61,19 @@ fn small(cli: &Cli, precision: Precision) -> PretrainConfig {
     config.model.decoder_num_heads = 4;
     config.stream.crop_size = [32; 3];
     config.train.precision = precision;
+    config.train.attention = attention;
     config.optim.lr = 1e-3;
     config
 }
 
-fn losses(cli: &Cli, compute: &Compute, precision: Precision, steps: u64) -> anyhow::Result<Vec<f64>> {
+fn losses(
+    cli: &Cli,
+    compute: &Compute,
+    (precision, attention): (Precision, Computation),
+    steps: u64,
+) -> anyhow::Result<Vec<f64>> {
     let stream = SyntheticStream { seed: 1, crop_size: [32; 3], crops: 8, steps_per_epoch: 50 };
-    let config = small(cli, precision);
+    let config = small(cli, precision, attention);
     let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, false, None)?;
     let mut feed = feed(&config, &stream.stream(), compute)?;
     (0..steps)
@@ -85,13 +92,14 @@ pub(super) fn reference(cli: &Cli) -> anyhow::Result<Value> {
 /// The largest and the mean relative difference of the device's losses.
 pub(super) fn numerics(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let reference = Reference::of(cli)?.losses;
-    let ours = losses(cli, compute, cli.precision, cli.numerics_steps)?;
+    let ours = losses(cli, compute, (cli.precision, cli.attention), cli.numerics_steps)?;
     let errors: Vec<f64> = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs() / b).collect();
     let largest = errors.iter().copied().fold(0.0, f64::max);
     let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
     let (_, band) = BANDS.into_iter().find(|(of, _)| *of == cli.precision).context("no band for this precision")?;
     Ok(json!({
         "precision": cli.precision,
+        "attention": cli.attention,
         "steps": cli.numerics_steps,
         "loss_cpu_f32": [reference.first(), reference.get(ours.len().saturating_sub(1))],
         "loss": [ours.first(), ours.last()],

@@ -21,6 +21,7 @@ use crate::flops;
 pub(super) fn config(cli: &Cli) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.train.precision = cli.precision;
+    config.train.attention = cli.attention;
     config.train.micro_batch = cli.micro_batch;
     config.stream.crops_per_visit = if cli.batch.is_multiple_of(8) { 8 } else { 1 };
     config.stream.visits_per_batch = cli.batch / config.stream.crops_per_visit;
@@ -124,6 +125,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
         "kernel": "all",
         "preset": cli.preset.name(),
         "precision": config.train.precision,
+        "attention": config.train.attention,
         "batch": cli.batch,
         "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / updates as f64),
         "unmeasured": times.unmeasured,
@@ -144,6 +146,7 @@ pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Va
     json!({
         "preset": cli.preset.name(),
         "precision": config.train.precision,
+        "attention": config.train.attention,
         "batch": cli.batch,
         "micro_batch": cli.micro_batch,
         "gradient_checkpointing": cli.gradient_checkpointing,

@@ -32,7 +32,7 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     config.validate("recipe")?;
     let unetr = config.unetr();
     let device = compute.autodiff();
-    let mut weights = WeightInit::new(0, &device).with_precision(cli.precision);
+    let mut weights = WeightInit::new(0, &device).with_precision(cli.precision).with_attention(cli.attention);
     let mut model = unetr.init(&mut weights);
     let mut optimizer = config.optim.init(&model);
     let [x, y, z] = unetr.crop_size;
@@ -68,6 +68,7 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         "logits_error": logits_error,
         "gradient_error": gradient_error,
         "precision": cli.precision,
+        "attention": cli.attention,
         "crop_size": unetr.crop_size,
         "feature_size": unetr.feature_size,
         "classes": classes,
@@ -119,7 +120,7 @@ pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     config.classes = (0..14).map(|class| class.to_string()).collect();
     config.validate("recipe")?;
     let unetr = config.unetr();
-    let mut weights = WeightInit::new(0, compute.raw()).with_precision(cli.precision);
+    let mut weights = WeightInit::new(0, compute.raw()).with_precision(cli.precision).with_attention(cli.attention);
     let model = unetr.init(&mut weights);
     let dims = if compute.is_cpu() { unetr.crop_size } else { [240, 240, 240] };
     let image: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| (at as f32 * 0.01).sin()).collect();
@@ -139,6 +140,7 @@ pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     Ok(json!({
         "encoder": cli.preset.name(),
         "precision": cli.precision,
+        "attention": cli.attention,
         "volume": dims,
         "windows": windows.num_windows(dims),
         "sw_batch_size": cli.finetune_batch,

@@ -13,11 +13,12 @@ use super::ranks::Rank;
 use super::source::Source;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TrainConfig};
 use crate::device::Compute;
 use crate::distributed::is_restart;
 use crate::feed::FeedError;
 use crate::model::precision::Precision;
+use crate::ops::attention::Computation;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
@@ -25,7 +26,6 @@ use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
     CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, TrainingError, is_stopped, train,
 };
-#[cfg(feature = "cuda")]
 use crate::vendor;
 
 /// Optimizer steps of `--smoke`.
@@ -89,7 +89,7 @@ pub(super) fn run<T: Task>(
     if !visits.is_multiple_of(num_ranks) {
         bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
     }
-    announce_precision(&rank, task.config().train().precision);
+    announce_precision(&rank, task.config().train());
     let observer = Observer::start(args, rank.is_first())?;
     let stream = observer.watch(source.stream(args, task.config(), &rank)?);
     let total = task.config().schedule().total_steps(stream.steps_per_epoch);
@@ -153,13 +153,16 @@ pub(super) fn run<T: Task>(
 }
 
 /// Says how the precision of the configuration is computed, where that is not evident.
-fn announce_precision(rank: &Rank, precision: Precision) {
-    let compute = &rank.compute;
+fn announce_precision(rank: &Rank, train: &TrainConfig) {
+    let (compute, precision) = (&rank.compute, train.precision);
     if compute.is_cpu() && precision != Precision::F32 {
         let name = precision.name();
         rank.note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
     }
     if let Some(line) = products_line(compute, precision.factors()) {
+        rank.note(line);
+    }
+    if let Some(line) = attention_line(compute, train.attention) {
         rank.note(line);
     }
 }
@@ -210,6 +213,23 @@ pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
     };
     on_interrupt(first, terminal::restore)?;
     Ok(stop)
+}
+
+/// One line that says how attention is computed on `compute`; `None` where it is computed by products, as by default.
+fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
+    if attention == Computation::Products {
+        return None;
+    }
+    if !compute.is_cuda() {
+        return Some("warning: train.attention = \"cudnn\" is for NVIDIA GPUs; it makes no difference here".to_owned());
+    }
+    Some(match vendor::cudnn::library() {
+        Ok(library) => {
+            let version = library.found.version.as_deref().unwrap_or("of an unknown version");
+            format!("attention by cuDNN {version} ({})", library.found.path.display())
+        }
+        Err(reason) => format!("warning: attention by products, slower: {reason}"),
+    })
 }
 
 /// One line that says how products are computed on `compute`; `None` where nothing decides it, as on the CPU.

@@ -245,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn fused_attention_is_of_short_tokens() {
+        let text = PretrainPreset::VitLP12.toml();
+        assert!(text.contains("attention = \"products\""));
+        let fused = text.replacen("attention = \"products\"", "attention = \"cudnn\"", 1);
+        assert_eq!(PretrainConfig::parse(&fused, "x.toml").unwrap().train.attention, Computation::Cudnn);
+        let message =
+            PretrainConfig::parse(&fused.replacen("\"bf16\"", "\"tf32\"", 1), "x.toml").unwrap_err().to_string();
+        assert_eq!(message, "x.toml: train.attention: \"cudnn\" needs train.precision = \"bf16\", which is \"tf32\"");
+    }
+
+    #[test]
     fn settings_replace_values_and_are_checked() {
         let config = PretrainPreset::Tiny.config();
         let set = |pairs: &[(&str, &str)]| {

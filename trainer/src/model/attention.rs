@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::init::{WeightInit, bias_of};
 use super::precision::Precision;
-use crate::ops::attention::{attend_cross, attend_self, attention_weights};
+use crate::ops::attention::{Computation, Method, attend_cross, attend_self, attention_weights};
 use crate::ops::trunk::Trunk;
 
 /// Attention of every token to every token of the same sequence.
@@ -21,20 +21,23 @@ pub struct SelfAttention {
     num_heads: usize,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    computation: Computation,
 }
 
 impl SelfAttention {
     /// Heads of width `dim / num_heads`.
     pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
         let (qkv, proj) = (weights.linear(dim, 3 * dim), weights.linear(dim, dim));
-        Self { qkv, proj, num_heads, precision: weights.precision() }
+        Self { qkv, proj, num_heads, precision: weights.precision(), computation: weights.attention() }
     }
 
     /// The trunk `x` `[N, L, dim]` plus the attention of its `normed` tokens to each other → `[N, L, dim]`.
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
-        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads, p.factors());
+        let method = Method { factors: p.factors(), computation: self.computation };
+        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads, method);
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
@@ -58,6 +61,8 @@ pub struct CrossAttention {
     num_heads: usize,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    computation: Computation,
 }
 
 impl CrossAttention {
@@ -69,6 +74,7 @@ impl CrossAttention {
             proj: weights.linear(dim, dim),
             num_heads,
             precision: weights.precision(),
+            computation: weights.attention(),
         }
     }
 
@@ -77,7 +83,8 @@ impl CrossAttention {
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
-        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads, p.factors());
+        let method = Method { factors: p.factors(), computation: self.computation };
+        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads, method);
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 

@@ -11,6 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::precision::Precision;
+use crate::ops::attention::Computation;
 
 /// Standard deviation of class and mask tokens.
 const TOKEN_STD: f32 = 0.02;
@@ -21,6 +22,7 @@ pub struct WeightInit {
     rng: ChaCha8Rng,
     device: Device,
     precision: Precision,
+    attention: Computation,
     recompute: bool,
 }
 
@@ -32,6 +34,7 @@ impl WeightInit {
             rng: ChaCha8Rng::seed_from_u64(seed),
             device: device.clone(),
             precision: Precision::F32,
+            attention: Computation::default(),
             recompute: false,
         }
     }
@@ -40,6 +43,12 @@ impl WeightInit {
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// Sets the computation of the model's attentions.
+    #[must_use]
+    pub fn with_attention(self, attention: Computation) -> Self {
+        Self { attention, ..self }
     }
 
     /// Makes transformer blocks keep only their inputs for the backward pass
@@ -59,6 +68,12 @@ impl WeightInit {
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Computation of the model's attentions.
+    #[must_use]
+    pub fn attention(&self) -> Computation {
+        self.attention
     }
 
     /// Device of the weights.

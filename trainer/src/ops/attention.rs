@@ -7,8 +7,11 @@
 //! that it is taken of, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is zero
 //! or never read, so that values and gradients are those of the unpadded heads.
 //!
-//! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix ([`FusedAttention`]).
+//! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix, and on CUDA it is cuDNN's
+//! fused attention where [`Computation::Cudnn`] is asked for ([`FusedAttention`]).
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cudnn;
 mod fused;
 mod heads;
 mod matrix;
@@ -20,23 +23,50 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
-pub use self::fused::{FusedAttention, Sources};
+pub use self::fused::{FusedAttention, OnCpu, Sources};
 use self::heads::dims;
 pub use self::heads::{HeadOps, Padding, Part};
 use self::matrix::{HeadShape, SavedHeads, attend, backward, forward_self_by_heads, weights};
 use super::product::Factors;
 
+/// Computation of attention on GPUs, `train.attention` of a configuration. On a CPU it makes no difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Computation {
+    /// Products of heads, and softmax of the matrix between them.
+    #[default]
+    Products,
+    /// cuDNN's fused attention of 16-bit tokens, without a matrix; products where the library is missing or refuses.
+    Cudnn,
+}
+
+/// Settings of an attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Method {
+    /// Form in which products take their factors.
+    pub factors: Factors,
+    /// Computation on GPUs.
+    pub computation: Computation,
+}
+
+impl From<Factors> for Method {
+    fn from(factors: Factors) -> Self {
+        Self { factors, ..Self::default() }
+    }
+}
+
 /// Attention of every token to every token of its sequence: `[N, L, 3 · dim]` (queries, keys, values), plus `bias`
-/// `[3 · dim]` in f32 → `[N, L, dim]`, in `heads` heads of equal width. `factors` says how f32 products are taken.
+/// `[3 · dim]` in f32 → `[N, L, dim]`, in `heads` heads of equal width.
 #[must_use]
-pub fn attend_self(qkv: Tensor<3>, bias: Tensor<1>, heads: usize, factors: Factors) -> Tensor<3> {
+pub fn attend_self(qkv: Tensor<3>, bias: Tensor<1>, heads: usize, method: impl Into<Method>) -> Tensor<3> {
     let (qkv, bias) = (qkv.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_self(qkv, bias, heads, factors))
+    Tensor::from_dispatch(<Dispatch as Attention>::attend_self(qkv, bias, heads, method.into()))
 }
 
 /// Attention of one sequence to another: `[N, L, dim]` (queries) and `[N, M, 2 · dim]` (keys, values), plus their biases
-/// in f32, `[dim]` and `[2 · dim]` → `[N, L, dim]`. `factors` says how f32 products are taken.
+/// in f32, `[dim]` and `[2 · dim]` → `[N, L, dim]`.
 #[must_use]
 pub fn attend_cross(
     q: Tensor<3>,
@@ -44,11 +74,11 @@ pub fn attend_cross(
     kv: Tensor<3>,
     kv_bias: Tensor<1>,
     heads: usize,
-    factors: Factors,
+    method: impl Into<Method>,
 ) -> Tensor<3> {
     let (q, kv) = (q.into_dispatch(), kv.into_dispatch());
     let (q_bias, kv_bias) = (q_bias.into_dispatch(), kv_bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_cross(q, q_bias, kv, kv_bias, heads, factors))
+    Tensor::from_dispatch(<Dispatch as Attention>::attend_cross(q, q_bias, kv, kv_bias, heads, method.into()))
 }
 
 /// Attention weights of each query over the keys: `[N, L, dim]` and `[N, M, dim]` → `[N, heads, L, M]`, whose rows sum to
@@ -63,12 +93,7 @@ pub fn attention_weights(q: Tensor<3>, k: Tensor<3>, heads: usize, factors: Fact
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Attention: Backend {
     /// Attention of a sequence to itself; see [`attend_self`].
-    fn attend_self(
-        qkv: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self>;
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self>;
 
     /// Attention of one sequence to another; see [`attend_cross`].
     fn attend_cross(
@@ -77,7 +102,7 @@ pub trait Attention: Backend {
         kv: FloatTensor<Self>,
         kv_bias: FloatTensor<Self>,
         heads: usize,
-        factors: Factors,
+        method: Method,
     ) -> FloatTensor<Self>;
 
     /// Attention weights; see [`attention_weights`].
@@ -90,13 +115,8 @@ pub trait Attention: Backend {
 }
 
 impl Attention for Flex {
-    fn attend_self(
-        qkv: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, factors).0
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
+        forward_self::<Self>(qkv, bias, heads, method).0
     }
 
     fn attend_cross(
@@ -105,9 +125,9 @@ impl Attention for Flex {
         kv: FloatTensor<Self>,
         kv_bias: FloatTensor<Self>,
         heads: usize,
-        factors: Factors,
+        method: Method,
     ) -> FloatTensor<Self> {
-        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, factors).0
+        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, method).0
     }
 
     fn attention_weights(
@@ -122,13 +142,8 @@ impl Attention for Flex {
 
 #[cfg(feature = "cube")]
 impl Attention for burn::backend::Cube {
-    fn attend_self(
-        qkv: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, factors).0
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
+        forward_self::<Self>(qkv, bias, heads, method).0
     }
 
     fn attend_cross(
@@ -137,9 +152,9 @@ impl Attention for burn::backend::Cube {
         kv: FloatTensor<Self>,
         kv_bias: FloatTensor<Self>,
         heads: usize,
-        factors: Factors,
+        method: Method,
     ) -> FloatTensor<Self> {
-        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, factors).0
+        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, method).0
     }
 
     fn attention_weights(
@@ -154,59 +169,44 @@ impl Attention for burn::backend::Cube {
 
 /// Tensors that the backward pass needs.
 #[derive(Clone, Debug)]
-enum Saved<B: Backend> {
+enum Saved<B: FusedAttention> {
     /// Those of [`attend`].
     Heads(SavedHeads<B>),
     /// Those of [`FusedAttention`].
-    Fused { sources: Sources<B>, y: FloatTensor<B>, rows: FloatTensor<B>, heads: usize },
+    Fused(B::Kept),
 }
 
 fn forward_self<B: FusedAttention>(
     qkv: FloatTensor<B>,
     bias: FloatTensor<B>,
     heads: usize,
-    factors: Factors,
+    method: Method,
 ) -> (FloatTensor<B>, Saved<B>) {
-    if let Some(fused) = forward_fused(&Sources::Own([qkv.clone(), bias.clone()]), heads, factors) {
-        return fused;
+    if let Some((y, kept)) = B::fused(&Sources::Own([qkv.clone(), bias.clone()]), heads, method) {
+        return (y, Saved::Fused(kept));
     }
-    let (y, saved) = forward_self_by_heads::<B>(qkv, bias, heads, factors, None);
+    let (y, saved) = forward_self_by_heads::<B>(qkv, bias, heads, method.factors, None);
     (y, Saved::Heads(saved))
-}
-
-/// The attention as one operation of the backend, if it has one for these tensors.
-fn forward_fused<B: FusedAttention>(
-    sources: &Sources<B>,
-    heads: usize,
-    factors: Factors,
-) -> Option<(FloatTensor<B>, Saved<B>)> {
-    let (y, rows) = B::fused(sources, heads, factors)?;
-    Some((y.clone(), Saved::Fused { sources: sources.clone(), y, rows, heads }))
 }
 
 fn forward_cross<B: FusedAttention>(
     tensors: [FloatTensor<B>; 4],
     heads: usize,
-    factors: Factors,
+    method: Method,
 ) -> (FloatTensor<B>, Saved<B>) {
-    if let Some(fused) = forward_fused(&Sources::Other(tensors.clone()), heads, factors) {
-        return fused;
+    if let Some((y, kept)) = B::fused(&Sources::Other(tensors.clone()), heads, method) {
+        return (y, Saved::Fused(kept));
     }
     let [q, q_bias, kv, kv_bias] = tensors;
     let ([_, _, width], [_, keys, _]) = (dims(&q), dims(&kv));
-    let shape = HeadShape::of::<B>(&q, keys, width, (heads, factors), None);
+    let shape = HeadShape::of::<B>(&q, keys, width, (heads, method.factors), None);
     let part = |number| B::split_heads(kv.clone(), Some(kv_bias.clone()), shape.part(number, 2));
     let (y, saved) = attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape);
     (y, Saved::Heads(saved))
 }
 
 impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
-    fn attend_self(
-        qkv: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
+    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Derivative;
 
@@ -222,9 +222,7 @@ impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodif
                         let parts = backward::<B>(saved, dy).into();
                         register::<B>(grads, nodes, B::join_heads(parts, keys, width));
                     }
-                    Saved::Fused { sources, y, rows, heads } => {
-                        register_fused::<B>(grads, &nodes, B::fused_backward(&sources, (y, rows), dy, heads));
-                    }
+                    Saved::Fused(kept) => register_fused::<B>(grads, &nodes, B::fused_backward(kept, dy)),
                 }
             }
         }
@@ -233,10 +231,10 @@ impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodif
         let (qkv, bias) = (qkv.into_primitive(), bias.into_primitive());
         match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_self::<B>(qkv, bias, heads, factors);
+                let (y, saved) = forward_self::<B>(qkv, bias, heads, method);
                 prepared.finish(saved, y)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv, bias, heads, factors)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv, bias, heads, method)),
         }
     }
 
@@ -246,7 +244,7 @@ impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodif
         kv: FloatTensor<Self>,
         kv_bias: FloatTensor<Self>,
         heads: usize,
-        factors: Factors,
+        method: Method,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Derivative;
@@ -264,9 +262,7 @@ impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodif
                         register::<B>(grads, [q, q_bias], B::join_heads(vec![dq], queries, width));
                         register::<B>(grads, [kv, kv_bias], B::join_heads(vec![dk, dv], keys, width));
                     }
-                    Saved::Fused { sources, y, rows, heads } => {
-                        register_fused::<B>(grads, &nodes, B::fused_backward(&sources, (y, rows), dy, heads));
-                    }
+                    Saved::Fused(kept) => register_fused::<B>(grads, &nodes, B::fused_backward(kept, dy)),
                 }
             }
         }
@@ -276,10 +272,10 @@ impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodif
         let (kv, kv_bias) = (kv.into_primitive(), kv_bias.into_primitive());
         match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_cross::<B>([q, q_bias, kv, kv_bias], heads, factors);
+                let (y, saved) = forward_cross::<B>([q, q_bias, kv, kv_bias], heads, method);
                 prepared.finish(saved, y)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_cross(q, q_bias, kv, kv_bias, heads, factors)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_cross(q, q_bias, kv, kv_bias, heads, method)),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::ReduceError;
 use crate::vendor::algorithms;
+use crate::vendor::cudnn::record as plans;
 
 /// Follows rank 0 until the run is over. The summary has no losses: rank 0 reads them.
 pub(super) fn follow<T: Task>(
@@ -35,6 +36,7 @@ pub(super) fn follow<T: Task>(
         // As on rank 0: resumed, a run computes with the algorithms that it began with.
         let record = options.run_dir.join(algorithms::FILE);
         algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
+        plans::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(plans::FILE)))?;
     }
     let (mut replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint.as_deref())?;
     let digest = checkpoint.as_deref().map(checkpoint::state_digest).transpose()?;

@@ -56,6 +56,7 @@ impl<M: Module + 'static> Replica<M> {
         let config = task.config();
         let mut weights = WeightInit::new(config.train().seed, &compute.autodiff())
             .with_precision(config.train().precision)
+            .with_attention(config.train().attention)
             .with_recompute(gradient_checkpointing);
         let model = task.init(&mut weights);
         let (model, beginning) = match checkpoint {

@@ -23,6 +23,7 @@ use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
 use crate::journal::{Entry, Journal, ValidationRecord};
 use crate::vendor::algorithms;
+use crate::vendor::cudnn::record as plans;
 
 /// A run in progress.
 pub(super) struct Run<'a, T: Task> {
@@ -102,6 +103,7 @@ impl<'a, T: Task> Run<'a, T> {
             // Before the first product: resumed, a run computes with the algorithms that it began with.
             let record = options.run_dir.join(algorithms::FILE);
             algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
+            plans::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(plans::FILE)))?;
         }
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
@@ -253,6 +255,7 @@ impl<'a, T: Task> Run<'a, T> {
         // First: a checkpoint must not exist without the algorithms that led to it.
         let record = self.options.run_dir.join(algorithms::FILE);
         algorithms::save(&self.options.run_dir).map_err(io_error(&record))?;
+        plans::save(&self.options.run_dir).map_err(io_error(&self.options.run_dir.join(plans::FILE)))?;
         let path = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer())?;
         watch(&Event::Checkpoint(&path));
         self.last_good = Some(path);

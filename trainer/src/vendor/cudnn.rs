@@ -2,7 +2,7 @@
 //!
 //! Only the library's graph interface is used: a computation is described as a graph of operations ([`graph`]), the
 //! library names engines that compute it, one of them becomes a plan ([`plan`]), and the plan runs on the stream of its
-//! caller. Graphs can also be made for a device that is not there, by its properties, so that they are tested on any
+//! caller (`queue`). Graphs can also be made for a device that is not there, by its properties, so that they are tested on any
 //! machine that has the library.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -11,8 +11,14 @@ use std::sync::OnceLock;
 
 use super::library::{self, Found, Library, Places};
 
+pub mod attention;
 pub mod graph;
+pub mod operations;
 pub mod plan;
+#[cfg(feature = "cuda")]
+pub mod queue;
+pub mod record;
+pub mod session;
 
 /// Oldest version that is used, as the library numbers it.
 const OLDEST: usize = 90_000;

@@ -1,13 +1,16 @@
-//! Attention as one operation on tokens, without an attention matrix: f32 on the CPU.
+//! Attention as one operation on tokens, without an attention matrix: f32 on the CPU, and by cuDNN where it is asked for.
+
+use std::fmt::Debug;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
 use hiend_cpu::attention::{Part, Sizes, Tokens, backward, forward};
 
-use super::HeadOps;
+#[cfg(feature = "cuda")]
+use super::cudnn;
 use super::heads::dims;
+use super::{HeadOps, Method};
 use crate::ops::cpu::{self, CpuTensor};
-use crate::ops::product::Factors;
 
 /// Tensors that an attention reads.
 #[derive(Clone, Debug)]
@@ -20,42 +23,61 @@ pub enum Sources<B: Backend> {
 
 /// Attention as one operation, for each backend.
 pub trait FusedAttention: HeadOps {
-    /// Result `[N, L, dim]`, and what the backward pass needs about the rows of the attention matrices; `None` if the
-    /// backend takes the steps of [`HeadOps`] for these tensors.
+    /// Everything that the backward pass needs.
+    type Kept: Clone + Debug + Send + 'static;
+
+    /// Result `[N, L, dim]`, and what the backward pass needs; `None` if the backend takes the steps of [`HeadOps`] for
+    /// these tensors.
     #[must_use]
-    fn fused(
-        sources: &Sources<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> Option<(FloatTensor<Self>, FloatTensor<Self>)> {
-        let _ = (sources, heads, factors);
-        None
+    fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
+
+    /// Gradients of the tensors that [`Self::fused`] took, in their order, from what it kept and the gradient `dy` of its
+    /// result.
+    #[must_use]
+    fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
+}
+
+#[cfg(feature = "cuda")]
+impl FusedAttention for burn::backend::Cube {
+    type Kept = cudnn::Kept;
+
+    fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)> {
+        cudnn::forward(sources, heads, method)
     }
 
-    /// Gradients of the tensors of `sources`, in their order, from the results of [`Self::fused`] and the gradient `dy` of
-    /// the first.
-    #[must_use]
-    fn fused_backward(
-        sources: &Sources<Self>,
-        results: (FloatTensor<Self>, FloatTensor<Self>),
-        dy: FloatTensor<Self>,
-        heads: usize,
-    ) -> Vec<FloatTensor<Self>> {
-        let _ = (sources, results, dy, heads);
-        unreachable!("the backend has no fused attention")
+    fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        cudnn::backward(kept, dy)
     }
 }
 
-#[cfg(feature = "cube")]
-impl FusedAttention for burn::backend::Cube {}
+#[cfg(all(feature = "cube", not(feature = "cuda")))]
+impl FusedAttention for burn::backend::Cube {
+    type Kept = std::convert::Infallible;
+
+    fn fused(_: &Sources<Self>, _: usize, _: Method) -> Option<(FloatTensor<Self>, Self::Kept)> {
+        None
+    }
+
+    fn fused_backward(kept: Self::Kept, _: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        match kept {}
+    }
+}
+
+/// Tensors of an attention on the CPU.
+#[derive(Clone, Debug)]
+pub struct OnCpu {
+    sources: Sources<Flex>,
+    y: CpuTensor,
+    /// Largest product and sum of exponentials of each row.
+    rows: CpuTensor,
+    heads: usize,
+}
 
 impl FusedAttention for Flex {
-    fn fused(
-        sources: &Sources<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> Option<(FloatTensor<Self>, FloatTensor<Self>)> {
-        if factors.dtype().is_some() || !sources.all_f32() {
+    type Kept = OnCpu;
+
+    fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)> {
+        if method.factors.dtype().is_some() || !sources.all_f32() {
             return None;
         }
         let sources = sources.in_order();
@@ -63,15 +85,12 @@ impl FusedAttention for Flex {
         let attended = forward(q, k, v, &sizes);
         let Sizes { sequences, queries, width, .. } = sizes;
         let y = cpu::tensor(attended.tokens, [sequences, queries, heads * width]);
-        Some((y, cpu::tensor(attended.rows, [sequences, heads, queries, 2])))
+        let rows = cpu::tensor(attended.rows, [sequences, heads, queries, 2]);
+        Some((y.clone(), OnCpu { sources, y, rows, heads }))
     }
 
-    fn fused_backward(
-        sources: &Sources<Self>,
-        (y, rows): (FloatTensor<Self>, FloatTensor<Self>),
-        dy: FloatTensor<Self>,
-        heads: usize,
-    ) -> Vec<FloatTensor<Self>> {
+    fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        let OnCpu { sources, y, rows, heads } = kept;
         let sources = sources.in_order();
         let (sizes, [q, k, v]) = sources.tokens(heads);
         let [y, rows, dy] = [y, rows, dy].map(cpu::in_order);

@@ -172,6 +172,7 @@ pub enum PointwiseMode {
     Add = 0,
     Mul = 1,
     Max = 3,
+    Div = 6,
     Sub = 9,
     Exp = 13,
     Log = 15,
@@ -179,6 +180,7 @@ pub enum PointwiseMode {
     ReluForward = 100,
     ReluBackward = 200,
     CompareLess = 304,
+    LogicalAnd = 400,
     GenerateIndex = 501,
     BinarySelect = 601,
 }

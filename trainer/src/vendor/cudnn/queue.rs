@@ -1,0 +1,135 @@
+//! Plans of cuDNN in the order of `CubeCL`'s own launches, on `CubeCL`'s buffers and streams, as
+//! [`crate::vendor::queue`] does for products.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::cuda::CudaRuntime;
+use cubecl::device::DeviceId;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::runtime::Runtime;
+use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
+
+use super::session::{Problem, Session};
+use super::{CudnnError, library};
+use crate::vendor::{cublaslt, timing};
+
+type Server = <CudaRuntime as Runtime>::Server;
+
+thread_local! {
+    /// Sessions of the devices that this thread drives, which is one. Handles are not shared between threads.
+    static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
+}
+
+/// Scratch memory of each problem on each device, or why the library does not compute it.
+static PREPARED: Mutex<Option<HashMap<(DeviceId, String), Result<u64, String>>>> = Mutex::new(None);
+
+/// Makes sure that the library is there and computes `problem` on the device of `x`; the first time, it asks on the
+/// device's thread and waits for the answer. Gives the bytes of scratch memory that the plan needs.
+///
+/// # Errors
+/// The reason why it does not, in a line.
+pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<u64, String> {
+    let device = x.client.service_id().device;
+    let key = (device, problem.key());
+    let known = PREPARED.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|all| all.get(&key).cloned());
+    if let Some(answer) = known {
+        return answer;
+    }
+    let answer = library().map_err(str::to_owned).and_then(|_| ask(problem.clone(), device));
+    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+    prepared.get_or_insert_default().insert(key, answer.clone());
+    answer
+}
+
+fn ask<P: Problem + Send + 'static>(problem: P, device: DeviceId) -> Result<u64, String> {
+    let stream = StreamId::current();
+    let answer = DeviceHandle::<Server>::new(device).submit_blocking(move |server: &mut Server| {
+        // Makes the device's context current, as every task of CubeCL does.
+        server.flush(stream).map_err(|error| error.to_string())?;
+        with_session(device, |session| session.prepare(&problem)).map_err(|error| error.to_string())
+    });
+    answer.map_err(|error| error.message().unwrap_or("the device's thread panicked").to_owned())?
+}
+
+fn with_session<T>(
+    device: DeviceId,
+    work: impl FnOnce(&mut Session) -> Result<T, CudnnError>,
+) -> Result<T, CudnnError> {
+    SESSIONS.with_borrow_mut(|sessions| {
+        if !sessions.contains_key(&device) {
+            let name = cublaslt::device_name(device.index_id.into());
+            let name = name.map_err(|error| CudnnError::refused("the device's name", &error.to_string()))?;
+            sessions.insert(device, Session::open(name)?);
+        }
+        work(sessions.get_mut(&device).expect("inserted above"))
+    })
+}
+
+/// A tensor, and what a graph keeps in it.
+#[derive(Clone, Copy)]
+pub struct Buffer<'a> {
+    /// The memory.
+    pub tensor: &'a CubeTensor,
+    /// Identifiers of the graph's tensors that lie in it, with their offsets in bytes.
+    pub places: &'a [(i64, u64)],
+}
+
+/// Queues a problem. `problem` describes these very tensors, was [prepared](prepare) on their device, and
+/// `workspace_bytes` is what that gave.
+///
+/// # Panics
+/// If there is no tensor to write, or the tensors are on different devices.
+pub fn launch<P: Problem + Send + 'static>(
+    problem: P,
+    workspace_bytes: u64,
+    read: &[Buffer<'_>],
+    written: &[Buffer<'_>],
+) {
+    let client = &written.first().expect("a plan writes").tensor.client;
+    let service = client.service_id();
+    assert!(read.iter().chain(written).all(|buffer| buffer.tensor.client.service_id() == service), "one device");
+    let device = service.device;
+    let stream = StreamId::current();
+    let workspace = (workspace_bytes > 0).then(|| client.empty(workspace_bytes as usize).binding());
+    let bind = |buffers: &[Buffer<'_>]| -> Vec<_> {
+        buffers.iter().map(|buffer| (buffer.tensor.handle.clone().binding(), buffer.places.to_vec())).collect()
+    };
+    let (read, written) = (bind(read), bind(written));
+    DeviceHandle::<Server>::new(device).submit(move |server: &mut Server| {
+        let buffers: Vec<_> = read.iter().chain(&written).collect();
+        let bindings: Vec<_> = buffers.iter().map(|(binding, _)| binding).chain(&workspace).cloned().collect();
+        // Pointers before the scope is entered: inside it the results carry the provisional failure that a read of them
+        // would report. A tensor that carries a failure ends here, and hands it to the results.
+        let held =
+            bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect::<Result<Vec<_>, _>>();
+        let written: Vec<_> = written.iter().map(|(binding, _)| binding.clone()).collect();
+        ExecuteScope::over(server, stream, written).execute(|server| {
+            let held = held?;
+            let pointers: Vec<u64> = held.iter().map(|resource| resource.resource().ptr).collect();
+            let at = |(pointer, (_, places)): (&u64, &&(_, Vec<(i64, u64)>))| {
+                let pointer = *pointer;
+                places.iter().map(move |&(uid, offset)| (uid, pointer + offset)).collect::<Vec<_>>()
+            };
+            let addresses: Vec<(i64, u64)> = pointers.iter().zip(&buffers).flat_map(at).collect();
+            let workspace = workspace.as_ref().and_then(|_| pointers.last().copied());
+            // Waits for the streams that the buffers come from. Dropped after the plan is queued: dropping it marks the
+            // point after which those streams may use the memory again.
+            let mut streams = server.write_streams().resolve(stream, bindings.iter())?;
+            let sys = streams.current().sys;
+            let name = || problem.to_string();
+            // SAFETY: `bindings` and `held` keep the buffers until the plan is queued, and the stream's order keeps them
+            // until it is done: whatever reuses the memory is queued after it, as after any launch. Pointers were
+            // resolved within this task. The workspace is this call's own. Sizes fit, since `problem` was made of the
+            // tensors' own shapes and strides.
+            let run = |session: &mut Session| unsafe { session.run(&problem, &addresses, workspace, sys.cast()) };
+            timing::around(name, sys, || with_session(device, run))
+                .map_err(|error| ServerError::Generic { reason: error.to_string(), backtrace: BackTrace::capture() })
+        });
+    });
+}

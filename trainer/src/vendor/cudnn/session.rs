@@ -1,0 +1,138 @@
+//! Plans of one device, by the problems that they compute.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt;
+
+use super::graph::{Descriptor, NumericalNote};
+use super::plan::Plan;
+use super::{CudnnError, Handle, Target, opened, record};
+use crate::vendor::algorithms::Owner;
+
+/// Alignment that plans are told to expect of every tensor in device memory, in bytes; that of
+/// [`Tensor::new`](super::graph::Tensor::new).
+pub const ALIGNMENT: u64 = 16;
+
+/// A computation that the library plans. Its text names it where calls are timed.
+pub trait Problem: fmt::Display {
+    /// Everything that the graph depends on, as text: plans are cached by it, and engines recorded.
+    fn key(&self) -> String;
+
+    /// The graph of the computation.
+    ///
+    /// # Errors
+    /// If the library refuses a part of it.
+    fn graph(&self, target: &Target) -> Result<Descriptor, CudnnError>;
+
+    /// Remarks that rule an engine out, next to those about determinism.
+    fn refused(&self) -> &'static [NumericalNote] {
+        &[]
+    }
+
+    /// Most scratch memory that an engine may need, in bytes.
+    fn most_workspace(&self) -> u64;
+
+    /// Values of the graph's tensors on the host, by their identifiers.
+    fn values(&self) -> Vec<(i64, f32)> {
+        vec![]
+    }
+}
+
+/// The library on one device. Lives on the device's own thread, with the device's context current.
+pub struct Session {
+    target: Target,
+    owner: Owner,
+    plans: HashMap<String, Result<Plan, CudnnError>>,
+}
+
+impl Session {
+    /// Opens a session on the current device, named `device`.
+    ///
+    /// # Errors
+    /// The library's reason.
+    pub fn open(device: String) -> Result<Self, CudnnError> {
+        Self::on(Target::Device(Handle::open()?), device)
+    }
+
+    /// Opens a session for `target`, named `device`.
+    ///
+    /// # Errors
+    /// If the library is not there.
+    pub fn on(target: Target, device: String) -> Result<Self, CudnnError> {
+        let owner = Owner { library: format!("cudnn {}", opened("the session")?.version), device };
+        if let Some(other) = record::table().others(&owner).next() {
+            tracing::warn!(
+                "this run recorded its plans with {} on {}; with {} on {} they may round differently",
+                other.library,
+                other.device,
+                owner.library,
+                owner.device
+            );
+        }
+        Ok(Self { target, owner, plans: HashMap::new() })
+    }
+
+    /// Plans `problem` unless it is planned already: by the recorded engine, or by the library's heuristic, whose choice is
+    /// recorded then. Gives the bytes of scratch memory that the plan needs.
+    ///
+    /// # Errors
+    /// If the library has no engine for it.
+    pub fn prepare(&mut self, problem: &dyn Problem) -> Result<u64, CudnnError> {
+        let key = problem.key();
+        if !self.plans.contains_key(&key) {
+            let plan = self.plan(problem, &key);
+            self.plans.insert(key.clone(), plan);
+        }
+        match &self.plans[&key] {
+            Ok(plan) => Ok(plan.workspace_bytes),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    fn plan(&self, problem: &dyn Problem, key: &str) -> Result<Plan, CudnnError> {
+        let graph = problem.graph(&self.target)?;
+        let recorded = record::table().get(&self.owner, key);
+        if let Some(choice) = recorded {
+            return Plan::of(&self.target, &graph, &choice);
+        }
+        let plan = Plan::fastest(&self.target, &graph, problem.refused(), problem.most_workspace())?;
+        record::table().insert(self.owner.clone(), key.to_owned(), plan.choice.clone());
+        Ok(plan)
+    }
+
+    /// Queues a problem on `stream`. `buffers` are the device addresses of the graph's tensors, by their identifiers.
+    ///
+    /// # Errors
+    /// If the problem is not prepared, an address is not a multiple of [`ALIGNMENT`], or the library refuses.
+    ///
+    /// # Safety
+    /// The addresses are memory of the session's device that holds what `problem` describes, `stream` is a `CUstream` of
+    /// that device, and neither goes away before the plan is done on the device. No two plans that run at the same time
+    /// share a workspace.
+    pub unsafe fn run(
+        &mut self,
+        problem: &dyn Problem,
+        buffers: &[(i64, u64)],
+        workspace: Option<u64>,
+        stream: *mut c_void,
+    ) -> Result<(), CudnnError> {
+        let refused = |reason: &str| Err(CudnnError::refused("run", reason));
+        let Target::Device(handle) = &self.target else { return refused("a device that is only described") };
+        let Some(Ok(plan)) = self.plans.get(&problem.key()) else { return refused("no plan") };
+        if buffers.iter().any(|(_, address)| !address.is_multiple_of(ALIGNMENT)) {
+            return refused("a tensor that is less aligned than planned");
+        }
+        if plan.workspace_bytes > 0 && workspace.is_none() {
+            return refused("no workspace");
+        }
+        let values = problem.values();
+        let hosts = values.iter().map(|(uid, value)| (*uid, &raw const *value as u64));
+        let all: Vec<(i64, u64)> = buffers.iter().copied().chain(hosts).collect();
+        // SAFETY: the caller's contract covers device memory and stream; values on the host live until the call returns,
+        // which has read them.
+        unsafe {
+            handle.set_stream(stream)?;
+            plan.run(handle, &all, workspace.unwrap_or(0))
+        }
+    }
+}
