@@ -153,6 +153,7 @@ impl Predictor {
                 return Err(OpenError::Unlike { first, other, key });
             }
         }
+        opened[0].config.train.convolutions.settle();
         let (crop_size, units) = (opened[0].config.stream.crop_size, opened[0].units());
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
