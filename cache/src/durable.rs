@@ -23,16 +23,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod new_file;
 pub mod operation;
+mod stale;
 mod temporary;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::FileError;
 use crate::lookup;
+pub use new_file::NewFile;
 use operation::{Operation, announced};
+#[cfg(feature = "object-store")]
+pub(crate) use stale::is_temporary;
+pub use stale::remove_stale;
+pub(crate) use stale::remove_stale_named;
 pub(crate) use temporary::{TemporaryFile, Unnamed};
 
 /// Prefix of temporary file names. Short and fixed, so that a name of the maximum length can still be written.
@@ -234,111 +241,6 @@ pub fn probe(dir: &Path, num_bytes: u64) -> Result<(), FileError> {
         file.sync_all()
     };
     write().map_err(FileError::at(dir, "write to this folder"))
-}
-
-/// Removes the temporary files that killed processes left in `dir`; returns their number.
-///
-/// # Errors
-/// If the folder cannot be listed or a file cannot be removed.
-pub fn remove_stale(dir: &Path) -> Result<usize, FileError> {
-    remove_stale_named(dir, TEMPORARY_PREFIX)
-}
-
-/// Returns `true` if a file's name is that of a temporary file of this module.
-#[cfg(feature = "object-store")]
-pub(crate) fn is_temporary(name: &std::ffi::OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
-}
-
-/// Removes the temporary files with a certain prefix that no process is writing.
-pub(crate) fn remove_stale_named(dir: &Path, prefix: &str) -> Result<usize, FileError> {
-    let mut removed = 0;
-    for entry in std::fs::read_dir(dir).map_err(FileError::at(dir, "list"))? {
-        let path = entry.map_err(FileError::at(dir, "list"))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some((random, extension)) = name.strip_prefix(prefix).and_then(|rest| rest.split_once('.')) else {
-            continue;
-        };
-        // A writer at work holds the lock of the temporary file. Without locks on the file system the file stays.
-        let is_stale = if TEMPORARY_SUFFIX.strip_prefix('.') == Some(extension) {
-            is_unlocked(&path)
-        } else {
-            let temporary = dir.join(format!("{prefix}{random}{TEMPORARY_SUFFIX}"));
-            !lookup::exists(&temporary)? || is_unlocked(&temporary)
-        };
-        if !is_stale {
-            continue;
-        }
-        match remove_file(&path) {
-            Ok(()) => removed += 1,
-            Err(err) if err.source.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(removed)
-}
-
-/// Returns `true` if no process holds the lock of a file.
-fn is_unlocked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
-}
-
-/// A file being written under a temporary name. Dropping it without [`NewFile::commit`] removes it.
-#[derive(Debug)]
-pub struct NewFile {
-    file: TemporaryFile,
-    target: PathBuf,
-}
-
-impl NewFile {
-    /// Creates a temporary file in the folder of `path`.
-    ///
-    /// # Errors
-    /// If the file cannot be created, or `path` is something other than a file.
-    pub fn create(path: &Path) -> Result<Self, FileError> {
-        let target = match lookup::metadata(path)? {
-            Some(metadata) if !metadata.is_file() => {
-                let reason = "exists and is not a regular file";
-                return Err(FileError::at(path, "replace")(io::Error::new(io::ErrorKind::InvalidInput, reason)));
-            }
-            Some(_) if path.is_symlink() => std::fs::canonicalize(path).map_err(FileError::at(path, "look up"))?,
-            _ => path.to_owned(),
-        };
-        let file = TemporaryFile::create(parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
-        Ok(Self { file, target })
-    }
-
-    /// Path of the temporary file.
-    #[must_use]
-    pub fn temporary_path(&self) -> &Path {
-        self.file.path()
-    }
-
-    /// Syncs the file, renames it onto its name and syncs the folder.
-    ///
-    /// # Errors
-    /// If one of these fails; the previous content is untouched unless only the last one did.
-    pub fn commit(self) -> Result<(), FileError> {
-        self.file.sync_all().map_err(FileError::at(&self.target, "sync"))?;
-        self.file.persist(&self.target).map_err(|err| FileError::at(&self.target, "replace")(err.error))?;
-        sync_dir(parent(&self.target))
-    }
-}
-
-impl Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl io::Seek for NewFile {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
-    }
 }
 
 /// Folder of a path; `.` for a bare name.

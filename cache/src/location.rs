@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn impossible_urls_are_refused() {
         let refused = |text: &str| Location::parse(OsStr::new(text)).unwrap_err();
-        for text in ["s4://bucket/x", "file:///tmp/x", "S3://bucket"] {
+        for text in ["s4://bucket/x", "file:///data/x", "S3://bucket"] {
             assert!(matches!(refused(text), LocationError::Scheme { .. }), "{text}");
         }
         for text in ["s3://", "s3:///x", "https:///x"] {

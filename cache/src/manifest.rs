@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::damage::ManifestError;
 use crate::durable;
@@ -29,6 +31,12 @@ const FORMAT: &str = "hiend-cache";
 /// Number of hex digits of the checksum.
 const CHECKSUM_LEN: usize = 32;
 
+/// Parameters that are written first, in this order; all others follow by name.
+///
+/// Without an order of our own, that of a file would depend on the build: some crates make `serde_json` keep the order of
+/// keys (its feature `preserve_order`), for every crate of a build that they are part of.
+const FIRST_PARAMETERS: [&str; 4] = ["spacing", "window", "store", "normalize"];
+
 /// Prefix of the temporary files of earlier versions; [`durable`] names those of this one.
 const FORMER_TEMPORARY_PREFIX: &str = ".manifest-";
 
@@ -42,8 +50,9 @@ pub struct Manifest {
     pub version: u32,
     /// Program and version that wrote the manifest.
     pub created_by: String,
-    /// Preprocessing parameters of the volumes; opaque to this crate.
-    pub preprocess: serde_json::Value,
+    /// Preprocessing parameters of the volumes; opaque to this crate but for the order in which they are written.
+    #[serde(serialize_with = "in_order")]
+    pub preprocess: Value,
     /// Datasets by name.
     pub datasets: BTreeMap<String, DatasetInfo>,
     /// File names of the shards, sorted.
@@ -78,7 +87,7 @@ impl Default for Manifest {
             format: FORMAT.into(),
             version: VERSION,
             created_by: concat!("hiend-cache ", env!("CARGO_PKG_VERSION")).into(),
-            preprocess: serde_json::Value::Null,
+            preprocess: Value::Null,
             datasets: BTreeMap::new(),
             shards: Vec::new(),
             cases: BTreeMap::new(),
@@ -223,6 +232,33 @@ impl Manifest {
     }
 }
 
+/// Writes a JSON value with the keys of its objects in the order of [`FIRST_PARAMETERS`].
+fn in_order<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Value::Object(entries) => {
+            let rank = |key: &str| FIRST_PARAMETERS.iter().position(|first| *first == key).unwrap_or(usize::MAX);
+            let mut entries: Vec<(&String, &Value)> = entries.iter().collect();
+            entries.sort_by(|(a, _), (b, _)| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
+            let mut map = serializer.serialize_map(Some(entries.len()))?;
+            for (key, value) in entries {
+                map.serialize_entry(key, &InOrder(value))?;
+            }
+            map.end()
+        }
+        Value::Array(values) => serializer.collect_seq(values.iter().map(InOrder)),
+        other => other.serialize(serializer),
+    }
+}
+
+/// A JSON value that is written by [`in_order`].
+struct InOrder<'a>(&'a Value);
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        in_order(self.0, serializer)
+    }
+}
+
 /// File names of shards.
 fn names(paths: Vec<PathBuf>) -> Vec<String> {
     let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -282,6 +318,27 @@ mod tests {
         let bytes = std::fs::read(dir.path().join(FILE_NAME)).unwrap();
         read.write(dir.path()).unwrap();
         assert_eq!(std::fs::read(dir.path().join(FILE_NAME)).unwrap(), bytes);
+    }
+
+    #[test]
+    fn parameters_are_written_in_one_order_whatever_the_build() {
+        // Two maps with their keys inserted in different orders, which a build may keep or not.
+        let parameters =
+            [("store", "x"), ("zebra", "x"), ("window", "x"), ("spacing", "x"), ("ant", "x"), ("normalize", "x")];
+        let forwards: serde_json::Map<String, Value> =
+            parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let backwards: serde_json::Map<String, Value> =
+            parameters.iter().rev().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let written = |map: serde_json::Map<String, Value>| {
+            let preprocess = Value::Array(vec![Value::Object(map)]);
+            let bytes = Manifest { preprocess, ..Manifest::default() }.to_bytes().unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let text = written(forwards);
+        assert_eq!(text, written(backwards));
+        let place = |key: &str| text.find(&format!("\"{key}\"")).unwrap();
+        let places = ["spacing", "window", "store", "normalize", "ant", "zebra"].map(place);
+        assert!(places.is_sorted(), "{text}");
     }
 
     #[test]

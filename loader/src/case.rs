@@ -98,7 +98,7 @@ impl CaseFiles {
     /// As [`read_info`].
     pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
         #[cfg(feature = "dicom")]
-        if !self.slices.is_empty() {
+        if self.is_series() {
             let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
             return crate::volume::dicom::read_series_info(&files);
         }
@@ -111,11 +111,19 @@ impl CaseFiles {
     /// As [`read_volume`].
     pub fn read_volume(&self) -> Result<Volume, VolumeError> {
         #[cfg(feature = "dicom")]
-        if !self.slices.is_empty() {
+        if self.is_series() {
             let files: Vec<PathBuf> = self.image_files().map(PathBuf::from).collect();
             return crate::volume::read_series(&files);
         }
         read_volume(&self.image)
+    }
+
+    /// True for DICOM files, of whatever modality: a path alone stands for the CT series that it belongs to.
+    #[cfg(feature = "dicom")]
+    fn is_series(&self) -> bool {
+        let name = self.image.file_name().and_then(|name| name.to_str());
+        let is_candidate = name.is_some_and(crate::volume::dicom::is_candidate);
+        !self.slices.is_empty() || (is_candidate && !self.image.is_dir())
     }
 
     /// Size of all files together, those of detached voxels included, in bytes.
@@ -213,11 +221,16 @@ pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, CaseName
         [case] => Ok(case),
         [] => {
             let lower = name.to_lowercase();
+            // The same case of another dataset first, then the most similar name.
             let likeness = |case: &&Case| {
                 let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
-                strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id))
+                let is_same_part = key.rsplit('/').next() == lower.rsplit('/').next();
+                (is_same_part, strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id)))
             };
-            let nearest = cache.cases().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let nearest = cache.cases().iter().max_by(|a, b| {
+                let ((same_a, a), (same_b, b)) = (likeness(a), likeness(b));
+                same_a.cmp(&same_b).then(a.total_cmp(&b))
+            });
             Err(CaseNameError::Unknown { dir, name, nearest: nearest.map(|case| case.key().to_owned()) })
         }
         many => {

@@ -34,6 +34,7 @@
 mod case;
 mod changes;
 mod claiming;
+mod error;
 mod extent;
 mod folder;
 mod identity;
@@ -46,7 +47,7 @@ mod suspicion;
 mod values;
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
@@ -63,6 +64,7 @@ use claiming::Claiming;
 pub(crate) use case::headers;
 pub use case::{Probed, probe};
 pub use changes::{Changes, changes};
+pub use error::ConvertError;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 use pass::Pass;
@@ -174,121 +176,6 @@ pub struct Finding {
     pub case: String,
     /// The oddity and its remedy, in one line.
     pub text: String,
-}
-
-/// A conversion that could not be completed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConvertError {
-    /// The cache cannot be read or written.
-    #[error(transparent)]
-    Cache(#[from] hiend_cache::Error),
-    /// The cache folder cannot be made or looked at.
-    #[error("{}: cannot make or use this folder", path.display())]
-    Folder {
-        /// The folder, or the file in it.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The cache holds cases of other parameters.
-    #[error(
-        "{}: holds {} made with other parameters that are not in this data, such as {example}; \
-         choose another --out, or drop them with --prune",
-        path.display(),
-        crate::plural::count(count, "case")
-    )]
-    OtherParameters {
-        /// The cache.
-        path: PathBuf,
-        /// Number of such cases.
-        count: usize,
-        /// One of them.
-        example: String,
-    },
-    /// The cache holds cases of the data that were made with other parameters.
-    #[error(
-        "{}: cases of this data made with other parameters ({changes}): {count}; --change-parameters converts them again, \
-         another --out keeps both",
-        path.display()
-    )]
-    ChangedParameters {
-        /// The cache.
-        path: PathBuf,
-        /// Number of such cases.
-        count: usize,
-        /// The parameters that changed, with their values.
-        changes: String,
-    },
-    /// Lost or damaged shards held cases that are not in the data.
-    #[error(
-        "{}: lost or damaged, with cases that are not in this data: {count}, such as {example}; restore the file, or \
-         continue with --forget-lost and convert the data of these cases again",
-        shards.iter().map(|shard| shard.display().to_string()).collect::<Vec<_>>().join(", ")
-    )]
-    LostCases {
-        /// The shards.
-        shards: Vec<PathBuf>,
-        /// Number of such cases.
-        count: usize,
-        /// One of them.
-        example: String,
-    },
-    /// A lost or damaged shard held cases that nothing names.
-    #[error(
-        "{}: lost or damaged, and manifest.json, written by an earlier version, does not name its cases: some may not be \
-         in this data; restore the file, or continue without it with --forget-lost",
-        path.display()
-    )]
-    LostShard {
-        /// The shard.
-        path: PathBuf,
-    },
-    /// The masks of a dataset number its classes differently than in the cache.
-    #[error(
-        "{}: class {class} of {dataset} is {name:?} in the cache and {} in this data, whose masks are numbered by their \
-         sorted names; choose another --out, or convert with the masks that the cache was made from",
-        path.display(),
-        found.as_ref().map_or_else(|| "missing".to_owned(), |found| format!("{found:?}"))
-    )]
-    OtherClasses {
-        /// The cache.
-        path: PathBuf,
-        /// Name of the dataset.
-        dataset: String,
-        /// Number of the class.
-        class: u8,
-        /// Name of the class in the cache.
-        name: String,
-        /// Name of the class in the data; `None` if no class has this number.
-        found: Option<String>,
-    },
-    /// Pruning would drop cases whose folder is empty.
-    #[error(
-        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?); \
-         nothing was pruned; remove the folder if its data is gone for good",
-        path.display(),
-        crate::plural::count(count, "case")
-    )]
-    Vacant {
-        /// The cache.
-        path: PathBuf,
-        /// Number of such cases.
-        count: usize,
-        /// One of them.
-        example: String,
-    },
-    /// A lock file cannot be used.
-    #[error(transparent)]
-    Lock(#[from] hiend_cache::FileError),
-    /// The run was told to stop while it waited for another one.
-    #[error("{}: interrupted while waiting for another conversion into this cache", path.display())]
-    StoppedWaiting {
-        /// The cache.
-        path: PathBuf,
-    },
-    /// A case is suspicious, in a run that ends on such a case.
-    #[error("{0}")]
-    Suspect(SkippedCase),
 }
 
 /// Progress of a case.

@@ -172,7 +172,7 @@ pub enum DatasetError {
     #[error(
         "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
          Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
-         .nrrd and .mha files or DICOM series{}",
+         .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
         shown(path),
         unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]
@@ -357,12 +357,7 @@ impl Dataset {
     /// An empty dataset with what its description says.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
-        let is_ct = |channel: &String| {
-            let words = channel.to_lowercase();
-            // nnU-Net treats a channel as a CT if it is named so; the Decathlon writes "CT", others "computed tomography".
-            words.split(|c: char| !c.is_alphanumeric()).any(|word| ["ct", "cta", "tomography"].contains(&word))
-        };
-        let other = description.channels.iter().find(|channel| !is_ct(channel)).cloned();
+        let other = description.channels.iter().find(|channel| !roles::is_ct_channel(channel)).cloned();
         Self {
             name,
             labels: description.labels.clone(),

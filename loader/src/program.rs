@@ -16,6 +16,7 @@
 
 mod advice;
 mod command_line;
+mod destination;
 mod documentation;
 #[cfg(feature = "serve")]
 pub mod health;
@@ -35,14 +36,15 @@ use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
 pub use crate::plural::count;
+pub use destination::{DestinationError, check_output_file, check_output_folder};
 pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_pages};
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
-pub use output::{StdoutError, escape, escape_name, note, print};
+pub use output::{StdoutError, escape, escape_name, is_one_output, note, print};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use values::{
-    Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_spacing,
-    parse_window,
+    Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_some_bytes,
+    parse_spacing, parse_window,
 };
 
 /// A wrong value on the command line that clap cannot detect; it ends the program with [`USAGE`].
@@ -111,7 +113,8 @@ where
         .and_then(|()| run(&cli))
         .and_then(|code| Ok(output::flush().map(|_| code)?));
     code.unwrap_or_else(|err| {
-        note(format_args!("error: {}", error_text(&err)));
+        // One line, whatever names it quotes.
+        note(format_args!("error: {}", escape_name(&error_text(&err))));
         ExitCode::from(error_code(&err))
     })
 }

@@ -24,7 +24,7 @@ pub enum ScanError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
     /// The file cannot be prepared as training does it.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum ScanError {
         suspicion: Suspicion,
     },
     /// The header gives the scan a size that no scan of a body has.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Extent {
         /// The file.
         path: PathBuf,

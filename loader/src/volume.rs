@@ -34,6 +34,7 @@ use crate::geometry::{Affine, Orientation};
 use dtype::{Dtype, Stored};
 
 pub use data::detached;
+pub(crate) use data::of_data_file;
 pub use fault::VolumeFault;
 pub use label::{LabelVolume, read_labels};
 pub use name::{Format, file_stem};
@@ -193,13 +194,18 @@ fn read_any(path: &Path) -> Result<Volume, VolumeError> {
 fn complete(path: &Path, loaded: Loaded) -> Result<Volume, VolumeError> {
     let Loaded { info, blake3, file_bytes, bytes, offset, scaling: (slope, intercept) } = loaded;
     let at = |reason| VolumeError { path: path.to_owned(), reason };
-    let promised = offset.saturating_add(info.data_bytes);
-    if (bytes.len() as u64) < promised {
-        let missing = promised - bytes.len() as u64;
-        return Err(at(VolumeFault::Missing { shape: info.shape, missing, promised }));
-    }
+    check_complete(&info, offset, bytes.len()).map_err(at)?;
     let offset = usize::try_from(offset).ok().ok_or_else(|| at(VolumeFault::AddressSpace))?;
     Ok(Volume { info, blake3, file_bytes, bytes, offset, slope, intercept })
+}
+
+/// Checks that `len` bytes hold all voxels of the header from byte `offset` on.
+fn check_complete(info: &VolumeInfo, offset: u64, len: usize) -> Result<(), VolumeFault> {
+    let promised = offset.saturating_add(info.data_bytes);
+    match promised.saturating_sub(len as u64) {
+        0 => Ok(()),
+        missing => Err(VolumeFault::Missing { shape: info.shape, missing, promised }),
+    }
 }
 
 /// Opens a regular file. A FIFO would block the open until somebody writes into it.

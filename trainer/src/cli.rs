@@ -5,6 +5,7 @@ mod model;
 mod predict;
 mod ranks;
 mod train;
+mod values;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub use self::predict::PredictArgs;
 pub use self::ranks::RanksArgs;
 pub use self::train::{FinetuneArgs, PretrainArgs, ResumeArg, RunArgs, ServiceArgs};
 use crate::device::DeviceChoice;
+use crate::report::mlflow::ServerUrl;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
 ///
@@ -51,6 +53,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Draw the curves of a run from its journal
     Curves(CurvesArgs),
+    /// Send a run to an MLflow server from its journal: steps that the server has are not sent again
+    Track(TrackArgs),
     /// Draw original, masked input and reconstruction of scans in three planes
     Reconstruct(ReconstructArgs),
     /// Draw the attention of a patch: self-attention of the encoder, cross-attention of the decoder
@@ -105,6 +109,21 @@ pub struct CurvesArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Arguments of `track`.
+#[derive(Debug, Args)]
+pub struct TrackArgs {
+    /// Folder of a run
+    #[arg(value_name = "RUN")]
+    pub run_dir: PathBuf,
+    /// MLflow server, such as `http://127.0.0.1:5000`; credentials are taken from `MLFLOW_TRACKING_USERNAME` and
+    /// `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
+    #[arg(long, value_name = "URL")]
+    pub mlflow: ServerUrl,
+    /// Experiment of MLflow, created if missing [default: the run's, or hiend-pretrain or hiend-finetune]
+    #[arg(long, value_name = "NAME")]
+    pub mlflow_experiment: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +165,43 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_make_no_sense_are_refused_with_their_range() {
+        let refused = |args: &str| {
+            let error = Cli::try_parse_from(["hiend-train"].into_iter().chain(args.split_whitespace())).unwrap_err();
+            let text = error.to_string();
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        for flag in ["--max-steps", "--resume-from", "--keep", "--stalled-after", "--join-timeout"] {
+            for value in ["0", "-1", "1.5"] {
+                let line = refused(&format!("--shards c {flag}={value}"));
+                assert!(line.contains(flag) && line.ends_with(": expected a whole number from 1 on"), "{line}");
+            }
+        }
+        for flag in ["--checkpoint-every", "--log-every", "--seed"] {
+            let line = refused(&format!("--shards c {flag}=-1"));
+            assert!(line.contains(flag) && line.ends_with(": expected a whole number from 0 on"), "{line}");
+        }
+        for flag in ["--threads", "--headspace"] {
+            let line = refused(&format!("--shards c {flag}=0"));
+            assert!(line.contains(flag) && line.contains("0 is not in 1..="), "{line}");
+        }
+        let line = refused("predict --model m in --out o --sw-batch-size=0");
+        assert!(line.ends_with(": expected a whole number from 1 on"), "{line}");
+        for overlap in ["1", "-0.5", "NaN"] {
+            let line = refused(&format!("predict --model m in --out o --overlap={overlap}"));
+            assert!(line.ends_with("expected a fraction from 0 to less than 1"), "{line}");
+        }
+        for mm in ["-1", "NaN", "inf"] {
+            let line = refused(&format!("evaluate --labels l --predictions p --tolerance-mm={mm}"));
+            assert!(line.ends_with("expected a distance in mm of 0 or more"), "{line}");
+        }
+        for ratio in ["0", "1", "-1", "NaN"] {
+            let line = refused(&format!("reconstruct --model m in --out o --mask-ratio={ratio}"));
+            assert!(line.ends_with("expected a fraction above 0 and below 1"), "{line}");
+        }
+    }
+
+    #[test]
     fn servers_replace_shards() {
         let parse = |flags: &str| Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace()));
         let cli = parse("--loader http://a:1,unix:///b --loader-token-file t").unwrap();
@@ -158,5 +214,18 @@ mod tests {
         assert_eq!(parse("--shards c --headspace").unwrap().pretrain.run.headspace, Some(20));
         assert!(parse("--shards c --metrics-listen 9464").is_err());
         assert!(parse("--shards c --metrics-listen [::1]:9464").is_ok());
+    }
+
+    #[test]
+    fn servers_of_mlflow_have_addresses() {
+        let parse = |flags: &str| Cli::try_parse_from(["hiend-train"].into_iter().chain(flags.split_whitespace()));
+        let cli = parse("--shards c --mlflow http://127.0.0.1:5000 --mlflow-experiment a").unwrap();
+        assert_eq!(cli.pretrain.run.mlflow.unwrap().to_string(), "http://127.0.0.1:5000");
+        assert!(parse("finetune --init none --shards c --mlflow https://host/mlflow").is_ok());
+        assert!(parse("--shards c --mlflow localhost:5000").is_err());
+        assert!(parse("--shards c --mlflow-experiment a").is_err());
+        assert!(parse("--shards c --mlflow http://host --headspace").is_err());
+        assert!(parse("track run --mlflow http://host").is_ok());
+        assert!(parse("track run").is_err());
     }
 }

@@ -9,6 +9,7 @@ mod evaluate;
 mod finetune;
 mod model;
 mod observer;
+mod outputs;
 mod predict;
 mod pretrain;
 mod ranks;
@@ -17,13 +18,18 @@ mod running;
 mod scans;
 mod signals;
 mod source;
+mod track;
+mod tracking;
 mod verify;
 mod weights;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
-use hiend_loader::program::{INTERRUPTED, SKIPPED, note, print, print_completions, write_man_pages};
+use hiend_loader::program::{
+    self, INTERRUPTED, SKIPPED, StdoutError, escape_name, print as print_text, print_completions, write_man_pages,
+};
 
 use crate::cli::{Cli, Command};
 
@@ -40,6 +46,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Verify(args)) => verify::run(args),
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Curves(args)) => curves::run(args),
+        Some(Command::Track(args)) => track::run(args),
         Some(Command::Reconstruct(args)) => reconstruct::run(args),
         Some(Command::Attend(args)) => attend::run(args),
         Some(Command::Import(args)) => weights::import(args),
@@ -55,4 +62,15 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         None => pretrain::run(&cli.pretrain),
     }
+}
+
+/// Prints a line on standard output; see [`program::print`]. Line feeds within it, which are those of a file's or a case's
+/// name, are escaped. Text of several lines is for [`print_text`].
+fn print(line: impl Display) -> Result<bool, StdoutError> {
+    program::print(escape_name(&line.to_string()))
+}
+
+/// Shows a line on standard error. Line feeds within it are escaped as by [`print`].
+fn note(line: impl Display) {
+    program::note(escape_name(&line.to_string()));
 }

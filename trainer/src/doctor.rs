@@ -21,7 +21,7 @@ use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Plac
 #[derive(Debug)]
 pub struct Report {
     places: Places,
-    driver: Result<Driver, String>,
+    driver: Result<Driver, DriverError>,
     libraries: Vec<(Library, Result<Found, LibraryError>)>,
     libdevice: Libdevice,
     /// The device that was asked for, with the products computed there.
@@ -35,6 +35,20 @@ struct Driver {
     /// Newest CUDA version that the driver runs, `(major, minor)`.
     cuda: (i32, i32),
     devices: Vec<Gpu>,
+}
+
+/// Reasons why the driver says nothing.
+#[derive(Debug, thiserror::Error)]
+enum DriverError {
+    /// There is no driver.
+    #[error("not installed: {}", Library::Driver.how_to_get())]
+    Missing,
+    /// The driver cannot be used.
+    #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
+    Unusable(NvmlError),
+    /// The driver answered some questions only.
+    #[error("does not answer: {0}")]
+    Silent(NvmlError),
 }
 
 /// One NVIDIA device.
@@ -139,10 +153,10 @@ impl Report {
 }
 
 /// Asks NVML, which comes with the driver and takes no memory on the devices.
-fn driver() -> Result<Driver, String> {
+fn driver() -> Result<Driver, DriverError> {
     let nvml = Nvml::init().map_err(|error| match error {
-        NvmlError::LibloadingError(_) => format!("not installed: {}", Library::Driver.how_to_get()),
-        error => format!("does not answer ({error}): {}", Library::Driver.how_to_get()),
+        NvmlError::LibloadingError(_) => DriverError::Missing,
+        error => DriverError::Unusable(error),
     })?;
     let read = || -> Result<Driver, NvmlError> {
         let cuda = nvml.sys_cuda_driver_version()?;
@@ -162,7 +176,7 @@ fn driver() -> Result<Driver, String> {
             devices: (0..nvml.device_count()?).map(device).collect::<Result<_, _>>()?,
         })
     };
-    read().map_err(|error| format!("does not answer: {error}"))
+    read().map_err(DriverError::Silent)
 }
 
 /// Sizes of the product: rows, inner length, columns. None is a multiple of a tile, and rows are folded from two axes.

@@ -22,7 +22,7 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::training::{Beginning, CaseScores, Stop, Task, TrainingError};
+use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Task, TrainingError};
 
 pub use classes::ClassesError;
 pub use init::{Init, InitError};
@@ -163,6 +163,11 @@ impl Task for Finetuning {
         &self.config
     }
 
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
+        let unetr = self.config.unetr();
+        KeptValues { params: unetr.num_encoder_params(), per_crop: unetr.kept_values(gradient_checkpointing) }
+    }
+
     fn init(&self, weights: &mut WeightInit) -> Unetr {
         self.config.unetr().init(weights)
     }
@@ -179,7 +184,13 @@ impl Task for Finetuning {
         dice_ce(model.forward(part.images()), &part.target).total()
     }
 
-    fn picture(&self, model: &Unetr, batch: &DeviceBatch<ClassMap>, _: &Compute, path: &Path) -> Result<(), String> {
+    fn picture(
+        &self,
+        model: &Unetr,
+        batch: &DeviceBatch<ClassMap>,
+        _: &Compute,
+        path: &Path,
+    ) -> Result<(), PictureError> {
         // Filled in when the task was set up.
         let preprocess = self.config.preprocess.clone().unwrap_or_default();
         let units = preprocess.units(self.config.stream.window);

@@ -7,6 +7,7 @@
 //!
 //! The file is synced before every checkpoint ([`Journal::sync`]), so no checkpoint is ahead of its journal.
 
+mod follow;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::durable;
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use follow::{Chunk, Follower};
 
 /// Maximum length of a line, bytes. A step takes about 300; a longer line means that the file is not a journal.
 const MAX_LINE: u64 = 1 << 20;

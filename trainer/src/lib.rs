@@ -28,6 +28,7 @@ pub mod distributed;
 pub mod doctor;
 pub mod feed;
 pub mod finetune;
+pub mod host_memory;
 pub mod inference;
 pub mod journal;
 pub mod label_space;

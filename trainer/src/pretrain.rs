@@ -17,7 +17,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::training::{Event, Stream, Summary, Task, TrainOptions, TrainingError, train};
+use crate::training::{Event, KeptValues, PictureError, Stream, Summary, Task, TrainOptions, TrainingError, train};
 
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,12 @@ impl Task for Pretraining<'_> {
         self.config
     }
 
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
+        let (model, crop_size) = (&self.config.model, self.config.stream.crop_size);
+        let per_crop = model.kept_values(crop_size, gradient_checkpointing);
+        KeptValues { params: model.num_params(crop_size), per_crop }
+    }
+
     fn init(&self, weights: &mut WeightInit) -> HiEndMae {
         self.config.model.init(self.config.stream.crop_size, weights)
     }
@@ -116,11 +122,11 @@ impl Task for Pretraining<'_> {
         batch: &DeviceBatch<Masked>,
         compute: &Compute,
         path: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<(), PictureError> {
         // The first micro-batch suffices for a picture; memory may not allow a larger part.
-        let part = batch.parts.first().ok_or("an empty batch")?;
+        let part = batch.parts.first().ok_or(PictureError::NoCrop)?;
         let panels = panels(model, part, &batch.crops[..part.num_crops()], self.config, compute)?;
-        render(&panels, self.config.units()).write_png(path).map_err(|error| error.to_string())
+        render(&panels, self.config.units()).write_png(path).map_err(PictureError::Write)
     }
 }
 
@@ -131,10 +137,10 @@ fn panels(
     crops: &[CropRecord],
     config: &PretrainConfig,
     compute: &Compute,
-) -> Result<Vec<Panel>, String> {
-    let host = |tensor: Tensor<5>| -> Result<Vec<f32>, String> {
-        let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
-        data.try_to_vec().map_err(|e| format!("{e:?}"))
+) -> Result<Vec<Panel>, PictureError> {
+    let host = |tensor: Tensor<5>| -> Result<Vec<f32>, PictureError> {
+        let data = tensor.try_into_data().map_err(PictureError::device)?;
+        data.try_to_vec().map_err(PictureError::device)
     };
     let images = part.images();
     let [n, _, x, y, z] = images.dims();
@@ -185,6 +191,21 @@ fn most_varied(variance: &[f32], cases: &[&str]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::pretrain::PretrainPreset;
+    use crate::model::precision::Precision;
+
+    #[test]
+    fn memory_of_presets_is_bounded_from_below() {
+        let need = |preset: PretrainPreset, recompute: bool| {
+            let config = preset.config();
+            let kept = Pretraining { config: &config }.kept_values(recompute);
+            kept.bytes(config.stream.crops_per_batch(), Precision::F32)
+        };
+        assert!(need(PretrainPreset::Tiny, false) < 2_000_000_000);
+        let large = need(PretrainPreset::MrVitLP16, false);
+        assert!(large > 20_000_000_000, "{large}");
+        assert!(need(PretrainPreset::MrVitLP16, true) < large / 2);
+    }
 
     #[test]
     fn pictures_prefer_different_cases() {

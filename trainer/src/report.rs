@@ -6,6 +6,7 @@ pub mod curves;
 pub mod dashboard;
 pub mod history;
 pub mod metrics;
+pub mod mlflow;
 pub mod picture;
 mod ranks;
 pub mod series;

@@ -11,28 +11,16 @@
 
 mod accumulator;
 mod on_device;
+mod weighting;
+mod whole;
 mod window;
 
 use thiserror::Error;
 
 use accumulator::Accumulator;
+pub use weighting::Weighting;
+pub use whole::Labels;
 use window::{copy_window, mirror};
-
-/// Smallest weight in a Gaussian window, so that no voxel is divided by zero.
-const MIN_WEIGHT: f32 = 1e-3;
-/// Width of the Gaussian relative to the ROI.
-const SIGMA_SCALE: f64 = 0.125;
-
-/// Weights of a window's voxels where windows overlap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Weighting {
-    /// Equal weights, as in the recipe.
-    #[default]
-    Constant,
-    /// A Gaussian around the window's centre with sigma `0.125 * roi`, at least 0.001.
-    Gaussian,
-}
 
 /// Errors from predicting a volume by windows.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -194,8 +182,15 @@ impl SlidingWindow {
                 copy_window(volume, pad, start, roi, batch);
             }
         };
-        let mut adder =
-            Adder { window: self, weights: self.weights(), padded, pad, dims: volume.dims, axis, sums: None };
+        let mut adder = Adder {
+            window: self,
+            weights: self.weighting.of_window(roi),
+            padded,
+            pad,
+            dims: volume.dims,
+            axis,
+            sums: None,
+        };
         let mut batches = windows.chunks(self.sw_batch_size).peekable();
         let (mut batch, mut next) = (Vec::new(), Vec::new());
         if let Some(starts) = batches.peek() {
@@ -225,46 +220,6 @@ impl SlidingWindow {
         adder.finish(&mut sink)
     }
 
-    /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
-    ///
-    /// # Errors
-    /// See [`SlidingWindow::run`].
-    pub fn collect<E: From<SlidingWindowError> + Send>(
-        &self,
-        volume: InputVolume<'_>,
-        predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
-    ) -> Result<Vec<f32>, E> {
-        let [_, ny, nz] = volume.dims;
-        let num_voxels = volume.dims.iter().product::<usize>();
-        let mut whole = Vec::new();
-        self.run(volume, predict, |slab| {
-            let slab_len = slab.dims.iter().product::<usize>();
-            let num_channels = slab.values.len() / slab_len;
-            whole.resize(num_channels * num_voxels, 0.0_f32);
-            for (row_idx, row) in slab.values.chunks_exact(slab.dims[2]).enumerate() {
-                let (channel, x, y) = row_position(row_idx, slab.dims);
-                let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
-                whole[channel * num_voxels + at..][..row.len()].copy_from_slice(row);
-            }
-            Ok(())
-        })?;
-        Ok(whole)
-    }
-
-    /// Class of the largest averaged prediction at each voxel, `[X, Y, Z]`; the lowest class wins a tie.
-    ///
-    /// # Errors
-    /// See [`SlidingWindow::run`]; also if the predictor returns more than 256 channels.
-    pub fn argmax<E: From<SlidingWindowError> + Send>(
-        &self,
-        volume: InputVolume<'_>,
-        predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
-    ) -> Result<Vec<u8>, E> {
-        let mut labels = Labels::new(volume.dims);
-        self.run(volume, predict, |slab| Ok(labels.push(slab)?))?;
-        Ok(labels.finish())
-    }
-
     /// First voxels of the windows along one axis of `dim >= roi` voxels.
     fn starts(&self, axis: usize, dim: usize) -> Vec<usize> {
         let roi = self.roi_size[axis];
@@ -286,23 +241,6 @@ impl SlidingWindow {
         // Stable, so the other two axes keep their order and results do not depend on the sort.
         windows.sort_by_key(|start| start[axis]);
         windows
-    }
-
-    /// Weights of a window's voxels, z fastest.
-    fn weights(&self) -> Vec<f32> {
-        let roi = self.roi_size;
-        let bell = |axis: usize| -> Vec<f32> {
-            let (centre, sigma) = ((roi[axis] as f64 - 1.0) / 2.0, SIGMA_SCALE * roi[axis] as f64);
-            (0..roi[axis]).map(|i| (-0.5 * ((i as f64 - centre) / sigma).powi(2)).exp() as f32).collect()
-        };
-        match self.weighting {
-            Weighting::Constant => vec![1.0; roi.iter().product()],
-            Weighting::Gaussian => {
-                let [bx, by, bz] = [bell(0), bell(1), bell(2)];
-                let rows = bx.iter().flat_map(|wx| by.iter().map(move |wy| wx * wy));
-                rows.flat_map(|wxy| bz.iter().map(move |wz| (wxy * wz).max(MIN_WEIGHT))).collect()
-            }
-        }
     }
 
     /// Mean over the marked mirror images, each mirrored back. `batch` is mirrored in place meanwhile.
@@ -380,68 +318,6 @@ impl Adder<'_> {
     }
 }
 
-/// Class of the largest value at each voxel of a volume, from slabs.
-#[derive(Debug)]
-pub struct Labels {
-    dims: [usize; 3],
-    voxels: Vec<u8>,
-    best: Vec<u8>,
-}
-
-impl Labels {
-    /// Labels of a volume of `dims` voxels, of which no slab is known.
-    #[must_use]
-    pub fn new(dims: [usize; 3]) -> Self {
-        Self { dims, voxels: vec![0; dims.iter().product()], best: Vec::new() }
-    }
-
-    /// Labels the voxels of a slab; the lowest class wins a tie.
-    ///
-    /// # Errors
-    /// If the slab has more than 256 channels.
-    pub fn push(&mut self, slab: Slab<'_>) -> Result<(), SlidingWindowError> {
-        let [_, ny, nz] = self.dims;
-        let slab_len = slab.dims.iter().product::<usize>();
-        let num_classes = slab.values.len() / slab_len;
-        if num_classes > 256 {
-            return Err(SlidingWindowError::TooManyClasses { num_classes });
-        }
-        argmax_of_planes(slab.values, slab_len, &mut self.best);
-        for (row_idx, row) in self.best.chunks_exact(slab.dims[2]).enumerate() {
-            let (_, x, y) = row_position(row_idx, slab.dims);
-            let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
-            self.voxels[at..][..row.len()].copy_from_slice(row);
-        }
-        Ok(())
-    }
-
-    /// Labels `[X, Y, Z]`, z fastest.
-    #[must_use]
-    pub fn finish(self) -> Vec<u8> {
-        self.voxels
-    }
-}
-
-/// Channel, x and y of row `row_idx` along z of values `[C, X, Y, Z]`.
-fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
-    let [nx, ny, _] = dims;
-    (row_idx / (nx * ny), row_idx / ny % nx, row_idx % ny)
-}
-
-/// Class of the largest value at each position of planes of `len` values, the lowest of equals; NaN never wins.
-fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
-    best.clear();
-    best.resize(len, 0);
-    let mut top = values[..len].to_vec();
-    for (class, plane) in (0..=u8::MAX).zip(values.chunks_exact(len)).skip(1) {
-        for ((best, top), &value) in best.iter_mut().zip(&mut top).zip(plane) {
-            if value > *top || top.is_nan() {
-                (*best, *top) = (class, value);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -502,7 +378,7 @@ mod tests {
             };
             let got = sliding.collect(volume, predict).expect("prediction");
 
-            let weights = sliding.weights();
+            let weights = sliding.weighting.of_window(roi);
             let (mut sums, mut totals) = (vec![0.0; values.len()], vec![0.0; values.len()]);
             for start in sliding.windows(dims, 0) {
                 for i in 0..roi_len {
@@ -526,13 +402,6 @@ mod tests {
         assert_eq!(sliding.starts(0, 97), [0, 1]);
         assert_eq!(sliding.starts(0, 200), [0, 48, 96, 104]);
         assert_eq!(sliding.num_windows([200, 97, 50]), 8);
-    }
-
-    #[test]
-    fn argmax_takes_the_lowest_class_of_equals() {
-        let mut best = Vec::new();
-        argmax_of_planes(&[1.0, 0.0, f32::NAN, 1.0, 2.0, 0.0, 0.5, 2.0, 1.0], 3, &mut best);
-        assert_eq!(best, [0, 1, 2]);
     }
 
     #[test]

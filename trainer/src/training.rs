@@ -9,6 +9,7 @@ mod event;
 mod follow;
 pub mod headspace;
 mod memory_advice;
+mod memory_need;
 mod options;
 mod ranks;
 mod readback;
@@ -27,9 +28,10 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use error::{LastGood, TrainingError};
+pub use error::{LastGood, PictureError, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
+pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream, is_stopped};
@@ -62,6 +64,9 @@ pub trait Task: Sync {
     /// The resolved configuration.
     fn config(&self) -> &Self::Config;
 
+    /// Lower bound of the values that an update keeps in memory.
+    fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues;
+
     /// Makes a model with random weights.
     fn init(&self, weights: &mut WeightInit) -> Self::Model;
 
@@ -89,7 +94,7 @@ pub trait Task: Sync {
         batch: &DeviceBatch<Target<Self>>,
         compute: &Compute,
         path: &Path,
-    ) -> Result<(), String>;
+    ) -> Result<(), PictureError>;
 
     /// Class names of a validation, background first.
     fn class_names(&self) -> &[String] {

@@ -1,11 +1,15 @@
 //! Opening all shards of a cache.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "object-store")]
+use std::path::Path;
+use std::path::PathBuf;
 #[cfg(feature = "object-store")]
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{EXTENSION, Shard, list_shards};
+#[cfg(feature = "object-store")]
+use super::is_shard;
+use super::{Shard, list_shards};
 #[cfg(feature = "object-store")]
 use crate::error::Error;
 use crate::error::Result;
@@ -78,8 +82,8 @@ fn open_objects(bucket: &crate::object::Bucket, listed: &[String], options: &Ope
         }
         objects
     } else {
-        let is_shard = |object: &Object| Path::new(&object.name).extension().is_some_and(|found| found == EXTENSION);
-        let objects: Vec<Object> = bucket.list("")?.into_iter().filter(is_shard).collect();
+        let mut objects = bucket.list("")?;
+        objects.retain(|object| is_shard(Path::new(&object.name)));
         let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
         missing.extend(listed.iter().filter(|name| !names.contains(name.as_str())).map(|name| bucket.url_of(name)));
         objects

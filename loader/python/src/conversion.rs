@@ -66,6 +66,11 @@ pub(crate) fn convert<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let config: PreprocessConfig = parse_config("", config)?;
     config.validate().map_err(|err| Failure::config(err.to_string()))?;
+    for (name, is_zero) in [("jobs", jobs == Some(0)), ("memory", memory == 0), ("shard_size", shard_size == 0)] {
+        if is_zero {
+            return Err(Failure::config(format!("{name}: 0; expected at least 1")).into());
+        }
+    }
     if worker.0 >= worker.1 {
         let (number, workers) = worker;
         return Err(Failure::config(format!("worker: {number} of {workers}; expected 0 to N-1 of N")).into());

@@ -1,6 +1,7 @@
 //! `hiend-shard DATA`: converts, shows progress, prints a summary.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,13 +14,17 @@ use super::progress::Progress;
 use super::table::{count, facts, size};
 use super::task::{Task, num_cases, refuse_unmatched, summary};
 use super::{plan, unused};
+use crate::case::shown;
 use crate::cli;
 use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
-use crate::program::{INTERRUPTED, SKIPPED, interrupt_flag, note, print};
+use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, is_one_output, note, print};
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
+    if let Some(folder) = args.retry.location(&args.out).folder() {
+        check_output_folder(folder)?;
+    }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;
@@ -52,18 +57,33 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let cases = share.iter().flat_map(|dataset| &dataset.cases);
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
     let mut progress = Progress::new(num_listed, sizes.values().sum());
-    let Task { root, datasets, config, options, excluded, .. } = &task;
+    let Task { root, datasets, config, options, .. } = &task;
+    // The summary repeats every remark: where both can be read in one place, they are only counted until then.
+    let is_one_output = is_one_output();
+    let mut withheld: Vec<String> = Vec::new();
+    let mut tell = |progress: &mut Progress, line: String| {
+        if is_one_output {
+            progress.remark();
+            withheld.push(line);
+        } else {
+            progress.note(line);
+        }
+    };
     let observe = |event: Event<'_>| match event {
         Event::Converted { bytes_in, .. } | Event::Unchanged { bytes_in, .. } => progress.advance(bytes_in),
-        Event::Found(finding) => progress.note(format_args!("check {}: {}", finding.case, finding.text)),
+        Event::Found(finding) => tell(&mut progress, format!("check {}: {}", finding.case, finding.text)),
         Event::Skipped(skipped) => {
-            progress.note(format_args!("skipped {skipped}"));
+            tell(&mut progress, format!("skipped {skipped}"));
             progress.advance(sizes.get(&skipped.case).copied().unwrap_or(0));
         }
     };
     let conversion = Conversion::new(root, datasets, &args.out).config(config.clone()).options(options.clone());
     let summary = conversion.stop(Arc::clone(&stop).into()).observe(observe).run();
     progress.finish();
+    if summary.is_err() {
+        // No summary follows.
+        withheld.iter().for_each(note);
+    }
     let summary = match summary {
         // What was stored before is whole; the rest waits for another run.
         Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
@@ -72,7 +92,18 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         }
         summary => summary?,
     };
-    print(facts(rows(&summary, *excluded, unused::counts(&task))))?;
+    conclude(args, data, &task, &summary, num_listed)
+}
+
+/// Prints the summary of a conversion of `num_listed` cases and what to do next.
+fn conclude(
+    args: &cli::Convert,
+    data: &Path,
+    task: &Task,
+    summary: &Summary,
+    num_listed: usize,
+) -> anyhow::Result<ExitCode> {
+    print(facts(rows(summary, task.excluded, unused::counts(task))))?;
     if !summary.skipped.is_empty() {
         print("Skipped:")?;
         for skipped in &summary.skipped {
@@ -81,16 +112,16 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     }
     unused::list_findings("Converted, but check these:", &summary.findings)?;
     unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings)?;
-    if options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
+    if task.options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
         print("--on-suspect does not apply to cases in the cache; --exclude NAME --prune removes them.")?;
     }
-    unused::list(&task)?;
+    unused::list(task)?;
     if summary.interrupted {
         print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
-        anyhow::bail!("{}: none of {} could be converted", data.display(), count(num_listed, "case"));
+        anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");
@@ -101,9 +132,9 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
     }
     if args.prune && summary.pruned.is_none() {
-        anyhow::bail!("{}: not pruned, because another run is writing here; try again later", args.out.display());
+        anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }
-    print(format_args!("Next: hiend-train --shards {}", args.out.display()))?;
+    print(format_args!("Next: hiend-train --shards {}", shown(&args.out)))?;
     let is_complete = summary.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }

@@ -7,22 +7,26 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, VolumeReader};
+use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, SourceValues, VolumeReader};
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
-use crate::case::case_named;
+use crate::case::{case_named, shown};
 use crate::cli::Inspect;
 use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
 use crate::preprocess::window::{Store, zscore_step};
-use crate::program::{check_extension, note, print};
+use crate::program::{check_extension, check_output_file, check_output_folder, escape_name, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
+        check_output_file(path)?;
+    }
+    if let Some(folder) = &args.report {
+        check_output_folder(folder)?;
     }
     let cache = Cache::open_with(args.retry.location(&args.cache), OpenOptions::for_one_pass())?;
     match &args.case {
@@ -32,7 +36,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
         None => {
             summary(&cache, args.rows)?;
             if let Some(folder) = &args.report {
-                note(format_args!("report: {}", report::write(&cache, folder)?.display()));
+                note(format_args!("report: {}", shown(&report::write(&cache, folder)?)));
             }
         }
         Some(name) => {
@@ -40,7 +44,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
             describe(&cache, case)?;
             if let Some(path) = &args.png {
                 draw(&cache, case, path)?;
-                note(format_args!("picture: {}", path.display()));
+                note(format_args!("picture: {}", shown(path)));
             }
         }
     }
@@ -61,6 +65,16 @@ fn listed<T: std::fmt::Display>(values: impl IntoIterator<Item = T>, between: &s
 
 fn rounded(values: [f64; 3]) -> String {
     listed(values.map(|value| (value * 1000.0).round() / 1000.0), " x ")
+}
+
+/// Lowest and highest value of a source image.
+fn value_range(values: &SourceValues) -> String {
+    format!("{} to {}", short(values.min), short(values.max))
+}
+
+/// A number with at most seven digits: more than single precision, in which images are read, can tell apart.
+fn short(value: f64) -> f64 {
+    format!("{value:.6e}").parse().unwrap_or(value)
 }
 
 fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
@@ -139,7 +153,7 @@ fn by_dataset(cache: &Cache) -> ([&'static str; 7], Vec<[String; 7]>) {
             size(bytes),
             per_voxel(bytes, voxels),
             labels
-                .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {name}")), ", "))
+                .map(|names| listed(names.iter().map(|(value, name)| format!("{value} {}", escape_name(name))), ", "))
                 .unwrap_or_default(),
         ]
     };
@@ -234,7 +248,7 @@ fn matrix(affine: &Affine) -> String {
 fn label_name(cache: &Cache, dataset: &str, label: u8) -> String {
     let names = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
     let unnamed = || if label == 0 { "background".to_owned() } else { format!("label {label}") };
-    names.and_then(|names| names.get(&label)).cloned().unwrap_or_else(unnamed)
+    names.and_then(|names| names.get(&label)).map_or_else(unnamed, |name| escape_name(name).into_owned())
 }
 
 fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
@@ -270,7 +284,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
     if let Some(values) = &record.values {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let (below, above, air) = (percent(values.below), percent(values.above), percent(values.air));
-        let mut rows = vec![("source values", format!("{} to {}", values.min, values.max))];
+        let mut rows = vec![("source values", value_range(values))];
         if let (Some(mean), Some(std)) = (values.mean, values.std) {
             rows.push(("mean and deviation", format!("{mean:.6} and {std:.6}, in the box of nonzero voxels")));
             let share = |share: f64| format!("{:.4} %", share * 100.0);
@@ -308,7 +322,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
     let record = case.record();
     let units = parameters_of(cache).units(None);
     let scale = units.scale(record.image.scale, record.image.offset);
-    let shown = match units {
+    let range = match units {
         Units::Window([low, high]) => format!("window {low} to {high} HU"),
         Units::ZScores => {
             let [black, white] = units.shown_range();
@@ -323,7 +337,7 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         .collect();
     let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
     let subtitle = format!(
-        "{} voxels of {} mm   {shown}   patient's right is on the left",
+        "{} voxels of {} mm   {range}   patient's right is on the left",
         listed(record.shape, " x "),
         rounded(record.geometry.spacing)
     );
@@ -336,5 +350,24 @@ fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
         labels: volume.label.as_deref(),
         legend: &legend,
     };
-    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", path.display()))
+    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", shown(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_as_exact_as_single_precision() {
+        for (value, text) in [
+            (63.871_704_101_562_5, "63.8717"),
+            (-1024.0, "-1024"),
+            (f64::from(0.1_f32), "0.1"),
+            (1_234_567.0, "1234567"),
+            (1e7, "10000000"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(short(value).to_string(), text);
+        }
+    }
 }

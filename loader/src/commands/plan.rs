@@ -78,7 +78,7 @@ fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &
     let num_of = |keys: &[String]| keys.iter().filter(|key| !skipped.contains(key.as_str())).count();
     let (num_new, num_changed) = (num_of(&changes.new), num_of(&changes.changed));
     let (cases, unchanged) = (count(num_new + num_changed, "case"), changes.unchanged.len());
-    let out = out.display();
+    let out = shown(out);
     print(format_args!(
         "would convert {cases} into {out}: {num_new} new, {num_changed} changed; {unchanged} unchanged"
     ))?;

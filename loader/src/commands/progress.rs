@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::table::size;
+use super::table::{count, size};
 use crate::program::{StdoutError, note, print};
 
 /// Shortest time between two progress lines when output is not a terminal.
@@ -21,6 +21,8 @@ pub(super) struct Progress {
     cases: (usize, usize),
     /// Bytes done, and all.
     bytes: (u64, u64),
+    /// Number of remarks that are printed at the end.
+    remarks: usize,
 }
 
 impl Progress {
@@ -34,7 +36,7 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, started: now, last_line: now, cases: (0, num_cases), bytes: (0, num_bytes) }
+        Self { bar, started: now, last_line: now, cases: (0, num_cases), bytes: (0, num_bytes), remarks: 0 }
     }
 
     /// Counts one more case of `bytes` as done.
@@ -53,6 +55,11 @@ impl Progress {
             }
             None => {}
         }
+    }
+
+    /// Counts a remark that is printed at the end.
+    pub(super) fn remark(&mut self) {
+        self.remarks += 1;
     }
 
     /// Writes a line to standard error, above the bar.
@@ -86,7 +93,8 @@ impl Progress {
         let left = self.bytes.1.saturating_sub(self.bytes.0) as f64 / rate.max(1.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate and a time, both positive")]
         let (rate, left) = (rate as u64, Duration::from_secs(left as u64));
-        format!("{}/s  {} left", size(rate), duration(left))
+        let remarks = if self.remarks > 0 { format!("  {}", count(self.remarks, "remark")) } else { String::new() };
+        format!("{}/s  {} left{remarks}", size(rate), duration(left))
     }
 }
 

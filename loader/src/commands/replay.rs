@@ -6,13 +6,15 @@ use anyhow::Context as _;
 
 use super::stream;
 use super::table::Table;
+use crate::case::shown;
 use crate::cli;
-use crate::program::{check_extension, note, print};
+use crate::program::{check_extension, check_output_file, note, print};
 use crate::replay::{Replay, contact_sheet};
 
 pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.png {
         check_extension(path, "png")?;
+        check_output_file(path)?;
     }
     let loader = stream::open(std::slice::from_ref(&args.cache), &[], &args.options)?;
     let batch = loader.stream(args.step).next().context("the stream has no such step")??;
@@ -39,9 +41,9 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
         print(format_args!("step {}, digest {}, shape {:?}", replay.step, replay.digest, replay.shape))?;
     }
     if let Some(path) = &args.png {
-        let failed = || format!("{}: cannot write the picture", path.display());
+        let failed = || format!("{}: cannot write the picture", shown(path));
         contact_sheet(&batch, loader.units()).write_png(path).with_context(failed)?;
-        note(format_args!("picture: {}", path.display()));
+        note(format_args!("picture: {}", shown(path)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,9 +14,10 @@ use clap_complete::Shell;
 use hiend_cache::Cache;
 
 use super::table::count;
+use crate::case::shown;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
-use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_bytes};
+use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_some_bytes};
 use crate::service::{self, Listen, Monitor, Service, ServiceConfig, Tls};
 use crate::stats;
 
@@ -31,8 +32,8 @@ struct Cli {
     /// Folder or URL of a cache; several are mixed
     #[arg(long, required = true, num_args = 1.., value_name = "CACHE")]
     shards: Vec<PathBuf>,
-    /// Weight of each cache, whole numbers [default: equal]
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    /// Weight of each cache, whole numbers from 1 [default: equal]
+    #[arg(long, value_name = "W,W", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     weights: Vec<u32>,
     /// Address to listen on, `IP:PORT` or `unix:/PATH`; may be repeated
     #[arg(long, required = true, value_name = "ADDR")]
@@ -42,10 +43,10 @@ struct Cli {
     threads: Option<u16>,
     /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); one client fewer is
     /// served than it has room for
-    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_some_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
-    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_some_bytes)]
     client_memory: ByteSize,
     /// Number of streams that may be open
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
@@ -142,7 +143,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
     for url in service.urls() {
-        note(format_args!("serving {url}"));
+        note(format_args!("serving {}", program::escape_name(url)));
     }
     // An error is impossible while the handler has the sender.
     let _ = receiver.recv();
@@ -167,7 +168,7 @@ fn watch(health: &Health, monitor: Monitor, limit: Duration) {
 }
 
 fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", path.display()));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", shown(path)));
     let tls = match (&cli.tls_cert, &cli.tls_key) {
         (Some(cert), Some(key)) => Some(Tls { cert_pem: read(cert)?, key_pem: read(key)? }),
         _ => None,
@@ -226,5 +227,17 @@ mod tests {
         assert!(parse("--shards a --listen 127.0.0.1").is_err());
         assert!(parse("--shards a --listen 127.0.0.1:1 --tls-cert c").is_err());
         assert!(parse("--listen 127.0.0.1:1").is_err());
+        for flags in [
+            "--weights 0",
+            "--memory 0",
+            "--client-memory 0",
+            "--max-streams 0",
+            "--idle 0",
+            "--stalled-after 0",
+            "--threads 0",
+        ] {
+            let error = parse(&format!("--shards a --listen 127.0.0.1:1 {flags}")).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{flags}");
+        }
     }
 }

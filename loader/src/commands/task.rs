@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::table::count;
 use crate::budget::cores;
+use crate::case::shown;
 use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
 use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey_of};
@@ -53,9 +54,9 @@ impl Task {
         let Listing { mut datasets, unused } = survey_of(data, normalize.into())?;
         let (excluded, unmatched) = Exclude::new(&args.exclude).apply(&mut datasets);
         refuse_unmatched("--exclude", &unmatched, data)?;
-        note(format_args!("{}: {}", data.display(), summary(&datasets, excluded)));
+        note(format_args!("{}: {}", shown(data), summary(&datasets, excluded)));
         if num_cases(&datasets) == 0 {
-            anyhow::bail!("{}: every case is excluded", data.display());
+            anyhow::bail!("{}: every case is excluded", shown(data));
         }
         for (dataset, remark) in
             datasets.iter().flat_map(|dataset| dataset.notes.iter().map(move |note| (dataset, note)))
@@ -83,7 +84,7 @@ pub(super) fn refuse_unmatched(flag: &str, patterns: &[String], data: &Path) -> 
     if patterns.is_empty() {
         return Ok(());
     }
-    let (patterns, data) = (patterns.join(", "), data.display());
+    let (patterns, data) = (patterns.join(", "), shown(data));
     Err(UsageError::new(format!("{flag} {patterns}: no dataset and no case of this name in {data}")))
 }
 

@@ -135,7 +135,7 @@ fn repair(cache: &Path, faults: &[&Fault]) -> String {
     let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
     let mut ways = Vec::new();
     if !cases.is_empty() {
-        let mut command = vec![format!("hiend-shard DATA --out {}", cache.display())];
+        let mut command = vec![format!("hiend-shard DATA --out {}", shown(cache))];
         let names: BTreeSet<&str> = if cases.len() <= MAX_NAMED {
             cases
         } else {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use hiend_cache::SourceFiles;
 
 use crate::case::{CaseFiles, LabelFiles, SkippedCase};
-use crate::volume::detached;
+use crate::volume::{detached, of_data_file};
 
 /// Age below which a time of change is not trusted: a file changed this recently could change again without another
 /// time of change, as file systems count time in increments of up to two seconds.
@@ -31,7 +31,8 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
         let (mut len, mut modified) = look(case, path, now)?;
         // A header and its voxels count as one file.
         if let Some(voxels) = detached(path) {
-            let (more, other) = look(case, &voxels, now)?;
+            let unseen = |skipped: SkippedCase| SkippedCase::new(case, path, of_data_file(&voxels, skipped.reason));
+            let (more, other) = look(case, &voxels, now).map_err(unseen)?;
             len += more;
             modified = modified.zip(other).map(|(a, b)| joined(a, b));
         }

@@ -4,7 +4,9 @@ use std::fmt;
 
 use super::values::ValueStats;
 use crate::case::ImageRole;
+use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
+use crate::preprocess::zscore::ZScore;
 use crate::volume::Volume;
 
 /// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
@@ -17,6 +19,11 @@ const MOSTLY_ABOVE: f64 = 0.9;
 const MOSTLY_BELOW: f64 = 0.998;
 /// Share of voxels beyond the range of z-scores from which the loss is told.
 const NOTABLY_CLAMPED: f64 = 1e-4;
+/// Deviation of the z-scores of all but extreme voxels from which they are distorted: half of what it is in a scan without
+/// such voxels, so that more than three quarters of the variance are those of extreme voxels. Above it even the coarsest
+/// step of stored z-scores, 1/128 for `--window -128,128`, is below 1/64 of the deviation, and its rounding error
+/// (step / sqrt(12)) below 0.5% of it; below it steps approach the noise of the scan.
+const DISTORTED: f64 = 0.5;
 
 /// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,6 +132,15 @@ pub enum Suspicion {
         /// Share of voxels at or below the window's lower end.
         share: f64,
     },
+    /// A few voxels with most of the variance, next to which the z-scores of all others hardly differ.
+    Extremes {
+        /// Number of voxels more than 20 standard deviations from the mean.
+        num: u64,
+        /// Value that is farthest from the mean.
+        value: f32,
+        /// Standard deviation of the z-scores of all other voxels.
+        spread: f64,
+    },
     /// Z-scores beyond the range that is kept.
     Clamped {
         /// Share of voxels at or beyond the ends of the range.
@@ -171,6 +187,13 @@ impl Suspicion {
         if let Some(num) = labels {
             return Some(Self::LabelMap { num, max });
         }
+        if let Some(ZScore { mean, extremes: Some(extremes), .. }) = stats.zscore
+            && extremes.spread < DISTORTED
+        {
+            let distance = |value: f32| (f64::from(value) - mean).abs();
+            let value = if distance(min) > distance(max) { min } else { max };
+            return Some(Self::Extremes { num: extremes.num, value, spread: extremes.spread });
+        }
         let share = below + above;
         (share >= NOTABLY_CLAMPED).then_some(Self::Clamped { share })
     }
@@ -211,6 +234,13 @@ impl fmt::Display for Suspicion {
             Self::BelowWindow { share } => {
                 write!(f, "{:.2}% of the voxels lie below the window; not HU, or a nearly empty scan", percent(share))
             }
+            Self::Extremes { num, value, spread } => write!(
+                f,
+                "{} more than 20 standard deviations from the mean, up to the value {value}, with most of the variance: the \
+                 z-scores of all other voxels have a deviation of {spread:.1e} in place of about 1; clip these values in the \
+                 file, or exclude the case",
+                count(*num, "voxel")
+            ),
             Self::Clamped { share } => {
                 write!(
                     f,
@@ -309,14 +339,39 @@ mod tests {
         check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
     }
 
+    /// Suspicion and counts of an image that becomes z-scores.
+    fn of_zscores(values: &[f32], window: [f64; 2]) -> (Option<String>, ValueStats) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
+        let stats = ValueStats::of(&read_volume(&file).unwrap(), Normalize::Zscore, window);
+        (Suspicion::of_zscores(&stats).map(|suspicion| suspicion.to_string()), stats)
+    }
+
+    #[test]
+    fn one_extreme_voxel_is_told_once_it_distorts_all_others() {
+        let range = Normalize::Zscore.default_window();
+        let with = |extreme: f32| {
+            let mut values = ct();
+            values[12_345] = extreme;
+            of_zscores(&values, range)
+        };
+        // One voxel of 24,000 at 30,000 HU raises the deviation from 513 to 550 HU, which changes little.
+        let (suspicion, stats) = with(30_000.0);
+        assert_eq!(suspicion, None);
+        assert_eq!(stats.zscore.unwrap().extremes.unwrap().num, 1);
+        for extreme in [1e6, -1e6] {
+            let (suspicion, stats) = with(extreme);
+            // Less than one voxel in 10,000: the number of clamped voxels alone tells nothing.
+            assert!(stats.below + stats.above < NOTABLY_CLAMPED, "{stats:?}");
+            let text = suspicion.unwrap();
+            assert!(text.starts_with("1 voxel more than 20 standard deviations from the mean"), "{text}");
+            assert!(text.contains(&format!("up to the value {extreme}, ")) && text.contains("e-2 in place"), "{text}");
+        }
+    }
+
     #[test]
     fn any_modality_is_plausible_as_z_scores() {
-        let of = |values: &[f32], window: [f64; 2]| {
-            let dir = tempfile::tempdir().unwrap();
-            let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
-            let stats = ValueStats::of(&read_volume(&file).unwrap(), Normalize::Zscore, window);
-            (Suspicion::of_zscores(&stats).map(|suspicion| suspicion.to_string()), stats)
-        };
+        let of = of_zscores;
         let range = Normalize::Zscore.default_window();
         // An offset, an MR, a normalised image, and a CT.
         let maps: [fn(f32) -> f32; 4] = [|hu| hu + 1030.0, |hu| (hu + 1030.0) * 0.4, |hu| hu / 500.0, |hu| hu];

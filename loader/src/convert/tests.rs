@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use hiend_cache::{Manifest, VolumeReader};

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::DatasetError;
+use super::roles::is_ct_channel;
 
 /// Largest `dataset.json` that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -31,6 +32,13 @@ pub(super) struct Description {
     pub file_ending: Option<String>,
     /// Cases that the description lists; empty if it lists none.
     pub cases: Vec<ListedCase>,
+}
+
+impl Description {
+    /// True if channels are named, and all of them CTs.
+    pub(super) fn has_only_cts(&self) -> bool {
+        !self.channels.is_empty() && self.channels.iter().all(|channel| is_ct_channel(channel))
+    }
 }
 
 /// A case listed in `training` or in `dataset`.

@@ -1,4 +1,4 @@
-//! DICOM series in plain folders: a case for each CT series.
+//! DICOM series in plain folders: a case for each CT series, or for each one of any modality where those are asked for.
 //!
 //! The only series of a folder is named like the folder; of several, each has its number and description in its name.
 //! A series whose files are in several folders is skipped, because none of them may hold all of it.
@@ -7,24 +7,33 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
+use super::roles::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};
-use crate::volume::dicom::{Other, is_candidate, sort};
+use crate::volume::dicom::{Other, Wanted, is_candidate, is_cross_section, sort_of};
 
 /// Cases found so far, with the identifiers of their series.
-#[derive(Default)]
 pub(super) struct FoundSeries {
+    modalities: Modalities,
     cases: Vec<(String, CaseFiles)>,
 }
 
 impl FoundSeries {
-    /// Takes the DICOM files directly in a folder; returns their paths. Files that are not slices of a CT are listed as
-    /// unused.
+    pub(super) fn new(modalities: Modalities) -> Self {
+        Self { modalities, cases: Vec::new() }
+    }
+
+    /// Takes the DICOM files directly in a folder; returns their paths. Files that are not slices of a wanted series are
+    /// listed as unused.
     pub(super) fn take(&mut self, folder: &Folder, root: &Path, dataset: &mut Dataset) -> HashSet<PathBuf> {
         let is_dicom = |file: &&TreeFile| file.stem().is_none() && file.id.is_some() && is_candidate(&file.name);
         let files: Vec<PathBuf> = folder.files.iter().filter(is_dicom).map(|file| file.path.clone()).collect();
-        let sorted = sort(&files);
+        let wanted = match self.modalities {
+            Modalities::Ct => Wanted::Ct,
+            Modalities::All => Wanted::CrossSections,
+        };
+        let sorted = sort_of(&files, wanted);
         let parent = folder.path.strip_prefix(root).unwrap_or(&folder.path);
         let is_only = sorted.series.len() == 1;
         for series in sorted.series {
@@ -54,7 +63,11 @@ impl FoundSeries {
                     continue;
                 }
                 Other::Damaged(reason) => UnusedReason::BadDicom { reason },
-                reason => UnusedReason::NotCt { what: reason.to_string() },
+                Other::Modality(modality) if wanted == Wanted::Ct && is_cross_section(&modality) => {
+                    UnusedReason::NotCtSeries { modality }
+                }
+                reason if wanted == Wanted::Ct => UnusedReason::NotCt { what: reason.to_string() },
+                reason => UnusedReason::NotCrossSection { what: reason.to_string() },
             };
             dataset.unused.push(UnusedFile { path: other.path, reason });
         }

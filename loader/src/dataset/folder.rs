@@ -1,5 +1,5 @@
-//! Plain volumes: every volume of a folder, at any depth, that is not named like a label map, and every CT series of DICOM
-//! files.
+//! Plain volumes: every volume of a folder, at any depth, that is not named like a label map, and every series of DICOM
+//! files of a wanted modality.
 //!
 //! A label map is joined to its image where both lie in one folder and their names differ only in words such as `ct`,
 //! `volume`, `seg` and `mask` (`LiTS`: `volume-7`, `segmentation-7`). Images are assumed to be images: conversion refuses
@@ -24,8 +24,10 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
     #[cfg(feature = "dicom")]
+    let mut series = FoundSeries::new(modalities);
+    let modalities = modalities.by_name(description);
+    #[cfg(feature = "dicom")]
     {
-        let mut series = FoundSeries::default();
         let mut take = |folder: &Folder, dataset: &mut Dataset| series.take(folder, &root.path, dataset);
         visit(root, &root.path, (false, modalities), &mut dataset, &mut take);
         series.add_to(&mut dataset);

@@ -9,7 +9,7 @@ use super::roles::channel;
 use super::tree::Folder;
 use super::unused::{UnusedReason, lies_in, rest};
 use super::{Dataset, DatasetError};
-use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
+use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase, shown};
 use crate::volume::file_stem;
 
 /// `None` if the description lists no cases.
@@ -27,10 +27,16 @@ pub(super) fn read(folder: &Folder, description: &Description) -> Result<Option<
         let ListedCase { case_id, images, label } = listed;
         let image = with_channel(&images[0])?;
         let Some(case_id) = case_id.clone().or_else(|| case_id_of(&image)) else {
-            let reason =
-                format!("{}: listed as an image, but not named .nii, .nii.gz, .nrrd or .mha", images[0].display());
+            let reason = format!(
+                "{}: listed as an image, but not named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd",
+                shown(&images[0])
+            );
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
+        if case_id.chars().any(char::is_control) {
+            let reason = format!("lists the case {case_id:?}, whose name has control characters; rename it");
+            return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
+        }
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
         let case = CaseFiles {
             dataset: dataset.name.clone(),

@@ -17,6 +17,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         folders.next().filter(|_| folders.next().is_none())
     };
     let (images, labels) = (with_volumes(is_image_folder)?, with_volumes(is_label_folder)?);
+    let modalities = modalities.by_name(description);
     let mut dataset = Dataset::described(folder.name.clone(), description);
     let by_stem: BTreeMap<&str, &TreeFile> = labels.volumes().map(|(file, stem)| (stem, file)).collect();
     let mut by_key: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();

@@ -29,6 +29,13 @@ impl CaseFolder<'_> {
     fn is_labelled(&self) -> bool {
         self.label.is_some() || self.masks.is_some()
     }
+
+    /// True if the label map is named like the image or like the folder, or a label map and nothing else.
+    fn has_corresponding_names(&self) -> bool {
+        let key = |file: &TreeFile| file.stem().map(case_key).unwrap_or_default();
+        let (image, label) = (key(self.image), self.label.map(key).unwrap_or_default());
+        label.is_empty() || label == image || label == case_key(&self.folder.name)
+    }
 }
 
 fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>> {
@@ -64,7 +71,10 @@ pub(super) fn read<'a>(
     is_root: bool,
     modalities: Modalities,
 ) -> Option<(Dataset, Vec<&'a Folder>)> {
-    let own = case_folder(folder, modalities).filter(|case| is_root && case.is_labelled());
+    let modalities = modalities.by_name(description);
+    // Without folders around the cases, one image and one label map in a folder may well be of different scans.
+    let own =
+        case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
     let (cases, others): (Vec<CaseFolder<'a>>, Vec<&'a Folder>) = if let Some(case) = own {
         (vec![case], Vec::new())
     } else {

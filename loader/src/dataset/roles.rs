@@ -1,5 +1,6 @@
 //! Words in file and folder names: which tell images from label maps and join the two.
 
+use super::description::Description;
 use crate::preprocess::normalize::Normalize;
 
 /// Words that mark a label map.
@@ -31,9 +32,50 @@ const LABEL_WORDS: [&str; 23] = [
 /// Words that mark a CT image and do not belong to the case's name.
 const IMAGE_WORDS: [&str; 13] =
     ["ct", "cta", "image", "images", "img", "imgs", "imaging", "volume", "volumes", "vol", "scan", "scans", "0000"];
-/// Words that mark an image of another modality.
-const OTHER_MODALITIES: [&str; 13] =
-    ["mri", "mr", "t1", "t2", "t1w", "t2w", "t1ce", "flair", "dwi", "adc", "pet", "suv", "dose"];
+/// Words that mark an image of another modality: names of modalities, and of sequences as datasets of MR write them.
+const OTHER_MODALITIES: [&str; 37] = [
+    "mri",
+    "mr",
+    "mrt",
+    "mra",
+    "t1",
+    "t1w",
+    "t1c",
+    "t1ce",
+    "t1gd",
+    "t1n",
+    "t1map",
+    "t1rho",
+    "t2",
+    "t2w",
+    "t2f",
+    "t2s",
+    "t2star",
+    "t2map",
+    "pdw",
+    "pdwi",
+    "flair",
+    "stir",
+    "dwi",
+    "dti",
+    "adc",
+    "swi",
+    "asl",
+    "tof",
+    "mprage",
+    "mp2rage",
+    "vibe",
+    "pet",
+    "suv",
+    "spect",
+    "ultrasound",
+    "rtdose",
+    "dose",
+];
+/// Words of [`OTHER_MODALITIES`] that count even next to a word for CT: `PET_CT` is either of the two.
+const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
+/// Words that mark a CT.
+const CT_WORDS: [&str; 2] = ["ct", "cta"];
 /// Names of folders of images that have a folder of label maps next to them.
 const IMAGE_FOLDERS: [&str; 12] =
     ["images", "image", "img", "imgs", "imaging", "volumes", "volume", "ct", "cts", "scans", "scan", "data"];
@@ -101,6 +143,15 @@ impl From<Normalize> for Modalities {
 }
 
 impl Modalities {
+    /// Images to take by their names from a dataset with this description: those of any name where all its channels are
+    /// CTs. A name decides only where nothing else tells.
+    pub(super) fn by_name(self, description: Option<&Description>) -> Self {
+        match description {
+            Some(description) if description.has_only_cts() => Self::All,
+            _ => self,
+        }
+    }
+
     /// Word of a name for which an image is left out.
     pub(super) fn foreign_word(self, stem: &str) -> Option<String> {
         match self {
@@ -110,9 +161,24 @@ impl Modalities {
     }
 }
 
-/// The word of a name that marks another modality than CT.
+/// The word of a name that marks another modality than CT; `None` also for most names that have a word for CT as well,
+/// such as `CT_T1_tumour`.
 fn other_modality(stem: &str) -> Option<String> {
-    words(stem).find(|word| OTHER_MODALITIES.contains(&word.as_str()))
+    let is_ct = has_ct_word(stem);
+    let is_other = |word: &str| OTHER_MODALITIES.contains(&word) && (!is_ct || NEXT_TO_CT.contains(&word));
+    words(stem).find(|word| is_other(word))
+}
+
+fn has_ct_word(name: &str) -> bool {
+    words(name).any(|word| CT_WORDS.contains(&word.as_str()))
+}
+
+/// True for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes "CT", others
+/// "computed tomography". Positron emission tomography is none.
+pub(super) fn is_ct_channel(name: &str) -> bool {
+    let words: Vec<String> = words(name).collect();
+    let has = |wanted: &str| words.iter().any(|word| word == wanted);
+    has_ct_word(name) || (has("tomography") && ["computed", "computerized", "computerised"].into_iter().any(has))
 }
 
 /// Case part of a stem: its parts without words for images and label maps. Equal for the image and the label
@@ -174,6 +240,23 @@ mod tests {
     fn other_modalities_are_known_by_name() {
         assert_eq!(other_modality("mri"), Some("mri".into()));
         assert_eq!(other_modality("patient_T1"), Some("t1".into()));
-        assert_eq!(other_modality("patient_1"), None);
+        for (name, word) in [("PDw", "pdw"), ("sub-1_T1map", "t1map"), ("a_T2star", "t2star"), ("PET_CT", "pet")] {
+            assert_eq!(other_modality(name).as_deref(), Some(word), "{name}");
+        }
+        // A word for CT tells that `T1` is a stage of tumours, and whole words only count.
+        for name in ["patient_1", "CT_T1_tumour", "ct-low-dose", "thoracic_cta_t2", "t12_vertebra", "mrs_smith", "pet1"]
+        {
+            assert_eq!(other_modality(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn channels_of_ct_are_known_by_whole_words() {
+        for name in ["CT", "ct_portal", "Low-dose CT", "computed tomography", "Computerized Tomography (chest)"] {
+            assert!(is_ct_channel(name), "{name}");
+        }
+        for name in ["MRI", "T1", "PDw", "positron emission tomography", "OCT", "actual", "noNorm"] {
+            assert!(!is_ct_channel(name), "{name}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 #[cfg(feature = "dicom")]
 mod dicom;
+#[cfg(unix)]
+mod links;
+mod names;
 
 use super::*;
 use crate::case::LabelFiles;
@@ -302,63 +305,6 @@ fn btcv_has_images_next_to_labels() {
 }
 
 #[test]
-fn two_label_maps_of_one_case_are_not_chosen_between() {
-    let files = ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/a.nrrd", "imagesTr/b_0000.nii.gz"];
-    Found::in_files(&files)
-        .cases(&["data/b imagesTr/b_0000.nii.gz -"])
-        .skipped(&[("data/a", "two label maps, a.nii.gz and a.nrrd; keep one")]);
-    let description =
-        r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nrrd", "numTraining": 2}"#;
-    Found::in_described(&files, &[("dataset.json", description)])
-        .skipped(&[])
-        .cases(&["data/a imagesTr/a_0000.nii.gz labelsTr/a.nrrd", "data/b imagesTr/b_0000.nii.gz -"]);
-}
-
-#[test]
-fn images_of_all_modalities_are_taken_where_they_are_asked_for() {
-    let files = ["sub-01_T1w.nii.gz", "IXI002-Guys-0828-T1.nii.gz", "case/flair.nii.gz"];
-    let found = Found::in_files(&[&files[..], &["ct.nii"]].concat());
-    found.cases(&["data/ct ct.nii -"]);
-    let listing = survey_of(&found.dir.path().join("data"), Modalities::All).unwrap();
-    Found { listing, dir: found.dir }.cases(&[
-        "data/IXI002-Guys-0828-T1 IXI002-Guys-0828-T1.nii.gz -",
-        "data/case/flair case/flair.nii.gz -",
-        "data/ct ct.nii -",
-        "data/sub-01_T1w sub-01_T1w.nii.gz -",
-    ]);
-    let description =
-        r#"{"channel_names": {"0": "MRI"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 1}"#;
-    let found =
-        Found::in_described(&["Dataset001_A/imagesTr/a_0000.nii.gz"], &[("Dataset001_A/dataset.json", description)]);
-    let notes = |modalities| {
-        let listing = survey_of(&found.dir.path().join("data"), modalities).unwrap();
-        listing.datasets[0].notes.iter().map(ToString::to_string).filter(|note| note.contains("not CT")).count()
-    };
-    assert_eq!((notes(Modalities::Ct), notes(Modalities::All)), (1, 0));
-}
-
-#[test]
-fn plain_folders_join_label_maps_by_name_and_take_no_mask_for_an_image() {
-    Found::in_files(&["b/2.nii", "a.nii.gz", "notes.txt"])
-        .cases(&["data/a a.nii.gz -", "data/b/2 b/2.nii -"])
-        .unused(&[("notes.txt", UnusedReason::NotAVolume)]);
-    // LiTS.
-    Found::in_files(&["volume-0.nii", "segmentation-0.nii", "volume-1.nii", "segmentation-2.nii", "organs_t1.nii"])
-        .cases(&["data/volume-0 volume-0.nii segmentation-0.nii", "data/volume-1 volume-1.nii -"])
-        .unused(&[
-            ("organs_t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
-            ("segmentation-2.nii", UnusedReason::NamedLikeLabel),
-        ]);
-    let found = Found::in_files(&["p1_ct.nii", "p1_seg.nii", "p1_mask.nii", "masks/p2.nii"]);
-    found.cases(&["data/p1_ct p1_ct.nii -"]).unused(&[
-        ("masks/p2.nii", UnusedReason::NamedLikeLabel),
-        ("p1_mask.nii", UnusedReason::AmbiguousLabel),
-        ("p1_seg.nii", UnusedReason::AmbiguousLabel),
-    ]);
-    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
-}
-
-#[test]
 fn datasets_of_one_name_are_told_apart_by_the_folders_above() {
     Found::in_files(&["a/Dataset001_X/imagesTr/x_0000.nii", "b/Dataset001_X/imagesTr/x_0000.nii", "stray.nii"])
         .cases(&[
@@ -399,117 +345,6 @@ fn exclusion_is_by_dataset_or_case_name() {
     let (removed, unmatched) = Exclude::new(&["word", "b?", "AMOS"]).apply(&mut datasets);
     assert_eq!((removed, unmatched), (2, vec!["AMOS".to_owned()]));
     assert_eq!(datasets[0].cases[0].case_id, "c");
-}
-
-#[cfg(unix)]
-mod links {
-    use std::os::unix::ffi::OsStrExt as _;
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    #[test]
-    fn a_link_to_its_parent_is_named_and_each_scan_is_listed_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        touch(&data, &["a.nii", "b/c.nii"]);
-        symlink(&data, data.join("b/up")).unwrap();
-        symlink(data.join("a.nii"), data.join("again.nii")).unwrap();
-        std::fs::hard_link(data.join("b/c.nii"), data.join("d.nii")).unwrap();
-        let found = Found { listing: survey(&data).unwrap(), dir };
-        found.cases(&["data/a a.nii -", "data/b/c b/c.nii -"]).unused(&[
-            ("again.nii", UnusedReason::SameFile { first: data.join("a.nii") }),
-            ("b/up", UnusedReason::LinkLoop { to: data.clone() }),
-            ("d.nii", UnusedReason::SameFile { first: data.join("b/c.nii") }),
-        ]);
-    }
-
-    #[test]
-    fn a_dataset_of_links_is_a_dataset() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        touch(&data, &["pool/1.nii.gz", "pool/1_liver.nii.gz", "Dataset001_A/imagesTr/own_0000.nii.gz"]);
-        touch(&data, &["Dataset001_A/labelsTr/own.nii.gz"]);
-        symlink(data.join("pool/1.nii.gz"), data.join("Dataset001_A/imagesTr/x_0000.nii.gz")).unwrap();
-        symlink(data.join("pool/1_liver.nii.gz"), data.join("Dataset001_A/labelsTr/x.nii.gz")).unwrap();
-        let found = Found { listing: survey(&data).unwrap(), dir };
-        found.cases(&[
-            "Dataset001_A/own Dataset001_A/imagesTr/own_0000.nii.gz Dataset001_A/labelsTr/own.nii.gz",
-            "Dataset001_A/x Dataset001_A/imagesTr/x_0000.nii.gz Dataset001_A/labelsTr/x.nii.gz",
-        ]);
-    }
-
-    #[test]
-    fn folders_linked_to_each_other_are_walked_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        let names: Vec<String> = (0..12).map(|at| format!("f{at}")).collect();
-        for name in &names {
-            touch(&data, &[&format!("{name}/{name}.nii")]);
-        }
-        for from in &names {
-            for to in &names {
-                symlink(data.join(to), data.join(from).join(format!("to_{to}"))).unwrap();
-            }
-        }
-        let listing = survey(&data).unwrap();
-        let mut keys: Vec<String> = names.iter().map(|name| format!("data/{name}/{name}")).collect();
-        keys.sort();
-        assert_eq!(listing.datasets[0].cases.iter().map(CaseFiles::key).collect::<Vec<_>>(), keys);
-    }
-
-    #[test]
-    fn a_dangling_link_is_never_taken_for_absent() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        touch(&data, &["Dataset001_A/imagesTr/x_0000.nii.gz"]);
-        touch(&data, &["Dataset001_A/imagesTr/y_0000.nii.gz"]);
-        std::fs::create_dir(data.join("Dataset001_A/labelsTr")).unwrap();
-        symlink("/gone/x.nii.gz", data.join("Dataset001_A/labelsTr/x.nii.gz")).unwrap();
-        symlink("/gone/Dataset002_B", data.join("Dataset002_B")).unwrap();
-        let listing = survey(&data).unwrap();
-        // The label is not there, but it is the case's.
-        assert!(listing.datasets[0].cases[0].label.is_some());
-        assert!(listing.all_unused().any(|unused| unused.reason == UnusedReason::DanglingLink));
-        std::fs::remove_dir_all(data.join("Dataset001_A/labelsTr")).unwrap();
-        symlink("/gone/labelsTr", data.join("Dataset001_A/labelsTr")).unwrap();
-        assert!(matches!(survey(&data), Err(DatasetError::Unreadable { .. })));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn odd_files_and_names_are_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        touch(&data, &["a.nii.gz"]);
-        let fifo = data.join("pipe.nii.gz");
-        crate::volume::nifti::testing::make_fifo(&fifo);
-        let latin_1 = data.join(std::ffi::OsStr::from_bytes(b"caf\xe9.nii.gz"));
-        std::fs::write(&latin_1, b"").unwrap();
-        let escape = data.join("red\x1b[31m.nii.gz");
-        std::fs::write(&escape, b"").unwrap();
-        let listing = survey(&data).unwrap();
-        let reason = |path: &Path| listing.all_unused().find(|unused| unused.path == path).map(|unused| &unused.reason);
-        assert_eq!(reason(&fifo), Some(&UnusedReason::NotRegular));
-        assert_eq!(reason(&latin_1), Some(&UnusedReason::BadName));
-        assert_eq!(reason(&escape), Some(&UnusedReason::BadName));
-        assert!(listing.all_unused().all(|unused| !unused.to_string().contains('\x1b')));
-        assert_eq!(listing.datasets[0].cases.len(), 1);
-    }
-}
-
-#[test]
-fn further_channels_of_a_plain_folder_are_no_scans() {
-    Found::in_files(&["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d.nii.gz"])
-        .cases(&["data/b_0000 b_0000.nii.gz -", "data/d d.nii.gz -"])
-        .skipped(&[(
-            "data/a_0000",
-            "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if the numbers count \
-             scans",
-        )])
-        .unused(&[("a_0001.nii.gz", UnusedReason::OtherChannel), ("c_0001.nii.gz", UnusedReason::OtherChannel)]);
-    Found::in_files(&["p_0001.nii.gz", "p_0002.nii.gz"])
-        .cases(&["data/p_0001 p_0001.nii.gz -", "data/p_0002 p_0002.nii.gz -"]);
 }
 
 #[test]

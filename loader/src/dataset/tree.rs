@@ -99,9 +99,10 @@ fn unreadable(path: &Path, source: std::io::Error) -> DatasetError {
     DatasetError::Unreadable { path: path.to_owned(), source }
 }
 
-/// Last component of a path.
+/// Last component of a path, with `_` in place of control characters: it becomes the name of a dataset.
 pub(super) fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned())
+    let name = path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    name.replace(char::is_control, "_")
 }
 
 struct Walk<'a> {

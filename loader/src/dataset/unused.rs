@@ -53,6 +53,16 @@ pub enum UnusedReason {
         /// Name of its content.
         what: String,
     },
+    /// A slice of a DICOM series of another modality than CT.
+    NotCtSeries {
+        /// The modality, such as `MR`.
+        modality: String,
+    },
+    /// A DICOM file that is not a slice of a scan of any modality.
+    NotCrossSection {
+        /// Name of its content.
+        what: String,
+    },
     /// A DICOM file that cannot be read.
     BadDicom {
         /// The fault.
@@ -102,7 +112,12 @@ impl UnusedReason {
     pub fn weight(&self) -> Weight {
         match self {
             Self::Hidden | Self::NotAVolume | Self::RawVoxels | Self::TestData | Self::PartOfLabel => Weight::Counted,
-            Self::Archive | Self::SameFile { .. } | Self::LinkLoop { .. } | Self::NotCt { .. } => Weight::Named,
+            Self::Archive
+            | Self::SameFile { .. }
+            | Self::LinkLoop { .. }
+            | Self::NotCt { .. }
+            | Self::NotCtSeries { .. }
+            | Self::NotCrossSection { .. } => Weight::Named,
             _ => Weight::Missed,
         }
     }
@@ -124,7 +139,16 @@ impl fmt::Display for UnusedReason {
                 "DICOM next to datasets of other formats; convert its folder on its own"
             }
             Self::DicomInDataset => "DICOM is not read by this build (feature dicom); convert it to .nii.gz",
-            Self::NotCt { what } => return write!(f, "DICOM {what}, not a CT image"),
+            Self::NotCt { what } => return write!(f, "DICOM {what}, not a CT image; to use it, convert it to .nii.gz"),
+            Self::NotCtSeries { modality } => {
+                return write!(f, "DICOM of modality {modality}, not a CT image; --normalize zscore converts it");
+            }
+            Self::NotCrossSection { what } => {
+                return write!(
+                    f,
+                    "DICOM {what}, not an image of a CT, MR, PET or NM series; to use it, convert it to .nii.gz"
+                );
+            }
             Self::BadDicom { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",

@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn z_scores_are_rounded_to_a_power_of_two() {
-        let zscore = ZScore { mean: 300.0, std: 150.0, min: 0.0 };
+        let zscore = ZScore { mean: 300.0, std: 150.0, min: 0.0, extremes: None };
         let quantiser = Quantiser::zscore([-20.0, 40.0], zscore);
         assert_eq!((quantiser.offset, quantiser.scale, quantiser.bits), (-20.0, 1.0 / 1024.0, 16));
         let scale = Scale::unchanged(quantiser.scale, quantiser.offset);

@@ -11,6 +11,10 @@
 
 use crate::volume::Volume;
 
+/// Distance from the mean beyond which a voxel is extreme, in standard deviations. At most one voxel in 400 can be so far
+/// away (Chebyshev's inequality).
+const EXTREME: f64 = 20.0;
+
 /// Mean and standard deviation of a scan's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZScore {
@@ -20,52 +24,92 @@ pub struct ZScore {
     pub std: f64,
     /// Lowest value of the scan.
     pub min: f32,
+    /// Voxels of the box that are more than 20 standard deviations from the mean; `None` if there are none.
+    pub extremes: Option<Extremes>,
+}
+
+/// The few voxels of a scan that are far from all others, and the others' spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extremes {
+    /// Number of voxels more than 20 standard deviations from the mean.
+    pub num: u64,
+    /// Standard deviation of all other voxels, as a share of that of all voxels: the deviation of their z-scores, which is
+    /// about 1 in a scan without extreme voxels.
+    pub spread: f64,
 }
 
 impl ZScore {
     /// Measures a scan on its file's grid; `None` if its box of nonzero voxels holds one value only, or no voxel.
     #[must_use]
     pub fn of(volume: &Volume) -> Option<Self> {
-        let [_, ny, _] = volume.info.shape;
-        let mut found = NonzeroBox::new();
-        let mut row_idx = 0;
-        volume.for_each_row(|row| {
-            found.look(row, [row_idx % ny, row_idx / ny]);
-            row_idx += 1;
-        });
-        let NonzeroBox { start, end, min, max } = found;
-        if start[0] >= end[0] {
-            return None;
-        }
+        let nonzero = NonzeroBox::of(volume)?;
         // Distances from the middle of the range keep the sum of squares from losing digits.
-        let middle = f64::midpoint(f64::from(min), f64::from(max));
-        let (mut sum, mut squares, mut row_idx) = (0.0, 0.0, 0);
+        let middle = f64::midpoint(f64::from(nonzero.min), f64::from(nonzero.max));
+        let mut sums = Sums::default();
         let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
-        volume.for_each_row(|row| {
-            let (y, z) = (row_idx % ny, row_idx / ny);
-            row_idx += 1;
-            if !(start[1]..end[1]).contains(&y) || !(start[2]..end[2]).contains(&z) {
-                return;
-            }
-            for &value in &row[start[0]..end[0]] {
+        nonzero.for_each_row(volume, |row| {
+            for &value in row {
                 lowest = lowest.min(value);
                 highest = highest.max(value);
-                let distance = f64::from(value) - middle;
-                sum += distance;
-                squares += distance * distance;
+                sums.add(f64::from(value) - middle);
             }
         });
-        let count = (0..3).map(|axis| (end[axis] - start[axis]) as f64).product::<f64>();
-        let mean = sum / count;
-        let std = (squares / count - mean * mean).sqrt();
+        let (mean, std) = (middle + sums.mean(), sums.std());
         // Not a number if rounding leaves less than nothing of the variance.
-        (lowest < highest && std > 0.0 && std.is_finite()).then_some(Self { mean: middle + mean, std, min })
+        if !(lowest < highest && std > 0.0 && std.is_finite()) {
+            return None;
+        }
+        let is_extreme = |value: f32| (f64::from(value) - mean).abs() > EXTREME * std;
+        let extremes = (is_extreme(lowest) || is_extreme(highest)).then(|| {
+            let mut others = Sums::default();
+            let mut num = 0;
+            nonzero.for_each_row(volume, |row| {
+                for &value in row {
+                    if is_extreme(value) {
+                        num += 1;
+                    } else {
+                        others.add(f64::from(value) - mean);
+                    }
+                }
+            });
+            // Rounding may leave less than nothing of the variance of equal values.
+            Extremes { num, spread: others.variance().max(0.0).sqrt() / std }
+        });
+        Some(Self { mean, std, min: nonzero.min, extremes })
     }
 
     /// Value of the file at a z-score.
     #[must_use]
     pub fn value_at(&self, z: f64) -> f64 {
         self.mean + z * self.std
+    }
+}
+
+/// Number, sum and sum of squares of values.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    count: f64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Sums {
+    fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        self.sum += value;
+        self.squares += value * value;
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.count
+    }
+
+    fn variance(&self) -> f64 {
+        self.squares / self.count - self.mean() * self.mean()
+    }
+
+    fn std(&self) -> f64 {
+        self.variance().sqrt()
     }
 }
 
@@ -81,6 +125,32 @@ struct NonzeroBox {
 impl NonzeroBox {
     fn new() -> Self {
         Self { start: [usize::MAX; 3], end: [0; 3], min: f32::INFINITY, max: f32::NEG_INFINITY }
+    }
+
+    /// Finds the box of a scan; `None` if all voxels are 0.
+    fn of(volume: &Volume) -> Option<Self> {
+        let ny = volume.info.shape[1];
+        let mut found = Self::new();
+        let mut row_idx = 0;
+        volume.for_each_row(|row| {
+            found.look(row, [row_idx % ny, row_idx / ny]);
+            row_idx += 1;
+        });
+        (found.start[0] < found.end[0]).then_some(found)
+    }
+
+    /// Calls `see` with the part of each row that lies in the box.
+    fn for_each_row(&self, volume: &Volume, mut see: impl FnMut(&[f32])) {
+        let Self { start, end, .. } = self;
+        let ny = volume.info.shape[1];
+        let mut row_idx = 0;
+        volume.for_each_row(|row| {
+            let (y, z) = (row_idx % ny, row_idx / ny);
+            row_idx += 1;
+            if (start[1]..end[1]).contains(&y) && (start[2]..end[2]).contains(&z) {
+                see(&row[start[0]..end[0]]);
+            }
+        });
     }
 
     /// Extends the box by a row.
@@ -155,6 +225,39 @@ mod tests {
         let values: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| 60_000.0 + (at % 2) as f32).collect();
         let found = measured(&values).unwrap();
         assert!((found.mean - 60_000.5).abs() < 1e-9 && (found.std - 0.5).abs() < 1e-9, "{found:?}");
+    }
+
+    #[test]
+    fn extreme_voxels_are_told_from_the_spread_of_the_others() {
+        let ordinary = |at: usize| 100.0 + (at % 7) as f32;
+        let values = |extreme: &[(usize, f32)]| -> Vec<f32> {
+            let mut values: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(ordinary).collect();
+            for &(at, value) in extreme {
+                values[at] = value;
+            }
+            values
+        };
+        assert_eq!(measured(&values(&[])).unwrap().extremes, None);
+        // Of 210 voxels none is more than 14.5 deviations from the mean, whatever its value.
+        assert_eq!(measured(&values(&[(5, 1e6)])).unwrap().extremes, None);
+        let large = |extreme: Option<f32>| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut values: Vec<f32> = (0..8000).map(ordinary).collect();
+            if let Some(extreme) = extreme {
+                values[4321] = extreme;
+            }
+            let file = TestFile::new([20; 3], &[]).with_f32(&values).write(&dir.path().join("a.nii"));
+            ZScore::of(&read_volume(&file).unwrap()).unwrap()
+        };
+        let plain = large(None);
+        assert_eq!(plain.extremes, None);
+        for extreme in [1e6, -1e6] {
+            let found = large(Some(extreme));
+            let extremes = found.extremes.unwrap();
+            assert_eq!(extremes.num, 1);
+            // The other 7999 voxels have the deviation of the scan without the extreme one, but for one voxel in 8000.
+            assert!((extremes.spread * found.std / plain.std - 1.0).abs() < 1e-3, "{found:?} {plain:?}");
+        }
     }
 
     #[test]

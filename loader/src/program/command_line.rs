@@ -1,12 +1,14 @@
 //! The command line: parsed by clap, with help and errors printed like all other output.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, Parser};
+use clap::{Arg, Command, Parser};
 
 use super::{USAGE, note, output};
 
@@ -22,8 +24,39 @@ pub(super) fn parse<C: Parser>() -> Result<C, ExitCode> {
     let misspelt = args.get(1).and_then(|word| misspelt_subcommand(&C::command(), word.to_str()?));
     match misspelt {
         Some(error) => Err(show(&error)),
-        None => C::try_parse_from(args).map_err(|error| show(&error)),
+        None => parse_words(args).map_err(|error| show(&error)),
     }
+}
+
+/// Parses the words of a command line, the program's name first.
+fn parse_words<C: Parser>(words: Vec<OsString>) -> Result<C, clap::Error> {
+    let mut command = with_negative_numbers(C::command());
+    let mut matches = command.try_get_matches_from_mut(words).map_err(clarified)?;
+    C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The error, with a reason of our own where it has that of the standard library: "invalid digit found in string" for a
+/// negative number.
+fn clarified(error: clap::Error) -> clap::Error {
+    let source = error.source().and_then(|source| source.downcast_ref::<ParseIntError>());
+    let is_digit = source.is_some_and(|source| *source.kind() == IntErrorKind::InvalidDigit);
+    let message = match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
+        (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) if is_digit => {
+            format!("invalid value '{value}' for '{arg}': expected a whole number that is not negative")
+        }
+        _ => return error,
+    };
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n\nFor more information, try '--help'.\n"))
+}
+
+/// Lets every option take a negative number as its value, so that one out of range is refused with the range. By default
+/// clap takes `-1` for a flag and advises to write `-- -1`.
+fn with_negative_numbers(command: Command) -> Command {
+    let allow = |arg: Arg| {
+        let takes_value = !arg.is_positional() && arg.get_action().takes_values();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
 }
 
 /// Prints help, a version or an error; returns the exit code.
@@ -64,6 +97,50 @@ fn misspelt_subcommand(command: &Command, word: &str) -> Option<clap::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        jobs: Option<u16>,
+        #[arg(long)]
+        steps: Option<u64>,
+        #[arg(long)]
+        quiet: bool,
+        #[command(subcommand)]
+        command: Option<Sub>,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Sub {
+        Wait {
+            #[arg(long)]
+            degrees: f64,
+        },
+    }
+
+    #[test]
+    fn negative_numbers_are_values_of_options() {
+        let parse = |words: &str| parse_words::<Program>(words.split(' ').map(OsString::from).collect());
+        let error = parse("program --jobs -1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueValidation);
+        let text = error.to_string();
+        assert!(text.contains("'-1'") && text.contains("1..=65535") && !text.contains("tip"), "{text}");
+        let program = parse("program --jobs 2 --quiet wait --degrees -4.5").unwrap();
+        assert!(program.quiet && program.jobs == Some(2));
+        assert!(matches!(program.command, Some(Sub::Wait { degrees }) if (degrees + 4.5).abs() < 1e-12));
+        for value in ["-1", "many"] {
+            let error = parse(&format!("program --steps {value}")).unwrap_err();
+            let line = format!(
+                "error: invalid value '{value}' for '--steps <STEPS>': expected a whole number that is not negative"
+            );
+            assert_eq!(
+                (error.kind(), error.to_string().lines().next()),
+                (ErrorKind::ValueValidation, Some(line.as_str()))
+            );
+        }
+        assert_eq!(parse("program --jobs --quiet").unwrap_err().kind(), ErrorKind::InvalidValue);
+        assert_eq!(parse("program --quiet -1").unwrap_err().kind(), ErrorKind::UnknownArgument);
+    }
 
     #[test]
     fn misspelt_subcommands_are_corrected() {

@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use hiend_cache::durable;
 
-use super::print;
+use super::{check_output_folder, print};
 
 /// Arguments of the command `completions`.
 #[derive(Debug, Args)]
@@ -42,6 +42,7 @@ pub fn print_completions(mut command: Command, shell: Shell) -> anyhow::Result<(
 /// # Errors
 /// If a page cannot be written.
 pub fn write_man_pages(command: Command, dir: &Path) -> anyhow::Result<()> {
+    check_output_folder(dir)?;
     durable::create_dir_all(dir)?;
     let mut command = command.disable_help_subcommand(true);
     command.build();

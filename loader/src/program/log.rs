@@ -1,7 +1,11 @@
 //! The log: warnings of all crates and information of this workspace's, one line each.
 
+use std::io;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::output::escape_name;
 
 /// Environment variable with the log filter, in the syntax of [`EnvFilter`]: `debug`, `hiend_loader=trace`, `off`.
 pub const VARIABLE: &str = "HIEND_LOG";
@@ -34,7 +38,7 @@ where
     let filter = filter(text.as_deref().unwrap_or_default())?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
+        .with_writer(OneLine(writer))
         .with_ansi(false)
         .without_time()
         .with_target(false)
@@ -42,6 +46,41 @@ where
         .log_internal_errors(false)
         .init();
     Ok(())
+}
+
+/// Maker of writers that write each event of the log as one line, with all other control characters escaped: names come
+/// from outside.
+struct OneLine<M>(M);
+
+impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {
+    type Writer = OneLineWriter<M::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLineWriter(self.0.make_writer())
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
+        OneLineWriter(self.0.make_writer_for(meta))
+    }
+}
+
+/// Writer of whole events.
+struct OneLineWriter<W>(W);
+
+impl<W: io::Write> io::Write for OneLineWriter<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let (line, end) = match text.strip_suffix('\n') {
+            Some(line) => (line, "\n"),
+            None => (&*text, ""),
+        };
+        self.0.write_all(format!("{}{end}", escape_name(line)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn filter(text: &str) -> Result<EnvFilter, LogError> {
@@ -53,7 +92,18 @@ fn filter(text: &str) -> Result<EnvFilter, LogError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let mut written = Vec::new();
+        let mut writer = OneLineWriter(&mut written);
+        writer.write_all("case \"a\nb\u{1b}[2J\": Größe\n".as_bytes()).unwrap();
+        writer.write_all(b"next\n").unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), "case \"a\\nb\\u{1b}[2J\": Größe\nnext\n");
+    }
 
     #[test]
     fn filters_are_parsed_or_refused() {

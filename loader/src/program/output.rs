@@ -47,6 +47,21 @@ pub fn note(line: impl Display) {
     let _ = io::stderr().lock().write_all(escape(&line).as_bytes());
 }
 
+/// Returns whether standard output and standard error lead to the same place, such as a terminal or one log file. A line on
+/// both would be there twice. `false` where the system does not tell.
+#[must_use]
+pub fn is_one_output() -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let place = |path: &str| std::fs::metadata(path).ok().map(|data| (data.dev(), data.ino()));
+        let [out, err] = ["/dev/fd/1", "/dev/fd/2"].map(place);
+        out.is_some() && out == err
+    }
+    #[cfg(not(unix))]
+    false
+}
+
 /// Text with its control characters written as escapes (`\u{1b}`), except line feeds and tabs.
 ///
 /// Names of files, cases and labels come from outside; sent to a terminal as they are, they could move its cursor or

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use hiend_cache::{Access, Copies, DiskCacheOptions, Location, OpenOptions};
 
-use super::values::parse_bytes;
+use super::values::parse_some_bytes;
 
 /// Flags that say how caches are read.
 #[derive(Clone, Debug, Args)]
@@ -19,7 +19,7 @@ pub struct StorageArgs {
     #[arg(long, value_name = "DIR")]
     pub disk_cache: Option<PathBuf>,
     /// Size of the disk cache [default: 50GiB, or half of the free space if that is less]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_some_bytes)]
     pub disk_cache_size: Option<ByteSize>,
     /// Time for which requests are repeated.
     #[command(flatten)]

@@ -119,6 +119,15 @@ pub fn parse_bytes(text: &str) -> Result<ByteSize, Expected> {
     text.parse().ok().ok_or(Expected("a size, such as 512MiB or 4GiB"))
 }
 
+/// Parses a size in bytes that is not 0.
+///
+/// # Errors
+/// If the text has another form, or the size is 0.
+pub fn parse_some_bytes(text: &str) -> Result<ByteSize, Expected> {
+    let size = parse_bytes(text).ok().filter(|size| size.as_u64() > 0);
+    size.ok_or(Expected("a size of at least 1B, such as 512MiB or 4GiB"))
+}
+
 /// Parses a range of HU or z-scores: `-175,250`.
 ///
 /// # Errors
@@ -180,6 +189,10 @@ mod tests {
         assert!(parse_shape("-1").is_err());
         for text in ["", "lots", "-1", "4 parsecs"] {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        assert!(parse_some_bytes("1").is_ok());
+        for text in ["0", "0MiB", "0.4", "lots"] {
+            assert!(parse_some_bytes(text).is_err(), "{text}");
         }
         assert!(parse_window("5").is_err());
         for text in ["4/4", "1", "a/4", "-1/4", "0/0", "0/4/4"] {

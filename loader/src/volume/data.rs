@@ -1,10 +1,14 @@
 //! Voxels behind a text header, or in a file of their own in the folder of the header.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::dtype::{Dtype, Stored};
 use super::header_text::{self, quoted};
-use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, inflate, metaimage, nrrd, open_regular, read_file};
+use super::{
+    Format, Loaded, VolumeError, VolumeFault, VolumeInfo, check_complete, inflate, metaimage, nrrd, open_regular,
+    read_file,
+};
 
 /// A validated text header, and the place of its voxels.
 pub(super) struct Header {
@@ -104,19 +108,32 @@ pub(super) fn load(path: &Path, parse: Parse) -> Result<Loaded, VolumeError> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&file);
     let mut file_bytes = file.len() as u64;
-    let (of, bytes) = match data_path {
-        None => (path.to_owned(), file),
+    let bytes = match &data_path {
+        None => file,
         Some(data_path) => {
-            let data = read_file(&data_path)?;
+            let data = read_file(data_path).map_err(|err| at(of_data_file(data_path, err.reason)))?;
             hasher.update(&data);
             file_bytes += data.len() as u64;
-            (data_path, data)
+            data
         }
     };
     let Header { info, data } = header;
-    let (bytes, offset) = decode(bytes, &data, &info).map_err(|reason| VolumeError { path: of, reason })?;
+    let decoded = decode(bytes, &data, &info).and_then(|(bytes, offset)| {
+        check_complete(&info, offset, bytes.len())?;
+        Ok((bytes, offset))
+    });
+    let (bytes, offset) = decoded.map_err(|fault| match &data_path {
+        None => at(fault),
+        Some(data_path) => at(of_data_file(data_path, fault)),
+    })?;
     let blake3 = hasher.finalize().to_hex().to_string();
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: (1.0, 0.0) })
+}
+
+/// The fault of a header whose voxels are in a file of their own, given that file's fault.
+pub(crate) fn of_data_file(data_path: &Path, problem: impl Display) -> VolumeFault {
+    let name = data_path.file_name().unwrap_or_default().to_string_lossy();
+    VolumeFault::DataFile { name: quoted(&name), problem: problem.to_string() }
 }
 
 /// The decoded bytes, and the first one of the voxels.

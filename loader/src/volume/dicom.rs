@@ -1,4 +1,4 @@
-//! CT series of DICOM files: one file a slice, all slices of a series in one folder.
+//! Series of DICOM files, of CT or another modality: one file a slice, all slices of a series in one folder.
 //!
 //! Elements are read with `dicom-parser`, token by token, and JPEG with `jpeg-decoder`. `dicom-object` and
 //! `dicom-pixeldata` are not used on files of others: they reserve whatever length an element claims, follow nested
@@ -6,7 +6,7 @@
 //!
 //! | trouble | answer |
 //! |---|---|
-//! | localizers, other modalities, secondary captures | not part of a series; listed as unused |
+//! | localizers, modalities that are not asked for, secondary captures, labels | not part of a series; listed as unused |
 //! | slices twice, with the same pixels | read once, with a note |
 //! | several images at one position, missing slices, varying distances | refused |
 //! | images of several sizes or orientations in one series | refused |
@@ -28,7 +28,7 @@ use slice::Slice;
 use stack::Stack;
 
 pub use fault::DicomFault;
-pub use series::{Other, OtherFile, Series, Sorted, is_candidate, sort};
+pub use series::{Other, OtherFile, Series, Sorted, Wanted, is_candidate, is_cross_section, sort, sort_of};
 
 /// Reads the headers of a series.
 ///

@@ -95,6 +95,14 @@ pub enum VolumeFault {
         /// The name, escaped and shortened.
         name: String,
     },
+    /// Voxels in a file of their own that is missing, too short or damaged.
+    #[error("voxels in the file {name} next to this header: {problem}; copy both files again, or mend the header")]
+    DataFile {
+        /// Name of that file, escaped and shortened.
+        name: String,
+        /// The problem with it.
+        problem: String,
+    },
     /// Voxels in another file, where the ending promises both in one.
     #[error("voxels in the file {name}, which takes a header named .nhdr or .mhd; rename this file")]
     DetachedSingle {
@@ -224,7 +232,7 @@ pub enum VolumeFault {
         promised: u64,
     },
     /// Voxels of an image that are not numbers.
-    #[error("{count} of {all} voxels NaN or infinite; replace them (by air, -1024 HU)")]
+    #[error("{count} of {all} voxels NaN or infinite; replace them (in a CT by air, -1024 HU)")]
     ImageNotFinite {
         /// Number of such voxels.
         count: usize,

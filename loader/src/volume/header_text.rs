@@ -65,6 +65,11 @@ pub(super) fn bad(field: &'static str, value: &str, expected: impl Into<String>)
     VolumeFault::Field { field, value: quoted(value), expected: expected.into() }
 }
 
+/// The value of a field that a header must have.
+pub(super) fn need<'a>(field: &'static str, value: Option<&'a String>) -> Result<&'a str, VolumeFault> {
+    value.map(String::as_str).ok_or(VolumeFault::NoField { field })
+}
+
 /// The numbers of a field, separated by white space.
 pub(super) fn numbers(field: &'static str, value: &str) -> Result<Vec<f64>, VolumeFault> {
     let parsed: Option<Vec<f64>> = value.split_whitespace().map(|part| part.parse().ok()).collect();

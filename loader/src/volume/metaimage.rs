@@ -5,7 +5,7 @@ mod write;
 
 use super::data::{Data, Encoding, Header, Start};
 use super::dtype::{Dtype, Stored};
-use super::header_text::{Lines, bad, lengths, numbers, quoted};
+use super::header_text::{Lines, bad, lengths, need, numbers, quoted};
 use super::note::HeaderNote;
 use super::place::{self, LPS};
 use super::{VolumeFault, VolumeInfo};
@@ -61,6 +61,7 @@ impl Fields {
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
         let mut lines = Lines::new(file);
         let mut fields = Self::default();
+        let other = VolumeFault::NotFormat { format: "a MetaImage file", magic: "ObjectType or NDims" };
         let mut is_first = true;
         while fields.data_file.is_none()
             && let Some(line) = lines.next()?
@@ -68,12 +69,15 @@ impl Fields {
             if line.trim().is_empty() {
                 continue;
             }
-            let Some((name, value)) = line.split_once('=') else {
-                return Err(if is_first {
-                    VolumeFault::NotFormat { format: "a MetaImage file", magic: "ObjectType or NDims" }
-                } else {
-                    VolumeFault::HeaderLine { line: quoted(&line), expected: "`Name = value`" }
-                });
+            let parts = line.split_once('=');
+            // Compressed and other binary files may have the sign anywhere.
+            let is_name =
+                |name: &str| name.trim().chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+            if is_first && !parts.is_some_and(|(name, _)| is_name(name)) {
+                return Err(other);
+            }
+            let Some((name, value)) = parts else {
+                return Err(VolumeFault::HeaderLine { line: quoted(&line), expected: "`Name = value`" });
             };
             is_first = false;
             if let Some(field) = fields.of(name.trim()) {
@@ -84,12 +88,8 @@ impl Fields {
                 *field = Some(value.trim().to_owned());
             }
         }
-        Ok((fields, lines.position()))
+        if is_first { Err(other) } else { Ok((fields, lines.position())) }
     }
-}
-
-fn need<'a>(field: &'static str, value: Option<&'a String>) -> Result<&'a str, VolumeFault> {
-    value.map(String::as_str).ok_or(VolumeFault::NoField { field })
 }
 
 /// Validates the header at the beginning of a file.

@@ -51,6 +51,11 @@ pub enum HeaderNote {
         /// Value of the padding, in HU.
         hu: f64,
     },
+    /// DICOM padding of another modality than CT whose value tissue may have, which is not taken as padding.
+    PaddingKept {
+        /// Value of the padding.
+        value: f64,
+    },
     /// No spacing in the header; voxel sides of 1 mm are assumed.
     NoSpacing,
     /// Voxel sides of 0 are taken as 1 mm.
@@ -92,6 +97,9 @@ impl fmt::Display for HeaderNote {
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
             Self::PaddingIgnored { hu } => {
                 write!(f, "PixelPaddingValue means {hu} HU, a value of tissue; such voxels are kept")
+            }
+            Self::PaddingKept { value } => {
+                write!(f, "PixelPaddingValue means {value}, which tissue may have; such voxels are kept")
             }
             Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; mend the header"),
             Self::ZeroSides { axes } => {

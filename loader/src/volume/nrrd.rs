@@ -7,7 +7,7 @@ mod write;
 
 use super::data::{Data, Encoding, Header, Start};
 use super::dtype::{Dtype, Stored};
-use super::header_text::{Lines, bad, lengths, numbers, quoted, three};
+use super::header_text::{Lines, bad, lengths, need, numbers, quoted, three};
 use super::note::HeaderNote;
 use super::place::{self, LPS};
 use super::{VolumeFault, VolumeInfo};
@@ -92,10 +92,6 @@ impl Fields {
         }
         Ok((fields, lines.position()))
     }
-}
-
-fn need<'a>(field: &'static str, value: Option<&'a String>) -> Result<&'a str, VolumeFault> {
-    value.map(String::as_str).ok_or(VolumeFault::NoField { field })
 }
 
 /// Validates the header at the beginning of a file.

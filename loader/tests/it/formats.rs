@@ -83,6 +83,21 @@ fn a_dataset_has_the_same_shards_in_every_format() {
 }
 
 #[test]
+fn a_header_whose_voxels_are_missing_is_skipped_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let header = "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_SHORT\nElementDataFile = a.raw\n";
+    std::fs::write(data.join("a.mhd"), header).unwrap();
+    let datasets = dataset::find(&data).unwrap();
+    let summary = Conversion::new(&data, &datasets, &dir.path().join("cache")).config(CONFIG).run().unwrap();
+    let [skipped] = summary.skipped.as_slice() else { panic!("{:?}", summary.skipped) };
+    assert_eq!(skipped.path, data.join("a.mhd"));
+    assert!(skipped.reason.starts_with("voxels in the file \"a.raw\" next to this header: "), "{}", skipped.reason);
+    assert!(skipped.reason.ends_with("copy both files again, or mend the header"), "{}", skipped.reason);
+}
+
+#[test]
 fn a_change_of_detached_voxels_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -2,15 +2,16 @@
 
 #![allow(clippy::cast_precision_loss, reason = "counts of a test are small")]
 
+mod centres;
+mod corruption;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use hiend_cache::{
-    Access, Cache, CodecPreset, DatasetInfo, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode,
-};
+use hiend_cache::{Access, Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 use hiend_loader::batch::{Batch, Images, PooledBuffer, VoxelForm};
-use hiend_loader::pipeline::{Error, Loader, LoaderOptions, OnCorrupt, StreamConfig};
+use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::split::{FoldRule, FoldSplit, Part, Split};
@@ -218,88 +219,6 @@ fn every_case_comes_once_per_epoch() {
     }
 }
 
-/// Checks that the chi-square statistic of counts against expectations is below its 1 - 10^-5 quantile, approximated by
-/// Wilson and Hilferty.
-fn check_chi_square(counts: &[(u64, f64)], what: &str) {
-    let statistic: f64 = counts.iter().map(|&(n, expected)| (n as f64 - expected).powi(2) / expected).sum();
-    let df = (counts.len() - 1) as f64;
-    let limit = df * (1.0 - 2.0 / (9.0 * df) + 4.27 * (2.0 / (9.0 * df)).sqrt()).powi(3);
-    assert!(statistic < limit, "{what}: {statistic:.1} with {df} degrees of freedom; expected less than {limit:.1}");
-}
-
-/// Counts how often each voxel is a centre, by crops of one voxel.
-fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64> {
-    let config = StreamConfig {
-        crop_size: [1; 3],
-        crops_per_visit: 20_000,
-        visits_per_batch: 1,
-        ..config(sample_by, Chain::plain())
-    };
-    let mut counts = vec![0; case.image.len()];
-    for batch in batches(cache, &config, &options(2, (0, 1)), 0, 4) {
-        for (crop, &value) in batch.crops.iter().zip(batch.to_floats().iter()) {
-            let [x, y, z] = crop.origin.map(|at| usize::try_from(at).unwrap());
-            let at = (x * case.shape[1] + y) * case.shape[2] + z;
-            counts[at] += 1;
-            assert!((f32::from(case.image[at]) / 425.0 - value).abs() < 1e-6, "the record names another voxel");
-        }
-    }
-    counts
-}
-
-#[test]
-fn centres_are_uniform_over_the_voxels_of_their_kind() {
-    let dir = tempfile::tempdir().unwrap();
-    let case = TestCase::new(0, [9, 7, 11]);
-    let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
-    for sample_by in [SampleBy::Intensity, SampleBy::Label, SampleBy::Class] {
-        let counts = centres(&cache, sample_by, &case);
-        let draws: u64 = counts.iter().sum();
-        // Voxels of each kind, by brute force.
-        let mut voxels: BTreeMap<u32, u64> = BTreeMap::new();
-        for at in 0..case.image.len() {
-            *voxels.entry(case.kind(at, sample_by)).or_default() += 1;
-        }
-        let foreground: u64 = voxels.range(1..).map(|(_, n)| n).sum();
-        let classes = voxels.range(1..).count() as f64;
-        let expected = |kind: u32| {
-            let share = match (sample_by, kind) {
-                (_, 0) => 0.25 / voxels[&0] as f64,
-                (SampleBy::Class, kind) => 0.75 / classes / voxels[&kind] as f64,
-                _ => 0.75 / foreground as f64,
-            };
-            draws as f64 * share
-        };
-        let of_kind = |wanted: u32| -> Vec<(u64, f64)> {
-            let kinds = (0..case.image.len()).map(|at| case.kind(at, sample_by));
-            kinds.zip(&counts).filter(|(kind, _)| *kind == wanted).map(|(kind, &n)| (n, expected(kind))).collect()
-        };
-        for &kind in voxels.keys() {
-            check_chi_square(&of_kind(kind), &format!("{sample_by:?}, kind {kind}"));
-        }
-        // The rates of the kinds.
-        let totals: Vec<(u64, f64)> = voxels
-            .keys()
-            .map(|&kind| of_kind(kind).iter().fold((0, 0.0), |(n, e), &(count, expected)| (n + count, e + expected)))
-            .collect();
-        check_chi_square(&totals, &format!("{sample_by:?}, kinds"));
-    }
-}
-
-#[test]
-fn missing_kind_is_replaced_by_the_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut case = TestCase::new(0, [9, 7, 11]);
-    case.image.fill(3);
-    case.label.fill(0);
-    let cache = write_cache(dir.path(), "D", std::slice::from_ref(&case));
-    for sample_by in [SampleBy::Intensity, SampleBy::Label, SampleBy::Class] {
-        let counts = centres(&cache, sample_by, &case);
-        let expected = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
-        check_chi_square(&counts.iter().map(|&n| (n, expected)).collect::<Vec<_>>(), &format!("{sample_by:?}"));
-    }
-}
-
 #[test]
 fn small_volumes_are_padded_with_the_lower_end_of_the_window() {
     let dir = tempfile::tempdir().unwrap();
@@ -385,72 +304,6 @@ fn split_streams_its_own_cases() {
 }
 
 #[test]
-fn no_crop_is_centred_on_a_voxel_without_annotation() {
-    let dir = tempfile::tempdir().unwrap();
-    write_cache(dir.path(), "D", &some_cases(5));
-    let seen = |ignore_label: Option<u8>, sample_by| -> BTreeSet<u8> {
-        let cache = Arc::new(Cache::open(dir.path()).unwrap());
-        // Crops of one voxel are their centre.
-        let one =
-            StreamConfig { crop_size: [1; 3], foreground_rate: 1.0, ignore_label, ..config(sample_by, Chain::plain()) };
-        let batches = batches(&cache, &one, &options(2, (0, 1)), 0, 40);
-        batches.iter().flat_map(|batch| batch.to_labels().unwrap().to_vec()).collect()
-    };
-    for sample_by in [SampleBy::Label, SampleBy::Class] {
-        assert_eq!(seen(None, sample_by), [1, 3].into());
-        assert_eq!(seen(Some(3), sample_by), [1].into());
-    }
-    // The dataset's own ignore label.
-    let mut manifest = Manifest::read(dir.path()).unwrap();
-    manifest.datasets.insert("D".to_owned(), DatasetInfo { ignore: Some(1), ..DatasetInfo::default() });
-    manifest.write(dir.path()).unwrap();
-    for sample_by in [SampleBy::Label, SampleBy::Class] {
-        assert_eq!(seen(None, sample_by), [3].into());
-    }
-}
-
-/// Changes one byte in the middle of a case's chunks; returns the case's key.
-fn damage(cache: &Cache, case: usize) -> String {
-    let case = &cache.cases()[case];
-    let path = case.shard().path();
-    let mut bytes = std::fs::read(path).unwrap();
-    let span = &case.record().span;
-    bytes[usize::try_from(span.offset + span.data_len / 2).unwrap()] ^= 0x10;
-    let mut permissions = std::fs::metadata(path).unwrap().permissions();
-    #[expect(clippy::permissions_set_readonly_false, reason = "a shard in a folder of the test's own")]
-    permissions.set_readonly(false);
-    std::fs::set_permissions(path, permissions).unwrap();
-    std::fs::write(path, bytes).unwrap();
-    case.key().to_owned()
-}
-
-#[test]
-fn corrupt_chunk_ends_the_stream_and_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = write_cache(dir.path(), "D", &some_cases(5));
-    let config = config(SampleBy::Intensity, Chain::plain());
-    let clean = digests(&batches(&cache, &config, &options(2, (0, 1)), 0, 30));
-    let key = damage(&cache, 2);
-    let mut messages = BTreeSet::new();
-    for threads in [1, 2, 7] {
-        let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options(threads, (0, 1))).unwrap();
-        let mut stream = loader.stream(0);
-        let sound: Vec<Batch> = stream.by_ref().take(30).take_while(Result::is_ok).map(own).collect();
-        // Batches before the first that meets the chunk are unchanged.
-        assert!(sound.len() < 30);
-        assert_eq!(digests(&sound), clean[..sound.len()]);
-        let error = loader.stream(sound.len() as u64).next().unwrap().unwrap_err();
-        assert!(matches!(&error, Error::Read(hiend_cache::Error::CorruptChunk { case, .. }) if *case == key));
-        assert!(stream.next().is_none());
-        messages.insert(error.to_string());
-    }
-    assert_eq!(messages.len(), 1, "{messages:?}");
-    let message = messages.first().unwrap();
-    let shard = cache.cases()[2].shard().path().display().to_string();
-    assert!(message.contains(&shard) && message.contains(&key) && message.contains(" chunk "), "{message}");
-}
-
-#[test]
 fn quantized_crops_finish_as_the_floats() {
     let dir = tempfile::tempdir().unwrap();
     let cache = write_cache(dir.path(), "D", &some_cases(5));
@@ -482,44 +335,5 @@ fn boxes_finish_as_the_floats() {
             assert_eq!(bits(&floats.to_floats()), bits(&boxes.to_floats()));
             assert_eq!((floats.digest(), &floats.crops), (boxes.digest(), &boxes.crops));
         }
-    }
-}
-
-#[test]
-fn corrupt_case_is_skipped_and_not_replaced() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = write_cache(dir.path(), "D", &some_cases(5));
-    let forms = [(Chain::recipe(), VoxelForm::Floats), (Chain::nnunet(), VoxelForm::Boxes)].map(|(chain, form)| {
-        let config = StreamConfig { on_corrupt: OnCorrupt::Skip, ..config(SampleBy::Intensity, chain) };
-        let clean = batches(&cache, &config, &options(2, (0, 1)), 0, 20);
-        (config, form, clean)
-    });
-    let key = damage(&cache, 2);
-    for (config, form, clean) in forms {
-        let mut all = BTreeSet::new();
-        for threads in [1, 2, 7] {
-            let options = LoaderOptions { form, ..options(threads, (0, 1)) };
-            let loader = Loader::open(Arc::clone(&cache), config.clone(), 5, &options).unwrap();
-            let skipping: Vec<Batch> = loader.stream(0).take(20).map(own).collect();
-            let mut missing = 0;
-            for (clean, batch) in clean.iter().zip(&skipping) {
-                assert_eq!(batch.shape[0], batch.crops.len());
-                assert_eq!(batch.labels.as_ref().unwrap().len(), batch.images.len());
-                let (kept, all) = (batch.to_floats(), clean.to_floats());
-                let len = all.len() / clean.shape[0];
-                let mut left = batch.crops.iter().zip(kept.chunks_exact(len)).peekable();
-                for (crop, image) in clean.crops.iter().zip(all.chunks_exact(len)) {
-                    if left.next_if(|(kept, values)| *kept == crop && *values == image).is_none() {
-                        assert_eq!(crop.case, key);
-                        missing += 1;
-                    }
-                }
-                assert!(left.next().is_none(), "a crop is not in the clean batch");
-            }
-            assert!(missing > 0 && missing % 3 == 0);
-            assert!(loader.progress().skipped_visits >= missing / 3);
-            all.insert(digests(&skipping));
-        }
-        assert_eq!(all.len(), 1);
     }
 }

@@ -293,6 +293,15 @@ fn the_command_converts_and_shows_z_scores() {
     let (shown, _) = shard(&["inspect", &out], 0);
     assert!(shown.contains("z-scores by each scan's own mean and standard deviation"), "{shown}");
     assert!(shown.contains("-20 to 40 standard deviations, in steps of 1/1024"), "{shown}");
+    let report = place.text("report");
+    shard(&["inspect", &out, "--report", &report], 0);
+    let html = std::fs::read_to_string(place.path("report/index.html")).unwrap();
+    for part in ["z-score of -20 or less", "z-score of 40 or more", "0 in the file"] {
+        assert!(html.contains(part), "{part}");
+    }
+    for part in ["the window", "air or padding"] {
+        assert!(!html.contains(part), "{part}");
+    }
     let (_, _, mean, std) = measured(&mr(0));
     let png = place.text("case.png");
     let (shown, _) = shard(&["inspect", &out, "mr_0", "--png", &png], 0);

@@ -12,7 +12,7 @@ use crate::server::request;
 pub(crate) type NamedTest = (&'static str, fn(&str));
 
 /// All tests.
-pub(crate) const ALL: [NamedTest; 17] = [
+pub(crate) const ALL: [NamedTest; 18] = [
     ("cold_and_warm_streams_equal_the_local_one", cold_and_warm_streams_equal_the_local_one),
     ("cache_on_a_web_server_is_read_and_not_written", cache_on_a_web_server_is_read_and_not_written),
     ("commands_work_on_a_url_and_damage_is_found", commands_work_on_a_url_and_damage_is_found),
@@ -29,6 +29,7 @@ pub(crate) const ALL: [NamedTest; 17] = [
     ("two_processes_share_a_disk_cache", two_processes_share_a_disk_cache),
     ("two_workers_write_one_cache", two_workers_write_one_cache),
     ("claims_divide_cases_and_a_dead_run_is_taken_over", claims_divide_cases_and_a_dead_run_is_taken_over),
+    ("hidden_names_are_not_shards", hidden_names_are_not_shards),
     ("pruning_and_setting_aside_work_on_a_url", pruning_and_setting_aside_work_on_a_url),
 ];
 
@@ -105,7 +106,7 @@ fn commands_work_on_a_url_and_damage_is_found(server: &str) {
     let faulty = place.check(&["verify", &place.url], 1);
     assert!(faulty.out.contains("1 fault") && faulty.out.contains(&place.url), "{}", faulty.out);
 
-    for wrong in ["s4://bucket/x", "file:///tmp/x"] {
+    for wrong in ["s4://bucket/x", "file:///data/x"] {
         assert!(place.check(&["verify", wrong], 1).err.contains("unknown scheme"));
     }
     assert!(place.check(&["verify", "s3://no-such-bucket/x"], 1).err.contains("s3://no-such-bucket/x"));
@@ -362,6 +363,40 @@ fn claimed(place: &Place, server: &str, out: &str) -> bool {
 fn converted(out: &str) -> usize {
     let cases = out.split("converted").nth(1).and_then(|rest| rest.split_whitespace().next());
     cases.unwrap_or_else(|| panic!("{out}")).parse().unwrap()
+}
+
+/// What another run reserves while it writes, and what macOS leaves next to copied files, is neither read nor listed.
+fn hidden_names_are_not_shards(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    for out in [place.text("local"), place.url.clone()] {
+        let is_remote = out == place.url;
+        place.convert(&out, COARSE, &["--shard-size=1"]);
+        let expected = place.digests(&out, &[]);
+        for name in [".name-g0001-w000-0000.shard", ".name-g0002-w000-0000.shard", "._g0001-w000-0001.shard"] {
+            if is_remote {
+                assert_eq!(request(server, "PUT", &place.target(name), b"run 1").0, 200);
+            } else {
+                std::fs::write(place.path("local").join(name), b"run 1").unwrap();
+            }
+        }
+        assert_eq!(place.digests(&out, &[]), expected, "{out}");
+        assert!(place.check(&["inspect", &out], 0).out.contains("2 cases ("), "{out}");
+        let verified = place.check(&["verify", &out], 0);
+        assert!(verified.out.contains("2 shards, 2 cases"), "{out}: {}{}", verified.out, verified.err);
+        let again = place.convert(&out, COARSE, &["--shard-size=1"]);
+        assert!(
+            !again.err.contains("damaged") && again.out.contains("unchanged   2 cases"),
+            "{}{}",
+            again.out,
+            again.err
+        );
+        let listed = if is_remote {
+            request(server, "GET", &place.target("manifest.json"), b"").1
+        } else {
+            std::fs::read(place.path("local/manifest.json")).unwrap()
+        };
+        assert!(!String::from_utf8(listed).unwrap().contains("\"."), "{out}");
+    }
 }
 
 fn pruning_and_setting_aside_work_on_a_url(server: &str) {

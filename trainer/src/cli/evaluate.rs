@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
+use hiend_loader::program::Expected;
 
+use super::values::{parse_mm, parse_whole};
 use crate::metric::overlap::Absent;
 use crate::metric::surface::Surface;
 
@@ -36,7 +38,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value = "voxels")]
     pub surface: Surface,
     /// Distance in mm within which two surfaces agree
-    #[arg(long, value_name = "MM", default_value_t = 1.0)]
+    #[arg(long, value_name = "MM", default_value_t = 1.0, value_parser = parse_mm)]
     pub tolerance_mm: f64,
     /// Distance in mm within which the surfaces of one class agree, by name or number; may be repeated
     #[arg(long, value_name = "CLASS=MM", value_parser = parse_tolerance)]
@@ -48,7 +50,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub bootstrap: u32,
     /// Seed of the resamples
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>)]
     pub seed: u64,
     /// Print the metrics of every case and class as JSON instead of a table
     #[arg(long)]
@@ -64,11 +66,11 @@ pub struct EvaluateArgs {
     pub report: Option<PathBuf>,
 }
 
-fn parse_tolerance(text: &str) -> Result<(String, f64), String> {
-    let parsed = text.rsplit_once('=').and_then(|(class, mm)| Some((class.trim(), mm.trim().parse::<f64>().ok()?)));
+fn parse_tolerance(text: &str) -> Result<(String, f64), Expected> {
+    let parsed = text.rsplit_once('=').and_then(|(class, mm)| Some((class.trim(), parse_mm(mm).ok()?)));
     match parsed {
-        Some((class, mm)) if !class.is_empty() && mm.is_finite() && mm >= 0.0 => Ok((class.to_owned(), mm)),
-        _ => Err("expected CLASS=MM, such as liver=3".to_owned()),
+        Some((class, mm)) if !class.is_empty() => Ok((class.to_owned(), mm)),
+        _ => Err(Expected("CLASS=MM with a distance of 0 or more, such as liver=3")),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use hiend_loader::program::{NormalizeArg, OnSuspectArg, Spacing, parse_spacing, parse_window};
+use hiend_loader::program::{Expected, NormalizeArg, OnSuspectArg, Spacing, parse_spacing, parse_window};
 use hiend_loader::scan::Point;
 
+use super::values::{parse_fraction, parse_proper_fraction, parse_whole};
 use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
 
@@ -79,10 +80,10 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "X,Y,Z", allow_hyphen_values = true)]
     pub centre: Option<Point>,
     /// Fraction of the patches to hide [default: that of the model's training]
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = parse_proper_fraction)]
     pub mask_ratio: Option<f64>,
     /// Seed of the choice of hidden patches
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>)]
     pub seed: u64,
     /// Draw only the crop around the centre, not the whole scan
     #[arg(long)]
@@ -102,7 +103,7 @@ pub struct AttendArgs {
     #[arg(long, value_name = "X,Y,Z", allow_hyphen_values = true)]
     pub query: Point,
     /// Attention head, counted from 0 [default: the mean over all heads]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub head: Option<usize>,
     /// Encoder blocks to draw, counted from 0, as 0,5,11 or all [default: those read by the decoder, and the last]
     #[arg(long, value_name = "N,N", value_parser = parse_layers)]
@@ -111,7 +112,7 @@ pub struct AttendArgs {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = parse_fraction)]
     pub mask_ratio: f64,
     /// Seed of the choice of hidden patches
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>)]
     pub seed: u64,
 }
 
@@ -175,17 +176,10 @@ pub enum Layers {
     These(Vec<usize>),
 }
 
-fn parse_layers(text: &str) -> Result<Layers, String> {
+fn parse_layers(text: &str) -> Result<Layers, Expected> {
     if text == "all" {
         return Ok(Layers::All);
     }
     let parsed: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    parsed.ok().map(Layers::These).ok_or_else(|| "expected `all` or numbers of blocks, such as 0,5,11".to_owned())
-}
-
-fn parse_fraction(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(part) if (0.0..1.0).contains(&part) => Ok(part),
-        _ => Err("expected a fraction of the patches, from 0 to less than 1".to_owned()),
-    }
+    parsed.ok().map(Layers::These).ok_or(Expected("`all` or numbers of blocks, such as 0,5,11"))
 }

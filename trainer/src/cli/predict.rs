@@ -6,6 +6,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use hiend_loader::program::OnSuspectArg;
 
+use super::values::{parse_fraction, parse_positive};
 use crate::device::DeviceChoice;
 use crate::distributed::Launcher;
 use crate::sliding_window::Weighting;
@@ -28,7 +29,7 @@ pub struct PredictArgs {
     #[arg(long)]
     pub probabilities: bool,
     /// Fraction by which adjacent windows overlap, in [0, 1)
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.5)]
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.5, value_parser = parse_fraction)]
     pub overlap: f64,
     /// Weights of a window's voxels where windows overlap
     #[arg(long, value_enum, default_value = "constant")]
@@ -40,7 +41,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "CLASS,CLASS", value_delimiter = ',')]
     pub keep_largest: Vec<String>,
     /// Number of windows predicted at a time on a GPU; a CPU always predicts one
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_positive::<usize>)]
     pub sw_batch_size: usize,
     /// Device to compute on: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]

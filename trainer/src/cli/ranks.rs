@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::values::{parse_positive, parse_whole};
 use crate::distributed::{Launcher, Timeouts};
 
 /// Arguments of runs with several ranks.
@@ -17,16 +18,23 @@ pub struct RanksArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Seconds until all ranks must have joined
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = parse_positive::<u64>)]
     pub join_timeout: u64,
     /// Seconds without data or heartbeat after which a rank counts as lost, and all ranks end
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_positive::<u64>)]
     pub peer_timeout: u64,
     /// Seconds that a rank may take from one exchange to the next: a step, tuning, a validation, a checkpoint
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = parse_positive::<u64>)]
     pub step_timeout: u64,
     /// Times to start the ranks of --devices again after one was lost or killed, from the newest checkpoint
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "devices", conflicts_with = "smoke")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = parse_whole::<usize>,
+        requires = "devices",
+        conflicts_with = "smoke"
+    )]
     pub restarts: usize,
 }
 

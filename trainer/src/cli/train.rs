@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use hiend_loader::program::{StorageArgs, parse_bytes, parse_fold};
+use hiend_loader::program::{Expected, StorageArgs, parse_bytes, parse_fold};
 
 use super::RanksArgs;
+use super::values::{parse_positive, parse_whole};
 use crate::config::finetune::FinetunePreset;
 use crate::config::pretrain::PretrainPreset;
 use crate::device::DeviceChoice;
+use crate::report::mlflow::ServerUrl;
 use crate::report::watcher::Display;
 
 /// Arguments of pre-training.
@@ -42,7 +44,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "FILE", requires = "fold")]
     pub splits: Option<PathBuf>,
     /// Train on N cases and validate on all others; replaces both splits of the configuration
-    #[arg(long, value_name = "N", conflicts_with = "fold")]
+    #[arg(long, value_name = "N", conflicts_with = "fold", value_parser = parse_whole::<usize>)]
     pub shots: Option<usize>,
     /// Train on all cases without validation
     #[arg(long, conflicts_with_all = ["fold", "shots"])]
@@ -77,19 +79,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Total number of optimizer steps to stop after; the learning-rate schedule is unaffected
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_positive::<u64>)]
     pub max_steps: Option<u64>,
     /// Folder for checkpoints, journal and pictures [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Seed of first weights, crops, augmentation and masks [default: the configuration's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<u64>)]
     pub seed: Option<u64>,
     /// Continue the run in the run's folder from its newest checkpoint; `auto` begins a run if there is none
     #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", conflicts_with = "resume_from")]
     pub resume: Option<ResumeArg>,
     /// Continue from the checkpoint of this step; later checkpoints are kept under other names
-    #[arg(long, value_name = "STEP")]
+    #[arg(long, value_name = "STEP", value_parser = parse_positive::<u64>)]
     pub resume_from: Option<u64>,
     /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
     #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
@@ -115,16 +117,16 @@ pub struct RunArgs {
     #[command(flatten)]
     pub storage: StorageArgs,
     /// Optimizer steps between checkpoints; 0 writes only the last one
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_whole::<u64>)]
     pub checkpoint_every: u64,
     /// Number of checkpoints to keep, not counting the best one
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_positive::<usize>)]
     pub keep: usize,
     /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time
     #[arg(long)]
     pub gradient_checkpointing: bool,
     /// Optimizer steps between lines, where lines are shown; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = parse_whole::<u64>)]
     pub log_every: u64,
     /// Display of the run's progress
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
@@ -133,8 +135,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
     /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
-    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = parse_positive::<u64>)]
     pub stalled_after: u64,
+    /// MLflow server that receives settings, steps and validations, such as `http://127.0.0.1:5000`; credentials are taken
+    /// from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`
+    #[arg(long, value_name = "URL", conflicts_with = "headspace")]
+    pub mlflow: Option<ServerUrl>,
+    /// Experiment of MLflow, created if missing [default: hiend-pretrain or hiend-finetune]
+    #[arg(long, value_name = "NAME", requires = "mlflow")]
+    pub mlflow_experiment: Option<String>,
     /// Arguments of runs with several ranks.
     #[command(flatten)]
     pub ranks: RanksArgs,
@@ -154,7 +163,7 @@ pub struct ServiceArgs {
     #[arg(long, value_name = "FILE", requires = "loader")]
     pub loader_ca: Option<PathBuf>,
     /// Seconds to keep trying while no server answers; then the run saves a checkpoint and ends [default: 300]
-    #[arg(long, value_name = "SECS", requires = "loader")]
+    #[arg(long, value_name = "SECS", requires = "loader", value_parser = parse_whole::<u64>)]
     pub loader_retry: Option<u64>,
 }
 
@@ -175,10 +184,10 @@ pub enum ResumeArg {
     Auto,
 }
 
-fn parse_setting(text: &str) -> Result<(String, String), String> {
+fn parse_setting(text: &str) -> Result<(String, String), Expected> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("expected KEY=VALUE, such as optim.lr=1e-4".into()),
+        _ => Err(Expected("KEY=VALUE, such as optim.lr=1e-4")),
     }
 }
 

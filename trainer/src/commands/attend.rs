@@ -9,7 +9,7 @@ use hiend_loader::scan::Scan;
 use rand::RngExt as _;
 
 use super::model::{load_pretrained, sizes};
-use super::scans;
+use super::{outputs, scans};
 use crate::cli::{AttendArgs, Layers};
 use crate::device::{Compute, settle_default};
 use crate::inference::attention_map::{Heads, crop_tensor, decoder_maps, encoder_maps, mask_hiding};
@@ -19,6 +19,7 @@ use crate::model_source::Pretrained;
 use crate::report::attention::{AttentionFigure, Layer};
 
 pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
+    outputs::check_folder(&args.scans.out)?;
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     let loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;

@@ -20,7 +20,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let found: Vec<_> = presets.iter().filter(|(name, _)| matches(name)).collect();
     match found.as_slice() {
         [(_, text)] => {
-            super::print(text.trim_end())?;
+            super::print_text(text.trim_end())?;
         }
         [] => {
             let similarity = |name: &str| {

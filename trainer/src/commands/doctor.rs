@@ -7,6 +7,6 @@ use crate::doctor::Report;
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = Report::of(args.device);
-    super::print(report.to_string().trim_end())?;
+    super::print_text(report.to_string().trim_end())?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,7 +13,7 @@ use hiend_loader::geometry::spacing;
 use hiend_loader::program::check_extension;
 use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
-use super::{note, print};
+use super::{note, outputs, print_text};
 use crate::cli::EvaluateArgs;
 use crate::inference::scan_files::grid::{GridMismatch, check_same_grid};
 use crate::inference::scan_files::label_maps;
@@ -34,14 +34,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         folders.map(|folder| predictions_in(folder, &labels)).collect::<Result<_, _>>()?;
     for (flag, out, extension) in [("--csv", &args.csv, "csv"), ("--summary", &args.summary, "json")] {
         if let Some(out) = out {
+            outputs::check_file(out)?;
             refuse_input(flag, out, labels.values().chain(predictions.iter().flat_map(BTreeMap::values)))?;
             check_extension(out, extension)?;
         }
     }
-
     if let Some(folder) = &args.report {
-        // Before all cases are read, so that a folder that cannot be made is found at once.
-        durable::create_dir_all(folder)?;
+        outputs::check_folder(folder)?;
     }
 
     let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
@@ -74,32 +73,36 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     if let [a, b] = evaluations.as_slice() {
         let comparison = Comparison::of(a, b);
         if args.json {
-            print(comparison.to_json())?;
+            print_text(comparison.to_json())?;
         } else {
-            print(comparison.to_table().trim_end())?;
+            print_text(comparison.to_table().trim_end())?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let (evaluation, predictions) = (&evaluations[0], &predictions[0]);
     // Shown before files are written, which may fail.
     if args.json {
-        print(evaluation.to_json())?;
+        print_text(evaluation.to_json())?;
     } else {
-        print(evaluation.to_table().trim_end())?;
+        print_text(evaluation.to_table().trim_end())?;
     }
-    if let Some(path) = &args.csv {
-        durable::write(path, evaluation.to_csv().as_bytes())?;
-    }
-    if let Some(path) = &args.summary {
+    // A file that cannot be written keeps none of the others from being written.
+    let csv = args.csv.as_ref().map(|path| durable::write(path, evaluation.to_csv().as_bytes()));
+    let summary = args.summary.as_ref().map(|path| {
         let files: Vec<(&Path, &Path)> =
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
         let keys = classes.nnunet_keys(evaluation.class_names.len());
-        durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())?;
-    }
-    if let Some(folder) = &args.report {
+        durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())
+    });
+    let report = args.report.as_ref().map(|folder| -> anyhow::Result<()> {
+        durable::create_dir_all(folder)?;
         let files = report::Files { labels: &labels, predictions };
         note(format_args!("report: {}", report::write(evaluation, &classes, &files, folder)?.display()));
-    }
+        Ok(())
+    });
+    csv.transpose()?;
+    summary.transpose()?;
+    report.transpose()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use bytesize::ByteSize;
 use hiend_loader::program::count;
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
@@ -73,7 +72,7 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
         let (text, name) = running::read_config(path)?;
         let config = FinetuneConfig::parse(&text, &path.display().to_string())?;
         let place = place(&name)?;
-        let init = init(args, &place, rank)?;
+        let init = init(args, &place)?;
         return Ok((config, place, init));
     }
     let default = if rank.compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
@@ -86,7 +85,7 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     if args.preset.is_none() {
         running::announce_preset(preset.name(), rank)?;
     }
-    let init = init(args, &place, rank)?;
+    let init = init(args, &place)?;
     let mut config = preset.config();
     // A preset is for a kind of data; the encoder has the sizes of the pre-trained one.
     if let Some(sizes) = init.sizes() {
@@ -106,23 +105,13 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
 }
 
 /// Reads the first weights. A resumed run has its own, so the ones it began with need not exist any more.
-fn init(args: &FinetuneArgs, place: &Place, rank: &Rank) -> anyhow::Result<Init> {
+fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
     match &args.init {
         _ if place.resume != Resume::Begin => Ok(Init::Random),
         Some(path) if path == Path::new("none") => Ok(Init::Random),
         Some(url) if is_url(url) => {
-            let file = Downloads::of_environment()?.fetch(&url.to_string_lossy())?;
-            let verb = if file.was_cached { "kept in" } else { "downloaded to" };
-            let size = ByteSize(file.num_bytes).display().si();
-            rank.print(format_args!(
-                "{}: {verb} {}, {size}, SHA-256 {}",
-                url.display(),
-                file.path.display(),
-                file.sha256
-            ))?;
-            let remedy =
-                || format!("{}: not usable; remove {} to download it again", url.display(), file.path.display());
-            Init::read(&file.path).with_context(remedy)
+            // Downloaded when the run begins, so that a mistake elsewhere is found first.
+            Ok(Init::of_url(&url.to_string_lossy(), Downloads::of_environment()?)?)
         }
         Some(path) => Ok(Init::read(path)?),
         None => bail!("{} holds no run yet; --init names the first weights of a new one", place.run_dir.display()),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
 use hiend_loader::case::shown;
-use hiend_loader::program::{OnSuspectArg, UsageError, count};
+use hiend_loader::program::{OnSuspectArg, UsageError, check_output_folder, count, escape_name};
 use hiend_loader::volume::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -32,6 +32,7 @@ use places::{Places, Replace};
 use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
+    check_output_folder(&args.out)?;
     let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs)?;
     for folder in &subfolders {
         note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
@@ -84,7 +85,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     }
     for (number, (case, path)) in files.iter().enumerate() {
         let started = Instant::now();
-        let label = format!("{}/{} {case}", number + 1, files.len());
+        let label = format!("{}/{} {}", number + 1, files.len(), escape_name(case));
         let bar = bar(&label);
         let mut lines = bar.is_hidden().then(|| ProgressLines::new(started));
         let result = predictor.predict(path, args.on_suspect.into(), args.probabilities, &stop, &mut |done, total| {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use hiend_loader::program::UsageError;
 
 use super::ranks::{self, Rank};
@@ -30,6 +30,15 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
             Err(error) => return rank.unless_stopped(error),
         };
         settle_preprocess(&mut config, source.manifest())?;
+        let is_hu = config.preprocess.as_ref().is_none_or(|preprocess| preprocess.normalize.is_hu());
+        if let Some(preset) = args.preset.filter(|preset| preset.is_for_zscores() && is_hu) {
+            bail!(
+                "--preset {}: made for z-scores, and the cache holds HU; convert the data with --normalize zscore, or choose \
+                 a preset for CT, such as {}",
+                preset.name(),
+                PretrainPreset::VitBP16.name()
+            );
+        }
         running::run(&Pretraining { config: &config }, source, rank, &args.run, place)
     })
 }

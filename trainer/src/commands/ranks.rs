@@ -20,6 +20,7 @@ use crate::distributed::{
     Cause, Children, JoinError, Master, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
     own_children,
 };
+use crate::host_memory;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Display;
 use crate::training::{Stop, TrainingError};
@@ -103,6 +104,11 @@ impl Rank {
             (None, 1) => 0,
             (all, sharing) => (all.map_or_else(cores, usize::from) / sharing).max(1),
         }
+    }
+
+    /// Memory of the machine that this rank may use, in bytes; `None` where the system does not tell.
+    pub(super) fn host_memory(&self) -> Option<u64> {
+        host_memory::limit().map(|all| self.memory_bytes(all))
     }
 
     /// Bytes of this rank out of those of all that share its memory.

@@ -8,7 +8,7 @@ use hiend_loader::program::count;
 use hiend_loader::scan::Scan;
 
 use super::model::{load_pretrained, sizes};
-use super::{print, scans};
+use super::{outputs, print, scans};
 use crate::cli::ReconstructArgs;
 use crate::config::RunConfig as _;
 use crate::device::{Compute, settle_default};
@@ -17,6 +17,7 @@ use crate::report::picture::{View, draw};
 use crate::report::sheet::PLANES;
 
 pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
+    outputs::check_folder(&args.scans.out)?;
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     let mut loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;

@@ -5,17 +5,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, is_abandoned, lookup};
-use hiend_loader::program::on_interrupt;
+use hiend_loader::program::{check_output_folder, on_interrupt};
 
 use super::INTERRUPTED;
 use super::observer::Observer;
 use super::ranks::Rank;
 use super::source::Source;
+use super::tracking::Tracking;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
 use crate::config::{RunConfig, TrainConfig};
 use crate::device::Compute;
-use crate::distributed::is_restart;
+use crate::distributed::{Cause, is_restart};
 use crate::feed::FeedError;
 use crate::model::precision::Precision;
 use crate::ops::attention::Computation;
@@ -39,8 +40,13 @@ pub(super) struct Place {
 
 impl Place {
     /// Determines the folder of the run called `name`, and what `--resume` and `--resume-from` mean there.
+    ///
+    /// # Errors
+    /// If something that is not a folder is in the way, or the folder cannot be looked up.
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
+        // Of several ranks, only the first one may be able to write there.
+        check_output_folder(&run_dir)?;
         let resume = match (args.resume_from, args.resume) {
             // The run has begun: whatever it began from, the newest checkpoint is later.
             _ if is_restart() => Resume::Newest,
@@ -90,6 +96,7 @@ pub(super) fn run<T: Task>(
         bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
     }
     announce_precision(&rank, task.config().train());
+    warn_of_shortage(task, &rank, args);
     let observer = Observer::start(args, rank.is_first())?;
     let stream = observer.watch(source.stream(args, task.config(), &rank)?);
     let total = task.config().schedule().total_steps(stream.steps_per_epoch);
@@ -103,6 +110,7 @@ pub(super) fn run<T: Task>(
         }
         return headspace(task, &stream, &rank, args, steps, stop);
     }
+    let mut tracking = Tracking::prepare::<T>(args, &run_dir, resume, &stream.digest, &rank)?;
     let smoke = if args.smoke { Some(smoke_folder(&run_dir)?) } else { None };
     let options = TrainOptions {
         run_dir: smoke.as_ref().map_or(run_dir, |folder| folder.path().join("run")),
@@ -118,10 +126,19 @@ pub(super) fn run<T: Task>(
     let result = if rank.is_first() {
         let mut watcher =
             Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
-        train(task, stream, &rank.compute, &options, &mut |event| {
+        let result = train(task, stream, &rank.compute, &options, &mut |event| {
             observer.event(event);
+            if let Some(tracking) = &mut tracking {
+                tracking.event(event);
+            }
             watcher.event(event);
-        })
+        });
+        // The last lines of the display come before those about tracking.
+        drop(watcher);
+        if let Some(tracking) = tracking {
+            tracking.finish(&result, options.stop.is_requested());
+        }
+        result
     } else {
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };
@@ -132,6 +149,10 @@ pub(super) fn run<T: Task>(
             rank.note(format_args!(
                 "stopped while waiting for the batch of step {step}; the same command with --resume continues"
             ));
+            return Ok(rank.signals.interrupted());
+        }
+        Err(TrainingError::Rank { failure, .. }) if matches!(failure.cause, Cause::Stopped(_)) => {
+            rank.note(format_args!("{failure}; the same command with --resume continues"));
             return Ok(rank.signals.interrupted());
         }
         Err(error) if options.stop.is_requested() && is_abandoned(&error) => {
@@ -167,6 +188,18 @@ fn announce_precision(rank: &Rank, train: &TrainConfig) {
     }
 }
 
+/// Warns if an update on the CPU cannot fit into memory: the system would end the process in the middle of it.
+fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
+    let (config, (_, num_ranks)) = (task.config(), rank.share());
+    let Some(limit) = rank.host_memory().filter(|_| rank.compute.is_cpu()) else { return };
+    let crops = config.stream().crops_per_batch() / num_ranks;
+    let at_a_time = config.train().micro_batch.map_or(crops, |part| part.min(crops));
+    let kept = task.kept_values(args.gradient_checkpointing);
+    if let Some(line) = kept.shortage(at_a_time, config.train().precision, args.gradient_checkpointing, limit) {
+        rank.note(format_args!("warning: {line}"));
+    }
+}
+
 /// Measures the cost of the data and prints it.
 fn headspace<T: Task>(
     task: &T,
@@ -179,7 +212,7 @@ fn headspace<T: Task>(
     let options = HeadspaceOptions { steps: steps as usize, gradient_checkpointing: args.gradient_checkpointing, stop };
     match measure(task, stream, &rank.compute, &options)? {
         Some(headspace) => {
-            super::print(headspace)?;
+            super::print_text(headspace)?;
             Ok(ExitCode::SUCCESS)
         }
         None => Ok(ExitCode::from(INTERRUPTED)),

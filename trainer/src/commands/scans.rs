@@ -1,16 +1,17 @@
 //! Scans named by flags, for the commands that draw them.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hiend_cache::{Cache, OpenOptions, durable, lookup};
+use hiend_cache::{Cache, FileError, OpenOptions, durable};
 use hiend_loader::case::{case_named, shown};
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
-use hiend_loader::program::{OnSuspectArg, UsageError};
+use hiend_loader::program::{OnSuspectArg, StdoutError, UsageError, count};
 use hiend_loader::scan::{Scan, ScanError, name_of};
 use hiend_loader::volume::{Format, format_of};
 
@@ -19,24 +20,84 @@ use crate::cli::ScanArgs;
 use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
 
-/// Calls `draw` with every scan, preprocessed as for training; stops at the first failure. Returns the exit code: scans
-/// that are skipped, because they are no CTs, are told on standard error.
+/// A picture that cannot be written. It ends the command: the next one could not be written either.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", path.display())]
+struct PictureError {
+    /// The picture.
+    path: PathBuf,
+    /// The system's error.
+    source: std::io::Error,
+}
+
+/// Scans drawn and skipped so far.
+#[derive(Debug, Default)]
+struct Tally {
+    num_drawn: usize,
+    num_skipped: usize,
+}
+
+impl Tally {
+    /// Counts the outcome of a scan. A scan that cannot be read or drawn does not end the others and is named on standard
+    /// error.
+    ///
+    /// # Errors
+    /// If no further scan could be drawn either.
+    fn add(&mut self, name: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        match outcome {
+            Ok(()) => self.num_drawn += 1,
+            Err(error) if ends_all(&error) => return Err(error),
+            Err(error) => {
+                let text = format!("{error:#}");
+                self.skip(name, text.strip_prefix(&format!("{name}: ")).unwrap_or(&text));
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, name: &str, reason: impl Display) {
+        note(format_args!("{name}: skipped: {reason}"));
+        self.num_skipped += 1;
+    }
+
+    /// Prints the closing line; returns the exit code.
+    fn close(&self, out: &Path) -> anyhow::Result<ExitCode> {
+        let all = self.num_drawn + self.num_skipped;
+        print(format_args!("{} of {} drawn into {}", self.num_drawn, count(all, "scan"), out.display()))?;
+        Ok(match self {
+            Self { num_skipped: 0, .. } => ExitCode::SUCCESS,
+            Self { num_drawn: 0, .. } => ExitCode::FAILURE,
+            _ => ExitCode::from(SKIPPED),
+        })
+    }
+}
+
+/// Returns whether an error would occur with every scan: that of a picture, of standard output, or of a cache as a whole.
+fn ends_all(error: &anyhow::Error) -> bool {
+    error.is::<PictureError>()
+        || error.is::<FileError>()
+        || error.is::<StdoutError>()
+        || matches!(error.downcast_ref(), Some(ScanError::Unsuitable { .. }))
+}
+
+/// Calls `draw` with every scan, preprocessed as for training. Returns the exit code: scans that cannot be read or drawn, or
+/// are no CTs, are skipped and told on standard error.
 ///
 /// # Errors
-/// If two scans would write the same pictures, a scan cannot be read, or `draw` fails.
+/// If two scans would write the same pictures, a picture cannot be written, or a scan is suspicious where that ends the
+/// command.
 pub(super) fn for_each(
     args: &ScanArgs,
     loaded: &Pretrained,
     mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let is_file = lookup::metadata(&args.out)?.is_some_and(|found| found.is_file());
-    ensure!(!is_file, "{}: a file, where a folder for the pictures is expected", args.out.display());
     let mut draw = |scan: &Scan| {
         for finding in &scan.findings {
             note(format_args!("{}: check: {finding}", scan.name));
         }
         draw(scan)
     };
+    let mut tally = Tally::default();
     let Pretrained { config, report, .. } = loaded;
     let (trained, recorded) = (config.normalize(), config.preprocess.as_ref());
     let normalize = args.normalize.map_or(trained, Normalize::from);
@@ -62,16 +123,17 @@ pub(super) fn for_each(
         let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
         for case in cases {
-            draw(&Scan::of_case(&cache, case, window)?)?;
+            let scan = Scan::of_case(&cache, case, window).map_err(anyhow::Error::from);
+            tally.add(case.key(), scan.and_then(|scan| draw(&scan)))?;
         }
-        return Ok(ExitCode::SUCCESS);
+        return tally.close(&args.out);
     }
     let Scans { files, skipped, subfolders } = Scans::find(&args.inputs)?;
     for folder in &subfolders {
         note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
     }
     for SkippedScan { case, reason } in &skipped {
-        note(format_args!("{case}: skipped: {reason}"));
+        tally.skip(case, reason);
     }
     // A series is named like its folder, not like the file of its first slice.
     let named =
@@ -87,25 +149,21 @@ pub(super) fn for_each(
         preprocess.spacing = spacing.mm();
     }
     preprocess.validate().map_err(UsageError::new)?;
-    let mut num_skipped = skipped.len();
-    for (case, input) in &files {
-        match Scan::read(input, &preprocess, args.on_suspect.into()) {
+    for (number, (case, input)) in files.iter().enumerate() {
+        let name = named(case, input);
+        let outcome = match Scan::read(input, &preprocess, args.on_suspect.into()) {
             Ok(mut scan) => {
-                scan.name = named(case, input);
-                draw(&scan)?;
+                scan.name.clone_from(&name);
+                draw(&scan)
             }
-            Err(error @ ScanError::Suspect { .. }) if args.on_suspect != OnSuspectArg::Fail => {
-                note(format_args!("{}: skipped: {error}", named(case, input)));
-                num_skipped += 1;
+            Err(error @ ScanError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
+                return Err(error).with_context(|| format!("stopped after {number} of {}", count(files.len(), "scan")));
             }
-            Err(error) => return Err(error.into()),
-        }
+            Err(error) => Err(error.into()),
+        };
+        tally.add(&name, outcome)?;
     }
-    Ok(match num_skipped {
-        0 => ExitCode::SUCCESS,
-        all if all == files.len() + skipped.len() => ExitCode::FAILURE,
-        _ => ExitCode::from(SKIPPED),
-    })
+    tally.close(&args.out)
 }
 
 /// Refuses a cache of values that the model was not trained on.
@@ -139,7 +197,7 @@ fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
 pub(super) fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
     durable::create_dir_all(dir)?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
-    canvas.write_png(&path).with_context(|| path.display().to_string())?;
+    canvas.write_png(&path).map_err(|source| PictureError { path: path.clone(), source })?;
     print(format_args!("picture {}", path.display()))?;
     Ok(())
 }

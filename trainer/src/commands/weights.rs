@@ -9,7 +9,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::program::{UsageError, check_extension};
 
 use super::model::{load_pretrained, sizes};
-use super::print;
+use super::{outputs, print, print_text};
 use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
@@ -32,7 +32,7 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     settle_default(&compute)?;
     let loaded = load_pretrained(&args.file, sizes(&args.sizes)?, &compute)?;
     if let Some(report) = &loaded.report {
-        print(report.to_string().trim_end())?;
+        print_text(report.to_string().trim_end())?;
     }
     match &args.out {
         Some(out) => write(&export_hi_end_mae(&loaded.model)?, out)?,
@@ -76,6 +76,9 @@ fn export_nnssl(
     sizes: Option<PretrainConfig>,
     compute: &Compute,
 ) -> anyhow::Result<ExitCode> {
+    let settings = PreprocessConfig { spacing, ..PreprocessConfig::default() };
+    let settings = PreprocessConfig { window: args.window.unwrap_or(settings.window), ..settings };
+    settings.validate().map_err(UsageError::new)?;
     let loaded = load_pretrained(&args.model, sizes, compute)?;
     ensure!(
         loaded.config.normalize().is_hu(),
@@ -97,10 +100,11 @@ fn export_nnssl(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses file names that do not end in `extension`, the file that is read, and an existing one unless `overwrite` is
-/// set.
+/// Refuses file names that do not end in `extension`, places that take no file, the file that is read, and an existing one
+/// unless `overwrite` is set.
 fn check_out(out: &Path, extension: &'static str, input: &Path, overwrite: bool) -> anyhow::Result<()> {
     check_extension(out, extension)?;
+    outputs::check_file(out)?;
     if !lookup::exists(out)? {
         return Ok(());
     }

@@ -113,6 +113,15 @@ impl PretrainPreset {
         }
     }
 
+    /// Returns `true` if the crops and the batch of the preset are made for z-scores of MR and other modalities.
+    #[must_use]
+    pub fn is_for_zscores(self) -> bool {
+        match self {
+            Self::MrVitLP16 | Self::MrVitBP16 => true,
+            Self::VitLP12 | Self::VitLP16 | Self::VitBP16 | Self::Tiny => false,
+        }
+    }
+
     /// Text of the file in `configs/pretrain/`, built into the program.
     #[must_use]
     pub fn toml(self) -> &'static str {
@@ -136,6 +145,7 @@ impl PretrainPreset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
     use hiend_loader::transform::Chain;

@@ -106,7 +106,8 @@ pub struct Gathered<T> {
     pub behind: Vec<Duration>,
 }
 
-/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks.
+/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks; rank 0 tells them that the run is over by
+/// dropping it afterwards.
 pub struct ProcessGroup {
     rank: usize,
     num_ranks: usize,
@@ -279,6 +280,12 @@ impl ProcessGroup {
         self.fail(self.rank, Cause::Failed(message.lines().next().unwrap_or_default().to_owned()));
     }
 
+    /// Ends all ranks because this one was told to stop while it waited for data that did not come, unless the group has
+    /// failed already.
+    pub fn stop(&self, message: &str) {
+        self.fail(self.rank, Cause::Stopped(message.lines().next().unwrap_or_default().to_owned()));
+    }
+
     /// The failure that ended the group, if it has ended.
     #[must_use]
     pub fn failure(&self) -> Option<PeerFailure> {
@@ -296,14 +303,18 @@ impl ProcessGroup {
         }
     }
 
-    /// Leaves in order, after all ranks have arrived here.
+    /// Leaves in order, after all ranks have arrived here. Rank 0 arrives when everything is written, so that the run is
+    /// over whatever became of another rank since the last exchange. Rank 0 then leaves in order all the same, and the
+    /// others wait for that.
     ///
     /// # Errors
-    /// If the group has failed, or a rank does not arrive in time.
+    /// If the group has failed, or a rank does not arrive in time; on ranks other than 0 only if rank 0 does not leave in
+    /// order either.
     pub fn finish(&self) -> Result<(), PeerFailure> {
-        self.barrier()?;
-        self.finished.store(true, Ordering::Release);
-        Ok(())
+        let arrived = self.barrier();
+        let is_over = arrived.is_ok() || self.rank == 0 || self.core.inbox.has_left(self.index(0), self.timeouts.step);
+        self.finished.store(is_over, Ordering::Release);
+        if is_over && self.rank > 0 { Ok(()) } else { arrived }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Frames that have arrived from all peers, and the failure that ends the group: everything a rank can wait for.
+//! Frames that have arrived from all peers, the end of each connection, and the failure that ends the group: everything a
+//! rank can wait for.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ pub(super) struct Arrived {
     pub at: Instant,
 }
 
-/// Frames by connection, and the first failure.
+/// Frames and end by connection, and the first failure.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -28,6 +29,8 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 struct State {
     queues: Vec<VecDeque<Arrived>>,
+    /// By connection, once it has ended: true if the peer left in order.
+    ends: Vec<Option<bool>>,
     failure: Option<PeerFailure>,
 }
 
@@ -44,7 +47,10 @@ impl Inbox {
     /// An inbox for `num_peers` connections.
     pub(super) fn new(num_peers: usize) -> Self {
         let queues = (0..num_peers).map(|_| VecDeque::new()).collect();
-        Self { state: Mutex::new(State { queues, failure: None }), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(State { queues, ends: vec![None; num_peers], failure: None }),
+            changed: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -92,6 +98,23 @@ impl Inbox {
         first
     }
 
+    /// Records that a peer has left in order, or that its connection has ended otherwise. The first record stays.
+    pub(super) fn end(&self, peer: usize, in_order: bool) {
+        let mut state = self.lock();
+        if state.ends[peer].is_none() {
+            state.ends[peer] = Some(in_order);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until a peer has left in order. Returns `false` if its connection ends otherwise or `patience` is over.
+    pub(super) fn has_left(&self, peer: usize, patience: Duration) -> bool {
+        let waits = |state: &mut State| state.ends[peer].is_none();
+        let (state, _) =
+            self.changed.wait_timeout_while(self.lock(), patience, waits).unwrap_or_else(PoisonError::into_inner);
+        state.ends[peer] == Some(true)
+    }
+
     /// The first failure.
     pub(super) fn failure(&self) -> Option<PeerFailure> {
         self.lock().failure.clone()
@@ -114,6 +137,17 @@ mod tests {
             assert_eq!(*inbox.take(1, Duration::ZERO).unwrap().frame.payload, [number]);
         }
         assert_eq!(inbox.take(0, Duration::ZERO).unwrap_err(), NoFrame::TimedOut);
+    }
+
+    #[test]
+    fn first_end_of_a_connection_counts() {
+        let inbox = Inbox::new(3);
+        inbox.end(0, true);
+        inbox.end(0, false);
+        inbox.end(1, false);
+        inbox.end(1, true);
+        assert!(inbox.has_left(0, Duration::from_secs(9)) && !inbox.has_left(1, Duration::from_secs(9)));
+        assert!(!inbox.has_left(2, Duration::ZERO));
     }
 
     #[test]

@@ -290,6 +290,8 @@ impl<'a> Attempt<'a> {
             }
         }
         self.show_errors(tell);
+        // Rank 0 writes everything: once it has ended without an error, the run is complete, whatever became of the others.
+        let exit_code = if self.finished { 0 } else { exit_code };
         Ended { code: exit_code, stopped: self.stopped, begun: self.has_begun(), finished: self.finished }
     }
 

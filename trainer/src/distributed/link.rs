@@ -97,7 +97,10 @@ fn read_all(stream: TcpStream, peer: &Peer, core: &Core, timeout: Duration) {
     loop {
         match Frame::read(&mut stream) {
             Ok(Frame { kind: Kind::Heartbeat, .. }) => {}
-            Ok(Frame { kind: Kind::Leave, .. }) => left = true,
+            Ok(Frame { kind: Kind::Leave, .. }) => {
+                left = true;
+                core.inbox.end(peer.index, true);
+            }
             Ok(Frame { kind: Kind::Abort, payload }) => {
                 let failure = serde_json::from_slice(&payload);
                 core.fail(failure.unwrap_or_else(|error| {
@@ -109,6 +112,7 @@ fn read_all(stream: TcpStream, peer: &Peer, core: &Core, timeout: Duration) {
                 if !left && !core.is_leaving() {
                     core.fail(peer.failed(cause(&error, timeout)));
                 }
+                core.inbox.end(peer.index, false);
                 return;
             }
         }

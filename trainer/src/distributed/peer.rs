@@ -27,6 +27,8 @@ pub enum Cause {
     Late(u64),
     /// The rank failed and reported its error.
     Failed(String),
+    /// The rank was told to stop while it waited for data that did not come, and reported what it waited for.
+    Stopped(String),
     /// The rank sent something else than the protocol expects.
     Protocol(String),
 }
@@ -47,6 +49,7 @@ impl fmt::Display for Cause {
                 write!(f, "is alive but has not reached the next exchange for {secs} s (--step-timeout)")
             }
             Self::Failed(message) => write!(f, "failed: {message}"),
+            Self::Stopped(message) => write!(f, "was stopped: {message}"),
             Self::Protocol(what) => write!(f, "broke the protocol: {what}"),
         }
     }

@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn own_children_are_found_before_anything_else() {
-        let child = [("HIEND_RENDEZVOUS", "/tmp/x"), ("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];
+        let child = [("HIEND_RENDEZVOUS", "run/address"), ("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];
         for launcher in [Launcher::Auto, Launcher::None, Launcher::Slurm] {
             let world = find(launcher, &child).unwrap().unwrap();
-            assert_eq!((world.rank, &world.master), (1, &Master::File("/tmp/x".into())));
+            assert_eq!((world.rank, &world.master), (1, &Master::File("run/address".into())));
         }
     }
 

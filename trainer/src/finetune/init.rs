@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::normalize::Normalize;
 use thiserror::Error;
@@ -10,6 +11,7 @@ use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::model::unetr::Unetr;
 use crate::model_source::{CheckpointWeights, ModelSource, ModelSourceError, weights_of};
 use crate::training::Beginning;
+use crate::weights::download::{DownloadError, Downloaded, Downloads};
 use crate::weights::{HostTensor, ImportReport, StateDict, WeightsError, export_unetr, import_unetr};
 
 /// Name of the position table in a pre-training checkpoint.
@@ -24,6 +26,19 @@ pub enum InitError {
     /// A weight file that cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A file that cannot be downloaded.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// A downloaded file that cannot be read.
+    #[error("{url}: not usable; remove {} to download it again", path.display())]
+    Downloaded {
+        /// URL of the file.
+        url: String,
+        /// The downloaded copy.
+        path: PathBuf,
+        /// The fault.
+        source: WeightsError,
+    },
     /// Weights of another model.
     #[error("{} does not fit the model of the configuration", origin.display())]
     Unfit {
@@ -51,6 +66,13 @@ pub enum Init {
         /// Normalisation of the scans that the weights were trained on; a weight file does not contain it.
         normalize: Option<Normalize>,
     },
+    /// A weight file on the web, downloaded when a run begins with it: after everything else was checked.
+    Remote {
+        /// URL of the file.
+        url: String,
+        /// Place of the copy, and settings of the request.
+        downloads: Downloads,
+    },
 }
 
 impl Init {
@@ -71,36 +93,65 @@ impl Init {
         Ok(Self::Given { origin, state, sizes, normalize: Some(normalize) })
     }
 
+    /// Weights of a file on the web. Requests nothing yet.
+    ///
+    /// # Errors
+    /// If the URL names no weight file.
+    pub fn of_url(url: &str, downloads: Downloads) -> Result<Self, InitError> {
+        downloads.check(url)?;
+        Ok(Self::Remote { url: url.to_owned(), downloads })
+    }
+
     /// Sizes of the pre-trained model, if they are known.
     #[must_use]
     pub fn sizes(&self) -> Option<&HiEndMaeConfig> {
         match self {
             Self::Given { sizes, .. } => sizes.as_ref(),
-            Self::Random => None,
+            Self::Random | Self::Remote { .. } => None,
         }
     }
 
     /// Returns `model` with these weights, and a report of the tensors taken and skipped.
     ///
     /// # Errors
-    /// If the weights are another model's.
+    /// If the weights cannot be downloaded or are another model's.
     pub(super) fn apply(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), InitError> {
-        let Self::Given { origin, state, .. } = self else { return Ok((model, None)) };
-        let unfit = |source| InitError::Unfit { origin: origin.clone(), source };
-        let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
-        let (model, report) = import_unetr(model, &state).map_err(unfit)?;
-        let ImportReport { taken, skipped, missing } = &report;
-        let (taken, skipped, missing) = (taken.len(), skipped.len(), missing.len());
-        let mut summary = format!(
-            "weights of {}: {} taken, {skipped} skipped, {missing} new (init.txt lists them)",
-            origin.display(),
-            count(taken, "tensor")
-        );
-        if other_grid {
-            summary.push_str("; positions recomputed, since the crop has another number of patches");
+        match self {
+            Self::Random => Ok((model, None)),
+            Self::Given { origin, state, .. } => {
+                let (model, beginning) = with_weights(model, origin, state)?;
+                Ok((model, Some(beginning)))
+            }
+            Self::Remote { url, downloads } => {
+                let Downloaded { path, sha256, num_bytes, was_cached } = downloads.fetch(url)?;
+                let unusable = |source| InitError::Downloaded { url: url.clone(), path: path.clone(), source };
+                let state = StateDict::read(&path).map_err(unusable)?;
+                let (model, Beginning { summary, report }) = with_weights(model, &path, &state)?;
+                let verb = if was_cached { "kept in" } else { "downloaded to" };
+                let size = ByteSize(num_bytes).display().si();
+                let summary = format!("{url}: {verb} {}, {size}, SHA-256 {sha256}; {summary}", path.display());
+                Ok((model, Some(Beginning { summary, report: format!("{url}, SHA-256 {sha256}\n{report}") })))
+            }
         }
-        Ok((model, Some(Beginning { summary, report: format!("{}\n{report}", origin.display()) })))
     }
+}
+
+/// `model` with the weights of `origin`, and a report of the tensors taken and skipped.
+fn with_weights(model: Unetr, origin: &Path, state: &StateDict) -> Result<(Unetr, Beginning), InitError> {
+    let unfit = |source| InitError::Unfit { origin: origin.to_owned(), source };
+    let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
+    let (model, report) = import_unetr(model, &state).map_err(unfit)?;
+    let ImportReport { taken, skipped, missing } = &report;
+    let (taken, skipped, missing) = (taken.len(), skipped.len(), missing.len());
+    let mut summary = format!(
+        "weights of {}: {} taken, {skipped} skipped, {missing} new (init.txt lists them)",
+        origin.display(),
+        count(taken, "tensor")
+    );
+    if other_grid {
+        summary.push_str("; positions recomputed, since the crop has another number of patches");
+    }
+    Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
 
 /// Replaces the position table by that of `model` where the crops have another number of patches than in pre-training,

@@ -12,6 +12,7 @@ use hiend_loader::preprocess::normalize::Units;
 use crate::feed::DeviceBatch;
 use crate::loss::class_map::ClassMap;
 use crate::model::unetr::Unetr;
+use crate::training::PictureError;
 
 /// Number of crops shown.
 const CROPS: usize = 2;
@@ -48,13 +49,13 @@ pub(super) fn draw(
     classes: &[String],
     units: Units,
     path: &Path,
-) -> Result<(), String> {
+) -> Result<(), PictureError> {
     let shown = shown(model, batch)?;
-    render(&shown, classes, units).write_png(path).map_err(|error| error.to_string())
+    render(&shown, classes, units).write_png(path).map_err(PictureError::Write)
 }
 
-fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, String> {
-    let part = batch.parts.first().ok_or("an empty batch")?;
+fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, PictureError> {
+    let part = batch.parts.first().ok_or(PictureError::NoCrop)?;
     let images = part.images();
     let [n, _, x, y, z] = images.dims();
     let voxels = x * y * z;
@@ -72,11 +73,11 @@ fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, Str
         .map(|crop| {
             let image = images.clone().narrow(0, crop, 1);
             let pred = ints(model.forward(image.clone()).argmax(1))?;
-            let image = image.try_into_data().map_err(|e| format!("{e:?}"))?;
+            let image = image.try_into_data().map_err(PictureError::device)?;
             Ok(Shown {
                 title: batch.crops.get(crop).map(|record| record.case.clone()).unwrap_or_default(),
                 size: [x, y, z],
-                image: image.try_to_vec().map_err(|e| format!("{e:?}"))?,
+                image: image.try_to_vec().map_err(PictureError::device)?,
                 label: labels[crop * voxels..][..voxels].to_vec(),
                 pred,
             })
@@ -85,8 +86,8 @@ fn shown(model: &Unetr, batch: &DeviceBatch<ClassMap>) -> Result<Vec<Shown>, Str
 }
 
 /// Reads labels back, whatever integer type the device uses.
-fn ints(tensor: Tensor<5, Int>) -> Result<Vec<u8>, String> {
-    let data = tensor.try_into_data().map_err(|e| format!("{e:?}"))?;
+fn ints(tensor: Tensor<5, Int>) -> Result<Vec<u8>, PictureError> {
+    let data = tensor.try_into_data().map_err(PictureError::device)?;
     Ok(data.iter::<i64>().map(|class| u8::try_from(class).unwrap_or(u8::MAX)).collect())
 }
 

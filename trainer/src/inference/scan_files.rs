@@ -31,8 +31,8 @@ pub enum ScanFilesError {
     /// A file or folder that cannot be accessed.
     #[error(transparent)]
     Unreadable(#[from] FileError),
-    /// A file given by name that has another ending.
-    #[error("{}: not named .nii, .nii.gz, .nrrd, .mha or .dcm", path.display())]
+    /// A file given by name that is not a scan.
+    #[error("{}: neither named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd nor a slice of a DICOM series of CT images", path.display())]
     NotAScan {
         /// The file.
         path: PathBuf,

@@ -41,6 +41,20 @@ impl BlockConfig {
         self.num_params() + norm_params(dim) + 2 * linear_params(dim, dim) + linear_params(dim, 2 * dim)
     }
 
+    /// Values that the backward pass of a [`Block`] keeps of each token at the least: the block's input, both norms, the
+    /// queries, keys and values, the attention's result, and the MLP's hidden layer on both sides of the activation.
+    #[must_use]
+    pub fn kept_values(&self) -> usize {
+        (7 + 2 * self.mlp_ratio) * self.dim
+    }
+
+    /// Values that the backward pass of a [`CrossBlock`] keeps of each token at the least: those of a [`Block`], and norm,
+    /// queries and result of the second attention.
+    #[must_use]
+    pub fn kept_cross_values(&self) -> usize {
+        self.kept_values() + 3 * self.dim
+    }
+
     fn mlp_params(&self) -> usize {
         let hidden = self.dim * self.mlp_ratio;
         linear_params(self.dim, hidden) + linear_params(hidden, self.dim)

@@ -44,6 +44,19 @@ impl DecoderConfig {
             + norm_params(self.block.dim)
             + linear_params(self.block.dim, self.patch_width)
     }
+
+    /// Values that the backward pass keeps at the least of a crop with `tokens` tokens, without those of the head. With
+    /// `recompute`, blocks keep their inputs only.
+    #[must_use]
+    pub fn kept_values(&self, tokens: usize, recompute: bool) -> usize {
+        let Self { self_depth, cross_depth, block, .. } = self;
+        let of_token = if recompute {
+            (self_depth + cross_depth) * block.dim
+        } else {
+            self_depth * block.kept_values() + cross_depth * block.kept_cross_values()
+        };
+        tokens * of_token
+    }
 }
 
 /// Decoder from visible tokens and mask tokens to the voxels of patches.

@@ -66,6 +66,15 @@ impl EncoderConfig {
             + self.depth * self.block.num_params()
             + norm_params(dim)
     }
+
+    /// Values that the backward pass keeps at the least of a crop with `tokens` tokens. With `recompute`, blocks keep their
+    /// inputs only, and one of them at a time is computed again.
+    #[must_use]
+    pub fn kept_values(&self, tokens: usize, recompute: bool) -> usize {
+        let Self { depth, block, .. } = self;
+        let of_token = if recompute { depth * block.dim + block.kept_values() } else { depth * block.kept_values() };
+        tokens * of_token
+    }
 }
 
 /// Output of an encoder; the class token, if there is one, comes first.

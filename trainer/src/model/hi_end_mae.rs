@@ -189,6 +189,18 @@ impl HiEndMaeConfig {
         }
     }
 
+    /// Values that the backward pass keeps of a crop of `crop_size` at the least: those of the blocks, and of each hidden
+    /// patch the prediction, its target and its gradient. With `recompute`, blocks keep their inputs only.
+    #[must_use]
+    pub fn kept_values(&self, crop_size: [usize; 3], recompute: bool) -> usize {
+        let encoder = self.encoder(crop_size);
+        let num_patches = encoder.num_patches();
+        let visible = num_visible(num_patches, self.mask_ratio);
+        encoder.kept_values(visible + 1, recompute)
+            + self.decoder().kept_values(num_patches, recompute)
+            + 3 * (num_patches - visible) * self.patch_size.pow(3)
+    }
+
     /// Number of parameters for crops of `crop_size`, including the two fixed position tables. Allocates nothing.
     #[must_use]
     pub fn num_params(&self, crop_size: [usize; 3]) -> usize {

@@ -132,6 +132,23 @@ impl UnetrConfig {
         }
     }
 
+    /// Number of the encoder's parameters.
+    #[must_use]
+    pub fn num_encoder_params(&self) -> usize {
+        self.encoder().num_params()
+    }
+
+    /// Values that the backward pass keeps of a crop at the least: those of the encoder, and at the crop's full resolution
+    /// the inputs of convolutions and norms, eight times `feature_size` of them (of 15), and the logits and their gradient.
+    /// With `recompute`, the encoder's blocks keep their inputs only.
+    #[must_use]
+    pub fn kept_values(&self, recompute: bool) -> usize {
+        let encoder = self.encoder();
+        let num_voxels: usize = self.crop_size.iter().product();
+        encoder.kept_values(encoder.num_patches(), recompute)
+            + num_voxels * (8 * self.feature_size + 2 * self.num_classes)
+    }
+
     fn encoder(&self) -> EncoderConfig {
         EncoderConfig {
             patch_size: self.patch_size,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use hiend_loader::program::count;
+use hiend_loader::program::{count, escape_name};
 
 use super::ranks::RankSummary;
 use crate::journal::StepRecord;
@@ -30,9 +30,9 @@ impl<W: Write> Console<W> {
         }
     }
 
-    /// Writes a line.
+    /// Writes a line. Control characters, which are those of names, are escaped.
     pub(super) fn write(&mut self, line: &str) {
-        let _ = writeln!(self.out, "{line}");
+        let _ = writeln!(self.out, "{}", escape_name(line));
         let _ = self.out.flush();
     }
 

@@ -35,7 +35,8 @@ impl SlidingWindow {
         let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
         let axis = self.slab_axis(volume.dims);
         let windows = self.windows(padded, axis);
-        let weights = Tensor::<4>::from_data(TensorData::new(self.weights(), [1, rx, ry, rz]), device);
+        let weights =
+            Tensor::<4>::from_data(TensorData::new(self.weighting.of_window(self.roi_size), [1, rx, ry, rz]), device);
         let mut sums: Option<Sums> = None;
         let mut finished: Vec<Average> = Vec::new();
         for starts in windows.chunks(self.sw_batch_size) {

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hiend_cache::FileError;
+use hiend_cache::{FileError, is_abandoned};
 
+use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
-use crate::distributed::PeerFailure;
+use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
 
 /// An error of a run.
@@ -196,6 +197,16 @@ pub enum TrainingError {
 }
 
 impl TrainingError {
+    /// Returns whether this rank, or another one, was told to stop while servers or object storage did not answer.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        match self {
+            Self::Feed(FeedError::Source { source, .. }) | Self::Open { source, .. } => is_stopped(source),
+            Self::Rank { failure, .. } => matches!(failure.cause, Cause::Stopped(_)),
+            error => is_abandoned(error),
+        }
+    }
+
     /// Returns whether the weights after the last finished step are sound, so that they can be saved.
     pub(super) fn spares_weights(&self) -> bool {
         match self {
@@ -211,6 +222,30 @@ impl TrainingError {
             *last_good = LastGood(path.map(Path::to_owned));
         }
         self
+    }
+}
+
+/// Reasons why there is no picture of a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// A batch without crops.
+    #[error("the batch has no crop")]
+    NoCrop,
+    /// A failure of the device.
+    #[error("the device failed: {message}")]
+    Device {
+        /// Message of the backend.
+        message: String,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write the file")]
+    Write(#[source] io::Error),
+}
+
+impl PictureError {
+    /// A failure to read values back, from the backend's error.
+    pub(crate) fn device(error: impl fmt::Debug) -> Self {
+        Self::Device { message: format!("{error:?}") }
     }
 }
 

@@ -199,9 +199,10 @@ impl Ranks {
         Ok(all.map(|ranks| ranks.into_iter().flatten().collect()))
     }
 
-    /// Ends the run on all ranks because of an error of this one.
+    /// Ends the run on all ranks because of an error of this one, or because it was told to stop.
     pub(super) fn abort(&self, error: &TrainingError) {
-        self.group.abort(&in_a_line(error));
+        let message = in_a_line(error);
+        if error.is_stop() { self.group.stop(&message) } else { self.group.abort(&message) }
     }
 
     /// The error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that

@@ -284,7 +284,10 @@ impl<'a, T: Task> Run<'a, T> {
                 watch(&Event::Picture(&path));
                 self.picture = Some(path);
             }
-            Err(message) => watch(&Event::Warning(format!("no picture {}: {message}", path.display()))),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                watch(&Event::Warning(format!("no picture {}: {error:#}", path.display())));
+            }
         }
     }
 

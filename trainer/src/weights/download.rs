@@ -123,6 +123,14 @@ impl Downloads {
         Self { folder, hugging_face: hugging_face.trim_end_matches('/').to_owned(), token }
     }
 
+    /// Checks that a URL names a weight file, without a request.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check(&self, url: &str) -> Result<(), DownloadError> {
+        self.resolve(url).map(drop)
+    }
+
     /// Returns the copy of a weight file, downloaded first if it is not there.
     ///
     /// Processes that need the same file wait for the first of them.
@@ -250,7 +258,7 @@ fn hex(digest: Digest) -> String {
 }
 
 /// An error with its sources on one line; the URL is in the message already.
-fn one_line(error: &reqwest::Error) -> String {
+pub(crate) fn one_line(error: &reqwest::Error) -> String {
     let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
     let reasons: Vec<String> = sources.map(|error| error.to_string().replace(['\r', '\n'], " ")).collect();
     if reasons.is_empty() { "the connection broke".to_owned() } else { reasons.join(": ") }

@@ -1,6 +1,8 @@
 //! Mistakes of users: each ends in one clear line that says what to do, before any time is spent, and harms no run.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -56,6 +58,7 @@ impl Folder {
     pub(crate) fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
         command.args(args.split_whitespace().chain(["--device", "cpu"])).current_dir(self.0.path());
+        command.env("XDG_CACHE_HOME", self.path("downloads"));
         command
     }
 
@@ -134,8 +137,50 @@ fn wrong_paths_and_files_are_named() {
     folder.refuse("pretrain --shards cache --config finetune.toml", &["finetune.toml", "unknown key"]);
     folder.refuse("finetune --init none --shards cache --config pretrain.toml", &["pretrain.toml", "unknown key"]);
     fs::write(folder.path("file"), "").unwrap();
-    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file", &["file"]);
-    folder.refuse("pretrain --shards cache --config pretrain.toml --run-dir file/run", &["file"]);
+    for run in ["file", "file/run"] {
+        let expected = format!("{run}: file is not a folder; choose another path for the results");
+        folder.refuse(&format!("pretrain --shards cache --config pretrain.toml --run-dir {run}"), &[&expected]);
+        folder.refuse(
+            &format!("finetune --init none --shards cache --config finetune.toml --run-dir {run}"),
+            &[&expected],
+        );
+    }
+}
+
+#[test]
+fn weights_are_downloaded_after_everything_else_was_checked() {
+    let folder = Folder::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/model.pth", listener.local_addr().unwrap());
+    let finetune =
+        |url: &str, more: &str| format!("finetune --init {url} --no-validation --config finetune.toml {more}");
+    folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir done --max-steps 1");
+    fs::write(folder.path("file"), "").unwrap();
+    let mistakes = [
+        ("--shards none", "none"),
+        ("--shards cache --set optim.lr=fast", "optim.lr"),
+        ("--shards cache --memory 1MiB", "--memory"),
+        ("--shards cache --run-dir file", "file is not a folder"),
+        ("--shards cache --run-dir done", "already holds a run"),
+    ];
+    for (mistake, expected) in mistakes {
+        folder.refuse(&finetune(&url, mistake), &[expected]);
+    }
+    for (url, expected) in [("ftp://host/model.pth", "hf:// only"), ("http://host/model.zip", "ends in .pth")] {
+        folder.refuse(&finetune(url, "--shards cache --run-dir new"), &[url, expected]);
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nothing was requested");
+    listener.set_nonblocking(false).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().is_empty()));
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    });
+    folder.refuse(&finetune(&url, "--shards cache --run-dir new"), &[&url, "the server answered 404"]);
+    server.join().unwrap();
+    assert!(!folder.path("new").exists());
 }
 
 #[test]
@@ -145,8 +190,6 @@ fn runs_are_not_mixed() {
     folder.succeed(&format!("{base} --resume auto"));
     folder.refuse(base, &["run already holds a run", "--resume", "--run-dir"]);
     folder.refuse(&format!("{base} --resume --seed 9"), &["cannot resume: train.seed is 9 now, but was 0"]);
-    let earlier = base.replace("--max-steps 1", "--resume --max-steps 0");
-    folder.refuse(&earlier, &["the run is at step 1 already, beyond --max-steps 0"]);
     folder.refuse(&format!("{base} --resume-from 7"), &["no checkpoint of step 7; there is that of step 1"]);
     folder
         .refuse("finetune --shards cache --run-dir run --resume", &["pre-training checkpoint; expected a fine-tuning"]);
@@ -157,6 +200,7 @@ fn runs_are_not_mixed() {
     assert!(!folder.path("fine").exists() && !folder.path("new").exists());
     let resumed = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume auto --access pread");
     assert!(resumed.contains("resumed after step 1"), "{resumed}");
+    folder.refuse(&format!("{base} --resume"), &["the run is at step 2 already, beyond --max-steps 1"]);
     let verify =
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
@@ -182,8 +226,6 @@ fn smoke_test_tries_everything_and_keeps_nothing() {
 
 #[test]
 fn signal_of_a_batch_system_saves_and_has_its_own_exit_code() {
-    use std::io::{BufRead as _, BufReader};
-
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
 

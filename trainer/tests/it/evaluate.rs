@@ -1,5 +1,6 @@
 //! `hiend-train evaluate` on files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -128,6 +129,31 @@ fn regions_of_a_dataset_are_scored_as_regions() {
 }
 
 #[test]
+fn region_of_one_label_is_named_by_its_number() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [4, 1, 1], &[0, 1, 2, 2]);
+    }
+    let dataset = folder.path().join("Dataset001_T");
+    std::fs::create_dir_all(dataset.join("imagesTr")).unwrap();
+    write_labels(&dataset.join("imagesTr/a_0000.nii"), [4, 1, 1], &[0; 4]);
+    let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}"#;
+    std::fs::write(dataset.join("dataset.json"), json).unwrap();
+    let summary = folder.path().join("summary.json");
+    let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
+    let lines = csv(folder.path(), &["--dataset", &dataset, "--summary", &summary_path]);
+    assert!(lines[2].starts_with("a,1,core,1,") && lines[3].starts_with("a,2,whole,1,"), "{lines:?}");
+    // What nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
+    for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
+        let keys: BTreeSet<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, BTreeSet::from(["(1, 2)", "2"]));
+    }
+    let table = String::from_utf8(evaluate(folder.path(), &["--dataset", &dataset]).stdout).unwrap();
+    assert!(table.contains("core") && !table.contains('('), "{table}");
+}
+
+#[test]
 fn label_maps_are_never_replaced() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
@@ -138,6 +164,31 @@ fn label_maps_are_never_replaced() {
         let before = std::fs::read(&path).unwrap();
         fail(folder.path(), &["--csv", &path.to_string_lossy()], "would replace a label map");
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn places_of_the_results_are_checked_before_the_first_case() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
+    }
+    std::fs::write(folder.path().join("file"), b"").unwrap();
+    std::fs::create_dir(folder.path().join("folder.csv")).unwrap();
+    for (flag, name, expected) in [
+        ("--csv", "none/x.csv", "none does not exist; create it"),
+        ("--csv", "file/x.csv", "file is not a folder"),
+        ("--csv", "folder.csv", "a folder; expected the name of a file"),
+        ("--summary", "none/x.json", "none does not exist; create it"),
+        ("--report", "file", "file is not a folder"),
+        ("--report", "file/report", "file is not a folder"),
+    ] {
+        let output = evaluate(folder.path(), &[flag, &folder.path().join(name).to_string_lossy()]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flag} {name}: {stderr}");
+        // One line: without that of the first case.
+        assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{flag} {name}: {stderr}");
+        assert!(output.stdout.is_empty(), "{flag} {name}");
     }
 }
 

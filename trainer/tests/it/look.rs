@@ -16,6 +16,8 @@ use hiend_trainer::testing::SyntheticStream;
 use hiend_trainer::training::TrainOptions;
 use hiend_trainer::weights::StateDict;
 
+use crate::nifti;
+
 fn hiend_train(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(args).output().unwrap()
 }
@@ -150,6 +152,35 @@ fn pictures_are_drawn_from_files_and_caches_alike() {
 }
 
 #[test]
+fn scans_that_cannot_be_drawn_do_not_end_the_others() {
+    let folder = Folder::new();
+    let [run, out, scans] = ["run", "out", "scans"].map(|name| folder.text(name));
+    fs::create_dir(&scans).unwrap();
+    fs::copy(folder.scan(), folder.at("scans/a_0000.nii.gz")).unwrap();
+    fs::write(folder.at("scans/b.nii"), b"no scan").unwrap();
+    let affine = [[5.0, 0.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0]];
+    nifti::write(&folder.at("scans/c.nii"), [8; 3], affine, &[-1000; 8 * 8 * 8]);
+    let draw = |command: &str, input: &str, more: &[&str]| {
+        let base = [command, "--model", &run, "--device", "cpu", "--spacing", "5", "--out", &out, input];
+        let output = hiend_train(&[&base[..], more].concat());
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), stdout, stderr)
+    };
+    for (command, more) in [("reconstruct", &["--crop-only"][..]), ("attend", &["--query", "12,12,8"][..])] {
+        let (code, stdout, stderr) = draw(command, &scans, more);
+        assert_eq!(code, Some(3), "{stderr}");
+        assert!(stdout.ends_with(&format!("1 of 3 scans drawn into {out}\n")), "{stdout}");
+        for expected in ["b: skipped: ", "c: skipped: "] {
+            assert_eq!(stderr.matches(expected).count(), 1, "{stderr}");
+        }
+        assert_eq!(stderr.matches("no voxel above -175 HU").count(), 1, "a reason is told once: {stderr}");
+        let (code, _, stderr) = draw(command, &folder.text("scans/b.nii"), more);
+        assert_eq!(code, Some(1), "{stderr}");
+    }
+    assert!(folder.at("out/a_0000-crop.png").exists() && folder.at("out/a_0000-decoder.png").exists());
+}
+
+#[test]
 fn invalid_input_is_refused_in_one_line() {
     let folder = Folder::new();
     let [run, out, none, sizes] = ["run", "out", "none", "model.toml"].map(|name| folder.text(name));
@@ -178,7 +209,10 @@ fn invalid_input_is_refused_in_one_line() {
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");
     look("reconstruct", &run, &[&broken], 1, "broken.nii.gz");
-    look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "0.99"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 2, "expected a fraction above 0 and below 1");
+    let thin = ["export", "--model", &run, "--format", "nnssl", "--spacing=0", "--out", "encoder.pth"];
+    fail(&thin, 2, "spacing");
     look("reconstruct", &run, &[&scan, "--centre", "1,2"], 2, "expected a voxel of the file");
     look(
         "reconstruct",
@@ -233,7 +267,15 @@ fn invalid_input_is_refused_in_one_line() {
     fail(&window, 2, "--spacing and --window are for --format nnssl");
     fail(&["export", "--model", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     fail(&["import", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
-    let beside = ["reconstruct", "--model", &run, "--device", "cpu", "--out", &broken, &scan];
-    fail(&beside, 1, "broken.nii.gz: a file, where a folder for the pictures is expected");
+    for command in ["reconstruct", "attend"] {
+        let query: &[&str] = if command == "attend" { &["--query", "12,12,8"] } else { &[] };
+        let beside = [command, "--model", &run, "--device", "cpu", "--out", &broken, &scan];
+        fail(&[&beside[..], query].concat(), 1, "broken.nii.gz is not a folder; choose another path");
+    }
+    let nowhere = folder.text("none/export.safetensors");
+    fail(&["export", "--model", &run, "--out", &nowhere], 1, "none does not exist; create it");
+    fail(&["import", &exported, "--config", &sizes, "--out", &nowhere], 1, "none does not exist; create it");
+    let nowhere = folder.text("none/curves.png");
+    fail(&["curves", &run, "--out", &nowhere], 1, "none does not exist; create it");
     assert!(!Path::new(&out).exists(), "nothing is made before something can be drawn");
 }

@@ -25,4 +25,5 @@ mod rank_processes;
 mod ranks;
 mod report;
 mod service;
+mod track;
 mod zscore;

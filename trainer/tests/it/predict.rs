@@ -293,6 +293,33 @@ fn no_input_is_replaced_and_existing_files_are_found_before_computing() {
     assert!(!folder.at("out/a.nii.gz").exists(), "nothing is computed before");
 }
 
+#[test]
+fn a_file_in_place_of_the_folder_is_refused_before_the_model_is_read() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a.nii"), [0.0; 3]);
+    fs::write(folder.at("file"), b"").unwrap();
+    for out in ["file", "file/out"] {
+        folder.check("scans", out, &[], 1, "file is not a folder; choose another path for the results");
+        folder.check("scans", out, &["--model", "none"], 1, "file is not a folder");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_with_line_feeds_and_control_characters_stay_on_their_line() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a\nb.nii"), [0.0; 3]);
+    fs::write(folder.at("scans/c\n\u{1b}[2J.nii"), b"no scan").unwrap();
+    let output = folder.predict("scans", "out", &[]);
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stdout.lines().any(|line| line.starts_with("1/2 a\\nb: ")), "{stdout}");
+    assert!(stderr.lines().any(|line| line.starts_with("2/2 c\\n\\u{1b}[2J: skipped: ")), "{stderr}");
+    assert!(folder.at("out/a\nb.nii.gz").exists());
+    // The error that ends a command is one line, too.
+    folder.check("scans", "out", &[], 1, "a\\nb.nii.gz exists; --overwrite replaces it");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_folder_that_takes_no_files_is_refused_before_computing() {

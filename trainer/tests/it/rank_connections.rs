@@ -136,6 +136,27 @@ fn cut_connection_ends_both_ranks() {
 }
 
 #[test]
+fn run_is_over_once_rank_0_has_finished_whatever_became_of_another_rank() {
+    for rank_0_finishes in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let worlds = worlds(dir.path(), 3);
+        let ranks = worlds.iter().map(|world| join_in_thread(world, token(), TIMEOUTS)).collect::<Vec<_>>();
+        let mut groups: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect();
+        let (third, second, first) = (groups.pop().unwrap(), groups.pop().unwrap(), groups.pop().unwrap());
+        // Killed while rank 0 writes the last checkpoint, and rank 1 waits for it.
+        drop(third);
+        let waiting = std::thread::spawn(move || second.finish());
+        if rank_0_finishes {
+            assert_eq!(failure(first.finish()).0, 2);
+        } else {
+            assert_eq!(failure(first.barrier()).0, 2);
+        }
+        drop(first);
+        assert_eq!(waiting.join().unwrap().is_ok(), rank_0_finishes);
+    }
+}
+
+#[test]
 fn rank_that_ends_without_a_word_is_gone_for_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let ranks = worlds(dir.path(), 3).iter().map(|world| join_in_thread(world, token(), TIMEOUTS)).collect::<Vec<_>>();
@@ -223,6 +244,28 @@ fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     assert!(error.ends_with(" without the token of this run, the last from 127.0.0.1"), "{error}");
 }
 
+/// Answers a rank like rank 0 up to its proof, then with `answer` and a proof made without the token.
+fn pretend_to_be_rank_0(listener: &TcpListener, answer: &[u8]) {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"hiend-ranks  v1\n").unwrap();
+    stream.write_all(&[7; 32]).unwrap();
+    stream.read_exact(&mut [0; 32 + 8]).unwrap();
+    stream.write_all(&[answer, &[0; 32]].concat()).unwrap();
+    // Until the rank has read everything and closes.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Lets ranks that join end together.
+fn finish_all(ranks: [JoinHandle<Joined>; 2]) {
+    let finishing = ranks.map(|rank| {
+        let group = rank.join().unwrap().unwrap();
+        std::thread::spawn(move || group.finish())
+    });
+    for rank in finishing {
+        rank.join().unwrap().unwrap();
+    }
+}
+
 #[test]
 fn refusal_without_a_proof_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
@@ -233,24 +276,11 @@ fn refusal_without_a_proof_is_not_believed() {
     let second = join_in_thread(&second, token(), TIMEOUTS);
     // First without a proof, then with a wrong one: the rank tries again after each.
     for status in [1, 2] {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"hiend-ranks  v1\n").unwrap();
-        stream.write_all(&[7; 32]).unwrap();
-        stream.read_exact(&mut [0; 32 + 8]).unwrap();
         let reason = b"go \x1b[2J away";
-        stream.write_all(&[&[status, reason.len() as u8], reason.as_slice(), &[0; 32]].concat()).unwrap();
-        // Until the rank has read everything and closes.
-        let _ = stream.read_to_end(&mut Vec::new());
+        pretend_to_be_rank_0(&listener, &[&[status, reason.len() as u8], reason.as_slice()].concat());
     }
     let _proxy = Proxy::on(listener, dir.path().join("address"));
-    let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
-    let finishing = [first, second].map(|rank| {
-        let group = rank.join().unwrap().unwrap();
-        std::thread::spawn(move || group.finish())
-    });
-    for rank in finishing {
-        rank.join().unwrap().unwrap();
-    }
+    finish_all([join_in_thread(&worlds[0], token(), TIMEOUTS), second]);
 }
 
 #[test]
@@ -318,23 +348,10 @@ fn another_program_at_the_address_does_not_end_a_rank() {
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(MAIL).unwrap();
     // One that answers like rank 0, but does not know the token.
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.write_all(b"hiend-ranks  v1\n").unwrap();
-    stream.write_all(&[7; 32]).unwrap();
-    stream.read_exact(&mut [0; 32 + 8]).unwrap();
-    stream.write_all(&[&[0, 4], b"name".as_slice(), &[0; 32]].concat()).unwrap();
-    // Until the rank has read everything and closes.
-    let _ = stream.read_to_end(&mut Vec::new());
+    pretend_to_be_rank_0(&listener, b"\0\x04name");
     // Then rank 0 takes its address.
     let _proxy = Proxy::on(listener, dir.path().join("address"));
-    let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
-    let finishing = [first, second].map(|rank| {
-        let group = rank.join().unwrap().unwrap();
-        std::thread::spawn(move || group.finish())
-    });
-    for rank in finishing {
-        rank.join().unwrap().unwrap();
-    }
+    finish_all([join_in_thread(&worlds[0], token(), TIMEOUTS), second]);
 }
 
 /// Runs `work` on each of `num_ranks` ranks in threads of this process; returns what rank 0's returned.

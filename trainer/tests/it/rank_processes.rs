@@ -1,9 +1,12 @@
-//! Ranks as processes of the program itself: killed, stopped, restarted, and started as others start them.
+//! Ranks as processes of the program itself: the results of one process, and what the other tests of ranks share.
+
+mod environments;
+mod failures;
+mod signals;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -19,7 +22,6 @@ use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::journal::{Entry, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
-use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Exit code of ranks that end because another one was lost.
@@ -223,209 +225,6 @@ fn processes_give_the_bits_of_one_process() {
     assert_eq!(folder.losses("one").len(), 4);
 }
 
-#[test]
-fn killed_rank_is_named_and_the_steps_done_are_saved() {
-    let folder = Folder::new(2);
-    let flags = ["--devices", "cpu,cpu,cpu,cpu"];
-    let mut running = Running::start(folder.pretrain("run", &flags));
-    running.wait_for_step(2);
-    let rank = running.rank(2);
-    kill(rank, Signal::SIGKILL).unwrap();
-    let (code, stderr) = running.end();
-    assert_eq!(code, Some(LOST), "{stderr}");
-    let [first, second] = told(&stderr)[..] else { panic!("{stderr}") };
-    let killed = format!("error: rank 2 (process {rank}) was killed by SIGKILL");
-    let (launcher, rank_0) = if first == killed { (first, second) } else { (second, first) };
-    assert_eq!(launcher, killed);
-    assert!(rank_0.starts_with("error: rank 2 (") && rank_0.contains("is gone"), "{stderr}");
-    assert!(rank_0.contains("; last good checkpoint: "), "{stderr}");
-    // Fewer ranks continue, with the losses of one process.
-    let done = folder.losses("run").len();
-    assert!(done >= 2);
-    let to = (done + 2).to_string();
-    succeed(folder.pretrain("run", &["--devices", "cpu,cpu", "--resume", "--max-steps", &to]));
-    succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", &to]));
-    assert_eq!(folder.losses("run"), folder.losses("one"));
-}
-
-#[test]
-fn killed_first_rank_ends_the_others() {
-    let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
-    running.wait_for_step(1);
-    let rank = running.rank(0);
-    kill(rank, Signal::SIGKILL).unwrap();
-    let (code, stderr) = running.end();
-    assert_eq!(code, Some(LOST), "{stderr}");
-    // On a loaded machine, the launcher may have to end rank 1, and says so.
-    assert!(stderr.starts_with(&format!("error: rank 0 (process {rank}) was killed by SIGKILL\n")), "{stderr}");
-    assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
-}
-
-#[test]
-fn stopped_process_is_silent_and_ends_all() {
-    for rank in [1, 0] {
-        let folder = Folder::new(2);
-        let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu", "--peer-timeout", "10"]));
-        running.wait_for_step(1);
-        kill(running.rank(rank), Signal::SIGSTOP).unwrap();
-        let (code, stderr) = running.end();
-        assert_eq!(code, Some(LOST), "{stderr}");
-        let named = format!("error: rank {rank} (");
-        let is_named = |line: &str| line.starts_with(&named) && line.contains("has sent nothing for 10 s");
-        assert!(stderr.lines().any(is_named), "{stderr}");
-        assert!(stderr.contains(&format!("killing ranks [{rank}]")), "{stderr}");
-    }
-}
-
-#[test]
-fn ranks_are_started_again_from_the_newest_checkpoint() {
-    let folder = Folder::new(2);
-    let flags = ["--devices", "cpu,cpu", "--restarts", "1", "--checkpoint-every", "5", "--max-steps", "200"];
-    // On a machine that is busy with something else, a run may be over before the signal comes.
-    for run in ["first", "second", "third"] {
-        let mut running = Running::start(folder.pretrain(run, &flags));
-        running.wait_for_step(7);
-        let is_killed = running.find_rank(1).is_some_and(|rank| kill(rank, Signal::SIGKILL).is_ok());
-        let (code, stderr) = running.end();
-        let is_over = !stderr.contains("restart ") && folder.losses(run).len() == 200;
-        if !is_killed || is_over {
-            continue;
-        }
-        assert_eq!(code, Some(0), "{stderr}");
-        assert!(stderr.contains("restart 1 of 1: all ranks begin again from the newest checkpoint"), "{stderr}");
-        succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", "200"]));
-        assert_eq!(folder.losses(run), folder.losses("one"));
-        return;
-    }
-    panic!("three runs were over before a rank was killed");
-}
-
-#[test]
-fn error_that_would_occur_again_is_not_followed_by_a_restart() {
-    let folder = Folder::new(2);
-    let flags = ["--devices", "cpu,cpu", "--restarts", "3", "--checkpoint-every", "2"];
-    let mut running = Running::start(folder.pretrain("run", &flags));
-    running.wait_for_step(1);
-    // No checkpoint can be written into a file. The run may make the folder again before the file has its name.
-    for number in 0.. {
-        fs::rename(folder.at("run/checkpoints"), folder.at(&format!("checkpoints-{number}"))).unwrap();
-        if fs::write(folder.at("run/checkpoints"), "").is_ok() {
-            break;
-        }
-    }
-    let (code, stderr) = running.end();
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("checkpoints") && !stderr.contains("restart"), "{stderr}");
-}
-
-#[test]
-fn run_that_exists_is_not_continued_by_a_restart() {
-    let folder = Folder::new(2);
-    succeed(folder.pretrain("run", &["--device", "cpu", "--max-steps", "1"]));
-    let output = folder.pretrain("run", &["--devices", "cpu,cpu", "--restarts", "3"]).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("already holds a run") && told(&stderr).len() == 1, "{stderr}");
-    assert_eq!(folder.losses("run").len(), 1);
-}
-
-/// Starts a run, sends signals once a step was done, and checks its exit code and that the steps done are saved.
-fn stop_by(run: &str, expected: i32, send: impl FnOnce(&Running)) {
-    let folder = Folder::new(2);
-    let mut command = folder.pretrain(run, &["--devices", "cpu,cpu"]);
-    command.process_group(0);
-    let mut running = Running::start(command);
-    running.wait_for_step(1);
-    send(&running);
-    let (code, stderr) = running.end();
-    assert_eq!(code, Some(expected), "{run}: {stderr}");
-    let done = folder.losses(run).len();
-    let checkpoint = folder.at(run).join("checkpoints").join(format!("step-{done:08}"));
-    assert!(checkpoint.is_dir(), "{run}: {stderr}");
-}
-
-#[test]
-fn signal_to_the_launcher_stops_and_saves() {
-    stop_by("term", REQUEUE, |running| kill(running.own_pid(), Signal::SIGTERM).unwrap());
-    stop_by("int", STOPPED, |running| kill(running.own_pid(), Signal::SIGINT).unwrap());
-}
-
-#[test]
-fn signals_to_the_whole_process_group_stop_and_save() {
-    stop_by("int", STOPPED, |running| killpg(running.own_pid(), Signal::SIGINT).unwrap());
-    stop_by("term", REQUEUE, |running| {
-        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGHUP] {
-            killpg(running.own_pid(), signal).unwrap();
-        }
-    });
-}
-
-#[test]
-fn interrupted_validation_is_repeated_and_nothing_is_lost() {
-    let folder = Folder::new(4);
-    let flags = ["--init", "none", "--devices", "cpu,cpu"];
-    succeed(folder.program("straight", "finetune", &flags));
-    // The validation follows the line of its step. Wherever the signal arrives, the two runs together are the other one.
-    let mut running = Running::start(folder.program("parts", "finetune", &flags));
-    running.wait_for_step(2);
-    kill(running.own_pid(), Signal::SIGTERM).unwrap();
-    let (code, stderr) = running.end();
-    // A machine may be so busy that the run is over before the signal arrives.
-    assert!([Some(REQUEUE), Some(0)].contains(&code), "{stderr}");
-    succeed(folder.program("parts", "finetune", &["--resume", "--devices", "cpu,cpu"]));
-    assert_eq!(folder.losses("parts"), folder.losses("straight"));
-    assert_eq!(format!("{:?}", folder.validations("parts")), format!("{:?}", folder.validations("straight")));
-}
-
-#[test]
-fn signal_ends_a_rank_that_waits_for_others() {
-    let folder = Folder::new(2);
-    let master = free_address();
-    for (signal, expected) in [(Signal::SIGTERM, REQUEUE), (Signal::SIGINT, STOPPED)] {
-        let mut running =
-            as_torchrun(folder.pretrain("run", &["--device", "cpu"]), 0, master, "a token for tests only");
-        let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        stderr.find(|line| line.starts_with("rank 0 waits for 1 other rank at ")).unwrap();
-        kill(running.own_pid(), signal).unwrap();
-        assert_eq!(running.child.wait().unwrap().code(), Some(expected));
-    }
-}
-
-#[test]
-fn ignored_hangup_stays_ignored() {
-    let folder = Folder::new(2);
-    for (run, device) in [("one", ["--device", "cpu"]), ("two", ["--devices", "cpu,cpu"])] {
-        let command = folder.pretrain(run, &[device[0], device[1], "--max-steps", "12"]);
-        let unset = command.get_envs().filter(|(_, value)| value.is_none());
-        let mut ignoring = Command::new("sh");
-        ignoring.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
-        unset.for_each(|(name, _)| {
-            ignoring.env_remove(name);
-        });
-        ignoring.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = Running::start(ignoring);
-        running.wait_for_step(2);
-        killpg(running.own_pid(), Signal::SIGHUP).unwrap();
-        let (code, stderr) = running.end();
-        assert_eq!(code, Some(0), "{run}: {stderr}");
-        assert_eq!(folder.losses(run).len(), 12);
-    }
-}
-
-#[test]
-fn ranks_end_with_their_launcher() {
-    let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
-    running.wait_for_step(1);
-    kill(running.own_pid(), Signal::SIGKILL).unwrap();
-    // Every rank holds the other end of this pipe until it ends.
-    let mut stderr = running.child.stderr.take().unwrap();
-    running.lines.by_ref().for_each(drop);
-    stderr.read_to_end(&mut Vec::new()).unwrap();
-    assert_eq!(running.child.wait().unwrap().code(), None);
-}
-
 /// Starts a rank as torchrun does.
 fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &str) -> Running {
     command.envs([("WORLD_SIZE", "2"), ("HIEND_TOKEN", token)]).env("MASTER_ADDR", master.ip().to_string());
@@ -441,90 +240,6 @@ fn free_address() -> SocketAddr {
     // 127.0.0.x is what everything else uses.
     let host = Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed));
     TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
-}
-
-#[test]
-fn ranks_of_torchrun_train_together() {
-    let folder = Folder::new(2);
-    succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", "3"]));
-    let master = free_address();
-    let rank = |rank| {
-        let command = folder.pretrain("run", &["--device", "cpu", "--max-steps", "3"]);
-        as_torchrun(command, rank, master, "a token for tests only")
-    };
-    for rank in [rank(1), rank(0)] {
-        let (code, stderr) = rank.end();
-        assert_eq!(code, Some(0), "{stderr}");
-    }
-    assert_eq!(folder.losses("run"), folder.losses("one"));
-}
-
-#[test]
-fn rank_with_another_configuration_is_named_by_all() {
-    let folder = Folder::new(2);
-    let master = free_address();
-    let rank = |rank: usize| {
-        let lr = if rank == 1 { "optim.lr=0.5" } else { "optim.lr=0.25" };
-        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--set", lr]), rank, master, "a token for tests only")
-    };
-    for rank in [rank(0), rank(1)] {
-        let (code, stderr) = rank.end();
-        assert_eq!(code, Some(DISAGREEMENT), "{stderr}");
-        let last = stderr.lines().last().unwrap_or_default();
-        assert!(last.starts_with("error: rank 1 ("), "{stderr}");
-        assert!(last.ends_with("config differs in optim.lr: 0.5, rank 0 has 0.25"), "{stderr}");
-    }
-}
-
-#[test]
-fn rank_with_another_token_is_refused() {
-    let mut folder = Folder::new(2);
-    let master = free_address();
-    let rank = |folder: &Folder, rank: usize, secs: &str, token: &str| {
-        as_torchrun(folder.pretrain("run", &["--device", "cpu", "--join-timeout", secs]), rank, master, token)
-    };
-    // The first one waits for longer, because the second one has to start meanwhile.
-    let mut first = rank(&folder, 0, "20", "a token for tests only");
-    let mut first_lines = BufReader::new(first.child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    first_lines.find(|line| line.starts_with("rank 0 waits for 1 other rank at ")).unwrap();
-    let second = rank(&folder, 1, "10", "another token for tests");
-    folder.end_turn();
-    let (second, second_error) = second.end();
-    let first_error = first_lines.collect::<Vec<_>>().join("\n");
-    assert_eq!((first.end().0, second), (Some(LOST), Some(DISAGREEMENT)), "{first_error}{second_error}");
-    assert!(second_error.contains("refused rank 1: its HIEND_TOKEN is another one"), "{second_error}");
-    assert!(first_error.contains("1 of 2 ranks joined within 20 s; missing: 1; refused "), "{first_error}");
-}
-
-#[test]
-fn ranks_without_a_token_or_with_half_an_environment_do_not_start() {
-    let folder = Folder::new(2);
-    let check = |variables: &[(&str, &str)], flags: &[&str], expected: &str| {
-        let mut command = folder.pretrain("run", flags);
-        let output = command.envs(variables.iter().copied()).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.lines().last().unwrap_or_default().starts_with(expected), "{stderr}");
-        assert!(!folder.at("run").exists());
-    };
-    let world =
-        [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")];
-    check(&world, &["--device", "cpu"], "error: HIEND_TOKEN is not set");
-    check(&world[1..], &["--device", "cpu"], "error: WORLD_SIZE is set but RANK is not");
-    check(&[], &["--ranks", "slurm"], "error: --ranks slurm: SLURM_PROCID is not set");
-    check(&[], &["--devices", "cpu", "--restarts", "2"], "error: --restarts is for ranks that --devices starts");
-}
-
-#[test]
-fn error_of_all_ranks_is_shown_once() {
-    let folder = Folder::new(2);
-    let output = folder.pretrain("run", &["--devices", "cpu,cpu,cpu"]).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    // "error: ranks 0-2: .." if they end within the time in which errors are merged.
-    assert!(stderr.starts_with("error: ") && stderr.matches("error: ").count() == 1, "{stderr}");
-    assert!(stderr.contains("3 ranks cannot share stream.visits_per_batch = 4 evenly"), "{stderr}");
-    assert!(!folder.at("run").exists());
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hiend_cache::FileError;
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
-use hiend_trainer::distributed::{Master, ProcessGroup, Timeouts, Token, World};
+use hiend_trainer::distributed::{Cause, Master, ProcessGroup, Timeouts, Token, World};
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::pretrain::pretrain;
@@ -197,6 +198,32 @@ fn failing_rank_ends_all_and_is_named() {
     );
     assert_eq!(errors[1], "no batch for step 3: gone");
     assert!(named(&errors[2]), "{errors:?}");
+}
+
+#[test]
+fn rank_stopped_while_storage_is_away_stops_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = || {
+        let mut stream = STREAM.stream();
+        stream.open = Box::new(|start, share| {
+            let stopped = move |step: u64| share.0 == 1 && step == 3;
+            let error = || FileError::at("s3://bucket/shard", "fetch")(std::io::ErrorKind::Interrupted.into());
+            let batches = STREAM.share(start, share).zip(start..);
+            Ok(Box::new(batches.map(move |(batch, step)| if stopped(step) { Err(error().into()) } else { batch })))
+        });
+        stream
+    };
+    let errors: Vec<TrainingError> =
+        run(&config(), away, dir.path(), 2, 6, false).into_iter().map(Result::unwrap_err).collect();
+    assert!(errors.iter().all(TrainingError::is_stop), "{errors:?}");
+    let cause = match &errors[0] {
+        TrainingError::Rank { failure, .. } => (failure.rank, &failure.cause),
+        error => panic!("{error}"),
+    };
+    assert!(matches!(cause, (1, Cause::Stopped(_))), "{cause:?}");
+    // The steps done are saved.
+    let saved = checkpoint::latest(&dir.path().join("checkpoints")).unwrap().unwrap();
+    assert!(saved.ends_with("step-00000003"), "{}", saved.display());
 }
 
 #[test]

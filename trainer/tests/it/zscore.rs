@@ -49,6 +49,10 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
         &["the cache was made with", "the configuration's preprocess says", "zscore"],
     );
 
+    let preset = "pretrain --shards cache --preset mr-vit-b-p16 --run-dir other --display lines --max-steps 1";
+    folder.refuse(preset, &["--preset mr-vit-b-p16: made for z-scores, and the cache holds HU"]);
+    assert!(!folder.path("other").exists());
+
     // Scans are prepared as the run says, without a flag.
     let reconstruct = |run: &str, more: &str| format!("reconstruct --model {run} --out pictures --crop-only {more}");
     let loss = |text: String| text.lines().find(|line| line.contains(": loss ")).map(str::to_owned).unwrap();

@@ -54,7 +54,7 @@ def shard(
 
     Args:
         data: Folder of nnU-Net datasets or one of them, a Medical Segmentation Decathlon dataset, or any folder with
-            NIfTI, NRRD or MetaImage files or CT series of DICOM files.
+            NIfTI, NRRD or MetaImage files or series of DICOM files.
         out: Folder of the cache, created if missing, or a URL that begins with ``s3://``, ``gs://`` or ``az://``.
         normalize: ``"hu"``, or ``"zscore"`` for z-scores by each scan's own mean and standard deviation.
         spacing: Voxel side lengths in mm, one number or three; ``None`` keeps those of each scan.

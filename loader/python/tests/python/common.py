@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import unittest
 
 import hiend
@@ -30,5 +31,7 @@ def dataset(**changes):
 
 def main():
     """Runs the tests of the calling file; fails if there are none."""
+    # A parent that ignores Ctrl-C, such as `nohup` or a shell's background job, leaves it ignored here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     program = unittest.main(exit=False)
     raise SystemExit(0 if program.result.wasSuccessful() and program.result.testsRun > 0 else 1)

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
 
-use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals};
+use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals, value_range};
 use crate::geometry::spacing;
 use crate::picture::{Canvas, Plane, fitting};
+use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
 use crate::program::count;
 use crate::report::{Bars, Group, NAME_LETTERS, Page, box_plots, histogram};
@@ -165,9 +166,15 @@ fn slice(case: &Case, volume: &StoredVolume, units: Units) -> Canvas {
     canvas
 }
 
-/// Histogram of the stored values and box plots of the shares at the window's ends.
+/// Histogram of the stored values and box plots of the shares at the ends of the range that is kept.
 fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize) -> anyhow::Result<()> {
-    let values = parameters_of(cache).normalize.values();
+    let PreprocessConfig { normalize, window: [low, high], .. } = parameters_of(cache);
+    let [below, above, empty] = if normalize.is_hu() {
+        ["at or below the window", "at or above the window", "air or padding"].map(str::to_owned)
+    } else {
+        [format!("z-score of {low} or less"), format!("z-score of {high} or more"), "0 in the file".to_owned()]
+    };
+    let values = normalize.values();
     page.heading("Values");
     page.paragraph(&format!(
         "Stored values of {}; those beyond the axis count at its ends. Shares are those of the source images of all cases \
@@ -176,11 +183,10 @@ fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize)
     ));
     page.charts([histogram(values, "% of voxels", &volumes.histogram)?]);
     let recorded = || cache.cases().iter().filter_map(|case| case.record().values.as_ref());
-    let share = |name: &str, values: Vec<f64>| Group { name: name.to_owned(), values };
     let shares = [
-        share("at or below the window", recorded().map(|values| values.below * 100.0).collect()),
-        share("at or above the window", recorded().map(|values| values.above * 100.0).collect()),
-        share("air or padding", recorded().map(|values| values.air * 100.0).collect()),
+        Group { name: below, values: recorded().map(|values| values.below * 100.0).collect() },
+        Group { name: above, values: recorded().map(|values| values.above * 100.0).collect() },
+        Group { name: empty, values: recorded().map(|values| values.air * 100.0).collect() },
     ];
     if recorded().next().is_some() {
         page.charts([box_plots("% of the source image's voxels", &shares, Some((0.0, 100.0)))?]);
@@ -236,8 +242,7 @@ fn cases(page: &mut Page, cache: &Cache) {
     let row = |case: &Case| {
         let record = case.record();
         let source = listed(record.geometry.source_shape, " x ");
-        let values =
-            record.values.as_ref().map_or_else(String::new, |values| format!("{} to {}", values.min, values.max));
+        let values = record.values.as_ref().map(value_range).unwrap_or_default();
         vec![
             case.key().to_owned(),
             if record.label.is_some() { "yes" } else { "no" }.to_owned(),

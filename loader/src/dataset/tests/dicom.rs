@@ -1,7 +1,7 @@
 //! DICOM series in plain folders.
 
 use dicom_core::VR;
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 
 use super::*;
 use crate::volume::dicom::testing::{slices, write_series};
@@ -38,6 +38,61 @@ fn each_ct_series_is_a_case_named_like_its_folder() {
     }
     let alone = survey(&data.join("p1/CT")).unwrap();
     assert_eq!(alone.datasets[0].cases[0].key(), "CT/CT");
+}
+
+#[test]
+fn series_of_every_modality_are_cases_where_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let of = |folder: &str, modality: &str, class: &str, description: &str| {
+        let uid = format!("1.2.{}", folder.len());
+        for (number, slice) in slices().into_iter().enumerate() {
+            slice
+                .text(tags::MODALITY, VR::CS, modality)
+                .text(tags::SOP_CLASS_UID, VR::UI, class)
+                .text(tags::SERIES_INSTANCE_UID, VR::UI, &uid)
+                .text(tags::SERIES_DESCRIPTION, VR::LO, description)
+                .write(&data.join(folder).join(number.to_string()));
+        }
+    };
+    of("c", "CT", uids::CT_IMAGE_STORAGE, "Abdomen");
+    of("mr", "MR", uids::MR_IMAGE_STORAGE, "t1_tse");
+    of("pet", "PT", uids::POSITRON_EMISSION_TOMOGRAPHY_IMAGE_STORAGE, "WB");
+    of("loca", "MR", uids::MR_IMAGE_STORAGE, "3-plane Localizer");
+    of("photo", "MR", uids::SECONDARY_CAPTURE_IMAGE_STORAGE, "report");
+    of("series", "SEG", uids::SEGMENTATION_STORAGE, "liver");
+    let cases = |listing: &Listing| -> Vec<String> {
+        listing.datasets[0].cases.iter().map(|case| case.case_id.clone()).collect()
+    };
+    let reasons = |listing: &Listing| -> BTreeMap<String, usize> {
+        let mut reasons = BTreeMap::new();
+        for unused in listing.all_unused() {
+            *reasons.entry(unused.reason.to_string()).or_insert(0) += 1;
+        }
+        reasons
+    };
+    let all = survey_of(&data, Modalities::All).unwrap();
+    assert_eq!(cases(&all), ["c", "mr", "pet"]);
+    let not_an_image = "not an image of a CT, MR, PET or NM series; to use it, convert it to .nii.gz";
+    let capture = format!("DICOM of class {} (a screen shot or a report)", uids::SECONDARY_CAPTURE_IMAGE_STORAGE);
+    let expected = [
+        (format!("DICOM localizer, {not_an_image}"), 4),
+        (format!("{capture}, {not_an_image}"), 4),
+        (format!("DICOM of modality SEG, {not_an_image}"), 4),
+    ];
+    assert_eq!(reasons(&all), BTreeMap::from(expected));
+    let cts = survey(&data).unwrap();
+    assert_eq!(cases(&cts), ["c"]);
+    let reasons = reasons(&cts);
+    assert_eq!(reasons["DICOM of modality MR, not a CT image; --normalize zscore converts it"], 12, "{reasons:?}");
+    assert_eq!(reasons["DICOM of modality PT, not a CT image; --normalize zscore converts it"], 4, "{reasons:?}");
+    // A series of one file, as enhanced ones are, is read as what it is.
+    let dir = tempfile::tempdir().unwrap();
+    let one = slices().swap_remove(0).text(tags::MODALITY, VR::CS, "MR");
+    one.text(tags::SOP_CLASS_UID, VR::UI, uids::ENHANCED_MR_IMAGE_STORAGE).write(&dir.path().join("a.dcm"));
+    let case = survey_of(dir.path(), Modalities::All).unwrap().datasets[0].cases[0].clone();
+    let fault = case.read_info().unwrap_err().reason.to_string();
+    assert!(fault.contains("enhanced multi-frame DICOM"), "{fault}");
 }
 
 #[test]

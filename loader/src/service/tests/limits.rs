@@ -63,7 +63,7 @@ fn unsafe_and_senseless_configurations_are_refused() {
     };
     // Without starting: a test opens no address beyond this host.
     let check = |change: &dyn Fn(&mut ServiceConfig)| {
-        super::check(&changed(change), 0).err().map(|err| err.to_string()).unwrap_or_default()
+        changed(change).check(0).err().map(|err| err.to_string()).unwrap_or_default()
     };
     let start = |change: &dyn Fn(&mut ServiceConfig)| {
         Service::start(changed(change)).err().map(|err| err.to_string()).unwrap_or_default()

@@ -4,13 +4,67 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 
 use super::super::VolumeFault;
 use super::elements::Elements;
 use super::slice::read_elements;
 
-/// A series of CT images.
+/// Images that are sorted into series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// CT images.
+    #[default]
+    Ct,
+    /// Cross-sections of every modality that makes volumes: CT, MR, PET and other nuclear medicine.
+    CrossSections,
+}
+
+/// Modalities of cross-sections, and the classes of their images. Files of the enhanced classes, which hold all slices, are
+/// refused by name when they are read.
+const CROSS_SECTIONS: [(&str, &[&str]); 4] = [
+    (
+        "CT",
+        &[uids::CT_IMAGE_STORAGE, uids::ENHANCED_CT_IMAGE_STORAGE, uids::LEGACY_CONVERTED_ENHANCED_CT_IMAGE_STORAGE],
+    ),
+    (
+        "MR",
+        &[uids::MR_IMAGE_STORAGE, uids::ENHANCED_MR_IMAGE_STORAGE, uids::LEGACY_CONVERTED_ENHANCED_MR_IMAGE_STORAGE],
+    ),
+    (
+        "PT",
+        &[
+            uids::POSITRON_EMISSION_TOMOGRAPHY_IMAGE_STORAGE,
+            uids::ENHANCED_PET_IMAGE_STORAGE,
+            uids::LEGACY_CONVERTED_ENHANCED_PET_IMAGE_STORAGE,
+        ],
+    ),
+    ("NM", &[uids::NUCLEAR_MEDICINE_IMAGE_STORAGE]),
+];
+
+/// Words in the description of a series of localizers, whose images of MR are not marked in another way.
+const LOCALIZER_WORDS: [&str; 4] = ["localizer", "localiser", "scout", "survey"];
+
+/// True for a modality whose images make volumes: one that [`Wanted::CrossSections`] takes.
+#[must_use]
+pub fn is_cross_section(modality: &str) -> bool {
+    CROSS_SECTIONS.iter().any(|(known, _)| *known == modality)
+}
+
+/// True for the enhanced classes, whose files hold all slices.
+pub(super) fn is_enhanced(class: &str) -> bool {
+    [
+        uids::ENHANCED_CT_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_CT_IMAGE_STORAGE,
+        uids::ENHANCED_MR_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_MR_IMAGE_STORAGE,
+        uids::ENHANCED_PET_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_PET_IMAGE_STORAGE,
+    ]
+    .contains(&class)
+}
+
+/// A series of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
     /// Files of the series, sorted by name.
@@ -21,7 +75,7 @@ pub struct Series {
     pub name: String,
 }
 
-/// A DICOM file that is not a slice of a CT.
+/// A DICOM file that is not a slice of a wanted series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherFile {
     /// The file.
@@ -30,7 +84,7 @@ pub struct OtherFile {
     pub reason: Other,
 }
 
-/// Reason why a file is not a slice of a CT.
+/// Reason why a file is not a slice of a wanted series.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Other {
     /// A file of another format, such as a text without an ending.
@@ -39,7 +93,7 @@ pub enum Other {
     Localizer,
     /// Another modality, such as `MR` or `SEG`.
     Modality(String),
-    /// A file of modality CT that is not a CT image, such as a screen shot.
+    /// A file of a wanted modality that is not a cross-section, such as a screen shot.
     Class(String),
     /// A file without a series: a directory of a medium, for example.
     NoSeries,
@@ -63,7 +117,7 @@ impl fmt::Display for Other {
 /// Files sorted into series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sorted {
-    /// CT series, by name.
+    /// Series of wanted images, by name.
     pub series: Vec<Series>,
     /// All other files.
     pub others: Vec<OtherFile>,
@@ -85,15 +139,21 @@ pub fn is_candidate(name: &str) -> bool {
     }
 }
 
-/// Sorts files of one folder into series by their headers.
+/// Sorts files of one folder into CT series by their headers.
 #[must_use]
 pub fn sort(files: &[PathBuf]) -> Sorted {
+    sort_of(files, Wanted::Ct)
+}
+
+/// Sorts files of one folder into series of wanted images by their headers.
+#[must_use]
+pub fn sort_of(files: &[PathBuf], wanted: Wanted) -> Sorted {
     /// Number and description of a series, and its files.
     type Found = (String, String, Vec<PathBuf>);
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let mut sorted = Sorted::default();
     for path in files {
-        match classify(path) {
+        match classify(path, wanted) {
             Ok(elements) => {
                 let uid = elements.first(tags::SERIES_INSTANCE_UID).unwrap_or_default();
                 let number = elements.first(tags::SERIES_NUMBER).unwrap_or_default();
@@ -137,8 +197,8 @@ fn name(number: &str, description: &str) -> String {
     }
 }
 
-/// The elements of a CT image.
-fn classify(path: &Path) -> Result<Elements, Other> {
+/// The elements of a wanted image.
+fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     let elements = match read_elements(path) {
         Ok(elements) => elements,
         Err(error) if error.reason == VolumeFault::Dicom(super::DicomFault::NotDicom) => {
@@ -151,22 +211,25 @@ fn classify(path: &Path) -> Result<Elements, Other> {
     };
     let clean = |text: String| text.escape_debug().take(64).collect::<String>();
     let modality = elements.first(tags::MODALITY).ok_or(Other::NoSeries)?;
-    if modality != "CT" {
+    let known = CROSS_SECTIONS.iter().find(|(known, _)| *known == modality);
+    let Some((_, classes)) = known.filter(|(known, _)| wanted == Wanted::CrossSections || *known == "CT") else {
         return Err(Other::Modality(clean(modality)));
-    }
+    };
     elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::NoSeries)?;
     let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
-    // CT images, and the enhanced forms of them, which are refused when they are read.
-    let is_image = class.starts_with("1.2.840.10008.5.1.4.1.1.2") && {
-        let rest = &class["1.2.840.10008.5.1.4.1.1.2".len()..];
-        ["", ".1", ".2"].contains(&rest)
-    };
-    if !is_image {
+    if !classes.contains(&class.as_str()) {
         return Err(Other::Class(clean(class)));
     }
     let kind = elements.text(tags::IMAGE_TYPE).unwrap_or_default();
-    if kind.iter().any(|part| part == "LOCALIZER") {
+    if kind.iter().any(|part| part == "LOCALIZER") || (modality != "CT" && is_described_as_localizer(&elements)) {
         return Err(Other::Localizer);
     }
     Ok(elements)
+}
+
+/// True if the description of a series has a word for localizers.
+fn is_described_as_localizer(elements: &Elements) -> bool {
+    let description = elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ").to_lowercase());
+    let description = description.unwrap_or_default();
+    description.split(|c: char| !c.is_alphanumeric()).any(|word| LOCALIZER_WORDS.contains(&word))
 }

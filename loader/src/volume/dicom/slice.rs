@@ -10,6 +10,7 @@ use dicom_dictionary_std::tags;
 use super::super::{VolumeError, open_regular};
 use super::DicomFault;
 use super::elements::{Elements, Syntax};
+use super::series::is_enhanced;
 
 /// Elements read of every file.
 const WANTED: [Tag; 23] = [
@@ -65,10 +66,12 @@ pub(super) struct PixelForm {
 /// Lowest and highest stored value of pixels outside of the scanner's field of view.
 pub(super) type Padding = (i32, i32);
 
-/// A CT image.
+/// An image of a series.
 #[derive(Clone, Debug)]
 pub(super) struct Slice {
     pub path: PathBuf,
+    /// False for an image of another modality than CT, whose values have no unit.
+    pub is_ct: bool,
     pub syntax: Syntax,
     /// Name of the series for messages.
     pub series: String,
@@ -81,7 +84,7 @@ pub(super) struct Slice {
     pub axes: [[f64; 3]; 2],
     /// Distances of columns and of rows, in mm.
     pub sides: [f64; 2],
-    /// Slope and intercept to HU.
+    /// Slope and intercept to HU, or to the values of another modality.
     pub rescale: (f64, f64),
     /// False if the header has no rescaling.
     pub is_rescaled: bool,
@@ -99,7 +102,8 @@ impl Slice {
     pub(super) fn new(path: &Path, elements: &Elements) -> Result<Self, DicomFault> {
         let series = series_name(elements);
         let frames = elements.first(tags::NUMBER_OF_FRAMES);
-        if frames.is_some_and(|frames| frames != "1") || is_enhanced(elements) {
+        let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
+        if frames.is_some_and(|frames| frames != "1") || is_enhanced(&class) {
             return Err(DicomFault::MultiFrame { series });
         }
         let unsigned = |name, tag| {
@@ -123,6 +127,7 @@ impl Slice {
         let (rescale, is_rescaled) = rescale(elements)?;
         Ok(Self {
             path: path.to_owned(),
+            is_ct: elements.first(tags::MODALITY).is_none_or(|modality| modality == "CT"),
             syntax: elements.syntax.clone(),
             series,
             rows,
@@ -151,12 +156,6 @@ fn element(name: &'static str, problem: String) -> DicomFault {
 fn numbers<const N: usize>(elements: &Elements, name: &'static str, tag: Tag) -> Result<[f64; N], DicomFault> {
     let numbers = elements.decimals(tag).and_then(|numbers| <[f64; N]>::try_from(numbers).ok());
     numbers.ok_or_else(|| element(name, format!("is missing or not {N} numbers")))
-}
-
-/// True for the enhanced classes, whose files hold all slices.
-fn is_enhanced(elements: &Elements) -> bool {
-    let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
-    ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"].contains(&class.as_str())
 }
 
 fn form(elements: &Elements) -> Result<PixelForm, DicomFault> {

@@ -23,6 +23,8 @@ const SAME_DIRECTION: f64 = 1e-3;
 const TISSUE_HU: std::ops::RangeInclusive<f64> = -900.0..=3071.0;
 /// HU of pixels outside of the scanner's field of view.
 const AIR_HU: f64 = -1024.0;
+/// Value of such pixels in images of other modalities: the one that z-scores count as empty.
+const EMPTY: f64 = 0.0;
 
 /// Slices in the order of the stack.
 #[derive(Debug)]
@@ -102,14 +104,16 @@ impl Stack {
         if tilt > TOLD_TILT_DEGREES {
             notes.push(HeaderNote::Tilt { degrees: tilt });
         }
-        if !slices.iter().all(|slice| slice.is_rescaled) {
-            notes.push(HeaderNote::NoRescale);
+        if first.is_ct {
+            notes.extend(notes_on_units(&slices));
         }
-        if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
-            notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
-        }
-        if let Some(hu) = slices.iter().find_map(padding_of_tissue) {
-            notes.push(HeaderNote::PaddingIgnored { hu });
+        if let Some(value) = slices.iter().find_map(padding_of_tissue) {
+            // 0 in other modalities is what padding becomes anyhow.
+            if first.is_ct {
+                notes.push(HeaderNote::PaddingIgnored { hu: value });
+            } else if value > EMPTY {
+                notes.push(HeaderNote::PaddingKept { value });
+            }
             for slice in &mut slices {
                 slice.padding = None;
             }
@@ -157,10 +161,11 @@ impl Stack {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "values of 16 bits")]
                 bytes.extend(stored.flat_map(|value| (value as u16).to_le_bytes()));
             } else {
-                #[expect(clippy::cast_possible_truncation, reason = "HU are f32 from here on")]
-                let hu =
-                    |value: i32| (if is_padding(value) { AIR_HU } else { f64::from(value) * slope + intercept }) as f32;
-                bytes.extend(values.iter().flat_map(|&value| hu(value).to_le_bytes()));
+                #[expect(clippy::cast_possible_truncation, reason = "values are f32 from here on")]
+                let rescaled = |value: i32| {
+                    (if is_padding(value) { outside(slice) } else { f64::from(value) * slope + intercept }) as f32
+                };
+                bytes.extend(values.iter().flat_map(|&value| rescaled(value).to_le_bytes()));
             }
         }
         let blake3 = hasher.finalize().to_hex().to_string();
@@ -168,18 +173,36 @@ impl Stack {
     }
 }
 
-/// HU of a slice's padding if it is a value of tissue: programs that rescale images keep the tag of the original, and zero
-/// would be both padding and water.
+/// Oddities of the units of CT slices.
+fn notes_on_units(slices: &[Slice]) -> Vec<HeaderNote> {
+    let mut notes = Vec::new();
+    if !slices.iter().all(|slice| slice.is_rescaled) {
+        notes.push(HeaderNote::NoRescale);
+    }
+    if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
+        notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
+    }
+    notes
+}
+
+/// Value of pixels of a slice outside of the scanner's field of view.
+fn outside(slice: &Slice) -> f64 {
+    if slice.is_ct { AIR_HU } else { EMPTY }
+}
+
+/// Value of a slice's padding, in HU for a CT, if it is one of tissue: programs that rescale images keep the tag of the
+/// original, and zero would be both padding and water. Tissue of other modalities may have any value from 0 on.
 fn padding_of_tissue(slice: &Slice) -> Option<f64> {
     let (slope, intercept) = slice.rescale;
     let (low, high) = slice.padding?;
-    [low, high].map(|value| f64::from(value) * slope + intercept).into_iter().find(|hu| TISSUE_HU.contains(hu))
+    let is_tissue = |value: &f64| if slice.is_ct { TISSUE_HU.contains(value) } else { *value >= EMPTY };
+    [low, high].map(|value| f64::from(value) * slope + intercept).into_iter().find(is_tissue)
 }
 
-/// Stored value of air, if there is one.
+/// Stored value of pixels outside of the field of view, if there is one.
 fn air_value(slice: &Slice) -> Option<i32> {
     let (slope, intercept) = slice.rescale;
-    let value = (AIR_HU - intercept) / slope;
+    let value = (outside(slice) - intercept) / slope;
     let range = if slice.form.is_signed { -32_768.0..=32_767.0 } else { 0.0..=65_535.0 };
     #[expect(clippy::cast_possible_truncation, reason = "a whole number of 16 bits")]
     (value.fract() == 0.0 && range.contains(&value)).then_some(value as i32)
@@ -205,6 +228,8 @@ fn check_alike(first: &Slice, slices: &[Slice]) -> Result<(), DicomFault> {
             Some("pixel spacings")
         } else if slice.form.is_signed != first.form.is_signed {
             Some("pixel representations")
+        } else if slice.is_ct != first.is_ct {
+            Some("modalities")
         } else {
             None
         }

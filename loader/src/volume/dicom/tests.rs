@@ -132,6 +132,43 @@ fn every_slice_lies_where_its_header_says() {
 }
 
 #[test]
+fn values_of_other_modalities_have_no_unit() {
+    let mr = |slice: TestSlice| {
+        let slice = slice.text(tags::MODALITY, VR::CS, "MR").without(tags::RESCALE_SLOPE);
+        slice.without(tags::RESCALE_INTERCEPT).text(tags::RESCALE_TYPE, VR::LO, "US")
+    };
+    let series: Vec<TestSlice> = slices().into_iter().map(mr).collect();
+    let stored: Vec<f32> = expected().into_iter().map(|hu| hu + 1024.0).collect();
+    let volume = read(&series).unwrap();
+    assert_eq!(values(&volume), stored);
+    assert!(notes(&volume).is_empty(), "{:?}", notes(&volume));
+    // Padding of 0 is what padding becomes; another value may be tissue.
+    let padded = |value: u16| -> Vec<TestSlice> {
+        series.iter().map(|slice| slice.clone().number(tags::PIXEL_PADDING_VALUE, value)).collect()
+    };
+    let volume = read(&padded(0)).unwrap();
+    assert!(values(&volume) == stored && notes(&volume).is_empty(), "{:?}", notes(&volume));
+    let volume = read(&padded(1010)).unwrap();
+    assert_eq!(values(&volume), stored);
+    assert_eq!(notes(&volume), ["PixelPaddingValue means 1010, which tissue may have; such voxels are kept"]);
+    // Below 0 nothing but padding is expected: such voxels become empty.
+    let negative: Vec<TestSlice> = slices()
+        .into_iter()
+        .map(|slice| {
+            let slice = slice.text(tags::MODALITY, VR::CS, "MR").text(tags::RESCALE_INTERCEPT, VR::DS, "-1010");
+            slice.number(tags::PIXEL_PADDING_VALUE, 1000)
+        })
+        .collect();
+    let volume = read(&negative).unwrap();
+    let mut wanted: Vec<f32> = stored.iter().map(|value| value - 1010.0).collect();
+    wanted[0] = 0.0;
+    assert_eq!(values(&volume), wanted);
+    let mut mixed = slices();
+    mixed[2] = mr(mixed[2].clone());
+    check_refused(&mixed, "images of different modalities in one series");
+}
+
+#[test]
 fn each_slice_has_its_own_rescaling() {
     let mut series = slices();
     series[1] =

@@ -81,6 +81,30 @@ fn the_file_of_the_voxels_is_known() {
 }
 
 #[test]
+fn a_fault_of_the_file_of_the_voxels_names_header_and_file() {
+    let fault = |header: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.mhd");
+        std::fs::write(&path, header).unwrap();
+        std::fs::write(dir.path().join("a.raw"), voxels()).unwrap();
+        let error = read_volume(&path).unwrap_err();
+        assert_eq!(error.path, path);
+        error.reason.to_string()
+    };
+    let remedy = "; copy both files again, or mend the header";
+    let gone = fault(&format!("{HEADER}ElementDataFile = gone.raw\n"));
+    assert!(gone.starts_with("voxels in the file \"gone.raw\" next to this header: cannot open: "), "{gone}");
+    assert!(gone.ends_with(remedy), "{gone}");
+    let longer = HEADER.replace("DimSize = 2 3 2", "DimSize = 2 3 3");
+    let short = fault(&format!("{longer}ElementDataFile = a.raw\n"));
+    let problem = "header promises 2 x 3 x 3 voxels, but 12 of 36 bytes are missing";
+    assert_eq!(short, format!("voxels in the file \"a.raw\" next to this header: {problem}{remedy}"));
+    let compressed = HEADER.replace("CompressedData = False", "CompressedData = True");
+    let damaged = fault(&format!("{compressed}ElementDataFile = a.raw\n"));
+    assert!(damaged.contains("\"a.raw\"") && damaged.contains("not valid compressed data"), "{damaged}");
+}
+
+#[test]
 fn unusable_headers_are_refused_in_one_line() {
     for (from, to, expected) in [
         ("ObjectType = Image", "ObjectType = Tube", "header field `ObjectType` is \"Tube\"; expected Image"),
@@ -112,4 +136,17 @@ fn unusable_headers_are_refused_in_one_line() {
     }
     let error = read("a.mha", &format!("{HEADER}ElementDataFile = a.raw\n"), b"").unwrap_err();
     assert!(error.ends_with("rename this file"), "{error}");
+}
+
+#[test]
+fn files_of_other_formats_are_not_taken_for_headers() {
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, b"a NIfTI file").unwrap();
+        encoder.finish().unwrap()
+    };
+    for bytes in [&b""[..], b"\n\n", b"\x1f\x8b\x08=\xff\n", b"two words = 3\n", &gzip] {
+        let fault = parse(bytes).err().map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(fault.starts_with("not a MetaImage file"), "{bytes:?}: {fault}");
+    }
 }

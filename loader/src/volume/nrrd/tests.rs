@@ -108,7 +108,8 @@ fn voxels_in_a_file_of_their_own_are_read_from_the_same_folder_only() {
         let error = read("a.nhdr", &header(name), b"").unwrap_err();
         assert!(error.contains("expected one file in the folder of its header"), "{error}");
     }
-    assert!(read("a.nhdr", &header("gone.raw"), b"").unwrap_err().starts_with("cannot open"));
+    let error = read("a.nhdr", &header("gone.raw"), b"").unwrap_err();
+    assert!(error.starts_with("voxels in the file \"gone.raw\" next to this header: cannot open: "), "{error}");
     let error = read("a.nrrd", &header("a.raw"), b"").unwrap_err();
     assert!(error.ends_with("takes a header named .nhdr or .mhd; rename this file"), "{error}");
     for name in ["LIST", "slice%03d.raw 1 9 1"] {

@@ -71,6 +71,30 @@ fn bad_files_are_skipped_with_one_line_each() {
 }
 
 #[test]
+fn remarks_on_a_case_are_printed_once_where_both_outputs_are_one() {
+    let place = Place::with_phantoms(2);
+    std::fs::write(place.image(1), b"no scan").unwrap();
+    let (data, out) = (place.text("data"), place.text("cache"));
+    let args = [data.as_str(), "--out", &out, SPACING];
+    // An image that is told to be suspicious: one value only.
+    std::fs::write(place.image(0).with_file_name("flat_0000.nii"), nifti(&[8, 8, 8], 6.0, 512)).unwrap();
+    let log = File::create(place.path("log")).unwrap();
+    let status = command(&args).stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();
+    assert_eq!(status.code(), Some(3));
+    let log = std::fs::read_to_string(place.path("log")).unwrap();
+    for name in ["phantom_001_0000.nii.gz)", "Dataset001_Phantom/flat: every voxel is 0"] {
+        assert_eq!(log.matches(name).count(), 1, "{name}\n{log}");
+    }
+    // Apart, standard error has them at once and standard output in the end.
+    let ran = check(&[&data, "--out", &place.text("other"), SPACING], 3);
+    assert!(
+        ran.out.contains("phantom_001_0000.nii.gz)") && ran.err.contains("phantom_001_0000.nii.gz)"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn a_plan_writes_nothing() {
     let place = Place::with_phantoms(2);
     let data = place.text("data");

@@ -48,6 +48,9 @@ fn inspect_shows_the_content_and_corrects_names() {
     assert_eq!(std::fs::read(&manifest).unwrap(), before);
     let ran = check(&["inspect", &cache, "fantom_001"], 1);
     assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
+    // The name of the case counts for more than the likeness of the whole: phantom_000 is the more similar word.
+    let ran = check(&["inspect", &cache, "phantom_000/Phantom_001"], 1);
+    assert!(ran.err.contains("did you mean Dataset001_Phantom/phantom_001?"), "{}", ran.err);
     // A closed pipe is not an error.
     let mut unread = command(&["inspect", &cache]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(unread.stdout.take());

@@ -16,6 +16,16 @@ fn wrong_usage_exits_with_2_and_a_message() {
         &[&data, "--window", "100,-100"],
         &[&data, "--spacing", "0"],
         &[&data, "--spacing", "nan"],
+        &[&data, "--spacing", "-1"],
+        &[&data, "--spacing", "-1,1,3"],
+        &[&data, "--jobs", "-1"],
+        &[&data, "--shard-size", "0"],
+        &[&data, "--shard-size", "-1"],
+        &["stream", &data, "--batches", "0"],
+        &["stream", &data, "--memory", "0"],
+        &["stream", &data, "--weights", "0"],
+        &["stream", &data, "--crop-size", "-1"],
+        &["stream", &data, "--disk-cache-size", "0"],
         &[&data, "--spacing", "1,2"],
         &[&data, "--jobs", "0"],
         &[&data, "--memory", "lots"],
@@ -32,6 +42,7 @@ fn wrong_usage_exits_with_2_and_a_message() {
     ] {
         let ran = check(args, 2);
         assert!(ran.err.contains("error") || ran.err.contains("Usage"), "{args:?}: {}", ran.err);
+        assert!(!ran.err.contains("tip: to pass"), "{args:?}: {}", ran.err);
     }
     assert_eq!(check(&["--version"], 0).err, "");
 }
@@ -60,6 +71,32 @@ fn failures_exit_with_1_and_name_the_folder() {
         assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
         assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
     }
+}
+
+#[test]
+fn unusable_places_for_results_are_refused_before_any_work() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    std::fs::write(place.path("file"), b"kept").unwrap();
+    std::fs::create_dir(place.path("folder.png")).unwrap();
+    let (cache, data, file) = (place.text("cache"), place.text("data"), place.text("file"));
+    let (folder, orphan) = (place.text("folder.png"), place.text("none/a.png"));
+    for (args, reason) in [
+        (&["inspect", &cache, "--report", &file][..], "is not a folder"),
+        (&["inspect", &cache, "phantom_000", "--png", &folder], "expected the name of a file"),
+        (&["inspect", &cache, "phantom_000", "--png", &orphan], "does not exist"),
+        (&["replay", &cache, "--step", "0", "--png", &folder], "expected the name of a file"),
+        (&["replay", &cache, "--step", "0", "--png", &orphan], "does not exist"),
+        (&["man", &file], "is not a folder"),
+        (&[&data, "--out", &file], "is not a folder"),
+        (&[&data, "--dry-run", "--out", &file], "is not a folder"),
+    ] {
+        let ran = check(args, 1);
+        assert!(ran.out.is_empty(), "{args:?}: {}", ran.out);
+        let lines: Vec<&str> = ran.err.lines().collect();
+        assert!(matches!(lines.as_slice(), [line] if line.contains(reason)), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(std::fs::read(place.path("file")).unwrap(), b"kept");
 }
 
 #[test]

@@ -60,7 +60,9 @@ impl Classes {
         self.names.clone().unwrap_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect())
     }
 
-    /// Names as in nnU-Net's `summary.json`: the number of a class, the tuple of a region's labels.
+    /// Names as nnU-Net reads them from its `summary.json`: the number of a class, or the tuple of a region's labels. A
+    /// region of one label, `[3]` in `dataset.json`, is its number: nnU-Net itself writes `(3,)` for it, which its own reader
+    /// takes for two numbers and refuses.
     pub(super) fn nnunet_keys(&self, num_classes: usize) -> Vec<String> {
         let key = |region: &Region| match region.labels.as_slice() {
             [label] => label.to_string(),

@@ -56,12 +56,12 @@ pub(super) fn write(
     page.heading("Classes");
     let absent = match evaluation.conventions.absent {
         Absent::Monai => "A class that the label lacks has no Dice in that case.",
-        Absent::NnUnet => "A class that only the prediction has has a Dice of 0 in that case.",
+        Absent::NnUnet => "A class found in the prediction only has a Dice of 0 in that case.",
     };
     page.paragraph(&format!(
         "Quartiles, whiskers to the last case within 1.5 times their distance, and dots for cases (of more than \
-         {MOST_DOTS}, for an even share and all beyond the whiskers). {absent} A class that only one of the two maps has \
-         has no distance.",
+         {MOST_DOTS}, for an even share and all beyond the whiskers). {absent} A class found in only one of \
+         the two maps has no distance.",
     ));
     page.charts([
         box_plots("Dice", &groups(evaluation, |metrics| metrics.dice), Some((0.0, 1.0)))?,

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use hiend_loader::program::escape_name;
+
 use super::{CaseMetrics, ClassMetrics, Evaluation};
 use crate::metric::bootstrap::Interval;
 use crate::metric::nan_mean;
@@ -82,13 +84,16 @@ impl Evaluation {
     }
 }
 
-/// Rows as lines: the first column flush left, the others flush right.
+/// Rows as lines: the first column flush left, the others flush right. Control characters of names are escaped.
 pub(in crate::metric) fn aligned(rows: &[Vec<String>]) -> String {
+    let escaped =
+        |row: &Vec<String>| -> Vec<String> { row.iter().map(|cell| escape_name(cell).into_owned()).collect() };
+    let rows: Vec<Vec<String>> = rows.iter().map(escaped).collect();
     let num_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..num_columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
             let _ = if column == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
         }

@@ -406,9 +406,9 @@ pub(crate) mod tests {
         for size in SIZES {
             for kind in KINDS {
                 let ours = outcome(device, size, |x, branch| ours(x, branch, kind, FloatDType::F32));
-                // Means over up to 68,757 values, added in another order.
+                // Sums of up to 68,757 values in another order: one after another in f32, squares add up to 1e-5 of it.
                 let reference = outcome(&Device::flex(), size, |x, branch| burns(x, branch, kind));
-                ours.assert_close(&reference, 2e-5);
+                ours.assert_close(&reference, 5e-5);
             }
         }
     }

@@ -179,9 +179,50 @@ fn channels_last(uid: i64, dtype: DataType, first: u32, channels: u32, [x, y, z]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vendor::cudnn::session::Session;
 
     fn of_unetr(direction: Direction, [inputs, outputs, side]: [u32; 3], number: Number, tf32: bool) -> Convolution {
         Convolution { direction, batch: 4, inputs, outputs, size: [side; 3], number, tf32 }
+    }
+
+    /// An H100, as cuDNN describes devices.
+    const H100: &str = include_str!("attention/h100.json");
+
+    /// Channels before and after, and side of the volume, of UNETR's convolutions with 32 features and patches of 16 voxels.
+    const UNETR: [[u32; 3]; 11] = [
+        [1, 32, 96],
+        [32, 32, 96],
+        [64, 32, 96],
+        [64, 64, 24],
+        [64, 64, 48],
+        [128, 64, 48],
+        [128, 128, 24],
+        [256, 128, 24],
+        [256, 256, 12],
+        [512, 256, 12],
+        // Of the operation's own tests.
+        [3, 5, 9],
+    ];
+
+    /// Every convolution of UNETR gets a plan for an H100 without one, in each direction and type; the same choice made
+    /// again gives the same plan. `tests/gpu/plans` runs it.
+    #[test]
+    #[ignore = "needs cuDNN 9.11 and NVRTC, and a libcuda.so.1; no device"]
+    fn every_convolution_of_unetr_has_a_plan_on_an_h100() {
+        let described = || Session::on(Target::described(H100).unwrap(), "an H100, described".to_owned()).unwrap();
+        let mut session = described();
+        let forms = [(Number::Bf16, false), (Number::F16, false), (Number::F32, true), (Number::F32, false)];
+        for (number, tf32) in forms {
+            for direction in [Direction::Forward, Direction::Volume, Direction::Filter] {
+                for channels in UNETR {
+                    let problem = of_unetr(direction, channels, number, tf32);
+                    let bytes = session.prepare(&problem).unwrap_or_else(|error| panic!("{problem}: {error}"));
+                    println!("{problem}: scratch memory {bytes}");
+                    assert!(bytes <= MAX_WORKSPACE, "{problem}");
+                    assert_eq!(described().prepare(&problem).unwrap(), bytes, "the recorded engine is another");
+                }
+            }
+        }
     }
 
     #[test]
@@ -206,13 +247,31 @@ mod tests {
     }
 
     #[test]
-    fn a_convolution_is_named_by_what_decides_it() {
-        let convolution = of_unetr(Direction::Filter, [64, 32, 96], Number::F32, true);
-        assert_eq!(convolution.to_string(), "convolution dw 4x 64 to 32 of 96x96x96 tf32");
-        assert_eq!(convolution.flops(), 2 * 27 * 4 * 96 * 96 * 96 * 64 * 32);
-        assert!(!convolution.refused().contains(&NumericalNote::TENSOR_CORE));
-        let full = Convolution { tf32: false, ..convolution };
-        assert_eq!(full.to_string(), "convolution dw 4x 64 to 32 of 96x96x96 f32");
-        assert!(full.refused().contains(&NumericalNote::TENSOR_CORE));
+    fn a_key_tells_everything_apart() {
+        let first = of_unetr(Direction::Filter, [64, 32, 96], Number::F32, true);
+        assert_eq!(first.key(), "convolution dw 4x 64 to 32 of 96x96x96 tf32");
+        assert_eq!(first.flops(), 2 * 27 * 4 * 96 * 96 * 96 * 64 * 32);
+        for other in [
+            Convolution { direction: Direction::Forward, ..first },
+            Convolution { direction: Direction::Volume, ..first },
+            Convolution { batch: 3, ..first },
+            Convolution { inputs: 32, ..first },
+            Convolution { outputs: 64, ..first },
+            Convolution { size: [96, 96, 48], ..first },
+            Convolution { tf32: false, ..first },
+            Convolution { number: Number::Bf16, tf32: false, ..first },
+        ] {
+            assert_ne!(first.key(), other.key());
+        }
+    }
+
+    #[test]
+    fn full_f32_leaves_the_matrix_units_out() {
+        let refuses = |number, tf32| {
+            let problem = of_unetr(Direction::Forward, [64, 32, 96], number, tf32);
+            problem.refused().contains(&NumericalNote::TENSOR_CORE)
+        };
+        assert!(refuses(Number::F32, false));
+        assert!(!refuses(Number::F32, true) && !refuses(Number::Bf16, false) && !refuses(Number::F16, false));
     }
 }

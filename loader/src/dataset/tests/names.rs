@@ -1,0 +1,118 @@
+//! Decisions by the names of files: images, label maps, modalities and channels.
+
+use super::*;
+
+#[test]
+fn names_with_control_characters_do_not_become_cases() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii", "dataset.json"]);
+    let description = r#"{"labels": {"background": 0}, "dataset": {"a\nb": {"images": ["a.nii"], "label": "a.nii"}}}"#;
+    std::fs::write(data.join("dataset.json"), description).unwrap();
+    let error = survey(&data).unwrap_err().to_string();
+    assert!(error.ends_with(r#"lists the case "a\nb", whose name has control characters; rename it"#), "{error}");
+    #[cfg(unix)]
+    {
+        let data = dir.path().join("two\nlines");
+        touch(&data, &["a.nii"]);
+        assert_eq!(survey(&data).unwrap().datasets[0].cases[0].key(), "two_lines/a");
+    }
+}
+
+#[test]
+fn one_image_and_one_label_map_are_a_case_if_their_names_correspond() {
+    for (image, label) in [("p7.nii.gz", "p7_seg.nii.gz"), ("p7_ct.nii", "label.nii"), ("ct.nii", "data_mask.nii")] {
+        Found::in_files(&[image, label]).cases(&[&format!("data/data {image} {label}")]);
+    }
+    Found::in_files(&["p7.nii.gz", "p8_seg.nii.gz"])
+        .cases(&["data/p7 p7.nii.gz -"])
+        .unused(&[("p8_seg.nii.gz", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn names_decide_on_the_modality_only_where_nothing_else_tells() {
+    let files = ["a_T1.nii.gz", "b.nii.gz", "CT_T1_tumour.nii.gz", "sub-1_PDw.nii.gz"];
+    Found::in_files(&files).cases(&["data/CT_T1_tumour CT_T1_tumour.nii.gz -", "data/b b.nii.gz -"]).unused(&[
+        ("a_T1.nii.gz", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
+        ("sub-1_PDw.nii.gz", UnusedReason::NamedLikeOtherModality { word: "pdw".into() }),
+    ]);
+    let described = |channels: &str| {
+        let description = format!(r#"{{"channel_names": {channels}, "labels": {{"background": 0}}}}"#);
+        Found::in_described(&["a_T1.nii.gz", "b.nii.gz"], &[("dataset.json", &description)])
+    };
+    described(r#"{"0": "CT"}"#).cases(&["data/a_T1 a_T1.nii.gz -", "data/b b.nii.gz -"]);
+    for channels in [r#"{"0": "CT", "1": "T1"}"#, r#"{"0": "MRI"}"#, "{}"] {
+        described(channels).cases(&["data/b b.nii.gz -"]);
+    }
+}
+
+#[test]
+fn two_label_maps_of_one_case_are_not_chosen_between() {
+    let files = ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/a.nrrd", "imagesTr/b_0000.nii.gz"];
+    Found::in_files(&files)
+        .cases(&["data/b imagesTr/b_0000.nii.gz -"])
+        .skipped(&[("data/a", "two label maps, a.nii.gz and a.nrrd; keep one")]);
+    let description =
+        r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nrrd", "numTraining": 2}"#;
+    Found::in_described(&files, &[("dataset.json", description)])
+        .skipped(&[])
+        .cases(&["data/a imagesTr/a_0000.nii.gz labelsTr/a.nrrd", "data/b imagesTr/b_0000.nii.gz -"]);
+}
+
+#[test]
+fn images_of_all_modalities_are_taken_where_they_are_asked_for() {
+    let files = ["sub-01_T1w.nii.gz", "IXI002-Guys-0828-T1.nii.gz", "case/flair.nii.gz"];
+    let found = Found::in_files(&[&files[..], &["ct.nii"]].concat());
+    found.cases(&["data/ct ct.nii -"]);
+    let listing = survey_of(&found.dir.path().join("data"), Modalities::All).unwrap();
+    Found { listing, dir: found.dir }.cases(&[
+        "data/IXI002-Guys-0828-T1 IXI002-Guys-0828-T1.nii.gz -",
+        "data/case/flair case/flair.nii.gz -",
+        "data/ct ct.nii -",
+        "data/sub-01_T1w sub-01_T1w.nii.gz -",
+    ]);
+    let description =
+        r#"{"channel_names": {"0": "MRI"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 1}"#;
+    let found =
+        Found::in_described(&["Dataset001_A/imagesTr/a_0000.nii.gz"], &[("Dataset001_A/dataset.json", description)]);
+    let notes = |modalities| {
+        let listing = survey_of(&found.dir.path().join("data"), modalities).unwrap();
+        listing.datasets[0].notes.iter().map(ToString::to_string).filter(|note| note.contains("not CT")).count()
+    };
+    assert_eq!((notes(Modalities::Ct), notes(Modalities::All)), (1, 0));
+}
+
+#[test]
+fn plain_folders_join_label_maps_by_name_and_take_no_mask_for_an_image() {
+    Found::in_files(&["b/2.nii", "a.nii.gz", "notes.txt"])
+        .cases(&["data/a a.nii.gz -", "data/b/2 b/2.nii -"])
+        .unused(&[("notes.txt", UnusedReason::NotAVolume)]);
+    // LiTS.
+    Found::in_files(&["volume-0.nii", "segmentation-0.nii", "volume-1.nii", "segmentation-2.nii", "organs_t1.nii"])
+        .cases(&["data/volume-0 volume-0.nii segmentation-0.nii", "data/volume-1 volume-1.nii -"])
+        .unused(&[
+            ("organs_t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
+            ("segmentation-2.nii", UnusedReason::NamedLikeLabel),
+        ]);
+    let found = Found::in_files(&["p1_ct.nii", "p1_seg.nii", "p1_mask.nii", "masks/p2.nii"]);
+    found.cases(&["data/p1_ct p1_ct.nii -"]).unused(&[
+        ("masks/p2.nii", UnusedReason::NamedLikeLabel),
+        ("p1_mask.nii", UnusedReason::AmbiguousLabel),
+        ("p1_seg.nii", UnusedReason::AmbiguousLabel),
+    ]);
+    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
+}
+
+#[test]
+fn further_channels_of_a_plain_folder_are_no_scans() {
+    Found::in_files(&["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d.nii.gz"])
+        .cases(&["data/b_0000 b_0000.nii.gz -", "data/d d.nii.gz -"])
+        .skipped(&[(
+            "data/a_0000",
+            "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if the numbers count \
+             scans",
+        )])
+        .unused(&[("a_0001.nii.gz", UnusedReason::OtherChannel), ("c_0001.nii.gz", UnusedReason::OtherChannel)]);
+    Found::in_files(&["p_0001.nii.gz", "p_0002.nii.gz"])
+        .cases(&["data/p_0001 p_0001.nii.gz -", "data/p_0002 p_0002.nii.gz -"]);
+}

@@ -1,0 +1,166 @@
+//! Checks of the paths that results go to, before any work is done.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::case::shown;
+
+/// A path that results cannot be written to.
+#[derive(Debug, thiserror::Error)]
+pub enum DestinationError {
+    /// A file, or another thing that is not a folder, at the path of a folder or above it.
+    #[error("{}: {} is not a folder; choose another path for the results", shown(path), shown(place))]
+    NotAFolder {
+        /// The path asked for.
+        path: PathBuf,
+        /// The path, or the one above it, that is not a folder.
+        place: PathBuf,
+    },
+    /// A folder at the path of a file.
+    #[error("{}: a folder; expected the name of a file to write", shown(path))]
+    NotAFile {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// A file in a folder that does not exist.
+    #[error("{}: the folder {} does not exist; create it, or choose another path", shown(path), shown(folder))]
+    NoFolder {
+        /// The path asked for.
+        path: PathBuf,
+        /// The missing folder.
+        folder: PathBuf,
+    },
+    /// A link to something that is missing.
+    #[error("{}: {} is a link to something that is missing", shown(path), shown(place))]
+    Dangling {
+        /// The path asked for.
+        path: PathBuf,
+        /// The path, or the one above it, that is the link.
+        place: PathBuf,
+    },
+    /// A path that cannot be looked at.
+    #[error("{}: cannot look at this path", shown(path))]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Thing at a path.
+enum Place {
+    Nothing,
+    Folder,
+    Other,
+}
+
+fn look(asked: &Path, place: &Path) -> Result<Place, DestinationError> {
+    match std::fs::metadata(place) {
+        Ok(data) if data.is_dir() => Ok(Place::Folder),
+        Ok(_) => Ok(Place::Other),
+        Err(err) if err.kind() == ErrorKind::NotFound && place.symlink_metadata().is_ok() => {
+            Err(DestinationError::Dangling { path: asked.to_owned(), place: place.to_owned() })
+        }
+        // Below a file; the file itself is met further up.
+        Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Place::Nothing),
+        Err(source) => Err(DestinationError::Unreadable { path: place.to_owned(), source }),
+    }
+}
+
+/// Checks that `path` is a folder or can become one: that the nearest thing that exists on the way to it is a folder.
+///
+/// Writes nothing, so missing permissions and a full disk are found later.
+///
+/// # Errors
+/// If something that is not a folder is in the way, or the path cannot be looked at.
+pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
+    for place in path.ancestors().filter(|place| !place.as_os_str().is_empty()) {
+        match look(path, place)? {
+            Place::Nothing => {}
+            Place::Folder => return Ok(()),
+            Place::Other => {
+                return Err(DestinationError::NotAFolder { path: path.to_owned(), place: place.to_owned() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that `path` can be written as a file: that it is no folder and that its folder exists. A file of this name would
+/// be replaced.
+///
+/// # Errors
+/// If the path is a folder or a link to something that is missing, its folder does not exist, or it cannot be looked at.
+pub fn check_output_file(path: &Path) -> Result<(), DestinationError> {
+    match look(path, path)? {
+        Place::Folder => return Err(DestinationError::NotAFile { path: path.to_owned() }),
+        Place::Other => return Ok(()),
+        Place::Nothing => {}
+    }
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    check_output_folder(folder).map_err(|err| match err {
+        DestinationError::NotAFolder { place, .. } => DestinationError::NotAFolder { path: path.to_owned(), place },
+        DestinationError::Dangling { place, .. } => DestinationError::Dangling { path: path.to_owned(), place },
+        other => other,
+    })?;
+    match look(path, folder)? {
+        Place::Nothing => Err(DestinationError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }),
+        Place::Folder | Place::Other => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text of an error without the path of the temporary folder.
+    fn text(result: Result<(), DestinationError>, dir: &Path) -> Option<String> {
+        let dir = format!("{}/", dir.display());
+        result.err().map(|err| err.to_string().replace(&dir, ""))
+    }
+
+    #[test]
+    fn a_folder_may_exist_or_be_created() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        let check = |name: &str| text(check_output_folder(&dir.path().join(name)), dir.path());
+        assert_eq!(check(""), None);
+        assert_eq!(check("new/and/deeper"), None);
+        assert_eq!(check("file").unwrap(), "file: file is not a folder; choose another path for the results");
+        assert_eq!(check("file/a/b").unwrap(), "file/a/b: file is not a folder; choose another path for the results");
+        assert!(check_output_folder(Path::new("a folder that is not here")).is_ok());
+    }
+
+    #[test]
+    fn a_file_needs_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let check = |name: &str| text(check_output_file(&dir.path().join(name)), dir.path());
+        for name in ["file", "new", "folder/new"] {
+            assert_eq!(check(name), None, "{name}");
+        }
+        assert_eq!(check("folder").unwrap(), "folder: a folder; expected the name of a file to write");
+        assert_eq!(
+            check("none/new").unwrap(),
+            "none/new: the folder none does not exist; create it, or choose another path"
+        );
+        assert!(check("file/new").unwrap().starts_with("file/new: file is not a folder"));
+        assert!(check_output_file(Path::new("a file that is not here")).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_nothing_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("gone", dir.path().join("link")).unwrap();
+        let check = |check: fn(&Path) -> Result<(), DestinationError>, name: &str| {
+            text(check(&dir.path().join(name)), dir.path()).unwrap()
+        };
+        for found in [check(check_output_folder, "link"), check(check_output_file, "link")] {
+            assert_eq!(found, "link: link is a link to something that is missing");
+        }
+        assert_eq!(check(check_output_file, "link/a"), "link/a: link is a link to something that is missing");
+    }
+}

@@ -1,0 +1,194 @@
+//! Configuration of a service, and the errors of starting it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hiend_cache::Cache;
+
+use super::Listen;
+use crate::pipeline;
+
+/// Configuration of a service.
+#[derive(Clone)]
+pub struct ServiceConfig {
+    /// Caches to serve, with their weights.
+    pub caches: Vec<(Arc<Cache>, u32)>,
+    /// Addresses to listen on.
+    pub listen: Vec<Listen>,
+    /// Number of threads that decode and augment; 0 for one per core.
+    pub threads: usize,
+    /// Memory for the batches of all clients, and for the blocks that the disk cache has mapped, in bytes.
+    pub memory_bytes: u64,
+    /// Memory for the batches of each client, in bytes.
+    pub client_memory_bytes: u64,
+    /// Number of streams that may be open.
+    pub max_streams: usize,
+    /// Time after which an unused stream is closed.
+    pub idle: Duration,
+    /// Time that [`Service::shutdown`](super::Service::shutdown) waits for batches being sent.
+    pub drain: Duration,
+    /// Token that clients must present; none admits every client.
+    pub token: Option<String>,
+    /// Certificate and key for TCP; none for plain TCP.
+    pub tls: Option<Tls>,
+    /// True to listen beyond this host without TLS or without a token.
+    pub insecure: bool,
+    /// True to pass voxels through shared memory to clients on this host.
+    pub shared_memory: bool,
+}
+
+impl std::fmt::Debug for ServiceConfig {
+    /// Shows everything but the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            caches,
+            listen,
+            threads,
+            memory_bytes,
+            client_memory_bytes,
+            max_streams,
+            idle,
+            drain,
+            token,
+            tls,
+            insecure,
+            shared_memory,
+        } = self;
+        f.debug_struct("ServiceConfig")
+            .field("caches", caches)
+            .field("listen", listen)
+            .field("threads", threads)
+            .field("memory_bytes", memory_bytes)
+            .field("client_memory_bytes", client_memory_bytes)
+            .field("max_streams", max_streams)
+            .field("idle", idle)
+            .field("drain", drain)
+            .field("token", &token.as_ref().map(|_| "hidden"))
+            .field("tls", tls)
+            .field("insecure", insecure)
+            .field("shared_memory", shared_memory)
+            .finish()
+    }
+}
+
+impl ServiceConfig {
+    /// Checks the configuration; `blocks_bytes` are those that the caches may hold of objects.
+    pub(super) fn check(&self, blocks_bytes: u64) -> Result<(), ServiceError> {
+        if self.caches.is_empty() {
+            return Err(ServiceError::NoCache);
+        }
+        if self.listen.is_empty() {
+            return Err(ServiceError::NoAddress);
+        }
+        if self.token.as_deref().is_some_and(|token| token.trim().is_empty()) {
+            return Err(ServiceError::EmptyToken);
+        }
+        let (memory_bytes, client_memory_bytes) = (self.memory_bytes, self.client_memory_bytes);
+        if client_memory_bytes == 0 || memory_bytes.saturating_sub(blocks_bytes) / client_memory_bytes < 2 {
+            return Err(ServiceError::TooLittleMemory { memory_bytes, client_memory_bytes, blocks_bytes });
+        }
+        let is_safe = self.insecure || (self.tls.is_some() && self.token.is_some());
+        match self.listen.iter().find(|listen| !listen.is_local() && !is_safe) {
+            Some(listen) => Err(ServiceError::Exposed { listen: listen.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Certificate chain and key of a server, as PEM.
+#[derive(Clone)]
+pub struct Tls {
+    /// Certificates, the server's own first.
+    pub cert_pem: Vec<u8>,
+    /// Private key.
+    pub key_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            caches: Vec::new(),
+            listen: Vec::new(),
+            threads: 0,
+            memory_bytes: 16 << 30,
+            client_memory_bytes: 2 << 30,
+            max_streams: 256,
+            idle: Duration::from_mins(10),
+            drain: Duration::from_secs(30),
+            token: None,
+            tls: None,
+            insecure: false,
+            shared_memory: true,
+        }
+    }
+}
+
+/// Error of starting a service.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// There is nothing to serve.
+    #[error("no cache to serve")]
+    NoCache,
+    /// There is no address.
+    #[error("no address to listen on")]
+    NoAddress,
+    /// The service would be open to the network.
+    #[error(
+        "{listen}: listening beyond this host needs --tls-cert, --tls-key and --token-file, or --insecure where the \
+         network is trusted"
+    )]
+    Exposed {
+        /// The address.
+        listen: Listen,
+    },
+    /// The token is empty.
+    #[error("the token is empty")]
+    EmptyToken,
+    /// The memory does not suffice.
+    #[error(
+        "--memory {memory_bytes} is too small: two clients' memory of {client_memory_bytes} bytes is needed, one for \
+         a client and one for memory to be reused{}", of_blocks(*blocks_bytes)
+    )]
+    TooLittleMemory {
+        /// Memory of all clients.
+        memory_bytes: u64,
+        /// Memory of each.
+        client_memory_bytes: u64,
+        /// Memory for blocks of caches in object storage.
+        blocks_bytes: u64,
+    },
+    /// An address cannot be bound.
+    #[error("cannot listen on {listen}")]
+    Bind {
+        /// The address.
+        listen: Listen,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Certificate and key cannot be used.
+    #[error("invalid certificate or key")]
+    Tls {
+        /// Cause.
+        source: tonic::transport::Error,
+    },
+    /// The system provided no threads.
+    #[error("cannot start the threads of the service")]
+    NoThreads {
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The loader's threads cannot be started.
+    #[error(transparent)]
+    Loader(#[from] pipeline::Error),
+}
+
+/// Part of an error about memory.
+fn of_blocks(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(", and {bytes} bytes for blocks of the disk cache") }
+}

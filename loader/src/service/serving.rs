@@ -1,0 +1,110 @@
+//! Tasks that accept connections on bound addresses and answer their requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::{Server, ServerTlsConfig};
+
+use super::hub::Hub;
+use super::listen::Connection;
+use super::rpc::Rpc;
+use super::{MOST_WAITING, pass};
+
+/// Time between pings, and time for their answers; a client that answers none for so long is gone.
+const PING: Duration = Duration::from_secs(20);
+
+/// Pause after a connection that could not be accepted.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Largest HTTP/2 frame that the server reads; requests are small.
+const FRAME_LIMIT: u32 = 64 << 10;
+
+/// A bound address, before the runtime knows it.
+pub(super) enum Listener {
+    Tcp(std::net::TcpListener),
+    /// With the socket that passes files of shared memory, if they are shared.
+    Unix(std::os::unix::net::UnixListener, Option<std::os::unix::net::UnixListener>),
+}
+
+impl Listener {
+    /// Starts the tasks that serve an address.
+    pub(super) fn serve(
+        self,
+        hub: &Arc<Hub>,
+        tls: Option<&ServerTlsConfig>,
+        stopped: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> std::io::Result<()> {
+        use tokio_stream::StreamExt as _;
+        use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+
+        let clients = Arc::clone(&hub.clients);
+        let mut stopped = stopped.clone();
+        // An error means that the service is gone.
+        let stop = async move { stopped.wait_for(|&stop| stop).await.map_or((), |_| ()) };
+        let rpc = Rpc::new(hub);
+        match self {
+            Self::Tcp(listener) => {
+                let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
+                let incoming = incoming.then(accepted).filter_map(move |socket| {
+                    let (socket, client) = (socket?, clients.connect(false)?);
+                    Some(Ok::<_, std::io::Error>(Connection::tcp(socket, client)))
+                });
+                let incoming = Box::pin(incoming);
+                let mut server = server();
+                if let Some(tls) = tls {
+                    server = server.tls_config(tls.clone()).map_err(std::io::Error::other)?;
+                }
+                tasks.spawn(async move { report(server.serve_with_incoming_shutdown(rpc, incoming, stop).await) });
+            }
+            Self::Unix(listener, files) => {
+                let shares_memory = files.is_some();
+                if let Some(files) = files {
+                    let files = tokio::net::UnixListener::from_std(files)?;
+                    // Ends with the runtime; a client redeems its ticket at once.
+                    tokio::spawn(pass::serve(files, Arc::downgrade(hub)));
+                }
+                let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+                let incoming = incoming.then(accepted).filter_map(move |socket| {
+                    let (socket, client) = (socket?, clients.connect(shares_memory)?);
+                    Some(Ok::<_, std::io::Error>(Connection::unix(socket, client)))
+                });
+                let incoming = Box::pin(incoming);
+                let server = server();
+                tasks.spawn(async move { report(server.serve_with_incoming_shutdown(rpc, incoming, stop).await) });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The socket of a new connection; reports an error and pauses, because a process without free file descriptors gets the
+/// same error at once again.
+async fn accepted<S>(socket: std::io::Result<S>) -> Option<S> {
+    match socket {
+        Ok(socket) => Some(socket),
+        Err(err) => {
+            tracing::warn!("cannot accept a connection: {err}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Server with the bounds of every connection.
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .max_concurrent_streams(2 * u32::try_from(MOST_WAITING).unwrap_or(u32::MAX))
+        .http2_max_header_list_size(16 << 10)
+        .max_frame_size(FRAME_LIMIT)
+}
+
+fn report(ended: Result<(), tonic::transport::Error>) {
+    if let Err(err) = ended {
+        tracing::error!("a listener ended: {:#}", err);
+    }
+}

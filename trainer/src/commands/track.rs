@@ -1,0 +1,72 @@
+//! `hiend-train track RUN --mlflow URL`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use hiend_loader::program::count;
+
+use super::tracking::default_experiment;
+use crate::checkpoint::{self, Kind};
+use crate::cli::TrackArgs;
+use crate::config::RunConfig as _;
+use crate::config::finetune::FinetuneConfig;
+use crate::config::pretrain::PretrainConfig;
+use crate::journal;
+use crate::report::mlflow::{Client, Credentials, Description, Link, Sender, Status};
+use crate::training::{CHECKPOINTS, CONFIG, JOURNAL};
+
+pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
+    let run_dir = &args.run_dir;
+    // Before anything is created on the server.
+    journal::read(&run_dir.join(JOURNAL))?;
+    let client = Client::new(&args.mlflow, Credentials::of_environment())?;
+    let experiment = match (&args.mlflow_experiment, Link::read(run_dir)?) {
+        (Some(name), _) => name.clone(),
+        (None, Some(link)) => link.experiment,
+        (None, None) => default_experiment(kind_of(run_dir)?).to_owned(),
+    };
+    let description = Description {
+        experiment,
+        is_named: args.mlflow_experiment.is_some(),
+        stream_digest: stream_digest(run_dir),
+        ..Description::default()
+    };
+    let mut sender = Sender::open(client, run_dir, description)?;
+    sender.catch_up()?;
+    let (sent, page) = (count(sender.num_steps(), "step"), sender.page().unwrap_or_default());
+    let status = sender.status();
+    if status == Status::Running {
+        let reason = "the journal has no end: the run is in progress, or was ended from outside";
+        super::print(format_args!("{sent} sent to {page}; {reason}"))?;
+    } else {
+        sender.finish(status)?;
+        super::print(format_args!("{sent} sent to {page}; {}", status.name()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Kind of a run by its configuration: that of fine-tuning has classes.
+fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
+    let path = run_dir.join(CONFIG);
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let origin = path.display().to_string();
+    if FinetuneConfig::parse(&text, &origin).is_ok() {
+        return Ok(Kind::Finetune);
+    }
+    PretrainConfig::parse(&text, &origin)?;
+    Ok(Kind::Pretrain)
+}
+
+/// Digest of the run's stream, which its checkpoints hold. A damaged one is the concern of `verify`.
+fn stream_digest(run_dir: &Path) -> Option<String> {
+    let checkpoint = checkpoint::latest(&run_dir.join(CHECKPOINTS)).ok()??;
+    match checkpoint::read_head(&checkpoint).ok()?.kind {
+        Kind::Pretrain => {
+            checkpoint::read_state::<PretrainConfig>(&checkpoint, Kind::Pretrain).ok().map(|state| state.cache_digest)
+        }
+        Kind::Finetune => {
+            checkpoint::read_state::<FinetuneConfig>(&checkpoint, Kind::Finetune).ok().map(|state| state.cache_digest)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `--mlflow URL`: a run sent to MLflow while it lasts.
+
+use std::path::{Path, PathBuf};
+
+use super::note;
+use super::ranks::Rank;
+use crate::checkpoint::Kind;
+use crate::cli::RunArgs;
+use crate::report::mlflow::{
+    Client, Credentials, Description, Link, MlflowError, Pace, Sender, ServerUrl, Status, Tracker,
+};
+use crate::training::{Event, Outcome, Resume, Summary, Task, TrainingError};
+
+/// Experiment of runs that name none.
+pub(super) fn default_experiment(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pretrain => "hiend-pretrain",
+        Kind::Finetune => "hiend-finetune",
+    }
+}
+
+/// Tracking of a run by MLflow.
+pub(super) struct Tracking {
+    server: ServerUrl,
+    run_dir: PathBuf,
+    state: State,
+}
+
+enum State {
+    /// The run has not begun.
+    Prepared(Box<(Client, Description)>),
+    /// The run lasts.
+    Started(Tracker),
+    /// Nothing is sent.
+    Off,
+}
+
+impl Tracking {
+    /// Asks the server for the experiment before any time is spent. `None` without `--mlflow`, for a run that keeps nothing,
+    /// and on all ranks but the first.
+    ///
+    /// A server that is away is no error. Nothing that a server answers is one for a resumed run, which a batch system may
+    /// have started at night.
+    pub(super) fn prepare<T: Task>(
+        args: &RunArgs,
+        run_dir: &Path,
+        resume: Resume,
+        stream_digest: &str,
+        rank: &Rank,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(server) = args.mlflow.as_ref().filter(|_| rank.is_first()) else { return Ok(None) };
+        let client = Client::new(server, Credentials::of_environment())?;
+        let description = Description {
+            experiment: args.mlflow_experiment.clone().unwrap_or_else(|| default_experiment(T::KIND).to_owned()),
+            is_named: args.mlflow_experiment.is_some(),
+            is_live: true,
+            begins: resume == Resume::Begin,
+            stream_digest: Some(stream_digest.to_owned()),
+        };
+        if description.begins {
+            match client.experiment(&description.experiment) {
+                Ok(_) if args.smoke => rank.note(format_args!("MLflow server {server} answers")),
+                Ok(_) => {}
+                Err(error) if error.is_temporary() => {
+                    rank.note(format_args!("warning: {error}; training goes on, and what MLflow misses is sent later"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else if let Ok(Some(link)) = Link::read(run_dir)
+            && description.names_other_than(&link.experiment)
+        {
+            let (tracked, wanted) = (link.experiment, description.experiment);
+            return Err(MlflowError::OtherExperiment { run_dir: run_dir.to_owned(), tracked, wanted }.into());
+        }
+        if args.smoke {
+            return Ok(None);
+        }
+        let (server, run_dir) = (server.clone(), run_dir.to_owned());
+        Ok(Some(Self { server, run_dir, state: State::Prepared(Box::new((client, description))) }))
+    }
+
+    /// Starts with the run, and tells the tracker of every new line of the journal.
+    pub(super) fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { .. } => {
+                let State::Prepared(prepared) = std::mem::replace(&mut self.state, State::Off) else { return };
+                let (client, description) = *prepared;
+                match start(client, &self.run_dir, description) {
+                    Ok(tracker) => self.state = State::Started(tracker),
+                    Err(error) => tracing::warn!("nothing is sent to MLflow: {error:#}"),
+                }
+            }
+            Event::Step(_) | Event::Validation(_) => {
+                if let State::Started(tracker) = &self.state {
+                    tracker.notify();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the rest of the journal and the final status, and says so if that is not possible.
+    pub(super) fn finish(self, result: &Result<Summary, TrainingError>, stop_requested: bool) {
+        let State::Started(tracker) = self.state else { return };
+        let status = match result {
+            Ok(Summary { outcome: Outcome::Finished, .. }) => Status::Finished,
+            Ok(_) => Status::Killed,
+            // Waiting for data that was cut short.
+            Err(
+                TrainingError::Feed(_)
+                | TrainingError::Open { .. }
+                | TrainingError::Validation { .. }
+                | TrainingError::File(_),
+            ) if stop_requested => Status::Killed,
+            Err(_) => Status::Failed,
+        };
+        if let Err(reason) = tracker.finish(status) {
+            let (run, server) = (self.run_dir.display(), &self.server);
+            note(format_args!(
+                "warning: MLflow has not received everything: {reason}; `hiend-train track {run} --mlflow {server}` sends \
+                 the rest"
+            ));
+        }
+    }
+}
+
+fn start(client: Client, run_dir: &Path, description: Description) -> anyhow::Result<Tracker> {
+    Ok(Tracker::start(Sender::open(client, run_dir, description)?, Pace::default())?)
+}

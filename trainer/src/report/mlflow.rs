@@ -1,0 +1,30 @@
+//! `--mlflow URL`: a run's steps and validations on an MLflow server, through its REST API.
+//!
+//! The journal is the source of everything that is sent. A thread of its own follows it, so that training only says that
+//! there is something new, and an absent server costs nothing but a warning: what it missed is sent from the journal when it
+//! answers again, by a later session, or by `hiend-train track`. `RUN_DIR/mlflow.json` names the MLflow run, which resumed
+//! sessions continue. The position is asked of the server, which alone knows what it has received: nothing is sent twice
+//! after a lost answer, and nothing is missing after a server was restored from an older copy.
+//!
+//! A resumed run repeats the steps since its last checkpoint with the same losses. The server keeps the first record of a
+//! step, since MLflow cannot replace one.
+//!
+//! Seven methods of the API are needed; `reqwest`, which downloads weights, sends the requests.
+
+mod client;
+mod error;
+mod link;
+mod params;
+mod points;
+mod sender;
+mod server;
+#[cfg(test)]
+mod testing;
+mod tracker;
+
+pub use client::{Client, Status};
+pub use error::MlflowError;
+pub use link::{LINK, Link};
+pub use sender::{Description, Sender};
+pub use server::{Credentials, ServerUrl};
+pub use tracker::{Pace, Tracker};

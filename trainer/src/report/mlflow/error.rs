@@ -1,0 +1,146 @@
+//! Errors of tracking a run.
+
+use std::io;
+use std::path::PathBuf;
+
+use hiend_cache::FileError;
+
+use crate::journal::JournalError;
+
+/// An error of tracking a run by MLflow.
+#[derive(Debug, thiserror::Error)]
+pub enum MlflowError {
+    /// The server cannot be reached, or a connection broke.
+    #[error("MLflow server {server} does not answer ({reason})")]
+    NoAnswer {
+        /// The server.
+        server: String,
+        /// Reasons, in one line.
+        reason: String,
+    },
+    /// The server refused a request, or failed.
+    #[error("MLflow server {server} answered {request} with {status}{message}{}", hint(*status))]
+    Refused {
+        /// The server.
+        server: String,
+        /// Method of the API.
+        request: &'static str,
+        /// Status of the answer.
+        status: u16,
+        /// MLflow's code of the error, or empty.
+        code: String,
+        /// The server's message in one line, with a colon before it, or empty.
+        message: String,
+    },
+    /// An answer that MLflow does not give.
+    #[error("{server} does not answer as an MLflow server does ({found}); check the address and its path")]
+    NotMlflow {
+        /// The server.
+        server: String,
+        /// The answer.
+        found: String,
+    },
+    /// The experiment was deleted.
+    #[error(
+        "experiment `{experiment}` is deleted on {server}; restore it there, or name another one with --mlflow-experiment"
+    )]
+    DeletedExperiment {
+        /// The server.
+        server: String,
+        /// Name of the experiment.
+        experiment: String,
+    },
+    /// The MLflow run that a run's folder names was deleted, or is on another server.
+    #[error("{server} has no MLflow run {run_id}; remove {} to send everything as a new one", link.display())]
+    NoRun {
+        /// The server.
+        server: String,
+        /// Id of the MLflow run.
+        run_id: String,
+        /// File that names it.
+        link: PathBuf,
+    },
+    /// The run is tracked in another experiment.
+    #[error("{} is tracked in experiment `{tracked}`, not `{wanted}`; leave out --mlflow-experiment", run_dir.display())]
+    OtherExperiment {
+        /// The run's folder.
+        run_dir: PathBuf,
+        /// Name of its experiment.
+        tracked: String,
+        /// The name given.
+        wanted: String,
+    },
+    /// Another process sends the same run.
+    #[error("{} is sent to MLflow by another process", run_dir.display())]
+    InUse {
+        /// The run's folder.
+        run_dir: PathBuf,
+    },
+    /// The file that names the MLflow run cannot be parsed.
+    #[error("{}: not a file of hiend-train; remove it to send everything as a new run", path.display())]
+    BadLink {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The address has a user or password.
+    #[error(
+        "--mlflow {server}: user and password do not belong into the address; set MLFLOW_TRACKING_USERNAME and \
+         MLFLOW_TRACKING_PASSWORD"
+    )]
+    CredentialsInUrl {
+        /// The server.
+        server: String,
+    },
+    /// Credentials that HTTP cannot carry.
+    #[error("the MLFLOW_TRACKING variables have characters that no HTTP header may have")]
+    BadCredentials,
+    /// The configuration of the run cannot be parsed.
+    #[error("{}: {reason}", path.display())]
+    BadConfig {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message, in one line.
+        reason: String,
+    },
+    /// A file that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Threads or sockets that the system refuses.
+    #[error("cannot track the run")]
+    System(#[source] io::Error),
+}
+
+impl MlflowError {
+    /// True if the same request may succeed later: the server is away, busy or failing, or a disk is full.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } | Self::File(_) => true,
+            Self::Refused { status, .. } => matches!(*status, 408 | 429 | 500..),
+            _ => false,
+        }
+    }
+
+    /// True if the server understood the request and refused its content.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { status: 400, .. })
+    }
+
+    /// True if MLflow answered with the error `wanted`.
+    pub(super) fn has_code(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "; credentials are taken from MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        _ => "",
+    }
+}

@@ -1,0 +1,512 @@
+//! The journal of a run, sent to its MLflow run.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hiend_cache::FileError;
+use hiend_cache::lock::FileLock;
+use toml::Table;
+
+use super::client::{MAX_METRICS, Pair, Received};
+use super::link::Link;
+use super::params::{self, MAX_PARAMS, SHORT};
+use super::points::{self, Metric};
+use super::{Client, LINK, MlflowError, Status};
+use crate::journal::{Chunk, Entry, Follower};
+use crate::training::{CONFIG, JOURNAL};
+
+/// Tag by which an MLflow run is found.
+const KEY: &str = "hiend.key";
+/// File in a run's folder that the process which sends it has locked.
+const LOCK: &str = "mlflow.lock";
+/// Number of entries read at a time. Steps have eight metrics, so that most requests have less than [`MAX_METRICS`].
+const MAX_ENTRIES: usize = 100;
+
+/// Facts about a run that its folder does not hold.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Experiment to begin an MLflow run in. One that exists stays where it is.
+    pub experiment: String,
+    /// True if the experiment was named by the user: it is an error if the run is in another one.
+    pub is_named: bool,
+    /// True if the run is being trained by this process: it is in progress, and its entries are new.
+    pub is_live: bool,
+    /// True if the run begins anew, whatever its folder held before.
+    pub begins: bool,
+    /// Digest of the stream, if known.
+    pub stream_digest: Option<String>,
+}
+
+impl Description {
+    /// True if the user named another experiment than `tracked`.
+    #[must_use]
+    pub fn names_other_than(&self, tracked: &str) -> bool {
+        self.is_named && self.experiment != tracked
+    }
+}
+
+/// Sends a run's journal to its MLflow run, and remembers where it is.
+#[derive(Debug)]
+pub struct Sender {
+    client: Client,
+    run_dir: PathBuf,
+    description: Description,
+    link: Link,
+    /// True if the MLflow run may have been created although its id is unknown.
+    may_exist: bool,
+    /// Positions up to which the server has the records; unknown until it is asked, and after a failed request.
+    received: Option<Received>,
+    /// Positions that the server confirmed last.
+    confirmed: Received,
+    /// True once the MLflow run of a resumed run is marked as in progress again.
+    is_marked: bool,
+    journal: Follower,
+    /// Estimated time of the entries read so far, milliseconds since 1970.
+    clock_ms: i64,
+    /// Status by the last entry read.
+    status: Status,
+    class_keys: Vec<String>,
+    config: Table,
+    num_steps: u64,
+    _lock: FileLock,
+}
+
+impl Sender {
+    /// Prepares sending the run in `run_dir`, which has a configuration; makes no request yet.
+    ///
+    /// # Errors
+    /// If another process sends the run, it is in another experiment than the one named, or a file cannot be read.
+    pub fn open(client: Client, run_dir: &Path, description: Description) -> Result<Self, MlflowError> {
+        let Some(lock) = FileLock::try_exclusive(&run_dir.join(LOCK))? else {
+            return Err(MlflowError::InUse { run_dir: run_dir.to_owned() });
+        };
+        let path = run_dir.join(CONFIG);
+        let config = std::fs::read_to_string(&path).map_err(FileError::at(&path, "read"))?;
+        let config: Table = config.parse().map_err(|error: toml::de::Error| {
+            let reason = error.message().replace(['\r', '\n'], " ");
+            MlflowError::BadConfig { path: path.clone(), reason }
+        })?;
+        let found = if description.begins { None } else { Link::read(run_dir)? };
+        if let Some(link) = found.as_ref().filter(|link| description.names_other_than(&link.experiment)) {
+            let (tracked, wanted) = (link.experiment.clone(), description.experiment.clone());
+            return Err(MlflowError::OtherExperiment { run_dir: run_dir.to_owned(), tracked, wanted });
+        }
+        let may_exist = found.is_some();
+        let link = match found {
+            Some(link) => link,
+            // A configuration is written once, when its run begins.
+            None => {
+                Link::new(run_dir, &description.experiment, if description.begins { now_ms() } else { written(&path)? })
+            }
+        };
+        let names = config.get("classes").and_then(toml::Value::as_array);
+        let names = names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned));
+        Ok(Self {
+            client,
+            run_dir: run_dir.to_owned(),
+            clock_ms: link.start_ms,
+            link,
+            may_exist,
+            received: None,
+            confirmed: Received::default(),
+            is_marked: false,
+            journal: Follower::new(&run_dir.join(JOURNAL)),
+            status: Status::Running,
+            class_keys: points::class_keys(&names.collect::<Vec<_>>()),
+            config,
+            num_steps: 0,
+            description,
+            _lock: lock,
+        })
+    }
+
+    /// Address of the MLflow run's page, once the run exists.
+    #[must_use]
+    pub fn page(&self) -> Option<String> {
+        let (experiment, run) = (self.link.experiment_id.as_deref()?, self.link.run_id.as_deref()?);
+        Some(self.client.server().page(experiment, run))
+    }
+
+    /// Number of steps sent so far.
+    #[must_use]
+    pub fn num_steps(&self) -> u64 {
+        self.num_steps
+    }
+
+    /// Status of the run by the journal as far as it was read: running unless its last entry says that it stopped.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Sends all complete lines of the journal that the server does not have.
+    ///
+    /// # Errors
+    /// If a request or a file fails. Calling it again continues.
+    pub fn catch_up(&mut self) -> Result<(), MlflowError> {
+        while self.advance()? {}
+        Ok(())
+    }
+
+    /// Sets the final status of the MLflow run.
+    ///
+    /// # Errors
+    /// If the request fails.
+    pub fn finish(&mut self, status: Status) -> Result<(), MlflowError> {
+        let run_id = self.run_id()?;
+        let end_ms = if self.description.is_live { now_ms() } else { self.clock_ms };
+        self.client.set_status(&run_id, status, Some(end_ms))
+    }
+
+    /// Sends the next entries; returns whether there may be more.
+    fn advance(&mut self) -> Result<bool, MlflowError> {
+        let run_id = self.run_id()?;
+        self.describe(&run_id)?;
+        let received = self.position(&run_id)?;
+        let chunk = self.journal.peek(MAX_ENTRIES)?;
+        if chunk.entries.is_empty() {
+            return Ok(false);
+        }
+        let part = Part::of(&chunk, received, self.clock_ms, &self.class_keys);
+        // The first request has the tags as well. Unless all are answered, the server is asked what it has.
+        self.received = None;
+        let mut tags = part.tags.as_slice();
+        let mut metrics = part.metrics.chunks(MAX_METRICS);
+        if let Some(first) = metrics.next() {
+            self.client.log(&run_id, first, &[], tags)?;
+            tags = &[];
+        }
+        for metrics in metrics {
+            self.client.log(&run_id, metrics, &[], &[])?;
+        }
+        if !tags.is_empty() {
+            self.client.log(&run_id, &[], &[], tags)?;
+        }
+        self.received = Some(part.received);
+        self.confirmed = part.received;
+        self.journal.advance(&chunk);
+        self.num_steps += part.num_steps;
+        self.status = part.status.unwrap_or(self.status);
+        self.clock_ms = part.clock_ms;
+        if self.description.is_live && chunk.is_last {
+            self.clock_ms = self.clock_ms.max(now_ms());
+        }
+        Ok(!chunk.is_last)
+    }
+
+    /// Id of the MLflow run, which is created if there is none.
+    fn run_id(&mut self) -> Result<String, MlflowError> {
+        if let Some(run_id) = &self.link.run_id {
+            return Ok(run_id.clone());
+        }
+        let experiment_id = match &self.link.experiment_id {
+            Some(id) => id.clone(),
+            None => self.client.experiment(&self.link.experiment)?,
+        };
+        self.link.experiment_id = Some(experiment_id.clone());
+        // The answer to an earlier request may have been lost.
+        let found = if self.may_exist { self.client.find_run(&experiment_id, KEY, &self.link.key)? } else { None };
+        let run_id = if let Some(run_id) = found {
+            run_id
+        } else {
+            self.link.write(&self.run_dir)?;
+            self.may_exist = true;
+            let name = name_of(&self.run_dir);
+            let tags = [Pair::new(KEY, &self.link.key)];
+            let run_id = self.client.create_run(&experiment_id, &name, self.link.start_ms, &tags)?;
+            self.received = Some(Received::default());
+            self.is_marked = true;
+            run_id
+        };
+        self.link.run_id = Some(run_id.clone());
+        self.link.write(&self.run_dir)?;
+        Ok(run_id)
+    }
+
+    /// Sends tags and parameters, once for each MLflow run.
+    fn describe(&mut self, run_id: &str) -> Result<(), MlflowError> {
+        if self.link.described {
+            return Ok(());
+        }
+        self.client.log(run_id, &[], &[], &self.tags())?;
+        let (short, long): (Vec<_>, Vec<_>) =
+            params::of_config(&self.config).into_iter().partition(|pair| pair.value.chars().count() <= SHORT);
+        let is_logged = |params: &[Pair]| match self.client.log(run_id, &[], params, &[]) {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_refusal() => Ok(Some(error)),
+            Err(error) => Err(error),
+        };
+        // A refusal costs the parameters of one request, not the run's metrics.
+        let mut refused = None;
+        for params in short.chunks(MAX_PARAMS) {
+            refused = is_logged(params)?.or(refused);
+        }
+        for pair in long {
+            if is_logged(std::slice::from_ref(&pair))?.is_some() {
+                let pair = Pair { value: params::cut(&pair.value, SHORT), ..pair };
+                refused = is_logged(&[pair])?.or(refused);
+            }
+        }
+        if let Some(error) = refused {
+            tracing::warn!("some settings of the run are missing in MLflow: {error}");
+        }
+        self.link.described = true;
+        self.link.write(&self.run_dir)
+    }
+
+    /// Tags of the run; those of MLflow itself are shown in its tables.
+    fn tags(&self) -> Vec<Pair> {
+        let run_dir = std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone());
+        let run_dir = run_dir.display().to_string();
+        let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+        let tags = [
+            ("mlflow.source.name", Some("hiend-train".to_owned())),
+            ("mlflow.source.type", Some("LOCAL".to_owned())),
+            ("mlflow.user", user),
+            ("hiend.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
+            ("hiend.stream_digest", self.description.stream_digest.clone()),
+            ("hiend.run_dir", Some(params::cut(&run_dir, SHORT))),
+        ];
+        tags.into_iter().filter_map(|(key, value)| Some(Pair::new(key, value?))).collect()
+    }
+
+    /// Positions up to which the server has the records.
+    fn position(&mut self, run_id: &str) -> Result<Received, MlflowError> {
+        let received = match self.received {
+            Some(received) => received,
+            None => self.client.received(run_id)?.ok_or_else(|| MlflowError::NoRun {
+                server: self.client.server().to_string(),
+                run_id: run_id.to_owned(),
+                link: self.run_dir.join(LINK),
+            })?,
+        };
+        if self.description.is_live && !self.is_marked {
+            self.client.set_status(run_id, Status::Running, None)?;
+            self.is_marked = true;
+        }
+        if received.step < self.confirmed.step || received.validation < self.confirmed.validation {
+            // The server was restored from an older copy.
+            self.journal = Follower::new(&self.run_dir.join(JOURNAL));
+            self.clock_ms = self.link.start_ms;
+        }
+        (self.received, self.confirmed) = (Some(received), received);
+        Ok(received)
+    }
+}
+
+/// Entries in the form in which they are sent.
+struct Part {
+    metrics: Vec<Metric>,
+    tags: Vec<Pair>,
+    num_steps: u64,
+    /// Positions of the server once it has them.
+    received: Received,
+    /// Status by the last entry that says one.
+    status: Option<Status>,
+    /// Estimated time of the last entry.
+    clock_ms: i64,
+}
+
+impl Part {
+    /// Selects the records behind the positions `received`. The journal has durations and no times: an entry's time is
+    /// that of the previous one, `clock_ms` at first, and its duration.
+    fn of(chunk: &Chunk, received: Received, clock_ms: i64, class_keys: &[String]) -> Self {
+        let (metrics, tags) = (Vec::new(), Vec::new());
+        let mut part = Self { metrics, tags, num_steps: 0, received, status: None, clock_ms };
+        for entry in &chunk.entries {
+            match entry {
+                Entry::Started { device, .. } => {
+                    part.status = Some(Status::Running);
+                    part.tags = vec![Pair::new("hiend.device", params::cut(device, SHORT))];
+                }
+                Entry::Step(record) => {
+                    part.clock_ms += record.step_ms.round() as i64;
+                    if part.received.step.is_none_or(|step| step < record.step) {
+                        part.metrics.extend(points::of_step(record, part.clock_ms));
+                        part.received.step = Some(record.step);
+                        part.num_steps += 1;
+                    }
+                }
+                Entry::Validation(record) => {
+                    part.clock_ms += (record.secs * 1e3).round() as i64;
+                    if part.received.validation.is_none_or(|step| step < record.step) {
+                        part.metrics.extend(points::of_validation(record, class_keys, part.clock_ms));
+                        part.received.validation = Some(record.step);
+                    }
+                }
+                Entry::Stopped { interrupted, .. } => {
+                    part.status = Some(if *interrupted { Status::Killed } else { Status::Finished });
+                }
+            }
+        }
+        part
+    }
+}
+
+/// Name of an MLflow run: that of its folder.
+fn name_of(run_dir: &Path) -> String {
+    let path = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    params::cut(&name.unwrap_or_else(|| path.display().to_string()), 250)
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    millis(SystemTime::now())
+}
+
+fn millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+/// Time at which a file was written, milliseconds since 1970.
+fn written(path: &Path) -> Result<i64, FileError> {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.map(millis).map_err(FileError::at(path, "look up"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::journal::testing::{step_record, validation_record};
+    use crate::report::mlflow::testing::{Fault, Server, live, run_folder};
+
+    /// Writes a journal of a run that finished after `steps` steps and a validation.
+    fn write_journal(run_dir: &Path, steps: u64) {
+        let mut journal = Journal::open(&run_dir.join(JOURNAL), false).unwrap();
+        let entries = [Entry::Started { step: 0, device: "CPU".into() }]
+            .into_iter()
+            .chain((1..=steps).map(|step| Entry::Step(step_record(step, 0.5))))
+            .chain([
+                Entry::Validation(validation_record(steps, 0.5)),
+                Entry::Stopped { step: steps, interrupted: false },
+            ]);
+        for entry in entries {
+            journal.write(&entry).unwrap();
+        }
+    }
+
+    /// Sender of a run that has ended.
+    fn replay(server: &Server, run_dir: &Path) -> Result<Sender, MlflowError> {
+        let (experiment, stream_digest) = ("experiment".to_owned(), Some("digest".to_owned()));
+        Sender::open(server.client(), run_dir, Description { experiment, stream_digest, ..Description::default() })
+    }
+
+    #[test]
+    fn finished_run_is_replayed_once() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 120);
+        for _ in 0..2 {
+            let mut sender = replay(&server, run.path()).unwrap();
+            sender.catch_up().unwrap();
+            assert_eq!(sender.status(), Status::Finished);
+            sender.finish(sender.status()).unwrap();
+        }
+        assert_eq!(server.steps("train/loss"), (1..=120).collect::<Vec<_>>());
+        assert_eq!(server.steps("dice/liver"), [120]);
+        assert_eq!((server.num_runs(), server.status().as_str()), (1, "FINISHED"));
+        // Steps of 100 ms.
+        let times = server.times("train/loss");
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] == 100), "{times:?}");
+        let tag = |key: &str| server.tag(key).unwrap_or_default();
+        let found = (tag("hiend.stream_digest"), tag("hiend.version"), tag("hiend.device"));
+        assert_eq!(found, ("digest".to_owned(), env!("CARGO_PKG_VERSION").to_owned(), "CPU".to_owned()));
+        assert!(server.param("classes").unwrap().contains("\"liver\""));
+    }
+
+    #[test]
+    fn server_restored_from_an_older_copy_receives_what_it_lost() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 20);
+        let mut sender = replay(&server, run.path()).unwrap();
+        sender.catch_up().unwrap();
+        // While the sender is at work: it asks after a failed request.
+        server.forget_after(10);
+        let mut journal = Journal::open(&run.path().join(JOURNAL), true).unwrap();
+        journal.write(&Entry::Step(step_record(21, 0.5))).unwrap();
+        server.fail_at("metrics", Fault::Close);
+        assert!(sender.catch_up().unwrap_err().is_temporary());
+        sender.catch_up().unwrap();
+        assert_eq!(server.steps("train/loss"), (1..=21).collect::<Vec<_>>());
+        drop(sender);
+        // Between two senders.
+        server.forget_after(5);
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        assert_eq!(server.steps("train/loss"), (1..=21).collect::<Vec<_>>());
+        assert_eq!(server.steps("validation/mean_dice"), [20]);
+    }
+
+    #[test]
+    fn long_value_is_cut_for_servers_that_refuse_it() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 1);
+        let path = run.path().join(CONFIG);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let names: Vec<String> = (0..200).map(|idx| format!("class {idx}")).collect();
+        let mut config: Table = text.parse().unwrap();
+        config.insert("classes".into(), names.into());
+        std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        let value = server.param("classes").unwrap();
+        assert!(value.contains("\"class 0\"") && value.ends_with('…') && value.chars().count() == SHORT, "{value}");
+        assert!(server.param("train.seed").is_some());
+    }
+
+    #[test]
+    fn refused_settings_cost_no_metrics() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 3);
+        let refusal = r#"{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}"#;
+        server.fail_at("params", Fault::Status(400, refusal.into()));
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        assert_eq!(server.param("train.seed"), None);
+        assert_eq!(server.steps("train/loss"), [1, 2, 3]);
+    }
+
+    #[test]
+    fn deleted_run_is_named_with_its_file() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 2);
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        server.delete_run();
+        let message = replay(&server, run.path()).unwrap().catch_up().unwrap_err().to_string();
+        assert!(message.contains("has no MLflow run run-0; remove ") && message.contains(LINK), "{message}");
+        std::fs::remove_file(run.path().join(LINK)).unwrap();
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        assert_eq!(server.num_runs(), 2);
+    }
+
+    #[test]
+    fn one_process_at_a_time_sends_a_run() {
+        let (server, run) = (Server::start(), run_folder());
+        let first = live(&server, run.path(), true);
+        let message = replay(&server, run.path()).unwrap_err().to_string();
+        assert!(message.ends_with("is sent to MLflow by another process"), "{message}");
+        drop(first);
+        assert!(replay(&server, run.path()).is_ok());
+    }
+
+    #[test]
+    fn other_experiment_is_refused_if_it_was_named() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 2);
+        replay(&server, run.path()).unwrap().catch_up().unwrap();
+        let of = |is_named| {
+            let description = Description { experiment: "other".into(), is_named, ..Description::default() };
+            Sender::open(server.client(), run.path(), description)
+        };
+        let message = of(true).unwrap_err().to_string();
+        assert!(message.contains("is tracked in experiment `experiment`, not `other`"), "{message}");
+        assert!(of(false).is_ok());
+    }
+
+    #[test]
+    fn run_that_begins_anew_in_its_folder_is_a_new_one() {
+        let (server, run) = (Server::start(), run_folder());
+        write_journal(run.path(), 2);
+        live(&server, run.path(), true).catch_up().unwrap();
+        live(&server, run.path(), true).catch_up().unwrap();
+        assert_eq!(server.num_runs(), 2);
+    }
+}
