@@ -5,8 +5,9 @@
 //! alone, so that the same input gives the same bits. Then one pass over the values normalizes, adds and bends them. On
 //! the way back the sign in front of the rectifier is computed again, so that the result is not kept.
 //!
-//! Bytes per value, where convolutions are 16 bits and the branch is one: 2 and 6 forward (4 without a branch), 6 and 12
-//! backward. Composed of Burn's operations it is 14 passes forward, of 4 to 12 bytes each.
+//! Bytes per value of a block's last norm, with 16-bit convolutions, a normalized branch and a result in f32: 4 for the
+//! statistics and 8 for the values forward, 8 and 12 backward. Composed of Burn's operations it is a dozen passes each way,
+//! of 4 to 12 bytes.
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
