@@ -61,9 +61,8 @@ impl Plan {
     }
 
     fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, String> {
-        let number = match vendor::queue::number(first.dtype) {
-            Some(number @ (Number::F16 | Number::Bf16)) => number,
-            _ => return Err("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them".to_owned()),
+        let Some(number @ (Number::F16 | Number::Bf16)) = vendor::queue::number(first.dtype) else {
+            return Err("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them".to_owned());
         };
         let ([sequences, queries, dim], keys) = match sources {
             Sources::Own([qkv, _]) => {

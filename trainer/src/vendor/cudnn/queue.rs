@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use burn_cubecl::tensor::CubeTensor;
@@ -27,7 +28,9 @@ thread_local! {
 }
 
 /// Scratch memory of each problem on each device, or why the library does not compute it.
-static PREPARED: Mutex<Option<HashMap<(DeviceId, String), Result<u64, String>>>> = Mutex::new(None);
+type Answers = HashMap<(DeviceId, String), Result<u64, String>>;
+
+static PREPARED: Mutex<Option<Answers>> = Mutex::new(None);
 
 /// Makes sure that the library is there and computes `problem` on the device of `x`; the first time, it asks on the
 /// device's thread and waits for the answer. Gives the bytes of scratch memory that the plan needs.
@@ -62,12 +65,14 @@ fn with_session<T>(
     work: impl FnOnce(&mut Session) -> Result<T, CudnnError>,
 ) -> Result<T, CudnnError> {
     SESSIONS.with_borrow_mut(|sessions| {
-        if !sessions.contains_key(&device) {
-            let name = cublaslt::device_name(device.index_id.into());
-            let name = name.map_err(|error| CudnnError::refused("the device's name", &error.to_string()))?;
-            sessions.insert(device, Session::open(name)?);
-        }
-        work(sessions.get_mut(&device).expect("inserted above"))
+        work(match sessions.entry(device) {
+            Entry::Occupied(session) => session.into_mut(),
+            Entry::Vacant(place) => {
+                let name = cublaslt::device_name(device.index_id.into());
+                let name = name.map_err(|error| CudnnError::refused("the device's name", &error.to_string()))?;
+                place.insert(Session::open(name)?)
+            }
+        })
     })
 }
 
