@@ -281,7 +281,6 @@ fn instance_norms_compile_for_hopper() {
     let rows = || settings(CubeDim::new_2d(32, 8));
     let values = || settings(CubeDim::new_1d(256));
     let (d, t, b) = (device, || Arc::new(TargetProperties::default()), || BufferCompilationArg { inplace: None });
-    let branch = || ComptimeOptionCompilationArg::Some(b());
     let [short, long] = [FloatKind::BF16, FloatKind::F32].map(ElemType::Float);
     // 32 channels, whose convolutions are bf16.
     let kernel = instance_norm::moments_of_groups::MomentsOfGroups::new(
@@ -322,7 +321,7 @@ fn instance_norms_compile_for_hopper() {
         t(),
         b(),
         b(),
-        branch(),
+        ComptimeOptionCompilationArg::Some(b()),
         b(),
         b(),
         (),
@@ -341,7 +340,7 @@ fn instance_norms_compile_for_hopper() {
         t(),
         b(),
         b(),
-        branch(),
+        ComptimeOptionCompilationArg::Some(b()),
         b(),
         b(),
         b(),
@@ -365,12 +364,12 @@ fn instance_norms_compile_for_hopper() {
         t(),
         b(),
         b(),
-        branch(),
+        ComptimeOptionCompilationArg::Some(b()),
         b(),
         b(),
         b(),
         b(),
-        branch(),
+        ComptimeOptionCompilationArg::Some(b()),
         (),
         (),
         (),
