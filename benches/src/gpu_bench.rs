@@ -15,7 +15,8 @@
 //! | `kernels` | the time of an update, kernel by kernel, by the clock of the device |
 //! | `products` | the rate of each matrix product and attention of the models |
 //! | `shapes` | each matrix product and attention of the models, compared with the CPU in f32 |
-//! | `convolutions` | each convolution of UNETR, compared with the CPU in f32 |
+//! | `convolutions` | each convolution and instance norm of UNETR, compared with the CPU in f32 |
+//! | `convolution-times` | the rate of each convolution of UNETR, alone and with its gradients |
 //!
 //! Timings are medians of single updates, each followed by waiting for the device, after some that do not count: in those,
 //! kernels are compiled and tuned. Figures are in `benches/GPU.md`.
@@ -41,6 +42,7 @@ use clap::ValueEnum as _;
 use hiend_trainer::config::DecodeOn;
 use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
 use hiend_trainer::ops::attention::Computation;
+use hiend_trainer::ops::conv::leave_to_burn;
 use hiend_trainer::vendor::cudnn;
 use serde_json::{Value, json};
 
@@ -64,6 +66,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     }
     let compute = Compute::open(cli.device)?;
     settle_default(&compute)?;
+    leave_to_burn(cli.burn_convolutions);
     for &case in &cli.cases {
         let started = Instant::now();
         let mut show = |mut line: Value| {
@@ -91,6 +94,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Products => shapes::time(&model, &compute, (cli.precision, cli.attention), cli.batch, &mut show)?,
             Case::Shapes => shapes::compare(&model, &compute, (cli.precision, cli.attention), &mut show)?,
             Case::Convolutions => shapes::compare_convolutions(&compute, cli.precision, &mut show)?,
+            Case::ConvolutionTimes => {
+                shapes::time_convolutions(&compute, cli.precision, cli.finetune_batch, &mut show)?;
+            }
         }
     }
     Ok(())

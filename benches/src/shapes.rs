@@ -10,13 +10,13 @@
 
 use std::time::Instant;
 
-use burn::tensor::module::conv3d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::precision::Precision;
 use hiend_trainer::ops::attention::{Computation, Method, attend_cross};
+use hiend_trainer::ops::conv::{conv, conv_in_factors, up_conv};
+use hiend_trainer::ops::instance_norm::{Branch, NormLeaky};
 use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
 use serde_json::{Value, json};
 
@@ -68,7 +68,21 @@ pub fn compare(
     Ok(())
 }
 
-/// Shows one line per convolution of UNETR: the relative errors of the value and of each factor's gradient.
+/// Convolutions of 3x3x3 voxels of UNETR with 32 features: channels before and after, side of the volume, and the part of
+/// that side that is compared with the CPU.
+const CONVOLUTIONS: [(usize, usize, usize, usize); 8] = [
+    (1, 32, 96, 48),
+    (32, 32, 96, 48),
+    (64, 32, 96, 48),
+    (64, 64, 48, 48),
+    (128, 64, 48, 48),
+    (128, 128, 24, 24),
+    (256, 128, 24, 24),
+    (512, 256, 12, 12),
+];
+
+/// Shows one line per convolution of UNETR, per transposed one and per instance norm: the relative errors of the value and
+/// of each factor's gradient.
 ///
 /// # Errors
 /// If the device fails.
@@ -77,23 +91,82 @@ pub fn compare_convolutions(
     precision: Precision,
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
-    // 3x3x3, feature size 32, each at its resolution; the finest on a part of the crop.
-    for (channels, out, side) in
-        [(1, 32, 48), (32, 32, 48), (64, 32, 48), (64, 64, 48), (128, 64, 48), (256, 128, 24), (512, 256, 16)]
-    {
+    for (channels, out, _, side) in CONVOLUTIONS {
         let factors = [wave([channels, side, side * side], 0.37), wave([out, channels, 27], 0.19)];
         let errors = errors(
             compute,
             &factors,
             |[x, w], p| {
-                let x = p.narrow(x.reshape([1, channels, side, side, side]));
-                let w = p.narrow(w.reshape([out, channels, 3, 3, 3]));
-                let y = p.widen(conv3d(x, w, None, ConvOptions::new([1; 3], [1; 3], [1; 3], 1)));
+                let x = x.reshape([1, channels, side, side, side]);
+                let y = conv(x, w.reshape([out, channels, 3, 3, 3]), None, p.factors());
                 y.reshape([out, side, side * side])
             },
             precision,
         )?;
         show(line("conv3d", &json!([channels, out, side]), &errors, precision));
+    }
+    for (channels, out, side) in [(768, 256, 6), (256, 128, 12), (64, 64, 24)] {
+        let factors = [wave([channels, side, side * side], 0.37), wave([channels, out, 8], 0.19)];
+        let errors = errors(
+            compute,
+            &factors,
+            |[x, w], p| {
+                let x = x.reshape([1, channels, side, side, side]);
+                let y = p.widen(up_conv(x, w.reshape([channels, out, 2, 2, 2]), p.factors()));
+                y.reshape([out, 2 * side, 4 * side * side])
+            },
+            precision,
+        )?;
+        show(line("up-conv3d", &json!([channels, out, side]), &errors, precision));
+    }
+    for (channels, side) in [(32, 48), (256, 12)] {
+        let factors = [wave([channels, side, side * side], 0.37), wave([channels, side, side * side], 0.23)];
+        let errors = errors(
+            compute,
+            &factors,
+            |[x, branch], p| {
+                let [x, branch] = [x, branch].map(|x| p.narrow(x.reshape([1, channels, side, side, side])));
+                let norm = NormLeaky { epsilon: 1e-5, slope: 0.01 };
+                norm.forward(x, Branch::Normed(branch)).reshape([channels, side, side * side])
+            },
+            precision,
+        )?;
+        show(line("instance-norm", &json!([channels, side]), &errors, precision));
+    }
+    Ok(())
+}
+
+/// Shows one line per convolution of UNETR on `crops` crops: the time of the convolution, and of it with both gradients.
+///
+/// # Errors
+/// If the device fails.
+pub fn time_convolutions(
+    compute: &Compute,
+    precision: Precision,
+    crops: usize,
+    show: &mut dyn FnMut(Value),
+) -> anyhow::Result<()> {
+    let mut shown = |kind: &str, shape: Value, flop: f64, secs: f64| {
+        show(json!({
+            "kind": kind, "shape": shape, "precision": precision, "crops": crops,
+            "ms": (secs * 1e7).round() / 1e4, "tflops": (flop / secs / 1e8).round() / 1e4,
+        }));
+    };
+    let device = compute.autodiff();
+    for (channels, out, side, _) in CONVOLUTIONS {
+        let random = |shape| Tensor::<5>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad();
+        // Channels last in memory, as the model's are, with the channels first.
+        let x = precision.narrow(random([crops, side, side, side, channels])).permute([0, 4, 1, 2, 3]);
+        let w = random([out, channels, 3, 3, 3]);
+        let flop = 54.0 * (crops * side.pow(3)) as f64 * (channels * out) as f64;
+        let forward = || conv_in_factors(x.clone().inner(), w.clone().inner(), precision.factors());
+        let all = || {
+            let grads = conv_in_factors(x.clone(), w.clone(), precision.factors()).sum().backward();
+            w.grad(&grads).unwrap_or_else(|| w.clone().inner())
+        };
+        let shape = json!([channels, out, side]);
+        shown("conv3d", shape.clone(), flop, timed(compute.raw(), forward)?);
+        shown("conv3d-all", shape, 3.0 * flop, timed(compute.raw(), all)?);
     }
     Ok(())
 }

@@ -5,12 +5,13 @@ import sys
 
 KEYS = (
     "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib cudnn_plans largest_relative_error within_band "
+    "logits_error gradient_error "
     "first_secs secs skipped failed"
 ).split()
 
 with open(sys.argv[1]) as lines:
     rows = [json.loads(line) for line in lines]
-detailed = ("tests", "shapes", "convolutions", "kernels", "products")
+detailed = ("tests", "shapes", "convolutions", "convolution-times", "kernels", "products")
 for row in rows:
     if row.get("case") not in detailed:
         print(row["run"], *(f"{key}={row[key]}" for key in KEYS if row.get(key) is not None))
@@ -42,5 +43,5 @@ for run in dict.fromkeys(row["run"] for row in kernels):
         extra = (f"{key}={row[key]}" for key in ("vendor_ms", "span_ms", "idle_ms", "clock") if key in row)
         print(f"{row['ms']:9.3f} ms {row['launches']:6.0f} x {row['kernel'][:90]}", *extra)
 for row in rows:
-    if row.get("case") == "products" and "ms" in row:
+    if row.get("case") in ("products", "convolution-times") and "ms" in row:
         print(f"{row['ms']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {row['kind']} {row['shape']} ({row['run']})")

@@ -52,6 +52,28 @@ pub struct TrainConfig {
     /// by this process. Crops are the same.
     #[serde(default)]
     pub decode_on: DecodeOn,
+    /// Kernels of UNETR's convolutions on NVIDIA's GPUs: `cudnn`, where it is found, or `burn` for Burn's own, which are
+    /// tuned for minutes first. Of no effect elsewhere.
+    #[serde(default)]
+    pub convolutions: Convolutions,
+}
+
+/// Kernels of convolutions on NVIDIA's GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Convolutions {
+    /// cuDNN where it is found.
+    #[default]
+    Cudnn,
+    /// Burn's.
+    Burn,
+}
+
+impl Convolutions {
+    /// Takes effect on all models of the process.
+    pub fn settle(self) {
+        crate::ops::conv::leave_to_burn(self == Self::Burn);
+    }
 }
 
 /// Processor that decodes chunks and cuts crops.
@@ -87,6 +109,7 @@ impl TrainConfig {
             attention: Computation::Products,
             augment_on: AugmentOn::Cpu,
             decode_on: DecodeOn::Cpu,
+            convolutions: Convolutions::Cudnn,
         }
     }
 

@@ -144,6 +144,12 @@ impl Report {
                 Library::CublasLt.how_to_get()
             ));
         }
+        if missing(Library::Cudnn) {
+            advice.push(format!(
+                "cuDNN convolves; without it fine-tuning and prediction wait for minutes while convolutions are tuned: {}",
+                Library::Cudnn.how_to_get()
+            ));
+        }
         let several = self.driver.as_ref().is_ok_and(|driver| driver.devices.len() > 1);
         if several && !library::loads_by_name("libnccl.so") {
             advice.push(format!("NCCL lets several GPUs train one model: {}", Library::Nccl.how_to_get()));

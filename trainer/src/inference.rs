@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::device::Compute;
 use crate::model::unetr::Unetr;
-use crate::sliding_window::SlidingWindowError;
+use crate::sliding_window::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
 use export::ExportError;
 
 /// Errors from running a model over a volume.
@@ -95,13 +95,58 @@ pub fn predict_windows_of_all(
     windows: &[f32],
     num_windows: usize,
 ) -> Result<Vec<f32>, InferenceError> {
-    if let [model] = models {
-        return predict_windows(model, device, crop_size, windows, num_windows);
-    }
     let [x, y, z] = crop_size;
     let data = TensorData::new(windows.to_vec(), [num_windows, models[0].in_channels(), x, y, z]);
-    let windows = Tensor::<5>::from_data(data, device);
-    finite(host(log_mean_probability(models.iter().map(|model| model.forward(windows.clone())).collect()))?)
+    finite(host(logits_of_all(models, Tensor::from_data(data, device)))?)
+}
+
+/// [`predict_windows_of_all`] of windows on the device, not looked at for values that are not finite.
+fn logits_of_all(models: &[Unetr], windows: Tensor<5>) -> Tensor<5> {
+    match models {
+        [model] => model.forward(windows),
+        _ => log_mean_probability(models.iter().map(|model| model.forward(windows.clone())).collect()),
+    }
+}
+
+/// Predicts `volume` by the windows of `sliding`, whose ROI is the models' crop, as [`predict_windows_of_all`] does, and
+/// hands each finished slab to `sink`. `before` is called with the number of windows in front of each batch. On a GPU,
+/// windows are averaged there; batches are then queued ahead of the slabs by up to one ROI.
+///
+/// # Errors
+/// Errors of `before` and `sink`; if the device fails, or a logit is NaN or infinite.
+///
+/// # Panics
+/// If there is no model, or the windows have another size than the models' crops.
+pub fn predict_volume<E>(
+    models: &[Unetr],
+    device: &Device,
+    sliding: &SlidingWindow,
+    volume: InputVolume<'_>,
+    mut before: impl FnMut(usize) -> Result<(), E>,
+    mut sink: impl FnMut(Slab<'_>) -> Result<(), E> + Send,
+) -> Result<(), E>
+where
+    E: From<InferenceError> + From<SlidingWindowError> + Send,
+{
+    if *device == Device::flex() {
+        let roi = sliding.roi_size();
+        let predict = |windows: &[f32], num_windows: usize| {
+            before(num_windows)?;
+            Ok(predict_windows_of_all(models, device, roi, windows, num_windows)?)
+        };
+        return sliding.run(volume, predict, sink);
+    }
+    let predict = |windows: Tensor<5>| {
+        let [num_windows, ..] = windows.dims();
+        before(num_windows)?;
+        Ok(logits_of_all(models, windows))
+    };
+    let read = |average| Ok(host(average).map_err(InferenceError::from)?);
+    // An average is finite only if all that it is made of is.
+    sliding.run_on_device(volume, device, predict, read, |slab| {
+        all_finite(slab.values)?;
+        sink(slab)
+    })
 }
 
 /// Logarithm of the mean over models of the probabilities that follow from their logits `[n, classes, X, Y, Z]`.
@@ -119,8 +164,13 @@ fn log_mean_probability(logits: Vec<Tensor<5>>) -> Tensor<5> {
 
 /// The logits if all are finite numbers.
 fn finite(logits: Vec<f32>) -> Result<Vec<f32>, InferenceError> {
+    all_finite(&logits)?;
+    Ok(logits)
+}
+
+fn all_finite(logits: &[f32]) -> Result<(), InferenceError> {
     match logits.iter().filter(|logit| !logit.is_finite()).count() {
-        0 => Ok(logits),
+        0 => Ok(()),
         count => Err(InferenceError::NotFinite { count, all: logits.len() }),
     }
 }

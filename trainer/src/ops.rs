@@ -46,9 +46,11 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [
         adamw::tests::DEVICE_TESTS,
         attention::tests::DEVICE_TESTS,
+        conv::volume::tests::DEVICE_TESTS,
         decode::tests::DEVICE_TESTS,
         dequantize::tests::DEVICE_TESTS,
         gelu::tests::DEVICE_TESTS,
+        instance_norm::volume::tests::DEVICE_TESTS,
         layer_norm::tests::DEVICE_TESTS,
         noise::tests::DEVICE_TESTS,
         product::tests::DEVICE_TESTS,
@@ -61,7 +63,8 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     #[cfg(not(feature = "cube"))]
     let of_kernels: &[testing::DeviceTest] = &[];
     #[cfg(feature = "cuda")]
-    let of_vendor = [product::cuda::tests::DEVICE_TESTS, attention::cudnn::tests::DEVICE_TESTS];
+    let of_vendor =
+        [product::cuda::tests::DEVICE_TESTS, attention::cudnn::tests::DEVICE_TESTS, conv::cuda::tests::DEVICE_TESTS];
     #[cfg(not(feature = "cuda"))]
     let of_vendor: [&[testing::DeviceTest]; 0] = [];
     of_operations.into_iter().chain([of_kernels]).chain(of_vendor).flatten().copied()

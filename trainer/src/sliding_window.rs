@@ -10,6 +10,7 @@
 //! predictions are in memory as well: one in the predictor, one being cut or added meanwhile.
 
 mod accumulator;
+mod on_device;
 mod weighting;
 mod whole;
 mod window;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use accumulator::Accumulator;
 pub use weighting::Weighting;
+pub use whole::Labels;
 use window::{copy_window, mirror};
 
 /// Errors from predicting a volume by windows.
@@ -135,6 +137,12 @@ impl SlidingWindow {
     #[must_use]
     pub fn with_mirroring(self, mirror_axes: [bool; 3]) -> Self {
         Self { mirror_axes, ..self }
+    }
+
+    /// Size of a window, voxels along x, y, z.
+    #[must_use]
+    pub fn roi_size(&self) -> [usize; 3] {
+        self.roi_size
     }
 
     /// Number of windows for a volume of `dims` voxels, mirror images not counted.

@@ -31,6 +31,9 @@ pub struct Cli {
     /// Crops of a batch in fine-tuning, and windows of a batch in prediction
     #[arg(long, default_value_t = 4)]
     pub(super) finetune_batch: usize,
+    /// Leave UNETR's convolutions to Burn's kernels, which are tuned first
+    #[arg(long)]
+    pub(super) burn_convolutions: bool,
     /// Type of the factors of matrix products
     #[arg(long, value_parser = precision, default_value = "bf16")]
     pub(super) precision: Precision,
@@ -81,6 +84,7 @@ pub(super) enum Case {
     Products,
     Shapes,
     Convolutions,
+    ConvolutionTimes,
 }
 
 fn computation(text: &str) -> Result<Computation, String> {

@@ -8,12 +8,12 @@ use hiend_loader::preprocess::normalize::Units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
-use crate::inference::{InferenceError, predict_windows, windows_at_a_time};
+use crate::inference::{InferenceError, predict_volume, windows_at_a_time};
 use crate::label_space::LabelSpace;
 use crate::metric::dice::dice_per_class;
 use crate::metric::{LabelMap, MetricError};
 use crate::model::unetr::Unetr;
-use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
+use crate::sliding_window::{InputVolume, Labels, SlidingWindow, SlidingWindowError};
 use crate::training::{CaseScores, Stop, TrainingError};
 
 /// Cases held out for validation.
@@ -97,12 +97,12 @@ impl ValidationSet {
         let image = self.units.values(&image, array.offset, array.scale);
         let at_a_time = windows_at_a_time(compute, settings.sw_batch_size);
         let sliding = SlidingWindow::new(crop_size, settings.overlap, at_a_time)?.with_weighting(settings.weighting);
-        let pred = sliding.argmax(InputVolume::new(&image, 1, shape)?, |windows, num_windows| {
-            if stop.is_requested() {
-                return Err(Fault::Stopped);
-            }
-            Ok(predict_windows(model, compute.raw(), crop_size, windows, num_windows)?)
-        })?;
+        let before = |_: usize| if stop.is_requested() { Err(Fault::Stopped) } else { Ok(()) };
+        let mut labels = Labels::new(shape);
+        let volume = InputVolume::new(&image, 1, shape)?;
+        let models = std::slice::from_ref(model);
+        predict_volume(models, compute.raw(), &sliding, volume, before, |slab| Ok(labels.push(slab)?))?;
+        let pred = labels.finish();
         // Cases without labels are refused when the cases are selected.
         let label = label.unwrap_or_default();
         let spacing = case.record().geometry.spacing;

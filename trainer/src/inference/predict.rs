@@ -12,7 +12,7 @@ use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_volume};
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::{InferenceError, predict_windows_of_all, windows_at_a_time};
+use super::{InferenceError, predict_volume, windows_at_a_time};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
@@ -111,7 +111,6 @@ pub struct Predictor {
     /// At least one; the probabilities of several are averaged.
     models: Vec<Unetr>,
     device: Device,
-    crop_size: [usize; 3],
     classes: Vec<String>,
     preprocess: PreprocessConfig,
     units: Units,
@@ -154,6 +153,7 @@ impl Predictor {
                 return Err(OpenError::Unlike { first, other, key });
             }
         }
+        opened[0].config.train.convolutions.settle();
         let (crop_size, units) = (opened[0].config.stream.crop_size, opened[0].units());
         let sliding =
             SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
@@ -164,7 +164,6 @@ impl Predictor {
         Ok(Self {
             models,
             device: compute.raw().clone(),
-            crop_size,
             classes,
             units,
             preprocess,
@@ -244,19 +243,17 @@ impl Predictor {
         let total = self.sliding.num_windows(dims) * self.images_per_window;
         let mut done = 0;
         progress(0, total);
-        self.sliding.run(
-            InputVolume::new(&image, 1, dims)?,
-            |windows, num_windows| {
-                if stop.is_requested() {
-                    return Err(Fault::Stopped);
-                }
-                let logits = predict_windows_of_all(&self.models, &self.device, self.crop_size, windows, num_windows)?;
-                done += num_windows;
-                progress(done, total);
-                Ok(logits)
-            },
-            |slab| Ok(export.push(slab)?),
-        )?;
+        let before = |num_windows: usize| {
+            if stop.is_requested() {
+                return Err(Fault::Stopped);
+            }
+            progress(done, total);
+            done += num_windows;
+            Ok(())
+        };
+        let volume = InputVolume::new(&image, 1, dims)?;
+        predict_volume(&self.models, &self.device, &self.sliding, volume, before, |slab| Ok(export.push(slab)?))?;
+        progress(total, total);
         Ok(export.finish()?)
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::init::WeightInit;
 use super::precision::Precision;
-use crate::ops::conv::{conv, up_conv};
+use crate::ops::conv::{conv, conv_in_factors, join, up_conv};
 use crate::ops::instance_norm::{Branch, NormLeaky};
 use crate::ops::trilinear::trilinear;
 
@@ -38,10 +38,17 @@ impl Conv {
         }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, X, Y, Z]`.
+    /// `[N, in, X, Y, Z]` → `[N, out, X, Y, Z]`, in f32.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         conv(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.precision.factors())
+    }
+
+    /// [`Self::forward`] of a convolution without bias, in the type of a factor: the values are the same, since sums are
+    /// rounded to that type in any case.
+    fn forward_in_factors(&self, x: Tensor<5>) -> Tensor<5> {
+        debug_assert!(self.bias.is_none(), "a bias is added in f32");
+        conv_in_factors(x, self.weight.val(), self.precision.factors())
     }
 }
 
@@ -63,7 +70,7 @@ impl UpConv {
         Self { weight, precision: weights.precision() }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y, 2Z]`.
+    /// `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y, 2Z]`, in the type of a factor.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         up_conv(x, self.weight.val(), self.precision.factors())
@@ -91,13 +98,18 @@ impl ResBlock {
         }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, X, Y, Z]`.
+    /// `[N, in, X, Y, Z]` in f32 or the type of a factor → `[N, out, X, Y, Z]` in f32.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
-        let y = NORM_LEAKY.forward(self.conv1.forward(x.clone()), Branch::None);
-        let y = self.conv2.forward(y);
+        let y = self.conv1.forward_in_factors(x.clone());
+        // Narrowed here, as the convolution would narrow it.
+        let y = match self.conv2.precision.factors().dtype() {
+            Some(dtype) => NORM_LEAKY.forward_in(y, Branch::None, dtype),
+            None => NORM_LEAKY.forward(y, Branch::None),
+        };
+        let y = self.conv2.forward_in_factors(y);
         let residual = match &self.conv3 {
-            Some(conv3) => Branch::Normed(conv3.forward(x)),
+            Some(conv3) => Branch::Normed(conv3.forward_in_factors(x)),
             None => Branch::Plain(x),
         };
         NORM_LEAKY.forward(y, residual)
@@ -142,6 +154,11 @@ impl ProjectionBlock {
     }
 }
 
+/// Channels of two volumes, in the type that the convolutions behind would narrow them to.
+fn join_channels(a: Tensor<5>, b: Tensor<5>, precision: Precision) -> Tensor<5> {
+    join(precision.narrow(a), precision.narrow(b))
+}
+
 /// Stage of the decoder: doubles the size, joins the encoder's branch, convolves.
 #[derive(Module, Debug)]
 pub struct UpBlock {
@@ -163,7 +180,7 @@ impl UpBlock {
     /// `[N, in, X, Y, Z]` and the branch `[N, out, 2X, 2Y, 2Z]` → `[N, out, 2X, 2Y, 2Z]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>, branch: Tensor<5>) -> Tensor<5> {
-        self.conv_block.forward(Tensor::cat(vec![self.transp_conv.forward(x), branch], 1))
+        self.conv_block.forward(join_channels(self.transp_conv.forward(x), branch, self.transp_conv.precision))
     }
 }
 
@@ -192,6 +209,6 @@ impl ResizeBlock {
     pub fn forward(&self, x: Tensor<5>, branch: Tensor<5>) -> Tensor<5> {
         let [_, _, dx, dy, dz] = branch.dims();
         let x = self.conv3d.forward(trilinear(x, [dx, dy, dz]));
-        self.conv_block.forward(Tensor::cat(vec![x, branch], 1))
+        self.conv_block.forward(join_channels(x, branch, self.conv3d.precision))
     }
 }

@@ -5,8 +5,8 @@
 //! bf16 has the exponents of f32, so that no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
 //!
 //! With [`Precision::Tf32`] a GPU rounds the factors of f32 products to 10 bits of fraction for its matrix units; sums
-//! are 32-bit. With [`Precision::F32`] they are taken in full. Without cuBLASLt, `CubeCL`'s own kernels round to TF32 in
-//! either case, and so do its convolutions in all cases: it has no switch. The CPU takes both in full.
+//! are 32-bit. With [`Precision::F32`] they are taken in full. Without cuBLASLt and cuDNN, `CubeCL`'s own kernels for
+//! products and convolutions round to TF32 in either case: it has no switch. The CPU takes both in full.
 
 use burn::module::Param;
 use burn::nn::Linear;

@@ -1,11 +1,16 @@
 //! Convolutions of volumes `[N, C, X, Y, Z]`: kernels of 3 or 1 voxels a side that keep the size, and the transposed kernel
 //! that doubles it.
 //!
-//! In f32 on the CPU each is one operation of `hiend_cpu`. Elsewhere it is composed: kernels of 1 voxel, and transposed
-//! ones whose stride equals their kernel, are matrix products, since their windows do not overlap and the backends have no
-//! fast kernel for the transposed kind.
+//! In f32 on the CPU each is one operation of `hiend_cpu`, in other types there Burn's. On GPUs volumes are channels-last
+//! in memory, whatever the order of their axes: kernels of 1 voxel, and transposed ones whose stride equals their kernel,
+//! are then products of voxels with weights ([`super::product`]), since their windows do not overlap, and kernels of 3
+//! voxels are [`volume`]'s, by cuDNN where it is found.
 
-use burn::backend::TensorMetadata as _;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+pub mod volume;
+
+use burn::backend::{DispatchDevice, TensorMetadata as _};
 use burn::tensor::module::conv3d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{FloatDType, Tensor};
@@ -15,52 +20,121 @@ use hiend_cpu::conv::{
 };
 use hiend_cpu::transposed::{up_conv2, up_conv2_input_gradient, up_conv2_weight_gradient};
 
+use self::volume::volume_conv;
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
-use super::product::Factors;
+use super::product::{Factors, linear};
 
 /// `x` `[N, in, X, Y, Z]` convolved with `weight` `[out, in, k, k, k]`, k being 1 or 3, plus `bias` `[out]` →
 /// `[N, out, X, Y, Z]` in f32. Factors are narrowed to the type of `factors`.
 #[must_use]
 pub fn conv(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<5> {
-    let [.., kernel] = weight.dims();
+    let [out_channels, .., kernel] = weight.dims();
     let on_cpu =
         factors.dtype().is_none() && is_on_cpu(&x) && is_on_cpu(&weight) && bias.as_ref().is_none_or(is_on_cpu);
-    let kind = match kernel {
-        1 if on_cpu => Kernel::Point,
-        3 if on_cpu => Kernel::Cube,
-        _ => return composed(x, weight, bias, factors),
-    };
-    let (x, weight) = (Operand::of(x), Operand::of(weight));
+    if on_cpu && let Some(kind) = Kernel::of(kernel) {
+        let (x, weight) = (Operand::of(x), Operand::of(weight));
+        return match bias {
+            Some(bias) => apply(kind, [x, weight, Operand::of(bias)]),
+            None => apply(kind, [x, weight]),
+        };
+    }
+    let y = widen(conv_in_factors(x, weight, factors), factors);
     match bias {
-        Some(bias) => apply(kind, [x, weight, Operand::of(bias)]),
-        None => apply(kind, [x, weight]),
+        Some(bias) => y + bias.reshape([1, out_channels, 1, 1, 1]),
+        None => y,
     }
 }
 
+/// [`conv`] without a bias, in the type of a factor: for a consumer that computes in f32 but can read a shorter type.
+#[must_use]
+pub fn conv_in_factors(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
+    let [.., kernel] = weight.dims();
+    if factors.dtype().is_none()
+        && is_on_cpu(&x)
+        && is_on_cpu(&weight)
+        && let Some(kind) = Kernel::of(kernel)
+    {
+        return apply(kind, [Operand::of(x), Operand::of(weight)]);
+    }
+    if is_on_flex(&x) { composed(x, weight, factors) } else { by_voxels(x, weight, factors) }
+}
+
 /// `x` `[N, in, X, Y, Z]` with the transposed kernel `weight` `[in, out, 2, 2, 2]` of stride 2 →
-/// `[N, out, 2X, 2Y, 2Z]` in f32. Factors are narrowed to the type of `factors`.
+/// `[N, out, 2X, 2Y, 2Z]` in the type of a factor.
 #[must_use]
 pub fn up_conv(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     if factors.dtype().is_none() && is_on_cpu(&x) && is_on_cpu(&weight) {
         return apply(Kernel::Up, [Operand::of(x), Operand::of(weight)]);
     }
-    up_composed(x, weight, factors)
+    if is_on_flex(&x) { up_composed(x, weight, factors) } else { up_by_voxels(x, weight, factors) }
 }
 
-fn composed(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<5> {
+/// Leaves kernels of 3 voxels on NVIDIA's GPUs to Burn's convolutions from now on, or to cuDNN where it is found, as it is
+/// from the start.
+pub fn leave_to_burn(burns: bool) {
+    #[cfg(feature = "cuda")]
+    cuda::leave_to_burn(burns);
+    #[cfg(not(feature = "cuda"))]
+    let _ = burns;
+}
+
+/// Channels of two volumes `[N, C, X, Y, Z]` of one type.
+#[must_use]
+pub fn join(a: Tensor<5>, b: Tensor<5>) -> Tensor<5> {
+    if is_on_flex(&a) {
+        return Tensor::cat(vec![a, b], 1);
+    }
+    channels_first(Tensor::cat(vec![channels_last(a), channels_last(b)], 4))
+}
+
+/// True if `x` is on the CPU, in any type.
+pub(super) fn is_on_flex(x: &Tensor<5>) -> bool {
+    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Axes of a channels-last volume, of one with the channels first.
+pub(super) fn channels_last(x: Tensor<5>) -> Tensor<5> {
+    x.permute([0, 2, 3, 4, 1])
+}
+
+/// Axes of a volume with the channels first, of a channels-last one.
+pub(super) fn channels_first(x: Tensor<5>) -> Tensor<5> {
+    x.permute([0, 4, 1, 2, 3])
+}
+
+/// The convolution of channels-last volumes.
+fn by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
+    let [out_channels, in_channels, kernel, ..] = weight.dims();
+    let x = channels_last(x);
+    channels_first(if kernel == 1 {
+        linear(x, weight.reshape([out_channels, in_channels]).transpose(), factors)
+    } else {
+        volume_conv(x, weight, factors)
+    })
+}
+
+/// The transposed convolution of channels-last volumes.
+fn up_by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
+    let [n, in_channels, dx, dy, dz] = x.dims();
+    let [_, out_channels, ..] = weight.dims();
+    // The channels of a block's voxel stay together, so that the copy below moves them as they are.
+    let weight = channels_last(weight).reshape([in_channels, 8 * out_channels]);
+    let blocks = linear(channels_last(x), weight, factors);
+    // [N, X, Y, Z, i, j, k, out] → [N, X, i, Y, j, Z, k, out]
+    let blocks = blocks.reshape([n, dx, dy, dz, 2, 2, 2, out_channels]).permute([0, 1, 4, 2, 5, 3, 6, 7]);
+    channels_first(blocks.reshape([n, 2 * dx, 2 * dy, 2 * dz, out_channels]))
+}
+
+/// Burn's convolution of narrowed tensors, differentiated by Burn.
+fn composed(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [out_channels, in_channels, kernel, ..] = weight.dims();
     let (x, weight) = (narrow(x, factors), narrow(weight, factors));
-    let y = if kernel == 1 {
+    if kernel == 1 {
         let [n, _, dx, dy, dz] = x.dims();
         let weight = weight.reshape([1, out_channels, in_channels]);
         weight.matmul(x.reshape([n, in_channels, dx * dy * dz])).reshape([n, out_channels, dx, dy, dz])
     } else {
         conv3d(x, weight, None, ConvOptions::new([1; 3], [kernel / 2; 3], [1; 3], 1))
-    };
-    let y = widen(y, factors);
-    match bias {
-        Some(bias) => y + bias.reshape([1, out_channels, 1, 1, 1]),
-        None => y,
     }
 }
 
@@ -69,7 +143,7 @@ fn up_composed(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [_, out_channels, ..] = weight.dims();
     let (x, weight) = (narrow(x, factors), narrow(weight, factors));
     let weight = weight.reshape([1, in_channels, out_channels * 8]).swap_dims(1, 2);
-    let blocks = widen(weight.matmul(x.reshape([n, in_channels, dx * dy * dz])), factors);
+    let blocks = weight.matmul(x.reshape([n, in_channels, dx * dy * dz]));
     // [N, out, i, j, k, X, Y, Z] → [N, out, X, i, Y, j, Z, k]
     let blocks = blocks.reshape([n, out_channels, 2, 2, 2, dx, dy, dz]).permute([0, 1, 5, 2, 6, 3, 7, 4]);
     blocks.reshape([n, out_channels, 2 * dx, 2 * dy, 2 * dz])
@@ -98,6 +172,17 @@ enum Kernel {
     Point,
     /// 2×2×2 voxels, transposed, with stride 2.
     Up,
+}
+
+impl Kernel {
+    /// The kernel of `side` voxels.
+    fn of(side: usize) -> Option<Self> {
+        match side {
+            1 => Some(Self::Point),
+            3 => Some(Self::Cube),
+            _ => None,
+        }
+    }
 }
 
 /// Tensors for the gradients of a convolution.
@@ -219,7 +304,13 @@ mod tests {
             };
             let ours = run(&|x, weight, bias| conv(x, weight, bias, Factors::F32));
             ours.assert_close(&run(&burns), TOLERANCE);
-            ours.assert_close(&run(&|x, weight, bias| composed(x, weight, bias, Factors::F32)), TOLERANCE);
+            for function in [composed, by_voxels] {
+                let biased = |x, weight, bias: Option<Tensor<1>>| {
+                    let y = function(x, weight, Factors::F32);
+                    bias.map_or(y.clone(), |bias| y + bias.reshape([1, outputs, 1, 1, 1]))
+                };
+                ours.assert_close(&run(&biased), TOLERANCE);
+            }
         }
     }
 
@@ -240,6 +331,7 @@ mod tests {
         let options = || ConvTransposeOptions::new([2; 3], [0; 3], [0; 3], [1; 3], 1);
         ours.assert_close(&run(&|x, weight| conv_transpose3d(x, weight, None, options())), TOLERANCE);
         ours.assert_close(&run(&|x, weight| up_composed(x, weight, Factors::F32)), TOLERANCE);
+        ours.assert_close(&run(&|x, weight| up_by_voxels(x, weight, Factors::F32)), TOLERANCE);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Instance norm (Ulyanov, Vedaldi and Lempitsky, arXiv 1607.08022) without parameters, the sum with a residual branch and
 //! the leaky rectifier: `leaky(norm(x) + branch)`.
 //!
-//! In f32 on the CPU this is one operation of `hiend_cpu`, a pass over the values each way after one for their sums.
-//! Elsewhere it is composed.
+//! In f32 on the CPU this is one operation of `hiend_cpu`, and on GPUs one of [`volume`]'s: a pass over the values each way
+//! after one for their sums. For other types on the CPU it is composed.
+
+pub mod volume;
 
 use burn::backend::TensorMetadata as _;
-use burn::tensor::Tensor;
 use burn::tensor::activation::leaky_relu;
+use burn::tensor::{DType, FloatDType, Tensor};
 use hiend_cpu::instance_norm::{self as cpu, Normed, RowStats, norm_leaky_gradients, row_stats};
 
+use super::conv::{channels_first, channels_last, is_on_flex};
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
 
 /// Second summand in front of the rectifier.
@@ -22,6 +25,24 @@ pub enum Branch {
     Normed(Tensor<5>),
 }
 
+impl Branch {
+    fn widened(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Plain(r) => Self::Plain(widened(r)),
+            Self::Normed(r) => Self::Normed(widened(r)),
+        }
+    }
+}
+
+/// `x` in f32 if its type has 16 bits; otherwise `x` itself.
+fn widened(x: Tensor<5>) -> Tensor<5> {
+    match FloatDType::from(x.dtype()) {
+        FloatDType::F16 | FloatDType::BF16 => x.cast(FloatDType::F32),
+        _ => x,
+    }
+}
+
 /// Constants of the norm and the rectifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormLeaky {
@@ -32,19 +53,36 @@ pub struct NormLeaky {
 }
 
 impl NormLeaky {
-    /// `leaky(norm(x) + branch)` of `x` and a branch `[N, C, X, Y, Z]`. The norm gives each case and channel zero mean and
-    /// unit (biased) variance over its voxels.
+    /// `leaky(norm(x) + branch)` of `x` and a branch `[N, C, X, Y, Z]`, in f32. The norm gives each case and channel zero
+    /// mean and unit (biased) variance over its voxels.
     #[must_use]
     pub fn forward(self, x: Tensor<5>, branch: Branch) -> Tensor<5> {
+        let dtype = if x.dtype() == DType::F64 { FloatDType::F64 } else { FloatDType::F32 };
+        self.forward_in(x, branch, dtype)
+    }
+
+    /// [`Self::forward`] with the result in `dtype`.
+    #[must_use]
+    pub fn forward_in(self, x: Tensor<5>, branch: Branch, dtype: FloatDType) -> Tensor<5> {
+        if !is_on_flex(&x) {
+            let x = channels_last(x);
+            return channels_first(match branch {
+                Branch::None => volume::alone(x, self, dtype),
+                Branch::Plain(r) => volume::joined(x, channels_last(r), false, self, dtype),
+                Branch::Normed(r) => volume::joined(x, channels_last(r), true, self, dtype),
+            });
+        }
         let Self { epsilon, slope } = self;
-        let on_cpu = is_on_cpu(&x);
         let fused = |kind| Fused { epsilon, slope: slope as f32, kind };
-        match branch {
+        let x = widened(x);
+        let on_cpu = is_on_cpu(&x);
+        let y = match branch.widened() {
             Branch::None if on_cpu => apply(fused(Kind::Alone), [Operand::of(x)]),
             Branch::Plain(r) if on_cpu => apply(fused(Kind::Plain), [Operand::of(x), Operand::of(r)]),
             Branch::Normed(r) if on_cpu => apply(fused(Kind::Normed), [Operand::of(x), Operand::of(r)]),
             branch => self.composed(x, branch),
-        }
+        };
+        if FloatDType::from(y.dtype()) == dtype { y } else { y.cast(dtype) }
     }
 
     fn composed(self, x: Tensor<5>, branch: Branch) -> Tensor<5> {

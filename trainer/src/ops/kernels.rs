@@ -20,6 +20,7 @@ pub(super) mod decode;
 pub(super) mod dequantize;
 pub(super) mod gelu;
 pub(super) mod heads;
+pub(super) mod instance_norm;
 mod launch;
 pub(super) mod layer_norm;
 pub(super) mod narrowed;

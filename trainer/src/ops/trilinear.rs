@@ -1,12 +1,13 @@
 //! Trilinear resizing of volumes, with voxel centres (not corners) aligned to the box.
 //!
-//! In f32 on the CPU this is one operation of `hiend_cpu`. Elsewhere each axis is one matrix product, which has a derivative
-//! on every backend, unlike their interpolation.
+//! In f32 on the CPU this is one operation of `hiend_cpu`. Elsewhere each axis is one matrix product in full 32 bits
+//! ([`super::product`]), which has a derivative on every backend, unlike their interpolation.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use hiend_cpu::resize::{self, ResizeShape};
 
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
+use super::product::{Factors, linear};
 
 /// Resizes `[N, C, x, y, z]` to `size`.
 #[must_use]
@@ -20,14 +21,14 @@ pub fn trilinear(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
 }
 
 fn composed(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
-    let [n, c, dx, dy, dz] = x.dims();
+    let [.., dx, dy, dz] = x.dims();
     let (device, dtype) = (x.device().inner(), x.dtype());
-    let matrix = |from, to| interpolation(from, to, &device).cast(dtype);
+    let matrix = |from, to| interpolation(from, to, &device).cast(dtype).transpose();
     let [sx, sy, sz] = size;
-    let x = x.reshape([n * c * dx * dy, dz]).matmul(matrix(dz, sz).transpose());
-    let x = matrix(dy, sy).unsqueeze::<3>().matmul(x.reshape([n * c * dx, dy, sz]));
-    let x = matrix(dx, sx).unsqueeze::<3>().matmul(x.reshape([n * c, dx, sy * sz]));
-    x.reshape([n, c, sx, sy, sz])
+    // [N, C, x, y, z] → [N, C, x, Z, y] → [N, C, Z, Y, x] → [N, C, Z, Y, X]
+    let x = linear(x, matrix(dz, sz), Factors::F32).swap_dims(3, 4);
+    let x = linear(x, matrix(dy, sy), Factors::F32).permute([0, 1, 3, 4, 2]);
+    linear(x, matrix(dx, sx), Factors::F32).swap_dims(2, 4)
 }
 
 /// Matrix `[to, from]` that resizes one axis.

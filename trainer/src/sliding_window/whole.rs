@@ -1,6 +1,6 @@
 //! Predictions of a whole volume in memory, as values or as classes.
 
-use super::{InputVolume, SlidingWindow, SlidingWindowError};
+use super::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
 
 impl SlidingWindow {
     /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
@@ -38,24 +38,51 @@ impl SlidingWindow {
         volume: InputVolume<'_>,
         predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
     ) -> Result<Vec<u8>, E> {
-        let [_, ny, nz] = volume.dims;
-        let mut labels = vec![0_u8; volume.dims.iter().product()];
-        let mut best = Vec::new();
-        self.run(volume, predict, |slab| {
-            let slab_len = slab.dims.iter().product::<usize>();
-            let num_classes = slab.values.len() / slab_len;
-            if num_classes > 256 {
-                return Err(SlidingWindowError::TooManyClasses { num_classes }.into());
-            }
-            argmax_of_planes(slab.values, slab_len, &mut best);
-            for (row_idx, row) in best.chunks_exact(slab.dims[2]).enumerate() {
-                let (_, x, y) = row_position(row_idx, slab.dims);
-                let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
-                labels[at..][..row.len()].copy_from_slice(row);
-            }
-            Ok(())
-        })?;
-        Ok(labels)
+        let mut labels = Labels::new(volume.dims);
+        self.run(volume, predict, |slab| Ok(labels.push(slab)?))?;
+        Ok(labels.finish())
+    }
+}
+
+/// Class of the largest value at each voxel of a volume, from slabs.
+#[derive(Debug)]
+pub struct Labels {
+    dims: [usize; 3],
+    voxels: Vec<u8>,
+    best: Vec<u8>,
+}
+
+impl Labels {
+    /// Labels of a volume of `dims` voxels, of which no slab is known.
+    #[must_use]
+    pub fn new(dims: [usize; 3]) -> Self {
+        Self { dims, voxels: vec![0; dims.iter().product()], best: Vec::new() }
+    }
+
+    /// Labels the voxels of a slab; the lowest class wins a tie.
+    ///
+    /// # Errors
+    /// If the slab has more than 256 channels.
+    pub fn push(&mut self, slab: Slab<'_>) -> Result<(), SlidingWindowError> {
+        let [_, ny, nz] = self.dims;
+        let slab_len = slab.dims.iter().product::<usize>();
+        let num_classes = slab.values.len() / slab_len;
+        if num_classes > 256 {
+            return Err(SlidingWindowError::TooManyClasses { num_classes });
+        }
+        argmax_of_planes(slab.values, slab_len, &mut self.best);
+        for (row_idx, row) in self.best.chunks_exact(slab.dims[2]).enumerate() {
+            let (_, x, y) = row_position(row_idx, slab.dims);
+            let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
+            self.voxels[at..][..row.len()].copy_from_slice(row);
+        }
+        Ok(())
+    }
+
+    /// Labels `[X, Y, Z]`, z fastest.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.voxels
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use super::library::{self, Found, Library, Places};
 
 pub mod attention;
+pub mod conv;
 pub mod graph;
 pub mod operations;
 pub mod plan;

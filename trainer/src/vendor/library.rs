@@ -23,7 +23,7 @@ pub enum Library {
     Nvrtc,
     /// Matrix products.
     CublasLt,
-    /// Attention, where a configuration asks for it.
+    /// Convolutions, and attention where a configuration asks for it.
     Cudnn,
     /// Sums over several GPUs.
     Nccl,

@@ -32,6 +32,11 @@ impl RowLaunch {
         let width = shape[shape.num_dims() - 1];
         let rows = u32::try_from(shape.num_elements() / width).expect("rows are counted in 32 bits");
         assert!(u32::try_from(shape.num_elements()).is_ok(), "kernels count values in 32 bits; use micro-batches");
+        Self { width: u32::try_from(width).expect("counted above"), ..Self::of(x, rows) }
+    }
+
+    /// The launch of a plane for each of `rows` rows of one value, on the device of `x`.
+    pub(super) fn of(x: &CubeTensor, rows: u32) -> Self {
         let hardware = &x.client.properties().hardware;
         let lanes = hardware.plane_size_max;
         let planes = (hardware.max_units_per_cube / lanes).clamp(1, PLANES);
@@ -42,7 +47,7 @@ impl RowLaunch {
             count: CubeCount::Static(cubes.div_ceil(layers), layers, 1),
             dim: CubeDim::new_2d(lanes, planes),
             rows,
-            width: u32::try_from(width).expect("counted above"),
+            width: 1,
             lanes,
         }
     }

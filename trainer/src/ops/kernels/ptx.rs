@@ -275,3 +275,109 @@ fn kernels_compile_for_hopper() {
         check(name, &kernel, &["sqrt", ".v4.b"]);
     }
 }
+
+#[test]
+fn instance_norms_compile_for_hopper() {
+    let rows = || settings(CubeDim::new_2d(32, 8));
+    let values = || settings(CubeDim::new_1d(256));
+    let (d, t, b) = (device, || Arc::new(TargetProperties::default()), || BufferCompilationArg { inplace: None });
+    let [short, long] = [FloatKind::BF16, FloatKind::F32].map(ElemType::Float);
+    // 32 channels, whose convolutions are bf16.
+    let kernel = instance_norm::moments_of_groups::MomentsOfGroups::new(
+        values(),
+        d(),
+        t(),
+        b(),
+        b(),
+        b(),
+        (),
+        (),
+        (),
+        (),
+        4,
+        8,
+        short,
+    );
+    check("moments-of-groups", &kernel, &["ld.global", ".v4.b"]);
+    let kernel = instance_norm::moments_of_cases::MomentsOfCases::new(
+        rows(),
+        d(),
+        t(),
+        b(),
+        b(),
+        b(),
+        (),
+        (),
+        (),
+        (),
+        (),
+        32,
+        32,
+    );
+    check("moments-of-cases", &kernel, &["shfl.sync", "sqrt"]);
+    let kernel = instance_norm::bend_values::BendValues::new(
+        values(),
+        d(),
+        t(),
+        b(),
+        b(),
+        ComptimeOptionCompilationArg::Some(b()),
+        b(),
+        b(),
+        (),
+        (),
+        (),
+        (),
+        4,
+        8,
+        true,
+        [short, short, long],
+    );
+    check("bend", &kernel, &["ld.global", ".v4.b"]);
+    let kernel = instance_norm::gradients_of_groups::GradientsOfGroups::new(
+        values(),
+        d(),
+        t(),
+        b(),
+        b(),
+        ComptimeOptionCompilationArg::Some(b()),
+        b(),
+        b(),
+        b(),
+        (),
+        (),
+        (),
+        (),
+        (),
+        (),
+        4,
+        8,
+        true,
+        [short, short, long],
+    );
+    check("bend-gradients", &kernel, &["ld.global", ".v4.b"]);
+    let kernel = instance_norm::means_of_cases::MeansOfCases::new(rows(), d(), t(), b(), b(), (), (), (), 32, 32);
+    check("means-of-cases", &kernel, &["shfl.sync"]);
+    let kernel = instance_norm::bend_values_backward::BendValuesBackward::new(
+        values(),
+        d(),
+        t(),
+        b(),
+        b(),
+        ComptimeOptionCompilationArg::Some(b()),
+        b(),
+        b(),
+        b(),
+        b(),
+        ComptimeOptionCompilationArg::Some(b()),
+        (),
+        (),
+        (),
+        (),
+        4,
+        8,
+        true,
+        [short, short, long],
+    );
+    check("bend-backward", &kernel, &["ld.global", ".v4.b"]);
+}

@@ -224,6 +224,8 @@ pub struct KnobType(pub i32);
 pub struct NumericalNote(pub i32);
 
 impl NumericalNote {
+    /// Products are taken by matrix units.
+    pub const TENSOR_CORE: Self = Self(0);
     /// Inputs are rounded to a shorter type.
     pub const DOWN_CONVERT_INPUTS: Self = Self(1);
     /// Sums are rounded on the way.

@@ -1,0 +1,204 @@
+//! Convolutions of tensors by cuDNN: which problem they are, what is copied first, and what is said where it is not there.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::ops::product::Factors;
+use crate::vendor::cudnn::conv::{Convolution, Direction};
+use crate::vendor::cudnn::queue::{Buffer, launch, prepare};
+use crate::vendor::cudnn::session::ALIGNMENT;
+use crate::vendor::queue::{number, on_cuda};
+
+/// True where Burn's kernels are asked for.
+static BURNS: AtomicBool = AtomicBool::new(false);
+
+/// Leaves convolutions to Burn's kernels from now on, or to cuDNN where it computes them.
+pub(crate) fn leave_to_burn(burns: bool) {
+    BURNS.store(burns, Ordering::Relaxed);
+}
+
+/// `x` `[N, X, Y, Z, in]` convolved with `filter` `[out, 3, 3, 3, in]`; `None` where the library does not compute it.
+pub(crate) fn convolved(x: &CubeTensor, filter: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let ([n, dx, dy, dz, inputs], [outputs, ..]) = (x.meta.shape().dims(), filter.meta.shape().dims::<5>());
+    let sizes = Sizes { batch: n, inputs, outputs, size: [dx, dy, dz] };
+    computed(Direction::Forward, sizes, [x, filter], factors)
+}
+
+/// Gradient of the volume, from `filter` and `dy` `[N, X, Y, Z, out]`.
+pub(crate) fn volume_gradient(filter: &CubeTensor, dy: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let ([n, sx, sy, sz, outputs], [.., inputs]) = (dy.meta.shape().dims(), filter.meta.shape().dims::<5>());
+    let sizes = Sizes { batch: n, inputs, outputs, size: [sx, sy, sz] };
+    computed(Direction::Volume, sizes, [filter, dy], factors)
+}
+
+/// Gradient of the filter, from `x` `[N, X, Y, Z, in]` and `dy` `[N, X, Y, Z, out]`.
+pub(crate) fn filter_gradient(x: &CubeTensor, dy: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+    let ([n, sx, sy, sz, inputs], [.., outputs]) = (x.meta.shape().dims(), dy.meta.shape().dims::<5>());
+    let sizes = Sizes { batch: n, inputs, outputs, size: [sx, sy, sz] };
+    computed(Direction::Filter, sizes, [x, dy], factors)
+}
+
+/// Lengths of a convolution's axes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+    size: [usize; 3],
+}
+
+impl Sizes {
+    /// Shape of the tensor that a direction computes.
+    fn written(self, direction: Direction) -> Shape {
+        let Self { batch, inputs, outputs, size: [x, y, z] } = self;
+        Shape::from(match direction {
+            Direction::Forward => [batch, x, y, z, outputs],
+            Direction::Volume => [batch, x, y, z, inputs],
+            Direction::Filter => [outputs, 3, 3, 3, inputs],
+        })
+    }
+
+    /// The problem for the library; `None` if a length has more than 32 bits, or the type is not a factor's.
+    fn problem(self, direction: Direction, dtype: DType, factors: Factors) -> Option<Convolution> {
+        let length = |length: usize| u32::try_from(length).ok();
+        let [x, y, z] = self.size;
+        Some(Convolution {
+            direction,
+            batch: length(self.batch)?,
+            inputs: length(self.inputs)?,
+            outputs: length(self.outputs)?,
+            size: [length(x)?, length(y)?, length(z)?],
+            number: number(dtype)?,
+            tf32: dtype == DType::F32 && factors == Factors::Tf32,
+        })
+    }
+}
+
+/// The tensor that a direction computes of two others; `None` where the library does not, which is said once.
+fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], factors: Factors) -> Option<CubeTensor> {
+    let [a, b] = factors_of;
+    if !on_cuda(a) || a.dtype != b.dtype || BURNS.load(Ordering::Relaxed) {
+        return None;
+    }
+    let problem = sizes.problem(direction, a.dtype, factors)?;
+    let workspace_bytes = match prepare(&problem, a) {
+        Ok(bytes) => bytes,
+        Err(reason) => {
+            say_once(&reason);
+            return None;
+        }
+    };
+    let (a, b) = (aligned(a.clone()), aligned(b.clone()));
+    let shape = sizes.written(direction);
+    let out = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, a.dtype);
+    let [of_a, of_b, of_out] = problem.tensors().map(|uid| [(uid, 0)]);
+    let read = [Buffer { tensor: &a, places: &of_a }, Buffer { tensor: &b, places: &of_b }];
+    launch(problem, workspace_bytes, &read, &[Buffer { tensor: &out, places: &of_out }]);
+    Some(out)
+}
+
+/// `x` without gaps and at an address that plans expect; a copy only if it is not so already.
+fn aligned(x: CubeTensor) -> CubeTensor {
+    let x = into_contiguous(x);
+    // Allocations begin at multiples of 512 bytes (cubecl-cuda, `mem_alignment`); a part of one may not.
+    if x.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT) { x } else { into_contiguous(x.copy()) }
+}
+
+/// Says once a process, for each reason, that convolutions are computed by Burn's kernels and what that costs.
+fn say_once(reason: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned()) {
+        tracing::warn!(
+            "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no update of UNETR finished in 45 \
+             s): {reason}"
+        );
+    }
+}
+
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ops::conv::volume::volume_conv;
+    use crate::ops::testing::{on_gpus, wave};
+    use crate::vendor::cudnn;
+    use crate::vendor::cudnn::record;
+    use burn::backend::Cube;
+    use burn::tensor::{Device, FloatDType, Tensor};
+
+    const FORMS: [Factors; 3] = [Factors::F32, Factors::Tf32, Factors::Bf16];
+
+    fn bits(x: Tensor<5>) -> Vec<u32> {
+        let values: Vec<f32> = x.cast(FloatDType::F32).into_data().try_to_vec().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    }
+
+    /// Value and gradients of a convolution, as bits.
+    fn outcome(device: &Device, [inputs, outputs, side]: [usize; 3], factors: Factors) -> [Vec<u32>; 3] {
+        let graph = device.clone().autodiff();
+        let load =
+            |shape: [usize; 5], frequency| Tensor::<5>::from_data(wave(shape, frequency, 1.0), &graph).require_grad();
+        let (x, weight) = (load([2, side, side, side, inputs], 0.7), load([outputs, inputs, 3, 3, 3], 0.3));
+        let y = volume_conv(x.clone(), weight.clone(), factors).cast(FloatDType::F32);
+        let grads = (y.clone() * Tensor::from_data(wave(y.dims(), 1.3, 1.0), &graph)).sum().backward();
+        [y.inner(), x.grad(&grads).unwrap(), weight.grad(&grads).unwrap()].map(bits)
+    }
+
+    fn same_inputs_give_the_same_bits_and_their_engines_are_recorded(device: &Device) {
+        for sizes in [[32, 32, 24], [64, 32, 17], [1, 32, 24]] {
+            for factors in FORMS {
+                let first = outcome(device, sizes, factors);
+                for _ in 0..3 {
+                    assert!(outcome(device, sizes, factors) == first, "{sizes:?} {factors:?}");
+                }
+            }
+        }
+        assert!(cudnn::library().is_err() || !record::table().is_empty());
+    }
+
+    fn cudnn_computes_the_convolutions_of_unetr(device: &Device) {
+        if cudnn::library().is_err() {
+            return;
+        }
+        let tensor = |shape: [usize; 5], dtype| {
+            Tensor::<5>::from_data(wave(shape, 0.7, 1.0), device).cast(dtype).try_into_primitive::<Cube>().unwrap()
+        };
+        for [inputs, outputs, side] in [[1, 32, 24], [32, 32, 24], [64, 64, 24], [256, 128, 12], [512, 256, 6]] {
+            for (dtype, factors) in
+                [(FloatDType::BF16, Factors::Bf16), (FloatDType::F32, Factors::Tf32), (FloatDType::F32, Factors::F32)]
+            {
+                let x = tensor([2, side, side, side, inputs], dtype);
+                let dy = tensor([2, side, side, side, outputs], dtype);
+                let filter = tensor([outputs, 3, 3, 3, inputs], dtype);
+                let name = format!("{inputs} to {outputs} of {side}, {factors:?}");
+                assert!(convolved(&x, &filter, factors).is_some(), "{name}");
+                assert!(volume_gradient(&filter, &dy, factors).is_some(), "dx: {name}");
+                assert!(filter_gradient(&x, &dy, factors).is_some(), "dw: {name}");
+            }
+        }
+    }
+
+    fn a_part_of_a_buffer_that_is_not_aligned_is_copied(device: &Device) {
+        let whole = Tensor::<1>::from_data(wave([1000], 0.7, 1.0), device).try_into_primitive::<Cube>().unwrap();
+        let mut part = whole.clone();
+        part.handle = part.handle.clone().offset_start(4);
+        *part.meta.shape_mut() = Shape::from([999]);
+        assert_eq!(aligned(whole).handle.offset_start.unwrap_or(0), 0);
+        assert!(aligned(part).handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT));
+    }
+
+    on_gpus!(
+        same_inputs_give_the_same_bits_and_their_engines_are_recorded,
+        cudnn_computes_the_convolutions_of_unetr,
+        a_part_of_a_buffer_that_is_not_aligned_is_copied,
+    );
+}
