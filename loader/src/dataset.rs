@@ -315,7 +315,8 @@ impl Finder<'_> {
         }
     }
 
-    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed.
+    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed, nor those of datasets within
+    /// its folder, which are not searched.
     fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) {
         let of = |file: &tree::TreeFile| {
             let is_it = file.path == description;
@@ -323,11 +324,14 @@ impl Finder<'_> {
                 if is_it { UnusedReason::BadDescription { reason: reason.clone() } } else { UnusedReason::Undescribed };
             UnusedFile { path: file.path.clone(), reason }
         };
+        // Of the two names, a dataset has the longer one if another dataset has the shorter one as well.
+        let nested = folder.nested_datasets();
+        let nested = nested.iter().flat_map(|within| [within.name.clone(), joined_name(&within.path, self.root)]);
         let dataset = Dataset {
             name: folder.name.clone(),
             unused: folder.all_files().map(of).collect(),
             notes: vec![DatasetNote::BadDescription { reason: reason.clone() }],
-            vacant: vec![format!("{}/", folder.name)],
+            vacant: [folder.name.clone()].into_iter().chain(nested).map(|name| format!("{name}/")).collect(),
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
@@ -402,6 +406,12 @@ fn outside(file: &tree::TreeFile) -> UnusedFile {
     UnusedFile { path: file.path.clone(), reason: unused::by_name(file).unwrap_or(reason) }
 }
 
+/// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.
+fn joined_name(path: &Path, root: &Path) -> String {
+    let parts = path.strip_prefix(root).unwrap_or(path).iter().map(|part| part.to_string_lossy());
+    parts.collect::<Vec<_>>().join("-")
+}
+
 /// Gives datasets of the same name the names of the folders above them as well.
 fn unique_names(found: Vec<(PathBuf, Dataset)>, root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     let mut count: HashMap<String, usize> = HashMap::new();
@@ -411,9 +421,7 @@ fn unique_names(found: Vec<(PathBuf, Dataset)>, root: &Path) -> Result<Vec<Datas
     let mut datasets: Vec<Dataset> = Vec::with_capacity(found.len());
     for (path, mut dataset) in found {
         if count[&dataset.name] > 1 {
-            let parts = path.strip_prefix(root).unwrap_or(&path).iter().map(|part| part.to_string_lossy());
-            let name = parts.collect::<Vec<_>>().join("-");
-            dataset.rename(&name);
+            dataset.rename(&joined_name(&path, root));
         }
         if datasets.iter().any(|other| other.name == dataset.name) {
             return Err(DatasetError::SameName { path: root.to_owned(), name: dataset.name });

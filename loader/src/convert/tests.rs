@@ -245,16 +245,19 @@ fn a_scan_of_two_names_is_told() {
 
 #[test]
 fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
-    let place = Place::new(&[
-        ("Dataset001_A/imagesTr/a_0000.nii", image()),
-        ("Dataset002_B/imagesTr/b_0000.nii", image().scaling(1.0, 5.0)),
-    ]);
-    place.convert();
-    std::fs::write(place.data().join("Dataset002_B/dataset.json"), "[]").unwrap();
-    assert_eq!(place.convert().not_in_data, 1);
-    let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
-    assert!(matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "Dataset002_B/b"), "{error}");
-    assert_eq!(place.keys(), ["Dataset001_A/a", "Dataset002_B/b"]);
+    // The description of the dataset, and that of a folder with the dataset in it.
+    for (dataset, described) in [("Dataset002_B", "Dataset002_B"), ("group/Dataset002_B", "group")] {
+        let other = format!("{dataset}/imagesTr/b_0000.nii");
+        let place =
+            Place::new(&[("Dataset001_A/imagesTr/a_0000.nii", image()), (other.as_str(), image().scaling(1.0, 5.0))]);
+        place.convert();
+        std::fs::write(place.data().join(described).join("dataset.json"), "[]").unwrap();
+        assert_eq!(place.convert().not_in_data, 1);
+        let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
+        let is_told = matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "Dataset002_B/b");
+        assert!(is_told, "{error}");
+        assert_eq!(place.keys(), ["Dataset001_A/a", "Dataset002_B/b"]);
+    }
 }
 
 #[test]
