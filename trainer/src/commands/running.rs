@@ -136,7 +136,7 @@ pub(super) fn run<T: Task>(
         // The last lines of the display come before those about tracking.
         drop(watcher);
         if let Some(tracking) = tracking {
-            tracking.finish(&result, options.stop.is_requested());
+            tracking.finish(&result);
         }
         result
     } else {

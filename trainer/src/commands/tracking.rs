@@ -100,20 +100,9 @@ impl Tracking {
     }
 
     /// Sends the rest of the journal and the final status, and says so if that is not possible.
-    pub(super) fn finish(self, result: &Result<Summary, TrainingError>, stop_requested: bool) {
+    pub(super) fn finish(self, result: &Result<Summary, TrainingError>) {
         let State::Started(tracker) = self.state else { return };
-        let status = match result {
-            Ok(Summary { outcome: Outcome::Finished, .. }) => Status::Finished,
-            Ok(_) => Status::Killed,
-            // Waiting for data that was cut short.
-            Err(
-                TrainingError::Feed(_)
-                | TrainingError::Open { .. }
-                | TrainingError::Validation { .. }
-                | TrainingError::File(_),
-            ) if stop_requested => Status::Killed,
-            Err(_) => Status::Failed,
-        };
+        let status = status_of(result);
         if let Err(reason) = tracker.finish(status) {
             let (run, server) = (self.run_dir.display(), &self.server);
             note(format_args!(
@@ -124,6 +113,41 @@ impl Tracking {
     }
 }
 
+/// Status of a run that ended with this result.
+fn status_of(result: &Result<Summary, TrainingError>) -> Status {
+    match result {
+        Ok(Summary { outcome: Outcome::Finished, .. }) => Status::Finished,
+        Ok(_) => Status::Killed,
+        // Waiting for data was cut short, on this rank or another one.
+        Err(error) if error.is_stop() => Status::Killed,
+        Err(_) => Status::Failed,
+    }
+}
+
 fn start(client: Client, run_dir: &Path, description: Description) -> anyhow::Result<Tracker> {
     Ok(Tracker::start(Sender::open(client, run_dir, description)?, Pace::default())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+    use crate::distributed::{Cause, PeerFailure};
+
+    #[test]
+    fn run_that_a_rank_stopped_is_killed_and_one_with_an_error_has_failed() {
+        let of_rank = |cause| {
+            let failure = PeerFailure { rank: 1, name: "host".into(), cause };
+            status_of(&Err(TrainingError::Rank { failure, step: 3, sound: true, last_good: None }))
+        };
+        assert_eq!(of_rank(Cause::Stopped("waited".into())), Status::Killed);
+        assert_eq!(of_rank(Cause::Failed("no".into())), Status::Failed);
+        let of_io = |kind: ErrorKind| {
+            let (step, source) = (3, Error::from(kind).into());
+            status_of(&Err(TrainingError::Open { step, source }))
+        };
+        assert_eq!(of_io(ErrorKind::Interrupted), Status::Killed);
+        assert_eq!(of_io(ErrorKind::StorageFull), Status::Failed);
+    }
 }
