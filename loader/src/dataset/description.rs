@@ -110,10 +110,10 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
     read_file(&folder.join(FILE_NAME), root)
 }
 
-/// As [`read`], from a file of any name; the paths that it lists begin at its folder.
+/// Reads a description from a file of any name; the paths that it lists begin at its folder. `None` if there is no file.
 ///
 /// # Errors
-/// As [`read`].
+/// If the file cannot be read, is not JSON, or lists a path outside `root`.
 pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
     let folder = path.parent().unwrap_or(root);
     let bad = |reason: String| DatasetError::BadDescription { path: path.to_owned(), reason };

@@ -365,7 +365,8 @@ fn converted(out: &str) -> usize {
     cases.unwrap_or_else(|| panic!("{out}")).parse().unwrap()
 }
 
-/// What another run reserves while it writes, and what macOS leaves next to copied files, is neither read nor listed.
+/// Names that another run reserves while it writes, and files that macOS leaves next to copied ones, are neither read nor
+/// listed.
 fn hidden_names_are_not_shards(server: &str) {
     let place = Place::with_phantoms(server, 2);
     for out in [place.text("local"), place.url.clone()] {

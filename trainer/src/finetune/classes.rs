@@ -151,7 +151,7 @@ pub enum ClassesError {
     Cache(#[from] hiend_cache::Error),
 }
 
-/// What a configuration says about labels before the datasets are asked.
+/// Labels as a configuration gives them, before the datasets are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Given {
     /// True if the configuration lists the classes.

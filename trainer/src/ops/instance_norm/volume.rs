@@ -34,10 +34,10 @@ pub fn joined(x: Tensor<5>, branch: Tensor<5>, normed: bool, options: NormLeaky,
 /// The operations for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait VolumeNorm: Backend {
-    /// See [`alone`].
+    /// Norm and rectifier of one tensor, as in [`alone`].
     fn norm_alone(x: FloatTensor<Self>, options: NormLeaky, dtype: FloatDType) -> FloatTensor<Self>;
 
-    /// See [`joined`].
+    /// Norm of a tensor, sum with the branch and rectifier, as in [`joined`].
     fn norm_joined(
         x: FloatTensor<Self>,
         branch: FloatTensor<Self>,
