@@ -154,6 +154,20 @@ fn the_qform_in_place_of_a_sform_is_rounded_as_a_sform() {
 }
 
 #[test]
+fn a_file_of_four_dimensions_and_one_written_like_it_lie_at_one_place() {
+    // The sform is used although its sides are not those of `pixdim`: the translation does not fit the fourth one.
+    let rows = [[-4.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
+    let four = file().sform(1, &rows).sides([2.0; 3]).qform(1, [0.0, 0.0, 1.0], [1.0, 2.0, 3.0]);
+    let scan = info(&four.put(40, &4i16.to_le_bytes()).put(48, &[1, 0]).floats(92, &[1.0])).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("label.nii");
+    let voxels = vec![0u8; scan.shape.iter().product()];
+    super::write(&path, &scan, &voxels).unwrap();
+    let written = read_info(&path).unwrap();
+    assert_eq!((written.affine, written.notes), (scan.affine, vec![]));
+}
+
+#[test]
 fn only_sides_that_differ_by_more_than_rounding_are_other_sides() {
     let with = |side: f32| {
         let rows = [[-side, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
