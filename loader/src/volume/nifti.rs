@@ -147,9 +147,8 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
 /// spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
 ///
 /// As in MONAI (`rectify_header_sform_qform`), and unlike in nibabel, a sform whose sides are not those of `pixdim` gives
-/// way to the qform, whatever the code of that.
+/// way to the qform if that is set.
 fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
-    let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {
         let [x, y, z] = [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from));
         let affine = [x, y, z, LAST_ROW];
@@ -182,15 +181,23 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
     Ok(affine)
 }
 
-/// The affine of a header whose sform has other sides than `pixdim`: the qform if that has the sides of `pixdim`, which
-/// is so unless a field is not finite.
+/// Returns `true` for the codes of a transform that is set, by the standard.
+fn is_set(code: i16) -> bool {
+    (1..=5).contains(&code)
+}
+
+/// The affine of a header whose sform has other sides than `pixdim`: the qform if that is set and has the sides of
+/// `pixdim`, which is so unless a field is not finite.
+///
+/// DIFFERENCE: MONAI takes the qform even if its code says that it is not set. Its fields are zeros then as a rule, which
+/// would turn left into right for most scans because of a rounded `pixdim`; the sform is used.
 ///
 /// DIFFERENCE: MONAI compares as many columns as `dim[0]` counts, so that in an array of shape x, y, z, 1 the translation
 /// must fit `pixdim[4]`. This is followed here, but a sform that fits in space is used without a look at it.
 fn by_pixdim(sform: Affine, header: &NiftiHeader, notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
     let (sform_sides, pixdim) = (spacing(&sform), sides(header));
     // MONAI leaves arrays of five and more dimensions as they are.
-    let other = if header.dim[0] >= 5 { None } else { Some(qform(header)?) };
+    let other = if header.dim[0] >= 5 || !is_set(header.qform_code) { None } else { Some(qform(header)?) };
     let other = other.filter(|other| {
         let fourth = (0..3).map(|row| other[row][3].powi(2)).sum::<f64>() + 1.0;
         fits_sides(other, header) && (header.dim[0] < 4 || is_close(fourth.sqrt(), header.pixdim[4].into()))

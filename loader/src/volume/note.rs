@@ -16,7 +16,8 @@ pub enum HeaderNote {
         sform: [f64; 3],
         /// Sides in `pixdim`, in the same unit; those of 0 count as 1.
         pixdim: [f64; 3],
-        /// True if the qform is used, as in MONAI; false if nothing fits `pixdim` and the sform is used.
+        /// True if the qform is used, as in MONAI; false if it is not set or does not fit `pixdim` either, and the sform is
+        /// used.
         is_qform_used: bool,
     },
     /// The unit of length was converted to mm.
@@ -87,7 +88,7 @@ impl fmt::Display for HeaderNote {
                 let used = if *is_qform_used {
                     "the qform is used, as in MONAI (nibabel takes the sform)"
                 } else {
-                    "the sform is used, as in nibabel and MONAI"
+                    "the sform is used, as in nibabel"
                 };
                 write!(
                     f,

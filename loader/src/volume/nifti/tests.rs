@@ -90,7 +90,7 @@ fn an_impossible_quaternion_is_refused_where_it_is_used() {
     check_affine(&file, diagonal([-2.0, -2.0, 2.0], [0.0; 3]), &[]);
 }
 
-/// Each affine is the one that MONAI 1.6.1 (and 1.3.2, with the same code) gives.
+/// Each affine is the one that MONAI 1.6.1 (and 1.3.2, with the same code) gives, but for a qform that is not set.
 #[test]
 fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
     let bad_rows = [[-4.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
@@ -107,8 +107,9 @@ fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
     let sform_told = told([4.0, 2.0, 2.0], [2.0; 3], false);
     for code in [0, 1] {
         let with = |file: TestFile| file.qform(code, half_turn, [1.0, 2.0, 3.0]);
-        // The code of the qform does not matter where the sform is bad.
-        check_affine(&with(sform(1)), as_qform, &qform_told);
+        // MONAI takes the qform for either code.
+        let (expected, notes) = if code == 1 { (as_qform, &qform_told) } else { (as_bad_sform, &sform_told) };
+        check_affine(&with(sform(1)), expected, notes);
         // A code of 0 is one that is not set, whatever the sides.
         let (expected, notes) =
             if code == 1 { (as_qform, vec![]) } else { (around_centre, vec![HeaderNote::NoTransform]) };
@@ -121,7 +122,9 @@ fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
         let four = |origin: [f32; 3]| sform(1).qform(code, half_turn, origin).put(40, &4i16.to_le_bytes());
         let four = |origin: [f32; 3]| four(origin).put(48, &[1, 0]).floats(92, &[1.0]);
         check_affine(&four([1.0, 2.0, 3.0]), as_bad_sform, &sform_told);
-        check_affine(&four([0.0; 3]), diagonal([-2.0, -2.0, 2.0], [0.0; 3]), &qform_told);
+        let at_origin = diagonal([-2.0, -2.0, 2.0], [0.0; 3]);
+        let (expected, notes) = if code == 1 { (at_origin, &qform_told) } else { (as_bad_sform, &sform_told) };
+        check_affine(&four([0.0; 3]), expected, notes);
     }
     check_affine(&file().qform(0, half_turn, [1.0, 2.0, 3.0]), as_good_sform, &[]);
     // Neither transform has the sides of pixdim.
@@ -131,7 +134,7 @@ fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
     assert!(info(&sform(1).qform(1, [0.9, 0.9, 0.0], [0.0; 3])).unwrap_err().contains("impossible quaternion"));
     // Sides of 0 count as 1, negative ones lose their sign.
     let zero = [told([2.0; 3], [1.0; 3], true), vec![HeaderNote::ZeroSides { axes: vec![0, 1, 2] }]].concat();
-    check_affine(&file().sides([0.0; 3]), diagonal([1.0; 3], [0.0; 3]), &zero);
+    check_affine(&file().sides([0.0; 3]), as_good_sform, &told([2.0; 3], [1.0; 3], false));
     let turned = file().sides([0.0; 3]).qform(1, half_turn, [1.0, 2.0, 3.0]);
     check_affine(&turned, diagonal([-1.0, -1.0, 1.0], [1.0, 2.0, 3.0]), &zero);
     let one_mm = file().sform(1, &[[1.0, 0.0, 0.0, 9.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 1.0, -5.0]]);
@@ -142,7 +145,7 @@ fn a_sform_with_other_sides_than_pixdim_gives_way_to_the_qform_as_in_monai() {
 
 #[test]
 fn the_qform_in_place_of_a_sform_is_rounded_as_a_sform() {
-    let file = file().sides([1.2, 0.9, 2.5]).qform(0, [0.1, 0.2, 0.3], [1.1, 2.2, 3.3]);
+    let file = file().sides([1.2, 0.9, 2.5]).qform(1, [0.1, 0.2, 0.3], [1.1, 2.2, 3.3]);
     let affine = info(&file).unwrap().affine;
     let expected = [
         [0.888_000_011_444_091_8, -0.464_775_413_274_765, 1.077_361_822_128_296, 1.100_000_023_841_858],
@@ -171,14 +174,14 @@ fn a_file_of_four_dimensions_and_one_written_like_it_lie_at_one_place() {
 fn only_sides_that_differ_by_more_than_rounding_are_other_sides() {
     let with = |side: f32| {
         let rows = [[-side, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
-        info(&file().sform(1, &rows).sides([2.0; 3])).unwrap()
+        info(&file().sform(1, &rows).sides([2.0; 3]).qform(1, [0.0, 0.0, 1.0], [9.0, 7.0, -5.0])).unwrap()
     };
     assert!(with(2.000_01).notes.is_empty());
     let info = with(2.000_03);
     let text = "sform with sides 2.00003 x 2 x 2, pixdim with 2 x 2 x 2: the qform is used, as in MONAI (nibabel takes the \
                 sform); mend the header";
     assert_eq!(info.notes.iter().map(ToString::to_string).collect::<Vec<_>>(), [text]);
-    assert_eq!(info.affine[0], [2.0, 0.0, 0.0, 0.0]);
+    assert_eq!(info.affine[0], [-2.0, 0.0, 0.0, 9.0]);
 }
 
 #[test]
