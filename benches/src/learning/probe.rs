@@ -2,8 +2,8 @@
 //!
 //! A patch belongs to the structure that fills most of it, if that is at least an eighth, and to the background otherwise.
 //! Every class has the same weight, in the regression and in the score (balanced accuracy: the mean over classes of the
-//! share of their patches that are found; guessing gives 1/9). Eight labelled cases train the probe, two others select the
-//! strength of its penalty, and the test cases are scored.
+//! share of their patches that are found; guessing gives 1/9). The first two or eight labelled cases train the probe, two
+//! others select the strength of its penalty, and the test cases are scored.
 
 use std::ops::Range;
 use std::path::Path;
@@ -26,12 +26,14 @@ use serde::Serialize;
 
 use super::data::Caches;
 use super::phantom::CLASSES;
-use super::settings::{FIRST_TEST, NUM_LABELLED, labelled_case};
+use super::settings::{FIRST_TEST, NUM_LABELLED, SHOTS, labelled_case};
 
 /// Crops per case.
 const CROPS_PER_CASE: usize = 16;
-/// Labelled cases that train the probe; those up to the first test case select the penalty.
-const TRAINING: Range<usize> = 0..8;
+/// Numbers of labelled cases that train the probe: as few as fine-tuning has, and more.
+pub(super) const NUM_CASES: [usize; 2] = [SHOTS, 8];
+/// Labelled cases that select the penalty.
+const SELECTION: Range<usize> = 8..FIRST_TEST;
 /// Penalties tried, relative to the mean variance of a feature.
 const PENALTIES: [f64; 5] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// Share of a patch that a structure must fill: one in this number.
@@ -44,10 +46,10 @@ pub(super) struct ProbeScore {
     pub features: &'static str,
     /// Number of features of a patch.
     pub width: usize,
-    /// Selected penalty.
-    pub penalty: f64,
-    /// Balanced accuracy on the patches of the test cases.
-    pub balanced_accuracy: f64,
+    /// Selected penalty, for each number of training cases.
+    pub penalty: [f64; 2],
+    /// Balanced accuracy on the patches of the test cases, for each number of training cases.
+    pub balanced_accuracy: [f64; 2],
 }
 
 /// Patches of some cases.
@@ -68,8 +70,8 @@ pub(super) fn run(caches: &Caches, pretrained: &Path) -> anyhow::Result<Vec<Prob
     let (crop_size, patch_size) = (config.stream.crop_size, config.model.patch_size);
     let untrained = config.model.init(crop_size, &mut WeightInit::new(config.train.seed, &device));
     let read = |cases| Patches::read(&caches.labelled, cases, crop_size, patch_size, &device);
-    let [training, selection, test] =
-        [read(TRAINING)?, read(TRAINING.end..FIRST_TEST)?, read(FIRST_TEST..NUM_LABELLED)?];
+    let training = [read(0..NUM_CASES[0])?, read(0..NUM_CASES[1])?];
+    let [selection, test] = [read(SELECTION)?, read(FIRST_TEST..NUM_LABELLED)?];
 
     let mut scores = Vec::new();
     for (features, encoder) in [
@@ -78,19 +80,23 @@ pub(super) fn run(caches: &Caches, pretrained: &Path) -> anyhow::Result<Vec<Prob
         ("voxels", None),
     ] {
         let table = |patches: &Patches| patches.features(encoder, patch_size);
-        let [training_table, selection_table, test_table] = [table(&training)?, table(&selection)?, table(&test)?];
-        let problem = Problem::new(&training_table, &training.classes);
-        let mut best: Option<(f64, f64, Solution)> = None;
-        for penalty in PENALTIES {
-            let solution = problem.solve(penalty).context("the features have no finite values")?;
-            let accuracy = solution.balanced_accuracy(&selection_table, &selection.classes);
-            if best.as_ref().is_none_or(|(highest, ..)| accuracy > *highest) {
-                best = Some((accuracy, penalty, solution));
+        let [selection_table, test_table] = [table(&selection)?, table(&test)?];
+        let (mut penalty, mut balanced_accuracy) = ([0.0; 2], [0.0; 2]);
+        for (idx, training) in training.iter().enumerate() {
+            let problem = Problem::new(&table(training)?, &training.classes);
+            let mut highest = f64::NEG_INFINITY;
+            for tried in PENALTIES {
+                let solution = problem.solve(tried).context("features that are not finite")?;
+                let accuracy = solution.balanced_accuracy(&selection_table, &selection.classes);
+                if accuracy > highest {
+                    highest = accuracy;
+                    penalty[idx] = tried;
+                    balanced_accuracy[idx] = solution.balanced_accuracy(&test_table, &test.classes);
+                }
             }
         }
-        let (_, penalty, solution) = best.expect("there are penalties to try");
-        let balanced_accuracy = solution.balanced_accuracy(&test_table, &test.classes);
-        println!("  {features}: balanced accuracy {balanced_accuracy:.3}");
+        let [few, many] = balanced_accuracy;
+        println!("  {features}: balanced accuracy {few:.3} and {many:.3} with {NUM_CASES:?} training cases");
         scores.push(ProbeScore { features, width: test_table.ncols(), penalty, balanced_accuracy });
     }
     Ok(scores)

@@ -6,10 +6,10 @@ use std::path::Path;
 use hiend_cache::durable;
 use serde::Serialize;
 
-use super::chart;
 use super::phantom::CLASSES;
 use super::probe::ProbeScore;
 use super::runs::{Arm, FinetuneResult, Losses};
+use super::{chart, probe};
 
 /// Mean and sample standard deviation over seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -135,10 +135,16 @@ impl Report {
             self.steps, self.difference.mean, self.difference.deviation, self.num_better, self.seeds
         )
         .expect("strings take all text");
-        text.push_str("| linear probe of frozen features | features per patch | balanced accuracy |\n|---|---|---|\n");
+        let [few, many] = probe::NUM_CASES;
+        write!(
+            text,
+            "| linear probe of frozen features, balanced accuracy | features per patch | {few} training cases | {many} \
+             training cases |\n|---|---|---|---|\n"
+        )
+        .expect("strings take all text");
         for score in &self.probe {
-            let ProbeScore { features, width, balanced_accuracy, .. } = score;
-            writeln!(text, "| {features} | {width} | {balanced_accuracy:.3} |").expect("strings take all text");
+            let ProbeScore { features, width, balanced_accuracy: [few, many], .. } = score;
+            writeln!(text, "| {features} | {width} | {few:.3} | {many:.3} |").expect("strings take all text");
         }
         text
     }
