@@ -41,6 +41,9 @@ pub struct Cli {
     /// Number of fine-tuning runs per arm, 1 to 5
     #[arg(long, default_value_t = settings::SEEDS, value_parser = clap::value_parser!(u64).range(1..=settings::SEEDS))]
     seeds: u64,
+    /// Optimizer steps of each fine-tuning run, with eight validations
+    #[arg(long, default_value_t = settings::STEPS, value_parser = clap::value_parser!(u64).range(settings::LEAST_STEPS..))]
+    steps: u64,
     /// Device: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -56,12 +59,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let caches = Caches::make(&cli.out)?;
     let folder = cli.out.join("runs");
 
-    let mut progress = Progress::new(runs::work(&folder, cli.seeds)?);
+    let mut progress = Progress::new(runs::work(&folder, cli.seeds, cli.steps)?);
     let pretrained = runs::pretrain(&folder, &caches, &compute, &mut progress)?;
     let mut results = Vec::new();
     for seed in 0..cli.seeds {
         for arm in [Arm::Pretrained, Arm::Scratch] {
-            results.push(runs::finetune(arm, seed, &folder, &caches, &pretrained, &compute, &mut progress)?);
+            let config = settings::finetuning(seed, cli.steps)?;
+            results.push(runs::finetune(arm, config, &folder, &caches, &pretrained, &compute, &mut progress)?);
         }
     }
     println!("linear probe of the encoder");

@@ -34,7 +34,8 @@ fn render(rgb: &mut [u8], arms: &[ArmResult; 2]) -> Result<(), Box<dyn std::erro
     let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
     let points = || arms.iter().flat_map(|arm| &arm.curve);
     let last = points().map(|point| point.step).max().unwrap_or(1) as f64;
-    let top = points().flat_map(|point| &point.by_seed).copied().fold(0.1, f64::max);
+    let high = |point: &Point| point.by_seed.iter().copied().fold(point.dice.mean + point.dice.deviation, f64::max);
+    let top = points().map(high).fold(0.1, f64::max);
     let mut chart = ChartBuilder::on(&root)
         .caption("Fine-tuning on two labelled cases: Dice on eight test cases", text(28))
         .margin(20)
@@ -74,7 +75,7 @@ fn render(rgb: &mut [u8], arms: &[ArmResult; 2]) -> Result<(), Box<dyn std::erro
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .legend_area_size(36)
         .margin(14)
         .label_font(text(20))

@@ -9,6 +9,7 @@ use hiend_cache::{Cache, lookup};
 use hiend_loader::LoaderOptions;
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::journal::{self, Entry, ValidationRecord};
@@ -77,20 +78,19 @@ pub(super) struct Losses {
     pub last: f64,
 }
 
-/// Work that is left, in steps of pre-training.
+/// Work that is left, in steps of pre-training, with `steps` in each fine-tuning run.
 ///
 /// # Errors
 /// If the folder of a run cannot be read.
-pub(super) fn work(folder: &Path, seeds: u64) -> anyhow::Result<f64> {
+pub(super) fn work(folder: &Path, seeds: u64, steps: u64) -> anyhow::Result<f64> {
     let left = |name: &str, total: u64| -> anyhow::Result<f64> {
         let steps = checkpoint::all(&folder.join(name).join(CHECKPOINTS))?;
         Ok(total.saturating_sub(steps.last().map_or(0, |(step, _)| *step)) as f64)
     };
     let mut units = left(PRETRAINING, settings::pretraining()?.schedule.total)?;
     for seed in 0..seeds {
-        let total = settings::finetuning(seed)?.schedule.total;
         for arm in Arm::ALL {
-            units += FINETUNING_UNITS * left(&finetuning_name(arm, seed), total)?;
+            units += FINETUNING_UNITS * left(&finetuning_name(arm, seed), steps)?;
         }
     }
     Ok(units)
@@ -125,7 +125,7 @@ pub(super) fn pretrain(
 /// If training fails, or the run was made with other settings.
 pub(super) fn finetune(
     arm: Arm,
-    seed: u64,
+    config: FinetuneConfig,
     folder: &Path,
     caches: &Caches,
     pretrained: &Path,
@@ -136,8 +136,9 @@ pub(super) fn finetune(
         Arm::Pretrained => Init::read(pretrained)?,
         Arm::Scratch => Init::Random,
     };
+    let seed = config.train.seed;
     let run_dir = folder.join(finetuning_name(arm, seed));
-    let task = Finetuning::new(settings::finetuning(seed)?, &caches.labelled, init)?;
+    let task = Finetuning::new(config, &caches.labelled, init)?;
     complete(&task, &caches.labelled, &run_dir, FINETUNING_UNITS, compute, progress)?;
     // A run that was killed repeats the steps since its checkpoint; the later record counts.
     let mut validations = BTreeMap::new();

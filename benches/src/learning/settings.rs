@@ -6,6 +6,12 @@ use hiend_trainer::config::{ConfigError, RunConfig as _};
 
 /// Number of fine-tuning runs per arm.
 pub(super) const SEEDS: u64 = 5;
+/// Optimizer steps of a fine-tuning run.
+pub(super) const STEPS: u64 = 400;
+/// Least number of steps, several times the warm-up.
+pub(super) const LEAST_STEPS: u64 = 80;
+/// Number of validations of a fine-tuning run.
+const VALIDATIONS: u64 = 8;
 /// Number of cases without labels, for pre-training.
 pub(super) const NUM_UNLABELLED: usize = 64;
 /// Number of labelled cases; those from [`FIRST_TEST`] on are test cases.
@@ -48,14 +54,12 @@ const PRETRAINING: [(&str, &str); 9] = [
 
 /// Changes for fine-tuning. The learning rate is the better one of 1e-3 and 3e-3 for the arm from scratch: foreground Dice
 /// 0.174 and 0.147 after 150 steps with seed 0.
-const FINETUNING: [(&str, &str); 7] = [
+const FINETUNING: [(&str, &str); 5] = [
     ("model.feature_size", "4"),
     ("stream.sample_by", "\"class\""),
     ("stream.foreground_rate", "0.75"),
     ("optim.lr", "1e-3"),
-    ("schedule.total", "400"),
     ("schedule.warmup", "20"),
-    ("validation.every", "50"),
 ];
 
 /// Configuration of the pre-training run.
@@ -66,14 +70,16 @@ pub(super) fn pretraining() -> Result<PretrainConfig, ConfigError> {
     PretrainPreset::Tiny.config().with_settings(&owned(SHARED.iter().chain(&PRETRAINING)))
 }
 
-/// Configuration of a fine-tuning run, which trains on two cases of its own.
+/// Configuration of a fine-tuning run of `steps` optimizer steps, which trains on two cases of its own.
 ///
 /// # Errors
 /// If a setting is invalid.
-pub(super) fn finetuning(seed: u64) -> Result<FinetuneConfig, ConfigError> {
+pub(super) fn finetuning(seed: u64, steps: u64) -> Result<FinetuneConfig, ConfigError> {
     let mut settings = owned(SHARED.iter().chain(&FINETUNING));
     let first = SHOTS * usize::try_from(seed).unwrap_or(usize::MAX);
     settings.push(("train.seed".into(), seed.to_string()));
+    settings.push(("schedule.total".into(), steps.to_string()));
+    settings.push(("validation.every".into(), (steps / VALIDATIONS).to_string()));
     settings.push(("stream.split".into(), split(first..first + SHOTS)));
     settings.push(("validation.split".into(), split(FIRST_TEST..NUM_LABELLED)));
     FinetunePreset::Tiny.config().with_settings(&settings)
@@ -104,7 +110,7 @@ mod tests {
         let trained: Vec<usize> = (0..SEEDS as usize).flat_map(|seed| SHOTS * seed..SHOTS * (seed + 1)).collect();
         assert!(trained.iter().all(|&case| case < FIRST_TEST), "{trained:?}");
         for seed in 0..SEEDS {
-            let config = finetuning(seed).unwrap();
+            let config = finetuning(seed, STEPS).unwrap();
             assert_ne!(config.stream.split, config.validation.unwrap().split);
         }
     }
