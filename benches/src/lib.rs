@@ -1,5 +1,5 @@
-//! Modules shared by the suites, `loader-bench`, `cpu-bench` and `gpu-bench`: volumes, clocks, contenders, shapes and operation counts
-//! of the models, and the chart of the results.
+//! Modules shared by the suites, `loader-bench`, `cpu-bench`, `gpu-bench` and `learning`: volumes, clocks, contenders,
+//! shapes and operation counts of the models, and the chart of the results.
 
 #![allow(clippy::print_stdout, reason = "tools for developers print their results")]
 #![allow(clippy::cast_possible_wrap, reason = "C libraries take lengths of volumes as signed integers")]
@@ -15,6 +15,8 @@ pub mod flops;
 pub mod gpu_bench;
 #[cfg(feature = "cube")]
 pub mod kernel_times;
+#[cfg(feature = "learning")]
+pub mod learning;
 pub mod loader_bench;
 pub mod readers_bench;
 pub mod service_bench;
