@@ -80,7 +80,9 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     let place = place(preset.name())?;
     if place.resume != Resume::Begin {
         // The run's folder has its configuration, the sizes of the pre-trained encoder included.
-        return Ok((saved_config(&place.run_dir, Kind::Finetune, place.resume)?, place, Init::Random));
+        let config = saved_config(&place.run_dir, Kind::Finetune, place.resume)?;
+        let init = init(args, &place)?;
+        return Ok((config, place, init));
     }
     if args.preset.is_none() {
         running::announce_preset(preset.name(), rank)?;
@@ -104,16 +106,23 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights. A resumed run has its own, so the ones it began with need not exist any more.
+/// Reads the first weights. A run with a checkpoint has its own, so the ones it began with need not exist any more.
 fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
+    let is_resumed = place.resume != Resume::Begin;
+    if is_resumed && place.has_checkpoint()? {
+        return Ok(Init::Random);
+    }
     match &args.init {
-        _ if place.resume != Resume::Begin => Ok(Init::Random),
         Some(path) if path == Path::new("none") => Ok(Init::Random),
         Some(url) if is_url(url) => {
             // Downloaded when the run begins, so that a mistake elsewhere is found first.
             Ok(Init::of_url(&url.to_string_lossy(), Downloads::of_environment()?)?)
         }
         Some(path) => Ok(Init::read(path)?),
+        None if is_resumed => bail!(
+            "{} has no checkpoint yet; --init names the first weights of the run again, `none` for random ones",
+            place.run_dir.display()
+        ),
         None => bail!("{} holds no run yet; --init names the first weights of a new one", place.run_dir.display()),
     }
 }

@@ -61,6 +61,14 @@ impl Place {
         };
         Ok(Self { run_dir, resume })
     }
+
+    /// Returns `true` if the folder holds a checkpoint, which a run that was killed early does not.
+    ///
+    /// # Errors
+    /// If the folder cannot be looked up.
+    pub(super) fn has_checkpoint(&self) -> anyhow::Result<bool> {
+        Ok(!checkpoint::all(&self.run_dir.join(CHECKPOINTS))?.is_empty())
+    }
 }
 
 /// Reads a configuration file; returns its text and its name without extension.

@@ -208,6 +208,30 @@ fn runs_are_not_mixed() {
 }
 
 #[test]
+fn first_weights_are_read_again_until_there_is_a_checkpoint() {
+    let folder = Folder::new();
+    folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir run --max-steps 1");
+    let base = "finetune --shards cache --config finetune.toml --set model.patch_size=8 --no-validation --max-steps 1";
+    let losses = |run: &str| {
+        let journal = fs::read_to_string(folder.path(run).join("journal.jsonl")).unwrap();
+        let entries = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        entries.filter(|entry| entry["event"] == "step").map(|entry| entry["loss"].clone()).collect::<Vec<_>>()
+    };
+    folder.succeed(&format!("{base} --run-dir random --init none"));
+    folder.succeed(&format!("{base} --run-dir fine --init run"));
+    assert_ne!(losses("fine"), losses("random"));
+    // Left like this by a kill before the first checkpoint.
+    fs::remove_dir_all(folder.path("fine/checkpoints")).unwrap();
+    folder.refuse(&format!("{base} --run-dir fine --resume"), &["fine has no checkpoint yet", "--init"]);
+    folder.succeed(&format!("{base} --run-dir fine --init run --resume"));
+    let found = losses("fine");
+    assert_eq!((found.len(), &found[0]), (2, &found[1]));
+    // The checkpoint replaces them.
+    let longer = base.replace("--max-steps 1", "--max-steps 2");
+    folder.succeed(&format!("{longer} --run-dir fine --resume"));
+}
+
+#[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {
