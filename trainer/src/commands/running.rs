@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{durable, is_abandoned, lookup};
+use hiend_cache::{durable, lookup};
 use hiend_loader::program::{check_output_folder, on_interrupt};
 
 use super::INTERRUPTED;
@@ -163,8 +163,8 @@ pub(super) fn run<T: Task>(
             rank.note(format_args!("{failure}; the same command with --resume continues"));
             return Ok(rank.signals.interrupted());
         }
-        Err(error) if options.stop.is_requested() && is_abandoned(&error) => {
-            rank.note("stopped while object storage did not answer; the same command with --resume continues");
+        Err(error) if options.stop.is_requested() && error.is_stop() => {
+            rank.note("stopped while servers or object storage did not answer; the same command with --resume continues");
             return Ok(rank.signals.interrupted());
         }
         Err(error) => return Err(error.into()),
