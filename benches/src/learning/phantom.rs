@@ -16,10 +16,10 @@ use rand_chacha::rand_core::SeedableRng as _;
 use rayon::prelude::*;
 
 /// Side of a voxel, mm.
-pub const SPACING_MM: f64 = 4.0;
+pub(super) const SPACING_MM: f64 = 4.0;
 
 /// Class names by label, background first.
-pub const CLASSES: [&str; 9] =
+pub(super) const CLASSES: [&str; 9] =
     ["background", "liver", "spleen", "right_kidney", "left_kidney", "aorta", "vena_cava", "stomach", "pancreas"];
 
 /// Range of the mean of every structure, HU.
@@ -33,7 +33,7 @@ const MARGIN_MM: f64 = 6.0;
 ///
 /// # Errors
 /// If a file cannot be written; the error names it.
-pub fn write_dataset(dir: &Path, prefix: &str, num_cases: usize, seed: u64, labels: bool) -> anyhow::Result<()> {
+pub(super) fn write_dataset(dir: &Path, prefix: &str, num_cases: usize, seed: u64, labels: bool) -> anyhow::Result<()> {
     for folder in if labels { &["imagesTr", "labelsTr"][..] } else { &["imagesTr"] } {
         let folder = dir.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

@@ -282,6 +282,6 @@ mod tests {
         let parity = features.columns(1, 1).into_owned();
         let solution = Problem::new(&parity, &classes).solve(1e-3).unwrap();
         // Even rows count as class 1. All rows of class 1 are even; of the 81 others, 45 are odd.
-        assert!((solution.balanced_accuracy(&parity, &classes) - (1.0 + 45.0 / 81.0) / 2.0).abs() < 1e-12);
+        assert!((solution.balanced_accuracy(&parity, &classes) - f64::midpoint(1.0, 45.0 / 81.0)).abs() < 1e-12);
     }
 }

@@ -164,7 +164,9 @@ pub(super) fn run<T: Task>(
             return Ok(rank.signals.interrupted());
         }
         Err(error) if options.stop.is_requested() && error.is_stop() => {
-            rank.note("stopped while servers or object storage did not answer; the same command with --resume continues");
+            rank.note(
+                "stopped while servers or object storage did not answer; the same command with --resume continues",
+            );
             return Ok(rank.signals.interrupted());
         }
         Err(error) => return Err(error.into()),
