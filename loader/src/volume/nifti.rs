@@ -143,19 +143,20 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
     Dtype::of_nifti(kind).ok_or_else(|| VolumeFault::Type { name: format!("{kind:?}") })
 }
 
-/// The affine that MONAI's `LoadImage` chooses, in the header's own unit: sform if its code is set, else qform, else the
-/// spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
+/// The affine in the header's own unit, as nibabel chooses it: sform if its code is set, else qform, else the spacings
+/// around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
 ///
-/// As in MONAI (`rectify_header_sform_qform`), and unlike in nibabel, a sform whose sides are not those of `pixdim` gives
-/// way to the qform if that is set.
+/// DIFFERENCE: where the sides of the sform are not those of `pixdim` by more than 1 in 100,000, MONAI takes the qform, set
+/// or not. A sheared sform, as of a tilted gantry, would lose its shear by that, and zeros of a qform that is not set would
+/// turn left into right. The sform is used and the difference told.
 fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
+    let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {
         let [x, y, z] = [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from));
         let affine = [x, y, z, LAST_ROW];
-        if !fits_sides(&affine, header) {
-            return by_pixdim(affine, header, notes);
-        }
-        if is_set(header.qform_code)
+        if let Some(note) = other_sides(&affine, header, shape) {
+            notes.push(note);
+        } else if is_set(header.qform_code)
             && let Ok(other) = qform(header)
         {
             let shift_mm = largest_shift_mm(&affine, &other, shape);
@@ -181,46 +182,13 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
     Ok(affine)
 }
 
-/// Returns `true` for the codes of a transform that is set, by the standard.
-fn is_set(code: i16) -> bool {
-    (1..=5).contains(&code)
-}
-
-/// The affine of a header whose sform has other sides than `pixdim`: the qform if that is set and has the sides of
-/// `pixdim`, which is so unless a field is not finite.
-///
-/// DIFFERENCE: MONAI takes the qform even if its code says that it is not set. Its fields are zeros then as a rule, which
-/// would turn left into right for most scans because of a rounded `pixdim`; the sform is used.
-///
-/// DIFFERENCE: MONAI compares as many columns as `dim[0]` counts, so that in an array of shape x, y, z, 1 the translation
-/// must fit `pixdim[4]`. This is followed here, but a sform that fits in space is used without a look at it.
-fn by_pixdim(sform: Affine, header: &NiftiHeader, notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
-    let (sform_sides, pixdim) = (spacing(&sform), sides(header));
-    // MONAI leaves arrays of five and more dimensions as they are.
-    let other = if header.dim[0] >= 5 || !is_set(header.qform_code) { None } else { Some(qform(header)?) };
-    let other = other.filter(|other| {
-        let fourth = (0..3).map(|row| other[row][3].powi(2)).sum::<f64>() + 1.0;
-        fits_sides(other, header) && (header.dim[0] < 4 || is_close(fourth.sqrt(), header.pixdim[4].into()))
-    });
-    notes.push(HeaderNote::SformSides { sform: sform_sides, pixdim, is_qform_used: other.is_some() });
-    let Some(other) = other else { return Ok(sform) };
-    note_zero_sides(header, notes);
-    // MONAI stores the qform as sform, in f32.
-    #[expect(clippy::cast_possible_truncation, reason = "rounded as in a header")]
-    Ok(other.map(|row| row.map(|value| f64::from(value as f32))))
-}
-
-/// True if the sides of an affine are those of `pixdim`, by MONAI's measure.
-fn fits_sides(affine: &Affine, header: &NiftiHeader) -> bool {
-    // MONAI takes columns of zeros for sides of 1, and compares twice, with the tolerance relative to either.
-    let own = spacing(affine).map(|side| if side == 0.0 { 1.0 } else { side });
-    let pixdim = sides(header);
-    (0..3).all(|axis| is_close(own[axis], pixdim[axis])) || (0..3).all(|axis| is_close(pixdim[axis], own[axis]))
-}
-
-/// numpy's `isclose` with its default tolerances.
-fn is_close(value: f64, reference: f64) -> bool {
-    (value - reference).abs() <= 1e-8 + 1e-5 * reference.abs()
+/// Note of a sform whose sides are not those of `pixdim`, if the difference adds up to more than a tenth of a voxel along an
+/// axis of the scan.
+fn other_sides(sform: &Affine, header: &NiftiHeader, shape: [usize; 3]) -> Option<HeaderNote> {
+    let (own, pixdim) = (spacing(sform), sides(header));
+    let differs = |axis: usize| (own[axis] - pixdim[axis]).abs() * shape[axis] as f64 > 0.1 * own[axis];
+    let written = [1, 2, 3].map(|axis| f64::from(header.pixdim[axis]));
+    (0..3).any(differs).then_some(HeaderNote::SformSides { sform: own, pixdim: written })
 }
 
 /// Notes sides of 0 in `pixdim`, for an affine that is made of them.

@@ -16,9 +16,6 @@ pub enum HeaderNote {
         sform: [f64; 3],
         /// Sides in `pixdim`, in the same unit; those of 0 count as 1.
         pixdim: [f64; 3],
-        /// True if the qform is used, as in MONAI; false if it is not set or does not fit `pixdim` either, and the sform is
-        /// used.
-        is_qform_used: bool,
     },
     /// The unit of length was converted to mm.
     Converted {
@@ -83,16 +80,12 @@ impl fmt::Display for HeaderNote {
             Self::TransformsDisagree { shift_mm } => {
                 write!(f, "sform and qform disagree by {shift_mm:.1} mm; the sform is used, as in nibabel and MONAI")
             }
-            Self::SformSides { sform, pixdim, is_qform_used } => {
+            Self::SformSides { sform, pixdim } => {
                 let [own, other] = [sform, pixdim].map(|sides| sides.map(|side| trimmed(&format!("{side:.6}"))));
-                let used = if *is_qform_used {
-                    "the qform is used, as in MONAI (nibabel takes the sform)"
-                } else {
-                    "the sform is used, as in nibabel"
-                };
                 write!(
                     f,
-                    "sform with sides {}, pixdim with {}: {used}; mend the header",
+                    "sform with sides {}, pixdim with {}: the sform is used, as in nibabel (MONAI may take the qform); mend \
+                     the header",
                     own.join(" x "),
                     other.join(" x ")
                 )

@@ -9,7 +9,6 @@ use ndarray::{ArrayView3, ShapeBuilder as _};
 use nifti::writer::WriterOptions;
 use nifti::{DataElement, NiftiError, NiftiHeader};
 
-use super::super::note::HeaderNote;
 use super::super::{VolumeFault, VolumeInfo};
 use crate::geometry::{Affine, spacing};
 
@@ -18,8 +17,7 @@ const DATA_OFFSET: usize = 352;
 /// Largest cosine between two axes that a rotation may have.
 const MAX_COSINE: f64 = 1e-4;
 
-/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or with a new one for its grid if it has none or its own
-/// would place the file elsewhere.
+/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or with a new one for its grid if it has none.
 pub(in super::super) fn write<T>(path: &Path, scan: &VolumeInfo, voxels: &[T]) -> Result<(), VolumeFault>
 where
     T: DataElement + bytemuck::Pod,
@@ -27,10 +25,7 @@ where
     let [nx, ny, nz] = scan.shape;
     let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels)
         .map_err(|error| VolumeFault::VoxelCount { message: error.to_string() })?;
-    // Of four and more dimensions three are written, and with them `pixdim` decides between sform and qform.
-    let is_elsewhere = |note: &HeaderNote| matches!(note, HeaderNote::SformSides { is_qform_used: false, .. });
-    let own = scan.nifti.as_deref().filter(|_| !scan.notes.iter().any(is_elsewhere));
-    let own = own.cloned().unwrap_or_else(|| header_of(&scan.affine));
+    let own = scan.nifti.as_deref().cloned().unwrap_or_else(|| header_of(&scan.affine));
     // What a viewer would scale the picture by was the scan's, not ours.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..own };
     let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
