@@ -175,7 +175,7 @@ pub(crate) struct Verify {
     /// Folder or URL of the cache
     pub cache: PathBuf,
     /// Threads that read and decode [default: number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     #[command(flatten)]
     pub retry: RetryArg,

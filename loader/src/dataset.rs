@@ -207,15 +207,15 @@ pub enum DatasetError {
 /// Finds the datasets in `root`, sorted by name.
 ///
 /// # Errors
-/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
+/// If a path cannot be examined, or no volume is found outside of datasets whose `dataset.json` cannot be used.
 pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
     let mut datasets = survey(root)?.datasets;
     datasets.retain(|dataset| dataset.num_listed() > 0);
     Ok(datasets)
 }
 
-/// Reads what a dataset calls its labels from `path`: its `dataset.json`, or the folder that holds it. Neither volumes nor
-/// cases that the file lists are looked for; `None` if there is no such file.
+/// Reads the names of a dataset's labels from `path`: its `dataset.json`, or the folder that holds it. Needs neither volumes
+/// nor the cases that the file lists. Returns `None` if the file does not exist.
 ///
 /// # Errors
 /// If the file cannot be examined or used.
@@ -231,7 +231,7 @@ pub fn names_in(path: &Path) -> Result<Option<DatasetInfo>, DatasetError> {
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
+/// If a path cannot be examined, or no volume is found outside of datasets whose `dataset.json` cannot be used.
 pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
     survey_of(root, Modalities::Ct)
 }
@@ -239,7 +239,7 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 /// Finds the datasets of images of the given modalities in `root`, and all that lies there and belongs to none.
 ///
 /// # Errors
-/// If a path cannot be examined, or there is no volume at all outside of datasets whose `dataset.json` cannot be used.
+/// If a path cannot be examined, or no volume is found outside of datasets whose `dataset.json` cannot be used.
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();
@@ -255,7 +255,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     let own = finder.search(&tree, true)?;
     let is_empty = finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0);
     if is_empty && !finder.undescribed.is_empty() {
-        // There is no other dataset to go on with.
+        // No other dataset is left to convert.
         return Err(finder.undescribed.swap_remove(0));
     }
     if is_empty {

@@ -392,20 +392,20 @@ fn labels_that_nothing_names_are_refused_before_the_first_step() {
     refuse(
         &NAMED,
         &[],
-        "of label 5, which is no class of the dataset.json of Dataset007_Phantoms; the classes are 0 to 4",
+        "of label 5, which is not a class of the dataset.json of Dataset007_Phantoms; the classes are 0 to 4",
     );
     // Between named labels, as where dataset.json lists regions.
     let gap = [NAMED[0], NAMED[1], NAMED[2], (3, "kidneys"), (5, "spine")];
     refuse(
         &gap,
         &[],
-        "of label 4, which is no class of the dataset.json of Dataset007_Phantoms; it names the labels 0, 1, 2, 3, 5",
+        "of label 4, which is not a class of the dataset.json of Dataset007_Phantoms; it names the labels 0, 1, 2, 3, 5",
     );
     refuse(&NAMED[1..], &[], "dataset Dataset007_Phantoms does not name label 0, of which case");
     refuse(
         &[],
         &["background", "liver", "spleen"],
-        "of label 3, which is no class of the configuration; the classes are",
+        "of label 3, which is not a class of the configuration; the classes are",
     );
 }
 

@@ -351,7 +351,7 @@ fn flat(toml: &str) -> BTreeMap<String, String> {
     flat
 }
 
-/// Parses a value as TOML; text that is no TOML value is a string.
+/// Parses a value as TOML; other text is a string.
 fn value_of(text: &str) -> Value {
     let table = format!("value = {text}").parse::<Table>();
     let value = table.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));

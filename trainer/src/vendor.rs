@@ -22,6 +22,8 @@ pub mod algorithms;
 pub mod cublaslt;
 #[expect(unsafe_code, reason = "calls of a C library")]
 pub mod cudnn;
+#[cfg(feature = "cuda")]
+pub mod fallback;
 pub mod layout;
 pub mod library;
 pub mod problem;

@@ -146,7 +146,7 @@ impl Patches {
             Some(encoder) => {
                 let output = encoder.forward(patches);
                 let layers = output.taps.into_iter().chain([output.norm]);
-                // The class token is no patch.
+                // The class token stands for no patch: it is left out.
                 Tensor::cat(layers.map(|layer| layer.narrow(1, 1, num_patches)).collect(), 2)
             }
             None => patches,

@@ -84,7 +84,7 @@ pub(crate) struct StreamOptions {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Threads that decode and augment [default: number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Share of every batch to make: rank R of N, R from 0
     #[arg(long, value_name = "R/N", default_value = "0/1", value_parser = parse_rank)]

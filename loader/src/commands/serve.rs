@@ -39,7 +39,7 @@ struct Cli {
     #[arg(long, required = true, value_name = "ADDR")]
     listen: Vec<Listen>,
     /// Threads that decode and augment [default: number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); one client fewer is
     /// served than it has room for
@@ -235,6 +235,7 @@ mod tests {
             "--idle 0",
             "--stalled-after 0",
             "--threads 0",
+            "--threads 65535",
         ] {
             let error = parse(&format!("--shards a --listen 127.0.0.1:1 {flags}")).unwrap_err();
             assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{flags}");

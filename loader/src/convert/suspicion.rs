@@ -242,7 +242,9 @@ fn offset_of(air: f32) -> Option<f32> {
 fn or_in_header(format: Format, offset: f32) -> String {
     match format {
         Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
-        Format::Dicom => format!(", or lower RescaleIntercept by {offset} in all files"),
+        Format::Dicom => {
+            format!(", or lower RescaleIntercept by {offset} in all files (set it to -{offset} where they lack it)")
+        }
         Format::Nrrd | Format::MetaImage => String::new(),
     }
 }

@@ -119,7 +119,7 @@ struct Counts {
     air: u64,
     offset_tissue: u64,
     peaks: Peaks,
-    /// `None` once a value was met that is no label.
+    /// `None` once a value was met that cannot be a label.
     labels: Option<LabelCounts>,
 }
 

@@ -110,7 +110,8 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
     read_file(&folder.join(FILE_NAME), root)
 }
 
-/// Reads a description from a file of any name; the paths that it lists begin at its folder. `None` if there is no file.
+/// Reads a description from a file of any name; the paths that it lists are relative to its folder. Returns `None` if the
+/// file does not exist.
 ///
 /// # Errors
 /// If the file cannot be read, is not JSON, or lists a path outside `root`.

@@ -87,8 +87,8 @@ pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
     Ok(())
 }
 
-/// Checks that `path` can be written as a file: that it is no folder and that its folder exists. A file of this name would
-/// be replaced.
+/// Checks that `path` can be written as a file: that it is not a folder and that its folder exists. An existing file is
+/// accepted and would be replaced.
 ///
 /// # Errors
 /// If the path is a folder or a link to something that is missing, its folder does not exist, or it cannot be looked at.

@@ -24,7 +24,7 @@ impl Address {
     /// Parses a URL.
     ///
     /// # Errors
-    /// If it is no address of a server.
+    /// If it is not an address of a server.
     pub(super) fn parse(text: &str) -> Result<Self, AddressError> {
         let address = match text.strip_prefix("unix:") {
             Some(path) => {

@@ -132,10 +132,10 @@ impl Default for ServiceConfig {
 /// Error of starting a service.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// There is nothing to serve.
+    /// No cache was given.
     #[error("no cache to serve")]
     NoCache,
-    /// There is no address.
+    /// No address to listen on was given.
     #[error("no address to listen on")]
     NoAddress,
     /// The service would be open to the network.

@@ -108,7 +108,7 @@ pub struct RunArgs {
     )]
     pub headspace: Option<u32>,
     /// Threads of the loader, for all ranks that share this machine's cores [default: one per core]
-    #[arg(long, value_name = "N", conflicts_with = "loader", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "loader", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Memory of the loader's buffers, such as 512MiB or 4GiB, for all ranks that share this machine's cores
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_bytes)]

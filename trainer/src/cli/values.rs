@@ -40,7 +40,7 @@ pub(super) fn parse_proper_fraction(text: &str) -> Result<f64, Expected> {
 /// Parses a distance in mm.
 ///
 /// # Errors
-/// If the text is no number, or one below 0.
+/// If the text is not a number of 0 or more.
 pub(super) fn parse_mm(text: &str) -> Result<f64, Expected> {
     number(text, |value| value.is_finite() && value >= 0.0).ok_or(Expected("a distance in mm of 0 or more"))
 }

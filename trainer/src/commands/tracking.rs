@@ -1,6 +1,7 @@
 //! `--mlflow URL`: a run sent to MLflow while it lasts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::note;
 use super::ranks::Rank;
@@ -39,8 +40,8 @@ impl Tracking {
     /// Asks the server for the experiment before any time is spent. `None` without `--mlflow`, for a run that keeps nothing,
     /// and on all ranks but the first.
     ///
-    /// A server that is away is no error. Nothing that a server answers is one for a resumed run, which a batch system may
-    /// have started at night.
+    /// A server that is away does not prevent a run: the tracker warns of it. A resumed run, which a batch system may have
+    /// started at night, does not ask the server at all.
     pub(super) fn prepare<T: Task>(
         args: &RunArgs,
         run_dir: &Path,
@@ -61,9 +62,8 @@ impl Tracking {
             match client.experiment(&description.experiment) {
                 Ok(_) if args.smoke => rank.note(format_args!("MLflow server {server} answers")),
                 Ok(_) => {}
-                Err(error) if error.is_temporary() => {
-                    rank.note(format_args!("warning: {error}; training goes on, and what MLflow misses is sent later"));
-                }
+                Err(error) if error.is_temporary() && args.smoke => rank.note(format_args!("warning: {error}")),
+                Err(error) if error.is_temporary() => {}
                 Err(error) => return Err(error.into()),
             }
         } else if let Ok(Some(link)) = Link::read(run_dir)
@@ -103,8 +103,11 @@ impl Tracking {
     pub(super) fn finish(self, result: &Result<Summary, TrainingError>) {
         let State::Started(tracker) = self.state else { return };
         let status = status_of(result);
-        if let Err(reason) = tracker.finish(status) {
-            let (run, server) = (self.run_dir.display(), &self.server);
+        let (run, server) = (self.run_dir.display(), &self.server);
+        let waiting = |time: Duration| {
+            note(format_args!("waiting up to {} s for MLflow server {server} to take the rest", time.as_secs()));
+        };
+        if let Err(reason) = tracker.finish(status, waiting) {
             note(format_args!(
                 "warning: MLflow has not received everything: {reason}; `hiend-train track {run} --mlflow {server}` sends \
                  the rest"

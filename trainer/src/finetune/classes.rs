@@ -116,7 +116,7 @@ pub enum ClassesError {
     },
     /// A case holds a label that nothing names.
     #[error(
-        "case {case} has {} of label {label}, which is no class of {origin}; {allowed}; correct the labels or name the class \
+        "case {case} has {} of label {label}, which is not a class of {origin}; {allowed}; correct the labels or name the class \
          there, and run hiend-shard again if dataset.json changed",
         plural::count(voxels, "voxel")
     )]

@@ -92,7 +92,7 @@ fn the_offset_is_named_as_far_as_it_is_known() {
     let even: Vec<f32> = (0..24_000u16).map(|at| 1500.0 + f32::from(at)).collect();
     check(&even, Some("HU with an offset whose size the values do not show"));
     let suspicion = |format| Suspicion::Offset { min: 0.0, max: 2000.0, share: 0.5, air: None, format }.to_string();
-    assert!(suspicion(Format::Dicom).ends_with("(1024 as a rule), or lower RescaleIntercept by 1024 in all files"));
+    assert!(suspicion(Format::Dicom).ends_with("in all files (set it to -1024 where they lack it)"));
     for format in [Format::Nrrd, Format::MetaImage] {
         assert!(suspicion(format).ends_with("subtract it (1024 as a rule)"), "{}", suspicion(format));
     }

@@ -79,7 +79,7 @@ impl Classes {
     /// Tolerances of `--tolerance-mm` and `--tolerance`.
     ///
     /// # Errors
-    /// If a name is no class, or the background's, whose surface is not measured.
+    /// If a name is not one of a class, or is the background's, whose surface is not measured.
     pub(super) fn tolerances(&self, args: &EvaluateArgs) -> anyhow::Result<Tolerances> {
         let names = self.names(u8::MAX);
         let mut by_class = BTreeMap::new();

@@ -93,7 +93,7 @@ enum Unusable {
         /// The difference.
         source: GridMismatch,
     },
-    /// A label that is no class of the model.
+    /// Label that is not a class of the model.
     #[error("{}: {source}", path.display())]
     OtherClasses {
         /// The file.

@@ -5,9 +5,6 @@
 //! values are written side by side, as the linear maps before the attention take them: neither is split or joined. The
 //! factor inside softmax is that of the unpadded width, and padding is zero, so that it adds nothing to any product.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use burn::backend::Cube;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -20,7 +17,12 @@ use crate::ops::kernels::{columns, heads};
 use crate::vendor;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
 use crate::vendor::cudnn::queue::{self, Buffer};
+use crate::vendor::fallback::warn_once;
 use crate::vendor::problem::Number;
+
+/// Consequence of computing without the library, for warnings.
+const FALLBACK: &str =
+    "train.attention = \"cudnn\", but attention is computed by products (88 of the 267 ms of an update on an H100)";
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 
@@ -57,7 +59,7 @@ impl Plan {
             return None;
         }
         let plan = Self::planned(sources, first, heads);
-        plan.map_err(|reason| tell_once(&reason)).ok()
+        plan.map_err(|reason| warn_once(FALLBACK, &reason)).ok()
     }
 
     fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, String> {
@@ -193,17 +195,6 @@ fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
 
 fn whole<'a>(tensor: &'a CubeTensor, places: &'a [(i64, u64)]) -> Buffer<'a> {
     Buffer { tensor, places }
-}
-
-/// Says once a process, for each reason, that attention is computed by products and what that costs.
-fn tell_once(reason: &str) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned()) {
-        tracing::warn!(
-            "train.attention = \"cudnn\", but attention is computed by products (88 of the 267 ms of an update on an \
-             H100): {reason}"
-        );
-    }
 }
 
 #[cfg(any(test, feature = "device-tests"))]

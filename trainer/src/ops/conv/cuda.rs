@@ -1,8 +1,6 @@
 //! Convolutions of tensors by cuDNN: which problem they are, what is copied first, and what is said where it is not there.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -13,7 +11,12 @@ use crate::ops::product::Factors;
 use crate::vendor::cudnn::conv::{Convolution, Direction};
 use crate::vendor::cudnn::queue::{Buffer, launch, prepare};
 use crate::vendor::cudnn::session::ALIGNMENT;
+use crate::vendor::fallback::warn_once;
 use crate::vendor::queue::{number, on_cuda};
+
+/// Consequence of computing without the library, for warnings.
+const FALLBACK: &str = "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no update of \
+     UNETR finished in 45 s)";
 
 /// True where Burn's kernels are asked for.
 static BURNS: AtomicBool = AtomicBool::new(false);
@@ -90,7 +93,7 @@ fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], fa
     let workspace_bytes = match prepare(&problem, a) {
         Ok(bytes) => bytes,
         Err(reason) => {
-            say_once(&reason);
+            warn_once(FALLBACK, &reason);
             return None;
         }
     };
@@ -108,17 +111,6 @@ fn aligned(x: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
     // Allocations begin at multiples of 512 bytes (cubecl-cuda, `mem_alignment`); a part of one may not.
     if x.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT) { x } else { into_contiguous(x.copy()) }
-}
-
-/// Says once a process, for each reason, that convolutions are computed by Burn's kernels and what that costs.
-fn say_once(reason: &str) {
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned()) {
-        tracing::warn!(
-            "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no update of UNETR finished in 45 \
-             s): {reason}"
-        );
-    }
 }
 
 #[cfg(any(test, feature = "device-tests"))]

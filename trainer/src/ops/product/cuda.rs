@@ -1,8 +1,5 @@
 //! Products of tensors by NVIDIA's library: which matrices they are, what is copied first, and what is done without it.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -10,9 +7,14 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::Factors;
 use crate::vendor::cublaslt;
+use crate::vendor::fallback::warn_once;
 use crate::vendor::layout::Matrix;
 use crate::vendor::problem::{Epilogue, Problem};
 use crate::vendor::queue;
+
+/// Consequence of computing without the library, for warnings.
+const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes \
+     416 to 804, and tuning before the first update)";
 
 /// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
 pub fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
@@ -90,7 +92,7 @@ impl Factor {
             return None;
         }
         if let Err(reason) = cublaslt::library() {
-            tell_once(reason);
+            warn_once(FALLBACK, reason);
             return None;
         }
         let matrix_of = |x: &CubeTensor| matrix(x.meta.shape(), x.meta.strides());
@@ -144,7 +146,7 @@ fn queued(
                     true
                 }
                 Err(reason) => {
-                    tell_once(&reason);
+                    warn_once(FALLBACK, &reason);
                     false
                 }
             }
@@ -162,17 +164,6 @@ fn problem(left: &Factor, right: &Factor, out: &CubeTensor, factors: Factors) ->
     let [l, r, o] = [(&left.tensor, left.matrix), (&right.tensor, right.matrix), (out, matrix)]
         .map(|(tensor, matrix)| queue::placed(tensor, matrix));
     Problem::new(l?, r?, o?, number, result, factors == Factors::Tf32)
-}
-
-/// Says once a process, for each reason, that products are computed by Burn's kernels and what that costs.
-fn tell_once(reason: &str) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned()) {
-        tracing::warn!(
-            "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes 416 to 804, and \
-             tuning before the first update): {reason}"
-        );
-    }
 }
 
 #[cfg(any(test, feature = "device-tests"))]

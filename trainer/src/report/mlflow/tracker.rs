@@ -9,6 +9,9 @@ use flume::{Receiver, RecvTimeoutError};
 
 use super::{MlflowError, Sender, Status};
 
+/// Time that a run waits at its end before it says so.
+const NOTABLE: Duration = Duration::from_secs(1);
+
 /// Times of a [`Tracker`].
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -72,16 +75,24 @@ impl Tracker {
         let _ = self.news.try_send(());
     }
 
-    /// Waits until everything and the final status are sent, or [`Pace::closing`] has passed.
+    /// Waits until everything and the final status are sent, or [`Pace::closing`] has passed. Calls `waiting` with the time
+    /// left where it takes longer than [`NOTABLE`].
     ///
     /// # Errors
     /// The reason why something was not sent, in one line.
-    pub fn finish(self, status: Status) -> Result<(), String> {
+    pub fn finish(self, status: Status, waiting: impl FnOnce(Duration)) -> Result<(), String> {
         let Self { news, status: shared, result, closing } = self;
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = status;
         // Ends the waiting of the thread.
         drop(news);
-        match result.recv_timeout(closing) {
+        let answer = match result.recv_timeout(NOTABLE.min(closing)) {
+            Err(RecvTimeoutError::Timeout) if closing > NOTABLE => {
+                waiting(closing.saturating_sub(NOTABLE));
+                result.recv_timeout(closing.saturating_sub(NOTABLE))
+            }
+            answer => answer,
+        };
+        match answer {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
             Err(RecvTimeoutError::Timeout) => Err(format!("not done after {} s", closing.as_secs())),
@@ -210,7 +221,7 @@ mod tests {
             tracker.notify();
         }
         journal.write(&Entry::Validation(validation_record(250, 0.5))).unwrap();
-        tracker.finish(Status::Finished).unwrap();
+        tracker.finish(Status::Finished, |_| ()).unwrap();
         assert_eq!(server.steps("train/loss"), (1..=250).collect::<Vec<_>>());
         assert_eq!(server.steps("validation/mean_dice"), [250]);
         assert_eq!(server.status(), "FINISHED");
@@ -229,7 +240,7 @@ mod tests {
         write(&mut journal, 121..=150);
         tracker.notify();
         server.come_back();
-        tracker.finish(Status::Killed).unwrap();
+        tracker.finish(Status::Killed, |_| ()).unwrap();
         assert_eq!(server.steps("train/loss"), (1..=150).collect::<Vec<_>>());
         assert_eq!((server.status().as_str(), server.num_runs()), ("KILLED", 1));
     }
@@ -243,7 +254,7 @@ mod tests {
         let tracker = Tracker::start(live(&server, run.path(), true), pace).unwrap();
         write(&mut journal, 1..=3);
         tracker.notify();
-        let reason = tracker.finish(Status::Finished).unwrap_err();
+        let reason = tracker.finish(Status::Finished, |_| ()).unwrap_err();
         assert!(reason.contains("does not answer") || reason.starts_with("not done after"), "{reason}");
     }
 
@@ -261,7 +272,7 @@ mod tests {
         journal.write(&Entry::Started { step: 5, device: "CPU".into() }).unwrap();
         write(&mut journal, 6..=9);
         let tracker = start(&server, run.path(), false);
-        tracker.finish(Status::Finished).unwrap();
+        tracker.finish(Status::Finished, |_| ()).unwrap();
         assert_eq!(server.steps("train/loss"), (1..=9).collect::<Vec<_>>());
         assert_eq!((server.status().as_str(), server.num_runs()), ("FINISHED", 1));
     }
@@ -273,7 +284,7 @@ mod tests {
             let mut journal = begin(run.path());
             write(&mut journal, 1..=5);
             server.fail_at(lost, Fault::LoseAnswer);
-            start(&server, run.path(), true).finish(Status::Finished).unwrap();
+            start(&server, run.path(), true).finish(Status::Finished, |_| ()).unwrap();
             assert_eq!(server.steps("train/loss"), [1, 2, 3, 4, 5], "{lost}");
             assert_eq!((server.status().as_str(), server.num_runs()), ("FINISHED", 1), "{lost}");
         }
