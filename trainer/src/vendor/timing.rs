@@ -56,7 +56,7 @@ pub fn timed<R>(work: impl FnOnce() -> R) -> (R, Vec<VendorCall>) {
 }
 
 #[cfg(feature = "cuda")]
-pub use events::around;
+pub(super) use events::around;
 
 #[cfg(feature = "cuda")]
 mod events {
