@@ -16,10 +16,12 @@ mod channels;
 mod description;
 #[cfg(feature = "dicom")]
 mod dicom_series;
+mod error;
 mod exclude;
 mod folder;
 mod listed;
 mod nnunet;
+mod note;
 mod paired;
 mod per_case;
 mod roles;
@@ -27,19 +29,19 @@ mod tree;
 mod unused;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::DatasetInfo;
 
-use crate::case::{CaseFiles, SkippedCase, shown};
-use crate::plural;
+use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 use description::Description;
 use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
+pub use error::DatasetError;
 pub use exclude::Exclude;
+pub use note::DatasetNote;
 pub use roles::Modalities;
 pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
 
@@ -67,78 +69,6 @@ pub struct Dataset {
     pub vacant: Vec<String>,
 }
 
-/// A contradiction within a dataset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DatasetNote {
-    /// `numTraining` of `dataset.json` differs from the cases found.
-    Count {
-        /// Number of cases claimed.
-        claimed: u64,
-        /// Number of cases found, skipped ones included.
-        found: usize,
-    },
-    /// Some cases have label maps and others have none.
-    Unlabelled {
-        /// Number of cases without label map.
-        count: usize,
-        /// Number of cases.
-        of: usize,
-        /// One of those without.
-        example: String,
-    },
-    /// `dataset.json` names a channel that is not a CT.
-    Modality {
-        /// The name.
-        channel: String,
-    },
-    /// `dataset.json` names several channels.
-    Channels {
-        /// The names, by number.
-        names: Vec<String>,
-    },
-    /// `dataset.json` cannot be used: the dataset is left out.
-    BadDescription {
-        /// The fault.
-        reason: String,
-    },
-    /// A case has fewer masks than there are classes; the missing ones count as background.
-    MissingMasks {
-        /// The case with the fewest.
-        example: String,
-        /// Number of its masks.
-        count: usize,
-        /// Number of classes in the dataset.
-        of: usize,
-    },
-    /// The folder is there but holds nothing, as a mount point does when nothing is mounted.
-    Empty,
-}
-
-impl fmt::Display for DatasetNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count { claimed, found } => {
-                write!(f, "dataset.json claims {claimed} training cases (numTraining), {found} are here")
-            }
-            Self::Unlabelled { count, of, example } => {
-                write!(f, "{count} of {} without a label map, such as {example}", plural::count(of, "case"))
-            }
-            Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
-            Self::Channels { names } => write!(
-                f,
-                "dataset.json names {} ({}); only images with one CT channel are read",
-                plural::count(names.len(), "channel"),
-                names.join(", ")
-            ),
-            Self::BadDescription { reason } => write!(f, "dataset.json: {reason}; the dataset is left out"),
-            Self::MissingMasks { example, count, of } => {
-                write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
-            }
-            Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
-        }
-    }
-}
-
 /// All datasets of a folder, and the files outside them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -153,55 +83,6 @@ impl Listing {
     pub fn all_unused(&self) -> impl Iterator<Item = &UnusedFile> {
         self.unused.iter().chain(self.datasets.iter().flat_map(|dataset| &dataset.unused))
     }
-}
-
-/// A folder that cannot be converted.
-#[derive(Debug, thiserror::Error)]
-pub enum DatasetError {
-    /// A file or folder cannot be examined.
-    #[error("{}: cannot look at this path", shown(path))]
-    Unreadable {
-        /// The path.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A file in place of the folder.
-    #[error("{}: a file; expected the folder that it lies in", shown(path))]
-    NotAFolder {
-        /// The file.
-        path: PathBuf,
-    },
-    /// `dataset.json` cannot be used.
-    #[error("{}: {reason}", shown(path))]
-    BadDescription {
-        /// The file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-    /// Two datasets have the same name and no folders above them that tell them apart.
-    #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]
-    SameName {
-        /// The folder that was searched.
-        path: PathBuf,
-        /// The name.
-        name: String,
-    },
-    /// There is nothing to convert.
-    #[error(
-        "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
-         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
-         .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
-        shown(path),
-        unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
-    )]
-    Empty {
-        /// The folder.
-        path: PathBuf,
-        /// The weightiest of the files that are there.
-        unused: Option<UnusedFile>,
-    },
 }
 
 /// Finds the datasets in `root`, sorted by name.

@@ -240,7 +240,7 @@ struct Saved<B: VolumeNorms> {
 }
 
 impl<B: VolumeNorms> Saved<B> {
-    /// Inputs of which the branch, if there is one, says whether it is normalized.
+    /// Computes the statistics of `x`, and those of the branch where its flag says that it is normalized.
     fn new(x: FloatTensor<B>, branch: Option<(FloatTensor<B>, bool)>, options: NormLeaky) -> Self {
         let stats = B::stats(x.clone(), options.epsilon);
         let branch = branch.map(|(branch, normed)| {

@@ -201,7 +201,7 @@ pub(super) fn bend_values<T: Float, B: Float, O: Float, N: Size>(
         if let ComptimeOption::Some(branch) = &branch {
             z += added::<B, N>(branch[at as usize], branch_stats, channel, all, normed);
         }
-        // Not a number stays one, as it would not as the maximum of zero and itself.
+        // Keeps NaN, which the maximum of 0 and a NaN would drop.
         y[at as usize] = Vector::<O, N>::cast_from(max(z, z * Vector::new(slope)));
     }
 }

@@ -76,7 +76,7 @@ impl Tracker {
     }
 
     /// Waits until everything and the final status are sent, or [`Pace::closing`] has passed. Calls `waiting` with the time
-    /// left where it takes longer than [`NOTABLE`].
+    /// left where it takes longer than one second.
     ///
     /// # Errors
     /// The reason why something was not sent, in one line.

@@ -1,0 +1,55 @@
+//! Reasons why a folder cannot be converted.
+
+use std::path::PathBuf;
+
+use super::UnusedFile;
+use crate::case::shown;
+
+/// A folder that cannot be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// A file or folder cannot be examined.
+    #[error("{}: cannot look at this path", shown(path))]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file in place of the folder.
+    #[error("{}: a file; expected the folder that it lies in", shown(path))]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `dataset.json` cannot be used.
+    #[error("{}: {reason}", shown(path))]
+    BadDescription {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+    /// Two datasets have the same name and no folders above them that tell them apart.
+    #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]
+    SameName {
+        /// The folder that was searched.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// There is nothing to convert.
+    #[error(
+        "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
+         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
+         .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
+        shown(path),
+        unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
+    )]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+        /// The weightiest of the files that are there.
+        unused: Option<UnusedFile>,
+    },
+}

@@ -1,0 +1,77 @@
+//! Contradictions within a dataset.
+
+use std::fmt;
+
+use crate::plural;
+
+/// A contradiction within a dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatasetNote {
+    /// `numTraining` of `dataset.json` differs from the cases found.
+    Count {
+        /// Number of cases claimed.
+        claimed: u64,
+        /// Number of cases found, skipped ones included.
+        found: usize,
+    },
+    /// Some cases have label maps and others have none.
+    Unlabelled {
+        /// Number of cases without label map.
+        count: usize,
+        /// Number of cases.
+        of: usize,
+        /// One of those without.
+        example: String,
+    },
+    /// `dataset.json` names a channel that is not a CT.
+    Modality {
+        /// The name.
+        channel: String,
+    },
+    /// `dataset.json` names several channels.
+    Channels {
+        /// The names, by number.
+        names: Vec<String>,
+    },
+    /// `dataset.json` cannot be used: the dataset is left out.
+    BadDescription {
+        /// The fault.
+        reason: String,
+    },
+    /// A case has fewer masks than there are classes; the missing ones count as background.
+    MissingMasks {
+        /// The case with the fewest.
+        example: String,
+        /// Number of its masks.
+        count: usize,
+        /// Number of classes in the dataset.
+        of: usize,
+    },
+    /// The folder is there but holds nothing, as a mount point does when nothing is mounted.
+    Empty,
+}
+
+impl fmt::Display for DatasetNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count { claimed, found } => {
+                write!(f, "dataset.json claims {claimed} training cases (numTraining), {found} are here")
+            }
+            Self::Unlabelled { count, of, example } => {
+                write!(f, "{count} of {} without a label map, such as {example}", plural::count(of, "case"))
+            }
+            Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
+            Self::Channels { names } => write!(
+                f,
+                "dataset.json names {} ({}); only images with one CT channel are read",
+                plural::count(names.len(), "channel"),
+                names.join(", ")
+            ),
+            Self::BadDescription { reason } => write!(f, "dataset.json: {reason}; the dataset is left out"),
+            Self::MissingMasks { example, count, of } => {
+                write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
+            }
+            Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
+        }
+    }
+}
