@@ -16,6 +16,7 @@ mod channels;
 mod description;
 #[cfg(feature = "dicom")]
 mod dicom_series;
+mod difference;
 mod error;
 mod exclude;
 mod folder;
@@ -39,6 +40,7 @@ use description::Description;
 use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
+pub use difference::Difference;
 pub use error::DatasetError;
 pub use exclude::Exclude;
 pub use note::DatasetNote;
@@ -368,6 +370,18 @@ impl Dataset {
             notes: note.into_iter().collect(),
             ..Self::default()
         }
+    }
+
+    /// Classes, regions and ignore label, as a manifest holds them.
+    #[must_use]
+    pub fn info(&self) -> DatasetInfo {
+        DatasetInfo { labels: self.labels.clone(), regions: self.regions.clone(), ignore: self.ignore }
+    }
+
+    /// True if the dataset names classes or has label maps. Scans alone say nothing about classes.
+    #[must_use]
+    pub fn has_classes(&self) -> bool {
+        !self.labels.is_empty() || !self.regions.is_empty() || self.cases.iter().any(|case| case.label.is_some())
     }
 
     /// Number of cases, skipped ones included.

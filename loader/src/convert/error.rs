@@ -90,6 +90,29 @@ pub enum ConvertError {
         /// Name of the class in the data; `None` if no class has this number.
         found: Option<String>,
     },
+    /// Labelled cases of the cache have the dataset name of this data, but other classes.
+    #[error(
+        "{}: holds {} of another dataset named {dataset}, such as {example}, whose classes are not those of this data \
+         ({}): {difference}; rename one of the two folders, or choose another --out; if dataset.json was corrected, convert \
+         all cases of the dataset at once, or drop those that are gone with --prune",
+        path.display(),
+        crate::plural::count(count, "labelled case"),
+        crate::case::shown(image)
+    )]
+    OtherNames {
+        /// The cache.
+        path: PathBuf,
+        /// Name of both datasets.
+        dataset: String,
+        /// Number of labelled cases in the cache that are not in the data.
+        count: usize,
+        /// One of them.
+        example: String,
+        /// An image of the dataset in the data.
+        image: PathBuf,
+        /// The first class that differs, with its names in the cache and in the data.
+        difference: String,
+    },
     /// Pruning would drop cases whose folder is empty.
     #[error(
         "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?) or whose \

@@ -8,7 +8,7 @@ use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions
 
 use super::{ConvertError, ConvertOptions, identity};
 use crate::case::{CaseFiles, LabelFiles};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 
@@ -57,8 +57,8 @@ pub(super) fn prepare(
 /// `faults` are those of its lost and damaged shards.
 ///
 /// # Errors
-/// If a lost shard held cases outside the data, cases were made with other parameters, or classes are numbered
-/// differently.
+/// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently,
+/// or labelled cases that are not in the data would get other class names.
 pub(super) fn check(
     cache: &Cache,
     faults: &[hiend_cache::Error],
@@ -73,6 +73,7 @@ pub(super) fn check(
     }
     check_parameters(cache, datasets, config, options)?;
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
+    check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
     Ok(records)
 }
 
@@ -175,6 +176,47 @@ fn check_classes(
     Ok(())
 }
 
+/// Checks that the classes of labelled cases that the cache holds and the data does not stay as they are: a manifest has one
+/// description per name of a dataset, so that of another dataset of this name would give them other classes. Cases that
+/// will be pruned do not count. A description that changes for all of a dataset's cases is told.
+///
+/// Datasets of one mask per class may add classes behind all others; [`check_classes`] compares theirs.
+fn check_names(
+    out: &Path,
+    in_cache: &BTreeMap<String, DatasetInfo>,
+    records: &HashMap<String, CaseRecord>,
+    datasets: &[Dataset],
+    options: &ConvertOptions,
+) -> Result<(), ConvertError> {
+    let listed = listed(datasets);
+    for dataset in datasets.iter().filter(|dataset| dataset.num_listed() > 0 && dataset.has_classes()) {
+        let is_numbered_by_masks =
+            dataset.cases.iter().any(|case| matches!(case.label, Some(LabelFiles::Masks { .. })));
+        let Some(known) = in_cache.get(&dataset.name).filter(|_| !is_numbered_by_masks) else { continue };
+        let Some(difference) = Difference::between(known, &dataset.info()) else { continue };
+        let difference = difference.described("in the cache", "in this data");
+        let has_labelled = |record: &&CaseRecord| record.dataset == dataset.name && record.label.is_some();
+        let labelled: Vec<String> = records.values().filter(has_labelled).map(CaseRecord::key).collect();
+        let others: BTreeSet<&String> = labelled.iter().filter(|key| !listed.contains(*key)).collect();
+        if let Some(example) = others.first().filter(|_| !options.prune) {
+            let skipped = || dataset.skipped.first().map(|skipped| &skipped.path);
+            let image = dataset.cases.first().map(|case| &case.image).or_else(skipped);
+            return Err(ConvertError::OtherNames {
+                path: out.to_owned(),
+                dataset: dataset.name.clone(),
+                count: others.len(),
+                example: (*example).clone(),
+                image: image.cloned().unwrap_or_default(),
+                difference,
+            });
+        }
+        if !labelled.is_empty() {
+            tracing::warn!("{}: {difference}; from now on, all its cases in the cache have the latter", dataset.name);
+        }
+    }
+    Ok(())
+}
+
 /// Keys of all cases of the data, skipped ones included.
 pub(super) fn listed(datasets: &[Dataset]) -> HashSet<String> {
     let cases = datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key);
@@ -209,12 +251,8 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
     }
 }
 
-fn info_of(dataset: &Dataset) -> DatasetInfo {
-    let Dataset { labels, regions, ignore, .. } = dataset;
-    DatasetInfo { labels: labels.clone(), regions: regions.clone(), ignore: *ignore }
-}
-
-/// Writes parameters, datasets and the list of shards into the manifest.
+/// Writes parameters, datasets and the list of shards into the manifest. A dataset whose classes the data does not tell, such
+/// as further scans without label maps, keeps those that the cache has of it.
 pub(super) fn write_manifest(
     out: &Location,
     datasets: &[Dataset],
@@ -223,8 +261,11 @@ pub(super) fn write_manifest(
     Manifest::update(out, |manifest| {
         manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
         manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
-        let named = datasets.iter().filter(|dataset| dataset.num_listed() > 0);
-        manifest.datasets.extend(named.map(|dataset| (dataset.name.clone(), info_of(dataset))));
+        for dataset in datasets.iter().filter(|dataset| dataset.num_listed() > 0) {
+            if dataset.has_classes() || !manifest.datasets.contains_key(&dataset.name) {
+                manifest.datasets.insert(dataset.name.clone(), dataset.info());
+            }
+        }
         manifest.cases = cases_by_shard(out, &manifest.shards, &manifest.cases);
     })?;
     Ok(())

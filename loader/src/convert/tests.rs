@@ -309,6 +309,51 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
 }
 
 #[test]
+fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() {
+    let describe = |place: &Place, class: &str| {
+        let json = format!(r#"{{"labels": {{"background": 0, "{class}": 1}}, "file_ending": ".nii"}}"#);
+        std::fs::write(place.data().join("D/dataset.json"), json).unwrap();
+    };
+    let class = |place: &Place| Manifest::read(place.cache()).unwrap().datasets["D"].labels[&1].clone();
+    let place = Place::new(&[("D/imagesTr/a_0000.nii", image()), ("D/labelsTr/a.nii", label(1, 1))]);
+    describe(&place, "liver");
+    place.convert();
+    let before = std::fs::read(place.cache().join("manifest.json")).unwrap();
+
+    std::fs::remove_dir_all(place.data()).unwrap();
+    place.write("D/imagesTr/b_0000.nii", &image().scaling(1.0, 5.0));
+    place.write("D/labelsTr/b.nii", &label(1, 1));
+    describe(&place, "spleen");
+    let error = place.convert_with(ConvertOptions::default()).unwrap_err();
+    assert!(matches!(&error, ConvertError::OtherNames { count: 1, example, .. } if example == "D/a"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("class 1 is \"liver\" in the cache and \"spleen\" in this data"), "{text}");
+    assert!(text.contains("D/imagesTr/b_0000.nii"), "{text}");
+    assert_eq!(std::fs::read(place.cache().join("manifest.json")).unwrap(), before);
+    assert_eq!(place.keys(), ["D/a"]);
+    // With the names of the cache, it is more of the same dataset.
+    describe(&place, "liver");
+    assert_eq!(place.convert().not_in_data, 1);
+    // All cases are in the data: the description was corrected.
+    place.write("D/imagesTr/a_0000.nii", &image());
+    place.write("D/labelsTr/a.nii", &label(1, 1));
+    describe(&place, "Liver");
+    assert_eq!((place.convert().unchanged, class(&place)), (2, "Liver".to_owned()));
+    // Scans without label maps and names say nothing about classes.
+    std::fs::remove_file(place.data().join("D/dataset.json")).unwrap();
+    std::fs::remove_dir_all(place.data().join("D/labelsTr")).unwrap();
+    place.write("D/imagesTr/c_0000.nii", &image().scaling(1.0, 6.0));
+    assert_eq!((place.convert().converted, class(&place)), (1, "Liver".to_owned()));
+    // Of the cases that are pruned, no class is lost.
+    std::fs::remove_dir_all(place.data()).unwrap();
+    place.write("D/imagesTr/d_0000.nii", &image().scaling(1.0, 7.0));
+    place.write("D/labelsTr/d.nii", &label(1, 1));
+    describe(&place, "spleen");
+    place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap();
+    assert_eq!((place.keys(), class(&place)), (vec!["D/d".to_owned()], "spleen".to_owned()));
+}
+
+#[test]
 fn case_refused_by_an_earlier_claiming_run_is_converted_by_the_next() {
     let place = Place::new(&[("imagesTr/a_0000.nii", offset()), ("imagesTr/b_0000.nii", image())]);
     let claim = Some(Duration::from_mins(1));
