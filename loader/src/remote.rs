@@ -159,7 +159,7 @@ pub enum RemoteError {
         /// Message of the server.
         reason: String,
     },
-    /// A server has other cases than the first one.
+    /// A server has other cases, or cases made in another way, than the first one.
     #[error(
         "{url}: the server has other data than {other}: {key} is {found}, not {expected}; all servers need the same \
          shards"
@@ -175,6 +175,21 @@ pub enum RemoteError {
         found: String,
         /// Value at the first one.
         expected: String,
+    },
+    /// A server describes the classes of a dataset otherwise than the first one.
+    #[error(
+        "{url}: the server describes the classes of dataset {dataset} differently than {other}: {difference}; give all servers \
+         the same dataset.json, run hiend-shard again, and restart them"
+    )]
+    OtherClasses {
+        /// URL of the server.
+        url: String,
+        /// URL of the first server.
+        other: String,
+        /// Name of the dataset.
+        dataset: String,
+        /// The first class that differs, with its names at both servers.
+        difference: String,
     },
     /// A server is of another version than the client.
     #[error("{url}: the server is of version {server}, but this client of {client}; install the same version on both")]

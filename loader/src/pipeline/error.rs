@@ -193,6 +193,17 @@ pub enum Unsuitable {
         /// Normalisation of the first cache.
         expected: Normalize,
     },
+    /// A dataset has other classes than in another cache of a stream with labels.
+    #[error(
+        "two caches describe the classes of dataset {dataset} differently: {difference}; stream one of them, or give both the \
+         same dataset.json and run hiend-shard again"
+    )]
+    OtherClasses {
+        /// Name of the dataset.
+        dataset: String,
+        /// The first class that differs, with its names in both caches.
+        difference: String,
+    },
     /// Spacing differs from that of the first cache.
     #[error("spacing is {}, but {} in the first cache", spacing(*found), spacing(*expected))]
     OtherSpacing {

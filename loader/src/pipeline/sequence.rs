@@ -1,10 +1,12 @@
 //! Global sequence of visits: the case of each, and checks that the caches suit the stream.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hiend_cache::{Cache, Case, Codec};
 
 use super::{Error, StreamConfig, Unsuitable};
+use crate::dataset::Difference;
 use crate::epoch::VisitOrder;
 use crate::mix::Mix;
 use crate::preprocess::normalize::{Normalize, Units};
@@ -56,6 +58,9 @@ impl Sequence {
             if windows[0] != windows[1] && config.window.is_none() && first.normalize.is_hu() {
                 let (found, expected) = (preprocess.window, first.window);
                 return Err(unsuitable(Unsuitable::OtherWindow { found, expected }));
+            }
+            if config.labels {
+                check_classes(&selected, &cache, &cases).map_err(unsuitable)?;
             }
             let order = VisitOrder::new(seed, cases.len()).with_cache_number(number);
             selected.push(SelectedCases { cache, cases, order });
@@ -125,6 +130,26 @@ impl Sequence {
         }
         hasher.finalize().to_hex()[..32].to_owned()
     }
+}
+
+/// Checks that a cache describes the classes of its datasets as the caches before it do. A label would otherwise mean one
+/// class in some crops of a dataset and another one in others.
+fn check_classes(earlier: &[SelectedCases], cache: &Cache, cases: &[usize]) -> Result<(), Unsuitable> {
+    let datasets_of = |cache: &Cache, cases: &[usize]| -> BTreeSet<String> {
+        cases.iter().map(|&idx| cache.cases()[idx].record().dataset.clone()).collect()
+    };
+    let datasets = datasets_of(cache, cases);
+    for other in earlier {
+        for dataset in datasets_of(&other.cache, &other.cases).intersection(&datasets) {
+            let info = |cache: &Cache| cache.manifest().datasets.get(dataset).cloned().unwrap_or_default();
+            if let Some(difference) = Difference::between(&info(&other.cache), &info(cache)) {
+                let other = other.cache.dir().display().to_string();
+                let difference = difference.described(&format!("in {other}"), "here");
+                return Err(Unsuitable::OtherClasses { dataset: dataset.clone(), difference });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Indices of the selected cases of a cache, at least one.

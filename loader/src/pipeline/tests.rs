@@ -1,7 +1,8 @@
+use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hiend_cache::{CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
+use hiend_cache::{CodecPreset, DatasetInfo, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 
 use super::*;
 use crate::preprocess::PreprocessConfig;
@@ -41,6 +42,43 @@ fn loader(cache: &Arc<Cache>, threads: usize, hooks: Hooks) -> Loader {
     let mut loader = Loader::open(Arc::clone(cache), config, 1, &options).unwrap();
     Arc::get_mut(&mut loader.shared).unwrap().hooks = hooks;
     loader
+}
+
+#[test]
+fn caches_that_name_the_classes_of_a_dataset_differently_are_not_mixed() {
+    let labelled = |class: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+        let (image, label) = ([100_u16; 64], [1_u8; 64]);
+        let mut case = NewCase::new("D", "a", [4; 3], &image);
+        case.image_bits = 9;
+        case.image_offset = -175.0;
+        case.label = Some(&label);
+        writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
+        writer.finish().unwrap();
+        let labels = BTreeMap::from([(0, "background".to_owned()), (1, class.to_owned())]);
+        let datasets = BTreeMap::from([("D".to_owned(), DatasetInfo { labels, ..DatasetInfo::default() })]);
+        let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+        Manifest { preprocess, datasets, ..Manifest::default() }.write(dir.path()).unwrap();
+        (Arc::new(Cache::open(dir.path()).unwrap()), dir)
+    };
+    let [(liver, _dir), (same, _dir_of_same), (spleen, _dir_of_spleen)] = ["liver", "liver", "spleen"].map(labelled);
+    let open = |other: &Arc<Cache>, labels: bool| {
+        let config = StreamConfig {
+            crop_size: [4; 3],
+            crops_per_visit: 1,
+            visits_per_batch: 2,
+            labels,
+            ..StreamConfig::default()
+        };
+        let options = LoaderOptions { threads: 1, memory_bytes: 64 << 20, ..LoaderOptions::default() };
+        Loader::open_mix(vec![(Arc::clone(&liver), 1), (Arc::clone(other), 1)], config, 1, &options)
+    };
+    let error = open(&spleen, true).err().unwrap().to_string();
+    assert!(error.contains("class 1 is \"liver\" in ") && error.contains("and \"spleen\" here"), "{error}");
+    assert!(open(&same, true).is_ok());
+    // Without labels, their names do not count.
+    assert!(open(&spleen, false).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One step, from any server that answers.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,10 @@ use super::receive::{Permit, receive};
 use super::{Facts, MOST_BATCHES, RemoteError, RemoteOptions, stopped_within};
 use crate::batch::{Batch, VoxelForm};
 use crate::blocks::Blocks;
+use crate::dataset::Difference;
 use crate::pipeline::StreamConfig;
+use crate::preprocess::PreprocessConfig;
+use crate::sampler::SampleBy;
 use crate::wire::StreamSpec;
 use crate::wire::batch::Expected;
 use crate::wire::spec;
@@ -31,6 +35,8 @@ pub(super) struct Fetcher {
     servers: Vec<Server>,
     spec: StreamSpec,
     expected: Expected,
+    /// True if the classes of the datasets matter: for labels, and for crop centres, which the ignore label is kept from.
+    uses_classes: bool,
     options: RemoteOptions,
     blocks: Arc<Blocks>,
     /// Facts of the server that answered first, and its URL.
@@ -74,6 +80,7 @@ impl Fetcher {
         let (_, ranks) = rank;
         let crops = (config.visits_per_batch / ranks.max(1)).saturating_mul(config.crops_per_visit);
         let expected = Expected { form, crop_size: config.crop_size, labels: config.labels, crops };
+        let uses_classes = config.labels || config.sample_by != SampleBy::Intensity;
         let spec = spec::Stream { config, seed, rank, form }.to_spec()?;
         let server = |address| {
             Ok(Server {
@@ -87,7 +94,7 @@ impl Fetcher {
         };
         let servers = addresses.into_iter().map(server).collect::<Result<_, RemoteError>>()?;
         let blocks = Blocks::new(options.memory_bytes);
-        Ok(Self { servers, spec, expected, options, blocks, facts: OnceLock::new() })
+        Ok(Self { servers, spec, expected, uses_classes, options, blocks, facts: OnceLock::new() })
     }
 
     /// Form of the voxels.
@@ -246,6 +253,9 @@ impl Fetcher {
         })?;
         let (first, expected) = self.facts.get_or_init(|| (url.to_owned(), facts.clone()));
         expected.compare(&facts, url, first).map_err(Failure::Lost)?;
+        if self.uses_classes {
+            expected.compare_classes(&facts, url, first).map_err(Failure::Lost)?;
+        }
         let link = Arc::new(link);
         *guard = Some(Arc::clone(&link));
         server.reconnected();
@@ -395,6 +405,7 @@ impl Facts {
             ("crops per batch", self.crops_per_batch.to_string(), found.crops_per_batch.to_string()),
             ("bytes of voxels", self.voxel_bytes.to_string(), found.voxel_bytes.to_string()),
             ("bytes of labels", self.label_bytes.to_string(), found.label_bytes.to_string()),
+            ("preprocessing", self.preprocess(), found.preprocess()),
         ];
         match pairs.into_iter().find(|(_, expected, found)| expected != found) {
             Some((key, expected, found)) => {
@@ -402,5 +413,30 @@ impl Facts {
             }
             None => Ok(()),
         }
+    }
+
+    /// Preprocessing of the cases as JSON, in one spelling for manifests of all versions.
+    fn preprocess(&self) -> String {
+        let stated = &self.manifest.preprocess;
+        let parsed: Result<PreprocessConfig, _> = serde_json::from_value(stated.clone());
+        parsed.and_then(|parsed| serde_json::to_string(&parsed)).unwrap_or_else(|_| stated.to_string())
+    }
+
+    /// Compares a server's description of the stream's datasets with that of the first one.
+    fn compare_classes(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
+        let (ours, theirs) = (&self.manifest.datasets, &found.manifest.datasets);
+        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        for name in names {
+            let [ours, theirs] = [ours, theirs].map(|datasets| datasets.get(name).cloned().unwrap_or_default());
+            if let Some(difference) = Difference::between(&ours, &theirs) {
+                return Err(RemoteError::OtherClasses {
+                    url: url.to_owned(),
+                    other: first.to_owned(),
+                    dataset: name.clone(),
+                    difference: difference.described(&format!("at {first}"), &format!("at {url}")),
+                });
+            }
+        }
+        Ok(())
     }
 }

@@ -54,33 +54,6 @@ pub(super) struct Hub {
     pub(super) spans: Spans,
 }
 
-/// Datasets of several caches by name. With `labels`, caches may not describe the labels of a dataset differently: its cases
-/// would come with one meaning of a label from one cache and another from the next.
-///
-/// # Errors
-/// The dataset that two caches describe differently, and what to do.
-fn merged<'a>(
-    of_all: impl Iterator<Item = (&'a String, &'a DatasetInfo)>,
-    labels: bool,
-) -> Result<BTreeMap<String, DatasetInfo>, String> {
-    let mut datasets: BTreeMap<String, DatasetInfo> = BTreeMap::new();
-    for (name, info) in of_all {
-        match datasets.get(name) {
-            Some(other) if labels && other != info => {
-                return Err(format!(
-                    "two caches of the server name the labels of dataset {name} differently; serve one of them, or give both \
-                     the same dataset.json and run hiend-shard again"
-                ));
-            }
-            Some(_) => {}
-            None => {
-                datasets.insert(name.clone(), info.clone());
-            }
-        }
-    }
-    Ok(datasets)
-}
-
 /// Files of shared memory by ticket, with the times at which the tickets were issued.
 pub(super) type Tickets = HashMap<[u8; TICKET_LEN], (Arc<OwnedFd>, Instant)>;
 
@@ -135,7 +108,7 @@ impl Hub {
             crops_per_batch: loader.crops_per_batch() as u64,
             voxel_bytes: (batch_voxels * stream.form.voxel_bytes()) as u64,
             label_bytes: if labels { batch_voxels as u64 } else { 0 },
-            manifest_json: self.manifest(&loader, labels)?,
+            manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
@@ -144,13 +117,17 @@ impl Hub {
         stream.map(|stream| stream.facts.clone()).map_err(|err| Status::resource_exhausted(err.to_string()))
     }
 
-    /// Manifest for clients: that of the first cache, with the datasets of the stream and without shards.
-    fn manifest(&self, loader: &Loader, labels: bool) -> Result<String, Status> {
+    /// Manifest for clients: that of the first cache, with the datasets of the stream and without shards. Of a dataset that
+    /// several caches hold, the first description counts; the loader has compared them for a stream with labels.
+    fn manifest(&self, loader: &Loader) -> Result<String, Status> {
         let Some((cache, _)) = self.caches.first() else { return Err(Status::internal("the server has no cache")) };
         let names = loader.datasets();
-        let of_all = self.caches.iter().flat_map(|(cache, _)| &cache.manifest().datasets);
-        let of_stream = of_all.filter(|(name, _)| names.contains(name.as_str()));
-        let datasets = merged(of_stream, labels).map_err(Status::failed_precondition)?;
+        let mut datasets: BTreeMap<String, DatasetInfo> = BTreeMap::new();
+        for (name, info) in self.caches.iter().flat_map(|(cache, _)| &cache.manifest().datasets) {
+            if names.contains(name.as_str()) {
+                datasets.entry(name.clone()).or_insert_with(|| info.clone());
+            }
+        }
         let manifest = Manifest { shards: Vec::new(), checksum: None, datasets, ..cache.manifest().clone() };
         serde_json::to_string(&manifest).map_err(|err| Status::internal(err.to_string()))
     }
@@ -394,27 +371,4 @@ fn status_of(error: &pipeline::Error) -> Status {
         source = cause.source();
     }
     Status::new(code, text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn caches_that_name_the_labels_of_a_dataset_differently_are_not_mixed() {
-        let info = |names: [&str; 2]| DatasetInfo {
-            labels: (0..).zip(names.map(str::to_owned)).collect(),
-            ..DatasetInfo::default()
-        };
-        let names = ["A", "B"].map(str::to_owned);
-        let [liver, spleen] = [info(["background", "liver"]), info(["background", "spleen"])];
-        let merge = |second: &DatasetInfo, labels: bool| {
-            merged([(&names[0], &liver), (&names[1], &spleen), (&names[0], second)].into_iter(), labels)
-        };
-        assert_eq!(merge(&liver, true).unwrap().into_values().collect::<Vec<_>>(), [liver.clone(), spleen.clone()]);
-        let error = merge(&spleen, true).unwrap_err();
-        assert!(error.starts_with("two caches of the server name the labels of dataset A differently"), "{error}");
-        // Without labels their names do not count.
-        assert_eq!(merge(&spleen, false).unwrap()["A"], liver);
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
+use hiend_loader::dataset::Difference;
 use hiend_loader::pipeline::{self, StreamConfig, digest_of};
 use hiend_loader::program::{UsageError, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
@@ -95,7 +96,7 @@ impl Servers {
         Ok(Stream::of_servers(loader, urls, config.stream(), seed, &options))
     }
 
-    /// Checks that the servers stream the cases that `cache` would give to the same configuration.
+    /// Checks that the servers stream the cases that `cache` would give to the same configuration, with the same classes.
     pub(super) fn check_same_cases<C: RunConfig>(&self, cache: &Arc<Cache>, config: &C) -> anyhow::Result<()> {
         let here = digest_of(cache, config.stream())?;
         let there = self.loader.digest();
@@ -105,6 +106,16 @@ impl Servers {
                  --shards, or pass --no-validation without --shards",
                 cache.dir().display()
             );
+        }
+        for (dataset, there) in &self.manifest().datasets {
+            let here = cache.manifest().datasets.get(dataset).cloned().unwrap_or_default();
+            if let Some(difference) = Difference::between(there, &here) {
+                bail!(
+                    "the servers describe the classes of dataset {dataset} differently: {}; give all the same dataset.json, run \
+                     hiend-shard again, and restart the servers",
+                    difference.described("at the servers", &format!("in {}", cache.dir().display()))
+                );
+            }
         }
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! Servers that die, are silent, differ or cannot read, and the client's reaction.
 
+use std::collections::BTreeMap;
+
+use hiend_cache::DatasetInfo;
+
 use super::*;
 
 #[test]
@@ -56,6 +60,37 @@ fn a_server_with_other_cases_is_named() {
         matches!(&error, RemoteError::Differs { key: "digest", url, other, .. } if urls.contains(url) && urls.contains(other)),
         "{error}"
     );
+}
+
+#[test]
+fn a_server_with_other_classes_or_preprocessing_is_named() {
+    let setup = Setup::new();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let caches = [("liver", 250.0), ("spleen", 250.0), ("liver", 200.0)];
+    let services = [0, 1, 2].map(|at: usize| {
+        let (class, high) = caches[at];
+        let dir = dirs[at].path();
+        write_cache(dir, 5, 0);
+        let mut manifest = Manifest::read(dir).unwrap();
+        let labels = BTreeMap::from([(0, "background".to_owned()), (1, class.to_owned())]);
+        manifest.datasets.insert("Dataset001_Test".to_owned(), DatasetInfo { labels, ..DatasetInfo::default() });
+        let preprocess = PreprocessConfig { window: [-175.0, high], ..PreprocessConfig::default() };
+        manifest.preprocess = serde_json::to_value(preprocess).unwrap();
+        manifest.write(dir).unwrap();
+        let cache = Arc::new(Cache::open(dir).unwrap());
+        Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap()
+    });
+    let urls = |number: usize| [services[0].urls(), services[number].urls()].concat();
+    let labelled = stream_config(Chain::recipe(), true);
+    let error = connect(&urls(1), &labelled, options()).err().unwrap();
+    let text = error.to_string();
+    assert!(matches!(&error, RemoteError::OtherClasses { dataset, .. } if dataset == "Dataset001_Test"), "{text}");
+    assert!(urls(1).iter().all(|url| text.contains(url)), "{text}");
+    assert!(text.contains("\"liver\"") && text.contains("\"spleen\""), "{text}");
+    // Without labels, their names do not count.
+    assert!(connect(&urls(1), &small(), options()).is_ok());
+    let error = connect(&urls(2), &small(), options()).err().unwrap();
+    assert!(matches!(&error, RemoteError::Differs { key: "preprocessing", .. }), "{error}");
 }
 
 #[test]
