@@ -61,7 +61,8 @@ pub struct ClassMetrics {
     pub overlap: Overlap,
     /// Dice, in [0, 1]; NaN if it is not measured.
     pub dice: f64,
-    /// Surface Dice at the class's tolerance, in [0, 1]; NaN for the background and if both maps lack the class.
+    /// Surface Dice at the class's tolerance, in [0, 1], whatever the convention of Dice is: 0 if one map lacks the class, NaN
+    /// for the background and if both do.
     pub surface_dice: f64,
     /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN for the background and if both
     /// do.
@@ -450,6 +451,14 @@ pub(super) mod tests {
         let table = evaluation.to_table();
         let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!((row[0], row[1], &row[row.len() - 2..]), ("spleen", "0", &["0", "1"][..]), "{table}");
+        // Its surface Dice is measured, in a case that has no Dice.
+        assert_eq!((&means["dice"]["num_cases"], &means["surface_dice"]["num_cases"]), (&0.into(), &1.into()));
+        assert_eq!(row[4..8], ["0.0000", "of", "1", "case"], "{table}");
+        let of_nnunet = Conventions { absent: Absent::NnUnet, ..Conventions::default() };
+        let case = evaluate_case("c", &map(&[0, 1, 0, 0]), &map(&[0, 1, 2, 0]), LabelSpace::new(3), &of_nnunet);
+        let table = Evaluation { cases: vec![case.unwrap()], ..evaluation }.to_table();
+        let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
+        assert_eq!((row[1], row[2], row[4]), ("1", "0.0000", "0.0000"), "{table}");
     }
 
     #[test]

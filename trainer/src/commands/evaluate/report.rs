@@ -55,8 +55,10 @@ pub(super) fn write(
     page.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1, rows);
     page.heading("Classes");
     let absent = match evaluation.conventions.absent {
-        Absent::Monai => "A class that the label lacks has no Dice in that case.",
-        Absent::NnUnet => "A class found in the prediction only has a Dice of 0 in that case.",
+        Absent::Monai => {
+            "A class that the label lacks has no Dice in that case; if it is predicted there, its surface Dice is 0."
+        }
+        Absent::NnUnet => "A class found in the prediction only has a Dice and a surface Dice of 0 in that case.",
     };
     page.paragraph(&format!(
         "Quartiles, whiskers to the last case within 1.5 times their distance, and dots for cases (of more than \

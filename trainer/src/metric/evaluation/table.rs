@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use hiend_loader::plural;
 use hiend_loader::program::escape_name;
 
 use super::{CaseMetrics, ClassMetrics, Evaluation};
@@ -16,8 +17,9 @@ const HEADINGS: [&str; 9] =
 impl Evaluation {
     /// Means over cases by class, as aligned text.
     ///
-    /// The mean distances are over the cases where both maps have the class; `missed` counts those where only the label has
-    /// it, `only predicted` those where only the prediction has.
+    /// `cases` are those with a Dice; a surface Dice of another number of cases, 0 where only the prediction has the class, is
+    /// shown with that number. The mean distances are over the cases where both maps have the class; `missed` counts those
+    /// where only the label has it, `only predicted` those where only the prediction has.
     #[must_use]
     pub fn to_table(&self) -> String {
         let mut table = aligned(&self.table_rows());
@@ -69,7 +71,13 @@ impl Evaluation {
         let finite_mean = |values: Vec<f64>| nan_mean(values.into_iter().filter(|value| value.is_finite()));
         let dice = of(|m| m.dice);
         let num_cases = dice.iter().filter(|value| !value.is_nan()).count();
-        let mut surface_dice = cell(nan_mean(of(|m| m.surface_dice)), 4);
+        let of_surface = of(|m| m.surface_dice);
+        let mut surface_dice = cell(nan_mean(of_surface.iter().copied()), 4);
+        // The surface Dice of a class that only the prediction has is 0, and Dice may be not measured there.
+        let num_surface_cases = of_surface.iter().filter(|value| !value.is_nan()).count();
+        if class > 0 && num_surface_cases != num_cases {
+            surface_dice = format!("{surface_dice} of {}", plural::count(num_surface_cases, "case"));
+        }
         if class > 0 && !self.conventions.tolerances.by_class.is_empty() {
             surface_dice = format!("{surface_dice} at {} mm", self.conventions.tolerances.of(class));
         }
