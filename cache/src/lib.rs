@@ -79,7 +79,7 @@ pub use index::{ChunkIndex, Entry};
 pub use location::{Location, LocationError};
 pub use manifest::{DatasetInfo, Manifest};
 #[cfg(feature = "object-store")]
-pub use object::{abandon_requests, is_abandoned, resume_requests};
+pub use object::{Abandoned, abandon_requests, is_abandoned, resume_requests};
 pub use occupancy::{Counts, Occupancy};
 pub use options::{Copies, OpenOptions};
 pub use record::{ArrayRecord, CaseRecord, Geometry, SourceFiles, SourceValues, Span};

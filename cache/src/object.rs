@@ -26,5 +26,5 @@ pub(crate) use blocks::{BlockKey, BlockStore, MemoryBlocks};
 pub(crate) use bucket::{Bucket, Object};
 pub(crate) use lru::{Block, Lru};
 pub(crate) use remote::{IN_FLIGHT_BYTES, RemoteFile};
-pub use transport::{abandon_requests, is_abandoned, resume_requests};
+pub use transport::{Abandoned, abandon_requests, is_abandoned, resume_requests};
 pub(crate) use upload::Upload;

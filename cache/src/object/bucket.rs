@@ -15,6 +15,7 @@ use object_store::{
 
 use super::connect::{connect, io_error};
 use super::runtime::wait;
+use super::transport::is_abandoned;
 use crate::error::{FileError, Result};
 use crate::location::Location;
 
@@ -175,7 +176,7 @@ impl Bucket {
                 }
                 Err(err) => {
                     let err = io_error(&err);
-                    Err(failed(err.kind(), &err.to_string()))
+                    Err(if is_abandoned(&err) { err } else { failed(err.kind(), &err.to_string()) })
                 }
             }
         }

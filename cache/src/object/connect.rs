@@ -111,13 +111,15 @@ fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'sta
 /// Turns an error of a request into one of the operating system's kinds, in one line.
 pub(super) fn io_error(err: &object_store::Error) -> io::Error {
     use object_store::Error;
+    if cause::<Abandoned>(err).is_some() {
+        return io::Error::new(io::ErrorKind::Interrupted, Abandoned);
+    }
     let kind = match err {
         Error::NotFound { .. } => io::ErrorKind::NotFound,
         Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
         Error::NotSupported { .. } | Error::NotImplemented { .. } => io::ErrorKind::Unsupported,
         _ if cause::<NoCredentials>(err).is_some() => io::ErrorKind::PermissionDenied,
-        _ if cause::<Abandoned>(err).is_some() => io::ErrorKind::Interrupted,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, one_line(err))
@@ -131,9 +133,6 @@ fn cause<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option
 /// Text of an error without the line breaks of a server's answer, and with its first cause.
 fn one_line(err: &object_store::Error) -> String {
     if let Some(err) = cause::<NoCredentials>(err) {
-        return err.to_string();
-    }
-    if let Some(err) = cause::<Abandoned>(err) {
         return err.to_string();
     }
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -47,8 +47,11 @@ pub fn resume_requests() {
 /// Returns `true` if an error, or a cause of it, is that of a request that [`abandon_requests`] ended.
 #[must_use]
 pub fn is_abandoned(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source())
-        .any(|error| error.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::Interrupted))
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        // The source of an I/O error is that of the error within it. The kind alone is also that of interrupted system calls.
+        let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error.is::<Abandoned>() || within.is_some_and(|within| is_abandoned(within))
+    })
 }
 
 /// Returns `true` if requests are abandoned and a store does not answer.
@@ -56,10 +59,10 @@ pub(super) fn is_hopeless() -> bool {
     ABANDONED.load(Ordering::Relaxed) && FAILING.load(Ordering::Relaxed) > 0
 }
 
-/// Error of a request that was abandoned.
+/// Error of a request that [`abandon_requests`] ended.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped while the object storage did not answer")]
-pub(super) struct Abandoned;
+pub struct Abandoned;
 
 /// Neither the environment nor the machine gives credentials.
 #[derive(Debug, thiserror::Error)]
@@ -297,6 +300,19 @@ mod tests {
     use object_store::client::{HttpRequestBody, HttpResponseBody};
 
     use super::*;
+
+    #[test]
+    fn errors_of_abandoned_requests_are_told_from_interrupted_system_calls() {
+        let abandoned = || io::Error::new(io::ErrorKind::Interrupted, Abandoned);
+        let named = || crate::FileError::at("s3://bucket/shard", "fetch")(abandoned());
+        assert!(is_abandoned(&abandoned()) && is_abandoned(&named()));
+        assert!(is_abandoned(&io::Error::from(named())));
+        assert!(!is_abandoned(&io::Error::from(io::ErrorKind::Interrupted)));
+        assert!(!is_abandoned(&io::Error::new(io::ErrorKind::Interrupted, "a signal")));
+        let source = Box::new(HttpError::new(HttpErrorKind::Unknown, Abandoned));
+        let of_store = object_store::Error::Generic { store: "S3", source };
+        assert!(is_abandoned(&crate::object::connect::io_error(&of_store)));
+    }
 
     /// Server that gives the same answer to every request.
     #[derive(Clone, Copy, Debug)]

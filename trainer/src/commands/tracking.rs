@@ -146,11 +146,12 @@ mod tests {
         };
         assert_eq!(of_rank(Cause::Stopped("waited".into())), Status::Killed);
         assert_eq!(of_rank(Cause::Failed("no".into())), Status::Failed);
-        let of_io = |kind: ErrorKind| {
-            let (step, source) = (3, Error::from(kind).into());
+        let of_io = |error: Error| {
+            let (step, source) = (3, error.into());
             status_of(&Err(TrainingError::Open { step, source }))
         };
-        assert_eq!(of_io(ErrorKind::Interrupted), Status::Killed);
-        assert_eq!(of_io(ErrorKind::StorageFull), Status::Failed);
+        assert_eq!(of_io(Error::new(ErrorKind::Interrupted, hiend_cache::Abandoned)), Status::Killed);
+        assert_eq!(of_io(ErrorKind::Interrupted.into()), Status::Failed);
+        assert_eq!(of_io(ErrorKind::StorageFull.into()), Status::Failed);
     }
 }

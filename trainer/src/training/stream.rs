@@ -113,12 +113,15 @@ mod tests {
 
     #[test]
     fn waits_that_a_request_to_stop_ended_are_told_from_failures() {
-        let read = |kind: std::io::ErrorKind| -> SourceError {
-            let error = hiend_cache::FileError::at("s3://bucket/shard", "fetch")(kind.into());
+        let read = |error: std::io::Error| -> SourceError {
+            let error = hiend_cache::FileError::at("s3://bucket/shard", "fetch")(error);
             pipeline::Error::Read(error.into()).into()
         };
-        assert!(is_stopped(&read(std::io::ErrorKind::Interrupted)));
-        assert!(!is_stopped(&read(std::io::ErrorKind::NotFound)));
+        let interrupted = std::io::ErrorKind::Interrupted;
+        assert!(is_stopped(&read(std::io::Error::new(interrupted, hiend_cache::Abandoned))));
+        // A system call that a signal interrupted.
+        assert!(!is_stopped(&read(interrupted.into())));
+        assert!(!is_stopped(&read(std::io::ErrorKind::NotFound.into())));
         assert!(is_stopped(&RemoteError::Stopped.into()));
         assert!(!is_stopped(&RemoteError::NoServer.into()));
     }

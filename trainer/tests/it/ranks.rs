@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hiend_cache::FileError;
+use hiend_cache::{Abandoned, FileError};
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
@@ -207,7 +207,8 @@ fn rank_stopped_while_storage_is_away_stops_the_others() {
         let mut stream = STREAM.stream();
         stream.open = Box::new(|start, share| {
             let stopped = move |step: u64| share.0 == 1 && step == 3;
-            let error = || FileError::at("s3://bucket/shard", "fetch")(std::io::ErrorKind::Interrupted.into());
+            let abandoned = || std::io::Error::new(std::io::ErrorKind::Interrupted, Abandoned);
+            let error = move || FileError::at("s3://bucket/shard", "fetch")(abandoned());
             let batches = STREAM.share(start, share).zip(start..);
             Ok(Box::new(batches.map(move |(batch, step)| if stopped(step) { Err(error().into()) } else { batch })))
         });
