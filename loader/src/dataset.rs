@@ -36,7 +36,7 @@ use hiend_cache::DatasetInfo;
 
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
-use description::Description;
+use description::{Description, IGNORE};
 use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
@@ -109,6 +109,14 @@ pub fn names_in(path: &Path) -> Result<Option<DatasetInfo>, DatasetError> {
     // Listed cases may lie anywhere: they are not read.
     let description = description::read_file(&file, Path::new("/"))?;
     Ok(description.map(|Description { labels, regions, ignore, .. }| DatasetInfo { labels, regions, ignore }))
+}
+
+/// Finds the label whose name is `ignore`, by which nnU-Net marks voxels without annotation, in another spelling: `Ignore`, or
+/// with spaces around. It is a class for nnU-Net and for this crate.
+#[must_use]
+pub fn misspelt_ignore(labels: &BTreeMap<u8, String>) -> Option<(u8, &str)> {
+    let is_misspelt = |name: &str| name != IGNORE && name.trim().eq_ignore_ascii_case(IGNORE);
+    labels.iter().find(|(_, name)| is_misspelt(name)).map(|(&label, name)| (label, name.as_str()))
 }
 
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
@@ -362,12 +370,14 @@ impl Dataset {
             names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
             _ => other.map(|channel| DatasetNote::Modality { channel }),
         };
+        let misspelt = misspelt_ignore(&description.labels);
+        let misspelt = misspelt.map(|(label, name)| DatasetNote::IgnoreSpelling { label, name: name.to_owned() });
         Self {
             name,
             labels: description.labels.clone(),
             regions: description.regions.clone(),
             ignore: description.ignore,
-            notes: note.into_iter().collect(),
+            notes: note.into_iter().chain(misspelt).collect(),
             ..Self::default()
         }
     }

@@ -14,6 +14,9 @@ use super::roles::is_ct_channel;
 /// Name of the file.
 pub(super) const FILE_NAME: &str = "dataset.json";
 
+/// Name of the label of voxels without annotation.
+pub(super) const IGNORE: &str = "ignore";
+
 /// Largest `dataset.json` that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -191,7 +194,7 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Str
     if let Some(other) = into.labels.insert(label, name.to_owned()) {
         return Err(format!("labels: {other} and {name} both have the value {label}"));
     }
-    if name == "ignore" {
+    if name == IGNORE {
         into.ignore = Some(label);
     }
     Ok(())

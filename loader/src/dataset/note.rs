@@ -38,6 +38,13 @@ pub enum DatasetNote {
         /// The fault.
         reason: String,
     },
+    /// `dataset.json` has a class named like the label that nnU-Net ignores, in another spelling.
+    IgnoreSpelling {
+        /// Value of the label.
+        label: u8,
+        /// Name of the class.
+        name: String,
+    },
     /// A case has fewer masks than there are classes; the missing ones count as background.
     MissingMasks {
         /// The case with the fewest.
@@ -68,6 +75,11 @@ impl fmt::Display for DatasetNote {
                 names.join(", ")
             ),
             Self::BadDescription { reason } => write!(f, "dataset.json: {reason}; the dataset is left out"),
+            Self::IgnoreSpelling { label, name } => write!(
+                f,
+                "dataset.json: label {label} is called {name:?} and is a class like any other, as in nnU-Net; if its voxels have no \
+                 annotation, the name must be \"ignore\""
+            ),
             Self::MissingMasks { example, count, of } => {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
             }

@@ -288,6 +288,19 @@ fn a_description_that_cannot_be_used_leaves_out_its_dataset_only() {
 }
 
 #[test]
+fn an_ignore_label_in_another_spelling_is_told_and_remains_a_class() {
+    for (name, is_told) in
+        [("Ignore", true), ("IGNORE", true), (" ignore", true), ("ignore", false), ("ignored", false)]
+    {
+        let json = format!(r#"{{"labels": {{"background": 0, "liver": 1, "{name}": 2}}}}"#);
+        let found = Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", &json)]);
+        let note = DatasetNote::IgnoreSpelling { label: 2, name: name.to_owned() };
+        found.notes(if is_told { std::slice::from_ref(&note) } else { &[] });
+        assert_eq!(found.listing.datasets[0].ignore, (name == "ignore").then_some(2), "{name}");
+    }
+}
+
+#[test]
 fn several_channels_are_told_with_their_names() {
     let json = r#"{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0}}"#;
     let found = Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", json)]);

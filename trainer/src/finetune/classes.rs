@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hiend_cache::{Cache, Manifest, VolumeReader};
+use hiend_loader::dataset::misspelt_ignore;
 use hiend_loader::plural;
 use thiserror::Error;
 
@@ -193,6 +194,12 @@ pub(super) fn settle(
         if let Some(info) = info.filter(|info| !given.classes && !info.regions.is_empty()) {
             let regions = info.regions.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(ClassesError::Regions { dataset: dataset.to_owned(), regions });
+        }
+        if let Some((label, name)) = info.filter(|_| !given.classes).and_then(|info| misspelt_ignore(&info.labels)) {
+            warnings.push(format!(
+                "label {label} of dataset {dataset} is called {name:?} and trained as a class; if its voxels have no annotation, \
+                 name it \"{IGNORE}\" in dataset.json and run hiend-shard again"
+            ));
         }
         let described = Described::of(dataset, info.map(|info| &info.labels))?;
         if !given.classes && described.classes.is_empty() {
@@ -455,6 +462,20 @@ mod tests {
             error.starts_with("label 1 is `left kidney` in dataset B, which the configuration lists as class 2;"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_ignore_label_in_another_spelling_is_told_and_remains_a_class() {
+        let labels: Labels<'_> = &[(0, "background"), (1, "liver"), (2, "Ignore")];
+        let (classes, warnings) = settled(&[], &[labels]).unwrap();
+        assert_eq!(classes, ["background", "liver", "Ignore"]);
+        assert!(
+            warnings[0].starts_with("label 2 of dataset A is called \"Ignore\" and trained as a class;"),
+            "{warnings:?}"
+        );
+        // Listed in the configuration, it is meant to be one.
+        let (_, warnings) = settled(&["background", "liver", "Ignore"], &[labels]).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]

@@ -110,6 +110,22 @@ fn ignored_voxels_count_for_no_metric() {
 }
 
 #[test]
+fn an_ignore_label_in_another_spelling_is_told() {
+    let folder = folders();
+    for name in ["labels/a.nii", "predictions/a.nii"] {
+        write_labels(&folder.path().join(name), [3, 1, 1], &[0, 1, 2]);
+    }
+    let description = folder.path().join("dataset.json");
+    for (name, is_told) in [("Ignore", true), ("ignored", false)] {
+        std::fs::write(&description, format!(r#"{{"labels": {{"background": 0, "body": 1, "{name}": 2}}}}"#)).unwrap();
+        let output = evaluate(folder.path(), &["--dataset", &description.to_string_lossy()]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.contains("label 2 is called \"Ignore\" and scored as a class"), is_told, "{stderr}");
+    }
+}
+
+#[test]
 fn regions_of_a_dataset_are_scored_as_regions() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 2, 2]);

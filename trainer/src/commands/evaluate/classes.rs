@@ -11,6 +11,7 @@ use hiend_loader::program::UsageError;
 
 use crate::cli::EvaluateArgs;
 use crate::commands::class_names::class_named;
+use crate::commands::note;
 use crate::label_space::LabelSpace;
 use crate::metric::evaluation::{Region, Tolerances};
 
@@ -115,6 +116,13 @@ impl Named {
             Some(info) => info,
             None => found(path)?,
         };
+        if let Some((label, name)) = dataset::misspelt_ignore(&info.labels) {
+            note(format_args!(
+                "warning: {}: label {label} is called {name:?} and scored as a class; if its voxels have no annotation, name it \
+                 \"{IGNORE}\" there",
+                shown(path)
+            ));
+        }
         let ignore = info.labels.iter().find(|(_, name)| *name == IGNORE).map(|(&label, _)| label);
         let of_regions = info.regions.values().flatten();
         let highest = info.labels.keys().chain(of_regions).filter(|label| Some(**label) != ignore).max();
