@@ -7,7 +7,8 @@
 RUN/wandb.json names the W&B run and how far it was sent. A later call, after `hiend-train --resume` for example, continues
 it: no step is sent twice. W&B's step is that of the journal; validations have the axis `validation/step`. Metrics have the
 names that TensorBoard shows. Of two records of a step, which a killed and resumed run has, the first one counts: W&B cannot
-replace it, and both have the same loss. Training is not touched: the script only reads, and can run on another machine
+replace it, and both have the same loss. A validation that was written after an earlier call had sent the last step of a
+finished run is in the summary of the W&B run, and in its charts once the run is extended. Training is not touched: the script only reads, and can run on another machine
 that sees the run's folder.
 """
 
@@ -129,9 +130,8 @@ class Sender:
             elif event in ("started", "stopped"):
                 self.state = entry
         if self.held and self.has_stopped() and not self.state["interrupted"]:
-            # There is no next step.
-            self.run.log(self.held, step=self.link.values["step"] + 1)
-            self.link.values["validation"], self.held = self.held["validation/step"], {}
+            # There is no next step. A row of its own would be that of the next one if the run is extended.
+            self.run.summary.update(self.held)
         self.link.save()
 
     def has_stopped(self):

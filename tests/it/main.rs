@@ -4,4 +4,5 @@
 
 mod deploy;
 mod fine_tuning;
+mod wandb;
 mod whole_way;

@@ -25,8 +25,14 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("hiend_train_checkpoints_total", "Checkpoints written by this process."),
     Metric::counter("hiend_train_warnings_total", "Failures that did not end the run."),
     Metric::histogram("hiend_train_validation_seconds", "Time of a validation."),
-    Metric::gauge("hiend_train_mean_dice", "Mean Dice of the last validation, background included."),
-    Metric::gauge("hiend_train_mean_fg_dice", "Mean Dice of the last validation without background."),
+    Metric::gauge(
+        "hiend_train_mean_dice",
+        "Mean Dice of the last validation, background included; absent if not measured.",
+    ),
+    Metric::gauge(
+        "hiend_train_mean_fg_dice",
+        "Mean Dice of the last validation without background; absent if not measured.",
+    ),
 ];
 
 /// Records an event.
@@ -65,8 +71,13 @@ pub fn record(event: &Event<'_>) {
         }
         Event::Validation(record) => {
             histogram!("hiend_train_validation_seconds").record(record.secs);
-            gauge!("hiend_train_mean_dice").set(record.mean_dice);
-            gauge!("hiend_train_mean_fg_dice").set(record.mean_fg_dice);
+            // Not measured is no value: a sample that is not a number makes that of every sum and alert.
+            if !record.mean_dice.is_nan() {
+                gauge!("hiend_train_mean_dice").set(record.mean_dice);
+            }
+            if !record.mean_fg_dice.is_nan() {
+                gauge!("hiend_train_mean_fg_dice").set(record.mean_fg_dice);
+            }
         }
         Event::Checkpoint(_) => counter!("hiend_train_checkpoints_total").increment(1),
         Event::Warning(_) => counter!("hiend_train_warnings_total").increment(1),
@@ -84,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
-    use crate::journal::{RankRecord, Stage, StepRecord};
+    use crate::journal::{RankRecord, Stage, StepRecord, ValidationRecord};
 
     /// Names of the metrics that were recorded.
     #[derive(Default)]
@@ -134,5 +145,14 @@ mod tests {
         metrics::with_local_recorder(&names, || events.iter().for_each(record));
         let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
         assert_eq!(names.0.into_inner().unwrap(), listed);
+    }
+
+    #[test]
+    fn a_dice_that_was_not_measured_has_no_gauge() {
+        let validation = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(1, 0.5) };
+        let names = Names::default();
+        metrics::with_local_recorder(&names, || record(&Event::Validation(&validation)));
+        let names = names.0.into_inner().unwrap();
+        assert!(names.contains("hiend_train_mean_dice") && !names.contains("hiend_train_mean_fg_dice"), "{names:?}");
     }
 }
