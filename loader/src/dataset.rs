@@ -199,16 +199,20 @@ impl Finder<'_> {
     fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         match self.search_described(folder, is_root) {
             Err(DatasetError::BadDescription { path, reason }) => {
-                self.leave_out(folder, &path, reason);
+                self.leave_out(folder, &path, reason)?;
                 Ok(None)
             }
             found => found,
         }
     }
 
-    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed, nor those of datasets within
-    /// its folder, which are not searched.
-    fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) {
+    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed. Datasets within its folder are
+    /// left out with it, as they are within that of any dataset; a folder in no layout of its own only groups them.
+    fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) -> Result<(), DatasetError> {
+        let is_group = nnunet::read(folder, None).is_none() && paired::read(folder, None, self.modalities).is_none();
+        let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
+            folder.nested_datasets().into_iter().partition(|_| is_group);
+        let is_left = |file: &&tree::TreeFile| !grouped.iter().any(|within| file.path.starts_with(&within.path));
         let of = |file: &tree::TreeFile| {
             let is_it = file.path == description;
             let reason =
@@ -216,17 +220,20 @@ impl Finder<'_> {
             UnusedFile { path: file.path.clone(), reason }
         };
         // Of the two names, a dataset has the longer one if another dataset has the shorter one as well.
-        let nested = folder.nested_datasets();
-        let nested = nested.iter().flat_map(|within| [within.name.clone(), joined_name(&within.path, self.root)]);
+        let nested = left.iter().flat_map(|within| [within.name.clone(), joined_name(&within.path, self.root)]);
         let dataset = Dataset {
             name: folder.name.clone(),
-            unused: folder.all_files().map(of).collect(),
+            unused: folder.all_files().filter(is_left).map(of).collect(),
             notes: vec![DatasetNote::BadDescription { reason: reason.clone() }],
             vacant: [folder.name.clone()].into_iter().chain(nested).map(|name| format!("{name}/")).collect(),
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
         self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason });
+        for dataset in grouped {
+            self.search(dataset, false)?;
+        }
+        Ok(())
     }
 
     fn search_described(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {

@@ -288,6 +288,32 @@ fn a_description_that_cannot_be_used_leaves_out_its_dataset_only() {
 }
 
 #[test]
+fn datasets_in_a_folder_that_only_groups_them_are_found_whatever_its_description() {
+    let reason = || "not a valid description: expected a JSON object".to_owned();
+    let files = ["group/Dataset002_B/imagesTr/y_0000.nii.gz", "group/z.nii.gz"];
+    Found::in_described(&files, &[("group/dataset.json", "[]")])
+        .cases(&["Dataset002_B/y group/Dataset002_B/imagesTr/y_0000.nii.gz -"])
+        .notes(&[DatasetNote::BadDescription { reason: reason() }])
+        .unused(&[
+            ("group/dataset.json", UnusedReason::BadDescription { reason: reason() }),
+            ("group/z.nii.gz", UnusedReason::Undescribed),
+        ]);
+    // At the top.
+    Found::in_described(&["Dataset002_B/imagesTr/y_0000.nii.gz"], &[("dataset.json", "[]")])
+        .cases(&["Dataset002_B/y Dataset002_B/imagesTr/y_0000.nii.gz -"]);
+    // In the folder of a dataset, as with a description that can be used.
+    let files = [
+        "Dataset001_A/imagesTr/x_0000.nii.gz",
+        "Dataset001_A/more/Dataset002_B/imagesTr/y_0000.nii.gz",
+        "Dataset003_C/imagesTr/z_0000.nii.gz",
+    ];
+    let found = Found::in_described(&files, &[("Dataset001_A/dataset.json", "[]")]);
+    found.cases(&["Dataset003_C/z Dataset003_C/imagesTr/z_0000.nii.gz -"]);
+    let vacant = ["Dataset001_A/", "Dataset002_B/", "Dataset001_A-more-Dataset002_B/"];
+    assert_eq!(found.listing.datasets[0].vacant, vacant);
+}
+
+#[test]
 fn an_ignore_label_in_another_spelling_is_told_and_remains_a_class() {
     for (name, is_told) in
         [("Ignore", true), ("IGNORE", true), (" ignore", true), ("ignore", false), ("ignored", false)]
