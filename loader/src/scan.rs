@@ -15,7 +15,7 @@ use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::window::{Scale, Store};
 use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
 use crate::sampler::box_start;
-use crate::volume::{VolumeError, file_stem, read_info, read_volume};
+use crate::volume::{VolumeError, file_stem, read_info_for, read_volume_for};
 
 /// Errors from loading a scan or addressing a voxel.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +98,8 @@ impl Scan {
     pub fn read(path: &Path, config: &PreprocessConfig, on_suspect: OnSuspect) -> Result<Self, ScanError> {
         let unusable = |source| ScanError::Unusable { path: path.to_owned(), source };
         let extent = |source| ScanError::Extent { path: path.to_owned(), source };
-        check_extent(&read_info(path)?, config).map_err(extent)?;
-        let volume = read_volume(path)?;
+        check_extent(&read_info_for(path, config.normalize)?, config).map_err(extent)?;
+        let volume = read_volume_for(path, config.normalize)?;
         let suspect = |suspicion| ScanError::Suspect { path: path.to_owned(), suspicion };
         let judged = on_suspect.judge(&volume, ImageRole::Assumed, config.normalize, config.window);
         let Judged { findings, .. } = judged.map_err(suspect)?;

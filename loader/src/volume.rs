@@ -31,6 +31,7 @@ use ::nifti::NiftiHeader;
 
 use crate::case::shown;
 use crate::geometry::{Affine, Orientation};
+use crate::preprocess::normalize::Normalize;
 use dtype::{Dtype, Stored};
 
 pub use data::detached;
@@ -138,10 +139,20 @@ pub fn format_of(path: &Path) -> Format {
 /// # Errors
 /// If the file is not of its ending's format, or does not hold a 3-D array of numbers with a usable geometry.
 pub fn read_info(path: &Path) -> Result<VolumeInfo, VolumeError> {
+    read_info_for(path, Normalize::Hu)
+}
+
+/// Reads a volume's header, as [`read_info`] does. For z-scores, the path of a DICOM series may name one of MR, PET or NM, for
+/// HU one of CT only.
+///
+/// # Errors
+/// As [`read_info`].
+#[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
+pub fn read_info_for(path: &Path, normalize: Normalize) -> Result<VolumeInfo, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     match format_of(path) {
         #[cfg(feature = "dicom")]
-        Format::Dicom => return dicom::read_series_info(&dicom::files_of(path)?),
+        Format::Dicom => return dicom::read_series_info(&dicom::files_of(path, normalize.into())?),
         #[cfg(not(feature = "dicom"))]
         Format::Dicom => nifti::read_info(path),
         Format::Nifti => nifti::read_info(path),
@@ -156,10 +167,18 @@ pub fn read_info(path: &Path) -> Result<VolumeInfo, VolumeError> {
 /// # Errors
 /// If [`read_info`] fails, the file is damaged or holds fewer voxels than its header promises, or a voxel is not finite.
 pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
-    finite(path, read_any(path)?)
+    read_volume_for(path, Normalize::Hu)
 }
 
-/// Reads a CT series of DICOM files.
+/// Reads a whole image, as [`read_volume`] does, of a modality that [`read_info_for`] takes.
+///
+/// # Errors
+/// As [`read_volume`].
+pub fn read_volume_for(path: &Path, normalize: Normalize) -> Result<Volume, VolumeError> {
+    finite(path, read_any(path, normalize)?)
+}
+
+/// Reads a series of DICOM files.
 ///
 /// # Errors
 /// If a file cannot be read, or the slices make no regular grid.
@@ -180,10 +199,11 @@ fn finite(path: &Path, volume: Volume) -> Result<Volume, VolumeError> {
 }
 
 /// Reads a whole volume whose voxels may be NaN or infinite.
-fn read_any(path: &Path) -> Result<Volume, VolumeError> {
+#[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
+fn read_any(path: &Path, normalize: Normalize) -> Result<Volume, VolumeError> {
     let loaded = match format_of(path) {
         #[cfg(feature = "dicom")]
-        Format::Dicom => dicom::load_series(&dicom::files_of(path)?)?,
+        Format::Dicom => dicom::load_series(&dicom::files_of(path, normalize.into())?)?,
         #[cfg(not(feature = "dicom"))]
         Format::Dicom => nifti::load(path)?,
         Format::Nifti => nifti::load(path)?,

@@ -50,17 +50,20 @@ pub(super) fn load_series(files: &[PathBuf]) -> Result<Loaded, VolumeError> {
 }
 
 /// The files of the series that a path names: that of a file and those with it in its folder, or the only one of a
-/// folder.
-pub(super) fn files_of(path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+/// folder. Series of images other than the wanted ones count as absent.
+pub(super) fn files_of(path: &Path, wanted: Wanted) -> Result<Vec<PathBuf>, VolumeError> {
     let at = |reason: VolumeFault| VolumeError { path: path.to_owned(), reason };
     let data = std::fs::metadata(path).map_err(|err| at(VolumeFault::open(&err)))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = if data.is_dir() { path } else { parent };
-    let sorted = sort(&candidates(folder)?);
+    let sorted = sort_of(&candidates(folder)?, wanted);
     if data.is_dir() {
         return match <[Series; 1]>::try_from(sorted.series) {
             Ok([series]) => Ok(series.files),
-            Err(series) => Err(at(DicomFault::SeriesInFolder { count: series.len() }.into())),
+            Err(found) => {
+                let series = if wanted == Wanted::Ct { "CT series" } else { "series" };
+                Err(at(DicomFault::SeriesInFolder { count: found.len(), series }.into()))
+            }
         };
     }
     let is_it = |file: &PathBuf| file.file_name() == path.file_name();
@@ -69,7 +72,10 @@ pub(super) fn files_of(path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
     }
     let other = sorted.others.into_iter().find(|other| is_it(&other.path));
     let what = other.map_or_else(|| "file without an image".to_owned(), |other| other.reason.to_string());
-    Err(at(DicomFault::NotCt { what }.into()))
+    Err(at(match wanted {
+        Wanted::Ct => DicomFault::NotCt { what }.into(),
+        Wanted::CrossSections => DicomFault::NotCrossSection { what }.into(),
+    }))
 }
 
 /// The files of a folder that may be DICOM, sorted.

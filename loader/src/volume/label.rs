@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Volume, VolumeError, VolumeFault, VolumeInfo, read_any};
+use crate::preprocess::normalize::Normalize;
 
 /// Largest distance of an unscaled value from a whole number that still counts as rounding.
 const TOLERANCE: f64 = 1e-3;
@@ -28,7 +29,7 @@ pub struct LabelVolume {
 /// # Errors
 /// If the file cannot be read, or a voxel is NaN, not a whole number within the file's precision, or outside 0 to 255.
 pub fn read_labels(path: &Path) -> Result<LabelVolume, VolumeError> {
-    let volume = read_any(path)?;
+    let volume = read_any(path, Normalize::Hu)?;
     let voxels = to_labels(&volume).map_err(|reason| VolumeError { path: path.to_owned(), reason })?;
     let Volume { info, blake3, file_bytes, .. } = volume;
     Ok(LabelVolume { info, voxels, blake3, file_bytes })

@@ -25,7 +25,7 @@ use crate::cli::PredictArgs;
 use crate::device::{Compute, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
-use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings};
+use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
 use crate::inference::scan_files::Scans;
 use finished::Finished;
 use places::{Places, Replace};
@@ -33,7 +33,9 @@ use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     check_output_folder(&args.out)?;
-    let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs)?;
+    // A model that cannot be read is told when it is opened, after faults of the scans.
+    let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
+    let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs, normalize)?;
     for folder in &subfolders {
         note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
     }

@@ -128,7 +128,7 @@ pub(super) fn for_each(
         }
         return tally.close(&args.out);
     }
-    let Scans { files, skipped, subfolders } = Scans::find(&args.inputs)?;
+    let Scans { files, skipped, subfolders } = Scans::find(&args.inputs, normalize)?;
     for folder in &subfolders {
         note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
     }

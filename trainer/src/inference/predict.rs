@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hiend_loader::case::ImageRole;
 use hiend_loader::convert::{Judged, OnSuspect, Suspicion, check_extent};
-use hiend_loader::preprocess::normalize::Units;
+use hiend_loader::preprocess::normalize::{Normalize, Units};
 use hiend_loader::preprocess::{Prepared, PreprocessConfig, preprocess};
 use hiend_loader::stop::Stop;
-use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_volume};
+use hiend_loader::volume::{VolumeError, VolumeInfo, read_info_for, read_volume_for};
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
@@ -203,10 +203,10 @@ impl Predictor {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Prediction, ScanPredictionError> {
         let unsuitable = |reason| ScanPredictionError::Unsuitable { path: path.to_owned(), reason };
-        check_extent(&read_info(path)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
-        let scan = read_volume(path)?;
-        let suspect = |suspicion| ScanPredictionError::Suspect { path: path.to_owned(), suspicion };
         let normalize = self.preprocess.normalize;
+        check_extent(&read_info_for(path, normalize)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
+        let scan = read_volume_for(path, normalize)?;
+        let suspect = |suspicion| ScanPredictionError::Suspect { path: path.to_owned(), suspicion };
         let window = match self.units {
             Units::Window(window) => window,
             Units::ZScores => self.preprocess.window,
@@ -256,6 +256,17 @@ impl Predictor {
         progress(total, total);
         Ok(export.finish()?)
     }
+}
+
+/// Normalisation of the scans that the model at `path` was trained on, from its checkpoint's description alone.
+///
+/// # Errors
+/// If the path names no fine-tuned model, its checkpoint cannot be read, or does not say how scans were prepared.
+pub fn normalize_of(path: &Path) -> Result<Normalize, OpenError> {
+    let checkpoint = ModelSource::find_checkpoint(path)?;
+    let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
+    let preprocess = state.config.preprocess.ok_or(OpenError::NoPreprocess { path: checkpoint })?;
+    Ok(preprocess.normalize)
 }
 
 /// A checkpoint that was read.

@@ -1,7 +1,7 @@
 //! Scans and label maps on disk, found by the rules of `hiend-shard`.
 //!
-//! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a CT series of DICOM
-//! files in a folder of their own. The only series of a folder is named like the folder; of several, each has its number
+//! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM files
+//! in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named like the folder; of several, each has its number
 //! and description as its name. Hidden files are passed over: `._x.nii.gz` is what macOS leaves in archives. So are
 //! localizers and screen shots of a CT. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
 //! further channels is skipped with the reason, because one channel is expected. So is a volume of another format, and a file that
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted, is_candidate};
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
@@ -32,20 +33,25 @@ pub enum ScanFilesError {
     #[error(transparent)]
     Unreadable(#[from] FileError),
     /// A file given by name that is not a scan.
-    #[error("{}: neither named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd nor a slice of a DICOM series of CT images", path.display())]
+    #[error("{}: neither named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd nor a slice of a DICOM series of {} images", path.display(), modalities(*normalize))]
     NotAScan {
         /// The file.
         path: PathBuf,
+        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        normalize: Normalize,
     },
     /// A folder without scans.
     #[error(
-        "{}: no .nii, .nii.gz, .nrrd or .mha file and no CT series of DICOM files in this folder{}",
+        "{}: no .nii, .nii.gz, .nrrd or .mha file and no {} series of DICOM files in this folder{}",
         shown(folder),
+        modalities(*normalize),
         others(subfolders)
     )]
     Empty {
         /// The folder.
         folder: PathBuf,
+        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        normalize: Normalize,
         /// Its subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
@@ -67,6 +73,14 @@ pub enum ScanFilesError {
         /// The other file.
         second: PathBuf,
     },
+}
+
+/// Modalities of the DICOM series that are scans, for messages.
+fn modalities(normalize: Normalize) -> &'static str {
+    match normalize {
+        Normalize::Hu => "CT",
+        Normalize::Zscore => "CT, MR, PET or NM",
+    }
 }
 
 fn others(subfolders: &[PathBuf]) -> String {
@@ -97,12 +111,13 @@ pub struct Scans {
 }
 
 impl Scans {
-    /// Finds the scans among files and in folders (not in their subfolders).
+    /// Finds the scans among files and in folders (not in their subfolders). `normalize` is that of the model: DICOM series of
+    /// other modalities than CT are scans for z-scores only.
     ///
     /// # Errors
     /// If an input does not exist or cannot be accessed, a file is not a scan, a folder holds none, or two files are of
     /// one case.
-    pub fn find(inputs: &[PathBuf]) -> Result<Self, ScanFilesError> {
+    pub fn find(inputs: &[PathBuf], normalize: Normalize) -> Result<Self, ScanFilesError> {
         let mut scans = Self::default();
         let mut seen = BTreeSet::new();
         // Files that are given one by one are read by the names of their folder, listed once.
@@ -123,9 +138,9 @@ impl Scans {
             }
             let names = &names_in[&folder];
             let found = if is_dir {
-                let listing = Listing::of(&folder)?.with_series(&folder);
+                let listing = Listing::of(&folder)?.with_series(&folder, normalize);
                 if listing.files.is_empty() && listing.unusable.is_empty() {
-                    return Err(ScanFilesError::Empty { folder, subfolders: listing.subfolders });
+                    return Err(ScanFilesError::Empty { folder, normalize, subfolders: listing.subfolders });
                 }
                 scans.skipped.extend(listing.unusable);
                 scans.subfolders.extend(listing.subfolders);
@@ -136,9 +151,9 @@ impl Scans {
                     ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }
                 } else {
                     if !series_in.contains_key(&folder) {
-                        series_in.insert(folder.clone(), series_in_folder(&folder)?);
+                        series_in.insert(folder.clone(), series_in_folder(&folder, normalize)?);
                     }
-                    series_of(input, &series_in[&folder])?
+                    series_of(input, &series_in[&folder], normalize)?
                 };
                 vec![scan]
             };
@@ -203,7 +218,9 @@ pub fn label_maps(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ScanFilesE
         insert(&mut files, &file.name, file.path)?;
     }
     if files.is_empty() {
-        return Err(ScanFilesError::Empty { folder: folder.to_owned(), subfolders: listing.subfolders });
+        // Label maps are no DICOM files.
+        let (folder, normalize) = (folder.to_owned(), Normalize::Hu);
+        return Err(ScanFilesError::Empty { folder, normalize, subfolders: listing.subfolders });
     }
     Ok(files)
 }
@@ -226,9 +243,13 @@ struct ScanFile {
     is_series: bool,
 }
 
-/// The CT series among DICOM files of a folder, and files that cannot be used.
-fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<PathBuf>)>, Vec<SkippedScan>) {
-    let Sorted { series, others } = dicom::sort(candidates);
+/// The series among DICOM files of a folder, and files that cannot be used.
+fn series_among(
+    folder: &Path,
+    candidates: &[PathBuf],
+    normalize: Normalize,
+) -> (Vec<(ScanFile, Vec<PathBuf>)>, Vec<SkippedScan>) {
+    let Sorted { series, others } = dicom::sort_of(candidates, normalize.into());
     let is_only = series.len() == 1;
     let named = |series: Series| {
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
@@ -240,9 +261,12 @@ fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<Pa
     let mut unusable: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for OtherFile { path, reason } in others {
         let reason = match reason {
-            // Parts of most CT studies, and no scans; or no DICOM.
+            // Parts of most studies, and no scans; or no DICOM.
             Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
-            Other::Without(_) | Other::Modality(_) => format!("DICOM {reason}, not a CT"),
+            Other::Without(_) | Other::Modality(_) => match normalize {
+                Normalize::Hu => format!("DICOM {reason}, not a CT"),
+                Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
+            },
             Other::Damaged(reason) => reason,
         };
         unusable.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
@@ -254,18 +278,22 @@ fn series_among(folder: &Path, candidates: &[PathBuf]) -> (Vec<(ScanFile, Vec<Pa
     (found, skipped.collect())
 }
 
-/// The CT series of a folder, with their files.
-fn series_in_folder(folder: &Path) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
+/// The series of a folder, with their files.
+fn series_in_folder(folder: &Path, normalize: Normalize) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
     let candidates = dicom::candidates(folder)
         .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
-    Ok(series_among(folder, &candidates).0)
+    Ok(series_among(folder, &candidates, normalize).0)
 }
 
 /// The series that a DICOM file belongs to, among those of its folder.
-fn series_of(file: &Path, series: &[(ScanFile, Vec<PathBuf>)]) -> Result<ScanFile, ScanFilesError> {
+fn series_of(
+    file: &Path,
+    series: &[(ScanFile, Vec<PathBuf>)],
+    normalize: Normalize,
+) -> Result<ScanFile, ScanFilesError> {
     let is_it = |path: &PathBuf| path.file_name() == file.file_name();
     let found = series.iter().find(|(_, files)| files.iter().any(is_it));
-    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned() })
+    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned(), normalize })
 }
 
 /// Content of a folder, without that of its subfolders.
@@ -315,8 +343,8 @@ impl Listing {
     }
 
     /// Adds the DICOM series to the files.
-    fn with_series(mut self, folder: &Path) -> Self {
-        let (series, unusable) = series_among(folder, &self.candidates);
+    fn with_series(mut self, folder: &Path, normalize: Normalize) -> Self {
+        let (series, unusable) = series_among(folder, &self.candidates, normalize);
         self.files.extend(series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
         self
@@ -340,7 +368,7 @@ mod tests {
     }
 
     fn find(files: &[&str]) -> Result<Scans, ScanFilesError> {
-        Scans::find(&[folder(files).path().to_owned()])
+        Scans::find(&[folder(files).path().to_owned()], Normalize::Hu)
     }
 
     #[test]
@@ -360,7 +388,7 @@ mod tests {
         assert!(error.ends_with("are both case a; remove one"), "{error}");
         let folder = folder(&["a.txt", "b.dcm"]);
         for name in ["a.txt", "b.dcm"] {
-            let error = Scans::find(&[folder.path().join(name)]).unwrap_err();
+            let error = Scans::find(&[folder.path().join(name)], Normalize::Hu).unwrap_err();
             assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
         }
     }
@@ -381,7 +409,7 @@ mod tests {
         // A file that is given by name is a channel of the same case.
         let folder = folder(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz"]);
         for name in ["c_0000.nii.gz", "c_0001.nii.gz"] {
-            let scans = Scans::find(&[folder.path().join(name)]).unwrap();
+            let scans = Scans::find(&[folder.path().join(name)], Normalize::Hu).unwrap();
             assert_eq!((scans.files.len(), scans.skipped.len()), (0, 1));
         }
     }
@@ -398,7 +426,7 @@ mod tests {
         assert!(error.ends_with("a_0000.nii.gz are both case a; remove one"), "{error}");
         let folder = folder(&["a.nii"]);
         let inputs = [folder.path().to_owned(), folder.path().join("a.nii")];
-        assert_eq!(Scans::find(&inputs).unwrap().files.len(), 1);
+        assert_eq!(Scans::find(&inputs, Normalize::Hu).unwrap().files.len(), 1);
     }
 
     #[cfg(unix)]
@@ -410,7 +438,7 @@ mod tests {
         }
         let link = folder.path().join("b.nii.gz");
         std::os::unix::fs::symlink(folder.path().join("gone"), &link).unwrap();
-        let scans = Scans::find(&[folder.path().to_owned()]).unwrap();
+        let scans = Scans::find(&[folder.path().to_owned()], Normalize::Hu).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
         let skipped: Vec<(&str, &str)> =
             scans.skipped.iter().map(|skipped| (skipped.case.as_str(), skipped.reason.as_str())).collect();
@@ -427,9 +455,12 @@ mod tests {
         assert_eq!(skipped[1..], expected);
         assert_eq!(scans.subfolders, [folder.path().join("sub")]);
         // Given by name, it does not end the others either.
-        let scans = Scans::find(&[link, folder.path().join("a.nii")]).unwrap();
+        let scans = Scans::find(&[link, folder.path().join("a.nii")], Normalize::Hu).unwrap();
         assert_eq!((scans.files.len(), scans.skipped.len()), (1, 1));
-        assert!(matches!(Scans::find(&[folder.path().join("c.nii")]), Err(ScanFilesError::Absent { .. })));
+        assert!(matches!(
+            Scans::find(&[folder.path().join("c.nii")], Normalize::Hu),
+            Err(ScanFilesError::Absent { .. })
+        ));
         // A label map that cannot be seen is no reason to leave its case out of an evaluation.
         let error = label_maps(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
@@ -439,7 +470,7 @@ mod tests {
     fn subfolders_of_an_empty_folder_are_named() {
         let folder = folder(&["notes.txt"]);
         std::fs::create_dir(folder.path().join("imagesTs")).unwrap();
-        let error = Scans::find(&[folder.path().to_owned()]).unwrap_err().to_string();
+        let error = Scans::find(&[folder.path().to_owned()], Normalize::Hu).unwrap_err().to_string();
         assert!(error.ends_with("imagesTs are not searched, name them as inputs"), "{error}");
     }
 }

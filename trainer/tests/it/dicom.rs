@@ -4,7 +4,16 @@ use std::path::Path;
 
 /// Writes a CT series, a file a slice, in voxels of 3, 3 and 6 mm whose first one lies at the origin (LPS). `voxels`: HU,
 /// the first axis fastest.
-pub(crate) fn write_series(folder: &Path, [columns, rows, slices]: [u16; 3], voxels: &[i16]) {
+pub(crate) fn write_series(folder: &Path, shape: [u16; 3], voxels: &[i16]) {
+    write_series_of("CT", "1.2.840.10008.5.1.4.1.1.2\0", folder, shape, voxels);
+}
+
+/// Writes an MR series, as [`write_series`] does of a CT.
+pub(crate) fn write_mr_series(folder: &Path, shape: [u16; 3], voxels: &[i16]) {
+    write_series_of("MR", "1.2.840.10008.5.1.4.1.1.4\0", folder, shape, voxels);
+}
+
+fn write_series_of(modality: &str, class: &str, folder: &Path, [columns, rows, slices]: [u16; 3], voxels: &[i16]) {
     std::fs::create_dir_all(folder).unwrap();
     let plane = usize::from(columns) * usize::from(rows);
     for z in 0..slices {
@@ -25,8 +34,8 @@ pub(crate) fn write_series(folder: &Path, [columns, rows, slices]: [u16; 3], vox
             data.extend(value);
             data.resize(data.len() + len - value.len(), b' ');
         };
-        put(0x0008, 0x0016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0");
-        put(0x0008, 0x0060, b"CS", b"CT");
+        put(0x0008, 0x0016, b"UI", class.as_bytes());
+        put(0x0008, 0x0060, b"CS", modality.as_bytes());
         put(0x0020, 0x000e, b"UI", b"1.2.3\0");
         put(0x0020, 0x0032, b"DS", format!("0\\0\\{}", 6 * z).as_bytes());
         put(0x0020, 0x0037, b"DS", b"1\\0\\0\\0\\1\\0");

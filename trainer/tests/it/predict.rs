@@ -129,6 +129,27 @@ fn label_maps_have_the_format_and_the_grid_of_their_scan() {
 }
 
 #[test]
+fn dicom_series_of_mr_are_scans_of_a_model_for_z_scores_only() {
+    let folder = Folder::new();
+    dicom::write_mr_series(&folder.at("d"), SHAPE, &ball());
+    folder.check("d", "out", &[], 1, "DICOM of modality MR, not a CT");
+    let normalize = Normalize::Zscore;
+    let preprocess = PreprocessConfig {
+        spacing: Some([6.0; 3]),
+        window: normalize.default_window(),
+        normalize,
+        ..PreprocessConfig::default()
+    };
+    let folder = Folder(tempfile::tempdir().unwrap());
+    folder.add_run("run", 0, &FinetuneConfig { preprocess: Some(preprocess), ..config() });
+    dicom::write_mr_series(&folder.at("d"), SHAPE, &ball());
+    folder.check("d", "out", &[], 0, "");
+    assert_eq!(read_labels(&folder.at("out/d.nii.gz")).unwrap().info.shape, SHAPE.map(usize::from));
+    let output = folder.predict("d/IM3", "out", &["--skip-existing"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 scan finished before"), "{output:?}");
+}
+
+#[test]
 fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
     let folder = Folder::new();
     // A gantry tilt of 20 degrees, and an affine off orthogonal by a thousandth.

@@ -30,11 +30,19 @@ pub enum DicomFault {
         /// Name of its content.
         what: String,
     },
+    /// A file that is not an image of any modality that makes volumes.
+    #[error("DICOM {what}; expected a CT, MR, PET or NM image")]
+    NotCrossSection {
+        /// Name of its content.
+        what: String,
+    },
     /// A folder of no series or of several.
-    #[error("{count} CT series of DICOM files in this folder; expected one, name a file of the wanted series")]
+    #[error("{count} {series} of DICOM files in this folder; expected one, name a file of the wanted series")]
     SeriesInFolder {
         /// Number of series.
         count: usize,
+        /// Kind of series: `CT series`, or `series` of any modality.
+        series: &'static str,
     },
     /// Several frames in one file.
     #[error("{series}: enhanced multi-frame DICOM; convert it to one file a slice, or to .nii.gz")]

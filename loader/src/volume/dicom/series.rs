@@ -9,6 +9,7 @@ use dicom_dictionary_std::{tags, uids};
 use super::super::VolumeFault;
 use super::elements::Elements;
 use super::slice::read_elements;
+use crate::preprocess::normalize::Normalize;
 
 /// Images that are sorted into series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,16 @@ pub enum Wanted {
     Ct,
     /// Cross-sections of every modality that makes volumes: CT, MR, PET and other nuclear medicine.
     CrossSections,
+}
+
+impl From<Normalize> for Wanted {
+    /// HU are those of CTs; z-scores are for every modality.
+    fn from(normalize: Normalize) -> Self {
+        match normalize {
+            Normalize::Hu => Self::Ct,
+            Normalize::Zscore => Self::CrossSections,
+        }
+    }
 }
 
 /// Modalities of cross-sections, and the classes of their images. Files of the enhanced classes, which hold all slices, are

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use hiend_cache::lookup;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::count;
-use hiend_loader::volume::{VolumeError, VolumeInfo, read_info, read_labels, read_volume};
+use hiend_loader::volume::{VolumeError, VolumeInfo, read_info_for, read_labels, read_volume};
 
 use super::places::Places;
 use crate::inference::scan_files::SkippedScan;
@@ -49,7 +50,8 @@ impl Finished {
                     bail!("{} exists without {}; --overwrite writes both", label_map.display(), file.display());
                 }
             }
-            let info = match read_info(&scan) {
+            // A modality that the model does not take was left out when the scans were found.
+            let info = match read_info_for(&scan, Normalize::Zscore) {
                 Ok(info) => info,
                 Err(error) => {
                     finished.unreadable.push(SkippedScan { case, reason: error.to_string() });
@@ -121,6 +123,7 @@ fn check_grid(path: &Path, scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hiend_loader::volume::read_info;
     use hiend_loader::volume::write_like;
 
     const SHAPE: [i16; 3] = [3, 2, 1];
