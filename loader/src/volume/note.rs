@@ -55,15 +55,15 @@ pub enum HeaderNote {
     },
     /// DICOM files of `MONOCHROME1`, which inverts the display and not the values.
     ShownInverted,
-    /// DICOM padding whose value would be one of tissue, which is not taken as padding.
+    /// DICOM padding with values of tissue, which is not taken as padding.
     PaddingIgnored {
-        /// Value of the padding, in HU.
-        hu: f64,
+        /// Lowest and highest value of the padding, in HU.
+        hu: [f64; 2],
     },
-    /// DICOM padding of another modality than CT whose value tissue may have, which is not taken as padding.
+    /// DICOM padding of another modality than CT with values that tissue may have, which is not taken as padding.
     PaddingKept {
-        /// Value of the padding.
-        value: f64,
+        /// Lowest and highest value of the padding.
+        range: [f64; 2],
     },
     /// No spacing in the header; voxel sides of 1 mm are assumed.
     NoSpacing,
@@ -118,10 +118,19 @@ impl fmt::Display for HeaderNote {
                 "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
                  are not inverted",
             ),
-            Self::PaddingIgnored { hu } => {
+            Self::PaddingIgnored { hu: [low, high] } if low < high => write!(
+                f,
+                "PixelPaddingValue to PixelPaddingRangeLimit means {low} to {high} HU, with values of tissue; such voxels are \
+                 kept"
+            ),
+            Self::PaddingIgnored { hu: [hu, _] } => {
                 write!(f, "PixelPaddingValue means {hu} HU, a value of tissue; such voxels are kept")
             }
-            Self::PaddingKept { value } => {
+            Self::PaddingKept { range: [low, high] } if low < high => write!(
+                f,
+                "PixelPaddingValue to PixelPaddingRangeLimit means {low} to {high}, which tissue may have; such voxels are kept"
+            ),
+            Self::PaddingKept { range: [value, _] } => {
                 write!(f, "PixelPaddingValue means {value}, which tissue may have; such voxels are kept")
             }
             Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; mend the header"),

@@ -107,12 +107,13 @@ impl Stack {
         if first.is_ct {
             notes.extend(notes_on_units(&slices));
         }
-        if let Some(value) = slices.iter().find_map(padding_of_tissue) {
+        let of_tissue = slices.iter().filter_map(padding_of_tissue);
+        if let Some(range) = of_tissue.max_by(|a, b| a[1].total_cmp(&b[1])) {
             // 0 in other modalities is what padding becomes anyhow.
             if first.is_ct {
-                notes.push(HeaderNote::PaddingIgnored { hu: value });
-            } else if value > EMPTY {
-                notes.push(HeaderNote::PaddingKept { value });
+                notes.push(HeaderNote::PaddingIgnored { hu: range });
+            } else if range[1] > EMPTY {
+                notes.push(HeaderNote::PaddingKept { range });
             }
             for slice in &mut slices {
                 slice.padding = None;
@@ -195,13 +196,16 @@ fn outside(slice: &Slice) -> f64 {
     if slice.is_ct { AIR_HU } else { EMPTY }
 }
 
-/// Value of a slice's padding, in HU for a CT, if it is one of tissue: programs that rescale images keep the tag of the
-/// original, and zero would be both padding and water. Tissue of other modalities may have any value from 0 on.
-fn padding_of_tissue(slice: &Slice) -> Option<f64> {
+/// Lowest and highest value of a slice's padding, in HU for a CT, if tissue has one of them or one between: programs that
+/// rescale images keep the tag of the original, and zero would be both padding and water. Tissue of other modalities may have
+/// any value from 0 on.
+fn padding_of_tissue(slice: &Slice) -> Option<[f64; 2]> {
     let (slope, intercept) = slice.rescale;
-    let (low, high) = slice.padding?;
-    let is_tissue = |value: &f64| if slice.is_ct { TISSUE_HU.contains(value) } else { *value >= EMPTY };
-    [low, high].map(|value| f64::from(value) * slope + intercept).into_iter().find(is_tissue)
+    let (first, limit) = slice.padding?;
+    let [first, limit] = [first, limit].map(|value| f64::from(value) * slope + intercept);
+    let (low, high) = (first.min(limit), first.max(limit));
+    let is_tissue = if slice.is_ct { low <= *TISSUE_HU.end() && high >= *TISSUE_HU.start() } else { high >= EMPTY };
+    is_tissue.then_some([low, high])
 }
 
 /// Stored value of pixels outside of the field of view, if there is one.

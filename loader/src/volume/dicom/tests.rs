@@ -156,6 +156,18 @@ fn values_of_other_modalities_have_no_unit() {
     let volume = read(&padded(1010)).unwrap();
     assert_eq!(values(&volume), stored);
     assert_eq!(notes(&volume), ["PixelPaddingValue means 1010, which tissue may have; such voxels are kept"]);
+    // A range that begins with 0, in any slice.
+    for first_slice in [0, 1] {
+        let mut series = padded(0);
+        for slice in &mut series[first_slice..] {
+            *slice = slice.clone().number(tags::PIXEL_PADDING_RANGE_LIMIT, 1010);
+        }
+        let volume = read(&series).unwrap();
+        assert_eq!(values(&volume), stored);
+        let text =
+            "PixelPaddingValue to PixelPaddingRangeLimit means 0 to 1010, which tissue may have; such voxels are kept";
+        assert_eq!(notes(&volume), [text]);
+    }
     // Below 0 nothing but padding is expected: such voxels become empty.
     let negative: Vec<TestSlice> = slices()
         .into_iter()
@@ -253,6 +265,15 @@ fn padding_with_a_value_of_tissue_is_not_taken_as_padding() {
     let volume = read(&series).unwrap();
     assert_eq!(values(&volume)[..3], [-24.0, -14.0, -4.0]);
     assert_eq!(notes(&volume), ["PixelPaddingValue means -14 HU, a value of tissue; such voxels are kept"]);
+    // Tissue between two values that are not of tissue.
+    let range = |slice: TestSlice| {
+        let slice = slice.number(tags::PIXEL_PADDING_VALUE, 0);
+        slice.number(tags::PIXEL_PADDING_RANGE_LIMIT, 5000)
+    };
+    let volume = read(&slices().into_iter().map(range).collect::<Vec<_>>()).unwrap();
+    assert_eq!(values(&volume), expected());
+    let text = "PixelPaddingValue to PixelPaddingRangeLimit means -1024 to 3976 HU, with values of tissue; such voxels are kept";
+    assert_eq!(notes(&volume), [text]);
 }
 
 #[test]
