@@ -2,7 +2,7 @@
 
 use hiend_cache::SourceValues;
 
-use super::peaks::{Peaks, count, lowest_peak};
+use super::peaks::{Peaks, count, lowest_peak, share_between};
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::{ZScore, is_nonzero};
 use crate::volume::{Format, Volume};
@@ -37,6 +37,9 @@ pub struct ValueStats {
     pub peaks: Peaks,
     /// The lowest value around which many voxels lie, looked for where all values are far above those of air in HU.
     pub lowest_peak: Option<f32>,
+    /// Share of voxels from 1898 to 2298, where tissue lies with an offset of 2048, counted where all values are far above those
+    /// of air in HU; 0 elsewhere.
+    pub raised_tissue: f64,
     /// Format of the files.
     pub format: Format,
     /// Number of different values, if they are those of a label map.
@@ -82,6 +85,11 @@ impl ValueStats {
             offset_tissue: share(counts.offset_tissue),
             peaks: counts.peaks,
             lowest_peak: if is_far_above { lowest_peak(volume, counts.min) } else { None },
+            raised_tissue: if is_far_above {
+                share_between(volume, OFFSET_TISSUE.start() + 1024.0, OFFSET_TISSUE.end() + 1024.0)
+            } else {
+                0.0
+            },
             format: volume.info.format,
             labels: counts.labels.as_ref().and_then(LabelCounts::num_labels),
             zscore,

@@ -89,6 +89,16 @@ fn the_offset_is_named_as_far_as_it_is_known() {
         &still_air(5000.0),
         Some("the lowest frequent value is 4000, which is about the offset - 1000 if it is air;"),
     );
+    // Cropped to the body, and with air, which lies where tissue lies with the lower offset.
+    let cropped = mapped(|hu| hu.max(-150.0) + 1024.0);
+    check(
+        &cropped,
+        Some("100% of them near 1024 and none negative: HU with an offset; subtract it (1024 as a rule), or"),
+    );
+    check(
+        &still_air(2048.0),
+        Some("the lowest frequent value is 1048, which is about the offset - 1000 if it is air;"),
+    );
     let even: Vec<f32> = (0..24_000u16).map(|at| 1500.0 + f32::from(at)).collect();
     check(&even, Some("HU with an offset whose size the values do not show"));
     let suspicion = |format| Suspicion::Offset { min: 0.0, max: 2000.0, share: 0.5, air: None, format }.to_string();
@@ -104,6 +114,25 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
     let with_bone = || mapped(|hu| if hu > 74.0 { hu + 500.0 } else { hu });
     let of = |map: &dyn Fn(f32) -> f32| with_bone().into_iter().map(map).collect::<Vec<f32>>();
     check(&of(&|hu| hu * 10.0), Some("50% of them near -10000: HU times 10"));
+    // Without air, by multiples of 10.
+    let cropped = |hu: f32| hu.max(-150.0);
+    check(&of(&|hu| cropped(hu) * 10.0), Some("values -1500 to 5750, multiples of 10: HU times 10; divide them by 10"));
+    check(&of(&cropped), None);
+    check(&of(&|hu| if hu > 500.0 { 30_000.0 } else { cropped(hu) }), None);
+    // A background of 0, and values that were rounded to tens, as far as they are those of HU.
+    check(
+        &of(&|hu| {
+            if hu > 500.0 {
+                30_000.0
+            } else if hu < -900.0 {
+                0.0
+            } else {
+                hu
+            }
+        }),
+        None,
+    );
+    check(&of(&|hu| (hu / 10.0).round() * 10.0), None);
     check(&of(&|hu| -hu), Some("50% of them near 1000 and hardly any above: HU with inverted sign"));
     check(&of(&|hu| hu), None);
     // Padding of any value in place of air, in a CT with metal.
