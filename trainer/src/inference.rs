@@ -11,9 +11,10 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
-use crate::device::Compute;
+use crate::device::{Compute, take_panic};
 use crate::model::unetr::Unetr;
 use crate::sliding_window::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
+use crate::training::is_out_of_memory;
 use export::ExportError;
 
 /// Errors from running a model over a volume.
@@ -42,13 +43,29 @@ pub enum InferenceError {
 #[derive(Debug, Error)]
 #[error("the device failed: {message}")]
 pub struct DeviceError {
-    /// Message of the backend.
+    /// Message of the backend, and that of a panic of the device's own threads, if one was remembered.
     pub message: String,
+}
+
+impl DeviceError {
+    /// The failure that a backend's message describes, with the reason if [`remember_panics`](crate::device::remember_panics) has
+    /// it.
+    fn of(message: &str) -> Self {
+        let message = message.lines().next().unwrap_or_default();
+        let reason = take_panic().map(|panic| format!(" ({panic})")).unwrap_or_default();
+        Self { message: format!("{message}{reason}") }
+    }
+
+    /// True if the device's memory was exhausted, so that something smaller may succeed.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        is_out_of_memory(&self.message)
+    }
 }
 
 /// Reads a tensor back, the last axis fastest.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceError> {
-    let failed = |message| DeviceError { message };
+    let failed = |message: String| DeviceError::of(&message);
     let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
     data.try_to_vec().map_err(|error| failed(format!("{error:?}")))
 }

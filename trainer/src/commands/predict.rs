@@ -22,7 +22,7 @@ use super::ranks::open_device;
 use super::running::listen;
 use super::{INTERRUPTED, SKIPPED, note, print};
 use crate::cli::PredictArgs;
-use crate::device::{Compute, settle_default};
+use crate::device::{Compute, remember_panics, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
@@ -56,6 +56,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         None => Compute::open(args.device)?,
     };
     settle_default(&compute)?;
+    remember_panics();
     let settings = WindowSettings {
         overlap: args.overlap,
         weighting: args.weighting,
@@ -101,6 +102,10 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         match result {
             Err(ScanPredictionError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
             Err(error @ ScanPredictionError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
+                return Err(error).with_context(|| format!("stopped after {number} of {}", scans(files.len())));
+            }
+            // A device that is lost fails with every scan. A smaller scan may fit in its memory.
+            Err(error) if error.lost_device() => {
                 return Err(error).with_context(|| format!("stopped after {number} of {}", scans(files.len())));
             }
             // One scan that cannot be predicted does not stop the others.

@@ -11,7 +11,7 @@ use super::model::{load_pretrained, sizes};
 use super::{outputs, print, scans};
 use crate::cli::ReconstructArgs;
 use crate::config::RunConfig as _;
-use crate::device::{Compute, settle_default};
+use crate::device::{Compute, remember_panics, settle_default};
 use crate::inference::reconstruct::Reconstructor;
 use crate::report::picture::{View, draw};
 use crate::report::sheet::PLANES;
@@ -20,6 +20,7 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     outputs::check_folder(&args.scans.out)?;
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
+    remember_panics();
     let mut loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;
     if let Some(mask_ratio) = args.mask_ratio {
         loaded.config.model.mask_ratio = mask_ratio;

@@ -17,6 +17,8 @@ use hiend_loader::volume::{Format, format_of};
 
 use super::{SKIPPED, note, print};
 use crate::cli::ScanArgs;
+use crate::inference::DeviceError;
+use crate::inference::attention_map::AttentionError;
 use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
 
@@ -72,9 +74,12 @@ impl Tally {
     }
 }
 
-/// Returns whether an error would occur with every scan: that of a picture, of standard output, or of a cache as a whole.
+/// Returns whether an error would occur with every scan: that of the device, which takes crops of one size, of a picture, of
+/// standard output, or of a cache as a whole.
 fn ends_all(error: &anyhow::Error) -> bool {
-    error.is::<PictureError>()
+    error.is::<DeviceError>()
+        || matches!(error.downcast_ref(), Some(AttentionError::Device(_)))
+        || error.is::<PictureError>()
         || error.is::<FileError>()
         || error.is::<StdoutError>()
         || matches!(error.downcast_ref(), Some(ScanError::Unsuitable { .. }))
@@ -204,4 +209,25 @@ pub(super) fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> any
 
 fn picture_name(scan: &Scan) -> String {
     scan.name.replace(['/', '\\'], "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_failed_ends_the_command_with_its_reason() {
+        let failed = || DeviceError { message: "lost".to_owned() };
+        let of_crop = anyhow::Error::from(failed()).context("a");
+        let of_attention = anyhow::Error::from(AttentionError::Device(failed())).context("a: the model failed");
+        for error in [of_crop, of_attention] {
+            let mut tally = Tally::default();
+            let error = tally.add("a", Err(error)).unwrap_err();
+            assert!(format!("{error:#}").ends_with("the device failed: lost"), "{error:#}");
+            assert_eq!((tally.num_drawn, tally.num_skipped), (0, 0));
+            // A scan that cannot be drawn ends nothing.
+            tally.add("b", Err(anyhow::anyhow!("empty"))).unwrap();
+            assert_eq!((tally.num_drawn, tally.num_skipped), (0, 1));
+        }
+    }
 }

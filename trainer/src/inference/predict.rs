@@ -92,6 +92,14 @@ pub enum ScanPredictionError {
     },
 }
 
+impl ScanPredictionError {
+    /// True if the device failed for another reason than the size of the scan.
+    #[must_use]
+    pub fn lost_device(&self) -> bool {
+        matches!(self, Self::Inference { source: InferenceError::Device(error), .. } if !error.is_out_of_memory())
+    }
+}
+
 /// Distance and weights of windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowSettings {
@@ -318,5 +326,22 @@ enum Fault {
 impl<E: Into<InferenceError>> From<E> for Fault {
     fn from(error: E) -> Self {
         Self::Inference(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::DeviceError;
+
+    #[test]
+    fn a_device_is_lost_by_any_failure_but_exhausted_memory() {
+        let of = |message: &str| {
+            let source = InferenceError::Device(DeviceError { message: message.to_owned() });
+            ScanPredictionError::Inference { path: PathBuf::from("a.nii"), source }
+        };
+        assert!(of("unknown error").lost_device());
+        assert!(!of("CUDA_ERROR_OUT_OF_MEMORY").lost_device());
+        assert!(!ScanPredictionError::Stopped.lost_device());
     }
 }

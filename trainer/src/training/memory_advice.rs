@@ -1,7 +1,7 @@
 //! Advice on how to use less device memory.
 
 /// Returns whether a device's message says that its memory is exhausted.
-pub(super) fn is_out_of_memory(message: &str) -> bool {
+pub(crate) fn is_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     ["out of memory", "outofmemory", "out_of_memory"].iter().any(|words| message.contains(words))
 }
