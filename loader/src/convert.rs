@@ -45,6 +45,7 @@ mod peaks;
 mod share;
 mod source;
 mod suspicion;
+mod unseen;
 mod values;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -73,6 +74,7 @@ pub use peaks::Peaks;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
+pub use unseen::UnseenClasses;
 pub use values::ValueStats;
 
 /// Options of a conversion; none changes a voxel of the result.
@@ -163,6 +165,9 @@ pub struct Summary {
     pub not_in_data: usize,
     /// Scans that the cache holds twice: a case that is not in this data, and one of the data with the same image.
     pub twice: Vec<[String; 2]>,
+    /// Classes that a dataset names and none of its label maps has. Not looked for in object storage, nor before all labelled
+    /// cases of the dataset are in the cache.
+    pub unseen: Vec<UnseenClasses>,
     /// Bytes in the cache of records that no longer count.
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
@@ -384,6 +389,11 @@ fn take_stock(
     }
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     summary.superseded_bytes = cache.superseded_bytes();
+    // In object storage, each index takes a request.
+    if !summary.interrupted && out.url().is_none() {
+        let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
+        summary.unseen = unseen::find(&cache, datasets, &skipped);
+    }
     let (own, others): (Vec<&Case>, Vec<&Case>) = cache.cases().iter().partition(|case| listed.contains(case.key()));
     summary.not_in_data = others.len();
     // Under two names, as of a file that was renamed, a scan is in the cache twice.

@@ -85,6 +85,7 @@ pub mod stats;
 pub mod stop;
 mod streaming;
 pub mod transform;
+mod unseen;
 pub mod verdict;
 pub mod visit;
 pub mod volume;

@@ -22,6 +22,7 @@ use crate::batch::{Batch, BatchMemory, PooledBuffer, VoxelForm};
 use crate::budget::cores;
 use crate::preprocess::normalize::Units;
 use crate::stats::{Progress, Stats};
+use crate::unseen::{foreground, unseen};
 use crate::verdict::{SpanTimes, Verdict};
 use crate::visit::{Boxes, Chunks, Floats, Form, Quantized, VisitPlan};
 
@@ -295,6 +296,19 @@ impl Loader {
     #[must_use]
     pub fn datasets(&self) -> BTreeSet<&str> {
         self.shared.sequence.cases().map(|case| case.record().dataset.as_str()).collect()
+    }
+
+    /// Labels that the datasets of the stream name, but for the background and the ignore label, and that no label map of its
+    /// cases has. Reads indices of cases until all labels are found.
+    ///
+    /// # Errors
+    /// If the index of a case cannot be read or is damaged.
+    pub fn unseen_labels(&self) -> Result<BTreeSet<u8>, Error> {
+        let sequence = &self.shared.sequence;
+        let datasets = self.datasets();
+        let described = sequence.caches().flat_map(|cache| &cache.manifest().datasets);
+        let named = described.filter(|(name, _)| datasets.contains(name.as_str()));
+        Ok(unseen(named.flat_map(|(_, info)| foreground(info)).collect(), sequence.cases())?)
     }
 
     /// Configuration of the stream.

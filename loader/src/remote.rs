@@ -13,6 +13,7 @@
 //! Only what can heal is tried again: a server that is away, busy or shutting down. A wrong token, certificate or protocol,
 //! a refused configuration and a batch that is too large are errors at once.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -259,6 +260,8 @@ struct Facts {
     voxel_bytes: u64,
     label_bytes: u64,
     manifest: Manifest,
+    /// Named labels without a voxel, as far as the server knows; not compared, for equal cases have equal ones.
+    unseen_labels: BTreeSet<u8>,
 }
 
 /// Open stream of one or several servers.
@@ -386,6 +389,13 @@ impl RemoteLoader {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.facts.manifest
+    }
+
+    /// Labels that the datasets name and no label map of the stream's cases has, but for the background and the ignore label.
+    /// Empty where the servers do not know: without labels, and if their caches are in object storage.
+    #[must_use]
+    pub fn unseen_labels(&self) -> &BTreeSet<u8> {
+        &self.facts.unseen_labels
     }
 
     /// Starts an endless stream of the batches from `start_step` on.

@@ -122,20 +122,29 @@ impl Finetuning {
     }
 
     /// Fills in the settings that `config` leaves to the data, whose cases only loader servers have; `manifest` describes
-    /// the datasets of the stream. There can be no validation, and the labels of each batch are checked when it arrives.
+    /// the datasets of the stream, and none of its label maps has the labels `unseen`. There can be no validation, and the labels
+    /// of each batch are checked when it arrives.
     ///
     /// # Errors
     /// [`FinetuneError`].
-    pub fn of_servers(mut config: FinetuneConfig, manifest: &Manifest, init: Init) -> Result<Self, FinetuneError> {
+    pub fn of_servers(
+        mut config: FinetuneConfig,
+        manifest: &Manifest,
+        unseen: &BTreeSet<u8>,
+        init: Init,
+    ) -> Result<Self, FinetuneError> {
         if config.validation.is_some() {
             return Err(FinetuneError::NoCases);
         }
         let names: BTreeSet<&str> = manifest.datasets.keys().map(String::as_str).collect();
-        let warnings = classes::settle(&mut config, manifest, &names)?;
+        let given = Given::of(&config);
+        let mut warnings = classes::settle(&mut config, manifest, &names)?;
+        let found = (0..=u8::MAX).filter(|label| !unseen.contains(label)).collect();
+        warnings.extend(classes::never_seen(&config, given, manifest, &names, &found));
         let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
         let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
         settle_preprocess(&mut config, &preprocess)?;
-        let warnings = warnings.into_iter().chain(other_normalisation(&init, &preprocess)).collect();
+        warnings.extend(other_normalisation(&init, &preprocess));
         Ok(Self { config, init, validation: None, warnings })
     }
 
@@ -236,5 +245,32 @@ impl Task for Finetuning {
             }
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hiend_cache::DatasetInfo;
+
+    use super::*;
+    use crate::config::finetune::FinetunePreset;
+
+    #[test]
+    fn classes_that_servers_have_not_seen_are_named() {
+        let labels = ["background", "liver", "spleen"].map(str::to_owned);
+        let info = DatasetInfo { labels: (0..).zip(labels).collect(), ..DatasetInfo::default() };
+        let manifest = Manifest {
+            preprocess: serde_json::to_value(PreprocessConfig::default()).unwrap(),
+            datasets: [("D".to_owned(), info)].into(),
+            ..Manifest::default()
+        };
+        let warnings = |unseen: &[u8]| {
+            let config = FinetuneConfig { classes: Vec::new(), validation: None, ..FinetunePreset::Tiny.config() };
+            let unseen = unseen.iter().copied().collect();
+            Finetuning::of_servers(config, &manifest, &unseen, Init::Random).unwrap().warnings
+        };
+        let text = "class 2 (spleen) occurs in no label map of the training cases and is not learned";
+        assert_eq!(warnings(&[2]), [text]);
+        assert!(warnings(&[]).is_empty());
     }
 }

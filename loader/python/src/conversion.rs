@@ -200,6 +200,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, excluded: usize) -> PyResul
         findings.append(entry)?;
     }
     dict.set_item("findings", findings)?;
+    dict.set_item("unseen_classes", summary.unseen.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     dict.set_item("voxels", summary.voxels)?;
     dict.set_item("bytes_in", summary.bytes_in)?;
     dict.set_item("bytes_out", summary.bytes_out)?;

@@ -126,6 +126,12 @@ fn conclude(
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
+    if !summary.unseen.is_empty() {
+        print("Named classes without a voxel:")?;
+        for unseen in &summary.unseen {
+            print(format_args!("  {unseen}"))?;
+        }
+    }
     print_stock(args, summary)?;
     if args.prune && summary.pruned.is_none() {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));

@@ -316,6 +316,26 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
 }
 
 #[test]
+fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 9}, "file_ending": ".nii"}"#;
+    std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    let expected = UnseenClasses { dataset: "data".into(), classes: vec![(2, "spleen".into())], num_labelled: 1 };
+    let text = "data: class 2 (spleen) in none of 1 label map; correct dataset.json or the label maps";
+    // By later runs too.
+    for summary in [place.convert(), place.convert()] {
+        assert_eq!(summary.unseen, [expected.clone()]);
+        assert_eq!(summary.unseen[0].to_string(), text);
+    }
+    // The other worker's case may have it.
+    place.write("imagesTr/b_0000.nii", &image().scaling(1.0, 5.0));
+    place.write("labelsTr/b.nii", &label(1, 2));
+    let shares = [0, 1]
+        .map(|worker| place.convert_with(ConvertOptions { worker: (worker, 2), ..ConvertOptions::default() }).unwrap());
+    assert_eq!(shares.each_ref().map(|summary| summary.unseen.len()), [0, 0]);
+}
+
+#[test]
 fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() {
     let describe = |place: &Place, class: &str| {
         let json = format!(r#"{{"labels": {{"background": 0, "{class}": 1}}, "file_ending": ".nii"}}"#);

@@ -180,8 +180,18 @@ impl Dialer {
         if answer.steps_per_epoch == 0 || answer.crops_per_batch == 0 || answer.voxel_bytes == 0 {
             return Err(wrong("the server describes an empty stream".into()));
         }
+        let unseen_labels = answer.unseen_labels.iter().filter_map(|&label| u8::try_from(label).ok()).collect();
         let StreamFacts { digest, num_cases, steps_per_epoch, crops_per_batch, voxel_bytes, label_bytes, .. } = answer;
-        Ok(Facts { digest, num_cases, steps_per_epoch, crops_per_batch, voxel_bytes, label_bytes, manifest })
+        Ok(Facts {
+            digest,
+            num_cases,
+            steps_per_epoch,
+            crops_per_batch,
+            voxel_bytes,
+            label_bytes,
+            manifest,
+            unseen_labels,
+        })
     }
 
     /// Calls a method that has one answer.

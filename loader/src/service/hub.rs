@@ -1,6 +1,6 @@
 //! Everything that the requests of a service share, and what they do with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +99,9 @@ impl Hub {
         let labels = stream.config.labels;
         let loader = Loader::open_shared(self.caches.clone(), stream.config, stream.seed, &options, &self.workers)
             .map_err(|err| status_of(&err))?;
+        // In object storage, each index takes a request. A damaged one is told with the batch that needs it.
+        let is_local = self.caches.iter().all(|(cache, _)| cache.location().url().is_none());
+        let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
         let batch_voxels = loader.memory().batch_voxels;
         let facts = StreamFacts {
             stream_id: id,
@@ -110,6 +113,7 @@ impl Hub {
             label_bytes: if labels { batch_voxels as u64 } else { 0 },
             manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
+            unseen_labels: unseen.into_iter().map(u32::from).collect(),
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
         let stream = self.streams.insert(OpenStream { loader, facts }, Instant::now());

@@ -47,7 +47,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
         None => match rank.connect(&args.run, &config) {
             Ok(servers) => {
                 let servers = servers.context("clap requires --shards or --loader")?;
-                let task = Finetuning::of_servers(config, servers.manifest(), init)?;
+                let task = Finetuning::of_servers(config, servers.manifest(), servers.unseen_labels(), init)?;
                 (task, Source::Servers(Box::new(servers)))
             }
             Err(error) => return rank.unless_stopped(error),

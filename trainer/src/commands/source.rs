@@ -1,5 +1,6 @@
 //! The source of a run's batches: shards that this process reads, or loader servers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,11 @@ impl Servers {
     /// Description of the datasets, as the servers' cache has it.
     pub(super) fn manifest(&self) -> &Manifest {
         self.loader.manifest()
+    }
+
+    /// Labels that the datasets name and no label map of the stream has, as far as the servers know.
+    pub(super) fn unseen_labels(&self) -> &BTreeSet<u8> {
+        self.loader.unseen_labels()
     }
 
     /// The stream of `config`, in which a task may have settled what the datasets say, such as the ignore label.

@@ -79,8 +79,9 @@ def shard(
 
     Returns:
         A summary with the keys ``converted``, ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
-        ``{"case", "path", "reason"}``), ``findings`` (a list of ``{"case", "text"}``), ``voxels``, ``bytes_in``,
-        ``bytes_out``, ``shards``, ``not_in_data``, ``superseded_bytes``, ``pruned_cases`` and ``secs``.
+        ``{"case", "path", "reason"}``), ``findings`` (a list of ``{"case", "text"}``), ``unseen_classes`` (a list
+        of texts on classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``,
+        ``shards``, ``not_in_data``, ``superseded_bytes``, ``pruned_cases`` and ``secs``.
 
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.

@@ -94,6 +94,23 @@ fn a_server_with_other_classes_or_preprocessing_is_named() {
 }
 
 #[test]
+fn classes_that_no_label_map_has_are_told_to_clients() {
+    let setup = Setup::new();
+    let dir = tempfile::tempdir().unwrap();
+    write_cache(dir.path(), 5, 0);
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    let labels = ["background", "liver", "spleen", "aorta", "ignore"].map(str::to_owned);
+    let info = DatasetInfo { labels: (0..).zip(labels).collect(), ignore: Some(4), ..DatasetInfo::default() };
+    manifest.datasets.insert("Dataset001_Test".to_owned(), info);
+    manifest.write(dir.path()).unwrap();
+    let cache = Arc::new(Cache::open(dir.path()).unwrap());
+    let service = Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap();
+    let unseen = |config: &StreamConfig| connect(service.urls(), config, options()).unwrap().unseen_labels().clone();
+    assert_eq!(unseen(&stream_config(Chain::recipe(), true)), [3].into());
+    assert!(unseen(&small()).is_empty());
+}
+
+#[test]
 fn without_a_server_the_client_gives_up_and_says_why() {
     let setup = Setup::new();
     let url = format!("unix://{}", setup.socket().display());

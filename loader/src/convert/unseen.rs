@@ -1,0 +1,62 @@
+//! Classes that a dataset of a conversion names and no label map has.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+
+use hiend_cache::{Cache, Case};
+
+use crate::case::CaseFiles;
+use crate::dataset::Dataset;
+use crate::plural;
+use crate::unseen::{foreground, unseen};
+
+/// Largest number of classes that are listed.
+const MOST_LISTED: usize = 10;
+
+/// Classes of a dataset that none of its label maps in a cache has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnseenClasses {
+    /// The dataset.
+    pub dataset: String,
+    /// Label and name of each class.
+    pub classes: Vec<(u8, String)>,
+    /// Number of its label maps.
+    pub num_labelled: usize,
+}
+
+impl fmt::Display for UnseenClasses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dataset, classes, num_labelled } = self;
+        let listed = classes.iter().take(MOST_LISTED).map(|(label, name)| format!("{label} ({name})"));
+        let listed = listed.collect::<Vec<_>>().join(", ");
+        let more = match classes.len().saturating_sub(MOST_LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (word, maps) =
+            (if classes.len() == 1 { "class" } else { "classes" }, plural::count(*num_labelled, "label map"));
+        write!(f, "{dataset}: {word} {listed}{more} in none of {maps}; correct dataset.json or the label maps")
+    }
+}
+
+/// Finds them for the datasets whose labelled cases are all in the cache, but for `skipped` ones. Datasets with a damaged case
+/// are left to `hiend-shard verify`.
+pub(super) fn find(cache: &Cache, datasets: &[Dataset], skipped: &HashSet<&str>) -> Vec<UnseenClasses> {
+    let of_dataset = |dataset: &Dataset| {
+        let is_there = |case: &CaseFiles| {
+            let key = case.key();
+            cache.case(&key).is_some_and(|case| case.record().label.is_some()) || skipped.contains(key.as_str())
+        };
+        let named: BTreeSet<u8> = foreground(&dataset.info()).collect();
+        let mut labelled = dataset.cases.iter().filter(|case| case.label.is_some());
+        if named.is_empty() || !labelled.all(is_there) {
+            return None;
+        }
+        let is_labelled = |case: &&Case| case.record().dataset == dataset.name && case.record().label.is_some();
+        let cases: Vec<&Case> = cache.cases().iter().filter(is_labelled).collect();
+        let unseen = unseen(named, cases.iter().copied()).ok().filter(|unseen| !unseen.is_empty())?;
+        let classes = unseen.into_iter().map(|label| (label, dataset.labels[&label].clone())).collect();
+        (!cases.is_empty()).then(|| UnseenClasses { dataset: dataset.name.clone(), classes, num_labelled: cases.len() })
+    };
+    datasets.iter().filter_map(of_dataset).collect()
+}
