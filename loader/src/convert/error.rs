@@ -92,12 +92,11 @@ pub enum ConvertError {
     },
     /// Labelled cases of the cache have the dataset name of this data, but other classes.
     #[error(
-        "{}: holds {} of another dataset named {dataset}, such as {example}, whose classes are not those of this data \
-         ({}): {difference}; rename one of the two folders, or choose another --out; if dataset.json was corrected, convert \
-         all cases of the dataset at once, or drop those that are gone with --prune",
+        "{}: holds {} of another dataset named {dataset}, such as {example}, whose classes are not those of this data: \
+         {difference}; rename one of the two folders, or choose another --out; if dataset.json was corrected, convert all \
+         cases of the dataset at once, or drop those that are gone with --prune",
         path.display(),
-        crate::plural::count(count, "labelled case"),
-        crate::case::shown(image)
+        crate::plural::count(count, "labelled case")
     )]
     OtherNames {
         /// The cache.
@@ -108,9 +107,7 @@ pub enum ConvertError {
         count: usize,
         /// One of them.
         example: String,
-        /// An image of the dataset in the data.
-        image: PathBuf,
-        /// The first class that differs, with its names in the cache and in the data.
+        /// The first class that differs, with its names in the cache and in the data, of which an image is named.
         difference: String,
     },
     /// Pruning would drop cases whose folder is empty.

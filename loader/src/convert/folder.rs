@@ -7,7 +7,7 @@ use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
 use super::{ConvertError, ConvertOptions, identity};
-use crate::case::{CaseFiles, LabelFiles};
+use crate::case::{CaseFiles, LabelFiles, shown};
 use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
@@ -194,22 +194,22 @@ fn check_names(
             dataset.cases.iter().any(|case| matches!(case.label, Some(LabelFiles::Masks { .. })));
         let Some(known) = in_cache.get(&dataset.name).filter(|_| !is_numbered_by_masks) else { continue };
         let Some(difference) = Difference::between(known, &dataset.info()) else { continue };
-        let difference = difference.described("in the cache", "in this data");
         let has_labelled = |record: &&CaseRecord| record.dataset == dataset.name && record.label.is_some();
         let labelled: Vec<String> = records.values().filter(has_labelled).map(CaseRecord::key).collect();
         let others: BTreeSet<&String> = labelled.iter().filter(|key| !listed.contains(*key)).collect();
         if let Some(example) = others.first().filter(|_| !options.prune) {
             let skipped = || dataset.skipped.first().map(|skipped| &skipped.path);
             let image = dataset.cases.first().map(|case| &case.image).or_else(skipped);
+            let image = image.map(|image| format!(" ({})", shown(image))).unwrap_or_default();
             return Err(ConvertError::OtherNames {
                 path: out.to_owned(),
                 dataset: dataset.name.clone(),
                 count: others.len(),
                 example: (*example).clone(),
-                image: image.cloned().unwrap_or_default(),
-                difference,
+                difference: difference.described("in the cache", &format!("in this data{image}")),
             });
         }
+        let difference = difference.described("in the cache", "in this data");
         if !labelled.is_empty() {
             tracing::warn!("{}: {difference}; from now on, all its cases in the cache have the latter", dataset.name);
         }

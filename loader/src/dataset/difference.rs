@@ -44,8 +44,9 @@ impl Difference {
     /// One clause with both sides, such as `class 1 is "liver" in the cache and "spleen" in this data`.
     #[must_use]
     pub fn described(&self, in_first: &str, in_second: &str) -> String {
-        let shown = |side: &Option<String>| side.clone().unwrap_or_else(|| "missing".to_owned());
-        format!("{} is {} {in_first} and {} {in_second}", self.what, shown(&self.first), shown(&self.second))
+        let first = self.first.as_deref().unwrap_or("missing");
+        let second = self.second.as_deref().unwrap_or("missing");
+        format!("{} is {first} {in_first} and {second} {in_second}", self.what)
     }
 }
 
