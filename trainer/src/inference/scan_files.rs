@@ -1,11 +1,12 @@
 //! Scans and label maps on disk, found by the rules of `hiend-shard`.
 //!
-//! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM files
-//! in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named like the folder; of several, each has its number
-//! and description as its name. Hidden files are passed over: `._x.nii.gz` is what macOS leaves in archives. So are
-//! localizers and screen shots of a CT. `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with
-//! further channels is skipped with the reason, because one channel is expected. So is a volume of another format, and a file that
-//! cannot be looked at. Subfolders are not searched, and named.
+//! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM
+//! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named
+//! like the folder; of several, each has its number and description as its name. Hidden files are passed over:
+//! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT. `CASE_0000` is the first
+//! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
+//! one channel is expected. So is a volume of another format, and a file that cannot be looked at. Subfolders are not
+//! searched, and named.
 
 pub mod grid;
 
