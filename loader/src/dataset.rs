@@ -39,6 +39,7 @@ use description::Description;
 use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
+pub use description::DescriptionFault;
 pub use error::DatasetError;
 pub use exclude::Exclude;
 pub use note::DatasetNote;
@@ -198,7 +199,8 @@ impl Finder<'_> {
 
     /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed, nor those of datasets within
     /// its folder, which are not searched.
-    fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) {
+    fn leave_out(&mut self, folder: &Folder, description: &Path, fault: DescriptionFault) {
+        let reason = fault.to_string();
         let of = |file: &tree::TreeFile| {
             let is_it = file.path == description;
             let reason =
@@ -211,12 +213,12 @@ impl Finder<'_> {
         let dataset = Dataset {
             name: folder.name.clone(),
             unused: folder.all_files().map(of).collect(),
-            notes: vec![DatasetNote::BadDescription { reason: reason.clone() }],
+            notes: vec![DatasetNote::BadDescription { reason }],
             vacant: [folder.name.clone()].into_iter().chain(nested).map(|name| format!("{name}/")).collect(),
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
-        self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason });
+        self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason: fault });
     }
 
     fn search_described(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {

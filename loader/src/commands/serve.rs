@@ -155,14 +155,27 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Reason why the service is not healthy.
+#[derive(Debug, thiserror::Error)]
+enum ServiceFault {
+    /// No thread of the service is left.
+    #[error("the service has ended")]
+    Ended,
+    /// A batch takes longer than expected.
+    #[error("a batch has been in work for {} s (limit {} s)", age.as_secs(), limit.as_secs())]
+    Late {
+        /// Time since the batch was requested.
+        age: Duration,
+        /// Longest time expected.
+        limit: Duration,
+    },
+}
+
 /// Shows the state of the service on the health page, and fails it if a batch is in work for longer than `limit`.
 fn watch(health: &Health, monitor: Monitor, limit: Duration) {
     health.watch(move || match monitor.status() {
-        None => Err("the service has ended".into()),
-        Some(status) if status.oldest > limit => {
-            let (secs, limit) = (status.oldest.as_secs(), limit.as_secs());
-            Err(format!("a batch has been in work for {secs} s (limit {limit} s)"))
-        }
+        None => Err(ServiceFault::Ended),
+        Some(status) if status.oldest > limit => Err(ServiceFault::Late { age: status.oldest, limit }),
         Some(status) => Ok(status.to_string()),
     });
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::UnusedFile;
+use super::{DescriptionFault, UnusedFile};
 use crate::case::shown;
 
 /// A folder that cannot be converted.
@@ -28,7 +28,7 @@ pub enum DatasetError {
         /// The file.
         path: PathBuf,
         /// The fault.
-        reason: String,
+        reason: DescriptionFault,
     },
     /// Two datasets have the same name and no folders above them that tell them apart.
     #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]

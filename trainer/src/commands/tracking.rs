@@ -108,8 +108,9 @@ impl Tracking {
             note(format_args!("waiting up to {} s for MLflow server {server} to take the rest", time.as_secs()));
         };
         if let Err(reason) = tracker.finish(status, waiting) {
+            let reason = anyhow::Error::from(reason);
             note(format_args!(
-                "warning: MLflow has not received everything: {reason}; `hiend-train track {run} --mlflow {server}` sends \
+                "warning: MLflow has not received everything: {reason:#}; `hiend-train track {run} --mlflow {server}` sends \
                  the rest"
             ));
         }
