@@ -23,6 +23,8 @@ pub mod cublaslt;
 #[expect(unsafe_code, reason = "calls of a C library")]
 pub mod cudnn;
 #[cfg(feature = "cuda")]
+pub mod device_thread;
+#[cfg(feature = "cuda")]
 pub mod fallback;
 pub mod layout;
 pub mod library;

@@ -16,7 +16,7 @@ use super::{Computation, Method, Sources};
 use crate::ops::kernels::{columns, heads};
 use crate::vendor;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
-use crate::vendor::cudnn::queue::{self, Buffer};
+use crate::vendor::cudnn::queue::{self, Buffer, PrepareError};
 use crate::vendor::fallback::warn_once;
 use crate::vendor::problem::Number;
 
@@ -51,6 +51,17 @@ struct Plan {
     is_self: bool,
 }
 
+/// Reason why cuDNN does not compute an attention.
+#[derive(Debug, thiserror::Error)]
+enum NotPlanned {
+    /// Tokens of 32 bits.
+    #[error("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them")]
+    Precision,
+    /// The library does not compute one of the passes.
+    #[error(transparent)]
+    Pass(#[from] PrepareError),
+}
+
 impl Plan {
     /// The plan for these sources; `None` where the library is not asked for, or does not compute it, which is told once.
     fn of(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<Self> {
@@ -62,9 +73,9 @@ impl Plan {
         plan.map_err(|reason| warn_once(FALLBACK, &reason)).ok()
     }
 
-    fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, String> {
+    fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, NotPlanned> {
         let Some(number @ (Number::F16 | Number::Bf16)) = vendor::queue::number(first.dtype) else {
-            return Err("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them".to_owned());
+            return Err(NotPlanned::Precision);
         };
         let ([sequences, queries, dim], keys) = match sources {
             Sources::Own([qkv, _]) => {
@@ -85,7 +96,7 @@ impl Plan {
             result: layout(1),
             gradients,
         };
-        let backward = Backward::of(attention)?;
+        let backward = Backward::of(attention).map_err(PrepareError::from)?;
         // Both before either is used: an attention goes one way, forward and back.
         let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
         Ok(Self { attention, backward, workspace_bytes, width, is_self })

@@ -17,14 +17,19 @@ const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP
      416 to 804, and tuning before the first update)";
 
 /// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
-pub fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
     Some(computed(&x, &weight, shape, x.tensor.dtype, Epilogue::Plain, factors)?.0)
 }
 
 /// `x` times `weight` plus `bias` in one pass; `None` where the library does not compute it.
-pub fn forward_biased(x: &CubeTensor, weight: &CubeTensor, bias: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn forward_biased(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    bias: &CubeTensor,
+    factors: Factors,
+) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
     let (bias, out) = (into_contiguous(bias.clone()), empty(&x.tensor, shape, x.tensor.dtype));
@@ -32,14 +37,19 @@ pub fn forward_biased(x: &CubeTensor, weight: &CubeTensor, bias: &CubeTensor, fa
 }
 
 /// `dy` times the transposed weight, in `dtype`.
-pub fn input_gradient(weight: &CubeTensor, dy: &CubeTensor, factors: Factors, dtype: FloatDType) -> Option<CubeTensor> {
+pub(crate) fn input_gradient(
+    weight: &CubeTensor,
+    dy: &CubeTensor,
+    factors: Factors,
+    dtype: FloatDType,
+) -> Option<CubeTensor> {
     let (dy, weight) = (Factor::rows(dy)?, Factor::rows(weight)?.transpose());
     let shape = mapped_shape(dy.tensor.meta.shape(), weight.matrix.columns);
     Some(computed(&dy, &weight, shape, dtype.into(), Epilogue::Plain, factors)?.0)
 }
 
 /// The transposed `x` times `dy`, in `dtype`, and the column sums of `dy` if they are wanted and come for free.
-pub fn weight_gradient(
+pub(crate) fn weight_gradient(
     x: &CubeTensor,
     dy: &CubeTensor,
     factors: Factors,
@@ -56,7 +66,7 @@ pub fn weight_gradient(
 }
 
 /// `a` `[N, H, R, K]` times `b` `[N, H, K, C]`.
-pub fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (a, b) = (Factor::batch(a)?, Factor::batch(b)?);
     let [n, heads, rows, _] = a.tensor.meta.shape().dims();
     let shape = Shape::from([n, heads, rows, b.matrix.columns]);
