@@ -65,7 +65,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a model's weights as .safetensors with the reference's names and layouts, or for nnU-Net (--format nnssl)
     Export(ExportArgs),
-    /// Check this machine: driver, devices, libraries, what would be faster with what, and one product
+    /// Check this machine: driver, devices, libraries, possible speed-ups, and one product
     Doctor(DoctorArgs),
     /// Print completions for a shell, such as `source <(hiend-train completions bash)`
     Completions(CompletionsArgs),

@@ -269,7 +269,7 @@ struct Adder {
     geometry: Geometry,
     /// Weights of a window's voxels.
     weights: Vec<f32>,
-    /// None before the first prediction, which tells the number of channels.
+    /// Sums; `None` before the first prediction, which tells the number of channels.
     sums: Option<Accumulator>,
 }
 

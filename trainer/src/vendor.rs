@@ -1,7 +1,7 @@
-//! NVIDIA's libraries: found at run time, and asked to do what they do faster than kernels compiled here.
+//! NVIDIA's libraries: found at run time, and called for what they compute faster than kernels compiled here.
 //!
-//! One room, so that models and operations never know a library: [`crate::ops::product`] asks for a product and gets
-//! it, or the reason why it has to compute it itself.
+//! Models and operations never know a library: [`crate::ops::product`], for example, requests a product and receives it,
+//! or the reason why it has to compute the product itself.
 //!
 //! # Safety contract
 //! - Libraries are loaded once and never unloaded ([`library`]).

@@ -16,12 +16,12 @@ pub(super) struct CaseLabel {
     pub overlaps: Vec<Overlap>,
 }
 
-/// Voxels that lie in two masks, of which the later one has them.
+/// Voxels that lie in two masks, of which the later one keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overlap {
     /// Name of the mask that loses the voxels, without its ending.
     pub from: String,
-    /// Name of the mask that has them.
+    /// Name of the mask that keeps the voxels.
     pub to: String,
     /// Number of the voxels.
     pub voxels: usize,

@@ -38,7 +38,7 @@ pub enum DatasetError {
         /// The name.
         name: String,
     },
-    /// There is nothing to convert.
+    /// A folder without volumes to convert.
     #[error(
         "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
          Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \

@@ -78,7 +78,7 @@ pub(super) fn read(
     Ok(Some((dataset, taken)))
 }
 
-/// nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.
+/// Path of a listed image: nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.
 fn with_channel(listed: &Path) -> Result<PathBuf, DatasetError> {
     if !exists(listed)?
         && let Some(path) = beside(listed, "_0000")

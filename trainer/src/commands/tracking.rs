@@ -28,11 +28,11 @@ pub(super) struct Tracking {
 }
 
 enum State {
-    /// The run has not begun.
+    /// Tracking of a run that has not begun.
     Prepared(Box<(Client, Description)>),
-    /// The run lasts.
+    /// Tracking of a run that has begun.
     Started(Tracker),
-    /// Nothing is sent.
+    /// No tracking: no server was named, or it cannot be used.
     Off,
 }
 

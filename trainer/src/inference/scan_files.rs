@@ -46,7 +46,7 @@ pub enum ScanFilesError {
     Empty {
         /// The folder.
         folder: PathBuf,
-        /// Its subfolders, which are not searched.
+        /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
     /// A file of a folder of label maps that cannot be used.

@@ -149,7 +149,7 @@ impl Sums {
 
 /// A buffer `[C, X, Y, Z]` in which positions along one axis wrap around.
 struct Ring {
-    /// None only while it is changed.
+    /// Values; `None` only while they are changed.
     values: Option<Tensor<4>>,
     roi: [usize; 3],
     axis: usize,

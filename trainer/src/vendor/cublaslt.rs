@@ -225,7 +225,7 @@ pub struct Pointers {
     pub out: u64,
     /// Vector of the epilogue, if the problem has one.
     pub vector: Option<u64>,
-    /// Scratch memory of as many bytes as [`Session::prepare`] said, if it said any.
+    /// Scratch memory of as many bytes as [`Session::prepare`] returned, unless that was 0.
     pub workspace: Option<u64>,
 }
 

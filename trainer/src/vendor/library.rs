@@ -30,7 +30,7 @@ pub enum Library {
 }
 
 impl Library {
-    /// All of them, the most needed first.
+    /// All libraries, the most needed first.
     pub const ALL: [Self; 6] = [Self::Driver, Self::Libdevice, Self::Nvrtc, Self::CublasLt, Self::Cudnn, Self::Nccl];
 
     /// File names, the preferred one first.
@@ -46,7 +46,7 @@ impl Library {
         }
     }
 
-    /// Folders below `site-packages/nvidia` in which wheels put it.
+    /// Folders below `site-packages/nvidia` in which wheels put the library.
     fn wheel_folders(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &[],
@@ -149,20 +149,20 @@ pub fn loads_by_name(name: &str) -> bool {
 pub struct Found {
     /// The file, as the process has mapped it.
     pub path: PathBuf,
-    /// The version that it reports, if it does.
+    /// Version that the library reports; `None` if it reports none.
     pub version: Option<String>,
 }
 
 /// Failure to open a library.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LibraryError {
-    /// There is no such file in any of the usual places.
+    /// No file of the library in any of the usual places.
     #[error("{library} was not found: {}", library.how_to_get())]
     Missing {
         /// The library.
         library: Library,
     },
-    /// There are such files, and none of them can be loaded.
+    /// Files of the library, none of which can be loaded.
     #[error("{} cannot be loaded: {reason}", path.display())]
     Broken {
         /// The preferred file.
@@ -205,7 +205,7 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
     Err(broken.unwrap_or(LibraryError::Missing { library }))
 }
 
-/// File of `library` that this process has mapped, which a name alone does not tell.
+/// File of `library` that this process has mapped; a library that was opened by name may be any.
 fn mapped(library: Library) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let stem = library.files()[0].split(".so").next()?;

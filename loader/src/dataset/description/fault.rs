@@ -25,7 +25,7 @@ pub enum DescriptionFault {
     /// A file of white space.
     #[error("the file is empty; expected a JSON object")]
     Empty,
-    /// Not JSON, or not of the form of a description.
+    /// Content that is not JSON or has not the form of a description.
     #[error("not a valid description: {0}")]
     Invalid(serde_json::Error),
     /// JSON of another kind than an object.

@@ -1,4 +1,4 @@
-//! Series as scanners and archives leave them.
+//! Series as scanners and archives write them, and damaged ones.
 
 #![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
 

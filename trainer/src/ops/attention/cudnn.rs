@@ -55,7 +55,7 @@ struct Plan {
 #[derive(Debug, thiserror::Error)]
 enum NotPlanned {
     /// Tokens of 32 bits.
-    #[error("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them")]
+    #[error("cuDNN's attention takes 16-bit tokens; train.precision = \"bf16\" makes them")]
     Precision,
     /// The library does not compute one of the passes.
     #[error(transparent)]
@@ -63,7 +63,7 @@ enum NotPlanned {
 }
 
 impl Plan {
-    /// The plan for these sources; `None` where the library is not asked for, or does not compute it, which is told once.
+    /// The plan for these sources; `None` where the library is not asked for or, with one warning, does not compute it.
     fn of(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<Self> {
         let first = first(sources);
         if method.computation != Computation::Cudnn || !vendor::queue::on_cuda(first) {

@@ -1,4 +1,5 @@
-//! Convolutions of tensors by cuDNN: which problem they are, what is copied first, and what is said where it is not there.
+//! Convolutions of tensors by cuDNN: the problem for each, copies of unaligned tensors, and a warning where the library is
+//! not used.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -83,7 +84,7 @@ impl Sizes {
     }
 }
 
-/// The tensor that a direction computes of two others; `None` where the library does not, which is said once.
+/// The tensor that a direction computes of two others; `None`, with one warning, where the library does not compute it.
 fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], factors: Factors) -> Option<CubeTensor> {
     let [a, b] = factors_of;
     if !on_cuda(a) || a.dtype != b.dtype || BURNS.load(Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! Products of tensors by NVIDIA's library: which matrices they are, what is copied first, and what is done without it.
+//! Products of tensors by NVIDIA's library: the matrices of each, copies where a layout is none of a matrix, and a warning
+//! where the library is not used.
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -138,7 +139,7 @@ fn computed(
     queued(left, right, &out, epilogue, vector.as_ref(), factors).then_some((out, vector))
 }
 
-/// Queues a product into `out`; false if the library does not compute it, which is told once.
+/// Queues a product into `out`; false, with one warning, if the library does not compute it.
 fn queued(
     left: &Factor,
     right: &Factor,

@@ -73,11 +73,11 @@ impl Places {
 /// Library with the mathematical functions of kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Libdevice {
-    /// The code generator finds this file.
+    /// File that the code generator finds.
     Usable(PathBuf),
-    /// The code generator does not look where it is; with `CUDA_PATH` set to this folder it does.
+    /// Folder in which the code generator does not look unless `CUDA_PATH` is set to it.
     Elsewhere(PathBuf),
-    /// Not in any usual place.
+    /// Absent from all usual places.
     Missing,
 }
 
@@ -109,7 +109,7 @@ impl Places {
     }
 }
 
-/// True if a file can be used. One that cannot be looked at is told and passed over: another folder may have it.
+/// True if a file can be used. One that cannot be looked at is passed over with a warning: another folder may have it.
 fn is_there(path: &Path) -> bool {
     lookup::is_file(path).unwrap_or_else(|error| {
         tracing::warn!("{error}: {}; looking elsewhere", error.source);

@@ -141,7 +141,7 @@ pub(crate) fn bend_values<T: Float, B: Float, O: Float, N: Size>(
     }
 }
 
-/// For each group, the sums of the gradient `g` in front of the rectifier, of its products with the normalized values,
+/// Sums over each group of the gradient `g` in front of the rectifier, of its products with the normalized values,
 /// and, if the branch is normalized, with those of the branch.
 #[cube(launch_unchecked)]
 pub(crate) fn gradients_of_groups<T: Float, B: Float, G: Float, N: Size>(
