@@ -17,6 +17,8 @@
 
 pub mod algorithms;
 #[cfg(feature = "cuda")]
+mod answers;
+#[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls of a C library")]
 #[allow(clippy::wildcard_imports, reason = "constants of a C library")]
 pub mod cublaslt;

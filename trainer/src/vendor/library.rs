@@ -196,7 +196,7 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
                 return Ok(Found { path, version });
             }
             Err(error) if name.is_absolute() && broken.is_none() => {
-                let reason = with_reasons(&error).replace('\n', " ");
+                let reason = hiend_cache::with_sources(&error).replace('\n', " ");
                 broken = Some(LibraryError::Broken { path: name, reason });
             }
             Err(_) => {}
@@ -214,11 +214,6 @@ fn mapped(library: Library) -> Option<PathBuf> {
         let rest = name.strip_prefix(stem)?;
         rest.starts_with(".so").then(|| path.to_owned())
     })
-}
-
-fn with_reasons(error: &dyn std::error::Error) -> String {
-    let reasons = std::iter::successors(Some(error), |error| error.source());
-    reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// True if the driver initialises: `cuInit` succeeds, which takes a device and permission to use it.

@@ -9,7 +9,6 @@ use std::any::TypeId;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -20,6 +19,7 @@ use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
+use super::answers::Answers;
 use super::cublaslt::{self, CublasLtError, Pointers, Session, Unavailable};
 use super::device_thread::{self, DeviceThreadError, Server};
 use super::layout::Matrix;
@@ -31,10 +31,7 @@ thread_local! {
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Bytes of scratch memory of each problem on each device, or the reason why the library does not compute it.
-type Answers = HashMap<(DeviceId, Problem), Result<u64, PrepareError>>;
-
-static PREPARED: Mutex<Option<Answers>> = Mutex::new(None);
+static PREPARED: Answers<Problem, PrepareError> = Answers::new();
 
 /// Reason why the library does not compute a product, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,20 +79,11 @@ pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
 /// # Errors
 /// The reason why the library does not compute it.
 pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<u64, PrepareError> {
-    let device = x.client.service_id().device;
-    let known = |prepared: &Option<Answers>| prepared.as_ref()?.get(&(device, *problem)).cloned();
-    if let Some(answer) = known(&PREPARED.lock().unwrap_or_else(PoisonError::into_inner)) {
-        return answer;
-    }
-    let answer = ask(*problem, device);
-    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-    prepared.get_or_insert_default().insert((device, *problem), answer.clone());
-    answer
-}
-
-fn ask(problem: Problem, device: DeviceId) -> Result<u64, PrepareError> {
-    cublaslt::library()?;
-    device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    let (problem, device) = (*problem, x.client.service_id().device);
+    PREPARED.get(device, problem, || {
+        cublaslt::library()?;
+        device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
 }
 
 fn with_session<T>(

@@ -8,12 +8,12 @@
 use burn::backend::Cube;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, full};
+use burn_cubecl::ops::numeric::full;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::heads::{Padding, Part, dims};
 use super::{Computation, Method, Sources};
-use crate::ops::kernels::{columns, heads};
+use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
 use crate::vendor::cudnn::queue::{self, Buffer, PrepareError};
@@ -130,8 +130,8 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     } else {
         Shape::from([sequences, queries, heads * width])
     };
-    let o = empty(&q, shape, q.dtype);
-    let stats = empty(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let o = uninit(&q, shape, q.dtype);
+    let stats = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
     queue::launch(
         Forward(plan.attention),
         plan.workspace_bytes[0],
@@ -148,7 +148,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
     assert_eq!(dy.dtype, q.dtype, "a gradient has the type of its value");
     let d_o = if plan.is_padded() { heads::split(dy, None, plan.part(0, 1)) } else { into_contiguous(dy) };
-    let row_sums = empty(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let row_sums = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
     let lengths = plan
         .backward
         .masked
@@ -169,7 +169,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         queue::launch(plan.backward, plan.workspace_bytes[1], &read, &written);
     };
     let maps = if plan.is_padded() {
-        let of = |rows| empty(&q, Shape::from([sequences, heads, rows, width]), q.dtype);
+        let of = |rows| uninit(&q, Shape::from([sequences, heads, rows, width]), q.dtype);
         let [d_q, d_k, d_v] = [of(queries), of(keys), of(keys)];
         launch(&[whole(&d_q, &[(uid::D_Q, 0)]), whole(&d_k, &[(uid::D_K, 0)]), whole(&d_v, &[(uid::D_V, 0)])]);
         if plan.is_self {
@@ -179,7 +179,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         }
     } else {
         let dim = heads * width;
-        let of = |rows, parts| empty(&q, Shape::from([sequences, rows, parts * dim]), q.dtype);
+        let of = |rows, parts| uninit(&q, Shape::from([sequences, rows, parts * dim]), q.dtype);
         let part = (dim * q.elem_size()) as u64;
         if plan.is_self {
             let d_qkv = of(queries, 3);
@@ -198,10 +198,6 @@ fn first(sources: &Sources<Cube>) -> &CubeTensor {
     match sources {
         Sources::Own([first, _]) | Sources::Other([first, ..]) => first,
     }
-}
-
-fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
 fn whole<'a>(tensor: &'a CubeTensor, places: &'a [(i64, u64)]) -> Buffer<'a> {

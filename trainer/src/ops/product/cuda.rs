@@ -3,10 +3,10 @@
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::Factors;
+use crate::ops::kernels::uninit;
 use crate::vendor::cublaslt;
 use crate::vendor::fallback::warn_once;
 use crate::vendor::layout::Matrix;
@@ -33,7 +33,7 @@ pub(crate) fn forward_biased(
 ) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
-    let (bias, out) = (into_contiguous(bias.clone()), empty(&x.tensor, shape, x.tensor.dtype));
+    let (bias, out) = (into_contiguous(bias.clone()), uninit(&x.tensor, shape, x.tensor.dtype));
     queued(&x, &weight, &out, Epilogue::Bias, Some(&bias), factors).then_some(out)
 }
 
@@ -120,10 +120,6 @@ impl Factor {
     }
 }
 
-fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
-}
-
 /// The product in a new tensor, and the vector that its epilogue writes.
 fn computed(
     left: &Factor,
@@ -133,9 +129,9 @@ fn computed(
     epilogue: Epilogue,
     factors: Factors,
 ) -> Option<(CubeTensor, Option<CubeTensor>)> {
-    let out = empty(&left.tensor, shape, dtype);
+    let out = uninit(&left.tensor, shape, dtype);
     let vector =
-        (epilogue == Epilogue::BiasGradient).then(|| empty(&left.tensor, Shape::from([right.matrix.columns]), dtype));
+        (epilogue == Epilogue::BiasGradient).then(|| uninit(&left.tensor, Shape::from([right.matrix.columns]), dtype));
     queued(left, right, &out, epilogue, vector.as_ref(), factors).then_some((out, vector))
 }
 

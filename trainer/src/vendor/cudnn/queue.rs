@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::DeviceId;
@@ -16,6 +15,7 @@ use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
 use super::session::{Problem, Session};
 use super::{CudnnError, Unavailable, library};
+use crate::vendor::answers::Answers;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 use crate::vendor::{cublaslt, timing};
 
@@ -24,10 +24,8 @@ thread_local! {
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Bytes of scratch memory of each problem on each device, or the reason why the library does not compute it.
-type Answers = HashMap<(DeviceId, String), Result<u64, PrepareError>>;
-
-static PREPARED: Mutex<Option<Answers>> = Mutex::new(None);
+/// Answers by the keys of problems.
+static PREPARED: Answers<String, PrepareError> = Answers::new();
 
 /// Reason why the library does not compute a problem, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -50,20 +48,11 @@ pub enum PrepareError {
 /// The reason why the library does not compute it.
 pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<u64, PrepareError> {
     let device = x.client.service_id().device;
-    let key = (device, problem.key());
-    let known = PREPARED.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|all| all.get(&key).cloned());
-    if let Some(answer) = known {
-        return answer;
-    }
-    let answer = ask(problem.clone(), device);
-    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-    prepared.get_or_insert_default().insert(key, answer.clone());
-    answer
-}
-
-fn ask<P: Problem + Send + 'static>(problem: P, device: DeviceId) -> Result<u64, PrepareError> {
-    library()?;
-    device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    PREPARED.get(device, problem.key(), || {
+        library()?;
+        let problem = problem.clone();
+        device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
 }
 
 fn with_session<T>(
