@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_mask_of_one_class_is_refused() {
+    fn masks_of_several_classes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let several = [mask(dir.path(), 1, &[1, 2, 0, 0])];
         assert_eq!(merge(&several).unwrap_err().reason, VolumeFault::MaskValues { first: 1, other: 2 });

@@ -403,7 +403,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_cannot_be_read_is_skipped_and_named() {
+    fn unreadable_files_are_skipped_and_named() {
         let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();

@@ -31,6 +31,7 @@ thread_local! {
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
+/// Answers by problem.
 static PREPARED: Answers<Problem, PrepareError> = Answers::new();
 
 /// Reason why the library does not compute a product, in one line.

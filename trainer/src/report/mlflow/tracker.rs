@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_absent_server_missed_is_sent_when_it_answers() {
+    fn entries_that_an_absent_server_missed_are_sent_when_it_answers() {
         let (server, run) = (Server::start(), run_folder());
         server.go_away();
         let mut journal = begin(run.path());
