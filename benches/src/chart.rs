@@ -25,7 +25,7 @@ const FLOOR: [u8; 3] = [214, 216, 220];
 /// Kind of contender, which decides the colour of its bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// This project.
+    /// A measurement of this project.
     Ours,
     /// Another compressed store.
     Peer,

@@ -39,6 +39,13 @@ impl From<FileError> for io::Error {
     }
 }
 
+/// Text of an error, followed by the texts of its sources, each after a colon.
+#[must_use]
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let texts = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    texts.collect::<Vec<_>>().join(": ")
+}
+
 /// Errors from reading and writing a cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -158,4 +165,15 @@ pub enum CaseError {
         /// Shape of the case.
         shape: [usize; 3],
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_follow_the_error_that_they_caused() {
+        let error = FileError::at("a", "write")(io::Error::other("disk full"));
+        assert_eq!(with_sources(&error), "a: cannot write: disk full");
+    }
 }

@@ -72,7 +72,7 @@ pub use damage::{ChunkError, ManifestError, ShardError};
 #[cfg(feature = "object-store")]
 pub use disk_cache::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use encode::{EncodedCase, NewCase, encode};
-pub use error::{CaseError, Error, FileError, Result};
+pub use error::{CaseError, Error, FileError, Result, with_sources};
 pub use fetch::{IN_FLIGHT_BYTES, held_bytes};
 pub use grid::{Box3, Grid};
 pub use index::{ChunkIndex, Entry};

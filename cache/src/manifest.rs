@@ -114,7 +114,7 @@ impl Manifest {
         Ok(Place::of(&at.into())?.exists(FILE_NAME)?)
     }
 
-    /// As [`Self::read`], in a place that is open.
+    /// Reads a manifest as [`Self::read`] does, from a place that is open.
     pub(crate) fn read_in(place: &Place, location: &Location) -> Result<Self> {
         let Some(bytes) = place.read(FILE_NAME)? else {
             return Err(Error::NoCache { path: location.as_path().to_owned() });

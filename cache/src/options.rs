@@ -19,10 +19,10 @@ pub struct OpenOptions {
 /// Copies kept of the bytes that were fetched from object storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Copies {
-    /// On a local disk, for streams: blocks are fetched once and read in every epoch.
+    /// Copies on a local disk, for streams: blocks are fetched once and read in every epoch.
     #[cfg(feature = "object-store")]
     Disk(crate::disk_cache::DiskCacheOptions),
-    /// In up to 256 MiB of memory, for programs that read a cache once.
+    /// Copies in up to 256 MiB of memory, for programs that read a cache once.
     Memory,
 }
 

@@ -40,7 +40,7 @@ impl Place {
         Self::with_retry(location, location.retry())
     }
 
-    /// As [`Self::of`], with a time for which requests are repeated.
+    /// Connects as [`Self::of`] does, and repeats failed requests for as long as `retry`.
     pub(crate) fn with_retry(location: &Location, retry: Duration) -> Result<Self> {
         location.check()?;
         match location.folder() {

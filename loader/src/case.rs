@@ -29,7 +29,7 @@ pub struct CaseFiles {
 pub enum ImageRole {
     /// The dataset's layout says so.
     Declared,
-    /// Nothing says otherwise. The file is refused if its values are those of a label map.
+    /// No sign of anything else. The file is refused if its values are those of a label map.
     Assumed,
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct PreprocessArgs {
     /// Voxel side lengths in mm: one number, three (x,y,z), or `native` for those of each scan
     #[arg(long, value_name = "MM", default_value = "1.5", value_parser = parse_spacing, allow_hyphen_values = true)]
     pub spacing: Spacing,
-    /// HU range mapped to [0, 1], whose lower end foreground is above; with `--normalize zscore`, z-scores to keep
+    /// HU range mapped to [0, 1]; voxels above its lower end are foreground; with `--normalize zscore`, z-scores to keep
     /// [default: -175,250 for hu, -20,40 for zscore]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,

@@ -91,7 +91,7 @@ pub struct ConvertOptions {
     pub codec: CodecPreset,
     /// Voxels of a chunk along x, y, z.
     pub chunk: [usize; 3],
-    /// This worker's number, from 0, and the number of workers: converts its share of the cases, see [`keep_share`].
+    /// Number of this worker, from 0, and number of workers; each converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
     /// Takes cases one by one, together with all other runs that do so, and takes over those of runs without a sign of
     /// life for this long; `None` converts the share of [`Self::worker`].

@@ -40,6 +40,7 @@ use description::{Description, IGNORE};
 use tree::{FileId, Folder};
 
 pub use channels::{ChannelNames, NameRole};
+pub use description::DescriptionFault;
 pub use difference::Difference;
 pub use error::DatasetError;
 pub use exclude::Exclude;
@@ -208,7 +209,8 @@ impl Finder<'_> {
 
     /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed. Datasets within its folder are
     /// left out with it, as they are within that of any dataset; a folder in no layout of its own only groups them.
-    fn leave_out(&mut self, folder: &Folder, description: &Path, reason: String) -> Result<(), DatasetError> {
+    fn leave_out(&mut self, folder: &Folder, description: &Path, fault: DescriptionFault) -> Result<(), DatasetError> {
+        let reason = fault.to_string();
         let is_group = nnunet::read(folder, None).is_none() && paired::read(folder, None, self.modalities).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
             folder.nested_datasets().into_iter().partition(|_| is_group);
@@ -224,12 +226,12 @@ impl Finder<'_> {
         let dataset = Dataset {
             name: folder.name.clone(),
             unused: folder.all_files().filter(is_left).map(of).collect(),
-            notes: vec![DatasetNote::BadDescription { reason: reason.clone() }],
+            notes: vec![DatasetNote::BadDescription { reason }],
             vacant: [folder.name.clone()].into_iter().chain(nested).map(|name| format!("{name}/")).collect(),
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
-        self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason });
+        self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason: fault });
         for dataset in grouped {
             self.search(dataset, false)?;
         }

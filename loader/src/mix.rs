@@ -45,7 +45,7 @@ type Place = (u32, u32);
 /// Error for weights that make no mix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MixError {
-    /// There are no weights, or one of them is 0.
+    /// No weights at all, or a weight of 0.
     #[error("invalid weights {weights:?}; expected one number of at least 1 per cache")]
     NoWeight {
         /// The weights.

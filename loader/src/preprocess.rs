@@ -147,7 +147,7 @@ pub fn resampled_shape(info: &VolumeInfo, config: &PreprocessConfig) -> [usize; 
 /// A scan that cannot be prepared, and the reason.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PreprocessError {
-    /// Nothing lies above the window's lower end.
+    /// A scan without a voxel above the window's lower end.
     #[error("no voxel above {low} HU; is this a CT in Hounsfield units?")]
     NoForeground {
         /// Lower end of the window, in HU.

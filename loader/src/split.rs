@@ -88,7 +88,7 @@ pub enum FoldRule {
     /// folds.
     #[default]
     Hashed,
-    /// In turn, in an order shuffled by the seed: folds of equal size.
+    /// Cases dealt to the folds in turn, in an order shuffled by the seed: folds of equal size.
     Dealt,
 }
 

@@ -348,7 +348,7 @@ fn weights_of_another_size_are_refused_and_the_reason_told_once() {
 }
 
 #[test]
-fn what_does_not_go_together_is_named() {
+fn mismatched_cache_and_configuration_are_named() {
     let data = data(2);
     let check = |change: &dyn Fn(&mut FinetuneConfig), expected: &str| {
         let mut config = finetune();

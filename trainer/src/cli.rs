@@ -24,7 +24,7 @@ use crate::report::mlflow::ServerUrl;
 
 /// Train Hi-End-MAE on CT: pre-training, fine-tuning, prediction
 ///
-/// Without a subcommand: pre-training.
+/// Without a subcommand: pre-training
 #[derive(Debug, Parser)]
 #[command(name = "hiend-train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
@@ -45,7 +45,7 @@ pub enum Command {
     Finetune(FinetuneArgs),
     /// Segment scans; label maps have the scans' own grids
     Predict(PredictArgs),
-    /// Compare predicted label maps with the true ones: Dice, surface distances and volumes per class; or two sets of them
+    /// Compare predicted label maps with the true ones (Dice, surface distances and volumes per class), or two sets of them
     Evaluate(EvaluateArgs),
     /// Check a run's checkpoints, configuration and journal for damage
     Verify(VerifyArgs),
@@ -61,11 +61,11 @@ pub enum Command {
     Attend(AttendArgs),
     /// Report which tensors of a .pth or .safetensors file the model takes, and write them as .safetensors
     ///
-    /// Importing is optional: every --model takes such files directly.
+    /// Importing is optional: every --model takes such files directly
     Import(ImportArgs),
     /// Write a model's weights as .safetensors with the reference's names and layouts, or for nnU-Net (--format nnssl)
     Export(ExportArgs),
-    /// Check this machine: driver, devices, libraries, what would be faster with what, and one product
+    /// Check this machine: driver, devices, libraries, possible speed-ups, and one product
     Doctor(DoctorArgs),
     /// Print completions for a shell, such as `source <(hiend-train completions bash)`
     Completions(CompletionsArgs),

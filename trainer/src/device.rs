@@ -238,7 +238,7 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     }
 }
 
-/// Checks that CubeCL's code generator, whose own message says less, will find libdevice.
+/// Checks that `CubeCL`'s code generator, whose own message says less, will find libdevice.
 #[cfg(all(feature = "cuda", not(feature = "cuda-nvrtc")))]
 fn find_libdevice() -> Result<(), DeviceError> {
     use crate::vendor::library::{Libdevice, Places};

@@ -40,7 +40,7 @@ struct Driver {
 /// Reasons why the driver says nothing.
 #[derive(Debug, thiserror::Error)]
 enum DriverError {
-    /// There is no driver.
+    /// A machine without driver.
     #[error("not installed: {}", Library::Driver.how_to_get())]
     Missing,
     /// The driver cannot be used.

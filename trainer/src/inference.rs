@@ -29,7 +29,7 @@ pub enum InferenceError {
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Logits from which no label follows. The largest of them would be background without a word.
+    /// Logits that are not numbers, from which no label follows. Background in their place would be a silent error.
     #[error("{count} of {all} logits are NaN or infinite: the weights are damaged or have diverged")]
     NotFinite {
         /// Number of such logits.
@@ -117,7 +117,8 @@ pub fn predict_windows_of_all(
     finite(host(logits_of_all(models, Tensor::from_data(data, device)))?)
 }
 
-/// [`predict_windows_of_all`] of windows on the device, not looked at for values that are not finite.
+/// Predicts as [`predict_windows_of_all`] does, from windows on the device and without a check for values that are not
+/// finite.
 fn logits_of_all(models: &[Unetr], windows: Tensor<5>) -> Tensor<5> {
     match models {
         [model] => model.forward(windows),

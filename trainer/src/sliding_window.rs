@@ -10,6 +10,7 @@
 //! predictions are in memory as well: one in the predictor, one being cut or added meanwhile.
 
 mod accumulator;
+mod geometry;
 mod on_device;
 mod weighting;
 mod whole;
@@ -18,6 +19,7 @@ mod window;
 use thiserror::Error;
 
 use accumulator::Accumulator;
+use geometry::Geometry;
 pub use weighting::Weighting;
 pub use whole::Labels;
 use window::{copy_window, mirror};
@@ -171,26 +173,15 @@ impl SlidingWindow {
         mut predict: impl FnMut(&[f32], usize) -> Result<Vec<f32>, E>,
         mut sink: impl FnMut(Slab<'_>) -> Result<(), E> + Send,
     ) -> Result<(), E> {
-        let roi = self.roi_size;
-        let padded: [usize; 3] = std::array::from_fn(|a| volume.dims[a].max(roi[a]));
-        let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
-        let axis = self.slab_axis(volume.dims);
-        let windows = self.windows(padded, axis);
+        let geometry = Geometry::new(self, volume.dims);
+        let windows = self.windows(geometry.padded, geometry.axis);
         let cut = |starts: &[[usize; 3]], batch: &mut Vec<f32>| {
             batch.clear();
             for &start in starts {
-                copy_window(volume, pad, start, roi, batch);
+                copy_window(volume, &geometry, start, batch);
             }
         };
-        let mut adder = Adder {
-            window: self,
-            weights: self.weighting.of_window(roi),
-            padded,
-            pad,
-            dims: volume.dims,
-            axis,
-            sums: None,
-        };
+        let mut adder = Adder { geometry, weights: self.weighting.of_window(geometry.roi), sums: None };
         let mut batches = windows.chunks(self.sw_batch_size).peekable();
         let (mut batch, mut next) = (Vec::new(), Vec::new());
         if let Some(starts) = batches.peek() {
@@ -274,19 +265,15 @@ impl SlidingWindow {
 }
 
 /// Sums of predictions, and the geometry for adding to them.
-struct Adder<'a> {
-    window: &'a SlidingWindow,
+struct Adder {
+    geometry: Geometry,
     /// Weights of a window's voxels.
     weights: Vec<f32>,
-    padded: [usize; 3],
-    pad: [usize; 3],
-    dims: [usize; 3],
-    axis: usize,
-    /// None before the first prediction, which tells the number of channels.
+    /// Sums; `None` before the first prediction, which tells the number of channels.
     sums: Option<Accumulator>,
 }
 
-impl Adder<'_> {
+impl Adder {
     /// Adds predictions `[n, K, rx, ry, rz]` of the windows that begin at `starts`.
     fn add<E: From<SlidingWindowError>>(
         &mut self,
@@ -294,7 +281,7 @@ impl Adder<'_> {
         predictions: &[f32],
         sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { window, padded, pad, dims, axis, .. } = *self;
+        let geometry = self.geometry;
         let window_len = self.weights.len();
         let per_channel = starts.len() * window_len;
         let num_channels = predictions.len() / per_channel;
@@ -302,10 +289,9 @@ impl Adder<'_> {
         if predictions.len() != expected {
             return Err(SlidingWindowError::PredictionLength { expected, got: predictions.len() }.into());
         }
-        let sums =
-            self.sums.get_or_insert_with(|| Accumulator::new(num_channels, padded, pad, dims, window.roi_size, axis));
+        let sums = self.sums.get_or_insert_with(|| Accumulator::new(num_channels, geometry));
         for (&start, prediction) in starts.iter().zip(predictions.chunks_exact(num_channels * window_len)) {
-            sums.finish_before(start[axis], sink)?;
+            sums.finish_before(start[geometry.axis], sink)?;
             sums.add(start, prediction, &self.weights);
         }
         Ok(())
@@ -313,7 +299,7 @@ impl Adder<'_> {
 
     /// Hands what is left to the sink.
     fn finish<E>(self, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
-        let end = self.padded[self.axis];
+        let end = self.geometry.padded[self.geometry.axis];
         self.sums.map_or(Ok(()), |mut sums| sums.finish_before(end, sink))
     }
 }

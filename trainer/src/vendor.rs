@@ -1,7 +1,7 @@
-//! NVIDIA's libraries: found at run time, and asked to do what they do faster than kernels compiled here.
+//! NVIDIA's libraries: found at run time, and called for what they compute faster than kernels compiled here.
 //!
-//! One room, so that models and operations never know a library: [`crate::ops::product`] asks for a product and gets
-//! it, or the reason why it has to compute it itself.
+//! Models and operations never know a library: [`crate::ops::product`], for example, requests a product and receives it,
+//! or the reason why it has to compute the product itself.
 //!
 //! # Safety contract
 //! - Libraries are loaded once and never unloaded ([`library`]).
@@ -17,11 +17,15 @@
 
 pub mod algorithms;
 #[cfg(feature = "cuda")]
+mod answers;
+#[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls of a C library")]
 #[allow(clippy::wildcard_imports, reason = "constants of a C library")]
 pub mod cublaslt;
 #[expect(unsafe_code, reason = "calls of a C library")]
 pub mod cudnn;
+#[cfg(feature = "cuda")]
+pub mod device_thread;
 #[cfg(feature = "cuda")]
 pub mod fallback;
 pub mod layout;

@@ -64,7 +64,7 @@ pub enum WeightsError {
     Duplicate {
         /// The file.
         path: PathBuf,
-        /// Their common name.
+        /// Common name of the two.
         key: String,
     },
     /// Tensors of an unknown model.

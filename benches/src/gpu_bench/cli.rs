@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
+use hiend_loader::program::Expected;
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::DeviceChoice;
 use hiend_trainer::model::precision::Precision;
@@ -87,19 +88,19 @@ pub(super) enum Case {
     ConvolutionTimes,
 }
 
-fn computation(text: &str) -> Result<Computation, String> {
+fn computation(text: &str) -> Result<Computation, Expected> {
     match text {
         "products" => Ok(Computation::Products),
         "cudnn" => Ok(Computation::Cudnn),
-        _ => Err("expected products or cudnn".into()),
+        _ => Err(Expected("products or cudnn")),
     }
 }
 
-fn precision(text: &str) -> Result<Precision, String> {
+fn precision(text: &str) -> Result<Precision, Expected> {
     match text {
         "f32" => Ok(Precision::F32),
         "tf32" => Ok(Precision::Tf32),
         "bf16" => Ok(Precision::Bf16),
-        _ => Err("expected f32, tf32 or bf16".into()),
+        _ => Err(Expected("f32, tf32 or bf16")),
     }
 }

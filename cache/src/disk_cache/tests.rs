@@ -129,7 +129,7 @@ fn size_that_is_too_small_is_refused_with_the_one_that_would_do() {
 }
 
 #[test]
-fn what_killed_processes_left_is_removed_and_counted_anew() {
+fn files_of_killed_processes_are_removed_and_the_rest_counted_anew() {
     let dir = tempfile::tempdir().unwrap();
     {
         let cache = open(dir.path(), 1 << 30);

@@ -119,7 +119,7 @@ impl ShardWriter {
         Ok(self.finish_with_len()?.map(|(path, _)| path))
     }
 
-    /// As [`Self::finish`]; also returns the length of the shard in bytes.
+    /// Finishes as [`Self::finish`] does, and also returns the length of the shard in bytes.
     pub(crate) fn finish_with_len(mut self) -> Result<Option<(PathBuf, u64)>> {
         let Some(directory) = self.directory.take() else { return Ok(None) };
         let failed = FileError::at(self.location.as_path(), "write a shard in this folder");

@@ -42,20 +42,8 @@ impl Failure {
     }
 
     fn of(kind: Kind, error: &dyn std::error::Error) -> Self {
-        Self { kind, text: one_line(error) }
+        Self { kind, text: hiend_cache::with_sources(error) }
     }
-}
-
-/// Text of an error, followed by the texts of its sources.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// [`Kind::NotFound`] if the system found no file.

@@ -145,7 +145,7 @@ pub(crate) enum AugmentArg {
     Recipe,
     /// Augmentation of nnU-Net
     Nnunet,
-    /// None
+    /// No augmentation
     Plain,
 }
 

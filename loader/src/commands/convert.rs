@@ -141,7 +141,7 @@ fn conclude(
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-/// Prints what the cache holds beside the cases of the data.
+/// Prints the number of cases that the cache holds and the data lack.
 fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");

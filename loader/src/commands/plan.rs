@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::progress::duration;
 use super::table::{Table, count, facts, size};
 use super::task::Task;
 use super::unused;
@@ -16,6 +15,7 @@ use crate::cli;
 use crate::convert::{Changes, Finding, changes};
 use crate::dataset::{Dataset, Weight};
 use crate::plan::{DatasetPlan, Plan, plan};
+use crate::plural::duration;
 use crate::program::{SKIPPED, print};
 
 /// Time for converting sample cases in a dry run.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::{count, size};
+use crate::plural::duration;
 use crate::program::{StdoutError, note, print};
 
 /// Shortest time between two progress lines when output is not a terminal.
@@ -95,27 +96,5 @@ impl Progress {
         let (rate, left) = (rate as u64, Duration::from_secs(left as u64));
         let remarks = if self.remarks > 0 { format!("  {}", count(self.remarks, "remark")) } else { String::new() };
         format!("{}/s  {} left{remarks}", size(rate), duration(left))
-    }
-}
-
-/// A duration as text: `2h 5m`, `3m 10s` or `8s`.
-pub(super) fn duration(duration: Duration) -> String {
-    let secs = duration.as_secs();
-    match (secs / 3600, secs / 60 % 60, secs % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m {s}s"),
-        (h, m, _) => format!("{h}h {m}m"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_two_units_at_most() {
-        for (secs, text) in [(8, "8s"), (190, "3m 10s"), (3600, "1h 0m"), (90_061, "25h 1m")] {
-            assert_eq!(duration(Duration::from_secs(secs)), text);
-        }
     }
 }

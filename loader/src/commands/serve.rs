@@ -41,8 +41,8 @@ struct Cli {
     /// Threads that decode and augment [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); one client fewer is
-    /// served than it has room for
+    /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); the memory of one
+    /// client is kept free
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_some_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
@@ -54,7 +54,7 @@ struct Cli {
     /// Time after which an unused stream is closed, in seconds; a client opens it again when it continues
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     idle: u64,
-    /// Time for batches in work to arrive after SIGTERM or Ctrl-C, in seconds
+    /// Time for batches in work to be sent after SIGTERM or Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
     /// Certificate chain (PEM) for TLS on TCP addresses
@@ -81,7 +81,7 @@ struct Cli {
     /// Write the manual page to a folder
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     man: Option<PathBuf>,
-    /// Seconds that a batch may take to be made before /healthz answers 503
+    /// Seconds that the making of a batch may take before /healthz answers 503
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     stalled_after: u64,
     #[command(flatten)]
@@ -155,14 +155,27 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Reason why the service is not healthy.
+#[derive(Debug, thiserror::Error)]
+enum ServiceFault {
+    /// No thread of the service is left.
+    #[error("the service has ended")]
+    Ended,
+    /// A batch takes longer than expected.
+    #[error("a batch has been in work for {} s (limit {} s)", age.as_secs(), limit.as_secs())]
+    Late {
+        /// Time since the batch was requested.
+        age: Duration,
+        /// Longest time expected.
+        limit: Duration,
+    },
+}
+
 /// Shows the state of the service on the health page, and fails it if a batch is in work for longer than `limit`.
 fn watch(health: &Health, monitor: Monitor, limit: Duration) {
     health.watch(move || match monitor.status() {
-        None => Err("the service has ended".into()),
-        Some(status) if status.oldest > limit => {
-            let (secs, limit) = (status.oldest.as_secs(), limit.as_secs());
-            Err(format!("a batch has been in work for {secs} s (limit {limit} s)"))
-        }
+        None => Err(ServiceFault::Ended),
+        Some(status) if status.oldest > limit => Err(ServiceFault::Late { age: status.oldest, limit }),
         Some(status) => Ok(status.to_string()),
     });
 }

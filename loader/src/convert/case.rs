@@ -19,7 +19,7 @@ use crate::volume::{VolumeError, VolumeInfo, read_info};
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
-    /// In the cache already, with the findings of its conversion.
+    /// Stored in the cache already, with the findings of its conversion.
     Unchanged { key: String, bytes_in: u64, findings: Vec<String> },
     /// Skipped.
     Skipped(SkippedCase),

@@ -20,7 +20,7 @@ use crate::stop::Stop;
 /// Time between two looks at whether to stop.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
-/// This run among those that divide the cases.
+/// Share of one run in the cases that several runs divide one by one.
 pub(super) struct Claiming {
     claims: Mutex<Claims>,
     /// Shards at the last look for cases stored by others.

@@ -16,12 +16,12 @@ pub(super) struct CaseLabel {
     pub overlaps: Vec<Overlap>,
 }
 
-/// Voxels that lie in two masks, of which the later one has them.
+/// Voxels that lie in two masks, of which the later one keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overlap {
     /// Name of the mask that loses the voxels, without its ending.
     pub from: String,
-    /// Name of the mask that has them.
+    /// Name of the mask that keeps the voxels.
     pub to: String,
     /// Number of the voxels.
     pub voxels: usize,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_mask_of_one_class_is_refused() {
+    fn masks_of_several_classes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let several = [mask(dir.path(), 1, &[1, 2, 0, 0])];
         assert_eq!(merge(&several).unwrap_err().reason, VolumeFault::MaskValues { first: 1, other: 2 });

@@ -15,7 +15,7 @@ pub(super) struct Pass<'a> {
     pub converter: &'a CaseConverter<'a>,
     /// Names of the datasets that have labels.
     pub labelled: &'a HashSet<&'a str>,
-    /// This run among those that divide the cases, if they do.
+    /// Division of the cases among several runs; `None` for a run that converts all of them.
     pub claiming: Option<&'a Claiming>,
     pub stop: &'a Stop,
 }

@@ -1,4 +1,4 @@
-//! Peaks of values that tell HU in another scale, sign or origin from HU.
+//! Peaks of values by which HU in another scale, sign or origin are recognised.
 //!
 //! Thresholds lie between measured shares. Two CTs of the torso, times 10, have 31% and 32% of their voxels near -10000, 6%
 //! and 8% between there and -1500, and 0.3% and 1.0% above 3100; with inverted sign, 31% and 32% near 1000, none above 1300
@@ -21,7 +21,7 @@ const HIGHEST_HU: f32 = 3_100.0;
 const INVERTED_AIR: std::ops::RangeInclusive<f32> = 900.0..=1_100.0;
 /// Highest value that HU with inverted sign have, but for padding.
 const HIGHEST_INVERTED: f32 = 1_300.0;
-/// Least share of air at which another scale or sign is told.
+/// Least share of air at which another scale or sign is reported.
 const AIR_SHARE: f64 = 0.1;
 /// Least share of lungs, fat and edges of the body, times 10, below the lowest HU.
 const BETWEEN_SHARE: f64 = 0.02;

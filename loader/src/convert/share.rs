@@ -18,9 +18,9 @@ const LEASE_EVERY: u32 = 10;
 
 /// A share that no other process converts.
 pub(super) enum Held {
-    /// In a folder.
+    /// Share of a cache in a folder.
     File { _lock: FileLock },
-    /// In object storage.
+    /// Share of a cache in object storage.
     Lease { _lease: Lease },
 }
 

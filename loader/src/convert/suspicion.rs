@@ -24,7 +24,7 @@ const PEAK_TOLERANCE: f32 = 8.0;
 const MOSTLY_ABOVE: f64 = 0.9;
 /// Share of voxels below the window; a scan of a thin limb in a large field of view has 99% of air.
 const MOSTLY_BELOW: f64 = 0.998;
-/// Share of voxels beyond the range of z-scores from which the loss is told.
+/// Share of voxels beyond the range of z-scores from which the loss is reported.
 const NOTABLY_CLAMPED: f64 = 1e-4;
 /// Deviation of the z-scores of all but extreme voxels from which they are distorted: half of what it is in a scan without
 /// such voxels, so that more than three quarters of the variance are those of extreme voxels. Above it even the coarsest
@@ -35,7 +35,7 @@ const DISTORTED: f64 = 0.5;
 /// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSuspect {
-    /// Use them and tell.
+    /// Use them and report it.
     #[default]
     Warn,
     /// Skip them.
@@ -44,7 +44,7 @@ pub enum OnSuspect {
     Fail,
 }
 
-/// Values of an image that may be used, and the oddities to tell.
+/// Values of an image that may be used, and the oddities to report.
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// The values.
@@ -89,7 +89,7 @@ impl OnSuspect {
 pub enum Suspicion {
     /// All voxels have one value.
     Constant {
-        /// The value.
+        /// Value of every voxel.
         value: f32,
     },
     /// Whole numbers from 0 to 255 in uniform areas.

@@ -33,7 +33,7 @@ pub struct ValueStats {
     pub air: f64,
     /// Share of voxels from 874 to 1274.
     pub offset_tissue: f64,
-    /// Counts that tell another scale or sign.
+    /// Counts by which another scale or sign is recognised.
     pub peaks: Peaks,
     /// The lowest value around which many voxels lie, looked for where all values are far above those of air in HU.
     pub lowest_peak: Option<f32>,
@@ -127,7 +127,7 @@ struct Counts {
     air: u64,
     offset_tissue: u64,
     peaks: Peaks,
-    /// `None` once a value was met that cannot be a label.
+    /// Values seen so far; `None` once one was met that cannot be a label.
     labels: Option<LabelCounts>,
 }
 

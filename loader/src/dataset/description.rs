@@ -1,5 +1,7 @@
 //! `dataset.json`, as nnU-Net (versions 1 and 2) and the Medical Segmentation Decathlon write it.
 
+mod fault;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +12,7 @@ use serde_json::Value;
 
 use super::DatasetError;
 use super::roles::is_ct_channel;
+pub use fault::DescriptionFault;
 
 /// Name of the file.
 pub(super) const FILE_NAME: &str = "dataset.json";
@@ -120,26 +123,26 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
 /// If the file cannot be read, is not JSON, or lists a path outside `root`.
 pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
     let folder = path.parent().unwrap_or(root);
-    let bad = |reason: String| DatasetError::BadDescription { path: path.to_owned(), reason };
+    let bad = |reason: DescriptionFault| DatasetError::BadDescription { path: path.to_owned(), reason };
     let data = match std::fs::metadata(path) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(path).is_err() => {
             return Ok(None);
         }
-        data => data.map_err(|err| bad(format!("cannot look at: {err}")))?,
+        data => data.map_err(|err| bad(DescriptionFault::Unseen(err)))?,
     };
     if !data.is_file() || data.len() > MAX_BYTES {
-        return Err(bad(format!("expected a regular file of at most {MAX_BYTES} bytes")));
+        return Err(bad(DescriptionFault::NotAFile));
     }
-    let bytes = std::fs::read(path).map_err(|err| bad(format!("cannot read: {err}")))?;
+    let bytes = std::fs::read(path).map_err(|err| bad(DescriptionFault::Unreadable(err)))?;
     // Some editors put a byte order mark first, which JSON does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if text.trim_ascii().is_empty() {
-        return Err(bad("the file is empty; expected a JSON object".to_owned()));
+        return Err(bad(DescriptionFault::Empty));
     }
-    let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(format!("not a valid description: {err}")))?;
+    let raw: Raw = serde_json::from_slice(text).map_err(|err| bad(DescriptionFault::Invalid(err)))?;
     // A list would be taken for the fields in order.
     if !text.trim_ascii_start().starts_with(b"{") {
-        return Err(bad("not a valid description: expected a JSON object".to_owned()));
+        return Err(bad(DescriptionFault::NotAnObject));
     }
     let cases = listed(&raw, folder, root).map_err(&bad)?;
     let mut description = Description {
@@ -175,24 +178,27 @@ fn channels(raw: &Raw) -> Vec<String> {
 
 /// Takes in an entry of `labels`: `"liver": 1` (nnU-Net 2), `"1": "liver"` (nnU-Net 1, Decathlon), or a region,
 /// `"tumour": [1, 2]`.
-fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), String> {
+fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), DescriptionFault> {
     let label = |value: &Value| -> Option<u8> {
         let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
         u8::try_from(number).ok()
     };
-    let expected = "expected whole numbers from 0 to 255";
     if let Value::Array(values) = value {
         let labels: Option<Vec<u8>> = values.iter().map(label).collect();
-        let labels = labels.ok_or_else(|| format!("labels: region {key}: {value}; {expected}"))?;
+        let region = || DescriptionFault::Region { key: key.to_owned(), value: value.clone() };
+        let labels = labels.ok_or_else(region)?;
         into.regions.insert(key.to_owned(), labels);
         return Ok(());
     }
     let (label, name) = match (key.trim().parse::<u8>(), value) {
         (Ok(label), Value::String(name)) if name.trim().parse::<u64>().is_err() => (label, name.as_str()),
-        _ => (label(value).ok_or_else(|| format!("labels: {key}: {value}; {expected}"))?, key),
+        _ => {
+            let bad = || DescriptionFault::Label { key: key.to_owned(), value: value.clone() };
+            (label(value).ok_or_else(bad)?, key)
+        }
     };
-    if let Some(other) = into.labels.insert(label, name.to_owned()) {
-        return Err(format!("labels: {other} and {name} both have the value {label}"));
+    if let Some(first) = into.labels.insert(label, name.to_owned()) {
+        return Err(DescriptionFault::SameLabel { first, second: name.to_owned(), label });
     }
     if name == IGNORE {
         into.ignore = Some(label);
@@ -201,7 +207,7 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Str
 }
 
 /// Cases of `dataset` (nnU-Net 2: an object by case name) or of `training` (nnU-Net 1 and Decathlon: a list).
-fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, String> {
+fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, DescriptionFault> {
     let place = |path: &str| inside(path, folder, root);
     if let Value::Object(cases) = &raw.dataset {
         return cases
@@ -212,8 +218,7 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Stri
                     _ => None,
                 };
                 let images = images.filter(|images| !images.is_empty());
-                let images =
-                    images.ok_or_else(|| format!("dataset: {case_id}: expected a list \"images\" of paths"))?;
+                let images = images.ok_or_else(|| DescriptionFault::NoImages { case_id: case_id.clone() })?;
                 Ok(ListedCase {
                     case_id: Some(case_id.clone()),
                     images: images.into_iter().map(place).collect::<Result<_, _>>()?,
@@ -226,9 +231,9 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Stri
     entries
         .iter()
         .enumerate()
-        .map(|(at, entry)| {
+        .map(|(index, entry)| {
             let image = entry.get("image").unwrap_or(entry);
-            let image = image.as_str().ok_or_else(|| format!("entry {at} of \"training\" names no image"))?;
+            let image = image.as_str().ok_or(DescriptionFault::NoImage { index })?;
             let label = entry.get("label").and_then(Value::as_str).map(place).transpose()?;
             Ok(ListedCase { case_id: None, images: vec![place(image)?], label })
         })
@@ -237,7 +242,7 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Stri
 
 /// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
 /// other files. Where no file has the path as it is written, backslashes separate folders, as on Windows.
-fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
+fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, DescriptionFault> {
     let path = resolved(listed, folder, root)?;
     if cfg!(windows) || !listed.contains('\\') || std::fs::symlink_metadata(&path).is_ok() {
         return Ok(path);
@@ -247,7 +252,7 @@ fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
 }
 
 /// A listed path without `.` and `..`, if it lies in `root`.
-fn resolved(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String> {
+fn resolved(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, DescriptionFault> {
     let mut path = folder.to_owned();
     for component in Path::new(listed).components() {
         match component {
@@ -262,7 +267,7 @@ fn resolved(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, String>
     if path.starts_with(root) {
         return Ok(path);
     }
-    Err(format!("{listed} lies outside {}; convert a folder that contains both", root.display()))
+    Err(DescriptionFault::Outside { listed: listed.to_owned(), root: root.to_owned() })
 }
 
 #[cfg(test)]
@@ -346,7 +351,7 @@ mod tests {
         let absolute = folder.join("x.nii").display().to_string();
         assert_eq!(inside(&absolute, &folder, root).unwrap(), folder.join("x.nii"));
         for path in ["../../x.nii", "/etc/passwd", "../../../../../../../../../../etc/passwd"] {
-            assert!(inside(path, &folder, root).unwrap_err().contains("lies outside"), "{path}");
+            assert!(inside(path, &folder, root).unwrap_err().to_string().contains("lies outside"), "{path}");
         }
         #[cfg(unix)]
         {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::UnusedFile;
+use super::{DescriptionFault, UnusedFile};
 use crate::case::shown;
 
 /// A folder that cannot be converted.
@@ -28,7 +28,7 @@ pub enum DatasetError {
         /// The file.
         path: PathBuf,
         /// The fault.
-        reason: String,
+        reason: DescriptionFault,
     },
     /// Two datasets have the same name and no folders above them that tell them apart.
     #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]
@@ -38,7 +38,7 @@ pub enum DatasetError {
         /// The name.
         name: String,
     },
-    /// There is nothing to convert.
+    /// A folder without volumes to convert.
     #[error(
         "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
          Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \

@@ -50,7 +50,8 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// `is_labels`: whether a folder on the way is named like one of label maps.
+/// Takes in the volumes of a folder and of those below it. `is_labels` is true if a folder on the way is named like one of
+/// label maps.
 fn visit(
     folder: &Folder,
     root: &Path,

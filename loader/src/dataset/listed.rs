@@ -8,8 +8,8 @@ use super::description::{Description, ListedCase};
 use super::roles::channel;
 use super::tree::Folder;
 use super::unused::{UnusedReason, lies_in, rest};
-use super::{Dataset, DatasetError};
-use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase, shown};
+use super::{Dataset, DatasetError, DescriptionFault};
+use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 use crate::volume::file_stem;
 
 /// The dataset, and all files that it lists, wherever they lie. `None` if the description lists no cases.
@@ -30,14 +30,11 @@ pub(super) fn read(
         let ListedCase { case_id, images, label } = listed;
         let image = with_channel(&images[0])?;
         let Some(case_id) = case_id.clone().or_else(|| case_id_of(&image)) else {
-            let reason = format!(
-                "{}: listed as an image, but not named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd",
-                shown(&images[0])
-            );
+            let reason = DescriptionFault::NotAVolume { path: images[0].clone() };
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
         if case_id.chars().any(char::is_control) {
-            let reason = format!("lists the case {case_id:?}, whose name has control characters; rename it");
+            let reason = DescriptionFault::ControlCharacters { case_id };
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         }
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
@@ -81,7 +78,7 @@ pub(super) fn read(
     Ok(Some((dataset, taken)))
 }
 
-/// nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.
+/// Path of a listed image: nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.
 fn with_channel(listed: &Path) -> Result<PathBuf, DatasetError> {
     if !exists(listed)?
         && let Some(path) = beside(listed, "_0000")

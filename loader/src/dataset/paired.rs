@@ -10,7 +10,7 @@ use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, rest};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
-/// `None` if the folder is not of this layout.
+/// Reads a folder of this layout; `None` for any other folder.
 pub(super) fn read(folder: &Folder, description: Option<&Description>, modalities: Modalities) -> Option<Dataset> {
     let with_volumes = |wanted: fn(&str) -> bool| {
         let mut folders = folder.folders.iter().filter(|child| wanted(&child.name) && child.volumes().next().is_some());

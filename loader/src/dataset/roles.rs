@@ -1,4 +1,4 @@
-//! Words in file and folder names: which tell images from label maps and join the two.
+//! Words in file and folder names that distinguish images from label maps and join the two.
 
 use super::description::Description;
 use crate::preprocess::normalize::Normalize;
@@ -85,7 +85,7 @@ fn words(name: &str) -> impl Iterator<Item = String> + '_ {
     name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
-/// [`words`], with letters and digits apart: `label0001` is `label`, `0001`.
+/// Splits as [`words`] does, and between letters and digits too: `label0001` is `label`, `0001`.
 fn parts(name: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for word in words(name) {
@@ -188,7 +188,7 @@ pub(super) fn case_key(stem: &str) -> String {
     parts(stem).into_iter().filter(|part| !is_role(part)).collect::<Vec<_>>().join("_")
 }
 
-/// `(case, channel)` of `case_0003`.
+/// Splits `case_0003` into the case and the channel.
 pub(super) fn channel(stem: &str) -> Option<(&str, u16)> {
     let (case_id, channel) = stem.rsplit_once('_')?;
     let is_channel = channel.len() == 4 && channel.bytes().all(|byte| byte.is_ascii_digit());

@@ -172,7 +172,7 @@ fn volumes_of_every_format_are_cases() {
 }
 
 #[test]
-fn of_two_formats_of_a_case_the_one_that_nnunet_reads_counts() {
+fn a_case_in_two_formats_is_read_in_that_of_nnunet() {
     let files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", "labelsTr/a.mha", "labelsTr/a.nrrd"];
     for (ending, image, label) in [("nrrd", "nrrd", "nrrd"), ("mha", "nii.gz", "mha")] {
         let description = format!(r#"{{"numTraining": 1, "file_ending": ".{ending}"}}"#);

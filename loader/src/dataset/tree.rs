@@ -41,7 +41,7 @@ pub(super) struct TreeFile {
     pub path: PathBuf,
     /// File name, which is UTF-8 and free of control characters.
     pub name: String,
-    /// `None` for a dangling link.
+    /// Identity of the file; `None` for a dangling link.
     pub id: Option<FileId>,
     /// True if the path leads through a link.
     pub is_linked: bool,
@@ -129,7 +129,7 @@ impl Walk<'_> {
         self.unused.push(UnusedFile { path: path.to_owned(), reason });
     }
 
-    /// `is_linked`: whether a link was followed on the way here.
+    /// Reads a folder and those below it. `is_linked` is true if a link was followed on the way to it.
     fn folder(&mut self, path: &Path, name: String, is_linked: bool) -> Result<Folder, DatasetError> {
         let mut folder = Folder { path: path.to_owned(), name, folders: Vec::new(), files: Vec::new() };
         let mut entries = Vec::new();

@@ -25,7 +25,7 @@ pub enum Error {
     Share {
         /// Visits of a global batch.
         visits: usize,
-        /// This process's rank.
+        /// Rank of this process.
         rank: usize,
         /// Number of ranks.
         ranks: usize,

@@ -9,7 +9,7 @@ use super::window::Scale;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalize {
-    /// None: Hounsfield units of a CT, of which crops show a window.
+    /// Hounsfield units of a CT as they are; crops show a window of them.
     #[default]
     Hu,
     /// Z-scores by each scan's own mean and standard deviation, see [`ZScore`](super::zscore::ZScore).

@@ -20,7 +20,7 @@ const EXTREME: f64 = 20.0;
 pub struct ZScore {
     /// Mean of all voxels of the box of nonzero voxels, in the file's unit.
     pub mean: f64,
-    /// Their standard deviation, with the number of voxels as the divisor. Above 0.
+    /// Standard deviation of the same voxels, with their number as the divisor. Above 0.
     pub std: f64,
     /// Lowest value of the scan.
     pub min: f32,

@@ -3,8 +3,39 @@
 //! A stage that waits for nothing has no deadline. The health is read by another thread, which never has to wait for
 //! the work that it judges. A program that knows more adds a watch, whose text the health page shows.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Reason why a program is not healthy, in one line.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unhealthy {
+    /// A failure for good, reported by [`Health::fail`].
+    #[error("{0}")]
+    Failed(String),
+    /// Stages that have stood still for longer than their limits.
+    #[error("{}", joined(.0))]
+    Stalled(Vec<Stall>),
+    /// A part of the program that its watch judges as not healthy.
+    #[error(transparent)]
+    Part(Arc<dyn Error + Send + Sync>),
+}
+
+/// A stage that has stood still for longer than its limit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no progress of {stage} for {} s (limit {} s)", still.as_secs(), limit.as_secs())]
+pub struct Stall {
+    /// Name of the stage.
+    pub stage: String,
+    /// Time since the last progress.
+    pub still: Duration,
+    /// Longest time without progress that the stage is allowed.
+    pub limit: Duration,
+}
+
+fn joined(stalls: &[Stall]) -> String {
+    stalls.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
 
 /// Health of a program. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +49,7 @@ struct State {
 }
 
 /// Function that describes the state of a part of the program, or says why that part is not healthy.
-type Watch = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+type Watch = Arc<dyn Fn() -> Result<String, Unhealthy> + Send + Sync>;
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,8 +83,11 @@ impl Health {
 
     /// Adds a function that describes a part of the program in a few lines for the health page, or says in one line why
     /// that part is not healthy. It is called at every look and must not wait.
-    pub fn watch(&self, watch: impl Fn() -> Result<String, String> + Send + Sync + 'static) {
-        self.lock().watches.push(Arc::new(watch));
+    pub fn watch<E: Error + Send + Sync + 'static>(
+        &self,
+        watch: impl Fn() -> Result<String, E> + Send + Sync + 'static,
+    ) {
+        self.lock().watches.push(Arc::new(move || watch().map_err(|error| Unhealthy::Part(Arc::new(error)))));
     }
 
     /// Marks the program as unhealthy for good, with the reason.
@@ -64,16 +98,16 @@ impl Health {
     /// Checks that no stage has stood still for longer than its limit.
     ///
     /// # Errors
-    /// The reason why the program is not healthy, in one line.
-    pub fn check(&self) -> Result<(), String> {
+    /// The reason why the program is not healthy.
+    pub fn check(&self) -> Result<(), Unhealthy> {
         self.page().map(|_| ())
     }
 
     /// Checks as [`Self::check`]; returns what the watches say, each on lines of its own.
     ///
     /// # Errors
-    /// The reason why the program is not healthy, in one line.
-    pub fn page(&self) -> Result<String, String> {
+    /// The reason why the program is not healthy.
+    pub fn page(&self) -> Result<String, Unhealthy> {
         self.check_at(Instant::now())?;
         // Called without the lock, so that no watch can block the program.
         let watches = self.lock().watches.clone();
@@ -81,22 +115,19 @@ impl Health {
         Ok(texts.into_iter().flat_map(|text| [text, "\n".into()]).collect())
     }
 
-    fn check_at(&self, now: Instant) -> Result<(), String> {
+    fn check_at(&self, now: Instant) -> Result<(), Unhealthy> {
         let state = self.lock();
         if let Some(reason) = &state.failure {
-            return Err(reason.clone());
+            return Err(Unhealthy::Failed(reason.clone()));
         }
         let still = |stage: &Stage| stage.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let stalled: Vec<String> = state
+        let stalled: Vec<Stall> = state
             .stages
             .iter()
             .filter(|stage| still(stage) > stage.limit)
-            .map(|stage| {
-                let (secs, limit) = (still(stage).as_secs(), stage.limit.as_secs());
-                format!("no progress of {} for {secs} s (limit {limit} s)", stage.name)
-            })
+            .map(|stage| Stall { stage: stage.name.clone(), still: still(stage), limit: stage.limit })
             .collect();
-        if stalled.is_empty() { Ok(()) } else { Err(stalled.join("; ")) }
+        if stalled.is_empty() { Ok(()) } else { Err(Unhealthy::Stalled(stalled)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -145,39 +176,44 @@ mod tests {
             (health.stage("steps", Duration::from_mins(5)), health.stage("batches", Duration::from_secs(30)));
         let start = Instant::now();
         let later = |secs| start + Duration::from_secs(secs);
-        assert_eq!(health.check_at(later(1000)), Ok(()));
+        health.check_at(later(1000)).unwrap();
         steps.beat();
         batches.beat();
-        assert_eq!(health.check_at(later(29)), Ok(()));
+        health.check_at(later(29)).unwrap();
         assert!(health.check_at(Instant::now() + Duration::from_secs(31)).is_err());
         // At times that do not depend on this machine's speed.
         steps.set(Some(start));
         batches.set(Some(start));
-        assert_eq!(health.check_at(later(30)), Ok(()));
-        assert_eq!(health.check_at(later(31)).unwrap_err(), "no progress of batches for 31 s (limit 30 s)");
-        let stalled = health.check_at(later(1000)).unwrap_err();
+        health.check_at(later(30)).unwrap();
+        let stalled = health.check_at(later(31)).unwrap_err().to_string();
+        assert_eq!(stalled, "no progress of batches for 31 s (limit 30 s)");
+        let stalled = health.check_at(later(1000)).unwrap_err().to_string();
         assert!(stalled.contains("no progress of steps") && stalled.contains("; no progress of batches"), "{stalled}");
         batches.idle();
         drop(steps);
-        assert_eq!(health.check_at(later(1000)), Ok(()));
+        health.check_at(later(1000)).unwrap();
     }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("a batch is in work for 700 s")]
+    struct Late;
 
     #[test]
     fn watches_describe_the_program_or_fail_it() {
         let health = Health::new();
-        assert_eq!(health.page(), Ok(String::new()));
+        assert_eq!(health.page().unwrap(), "");
         let is_stalled = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let seen = Arc::clone(&is_stalled);
-        health.watch(|| Ok("queue 3".into()));
+        health.watch(|| Ok::<_, Late>("queue 3".into()));
         health.watch(move || {
             if seen.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err("a batch is in work for 700 s".into());
+                return Err(Late);
             }
             Ok("batches 2".into())
         });
-        assert_eq!(health.page(), Ok("queue 3\nbatches 2\n".into()));
+        assert_eq!(health.page().unwrap(), "queue 3\nbatches 2\n");
         is_stalled.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(health.check(), Err("a batch is in work for 700 s".into()));
+        assert_eq!(health.check().unwrap_err().to_string(), "a batch is in work for 700 s");
     }
 
     #[test]
@@ -185,6 +221,6 @@ mod tests {
         let health = Health::new();
         health.fail("no server answers");
         health.fail("another reason");
-        assert_eq!(health.check(), Err("no server answers".into()));
+        assert_eq!(health.check().unwrap_err().to_string(), "no server answers");
     }
 }

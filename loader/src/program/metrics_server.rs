@@ -7,14 +7,14 @@ mod bounded;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -53,7 +53,7 @@ pub enum MetricsServerError {
     #[error("cannot record metrics: {reason}")]
     Recorder {
         /// The recorder's error.
-        reason: String,
+        reason: Arc<BuildError>,
     },
     /// The system refused the server's thread.
     #[error("cannot start the thread that serves metrics; see the limit on processes (ulimit -u)")]
@@ -125,10 +125,10 @@ impl Drop for MetricsServer {
 /// # Errors
 /// If the process has another recorder.
 pub fn recorder() -> Result<PrometheusHandle, MetricsServerError> {
-    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    static RECORDER: OnceLock<Result<PrometheusHandle, Arc<BuildError>>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS);
-        let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(|error| error.to_string())?;
+        let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(Arc::new)?;
         crate::stats::describe(crate::stats::METRICS);
         Ok(handle)
     };

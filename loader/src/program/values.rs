@@ -63,7 +63,7 @@ impl Spacing {
 pub enum NormalizeArg {
     /// Hounsfield units of a CT
     Hu,
-    /// Z-scores by each scan's own mean and standard deviation, as nnssl computes them: for MR and all else
+    /// Z-scores by each scan's own mean and standard deviation, as nnssl computes them, for MR and other modalities
     Zscore,
 }
 

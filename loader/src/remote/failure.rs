@@ -8,19 +8,25 @@ use tonic::{Code, Status};
 use super::RemoteError;
 
 /// Reason why a server did not answer a request as hoped.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The server or the connection is gone: another server may do, and this one later.
+    #[error("{0}")]
     Away(String),
     /// The server has no room at the moment: another may do, and this one later.
+    #[error("{0}")]
     Busy(String),
     /// The stream is not open at the server any more, or its memory is not.
+    #[error("the stream was closed")]
     Closed,
     /// The server cannot make this batch, and could not later: another may.
+    #[error(transparent)]
     Unable(RemoteError),
     /// The server refuses this client, and would again: another may do.
+    #[error(transparent)]
     Lost(RemoteError),
     /// No other attempt would help.
+    #[error(transparent)]
     Fatal(RemoteError),
 }
 

@@ -65,6 +65,23 @@ pub(super) struct LinkMemory {
     pub(super) slots: Arc<Slots>,
 }
 
+/// Reason why a connection has no shared memory.
+#[derive(Debug, thiserror::Error)]
+enum ShareError {
+    /// The server did not allocate it.
+    #[error(transparent)]
+    Request(#[from] Failure),
+    /// A ticket of another length than tickets have.
+    #[error("malformed ticket")]
+    Ticket,
+    /// The thread that maps the memory ended without a result.
+    #[error(transparent)]
+    Thread(#[from] tokio::task::JoinError),
+    /// The memory was not received, or cannot be mapped.
+    #[error(transparent)]
+    Map(#[from] std::io::Error),
+}
+
 /// Makes connections to one server.
 pub(super) struct Dialer {
     address: Address,
@@ -236,19 +253,14 @@ impl Dialer {
         socket: &Path,
         stream_id: &str,
         slots: usize,
-    ) -> Result<LinkMemory, String> {
+    ) -> Result<LinkMemory, ShareError> {
         let request = ShareRequest { stream_id: stream_id.to_owned(), slots: u32::try_from(slots).unwrap_or(u32::MAX) };
-        let memory: SharedMemory = self.call(channel, path::SHARE, request).await.map_err(|failure| match failure {
-            Failure::Away(reason) | Failure::Busy(reason) => reason,
-            Failure::Closed => "the stream was closed".into(),
-            Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err) => err.to_string(),
-        })?;
-        let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).ok().ok_or("malformed ticket")?;
+        let memory: SharedMemory = self.call(channel, path::SHARE, request).await?;
+        let ticket = <[u8; TICKET_LEN]>::try_from(memory.ticket.as_ref()).ok().ok_or(ShareError::Ticket)?;
         let mut path = socket.as_os_str().to_owned();
         path.push(FD_SUFFIX);
         let id = memory.memory_id;
-        let mapped = tokio::task::spawn_blocking(move || map(&path.into(), ticket, &memory)).await;
-        let slots = mapped.map_err(|err| err.to_string())?.map_err(|err| err.to_string())?;
+        let slots = tokio::task::spawn_blocking(move || map(&path.into(), ticket, &memory)).await??;
         Ok(LinkMemory { id, slots: Arc::new(slots) })
     }
 }

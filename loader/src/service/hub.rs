@@ -368,11 +368,5 @@ fn status_of(error: &pipeline::Error) -> Status {
         pipeline::Error::NoThreads { .. } | pipeline::Error::NoMemory { .. } => Code::ResourceExhausted,
         _ => Code::InvalidArgument,
     };
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    Status::new(code, text)
+    Status::new(code, hiend_cache::with_sources(error))
 }

@@ -24,7 +24,7 @@ const FRAME_LIMIT: u32 = 64 << 10;
 /// A bound address, before the runtime knows it.
 pub(super) enum Listener {
     Tcp(std::net::TcpListener),
-    /// With the socket that passes files of shared memory, if they are shared.
+    /// A Unix socket, and the socket that passes files of shared memory, if memory is shared.
     Unix(std::os::unix::net::UnixListener, Option<std::os::unix::net::UnixListener>),
 }
 

@@ -56,7 +56,7 @@ pub enum SampledParams {
 /// The part of an augmentation that cannot be applied while a crop is copied from the volume.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rest<'a> {
-    /// Nothing: the copied crop is finished.
+    /// No transforms: the copied crop is finished.
     Nothing,
     /// Transforms of the copied crop, in place.
     InPlace(&'a NnunetParams),

@@ -80,8 +80,8 @@ impl Axis {
 }
 
 impl LowResolutionParams {
-    /// For each voxel of an axis of `n` voxels, the indices of the two voxels that it is interpolated from and the weight
-    /// of the second.
+    /// Computes, for each voxel of an axis of `n` voxels, the indices of the two voxels that it is interpolated from and the
+    /// weight of the second.
     #[must_use]
     pub fn taps(&self, n: usize) -> Vec<(usize, usize, f32)> {
         let axis = Axis::new(n, self.scale);

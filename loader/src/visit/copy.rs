@@ -1,4 +1,4 @@
-//! From the chunks of a column into one crop: converted, flipped and turned in one pass.
+//! Copies of the chunks of a column into one crop: converted, flipped and turned in one pass.
 //!
 //! A column is all chunks that lie above one another along z. Its rows are as long as the crop's, so the crop is
 //! written in whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32

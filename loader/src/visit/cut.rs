@@ -1,4 +1,4 @@
-//! From decoded columns to finished crops.
+//! Cutting of decoded columns into finished crops.
 
 use std::ops::Range;
 

@@ -33,9 +33,9 @@ pub(super) struct Data {
 /// Beginning of encoded voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// This byte.
+    /// Offset in bytes from the beginning of the file.
     At(u64),
-    /// As far from the end as the voxels, stored raw, take; not before this byte.
+    /// Offset from the end of the file by the bytes that the voxels take when stored raw; not before this byte.
     FromEnd(u64),
 }
 

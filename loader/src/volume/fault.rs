@@ -157,13 +157,13 @@ pub enum VolumeFault {
     /// A data type that the standard does not know.
     #[error("unknown data type {code}")]
     UnknownType {
-        /// Its code.
+        /// Code of the type.
         code: i16,
     },
     /// A data type of several numbers a voxel.
     #[error("data type {name}; expected one number a voxel")]
     Type {
-        /// Its name.
+        /// Name of the type.
         name: String,
     },
     /// Voxels that would begin inside the header, or far behind it.
@@ -186,7 +186,7 @@ pub enum VolumeFault {
         quaternion[0], quaternion[1], quaternion[2]
     )]
     Quaternion {
-        /// Its parameters b, c and d.
+        /// Parameters b, c and d of the quaternion.
         quaternion: [f32; 3],
     },
     /// A voxel side that is not a length.

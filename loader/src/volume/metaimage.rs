@@ -122,7 +122,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     Ok(Header { info, data })
 }
 
-/// Programs disagree on whether to apply this scaling: ITK does not.
+/// Refuses a scaling of the values, which some programs apply and others, ITK among them, do not.
 fn check_no_scaling(fields: &Fields) -> Result<(), VolumeFault> {
     let unscaled = [
         ("ElementToIntensityFunctionSlope", &fields.slope, 1.0),

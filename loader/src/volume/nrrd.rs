@@ -258,14 +258,14 @@ fn spacing_numbers(value: &str, rank: usize) -> Result<[f64; 3], VolumeFault> {
     }
 }
 
-/// `(1,2,3)`.
+/// Parses a vector such as `(1,2,3)`.
 fn vector(field: &'static str, value: &str) -> Result<[f64; 3], VolumeFault> {
     let inner = value.trim().strip_prefix('(').and_then(|value| value.strip_suffix(')'));
     let inner = inner.ok_or_else(|| bad(field, value, "three numbers in parentheses"))?;
     three(field, &inner.replace(',', " "))
 }
 
-/// Three vectors, `(1,0,0) (0,1,0) (0,0,1)`, with `none` for further axes.
+/// Parses three vectors such as `(1,0,0) (0,1,0) (0,0,1)`, with `none` for further axes.
 fn vectors(field: &'static str, value: &str, rank: usize) -> Result<[[f64; 3]; 3], VolumeFault> {
     let mut parts = Vec::new();
     let mut rest = value.trim();

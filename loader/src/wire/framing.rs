@@ -123,7 +123,7 @@ pub(crate) enum Part {
     Data(Bytes),
 }
 
-/// Error of a response that is not as the contract says.
+/// A response that breaks the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed response: {0}")]
 pub(crate) struct Malformed(pub(crate) &'static str);

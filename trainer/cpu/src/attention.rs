@@ -323,7 +323,7 @@ mod tests {
             (y, gradients)
         }
 
-        /// By definition, in f64: tokens, dq, dk and dv.
+        /// Tokens, dq, dk and dv computed by their definitions in f64.
         fn expected(&self) -> [Vec<f64>; 4] {
             let Sizes { sequences, heads, width, queries, keys } = self.sizes;
             let dim = heads * width;

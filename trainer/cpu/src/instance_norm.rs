@@ -43,7 +43,7 @@ pub struct Normed<'a> {
 /// Second summand in front of the rectifier.
 #[derive(Clone, Copy, Debug)]
 pub enum Branch<'a> {
-    /// Nothing.
+    /// No second summand.
     None,
     /// The values as they are.
     Plain(&'a [f32]),

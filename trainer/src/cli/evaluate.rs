@@ -81,8 +81,8 @@ impl ValueEnum for Surface {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(PossibleValue::new(self.name()).help(match self {
-            Self::Voxels => "voxels that touch the outside, all of equal weight, as in MONAI",
-            Self::Area => "surface elements weighted by area, as in DeepMind's surface-distance",
+            Self::Voxels => "Voxels that touch the outside, all of equal weight, as in MONAI",
+            Self::Area => "Surface elements weighted by area, as in DeepMind's surface-distance",
         }))
     }
 }
@@ -94,7 +94,7 @@ impl ValueEnum for Absent {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(PossibleValue::new(self.name()).help(match self {
-            Self::Monai => "not measured, whatever is predicted",
+            Self::Monai => "Not measured, whatever is predicted",
             Self::NnUnet => "0 where the class is predicted, not measured otherwise",
         }))
     }

@@ -67,8 +67,8 @@ impl ValueEnum for Weighting {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            Self::Constant => PossibleValue::new("constant").help("equal weights, as in the recipe"),
-            Self::Gaussian => PossibleValue::new("gaussian").help("highest weight at the centre of a window"),
+            Self::Constant => PossibleValue::new("constant").help("Equal weights, as in the recipe"),
+            Self::Gaussian => PossibleValue::new("gaussian").help("Highest weight at the centre of a window"),
         })
     }
 }

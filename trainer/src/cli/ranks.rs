@@ -26,7 +26,7 @@ pub struct RanksArgs {
     /// Seconds that a rank may take from one exchange to the next: a step, tuning, a validation, a checkpoint
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = parse_positive::<u64>)]
     pub step_timeout: u64,
-    /// Times to start the ranks of --devices again after one was lost or killed, from the newest checkpoint
+    /// Number of times that the ranks of --devices are started again, from the newest checkpoint, after one was lost or killed
     #[arg(
         long,
         value_name = "N",

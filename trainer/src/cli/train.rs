@@ -178,9 +178,9 @@ impl RunArgs {
 /// Condition of `--resume`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ResumeArg {
-    /// There must be a run
+    /// Continue the run, which must exist
     Always,
-    /// Begin a run if there is none
+    /// Continue the run, or begin one if there is none
     Auto,
 }
 

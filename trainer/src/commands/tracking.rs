@@ -28,11 +28,11 @@ pub(super) struct Tracking {
 }
 
 enum State {
-    /// The run has not begun.
+    /// Tracking of a run that has not begun.
     Prepared(Box<(Client, Description)>),
-    /// The run lasts.
+    /// Tracking of a run that has begun.
     Started(Tracker),
-    /// Nothing is sent.
+    /// No tracking: no server was named, or it cannot be used.
     Off,
 }
 
@@ -108,8 +108,9 @@ impl Tracking {
             note(format_args!("waiting up to {} s for MLflow server {server} to take the rest", time.as_secs()));
         };
         if let Err(reason) = tracker.finish(status, waiting) {
+            let reason = anyhow::Error::from(reason);
             note(format_args!(
-                "warning: MLflow has not received everything: {reason}; `hiend-train track {run} --mlflow {server}` sends \
+                "warning: MLflow has not received everything: {reason:#}; `hiend-train track {run} --mlflow {server}` sends \
                  the rest"
             ));
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use bytesize::ByteSize;
+use hiend_cache::with_sources;
 
 use crate::checkpoint::{self, Integrity};
 use crate::cli::VerifyArgs;
@@ -20,13 +21,13 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     for (_, path, result) in &check.checkpoints {
         match result {
             Ok(integrity) => super::print(format_args!("{}: {}", path.display(), describe(*integrity)))?,
-            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), chain(error)))?,
+            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), with_sources(error)))?,
         };
     }
     for (path, result) in &check.files {
         match result {
             Ok(note) => super::print(format_args!("{}: {note}", path.display()))?,
-            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), chain(error)))?,
+            Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), with_sources(error)))?,
         };
     }
     match (check.num_faults(), check.newest_whole()) {
@@ -43,10 +44,4 @@ fn describe(integrity: Integrity) -> String {
         Integrity::Whole { bytes } => format!("whole, {}", ByteSize(bytes).display().si()),
         Integrity::Unchecked => "not checked: an earlier version wrote it without checksums".into(),
     }
-}
-
-/// Formats an error with its sources on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -30,7 +30,7 @@ pub enum ReduceError {
     /// A rank failed, and with it the group.
     #[error(transparent)]
     Peer(#[from] PeerFailure),
-    /// This rank's device failed, with its message.
+    /// Failure of this rank's device, with its message.
     #[error("{0}")]
     Device(String),
 }

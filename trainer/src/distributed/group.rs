@@ -22,11 +22,11 @@ const PARTING: Duration = Duration::from_secs(2);
 /// Times after which a rank gives up on another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until all ranks have joined.
+    /// Longest time until all ranks have joined.
     pub join: Duration,
-    /// Without data or heartbeat.
+    /// Longest time without data or heartbeat.
     pub peer: Duration,
-    /// Between two exchanges, with heartbeats: computing, tuning, validating, saving.
+    /// Longest time between two exchanges, with heartbeats: computing, tuning, validating, saving.
     pub step: Duration,
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 struct State {
     queues: Vec<VecDeque<Arrived>>,
-    /// By connection, once it has ended: true if the peer left in order.
+    /// Ends of the connections; `None` while one lasts, true if its peer left in order.
     ends: Vec<Option<bool>>,
     failure: Option<PeerFailure>,
 }

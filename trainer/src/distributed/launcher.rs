@@ -39,7 +39,7 @@ const MAX_HELD: usize = 1000;
 /// A failure to start the ranks of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// This program's own file is unknown.
+    /// The file of this program is unknown.
     #[error("the path of this program is unknown")]
     Program(#[source] io::Error),
     /// A child cannot be started.
@@ -52,7 +52,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The folder of the rendezvous cannot be made.
-    #[error("temporary folder of the rendezvous")]
+    #[error("cannot make the temporary folder of the rendezvous")]
     Folder(#[source] io::Error),
     /// No secret for the ranks.
     #[error(transparent)]

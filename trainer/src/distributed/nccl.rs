@@ -20,26 +20,23 @@ use burn::tensor::Tensor;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::cuda::CudaRuntime;
 use cubecl::device_handle::DeviceHandle;
-use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl::server::{ServerError, ServerStorage as _};
 use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
-use cubecl_server::runtime::Runtime;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 use cudarc::nccl::{result, sys};
 
 use super::all_reduce::{AllReduce, ReduceError};
 use super::group::ProcessGroup;
-
-type Server = <CudaRuntime as Runtime>::Server;
+use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 
 /// Bytes of gradients in one group call: NCCL launches once for them.
 const BUCKET_BYTES: usize = 64 << 20;
 /// Interval at which the progress of a call is polled.
 const POLL: Duration = Duration::from_micros(50);
 /// Time for a communicator to form, and for a call to be queued.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Version whose layout of the configuration is used; later libraries fill in what it lacks.
 const CONFIG_VERSION: u32 = 23_000;
 /// First bytes of a configuration.
@@ -74,6 +71,17 @@ impl NcclError {
     }
 }
 
+/// Failure to form a communicator.
+#[derive(Debug, thiserror::Error)]
+enum FormError {
+    /// The device's thread did not run the request.
+    #[error(transparent)]
+    Thread(#[from] DeviceThreadError),
+    /// NCCL failed.
+    #[error(transparent)]
+    Nccl(#[from] NcclError),
+}
+
 impl NcclSum {
     /// Makes a sum over the ranks of `group`; the communicator forms at the first one.
     pub(super) fn new(group: Arc<ProcessGroup>) -> Self {
@@ -97,32 +105,22 @@ impl NcclSum {
         let bytes: [u8; 128] = ids[0]
             .as_slice()
             .try_into()
-            .map_err(|_| ReduceError::Device("rank 0 sent no identifier of a communicator".into()))?;
+            .ok()
+            .ok_or_else(|| ReduceError::Device("rank 0 sent no identifier of a communicator".into()))?;
         let id = sys::ncclUniqueId { internal: bytes.map(|byte| byte as c_char) };
         let (rank, num_ranks) = (self.group.rank() as c_int, self.group.num_ranks() as c_int);
         let (communicator, group) = (Arc::clone(&self.communicator), Arc::clone(&self.group));
-        let stream = StreamId::current();
-        let formed = DeviceHandle::<Server>::new(x.client.service_id().device).submit_blocking(
-            move |server: &mut Server| -> Result<(), String> {
-                // Makes the device's context current, as every task of CubeCL does.
-                server.flush(stream).map_err(|error| error.to_string())?;
-                let mut config = configuration();
-                let mut raw: sys::ncclComm_t = ptr::null_mut();
-                // SAFETY: all pointers are to live values; the identifier is rank 0's.
-                let started =
-                    unsafe { result::comm_init_rank_config(&raw mut raw, num_ranks, id, rank, &raw mut config) };
-                started.map_err(|error| NcclError::new("ncclCommInitRankConfig", error.0).to_string())?;
-                // Held from here on, so that a failure of the group aborts it.
-                *communicator.lock().unwrap_or_else(PoisonError::into_inner) = Some(Communicator(raw));
-                settle(&communicator, &group, "ncclCommInitRankConfig").map_err(|error| error.to_string())
-            },
-        );
-        match formed {
-            Ok(formed) => formed.map_err(ReduceError::Device),
-            Err(error) => {
-                Err(ReduceError::Device(error.message().unwrap_or("the device's thread panicked").to_owned()))
-            }
-        }
+        let form = move || -> Result<(), FormError> {
+            let mut config = configuration();
+            let mut raw: sys::ncclComm_t = ptr::null_mut();
+            // SAFETY: all pointers are to live values; the identifier is rank 0's.
+            let started = unsafe { result::comm_init_rank_config(&raw mut raw, num_ranks, id, rank, &raw mut config) };
+            started.map_err(|error| NcclError::new("ncclCommInitRankConfig", error.0))?;
+            // Held from here on, so that a failure of the group aborts it.
+            *communicator.lock().unwrap_or_else(PoisonError::into_inner) = Some(Communicator(raw));
+            Ok(settle(&communicator, &group, "ncclCommInitRankConfig")?)
+        };
+        device_thread::run(x.client.service_id().device, form).map_err(|error| ReduceError::Device(error.to_string()))
     }
 
     /// Queues the sums of tensors without gaps into new ones.

@@ -1,4 +1,4 @@
-//! How ranks find each other: rank 0 listens, the others connect and prove that they know the token.
+//! Meeting of the ranks: rank 0 listens, the others connect and prove that they know the token.
 //!
 //! | step | sender | bytes |
 //! |---|---|---|

@@ -98,7 +98,7 @@ pub enum WorldError {
     Missing {
         /// A variable that is set.
         present: String,
-        /// The variable that is not.
+        /// Variable that is missing.
         missing: String,
     },
     /// A variable with another value than expected.
@@ -106,7 +106,7 @@ pub enum WorldError {
     Invalid {
         /// The variable.
         name: String,
-        /// Its value.
+        /// Value of the variable.
         value: String,
         /// Description of a valid value.
         expected: String,

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_parts_the_first_stays() {
+    fn the_first_of_equal_parts_stays() {
         check(&[0, 1, 0, 1, 0, 1], [6, 1, 1], &[1], &[0, 1, 0, 0, 0, 0]);
     }
 }

@@ -116,7 +116,7 @@ pub struct WindowSettings {
 /// Fine-tuned networks with the preprocessing and window settings they are used with.
 #[derive(Debug)]
 pub struct Predictor {
-    /// At least one; the probabilities of several are averaged.
+    /// Networks, at least one; the probabilities of several are averaged.
     models: Vec<Unetr>,
     device: Device,
     classes: Vec<String>,

@@ -53,7 +53,7 @@ pub enum ScanFilesError {
         folder: PathBuf,
         /// Normalisation of the scans, which decides on the modalities of DICOM series.
         normalize: Normalize,
-        /// Its subfolders, which are not searched.
+        /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
     /// A file of a folder of label maps that cannot be used.
@@ -432,7 +432,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_cannot_be_read_is_skipped_and_named() {
+    fn unreadable_files_are_skipped_and_named() {
         let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();

@@ -76,7 +76,7 @@ pub struct ClassMetrics {
 }
 
 impl ClassMetrics {
-    /// Metrics without those that leave the background out.
+    /// Metrics of the background, whose surface and volume are not measured.
     fn without_surface(overlap: Overlap, absent: Absent) -> Self {
         Self {
             overlap,
@@ -89,12 +89,12 @@ impl ClassMetrics {
         }
     }
 
-    /// True if the label has the class and the prediction does not. Not told of the background.
+    /// True if the label has the class and the prediction does not. Always false for the background.
     fn is_missed(&self) -> bool {
         self.hd95_mm.is_infinite() && self.overlap.in_label() > 0
     }
 
-    /// True if the prediction has the class and the label does not. Not told of the background.
+    /// True if the prediction has the class and the label does not. Always false for the background.
     fn is_only_predicted(&self) -> bool {
         self.hd95_mm.is_infinite() && self.overlap.in_label() == 0
     }

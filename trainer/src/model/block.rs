@@ -83,7 +83,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// With a hidden layer of `mlp_ratio` times `dim`.
+    /// An MLP with a hidden layer of `mlp_ratio` times `dim`.
     pub fn init(dim: usize, mlp_ratio: usize, weights: &mut WeightInit) -> Self {
         let (fc1, fc2) = (weights.linear(dim, mlp_ratio * dim), weights.linear(mlp_ratio * dim, dim));
         Self { fc1, fc2, precision: weights.precision() }
@@ -101,13 +101,13 @@ impl Mlp {
 /// Self-attention, then MLP.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before the attention.
+    /// Layer norm before the attention.
     pub norm1: LayerNorm,
     /// Attention of the sequence to itself.
     pub attn: SelfAttention,
-    /// Before the MLP.
+    /// Layer norm before the MLP.
     pub norm2: LayerNorm,
-    /// Token by token.
+    /// MLP, applied token by token.
     pub mlp: Mlp,
     #[module(skip)]
     precision: Precision,
@@ -153,17 +153,17 @@ impl Recompute<1> for Block {
 /// Self-attention, then attention to another sequence, then MLP (arXiv 2502.08347, section 3.2).
 #[derive(Module, Debug)]
 pub struct CrossBlock {
-    /// Before the self-attention.
+    /// Layer norm before the self-attention.
     pub norm0: LayerNorm,
     /// Attention of the sequence to itself.
     pub self_attn: SelfAttention,
-    /// Before the cross-attention; the context comes as it is.
+    /// Layer norm before the cross-attention; the context is not normed.
     pub norm1: LayerNorm,
     /// Attention of the sequence to the context.
     pub cross_attn: CrossAttention,
-    /// Before the MLP.
+    /// Layer norm before the MLP.
     pub norm2: LayerNorm,
-    /// Token by token.
+    /// MLP, applied token by token.
     pub mlp: Mlp,
     #[module(skip)]
     precision: Precision,

@@ -170,9 +170,9 @@ impl Attention for burn::backend::Cube {
 /// Tensors that the backward pass needs.
 #[derive(Clone, Debug)]
 enum Saved<B: FusedAttention> {
-    /// Those of [`attend`].
+    /// Tensors of [`attend`].
     Heads(SavedHeads<B>),
-    /// Those of [`FusedAttention`].
+    /// Tensors of [`FusedAttention`].
     Fused(B::Kept),
 }
 

@@ -17,7 +17,7 @@ use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu
 /// Second summand in front of the rectifier.
 #[derive(Clone, Debug)]
 pub enum Branch {
-    /// Nothing.
+    /// No second summand.
     None,
     /// A tensor as it is.
     Plain(Tensor<5>),
@@ -124,7 +124,7 @@ enum Kind {
 struct Saved {
     x: CpuTensor,
     stats: Vec<RowStats>,
-    /// With statistics if it is normalized, and its values if they are needed.
+    /// The branch with its values, if they are needed, and its statistics, if it is normalized.
     branch: Option<(CpuTensor, Vec<RowStats>)>,
     y: CpuTensor,
 }

@@ -31,6 +31,9 @@ mod ptx;
 pub(super) mod residual;
 pub(super) mod softmax;
 
+#[cfg(feature = "cuda")]
+pub(super) use launch::uninit;
+
 #[cfg(any(test, feature = "device-tests"))]
 #[cfg_attr(
     not(test),

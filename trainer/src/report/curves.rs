@@ -34,7 +34,7 @@ type Failure = Box<dyn std::error::Error>;
 /// An error of drawing curves.
 #[derive(Debug, thiserror::Error)]
 pub enum CurvesError {
-    /// There is no step to draw.
+    /// A journal without a step to draw.
     #[error("no optimizer step in the journal yet")]
     NoSteps,
     /// The plotting library failed.

@@ -27,4 +27,4 @@ pub use error::MlflowError;
 pub use link::{LINK, Link};
 pub use sender::{Description, Sender};
 pub use server::{Credentials, ServerUrl};
-pub use tracker::{Pace, Tracker};
+pub use tracker::{Pace, Tracker, Unfinished};

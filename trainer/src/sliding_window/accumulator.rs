@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::Slab;
+use super::geometry::Geometry;
 
 /// Positions along the longest axis given to the sink at once; bounds the copy made for it.
 const SLAB_THICKNESS: usize = 8;
@@ -12,12 +13,8 @@ const SLAB_THICKNESS: usize = 8;
 /// Weighted sums of the windows over one ROI's thickness of the longest axis.
 pub(super) struct Accumulator {
     pub(super) num_channels: usize,
-    /// Extent of the sums: that of the padded volume, except for one ROI along `axis`, where positions wrap around.
-    extent: [usize; 3],
-    axis: usize,
-    roi: [usize; 3],
-    /// Range of the volume within the padded one, by axis.
-    inside: [Range<usize>; 3],
+    geometry: Geometry,
+    /// Channels of [`Geometry::ring`], one after the other.
     sums: Vec<f32>,
     weights: Vec<f32>,
     /// First position along `axis`, in the padded volume, that the sink has not received.
@@ -26,23 +23,11 @@ pub(super) struct Accumulator {
 }
 
 impl Accumulator {
-    pub(super) fn new(
-        num_channels: usize,
-        padded: [usize; 3],
-        pad: [usize; 3],
-        dims: [usize; 3],
-        roi: [usize; 3],
-        axis: usize,
-    ) -> Self {
-        let mut extent = padded;
-        extent[axis] = roi[axis];
-        let len = extent.iter().product::<usize>();
+    pub(super) fn new(num_channels: usize, geometry: Geometry) -> Self {
+        let len = geometry.ring().iter().product::<usize>();
         Self {
             num_channels,
-            extent,
-            axis,
-            roi,
-            inside: std::array::from_fn(|a| pad[a]..pad[a] + dims[a]),
+            geometry,
             sums: vec![0.0; num_channels * len],
             weights: vec![0.0; len],
             next: 0,
@@ -52,22 +37,25 @@ impl Accumulator {
 
     /// Index into the sums of a position of the padded volume.
     fn place(&self, mut at: [usize; 3]) -> usize {
-        at[self.axis] %= self.roi[self.axis];
-        (at[0] * self.extent[1] + at[1]) * self.extent[2] + at[2]
+        let Geometry { axis, roi, .. } = self.geometry;
+        let [_, ny, nz] = self.geometry.ring();
+        at[axis] %= roi[axis];
+        (at[0] * ny + at[1]) * nz + at[2]
     }
 
     /// Indices and lengths of a row of `len` voxels along z: one run, or two where the ring wraps along z.
     fn runs(&self, at: [usize; 3], len: usize) -> [(usize, usize); 2] {
-        if self.axis != 2 {
+        let Geometry { axis, roi, .. } = self.geometry;
+        if axis != 2 {
             return [(self.place(at), len), (0, 0)];
         }
-        let first = (self.roi[2] - at[2] % self.roi[2]).min(len);
+        let first = (roi[2] - at[2] % roi[2]).min(len);
         [(self.place(at), first), (self.place([at[0], at[1], 0]), len - first)]
     }
 
     /// Adds a window `[C, rx, ry, rz]` that begins at `start` of the padded volume.
     pub(super) fn add(&mut self, start: [usize; 3], window: &[f32], weights: &[f32]) {
-        let [rx, ry, rz] = self.roi;
+        let [rx, ry, rz] = self.geometry.roi;
         let (plane, window_len) = (self.weights.len(), rx * ry * rz);
         for x in 0..rx {
             for y in 0..ry {
@@ -96,15 +84,15 @@ impl Accumulator {
         end: usize,
         sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (axis, inside) = (self.geometry.axis, self.geometry.inside());
         while self.next < end {
-            let mut region = self.inside.clone();
+            let mut region = inside.clone();
             let till = (self.next + SLAB_THICKNESS).min(end);
-            let inside = &self.inside[self.axis];
-            region[self.axis] = self.next.max(inside.start)..till.min(inside.end);
-            if !region[self.axis].is_empty() {
+            region[axis] = self.next.max(inside[axis].start)..till.min(inside[axis].end);
+            if !region[axis].is_empty() {
                 self.average(&region);
                 sink(Slab {
-                    start: std::array::from_fn(|a| region[a].start - self.inside[a].start),
+                    start: std::array::from_fn(|a| region[a].start - inside[a].start),
                     dims: std::array::from_fn(|a| region[a].len()),
                     values: &self.slab,
                 })?;
@@ -136,8 +124,8 @@ impl Accumulator {
 
     /// Zeroes the given positions of the ring, for the next turn.
     fn clear(&mut self, positions: Range<usize>) {
-        let mut region: [Range<usize>; 3] = std::array::from_fn(|a| 0..self.extent[a]);
-        region[self.axis] = positions;
+        let mut region: [Range<usize>; 3] = self.geometry.ring().map(|len| 0..len);
+        region[self.geometry.axis] = positions;
         let plane = self.weights.len();
         for x in region[0].clone() {
             for y in region[1].clone() {
@@ -159,11 +147,12 @@ fn add_assign(sums: &mut [f32], values: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sliding_window::SlidingWindow;
 
     #[test]
     fn memory_does_not_grow_with_the_longest_axis() {
-        let accumulator =
-            |length| Accumulator::new(14, [8, length, 8], [0; 3], [8, length, 8], [4, 4, 4], 1).sums.len();
+        let window = SlidingWindow::new([4; 3], 0.5, 1).unwrap();
+        let accumulator = |length| Accumulator::new(14, Geometry::new(&window, [8, length, 8])).sums.len();
         assert_eq!(accumulator(1000), accumulator(10));
     }
 }

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::geometry::Geometry;
 use super::window::copy_window;
 use super::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
 
@@ -31,9 +32,8 @@ impl SlidingWindow {
             sink(Slab { start, dims, values: &values })
         };
         let [rx, ry, rz] = self.roi_size;
-        let padded: [usize; 3] = std::array::from_fn(|a| volume.dims[a].max(self.roi_size[a]));
-        let pad: [usize; 3] = std::array::from_fn(|a| (padded[a] - volume.dims[a]) / 2);
-        let axis = self.slab_axis(volume.dims);
+        let geometry = Geometry::new(self, volume.dims);
+        let Geometry { padded, axis, .. } = geometry;
         let windows = self.windows(padded, axis);
         let weights =
             Tensor::<4>::from_data(TensorData::new(self.weighting.of_window(self.roi_size), [1, rx, ry, rz]), device);
@@ -42,7 +42,7 @@ impl SlidingWindow {
         for starts in windows.chunks(self.sw_batch_size) {
             let mut batch = Vec::with_capacity(starts.len() * volume.num_channels * rx * ry * rz);
             for &start in starts {
-                copy_window(volume, pad, start, self.roi_size, &mut batch);
+                copy_window(volume, &geometry, start, &mut batch);
             }
             let data = TensorData::new(batch, [starts.len(), volume.num_channels, rx, ry, rz]);
             let ready = std::mem::take(&mut finished);
@@ -60,8 +60,7 @@ impl SlidingWindow {
                 let got = predictions.dims().iter().product();
                 return Err(SlidingWindowError::PredictionLength { expected, got }.into());
             }
-            let sums = sums
-                .get_or_insert_with(|| Sums::new(num_channels, padded, pad, volume.dims, self.roi_size, axis, device));
+            let sums = sums.get_or_insert_with(|| Sums::new(num_channels, geometry, device));
             for (number, &start) in starts.iter().enumerate() {
                 finished.extend(sums.finish_before(start[axis]));
                 let window = predictions.clone().narrow(0, number, 1).squeeze_dim::<4>(0);
@@ -115,19 +114,9 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(
-        num_channels: usize,
-        padded: [usize; 3],
-        pad: [usize; 3],
-        dims: [usize; 3],
-        roi: [usize; 3],
-        axis: usize,
-        device: &Device,
-    ) -> Self {
-        let mut extent = padded;
-        extent[axis] = roi[axis];
-        let ring = |channels| Ring::new(channels, extent, roi, axis, device);
-        let inside = std::array::from_fn(|a| pad[a]..pad[a] + dims[a]);
+    fn new(num_channels: usize, geometry: Geometry, device: &Device) -> Self {
+        let ring = |channels| Ring::new(channels, geometry, device);
+        let (axis, inside) = (geometry.axis, geometry.inside());
         Self { num_channels, weighted: ring(num_channels), weights: ring(1), axis, inside, next: 0 }
     }
 
@@ -160,15 +149,16 @@ impl Sums {
 
 /// A buffer `[C, X, Y, Z]` in which positions along one axis wrap around.
 struct Ring {
-    /// None only while it is changed.
+    /// Values; `None` only while they are changed.
     values: Option<Tensor<4>>,
     roi: [usize; 3],
     axis: usize,
 }
 
 impl Ring {
-    fn new(channels: usize, [x, y, z]: [usize; 3], roi: [usize; 3], axis: usize, device: &Device) -> Self {
-        Self { values: Some(Tensor::zeros([channels, x, y, z], device)), roi, axis }
+    fn new(channels: usize, geometry: Geometry, device: &Device) -> Self {
+        let [x, y, z] = geometry.ring();
+        Self { values: Some(Tensor::zeros([channels, x, y, z], device)), roi: geometry.roi, axis: geometry.axis }
     }
 
     /// Parts of a region of the padded volume, at most one ROI thick along the axis, that the ring does not divide: the part

@@ -1,16 +1,12 @@
 //! Windows cut out of a volume, and their mirror images.
 
 use super::InputVolume;
+use super::geometry::Geometry;
 
 /// Appends the window that begins at `start` of the padded volume to `batch`, as `[C, rx, ry, rz]`; zeros outside the
 /// volume.
-pub(super) fn copy_window(
-    volume: InputVolume<'_>,
-    pad: [usize; 3],
-    start: [usize; 3],
-    roi: [usize; 3],
-    batch: &mut Vec<f32>,
-) {
+pub(super) fn copy_window(volume: InputVolume<'_>, geometry: &Geometry, start: [usize; 3], batch: &mut Vec<f32>) {
+    let Geometry { pad, roi, .. } = *geometry;
     let [nx, ny, nz] = volume.dims;
     let z_from = start[2].max(pad[2]);
     let z_till = (start[2] + roi[2]).min(pad[2] + nz);

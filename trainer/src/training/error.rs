@@ -38,7 +38,7 @@ pub enum TrainingError {
         #[source]
         source: CheckpointError,
     },
-    /// There is no checkpoint of the requested step.
+    /// A run without checkpoint of the requested step.
     #[error("{} has no checkpoint of step {step}; {}", run_dir.display(), Available(steps))]
     NoSuchCheckpoint {
         /// The run's folder.

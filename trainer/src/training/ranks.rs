@@ -201,7 +201,7 @@ impl Ranks {
 
     /// Ends the run on all ranks because of an error of this one, or because it was told to stop.
     pub(super) fn abort(&self, error: &TrainingError) {
-        let message = in_a_line(error);
+        let message = hiend_cache::with_sources(error);
         if error.is_stop() { self.group.stop(&message) } else { self.group.abort(&message) }
     }
 
@@ -276,12 +276,6 @@ pub(super) fn device_names(devices: &[String]) -> String {
         all if all.len() <= 8 => all.join(" + "),
         all => format!("{} ranks: {}, ..", all.len(), all[..4].join(", ")),
     }
-}
-
-/// Formats an error and its sources on one line.
-pub(super) fn in_a_line(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
 use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
-use super::library::{self, Found, Library, Places};
+use super::library::{self, Found, Library, LibraryError, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored};
 
 /// Functions of the library that are called here.
@@ -30,24 +32,43 @@ pub const SYMBOLS: [&str; 14] = [
     "cublasLtMatrixLayoutSetAttribute",
 ];
 
+/// Reason why the library is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// The library cannot be opened.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// A function that is called here is missing.
+    #[error("{} has no {symbol}: it is too old", path.display())]
+    Symbol {
+        /// The library's file.
+        path: PathBuf,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// The library is loaded under a name that the bindings do not look for.
+    #[error("{} has a name that is not looked for", path.display())]
+    Name {
+        /// The library's file.
+        path: PathBuf,
+    },
+}
+
 /// Opens the library, once a process, and checks that it has everything that is called here.
 ///
 /// # Errors
-/// A line that says what is missing and how to get it.
-pub fn library() -> Result<&'static Found, &'static str> {
-    static LIBRARY: std::sync::OnceLock<Result<Found, String>> = std::sync::OnceLock::new();
-    let open = || {
-        let found = library::open(Library::CublasLt, &Places::of_process()).map_err(|error| error.to_string())?;
-        library::has_symbols(&found, &SYMBOLS)
-            .map_err(|symbol| format!("{} has no {symbol}: it is too old", found.path.display()))?;
-        // SAFETY: loads the library by the names that cudarc uses; it is loaded already.
-        if unsafe { sys::is_culib_present() } {
-            Ok(found)
-        } else {
-            Err(format!("{} has a name that is not looked for", found.path.display()))
-        }
-    };
-    LIBRARY.get_or_init(open).as_ref().map_err(String::as_str)
+/// [`Unavailable`] says what is missing and how to get it.
+pub fn library() -> Result<&'static Found, &'static Unavailable> {
+    static LIBRARY: OnceLock<Result<Found, Unavailable>> = OnceLock::new();
+    LIBRARY.get_or_init(open).as_ref()
+}
+
+fn open() -> Result<Found, Unavailable> {
+    let found = library::open(Library::CublasLt, &Places::of_process())?;
+    library::has_symbols(&found, &SYMBOLS)
+        .map_err(|symbol| Unavailable::Symbol { path: found.path.clone(), symbol })?;
+    // SAFETY: loads the library by the names that cudarc uses; it is loaded already.
+    if unsafe { sys::is_culib_present() } { Ok(found) } else { Err(Unavailable::Name { path: found.path }) }
 }
 
 /// A failure of the library, with the call that failed.
@@ -204,7 +225,7 @@ pub struct Pointers {
     pub out: u64,
     /// Vector of the epilogue, if the problem has one.
     pub vector: Option<u64>,
-    /// Scratch memory of as many bytes as [`Session::prepare`] said, if it said any.
+    /// Scratch memory of as many bytes as [`Session::prepare`] returned, unless that was 0.
     pub workspace: Option<u64>,
 }
 
@@ -259,48 +280,46 @@ impl Session {
         let right = Layout::new(problem.factors, a, problem.batch)?;
         let left = Layout::new(problem.factors, b, problem.batch)?;
         let out = Layout::new(problem.result, d, problem.batch)?;
+        // Looked up on its own: as the condition it would keep the table locked.
         let recorded = algorithms::table().get(&self.owner, problem);
-        let (algorithm, workspace_bytes) = match recorded {
-            Some(recorded) => {
-                let algorithm = sys::cublasLtMatmulAlgo_t { data: recorded.words };
-                // SAFETY: a result of plain numbers, for which zeros are a value (status 0 is success).
-                let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
-                // SAFETY: handle, description and layouts are alive; the algorithm is only read, and `checked` written.
-                let status = unsafe {
-                    sys::cublasLtMatmulAlgoCheck(
-                        self.handle,
-                        description.0,
-                        right.0,
-                        left.0,
-                        out.0,
-                        out.0,
-                        &raw const algorithm,
-                        &raw mut checked,
-                    )
-                };
-                status.result().named("cublasLtMatmulAlgoCheck of the recorded algorithm")?;
-                (algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64))
+        let (algorithm, workspace_bytes) = if let Some(recorded) = recorded {
+            let algorithm = sys::cublasLtMatmulAlgo_t { data: recorded.words };
+            // SAFETY: a result of plain numbers, for which zeros are a value (status 0 is success).
+            let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+            // SAFETY: handle, description and layouts are alive; the algorithm is only read, and `checked` written.
+            let status = unsafe {
+                sys::cublasLtMatmulAlgoCheck(
+                    self.handle,
+                    description.0,
+                    right.0,
+                    left.0,
+                    out.0,
+                    out.0,
+                    &raw const algorithm,
+                    &raw mut checked,
+                )
+            };
+            status.result().named("cublasLtMatmulAlgoCheck of the recorded algorithm")?;
+            (algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64))
+        } else {
+            let preference = Preference::new(problem)?;
+            // SAFETY: handle, description, layouts and preference are alive.
+            let best = unsafe {
+                result::get_matmul_algo_heuristic(
+                    self.handle,
+                    description.0,
+                    right.0,
+                    left.0,
+                    out.0,
+                    out.0,
+                    preference.0,
+                )
             }
-            None => {
-                let preference = Preference::new(problem)?;
-                // SAFETY: handle, description, layouts and preference are alive.
-                let best = unsafe {
-                    result::get_matmul_algo_heuristic(
-                        self.handle,
-                        description.0,
-                        right.0,
-                        left.0,
-                        out.0,
-                        out.0,
-                        preference.0,
-                    )
-                }
-                .named("cublasLtMatmulAlgoGetHeuristic")?;
-                let workspace_bytes = best.workspaceSize as u64;
-                let chosen = Algorithm { words: best.algo.data, workspace_bytes };
-                algorithms::table().insert(self.owner.clone(), *problem, chosen);
-                (best.algo, workspace_bytes)
-            }
+            .named("cublasLtMatmulAlgoGetHeuristic")?;
+            let workspace_bytes = best.workspaceSize as u64;
+            let chosen = Algorithm { words: best.algo.data, workspace_bytes };
+            algorithms::table().insert(self.owner.clone(), *problem, chosen);
+            (best.algo, workspace_bytes)
         };
         Ok(Plan { description, left, right, out, algorithm, workspace_bytes })
     }

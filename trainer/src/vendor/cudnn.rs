@@ -7,9 +7,10 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::library::{self, Found, Library, Places};
+use super::library::{self, Found, Library, LibraryError, Places};
 
 pub mod attention;
 pub mod conv;
@@ -72,32 +73,56 @@ pub struct Cudnn {
     pub found: Found,
 }
 
+/// Reason why the library is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// The library cannot be opened.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The file that was opened cannot be opened again.
+    #[error("{}: {reason}", path.display())]
+    Reopen {
+        /// The library's file.
+        path: PathBuf,
+        /// The loader's reason.
+        reason: libloading::Error,
+    },
+    /// A function that is called here is missing.
+    #[error("{} has no {symbol}: it is too old; version 9 is needed", path.display())]
+    Symbol {
+        /// The library's file.
+        path: PathBuf,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// A version before 9.
+    #[error("{} is version {}; version 9 is needed", .0.path.display(), .0.version.as_deref().unwrap_or("unknown"))]
+    Version(Found),
+}
+
 /// Opens the library, once a process, and looks up everything that is called here.
 ///
 /// # Errors
-/// A line that says what is missing and how to get it.
-pub fn library() -> Result<&'static Cudnn, &'static str> {
-    static LIBRARY: OnceLock<Result<Cudnn, String>> = OnceLock::new();
-    LIBRARY.get_or_init(open).as_ref().map_err(String::as_str)
+/// [`Unavailable`] says what is missing and how to get it.
+pub fn library() -> Result<&'static Cudnn, &'static Unavailable> {
+    static LIBRARY: OnceLock<Result<Cudnn, Unavailable>> = OnceLock::new();
+    LIBRARY.get_or_init(open).as_ref()
 }
 
-fn open() -> Result<Cudnn, String> {
-    let found = library::open(Library::Cudnn, &Places::of_process()).map_err(|error| error.to_string())?;
-    let file = found.path.display();
+fn open() -> Result<Cudnn, Unavailable> {
+    let found = library::open(Library::Cudnn, &Places::of_process())?;
+    let path = || found.path.clone();
     // SAFETY: the library is loaded already, so that no initialiser runs.
-    let loaded = unsafe { libloading::Library::new(&found.path) }.map_err(|error| format!("{file}: {error}"))?;
+    let loaded = unsafe { libloading::Library::new(&found.path) }
+        .map_err(|reason| Unavailable::Reopen { path: path(), reason })?;
     // SAFETY: it was opened under cuDNN's name, and is not unloaded.
     let functions = unsafe { Functions::of(&loaded) };
     std::mem::forget(loaded);
-    let functions =
-        functions.map_err(|symbol| format!("{file} has no {symbol}: it is too old; version 9 is needed"))?;
+    let functions = functions.map_err(|symbol| Unavailable::Symbol { path: path(), symbol })?;
     // SAFETY: takes nothing and has no effect.
     let version = unsafe { (functions.get_version)() };
     if version < OLDEST {
-        return Err(format!(
-            "{file} is version {}; version 9 is needed",
-            found.version.as_deref().unwrap_or("unknown")
-        ));
+        return Err(Unavailable::Version(found));
     }
     Ok(Cudnn { functions, version, found })
 }
@@ -139,7 +164,7 @@ impl Cudnn {
 }
 
 fn opened(call: &'static str) -> Result<&'static Cudnn, CudnnError> {
-    library().map_err(|reason| CudnnError::refused(call, reason))
+    library().map_err(|reason| CudnnError::refused(call, &reason.to_string()))
 }
 
 /// The library on the current device. Lives on the device's own thread, and is never destroyed, since devices are not.

@@ -1,16 +1,16 @@
 //! NVIDIA's libraries, looked for where they usually are: nothing is linked, and a program without them still runs.
 //!
-//! They are looked for in the folders of `LD_LIBRARY_PATH`, below `CUDA_PATH`, in the `nvidia-*` wheels of the active
-//! Python environment (`VIRTUAL_ENV`, `CONDA_PREFIX`), in the system's folders, and in the wheels of the system's Python,
-//! in this order. What the system's loader finds by name comes before all of these when a library is opened.
+//! The system's loader is asked by name first, then each file in the usual places ([`Places`]).
 
 #![expect(unsafe_code, reason = "libraries are opened by loading them, and asked for their version")]
+
+mod places;
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use hiend_cache::lookup;
+pub use places::{Libdevice, Places};
 
 /// A library, or a file of one, that the GPU code can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Library {
 }
 
 impl Library {
-    /// All of them, the most needed first.
+    /// All libraries, the most needed first.
     pub const ALL: [Self; 6] = [Self::Driver, Self::Libdevice, Self::Nvrtc, Self::CublasLt, Self::Cudnn, Self::Nccl];
 
     /// File names, the preferred one first.
@@ -46,7 +46,7 @@ impl Library {
         }
     }
 
-    /// Folders below `site-packages/nvidia` in which wheels put it.
+    /// Folders below `site-packages/nvidia` in which wheels put the library.
     fn wheel_folders(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &[],
@@ -137,114 +137,6 @@ impl fmt::Display for Library {
     }
 }
 
-/// Places to look in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places {
-    /// Folders of `LD_LIBRARY_PATH`.
-    pub library_path: Vec<PathBuf>,
-    /// `CUDA_PATH`.
-    pub cuda_path: Option<PathBuf>,
-    /// Roots of active Python environments.
-    pub environments: Vec<PathBuf>,
-    /// Root of the file system; another folder in tests.
-    pub root: PathBuf,
-}
-
-impl Places {
-    /// Search paths of this process.
-    #[must_use]
-    pub fn of_process() -> Self {
-        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        Self {
-            library_path: path("LD_LIBRARY_PATH").map_or_else(Vec::new, |list| std::env::split_paths(&list).collect()),
-            cuda_path: path("CUDA_PATH").map(PathBuf::from),
-            environments: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(path).map(PathBuf::from).collect(),
-            root: PathBuf::from("/"),
-        }
-    }
-
-    /// Every file of `library` that is there, the one to use first. Empty where there is none.
-    #[must_use]
-    pub fn find(&self, library: Library) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for folder in self.folders(library) {
-            for file in library.files() {
-                let path = folder.join(file);
-                if is_there(&path) && !found.contains(&path) {
-                    found.push(path);
-                }
-            }
-        }
-        found
-    }
-
-    /// Folders to look in, in order; most of them need not exist.
-    #[must_use]
-    pub fn folders(&self, library: Library) -> Vec<PathBuf> {
-        let in_toolkit = |root: &Path| library.toolkit_folders().iter().map(|f| root.join(f)).collect::<Vec<_>>();
-        let system = |folder: &&str| self.root.join(folder);
-        let mut folders = Vec::new();
-        if library != Library::Libdevice {
-            folders.extend(self.library_path.iter().cloned());
-        }
-        folders.extend(self.cuda_path.iter().flat_map(|root| in_toolkit(root)));
-        folders.extend(self.environments.iter().flat_map(|root| wheels(root, library)));
-        folders.extend(TOOLKITS.iter().map(system).flat_map(|root| in_toolkit(&root)));
-        if library != Library::Libdevice {
-            folders.extend(SYSTEM.iter().map(system));
-        }
-        folders.extend(PYTHONS.iter().map(system).flat_map(|root| wheels(&root, library)));
-        folders
-    }
-}
-
-/// Library with the mathematical functions of kernels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Libdevice {
-    /// The code generator finds this file.
-    Usable(PathBuf),
-    /// The code generator does not look where it is; with `CUDA_PATH` set to this folder it does.
-    Elsewhere(PathBuf),
-    /// Not in any usual place.
-    Missing,
-}
-
-impl Places {
-    /// Folders in which `CubeCL`'s code generator looks for libdevice (cubecl-llvm 0.11.3, `nvptx/libdevice.rs`): with
-    /// `CUDA_PATH` set, nowhere else.
-    #[must_use]
-    pub fn libdevice_folders(&self) -> Vec<PathBuf> {
-        let roots = match &self.cuda_path {
-            Some(path) => vec![path.clone()],
-            None => TOOLKITS.iter().map(|folder| self.root.join(folder)).collect(),
-        };
-        roots.into_iter().map(|root| root.join("nvvm/libdevice")).collect()
-    }
-
-    /// Finds libdevice, in the code generator's folders first.
-    #[must_use]
-    pub fn libdevice(&self) -> Libdevice {
-        let [name, ..] = Library::Libdevice.files() else { unreachable!("it has a name") };
-        let usable = self.libdevice_folders().into_iter().map(|folder| folder.join(name)).find(|path| is_there(path));
-        if let Some(path) = usable {
-            return Libdevice::Usable(path);
-        }
-        // ROOT/nvvm/libdevice/libdevice.10.bc
-        let elsewhere = self.find(Library::Libdevice).into_iter().next();
-        elsewhere
-            .and_then(|path| Some(Libdevice::Elsewhere(path.ancestors().nth(3)?.to_owned())))
-            .unwrap_or(Libdevice::Missing)
-    }
-}
-
-/// True if a file can be used. One that cannot be looked at is told and passed over: another folder may have it.
-fn is_there(path: &Path) -> bool {
-    lookup::is_file(path).unwrap_or_else(|error| {
-        tracing::warn!("{error}: {}; looking elsewhere", error.source);
-        false
-    })
-}
-
 /// True if the system's loader finds a library of this name.
 #[must_use]
 pub fn loads_by_name(name: &str) -> bool {
@@ -252,53 +144,25 @@ pub fn loads_by_name(name: &str) -> bool {
     unsafe { libloading::Library::new(name) }.map(std::mem::forget).is_ok()
 }
 
-/// Usual places of a CUDA installation.
-const TOOLKITS: [&str; 4] = ["usr/local/cuda", "opt/cuda", "usr/lib/cuda", "usr"];
-/// Usual places of libraries.
-const SYSTEM: [&str; 6] =
-    ["usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "usr/local/lib", "usr/local/nvidia/lib64", "usr/lib/wsl/lib"];
-/// Roots of the system's Python.
-const PYTHONS: [&str; 2] = ["usr/local", "usr"];
-
-/// Folders of wheels below a Python environment's `lib/python3.*`, by name.
-fn wheels(environment: &Path, library: Library) -> Vec<PathBuf> {
-    let folder = environment.join("lib");
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!("{}: cannot list: {error}; looking elsewhere", folder.display());
-            }
-            return vec![];
-        }
-    };
-    let is_python = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
-    let mut pythons: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_python).collect();
-    pythons.sort();
-    let packages = |python: PathBuf| ["site-packages", "dist-packages"].map(|name| python.join(name).join("nvidia"));
-    let folders = |nvidia: PathBuf| library.wheel_folders().iter().map(move |folder| nvidia.join(folder));
-    pythons.into_iter().flat_map(packages).flat_map(folders).collect()
-}
-
 /// A library that was found, and loaded if it is one that can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The file, as the process has mapped it.
     pub path: PathBuf,
-    /// The version that it reports, if it does.
+    /// Version that the library reports; `None` if it reports none.
     pub version: Option<String>,
 }
 
 /// Failure to open a library.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LibraryError {
-    /// There is no such file in any of the usual places.
+    /// No file of the library in any of the usual places.
     #[error("{library} was not found: {}", library.how_to_get())]
     Missing {
         /// The library.
         library: Library,
     },
-    /// There are such files, and none of them can be loaded.
+    /// Files of the library, none of which can be loaded.
     #[error("{} cannot be loaded: {reason}", path.display())]
     Broken {
         /// The preferred file.
@@ -332,7 +196,7 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
                 return Ok(Found { path, version });
             }
             Err(error) if name.is_absolute() && broken.is_none() => {
-                let reason = with_reasons(&error).replace('\n', " ");
+                let reason = hiend_cache::with_sources(&error).replace('\n', " ");
                 broken = Some(LibraryError::Broken { path: name, reason });
             }
             Err(_) => {}
@@ -341,7 +205,7 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
     Err(broken.unwrap_or(LibraryError::Missing { library }))
 }
 
-/// File of `library` that this process has mapped, which a name alone does not tell.
+/// File of `library` that this process has mapped; a library that was opened by name may be any.
 fn mapped(library: Library) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let stem = library.files()[0].split(".so").next()?;
@@ -350,11 +214,6 @@ fn mapped(library: Library) -> Option<PathBuf> {
         let rest = name.strip_prefix(stem)?;
         rest.starts_with(".so").then(|| path.to_owned())
     })
-}
-
-fn with_reasons(error: &dyn std::error::Error) -> String {
-    let reasons = std::iter::successors(Some(error), |error| error.source());
-    reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// True if the driver initialises: `cuInit` succeeds, which takes a device and permission to use it.
@@ -370,7 +229,7 @@ pub fn driver_answers() -> bool {
     }
 }
 
-/// True if `library`, which must be open, has all of `symbols`; the first missing one otherwise.
+/// Checks that `found`, which must be loaded, has all of `symbols`.
 ///
 /// # Errors
 /// The name of the first symbol that is missing.
@@ -388,106 +247,21 @@ pub fn has_symbols<'a>(found: &Found, symbols: &[&'a str]) -> Result<(), &'a str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
-    /// A folder tree in which the given files exist.
-    struct Tree(tempfile::TempDir);
-
-    impl Tree {
-        fn of(files: &[&str]) -> Self {
-            let tree = Self(tempfile::tempdir().unwrap());
-            for file in files {
-                let path = tree.at(file);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, "not a library").unwrap();
-            }
-            tree
-        }
-
-        fn at(&self, path: &str) -> PathBuf {
-            self.0.path().join(path)
-        }
-
-        fn places(&self) -> Places {
-            Places { root: self.0.path().to_owned(), ..Places::default() }
-        }
-
-        /// Files found, relative to the tree.
-        fn find(&self, library: Library, places: &Places) -> Vec<String> {
-            let relative = |path: PathBuf| path.strip_prefix(self.0.path()).unwrap().display().to_string();
-            places.find(library).into_iter().map(relative).collect()
-        }
-    }
-
-    const SYSTEM_FILE: &str = "usr/lib/x86_64-linux-gnu/libcublasLt.so.12";
-    const TOOLKIT_FILE: &str = "usr/local/cuda/lib64/libcublasLt.so";
-    const WHEEL_FILE: &str = "home/env/lib/python3.12/site-packages/nvidia/cu13/lib/libcublasLt.so.13";
-    const OLD_WHEEL_FILE: &str = "home/env/lib/python3.12/site-packages/nvidia/cublas/lib/libcublasLt.so.12";
-
-    #[test]
-    fn the_systems_folders_are_searched_without_any_variable() {
-        let tree = Tree::of(&[SYSTEM_FILE, TOOLKIT_FILE, WHEEL_FILE]);
-        assert_eq!(tree.find(Library::CublasLt, &tree.places()), [TOOLKIT_FILE, SYSTEM_FILE]);
-        assert!(tree.find(Library::Nccl, &tree.places()).is_empty());
-    }
-
-    #[test]
-    fn an_active_python_environment_comes_before_the_system() {
-        let tree = Tree::of(&[SYSTEM_FILE, WHEEL_FILE, OLD_WHEEL_FILE]);
-        let places = Places { environments: vec![tree.at("home/env")], ..tree.places() };
-        assert_eq!(tree.find(Library::CublasLt, &places), [WHEEL_FILE, OLD_WHEEL_FILE, SYSTEM_FILE]);
-    }
-
-    #[test]
-    fn explicit_paths_come_first() {
-        let tree = Tree::of(&[SYSTEM_FILE, WHEEL_FILE, "cuda-13/lib64/libcublasLt.so", "mine/libcublasLt.so.13"]);
-        let places = Places {
-            library_path: vec![tree.at("nothing here"), tree.at("mine")],
-            cuda_path: Some(tree.at("cuda-13")),
-            environments: vec![tree.at("home/env")],
-            ..tree.places()
-        };
-        let expected = ["mine/libcublasLt.so.13", "cuda-13/lib64/libcublasLt.so", WHEEL_FILE, SYSTEM_FILE];
-        assert_eq!(tree.find(Library::CublasLt, &places), expected);
-    }
-
-    #[test]
-    fn libdevice_is_found_below_toolkits_and_in_wheels() {
-        let wheel = "home/env/lib/python3.11/site-packages/nvidia/cuda_nvcc/nvvm/libdevice/libdevice.10.bc";
-        let tree = Tree::of(&[wheel, "usr/lib/cuda/nvvm/libdevice/libdevice.10.bc", "elsewhere/libdevice.10.bc"]);
-        let places = Places {
-            library_path: vec![tree.at("elsewhere")],
-            environments: vec![tree.at("home/env")],
-            ..tree.places()
-        };
-        let expected = [wheel, "usr/lib/cuda/nvvm/libdevice/libdevice.10.bc"];
-        assert_eq!(tree.find(Library::Libdevice, &places), expected);
-    }
-
-    #[test]
-    fn libdevice_outside_the_code_generators_folders_names_the_folder_to_set() {
-        let toolkit = "usr/local/cuda/nvvm/libdevice/libdevice.10.bc";
-        let wheel = "home/env/lib/python3.11/site-packages/nvidia/cu13/nvvm/libdevice/libdevice.10.bc";
-        let tree = Tree::of(&[toolkit, wheel]);
-        assert_eq!(tree.places().libdevice(), Libdevice::Usable(tree.at(toolkit)));
-        // With CUDA_PATH set, the code generator looks nowhere else.
-        let set = Places { cuda_path: Some(tree.at("cuda-13")), ..tree.places() };
-        assert_eq!(set.libdevice_folders(), [tree.at("cuda-13/nvvm/libdevice")]);
-        assert_eq!(set.libdevice(), Libdevice::Elsewhere(tree.at("usr/local/cuda")));
-        let tree = Tree::of(&[wheel]);
-        let active = Places { environments: vec![tree.at("home/env")], ..tree.places() };
-        let root = "home/env/lib/python3.11/site-packages/nvidia/cu13";
-        assert_eq!(active.libdevice(), Libdevice::Elsewhere(tree.at(root)));
-        assert_eq!(tree.places().libdevice(), Libdevice::Missing);
+    fn places(folder: &tempfile::TempDir) -> Places {
+        Places { root: folder.path().to_owned(), ..Places::default() }
     }
 
     #[test]
     fn a_file_that_is_no_library_is_named_with_the_loaders_reason() {
         // NCCL's name, because no test machine has it where the loader looks; the assertion holds where one has.
-        let tree = Tree::of(&["usr/lib/x86_64-linux-gnu/libnccl.so.2"]);
-        match open(Library::Nccl, &tree.places()) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("usr/lib/x86_64-linux-gnu/libnccl.so.2");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "not a library").unwrap();
+        match open(Library::Nccl, &places(&folder)) {
             Err(LibraryError::Broken { path, reason }) => {
-                assert_eq!(path, tree.at("usr/lib/x86_64-linux-gnu/libnccl.so.2"));
+                assert_eq!(path, file);
                 assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}");
             }
             Ok(found) => assert!(found.path.is_absolute(), "the system's own: {found:?}"),
@@ -497,8 +271,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_how_to_get_it() {
-        let tree = Tree::of(&[]);
-        let error = open(Library::Libdevice, &tree.places()).unwrap_err().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let error = open(Library::Libdevice, &places(&folder)).unwrap_err().to_string();
         assert!(error.starts_with("libdevice was not found: install CUDA's nvvm"), "{error}");
     }
 }

@@ -38,7 +38,7 @@ impl Number {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Epilogue {
-    /// None.
+    /// No further work.
     Plain,
     /// A vector is added to every row of the result.
     Bias,

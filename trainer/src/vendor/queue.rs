@@ -8,33 +8,45 @@
 use std::any::TypeId;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::hash_map::Entry;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::cuda::CudaRuntime;
 use cubecl::device::DeviceId;
 use cubecl::device_handle::DeviceHandle;
-use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl::server::{ServerError, ServerStorage as _};
 use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
-use cubecl_server::runtime::Runtime;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
-use super::cublaslt::{self, Pointers, Session};
+use super::answers::Answers;
+use super::cublaslt::{self, CublasLtError, Pointers, Session, Unavailable};
+use super::device_thread::{self, DeviceThreadError, Server};
 use super::layout::Matrix;
 use super::problem::{Epilogue, Number, Placed, Problem};
 use super::timing;
-
-type Server = <CudaRuntime as Runtime>::Server;
 
 thread_local! {
     /// Sessions of the devices that this thread drives, which is one. Library handles are not shared between threads.
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Scratch memory of each problem on each device, or why the library does not compute it.
-static PREPARED: Mutex<Option<HashMap<(DeviceId, Problem), Result<u64, String>>>> = Mutex::new(None);
+/// Answers by problem.
+static PREPARED: Answers<Problem, PrepareError> = Answers::new();
+
+/// Reason why the library does not compute a product, in one line.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The library is not used.
+    #[error(transparent)]
+    Unavailable(#[from] &'static Unavailable),
+    /// The device's thread did not run the request.
+    #[error(transparent)]
+    Thread(#[from] DeviceThreadError),
+    /// The library refuses the product.
+    #[error(transparent)]
+    Refused(#[from] CublasLtError),
+}
 
 /// True if a tensor is on a CUDA device.
 #[must_use]
@@ -62,43 +74,31 @@ pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
     untiled.then(|| Placed { matrix, offset: x.handle.offset_start.unwrap_or(0) })
 }
 
-/// Makes sure that the library is there and computes `problem` on the device of `x`; the first time, it asks on the
-/// device's thread and waits for the answer. Gives the bytes of scratch memory that the product needs.
+/// Makes sure that the library is available and computes `problem` on the device of `x`; the first time, asks on the
+/// device's thread and waits for the answer. Returns the bytes of scratch memory that the product needs.
 ///
 /// # Errors
-/// The reason why it does not, in a line.
-pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<u64, String> {
-    let device = x.client.service_id().device;
-    let known = |prepared: &Option<HashMap<_, _>>| prepared.as_ref()?.get(&(device, *problem)).cloned();
-    if let Some(answer) = known(&PREPARED.lock().unwrap_or_else(PoisonError::into_inner)) {
-        return answer;
-    }
-    let answer = cublaslt::library().map_err(str::to_owned).and_then(|_| ask(*problem, device));
-    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-    prepared.get_or_insert_default().insert((device, *problem), answer.clone());
-    answer
-}
-
-fn ask(problem: Problem, device: DeviceId) -> Result<u64, String> {
-    let stream = StreamId::current();
-    let answer = DeviceHandle::<Server>::new(device).submit_blocking(move |server: &mut Server| {
-        // Makes the device's context current, as every task of CubeCL does.
-        server.flush(stream).map_err(|error| error.to_string())?;
-        with_session(device, |session| session.prepare(&problem)).map_err(|error| error.to_string())
-    });
-    answer.map_err(|error| error.message().unwrap_or("the device's thread panicked").to_owned())?
+/// The reason why the library does not compute it.
+pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<u64, PrepareError> {
+    let (problem, device) = (*problem, x.client.service_id().device);
+    PREPARED.get(device, problem, || {
+        cublaslt::library()?;
+        device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
 }
 
 fn with_session<T>(
     device: DeviceId,
-    work: impl FnOnce(&mut Session) -> Result<T, cublaslt::CublasLtError>,
-) -> Result<T, cublaslt::CublasLtError> {
+    work: impl FnOnce(&mut Session) -> Result<T, CublasLtError>,
+) -> Result<T, CublasLtError> {
     SESSIONS.with_borrow_mut(|sessions| {
-        if !sessions.contains_key(&device) {
-            let name = cublaslt::device_name(device.index_id.into())?;
-            sessions.insert(device, Session::open(name)?);
-        }
-        work(sessions.get_mut(&device).expect("inserted above"))
+        work(match sessions.entry(device) {
+            Entry::Occupied(session) => session.into_mut(),
+            Entry::Vacant(place) => {
+                let name = cublaslt::device_name(device.index_id.into())?;
+                place.insert(Session::open(name)?)
+            }
+        })
     })
 }
 
@@ -117,10 +117,9 @@ pub fn launch(
     assert!([left, right].into_iter().chain(vector).all(|x| x.client.service_id() == service), "one device");
     let device = service.device;
     let stream = StreamId::current();
-    let workspace = (workspace_bytes > 0).then(|| out.client.empty(workspace_bytes as usize));
+    let workspace = (workspace_bytes > 0).then(|| out.client.empty(workspace_bytes as usize).binding());
     let [a, b, d] = [left, right, out].map(|x| x.handle.clone().binding());
     let vector = vector.map(|x| x.handle.clone().binding());
-    let workspace = workspace.map(|handle| handle.binding());
     let writes_vector = problem.epilogue == Epilogue::BiasGradient;
     DeviceHandle::<Server>::new(device).submit(move |server: &mut Server| {
         let bindings: Vec<_> = [&a, &b, &d].into_iter().chain(&vector).chain(&workspace).cloned().collect();

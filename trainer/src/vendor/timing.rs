@@ -66,7 +66,7 @@ mod events {
 
     /// Runs `call`, which queues work on `stream`, between two events if calls are timed. Called on the device's thread,
     /// with its context current.
-    pub fn around<R>(name: impl FnOnce() -> String, stream: CUstream, call: impl FnOnce() -> R) -> R {
+    pub(crate) fn around<R>(name: impl FnOnce() -> String, stream: CUstream, call: impl FnOnce() -> R) -> R {
         if !recorder().active {
             return call();
         }
@@ -85,7 +85,7 @@ mod events {
     }
 
     /// Reads and destroys a call's events; `None` if the driver refuses, as for a call that failed.
-    pub fn read(pending: Pending) -> Option<VendorCall> {
+    pub(super) fn read(pending: Pending) -> Option<VendorCall> {
         let [start, end] = pending.events.map(|event| event as CUevent);
         // SAFETY: the context is the device's primary one, which CubeCL keeps until the process ends. The events were
         // created and recorded in it by `around`, are read here alone, and are destroyed once.

@@ -58,8 +58,8 @@ def shard(
         out: Folder of the cache, created if missing, or a URL that begins with ``s3://``, ``gs://`` or ``az://``.
         normalize: ``"hu"``, or ``"zscore"`` for z-scores by each scan's own mean and standard deviation.
         spacing: Voxel side lengths in mm, one number or three; ``None`` keeps those of each scan.
-        window: HU range mapped to [0, 1], whose lower end foreground is above, by default (-175, 250); z-scores to
-            keep, by default (-20, 40).
+        window: HU range mapped to [0, 1]; voxels above its lower end are foreground; by default (-175, 250). With
+            ``normalize="zscore"``, z-scores to keep, by default (-20, 40).
         store: HU range to keep: ``"window"``, or ``"full"`` to choose the window when streaming.
         codec: ``"fast"``, ``"dense"`` or ``"lz4"``.
         exclude: Datasets and cases to exclude; ``*`` and ``?`` are wildcards.

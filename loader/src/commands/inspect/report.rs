@@ -52,7 +52,7 @@ pub(super) fn write(cache: &Cache, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(page.write(folder)?)
 }
 
-/// At most [`MOST_SAMPLED`] cases, evenly spaced.
+/// Selects up to [`MOST_SAMPLED`] cases, evenly spaced.
 fn sampled(cases: &[Case]) -> Vec<&Case> {
     let num = cases.len().min(MOST_SAMPLED);
     (0..num).map(|at| &cases[at * cases.len() / num]).collect()

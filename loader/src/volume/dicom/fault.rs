@@ -146,12 +146,7 @@ impl DicomFault {
     }
 
     pub(super) fn damaged(error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            message = format!("{message}: {error}");
-            source = error.source();
-        }
+        let message = hiend_cache::with_sources(error);
         // One line, whatever the file holds.
         Self::Damaged { message: message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect() }
     }

@@ -192,7 +192,7 @@ pub fn sort_of(files: &[PathBuf], wanted: Wanted) -> Sorted {
     sorted
 }
 
-/// `003-abdomen_1.5mm` of number and description: letters and digits, `.` and `_` for everything else.
+/// Makes a name such as `003-abdomen_1.5mm` of number and description: letters and digits, `.` and `_` for everything else.
 fn name(number: &str, description: &str) -> String {
     let number: String = match number.parse::<u32>() {
         Ok(number) => format!("{number:03}"),

@@ -54,9 +54,9 @@ pub(super) fn parse_elements(file: &[u8]) -> Result<Elements, DicomFault> {
 /// Numbers of a stored pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PixelForm {
-    /// 8 or 16.
+    /// Bits in which a pixel is stored, 8 or 16.
     pub bits_allocated: u16,
-    /// 1 to `bits_allocated`.
+    /// Bits that hold the value, 1 to `bits_allocated`.
     pub bits_stored: u16,
     /// Position of the highest bit.
     pub high_bit: u16,
@@ -219,7 +219,7 @@ fn padding(elements: &Elements, form: PixelForm) -> Option<Padding> {
     Some((first.min(limit), first.max(limit)))
 }
 
-/// `series 3 "ABDOMEN"`, as far as the header has it.
+/// Name of a series for messages, such as `series 3 "ABDOMEN"`, as far as the header has one.
 pub(super) fn series_name(elements: &Elements) -> String {
     let number = elements.first(tags::SERIES_NUMBER).unwrap_or_default();
     let description = elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Headers as ITK writes them, and ones that nobody should.
+//! Headers as ITK writes them, and invalid ones.
 
 use super::super::{Volume, detached, read_volume};
 use super::*;

@@ -1,4 +1,4 @@
-//! Headers as ITK and 3D Slicer write them, and ones that nobody should.
+//! Headers as ITK and 3D Slicer write them, and invalid ones.
 
 #![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
 

@@ -15,7 +15,7 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 /// Existing files that may be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replace {
-    /// None.
+    /// No existing file.
     Nothing,
     /// Probabilities: without a label map, which is written last, they are those of an interrupted prediction.
     Probabilities,

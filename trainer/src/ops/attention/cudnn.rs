@@ -8,15 +8,15 @@
 use burn::backend::Cube;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, full};
+use burn_cubecl::ops::numeric::full;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::heads::{Padding, Part, dims};
 use super::{Computation, Method, Sources};
-use crate::ops::kernels::{columns, heads};
+use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
-use crate::vendor::cudnn::queue::{self, Buffer};
+use crate::vendor::cudnn::queue::{self, Buffer, PrepareError};
 use crate::vendor::fallback::warn_once;
 use crate::vendor::problem::Number;
 
@@ -51,8 +51,19 @@ struct Plan {
     is_self: bool,
 }
 
+/// Reason why cuDNN does not compute an attention.
+#[derive(Debug, thiserror::Error)]
+enum NotPlanned {
+    /// Tokens of 32 bits.
+    #[error("cuDNN's attention takes 16-bit tokens; train.precision = \"bf16\" makes them")]
+    Precision,
+    /// The library does not compute one of the passes.
+    #[error(transparent)]
+    Pass(#[from] PrepareError),
+}
+
 impl Plan {
-    /// The plan for these sources; `None` where the library is not asked for, or does not compute it, which is told once.
+    /// The plan for these sources; `None` where the library is not asked for or, with one warning, does not compute it.
     fn of(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<Self> {
         let first = first(sources);
         if method.computation != Computation::Cudnn || !vendor::queue::on_cuda(first) {
@@ -62,9 +73,9 @@ impl Plan {
         plan.map_err(|reason| warn_once(FALLBACK, &reason)).ok()
     }
 
-    fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, String> {
+    fn planned(sources: &Sources<Cube>, first: &CubeTensor, heads: usize) -> Result<Self, NotPlanned> {
         let Some(number @ (Number::F16 | Number::Bf16)) = vendor::queue::number(first.dtype) else {
-            return Err("its attention is of 16-bit tokens; train.precision = \"bf16\" makes them".to_owned());
+            return Err(NotPlanned::Precision);
         };
         let ([sequences, queries, dim], keys) = match sources {
             Sources::Own([qkv, _]) => {
@@ -85,7 +96,7 @@ impl Plan {
             result: layout(1),
             gradients,
         };
-        let backward = Backward::of(attention)?;
+        let backward = Backward::of(attention).map_err(PrepareError::from)?;
         // Both before either is used: an attention goes one way, forward and back.
         let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
         Ok(Self { attention, backward, workspace_bytes, width, is_self })
@@ -119,8 +130,8 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     } else {
         Shape::from([sequences, queries, heads * width])
     };
-    let o = empty(&q, shape, q.dtype);
-    let stats = empty(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let o = uninit(&q, shape, q.dtype);
+    let stats = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
     queue::launch(
         Forward(plan.attention),
         plan.workspace_bytes[0],
@@ -137,7 +148,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
     assert_eq!(dy.dtype, q.dtype, "a gradient has the type of its value");
     let d_o = if plan.is_padded() { heads::split(dy, None, plan.part(0, 1)) } else { into_contiguous(dy) };
-    let row_sums = empty(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let row_sums = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
     let lengths = plan
         .backward
         .masked
@@ -158,7 +169,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         queue::launch(plan.backward, plan.workspace_bytes[1], &read, &written);
     };
     let maps = if plan.is_padded() {
-        let of = |rows| empty(&q, Shape::from([sequences, heads, rows, width]), q.dtype);
+        let of = |rows| uninit(&q, Shape::from([sequences, heads, rows, width]), q.dtype);
         let [d_q, d_k, d_v] = [of(queries), of(keys), of(keys)];
         launch(&[whole(&d_q, &[(uid::D_Q, 0)]), whole(&d_k, &[(uid::D_K, 0)]), whole(&d_v, &[(uid::D_V, 0)])]);
         if plan.is_self {
@@ -168,7 +179,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         }
     } else {
         let dim = heads * width;
-        let of = |rows, parts| empty(&q, Shape::from([sequences, rows, parts * dim]), q.dtype);
+        let of = |rows, parts| uninit(&q, Shape::from([sequences, rows, parts * dim]), q.dtype);
         let part = (dim * q.elem_size()) as u64;
         if plan.is_self {
             let d_qkv = of(queries, 3);
@@ -187,10 +198,6 @@ fn first(sources: &Sources<Cube>) -> &CubeTensor {
     match sources {
         Sources::Own([first, _]) | Sources::Other([first, ..]) => first,
     }
-}
-
-fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
 fn whole<'a>(tensor: &'a CubeTensor, places: &'a [(i64, u64)]) -> Buffer<'a> {

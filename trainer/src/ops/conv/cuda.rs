@@ -1,12 +1,13 @@
-//! Convolutions of tensors by cuDNN: which problem they are, what is copied first, and what is said where it is not there.
+//! Convolutions of tensors by cuDNN: the problem for each, copies of unaligned tensors, and a warning where the library is
+//! not used.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::ops::kernels::uninit;
 use crate::ops::product::Factors;
 use crate::vendor::cudnn::conv::{Convolution, Direction};
 use crate::vendor::cudnn::queue::{Buffer, launch, prepare};
@@ -83,7 +84,7 @@ impl Sizes {
     }
 }
 
-/// The tensor that a direction computes of two others; `None` where the library does not, which is said once.
+/// The tensor that a direction computes of two others; `None`, with one warning, where the library does not compute it.
 fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], factors: Factors) -> Option<CubeTensor> {
     let [a, b] = factors_of;
     if !on_cuda(a) || a.dtype != b.dtype || BURNS.load(Ordering::Relaxed) {
@@ -99,7 +100,7 @@ fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], fa
     };
     let (a, b) = (aligned(a.clone()), aligned(b.clone()));
     let shape = sizes.written(direction);
-    let out = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, a.dtype);
+    let out = uninit(&a, shape, a.dtype);
     let [of_a, of_b, of_out] = problem.tensors().map(|uid| [(uid, 0)]);
     let read = [Buffer { tensor: &a, places: &of_a }, Buffer { tensor: &b, places: &of_b }];
     launch(problem, workspace_bytes, &read, &[Buffer { tensor: &out, places: &of_out }]);

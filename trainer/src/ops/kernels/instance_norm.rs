@@ -9,326 +9,18 @@
 //! statistics and 8 for the values forward, 8 and 12 backward. Composed of Burn's operations it is a dozen passes each way,
 //! of 4 to 12 bytes.
 
-use burn::tensor::{DType, FloatDType, Shape};
+pub(super) mod device;
+pub(super) mod groups;
+
+use burn::tensor::FloatDType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::ir::ElemType;
-use cubecl::prelude::*;
 
 use super::launch::{RowLaunch, elem, elementwise, f32_vector_size, uninit};
-use super::plane::{lanes_sum, own_row};
-
-/// Fewest voxels of a group.
-const SMALLEST_GROUP: usize = 32;
-/// Number of groups above which they grow: enough to occupy a device, few enough to be merged by one plane.
-const MOST_GROUPS: usize = 2048;
-
-/// Groups that the voxels of each case are divided into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Groups {
-    cases: u32,
-    voxels: u32,
-    channels: u32,
-    /// Voxels of a group; the last of a case may have fewer.
-    size: u32,
-    /// Groups of a case.
-    count: u32,
-}
-
-impl Groups {
-    /// The groups of `x` `[N, .., C]`.
-    fn of(x: &CubeTensor) -> Self {
-        let shape = x.meta.shape();
-        let (cases, channels) = (shape[0], shape[shape.num_dims() - 1]);
-        let all = shape.num_elements();
-        assert!(u32::try_from(all).is_ok(), "kernels count values in 32 bits; use micro-batches");
-        Self::new(cases, all / cases / channels, channels)
-    }
-
-    fn new(cases: usize, voxels: usize, channels: usize) -> Self {
-        let size = voxels.div_ceil(MOST_GROUPS).next_power_of_two().max(SMALLEST_GROUP);
-        let count = voxels.div_ceil(size);
-        let [cases, voxels, channels, size, count] =
-            [cases, voxels, channels, size, count].map(|number| u32::try_from(number).expect("counted above"));
-        Self { cases, voxels, channels, size, count }
-    }
-
-    /// An uninitialised buffer for `kinds` sums of each group, `[kinds, N, groups, C]` in f32.
-    fn buffer(self, kinds: u32, x: &CubeTensor) -> CubeTensor {
-        let shape = [kinds, self.cases, self.count, self.channels].map(|length| length as usize);
-        uninit(x, Shape::from(shape), DType::F32)
-    }
-
-    /// An uninitialised buffer for `kinds` values of each case and channel, `[kinds, N, C]` in f32.
-    fn totals(self, kinds: u32, x: &CubeTensor) -> CubeTensor {
-        let shape = [kinds, self.cases, self.channels].map(|length| length as usize);
-        uninit(x, Shape::from(shape), DType::F32)
-    }
-}
-
-/// Normalized values of the vector at `at` among those of one case's channels. `stats` holds the means of all cases, then
-/// the reciprocals of their deviations.
-#[cube]
-fn normalized<T: Float, N: Size>(x: Vector<T, N>, stats: &[Vector<f32, N>], at: u32, all: u32) -> Vector<f32, N> {
-    (Vector::<f32, N>::cast_from(x) - stats[at as usize]) * stats[(all + at) as usize]
-}
-
-/// Vector of the branch, normalized if `normed`.
-#[cube]
-fn added<T: Float, N: Size>(
-    x: Vector<T, N>,
-    stats: &[Vector<f32, N>],
-    at: u32,
-    all: u32,
-    #[comptime] normed: bool,
-) -> Vector<f32, N> {
-    if comptime!(normed) { normalized::<T, N>(x, stats, at, all) } else { Vector::<f32, N>::cast_from(x) }
-}
-
-/// `dy` times the slope of the rectifier at `z`.
-#[cube]
-fn unbent<T: Float, N: Size>(dy: Vector<T, N>, z: Vector<f32, N>, slope: f32) -> Vector<f32, N> {
-    let mut factor = Vector::<f32, N>::new(1.0f32);
-    #[unroll]
-    for i in 0usize..N::value().comptime() {
-        factor.insert(i, select(z.extract(i) < 0.0f32, slope, 1.0f32));
-    }
-    Vector::<f32, N>::cast_from(dy) * factor
-}
-
-/// Mean of each group, and its sum of squares about that mean.
-#[cube(launch_unchecked)]
-pub(super) fn moments_of_groups<T: Float, N: Size>(
-    x: &[Vector<T, N>],
-    means: &mut [Vector<f32, N>],
-    squares: &mut [Vector<f32, N>],
-    units: u32,
-    voxels: u32,
-    groups: u32,
-    size: u32,
-    #[comptime] width: u32,
-    #[define(T)] _dtype: ElemType,
-) {
-    let at = ABSOLUTE_POS as u32;
-    if at < units {
-        let column = at % width;
-        let group = at / width % groups;
-        let case = at / (width * groups);
-        let start = group * size;
-        let end = min(start + size, voxels);
-        let base = case * voxels;
-        // Deviations from the first value: squares of the values themselves would lose a small variance.
-        let first = Vector::<f32, N>::cast_from(x[((base + start) * width + column) as usize]);
-        let mut sum = Vector::<f32, N>::zeroed();
-        let mut square = Vector::<f32, N>::zeroed();
-        for voxel in start..end {
-            let deviation = Vector::<f32, N>::cast_from(x[((base + voxel) * width + column) as usize]) - first;
-            sum += deviation;
-            square += deviation * deviation;
-        }
-        let mean = sum / Vector::new(f32::cast_from(end - start));
-        means[at as usize] = first + mean;
-        squares[at as usize] = square - sum * mean;
-    }
-}
-
-/// Mean and reciprocal deviation of each case and channel: a plane merges the groups of one.
-#[cube(launch_unchecked)]
-pub(super) fn moments_of_cases(
-    means: &[f32],
-    squares: &[f32],
-    stats: &mut [f32],
-    rows: u32,
-    voxels: u32,
-    groups: u32,
-    size: u32,
-    epsilon: f32,
-    #[comptime] channels: u32,
-    #[comptime] lanes: u32,
-) {
-    let row = own_row();
-    if row < rows {
-        let first = row / channels * groups * channels + row % channels;
-        let turns = groups.div_ceil(lanes);
-        let mut sum = 0.0f32;
-        for turn in 0..turns {
-            let group = turn * lanes + UNIT_POS_X;
-            if group < groups {
-                let count = f32::cast_from(min(voxels - group * size, size));
-                sum += means[(first + group * channels) as usize] * count;
-            }
-        }
-        let mean = lanes_sum(sum, lanes) / f32::cast_from(voxels);
-        let mut square = 0.0f32;
-        for turn in 0..turns {
-            let group = turn * lanes + UNIT_POS_X;
-            if group < groups {
-                let count = f32::cast_from(min(voxels - group * size, size));
-                let deviation = means[(first + group * channels) as usize] - mean;
-                square += squares[(first + group * channels) as usize] + deviation * deviation * count;
-            }
-        }
-        let variance = lanes_sum(square, lanes) / f32::cast_from(voxels);
-        if UNIT_POS_X == 0 {
-            stats[row as usize] = mean;
-            stats[(rows + row) as usize] = 1.0f32 / (variance + epsilon).sqrt();
-        }
-    }
-}
-
-/// `leaky(norm(x) + branch)`, the branch normalized if it has statistics.
-#[cube(launch_unchecked)]
-pub(super) fn bend_values<T: Float, B: Float, O: Float, N: Size>(
-    x: &[Vector<T, N>],
-    stats: &[Vector<f32, N>],
-    branch: ComptimeOption<&[Vector<B, N>]>,
-    branch_stats: &[Vector<f32, N>],
-    y: &mut [Vector<O, N>],
-    count: u32,
-    voxels: u32,
-    cases: u32,
-    slope: f32,
-    #[comptime] width: u32,
-    #[comptime] normed: bool,
-    #[define(T, B, O)] _dtypes: [ElemType; 3],
-) {
-    let at = ABSOLUTE_POS as u32;
-    if at < count {
-        let channel = at / (width * voxels) * width + at % width;
-        let all = cases * width;
-        let mut z = normalized::<T, N>(x[at as usize], stats, channel, all);
-        #[comptime]
-        if let ComptimeOption::Some(branch) = &branch {
-            z += added::<B, N>(branch[at as usize], branch_stats, channel, all, normed);
-        }
-        // Keeps NaN, which the maximum of 0 and a NaN would drop.
-        y[at as usize] = Vector::<O, N>::cast_from(max(z, z * Vector::new(slope)));
-    }
-}
-
-/// For each group, the sums of the gradient `g` in front of the rectifier, of its products with the normalized values,
-/// and, if the branch is normalized, with those of the branch.
-#[cube(launch_unchecked)]
-pub(super) fn gradients_of_groups<T: Float, B: Float, G: Float, N: Size>(
-    x: &[Vector<T, N>],
-    stats: &[Vector<f32, N>],
-    branch: ComptimeOption<&[Vector<B, N>]>,
-    branch_stats: &[Vector<f32, N>],
-    dy: &[Vector<G, N>],
-    sums: &mut [Vector<f32, N>],
-    units: u32,
-    voxels: u32,
-    groups: u32,
-    cases: u32,
-    size: u32,
-    slope: f32,
-    #[comptime] width: u32,
-    #[comptime] normed: bool,
-    #[define(T, B, G)] _dtypes: [ElemType; 3],
-) {
-    let unit = ABSOLUTE_POS as u32;
-    if unit < units {
-        let column = unit % width;
-        let case = unit / (width * groups);
-        let start = unit / width % groups * size;
-        let end = min(start + size, voxels);
-        let (channel, all) = (case * width + column, cases * width);
-        let mut sum = Vector::<f32, N>::zeroed();
-        let mut along = Vector::<f32, N>::zeroed();
-        let mut along_branch = Vector::<f32, N>::zeroed();
-        for voxel in start..end {
-            let at = (case * voxels + voxel) * width + column;
-            let own = normalized::<T, N>(x[at as usize], stats, channel, all);
-            let mut other = Vector::<f32, N>::zeroed();
-            #[comptime]
-            if let ComptimeOption::Some(branch) = &branch {
-                other += added::<B, N>(branch[at as usize], branch_stats, channel, all, normed);
-            }
-            let g = unbent::<G, N>(dy[at as usize], own + other, slope);
-            sum += g;
-            along += g * own;
-            along_branch += g * other;
-        }
-        sums[unit as usize] = sum;
-        sums[(units + unit) as usize] = along;
-        if comptime!(normed) {
-            sums[(2 * units + unit) as usize] = along_branch;
-        }
-    }
-}
-
-/// Means over the voxels of each sum of [`gradients_of_groups`], case and channel.
-#[cube(launch_unchecked)]
-pub(super) fn means_of_cases(
-    sums: &[f32],
-    means: &mut [f32],
-    rows: u32,
-    voxels: u32,
-    groups: u32,
-    #[comptime] channels: u32,
-    #[comptime] lanes: u32,
-) {
-    let row = own_row();
-    if row < rows {
-        let first = row / channels * groups * channels + row % channels;
-        let mut sum = 0.0f32;
-        for turn in 0..groups.div_ceil(lanes) {
-            let group = turn * lanes + UNIT_POS_X;
-            if group < groups {
-                sum += sums[(first + group * channels) as usize];
-            }
-        }
-        let sum = lanes_sum(sum, lanes);
-        if UNIT_POS_X == 0 {
-            means[row as usize] = sum / f32::cast_from(voxels);
-        }
-    }
-}
-
-/// Gradients of `x` and of the branch.
-#[cube(launch_unchecked)]
-pub(super) fn bend_values_backward<T: Float, B: Float, G: Float, N: Size>(
-    x: &[Vector<T, N>],
-    stats: &[Vector<f32, N>],
-    branch: ComptimeOption<&[Vector<B, N>]>,
-    branch_stats: &[Vector<f32, N>],
-    dy: &[Vector<G, N>],
-    means: &[Vector<f32, N>],
-    dx: &mut [Vector<T, N>],
-    dbranch: ComptimeOption<&mut [Vector<B, N>]>,
-    count: u32,
-    voxels: u32,
-    cases: u32,
-    slope: f32,
-    #[comptime] width: u32,
-    #[comptime] normed: bool,
-    #[define(T, B, G)] _dtypes: [ElemType; 3],
-) {
-    let at = ABSOLUTE_POS as u32;
-    if at < count {
-        let channel = at / (width * voxels) * width + at % width;
-        let all = cases * width;
-        let own = normalized::<T, N>(x[at as usize], stats, channel, all);
-        let mut other = Vector::<f32, N>::zeroed();
-        #[comptime]
-        if let ComptimeOption::Some(branch) = &branch {
-            other += added::<B, N>(branch[at as usize], branch_stats, channel, all, normed);
-        }
-        let g = unbent::<G, N>(dy[at as usize], own + other, slope);
-        let centered = g - means[channel as usize];
-        let own = (centered - own * means[(all + channel) as usize]) * stats[(all + channel) as usize];
-        dx[at as usize] = Vector::<T, N>::cast_from(own);
-        #[comptime]
-        if let ComptimeOption::Some(dbranch) = dbranch {
-            let mut change = g;
-            if comptime!(normed) {
-                change =
-                    (centered - other * means[(2 * all + channel) as usize]) * branch_stats[(all + channel) as usize];
-            }
-            dbranch[at as usize] = Vector::<B, N>::cast_from(change);
-        }
-    }
-}
+use device::{
+    bend_values, bend_values_backward, gradients_of_groups, means_of_cases, moments_of_cases, moments_of_groups,
+};
+use groups::Groups;
 
 /// Means of each case and channel of `x` `[N, .., C]` over its voxels, then reciprocals of deviations: `[2, N, C]`.
 pub(crate) fn stats(x: CubeTensor, epsilon: f64) -> CubeTensor {
@@ -352,9 +44,7 @@ pub(crate) fn stats(x: CubeTensor, epsilon: f64) -> CubeTensor {
             means.clone().into_buffer_arg(),
             squares.clone().into_buffer_arg(),
             units,
-            groups.voxels,
-            groups.count,
-            groups.size,
+            groups.arg(),
             width,
             dtype,
         );
@@ -370,9 +60,7 @@ pub(crate) fn stats(x: CubeTensor, epsilon: f64) -> CubeTensor {
             squares.into_buffer_arg(),
             stats.clone().into_buffer_arg(),
             rows,
-            groups.voxels,
-            groups.count,
-            groups.size,
+            groups.arg(),
             epsilon as f32,
             groups.channels,
             lanes,
@@ -433,8 +121,7 @@ pub(crate) fn forward(
             branch_stats.unwrap_or(stats).into_buffer_arg(),
             y.clone().into_buffer_arg(),
             count,
-            groups.voxels,
-            groups.cases,
+            groups.arg(),
             slope,
             width,
             normed,
@@ -482,10 +169,7 @@ pub(crate) fn backward(
             dy.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
             units,
-            groups.voxels,
-            groups.count,
-            groups.cases,
-            groups.size,
+            groups.arg(),
             slope,
             width,
             normed,
@@ -502,8 +186,7 @@ pub(crate) fn backward(
             sums.into_buffer_arg(),
             means.clone().into_buffer_arg(),
             rows,
-            groups.voxels,
-            groups.count,
+            groups.arg(),
             groups.channels,
             lanes,
         );
@@ -529,8 +212,7 @@ pub(crate) fn backward(
             dx.clone().into_buffer_arg(),
             dbranch.clone().map(CubeTensor::into_buffer_arg).into(),
             count,
-            groups.voxels,
-            groups.cases,
+            groups.arg(),
             slope,
             width,
             normed,
@@ -538,18 +220,4 @@ pub(crate) fn backward(
         );
     }
     (dx, dbranch)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_cover_all_voxels_once_and_none_is_empty() {
-        for voxels in [1, 31, 32, 33, 1000, 1728, 65_536, 65_537, 96 * 96 * 96, 240 * 240 * 240] {
-            let Groups { size, count, .. } = Groups::new(2, voxels, 3);
-            assert!((size * count) as usize >= voxels && ((size * (count - 1)) as usize) < voxels, "{voxels}");
-            assert!(count as usize <= MOST_GROUPS && size.is_power_of_two(), "{voxels}");
-        }
-    }
 }

@@ -61,7 +61,7 @@ pub(super) fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim)
 }
 
 /// An uninitialised contiguous tensor on the device of `x`.
-pub(super) fn uninit(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+pub(in crate::ops) fn uninit(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 

@@ -14,10 +14,11 @@ use cubecl::ir::ElemType;
 use cubecl::ir::features::Features;
 use cubecl::ir::nvidia::SmArch;
 use cubecl::ir::{AddressType, DeviceIdentity, FloatKind, HardwareProperties, MemoryDeviceProperties};
-use cubecl::prelude::*;
+use cubecl::prelude::{ComptimeOptionCompilationArg as Optional, *};
 use cubecl_llvm::nvptx::ptx_version::PtxVersion;
 use cubecl_llvm::{LlvmTarget, PlironArtifact, PlironCompiler, PlironOptions};
 
+use super::instance_norm::groups::GroupsCompilationArg;
 use super::*;
 
 fn device() -> Arc<DeviceProperties> {
@@ -50,6 +51,37 @@ fn device() -> Arc<DeviceProperties> {
 
 fn settings(dim: CubeDim) -> KernelSettings {
     KernelSettings::new(*dim, ExecutionMode::Unchecked, AddressType::U32)
+}
+
+/// Settings of a launch of one plane a row.
+fn rows() -> KernelSettings {
+    settings(CubeDim::new_2d(32, 8))
+}
+
+/// Settings of a launch of one unit a vector.
+fn values() -> KernelSettings {
+    settings(CubeDim::new_1d(256))
+}
+
+fn target() -> Arc<TargetProperties> {
+    Arc::new(TargetProperties::default())
+}
+
+/// A buffer among a kernel's arguments. Scalars are `()`.
+fn b() -> BufferCompilationArg {
+    BufferCompilationArg { inplace: None }
+}
+
+/// Scalars of an instance norm's kernel.
+fn groups() -> GroupsCompilationArg {
+    GroupsCompilationArg { cases: (), voxels: (), channels: (), size: (), count: () }
+}
+
+/// Compiles a kernel with its settings and arguments, and checks that its text has each of the parts.
+macro_rules! compiles {
+    ($name:expr, $settings:expr, $($kernel:ident)::+, [$($arg:expr),* $(,)?], $parts:expr) => {
+        check(&$name, &$($kernel)::+::new($settings, device(), target(), $($arg),*), &$parts)
+    };
 }
 
 fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
@@ -85,38 +117,32 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
     }
 }
 
+/// Instructions that load and store 16 bytes at once.
+const WIDE: &str = ".v4.b";
+const LOAD: &str = "ld.global";
+const SHUFFLE: &str = "shfl.sync";
+
 #[test]
 fn kernels_compile_for_hopper() {
-    let rows = || settings(CubeDim::new_2d(32, 8));
-    let values = || settings(CubeDim::new_1d(256));
-    let target = || Arc::new(TargetProperties::default());
-    let buffer = || BufferCompilationArg { inplace: None };
-    let (d, t, b) = (device, target, buffer);
-
     // Lengths of the paper's model: 513 keys, heads of 33 and 96 values, tokens of 528 and 1536.
     for (dtype, kind, vector) in [("f32", FloatKind::F32, 4), ("bf16", FloatKind::BF16, 8)] {
-        let elem = || ElemType::Float(kind);
-        let check = |name: &str, kernel: &dyn CubeKernel, part: &str| {
-            check(&format!("{name}-{dtype}"), kernel, &[part, ".v4.b"])
-        };
+        let elem = ElemType::Float(kind);
+        let name = |kernel: &str| format!("{kernel}-{dtype}");
         let pitch = 513u32.div_ceil(vector as u32);
-        let kernel =
-            softmax::softmax_rows::SoftmaxRows::new(rows(), d(), t(), b(), (), (), vector, 513, pitch, 32, elem());
-        check("softmax", &kernel, "shfl.sync");
-        let kernel = softmax::softmax_rows_backward::SoftmaxRowsBackward::new(
+        compiles!(
+            name("softmax"),
             rows(),
-            d(),
-            t(),
-            b(),
-            b(),
-            (),
-            (),
-            vector,
-            pitch,
-            32,
-            elem(),
+            softmax::softmax_rows::SoftmaxRows,
+            [b(), (), (), vector, 513, pitch, 32, elem],
+            [SHUFFLE, WIDE]
         );
-        check("softmax-backward", &kernel, "shfl.sync");
+        compiles!(
+            name("softmax-backward"),
+            rows(),
+            softmax::softmax_rows_backward::SoftmaxRowsBackward,
+            [b(), b(), (), (), vector, pitch, 32, elem],
+            [SHUFFLE, WIDE]
+        );
         for (width, of_token) in [(33, 1), (96, vector)] {
             let columns = u32::next_multiple_of(width, 48);
             let lengths = heads::Lengths {
@@ -127,257 +153,159 @@ fn kernels_compile_for_hopper() {
                 vectors: columns / vector as u32,
                 first: 16,
             };
-            let bias = || ComptimeOptionCompilationArg::Some(b());
-            let kernel = heads::split_rows::SplitRows::new(
+            compiles!(
+                name(&format!("split-{width}")),
                 values(),
-                d(),
-                t(),
-                b(),
-                bias(),
-                b(),
-                (),
-                (),
-                vector,
-                of_token,
-                lengths,
-                elem(),
+                heads::split_rows::SplitRows,
+                [b(), Optional::Some(b()), b(), (), (), vector, of_token, lengths, elem],
+                [LOAD, WIDE]
             );
-            check(&format!("split-{width}"), &kernel, "ld.global");
-            let kernel = heads::join_rows::JoinRows::new(
+            compiles!(
+                name(&format!("join-{width}")),
                 values(),
-                d(),
-                t(),
-                b(),
-                b(),
-                (),
-                (),
-                (),
-                vector,
-                of_token,
-                lengths,
-                elem(),
+                heads::join_rows::JoinRows,
+                [b(), b(), (), (), (), vector, of_token, lengths, elem],
+                [LOAD, WIDE]
             );
-            check(&format!("join-{width}"), &kernel, "ld.global");
         }
-        let kernel = gelu::gelu_values::GeluValues::new(values(), d(), t(), b(), b(), b(), (), (), 4, 1536, elem());
-        check("gelu", &kernel, "ld.global");
-        let kernel = gelu::gelu_values_backward::GeluValuesBackward::new(
+        compiles!(
+            name("gelu"),
             values(),
-            d(),
-            t(),
-            b(),
-            b(),
-            b(),
-            b(),
-            b(),
-            (),
-            (),
-            (),
-            (),
-            4,
-            1536,
-            elem(),
+            gelu::gelu_values::GeluValues,
+            [b(), b(), b(), (), (), 4, 1536, elem],
+            [LOAD, WIDE]
         );
-        check("gelu-backward", &kernel, "ld.global");
-        let kernel =
-            residual::add_values::AddValues::new(values(), d(), t(), b(), b(), b(), b(), (), (), (), 4, 384, elem());
-        check("residual", &kernel, "ld.global");
-        let kernel = residual::add_values_backward::AddValuesBackward::new(
+        compiles!(
+            name("gelu-backward"),
             values(),
-            d(),
-            t(),
-            b(),
-            b(),
-            b(),
-            (),
-            (),
-            (),
-            4,
-            384,
-            elem(),
+            gelu::gelu_values_backward::GeluValuesBackward,
+            [b(), b(), b(), b(), b(), (), (), (), (), 4, 1536, elem],
+            [LOAD, WIDE]
         );
-        check("residual-backward", &kernel, "ld.global");
-        let kernel = columns::sum_groups::SumGroups::new(values(), d(), t(), b(), b(), (), (), (), 4, 1152, elem());
-        check("columns", &kernel, "ld.global");
-        let kernel =
-            layer_norm::norm_rows::NormRows::new(rows(), d(), t(), b(), b(), b(), b(), (), (), (), 4, 384, 32, elem());
-        check("norm", &kernel, "shfl.sync");
-        let kernel = layer_norm::norm_rows_backward::NormRowsBackward::new(
+        compiles!(
+            name("residual"),
+            values(),
+            residual::add_values::AddValues,
+            [b(), b(), b(), b(), (), (), (), 4, 384, elem],
+            [LOAD, WIDE]
+        );
+        compiles!(
+            name("residual-backward"),
+            values(),
+            residual::add_values_backward::AddValuesBackward,
+            [b(), b(), b(), (), (), (), 4, 384, elem],
+            [LOAD, WIDE]
+        );
+        compiles!(
+            name("columns"),
+            values(),
+            columns::sum_groups::SumGroups,
+            [b(), b(), (), (), (), 4, 1152, elem],
+            [LOAD, WIDE]
+        );
+        compiles!(
+            name("norm"),
             rows(),
-            d(),
-            t(),
-            b(),
-            b(),
-            b(),
-            ComptimeOptionCompilationArg::Some(b()),
-            b(),
-            b(),
-            (),
-            (),
-            (),
-            (),
-            (),
-            4,
-            384,
-            32,
-            elem(),
+            layer_norm::norm_rows::NormRows,
+            [b(), b(), b(), b(), (), (), (), 4, 384, 32, elem],
+            [SHUFFLE, WIDE]
         );
-        check("norm-backward", &kernel, "shfl.sync");
-        let kernel = layer_norm::norm_columns_backward::NormColumnsBackward::new(
+        compiles!(
+            name("norm-backward"),
+            rows(),
+            layer_norm::norm_rows_backward::NormRowsBackward,
+            [b(), b(), b(), Optional::Some(b()), b(), b(), (), (), (), (), (), 4, 384, 32, elem],
+            [SHUFFLE, WIDE]
+        );
+        compiles!(
+            name("norm-columns"),
             values(),
-            d(),
-            t(),
-            b(),
-            b(),
-            b(),
-            b(),
-            b(),
-            (),
-            (),
-            (),
-            (),
-            4,
-            384,
-            elem(),
+            layer_norm::norm_columns_backward::NormColumnsBackward,
+            [b(), b(), b(), b(), b(), (), (), (), (), 4, 384, elem],
+            [LOAD, WIDE]
         );
-        check("norm-columns", &kernel, "ld.global");
     }
-    let kernel =
-        columns::sum_totals::SumTotals::new(settings(CubeDim::new_2d(4, 64)), d(), t(), b(), b(), (), 4, 132, 64);
-    check("column-totals", &kernel, &["bar.sync", ".v4.b"]);
-    let kernel = dequantize::dequantize_values::DequantizeValues::new(values(), d(), t(), b(), b(), b(), (), ());
-    check("dequantize", &kernel, &["ld.global"]);
-    let kernel = noise::add_normals::AddNormals::new(values(), d(), t(), b(), b(), (), (), (), ());
-    check("noise", &kernel, &["sqrt"]);
-    for (name, copy) in
-        [("adamw", ComptimeOptionCompilationArg::None), ("adamw-copy", ComptimeOptionCompilationArg::Some(b()))]
-    {
-        let kernel = adamw::adamw_values::AdamwValues::new(
+    compiles!(
+        "column-totals",
+        settings(CubeDim::new_2d(4, 64)),
+        columns::sum_totals::SumTotals,
+        [b(), b(), (), 4, 132, 64],
+        ["bar.sync", WIDE]
+    );
+    compiles!("dequantize", values(), dequantize::dequantize_values::DequantizeValues, [b(), b(), b(), (), ()], [LOAD]);
+    compiles!("noise", values(), noise::add_normals::AddNormals, [b(), b(), (), (), (), ()], ["sqrt"]);
+    for (name, copy) in [("adamw", Optional::None), ("adamw-copy", Optional::Some(b()))] {
+        compiles!(
+            name,
             values(),
-            d(),
-            t(),
-            b(),
-            b(),
-            b(),
-            b(),
-            copy,
-            (),
-            (),
-            (),
-            (),
-            (),
-            (),
-            (),
-            (),
-            4,
-            ElemType::Float(FloatKind::BF16),
+            adamw::adamw_values::AdamwValues,
+            [b(), b(), b(), b(), copy, (), (), (), (), (), (), (), (), 4, ElemType::Float(FloatKind::BF16)],
+            ["sqrt", WIDE]
         );
-        check(name, &kernel, &["sqrt", ".v4.b"]);
     }
 }
 
 #[test]
 fn instance_norms_compile_for_hopper() {
-    let rows = || settings(CubeDim::new_2d(32, 8));
-    let values = || settings(CubeDim::new_1d(256));
-    let (d, t, b) = (device, || Arc::new(TargetProperties::default()), || BufferCompilationArg { inplace: None });
+    use instance_norm::device as kernels;
     let [short, long] = [FloatKind::BF16, FloatKind::F32].map(ElemType::Float);
     // 32 channels, whose convolutions are bf16.
-    let kernel = instance_norm::moments_of_groups::MomentsOfGroups::new(
+    compiles!(
+        "moments-of-groups",
         values(),
-        d(),
-        t(),
-        b(),
-        b(),
-        b(),
-        (),
-        (),
-        (),
-        (),
-        4,
-        8,
-        short,
+        kernels::moments_of_groups::MomentsOfGroups,
+        [b(), b(), b(), (), groups(), 4, 8, short],
+        [LOAD, WIDE]
     );
-    check("moments-of-groups", &kernel, &["ld.global", ".v4.b"]);
-    let kernel = instance_norm::moments_of_cases::MomentsOfCases::new(
+    compiles!(
+        "moments-of-cases",
         rows(),
-        d(),
-        t(),
-        b(),
-        b(),
-        b(),
-        (),
-        (),
-        (),
-        (),
-        (),
-        32,
-        32,
+        kernels::moments_of_cases::MomentsOfCases,
+        [b(), b(), b(), (), groups(), (), 32, 32],
+        [SHUFFLE, "sqrt"]
     );
-    check("moments-of-cases", &kernel, &["shfl.sync", "sqrt"]);
-    let kernel = instance_norm::bend_values::BendValues::new(
+    compiles!(
+        "bend",
         values(),
-        d(),
-        t(),
-        b(),
-        b(),
-        ComptimeOptionCompilationArg::Some(b()),
-        b(),
-        b(),
-        (),
-        (),
-        (),
-        (),
-        4,
-        8,
-        true,
-        [short, short, long],
+        kernels::bend_values::BendValues,
+        [b(), b(), Optional::Some(b()), b(), b(), (), groups(), (), 4, 8, true, [short, short, long]],
+        [LOAD, WIDE]
     );
-    check("bend", &kernel, &["ld.global", ".v4.b"]);
-    let kernel = instance_norm::gradients_of_groups::GradientsOfGroups::new(
+    compiles!(
+        "bend-gradients",
         values(),
-        d(),
-        t(),
-        b(),
-        b(),
-        ComptimeOptionCompilationArg::Some(b()),
-        b(),
-        b(),
-        b(),
-        (),
-        (),
-        (),
-        (),
-        (),
-        (),
-        4,
-        8,
-        true,
-        [short, short, long],
+        kernels::gradients_of_groups::GradientsOfGroups,
+        [b(), b(), Optional::Some(b()), b(), b(), b(), (), groups(), (), 4, 8, true, [short, short, long]],
+        [LOAD, WIDE]
     );
-    check("bend-gradients", &kernel, &["ld.global", ".v4.b"]);
-    let kernel = instance_norm::means_of_cases::MeansOfCases::new(rows(), d(), t(), b(), b(), (), (), (), 32, 32);
-    check("means-of-cases", &kernel, &["shfl.sync"]);
-    let kernel = instance_norm::bend_values_backward::BendValuesBackward::new(
+    compiles!(
+        "means-of-cases",
+        rows(),
+        kernels::means_of_cases::MeansOfCases,
+        [b(), b(), (), groups(), 32, 32],
+        [SHUFFLE]
+    );
+    compiles!(
+        "bend-backward",
         values(),
-        d(),
-        t(),
-        b(),
-        b(),
-        ComptimeOptionCompilationArg::Some(b()),
-        b(),
-        b(),
-        b(),
-        b(),
-        ComptimeOptionCompilationArg::Some(b()),
-        (),
-        (),
-        (),
-        (),
-        4,
-        8,
-        true,
-        [short, short, long],
+        kernels::bend_values_backward::BendValuesBackward,
+        [
+            b(),
+            b(),
+            Optional::Some(b()),
+            b(),
+            b(),
+            b(),
+            b(),
+            Optional::Some(b()),
+            (),
+            groups(),
+            (),
+            4,
+            8,
+            true,
+            [short, short, long]
+        ],
+        [LOAD, WIDE]
     );
-    check("bend-backward", &kernel, &["ld.global", ".v4.b"]);
 }

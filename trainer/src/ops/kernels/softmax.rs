@@ -66,7 +66,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
     }
 }
 
-/// In the padding `y` is zero, and so is the result.
+/// Gradient of softmax, in place of `dy`. In the padding `y` is zero, and so is the gradient.
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows_backward<T: Float, N: Size>(
     y: &[Vector<T, N>],

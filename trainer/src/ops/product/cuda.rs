@@ -1,11 +1,12 @@
-//! Products of tensors by NVIDIA's library: which matrices they are, what is copied first, and what is done without it.
+//! Products of tensors by NVIDIA's library: the matrices of each, copies where a layout is none of a matrix, and a warning
+//! where the library is not used.
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::Factors;
+use crate::ops::kernels::uninit;
 use crate::vendor::cublaslt;
 use crate::vendor::fallback::warn_once;
 use crate::vendor::layout::Matrix;
@@ -17,29 +18,39 @@ const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP
      416 to 804, and tuning before the first update)";
 
 /// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
-pub fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
     Some(computed(&x, &weight, shape, x.tensor.dtype, Epilogue::Plain, factors)?.0)
 }
 
 /// `x` times `weight` plus `bias` in one pass; `None` where the library does not compute it.
-pub fn forward_biased(x: &CubeTensor, weight: &CubeTensor, bias: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn forward_biased(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    bias: &CubeTensor,
+    factors: Factors,
+) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
-    let (bias, out) = (into_contiguous(bias.clone()), empty(&x.tensor, shape, x.tensor.dtype));
+    let (bias, out) = (into_contiguous(bias.clone()), uninit(&x.tensor, shape, x.tensor.dtype));
     queued(&x, &weight, &out, Epilogue::Bias, Some(&bias), factors).then_some(out)
 }
 
 /// `dy` times the transposed weight, in `dtype`.
-pub fn input_gradient(weight: &CubeTensor, dy: &CubeTensor, factors: Factors, dtype: FloatDType) -> Option<CubeTensor> {
+pub(crate) fn input_gradient(
+    weight: &CubeTensor,
+    dy: &CubeTensor,
+    factors: Factors,
+    dtype: FloatDType,
+) -> Option<CubeTensor> {
     let (dy, weight) = (Factor::rows(dy)?, Factor::rows(weight)?.transpose());
     let shape = mapped_shape(dy.tensor.meta.shape(), weight.matrix.columns);
     Some(computed(&dy, &weight, shape, dtype.into(), Epilogue::Plain, factors)?.0)
 }
 
 /// The transposed `x` times `dy`, in `dtype`, and the column sums of `dy` if they are wanted and come for free.
-pub fn weight_gradient(
+pub(crate) fn weight_gradient(
     x: &CubeTensor,
     dy: &CubeTensor,
     factors: Factors,
@@ -56,7 +67,7 @@ pub fn weight_gradient(
 }
 
 /// `a` `[N, H, R, K]` times `b` `[N, H, K, C]`.
-pub fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
+pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (a, b) = (Factor::batch(a)?, Factor::batch(b)?);
     let [n, heads, rows, _] = a.tensor.meta.shape().dims();
     let shape = Shape::from([n, heads, rows, b.matrix.columns]);
@@ -109,10 +120,6 @@ impl Factor {
     }
 }
 
-fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
-}
-
 /// The product in a new tensor, and the vector that its epilogue writes.
 fn computed(
     left: &Factor,
@@ -122,13 +129,13 @@ fn computed(
     epilogue: Epilogue,
     factors: Factors,
 ) -> Option<(CubeTensor, Option<CubeTensor>)> {
-    let out = empty(&left.tensor, shape, dtype);
+    let out = uninit(&left.tensor, shape, dtype);
     let vector =
-        (epilogue == Epilogue::BiasGradient).then(|| empty(&left.tensor, Shape::from([right.matrix.columns]), dtype));
+        (epilogue == Epilogue::BiasGradient).then(|| uninit(&left.tensor, Shape::from([right.matrix.columns]), dtype));
     queued(left, right, &out, epilogue, vector.as_ref(), factors).then_some((out, vector))
 }
 
-/// Queues a product into `out`; false if the library does not compute it, which is told once.
+/// Queues a product into `out`; false, with one warning, if the library does not compute it.
 fn queued(
     left: &Factor,
     right: &Factor,

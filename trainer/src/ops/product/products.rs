@@ -92,7 +92,7 @@ mod burns {
     }
 
     #[cfg(feature = "cuda")]
-    pub fn plus_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    pub(super) fn plus_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
         let bias = crate::ops::along_rows::<B>(bias, &y);
         B::float_add(y, bias)
     }

@@ -1,8 +1,8 @@
 //! Layout of the dashboard. On a small terminal the curves are dropped first and the log next; step, loss and speed stay.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hiend_loader::plural::count;
+use hiend_loader::plural::{count, duration};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -200,21 +200,10 @@ fn draw_log(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
     frame.render_widget(Paragraph::new(lines), inside);
 }
 
-/// Formats a duration with two units.
-fn duration(duration: Duration) -> String {
-    let secs = duration.as_secs();
-    let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
-    match secs {
-        0..60 => format!("{secs} s"),
-        60..3600 => format!("{minutes} min {:02} s", secs % 60),
-        3600..86_400 => format!("{hours} h {minutes:02} min"),
-        _ => format!("{days} d {hours:02} h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -346,14 +335,5 @@ mod tests {
         };
         assert_eq!(coloured(false), 0);
         assert!(coloured(true) > 100);
-    }
-
-    #[test]
-    fn durations_have_two_units() {
-        let check = |secs, expected: &str| assert_eq!(duration(Duration::from_secs(secs)), expected);
-        check(59, "59 s");
-        check(61, "1 min 01 s");
-        check(3600 * 5 + 125, "5 h 02 min");
-        check(86_400 * 2 + 3 * 3600, "2 d 03 h");
     }
 }

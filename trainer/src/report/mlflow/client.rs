@@ -27,7 +27,7 @@ pub(super) const MAX_METRICS: usize = 1000;
 /// Status of an MLflow run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// In progress.
+    /// Begun and not ended.
     Running,
     /// Ended after its last step.
     Finished,

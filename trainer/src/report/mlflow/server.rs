@@ -11,7 +11,7 @@ const EXPECTED: &str = "expected http://HOST:PORT or https://HOST, such as http:
 /// Address of an MLflow server, such as `http://127.0.0.1:5000` or `https://host/mlflow`. Never displays credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    /// Without user, password, query and fragment.
+    /// The URL without user, password, query and fragment.
     url: Url,
     had_credentials: bool,
 }
@@ -72,7 +72,7 @@ impl ServerUrl {
 /// Credentials for an MLflow server. Never displayed.
 #[derive(Clone, Default)]
 pub enum Credentials {
-    /// None.
+    /// No credentials.
     #[default]
     Absent,
     /// User and password.

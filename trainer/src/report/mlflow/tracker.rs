@@ -36,6 +36,20 @@ impl Default for Pace {
     }
 }
 
+/// Reason why a run was not sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    /// The last request failed.
+    #[error(transparent)]
+    Failed(#[from] MlflowError),
+    /// The run waited as long as it may.
+    #[error("not done after {} s", .0.as_secs())]
+    Late(Duration),
+    /// The thread that sends has panicked.
+    #[error("its thread ended")]
+    ThreadEnded,
+}
+
 /// Sends a run on a thread of its own. Nothing but [`Tracker::finish`] waits for the server.
 #[derive(Debug)]
 pub struct Tracker {
@@ -79,8 +93,8 @@ impl Tracker {
     /// left where it takes longer than one second.
     ///
     /// # Errors
-    /// The reason why something was not sent, in one line.
-    pub fn finish(self, status: Status, waiting: impl FnOnce(Duration)) -> Result<(), String> {
+    /// The reason why something was not sent.
+    pub fn finish(self, status: Status, waiting: impl FnOnce(Duration)) -> Result<(), Unfinished> {
         let Self { news, status: shared, result, closing } = self;
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = status;
         // Ends the waiting of the thread.
@@ -93,10 +107,9 @@ impl Tracker {
             answer => answer,
         };
         match answer {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
-            Err(RecvTimeoutError::Timeout) => Err(format!("not done after {} s", closing.as_secs())),
-            Err(RecvTimeoutError::Disconnected) => Err("its thread ended".to_owned()),
+            Ok(sent) => Ok(sent?),
+            Err(RecvTimeoutError::Timeout) => Err(Unfinished::Late(closing)),
+            Err(RecvTimeoutError::Disconnected) => Err(Unfinished::ThreadEnded),
         }
     }
 }
@@ -229,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_absent_server_missed_is_sent_when_it_answers() {
+    fn entries_that_an_absent_server_missed_are_sent_when_it_answers() {
         let (server, run) = (Server::start(), run_folder());
         server.go_away();
         let mut journal = begin(run.path());
@@ -255,6 +268,7 @@ mod tests {
         write(&mut journal, 1..=3);
         tracker.notify();
         let reason = tracker.finish(Status::Finished, |_| ()).unwrap_err();
+        let reason = format!("{:#}", anyhow::Error::from(reason));
         assert!(reason.contains("does not answer") || reason.starts_with("not done after"), "{reason}");
     }
 

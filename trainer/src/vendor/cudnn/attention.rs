@@ -14,7 +14,7 @@ use std::fmt;
 use super::graph::{DataType, Descriptor, Place, PointwiseMode, ReductionOperator, Tensor, contiguous_strides};
 use super::operations::{Lengths, Operations};
 use super::session::Problem;
-use super::{CudnnError, Target, library};
+use super::{CudnnError, Target, Unavailable, library};
 use crate::vendor::problem::Number;
 
 /// Oldest version that is used: earlier ones need other masks, and 9.10.0 computes wrong gradients.
@@ -116,8 +116,8 @@ impl Backward {
     /// The backward pass of `attention` for the version that is loaded.
     ///
     /// # Errors
-    /// If the library is not there.
-    pub fn of(attention: Attention) -> Result<Self, &'static str> {
+    /// If the library is not used, with the reason.
+    pub fn of(attention: Attention) -> Result<Self, &'static Unavailable> {
         let masked = library()?.version <= NEWEST_MASKED && !attention.sizes.keys.is_multiple_of(128);
         Ok(Self { attention, masked })
     }

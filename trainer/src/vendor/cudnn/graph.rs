@@ -160,7 +160,7 @@ impl Descriptor {
         self.0.owned.raw
     }
 
-    /// At most `most` values of an attribute.
+    /// Reads up to `most` values of an attribute.
     ///
     /// # Errors
     /// If the descriptor has no such attribute.
@@ -181,7 +181,7 @@ impl Descriptor {
         values.into_iter().next().ok_or_else(|| CudnnError::refused("cudnnBackendGetAttribute", "no value"))
     }
 
-    /// At most `most` descriptors of an attribute, all of one kind.
+    /// Reads up to `most` descriptors of an attribute, all of one kind.
     ///
     /// # Errors
     /// If the descriptor has no such attribute.

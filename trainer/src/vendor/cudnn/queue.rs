@@ -4,60 +4,55 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
 
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::cuda::CudaRuntime;
 use cubecl::device::DeviceId;
 use cubecl::device_handle::DeviceHandle;
-use cubecl::server::{Server as _, ServerError, ServerStorage as _};
+use cubecl::server::{ServerError, ServerStorage as _};
 use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
-use cubecl_server::runtime::Runtime;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
 use super::session::{Problem, Session};
-use super::{CudnnError, library};
+use super::{CudnnError, Unavailable, library};
+use crate::vendor::answers::Answers;
+use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 use crate::vendor::{cublaslt, timing};
-
-type Server = <CudaRuntime as Runtime>::Server;
 
 thread_local! {
     /// Sessions of the devices that this thread drives, which is one. Handles are not shared between threads.
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Scratch memory of each problem on each device, or why the library does not compute it.
-type Answers = HashMap<(DeviceId, String), Result<u64, String>>;
+/// Answers by the keys of problems.
+static PREPARED: Answers<String, PrepareError> = Answers::new();
 
-static PREPARED: Mutex<Option<Answers>> = Mutex::new(None);
-
-/// Makes sure that the library is there and computes `problem` on the device of `x`; the first time, it asks on the
-/// device's thread and waits for the answer. Gives the bytes of scratch memory that the plan needs.
-///
-/// # Errors
-/// The reason why it does not, in a line.
-pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<u64, String> {
-    let device = x.client.service_id().device;
-    let key = (device, problem.key());
-    let known = PREPARED.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|all| all.get(&key).cloned());
-    if let Some(answer) = known {
-        return answer;
-    }
-    let answer = library().map_err(str::to_owned).and_then(|_| ask(problem.clone(), device));
-    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-    prepared.get_or_insert_default().insert(key, answer.clone());
-    answer
+/// Reason why the library does not compute a problem, in one line.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The library is not used.
+    #[error(transparent)]
+    Unavailable(#[from] &'static Unavailable),
+    /// The device's thread did not run the request.
+    #[error(transparent)]
+    Thread(#[from] DeviceThreadError),
+    /// The library refuses the problem.
+    #[error(transparent)]
+    Refused(#[from] CudnnError),
 }
 
-fn ask<P: Problem + Send + 'static>(problem: P, device: DeviceId) -> Result<u64, String> {
-    let stream = StreamId::current();
-    let answer = DeviceHandle::<Server>::new(device).submit_blocking(move |server: &mut Server| {
-        // Makes the device's context current, as every task of CubeCL does.
-        server.flush(stream).map_err(|error| error.to_string())?;
-        with_session(device, |session| session.prepare(&problem)).map_err(|error| error.to_string())
-    });
-    answer.map_err(|error| error.message().unwrap_or("the device's thread panicked").to_owned())?
+/// Makes sure that the library is available and computes `problem` on the device of `x`; the first time, asks on the
+/// device's thread and waits for the answer. Returns the bytes of scratch memory that the plan needs.
+///
+/// # Errors
+/// The reason why the library does not compute it.
+pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<u64, PrepareError> {
+    let device = x.client.service_id().device;
+    PREPARED.get(device, problem.key(), || {
+        library()?;
+        let problem = problem.clone();
+        device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
 }
 
 fn with_session<T>(

@@ -1,0 +1,92 @@
+//! Faults of a `dataset.json`.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::MAX_BYTES;
+use crate::case::shown;
+
+/// Values that a label may have, for messages.
+const LABEL_VALUES: &str = "expected whole numbers from 0 to 255";
+
+/// Reason why a description cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionFault {
+    /// The system does not say what the file is.
+    #[error("cannot look at: {0}")]
+    Unseen(std::io::Error),
+    /// A folder, a device, or a file that is too large.
+    #[error("expected a regular file of at most {MAX_BYTES} bytes")]
+    NotAFile,
+    /// The file cannot be read.
+    #[error("cannot read: {0}")]
+    Unreadable(std::io::Error),
+    /// A file of white space.
+    #[error("the file is empty; expected a JSON object")]
+    Empty,
+    /// Content that is not JSON or has not the form of a description.
+    #[error("not a valid description: {0}")]
+    Invalid(serde_json::Error),
+    /// JSON of another kind than an object.
+    #[error("not a valid description: expected a JSON object")]
+    NotAnObject,
+    /// A label whose value is out of range.
+    #[error("labels: {key}: {value}; {LABEL_VALUES}")]
+    Label {
+        /// Key of the entry.
+        key: String,
+        /// The value.
+        value: Value,
+    },
+    /// A region of label values that are out of range.
+    #[error("labels: region {key}: {value}; {LABEL_VALUES}")]
+    Region {
+        /// Name of the region.
+        key: String,
+        /// The values.
+        value: Value,
+    },
+    /// Two classes with the same label value.
+    #[error("labels: {first} and {second} both have the value {label}")]
+    SameLabel {
+        /// Name of the class that comes first.
+        first: String,
+        /// Name of the other one.
+        second: String,
+        /// The value.
+        label: u8,
+    },
+    /// A case of `dataset` without images.
+    #[error("dataset: {case_id}: expected a list \"images\" of paths")]
+    NoImages {
+        /// The case.
+        case_id: String,
+    },
+    /// An entry of `training` without an image.
+    #[error("entry {index} of \"training\" names no image")]
+    NoImage {
+        /// Position in the list, from 0.
+        index: usize,
+    },
+    /// A path that leads out of the folder being converted.
+    #[error("{listed} lies outside {}; convert a folder that contains both", root.display())]
+    Outside {
+        /// The path as it is listed.
+        listed: String,
+        /// The folder being converted.
+        root: PathBuf,
+    },
+    /// An image without the ending of a volume.
+    #[error("{}: listed as an image, but not named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd", shown(path))]
+    NotAVolume {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A case whose name cannot be shown on a line.
+    #[error("lists the case {case_id:?}, whose name has control characters; rename it")]
+    ControlCharacters {
+        /// The case.
+        case_id: String,
+    },
+}

@@ -1,0 +1,117 @@
+//! Positions of slices, and the grid that they make.
+
+use super::*;
+use crate::preprocess::{PreprocessConfig, preprocess};
+
+#[test]
+fn every_slice_lies_where_its_header_says() {
+    // Coronal, sagittal and oblique images, and ones that run against the axes.
+    let (c, s) = (0.3f64.cos(), 0.3f64.sin());
+    for axes in [
+        [1.0, 0.0, 0.0, 0.0, 0.0, -1.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0, -1.0],
+        [-1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        [c, s, 0.0, -s, c, 0.0],
+        [c, 0.0, s, 0.0, 1.0, 0.0],
+    ] {
+        let [ax, ay, az, bx, by, bz] = axes;
+        let normal = [ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx];
+        // The numbers of the files run against the normal.
+        let position = |number: u16| normal.map(|part| 5.0 - 3.0 * part * f64::from(number));
+        let text = axes.map(|part| format!("{part:.12}")).join("\\");
+        let series: Vec<TestSlice> = (0..4)
+            .map(|number| {
+                let slice = TestSlice::new(0.0, 1000 + 100 * number).at(position(number));
+                slice.text(tags::IMAGE_ORIENTATION_PATIENT, VR::DS, &text)
+            })
+            .collect();
+        let volume = read(&series).unwrap();
+        let read = values(&volume);
+        let affine = volume.info.affine;
+        for z in 0..4usize {
+            // The number of the file whose pixels are here.
+            let number = [0u16, 1, 2, 3].into_iter().find(|n| read[z * 6] == f32::from(100 * n) - 24.0).unwrap();
+            for (x, y) in [(0, 0), (2, 0), (0, 1)] {
+                let (side_x, side_y) = (0.5 * x as f64, 0.6 * y as f64);
+                let first = position(number);
+                let lps = [
+                    first[0] + side_x * ax + side_y * bx,
+                    first[1] + side_x * ay + side_y * by,
+                    first[2] + side_x * az + side_y * bz,
+                ];
+                let ras = [-lps[0], -lps[1], lps[2]];
+                for row in 0..3 {
+                    let world = affine[row][0] * x as f64
+                        + affine[row][1] * y as f64
+                        + affine[row][2] * z as f64
+                        + affine[row][3];
+                    assert!((world - ras[row]).abs() < 1e-6, "{axes:?} at {x},{y},{z}: {world} not {}", ras[row]);
+                }
+                assert_eq!(read[z * 6 + y * 3 + x], read[z * 6] + (y * 3 + x) as f32 * 10.0);
+            }
+        }
+        assert!(notes(&volume).is_empty(), "{:?}", notes(&volume));
+    }
+}
+
+#[test]
+fn slices_that_are_there_twice_are_used_once() {
+    let mut series = slices();
+    series.insert(2, series[1].clone());
+    series.insert(2, series[1].clone());
+    let volume = read(&series).unwrap();
+    assert_eq!((volume.info.shape, values(&volume)), ([3, 2, 4], expected()));
+    assert_eq!(notes(&volume), ["2 files repeat a slice with the same pixels; each slice is used once"]);
+    series[2] = TestSlice::new(2.0, 1101);
+    check_refused(
+        &series,
+        "series 3 \"Abdomen 1.5 / B30f\": 1 images share their position with a different one, such as IM_000",
+    );
+}
+
+#[test]
+fn gaps_and_varying_distances_are_refused() {
+    let at = |places: &[f64]| places.iter().map(|z| TestSlice::new(*z, 1000)).collect::<Vec<_>>();
+    // Files are numbered from the end.
+    check_refused(
+        &at(&[0.0, 2.0, 4.0, 8.0, 10.0, 16.0]),
+        "3 of 9 slices missing, the first between IM_0003 and IM_0002",
+    );
+    check_refused(&at(&[0.0, 2.0, 4.0, 6.0, 10.0]), "1 of 6 slices missing, the first between IM_0001 and IM_0000");
+    check_refused(
+        &at(&[0.0, 2.0, 4.0, 7.0, 10.0]),
+        "distances between slices from 2.000 to 3.000 mm; expected equal ones",
+    );
+    check_refused(&at(&[0.0]), "only one slice; a volume takes two or more");
+    // Positions that were rounded to a tenth of a millimetre.
+    let rounded = read(&at(&[0.0, 1.3, 2.5, 3.8, 5.0])).unwrap();
+    check_affine(
+        &rounded.info.affine,
+        &[[-0.5, 0.0, 0.0, 10.0], [0.0, -0.6, 0.0, -20.0], [0.0, 0.0, 1.25, 0.0], LAST_ROW],
+    );
+    // A jump sideways.
+    let mut series = at(&[0.0, 2.0, 4.0, 6.0]);
+    series[1] = series[1].clone().at([-9.0, 20.0, 2.0]);
+    check_refused(&series, "distances between slices from 2.000 to 2.236 mm");
+}
+
+#[test]
+fn a_tilted_gantry_shears_the_grid() {
+    let series: Vec<TestSlice> = slices()
+        .into_iter()
+        .enumerate()
+        .map(|(number, slice)| slice.at([-10.0, 20.0 + number as f64, 2.0 * number as f64]))
+        .collect();
+    let volume = read(&series).unwrap();
+    let sheared = [[-0.5, 0.0, 0.0, 10.0], [0.0, -0.6, -1.0, -20.0], [0.0, 0.0, 2.0, 0.0], LAST_ROW];
+    check_affine(&volume.info.affine, &sheared);
+    let expected = "slices tilted by 26.6 degrees against their stack (gantry tilt); the grid is sheared";
+    assert_eq!(notes(&volume), [expected]);
+    // MONAI's grid has perpendicular axes.
+    let config = PreprocessConfig { spacing: Some([0.5; 3]), ..PreprocessConfig::default() };
+    let upright = preprocess(&volume, None, &config).unwrap().geometry.affine;
+    let column = |axis: usize| [upright[0][axis], upright[1][axis], upright[2][axis]];
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        assert!(slice::dot(column(a), column(b)).abs() < 1e-9, "{upright:?}");
+    }
+}
