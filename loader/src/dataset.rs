@@ -209,7 +209,12 @@ impl Finder<'_> {
 
     /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed. Datasets within its folder are
     /// left out with it, as they are within that of any dataset; a folder in no layout of its own only groups them.
-    fn leave_out(&mut self, folder: &Folder, description: &Path, fault: DescriptionFault) -> Result<(), DatasetError> {
+    fn leave_out(
+        &mut self,
+        folder: &Folder,
+        description: &Path,
+        fault: Box<DescriptionFault>,
+    ) -> Result<(), DatasetError> {
         let reason = fault.to_string();
         let is_group = nnunet::read(folder, None).is_none() && paired::read(folder, None, self.modalities).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =

@@ -324,7 +324,7 @@ fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
     let text = "data: class 2 (spleen) in none of 1 label map; correct dataset.json or the label maps";
     // By later runs too.
     for summary in [place.convert(), place.convert()] {
-        assert_eq!(summary.unseen, [expected.clone()]);
+        assert_eq!(summary.unseen, std::slice::from_ref(&expected));
         assert_eq!(summary.unseen[0].to_string(), text);
     }
     // The other worker's case may have it.

@@ -123,7 +123,7 @@ pub(super) fn read(folder: &Path, root: &Path) -> Result<Option<Description>, Da
 /// If the file cannot be read, is not JSON, or lists a path outside `root`.
 pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>, DatasetError> {
     let folder = path.parent().unwrap_or(root);
-    let bad = |reason: DescriptionFault| DatasetError::BadDescription { path: path.to_owned(), reason };
+    let bad = |reason: DescriptionFault| DatasetError::BadDescription { path: path.to_owned(), reason: reason.into() };
     let data = match std::fs::metadata(path) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(path).is_err() => {
             return Ok(None);

@@ -28,7 +28,7 @@ pub enum DatasetError {
         /// The file.
         path: PathBuf,
         /// The fault.
-        reason: DescriptionFault,
+        reason: Box<DescriptionFault>,
     },
     /// Two datasets have the same name and no folders above them that tell them apart.
     #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]

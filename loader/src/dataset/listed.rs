@@ -30,11 +30,11 @@ pub(super) fn read(
         let ListedCase { case_id, images, label } = listed;
         let image = with_channel(&images[0])?;
         let Some(case_id) = case_id.clone().or_else(|| case_id_of(&image)) else {
-            let reason = DescriptionFault::NotAVolume { path: images[0].clone() };
+            let reason = Box::new(DescriptionFault::NotAVolume { path: images[0].clone() });
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
         if case_id.chars().any(char::is_control) {
-            let reason = DescriptionFault::ControlCharacters { case_id };
+            let reason = Box::new(DescriptionFault::ControlCharacters { case_id });
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         }
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
