@@ -22,10 +22,10 @@ body { margin: 2rem auto; max-width: 1160px; padding: 0 1rem; font: 15px/1.5 sys
 h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p { max-width: 70ch; color: var(--soft); }
 table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: left; border-top: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .25rem .5rem; text-align: left; border-top: 1px solid var(--line); vertical-align: top; }
 td { white-space: pre-line; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } .long { max-height: 40rem; }
-.wide table { width: max-content; } .wide td, .wide th { max-width: min(22rem, 60vw); } .wide th.number { max-width: 10rem; }
+.wide table { width: max-content; } .wide td, .wide th { max-width: min(18rem, 60vw); } .wide th.number { max-width: 10rem; }
 thead th { position: sticky; top: 0; background: var(--head); border: 0; overflow-wrap: anywhere; }
 .number { text-align: right; } td.number { white-space: nowrap; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 1rem; }
