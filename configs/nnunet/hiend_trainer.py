@@ -29,14 +29,16 @@ class nnUNetTrainerHiEnd(nnUNetTrainer):
                                    enable_deep_supervision=False):
         if num_input_channels != 1:
             raise ValueError(f"the encoder takes one channel, the dataset has {num_input_channels}")
-        if configuration_manager.normalization_schemes != ["CTNormalization"]:
-            raise ValueError(f"expected CTNormalization, not {configuration_manager.normalization_schemes}")
+        kwargs = plans_manager.plans["pretrain_info"]["arch_kwargs"]
+        scheme = "CTNormalization" if "window" in kwargs else "ZScoreNormalization"
+        if configuration_manager.normalization_schemes != [scheme]:
+            raise ValueError(f"expected {scheme}, not {configuration_manager.normalization_schemes}")
         properties = plans_manager.foreground_intensity_properties_per_channel["0"]
         return HiEndUnetr(
             num_output_channels,
             configuration_manager.patch_size,
             (float(properties["mean"]), float(properties["std"])),
-            **plans_manager.plans["pretrain_info"]["arch_kwargs"],
+            **kwargs,
         )
 
     def initialize(self):

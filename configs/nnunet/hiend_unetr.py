@@ -125,9 +125,11 @@ class Resize(nn.Module):
 
 
 class HiEndUnetr(nn.Module):
-    """UNETR on nnU-Net's crops [N, C, Z, Y, X], normalised as CTNormalization does; `intensities` undoes that.
+    """UNETR on nnU-Net's crops [N, C, Z, Y, X].
 
-    The encoder was trained on crops [N, C, X, Y, Z] with the HU range `window` mapped to [0, 1].
+    The encoder was trained on crops [N, C, X, Y, Z]. They had the HU range `window` mapped to [0, 1]: `intensities`, mean
+    and standard deviation, then undo nnU-Net's CTNormalization. Or they were z-scores within `zscore_range`, as
+    nnU-Net's ZScoreNormalization makes them.
     """
 
     # Names that nnU-Net's loaders of pre-trained weights ask for.
@@ -135,12 +137,14 @@ class HiEndUnetr(nn.Module):
     keys_to_in_proj = ("stem.proj",)
 
     def __init__(self, num_classes, input_patch_size, intensities, patch_size, embed_dim, depth, num_heads, mlp_ratio,
-                 taps, norm_eps, window, feature_size=32):
+                 taps, norm_eps, window=None, zscore_range=None, feature_size=32):
         super().__init__()
+        if (window is None) == (zscore_range is None):
+            raise ValueError("expected either a window or a range of z-scores")
         if any(side % patch_size for side in input_patch_size):
             raise ValueError(f"the patch size {input_patch_size} is not a multiple of {patch_size} voxels")
         self.grid = [side // patch_size for side in reversed(input_patch_size)]
-        self.intensities, self.window = intensities, window
+        self.intensities, self.window, self.zscore_range = intensities, window, zscore_range
         self.stem = nn.Module()
         self.stem.proj = nn.Conv3d(1, embed_dim, patch_size, patch_size)
         self.encoder = Encoder(self.grid, embed_dim, depth, num_heads, mlp_ratio, taps, norm_eps)
@@ -151,15 +155,17 @@ class HiEndUnetr(nn.Module):
         self.decoder4, self.decoder3, self.decoder2 = Up(8 * f, 4 * f), Up(4 * f, 2 * f), Resize(2 * f, f)
         self.out = nn.Conv3d(f, num_classes, 1)
 
-    def window_units(self, image):
-        """Crops as in pre-training: axes x, y, z, and the window mapped to [0, 1]."""
+    def pretraining_units(self, image):
+        """Crops as in pre-training: axes x, y, z, and the window mapped to [0, 1] or z-scores within their range."""
+        if self.window is None:
+            return image.clamp(*self.zscore_range).permute(0, 1, 4, 3, 2)
         mean, std = self.intensities
         low, high = self.window
         hu = image * max(std, 1e-8) + mean
         return ((hu - low) / (high - low)).clamp(0, 1).permute(0, 1, 4, 3, 2)
 
     def forward(self, image):
-        image = self.window_units(image)
+        image = self.pretraining_units(image)
         tokens = self.stem.proj(image).flatten(2).transpose(1, 2)
         first, second, third, last = (
             tokens.transpose(1, 2).reshape(len(image), -1, *self.grid) for tokens in self.encoder(tokens)

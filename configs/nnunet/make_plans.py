@@ -2,8 +2,8 @@
 
     python make_plans.py DATASET CHECKPOINT.pth [--plans nnUNetPlans] [--out hiendPlans] [--batch-size 2] [--scratch]
 
-DATASET is the number or the name of a dataset that nnUNetv2_plan_and_preprocess has planned. Spacing and patch size are
-those of pre-training; README.md in this folder has the steps around it.
+DATASET is the number or the name of a dataset that nnUNetv2_plan_and_preprocess has planned. Spacing, patch size and
+normalisation are those of pre-training; README.md in this folder has the steps around it.
 """
 
 import argparse
@@ -30,13 +30,18 @@ def main():
     plans = json.loads((folder / f"{args.plans}.json").read_text())
     seen = plan["pretrain_plan"]["configurations"]["3d_fullres"]
     configuration = plans["configurations"]["3d_fullres"]
-    if configuration["normalization_schemes"] != ["CTNormalization"]:
-        raise SystemExit(f"expected a CT dataset of one channel, not {configuration['normalization_schemes']}")
+    schemes = configuration["normalization_schemes"]
+    if len(schemes) != 1:
+        raise SystemExit(f"the encoder takes one channel, the dataset has {len(schemes)}")
+    if seen["normalization_schemes"] == ["CTNormalization"] != schemes:
+        raise SystemExit(f"the encoder was trained on HU: expected a CT dataset, not {schemes}")
     if plans["transpose_forward"] != [0, 1, 2]:
         raise SystemExit(f"transpose_forward {plans['transpose_forward']}: the network expects axes z, y, x")
     configuration |= {
         "data_identifier": f"{args.out}_3d_fullres",
         "spacing": seen["spacing"] or configuration["spacing"],
+        "normalization_schemes": seen["normalization_schemes"],
+        "use_mask_for_norm": [bool(flag) for flag in seen["use_mask_for_norm"]],
         "patch_size": plan["recommended_downstream_patchsize"],
         "batch_size": args.batch_size,
     }
@@ -51,7 +56,10 @@ def main():
     }
     out = folder / f"{args.out}.json"
     out.write_text(json.dumps(plans, indent=4) + "\n")
-    print(f"{out}: spacing {configuration['spacing']} mm, patch size {configuration['patch_size']}")
+    print(
+        f"{out}: spacing {configuration['spacing']} mm, patch size {configuration['patch_size']}, "
+        f"{configuration['normalization_schemes'][0]}"
+    )
 
 
 def dataset_folder(dataset):

@@ -36,10 +36,18 @@ def main(settings_path, encoder_path, unetr_path):
     kwargs = plan["architecture_plans"]["arch_kwargs"]
     patch_size = plan["recommended_downstream_patchsize"]
     assert set(checkpoint) >= {"network_weights", "nnssl_adaptation_plan", "citations"}, list(checkpoint)
-    # An image that stands for [0, 1] after the window, in nnU-Net's units of mean 40 and standard deviation 100 HU.
-    low, high = kwargs["window"]
+    scheme = plan["pretrain_plan"]["configurations"]["3d_fullres"]["normalization_schemes"]
     units = torch.rand(1, 1, *patch_size, generator=torch.Generator().manual_seed(0))
-    image = (low + (high - low) * units - 40) / 100
+    if "window" in kwargs:
+        # An image that stands for [0, 1] after the window, in nnU-Net's units of mean 40 and standard deviation 100 HU.
+        low, high = kwargs["window"]
+        image, expected_scheme = (low + (high - low) * units - 40) / 100, ["CTNormalization"]
+    else:
+        # Z-scores go in as nnU-Net makes them, but for those beyond the range that was kept.
+        image, expected_scheme = 30 * units - 25, ["ZScoreNormalization"]
+        units = image.clamp(*kwargs["zscore_range"])
+        assert (units != image).any()
+    assert scheme == expected_scheme, scheme
     ours = HiEndUnetr(settings["classes"], patch_size, (40.0, 100.0), **kwargs, feature_size=2).eval()
     num_loaded = load_encoder(ours, encoder_path)
     assert num_loaded == len(checkpoint["network_weights"]), (num_loaded, len(checkpoint["network_weights"]))
@@ -57,7 +65,7 @@ def main(settings_path, encoder_path, unetr_path):
     expected.append(reference.vit.norm(x))
 
     with torch.no_grad():
-        tokens = ours.stem.proj(ours.window_units(image)).flatten(2).transpose(1, 2)
+        tokens = ours.stem.proj(ours.pretraining_units(image)).flatten(2).transpose(1, 2)
         pairs = list(zip(ours.encoder(tokens), expected, strict=True))
         error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
         shape = list(ours(image).shape)

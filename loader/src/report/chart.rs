@@ -23,7 +23,7 @@ const PLOT_WIDTH: u32 = 1100;
 /// Height of one box plot, in pixels.
 const ROW_HEIGHT: usize = 30;
 /// Width of the names next to box plots, in pixels.
-const NAME_WIDTH: u32 = 230;
+const NAME_WIDTH: u32 = 290;
 /// Half the height of a box, in pixels.
 const BOX_RADIUS: i32 = 7;
 /// Half the length of the line at the end of a whisker, in pixels.
@@ -31,7 +31,7 @@ const WHISKER_RADIUS: i32 = 4;
 /// Largest number of dots of a box plot, outliers aside.
 pub const MOST_DOTS: usize = 1000;
 /// Number of letters of a name that fit next to a box plot.
-pub const NAME_LETTERS: usize = 30;
+pub const NAME_LETTERS: usize = 42;
 
 static FONT_REGISTERED: Once = Once::new();
 
@@ -122,6 +122,10 @@ fn text(size: i32) -> TextStyle<'static> {
 fn draw_histogram(svg: SVGBackend<'_>, quantity: &str, counted: &str, bars: &Bars) -> Result<(), Box<dyn Error>> {
     let (Some(&low), Some(&high)) = (bars.edges.first(), bars.edges.last()) else { return Ok(()) };
     let highest = bars.heights.iter().copied().fold(0.0, f64::max);
+    // A few whole numbers get no fractions between them.
+    let is_few = highest <= 4.0 && bars.heights.iter().all(|height| height.fract() == 0.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number of at most 4")]
+    let num_labels = if is_few { (highest as usize).max(1) + 1 } else { 5 };
     let root = svg.into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(10)
@@ -140,7 +144,7 @@ fn draw_histogram(svg: SVGBackend<'_>, quantity: &str, counted: &str, bars: &Bar
         .x_desc(quantity)
         .y_desc(counted)
         .x_labels(7)
-        .y_labels(5)
+        .y_labels(num_labels)
         .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))
         .draw()?;
@@ -186,6 +190,7 @@ fn draw_boxes(
         .x_label_formatter(&|value| short(f64::from(*value)))
         .draw()?;
     let name_style = text(13).pos(Pos::new(HPos::Right, VPos::Center));
+    let none_style = text(12).pos(Pos::new(HPos::Left, VPos::Center));
     for (number, (group, values)) in groups.iter().zip(&values).enumerate() {
         // Rows are counted from below.
         let row = (groups.len() - number) as f32 - 0.5;
@@ -193,6 +198,7 @@ fn draw_boxes(
         let (left, y) = at(low - margin);
         root.draw_text(&crate::picture::fitting(&group.name, NAME_LETTERS), &name_style, (left - 10, y))?;
         if values.is_empty() {
+            root.draw_text("no values", &none_style, (left + 10, y))?;
             continue;
         }
         let numbers @ [lower, .., upper] = five_numbers(values);
@@ -267,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn counts_have_whole_labels() {
+        for highest in 1..=5 {
+            let bars = Bars { edges: vec![0.0, 10.0, 20.0], heights: vec![0.0, f64::from(highest)] };
+            let svg = histogram("mm", "cases", &bars).unwrap();
+            let texts = svg.split("<text").skip(1).filter_map(|text| Some(text.split_once('>')?.1.split_once('<')?.0));
+            let labels: Vec<&str> = texts.map(str::trim).collect();
+            assert!(labels.contains(&"1") || highest == 5, "{labels:?}");
+            assert!(!labels.iter().any(|label| label.contains('.')), "{labels:?}");
+        }
+    }
+
+    #[test]
     fn box_plots_have_every_name_and_a_dot_for_every_finite_value() {
         let group = |name: &str, values: &[f64]| Group { name: name.to_owned(), values: values.to_vec() };
         let groups = [group("liver & more", &[0.9, 0.95, 0.7]), group("spleen", &[0.5, f64::NAN]), group("empty", &[])];
@@ -277,6 +295,7 @@ mod tests {
             for group in groups {
                 assert!(svg.contains(&group.name.replace('&', "&amp;")), "{svg}");
             }
+            assert_eq!(svg.contains("no values"), groups.iter().any(|group| group.values.is_empty()), "{svg}");
         }
         box_plots("HD95, mm", &groups, None).unwrap();
         box_plots("nothing", &[], None).unwrap();

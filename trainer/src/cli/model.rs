@@ -144,10 +144,16 @@ pub struct ExportArgs {
     /// Form of the file
     #[arg(long, value_enum, default_value = "safetensors")]
     pub format: ExportFormat,
-    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it
-    #[arg(long, value_name = "MM", required_if_eq("format", "nnssl"), value_parser = parse_spacing)]
+    /// Normalisation of the scans of pre-training, as given to hiend-shard; for nnssl [default: that of the model's
+    /// run, else hu]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub normalize: Option<NormalizeArg>,
+    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it unless the model's
+    /// run was trained on z-scores and records it
+    #[arg(long, value_name = "MM", value_parser = parse_spacing)]
     pub spacing: Option<Spacing>,
-    /// HU range of the scans of pre-training, as given to hiend-shard; for nnssl [default: the model's, or -175,250]
+    /// HU range of the scans of pre-training, as given to hiend-shard, or z-scores kept; for nnssl [default: the
+    /// model's, else -175,250 for hu, -20,40 for zscore]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
     /// Replace an existing file; the weights that are read are never replaced

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use hiend_cache::lookup;
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::{UsageError, check_extension};
 
 use super::model::{load_pretrained, sizes};
@@ -13,7 +14,7 @@ use super::{outputs, print, print_text};
 use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
-use crate::model_source::{ModelSource, weights_of};
+use crate::model_source::{CheckpointWeights, ModelSource, Pretrained, weights_of};
 use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
@@ -53,51 +54,86 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
-    match (args.format, args.spacing) {
-        (ExportFormat::Nnssl, Some(spacing)) => return export_nnssl(args, spacing.mm(), sizes, &compute),
-        (ExportFormat::Safetensors, None) if args.window.is_none() => {}
-        _ => return Err(UsageError::new("--spacing and --window are for --format nnssl").into()),
+    match args.format {
+        ExportFormat::Nnssl => return export_nnssl(args, sizes, &compute),
+        ExportFormat::Safetensors if args.normalize.is_some() || args.spacing.is_some() || args.window.is_some() => {
+            let message = "--normalize, --spacing and --window are for --format nnssl";
+            return Err(UsageError::new(message).into());
+        }
+        ExportFormat::Safetensors => {}
     }
-    let state = match ModelSource::find(&args.model)? {
+    let (state, normalize) = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
             print(format_args!("model {}", path.display()))?;
-            weights_of(&path)?.state
+            let CheckpointWeights { state, normalize, .. } = weights_of(&path)?;
+            (state, normalize)
         }
-        _ => export_hi_end_mae(&load_pretrained(&args.model, sizes, &compute)?.model)?,
+        _ => {
+            let loaded = load_pretrained(&args.model, sizes, &compute)?;
+            (export_hi_end_mae(&loaded.model)?, loaded.config.normalize())
+        }
     };
     write(&state, &args.out)?;
+    if normalize == Normalize::Zscore {
+        print(
+            "trained on z-scores, which the file does not record: --normalize zscore states it where the file is read",
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the encoder of a pre-training model for nnU-Net.
-fn export_nnssl(
-    args: &ExportArgs,
-    spacing: Option<[f64; 3]>,
-    sizes: Option<PretrainConfig>,
-    compute: &Compute,
-) -> anyhow::Result<ExitCode> {
-    let settings = PreprocessConfig { spacing, ..PreprocessConfig::default() };
-    let settings = PreprocessConfig { window: args.window.unwrap_or(settings.window), ..settings };
-    settings.validate().map_err(UsageError::new)?;
+fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<ExitCode> {
     let loaded = load_pretrained(&args.model, sizes, compute)?;
-    ensure!(
-        loaded.config.normalize().is_hu(),
-        "{}: trained on z-scores, but the network in configs/nnunet expects HU; export it with --format safetensors",
-        loaded.path.display()
-    );
-    let window = args.window.or(loaded.config.stream.window).unwrap_or(PreprocessConfig::default().window);
-    let data = PretrainingData { spacing, window };
+    let data = pretraining_data(args, &loaded)?;
     let state = export_hi_end_mae(&loaded.model)?;
     write_nnssl(&args.out, &state, &loaded.config, data)?;
+    let [low, high] = data.window;
+    let scans = match data.normalize {
+        Normalize::Hu => format!("scans of {low} to {high} HU"),
+        Normalize::Zscore => format!("scans normalised to z-scores, kept from {low} to {high}"),
+    };
     print(format_args!(
-        "{}: {} tensors of the encoder with an adaptation plan for scans of {} to {} HU; configs/nnunet/README.md says how \
-         nnU-Net reads it",
+        "{}: {} tensors of the encoder with an adaptation plan for {scans}; configs/nnunet/README.md says how nnU-Net reads \
+         it",
         args.out.display(),
         encoder_of(&state).tensors.len(),
-        window[0],
-        window[1]
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Preprocessing of the scans of pre-training: what the run records, else the flags.
+fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<PretrainingData> {
+    let recorded = loaded.config.preprocess.as_ref();
+    let trained = loaded.config.normalize();
+    let normalize = args.normalize.map_or(trained, Normalize::from);
+    // A weight file does not say what it was trained on.
+    let is_known = loaded.report.is_none() || recorded.is_some();
+    if is_known && normalize != trained {
+        let (name, values) = (normalize.name(), trained.values());
+        let message = format!("--normalize {name}: the model was trained on {values}; leave it out");
+        return Err(UsageError::new(message).into());
+    }
+    let spacing = match (recorded, args.spacing) {
+        (Some(recorded), Some(given)) if given.mm() != recorded.spacing => {
+            let message = "--spacing: the model's run records another one; leave it out";
+            return Err(UsageError::new(message).into());
+        }
+        (Some(recorded), _) => recorded.spacing,
+        (None, Some(given)) => given.mm(),
+        (None, None) => {
+            let message = "--format nnssl needs --spacing MM: the model does not record the spacing of its scans";
+            return Err(UsageError::new(message).into());
+        }
+    };
+    if recorded.is_some() && !normalize.is_hu() && args.window.is_some() {
+        return Err(UsageError::new("--window: the model's run records its range of z-scores; leave it out").into());
+    }
+    let recorded_window = loaded.config.stream.window.or(recorded.map(|recorded| recorded.window));
+    let window = args.window.or(recorded_window).unwrap_or(normalize.default_window());
+    let settings = PreprocessConfig { spacing, window, normalize, ..PreprocessConfig::default() };
+    settings.validate().map_err(UsageError::new)?;
+    Ok(PretrainingData { spacing, normalize, window })
 }
 
 /// Refuses file names that do not end in `extension`, places that take no file, the file that is read, and an existing one

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use hiend_cache::FileError;
+use hiend_loader::preprocess::normalize::Normalize;
 
 use super::StateDict;
 use super::torch::pickle::Value;
@@ -23,7 +24,9 @@ const NORM_EPSILON: f64 = 1e-5;
 pub struct PretrainingData {
     /// Voxel side lengths along x, y, z, mm; `None` for those of each scan.
     pub spacing: Option<[f64; 3]>,
-    /// HU range mapped to [0, 1].
+    /// Normalisation of the values.
+    pub normalize: Normalize,
+    /// HU range mapped to [0, 1], or range of z-scores kept.
     pub window: [f64; 2],
 }
 
@@ -77,11 +80,16 @@ fn adaptation_plan(config: &PretrainConfig, data: PretrainingData) -> Value {
     let patch_size = || Value::sizes(&patch_size);
     let spacing = || data.spacing.map_or(Value::None, reversed);
     let no_kwargs = || Value::Dict(Vec::new());
+    // nnU-Net's name of the normalisation, and the network's argument for the range of values.
+    let (scheme, range) = match data.normalize {
+        Normalize::Hu => ("CTNormalization", "window"),
+        Normalize::Zscore => ("ZScoreNormalization", "zscore_range"),
+    };
     let configuration = Value::dict([
         ("data_identifier", "hiend".into()),
         ("preprocessor_name", "DefaultPreprocessor".into()),
         ("spacing_style", if data.spacing.is_some() { "fixed".into() } else { "noresample".into() }),
-        ("normalization_schemes", Value::List(vec!["CTNormalization".into()])),
+        ("normalization_schemes", Value::List(vec![scheme.into()])),
         ("use_mask_for_norm", Value::List(vec![Value::Int(0)])),
         ("resampling_fn_data", "resample_data_or_seg_to_shape".into()),
         ("resampling_fn_data_kwargs", no_kwargs()),
@@ -102,7 +110,7 @@ fn adaptation_plan(config: &PretrainConfig, data: PretrainingData) -> Value {
                 ("mlp_ratio", model.mlp_ratio.into()),
                 ("taps", Value::sizes(&model.taps)),
                 ("norm_eps", NORM_EPSILON.into()),
-                ("window", floats(&data.window)),
+                (range, floats(&data.window)),
             ]),
         ),
         ("arch_kwargs_requiring_import", Value::List(Vec::new())),
@@ -171,11 +179,28 @@ mod tests {
     fn the_plan_has_axes_in_nnunets_order() {
         let mut config = PretrainPreset::Tiny.config();
         config.stream.crop_size = [96, 72, 48];
-        let data = PretrainingData { spacing: Some([0.8, 0.9, 1.5]), window: [-175.0, 250.0] };
+        let data =
+            PretrainingData { spacing: Some([0.8, 0.9, 1.5]), normalize: Normalize::Hu, window: [-175.0, 250.0] };
         let Value::Dict(plan) = adaptation_plan(&config, data) else { panic!("a dictionary") };
         let get = |key: &str| plan.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap();
         assert_eq!(get("recommended_downstream_patchsize"), Value::sizes(&[48, 72, 96]));
         let text = format!("{:?}", get("pretrain_plan"));
         assert!(text.contains("[Float(1.5), Float(0.9), Float(0.8)]"), "{text}");
+    }
+
+    #[test]
+    fn the_plan_states_the_normalisation() {
+        let plan = |normalize: Normalize| {
+            let data = PretrainingData { spacing: None, normalize, window: normalize.default_window() };
+            format!("{:?}", adaptation_plan(&PretrainPreset::Tiny.config(), data))
+        };
+        let (hu, zscore) = (plan(Normalize::Hu), plan(Normalize::Zscore));
+        for (text, expected, other) in [
+            (&hu, ["\"CTNormalization\"", "(\"window\", List([Float(-175.0), Float(250.0)]))"], "zscore_range"),
+            (&zscore, ["\"ZScoreNormalization\"", "(\"zscore_range\", List([Float(-20.0), Float(40.0)]))"], "window"),
+        ] {
+            assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+            assert!(!text.contains(other), "{text}");
+        }
     }
 }

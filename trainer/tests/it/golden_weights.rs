@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::Device;
+use hiend_loader::preprocess::normalize::Normalize;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::model::init::WeightInit;
@@ -150,8 +151,6 @@ fn nnunet_network_has_the_encoder_of_an_export() {
     let state = export_hi_end_mae(&model).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let data = PretrainingData { spacing: Some([1.5; 3]), window: [-175.0, 250.0] };
-    write_nnssl(&at("encoder.pth"), &state, &config, data).unwrap();
     // The same encoder in a fine-tuning network, by this project's own import.
     let unetr = UnetrConfig::for_encoder_of(&config.model, config.stream.crop_size, 3).unwrap();
     let unetr = UnetrConfig { feature_size: 2, ..unetr };
@@ -160,8 +159,12 @@ fn nnunet_network_has_the_encoder_of_an_export() {
     let settings = r#"{"hidden_size": 12, "feature_size": 2, "patch_size": 8, "img_size": 16, "heads": 2, "depth": 12, "classes": 3}"#;
     std::fs::write(at("settings.json"), settings).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pytorch/nnunet_encoder.py");
-    let files = ["settings.json", "encoder.pth", "unetr.safetensors"].map(at);
-    let output = Command::new(&python).arg("-B").arg(script).args(files).output().unwrap();
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for normalize in [Normalize::Hu, Normalize::Zscore] {
+        let data = PretrainingData { spacing: Some([1.5; 3]), normalize, window: normalize.default_window() };
+        write_nnssl(&at("encoder.pth"), &state, &config, data).unwrap();
+        let files = ["settings.json", "encoder.pth", "unetr.safetensors"].map(at);
+        let output = Command::new(&python).arg("-B").arg(&script).args(files).output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -262,9 +262,10 @@ fn invalid_input_is_refused_in_one_line() {
     succeed(&["export", "--model", &run, "--out", &exported, "--overwrite"]);
     fail(&["export", "--model", &run], 2, "--out");
     let nnssl = ["export", "--model", &run, "--format", "nnssl", "--out", "encoder.pth"];
-    fail(&nnssl, 2, "--spacing <MM>");
+    fail(&nnssl, 2, "--format nnssl needs --spacing MM");
+    fail(&[&nnssl[..], &["--spacing", "1.5", "--normalize", "zscore"]].concat(), 2, "the model was trained on HU");
     let window = ["export", "--model", &run, "--out", &exported, "--overwrite", "--window=-1000,1000"];
-    fail(&window, 2, "--spacing and --window are for --format nnssl");
+    fail(&window, 2, "--normalize, --spacing and --window are for --format nnssl");
     fail(&["export", "--model", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     fail(&["import", &exported, "--config", &sizes, "--out", &exported], 1, "would replace the weights");
     for command in ["reconstruct", "attend"] {

@@ -85,14 +85,29 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
-    let mut export = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
-    export
-        .args("export --model on-z --format nnssl --spacing 5 --out encoder.pth".split(' '))
-        .current_dir(folder.path(""));
-    let output = export.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("trained on z-scores"), "{stderr}");
+    // Exports state the normalisation; what the run records need not be given.
+    let export = |args: &str| {
+        let args = format!("export --model on-z {args}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+        let output = command.args(args.split(' ')).current_dir(folder.path("")).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.code(), text)
+    };
+    for (args, code, expected) in [
+        ("--format nnssl --out encoder.pth", 0, "normalised to z-scores, kept from -20 to 40"),
+        ("--format nnssl --spacing 5 --normalize zscore --out same.pth", 0, "kept from -20 to 40"),
+        ("--format nnssl --spacing 3 --out other.pth", 2, "--spacing: the model's run records another one"),
+        ("--format nnssl --window=-9,9 --out other.pth", 2, "--window: the model's run records its range"),
+        ("--format nnssl --normalize hu --out other.pth", 2, "trained on z-scores; leave it out"),
+        ("--out weights.safetensors", 0, "trained on z-scores, which the file does not record"),
+    ] {
+        let (found, text) = export(args);
+        assert_eq!(found, Some(code), "{args}: {text}");
+        assert!(text.contains(expected), "{args}: {text}");
+    }
+    let bytes = |name: &str| fs::read(folder.path(name)).unwrap();
+    assert!(bytes("encoder.pth") == bytes("same.pth"));
+    assert!(!folder.path("other.pth").exists());
 
     // Weights of the other kind may be a start, but not in silence.
     let finetune = |cache: &str, init: &str, run: &str| {

@@ -1,6 +1,6 @@
 //! `hiend-shard inspect CACHE --report DIR`: a cache as one HTML page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -8,7 +8,7 @@ use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
 
 use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals, value_range};
 use crate::geometry::spacing;
-use crate::picture::{Canvas, Plane, fitting};
+use crate::picture::{Canvas, Plane, fitting, label_colour};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
 use crate::program::count;
@@ -35,7 +35,7 @@ pub(super) fn write(cache: &Cache, folder: &Path) -> anyhow::Result<PathBuf> {
     page.facts(totals(cache));
     page.heading("Datasets");
     let (header, rows) = by_dataset(cache);
-    page.table(&header, 1, rows.into_iter().map(Vec::from));
+    page.table(&header, 1..6, rows.into_iter().map(Vec::from));
     if cache.cases().is_empty() {
         return Ok(page.write(folder)?);
     }
@@ -44,9 +44,10 @@ pub(super) fn write(cache: &Cache, folder: &Path) -> anyhow::Result<PathBuf> {
     geometry(&mut page, cache)?;
     let volumes = Volumes::read(cache, &sample)?;
     values(&mut page, cache, &volumes, sample.len())?;
-    classes(&mut page, cache)?;
+    let found = classes(&mut page, cache)?;
     page.heading("Middle axial slices");
     page.paragraph(&format!("{} with labels in colour; the patient's right is on the left.", of_all(cache, &sample)));
+    legends(&mut page, cache, &found);
     page.pictures(volumes.pictures)?;
     cases(&mut page, cache);
     Ok(page.write(folder)?)
@@ -72,7 +73,7 @@ fn suspicious(page: &mut Page, cache: &Cache) {
         return;
     }
     let rows = suspects.iter().map(|(case, findings)| vec![(*case).to_owned(), findings.join("\n")]);
-    page.table(&["case", "finding"], 2, rows);
+    page.table(&["case", "finding"], 2.., rows);
 }
 
 /// Histograms of spacings and sizes.
@@ -194,8 +195,8 @@ fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize)
     Ok(())
 }
 
-/// Box plots of the volume of each class.
-fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
+/// Box plots of the volume of each class. Returns the classes found, with their datasets.
+fn classes<'a>(page: &mut Page, cache: &'a Cache) -> anyhow::Result<Vec<(&'a str, u8)>> {
     let mut reader = VolumeReader::new();
     let mut groups: BTreeMap<(&str, u8), Vec<f64>> = BTreeMap::new();
     let mut labelled: Vec<&Case> = cache.cases().iter().filter(|case| case.record().label.is_some()).collect();
@@ -215,7 +216,7 @@ fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
         }
     }
     if groups.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     page.heading("Labels");
     page.paragraph("Volume of each class in the cases that have it; the number of such cases in parentheses.");
@@ -234,7 +235,19 @@ fn classes(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
     if groups.len() > shown.len() {
         page.paragraph(&format!("{} more classes are not shown.", groups.len() - shown.len()));
     }
-    Ok(())
+    Ok(groups.into_keys().collect())
+}
+
+/// Colours of the classes of each dataset.
+fn legends(page: &mut Page, cache: &Cache, found: &[(&str, u8)]) {
+    let datasets: BTreeSet<&str> = found.iter().map(|(dataset, _)| *dataset).collect();
+    for dataset in &datasets {
+        if datasets.len() > 1 {
+            page.paragraph(&format!("{dataset}:"));
+        }
+        let classes = found.iter().filter(|(of, _)| of == dataset);
+        page.legend(classes.filter_map(|&(_, class)| Some((label_colour(class)?, label_name(cache, dataset, class)))));
+    }
 }
 
 fn cases(page: &mut Page, cache: &Cache) {
@@ -253,7 +266,7 @@ fn cases(page: &mut Page, cache: &Cache) {
         ]
     };
     let header = ["case", "labels", "source shape", "source spacing, mm", "stored shape", "source values"];
-    page.table(&header, 2, cache.cases().iter().take(MOST_ROWS).map(row));
+    page.table(&header, 2.., cache.cases().iter().take(MOST_ROWS).map(row));
     if cache.cases().len() > MOST_ROWS {
         page.paragraph(&format!("{} more; hiend-shard inspect --json lists all.", cache.cases().len() - MOST_ROWS));
     }

@@ -9,8 +9,9 @@ use hiend_loader::report::{Group, MOST_DOTS, Page, box_plots};
 
 use super::LabelFile;
 use super::classes::Classes;
-use crate::metric::evaluation::{ClassMetrics, Evaluation};
+use crate::metric::evaluation::{ClassMetrics, Evaluation, Tolerances};
 use crate::metric::overlap::Absent;
+use crate::metric::surface::Surface;
 
 /// Largest number of cases of which slices are drawn.
 const MOST_DRAWN: usize = 8;
@@ -45,14 +46,18 @@ pub(super) fn write(
         ("labels", folder_of(files.labels)),
         ("predictions", folder_of(files.predictions)),
         ("cases", evaluation.cases.len().to_string()),
-        ("surface", evaluation.conventions.surface.name().to_owned()),
-        ("absent classes", evaluation.conventions.absent.name().to_owned()),
-        ("tolerance", format!("{} mm", evaluation.conventions.tolerances.default_mm)),
+        ("surfaces", surfaces(evaluation.conventions.surface).to_owned()),
+        ("classes that a label lacks", absent_classes(evaluation.conventions.absent).to_owned()),
+        ("tolerance of surface Dice", tolerances(evaluation)),
     ]);
     page.heading("Means over cases");
     let mut rows = evaluation.table_rows().into_iter();
     let header = rows.next().unwrap_or_default();
-    page.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1, rows);
+    page.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1.., rows);
+    page.paragraph(
+        "cases: those in which the Dice is measured; missed: those in which the prediction lacks a class of the label; only \
+         predicted: those in which it has a class that the label lacks. A dash stands for no measured value.",
+    );
     page.heading("Classes");
     let absent = match evaluation.conventions.absent {
         Absent::Monai => {
@@ -72,6 +77,32 @@ pub(super) fn write(
     worst(&mut page, evaluation, classes, files)?;
     cases(&mut page, evaluation);
     Ok(page.write(folder)?)
+}
+
+/// Description of the surface metrics' convention.
+fn surfaces(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Voxels => "voxels that touch the outside, all of equal weight, as in MONAI",
+        Surface::Area => "surface elements weighted by area, as in DeepMind's surface-distance",
+    }
+}
+
+/// Description of the Dice of classes that a label lacks.
+fn absent_classes(absent: Absent) -> &'static str {
+    match absent {
+        Absent::Monai => "Dice not measured, as in MONAI",
+        Absent::NnUnet => "Dice 0 where the class is predicted, as in nnU-Net",
+    }
+}
+
+/// Tolerance of the surface Dice, and those of single classes.
+fn tolerances(evaluation: &Evaluation) -> String {
+    let Tolerances { default_mm, by_class } = &evaluation.conventions.tolerances;
+    let of_class = |(class, mm): (&usize, &f64)| {
+        let name = evaluation.class_names.get(*class).map_or("?", String::as_str);
+        format!(", {name} {mm} mm")
+    };
+    std::iter::once(format!("{default_mm} mm")).chain(by_class.iter().map(of_class)).collect()
 }
 
 /// Values of each foreground class that any case has.
@@ -97,8 +128,8 @@ fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Fi
     }
     page.heading("Cases with the lowest Dice");
     page.paragraph(
-        "The axial slice in which most voxels differ: label on the left, prediction on the right. The patient's right is \
-         on the left of each.",
+        "The axial slice in which most voxels differ, counted upwards from 0 at the feet: label on the left, prediction on \
+         the right. The patient's right is on the left of each.",
     );
     if classes.regions.is_none() {
         let legend = evaluation.class_names.iter().enumerate().skip(1).filter(|(class, _)| evaluation.occurs(*class));
@@ -171,7 +202,7 @@ fn cases(page: &mut Page, evaluation: &Evaluation) {
     }
     rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let skipped = rows.len().saturating_sub(MOST_ROWS);
-    page.table(&header, 1, rows.into_iter().take(MOST_ROWS).map(|(_, row)| row));
+    page.table(&header, 1.., rows.into_iter().take(MOST_ROWS).map(|(_, row)| row));
     if skipped > 0 {
         page.paragraph(&format!("{skipped} more; --csv writes all."));
     }
