@@ -54,23 +54,31 @@ pub(super) struct Hub {
     pub(super) spans: Spans,
 }
 
+/// A dataset whose labels two caches name differently.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "two caches of the server name the labels of dataset {name} differently; serve one of them, or give both the same \
+     dataset.json and run hiend-shard again"
+)]
+struct OtherLabels {
+    /// Name of the dataset.
+    name: String,
+}
+
 /// Datasets of several caches by name. With `labels`, caches may not describe the labels of a dataset differently: its cases
 /// would come with one meaning of a label from one cache and another from the next.
 ///
 /// # Errors
-/// The dataset that two caches describe differently, and what to do.
+/// If two caches name the labels of a dataset differently.
 fn merged<'a>(
     of_all: impl Iterator<Item = (&'a String, &'a DatasetInfo)>,
     labels: bool,
-) -> Result<BTreeMap<String, DatasetInfo>, String> {
+) -> Result<BTreeMap<String, DatasetInfo>, OtherLabels> {
     let mut datasets: BTreeMap<String, DatasetInfo> = BTreeMap::new();
     for (name, info) in of_all {
         match datasets.get(name) {
             Some(other) if labels && other != info => {
-                return Err(format!(
-                    "two caches of the server name the labels of dataset {name} differently; serve one of them, or give both \
-                     the same dataset.json and run hiend-shard again"
-                ));
+                return Err(OtherLabels { name: name.clone() });
             }
             Some(_) => {}
             None => {
@@ -150,7 +158,7 @@ impl Hub {
         let names = loader.datasets();
         let of_all = self.caches.iter().flat_map(|(cache, _)| &cache.manifest().datasets);
         let of_stream = of_all.filter(|(name, _)| names.contains(name.as_str()));
-        let datasets = merged(of_stream, labels).map_err(Status::failed_precondition)?;
+        let datasets = merged(of_stream, labels).map_err(|error| Status::failed_precondition(error.to_string()))?;
         let manifest = Manifest { shards: Vec::new(), checksum: None, datasets, ..cache.manifest().clone() };
         serde_json::to_string(&manifest).map_err(|err| Status::internal(err.to_string()))
     }
@@ -406,7 +414,7 @@ mod tests {
             merged([(&names[0], &liver), (&names[1], &spleen), (&names[0], second)].into_iter(), labels)
         };
         assert_eq!(merge(&liver, true).unwrap().into_values().collect::<Vec<_>>(), [liver.clone(), spleen.clone()]);
-        let error = merge(&spleen, true).unwrap_err();
+        let error = merge(&spleen, true).unwrap_err().to_string();
         assert!(error.starts_with("two caches of the server name the labels of dataset A differently"), "{error}");
         // Without labels their names do not count.
         assert_eq!(merge(&spleen, false).unwrap()["A"], liver);
