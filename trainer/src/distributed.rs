@@ -7,6 +7,7 @@
 //!   link         one connection: a thread that reads, a thread that writes and sends heartbeats
 //!   group        the ranks of a run: small values gathered from all, one failure that ends all
 //!   all_reduce   the seam for sums of gradients: over the group's own connections (`tcp_sum`) or with NCCL (`nccl`)
+//!   sums         a thread that sums gradients while the backward pass goes on
 //! ```
 //!
 //! Every rank has one connection, to rank 0. A rank that fails says so; a rank that is killed closes its connection; a
@@ -14,7 +15,7 @@
 //! next exchange. Each of these ends every rank within a stated time ([`Timeouts`]), with the same [`PeerFailure`] on
 //! all of them. A group never continues with fewer ranks.
 //!
-//! Knows tensors (in `tcp_sum`, `nccl` and `all_reduce`), but neither models nor training.
+//! Knows tensors (in `tcp_sum`, `nccl`, `sums` and `all_reduce`), but neither models nor training.
 
 mod all_reduce;
 mod group;
@@ -28,6 +29,7 @@ mod nodelist;
 mod pairwise;
 mod peer;
 mod rendezvous;
+mod sums;
 mod tcp_sum;
 mod token;
 mod wire;
@@ -41,6 +43,7 @@ pub use launcher::{
 pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;
+pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;
 pub use token::{Token, TokenError};
 pub use world::{Launcher, Master, World, WorldError};
