@@ -6,7 +6,9 @@
 //!   rendezvous   rank 0 listens at one address; a rank proves that it knows the token, and gets a connection
 //!   link         one connection: a thread that reads, a thread that writes and sends heartbeats
 //!   group        the ranks of a run: small values gathered from all, one failure that ends all
-//!   all_reduce   the seam for sums of gradients: over the group's own connections (`tcp_sum`) or with NCCL (`nccl`)
+//!   all_reduce   the seam for sums of gradients: over the group's own connections (`tcp_sum`), with NCCL (`nccl`) or MPI
+//!                (`mpi`)
+//!   sums         a thread that sums gradients while the backward pass goes on
 //! ```
 //!
 //! Every rank has one connection, to rank 0. A rank that fails says so; a rank that is killed closes its connection; a
@@ -14,13 +16,14 @@
 //! next exchange. Each of these ends every rank within a stated time ([`Timeouts`]), with the same [`PeerFailure`] on
 //! all of them. A group never continues with fewer ranks.
 //!
-//! Knows tensors (in `tcp_sum`, `nccl` and `all_reduce`), but neither models nor training.
+//! Knows tensors (in `tcp_sum`, `nccl`, `mpi`, `sums` and `all_reduce`), but neither models nor training.
 
 mod all_reduce;
 mod group;
 mod inbox;
 mod launcher;
 mod link;
+mod mpi;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls of a C library")]
 mod nccl;
@@ -28,11 +31,15 @@ mod nodelist;
 mod pairwise;
 mod peer;
 mod rendezvous;
+mod sums;
 mod tcp_sum;
 mod token;
 mod wire;
 mod world;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::MpiSum;
+pub use self::mpi::{Mpi, MpiError};
 pub use all_reduce::{AllReduce, ReduceError, all_reduce_for};
 pub use group::{Gathered, ProcessGroup, Timeouts};
 pub use launcher::{
@@ -41,6 +48,7 @@ pub use launcher::{
 pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;
+pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;
 pub use token::{Token, TokenError};
-pub use world::{Launcher, Master, World, WorldError};
+pub use world::{Launcher, Listener, Master, Told, World, WorldError};

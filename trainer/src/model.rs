@@ -9,6 +9,7 @@ pub mod block;
 pub mod conv_block;
 pub mod decoder;
 pub mod encoder;
+pub mod gated;
 pub mod hi_end_mae;
 pub mod init;
 pub mod layer_norm;

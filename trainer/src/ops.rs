@@ -17,6 +17,7 @@ mod cpu;
 pub mod decode;
 pub mod dequantize;
 pub mod dice_ce;
+pub mod gate;
 pub mod gelu;
 pub mod instance_norm;
 pub mod junction;

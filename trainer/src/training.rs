@@ -11,6 +11,7 @@ pub mod headspace;
 mod memory_advice;
 mod memory_need;
 mod options;
+mod overlap;
 mod ranks;
 mod readback;
 pub mod replica;
@@ -44,6 +45,7 @@ use crate::config::RunConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Part, Targets};
 use crate::journal::Entry;
+use crate::model::gated::Gated;
 use crate::model::init::WeightInit;
 use ranks::{Facts, Ranks};
 use run::Run;
@@ -58,7 +60,7 @@ pub trait Task: Sync {
     /// Configuration: everything that decides the result except the data.
     type Config: RunConfig;
     /// The model.
-    type Model: Module + 'static;
+    type Model: Gated + 'static;
     /// Maker of the training targets.
     type Targets: Targets;
 
@@ -157,7 +159,7 @@ pub fn train<T: Task>(
         let alone = (None, vec![compute.to_string()]);
         return lead(task, &stream, compute, options, alone, end_step, watch);
     };
-    let ranks = Arc::new(Ranks::new(group, compute));
+    let ranks = Arc::new(Ranks::new(group, compute)?);
     let facts = Facts {
         name: group.name(group.rank()).to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -10,6 +10,11 @@
 const GRADIENT_BYTES: f64 = 368e6 * 4.0;
 /// Seconds of a step of 192 crops on one H100 (measured, docs/gpu.md).
 const STEP_SECS: f64 = 0.267;
+/// Share of a step that is the backward pass (two of three products), and share of that in which the decoder's blocks run (by
+/// the operations of its 513 tokens and the encoder's 129).
+const BACKWARD: (f64, f64) = (2.0 / 3.0, 0.19);
+/// Blocks whose gradients are summed during the backward pass, with their bytes: the decoder's, then the encoder's.
+const BLOCKS: [(usize, f64); 2] = [(2, 3.352e6 * 4.0), (12, 28.332e6 * 4.0)];
 /// Relative spread of a rank's step (assumed: clocks and thermal limits of GPUs of one kind).
 const SPREAD: f64 = 0.02;
 /// Probability that a rank's batch comes late, and the mean delay in seconds (assumed: tail of an object store behind
@@ -38,21 +43,25 @@ fn main() {
         Network { name: "1 x 100 Gb/s Ethernet", speed: 12.5e9 },
         Network { name: "1 x 10 Gb/s Ethernet", speed: 1.25e9 },
     ];
-    println!("| GPUs | network | sum, ms | slowest rank, ms | facts, ms | step, ms | efficiency |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| GPUs | network | sum, ms | after backward, ms | slowest rank, ms | facts, ms | step, ms | efficiency |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     for ranks in [8, 64, 512] {
         for network in &networks {
             if ranks == MACHINE.0 && network.speed < networks[0].speed {
                 continue;
             }
-            let sum = sum_secs(ranks, network.speed);
+            let sum = sum_secs(ranks, GRADIENT_BYTES, network.speed);
+            let left = left_secs(ranks, network.speed);
             let slowest = slowest_secs(ranks);
             let facts = FACTS_SECS * (ranks - 1) as f64;
-            let step = slowest + sum + facts;
+            let step = slowest + left + facts;
             println!(
-                "| {ranks} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}% |",
+                "| {ranks} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}% |",
                 if ranks == MACHINE.0 { "NVLink" } else { network.name },
                 1e3 * sum,
+                1e3 * left,
                 1e3 * slowest,
                 1e3 * facts,
                 1e3 * step,
@@ -62,16 +71,31 @@ fn main() {
     }
 }
 
-/// Seconds of a ring sum that is not hidden behind the backward pass: within a machine, then between machines, where each
-/// GPU sums its part.
-fn sum_secs(ranks: usize, network: f64) -> f64 {
+/// Seconds of the sums that are left when the backward pass is over. A block's gradients are final when its part of the pass
+/// is over; the blocks of a kind take equal parts. That sums slow down the products next to them is left out.
+fn left_secs(ranks: usize, network: f64) -> f64 {
+    let [(of_decoder, small), (of_encoder, large)] = BLOCKS;
+    let decoder = (1..=of_decoder).map(|_| (BACKWARD.1, small));
+    let encoder =
+        (1..=of_encoder).map(|block| (BACKWARD.1 + (1.0 - BACKWARD.1) * block as f64 / of_encoder as f64, large));
+    let (mut end, mut left) = (0f64, GRADIENT_BYTES);
+    for (share, bytes) in decoder.chain(encoder) {
+        let is_final = STEP_SECS * (1.0 - BACKWARD.0 * (1.0 - share));
+        end = end.max(is_final) + sum_secs(ranks, bytes, network);
+        left -= bytes;
+    }
+    end.max(STEP_SECS) + sum_secs(ranks, left, network) - STEP_SECS
+}
+
+/// Seconds of a ring sum: within a machine, then between machines, where each GPU sums its part.
+fn sum_secs(ranks: usize, bytes: f64, network: f64) -> f64 {
     let ring = |members: usize, bytes: f64, speed: f64, hop: f64| {
         let members = members as f64;
         2.0 * (members - 1.0) / members * bytes / speed + 2.0 * (members - 1.0) * hop
     };
     let machines = ranks / MACHINE.0;
-    let within = ring(MACHINE.0, GRADIENT_BYTES, MACHINE.1, 3e-6);
-    if machines == 1 { within } else { within + ring(machines, GRADIENT_BYTES, network, HOP_SECS) }
+    let within = ring(MACHINE.0, bytes, MACHINE.1, 3e-6);
+    if machines == 1 { within } else { within + ring(machines, bytes, network, HOP_SECS) }
 }
 
 /// Mean seconds of the slowest of `ranks` ranks.

@@ -17,7 +17,7 @@ use crate::cli::RunArgs;
 use crate::config::RunConfig;
 use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels_in, remember_panics, settle_default};
 use crate::distributed::{
-    Cause, Children, JoinError, Master, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
+    Cause, Children, JoinError, Master, Mpi, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
     own_children,
 };
 use crate::host_memory;
@@ -121,7 +121,13 @@ impl Rank {
 /// waits for them. A failure is reported to the other ranks.
 pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     die_with_launcher();
-    let world = World::of_environment(args.ranks.ranks)?;
+    let mut world = World::of_environment(args.ranks.ranks)?;
+    let (mut mpi, mut token) = (None, None);
+    if matches!(&world, Some(World { master: Master::Mpi(None), .. })) {
+        let started = Mpi::start()?;
+        let (own, secret) = started.world(args.ranks.listen.as_deref())?;
+        (world, mpi, token) = (Some(own), Some(started), Some(secret));
+    }
     let is_child = matches!(&world, Some(World { master: Master::File(_), .. }));
     if world.is_none() && args.devices.len() > 1 {
         return start_ranks(args);
@@ -131,9 +137,14 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     }
     let (result, world) = match world {
         None => return train(open(args, None)?),
-        Some(world) => (train_together(args, &world, is_child, train), world),
+        Some(world) => (train_together(args, &world, is_child, token, train), world),
     };
-    let Err(error) = result else { return result };
+    let Err(error) = result else {
+        if let Some(mpi) = mpi {
+            mpi.end();
+        }
+        return result;
+    };
     let code = code_of_others(&error);
     if is_child && lost_rank(&error) == Some(0) {
         leave_loss(&error_text(&error));
@@ -168,6 +179,7 @@ fn train_together(
     args: &RunArgs,
     world: &World,
     is_child: bool,
+    token: Option<Token>,
     train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let mut rank = open(args, Some(world))?;
@@ -176,7 +188,10 @@ fn train_together(
     if world.rank == 0 && !is_child {
         note(format_args!("rank 0 waits for {} at {}", count(world.num_ranks - 1, "other rank"), world.master));
     }
-    let token = Token::of_environment()?;
+    let token = match token {
+        Some(token) => token,
+        None => Token::of_environment()?,
+    };
     let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;
     rank.group = Some(Arc::clone(&group));
     // From here on, an error that occurs on every rank is reported by each of them, not as the failure of another one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::group::ProcessGroup;
 use super::peer::PeerFailure;
@@ -35,13 +35,51 @@ pub enum ReduceError {
     Device(String),
 }
 
-/// Chooses how the ranks of `group` add gradients that are on `compute`: NCCL between CUDA devices, otherwise sums on
-/// the host over the group's connections.
+/// A sum of floats over the ranks, on the host.
+pub(super) trait HostSum {
+    /// Appends values.
+    ///
+    /// # Errors
+    /// If the group has failed.
+    fn add(&mut self, values: &[f32]) -> Result<(), PeerFailure>;
+
+    /// Returns the sums of all values, in the order in which they were appended.
+    ///
+    /// # Errors
+    /// If the group has failed.
+    fn finish(self) -> Result<Vec<f32>, PeerFailure>;
+}
+
+/// Sums tensors by way of the host.
+pub(super) fn sum_on_host(tensors: Vec<Tensor<1>>, mut sum: impl HostSum) -> Result<Vec<Tensor<1>>, ReduceError> {
+    let places: Vec<(Device, usize)> = tensors.iter().map(|tensor| (tensor.device(), tensor.dims()[0])).collect();
+    for tensor in tensors {
+        // The device copies while earlier buckets are sent and added.
+        let data = tensor.try_into_data().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
+        let values = data.try_to_vec::<f32>().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
+        sum.add(&values)?;
+    }
+    let sums = sum.finish()?;
+    let mut rest = sums.as_slice();
+    let back = places.into_iter().map(|(device, len)| {
+        let (own, after) = rest.split_at(len);
+        rest = after;
+        Tensor::from_data(TensorData::new(own.to_vec(), [len]), &device)
+    });
+    Ok(back.collect())
+}
+
+/// Chooses how the ranks of `group` add gradients that are on `compute`: NCCL between CUDA devices, MPI between ranks that
+/// `mpirun` started, otherwise sums on the host over the group's connections.
 #[must_use]
 pub fn all_reduce_for(group: &Arc<ProcessGroup>, compute: &Compute) -> Box<dyn AllReduce> {
     #[cfg(feature = "cuda")]
     if compute.is_cuda() {
         return Box::new(super::nccl::NcclSum::new(Arc::clone(group)));
+    }
+    #[cfg(feature = "mpi")]
+    if group.is_of_mpi() {
+        return Box::new(super::mpi::MpiSum);
     }
     let _ = compute;
     Box::new(TcpSum::new(Arc::clone(group)))

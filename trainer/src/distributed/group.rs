@@ -14,10 +14,13 @@ use super::peer::{Cause, PeerFailure};
 use super::rendezvous::{self, JoinError};
 use super::token::Token;
 use super::wire::{Frame, Kind, pack, unpack};
-use super::world::World;
+use super::world::{Master, World};
 
 /// Time that a rank which leaves waits for the others to close their ends.
 const PARTING: Duration = Duration::from_secs(2);
+
+/// Time that a rank of `mpirun`, which ends all ranks as soon as one has failed, gives rank 0 to save and end first.
+const SAVING: Duration = Duration::from_mins(2);
 
 /// Times after which a rank gives up on another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,8 @@ pub struct ProcessGroup {
     timeouts: Timeouts,
     core: Arc<Core>,
     links: Vec<Link>,
+    /// MPI has said which rank this is.
+    of_mpi: bool,
     finished: AtomicBool,
 }
 
@@ -149,6 +154,7 @@ impl ProcessGroup {
             timeouts,
             core,
             links: vec![],
+            of_mpi: matches!(world.master, Master::Mpi(_)),
             finished: AtomicBool::new(false),
         };
         // On an error, dropping the group reports it to the ranks that have joined.
@@ -176,6 +182,12 @@ impl ProcessGroup {
     #[must_use]
     pub fn num_ranks(&self) -> usize {
         self.num_ranks
+    }
+
+    /// True if MPI has said which rank this is, so that the ranks of MPI are those of the group.
+    #[must_use]
+    pub fn is_of_mpi(&self) -> bool {
+        self.of_mpi
     }
 
     /// Share of each batch: this rank and the number of ranks.
@@ -328,7 +340,7 @@ impl Drop for ProcessGroup {
             self.abort("its process ended before the run was over");
         }
         self.core.leave();
-        let deadline = Instant::now() + PARTING;
+        let deadline = Instant::now() + if self.of_mpi && self.rank > 0 { SAVING } else { PARTING };
         self.links.drain(..).for_each(|link| link.close(deadline));
     }
 }

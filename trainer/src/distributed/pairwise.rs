@@ -29,6 +29,12 @@ impl<T> Pairwise<T> {
         self.partial.push((count, sum));
     }
 
+    /// Returns the partial sums that a last value is added to, from the first to the last of the additions: pushing the value
+    /// and finishing adds each of them, as the earlier operand, to the sum so far.
+    pub fn into_partial(self) -> impl Iterator<Item = T> {
+        self.partial.into_iter().rev().map(|(_, sum)| sum)
+    }
+
     /// Returns the sum, or nothing without values.
     pub fn finish(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let (_, mut sum) = self.partial.pop()?;
@@ -62,6 +68,17 @@ mod tests {
         check(3, Some("((0+1)+2)"));
         check(4, Some("((0+1)+(2+3))"));
         check(6, Some("(((0+1)+(2+3))+(4+5))"));
+    }
+
+    #[test]
+    fn last_value_is_added_to_the_partial_sums_in_the_same_order() {
+        let add = |a: String, b: String| format!("({a}+{b})");
+        for count in 1..20 {
+            let mut others = Pairwise::default();
+            leaves(0..count - 1).for_each(|value| others.push(value, add));
+            let sum = others.into_partial().fold((count - 1).to_string(), |sum, earlier| add(earlier, sum));
+            assert_eq!(Some(sum), tree(leaves(0..count)));
+        }
     }
 
     #[test]

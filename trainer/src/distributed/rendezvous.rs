@@ -132,10 +132,14 @@ pub(super) fn ranges(numbers: &[usize]) -> String {
 
 /// Host and process of this rank.
 pub(super) fn own_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "unknown host" } else { host.trim() };
-    let short: String = host.chars().take(100).collect();
+    let short: String = host_name().chars().take(100).collect();
     format!("{short}, process {}", std::process::id())
+}
+
+/// Name of this host.
+pub(super) fn host_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if host.trim().is_empty() { "unknown host".to_owned() } else { host.trim().to_owned() }
 }
 
 /// Name of the file in which rank 0 of own children announces its address.

@@ -10,16 +10,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 
-use super::all_reduce::{AllReduce, ReduceError};
+use super::all_reduce::{AllReduce, HostSum, ReduceError, sum_on_host};
 use super::group::ProcessGroup;
 use super::pairwise::Pairwise;
 use super::peer::PeerFailure;
 use super::wire::{Frame, Kind, bytes_of, floats_of};
 
 /// Floats of a bucket: 4 MiB.
-const BUCKET: usize = 1 << 20;
+pub(super) const BUCKET: usize = 1 << 20;
 /// Buckets that a rank sends before it waits for the first sum. Less than the queues of a connection hold, so that no
 /// thread ever waits for room in a queue while another one waits for it.
 pub(super) const WINDOW: usize = 4;
@@ -50,22 +50,7 @@ impl TcpSum {
 
 impl AllReduce for TcpSum {
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError> {
-        let places: Vec<(Device, usize)> = tensors.iter().map(|tensor| (tensor.device(), tensor.dims()[0])).collect();
-        let mut buckets = Buckets::new(&self.group);
-        for tensor in tensors {
-            // The device copies while earlier buckets are sent and added.
-            let data = tensor.try_into_data().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
-            let values = data.try_to_vec::<f32>().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
-            buckets.add(&values)?;
-        }
-        let sums = buckets.finish()?;
-        let mut rest = sums.as_slice();
-        let back = places.into_iter().map(|(device, len)| {
-            let (own, after) = rest.split_at(len);
-            rest = after;
-            Tensor::from_data(TensorData::new(own.to_vec(), [len]), &device)
-        });
-        Ok(back.collect())
+        sum_on_host(tensors, Buckets::new(&self.group))
     }
 
     fn is_on_host(&self) -> bool {
@@ -86,19 +71,6 @@ struct Buckets<'a> {
 impl<'a> Buckets<'a> {
     fn new(group: &'a ProcessGroup) -> Self {
         Self { group, filling: Vec::with_capacity(BUCKET), in_flight: VecDeque::new(), sums: vec![] }
-    }
-
-    /// Appends values, and sends the buckets that they fill.
-    fn add(&mut self, mut values: &[f32]) -> Result<(), PeerFailure> {
-        while !values.is_empty() {
-            let (now, later) = values.split_at(values.len().min(BUCKET - self.filling.len()));
-            self.filling.extend_from_slice(now);
-            values = later;
-            if self.filling.len() == BUCKET {
-                self.send()?;
-            }
-        }
-        Ok(())
     }
 
     fn send(&mut self) -> Result<(), PeerFailure> {
@@ -141,6 +113,21 @@ impl<'a> Buckets<'a> {
             self.group.protocol(rank, format!("{} bytes of gradients where {} were expected", payload.len(), 4 * len))
         })
     }
+}
+
+impl HostSum for Buckets<'_> {
+    /// Appends values, and sends the buckets that they fill.
+    fn add(&mut self, mut values: &[f32]) -> Result<(), PeerFailure> {
+        while !values.is_empty() {
+            let (now, later) = values.split_at(values.len().min(BUCKET - self.filling.len()));
+            self.filling.extend_from_slice(now);
+            values = later;
+            if self.filling.len() == BUCKET {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
 
     fn finish(mut self) -> Result<Vec<f32>, PeerFailure> {
         if !self.filling.is_empty() {
@@ -153,7 +140,8 @@ impl<'a> Buckets<'a> {
     }
 }
 
-fn added(mut sum: Vec<f32>, values: Vec<f32>) -> Vec<f32> {
+/// Adds a bucket to another one, value by value.
+pub(super) fn added(mut sum: Vec<f32>, values: Vec<f32>) -> Vec<f32> {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     sum
 }

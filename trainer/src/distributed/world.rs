@@ -4,13 +4,16 @@
 //! |---|---|
 //! | torchrun | `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` |
 //! | Slurm's srun | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`, the first host of `SLURM_JOB_NODELIST` |
+//! | `mpirun` | `OMPI_COMM_WORLD_RANK`, `OMPI_COMM_WORLD_SIZE`, `PMI_RANK`, `PMI_SIZE`; MPI itself once it is started |
 //! | Kubernetes | `JOB_COMPLETION_INDEX` of an indexed job, `WORLD_SIZE`, `MASTER_ADDR` |
 //! | `--devices` | `HIEND_RENDEZVOUS`: a file that names the port of rank 0 |
 //!
 //! `MASTER_ADDR` and `MASTER_PORT` are taken from the environment in all cases, if they are set.
 
 use std::fmt;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 
@@ -33,6 +36,8 @@ pub enum Launcher {
     Slurm,
     /// `JOB_COMPLETION_INDEX` of an indexed job, with `WORLD_SIZE` and `MASTER_ADDR`
     Kubernetes,
+    /// MPI, as `mpirun` starts it; needs a build with the feature `mpi`, and sums gradients by MPI between CPUs
+    Mpi,
     /// Ignore the environment
     None,
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Launcher {
             Self::Torchrun => "torchrun",
             Self::Slurm => "slurm",
             Self::Kubernetes => "kubernetes",
+            Self::Mpi => "mpi",
             Self::None => "none",
         })
     }
@@ -61,14 +67,50 @@ pub enum Master {
     },
     /// A file that rank 0 writes its address to, on this machine.
     File(PathBuf),
+    /// The address that MPI brings from rank 0 to all, once it has done so ([`super::Mpi::world`]).
+    Mpi(Option<Told>),
 }
+
+/// Address of rank 0, which listens there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Name or number of the host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The socket, on rank 0.
+    pub listener: Option<Listener>,
+}
+
+/// A listening socket. Equal to its clones only.
+#[derive(Clone, Debug)]
+pub struct Listener(pub(super) Arc<TcpListener>);
+
+impl Listener {
+    /// Wraps a socket that listens.
+    #[must_use]
+    pub fn new(listener: TcpListener) -> Self {
+        Self(Arc::new(listener))
+    }
+}
+
+impl PartialEq for Listener {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Listener {}
 
 impl fmt::Display for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Address { host, port } => write!(f, "{host}:{port}"),
+            Self::Address { host, port } | Self::Mpi(Some(Told { host, port, .. })) if host.contains(':') => {
+                write!(f, "[{host}]:{port}")
+            }
+            Self::Address { host, port } | Self::Mpi(Some(Told { host, port, .. })) => write!(f, "{host}:{port}"),
             Self::File(path) => write!(f, "the address in {}", path.display()),
+            Self::Mpi(None) => f.write_str("the address that MPI tells"),
         }
     }
 }
@@ -159,7 +201,11 @@ impl World {
                 Launcher::Torchrun => required("RANK").and_then(|()| torchrun(variables, "RANK", None)),
                 Launcher::Slurm => required("SLURM_PROCID").and_then(|()| slurm(variables)),
                 Launcher::Kubernetes => required("JOB_COMPLETION_INDEX").and_then(|()| kubernetes(variables)),
+                Launcher::Mpi if is_set("PMI_RANK") => mpi(variables),
+                Launcher::Mpi => required("OMPI_COMM_WORLD_RANK").and_then(|()| mpi(variables)),
                 Launcher::Auto if is_set("RANK") => torchrun(variables, "RANK", None),
+                // Before Slurm's, which a batch script passes on to the ranks that mpirun starts.
+                Launcher::Auto if is_set("OMPI_COMM_WORLD_RANK") => mpi(variables),
                 Launcher::Auto if is_set("SLURM_PROCID") && is_set("SLURM_NTASKS") => slurm(variables),
                 Launcher::Auto if is_set("JOB_COMPLETION_INDEX") && is_set("WORLD_SIZE") => kubernetes(variables),
                 Launcher::Auto if is_set("WORLD_SIZE") => {
@@ -257,6 +303,21 @@ fn slurm(variables: Variables<'_>) -> Result<World, WorldError> {
     Ok(World { rank, num_ranks, local_rank, num_sharing: 1, may_see_one_gpu: true, master })
 }
 
+fn mpi(variables: Variables<'_>) -> Result<World, WorldError> {
+    let [rank, ranks, local_rank, num_sharing] = if variables("OMPI_COMM_WORLD_RANK").is_some() {
+        ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"]
+    } else {
+        ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"]
+    };
+    let (own, num_ranks) = place(variables, rank, ranks, rank)?;
+    let optional = |name, default| match variables(name) {
+        Some(_) => number(variables, name, rank),
+        None => Ok(default),
+    };
+    let (local_rank, num_sharing) = (optional(local_rank, own)?, optional(num_sharing, 1)?.max(1));
+    Ok(World { rank: own, num_ranks, local_rank, num_sharing, may_see_one_gpu: false, master: Master::Mpi(None) })
+}
+
 fn kubernetes(variables: Variables<'_>) -> Result<World, WorldError> {
     let present = "JOB_COMPLETION_INDEX";
     let (rank, num_ranks) = place(variables, present, "WORLD_SIZE", present)?;
@@ -331,6 +392,31 @@ mod tests {
         assert_eq!(world.master, address("train-0.train", DEFAULT_PORT));
         // An indexed job that does something else.
         assert_eq!(auto(&pod[..1]), Ok(None));
+    }
+
+    #[test]
+    fn environment_of_mpi_is_read() {
+        let open_mpi = [
+            ("OMPI_COMM_WORLD_RANK", "3"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
+            // Of the batch script that called mpirun.
+            ("SLURM_PROCID", "0"),
+            ("SLURM_NTASKS", "4"),
+        ];
+        for launcher in [Launcher::Auto, Launcher::Mpi] {
+            let world = find(launcher, &open_mpi).unwrap().unwrap();
+            assert_eq!((world.rank, world.num_ranks, world.local_rank, world.num_sharing), (3, 4, 1, 2));
+            assert_eq!(world.master, Master::Mpi(None));
+        }
+        let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "2")];
+        assert_eq!(auto(&mpich), Ok(None));
+        let world = find(Launcher::Mpi, &mpich).unwrap().unwrap();
+        assert_eq!((world.rank, world.num_ranks, world.num_sharing), (1, 2, 1));
+        let error = find(Launcher::Mpi, &[]).unwrap_err().to_string();
+        assert_eq!(error, "--ranks mpi: OMPI_COMM_WORLD_RANK is not set");
+        assert!(auto(&open_mpi[..1]).unwrap_err().to_string().contains("OMPI_COMM_WORLD_SIZE is not"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::attention::{CrossAttention, SelfAttention};
 use super::init::{WeightInit, bias_of};
 use super::layer_norm::LayerNorm;
 use super::precision::Precision;
+use crate::ops::gate::Gates;
 use crate::ops::gelu::biased_gelu;
 use crate::ops::recompute::{Recompute, recomputed};
 use crate::ops::trunk::Trunk;
@@ -113,6 +114,8 @@ pub struct Block {
     precision: Precision,
     #[module(skip)]
     recompute: bool,
+    #[module(skip)]
+    gates: Gates,
 }
 
 impl Block {
@@ -126,12 +129,14 @@ impl Block {
             mlp: Mlp::init(dim, mlp_ratio, weights),
             precision: weights.precision(),
             recompute: weights.recompute(),
+            gates: weights.gates().clone(),
         }
     }
 
     /// `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = self.gates.pass(self, x);
         if self.recompute { recomputed(self, [x]) } else { self.run([x]) }
     }
 

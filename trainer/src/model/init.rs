@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::precision::Precision;
 use crate::ops::attention::Computation;
+use crate::ops::gate::Gates;
 
 /// Standard deviation of class and mask tokens.
 const TOKEN_STD: f32 = 0.02;
@@ -24,6 +25,7 @@ pub struct WeightInit {
     precision: Precision,
     attention: Computation,
     recompute: bool,
+    gates: Gates,
 }
 
 impl WeightInit {
@@ -36,6 +38,7 @@ impl WeightInit {
             precision: Precision::F32,
             attention: Computation::default(),
             recompute: false,
+            gates: Gates::default(),
         }
     }
 
@@ -56,6 +59,18 @@ impl WeightInit {
     #[must_use]
     pub fn with_recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
+    }
+
+    /// Puts the model's blocks behind these gates.
+    #[must_use]
+    pub fn with_gates(self, gates: Gates) -> Self {
+        Self { gates, ..self }
+    }
+
+    /// The gates of the model's blocks.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// True if blocks keep only their inputs for the backward pass.

@@ -40,11 +40,11 @@ pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>
 }
 
 /// Conversion of a backend's tensors, with and without autodiff, to those of the dispatcher.
-trait Converts<B: Backend>: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>> {}
+pub(super) trait Converts<B: Backend>: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>> {}
 
 impl<B: Backend, T: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>>> Converts<B> for T {}
 
-const KNOWN: &str = "the backend was matched";
+pub(super) const KNOWN: &str = "the backend was matched";
 
 #[expect(clippy::redundant_closure_for_method_calls, reason = "the tensors' type has no public name")]
 fn on<B: Backend, const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3>

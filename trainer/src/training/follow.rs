@@ -73,7 +73,7 @@ pub(super) fn follow<T: Task>(
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
             let AgreedStep { crops, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
             let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
-            let participants = Participants { reduce: ranks.reduce(), crops };
+            let participants = Participants { sums: ranks.sums(), crops };
             let updated =
                 replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
                     ReduceError::Peer(failure) => failed(failure, step),

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::TrainingError;
-use super::error::LastGood;
+use super::error::{LastGood, thread_error};
 use super::validation::CaseScores;
 use crate::config::RunConfig;
 use crate::device::Compute;
-use crate::distributed::{AllReduce, PeerFailure, ProcessGroup, all_reduce_for};
+use crate::distributed::{PeerFailure, ProcessGroup, Sums, all_reduce_for};
 use crate::journal::{RankRecord, Stage};
 
 /// Share of a step's time above which waiting for data counts as a rank's slowest stage.
@@ -27,7 +27,7 @@ const DATA_SHARE: f64 = 0.1;
 /// The ranks of a run.
 pub(super) struct Ranks {
     group: Arc<ProcessGroup>,
-    reduce: Box<dyn AllReduce>,
+    sums: Sums,
 }
 
 /// Facts of a rank that must not differ.
@@ -104,8 +104,12 @@ pub(super) struct AgreedStep {
 
 impl Ranks {
     /// The ranks of `group`, whose gradients are on `compute`.
-    pub(super) fn new(group: &Arc<ProcessGroup>, compute: &Compute) -> Self {
-        Self { group: Arc::clone(group), reduce: all_reduce_for(group, compute) }
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub(super) fn new(group: &Arc<ProcessGroup>, compute: &Compute) -> Result<Self, TrainingError> {
+        let sums = Sums::start(group, all_reduce_for(group, compute)).map_err(thread_error("sums"))?;
+        Ok(Self { group: Arc::clone(group), sums })
     }
 
     /// The process group.
@@ -113,9 +117,9 @@ impl Ranks {
         &self.group
     }
 
-    /// The sum of gradients.
-    pub(super) fn reduce(&self) -> &dyn AllReduce {
-        self.reduce.as_ref()
+    /// The sums of gradients.
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
     }
 
     /// Compares the facts of all ranks with rank 0's, and returns the devices of all.
@@ -208,7 +212,7 @@ impl Ranks {
     /// The error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that
     /// writes checkpoints.
     pub(super) fn failed(&self, failure: PeerFailure, step: u64, last_good: Option<LastGood>) -> TrainingError {
-        TrainingError::Rank { failure, step, sound: self.reduce.is_on_host(), last_good }
+        TrainingError::Rank { failure, step, sound: self.sums.is_on_host(), last_good }
     }
 }
 

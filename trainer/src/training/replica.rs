@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
-use super::{Beginning, Target, Task, TrainingError};
+use super::{Beginning, Target, Task, TrainingError, overlap};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
-use crate::distributed::{AllReduce, Pairwise, ReduceError};
-use crate::feed::DeviceBatch;
+use crate::distributed::{Pairwise, ReduceError, Sums};
+use crate::feed::{DeviceBatch, Part};
+use crate::model::gated::Gated;
 use crate::model::init::WeightInit;
+use crate::ops::gate::Gates;
 use crate::optim::clip_global_norm;
 
 /// Weights and their optimizer, on one device.
@@ -20,13 +21,15 @@ pub struct Replica<M> {
     /// Absent only during an update: the optimizer consumes it, so that no second copy of the weights exists.
     model: Option<M>,
     optimizer: ModuleOptimizer,
+    /// Gates of the model's blocks.
+    gates: Gates,
 }
 
 /// The ranks that take part in an update.
 #[derive(Clone, Copy)]
 pub struct Participants<'a> {
     /// Sums gradients over the ranks.
-    pub reduce: &'a dyn AllReduce,
+    pub sums: &'a Sums,
     /// Number of crops over all ranks.
     pub crops: usize,
 }
@@ -42,7 +45,7 @@ pub struct Update {
     pub crops: usize,
 }
 
-impl<M: Module + 'static> Replica<M> {
+impl<M: Gated + 'static> Replica<M> {
     /// Loads the weights of a checkpoint, or makes those that a new run of `task` begins with.
     ///
     /// # Errors
@@ -54,10 +57,12 @@ impl<M: Module + 'static> Replica<M> {
         checkpoint: Option<&Path>,
     ) -> Result<(Self, Option<Beginning>), TrainingError> {
         let config = task.config();
+        let gates = Gates::default();
         let mut weights = WeightInit::new(config.train().seed, &compute.autodiff())
             .with_precision(config.train().precision)
             .with_attention(config.train().attention)
-            .with_recompute(gradient_checkpointing);
+            .with_recompute(gradient_checkpointing)
+            .with_gates(gates.clone());
         let model = task.init(&mut weights);
         let (model, beginning) = match checkpoint {
             Some(checkpoint) => (checkpoint::load_model(checkpoint, model)?, None),
@@ -68,7 +73,7 @@ impl<M: Module + 'static> Replica<M> {
         if let Some(checkpoint) = checkpoint {
             optimizer = checkpoint::load_optimizer(checkpoint, &model, optimizer)?;
         }
-        Ok((Self { model: Some(model), optimizer }, beginning))
+        Ok((Self { model: Some(model), optimizer, gates }, beginning))
     }
 
     /// The weights.
@@ -88,7 +93,8 @@ impl<M: Module + 'static> Replica<M> {
     ///
     /// Gradients are added in pairs ([`Pairwise`]) over micro-batches and ranks. With equal micro-batches, and numbers
     /// of ranks and of micro-batches per rank that are powers of two, the order of additions and hence every bit is that
-    /// of one process with all micro-batches. (NCCL adds over ranks in an order of its own.)
+    /// of one process with all micro-batches. (NCCL adds over ranks in an order of its own.) Sums over ranks begin during
+    /// the backward pass of the last micro-batch (`training::overlap`).
     ///
     /// # Errors
     /// If a rank failed, or the gradients cannot be summed. The weights are unchanged then.
@@ -105,14 +111,15 @@ impl<M: Module + 'static> Replica<M> {
             return Ok(None);
         }
         let model = self.model();
-        let (mut loss, mut grads) = match batch {
-            Some(batch) => gradients(task, model, batch, all),
-            // All its cases are corrupt; the other ranks' crops still update these weights.
-            None => (None, GradientsParams::new()),
+        let (loss, mut grads) = match (participants, batch) {
+            (Some(Participants { sums, .. }), _) => {
+                let parts = batch.map_or(&[][..], |batch| &batch.parts);
+                let loss_of = |part: &Part<Target<T>>| weighted_loss(task, model, part, all);
+                overlap::summed(model, &self.gates, sums, parts, loss_of)?
+            }
+            (None, Some(batch)) => gradients(task, model, batch, all),
+            (None, None) => (None, GradientsParams::new()),
         };
-        if let Some(Participants { reduce, .. }) = participants {
-            (loss, grads) = summed(model, reduce, loss, grads)?;
-        }
         let clip_norm = task.config().optim().clip_norm;
         let norm = clip_norm.and_then(|max| clip_global_norm(model, &mut grads, max));
         let model = self.model.take().expect("restored by the last update");
@@ -122,8 +129,7 @@ impl<M: Module + 'static> Replica<M> {
     }
 }
 
-/// Computes this rank's part of loss `[1]` and gradients: those of its micro-batches, each weighted by its fraction of
-/// the crops of all ranks.
+/// Computes loss `[1]` and gradients of a batch: those of its micro-batches, each weighted by its fraction of the crops.
 fn gradients<T: Task>(
     task: &T,
     model: &T::Model,
@@ -138,11 +144,7 @@ fn gradients<T: Task>(
     };
     let mut sum = Pairwise::default();
     for part in &batch.parts {
-        let mut loss = task.loss(model, part);
-        // The loss of a batch in one part keeps its bits.
-        if part.num_crops() != all_crops {
-            loss = loss * (part.num_crops() as f64 / all_crops as f64);
-        }
+        let loss = weighted_loss(task, model, part, all_crops);
         let grads = GradientsParams::from_grads(loss.backward(), model);
         sum.push((loss.inner(), grads), add);
     }
@@ -152,61 +154,9 @@ fn gradients<T: Task>(
     }
 }
 
-/// Sums loss and gradients over the ranks.
-fn summed<M: Module>(
-    model: &M,
-    reduce: &dyn AllReduce,
-    loss: Option<Tensor<1>>,
-    grads: GradientsParams,
-) -> Result<(Option<Tensor<1>>, GradientsParams), ReduceError> {
-    let mut flat = Flatten { grads, device: None, tensors: vec![], ids: vec![] };
-    model.visit(&mut flat);
-    let Flatten { device, mut tensors, ids, .. } = flat;
-    let Some(device) = device else { return Ok((loss, GradientsParams::new())) };
-    tensors.push(loss.unwrap_or_else(|| Tensor::zeros([1], &device)));
-    let mut sums = reduce.sum(tensors)?;
-    let loss = sums.pop();
-    let mut summed =
-        Register { sums: sums.into_iter(), ids: ids.into_iter().peekable(), grads: GradientsParams::new() };
-    model.visit(&mut summed);
-    Ok((loss, summed.grads))
-}
-
-/// Collects the gradients in parameter order. A rank without crops contributes zeros; on other ranks every trained
-/// parameter of our models has a gradient.
-struct Flatten {
-    grads: GradientsParams,
-    device: Option<Device>,
-    tensors: Vec<Tensor<1>>,
-    ids: Vec<ParamId>,
-}
-
-impl ModuleVisitor for Flatten {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if !param.is_require_grad() || self.ids.contains(&param.id) {
-            return;
-        }
-        let grad = self.grads.remove::<D>(param.id).unwrap_or_else(|| param.val().inner().zeros_like());
-        self.device.get_or_insert_with(|| grad.device());
-        let len = grad.shape().num_elements();
-        self.tensors.push(grad.reshape([len]));
-        self.ids.push(param.id);
-    }
-}
-
-/// Writes the summed gradients back to each parameter.
-struct Register<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> {
-    sums: I,
-    ids: std::iter::Peekable<P>,
-    grads: GradientsParams,
-}
-
-impl<I: Iterator<Item = Tensor<1>>, P: Iterator<Item = ParamId>> ModuleVisitor for Register<I, P> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.ids.next_if_eq(&param.id).is_some()
-            && let Some(sum) = self.sums.next()
-        {
-            self.grads.register::<D>(param.id, sum.reshape(param.dims()));
-        }
-    }
+/// Computes the loss `[1]` of a micro-batch, weighted by its fraction of the crops of all ranks.
+fn weighted_loss<T: Task>(task: &T, model: &T::Model, part: &Part<Target<T>>, all_crops: usize) -> Tensor<1> {
+    let loss = task.loss(model, part);
+    // The loss of a batch in one part keeps its bits.
+    if part.num_crops() == all_crops { loss } else { loss * (part.num_crops() as f64 / all_crops as f64) }
 }

@@ -150,7 +150,7 @@ impl<T: Task> Run<'_, T> {
         let config = self.task.config();
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
         let ranks = self.ranks.clone();
-        let participants = ranks.as_ref().map(|ranks| Participants { reduce: ranks.reduce(), crops: agreed.crops });
+        let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), crops: agreed.crops });
         let update = self.replica.update(self.task, batch, lr, participants).map_err(|error| match error {
             ReduceError::Peer(failure) => self.rank_error(failure),
             ReduceError::Device(message) => self.device_error(self.step + 1, &message),
@@ -196,7 +196,7 @@ impl<T: Task> Run<'_, T> {
         })?;
         // A sum on the device that was aborted may have left any values: its step is neither recorded nor saved.
         if let (Some(ranks), Some(failure)) = (&group, failure())
-            && !ranks.reduce().is_on_host()
+            && !ranks.sums().is_on_host()
         {
             return Err(self.rank_error(failure));
         }

@@ -2,6 +2,7 @@
 
 mod environments;
 mod failures;
+mod network;
 mod signals;
 
 use std::fs;

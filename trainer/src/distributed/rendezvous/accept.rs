@@ -13,7 +13,7 @@ use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, UNKNOWN, parse_n
 use crate::distributed::group::{Core, Timeouts};
 use crate::distributed::link::{Link, Peer};
 use crate::distributed::token::{NONCE, Token, random};
-use crate::distributed::world::{Master, World};
+use crate::distributed::world::{Master, Told, World};
 
 /// Maximum number of connections in the handshake at a time.
 const MAX_HANDSHAKES: usize = 256;
@@ -128,6 +128,16 @@ fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinErro
             address: listen.map_or_else(|| world.master.to_string(), |listen| format!("{listen}:{port}")),
             source,
         }),
+        Master::Mpi(told) => {
+            let own = told.as_ref().and_then(|Told { listener, .. }| listener.as_ref());
+            let unknown = || io::Error::other("MPI has not told the address of rank 0");
+            let opened = own.ok_or_else(unknown).and_then(|listener| {
+                let listener = listener.0.try_clone()?;
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            });
+            opened.map_err(|source| JoinError::Listen { address: world.master.to_string(), source })
+        }
         Master::File(path) => {
             let loopback = "127.0.0.1";
             let announced = bind(loopback, 0).and_then(|listener| Ok((listener.local_addr()?, listener)));

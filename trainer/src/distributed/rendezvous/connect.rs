@@ -12,7 +12,7 @@ use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, numbers, read_ar
 use crate::distributed::group::{Core, Timeouts};
 use crate::distributed::link::{Link, Peer};
 use crate::distributed::token::{NONCE, Token, random};
-use crate::distributed::world::{Master, World};
+use crate::distributed::world::{Master, Told, World};
 
 /// Interval at which a rank tries again to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
@@ -90,7 +90,8 @@ pub(in crate::distributed) fn connect(
 /// Addresses of rank 0.
 fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
     match master {
-        Master::Address { host, port } => {
+        Master::Mpi(None) => Err(io::Error::other("MPI has not told the address of rank 0")),
+        Master::Address { host, port } | Master::Mpi(Some(Told { host, port, .. })) => {
             let mut addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));
             Ok(addresses)

@@ -1,0 +1,63 @@
+//! Ranks that `mpirun` starts: their places, and sums of gradients between CPUs by MPI.
+//!
+//! MPI says how many ranks there are, which one this is and which share a machine. Rank 0 opens a socket and tells the others
+//! its address and a token; the group's connections find failures and carry facts as in every other run, since MPI itself
+//! knows nothing of ranks that hang. Gradients go through MPI.
+//!
+//! # Order of additions
+//!
+//! `MPI_Allreduce` may add in any order, which depends on the library, the number of ranks and the length. So MPI moves
+//! values only, and ranks add them: each receives its slice of a bucket from all ranks (`MPI_Alltoall`), adds the parts in
+//! pairs in rank order, as the sum over TCP does, and gives the sum to all (`MPI_Allgather`). The bits are those of the sum
+//! over TCP, while each rank moves 2 (N - 1) / N times the gradients instead of rank 0 alone 2 (N - 1) times.
+//!
+//! # Failure
+//!
+//! Errors of MPI end all ranks by MPI's own means, with its message. `mpirun` ends the others when a rank is killed or ends
+//! without [`Mpi::end`]. A rank that waits in MPI for a lost one does not return; the run ends on another thread.
+
+#[cfg_attr(feature = "mpi", path = "mpi/linked.rs")]
+#[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
+mod library;
+
+use std::io;
+
+pub use library::Mpi;
+#[cfg(feature = "mpi")]
+pub use library::MpiSum;
+
+use super::token::TokenError;
+
+/// A failure to begin with MPI.
+#[derive(Debug, thiserror::Error)]
+pub enum MpiError {
+    /// No MPI in this program.
+    #[error(
+        "mpirun started this process, but the program was built without MPI; build it with --features mpi, or train in \
+         one process with --ranks none"
+    )]
+    NotBuilt,
+    /// MPI runs already.
+    #[error("MPI was started twice in one process")]
+    Twice,
+    /// The library does not allow calls from another thread than the first.
+    #[error(
+        "this MPI library allows calls from the main thread only (MPI_THREAD_FUNNELED), MPI_THREAD_SERIALIZED is needed"
+    )]
+    Threads,
+    /// Rank 0 cannot listen.
+    #[error("rank 0 cannot listen at {address} (MASTER_ADDR and MASTER_PORT, or --listen)")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// No secret for the ranks.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Rank 0 told something else than its address: another version of this program.
+    #[error("rank 0 told no address that this version understands")]
+    Told(#[source] serde_json::Error),
+}

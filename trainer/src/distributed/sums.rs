@@ -1,0 +1,130 @@
+//! Sums of gradients on a thread of their own, while the backward pass goes on.
+//!
+//! The thread sums one request after another, in the order in which they were made: all ranks make the same requests in
+//! the same order. On a GPU every thread has a queue of its own, which waits for the work that made its tensors, so that
+//! sums run next to the rest of the backward pass there, too.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use burn::tensor::Tensor;
+use flume::RecvTimeoutError;
+
+use super::all_reduce::{AllReduce, ReduceError};
+use super::group::ProcessGroup;
+
+/// Interval at which a rank that waits for a sum checks for failed ranks: MPI does not return from a call without them.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time that the thread has to end after the group has failed. The sum over TCP ends at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tensors of one sum.
+type Bucket = Vec<Tensor<1>>;
+
+/// The thread and its channels. Sums arrive in the order of the requests.
+pub struct Sums {
+    group: Arc<ProcessGroup>,
+    requests: Option<flume::Sender<Bucket>>,
+    sums: flume::Receiver<Result<Bucket, ReduceError>>,
+    is_on_host: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sums").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Sums {
+    /// Starts the thread, which sums by `reduce` over the ranks of `group`.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    #[expect(clippy::disallowed_methods, reason = "the queues hold the gradients of one update, which exist anyway")]
+    pub fn start(group: &Arc<ProcessGroup>, reduce: Box<dyn AllReduce>) -> io::Result<Self> {
+        let (requests, requested) = flume::unbounded::<Bucket>();
+        let (sender, sums) = flume::unbounded();
+        let is_on_host = reduce.is_on_host();
+        let sum_all = move || {
+            for bucket in requested {
+                let sum = catch_unwind(AssertUnwindSafe(|| reduce.sum(bucket)));
+                let sum = sum.unwrap_or_else(|_| Err(ReduceError::Device("the thread of its sums panicked".into())));
+                // After an error the other ranks must not receive the next bucket in place of the missing one.
+                let failed = sum.is_err();
+                if sender.send(sum).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("sums".into()).spawn(sum_all)?;
+        Ok(Self { group: Arc::clone(group), requests: Some(requests), sums, is_on_host, thread: Some(thread) })
+    }
+
+    /// The end of the queue of requests.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        Requests(self.requests.clone())
+    }
+
+    /// Waits for the next sum.
+    ///
+    /// # Errors
+    /// If the group has failed, or this rank's device. Sums that were requested later are then lost as well.
+    pub fn wait(&self) -> Result<Vec<Tensor<1>>, ReduceError> {
+        loop {
+            match self.sums.recv_timeout(CHECK_INTERVAL) {
+                Ok(sum) => return sum,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(ReduceError::Device("the thread of its sums has ended".into()));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(failure) = self.group.failure() {
+                        return Err(failure.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// See [`AllReduce::is_on_host`].
+    #[must_use]
+    pub fn is_on_host(&self) -> bool {
+        self.is_on_host
+    }
+}
+
+impl Drop for Sums {
+    fn drop(&mut self) {
+        self.requests = None;
+        let Some(thread) = self.thread.take() else { return };
+        // After a failure, MPI waits for the lost rank without end: the thread then ends with the process.
+        let deadline = Instant::now() + PATIENCE;
+        while self.group.failure().is_some() && !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // A panic of the thread was passed on as an error.
+        let _ = thread.join();
+    }
+}
+
+/// Place to request sums, for another owner than the one that waits for them.
+#[derive(Clone)]
+pub struct Requests(Option<flume::Sender<Vec<Tensor<1>>>>);
+
+impl Requests {
+    /// Requests the sum of each of `tensors` over the ranks.
+    pub fn add(&self, tensors: Vec<Tensor<1>>) {
+        if let Some(sender) = &self.0 {
+            // A thread that has ended is noticed when the sum does not arrive.
+            let _ = sender.send(tensors);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Ranks in network namespaces of their own, whose network is cut.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::{Folder, LOST, Running};
+
+/// Runs `$@` as two ranks, each in a network namespace; the end of standard input cuts the network between them. Ends with
+/// the exit code of rank 0, whose output is its own.
+const NAMESPACES: &str = r#"
+set -e
+ip link set lo up
+unshare --net sleep infinity & holder=$!
+trap 'kill $holder' EXIT
+until [ "$(readlink /proc/$holder/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
+other() { nsenter --target $holder --net "$@"; }
+ip link add near type veth peer name far netns $holder
+ip addr add 10.99.0.1/24 dev near
+ip link set near up
+other ip link set lo up
+other ip addr add 10.99.0.2/24 dev far
+other ip link set far up
+export MASTER_ADDR=10.99.0.1 MASTER_PORT=29500 WORLD_SIZE=2 HIEND_TOKEN='a token for tests only'
+RANK=1 LOCAL_RANK=1 other "$@" >/dev/null </dev/null & second=$!
+RANK=0 LOCAL_RANK=0 "$@" </dev/null & first=$!
+read -r _ || true
+other ip link set far down
+code=0
+wait $first || code=$?
+wait $second || [ $? -eq $code ]
+exit $code
+"#;
+
+#[test]
+#[ignore = "needs root, iproute2 and util-linux, and a system that allows network namespaces"]
+fn cut_network_is_noticed_by_both_ranks_and_the_steps_done_are_saved() {
+    let folder = Folder::new(2);
+    let program = folder.pretrain("run", &["--device", "cpu", "--peer-timeout", "10"]);
+    let mut command = Command::new("unshare");
+    command.args(["--net", "bash", "-c", NAMESPACES, "namespaces"]).arg(program.get_program()).args(program.get_args());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(command);
+    running.wait_for_step(2);
+    let start = Instant::now();
+    // The script waits for the end of its input.
+    drop(running.child.stdin.take());
+    let (code, stderr) = running.end();
+    println!("both ranks ended {:.1} s after the cut:\n{stderr}", start.elapsed().as_secs_f64());
+    assert_eq!(code, Some(LOST), "{stderr}");
+    for rank in [0, 1] {
+        let named = format!("error: rank {rank} (");
+        let is_named = |line: &str| line.starts_with(&named) && line.contains("has sent nothing for 10 s");
+        assert!(stderr.lines().any(is_named), "{stderr}");
+    }
+    assert!(stderr.contains("; last good checkpoint: "), "{stderr}");
+}
