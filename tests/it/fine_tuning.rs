@@ -121,7 +121,7 @@ fn settings() -> WindowSettings {
 #[test]
 fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 2, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 2, false));
 
     let mut config = finetune();
     config.validation.as_mut().unwrap().every = 15;
@@ -299,7 +299,7 @@ fn decoding_on_the_device_is_the_same_training() {
         config.train.decode_on = decode_on;
         config.train.micro_batch = micro_batch;
         let run = tempfile::tempdir().unwrap();
-        data.run(&Pretraining { config: &config }, &options(run.path(), 4, false)).0.losses
+        data.run(&Pretraining::new(&config), &options(run.path(), 4, false)).0.losses
     };
     // Three crops of two visits of two, so that a part ends within a visit.
     for micro_batch in [None, Some(3)] {
@@ -310,7 +310,7 @@ fn decoding_on_the_device_is_the_same_training() {
 #[test]
 fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();
     config.stream.crop_size = [24, 24, 16];
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
@@ -329,7 +329,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
 #[test]
 fn weights_of_another_size_are_refused_and_the_reason_told_once() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();
     config.model.embed_dim = 36;
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());

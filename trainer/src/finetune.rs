@@ -26,6 +26,7 @@ use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Tas
 
 pub use classes::ClassesError;
 use classes::Given;
+pub(crate) use init::{Fetched, other_length};
 pub use init::{Init, InitError};
 use validation::ValidationSet;
 
@@ -156,7 +157,7 @@ impl Finetuning {
 }
 
 /// Warning about weights that were trained on values of another kind.
-fn other_normalisation(init: &Init, cache: &PreprocessConfig) -> Option<String> {
+pub(crate) fn other_normalisation(init: &Init, cache: &PreprocessConfig) -> Option<String> {
     let Init::Given { origin, normalize: Some(theirs), .. } = init else { return None };
     (*theirs != cache.normalize).then(|| {
         let (theirs, ours) = (theirs.values(), cache.normalize.values());

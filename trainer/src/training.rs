@@ -34,7 +34,7 @@ pub use hiend_loader::stop::Stop;
 pub(crate) use memory_advice::is_out_of_memory;
 pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
-pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
+pub use run_dir::{CHECKPOINTS, CONFIG, FIRST_WEIGHTS, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream, is_stopped};
 pub use validation::{CaseScores, Scores};
 pub use verify::{FileFault, RunCheck, verify};

@@ -123,16 +123,44 @@ impl Init {
                 Ok((model, Some(beginning)))
             }
             Self::Remote { url, downloads } => {
-                let Downloaded { path, sha256, num_bytes, was_cached } = downloads.fetch(url)?;
-                let unusable = |source| InitError::Downloaded { url: url.clone(), path: path.clone(), source };
-                let state = StateDict::read(&path).map_err(unusable)?;
-                let (model, Beginning { summary, report }) = with_weights(model, &path, &state)?;
-                let verb = if was_cached { "kept in" } else { "downloaded to" };
-                let size = ByteSize(num_bytes).display().si();
-                let summary = format!("{url}: {verb} {}, {size}, SHA-256 {sha256}; {summary}", path.display());
-                Ok((model, Some(Beginning { summary, report: format!("{url}, SHA-256 {sha256}\n{report}") })))
+                let fetched = Fetched::of(url, downloads)?;
+                let (model, beginning) = with_weights(model, &fetched.path, &fetched.state)?;
+                Ok((model, Some(fetched.tell(beginning))))
             }
         }
+    }
+}
+
+/// Weights of a file on the web, read from its downloaded copy.
+pub(crate) struct Fetched {
+    /// The copy.
+    pub path: PathBuf,
+    /// All tensors.
+    pub state: StateDict,
+    /// URL and digest.
+    source: String,
+    /// URL, copy, size and digest, for the console.
+    line: String,
+}
+
+impl Fetched {
+    /// Downloads and reads the file, unless its copy is there already.
+    ///
+    /// # Errors
+    /// If it cannot be downloaded or read.
+    pub(crate) fn of(url: &str, downloads: &Downloads) -> Result<Self, InitError> {
+        let Downloaded { path, sha256, num_bytes, was_cached } = downloads.fetch(url)?;
+        let unusable = |source| InitError::Downloaded { url: url.to_owned(), path: path.clone(), source };
+        let state = StateDict::read(&path).map_err(unusable)?;
+        let verb = if was_cached { "kept in" } else { "downloaded to" };
+        let size = ByteSize(num_bytes).display().si();
+        let line = format!("{url}: {verb} {}, {size}, SHA-256 {sha256}", path.display());
+        Ok(Self { path, state, source: format!("{url}, SHA-256 {sha256}"), line })
+    }
+
+    /// Adds the origin of the weights to the lines about them.
+    pub(crate) fn tell(&self, Beginning { summary, report }: Beginning) -> Beginning {
+        Beginning { summary: format!("{}; {summary}", self.line), report: format!("{}\n{report}", self.source) }
     }
 }
 
@@ -171,6 +199,6 @@ fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, boo
 }
 
 /// True if two shapes `[1, L, E]` differ in L alone.
-fn other_length(a: &[usize], b: &[usize]) -> bool {
+pub(crate) fn other_length(a: &[usize], b: &[usize]) -> bool {
     matches!((a, b), (&[1, a_len, a_width], &[1, b_len, b_width]) if a_len != b_len && a_width == b_width)
 }

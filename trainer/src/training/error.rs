@@ -115,8 +115,9 @@ pub enum TrainingError {
     /// The cache holds other cases than those the run began with.
     #[error(
         "cannot resume: the cases of the cache or their voxels are not those that the run began with (digest {now}, was \
-         {before}): cases were added, removed or converted again from other files or with other parameters; restore the \
-         cache, or begin a new run with another --run-dir and these weights"
+         {before}): cases were added, removed, or converted again from other files or with other parameters, or the list or \
+         splits file that stream.split names was edited; restore cache and file, or begin another run with these weights \
+         (--init RUN and a new --run-dir)"
     )]
     OtherCases {
         /// Digest of the selected cases now.

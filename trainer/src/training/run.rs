@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use hiend_cache::durable;
 
 use super::error::{LastGood, io_error};
 use super::ranks::{Ranks, Start, device_names};
@@ -113,7 +112,7 @@ impl<'a, T: Task> Run<'a, T> {
             None => config.train().ema_decay.map(|_| replica.model().valid()),
         };
         let last_good = found.checkpoint().map(Path::to_owned);
-        let run_dir = found.begin(config)?;
+        let run_dir = found.begin(config, beginning.as_ref().map(|beginning| beginning.report.as_str()))?;
         let checkpoints = Checkpoints::open(run_dir.path(), options.keep)?;
         let set_aside = match options.resume {
             Resume::Step(step) => checkpoints.set_aside_after(step)?,
@@ -122,10 +121,6 @@ impl<'a, T: Task> Run<'a, T> {
         let journal_path = run_dir.path().join(JOURNAL);
         let resumed = options.resume != Resume::Begin;
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
-        if let Some(Beginning { report, .. }) = &beginning {
-            let path = run_dir.path().join("init.txt");
-            durable::write(&path, report.as_bytes())?;
-        }
         let step = state.as_ref().map_or(0, |state| state.step);
         Ok(Self {
             task,

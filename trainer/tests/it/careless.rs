@@ -232,6 +232,27 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
 }
 
 #[test]
+fn pre_training_continues_with_the_weights_of_another_run() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --max-steps 1";
+    folder.succeed(&format!("{base} --run-dir run"));
+    let told = folder.succeed(&format!("{base} --run-dir grown --init run"));
+    assert!(told.contains("weights of run") && told.contains(" 0 skipped"), "{told}");
+    assert!(fs::read_to_string(folder.path("grown/init.txt")).unwrap().contains("tensors taken"));
+    folder
+        .refuse(&format!("{base} --run-dir other --init run --set model.num_heads=4"), &["model.num_heads is 2 there"]);
+    folder.refuse(&format!("{base} --run-dir other --init none.pth"), &["none.pth: no such file"]);
+    assert!(!folder.path("other").exists());
+    // Left like this by a kill before the first checkpoint: random weights would be another run.
+    fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
+    folder.refuse(&format!("{base} --run-dir grown --resume"), &["grown has no checkpoint yet", "--init"]);
+    // A run continues from its checkpoint, whatever --init names.
+    let output = folder.run(&format!("{base} --run-dir run --init none.pth --resume"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("--init none.pth is not read"), "{stderr}");
+}
+
+#[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {
