@@ -27,6 +27,8 @@ pub(super) struct Files<'a> {
     pub labels: &'a BTreeMap<String, PathBuf>,
     /// Predicted label maps.
     pub predictions: &'a BTreeMap<String, PathBuf>,
+    /// Number of label maps that have no prediction and are not scored.
+    pub num_unpredicted: usize,
 }
 
 /// Writes the page and returns its path.
@@ -45,6 +47,7 @@ pub(super) fn write(
         ("labels", folder_of(files.labels)),
         ("predictions", folder_of(files.predictions)),
         ("cases", evaluation.cases.len().to_string()),
+        ("labels without a prediction", files.num_unpredicted.to_string()),
         ("surface", evaluation.conventions.surface.name().to_owned()),
         ("absent classes", evaluation.conventions.absent.name().to_owned()),
         ("tolerance", format!("{} mm", evaluation.conventions.tolerances.default_mm)),
