@@ -27,6 +27,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     first_weights::note_if_unused(args.init.as_deref(), &place, &rank)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config, &place)?;
+    running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
     let (task, source) = match open_cache(&args.run)? {

@@ -29,6 +29,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         let (config, place, init) = resolve(args, &rank)?;
         first_weights::note_if_unused(args.init.as_deref(), &place, &rank)?;
         let mut config = running::settle(&args.run, config)?;
+        running::settle_paths(&mut config)?;
         let source = match rank.connect(&args.run, &config) {
             Ok(Some(servers)) => Source::Servers(Box::new(servers)),
             Ok(None) => Source::Shards(open_cache(&args.run)?.context("clap requires --shards or --loader")?),

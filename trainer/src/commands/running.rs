@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
 use hiend_loader::program::{check_output_folder, on_interrupt};
+use hiend_loader::split::{FileSplit, ListSplit, Split};
 
 use super::INTERRUPTED;
 use super::observer::Observer;
@@ -89,6 +90,23 @@ pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<
     let seed = args.seed.map(|seed| ("train.seed".to_owned(), seed.to_string()));
     let settings: Vec<_> = args.set.iter().cloned().chain(seed).collect();
     Ok(config.with_settings(&settings)?)
+}
+
+/// Makes the paths of lists and splits files absolute, so that the run can be resumed from any folder.
+pub(super) fn settle_paths<C: RunConfig>(config: &mut C) -> anyhow::Result<()> {
+    for split in config.splits_mut() {
+        let path = match split {
+            Split::List(ListSplit { list }) => list,
+            Split::File(FileSplit { splits, .. }) => splits,
+            _ => continue,
+        };
+        let absolute = std::path::absolute(&*path).with_context(|| path.display().to_string())?;
+        // TOML has no other names.
+        if absolute.to_str().is_some() {
+            *path = absolute;
+        }
+    }
+    Ok(())
 }
 
 /// Trains, with Ctrl-C handled and events displayed.

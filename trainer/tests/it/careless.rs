@@ -253,6 +253,32 @@ fn pre_training_continues_with_the_weights_of_another_run() {
 }
 
 #[test]
+fn lists_of_cases_are_found_from_any_folder_and_named_when_they_changed() {
+    let folder = Folder::new();
+    let images = fs::read_dir(folder.path("raw/Dataset001_P/imagesTr")).unwrap();
+    let names = images.map(|image| image.unwrap().file_name().into_string().unwrap());
+    let cases: Vec<String> = names.map(|name| name.replace("_0000.nii.gz", "")).collect();
+    fs::write(folder.path("train.txt"), cases.join("\n")).unwrap();
+    let base = "pretrain --shards ../cache --config ../pretrain.toml --set stream.visits_per_batch=1 --run-dir ../run";
+    let here = format!("{base} --set stream.split={{list=\"train.txt\"}}").replace("../", "");
+    folder.succeed(&format!("{here} --max-steps 1"));
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    let own = folder.path("train.txt").canonicalize().unwrap();
+    let there = format!("{base} --set stream.split={{list=\"{}\"}} --resume --max-steps 2", own.display());
+    let output = folder.command(&there).current_dir(folder.path("elsewhere")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(folder.path("train.txt"), &cases[0]).unwrap();
+    folder.refuse(
+        &format!("{here} --resume --max-steps 3"),
+        &["list or splits file that stream.split names was edited", "--init RUN"],
+    );
+    folder.refuse(
+        &format!("{here} --resume --max-steps 3").replace("{list=\"train.txt\"}", "all"),
+        &["stream.split is \"all\" now", "{ list = "],
+    );
+}
+
+#[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {
