@@ -69,6 +69,15 @@ pub enum TrainingError {
         #[source]
         source: io::Error,
     },
+    /// A file of the run that cannot be written.
+    #[error("cannot save the run; {last_good}; the same command with --resume continues once the cause is gone")]
+    Unsaved {
+        /// The newest checkpoint.
+        last_good: LastGood,
+        /// The error of the file.
+        #[source]
+        source: Box<TrainingError>,
+    },
     /// No batch could be made.
     #[error(transparent)]
     Feed(#[from] FeedError),
@@ -214,6 +223,16 @@ impl TrainingError {
             Self::Feed(_) | Self::Open { .. } | Self::Thread { .. } | Self::Validation { .. } => true,
             Self::Rank { sound, .. } => *sound,
             _ => false,
+        }
+    }
+
+    /// Adds the newest checkpoint to an error of writing a file during training.
+    pub(super) fn with_way_back(self, path: Option<&Path>) -> Self {
+        match self {
+            error @ (Self::Checkpoint(_) | Self::File(_) | Self::Io { .. }) => {
+                Self::Unsaved { last_good: LastGood(path.map(Path::to_owned)), source: Box::new(error) }
+            }
+            error => error,
         }
     }
 

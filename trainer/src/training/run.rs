@@ -199,7 +199,7 @@ impl<'a, T: Task> Run<'a, T> {
             if let Some(ranks) = &self.ranks {
                 ranks.abort(&error);
             }
-            self.rescue(error, watch)
+            self.rescue(error, watch).with_way_back(self.last_good.as_deref())
         })
     }
 

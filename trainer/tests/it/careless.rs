@@ -279,6 +279,27 @@ fn lists_of_cases_are_found_from_any_folder_and_named_when_they_changed() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_checkpoint_that_does_not_fit_on_the_disk_names_the_last_one() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --run-dir run --device cpu";
+    folder.succeed(&format!("{base} --max-steps 1").replace(" --device cpu", ""));
+    // 32 KiB for each file: less than the weights need, more than the journal does.
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_hiend-train")])
+        .args(format!("{base} --resume --max-steps 2").split_whitespace())
+        .current_dir(folder.path(""))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let expected = "error: cannot save the run; last good checkpoint: run/checkpoints/step-00000001; the same command with --resume";
+    assert!(stderr.lines().last().is_some_and(|line| line.starts_with(expected)), "{stderr}");
+    folder.succeed(&format!("{base} --resume --max-steps 2").replace(" --device cpu", ""));
+}
+
+#[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {
