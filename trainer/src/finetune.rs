@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use hiend_cache::{Cache, Manifest};
-use hiend_loader::pipeline::{self, StreamConfig, cases_of};
+use hiend_loader::pipeline::{self, StreamConfig, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
@@ -76,6 +76,8 @@ pub struct Finetuning {
     config: FinetuneConfig,
     init: Init,
     validation: Option<ValidationSet>,
+    /// Digest of the validation cases.
+    validation_digest: Option<String>,
     /// Warnings for the user, to be shown before the run begins.
     pub warnings: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl Finetuning {
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
         let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
+        let mut validation_digest = None;
         let held_out = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
@@ -94,6 +97,7 @@ impl Finetuning {
                 if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
+                validation_digest = Some(digest_of(cache, &stream).map_err(FinetuneError::ValidationCases)?);
                 Some(held_out)
             }
             None => None,
@@ -118,7 +122,7 @@ impl Finetuning {
             }
             None => None,
         };
-        Ok(Self { config, init, validation, warnings })
+        Ok(Self { config, init, validation, validation_digest, warnings })
     }
 
     /// Fills in the settings that `config` leaves to the data, whose cases only loader servers have; `manifest` describes
@@ -145,7 +149,7 @@ impl Finetuning {
         let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
         settle_preprocess(&mut config, &preprocess)?;
         warnings.extend(other_normalisation(&init, &preprocess));
-        Ok(Self { config, init, validation: None, warnings })
+        Ok(Self { config, init, validation: None, validation_digest: None, warnings })
     }
 
     /// Number of validation cases.
@@ -224,6 +228,10 @@ impl Task for Finetuning {
 
     fn class_names(&self) -> &[String] {
         &self.config.classes
+    }
+
+    fn validation_digest(&self) -> Option<&str> {
+        self.validation_digest.as_deref()
     }
 
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
