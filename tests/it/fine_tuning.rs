@@ -475,6 +475,22 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
 }
 
 #[test]
+fn weights_of_other_classes_are_told() {
+    let data = data(2);
+    let task = data.finetuning(finetune(), Init::Random);
+    data.run(&task, &options(&data.path("run"), 1, false));
+    let told = |cache: &Arc<Cache>| {
+        let init = Init::read(&data.path("run")).unwrap();
+        let warnings = Finetuning::new(finetune(), cache, init).unwrap().warnings;
+        warnings.into_iter().filter(|warning| warning.contains("each class begins with")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&data.cache), [""; 0]);
+    let other = with_labels(&data, &[&NAMED[..], &[(5, "pancreas")]].concat());
+    let told = told(&other);
+    assert!(told.len() == 1 && told[0].contains("pancreas") && told[0].contains("spine"), "{told:?}");
+}
+
+#[test]
 fn figures_of_other_validation_cases_do_not_compete() {
     let data = data(3);
     let list = |name: &str, case: usize| {

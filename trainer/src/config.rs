@@ -169,6 +169,9 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// The remaining settings.
     fn train(&self) -> &TrainConfig;
 
+    /// Preprocessing of the scans, once it was filled in from the cache.
+    fn preprocess(&self) -> Option<&PreprocessConfig>;
+
     /// Returns the first invalid value in the sections that only this kind of run has.
     fn model_fault(&self) -> Option<Fault>;
 
@@ -297,6 +300,16 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             .filter(|key| ours.get(*key) != theirs.get(*key))
             .map(|key| (key.clone(), show(ours.get(key)), show(theirs.get(key))))
             .collect()
+    }
+
+    /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing of
+    /// scans in HU: that it is absent there is no difference.
+    fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
+        let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
+        let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);
+        let mut changes = self.differences(before);
+        changes.retain(|(key, ..)| !(is_unrecorded && key.starts_with("preprocess.")));
+        changes
     }
 }
 

@@ -110,7 +110,7 @@ impl Finetuning {
         let found = classes::check_labels(space, given, cache, &cases)?;
         warnings.extend(classes::never_seen(&config, given, cache.manifest(), &names, &found));
         settle_preprocess(&mut config, &preprocess)?;
-        warnings.extend(other_normalisation(&init, &preprocess));
+        warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         let validation = match held_out {
             Some(cases) => {
                 let found = classes::check_labels(space, given, cache, &cases)?;
@@ -148,7 +148,7 @@ impl Finetuning {
         let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
         let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
         settle_preprocess(&mut config, &preprocess)?;
-        warnings.extend(other_normalisation(&init, &preprocess));
+        warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         Ok(Self { config, init, validation: None, validation_digest: None, warnings })
     }
 
@@ -159,13 +159,21 @@ impl Finetuning {
     }
 }
 
-/// Warning about weights that were trained on values of another kind.
-fn other_normalisation(init: &Init, cache: &PreprocessConfig) -> Option<String> {
-    let Init::Given { origin, normalize: Some(theirs), .. } = init else { return None };
-    (*theirs != cache.normalize).then(|| {
-        let (theirs, ours) = (theirs.values(), cache.normalize.values());
-        format!("the weights of {} were trained on {theirs}, and the cache holds {ours}", origin.display())
-    })
+/// Warnings about weights that were trained on other scans than the cache holds, or for other classes.
+fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessConfig) -> Vec<String> {
+    let Init::Given { origin, facts, .. } = init else { return Vec::new() };
+    let weights = format!("the weights of {}", origin.display());
+    let trained_on = facts.trained_on.iter();
+    let differences = trained_on.flat_map(|trained_on| trained_on.differences(cache, config.stream.window));
+    let mut remarks: Vec<String> = differences.map(|text| format!("{weights} were trained on {text}")).collect();
+    if !facts.classes.is_empty() && facts.classes != config.classes {
+        let [theirs, ours] = [&facts.classes, &config.classes].map(|classes| classes.join(", "));
+        remarks.push(format!(
+            "{weights} tell the classes {theirs} apart, and this run's are {ours}: each class begins with the output weights \
+             of the class of its number"
+        ));
+    }
+    remarks
 }
 
 /// Fills in the preprocessing of `config`, or compares it with that of the cache.
@@ -202,7 +210,7 @@ impl Task for Finetuning {
     }
 
     fn begin(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), TrainingError> {
-        self.init.apply(model).map_err(|error| TrainingError::Init(Box::new(error)))
+        self.init.apply(model, &self.config.model).map_err(|error| TrainingError::Init(Box::new(error)))
     }
 
     fn targets(&self) -> Labels {

@@ -178,6 +178,16 @@ impl StateDict {
         }
     }
 
+    /// Number of blocks of the encoder, if there are any.
+    #[must_use]
+    pub fn num_blocks(&self) -> Option<usize> {
+        let block = |key: &String| {
+            let rest = key.strip_prefix("vit.blocks.").or_else(|| key.strip_prefix("encoder.blocks."))?;
+            rest.split('.').next()?.parse::<usize>().ok()
+        };
+        self.tensors.keys().filter_map(block).max().map(|last| last.saturating_add(1))
+    }
+
     /// Adds a tensor of a file, without the prefix `module.` that data-parallel training leaves on names.
     fn add(&mut self, path: &Path, name: &str, tensor: Option<HostTensor>) -> Result<(), WeightsError> {
         let key = name.strip_prefix("module.").unwrap_or(name).to_owned();

@@ -142,6 +142,10 @@ impl RunConfig for FinetuneConfig {
         &self.train
     }
 
+    fn preprocess(&self) -> Option<&PreprocessConfig> {
+        self.preprocess.as_ref()
+    }
+
     fn model_fault(&self) -> Option<Fault> {
         if let Some(label) = self.ignore_label.filter(|&label| usize::from(label) < self.classes.len()) {
             let last = self.classes.len() - 1;

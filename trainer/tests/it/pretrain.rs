@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use hiend_loader::batch::{Batch, Images};
+use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::checkpoint::{self, Kind};
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
@@ -415,6 +416,22 @@ fn diverged_weights_are_no_checkpoint() {
     }
     let kept = checkpoint::all(&dir.path().join("checkpoints")).unwrap();
     assert_eq!(kept.into_iter().map(|(step, _)| step).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn runs_of_earlier_versions_are_resumed_and_record_the_preprocessing_of_hu() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = |spacing| {
+        let preprocess = PreprocessConfig { spacing: Some([spacing; 3]), ..PreprocessConfig::default() };
+        PretrainConfig { preprocess: Some(preprocess), ..config() }
+    };
+    run(&config(), STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
+    run(&recorded(3.0), STREAM.stream(), &options(dir.path(), 2, true)).unwrap();
+    let saved: PretrainConfig = saved_config(dir.path(), Kind::Pretrain, Resume::Newest).unwrap();
+    assert_eq!(saved, recorded(3.0));
+    assert_eq!(verify(dir.path()).unwrap().num_faults(), 0);
+    let text = message(run(&recorded(1.5), STREAM.stream(), &options(dir.path(), 3, true)).unwrap_err());
+    assert!(text.contains("cannot resume: preprocess.spacing is [1.5, 1.5, 1.5] now"), "{text}");
 }
 
 #[test]
