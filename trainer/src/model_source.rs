@@ -63,6 +63,16 @@ pub enum ModelSourceError {
         /// The path given.
         path: PathBuf,
     },
+    /// A weight file whose encoder has another number of blocks than the given sizes: those beyond would be left out.
+    #[error("{}: its encoder has {found} blocks, but the given sizes say depth = {expected}", path.display())]
+    OtherDepth {
+        /// The path given.
+        path: PathBuf,
+        /// Blocks in the file.
+        found: usize,
+        /// Blocks of the given sizes.
+        expected: usize,
+    },
     /// A UNETR where a pre-training model is needed.
     #[error("{}: holds a UNETR (vit.blocks…); expected a pre-training model (encoder.blocks…)", path.display())]
     IsUnetr {
@@ -257,6 +267,10 @@ impl Pretrained {
             let Some(preset) = found else { return Err(ModelSourceError::UnknownSizes { path }) };
             (preset.config(), Some(preset))
         };
+        let expected = config.model.depth;
+        if let Some(found) = state.num_blocks().filter(|&found| found != expected) {
+            return Err(ModelSourceError::OtherDepth { path, found, expected });
+        }
         match import_hi_end_mae(first_weights(&config, device), &state) {
             Ok((model, report)) => Ok(Self { model, config, path, found_preset, report: Some(report) }),
             Err(source) => Err(ModelSourceError::Weights { path, source }),
@@ -310,6 +324,10 @@ mod tests {
         let loaded = Pretrained::load(&path, Some(small()), &device).unwrap();
         assert_eq!(export_hi_end_mae(&loaded.model).unwrap(), state);
         assert_eq!(loaded.report.unwrap().taken.len(), state.tensors.len());
+        let mut shallow = small();
+        shallow.model.depth -= 1;
+        let message = Pretrained::load(&path, Some(shallow), &device).unwrap_err().to_string();
+        assert!(message.ends_with("its encoder has 12 blocks, but the given sizes say depth = 11"), "{message}");
 
         let path = folder.path().join("tiny.safetensors");
         let state = export_hi_end_mae(&first_weights(&PretrainPreset::Tiny.config(), &device)).unwrap();
