@@ -9,7 +9,7 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline;
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::split::{Part, ShotSplit, Split};
+use hiend_loader::split::{ListSplit, Part, ShotSplit, Split};
 use hiend_loader::transform::Chain;
 use hiend_loader::volume::{read_labels, read_volume, write_like};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
@@ -472,4 +472,54 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
     // The configuration is saved with the label, and the run goes on with it.
     let (summary, _) = data.run(&task, &options(&data.path("run"), 4, true));
     assert_eq!(summary.step, 4);
+}
+
+#[test]
+fn weights_of_other_classes_are_told() {
+    let data = data(2);
+    let task = data.finetuning(finetune(), Init::Random);
+    data.run(&task, &options(&data.path("run"), 1, false));
+    let told = |cache: &Arc<Cache>| {
+        let init = Init::read(&data.path("run")).unwrap();
+        let warnings = Finetuning::new(finetune(), cache, init).unwrap().warnings;
+        warnings.into_iter().filter(|warning| warning.contains("each class begins with")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&data.cache), [""; 0]);
+    let other = with_labels(&data, &[&NAMED[..], &[(5, "pancreas")]].concat());
+    let told = told(&other);
+    assert!(told.len() == 1 && told[0].contains("pancreas") && told[0].contains("spine"), "{told:?}");
+}
+
+#[test]
+fn figures_of_other_validation_cases_do_not_compete() {
+    let data = data(3);
+    let list = |name: &str, case: usize| {
+        std::fs::write(data.path(name), format!("phantom_{case:03}\n")).unwrap();
+        Split::List(ListSplit { list: data.path(name) })
+    };
+    let mut config = finetune();
+    config.stream.split = list("training.txt", 0);
+    config.validation.as_mut().unwrap().split = list("validation.txt", 1);
+    let run = |max_steps, resume| {
+        let task = data.finetuning(config.clone(), Init::Random);
+        let loader = pipeline::LoaderOptions::default();
+        let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &loader).unwrap();
+        let mut told = Vec::new();
+        let options = TrainOptions { keep: 5, ..options(&data.path("run"), max_steps, resume) };
+        train(&task, stream, &Compute::cpu(), &options, &mut |event| match event {
+            Event::Warning(text) => told.push(text.clone()),
+            Event::Validation(record) => told.push(format!("best: {}", record.best)),
+            _ => {}
+        })
+        .unwrap();
+        told
+    };
+    assert_eq!(run(3, false), ["best: true"]);
+    list("validation.txt", 2);
+    let told = run(6, true);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("the validation cases or their labels are not those of the steps up to 3"), "{told:?}");
+    assert_eq!(told[1], "best: true");
+    // The state has the new digest.
+    assert!(run(7, true).iter().all(|text| text.starts_with("best: ")));
 }

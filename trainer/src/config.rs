@@ -182,6 +182,9 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Selections of cases, in the order of [`Self::splits`].
     fn splits_mut(&mut self) -> Vec<&mut Split>;
 
+    /// Preprocessing of the scans, once it was filled in from the cache.
+    fn preprocess(&self) -> Option<&PreprocessConfig>;
+
     /// Returns the first invalid value in the sections that only this kind of run has.
     fn model_fault(&self) -> Option<Fault>;
 
@@ -325,6 +328,16 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let show =
             |table: &Table, key: &str| value_at(table, key).map_or_else(|| "absent".to_owned(), Value::to_string);
         differing.into_iter().map(|key| (key.to_owned(), show(&ours, key), show(&theirs, key))).collect()
+    }
+
+    /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing of
+    /// scans in HU: that it is absent there is no difference.
+    fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
+        let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
+        let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);
+        let mut changes = self.differences(before);
+        changes.retain(|(key, ..)| !(is_unrecorded && key.starts_with("preprocess.")));
+        changes
     }
 }
 

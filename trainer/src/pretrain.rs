@@ -45,7 +45,7 @@ pub enum PretrainError {
     },
 }
 
-/// Fills in the preprocessing of `config` from the manifest of the cache, unless the cache holds HU, or compares both.
+/// Fills in the preprocessing of `config` from the manifest of the cache, or compares both.
 ///
 /// # Errors
 /// [`PretrainError`].
@@ -56,12 +56,10 @@ pub fn settle_preprocess(config: &mut PretrainConfig, manifest: &Manifest) -> Re
             let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
             Err(PretrainError::Preprocess { cache: text(&cache), config: text(expected) })
         }
-        // Configurations of runs on HU do not have it, those of earlier versions among them.
-        None if !cache.normalize.is_hu() => {
+        _ => {
             config.preprocess = Some(cache);
             Ok(())
         }
-        _ => Ok(()),
     }
 }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use error::{LastGood, PictureError, TrainingError};
+pub use error::{LastGood, PictureError, Suspect, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
 pub(crate) use memory_advice::is_out_of_memory;
@@ -102,6 +102,11 @@ pub trait Task: Sync {
         &[]
     }
 
+    /// Digest of the validation cases and their labels, if there are any. Figures of other cases cannot be compared.
+    fn validation_digest(&self) -> Option<&str> {
+        None
+    }
+
     /// Optimizer steps between validations, if there are any.
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let _ = steps_per_epoch;
@@ -164,6 +169,7 @@ pub fn train<T: Task>(
         task: T::KIND.to_string(),
         config: task.config().to_toml(),
         stream_digest: stream.digest.clone(),
+        validation_digest: task.validation_digest().map(str::to_owned),
         steps_per_epoch: stream.steps_per_epoch,
         end_step,
         device: compute.to_string(),
@@ -199,6 +205,9 @@ fn lead<T: Task>(
     }
     for path in &run.set_aside {
         watch(&Event::Warning(format!("the run repeats this checkpoint's steps; kept as {}", path.display())));
+    }
+    for warning in std::mem::take(&mut run.warnings) {
+        watch(&Event::Warning(warning));
     }
     run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {

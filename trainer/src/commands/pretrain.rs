@@ -14,7 +14,7 @@ use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
-use crate::finetune::{Init, other_normalisation};
+use crate::finetune::{Init, remarks_on_scans};
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::pretrain::{Pretraining, preprocess_of, settle_preprocess};
 use crate::training::{FIRST_WEIGHTS, Resume, saved_config};
@@ -46,7 +46,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
             );
         }
         let preprocess = preprocess_of(source.manifest())?;
-        if let Some(warning) = other_normalisation(&init, &preprocess) {
+        for warning in remarks_on_scans(&init, &preprocess, config.stream.window) {
             rank.note(format_args!("warning: {warning}"));
         }
         running::run(&Pretraining { config: &config, init: Some(&init) }, source, rank, &args.run, place)

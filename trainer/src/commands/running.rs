@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
-use hiend_loader::program::{check_output_folder, on_interrupt};
+use hiend_loader::program::{check_output_folder, count, on_interrupt};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
 
 use super::INTERRUPTED;
@@ -24,6 +24,7 @@ use crate::ops::attention::Computation;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
+use crate::schedule::Unit;
 use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
     CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, TrainingError, is_stopped, train,
@@ -129,6 +130,9 @@ pub(super) fn run<T: Task>(
     if let Some(max_steps) = args.max_steps.filter(|&max| max > total) {
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
     }
+    if let Some(line) = many_passes(task.config(), stream.num_cases) {
+        rank.note(format_args!("warning: {line}"));
+    }
     let stop = rank.stop();
     if let Some(steps) = args.headspace {
         if rank.group.is_some() {
@@ -198,6 +202,21 @@ pub(super) fn run<T: Task>(
     Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
         Outcome::Interrupted => rank.signals.interrupted(),
+    })
+}
+
+/// One line where an epoch of the schedule is more than one pass over the cases: it is one batch at least.
+fn many_passes<C: RunConfig>(config: &C, num_cases: usize) -> Option<String> {
+    let (schedule, visits) = (config.schedule(), config.stream().visits_per_batch);
+    let is_longer = schedule.unit == Unit::Epoch && num_cases > 0 && visits > num_cases;
+    is_longer.then(|| {
+        let passes = visits as f64 / num_cases as f64;
+        format!(
+            "stream.visits_per_batch = {visits} for {}: each of the {} epochs is one step and {passes:.1} passes over the \
+             cases; lower visits_per_batch, or set schedule.unit = \"step\"",
+            count(num_cases, "case"),
+            schedule.total
+        )
     })
 }
 
@@ -322,5 +341,23 @@ fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
     {
         let _ = factors;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn epochs_of_several_passes_are_told() {
+        let mut config = PretrainPreset::Tiny.config();
+        config.stream.visits_per_batch = 64;
+        config.schedule.unit = Unit::Epoch;
+        let line = many_passes(&config, 8).unwrap();
+        assert!(line.contains("visits_per_batch = 64 for 8 cases") && line.contains("8.0 passes"), "{line}");
+        assert_eq!(many_passes(&config, 64), None);
+        config.schedule.unit = Unit::Step;
+        assert_eq!(many_passes(&config, 8), None);
     }
 }

@@ -9,11 +9,12 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::program::{UsageError, check_extension};
 
 use super::model::{load_pretrained, sizes};
-use super::{outputs, print, print_text};
+use super::{note, outputs, print, print_text};
 use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
 use crate::model_source::{ModelSource, weights_of};
+use crate::trained_on::{TrainedOn, spacing_text};
 use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
@@ -53,10 +54,12 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let compute = Compute::cpu();
     settle_default(&compute)?;
     let sizes = sizes(&args.sizes)?;
-    match (args.format, args.spacing) {
-        (ExportFormat::Nnssl, Some(spacing)) => return export_nnssl(args, spacing.mm(), sizes, &compute),
-        (ExportFormat::Safetensors, None) if args.window.is_none() => {}
-        _ => return Err(UsageError::new("--spacing and --window are for --format nnssl").into()),
+    match args.format {
+        ExportFormat::Nnssl => return export_nnssl(args, sizes, &compute),
+        ExportFormat::Safetensors if args.spacing.is_none() && args.window.is_none() => {}
+        ExportFormat::Safetensors => {
+            return Err(UsageError::new("--spacing and --window are for --format nnssl").into());
+        }
     }
     let state = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
@@ -70,14 +73,13 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes the encoder of a pre-training model for nnU-Net.
-fn export_nnssl(
-    args: &ExportArgs,
-    spacing: Option<[f64; 3]>,
-    sizes: Option<PretrainConfig>,
-    compute: &Compute,
-) -> anyhow::Result<ExitCode> {
-    let settings = PreprocessConfig { spacing, ..PreprocessConfig::default() };
-    let settings = PreprocessConfig { window: args.window.unwrap_or(settings.window), ..settings };
+fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Compute) -> anyhow::Result<ExitCode> {
+    let defaults = PreprocessConfig::default();
+    let settings = PreprocessConfig {
+        spacing: args.spacing.map_or(defaults.spacing, |spacing| spacing.mm()),
+        window: args.window.unwrap_or(defaults.window),
+        ..defaults
+    };
     settings.validate().map_err(UsageError::new)?;
     let loaded = load_pretrained(&args.model, sizes, compute)?;
     ensure!(
@@ -85,7 +87,17 @@ fn export_nnssl(
         "{}: trained on z-scores, but the network in configs/nnunet expects HU; export it with --format safetensors",
         loaded.path.display()
     );
-    let window = args.window.or(loaded.config.stream.window).unwrap_or(PreprocessConfig::default().window);
+    let trained_on = TrainedOn::of(&loaded.config);
+    let recorded = loaded.config.preprocess.as_ref().map(|preprocess| preprocess.spacing);
+    let Some(spacing) = args.spacing.map(|spacing| spacing.mm()).or(recorded) else {
+        let message = "--spacing <MM>: the model does not say what spacing it was trained on; state it";
+        return Err(UsageError::new(message).into());
+    };
+    if let Some(recorded) = recorded.filter(|recorded| *recorded != spacing) {
+        let [given, recorded] = [spacing, recorded].map(spacing_text);
+        note(format_args!("warning: --spacing: the model was trained on scans of {recorded}, not of {given}"));
+    }
+    let window = args.window.or(trained_on.window()).unwrap_or(settings.window);
     let data = PretrainingData { spacing, window };
     let state = export_hi_end_mae(&loaded.model)?;
     write_nnssl(&args.out, &state, &loaded.config, data)?;

@@ -152,6 +152,10 @@ impl RunConfig for FinetuneConfig {
         std::iter::once(&mut self.stream.split).chain(validation).collect()
     }
 
+    fn preprocess(&self) -> Option<&PreprocessConfig> {
+        self.preprocess.as_ref()
+    }
+
     fn model_fault(&self) -> Option<Fault> {
         if let Some(label) = self.ignore_label.filter(|&label| usize::from(label) < self.classes.len()) {
             let last = self.classes.len() - 1;

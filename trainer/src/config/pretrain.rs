@@ -25,8 +25,8 @@ pub struct PretrainConfig {
     pub schedule: ScheduleConfig,
     /// Remaining settings.
     pub train: TrainConfig,
-    /// Preprocessing of the scans, filled in from the cache when the run begins, unless it holds HU. Scans to
-    /// reconstruct are preprocessed in the same way.
+    /// Preprocessing of the scans, filled in from the cache when the run begins. Scans to reconstruct are preprocessed in
+    /// the same way. Absent in runs on HU of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
 }
@@ -68,6 +68,10 @@ impl RunConfig for PretrainConfig {
 
     fn splits_mut(&mut self) -> Vec<&mut Split> {
         vec![&mut self.stream.split]
+    }
+
+    fn preprocess(&self) -> Option<&PreprocessConfig> {
+        self.preprocess.as_ref()
     }
 
     fn model_fault(&self) -> Option<Fault> {
@@ -214,9 +218,28 @@ mod tests {
     }
 
     #[test]
-    fn configurations_of_runs_on_hu_are_as_before() {
+    fn presets_leave_preprocessing_to_the_cache() {
         let text = PretrainPreset::Tiny.config().to_toml();
         assert!(!text.contains("preprocess") && !text.contains("normalize"), "{text}");
+    }
+
+    #[test]
+    fn preprocessing_that_earlier_versions_did_not_record_is_no_change() {
+        let before = PretrainPreset::Tiny.config();
+        let recorded = |preprocess| PretrainConfig { preprocess: Some(preprocess), ..before.clone() };
+        let now = recorded(PreprocessConfig { spacing: Some([3.0; 3]), ..PreprocessConfig::default() });
+        assert_eq!(now.changes_since(&before), []);
+        let mut other = now.clone();
+        other.optim.lr *= 2.0;
+        let keys = |now: &PretrainConfig, before: &PretrainConfig| -> Vec<String> {
+            now.changes_since(before).into_iter().map(|change| change.0).collect()
+        };
+        assert_eq!(keys(&other, &before), ["optim.lr"]);
+        assert_eq!(keys(&now, &recorded(PreprocessConfig::default())), ["preprocess.spacing"]);
+        assert!(keys(&before, &now).contains(&"preprocess.spacing".to_owned()));
+        // Earlier versions recorded z-scores.
+        let zscores = recorded(PreprocessConfig { normalize: Normalize::Zscore, ..PreprocessConfig::default() });
+        assert!(keys(&zscores, &before).contains(&"preprocess.normalize".to_owned()));
     }
 
     #[test]

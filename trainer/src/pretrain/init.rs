@@ -57,16 +57,13 @@ pub(super) fn apply(
 ) -> Result<(HiEndMae, Option<Beginning>), BeginError> {
     match init {
         Init::Random => Ok((model, None)),
-        Init::Given { origin, state, sizes, .. } => {
-            if let Some(sizes) = sizes {
-                check_sizes(config, sizes, origin)?;
-            }
-            let (model, beginning) = with_weights(model, origin, state)?;
+        Init::Given { origin, state, facts } => {
+            let (model, beginning) = with_weights(model, config, origin, state, facts.sizes.as_ref())?;
             Ok((model, Some(beginning)))
         }
         Init::Remote { url, downloads } => {
             let fetched = Fetched::of(url, downloads)?;
-            let (model, beginning) = with_weights(model, &fetched.path, &fetched.state)?;
+            let (model, beginning) = with_weights(model, config, &fetched.path, &fetched.state, None)?;
             Ok((model, Some(fetched.tell(beginning))))
         }
     }
@@ -95,8 +92,18 @@ fn check_sizes(ours: &HiEndMaeConfig, theirs: &HiEndMaeConfig, origin: &Path) ->
     }
 }
 
-/// `model` with the weights of `origin`, and a report of the tensors taken and skipped.
-fn with_weights(model: HiEndMae, origin: &Path, state: &StateDict) -> Result<(HiEndMae, Beginning), BeginError> {
+/// `model` of sizes `config` with the weights of `origin`, whose model has `sizes` if they are known, and a report of the
+/// tensors taken and skipped.
+fn with_weights(
+    model: HiEndMae,
+    config: &HiEndMaeConfig,
+    origin: &Path,
+    state: &StateDict,
+    sizes: Option<&HiEndMaeConfig>,
+) -> Result<(HiEndMae, Beginning), BeginError> {
+    if let Some(sizes) = sizes {
+        check_sizes(config, sizes, origin)?;
+    }
     let unfit = |source| InitError::Unfit { origin: origin.to_owned(), source };
     if state.model_kind().map_err(unfit)? == ModelKind::Unetr {
         return Err(InitError::from(ModelSourceError::IsUnetr { path: origin.to_owned() }).into());
@@ -104,6 +111,9 @@ fn with_weights(model: HiEndMae, origin: &Path, state: &StateDict) -> Result<(Hi
     let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
     let (model, report) = import_hi_end_mae(model, &state).map_err(unfit)?;
     let ImportReport { taken, skipped, .. } = &report;
+    if let Some((key, value)) = taken.iter().find_map(|key| Some((key, state.tensors.get(key)?.unusable()?))) {
+        return Err(InitError::Unusable { origin: origin.to_owned(), key: key.clone(), value }.into());
+    }
     if let Some(key) = skipped.iter().find(|key| key.contains("blocks.")) {
         return Err(BeginError::Deeper { origin: origin.to_owned(), key: key.clone() });
     }
@@ -115,6 +125,9 @@ fn with_weights(model: HiEndMae, origin: &Path, state: &StateDict) -> Result<(Hi
     );
     if other_grid {
         summary.push_str("; positions recomputed, since the crop has another number of patches");
+    }
+    if sizes.is_none() {
+        summary.push_str("; the file does not state heads and taps, taken to be those of the configuration");
     }
     Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
@@ -141,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::model::init::WeightInit;
+    use crate::model_source::RunFacts;
 
     const CROP: [usize; 3] = [12, 12, 24];
 
@@ -163,8 +177,8 @@ mod tests {
 
     fn given(config: &HiEndMaeConfig, has_sizes: bool) -> Init {
         let state = export_hi_end_mae(&model(config, CROP, 1)).unwrap();
-        let sizes = has_sizes.then(|| config.clone());
-        Init::Given { origin: PathBuf::from("theirs"), state, sizes, normalize: None }
+        let facts = RunFacts { sizes: has_sizes.then(|| config.clone()), ..RunFacts::default() };
+        Init::Given { origin: PathBuf::from("theirs"), state, facts: Box::new(facts) }
     }
 
     fn error(init: &Init, config: &HiEndMaeConfig) -> String {
@@ -215,11 +229,21 @@ mod tests {
     }
 
     #[test]
+    fn weights_of_a_diverged_model_are_refused() {
+        let mut init = given(&sizes(), true);
+        let Init::Given { state, .. } = &mut init else { unreachable!("given above") };
+        state.tensors.get_mut("encoder.blocks.0.norm1.weight").unwrap().values[0] = f32::NAN;
+        let message = error(&init, &sizes());
+        assert!(message.starts_with("theirs: encoder.blocks.0.norm1.weight holds NaN"), "{message}");
+    }
+
+    #[test]
     fn a_unetr_is_no_beginning_of_a_pre_training() {
-        let Init::Given { origin, mut state, sizes: given, normalize } = given(&sizes(), false) else { unreachable!() };
+        let mut init = given(&sizes(), false);
+        let Init::Given { state, .. } = &mut init else { unreachable!("given above") };
         let block = state.tensors["encoder.blocks.0.norm1.weight"].clone();
         state.tensors.insert("vit.blocks.0.norm1.weight".to_owned(), block);
-        let message = error(&Init::Given { origin, state, sizes: given, normalize }, &sizes());
+        let message = error(&init, &sizes());
         assert!(message.starts_with("theirs: holds a UNETR"), "{message}");
     }
 }

@@ -157,7 +157,7 @@ pub enum TrainingError {
     /// The loss is not finite.
     #[error(
         "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
-         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}",
+         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}{suspect}",
         cases.join(", ")
     )]
     NonFinite {
@@ -169,6 +169,23 @@ pub enum TrainingError {
         loss: f64,
         /// Cases of the batch.
         cases: Vec<String>,
+        /// The newest checkpoint before the step.
+        last_good: LastGood,
+        /// Weights that the loss was computed with.
+        suspect: Suspect,
+    },
+    /// An update has left weights that no network can compute with.
+    #[error(
+        "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
+         set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
+    )]
+    Diverged {
+        /// Optimizer steps done.
+        step: u64,
+        /// The first such parameter, as the checkpoint names it.
+        tensor: String,
+        /// The value.
+        value: f32,
         /// The newest checkpoint before the step.
         last_good: LastGood,
     },
@@ -278,6 +295,40 @@ impl fmt::Display for LastGood {
         match &self.0 {
             Some(path) => write!(f, "last good checkpoint: {}", path.display()),
             None => f.write_str("no checkpoint yet"),
+        }
+    }
+}
+
+/// Weights that a loss which is not finite was computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspect {
+    /// Those that the run began with: no update has changed them.
+    FirstWeights,
+    /// Those of the newest checkpoint.
+    LastGood {
+        /// Step of the checkpoint before it, if one is kept.
+        earlier: Option<u64>,
+    },
+    /// Those of a step without a checkpoint.
+    Unknown,
+}
+
+impl fmt::Display for Suspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FirstWeights => {
+                f.write_str("; the first weights gave this loss: with --init, look at where they come from")
+            }
+            Self::LastGood { earlier: Some(step) } => {
+                write!(
+                    f,
+                    "; its weights gave this loss: if --resume fails again, --resume-from {step} goes back further"
+                )
+            }
+            Self::LastGood { earlier: None } => {
+                f.write_str("; its weights gave this loss, and no earlier checkpoint is kept (--keep)")
+            }
+            Self::Unknown => Ok(()),
         }
     }
 }

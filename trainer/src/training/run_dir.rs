@@ -198,7 +198,7 @@ pub(super) fn may_change(key: &str) -> bool {
 /// # Errors
 /// The first setting that differs.
 pub(super) fn refuse_changes<C: RunConfig>(now: &C, before: &C) -> Result<(), TrainingError> {
-    match now.differences(before).into_iter().find(|(key, ..)| !may_change(key)) {
+    match now.changes_since(before).into_iter().find(|(key, ..)| !may_change(key)) {
         Some((key, now, before)) => Err(TrainingError::Changed { key, now, before }),
         None => Ok(()),
     }

@@ -115,11 +115,11 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
     let differences = match newest.and_then(|newest| Some((newest, checkpoint::read_head(newest).ok()?.kind))) {
         Some((newest, Kind::Pretrain)) => {
             let now = PretrainConfig::parse(&text, &origin)?;
-            checkpoint::read_state(newest, Kind::Pretrain).map(|state| now.differences(&state.config))
+            checkpoint::read_state(newest, Kind::Pretrain).map(|state| now.changes_since(&state.config))
         }
         Some((newest, Kind::Finetune)) => {
             let now = FinetuneConfig::parse(&text, &origin)?;
-            checkpoint::read_state(newest, Kind::Finetune).map(|state| now.differences(&state.config))
+            checkpoint::read_state(newest, Kind::Finetune).map(|state| now.changes_since(&state.config))
         }
         None => {
             // Without a checkpoint either kind will do; the error of pre-training is shown for neither.
