@@ -1,4 +1,4 @@
-//! Initial weights of a fine-tuning.
+//! Initial weights of a run, and their import into the network of a fine-tuning.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
