@@ -8,8 +8,8 @@
 //! | `TotalSegmentator`, `KiTS` | a folder a case, with an image and a label map or masks (`per_case`) |
 //! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
-//! Every file below the folder is either part of a case, or of a skipped case, or listed as unused with a reason
-//! ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
+//! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
+//! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
 //! cannot be examined is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
 
 mod channels;
@@ -256,12 +256,17 @@ impl Finder<'_> {
         let whole = listed
             .or_else(|| nnunet::read(folder, description.as_ref()))
             .or_else(|| paired::read(folder, description.as_ref(), self.modalities));
+        // A description that was read is of use.
+        let read = description.is_some().then(|| folder.path.join(description::FILE_NAME));
+        let is_unused = |unused: &UnusedFile| Some(&unused.path) != read.as_ref();
         if let Some(mut dataset) = whole {
+            dataset.unused.retain(is_unused);
             name_nested(folder, &mut dataset.unused);
             self.found.push((folder.path.clone(), dataset));
             return Ok(description);
         }
-        if let Some((dataset, others)) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
+        if let Some((mut dataset, others)) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
+            dataset.unused.retain(is_unused);
             self.found.push((folder.path.clone(), dataset));
             for other in others {
                 self.search(other, false)?;

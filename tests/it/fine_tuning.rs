@@ -9,7 +9,7 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::pipeline;
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::split::{Part, ShotSplit, Split};
+use hiend_loader::split::{ListSplit, Part, ShotSplit, Split};
 use hiend_loader::transform::Chain;
 use hiend_loader::volume::{read_labels, read_volume, write_like};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
@@ -121,7 +121,7 @@ fn settings() -> WindowSettings {
 #[test]
 fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 2, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 2, false));
 
     let mut config = finetune();
     config.validation.as_mut().unwrap().every = 15;
@@ -299,7 +299,7 @@ fn decoding_on_the_device_is_the_same_training() {
         config.train.decode_on = decode_on;
         config.train.micro_batch = micro_batch;
         let run = tempfile::tempdir().unwrap();
-        data.run(&Pretraining { config: &config }, &options(run.path(), 4, false)).0.losses
+        data.run(&Pretraining::new(&config), &options(run.path(), 4, false)).0.losses
     };
     // Three crops of two visits of two, so that a part ends within a visit.
     for micro_batch in [None, Some(3)] {
@@ -310,7 +310,7 @@ fn decoding_on_the_device_is_the_same_training() {
 #[test]
 fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();
     config.stream.crop_size = [24, 24, 16];
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
@@ -329,7 +329,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
 #[test]
 fn weights_of_another_size_are_refused_and_the_reason_told_once() {
     let data = data(2);
-    data.run(&Pretraining { config: &pretraining() }, &options(&data.path("pretrained"), 1, false));
+    data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();
     config.model.embed_dim = 36;
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
@@ -472,4 +472,54 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
     // The configuration is saved with the label, and the run goes on with it.
     let (summary, _) = data.run(&task, &options(&data.path("run"), 4, true));
     assert_eq!(summary.step, 4);
+}
+
+#[test]
+fn weights_of_other_classes_are_told() {
+    let data = data(2);
+    let task = data.finetuning(finetune(), Init::Random);
+    data.run(&task, &options(&data.path("run"), 1, false));
+    let told = |cache: &Arc<Cache>| {
+        let init = Init::read(&data.path("run")).unwrap();
+        let warnings = Finetuning::new(finetune(), cache, init).unwrap().warnings;
+        warnings.into_iter().filter(|warning| warning.contains("each class begins with")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&data.cache), [""; 0]);
+    let other = with_labels(&data, &[&NAMED[..], &[(5, "pancreas")]].concat());
+    let told = told(&other);
+    assert!(told.len() == 1 && told[0].contains("pancreas") && told[0].contains("spine"), "{told:?}");
+}
+
+#[test]
+fn figures_of_other_validation_cases_do_not_compete() {
+    let data = data(3);
+    let list = |name: &str, case: usize| {
+        std::fs::write(data.path(name), format!("phantom_{case:03}\n")).unwrap();
+        Split::List(ListSplit { list: data.path(name) })
+    };
+    let mut config = finetune();
+    config.stream.split = list("training.txt", 0);
+    config.validation.as_mut().unwrap().split = list("validation.txt", 1);
+    let run = |max_steps, resume| {
+        let task = data.finetuning(config.clone(), Init::Random);
+        let loader = pipeline::LoaderOptions::default();
+        let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &loader).unwrap();
+        let mut told = Vec::new();
+        let options = TrainOptions { keep: 5, ..options(&data.path("run"), max_steps, resume) };
+        train(&task, stream, &Compute::cpu(), &options, &mut |event| match event {
+            Event::Warning(text) => told.push(text.clone()),
+            Event::Validation(record) => told.push(format!("best: {}", record.best)),
+            _ => {}
+        })
+        .unwrap();
+        told
+    };
+    assert_eq!(run(3, false), ["best: true"]);
+    list("validation.txt", 2);
+    let told = run(6, true);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("the validation cases or their labels are not those of the steps up to 3"), "{told:?}");
+    assert_eq!(told[1], "best: true");
+    // The state has the new digest.
+    assert!(run(7, true).iter().all(|text| text.starts_with("best: ")));
 }

@@ -22,7 +22,7 @@ mod state;
 pub use check::{Integrity, check, newest_whole};
 pub use digest::FileDigest;
 pub use error::{CheckpointError, Damage, MomentMismatch};
-pub use folder::{Checkpoints, all, best, latest};
+pub use folder::{Checkpoints, all, best, latest, lost_best};
 pub use load::{load_averaged, load_ema, load_model, load_optimizer};
 pub use state::{Best, Head, Kind, State, Versions, is_checkpoint, read_head, read_state, state_digest};
 

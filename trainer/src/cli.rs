@@ -93,7 +93,8 @@ pub struct VerifyArgs {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// Name of the configuration, such as vit-l-p12 or finetune/tiny [default: list the names]
+    /// Name of the configuration, such as vit-l-p12; with its kind where both kinds have the name, as pretrain/tiny and
+    /// finetune/tiny [default: list the names]
     #[arg(value_name = "PRESET")]
     pub preset: Option<String>,
 }

@@ -7,11 +7,13 @@ pub mod finetune;
 pub mod pretrain;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
+use hiend_loader::split::Split;
 use hiend_loader::transform::Chain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,11 @@ use crate::model::precision::Precision;
 use crate::ops::attention::Computation;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
+
+/// Section of the augmentation's settings.
+const AUGMENT: &str = "stream.augment.";
+/// Key of the augmentation chain, whose other settings depend on it.
+const CHAIN: &str = "stream.augment.chain";
 
 /// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +176,15 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// The remaining settings.
     fn train(&self) -> &TrainConfig;
 
+    /// Selections of cases.
+    fn splits(&self) -> Vec<&Split>;
+
+    /// Selections of cases, in the order of [`Self::splits`].
+    fn splits_mut(&mut self) -> Vec<&mut Split>;
+
+    /// Preprocessing of the scans, once it was filled in from the cache.
+    fn preprocess(&self) -> Option<&PreprocessConfig>;
+
     /// Returns the first invalid value in the sections that only this kind of run has.
     fn model_fault(&self) -> Option<Fault>;
 
@@ -193,7 +209,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         Ok(config)
     }
 
-    /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs, keys with their sections).
+    /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs, keys with their sections). Another
+    /// `stream.augment.chain` begins with that chain's defaults.
     ///
     /// # Errors
     /// The first unknown key or invalid value.
@@ -204,6 +221,9 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let pairs = settings.iter().map(|(key, value)| format!("--set {key}={value}"));
         let origin = &pairs.collect::<Vec<_>>().join(" ");
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
+        let mut settings: Vec<&(String, String)> = settings.iter().collect();
+        // Settings of a chain come after the choice of it.
+        settings.sort_by_key(|(key, _)| key != CHAIN && key.starts_with(AUGMENT));
         for (key, text) in settings {
             let invalid = |reason: &str| ConfigError::Invalid {
                 origin: origin.clone(),
@@ -214,7 +234,11 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             let mut parts = key.split('.').peekable();
             while let Some(part) = parts.next() {
                 if parts.peek().is_none() {
-                    section.insert(part.to_owned(), value_of(text));
+                    let value = value_of(text);
+                    if key == CHAIN && section.get(part) != Some(&value) {
+                        section.clear();
+                    }
+                    section.insert(part.to_owned(), value);
                     break;
                 }
                 let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
@@ -288,15 +312,32 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         blake3::hash(self.to_toml().as_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Lists the keys whose values differ from those of `other`: key, value here, value there.
+    /// Lists the keys whose values differ from those of `other`: key, value here, value there. Of a value that has another
+    /// form there, such as a split, the whole is listed. A file is the same with and without its folder.
     fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
-        let (ours, theirs) = (flat(&self.to_toml()), flat(&other.to_toml()));
-        let show = |value: Option<&String>| value.cloned().unwrap_or_else(|| "absent".to_owned());
-        let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-        keys.into_iter()
-            .filter(|key| ours.get(*key) != theirs.get(*key))
-            .map(|key| (key.clone(), show(ours.get(key)), show(theirs.get(key))))
-            .collect()
+        let mut other = other.clone();
+        for (theirs, ours) in other.splits_mut().into_iter().zip(self.splits()) {
+            align(theirs, ours);
+        }
+        let texts = [self.to_toml(), other.to_toml()];
+        let [ours, theirs] = texts.each_ref().map(|text| text.parse::<Table>().expect("written by ourselves"));
+        let [our_values, their_values] = texts.each_ref().map(|text| flat(text));
+        let keys: BTreeSet<&String> = our_values.keys().chain(their_values.keys()).collect();
+        let differing = keys.into_iter().filter(|key| our_values.get(*key) != their_values.get(*key));
+        let differing: BTreeSet<&str> = differing.map(|key| common_key(key, &ours, &theirs)).collect();
+        let show =
+            |table: &Table, key: &str| value_at(table, key).map_or_else(|| "absent".to_owned(), Value::to_string);
+        differing.into_iter().map(|key| (key.to_owned(), show(&ours, key), show(&theirs, key))).collect()
+    }
+
+    /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing of
+    /// scans in HU: that it is absent there is no difference.
+    fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
+        let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
+        let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);
+        let mut changes = self.differences(before);
+        changes.retain(|(key, ..)| !(is_unrecorded && key.starts_with("preprocess.")));
+        changes
     }
 }
 
@@ -349,6 +390,39 @@ fn flat(toml: &str) -> BTreeMap<String, String> {
     let mut flat = BTreeMap::new();
     walk("", &toml.parse().expect("written by ourselves"), &mut flat);
     flat
+}
+
+/// The value of a key with its sections; `None` if it is absent.
+fn value_at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    let mut parts = key.split('.');
+    let first = table.get(parts.next()?)?;
+    parts.try_fold(first, |value, part| value.as_table()?.get(part))
+}
+
+/// `key`, or the key of the value that it is a part of, if only one of two configurations has that part. Sections as a whole
+/// are not values.
+fn common_key<'a>(key: &'a str, ours: &Table, theirs: &Table) -> &'a str {
+    let is_common = value_at(ours, key).is_some() && value_at(theirs, key).is_some();
+    match key.rsplit_once('.') {
+        Some((value, _)) if !is_common && value.contains('.') => value,
+        _ => key,
+    }
+}
+
+/// Gives `theirs` the path of `ours` if both name one file, one of them without its folder, as earlier versions recorded
+/// it. (The digest of the cases tells whether the file says the same.)
+fn align(theirs: &mut Split, ours: &Split) {
+    let ends_with = |path: &Path, end: &Path| {
+        path.is_absolute() && end.is_relative() && path.ends_with(end.strip_prefix(".").unwrap_or(end))
+    };
+    let (theirs, ours) = match (theirs, ours) {
+        (Split::List(theirs), Split::List(ours)) => (&mut theirs.list, &ours.list),
+        (Split::File(theirs), Split::File(ours)) => (&mut theirs.splits, &ours.splits),
+        _ => return,
+    };
+    if ends_with(theirs.as_path(), ours.as_path()) || ends_with(ours.as_path(), theirs.as_path()) {
+        theirs.clone_from(ours);
+    }
 }
 
 /// Parses a value as TOML; other text is a string.

@@ -185,6 +185,9 @@ fn driver() -> Result<Driver, DriverError> {
     read().map_err(DriverError::Silent)
 }
 
+/// Remark on the libraries in a build that uses none of them.
+const UNUSED: &str = " (of no use to this build, which has no CUDA: cargo install --path trainer --features cuda)";
+
 /// Sizes of the product: rows, inner length, columns. None is a multiple of a tile, and rows are folded from two axes.
 const SIZES: [usize; 4] = [3, 43, 132, 76];
 
@@ -280,7 +283,7 @@ impl fmt::Display for Report {
             }
             Err(reason) => writeln!(f, "driver       {reason}")?,
         }
-        writeln!(f, "libraries")?;
+        writeln!(f, "libraries{}", if cfg!(feature = "cuda") { "" } else { UNUSED })?;
         for (library, found) in &self.libraries {
             let name = library.to_string();
             match found {
@@ -359,6 +362,7 @@ mod tests {
             assert!(text.contains(&format!("  {library} ")), "{library}: {text}");
         }
         assert!(text.contains("products on cpu"), "{text}");
+        assert_eq!(text.contains("of no use to this build"), !cfg!(feature = "cuda"), "{text}");
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use hiend_cache::{Cache, Manifest};
-use hiend_loader::pipeline::{self, StreamConfig, cases_of};
+use hiend_loader::pipeline::{self, StreamConfig, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
@@ -26,6 +26,7 @@ use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Tas
 
 pub use classes::ClassesError;
 use classes::Given;
+pub(crate) use init::{Fetched, other_length};
 pub use init::{Init, InitError};
 use validation::ValidationSet;
 
@@ -76,6 +77,8 @@ pub struct Finetuning {
     config: FinetuneConfig,
     init: Init,
     validation: Option<ValidationSet>,
+    /// Digest of the validation cases.
+    validation_digest: Option<String>,
     /// Warnings for the user, to be shown before the run begins.
     pub warnings: Vec<String>,
 }
@@ -87,6 +90,7 @@ impl Finetuning {
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
         let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
+        let mut validation_digest = None;
         let held_out = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
@@ -94,6 +98,7 @@ impl Finetuning {
                 if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
+                validation_digest = Some(digest_of(cache, &stream).map_err(FinetuneError::ValidationCases)?);
                 Some(held_out)
             }
             None => None,
@@ -106,7 +111,7 @@ impl Finetuning {
         let found = classes::check_labels(space, given, cache, &cases)?;
         warnings.extend(classes::never_seen(&config, given, cache.manifest(), &names, &found));
         settle_preprocess(&mut config, &preprocess)?;
-        warnings.extend(other_normalisation(&init, &preprocess));
+        warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         let validation = match held_out {
             Some(cases) => {
                 let found = classes::check_labels(space, given, cache, &cases)?;
@@ -118,7 +123,7 @@ impl Finetuning {
             }
             None => None,
         };
-        Ok(Self { config, init, validation, warnings })
+        Ok(Self { config, init, validation, validation_digest, warnings })
     }
 
     /// Fills in the settings that `config` leaves to the data, whose cases only loader servers have; `manifest` describes
@@ -144,8 +149,8 @@ impl Finetuning {
         let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
         let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
         settle_preprocess(&mut config, &preprocess)?;
-        warnings.extend(other_normalisation(&init, &preprocess));
-        Ok(Self { config, init, validation: None, warnings })
+        warnings.extend(remarks_on_weights(&init, &config, &preprocess));
+        Ok(Self { config, init, validation: None, validation_digest: None, warnings })
     }
 
     /// Number of validation cases.
@@ -155,13 +160,26 @@ impl Finetuning {
     }
 }
 
-/// Warning about weights that were trained on values of another kind.
-fn other_normalisation(init: &Init, cache: &PreprocessConfig) -> Option<String> {
-    let Init::Given { origin, normalize: Some(theirs), .. } = init else { return None };
-    (*theirs != cache.normalize).then(|| {
-        let (theirs, ours) = (theirs.values(), cache.normalize.values());
-        format!("the weights of {} were trained on {theirs}, and the cache holds {ours}", origin.display())
-    })
+/// Warnings about weights that were trained on other scans than the cache holds; `window` replaces the cache's own.
+pub(crate) fn remarks_on_scans(init: &Init, cache: &PreprocessConfig, window: Option<[f64; 2]>) -> Vec<String> {
+    let Init::Given { origin, facts, .. } = init else { return Vec::new() };
+    let differences = facts.trained_on.iter().flat_map(|trained_on| trained_on.differences(cache, window));
+    differences.map(|text| format!("the weights of {} were trained on {text}", origin.display())).collect()
+}
+
+/// Warnings about weights that were trained on other scans than the cache holds, or for other classes.
+fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessConfig) -> Vec<String> {
+    let Init::Given { origin, facts, .. } = init else { return Vec::new() };
+    let mut remarks = remarks_on_scans(init, cache, config.stream.window);
+    if !facts.classes.is_empty() && facts.classes != config.classes {
+        let [theirs, ours] = [&facts.classes, &config.classes].map(|classes| classes.join(", "));
+        remarks.push(format!(
+            "the weights of {} tell the classes {theirs} apart, and this run's are {ours}: each class begins with the output \
+             weights of the class of its number",
+            origin.display()
+        ));
+    }
+    remarks
 }
 
 /// Fills in the preprocessing of `config`, or compares it with that of the cache.
@@ -198,7 +216,7 @@ impl Task for Finetuning {
     }
 
     fn begin(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), TrainingError> {
-        self.init.apply(model).map_err(|error| TrainingError::Init(Box::new(error)))
+        self.init.apply(model, &self.config.model).map_err(|error| TrainingError::Init(Box::new(error)))
     }
 
     fn targets(&self) -> Labels {
@@ -224,6 +242,10 @@ impl Task for Finetuning {
 
     fn class_names(&self) -> &[String] {
         &self.config.classes
+    }
+
+    fn validation_digest(&self) -> Option<&str> {
+        self.validation_digest.as_deref()
     }
 
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {

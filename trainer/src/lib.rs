@@ -44,6 +44,7 @@ pub mod schedule;
 mod signals;
 pub mod sliding_window;
 pub mod testing;
+pub mod trained_on;
 pub mod training;
 pub mod vendor;
 pub mod weights;

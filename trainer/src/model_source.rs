@@ -3,18 +3,20 @@
 //! A checkpoint contains its model's sizes. A weight file does not: they are given, or are those of the preset that its
 //! tensors fit.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 use hiend_cache::{FileError, lookup};
-use hiend_loader::preprocess::normalize::Normalize;
 
-use crate::checkpoint::{self, CheckpointError, Kind, State};
+use crate::checkpoint::{self, Best, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model::init::WeightInit;
+use crate::trained_on::TrainedOn;
 use crate::weights::{
     ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, export_unetr, import_hi_end_mae,
 };
@@ -61,6 +63,16 @@ pub enum ModelSourceError {
         /// The path given.
         path: PathBuf,
     },
+    /// A weight file whose encoder has another number of blocks than the given sizes: those beyond would be left out.
+    #[error("{}: its encoder has {found} blocks, but the given sizes say depth = {expected}", path.display())]
+    OtherDepth {
+        /// The path given.
+        path: PathBuf,
+        /// Blocks in the file.
+        found: usize,
+        /// Blocks of the given sizes.
+        expected: usize,
+    },
     /// A UNETR where a pre-training model is needed.
     #[error("{}: holds a UNETR (vit.blocks…); expected a pre-training model (encoder.blocks…)", path.display())]
     IsUnetr {
@@ -93,7 +105,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Determines what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated.
+    /// Determines what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated or the best
+    /// is gone, which is logged.
     ///
     /// # Errors
     /// If it is neither a file nor the folder of a run or a checkpoint, or cannot be accessed.
@@ -112,7 +125,17 @@ impl ModelSource {
             return Err(ModelSourceError::NoModel { path: given() });
         }
         let best = checkpoint::best(&checkpoints)?;
-        best.map(Self::Checkpoint).ok_or_else(|| ModelSourceError::NoCheckpoint { path: given() })
+        let best = best.ok_or_else(|| ModelSourceError::NoCheckpoint { path: given() })?;
+        if let Some(Best { step, .. }) = checkpoint::lost_best(&checkpoints)? {
+            tell_once(
+                path,
+                &format!(
+                    "the best checkpoint, that of step {step}, is gone; the newest one, {}, is used",
+                    best.display()
+                ),
+            );
+        }
+        Ok(Self::Checkpoint(best))
     }
 
     /// Determines the checkpoint that a path names, as [`Self::find`] does.
@@ -135,15 +158,35 @@ impl ModelSource {
     }
 }
 
+/// Logs a warning about a path, once however often the path is looked up.
+fn tell_once(path: &Path, message: &str) {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+    if is_new {
+        tracing::warn!("{}: {message}", path.display());
+    }
+}
+
 /// Weights of a checkpoint with facts of its run.
 #[derive(Clone, Debug)]
 pub struct CheckpointWeights {
     /// All tensors under `PyTorch`'s names, averaged ones if the checkpoint has them.
     pub state: StateDict,
-    /// Sizes of the model, of a pre-training checkpoint.
+    /// Facts that the tensors do not show.
+    pub facts: RunFacts,
+}
+
+/// Facts of the run that weights come from, as far as they are known. A weight file contains none of them.
+#[derive(Clone, Debug, Default)]
+pub struct RunFacts {
+    /// Sizes of the model, of a pre-training run.
     pub sizes: Option<HiEndMaeConfig>,
-    /// Normalisation of the scans that the model was trained on.
-    pub normalize: Normalize,
+    /// Attention heads of the encoder.
+    pub num_heads: Option<usize>,
+    /// Scans that the model was trained on.
+    pub trained_on: Option<TrainedOn>,
+    /// Class names of a fine-tuning run, background first; empty for other weights.
+    pub classes: Vec<String>,
 }
 
 /// Weights of a checkpoint of either kind.
@@ -157,17 +200,21 @@ pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceErr
         Kind::Pretrain => {
             let state: State<PretrainConfig> = checkpoint::read_state(checkpoint, Kind::Pretrain)?;
             let model = checkpoint::load_averaged(checkpoint, first_weights(&state.config, &device))?;
-            let normalize = state.config.normalize();
-            let sizes = Some(state.config.model);
-            Ok(CheckpointWeights { state: export_hi_end_mae(&model).map_err(weights)?, sizes, normalize })
+            let trained_on = Some(TrainedOn::of(&state.config));
+            let sizes = state.config.model;
+            let num_heads = Some(sizes.num_heads);
+            let facts = RunFacts { sizes: Some(sizes), num_heads, trained_on, ..RunFacts::default() };
+            Ok(CheckpointWeights { state: export_hi_end_mae(&model).map_err(weights)?, facts })
         }
         Kind::Finetune => {
             let state: State<FinetuneConfig> = checkpoint::read_state(checkpoint, Kind::Finetune)?;
             // The checkpoint replaces the values; the seed does not matter.
             let model = state.config.unetr().init(&mut WeightInit::new(0, &device));
             let model = checkpoint::load_averaged(checkpoint, model)?;
-            let normalize = state.config.preprocess.map_or(Normalize::Hu, |preprocess| preprocess.normalize);
-            Ok(CheckpointWeights { state: export_unetr(&model).map_err(weights)?, sizes: None, normalize })
+            let trained_on = Some(TrainedOn::of(&state.config));
+            let FinetuneConfig { model: settings, classes, .. } = state.config;
+            let facts = RunFacts { num_heads: Some(settings.num_heads), trained_on, classes, ..RunFacts::default() };
+            Ok(CheckpointWeights { state: export_unetr(&model).map_err(weights)?, facts })
         }
     }
 }
@@ -220,6 +267,10 @@ impl Pretrained {
             let Some(preset) = found else { return Err(ModelSourceError::UnknownSizes { path }) };
             (preset.config(), Some(preset))
         };
+        let expected = config.model.depth;
+        if let Some(found) = state.num_blocks().filter(|&found| found != expected) {
+            return Err(ModelSourceError::OtherDepth { path, found, expected });
+        }
         match import_hi_end_mae(first_weights(&config, device), &state) {
             Ok((model, report)) => Ok(Self { model, config, path, found_preset, report: Some(report) }),
             Err(source) => Err(ModelSourceError::Weights { path, source }),
@@ -273,6 +324,10 @@ mod tests {
         let loaded = Pretrained::load(&path, Some(small()), &device).unwrap();
         assert_eq!(export_hi_end_mae(&loaded.model).unwrap(), state);
         assert_eq!(loaded.report.unwrap().taken.len(), state.tensors.len());
+        let mut shallow = small();
+        shallow.model.depth -= 1;
+        let message = Pretrained::load(&path, Some(shallow), &device).unwrap_err().to_string();
+        assert!(message.ends_with("its encoder has 12 blocks, but the given sizes say depth = 11"), "{message}");
 
         let path = folder.path().join("tiny.safetensors");
         let state = export_hi_end_mae(&first_weights(&PretrainPreset::Tiny.config(), &device)).unwrap();

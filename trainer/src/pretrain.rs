@@ -1,5 +1,7 @@
 //! Pre-training: reconstruction of masked patches.
 
+mod init;
+
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -13,11 +15,16 @@ use crate::checkpoint::Kind;
 use crate::config::pretrain::PretrainConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Masked, Masks, Part};
+use crate::finetune::Init;
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::training::{Event, KeptValues, PictureError, Stream, Summary, Task, TrainOptions, TrainingError, train};
+use crate::training::{
+    Beginning, Event, KeptValues, PictureError, Stream, Summary, Task, TrainOptions, TrainingError, train,
+};
+
+pub use init::BeginError;
 
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
@@ -38,25 +45,30 @@ pub enum PretrainError {
     },
 }
 
-/// Fills in the preprocessing of `config` from the manifest of the cache, unless the cache holds HU, or compares both.
+/// Fills in the preprocessing of `config` from the manifest of the cache, or compares both.
 ///
 /// # Errors
 /// [`PretrainError`].
 pub fn settle_preprocess(config: &mut PretrainConfig, manifest: &Manifest) -> Result<(), PretrainError> {
-    let cache: PreprocessConfig =
-        serde_json::from_value(manifest.preprocess.clone()).map_err(PretrainError::Manifest)?;
+    let cache = preprocess_of(manifest)?;
     match &config.preprocess {
         Some(expected) if *expected != cache => {
             let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
             Err(PretrainError::Preprocess { cache: text(&cache), config: text(expected) })
         }
-        // Configurations of runs on HU do not have it, those of earlier versions among them.
-        None if !cache.normalize.is_hu() => {
+        _ => {
             config.preprocess = Some(cache);
             Ok(())
         }
-        _ => Ok(()),
     }
+}
+
+/// Preprocessing of a cache's cases.
+///
+/// # Errors
+/// If the manifest does not state it.
+pub fn preprocess_of(manifest: &Manifest) -> Result<PreprocessConfig, PretrainError> {
+    serde_json::from_value(manifest.preprocess.clone()).map_err(PretrainError::Manifest)
 }
 
 /// Number of crops in a picture.
@@ -73,7 +85,7 @@ pub fn pretrain(
     options: &TrainOptions,
     watch: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Summary, TrainingError> {
-    train(&Pretraining { config }, stream, compute, options, watch)
+    train(&Pretraining::new(config), stream, compute, options, watch)
 }
 
 /// The pre-training task.
@@ -81,6 +93,16 @@ pub fn pretrain(
 pub struct Pretraining<'a> {
     /// The resolved configuration.
     pub config: &'a PretrainConfig,
+    /// First weights of a new run; `None` for random ones.
+    pub init: Option<&'a Init>,
+}
+
+impl<'a> Pretraining<'a> {
+    /// Pre-training from random weights.
+    #[must_use]
+    pub fn new(config: &'a PretrainConfig) -> Self {
+        Self { config, init: None }
+    }
 }
 
 impl Task for Pretraining<'_> {
@@ -101,6 +123,15 @@ impl Task for Pretraining<'_> {
 
     fn init(&self, weights: &mut WeightInit) -> HiEndMae {
         self.config.model.init(self.config.stream.crop_size, weights)
+    }
+
+    fn begin(&self, model: HiEndMae) -> Result<(HiEndMae, Option<Beginning>), TrainingError> {
+        match self.init {
+            Some(init) => {
+                init::apply(init, model, &self.config.model).map_err(|error| TrainingError::Init(Box::new(error)))
+            }
+            None => Ok((model, None)),
+        }
     }
 
     fn targets(&self) -> Masks {
@@ -198,7 +229,7 @@ mod tests {
     fn memory_of_presets_is_bounded_from_below() {
         let need = |preset: PretrainPreset, recompute: bool| {
             let config = preset.config();
-            let kept = Pretraining { config: &config }.kept_values(recompute);
+            let kept = Pretraining::new(&config).kept_values(recompute);
             kept.bytes(config.stream.crops_per_batch(), Precision::F32)
         };
         assert!(need(PretrainPreset::Tiny, false) < 2_000_000_000);

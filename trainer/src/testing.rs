@@ -7,6 +7,9 @@ use rand::RngExt as _;
 use crate::feed::BatchSource;
 use crate::training::Stream;
 
+/// Number of cases that the crops are named after.
+const NUM_CASES: usize = 5;
+
 /// Stream of crops of smooth random waves; a pure function of seed and step, like the loader's stream.
 #[derive(Clone, Copy, Debug)]
 pub struct SyntheticStream {
@@ -26,6 +29,7 @@ impl SyntheticStream {
     pub fn stream(self) -> Stream {
         Stream {
             steps_per_epoch: self.steps_per_epoch,
+            num_cases: NUM_CASES,
             digest: format!("synthetic-{}", self.seed),
             ahead: 0,
             open: Box::new(move |start_step, share| Ok(self.share(start_step, share))),
@@ -67,7 +71,7 @@ impl SyntheticStream {
         let mut images = Vec::with_capacity(self.crops * x * y * z);
         let mut crops = Vec::with_capacity(self.crops);
         for crop in 0..self.crops {
-            let case = format!("synthetic/case{}", (step as usize * self.crops + crop) % 5);
+            let case = format!("synthetic/case{}", (step as usize * self.crops + crop) % NUM_CASES);
             let id = DrawId {
                 seed: self.seed,
                 epoch: step / self.steps_per_epoch,

@@ -29,13 +29,13 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-pub use error::{LastGood, PictureError, TrainingError};
+pub use error::{LastGood, PictureError, Suspect, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
 pub(crate) use memory_advice::is_out_of_memory;
 pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
-pub use run_dir::{CHECKPOINTS, CONFIG, JOURNAL, PICTURES, saved_config};
+pub use run_dir::{CHECKPOINTS, CONFIG, FIRST_WEIGHTS, JOURNAL, PICTURES, saved_config};
 pub use stream::{OpenBatchSource, Stream, is_stopped};
 pub use validation::{CaseScores, Scores};
 pub use verify::{FileFault, RunCheck, verify};
@@ -104,6 +104,11 @@ pub trait Task: Sync {
         &[]
     }
 
+    /// Digest of the validation cases and their labels, if there are any. Figures of other cases cannot be compared.
+    fn validation_digest(&self) -> Option<&str> {
+        None
+    }
+
     /// Optimizer steps between validations, if there are any.
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let _ = steps_per_epoch;
@@ -166,6 +171,7 @@ pub fn train<T: Task>(
         task: T::KIND.to_string(),
         config: task.config().to_toml(),
         stream_digest: stream.digest.clone(),
+        validation_digest: task.validation_digest().map(str::to_owned),
         steps_per_epoch: stream.steps_per_epoch,
         end_step,
         device: compute.to_string(),
@@ -201,6 +207,9 @@ fn lead<T: Task>(
     }
     for path in &run.set_aside {
         watch(&Event::Warning(format!("the run repeats this checkpoint's steps; kept as {}", path.display())));
+    }
+    for warning in std::mem::take(&mut run.warnings) {
+        watch(&Event::Warning(warning));
     }
     run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {

@@ -117,6 +117,21 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+impl HostTensor {
+    /// The first value that no network can compute with, if there is one.
+    #[must_use]
+    pub fn unusable(&self) -> Option<f32> {
+        self.values.iter().copied().find(|&value| !is_usable(value))
+    }
+}
+
+/// Returns whether a network can compute with a weight: with a larger one than 1.8e19, whose square is infinite, every norm
+/// and every product of two like it overflows.
+#[must_use]
+pub fn is_usable(weight: f32) -> bool {
+    (weight * weight).is_finite()
+}
+
 /// Models whose weights can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
@@ -161,6 +176,16 @@ impl StateDict {
         } else {
             Err(WeightsError::UnknownModel { first: self.tensors.keys().next().cloned() })
         }
+    }
+
+    /// Number of blocks of the encoder, if there are any.
+    #[must_use]
+    pub fn num_blocks(&self) -> Option<usize> {
+        let block = |key: &String| {
+            let rest = key.strip_prefix("vit.blocks.").or_else(|| key.strip_prefix("encoder.blocks."))?;
+            rest.split('.').next()?.parse::<usize>().ok()
+        };
+        self.tensors.keys().filter_map(block).max().map(|last| last.saturating_add(1))
     }
 
     /// Adds a tensor of a file, without the prefix `module.` that data-parallel training leaves on names.

@@ -24,7 +24,7 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     config.stream.crops_per_visit = 1;
     config.stream.visits_per_batch = CROPS;
     let crop_size = config.stream.crop_size;
-    let task = Pretraining { config: &config };
+    let task = Pretraining::new(&config);
     let compute = Compute::cpu();
     let stream = SyntheticStream { seed: 0, crop_size, crops: CROPS, steps_per_epoch: 1 }.stream();
     let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;

@@ -74,7 +74,7 @@ fn losses(
 ) -> anyhow::Result<Vec<f64>> {
     let stream = SyntheticStream { seed: 1, crop_size: [32; 3], crops: 8, steps_per_epoch: 50 };
     let config = small(cli, precision, attention);
-    let (mut replica, _) = Replica::on(&Pretraining { config: &config }, compute, false, None)?;
+    let (mut replica, _) = Replica::on(&Pretraining::new(&config), compute, false, None)?;
     let mut feed = feed(&config, &stream.stream(), compute)?;
     (0..steps)
         .map(|_| {

@@ -31,7 +31,7 @@ pub(super) fn config(cli: &Cli) -> PretrainConfig {
 /// A feed of `stream` from its first step.
 pub(super) fn feed(config: &PretrainConfig, stream: &Stream, compute: &Compute) -> anyhow::Result<Feed<Masked>> {
     let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;
-    let task = Pretraining { config };
+    let task = Pretraining::new(config);
     let crop_size = config.stream.crop_size;
     let feed = FeedConfig { start_step: 0, crop_size, micro_batch: config.train.micro_batch };
     Ok(Feed::start(source, task.targets(), compute.raw().clone(), feed)?)
@@ -48,7 +48,7 @@ pub(super) fn update(
     config: &PretrainConfig,
     batch: &DeviceBatch<Masked>,
 ) -> anyhow::Result<f32> {
-    let update = replica.update(&Pretraining { config }, Some(batch), config.optim.lr, None)?;
+    let update = replica.update(&Pretraining::new(config), Some(batch), config.optim.lr, None)?;
     let loss = update.context("a batch without crops")?.loss;
     let loss = loss.try_into_data().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let loss = loss.try_to_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))?;
@@ -63,7 +63,7 @@ fn resident(
 ) -> anyhow::Result<(Replica<HiEndMae>, DeviceBatch<Masked>)> {
     let stream = SyntheticStream { seed: 0, crop_size: config.stream.crop_size, crops: cli.batch, steps_per_epoch: 1 };
     let batch = batch_of(&mut feed(config, &stream.stream(), compute)?)?;
-    let (replica, _) = Replica::on(&Pretraining { config }, compute, cli.gradient_checkpointing, None)?;
+    let (replica, _) = Replica::on(&Pretraining::new(config), compute, cli.gradient_checkpointing, None)?;
     Ok((replica, batch))
 }
 

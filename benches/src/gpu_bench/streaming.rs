@@ -80,7 +80,7 @@ fn cost(cli: &Cli, compute: &Compute, config: &PretrainConfig, stream: &Stream) 
         gradient_checkpointing: cli.gradient_checkpointing,
         stop: Stop::default(),
     };
-    let headspace = measure(&Pretraining { config }, stream, compute, &options)?;
+    let headspace = measure(&Pretraining::new(config), stream, compute, &options)?;
     let headspace = headspace.context("no stop is requested")?;
     let Round { streamed_secs, wait_secs, resident_secs } = headspace.median();
     let mut line = timing(cli, config, &mut [streamed_secs]);

@@ -115,7 +115,7 @@ pub(super) fn pretrain(
 ) -> anyhow::Result<PathBuf> {
     let run_dir = folder.join(PRETRAINING);
     let config = settings::pretraining()?;
-    complete(&Pretraining { config: &config }, &caches.unlabelled, &run_dir, 1.0, compute, progress)?;
+    complete(&Pretraining::new(&config), &caches.unlabelled, &run_dir, 1.0, compute, progress)?;
     Ok(run_dir)
 }
 

@@ -114,7 +114,6 @@ fn nnunet_datasets_are_found_at_any_depth() {
     ])
     .skipped(&[("Dataset002_B/z", "has more than one channel; one is expected")])
     .unused(&[
-        ("nnUNet_raw/Dataset001_A/dataset.json", UnusedReason::NotAVolume),
         ("nnUNet_raw/Dataset001_A/imagesTr/._x_0000.nii.gz", UnusedReason::Hidden),
         ("nnUNet_raw/Dataset001_A/imagesTs/t_0000.nii.gz", UnusedReason::TestData),
     ]);
@@ -143,7 +142,6 @@ fn names_that_nnunet_does_not_know_are_told_and_upper_case_is_read() {
     )
     .cases(&["data/BIG imagesTr/BIG_0000.NII.GZ -", "data/good imagesTr/good_0000.nii.gz labelsTr/good.nii.gz"])
     .unused(&[
-        ("dataset.json", UnusedReason::NotAVolume),
         ("imagesTr/a_0000.mgz", UnusedReason::Format { name: "FreeSurfer's MGH" }),
         ("imagesTr/b_0000.tif", UnusedReason::Format { name: "TIFF" }),
         ("imagesTr/ch1_0001.nii.gz", UnusedReason::OtherChannel),
@@ -209,11 +207,7 @@ fn the_decathlon_lists_its_cases() {
     found
         .cases(&["data/a imagesTr/a.nii.gz labelsTr/a.nii.gz"])
         .skipped(&[("data/gone", "listed in dataset.json but missing")])
-        .unused(&[
-            ("dataset.json", UnusedReason::NotAVolume),
-            ("imagesTr/extra.nii.gz", UnusedReason::NotListed),
-            ("imagesTs/t.nii.gz", UnusedReason::TestData),
-        ])
+        .unused(&[("imagesTr/extra.nii.gz", UnusedReason::NotListed), ("imagesTs/t.nii.gz", UnusedReason::TestData)])
         .notes(&[]);
     assert_eq!(found.listing.datasets[0].labels[&1], "liver");
 }
@@ -250,15 +244,11 @@ fn the_dataset_key_of_nnunet_2_lists_files_anywhere_in_the_data() {
             "Dataset004_D/x Dataset004_D/imagesTr/x_0000.nii.gz -",
         ])
         .skipped(&[("Dataset003_C/two", "listed in dataset.json but missing")])
-        .unused(&[
-            ("Dataset003_C/dataset.json", UnusedReason::NotAVolume),
-            ("pool/3.nii.gz", UnusedReason::OutsideDatasets),
-        ]);
+        .unused(&[("pool/3.nii.gz", UnusedReason::OutsideDatasets)]);
     // Files in the folder of another dataset.
     let json = json.replace("../pool/1.", "../Dataset004_D/imagesTs/1.");
     let files = ["Dataset004_D/imagesTs/1.nii.gz", "Dataset004_D/imagesTr/x_0000.nii.gz", files[4]];
-    Found::in_described(&files, &[("Dataset003_C/dataset.json", &json)])
-        .unused(&[("Dataset003_C/dataset.json", UnusedReason::NotAVolume)]);
+    Found::in_described(&files, &[("Dataset003_C/dataset.json", &json)]).unused(&[]);
 }
 
 #[test]

@@ -32,6 +32,16 @@ pub enum CheckpointError {
         /// Burn's message, on one line and without the name of the file.
         message: String,
     },
+    /// Weights that no network can compute with. They are not saved.
+    #[error("{}: {tensor} holds {value:e}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor in the file.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+    },
     /// A moment of the optimizer that belongs to no parameter.
     #[error("{}: moment {moment} belongs to no parameter of the model", path.display())]
     StrayMoment {
@@ -150,6 +160,7 @@ impl CheckpointError {
             Self::Io { .. }
             | Self::File(_)
             | Self::Record { .. }
+            | Self::Unusable { .. }
             | Self::StrayMoment { .. }
             | Self::MomentShape { .. }
             | Self::State { .. }

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn::tensor::DType;
+use burn_store::burn_pack;
 use hiend_cache::{durable, lookup};
 
 use super::state::{self, read_digests, read_head};
 use super::{Best, CheckpointError, EMA, FileDigest, MODEL, OPTIMIZER, State, check};
 use crate::config::RunConfig;
+use crate::weights::is_usable;
 
 /// Prefix of unfinished checkpoints.
 const PARTIAL: &str = ".partial-";
@@ -134,6 +137,16 @@ pub fn best(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(Some(if lookup::exists(&best)? { best } else { latest }))
 }
 
+/// The best validation of a run whose checkpoint is no longer in the folder of checkpoints.
+///
+/// # Errors
+/// If a state cannot be read.
+pub fn lost_best(dir: &Path) -> Result<Option<Best>, CheckpointError> {
+    let Some(latest) = latest(dir)? else { return Ok(None) };
+    let Some(best) = read_head(&latest)?.best else { return Ok(None) };
+    Ok(if lookup::exists(&at(dir, best.step))? { None } else { Some(best) })
+}
+
 /// Finds the newest checkpoint in a folder of checkpoints.
 ///
 /// # Errors
@@ -174,6 +187,7 @@ fn write<C: RunConfig, M: Module>(
         let path = dir.join(name);
         model.clone().save_file(&path).map_err(CheckpointError::record(&path))?;
         durable::sync_file(&path)?;
+        check_weights(&path)?;
         files.insert(name.to_owned(), FileDigest::of(&path)?);
     }
     let path = dir.join(OPTIMIZER);
@@ -181,6 +195,24 @@ fn write<C: RunConfig, M: Module>(
     durable::sync_file(&path)?;
     files.insert(OPTIMIZER.to_owned(), FileDigest::of(&path)?);
     state::write(dir, &State { files, ..state.clone() })
+}
+
+/// Checks that a network can compute with the weights in a file that was just written: a checkpoint is a state to go back
+/// to. Their loss, measured before the update that made them, does not show it.
+fn check_weights(path: &Path) -> Result<(), CheckpointError> {
+    let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
+    for tensor in burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)? {
+        if tensor.dtype != DType::F32 {
+            continue;
+        }
+        let (tensor, _, _, _, bytes) = tensor.into_parts().map_err(record)?;
+        let (values, _) = bytes.as_chunks::<4>();
+        let value = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).find(|&value| !is_usable(value));
+        if let Some(value) = value {
+            return Err(CheckpointError::Unusable { path: path.to_owned(), tensor, value });
+        }
+    }
+    Ok(())
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
@@ -240,6 +272,11 @@ mod tests {
         save_with(&checkpoints, 4, best_step(4)).unwrap();
         assert_eq!(sorted_names(&dir), ["step-00000004"]);
         assert_eq!(best(&dir).unwrap().unwrap(), checkpoints.at(4));
+        assert_eq!(lost_best(&dir).unwrap(), None);
+        // As after a resume from a state whose best checkpoint a better one had replaced.
+        save_with(&checkpoints, 5, best_step(2)).unwrap();
+        assert_eq!(best(&dir).unwrap().unwrap(), checkpoints.at(5));
+        assert_eq!(lost_best(&dir).unwrap(), best_step(2));
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct State<C> {
     pub config_digest: String,
     /// Digest of the data.
     pub cache_digest: String,
+    /// Digest of the validation cases. Absent without any, and in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_digest: Option<String>,
     /// Versions of the software that wrote the checkpoint.
     pub versions: Versions,
     /// Digests of the checkpoint's other files, by name. Empty in checkpoints of earlier versions.
@@ -84,6 +87,7 @@ impl<C: RunConfig> State<C> {
             config: config.clone(),
             config_digest: config.digest(),
             cache_digest: cache_digest.to_owned(),
+            validation_digest: None,
             versions: Versions { trainer: env!("CARGO_PKG_VERSION").to_owned(), burn: "0.22.1".to_owned() },
             files: BTreeMap::new(),
         }

@@ -28,6 +28,9 @@ pub struct EvaluateArgs {
         conflicts_with_all = ["predictions", "csv", "report", "summary"]
     )]
     pub compare: Vec<PathBuf>,
+    /// Score only the labels that have a prediction, in both folders of --compare; the others are named
+    #[arg(long)]
+    pub partial: bool,
     /// Folder of the dataset, or its dataset.json alone, which names the classes and the ignore label
     #[arg(long, value_name = "PATH")]
     pub dataset: Option<PathBuf>,

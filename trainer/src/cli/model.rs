@@ -51,10 +51,10 @@ pub struct ScanArgs {
     #[arg(long, value_enum, value_name = "KIND")]
     pub normalize: Option<NormalizeArg>,
     /// Spacing in mm to which files are resampled, or `native`, as given to hiend-shard [default: that of the model's
-    /// run if it was trained on z-scores, else 1.5]
+    /// run, else 1.5]
     #[arg(long, value_name = "MM", value_parser = parse_spacing)]
     pub spacing: Option<Spacing>,
-    /// HU range mapped to 0 to 1 [default: that of the model's configuration, else the cache's, else -175,250]
+    /// HU range mapped to 0 to 1 [default: that of the model's run, else the cache's, else -175,250]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
     /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, for
@@ -148,12 +148,12 @@ pub struct ExportArgs {
     /// run, else hu]
     #[arg(long, value_enum, value_name = "KIND")]
     pub normalize: Option<NormalizeArg>,
-    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it unless the model's
-    /// run was trained on z-scores and records it
+    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it [default: that of
+    /// the model's run]
     #[arg(long, value_name = "MM", value_parser = parse_spacing)]
     pub spacing: Option<Spacing>,
-    /// HU range of the scans of pre-training, as given to hiend-shard, or z-scores kept; for nnssl [default: the
-    /// model's, else -175,250 for hu, -20,40 for zscore]
+    /// HU range of the scans of pre-training, as given to hiend-shard, or z-scores kept; for nnssl [default: that of the
+    /// model's run, else -175,250 for hu, -20,40 for zscore]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
     /// Replace an existing file; the weights that are read are never replaced

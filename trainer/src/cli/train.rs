@@ -19,6 +19,10 @@ use crate::report::watcher::Display;
 /// Arguments of pre-training.
 #[derive(Debug, Args)]
 pub struct PretrainArgs {
+    /// First weights of a new run, all tensors of the masked autoencoder: a run or checkpoint of hiend-train, a .pth or
+    /// .safetensors file or its URL (https://… or `hf://OWNER/REPOSITORY/FILE`) [default: random]
+    #[arg(long, value_name = "FROM")]
+    pub init: Option<PathBuf>,
     /// Built-in configuration [default: vit-l-p12 on CUDA, tiny on the CPU]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub preset: Option<PretrainPreset>,

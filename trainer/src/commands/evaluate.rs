@@ -31,14 +31,16 @@ const MOST_NAMED: usize = 10;
 pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let classes = Classes::of(args)?;
     let conventions = Conventions { surface: args.surface, tolerances: classes.tolerances(args)?, absent: args.absent };
-    let labels = label_maps(&args.labels)?;
+    let all_labels = label_maps(&args.labels)?;
     let folders = args.predictions.iter().chain(&args.compare);
     let predictions: Vec<BTreeMap<String, PathBuf>> =
-        folders.map(|folder| predictions_in(folder, &labels)).collect::<Result<_, _>>()?;
+        folders.clone().map(|folder| label_maps(folder)).collect::<Result<_, _>>()?;
+    let labels = with_predictions(&all_labels, folders.zip(&predictions), args.partial)?;
+    let num_unpredicted = all_labels.len() - labels.len();
     for (flag, out, extension) in [("--csv", &args.csv, "csv"), ("--summary", &args.summary, "json")] {
         if let Some(out) = out {
             outputs::check_file(out)?;
-            refuse_input(flag, out, labels.values().chain(predictions.iter().flat_map(BTreeMap::values)))?;
+            refuse_input(flag, out, all_labels.values().chain(predictions.iter().flat_map(BTreeMap::values)))?;
             check_extension(out, extension)?;
         }
     }
@@ -49,7 +51,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let mut num_unlabelled = Vec::with_capacity(predictions.len());
     for (folder, predictions) in args.predictions.iter().chain(&args.compare).zip(&predictions) {
         let without: Vec<&str> =
-            predictions.keys().filter(|id| !labels.contains_key(*id)).map(String::as_str).collect();
+            predictions.keys().filter(|id| !all_labels.contains_key(*id)).map(String::as_str).collect();
         if !without.is_empty() {
             let (folder, names) = (folder.display(), named(&without));
             note(format_args!("warning: {folder}: not scored for want of a label: {names}"));
@@ -88,6 +90,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             let mut json = comparison.to_json();
             json["num_unlabelled_predictions"] = num_unlabelled.into();
+            json["num_unpredicted_labels"] = num_unpredicted.into();
             print_text(json)?;
         } else {
             print_text(comparison.to_table().trim_end())?;
@@ -99,6 +102,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut json = evaluation.to_json();
         json["num_unlabelled_predictions"] = num_unlabelled[0].into();
+        json["num_unpredicted_labels"] = num_unpredicted.into();
         print_text(json)?;
     } else {
         print_text(evaluation.to_table().trim_end())?;
@@ -113,7 +117,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     });
     let report = args.report.as_ref().map(|folder| -> anyhow::Result<()> {
         durable::create_dir_all(folder)?;
-        let files = report::Files { labels: &labels, predictions };
+        let files = report::Files { labels: &labels, predictions, num_unpredicted };
         note(format_args!("report: {}", report::write(evaluation, &classes, &files, folder)?.display()));
         Ok(())
     });
@@ -123,12 +127,33 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Predicted label maps of a folder, of which each label has one.
-fn predictions_in(folder: &Path, labels: &BTreeMap<String, PathBuf>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let predictions = label_maps(folder)?;
-    let missing: Vec<&str> = labels.keys().filter(|id| !predictions.contains_key(*id)).map(String::as_str).collect();
-    ensure!(missing.is_empty(), "{}: no prediction of {}", folder.display(), missing.join(", "));
-    Ok(predictions)
+/// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.
+fn with_predictions<'a>(
+    labels: &BTreeMap<String, PathBuf>,
+    folders: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, PathBuf>)>,
+    is_partial: bool,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut scored = labels.clone();
+    for (folder, predictions) in folders {
+        let missing: Vec<&str> =
+            labels.keys().filter(|id| !predictions.contains_key(*id)).map(String::as_str).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let (folder, names) = (folder.display(), named(&missing));
+        ensure!(
+            missing.len() < labels.len(),
+            "{folder}: no prediction of {names}; expected files with the labels' names"
+        );
+        ensure!(
+            is_partial,
+            "{folder}: no prediction of {names}; predict them too, or score only the others by --partial"
+        );
+        note(format_args!("warning: {folder}: not scored for want of a prediction: {names}"));
+        scored.retain(|id, _| predictions.contains_key(id));
+    }
+    ensure!(!scored.is_empty(), "no label has a prediction in both folders; expected common cases");
+    Ok(scored)
 }
 
 /// Names separated by commas; of many, the first ones and the number of the others.

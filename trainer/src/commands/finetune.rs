@@ -1,12 +1,12 @@
 //! `hiend-train finetune --shards CACHE --init FROM`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_loader::program::count;
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
+use super::first_weights;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache, refuse_flags_without_effect};
@@ -16,7 +16,6 @@ use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
 use crate::finetune::{FinetuneError, Finetuning, Init};
 use crate::training::{Resume, Task as _, saved_config};
-use crate::weights::download::{Downloads, is_url};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
@@ -25,8 +24,10 @@ pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
 
 fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     let (config, place, init) = resolve(args, &rank)?;
+    first_weights::note_if_unused(args.init.as_deref(), &place, &rank)?;
     let mut config = running::settle(&args.run, config)?;
     split(args, &mut config, &place)?;
+    running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
     let (task, source) = match open_cache(&args.run)? {
@@ -106,25 +107,9 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights. A run with a checkpoint has its own, so the ones it began with need not exist any more.
+/// Reads the first weights, which a new run must name.
 fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
-    let is_resumed = place.resume != Resume::Begin;
-    if is_resumed && place.has_checkpoint()? {
-        return Ok(Init::Random);
-    }
-    match &args.init {
-        Some(path) if path == Path::new("none") => Ok(Init::Random),
-        Some(url) if is_url(url) => {
-            // Downloaded when the run begins, so that a mistake elsewhere is found first.
-            Ok(Init::of_url(&url.to_string_lossy(), Downloads::of_environment()?)?)
-        }
-        Some(path) => Ok(Init::read(path)?),
-        None if is_resumed => bail!(
-            "{} has no checkpoint yet; --init names the first weights of the run again, `none` for random ones",
-            place.run_dir.display()
-        ),
-        None => bail!("{} holds no run yet; --init names the first weights of a new one", place.run_dir.display()),
-    }
+    first_weights::read(args.init.as_deref(), place)?.ok_or_else(|| first_weights::absent(place))
 }
 
 /// Replaces the training and validation cases by those that flags name.

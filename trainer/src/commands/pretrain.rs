@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use hiend_cache::lookup;
 use hiend_loader::program::UsageError;
 
+use super::first_weights;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache, refuse_flags_without_effect};
@@ -12,8 +14,10 @@ use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
-use crate::pretrain::{Pretraining, settle_preprocess};
-use crate::training::{Resume, saved_config};
+use crate::finetune::{Init, remarks_on_scans};
+use crate::model::hi_end_mae::HiEndMaeConfig;
+use crate::pretrain::{Pretraining, preprocess_of, settle_preprocess};
+use crate::training::{FIRST_WEIGHTS, Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
@@ -22,8 +26,10 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         return Err(UsageError::new(message).into());
     }
     ranks::run(&args.run, |mut rank| {
-        let (config, place) = resolve(args, &rank)?;
+        let (config, place, init) = resolve(args, &rank)?;
+        first_weights::note_if_unused(args.init.as_deref(), &place, &rank)?;
         let mut config = running::settle(&args.run, config)?;
+        running::settle_paths(&mut config)?;
         let source = match rank.connect(&args.run, &config) {
             Ok(Some(servers)) => Source::Servers(Box::new(servers)),
             Ok(None) => Source::Shards(open_cache(&args.run)?.context("clap requires --shards or --loader")?),
@@ -39,25 +45,57 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 PretrainPreset::VitBP16.name()
             );
         }
-        running::run(&Pretraining { config: &config }, source, rank, &args.run, place)
+        let preprocess = preprocess_of(source.manifest())?;
+        for warning in remarks_on_scans(&init, &preprocess, config.stream.window) {
+            rank.note(format_args!("warning: {warning}"));
+        }
+        running::run(&Pretraining { config: &config, init: Some(&init) }, source, rank, &args.run, place)
     })
 }
 
-/// Determines the configuration and the run's folder from flags, files and the device.
-fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, Place)> {
+/// Determines the configuration, the run's folder and the first weights from flags, files and the device.
+fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, Place, Init)> {
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
-        return Ok((PretrainConfig::parse(&text, &path.display().to_string())?, Place::of(&args.run, &name)?));
+        let config = PretrainConfig::parse(&text, &path.display().to_string())?;
+        let place = Place::of(&args.run, &name)?;
+        let init = init(args, &place)?;
+        return Ok((config, place, init));
     }
     let default = if rank.compute.is_cpu() { PretrainPreset::Tiny } else { PretrainPreset::VitLP12 };
     let preset = args.preset.unwrap_or(default);
     let place = Place::of(&args.run, preset.name())?;
+    let init = init(args, &place)?;
     if place.resume != Resume::Begin && args.preset.is_none() {
         // The run's folder has its configuration.
-        return Ok((saved_config(&place.run_dir, Kind::Pretrain, place.resume)?, place));
+        return Ok((saved_config(&place.run_dir, Kind::Pretrain, place.resume)?, place, init));
     }
+    let mut config = preset.config();
     if args.preset.is_none() {
         running::announce_preset(preset.name(), rank)?;
+        // No model was chosen but the one of the weights; the masks remain the preset's.
+        if let Some(sizes) = init.sizes() {
+            let model = HiEndMaeConfig { mask_ratio: config.model.mask_ratio, ..sizes.clone() };
+            if model != config.model {
+                rank.print(format_args!(
+                    "sizes of the model of --init: embed_dim {}, depth {}, num_heads {}, patch_size {}",
+                    model.embed_dim, model.depth, model.num_heads, model.patch_size
+                ))?;
+                config.model = model;
+            }
+        }
+        config.validate(preset.name())?;
     }
-    Ok((preset.config(), place))
+    Ok((config, place, init))
+}
+
+/// Reads the first weights; random ones without `--init`, unless the run began with others and has no checkpoint yet.
+fn init(args: &PretrainArgs, place: &Place) -> anyhow::Result<Init> {
+    match first_weights::read(args.init.as_deref(), place)? {
+        Some(init) => Ok(init),
+        None if place.resume != Resume::Begin && lookup::exists(&place.run_dir.join(FIRST_WEIGHTS))? => {
+            Err(first_weights::absent(place))
+        }
+        None => Ok(Init::Random),
+    }
 }

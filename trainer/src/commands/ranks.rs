@@ -185,13 +185,13 @@ fn train_together(
     let mut rank = open(args, Some(world))?;
     let cores = share_cores(&rank.compute, world)?;
     check_sums(&rank.compute)?;
-    if world.rank == 0 && !is_child {
-        note(format_args!("rank 0 waits for {} at {}", count(world.num_ranks - 1, "other rank"), world.master));
-    }
     let token = match token {
         Some(token) => token,
         None => Token::of_environment()?,
     };
+    if world.rank == 0 && !is_child {
+        note(format_args!("rank 0 waits for {} at {}", count(world.num_ranks - 1, "other rank"), world.master));
+    }
     let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;
     rank.group = Some(Arc::clone(&group));
     // From here on, an error that occurs on every rank is reported by each of them, not as the failure of another one.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
-use hiend_loader::program::{check_output_folder, on_interrupt};
+use hiend_loader::program::{check_output_folder, count, on_interrupt};
+use hiend_loader::split::{FileSplit, ListSplit, Split};
 
 use super::INTERRUPTED;
 use super::observer::Observer;
@@ -23,6 +24,7 @@ use crate::ops::attention::Computation;
 use crate::ops::product::Factors;
 use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
+use crate::schedule::Unit;
 use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
     CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, TrainingError, is_stopped, train,
@@ -91,6 +93,23 @@ pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<
     Ok(config.with_settings(&settings)?)
 }
 
+/// Makes the paths of lists and splits files absolute, so that the run can be resumed from any folder.
+pub(super) fn settle_paths<C: RunConfig>(config: &mut C) -> anyhow::Result<()> {
+    for split in config.splits_mut() {
+        let path = match split {
+            Split::List(ListSplit { list }) => list,
+            Split::File(FileSplit { splits, .. }) => splits,
+            _ => continue,
+        };
+        let absolute = std::path::absolute(&*path).with_context(|| path.display().to_string())?;
+        // TOML has no other names.
+        if absolute.to_str().is_some() {
+            *path = absolute;
+        }
+    }
+    Ok(())
+}
+
 /// Trains, with Ctrl-C handled and events displayed.
 pub(super) fn run<T: Task>(
     task: &T,
@@ -110,6 +129,9 @@ pub(super) fn run<T: Task>(
     let total = task.config().schedule().total_steps(stream.steps_per_epoch);
     if let Some(max_steps) = args.max_steps.filter(|&max| max > total) {
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
+    }
+    if let Some(line) = many_passes(task.config(), stream.num_cases) {
+        rank.note(format_args!("warning: {line}"));
     }
     let stop = rank.stop();
     if let Some(steps) = args.headspace {
@@ -180,6 +202,21 @@ pub(super) fn run<T: Task>(
     Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
         Outcome::Interrupted => rank.signals.interrupted(),
+    })
+}
+
+/// One line where an epoch of the schedule is more than one pass over the cases: it is one batch at least.
+fn many_passes<C: RunConfig>(config: &C, num_cases: usize) -> Option<String> {
+    let (schedule, visits) = (config.schedule(), config.stream().visits_per_batch);
+    let is_longer = schedule.unit == Unit::Epoch && num_cases > 0 && visits > num_cases;
+    is_longer.then(|| {
+        let passes = visits as f64 / num_cases as f64;
+        format!(
+            "stream.visits_per_batch = {visits} for {}: each of the {} epochs is one step and {passes:.1} passes over the \
+             cases; lower visits_per_batch, or set schedule.unit = \"step\"",
+            count(num_cases, "case"),
+            schedule.total
+        )
     })
 }
 
@@ -304,5 +341,23 @@ fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
     {
         let _ = factors;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn epochs_of_several_passes_are_told() {
+        let mut config = PretrainPreset::Tiny.config();
+        config.stream.visits_per_batch = 64;
+        config.schedule.unit = Unit::Epoch;
+        let line = many_passes(&config, 8).unwrap();
+        assert!(line.contains("visits_per_batch = 64 for 8 cases") && line.contains("8.0 passes"), "{line}");
+        assert_eq!(many_passes(&config, 64), None);
+        config.schedule.unit = Unit::Step;
+        assert_eq!(many_passes(&config, 8), None);
     }
 }

@@ -11,6 +11,7 @@ use hiend_loader::case::{case_named, shown};
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
+use hiend_loader::preprocess::window::Store;
 use hiend_loader::program::{OnSuspectArg, StdoutError, UsageError, count};
 use hiend_loader::scan::{Scan, ScanError, name_of};
 use hiend_loader::volume::{Format, format_of};
@@ -21,6 +22,7 @@ use crate::inference::DeviceError;
 use crate::inference::attention_map::AttentionError;
 use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
+use crate::trained_on::TrainedOn;
 
 /// A picture that cannot be written. It ends the command: the next one could not be written either.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +125,18 @@ pub(super) fn for_each(
     }
     if let Some(dir) = &args.shards {
         let cache = Cache::open_with(dir, OpenOptions::for_one_pass())?;
-        check_normalisation(&cache, normalize, is_known)?;
+        // A cache that does not say how it was made is refused when its case is read.
+        let prepared: Option<PreprocessConfig> = serde_json::from_value(cache.manifest().preprocess.clone()).ok();
+        if let Some(prepared) = &prepared {
+            check_normalisation(&cache, prepared, normalize, is_known)?;
+        }
+        let trained_on = is_known.then(|| TrainedOn::of(config));
+        let window = window.or_else(|| shown_window(trained_on.as_ref()?, prepared.as_ref()?));
+        if let (Some(trained_on), Some(prepared)) = (&trained_on, &prepared) {
+            for difference in trained_on.differences(prepared, window) {
+                note(format_args!("warning: {}: the model was trained on {difference}", dir.display()));
+            }
+        }
         let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
         let cases = cases?;
         refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
@@ -171,11 +184,21 @@ pub(super) fn for_each(
     tally.close(&args.out)
 }
 
+/// Window of training in HU, if a cache holds all of it.
+fn shown_window(trained_on: &TrainedOn, cache: &PreprocessConfig) -> Option<[f64; 2]> {
+    let [low, high] = trained_on.window().filter(|_| cache.normalize.is_hu())?;
+    let is_stored = cache.store == Store::Full || (cache.window[0] <= low && high <= cache.window[1]);
+    is_stored.then_some([low, high])
+}
+
 /// Refuses a cache of values that the model was not trained on.
-fn check_normalisation(cache: &Cache, normalize: Normalize, is_known: bool) -> anyhow::Result<()> {
-    let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
-    // A cache that does not say how it was made is refused when its case is read.
-    let Ok(PreprocessConfig { normalize: found, .. }) = preprocess else { return Ok(()) };
+fn check_normalisation(
+    cache: &Cache,
+    prepared: &PreprocessConfig,
+    normalize: Normalize,
+    is_known: bool,
+) -> anyhow::Result<()> {
+    let found = prepared.normalize;
     let hint = if is_known { "" } else { "; --normalize states what a weight file was trained on" };
     ensure!(
         found == normalize,

@@ -8,7 +8,7 @@ use hiend_cache::with_sources;
 
 use crate::checkpoint::{self, Integrity};
 use crate::cli::VerifyArgs;
-use crate::training::verify;
+use crate::training::{FileFault, verify};
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = &args.run_dir;
@@ -27,6 +27,7 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     for (path, result) in &check.files {
         match result {
             Ok(note) => super::print(format_args!("{}: {note}", path.display()))?,
+            Err(error @ FileFault::NoJournal) => super::print(format_args!("{}: MISSING ({error})", path.display()))?,
             Err(error) => super::print(format_args!("{}: DAMAGED ({})", path.display(), with_sources(error)))?,
         };
     }

@@ -15,6 +15,7 @@ use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
 use crate::model_source::{CheckpointWeights, ModelSource, Pretrained, weights_of};
+use crate::trained_on::TrainedOn;
 use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
@@ -65,8 +66,8 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let (state, normalize) = match ModelSource::find(&args.model)? {
         ModelSource::Checkpoint(path) if sizes.is_none() => {
             print(format_args!("model {}", path.display()))?;
-            let CheckpointWeights { state, normalize, .. } = weights_of(&path)?;
-            (state, normalize)
+            let CheckpointWeights { state, facts } = weights_of(&path)?;
+            (state, facts.trained_on.as_ref().map_or(Normalize::Hu, TrainedOn::normalize))
         }
         _ => {
             let loaded = load_pretrained(&args.model, sizes, &compute)?;
@@ -126,11 +127,15 @@ fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<Pr
             return Err(UsageError::new(message).into());
         }
     };
-    if recorded.is_some() && !normalize.is_hu() && args.window.is_some() {
-        return Err(UsageError::new("--window: the model's run records its range of z-scores; leave it out").into());
-    }
-    let recorded_window = loaded.config.stream.window.or(recorded.map(|recorded| recorded.window));
-    let window = args.window.or(recorded_window).unwrap_or(normalize.default_window());
+    let recorded_window = TrainedOn::of(&loaded.config).window();
+    let window = match (recorded_window, args.window) {
+        (Some(recorded), Some(given)) if given.map(f64::to_bits) != recorded.map(f64::to_bits) => {
+            let message = "--window: the model's run records its range of values; leave it out";
+            return Err(UsageError::new(message).into());
+        }
+        (Some(window), _) | (None, Some(window)) => window,
+        (None, None) => normalize.default_window(),
+    };
     let settings = PreprocessConfig { spacing, window, normalize, ..PreprocessConfig::default() };
     settings.validate().map_err(UsageError::new)?;
     Ok(PretrainingData { spacing, normalize, window })

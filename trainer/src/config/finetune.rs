@@ -142,6 +142,20 @@ impl RunConfig for FinetuneConfig {
         &self.train
     }
 
+    fn splits(&self) -> Vec<&Split> {
+        let validation = self.validation.as_ref().map(|validation| &validation.split);
+        std::iter::once(&self.stream.split).chain(validation).collect()
+    }
+
+    fn splits_mut(&mut self) -> Vec<&mut Split> {
+        let validation = self.validation.as_mut().map(|validation| &mut validation.split);
+        std::iter::once(&mut self.stream.split).chain(validation).collect()
+    }
+
+    fn preprocess(&self) -> Option<&PreprocessConfig> {
+        self.preprocess.as_ref()
+    }
+
     fn model_fault(&self) -> Option<Fault> {
         if let Some(label) = self.ignore_label.filter(|&label| usize::from(label) < self.classes.len()) {
             let last = self.classes.len() - 1;

@@ -3,6 +3,7 @@
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::{Normalize, Units};
+use hiend_loader::split::Split;
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, RunConfig, TrainConfig, preprocess_with_every_key};
@@ -24,8 +25,8 @@ pub struct PretrainConfig {
     pub schedule: ScheduleConfig,
     /// Remaining settings.
     pub train: TrainConfig,
-    /// Preprocessing of the scans, filled in from the cache when the run begins, unless it holds HU. Scans to
-    /// reconstruct are preprocessed in the same way.
+    /// Preprocessing of the scans, filled in from the cache when the run begins. Scans to reconstruct are preprocessed in
+    /// the same way. Absent in runs on HU of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
 }
@@ -59,6 +60,18 @@ impl RunConfig for PretrainConfig {
 
     fn train(&self) -> &TrainConfig {
         &self.train
+    }
+
+    fn splits(&self) -> Vec<&Split> {
+        vec![&self.stream.split]
+    }
+
+    fn splits_mut(&mut self) -> Vec<&mut Split> {
+        vec![&mut self.stream.split]
+    }
+
+    fn preprocess(&self) -> Option<&PreprocessConfig> {
+        self.preprocess.as_ref()
     }
 
     fn model_fault(&self) -> Option<Fault> {
@@ -148,7 +161,8 @@ mod tests {
     use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
-    use hiend_loader::transform::Chain;
+    use hiend_loader::split::{CaseSplit, ListSplit};
+    use hiend_loader::transform::{Chain, Plain};
 
     #[test]
     fn presets_match_the_recipe() {
@@ -204,9 +218,28 @@ mod tests {
     }
 
     #[test]
-    fn configurations_of_runs_on_hu_are_as_before() {
+    fn presets_leave_preprocessing_to_the_cache() {
         let text = PretrainPreset::Tiny.config().to_toml();
         assert!(!text.contains("preprocess") && !text.contains("normalize"), "{text}");
+    }
+
+    #[test]
+    fn preprocessing_that_earlier_versions_did_not_record_is_no_change() {
+        let before = PretrainPreset::Tiny.config();
+        let recorded = |preprocess| PretrainConfig { preprocess: Some(preprocess), ..before.clone() };
+        let now = recorded(PreprocessConfig { spacing: Some([3.0; 3]), ..PreprocessConfig::default() });
+        assert_eq!(now.changes_since(&before), []);
+        let mut other = now.clone();
+        other.optim.lr *= 2.0;
+        let keys = |now: &PretrainConfig, before: &PretrainConfig| -> Vec<String> {
+            now.changes_since(before).into_iter().map(|change| change.0).collect()
+        };
+        assert_eq!(keys(&other, &before), ["optim.lr"]);
+        assert_eq!(keys(&now, &recorded(PreprocessConfig::default())), ["preprocess.spacing"]);
+        assert!(keys(&before, &now).contains(&"preprocess.spacing".to_owned()));
+        // Earlier versions recorded z-scores.
+        let zscores = recorded(PreprocessConfig { normalize: Normalize::Zscore, ..PreprocessConfig::default() });
+        assert!(keys(&zscores, &before).contains(&"preprocess.normalize".to_owned()));
     }
 
     #[test]
@@ -285,6 +318,13 @@ mod tests {
         refused("optim.lrr", "1", "--set optim.lrr=1: unknown key `optim.lrr`; did you mean `optim.lr`?");
         refused("train.micro_batch", "0", "--set train.micro_batch=0: train.micro_batch: must be at least 1");
         refused("train.micro_batch", "few", "--set train.micro_batch=few: invalid type: string \"few\"");
+        for (name, chain) in [("plain", Chain::Plain(Plain {})), ("nnunet", Chain::nnunet())] {
+            assert_eq!(set(&[("stream.augment.chain", name)]).unwrap().stream.augment, chain);
+        }
+        assert_eq!(set(&[("stream.augment.chain", "recipe")]).unwrap(), config);
+        // In any order, and only what the chain has.
+        let twice = [("stream.augment.flip.probability", "0.5"), ("stream.augment.chain", "plain")];
+        assert!(set(&twice).unwrap_err().to_string().contains("flip"));
         refused("optim.lr.peak", "1", "--set optim.lr.peak=1: optim.lr.peak: a value, not a section");
     }
 
@@ -297,5 +337,29 @@ mod tests {
         let keys: Vec<String> = config.differences(&other).into_iter().map(|d| d.0).collect();
         assert_eq!(keys, ["optim.clip_norm", "optim.lr"]);
         assert_ne!(config.digest(), other.digest());
+    }
+
+    #[test]
+    fn differences_of_splits_show_both() {
+        let all = PretrainPreset::Tiny.config();
+        let of = |split: Split| {
+            let mut config = all.clone();
+            config.stream.split = split;
+            config
+        };
+        let list = |path: &str| of(Split::List(ListSplit { list: path.into() }));
+        let shown = |key: &str, now: &str, before: &str| vec![(key.to_owned(), now.to_owned(), before.to_owned())];
+        let expected = shown("stream.split", "{ list = \"tr.txt\" }", "\"all\"");
+        assert_eq!(list("tr.txt").differences(&all), expected);
+        let cases = of(Split::Cases(CaseSplit { cases: vec!["a".into()] }));
+        let expected = shown("stream.split", "{ cases = [\"a\"] }", "{ list = \"tr.txt\" }");
+        assert_eq!(cases.differences(&list("tr.txt")), expected);
+        let expected = shown("stream.split.list", "\"/a/tr.txt\"", "\"/b/tr.txt\"");
+        assert_eq!(list("/a/tr.txt").differences(&list("/b/tr.txt")), expected);
+        // Earlier versions recorded paths as they were given.
+        for given in ["tr.txt", "./tr.txt", "../a/tr.txt"] {
+            assert_eq!(list(&format!("/c/{}", given.trim_start_matches("./"))).differences(&list(given)), []);
+        }
+        assert_eq!(list("/a/tr.txt").differences(&list("va.txt")).len(), 1);
     }
 }

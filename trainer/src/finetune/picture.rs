@@ -1,6 +1,7 @@
 //! Picture of a fine-tuning: slices of some crops with the true and the predicted labels side by side.
 //!
-//! Voxels with the ignore label are drawn without a label.
+//! Voxels with the ignore label are drawn without a label. No letters name the patient's sides: augmentation mirrors and
+//! turns crops.
 
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use hiend_loader::preprocess::normalize::Units;
 use crate::feed::DeviceBatch;
 use crate::loss::class_map::ClassMap;
 use crate::model::unetr::Unetr;
+use crate::report::sheet::tag;
 use crate::training::PictureError;
 
 /// Number of crops shown.
@@ -111,7 +113,11 @@ fn render(shown: &[Shown], classes: &[String], units: Units) -> Canvas {
                 let value = |voxel: usize| (units.grey(crop.image[voxel]), labels.map_or(0, |labels| labels[voxel]));
                 let at = busiest(crop, plane);
                 let slice = plane.cut(crop.size, at, labels.is_some(), value);
-                canvas.slice([x, MARGIN + header + row * (TILE + GAP)], fitted(slice.size), &slice);
+                let corner = [x, MARGIN + header + row * (TILE + GAP)];
+                canvas.slice(corner, fitted(slice.size), &slice);
+                if column == 0 {
+                    tag(&mut canvas, corner.map(|edge| edge + 4), plane.name());
+                }
             }
         }
     }
@@ -178,6 +184,26 @@ mod tests {
         assert_eq!([Plane::Sagittal, Plane::Coronal].map(|plane| busiest(&crop, plane)), [1, 3]);
         crop.label.fill(0);
         assert_eq!(busiest(&crop, Plane::Axial), 3);
+    }
+
+    #[test]
+    fn planes_are_named_on_the_image() {
+        let voxels = || vec![0; 64];
+        let crop = Shown { title: String::new(), size: [4; 3], image: vec![1.0; 64], label: voxels(), pred: voxels() };
+        let classes = ["background", "liver"].map(str::to_owned);
+        let canvas = render(&[crop], &classes, Units::Window([-175.0, 250.0]));
+        for (row, plane) in PLANES.into_iter().enumerate() {
+            let top = MARGIN + 2 * LINE + row * (TILE + GAP);
+            let inked = |column: usize| {
+                let left = MARGIN + column * (TILE + GAP);
+                let width = plane.name().len() * LETTER;
+                (0..width * LETTER)
+                    .filter(|at| canvas.pixel([left + 4 + at % width, top + 4 + at / width]) == TEXT)
+                    .count()
+            };
+            assert!(inked(0) > plane.name().len(), "{}", plane.name());
+            assert_eq!(inked(1), 0);
+        }
     }
 
     #[test]

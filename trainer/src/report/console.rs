@@ -15,12 +15,14 @@ pub struct Console<W> {
     log_every: u64,
     since: Vec<StepRecord>,
     end_step: u64,
+    /// Seconds of each validation, which the summary's time of steps does not contain.
+    validation_secs: Vec<f64>,
 }
 
 impl<W: Write> Console<W> {
     /// Makes a console that writes to `out` every `log_every` steps; 0 for no lines about steps.
     pub fn new(out: W, log_every: u64) -> Self {
-        Self { out, log_every, since: vec![], end_step: 0 }
+        Self { out, log_every, since: vec![], end_step: 0, validation_secs: vec![] }
     }
 
     /// Writes the line of an event, if it has one. Output that cannot be written (a closed pipe) does not stop a run.
@@ -63,15 +65,18 @@ impl<W: Write> Console<W> {
                 }
                 self.average()?
             }
-            Event::Validation(record) => format!(
-                "validation after step {}: mean Dice {}, without background {}, {} in {:.1} s{}",
-                record.step,
-                dice(record.mean_dice),
-                dice(record.mean_fg_dice),
-                count(record.num_cases, "case"),
-                record.secs,
-                if record.best { " (best so far)" } else { "" }
-            ),
+            Event::Validation(record) => {
+                self.validation_secs.push(record.secs);
+                format!(
+                    "validation after step {}: mean Dice {}, without background {}, {} in {:.1} s{}",
+                    record.step,
+                    dice(record.mean_dice),
+                    dice(record.mean_fg_dice),
+                    count(record.num_cases, "case"),
+                    record.secs,
+                    if record.best { " (best so far)" } else { "" }
+                )
+            }
             Event::Validating { .. } => return None,
             Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
             Event::Picture(path) => format!("picture {}", path.display()),
@@ -79,9 +84,10 @@ impl<W: Write> Console<W> {
             Event::Warning(message) => format!("warning: {message}"),
             Event::Stopped(summary) => match summary.outcome {
                 Outcome::Finished => format!(
-                    "done: {} in {:.1} s, waiting for data {:.1}% of the time{}",
+                    "done: {} in {:.1} s{}, waiting for data {:.1}% of the time{}",
                     count(usize::try_from(summary.steps_done).unwrap_or(usize::MAX), "step"),
                     summary.elapsed_secs,
+                    self.validations(),
                     summary.wait_share * 100.0,
                     summary
                         .best
@@ -93,6 +99,14 @@ impl<W: Write> Console<W> {
                 }
             },
         })
+    }
+
+    /// Number and time of the validations, if there were any.
+    fn validations(&self) -> String {
+        match self.validation_secs.as_slice() {
+            [] => String::new(),
+            all => format!(" (and {} in {:.1} s)", count(all.len(), "validation"), all.iter().sum::<f64>()),
+        }
     }
 
     fn average(&mut self) -> Option<String> {
@@ -129,11 +143,34 @@ mod tests {
     use super::*;
     use crate::journal::ValidationRecord;
     use crate::journal::testing::validation_record;
+    use crate::training::Summary;
 
     #[test]
     fn unmeasured_dice_is_a_dash() {
         let record = ValidationRecord { mean_fg_dice: f64::NAN, best: false, ..validation_record(3, 0.98) };
         let line = Console::new(Vec::<u8>::new(), 1).line(&Event::Validation(&record)).unwrap();
         assert_eq!(line, "validation after step 3: mean Dice 0.9800, without background -, 2 cases in 1.0 s");
+    }
+    #[test]
+    fn closing_line_counts_the_time_of_validations() {
+        let mut console = Console::new(Vec::<u8>::new(), 1);
+        let summary = Summary {
+            outcome: Outcome::Finished,
+            step: 60,
+            steps_done: 60,
+            losses: vec![],
+            elapsed_secs: 56.6,
+            wait_share: 0.0,
+            checkpoint: None,
+            best: None,
+            picture: None,
+        };
+        let line = console.line(&Event::Stopped(&summary)).unwrap();
+        assert_eq!(line, "done: 60 steps in 56.6 s, waiting for data 0.0% of the time");
+        for step in [30, 60] {
+            console.line(&Event::Validation(&ValidationRecord { secs: 75.5, ..validation_record(step, 0.5) }));
+        }
+        let line = console.line(&Event::Stopped(&summary)).unwrap();
+        assert_eq!(line, "done: 60 steps in 56.6 s (and 2 validations in 151.0 s), waiting for data 0.0% of the time");
     }
 }

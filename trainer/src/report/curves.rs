@@ -17,6 +17,12 @@ use super::series::{Point, Series};
 const WIDTH: usize = 1600;
 const PANEL_HEIGHT: usize = 440;
 const TITLE_HEIGHT: usize = 64;
+/// Height of the row above the axes that names the curves, so that no legend covers them.
+const LEGEND_HEIGHT: i32 = 30;
+/// Width of the axes' labels.
+const LABELS_WIDTH: i32 = 124;
+/// Distance of the axes from the border of their panel.
+const PANEL_MARGIN: i32 = 16;
 /// Number of points up to which each is marked.
 const FEW: usize = 40;
 
@@ -106,16 +112,16 @@ fn draw(
     let smoothed_over = history.loss.smoothing_span();
     let name = smoothed_over.map(|span| format!("mean over about {span} steps"));
     let loss = Line { name, colour: BLUE, series: &history.loss, smoothed_over };
-    panel(&panels[0], "loss of the batch", &[loss], steps, SeriesLabelPosition::UpperRight, &|value| short(*value))?;
+    panel(&panels[0], "loss of the batch", &[loss], steps, &|value| short(*value))?;
     let lr = Line { name: None, colour: ORANGE, series: &history.lr, smoothed_over: None };
-    panel(&panels[1], "learning rate", &[lr], steps, SeriesLabelPosition::UpperRight, &|value| scientific(*value))?;
+    panel(&panels[1], "learning rate", &[lr], steps, &|value| scientific(*value))?;
     if with_dice {
         let line = |name: &str, colour, series| Line { name: Some(name.into()), colour, series, smoothed_over: None };
         let lines = [
             line("mean of the validation", GREEN, &history.mean_dice),
             line("without background", ORANGE, &history.mean_fg_dice),
         ];
-        panel(&panels[2], "Dice, 0 to 1", &lines, steps, SeriesLabelPosition::LowerRight, &|value| short(*value))?;
+        panel(&panels[2], "Dice, 0 to 1", &lines, steps, &|value| short(*value))?;
     }
     root.present()?;
     Ok(())
@@ -126,7 +132,6 @@ fn panel(
     quantity: &str,
     lines: &[Line<'_>],
     (first, last): (u64, u64),
-    legend: SeriesLabelPosition,
     label: &dyn Fn(&f64) -> String,
 ) -> Result<(), Failure> {
     let (low, high) = value_range(lines);
@@ -134,11 +139,13 @@ fn panel(
     let (from, to) = if first == last { (first as f64 - 1.0, last as f64 + 1.0) } else { (first as f64, last as f64) };
     let inside = |value: f64| value.clamp(low, high);
     let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
+    let has_names = lines.iter().any(|line| line.name.is_some());
     let mut chart = ChartBuilder::on(area)
-        .margin(16)
+        .margin(PANEL_MARGIN)
+        .margin_top(if has_names { LEGEND_HEIGHT } else { PANEL_MARGIN })
         .margin_right(44)
         .x_label_area_size(64)
-        .y_label_area_size(124)
+        .y_label_area_size(LABELS_WIDTH)
         .build_cartesian_2d(from..to, low..high)?;
     chart
         .configure_mesh()
@@ -174,27 +181,21 @@ fn panel(
                 line.series.smoothed(span).into_iter().map(|(step, value)| (step, inside(value))).collect::<Vec<_>>()
             }
         };
-        let drawn = chart.draw_series(LineSeries::new(strong, colour.stroke_width(3)))?;
-        if let Some(name) = &line.name {
-            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 28, y)], colour.stroke_width(3)));
-        }
+        chart.draw_series(LineSeries::new(strong, colour.stroke_width(3)))?;
         if points.len() <= FEW {
             let marks = points.iter().map(|point| Circle::new((point.step(), inside(point.mean)), 4, colour.filled()));
             chart.draw_series(marks)?;
         }
     }
-    if lines.iter().all(|line| line.name.is_none()) {
-        return Ok(());
+    let mut left = PANEL_MARGIN + LABELS_WIDTH;
+    for line in lines {
+        let Some(name) = &line.name else { continue };
+        let middle = LEGEND_HEIGHT / 2;
+        area.draw(&PathElement::new([(left, middle), (left + 28, middle)], line.colour.stroke_width(3)))?;
+        let (width, height) = area.estimate_text_size(name, &text(18))?;
+        area.draw_text(name, &text(18), (left + 38, middle - height as i32 / 2))?;
+        left += 38 + width as i32 + 36;
     }
-    chart
-        .configure_series_labels()
-        .position(legend)
-        .legend_area_size(36)
-        .margin(14)
-        .label_font(text(18))
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
-        .draw()?;
     Ok(())
 }
 
@@ -271,6 +272,21 @@ mod tests {
         let image = render(&history, "a run").unwrap();
         assert_eq!(image.height, TITLE_HEIGHT + 3 * PANEL_HEIGHT);
         assert!(pixels_of(&image, GREEN) > 60);
+    }
+
+    #[test]
+    fn no_legend_covers_a_curve() {
+        let mut history = history(20);
+        for step in 1..=20 {
+            let record = ValidationRecord { mean_fg_dice: 0.1, ..validation_record(step, 0.9) };
+            history.validation(&record);
+        }
+        let image = render(&history, "a run").unwrap();
+        // The lower curve, in each column of the lower right quarter of its panel.
+        let rows = image.height - PANEL_HEIGHT / 2..image.height;
+        let has_line = |x: &usize| rows.clone().any(|y| image.pixel([*x, y]) == [ORANGE.0, ORANGE.1, ORANGE.2]);
+        let columns = WIDTH / 2..WIDTH - 60;
+        assert_eq!(columns.clone().filter(has_line).count(), columns.len());
     }
 
     #[test]

@@ -115,9 +115,7 @@ impl Sheet {
     pub fn caption(&mut self, [x, y]: [usize; 2], [_, height]: [usize; 2], plane: Plane, text: &str) {
         for (text, top) in [(plane.name(), y + 4), (text, (y + height).saturating_sub(LETTER + 4))] {
             if !text.is_empty() {
-                // A background keeps the text legible on any image.
-                self.canvas.fill([x + 2, top - 2], [text.chars().count() * LETTER + 4, LETTER + 4], BACKGROUND);
-                self.canvas.text([x + 4, top], 1, TEXT, text);
+                tag(&mut self.canvas, [x + 4, top], text);
             }
         }
     }
@@ -151,6 +149,12 @@ impl Sheet {
         );
         self.canvas.frame(at, size, 2, colour);
     }
+}
+
+/// Writes small letters on a background of their own, which keeps them legible on any image.
+pub fn tag(canvas: &mut Canvas, [x, y]: [usize; 2], text: &str) {
+    canvas.fill([x - 2, y - 2], [text.chars().count() * LETTER + 4, LETTER + 4], BACKGROUND);
+    canvas.text([x, y], 1, TEXT, text);
 }
 
 /// Computes the sizes of a volume's three tiles in true proportion; the longest side has `longest` pixels.

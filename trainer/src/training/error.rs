@@ -69,6 +69,15 @@ pub enum TrainingError {
         #[source]
         source: io::Error,
     },
+    /// A file of the run that cannot be written.
+    #[error("cannot save the run; {last_good}; the same command with --resume continues once the cause is gone")]
+    Unsaved {
+        /// The newest checkpoint.
+        last_good: LastGood,
+        /// The error of the file.
+        #[source]
+        source: Box<TrainingError>,
+    },
     /// No batch could be made.
     #[error(transparent)]
     Feed(#[from] FeedError),
@@ -115,8 +124,9 @@ pub enum TrainingError {
     /// The cache holds other cases than those the run began with.
     #[error(
         "cannot resume: the cases of the cache or their voxels are not those that the run began with (digest {now}, was \
-         {before}): cases were added, removed or converted again from other files or with other parameters; restore the \
-         cache, or begin a new run with another --run-dir and these weights"
+         {before}): cases were added, removed, or converted again from other files or with other parameters, or the list or \
+         splits file that stream.split names was edited; restore cache and file, or begin another run with these weights \
+         (--init RUN and a new --run-dir)"
     )]
     OtherCases {
         /// Digest of the selected cases now.
@@ -147,7 +157,7 @@ pub enum TrainingError {
     /// The loss is not finite.
     #[error(
         "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
-         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}",
+         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}{suspect}",
         cases.join(", ")
     )]
     NonFinite {
@@ -159,6 +169,23 @@ pub enum TrainingError {
         loss: f64,
         /// Cases of the batch.
         cases: Vec<String>,
+        /// The newest checkpoint before the step.
+        last_good: LastGood,
+        /// Weights that the loss was computed with.
+        suspect: Suspect,
+    },
+    /// An update has left weights that no network can compute with.
+    #[error(
+        "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
+         set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
+    )]
+    Diverged {
+        /// Optimizer steps done.
+        step: u64,
+        /// The first such parameter, as the checkpoint names it.
+        tensor: String,
+        /// The value.
+        value: f32,
         /// The newest checkpoint before the step.
         last_good: LastGood,
     },
@@ -216,6 +243,16 @@ impl TrainingError {
         }
     }
 
+    /// Adds the newest checkpoint to an error of writing a file during training.
+    pub(super) fn with_way_back(self, path: Option<&Path>) -> Self {
+        match self {
+            error @ (Self::Checkpoint(_) | Self::File(_) | Self::Io { .. }) => {
+                Self::Unsaved { last_good: LastGood(path.map(Path::to_owned)), source: Box::new(error) }
+            }
+            error => error,
+        }
+    }
+
     /// The error after another checkpoint was written.
     pub(super) fn with_last_good(mut self, path: Option<&Path>) -> Self {
         if let Self::Rank { last_good: Some(last_good), .. } = &mut self {
@@ -258,6 +295,40 @@ impl fmt::Display for LastGood {
         match &self.0 {
             Some(path) => write!(f, "last good checkpoint: {}", path.display()),
             None => f.write_str("no checkpoint yet"),
+        }
+    }
+}
+
+/// Weights that a loss which is not finite was computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspect {
+    /// Those that the run began with: no update has changed them.
+    FirstWeights,
+    /// Those of the newest checkpoint.
+    LastGood {
+        /// Step of the checkpoint before it, if one is kept.
+        earlier: Option<u64>,
+    },
+    /// Those of a step without a checkpoint.
+    Unknown,
+}
+
+impl fmt::Display for Suspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FirstWeights => {
+                f.write_str("; the first weights gave this loss: with --init, look at where they come from")
+            }
+            Self::LastGood { earlier: Some(step) } => {
+                write!(
+                    f,
+                    "; its weights gave this loss: if --resume fails again, --resume-from {step} goes back further"
+                )
+            }
+            Self::LastGood { earlier: None } => {
+                f.write_str("; its weights gave this loss, and no earlier checkpoint is kept (--keep)")
+            }
+            Self::Unknown => Ok(()),
         }
     }
 }

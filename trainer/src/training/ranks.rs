@@ -43,6 +43,8 @@ pub(super) struct Facts {
     pub config: String,
     /// Digest of the data.
     pub stream_digest: String,
+    /// Digest of the validation cases.
+    pub validation_digest: Option<String>,
     /// Steps per epoch.
     pub steps_per_epoch: u64,
     /// Step after which the process stops.
@@ -259,6 +261,10 @@ fn difference<C: RunConfig>(first: &Facts, theirs: &Facts) -> Option<String> {
     if theirs.stream_digest != first.stream_digest {
         return differs("stream digest differs (other shards)", &theirs.stream_digest, &first.stream_digest);
     }
+    if theirs.validation_digest != first.validation_digest {
+        let [theirs, first] = [theirs, first].map(|facts| facts.validation_digest.as_deref().unwrap_or("none"));
+        return differs("digest of the validation cases differs (other shards, lists or splits)", &theirs, &first);
+    }
     if theirs.steps_per_epoch != first.steps_per_epoch {
         return differs("steps per epoch differ", &theirs.steps_per_epoch, &first.steps_per_epoch);
     }
@@ -294,6 +300,7 @@ mod tests {
             task: "pre-training".into(),
             config: config.to_toml(),
             stream_digest: "ab".into(),
+            validation_digest: None,
             steps_per_epoch: 4,
             end_step: 8,
             device: "cuda:0".into(),
@@ -315,6 +322,8 @@ mod tests {
         check(facts(&other), Some(&expected));
         let expected = "stream digest differs (other shards): cd, rank 0 has ab";
         check(Facts { stream_digest: "cd".into(), ..first.clone() }, Some(expected));
+        let expected = "digest of the validation cases differs (other shards, lists or splits): ef, rank 0 has none";
+        check(Facts { validation_digest: Some("ef".into()), ..first.clone() }, Some(expected));
         check(Facts { end_step: 9, ..first.clone() }, Some("last step differs (--max-steps): 9, rank 0 has 8"));
         check(Facts { device: "cpu".into(), ..first.clone() }, Some("kind of device differs: cpu, rank 0 has cuda:0"));
     }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use hiend_cache::durable;
+use hiend_cache::lookup;
 
-use super::error::{LastGood, io_error};
+use super::error::{LastGood, Suspect, io_error};
 use super::ranks::{Ranks, Start, device_names};
 use super::readback::Readback;
 use super::replica::Replica;
-use super::run_dir::{JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
+use super::run_dir::{CHECKPOINTS, JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
 use super::run_feed::feed_of;
 use super::step_loop::Queued;
 use super::validation::Scores;
 use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow};
-use crate::checkpoint::{self, Best, Checkpoints, State};
+use crate::checkpoint::{self, Best, CheckpointError, Checkpoints, State};
 use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
@@ -66,6 +66,8 @@ pub(super) struct Run<'a, T: Task> {
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
     pub(super) set_aside: Vec<PathBuf>,
+    /// Warnings about the state that the run was resumed from.
+    pub(super) warnings: Vec<String>,
 }
 
 impl<'a, T: Task> Run<'a, T> {
@@ -113,19 +115,19 @@ impl<'a, T: Task> Run<'a, T> {
             None => config.train().ema_decay.map(|_| replica.model().valid()),
         };
         let last_good = found.checkpoint().map(Path::to_owned);
-        let run_dir = found.begin(config)?;
+        let run_dir = found.begin(config, beginning.as_ref().map(|beginning| beginning.report.as_str()))?;
         let checkpoints = Checkpoints::open(run_dir.path(), options.keep)?;
         let set_aside = match options.resume {
             Resume::Step(step) => checkpoints.set_aside_after(step)?,
             Resume::Begin | Resume::Newest => vec![],
         };
+        let (best, warning) = match &state {
+            Some(state) => standing_best(state, task.validation_digest(), &checkpoints)?,
+            None => (None, None),
+        };
         let journal_path = run_dir.path().join(JOURNAL);
         let resumed = options.resume != Resume::Begin;
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
-        if let Some(Beginning { report, .. }) = &beginning {
-            let path = run_dir.path().join("init.txt");
-            durable::write(&path, report.as_bytes())?;
-        }
         let step = state.as_ref().map_or(0, |state| state.step);
         Ok(Self {
             task,
@@ -145,7 +147,7 @@ impl<'a, T: Task> Run<'a, T> {
             settled: None,
             step,
             saved_step: step,
-            best: state.as_ref().and_then(|state| state.best),
+            best,
             validation_due: state.as_ref().is_some_and(|state| state.validation_due),
             last_loss: state.as_ref().and_then(|state| state.loss),
             losses: vec![],
@@ -156,6 +158,7 @@ impl<'a, T: Task> Run<'a, T> {
             picture: None,
             beginning,
             set_aside,
+            warnings: warning.into_iter().collect(),
         })
     }
 
@@ -204,7 +207,7 @@ impl<'a, T: Task> Run<'a, T> {
             if let Some(ranks) = &self.ranks {
                 ranks.abort(&error);
             }
-            self.rescue(error, watch)
+            self.rescue(error, watch).with_way_back(self.last_good.as_deref())
         })
     }
 
@@ -243,19 +246,42 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(())
     }
 
+    /// Weights that the loss of `step` was computed with, as far as that tells the origin of a loss that is not finite.
+    pub(super) fn suspect(&self, step: u64) -> Suspect {
+        let config = self.task.config();
+        let lr = |before| config.schedule().lr(config.optim().lr, before, self.steps_per_epoch);
+        let before = step.saturating_sub(1);
+        if (0..before).all(|before| lr(before) <= 0.0) {
+            return Suspect::FirstWeights;
+        }
+        if self.saved_step != before {
+            return Suspect::Unknown;
+        }
+        // A folder that cannot be read now names no other checkpoint.
+        let all = checkpoint::all(&self.options.run_dir.join(CHECKPOINTS)).unwrap_or_default();
+        Suspect::LastGood { earlier: all.into_iter().map(|(step, _)| step).filter(|&step| step < before).max() }
+    }
+
     /// Writes a checkpoint. The journal is made durable first, so that no checkpoint is ahead of it.
     pub(super) fn save(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
         self.journal.sync().map_err(io_error(&self.options.run_dir.join(JOURNAL)))?;
         let state = State {
             best: self.best,
             validation_due: self.validation_due,
+            validation_digest: self.task.validation_digest().map(str::to_owned),
             ..State::new(T::KIND, self.step, self.last_loss, self.task.config(), &self.cache_digest)
         };
         // First: a checkpoint must not exist without the algorithms that led to it.
         let record = self.options.run_dir.join(algorithms::FILE);
         algorithms::save(&self.options.run_dir).map_err(io_error(&record))?;
         plans::save(&self.options.run_dir).map_err(io_error(&self.options.run_dir.join(plans::FILE)))?;
-        let path = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer())?;
+        let saved = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer());
+        let path = saved.map_err(|error| match error {
+            CheckpointError::Unusable { tensor, value, .. } => {
+                TrainingError::Diverged { step: self.step, tensor, value, last_good: LastGood(self.last_good.clone()) }
+            }
+            error => error.into(),
+        })?;
         watch(&Event::Checkpoint(&path));
         self.last_good = Some(path);
         self.saved_step = self.step;
@@ -309,9 +335,70 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
+/// The best validation that a resumed run still competes with, or a warning that there is none: its checkpoint is gone, or
+/// other cases are validated now.
+fn standing_best<C>(
+    state: &State<C>,
+    validation_digest: Option<&str>,
+    checkpoints: &Checkpoints,
+) -> Result<(Option<Best>, Option<String>), TrainingError> {
+    let Some(best) = state.best else { return Ok((None, None)) };
+    if let (Some(before), Some(now)) = (state.validation_digest.as_deref(), validation_digest)
+        && before != now
+    {
+        let warning = format!(
+            "the validation cases or their labels are not those of the steps up to {} (digest {now}, was {before}): figures \
+             before and after cannot be compared, and the best checkpoint is chosen anew; that of step {} is no longer kept \
+             as the best",
+            state.step, best.step
+        );
+        return Ok((None, Some(warning)));
+    }
+    if lookup::exists(&checkpoints.at(best.step))? {
+        return Ok((Some(best), None));
+    }
+    let warning = format!(
+        "the best checkpoint so far, that of step {} (mean Dice {:.4}), is gone; the best one is chosen anew",
+        best.step, best.mean_dice
+    );
+    Ok((None, Some(warning)))
+}
+
 /// Formats the Dice of each class on one line.
 fn by_class(names: &[String], dice: &[Option<f64>]) -> String {
     let cell = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let cells: Vec<String> = names.iter().zip(dice).map(|(name, value)| format!("{name} {}", cell(value))).collect();
     format!("  Dice by class: {}", cells.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Kind;
+    use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn a_best_checkpoint_stands_while_it_exists_and_the_same_cases_are_validated() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
+        let best = Some(Best { step: 2, mean_dice: 0.5 });
+        let state = |digest: Option<&str>| State {
+            best,
+            validation_digest: digest.map(str::to_owned),
+            ..State::new(Kind::Finetune, 3, None, &PretrainPreset::Tiny.config(), "digest")
+        };
+        let standing = |digest, now| standing_best(&state(digest), now, &checkpoints).unwrap();
+        let (none, warning) = standing(Some("ab"), Some("ab"));
+        assert_eq!(none, None);
+        let expected = "the best checkpoint so far, that of step 2 (mean Dice 0.5000), is gone";
+        assert!(warning.as_deref().is_some_and(|warning| warning.starts_with(expected)), "{warning:?}");
+
+        std::fs::create_dir(checkpoints.at(2)).unwrap();
+        assert_eq!(standing(Some("ab"), Some("ab")), (best, None));
+        // The state of an earlier version.
+        assert_eq!(standing(None, Some("ab")), (best, None));
+        let (none, warning) = standing(Some("ab"), Some("cd"));
+        assert_eq!(none, None);
+        assert!(warning.as_deref().is_some_and(|warning| warning.contains("(digest cd, was ab)")), "{warning:?}");
+    }
 }

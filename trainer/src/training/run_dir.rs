@@ -18,6 +18,8 @@ pub const CONFIG: &str = "config.toml";
 pub const JOURNAL: &str = "journal.jsonl";
 /// Folder of the checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// File name of the report on the first weights, of a run that began with given ones.
+pub const FIRST_WEIGHTS: &str = "init.txt";
 /// Folder of the pictures.
 pub const PICTURES: &str = "pictures";
 const LOCK: &str = "lock";
@@ -80,11 +82,12 @@ impl RunDir {
         }
     }
 
-    /// Makes the missing parts of the folder, removes temporary files of a killed run, and saves the configuration.
+    /// Makes the missing parts of the folder, removes temporary files of a killed run, and saves the configuration; before
+    /// it, the report on the first weights, without which a resumed run would not know that it began with any.
     ///
     /// # Errors
     /// If something cannot be written, or another process has locked the folder meanwhile.
-    pub(super) fn begin(self, config: &impl RunConfig) -> Result<Self, TrainingError> {
+    pub(super) fn begin(self, config: &impl RunConfig, first_weights: Option<&str>) -> Result<Self, TrainingError> {
         let pictures = self.path.join(PICTURES);
         durable::create_dir_all(&pictures)?;
         let lock = match self.lock {
@@ -94,6 +97,9 @@ impl RunDir {
         for folder in [&self.path, &pictures] {
             durable::remove_stale(folder)?;
             remove_temporary(folder)?;
+        }
+        if let Some(report) = first_weights {
+            durable::write(&self.path.join(FIRST_WEIGHTS), report.as_bytes())?;
         }
         save_config(&self.path.join(CONFIG), config)?;
         Ok(Self { lock: Some(lock), ..self })
@@ -192,7 +198,7 @@ pub(super) fn may_change(key: &str) -> bool {
 /// # Errors
 /// The first setting that differs.
 pub(super) fn refuse_changes<C: RunConfig>(now: &C, before: &C) -> Result<(), TrainingError> {
-    match now.differences(before).into_iter().find(|(key, ..)| !may_change(key)) {
+    match now.changes_since(before).into_iter().find(|(key, ..)| !may_change(key)) {
         Some((key, now, before)) => Err(TrainingError::Changed { key, now, before }),
         None => Ok(()),
     }

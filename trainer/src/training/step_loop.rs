@@ -207,7 +207,8 @@ impl<T: Task> Run<'_, T> {
                 tracing::warn!("a device thread panicked: {panic}");
             }
             let last_good = LastGood(self.last_good.clone());
-            return Err(TrainingError::NonFinite { step, lr, loss, cases, last_good });
+            let suspect = self.suspect(step);
+            return Err(TrainingError::NonFinite { step, lr, loss, cases, last_good, suspect });
         }
         // Steps overlap on a device: each is given the time since the previous one was done.
         let since = self.settled.replace(at).map_or(start, |before| before.max(start));

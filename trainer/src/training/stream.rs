@@ -17,6 +17,8 @@ pub type OpenBatchSource = Box<dyn Fn(u64, (usize, usize)) -> Result<BatchSource
 pub struct Stream {
     /// Batches per epoch.
     pub steps_per_epoch: u64,
+    /// Number of cases.
+    pub num_cases: usize,
     /// Digest of the data; a resumed run must have the data it began with.
     pub digest: String,
     /// Number of batches that may be ready before they are asked for.
@@ -40,7 +42,7 @@ impl Stream {
     ) -> Result<Self, pipeline::Error> {
         let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
         let digest = loader.digest();
-        let steps_per_epoch = loader.steps_per_epoch();
+        let (steps_per_epoch, num_cases) = (loader.steps_per_epoch(), loader.num_cases());
         let ahead = loader.memory().num_buffers;
         let (config, options) = (config.clone(), options.clone());
         let open = Box::new(move |step, share: (usize, usize)| {
@@ -51,7 +53,7 @@ impl Stream {
             let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, &options)?;
             Ok(source_of(loader.stream(step)))
         });
-        Ok(Self { steps_per_epoch, digest, ahead, open })
+        Ok(Self { steps_per_epoch, num_cases, digest, ahead, open })
     }
 
     /// Opens the stream of a connected loader: the same batches as [`Self::open`] on the servers' shards.
@@ -65,7 +67,8 @@ impl Stream {
         seed: u64,
         options: &RemoteOptions,
     ) -> Self {
-        let (steps_per_epoch, digest, ahead) = (loader.steps_per_epoch(), loader.digest(), loader.prefetch());
+        let (steps_per_epoch, num_cases) = (loader.steps_per_epoch(), loader.num_cases());
+        let (digest, ahead) = (loader.digest(), loader.prefetch());
         let (urls, config, options) = (urls.to_vec(), config.clone(), options.clone());
         let open = Box::new(move |step, share: (usize, usize)| {
             if share == options.rank {
@@ -75,7 +78,7 @@ impl Stream {
             let loader = RemoteLoader::connect(&urls, config.clone(), seed, options)?;
             Ok(source_of(loader.stream(step)))
         });
-        Self { steps_per_epoch, digest, ahead, open }
+        Self { steps_per_epoch, num_cases, digest, ahead, open }
     }
 
     /// Reports to `health` while a batch is awaited: longer than `limit` is a fault.

@@ -52,6 +52,9 @@ pub enum FileFault {
     /// The newest checkpoint's configuration cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// There is no journal.
+    #[error("the checkpoints do not need it; curves will lack the steps so far")]
+    NoJournal,
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -112,11 +115,11 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
     let differences = match newest.and_then(|newest| Some((newest, checkpoint::read_head(newest).ok()?.kind))) {
         Some((newest, Kind::Pretrain)) => {
             let now = PretrainConfig::parse(&text, &origin)?;
-            checkpoint::read_state(newest, Kind::Pretrain).map(|state| now.differences(&state.config))
+            checkpoint::read_state(newest, Kind::Pretrain).map(|state| now.changes_since(&state.config))
         }
         Some((newest, Kind::Finetune)) => {
             let now = FinetuneConfig::parse(&text, &origin)?;
-            checkpoint::read_state(newest, Kind::Finetune).map(|state| now.differences(&state.config))
+            checkpoint::read_state(newest, Kind::Finetune).map(|state| now.changes_since(&state.config))
         }
         None => {
             // Without a checkpoint either kind will do; the error of pre-training is shown for neither.
@@ -134,6 +137,9 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
 
 /// Reads the journal from start to end.
 fn check_journal(path: &Path) -> Result<String, FileFault> {
+    if !lookup::exists(path).map_err(FileFault::Unreadable)? {
+        return Err(FileFault::NoJournal);
+    }
     let mut entries = 0u64;
     for entry in journal::read(path)? {
         entry?;

@@ -232,6 +232,74 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
 }
 
 #[test]
+fn pre_training_continues_with_the_weights_of_another_run() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --max-steps 1";
+    folder.succeed(&format!("{base} --run-dir run"));
+    let told = folder.succeed(&format!("{base} --run-dir grown --init run"));
+    assert!(told.contains("weights of run") && told.contains(" 0 skipped"), "{told}");
+    assert!(fs::read_to_string(folder.path("grown/init.txt")).unwrap().contains("tensors taken"));
+    folder
+        .refuse(&format!("{base} --run-dir other --init run --set model.num_heads=4"), &["model.num_heads is 2 there"]);
+    folder.refuse(&format!("{base} --run-dir other --init none.pth"), &["none.pth: no such file"]);
+    assert!(!folder.path("other").exists());
+    // Left like this by a kill before the first checkpoint: random weights would be another run.
+    fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
+    folder.refuse(&format!("{base} --run-dir grown --resume"), &["grown has no checkpoint yet", "--init"]);
+    // A run continues from its checkpoint, whatever --init names.
+    let output = folder.run(&format!("{base} --run-dir run --init none.pth --resume"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("--init none.pth is not read"), "{stderr}");
+}
+
+#[test]
+fn lists_of_cases_are_found_from_any_folder_and_named_when_they_changed() {
+    let folder = Folder::new();
+    let images = fs::read_dir(folder.path("raw/Dataset001_P/imagesTr")).unwrap();
+    let names = images.map(|image| image.unwrap().file_name().into_string().unwrap());
+    let cases: Vec<String> = names.map(|name| name.replace("_0000.nii.gz", "")).collect();
+    fs::write(folder.path("train.txt"), cases.join("\n")).unwrap();
+    let base = "pretrain --shards ../cache --config ../pretrain.toml --set stream.visits_per_batch=1 --run-dir ../run";
+    let here = format!("{base} --set stream.split={{list=\"train.txt\"}}").replace("../", "");
+    folder.succeed(&format!("{here} --max-steps 1"));
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    let own = folder.path("train.txt").canonicalize().unwrap();
+    let there = format!("{base} --set stream.split={{list=\"{}\"}} --resume --max-steps 2", own.display());
+    let output = folder.command(&there).current_dir(folder.path("elsewhere")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(folder.path("train.txt"), &cases[0]).unwrap();
+    folder.refuse(
+        &format!("{here} --resume --max-steps 3"),
+        &["list or splits file that stream.split names was edited", "--init RUN"],
+    );
+    folder.refuse(
+        &format!("{here} --resume --max-steps 3").replace("{list=\"train.txt\"}", "all"),
+        &["stream.split is \"all\" now", "{ list = "],
+    );
+}
+
+#[test]
+#[cfg(unix)]
+fn a_checkpoint_that_does_not_fit_on_the_disk_names_the_last_one() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --run-dir run --device cpu";
+    folder.succeed(&format!("{base} --max-steps 1").replace(" --device cpu", ""));
+    // 32 KiB for each file: less than the weights need, more than the journal does.
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_hiend-train")])
+        .args(format!("{base} --resume --max-steps 2").split_whitespace())
+        .current_dir(folder.path(""))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let expected = "error: cannot save the run; last good checkpoint: run/checkpoints/step-00000001; the same command with --resume";
+    assert!(stderr.lines().last().is_some_and(|line| line.starts_with(expected)), "{stderr}");
+    folder.succeed(&format!("{base} --resume --max-steps 2").replace(" --device cpu", ""));
+}
+
+#[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {

@@ -73,6 +73,8 @@ fn presets_are_listed_and_printed() {
         let text = String::from_utf8(hiend_train(&["config", name]).stdout).unwrap();
         assert!(text.contains("[optim]"), "{name}: {text}");
     }
+    let help = String::from_utf8(hiend_train(&["config", "--help"]).stdout).unwrap();
+    assert!(help.contains("pretrain/tiny"), "{help}");
     check(&["config", "vit-l"], 1, "did you mean `pretrain/vit-l-p1");
     check(
         &["config", "tiny"],
@@ -90,6 +92,16 @@ fn settings_are_checked_before_the_cache_is_opened() {
 }
 
 #[test]
+fn a_rank_without_a_token_says_so_before_it_waits() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
+    command.args(["--shards", "none", "--run-dir", "none", "--device", "cpu"]).env_remove("HIEND_TOKEN");
+    command.envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")]);
+    command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")]);
+    let stderr = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("error: HIEND_TOKEN is not set") && !stderr.contains("waits for"), "{stderr}");
+}
+
+#[test]
 fn verify_reports_damage_with_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_string_lossy().into_owned();
@@ -102,6 +114,7 @@ fn verify_reports_damage_with_its_exit_code() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout.contains("step-00000001: DAMAGED ("), "{stdout}");
+    assert!(stdout.contains("journal.jsonl: MISSING (the checkpoints do not need it"), "{stdout}");
 }
 
 #[test]

@@ -284,6 +284,25 @@ fn predictions_without_a_label_are_told() {
 }
 
 #[test]
+fn labels_without_a_prediction_are_left_out_only_on_request() {
+    let folder = folders();
+    for case in ["a", "b", "c"] {
+        write_labels(&folder.path().join(format!("labels/{case}.nii")), [2, 1, 1], &[0, 1]);
+    }
+    write_labels(&folder.path().join("predictions/b.nii"), [2, 1, 1], &[0, 1]);
+    fail(folder.path(), &[], "no prediction of a, c; predict them too, or score only the others by --partial");
+    let output = evaluate(folder.path(), &["--partial", "--json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("not scored for want of a prediction: a, c"), "{stderr}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["num_unpredicted_labels"], &json["num_unlabelled_predictions"]), (&2.into(), &0.into()));
+    assert_eq!((json["cases"].as_array().unwrap().len(), &json["cases"][0]["case_id"]), (1, &"b".into()), "{json}");
+    // A folder of other cases is not a part.
+    std::fs::rename(folder.path().join("predictions/b.nii"), folder.path().join("predictions/x.nii")).unwrap();
+    fail(folder.path(), &["--partial"], "no prediction of a, b, c; expected files with the labels' names");
+}
+
+#[test]
 fn tolerances_by_class_and_areas_are_taken_from_flags() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [1, 1, 6], &[0, 1, 0, 0, 2, 0]);

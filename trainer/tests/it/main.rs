@@ -17,6 +17,7 @@ mod look;
 mod metric_goldens;
 mod nifti;
 mod observe;
+mod origins;
 mod precision;
 mod predict;
 mod pretrain;

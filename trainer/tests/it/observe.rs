@@ -92,7 +92,7 @@ fn cost_of_the_data_is_measured_without_corrupt_batches() {
     });
     let stop = Stop::default();
     let options = HeadspaceOptions { steps: 3, gradient_checkpointing: false, stop: stop.clone() };
-    let task = Pretraining { config: &config };
+    let task = Pretraining::new(&config);
     let headspace = measure(&task, &stream, &Compute::cpu(), &options).unwrap().unwrap();
     assert_eq!((headspace.rounds.len(), headspace.crops, headspace.steps), (3, 2, 3));
     assert!(headspace.rounds.iter().all(|round| round.streamed_secs > 0.0 && round.resident_secs > 0.0));

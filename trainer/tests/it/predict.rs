@@ -8,7 +8,7 @@ use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::{read_info, read_labels, read_volume, write_like};
-use hiend_trainer::checkpoint::{Checkpoints, Kind, State};
+use hiend_trainer::checkpoint::{Best, Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::model::init::WeightInit;
@@ -273,6 +273,22 @@ fn files_that_cannot_be_read_are_skipped_and_subfolders_named() {
         folder.check("scans", "out", &["--overwrite"], 3, expected);
     }
     assert!(folder.at("out/a.nii.gz").exists());
+}
+
+#[test]
+fn a_best_checkpoint_that_is_gone_is_told_once() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a_0000.nii"), [0.0; 3]);
+    folder.check("scans", "out", &[], 0, "");
+    let config = config();
+    let model = config.unetr().init(&mut WeightInit::new(0, &burn::tensor::Device::flex().autodiff()));
+    let best = Some(Best { step: 9, mean_dice: 0.5 });
+    let state = State { best, ..State::new(Kind::Finetune, 12, None, &config, "digest") };
+    let checkpoints = Checkpoints::open(&folder.at("run"), 1).unwrap();
+    checkpoints.save(&state, &model, None, &config.optim.init(&model)).unwrap();
+    let stderr = String::from_utf8(folder.predict("scans", "again", &[]).stderr).unwrap();
+    assert_eq!(stderr.matches("the best checkpoint, that of step 9, is gone; the newest one, ").count(), 1, "{stderr}");
+    assert!(stderr.contains("step-00000012"), "{stderr}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use hiend_loader::batch::{Batch, Images};
+use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::checkpoint::{self, Kind};
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
@@ -367,6 +368,70 @@ fn non_finite_loss_stops_the_run_and_names_the_cases() {
     }
     let latest = checkpoint::latest(&dir.path().join("checkpoints")).unwrap().unwrap();
     assert!(latest.ends_with("step-00000002"), "{latest:?}");
+}
+
+#[test]
+fn weights_that_gave_a_loss_that_is_not_finite_are_named() {
+    let fail_at = |failing: u64, more: &dyn Fn(TrainOptions) -> TrainOptions| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stream = STREAM.stream();
+        stream.open = Box::new(move |step, _| {
+            Ok(Box::new(STREAM.open(step).map(move |batch| {
+                let mut batch = batch?;
+                if let (Images::Floats(voxels), true) = (&mut batch.images, batch.step + 1 == failing) {
+                    voxels.fill(f32::NAN);
+                }
+                Ok(batch)
+            })))
+        });
+        message(run(&config(), stream, &more(options(dir.path(), 6, false))).unwrap_err())
+    };
+    let text = fail_at(1, &|options| options);
+    assert!(
+        text.ends_with(
+            "no checkpoint yet; the first weights gave this loss: with --init, look at where they come from"
+        ),
+        "{text}"
+    );
+    let text = fail_at(4, &|options| TrainOptions { checkpoint_every: 1, ..options });
+    let expected =
+        "step-00000003; its weights gave this loss: if --resume fails again, --resume-from 2 goes back further";
+    assert!(text.ends_with(expected), "{text}");
+    let text = fail_at(4, &|options| TrainOptions { checkpoint_every: 1, keep: 1, ..options });
+    assert!(text.ends_with("gave this loss, and no earlier checkpoint is kept (--keep)"), "{text}");
+    let text = fail_at(4, &|options| TrainOptions { checkpoint_every: 2, ..options });
+    assert!(text.ends_with("step-00000002"), "{text}");
+}
+
+#[test]
+fn diverged_weights_are_no_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.optim.lr = 1e30;
+    // The rate is 0 in the first step, and the loss of the second one was measured before its update.
+    let options = TrainOptions { checkpoint_every: 1, ..options(dir.path(), 2, false) };
+    let text = message(run(&config, STREAM.stream(), &options).unwrap_err());
+    for part in ["the weights diverged at step 2: ", "lower optim.lr", "last good checkpoint: ", "step-00000001"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let kept = checkpoint::all(&dir.path().join("checkpoints")).unwrap();
+    assert_eq!(kept.into_iter().map(|(step, _)| step).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn runs_of_earlier_versions_are_resumed_and_record_the_preprocessing_of_hu() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = |spacing| {
+        let preprocess = PreprocessConfig { spacing: Some([spacing; 3]), ..PreprocessConfig::default() };
+        PretrainConfig { preprocess: Some(preprocess), ..config() }
+    };
+    run(&config(), STREAM.stream(), &options(dir.path(), 1, false)).unwrap();
+    run(&recorded(3.0), STREAM.stream(), &options(dir.path(), 2, true)).unwrap();
+    let saved: PretrainConfig = saved_config(dir.path(), Kind::Pretrain, Resume::Newest).unwrap();
+    assert_eq!(saved, recorded(3.0));
+    assert_eq!(verify(dir.path()).unwrap().num_faults(), 0);
+    let text = message(run(&recorded(1.5), STREAM.stream(), &options(dir.path(), 3, true)).unwrap_err());
+    assert!(text.contains("cannot resume: preprocess.spacing is [1.5, 1.5, 1.5] now"), "{text}");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(super) struct Files<'a> {
     pub labels: &'a BTreeMap<String, PathBuf>,
     /// Predicted label maps.
     pub predictions: &'a BTreeMap<String, PathBuf>,
+    /// Number of label maps that have no prediction and are not scored.
+    pub num_unpredicted: usize,
 }
 
 /// Writes the page and returns its path.
@@ -46,6 +48,7 @@ pub(super) fn write(
         ("labels", folder_of(files.labels)),
         ("predictions", folder_of(files.predictions)),
         ("cases", evaluation.cases.len().to_string()),
+        ("labels without a prediction", files.num_unpredicted.to_string()),
         ("surfaces", surfaces(evaluation.conventions.surface).to_owned()),
         ("classes that a label lacks", absent_classes(evaluation.conventions.absent).to_owned()),
         ("tolerance of surface Dice", tolerances(evaluation)),

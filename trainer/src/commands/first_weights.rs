@@ -1,0 +1,64 @@
+//! First weights of a run, as `--init` names them.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use super::ranks::Rank;
+use super::running::Place;
+use crate::finetune::Init;
+use crate::training::Resume;
+use crate::weights::download::{Downloads, is_url};
+
+/// Reads the weights that `--init` names; `None` without the flag. A run with a checkpoint has weights of its own, so the
+/// ones it began with need not exist any more.
+///
+/// # Errors
+/// If there are no such weights, or they cannot be read.
+pub(super) fn read(named: Option<&Path>, place: &Place) -> anyhow::Result<Option<Init>> {
+    if has_its_own(place)? {
+        return Ok(Some(Init::Random));
+    }
+    Ok(match named {
+        None => None,
+        Some(path) if path == Path::new("none") => Some(Init::Random),
+        Some(url) if is_url(url) => {
+            // Downloaded when the run begins, so that a mistake elsewhere is found first.
+            Some(Init::of_url(&url.to_string_lossy(), Downloads::of_environment()?)?)
+        }
+        Some(path) => Some(Init::read(path)?),
+    })
+}
+
+/// The error of a run without weights of its own whose `--init` is absent.
+pub(super) fn absent(place: &Place) -> anyhow::Error {
+    let run_dir = place.run_dir.display();
+    if place.resume == Resume::Begin {
+        anyhow!("{run_dir} holds no run yet; --init names the first weights of a new one")
+    } else {
+        anyhow!(
+            "{run_dir} has no checkpoint yet; --init names the first weights of the run again, `none` for random ones"
+        )
+    }
+}
+
+/// Says that `--init` is not read because the run continues from weights of its own.
+///
+/// # Errors
+/// If the run's folder cannot be looked up.
+pub(super) fn note_if_unused(named: Option<&Path>, place: &Place, rank: &Rank) -> anyhow::Result<()> {
+    if let Some(path) = named
+        && has_its_own(place)?
+    {
+        rank.note(format_args!(
+            "--init {} is not read: the run in {} continues from its own checkpoint",
+            path.display(),
+            place.run_dir.display()
+        ));
+    }
+    Ok(())
+}
+
+fn has_its_own(place: &Place) -> anyhow::Result<bool> {
+    Ok(place.resume != Resume::Begin && place.has_checkpoint()?)
+}
