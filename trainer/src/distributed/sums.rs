@@ -29,7 +29,7 @@ type Bucket = Vec<Tensor<1>>;
 pub struct Sums {
     group: Arc<ProcessGroup>,
     requests: Option<flume::Sender<Bucket>>,
-    sums: flume::Receiver<Result<Bucket, ReduceError>>,
+    results: flume::Receiver<Result<Bucket, ReduceError>>,
     is_on_host: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,7 +48,7 @@ impl Sums {
     #[expect(clippy::disallowed_methods, reason = "the queues hold the gradients of one update, which exist anyway")]
     pub fn start(group: &Arc<ProcessGroup>, reduce: Box<dyn AllReduce>) -> io::Result<Self> {
         let (requests, requested) = flume::unbounded::<Bucket>();
-        let (sender, sums) = flume::unbounded();
+        let (sender, results) = flume::unbounded();
         let is_on_host = reduce.is_on_host();
         let sum_all = move || {
             for bucket in requested {
@@ -62,7 +62,7 @@ impl Sums {
             }
         };
         let thread = std::thread::Builder::new().name("sums".into()).spawn(sum_all)?;
-        Ok(Self { group: Arc::clone(group), requests: Some(requests), sums, is_on_host, thread: Some(thread) })
+        Ok(Self { group: Arc::clone(group), requests: Some(requests), results, is_on_host, thread: Some(thread) })
     }
 
     /// The end of the queue of requests.
@@ -77,7 +77,7 @@ impl Sums {
     /// If the group has failed, or this rank's device. Sums that were requested later are then lost as well.
     pub fn wait(&self) -> Result<Vec<Tensor<1>>, ReduceError> {
         loop {
-            match self.sums.recv_timeout(CHECK_INTERVAL) {
+            match self.results.recv_timeout(CHECK_INTERVAL) {
                 Ok(sum) => return sum,
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(ReduceError::Device("the thread of its sums has ended".into()));
