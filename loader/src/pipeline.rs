@@ -33,6 +33,7 @@ mod memory;
 mod read_ahead;
 mod sequence;
 mod stream;
+mod turns;
 mod workers;
 
 #[cfg(feature = "client")]
