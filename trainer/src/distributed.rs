@@ -19,6 +19,7 @@
 mod all_reduce;
 mod group;
 mod inbox;
+mod incoming;
 mod launcher;
 mod link;
 #[cfg(feature = "cuda")]
