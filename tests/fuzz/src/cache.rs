@@ -35,7 +35,9 @@ pub(crate) fn shard(scratch: &Path, bytes: &[u8]) {
         Ok(shard) => {
             let shard = Arc::new(shard);
             for idx in 0..shard.cases().len().min(MOST_CASES) {
-                verify_case(&shard, idx, &mut reader).iter().for_each(|fault| check_line(&fault.to_string()));
+                for fault in verify_case(&shard, idx, &mut reader) {
+                    check_line(&fault.to_string());
+                }
             }
         }
         Err(err) => check_error(&err),

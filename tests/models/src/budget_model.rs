@@ -28,7 +28,9 @@ fn takers(total: u64, wanted: &[u64]) {
         })
     };
     let threads: Vec<_> = wanted.iter().map(taker).collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no taker panics"));
+    for thread in threads {
+        thread.join().expect("no taker panics");
+    }
     // All of it is free again.
     drop(budget.take(total));
 }

@@ -130,7 +130,9 @@ pub fn read_ahead_of_a_dropped_stream() {
         thread::spawn(move || read_ahead.done(&shared.stats, 0))
     };
     read_ahead.stop(&shared.stats);
-    [reader, worker].into_iter().for_each(|thread| thread.join().expect("no thread panics"));
+    for thread in [reader, worker] {
+        thread.join().expect("no thread panics");
+    }
     assert_eq!(shared.stats.bytes().0, 0);
 }
 

@@ -27,7 +27,9 @@ fn workers(schedule: &Arc<Schedule>, number: usize) -> Vec<thread::JoinHandle<()
 }
 
 fn join(threads: Vec<thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| thread.join().expect("no thread panics"));
+    for thread in threads {
+        thread.join().expect("no thread panics");
+    }
 }
 
 /// Two clients that submit and read their batches, for two workers. A client's memory holds one or two of its batches.
