@@ -1,6 +1,6 @@
 //! Bounds on concurrent work: the processor cores of this process, and a budget of memory in bytes.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// Number of processor cores that this process may use: those of its cgroup and affinity mask, not of the host.
 ///

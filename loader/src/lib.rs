@@ -84,6 +84,7 @@ pub mod split;
 pub mod stats;
 pub mod stop;
 mod streaming;
+mod sync;
 pub mod transform;
 mod unseen;
 pub mod verdict;
@@ -95,3 +96,6 @@ mod wire;
 pub use batch::{Batch, Images};
 pub use hiend_cache::Cache;
 pub use pipeline::{Loader, LoaderOptions, StreamConfig};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use wire::hostile as fuzzing;

@@ -34,6 +34,7 @@ mod memory;
 mod read_ahead;
 mod sequence;
 mod stream;
+mod turns;
 mod workers;
 
 #[cfg(feature = "client")]

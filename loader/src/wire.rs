@@ -9,6 +9,9 @@ pub(crate) mod batch;
 pub(crate) mod framing;
 #[cfg(test)]
 mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(unreachable_pub, reason = "public with the feature `fuzzing`")]
+pub mod hostile;
 pub(crate) mod spec;
 
 /// Messages generated from the contract, which documents them.

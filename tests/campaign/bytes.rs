@@ -4,8 +4,6 @@
 //! answer with a value or an error in one line; they never panic, and where a checksum covers the bytes they never
 //! return other content than was written.
 
-mod mutate;
-
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,6 +11,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hiend_cache::Manifest;
+use hiend_fuzz::mutate::mutated;
 use hiend_loader::convert::ConvertOptions;
 use hiend_loader::volume::{read_info, read_labels, read_volume};
 use hiend_trainer::config::RunConfig as _;
@@ -23,7 +22,6 @@ use hiend_trainer::weights::{StateDict, safetensors, torch};
 use crate::conversion::{convert, error_chain, faults, volumes};
 use crate::effort::seeds;
 use crate::scans::{SHAPE, nifti, write_case};
-use mutate::mutated;
 
 const NUM_VOXELS: usize = SHAPE[0] * SHAPE[1] * SHAPE[2];
 

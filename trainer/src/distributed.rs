@@ -21,6 +21,7 @@
 mod all_reduce;
 mod group;
 mod inbox;
+mod incoming;
 mod launcher;
 mod link;
 mod mpi;

@@ -43,6 +43,7 @@ pub mod report;
 pub mod schedule;
 mod signals;
 pub mod sliding_window;
+mod sync;
 pub mod testing;
 pub mod trained_on;
 pub mod training;

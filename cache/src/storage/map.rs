@@ -212,12 +212,17 @@ mod signal {
         unsafe {
             if (*info).si_code > 0 {
                 let address = (*info).si_addr().addr();
-                if let Some(registration) = registrations().find(|registration| registration.contains(address)) {
+                let mut is_ours = false;
+                // All of them: one that another thread is just reusing may seem to contain the address as well.
+                for registration in registrations().filter(|registration| registration.contains(address)) {
+                    registration.lost.store(true, Ordering::Release);
+                    is_ours = true;
+                }
+                if is_ours {
                     let page_len = PAGE_LEN.load(Ordering::Acquire);
                     let page = address & !(page_len - 1);
                     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
                     let at = ptr::with_exposed_provenance_mut(page);
-                    registration.lost.store(true, Ordering::Release);
                     if libc::mmap(at, page_len, libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED {
                         return;
                     }

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
 
+use crate::sync::channel::Sender;
+
 /// Memory on loan, returned when it is dropped.
 ///
 /// Holds values of `T` in a vector from a pool, or in memory of another kind, such as a slot of shared memory.
@@ -17,7 +19,7 @@ pub struct PooledBuffer<T> {
 #[derive(Debug)]
 enum Memory<T> {
     /// A vector, and the pool that it returns to.
-    Vector(Vec<T>, Option<flume::Sender<Vec<T>>>),
+    Vector(Vec<T>, Option<Sender<Vec<T>>>),
     /// Memory that returns to its owner when dropped.
     Lent(Box<dyn BatchMemory>),
 }
@@ -39,7 +41,7 @@ pub const BATCH_ALIGNMENT: usize = 8;
 impl<T> PooledBuffer<T> {
     /// Wraps a vector that is sent back to `pool` when the buffer is dropped.
     #[must_use]
-    pub fn on_loan(data: Vec<T>, pool: flume::Sender<Vec<T>>) -> Self {
+    pub fn on_loan(data: Vec<T>, pool: Sender<Vec<T>>) -> Self {
         Self { len: data.len(), memory: Memory::Vector(data, Some(pool)) }
     }
 

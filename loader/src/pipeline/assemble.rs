@@ -3,15 +3,15 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 use super::read_ahead::ReadAhead;
+use super::turns::{Loan, Turns};
 use super::{Error, OnCorrupt, Shared};
-use crate::batch::{Batch, BatchTimes, CropRecord, PooledBuffer, VoxelForm};
+use crate::batch::{Batch, BatchTimes, CropRecord, VoxelForm};
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
 use crate::visit::{Form, Visit, VisitSlot};
@@ -24,20 +24,12 @@ pub(super) enum Message {
     Failed(Error),
 }
 
-/// Voxel and label buffers of one batch.
-pub(super) type Loan<V> = (PooledBuffer<V>, PooledBuffer<u8>);
-
 /// One thread's share of the stream: makes batches, one at a time, until told to stop.
 pub(super) struct Assembler<F: Form> {
     pub(super) shared: Arc<Shared>,
-    /// Pools of voxel and label buffers, and the free buffers in them.
-    pub(super) pools: (flume::Sender<Vec<F::Voxel>>, flume::Sender<Vec<u8>>),
-    pub(super) free: (flume::Receiver<Vec<F::Voxel>>, flume::Receiver<Vec<u8>>),
-    /// Steps that no assembler has begun.
-    pub(super) rest: Arc<Mutex<Range<u64>>>,
+    pub(super) turns: Turns<F::Voxel>,
     pub(super) sender: flume::Sender<Message>,
     pub(super) read_ahead: Arc<ReadAhead>,
-    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// Crops of a visit and the time they took; no crops if the case was skipped.
@@ -62,7 +54,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 impl<F: Form> Assembler<F> {
     /// Makes batches until none is left, or the stream is dropped or fails.
     pub(super) fn run(&self) {
-        while let Some((step, loan, buffer_wait_secs)) = self.begin() {
+        while let Some((step, loan, buffer_wait_secs)) = self.turns.begin() {
             let done = |visit| self.read_ahead.done(&self.shared.stats, visit);
             let batch = catch_panic(|| self.shared.assemble::<F>(step, loan, buffer_wait_secs, &done));
             let failed = batch.is_err();
@@ -70,25 +62,6 @@ impl<F: Form> Assembler<F> {
                 return;
             }
         }
-    }
-
-    /// Takes a free buffer and then the next step, so that the oldest step in work always has a buffer. Returns `None`
-    /// when the stream is over, and the seconds waited.
-    fn begin(&self) -> Option<(u64, Loan<F::Voxel>, f64)> {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if rest.is_empty() {
-            return None;
-        }
-        // The others wait for the lock, which does not mean that buffers are missing; so the clock starts here.
-        let waiting = Instant::now();
-        let images = PooledBuffer::on_loan(self.free.0.recv().ok()?, self.pools.0.clone());
-        let labels = PooledBuffer::on_loan(self.free.1.recv().ok()?, self.pools.1.clone());
-        if self.stop.load(Ordering::Relaxed) {
-            // The buffers return to their pools and wake the next assembler that waits.
-            return None;
-        }
-        let step = rest.next()?;
-        Some((step, (images, labels), waiting.elapsed().as_secs_f64()))
     }
 }
 

@@ -9,10 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Shared;
 use crate::stats::Stats;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes advised and not yet visited.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl ReadAhead {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::assemble::{Assembler, Message, catch_panic};
 use super::read_ahead::ReadAhead;
+use super::turns::Turns;
 use super::{Error, Loader, MemoryPlan, Shared, cores};
 use crate::batch::Batch;
 use crate::verdict::SpanTimes;
@@ -75,12 +76,14 @@ impl Loader {
         for _ in 0..(num_buffers - 1) {
             let assembler = Assembler::<F> {
                 shared: Arc::clone(shared),
-                pools: (image_sender.clone(), label_sender.clone()),
-                free: (free_images.clone(), free_labels.clone()),
-                rest: Arc::clone(&rest),
+                turns: Turns {
+                    pools: (image_sender.clone(), label_sender.clone()),
+                    free: (free_images.clone(), free_labels.clone()),
+                    rest: Arc::clone(&rest),
+                    stop: Arc::clone(&stream.stop),
+                },
                 sender: sender.clone(),
                 read_ahead: Arc::clone(&stream.read_ahead),
-                stop: Arc::clone(&stream.stop),
             };
             std::thread::spawn(move || assembler.run());
         }

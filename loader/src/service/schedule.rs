@@ -4,11 +4,12 @@
 //! client are served in their order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::plural::count;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Memory of one client, in bytes.
 #[derive(Debug)]
@@ -212,6 +213,8 @@ impl Schedule {
 
     /// Makes the threads look for cancelled jobs.
     pub(super) fn nudge(&self) {
+        // A thread between its look at the jobs and its wait would miss the call.
+        drop(self.lock());
         self.changed.notify_all();
     }
 

@@ -43,7 +43,8 @@ impl<'a> Matrix<'a> {
 /// there.
 ///
 /// # Safety
-/// With `add`, the elements of the product must be initialized in `out`.
+/// `out` must be valid for writing the elements of the product, which nothing else reads or writes meanwhile. With `add`,
+/// they must be initialized.
 unsafe fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: *mut f32, row: usize, add: bool) {
     assert_eq!(a.columns, b.rows, "inner sizes of a product");
     if a.rows == 0 || b.columns == 0 {

@@ -1,8 +1,7 @@
 //! The ranks of a run, connected: small values gathered from all of them, and one failure that ends them all.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,7 +13,10 @@ use super::peer::{Cause, PeerFailure};
 use super::rendezvous::{self, JoinError};
 use super::token::Token;
 use super::wire::{Frame, Kind, pack, unpack};
-use super::world::{Master, World};
+use super::world::World;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::Sender;
+use crate::sync::{Mutex, PoisonError};
 
 /// Time that a rank which leaves waits for the others to close their ends.
 const PARTING: Duration = Duration::from_secs(2);
@@ -43,7 +45,7 @@ impl Default for Timeouts {
 pub(super) struct Core {
     pub(super) inbox: Inbox,
     /// Frames to be sent, by connection.
-    outgoing: Mutex<Vec<Option<flume::Sender<Frame>>>>,
+    outgoing: Mutex<Vec<Option<Sender<Frame>>>>,
     /// Called once after the first failure.
     hooks: Mutex<Vec<Box<dyn Fn() + Send>>>,
     leaving: AtomicBool,
@@ -60,9 +62,14 @@ impl Core {
         })
     }
 
-    /// Connects the sending end of a link.
-    pub(super) fn add_outgoing(&self, index: usize, sender: flume::Sender<Frame>) {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(sender);
+    /// Connects the sending end of a link. If the group has failed while other ranks were joining, the new one is told.
+    pub(super) fn add_outgoing(&self, index: usize, sender: Sender<Frame>) {
+        let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failure) = self.inbox.failure() {
+            // Nothing else is queued yet, so there is room.
+            let _ = sender.try_send(report(&failure));
+        }
+        outgoing[index] = Some(sender);
     }
 
     /// Queues a frame. A connection that is closed has failed the group, which the next wait reports.
@@ -75,14 +82,18 @@ impl Core {
 
     /// Ends the group, unless it has ended already: reports to all connections, and wakes everybody.
     pub(super) fn fail(&self, failure: PeerFailure) {
-        let report = Frame::new(Kind::Abort, serde_json::to_vec(&failure).unwrap_or_default());
+        let report = report(&failure);
+        // Held while the failure is recorded: a thread that learns of it and leaves must not close the connections before
+        // the reports are queued.
+        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.inbox.fail(failure) {
             return;
         }
-        for sender in self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten() {
+        for sender in outgoing.iter().flatten() {
             // A peer that takes no more frames finds out by its own time-out.
             let _ = sender.try_send(report.clone());
         }
+        drop(outgoing);
         for hook in self.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             hook();
         }
@@ -98,6 +109,11 @@ impl Core {
         self.leaving.store(true, Ordering::Release);
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).fill(None);
     }
+}
+
+/// The frame that tells another rank of a failure.
+fn report(failure: &PeerFailure) -> Frame {
+    Frame::new(Kind::Abort, serde_json::to_vec(failure).unwrap_or_default())
 }
 
 /// Values of all ranks.
@@ -154,7 +170,7 @@ impl ProcessGroup {
             timeouts,
             core,
             links: vec![],
-            of_mpi: matches!(world.master, Master::Mpi(_)),
+            of_mpi: world.is_of_mpi(),
             finished: AtomicBool::new(false),
         };
         // On an error, dropping the group reports it to the ranks that have joined.

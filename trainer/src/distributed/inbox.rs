@@ -2,11 +2,11 @@
 //! rank can wait for.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::peer::PeerFailure;
 use super::wire::Frame;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Maximum number of frames that wait for one peer's reader. The protocol keeps fewer in flight
 /// ([`super::tcp_sum::WINDOW`] buckets), so that this bounds memory and never holds up a reader.

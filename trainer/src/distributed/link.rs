@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flume::RecvTimeoutError;
 
 use super::group::Core;
-use super::peer::{Cause, PeerFailure};
+use super::incoming::{Peer, receive_all, writing_failed};
 use super::wire::{Frame, Kind};
 
 /// Maximum interval of heartbeats.
@@ -21,23 +21,6 @@ const SENDING: Duration = Duration::from_secs(20);
 const OUTGOING: usize = 32;
 /// Bytes read and written at once, if a frame is smaller.
 const BUFFER: usize = 64 << 10;
-
-/// The other end of a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    /// Rank of the other process.
-    pub rank: usize,
-    /// Host and process.
-    pub name: String,
-    /// Index of its queue in the inbox.
-    pub index: usize,
-}
-
-impl Peer {
-    fn failed(&self, cause: Cause) -> PeerFailure {
-        PeerFailure { rank: self.rank, name: self.name.clone(), cause }
-    }
-}
 
 /// A connection. Closed by [`Self::close`].
 #[derive(Debug)]
@@ -64,7 +47,9 @@ impl Link {
         };
         let (from, to) = ((peer.clone(), Arc::clone(core)), (peer.clone(), Arc::clone(core)));
         let interval = (timeout / 4).min(MAX_INTERVAL);
-        let reader = spawn("rank-in", Box::new(move || read_all(reading, &from.0, &from.1, timeout)))?;
+        let mut reading = BufReader::with_capacity(BUFFER, reading);
+        let receive = move || receive_all(|| Frame::read(&mut reading), &from.0, &from.1, timeout);
+        let reader = spawn("rank-in", Box::new(receive))?;
         let writer =
             spawn("rank-out", Box::new(move || write_all(writing, &outgoing, &to.0, &to.1, timeout, interval)))?;
         core.add_outgoing(peer.index, sender);
@@ -91,34 +76,6 @@ fn wait_for(thread: &JoinHandle<()>, deadline: Instant) {
     }
 }
 
-fn read_all(stream: TcpStream, peer: &Peer, core: &Core, timeout: Duration) {
-    let mut stream = BufReader::with_capacity(BUFFER, stream);
-    let mut left = false;
-    loop {
-        match Frame::read(&mut stream) {
-            Ok(Frame { kind: Kind::Heartbeat, .. }) => {}
-            Ok(Frame { kind: Kind::Leave, .. }) => {
-                left = true;
-                core.inbox.end(peer.index, true);
-            }
-            Ok(Frame { kind: Kind::Abort, payload }) => {
-                let failure = serde_json::from_slice(&payload);
-                core.fail(failure.unwrap_or_else(|error| {
-                    peer.failed(Cause::Protocol(format!("an unreadable report of a failure: {error}")))
-                }));
-            }
-            Ok(frame) => core.inbox.put(peer.index, frame),
-            Err(error) => {
-                if !left && !core.is_leaving() {
-                    core.fail(peer.failed(cause(&error, timeout)));
-                }
-                core.inbox.end(peer.index, false);
-                return;
-            }
-        }
-    }
-}
-
 fn write_all(
     stream: TcpStream,
     outgoing: &flume::Receiver<Frame>,
@@ -139,21 +96,10 @@ fn write_all(
             }
         };
         if let Err(error) = frame.write(&mut stream).and_then(|()| stream.flush()) {
-            // A peer that has reported a failure and closed is no second failure: the first one is kept.
-            if !core.is_leaving() {
-                core.fail(peer.failed(cause(&error, timeout)));
-            }
+            writing_failed(&error, peer, core, timeout);
             // What is in the buffer cannot be sent: dropping the writer must not try.
             let _ = stream.into_parts();
             return;
         }
-    }
-}
-
-fn cause(error: &io::Error, timeout: Duration) -> Cause {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cause::Silent(timeout.as_secs()),
-        io::ErrorKind::InvalidData => Cause::Protocol(error.to_string()),
-        _ => Cause::Closed,
     }
 }

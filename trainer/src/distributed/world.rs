@@ -176,6 +176,12 @@ pub enum WorldError {
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl World {
+    /// Returns whether MPI started the ranks and brings the address of rank 0.
+    #[must_use]
+    pub fn is_of_mpi(&self) -> bool {
+        matches!(self.master, Master::Mpi(_))
+    }
+
     /// Determines the place of this process from its environment; `None` if it is to train alone.
     ///
     /// # Errors

@@ -17,16 +17,29 @@ pub use constants::{
 };
 
 /// A value of an attribute: plain data, of a type that the library has a number for.
-pub trait Value: Copy {
+///
+/// # Safety
+/// Values have the size and the layout of the library's type of this number.
+pub unsafe trait Value: Copy {
     /// The library's number of the type.
     const TYPE: c_int;
 }
 
-/// A value of which any bits are one, so that the library may write it.
-pub trait Readable: Value + Default {}
+/// A value that the library may write.
+///
+/// # Safety
+/// Any bits are a value of the type.
+pub unsafe trait Readable: Value + Default {}
 
 macro_rules! values {
-    ($($type:ty = $number:literal),* $(,)?) => { $(impl Value for $type { const TYPE: c_int = $number; })* };
+    ($($type:ty = $number:literal),* $(,)?) => {
+        $(
+            // SAFETY: numbers and types are those of the library's header, whose enumerations have the size of a `c_int`.
+            unsafe impl Value for $type {
+                const TYPE: c_int = $number;
+            }
+        )*
+    };
 }
 
 values! {
@@ -34,11 +47,16 @@ values! {
     NumericalNote = 11, PointwiseMode = 14, ReductionOperator = 18, i32 = 23, u8 = 24,
 }
 
-impl Readable for i64 {}
-impl Readable for i32 {}
-impl Readable for u8 {}
-impl Readable for KnobType {}
-impl Readable for NumericalNote {}
+// SAFETY: any bits are an integer.
+unsafe impl Readable for i64 {}
+// SAFETY: as above.
+unsafe impl Readable for i32 {}
+// SAFETY: as above.
+unsafe impl Readable for u8 {}
+// SAFETY: a struct of one integer.
+unsafe impl Readable for KnobType {}
+// SAFETY: as above.
+unsafe impl Readable for NumericalNote {}
 
 const HANDLE: c_int = 0;
 const VOID_PTR: c_int = 6;

@@ -27,7 +27,8 @@ const MOST_INSERTED: usize = 256;
 
 /// Bytes with one to four mutations. Headers are at the start and directories at the end, so half of all places are
 /// within 512 bytes of either.
-pub(super) fn mutated(whole: &[u8], corpus: &[Vec<u8>], seed: u64) -> Vec<u8> {
+#[must_use]
+pub fn mutated(whole: &[u8], corpus: &[Vec<u8>], seed: u64) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut bytes = whole.to_vec();
     for _ in 0..rng.random_range(1..=4) {

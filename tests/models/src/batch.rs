@@ -1,0 +1,6 @@
+//! Buffers of batches.
+
+#[path = "../../../loader/src/batch/pool.rs"]
+mod pool;
+
+pub use pool::{BATCH_ALIGNMENT, BatchMemory, PooledBuffer};

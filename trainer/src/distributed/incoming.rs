@@ -1,0 +1,76 @@
+//! Frames that arrive from another rank: data for the inbox, reports of failures, and the end of the connection; and errors of
+//! the connection.
+
+use std::io;
+use std::time::Duration;
+
+use super::group::Core;
+use super::peer::{Cause, PeerFailure};
+use super::wire::{Frame, Kind};
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Rank of the other process.
+    pub rank: usize,
+    /// Host and process.
+    pub name: String,
+    /// Index of its queue in the inbox.
+    pub index: usize,
+}
+
+impl Peer {
+    /// A failure of this peer.
+    pub(super) fn failed(&self, cause: Cause) -> PeerFailure {
+        PeerFailure { rank: self.rank, name: self.name.clone(), cause }
+    }
+}
+
+/// Passes on every frame that `read` returns, until the connection ends. A peer that is silent for `timeout` makes `read`
+/// fail.
+pub(super) fn receive_all(mut read: impl FnMut() -> io::Result<Frame>, peer: &Peer, core: &Core, timeout: Duration) {
+    let mut left = false;
+    loop {
+        match read() {
+            Ok(Frame { kind: Kind::Heartbeat, .. }) => {}
+            Ok(Frame { kind: Kind::Leave, .. }) => {
+                left = true;
+                core.inbox.end(peer.index, true);
+            }
+            Ok(Frame { kind: Kind::Abort, payload }) => {
+                let failure = serde_json::from_slice(&payload);
+                core.fail(failure.unwrap_or_else(|error| {
+                    peer.failed(Cause::Protocol(format!("an unreadable report of a failure: {error}")))
+                }));
+            }
+            Ok(frame) => core.inbox.put(peer.index, frame),
+            Err(error) => {
+                if !left && !core.is_leaving() {
+                    core.fail(peer.failed(cause(&error, timeout)));
+                }
+                core.inbox.end(peer.index, false);
+                return;
+            }
+        }
+    }
+}
+
+/// Fails the group because a frame could not be written to a peer, unless the peer has closed the connection: then the
+/// reader finds that out too, after the peer's last words, which may say why.
+pub(super) fn writing_failed(error: &io::Error, peer: &Peer, core: &Core, timeout: Duration) {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    let is_closed = matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected);
+    // A peer that has reported a failure and closed is no second failure: the first one is kept.
+    if !is_closed && !core.is_leaving() {
+        core.fail(peer.failed(cause(error, timeout)));
+    }
+}
+
+/// The kind of failure that an error of a connection means.
+fn cause(error: &io::Error, timeout: Duration) -> Cause {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cause::Silent(timeout.as_secs()),
+        io::ErrorKind::InvalidData => Cause::Protocol(error.to_string()),
+        _ => Cause::Closed,
+    }
+}
