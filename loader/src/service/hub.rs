@@ -126,15 +126,15 @@ impl Hub {
         let labels = stream.config.labels;
         let loader = Loader::open_shared(self.caches.clone(), stream.config, stream.seed, &options, &self.workers)
             .map_err(|err| status_of(&err))?;
-        let batch_voxels = loader.memory().batch_voxels;
+        let memory = loader.memory();
         let facts = StreamFacts {
             stream_id: id,
             digest: loader.digest(),
             num_cases: loader.num_cases() as u64,
             steps_per_epoch: loader.steps_per_epoch(),
             crops_per_batch: loader.crops_per_batch() as u64,
-            voxel_bytes: (batch_voxels * stream.form.voxel_bytes()) as u64,
-            label_bytes: if labels { batch_voxels as u64 } else { 0 },
+            voxel_bytes: (memory.batch_voxels * stream.form.voxel_bytes()) as u64,
+            label_bytes: memory.batch_labels as u64,
             manifest_json: self.manifest(&loader, labels)?,
             server_version: wire::VERSION.into(),
         };
