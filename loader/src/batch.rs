@@ -1,8 +1,8 @@
 //! A batch of crops, in buffers that return to their pool when the batch is dropped.
 //!
 //! Memory is bounded because buffers are allocated only when a stream starts: holding a batch keeps its buffers from
-//! the pool. Buffers of boxes ([`Images::Boxes`]) are the exception. Box sizes are random, and a batch in thousands
-//! that needs more than planned grows its buffer.
+//! the pool. Buffers of boxes ([`Images::Boxes`]), and of their labels, are the exception. Box sizes are random, and a
+//! batch in thousands that needs more than planned grows its buffer.
 
 use std::borrow::Cow;
 
@@ -30,7 +30,8 @@ pub struct Batch {
     pub shape: [usize; 5],
     /// Voxels of all crops.
     pub images: Images,
-    /// Labels of the voxels in [`Self::images`], if the stream carries labels.
+    /// Labels of the voxels in [`Self::images`], if the stream carries labels; of [`Images::Chunks`], labels of what is
+    /// decoded from them ([`CropChunks::decoded_shape`]), crop after crop.
     pub labels: Option<PooledBuffer<u8>>,
     /// Origin and augmentation of each crop, one entry per crop.
     pub crops: Vec<CropRecord>,
@@ -63,6 +64,10 @@ impl Batch {
         let labels = self.labels.as_ref()?;
         Some(match &self.images {
             Images::Boxes(values, crops) => Cow::Owned(self.finish(values, crops).1),
+            Images::Chunks(words, crops) if crops.iter().any(|crop| !crop.params.is_linear()) => {
+                let (values, boxes) = CropChunks::boxes(crops, words);
+                Cow::Owned(self.finish(&values, &boxes).1)
+            }
             Images::Floats(_) | Images::Quantized(..) | Images::Chunks(..) => Cow::Borrowed(labels),
         })
     }

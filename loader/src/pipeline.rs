@@ -129,14 +129,10 @@ impl Prepared {
         if ranks == 0 || rank >= ranks || !config.visits_per_batch.is_multiple_of(ranks) {
             return Err(Error::Share { visits: config.visits_per_batch, rank, ranks });
         }
-        if matches!(options.form, VoxelForm::Quantized | VoxelForm::Chunks) && !config.augment.is_linear() {
-            let crops = if options.form == VoxelForm::Chunks { "coded chunks" } else { "quantized crops" };
-            let reason = format!("this chain is not linear in the intensities, as {crops} need; use another form");
+        if options.form == VoxelForm::Quantized && !config.augment.is_linear() {
+            let reason =
+                "this chain is not linear in the intensities, as quantized crops need; use another form".to_owned();
             return Err(Error::BadConfig { key: "augment", reason });
-        }
-        if options.form == VoxelForm::Chunks && config.labels {
-            let reason = "true; coded chunks are of images only; use another form".into();
-            return Err(Error::BadConfig { key: "labels", reason });
         }
         let (sequence, units) = Sequence::new(caches, &config, seed)?;
         if options.form == VoxelForm::Chunks {
@@ -242,8 +238,8 @@ impl Loader {
     /// Voxels (or words, see [`VoxelForm::Chunks`]) that the batch of a step takes, and labels, before any case is skipped.
     #[must_use]
     pub fn batch_len(&self, step: u64) -> (usize, usize) {
-        let voxels = self.shared.places(self.shared.first_visit(step)).last().map_or(0, |place| place.end);
-        (voxels, if self.shared.config.labels { voxels } else { 0 })
+        let places = self.shared.places(self.shared.first_visit(step));
+        places.last().map_or((0, 0), |last| (last.voxels.end, last.labels.end))
     }
 
     /// Makes the batch of one step in the memory given, on the loader's threads; the calling thread waits.

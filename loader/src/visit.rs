@@ -7,6 +7,7 @@
 //!   finish    resampling and transforms that need neighbours  cut
 //! ```
 //! In the form [`Chunks`] the second step is the last: it verifies and copies chunks for a device to decode (`chunks`).
+//! Labels are decoded and cut all the same.
 //!
 //! Chunks come in columns along z, so that a crop is written in whole rows. Decoding leaves a column in the core's own
 //! cache; from there one pass normalises, flips, turns and shifts the intensities on the way into the batch. Nothing
@@ -33,7 +34,7 @@ mod plan;
 use chunks::ChunkCopier;
 pub(crate) use chunks::most_words;
 use cut::{Cut, Cutter};
-use decode::ColumnDecoder;
+use decode::{Arrays, ColumnDecoder};
 pub use form::{Boxes, Chunks, Floats, Form, Quantized};
 use form::{CutForm, Planned};
 use locate::Locator;
@@ -44,7 +45,7 @@ pub use plan::VisitPlan;
 pub struct VisitSlot<'a, F: Form> {
     /// Voxels, crop after crop, of [`VisitPlan::held_voxels`] in total; or words, as many as the case's chunks may take.
     pub images: &'a mut [F::Voxel],
-    /// Labels of the same voxels, if they are wanted.
+    /// Labels, crop after crop, of [`VisitPlan::held_voxels`] in total, if they are wanted.
     pub labels: Option<&'a mut [u8]>,
 }
 
@@ -180,7 +181,8 @@ impl Visitor {
         self.cutter.prepare(cuts, slot);
         let mut copy_secs = preparing.elapsed().as_secs_f64();
         for column in (0..index.grid.num_chunks()).step_by(index.grid.column_len()) {
-            if self.decoder.read(&mut self.reader, case, index, column, slot.labels.is_some())? {
+            let arrays = Arrays { image: true, label: slot.labels.is_some() };
+            if self.decoder.read(&mut self.reader, case, index, column, arrays)? {
                 let copying = Instant::now();
                 self.cutter.copy(&self.decoder, &index.grid, column, cuts, slot);
                 copy_secs += copying.elapsed().as_secs_f64();

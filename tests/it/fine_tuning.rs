@@ -307,6 +307,27 @@ fn decoding_on_the_device_is_the_same_training() {
     }
 }
 
+/// The same with labels, of crops that are finished when they are decoded, and of boxes that are augmented on the device.
+#[test]
+fn decoding_on_the_device_is_the_same_fine_tuning() {
+    let data = data(2);
+    let losses = |augment: Chain, decode_on, micro_batch| {
+        let mut config = finetune();
+        config.train.augment_on = if augment.is_linear() { AugmentOn::Cpu } else { AugmentOn::Device };
+        config.stream.augment = augment;
+        config.train.decode_on = decode_on;
+        config.train.micro_batch = micro_batch;
+        config.validation = None;
+        let run = tempfile::tempdir().unwrap();
+        let task = data.finetuning(config, Init::Random);
+        data.run(&task, &options(run.path(), 4, false)).0.losses
+    };
+    for (augment, micro_batch) in [(Chain::recipe(), Some(2)), (Chain::nnunet(), None), (Chain::nnunet(), Some(2))] {
+        let [cpu, device] = [DecodeOn::Cpu, DecodeOn::Device].map(|on| losses(augment, on, micro_batch));
+        assert_eq!(cpu, device, "{augment:?}, {micro_batch:?}");
+    }
+}
+
 #[test]
 fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
     let data = data(2);

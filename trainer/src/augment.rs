@@ -1,4 +1,5 @@
-//! nnU-Net's augmentation on the training device: crops made from boxes that the loader has only decoded.
+//! nnU-Net's augmentation on the training device: crops made from boxes that the loader has only decoded, or that the device
+//! decodes as well ([`crate::ops::decode`]).
 //!
 //! The sampled parameters are those of the loader, a pure function of each crop's identity, and so are the rows, kernels
 //! and noise derived from them. This module holds the arithmetic over voxels, composed of tensor operations, crop by
@@ -11,25 +12,35 @@ use std::sync::Arc;
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hiend_loader::batch::CropBox;
+use hiend_loader::batch::{CropBox, CropChunks};
 use hiend_loader::preprocess::window::Scale;
 use hiend_loader::transform::{
     GammaParams, GaussianBlurParams, LowResolutionParams, MirrorParams, NnunetParams, Polarity, SampledParams,
     SpatialParams,
 };
 
+use crate::ops::decode::CodedCrops;
 use crate::ops::noise::add_noise;
 
 /// Boxes on the device, and the sampled parameters of the crop that is made from each.
 #[derive(Clone, Debug)]
 pub struct CropBoxes {
-    quantized: Tensor<1, Int>,
+    image: Source,
     labels: Option<Tensor<1, Int>>,
     /// Box of each crop and the parameters of its augmentation.
     crops: Arc<[(CropBox, NnunetParams)]>,
     /// Index, in the batch, of the first voxel of the first box.
     start: usize,
     crop_size: [usize; 3],
+}
+
+/// Voxels of boxes.
+#[derive(Clone, Debug)]
+enum Source {
+    /// Stored values of all boxes, `[voxels]`.
+    Quantized(Box<Tensor<1, Int>>),
+    /// Coded chunks that the boxes are decoded from.
+    Coded(Box<CodedCrops>),
 }
 
 impl CropBoxes {
@@ -44,6 +55,31 @@ impl CropBoxes {
         crops: &[CropBox],
         crop_size: [usize; 3],
     ) -> Self {
+        Self::of(Source::Quantized(Box::new(quantized)), labels, crops, crop_size)
+    }
+
+    /// The boxes of `crops`, to be decoded from `coded`; their labels in order in `labels` `[voxels]`.
+    ///
+    /// # Panics
+    /// If the parameters are those of another chain than nnU-Net's.
+    #[must_use]
+    pub fn coded(
+        coded: CodedCrops,
+        labels: Option<Tensor<1, Int>>,
+        crops: &[CropChunks],
+        crop_size: [usize; 3],
+    ) -> Self {
+        let mut end = 0;
+        let placed = |crop: &CropChunks| {
+            let start = end;
+            end += crop.num_decoded(crop_size);
+            CropBox { start, shape: crop.box_shape, scale: crop.scale, params: crop.params }
+        };
+        let boxes: Vec<CropBox> = crops.iter().map(placed).collect();
+        Self::of(Source::Coded(Box::new(coded)), labels, &boxes, crop_size)
+    }
+
+    fn of(image: Source, labels: Option<Tensor<1, Int>>, crops: &[CropBox], crop_size: [usize; 3]) -> Self {
         let with_params = |crop: &CropBox| match crop.params {
             SampledParams::Nnunet(params) => (*crop, params),
             SampledParams::Plain(_) | SampledParams::Recipe(_) => {
@@ -51,7 +87,7 @@ impl CropBoxes {
             }
         };
         let start = crops.first().map_or(0, |crop| crop.start);
-        Self { quantized, labels, crops: crops.iter().map(with_params).collect(), start, crop_size }
+        Self { image, labels, crops: crops.iter().map(with_params).collect(), start, crop_size }
     }
 
     /// Number of crops.
@@ -70,8 +106,16 @@ impl CropBoxes {
     /// Augmented images, `[n, 1, x, y, z]`.
     #[must_use]
     pub fn images(&self) -> Tensor<5> {
-        let crops = self
-            .each(|number, crop, params| self.image(self.quantized.clone().slice([self.range(number)]), crop, params));
+        let crops = match &self.image {
+            Source::Quantized(quantized) => self.each(|number, crop, params| {
+                let source = units(quantized.as_ref().clone().slice([self.range(number)]), crop.scale);
+                self.image(source, crop, params)
+            }),
+            Source::Coded(coded) => {
+                let decoded = coded.voxels();
+                self.each(|number, crop, params| self.image(decoded.clone().slice([self.range(number)]), crop, params))
+            }
+        };
         Tensor::stack::<4>(crops, 0).unsqueeze_dim(1)
     }
 
@@ -88,8 +132,8 @@ impl CropBoxes {
         self.crops.iter().enumerate().map(|(number, (crop, params))| make(number, crop, params)).collect()
     }
 
-    fn image(&self, quantized: Tensor<1, Int>, crop: &CropBox, sampled: &NnunetParams) -> Tensor<3> {
-        let source = units(quantized, crop.scale);
+    /// Augmented crop from the box `source`, `[voxels]` in the units of the stream.
+    fn image(&self, source: Tensor<1>, crop: &CropBox, sampled: &NnunetParams) -> Tensor<3> {
         let mut image = match &sampled.spatial {
             Some(params) => resample(source, params, crop.shape, self.crop_size),
             None => source.reshape(self.crop_size),

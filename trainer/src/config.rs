@@ -55,8 +55,8 @@ pub struct TrainConfig {
     #[serde(default)]
     pub augment_on: AugmentOn,
     /// Processor that decodes chunks and cuts crops from them: `cpu`, or `device`, to which chunks are then sent as they
-    /// are stored. Serves the chains `recipe` and `plain`, streams without labels, and shards of the codec `fast` read
-    /// by this process. Crops are the same.
+    /// are stored. Serves shards of the codec `fast` read by this process; the chain `nnunet` with `augment_on = "device"`
+    /// only. Labels are decoded by the CPU in any case. Crops are the same.
     #[serde(default)]
     pub decode_on: DecodeOn,
     /// Kernels of UNETR's convolutions on NVIDIA's GPUs: `cudnn`, where it is found, or `burn` for Burn's own, which are
@@ -287,19 +287,15 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         useless.then(|| ("augment_on", reason.to_owned()))
     }
 
-    /// Returns the fault of decoding on the device what no device decodes.
+    /// Returns the fault of decoding on the device what the CPU would augment.
     fn decode_fault(&self) -> Option<(&'static str, String)> {
         if self.train().decode_on == DecodeOn::Cpu {
             return None;
         }
-        let reason = if !self.stream().augment.is_linear() {
-            "\"device\" cuts, flips, turns and shifts intensities only; set stream.augment.chain to \"recipe\" or \"plain\""
-        } else if self.stream().labels {
-            "\"device\" decodes images only, but stream.labels = true"
-        } else {
-            return None;
-        };
-        Some(("decode_on", reason.to_owned()))
+        let on_cpu = !self.stream().augment.is_linear() && self.train().augment_on == AugmentOn::Cpu;
+        let reason = "\"device\" needs train.augment_on = \"device\" for stream.augment.chain = \"nnunet\", whose crops are made \
+             from what is decoded";
+        on_cpu.then(|| ("decode_on", reason.to_owned()))
     }
 
     /// Writes the configuration as TOML.

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
+#[cfg(feature = "cuda")]
+use burn::tensor::Tensor;
 
 /// Device as named on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,6 +175,22 @@ impl Compute {
     #[must_use]
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Cpu
+    }
+
+    /// Free bytes of the device's memory, without what its allocator keeps for reuse. `None` unless this is a CUDA device and
+    /// its driver answers.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        if !self.is_cuda() {
+            return None;
+        }
+        #[cfg(feature = "cuda")]
+        {
+            let there = Tensor::<1>::zeros([1], &self.raw).try_into_primitive::<burn::backend::Cube>().ok()?;
+            crate::vendor::memory::free_bytes(&there)
+        }
+        #[cfg(not(feature = "cuda"))]
+        None
     }
 
     /// True if this is a CUDA device.

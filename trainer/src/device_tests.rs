@@ -4,5 +4,6 @@ use burn::tensor::Device;
 
 /// The name of each test, and the test: a function that panics if the device fails it.
 pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
-    crate::ops::device_tests().chain(crate::augment::tests::DEVICE_TESTS.iter().copied())
+    let of_others = [crate::augment::tests::DEVICE_TESTS, crate::sliding_window::classes::tests::DEVICE_TESTS];
+    crate::ops::device_tests().chain(of_others.into_iter().flatten().copied())
 }

@@ -18,6 +18,7 @@ use crate::checkpoint::Kind;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Labels, Part};
+use crate::inference::window_batch::WindowBatch;
 use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
@@ -119,7 +120,9 @@ impl Finetuning {
                     warnings.push(NO_FOREGROUND.to_owned());
                 }
                 let units = preprocess.units(config.stream.window);
-                Some(ValidationSet { cache: Arc::clone(cache), cases, units, space })
+                let batch =
+                    WindowBatch::new(config.validation.as_ref().map_or(1, |validation| validation.sw_batch_size));
+                Some(ValidationSet { cache: Arc::clone(cache), cases, units, space, batch })
             }
             None => None,
         };

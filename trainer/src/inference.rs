@@ -6,6 +6,7 @@ pub mod export;
 pub mod predict;
 pub mod reconstruct;
 pub mod scan_files;
+pub mod window_batch;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,7 +14,7 @@ use thiserror::Error;
 
 use crate::device::{Compute, take_panic};
 use crate::model::unetr::Unetr;
-use crate::sliding_window::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
+use crate::sliding_window::{InputVolume, Labels, LargestClasses, Region, Slab, SlidingWindow, SlidingWindowError};
 use crate::training::is_out_of_memory;
 use export::ExportError;
 
@@ -68,13 +69,6 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Device
     let failed = |message: String| DeviceError::of(&message);
     let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
     data.try_to_vec().map_err(|error| failed(format!("{error:?}")))
-}
-
-/// Number of windows to predict at a time where `wanted` are allowed: one on a CPU, whose caches hold none of the activations
-/// of a second one and whose cores one window keeps busy.
-#[must_use]
-pub fn windows_at_a_time(compute: &Compute, wanted: usize) -> usize {
-    if compute.is_cpu() { wanted.min(1) } else { wanted }
 }
 
 /// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, both on the host: the
@@ -159,12 +153,66 @@ where
         before(num_windows)?;
         Ok(logits_of_all(models, windows))
     };
-    let read = |average| Ok(host(average).map_err(InferenceError::from)?);
-    // An average is finite only if all that it is made of is.
-    sliding.run_on_device(volume, device, predict, read, |slab| {
-        all_finite(slab.values)?;
-        sink(slab)
-    })
+    let hand = |Region { start, dims }, averages: Tensor<4>| {
+        let values = host(averages).map_err(InferenceError::from)?;
+        // An average is finite only if all that it is made of is.
+        all_finite(&values)?;
+        sink(Slab { start, dims, values: &values })
+    };
+    sliding.run_on_device(volume, device, predict, |averages| averages, hand)
+}
+
+/// Class of the largest averaged logit at each voxel of `volume`, `[X, Y, Z]`, the lowest of equals; otherwise as
+/// [`predict_volume`]. On a GPU, classes are chosen there, and one byte per voxel crosses to the host.
+///
+/// # Errors
+/// Errors of `before`; if the models have more than 256 classes, the device fails, or a logit is NaN or infinite.
+///
+/// # Panics
+/// If there is no model, or the windows have another size than the models' crops.
+pub fn label_volume<E>(
+    models: &[Unetr],
+    device: &Device,
+    sliding: &SlidingWindow,
+    volume: InputVolume<'_>,
+    mut before: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<u8>, E>
+where
+    E: From<InferenceError> + From<SlidingWindowError> + Send,
+{
+    let mut labels = Labels::new(volume.dims());
+    if *device == Device::flex() {
+        predict_volume(models, device, sliding, volume, before, |slab| Ok(labels.push(slab)?))?;
+        return Ok(labels.finish());
+    }
+    let predict = |windows: Tensor<5>| {
+        let [num_windows, ..] = windows.dims();
+        before(num_windows)?;
+        let logits = logits_of_all(models, windows);
+        match logits.dims()[1] {
+            0..=256 => Ok(logits),
+            num_classes => Err(E::from(SlidingWindowError::TooManyClasses { num_classes })),
+        }
+    };
+    let hand = |region: Region, largest: LargestClasses| {
+        labels.place(region, &chosen(largest)?);
+        Ok::<_, E>(())
+    };
+    sliding.run_on_device(volume, device, predict, LargestClasses::of, hand)?;
+    Ok(labels.finish())
+}
+
+/// Reads classes back if all values were finite.
+fn chosen(LargestClasses { classes, not_finite, num_values }: LargestClasses) -> Result<Vec<u8>, InferenceError> {
+    let failed = |message| InferenceError::from(DeviceError { message });
+    let not_finite = not_finite.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
+    let count = not_finite.iter::<i64>().sum::<i64>();
+    if count != 0 {
+        let count = usize::try_from(count).unwrap_or(num_values);
+        return Err(InferenceError::NotFinite { count, all: num_values });
+    }
+    let classes = classes.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
+    classes.try_to_vec().map_err(|error| failed(format!("{error:?}")))
 }
 
 /// Logarithm of the mean over models of the probabilities that follow from their logits `[n, classes, X, Y, Z]`.

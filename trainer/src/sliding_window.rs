@@ -10,6 +10,7 @@
 //! predictions are in memory as well: one in the predictor, one being cut or added meanwhile.
 
 mod accumulator;
+pub(crate) mod classes;
 mod geometry;
 mod on_device;
 mod weighting;
@@ -19,7 +20,9 @@ mod window;
 use thiserror::Error;
 
 use accumulator::Accumulator;
+pub use classes::LargestClasses;
 use geometry::Geometry;
+pub use on_device::Region;
 pub use weighting::Weighting;
 pub use whole::Labels;
 use window::{copy_window, mirror};
@@ -88,6 +91,12 @@ impl<'a> InputVolume<'a> {
         }
         Ok(Self { values, num_channels, dims })
     }
+
+    /// Voxels along x, y, z.
+    #[must_use]
+    pub fn dims(&self) -> [usize; 3] {
+        self.dims
+    }
 }
 
 /// Finished predictions of a box of the volume, `[C, X, Y, Z]`, z fastest.
@@ -139,6 +148,31 @@ impl SlidingWindow {
     #[must_use]
     pub fn with_mirroring(self, mirror_axes: [bool; 3]) -> Self {
         Self { mirror_axes, ..self }
+    }
+
+    /// Replaces the number of windows predicted at a time.
+    ///
+    /// # Panics
+    /// If it is zero.
+    #[must_use]
+    pub fn at_a_time(self, sw_batch_size: usize) -> Self {
+        assert!(sw_batch_size > 0, "a batch of no windows");
+        Self { sw_batch_size, ..self }
+    }
+
+    /// Number of windows predicted at a time.
+    #[must_use]
+    pub fn sw_batch_size(&self) -> usize {
+        self.sw_batch_size
+    }
+
+    /// Bytes of the sums and weights that [`Self::run_on_device`] keeps for a volume of `dims` voxels.
+    #[must_use]
+    pub fn device_bytes(&self, num_channels: usize, dims: [usize; 3]) -> u64 {
+        let mut extent: [usize; 3] = std::array::from_fn(|axis| dims[axis].max(self.roi_size[axis]));
+        let axis = self.slab_axis(dims);
+        extent[axis] = self.roi_size[axis];
+        (size_of::<f32>() * (num_channels + 1) * extent.iter().product::<usize>()) as u64
     }
 
     /// Size of a window, voxels along x, y, z.
@@ -379,6 +413,13 @@ mod tests {
                 assert!((f64::from(*got) - want).abs() <= 1e-4 * want.abs().max(1.0), "{i}: {got}, expected {want}");
             }
         }
+    }
+
+    #[test]
+    fn sums_span_one_roi_along_the_longest_axis() {
+        let sliding = SlidingWindow::new([96; 3], 0.5, 1).expect("windows");
+        assert_eq!(sliding.device_bytes(14, [200, 97, 50]), 4 * 15 * 96 * 97 * 96);
+        assert_eq!(sliding.device_bytes(14, [120, 97, 150]), 4 * 15 * 120 * 97 * 96);
     }
 
     #[test]

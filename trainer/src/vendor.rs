@@ -30,6 +30,8 @@ pub mod device_thread;
 pub mod fallback;
 pub mod layout;
 pub mod library;
+#[cfg(feature = "cuda")]
+pub mod memory;
 pub mod problem;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "hands device pointers to a C library")]

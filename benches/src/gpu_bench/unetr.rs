@@ -6,17 +6,21 @@ use anyhow::{Context as _, bail};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetunePreset;
 use hiend_trainer::device::Compute;
-use hiend_trainer::inference::{InferenceError, predict_volume};
+use hiend_trainer::inference::window_batch::WindowBatch;
+use hiend_trainer::inference::{InferenceError, label_volume};
 use hiend_trainer::label_space::LabelSpace;
 use hiend_trainer::loss::class_map::ClassMap;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::model::precision::Precision;
 use hiend_trainer::model::unetr::UnetrConfig;
-use hiend_trainer::sliding_window::{InputVolume, Labels, Slab, SlidingWindow};
+use hiend_trainer::sliding_window::{InputVolume, SlidingWindow};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
 use super::figures::{median, rounded};
+
+/// Maximum number of windows predicted at a time, that of `hiend-train predict`.
+const MOST_WINDOWS: usize = 16;
 
 /// Updates of UNETR on one batch that stays on the device.
 pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
@@ -125,14 +129,13 @@ pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let dims = if compute.is_cpu() { unetr.crop_size } else { [240, 240, 240] };
     let image: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| (at as f32 * 0.01).sin()).collect();
     let volume = InputVolume::new(&image, 1, dims)?;
-    let windows = SlidingWindow::new(unetr.crop_size, 0.5, cli.finetune_batch)?;
+    let models = std::slice::from_ref(&model);
+    let windows = SlidingWindow::new(unetr.crop_size, 0.5, 1)?;
+    let windows = WindowBatch::new(MOST_WINDOWS).fit(models, compute, windows, dims)?;
     let run = || -> anyhow::Result<f64> {
         let started = Instant::now();
-        let models = std::slice::from_ref(&model);
-        let mut labels = Labels::new(dims);
-        let push = |slab: Slab<'_>| Ok::<_, InferenceError>(labels.push(slab)?);
-        predict_volume(models, compute.raw(), &windows, volume, |_| Ok(()), push)?;
-        std::hint::black_box(labels.finish());
+        let before = |_: usize| Ok::<_, InferenceError>(());
+        std::hint::black_box(label_volume(models, compute.raw(), &windows, volume, before)?);
         Ok(started.elapsed().as_secs_f64())
     };
     let first = run()?;
@@ -143,7 +146,7 @@ pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         "attention": cli.attention,
         "volume": dims,
         "windows": windows.num_windows(dims),
-        "sw_batch_size": cli.finetune_batch,
+        "sw_batch_size": windows.sw_batch_size(),
         "first_secs": rounded(first),
         "secs": rounded(again),
     }))

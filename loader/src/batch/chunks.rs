@@ -8,9 +8,9 @@ use std::ops::Range;
 use hiend_cache::codec::packed::Packed;
 use hiend_cache::{Box3, Grid};
 
-use super::Dequantize;
+use super::{CropBox, Dequantize, VoxelForm};
 use crate::preprocess::window::Scale;
-use crate::transform::SampledParams;
+use crate::transform::{CropMut, CropRef, SampledParams, Scratch};
 
 /// Content of a chunk that a crop meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct CropChunks {
     pub box_shape: [usize; 3],
     /// Conversion from stored values to the units of the stream.
     pub scale: Scale,
-    /// Augmentation parameters of the crop: flips, turns, and a linear map of intensities.
+    /// Augmentation parameters of the crop.
     pub params: SampledParams,
 }
 
@@ -56,12 +56,63 @@ impl CropChunks {
         Dequantize { scale: self.scale, factor, shift }
     }
 
+    /// Voxels along x, y, z of what is decoded: the crop of `crop_size` if the chain is linear, otherwise the box. A batch
+    /// holds as many labels, laid out in the same way.
+    #[must_use]
+    pub fn decoded_shape(&self, crop_size: [usize; 3]) -> [usize; 3] {
+        VoxelForm::Chunks.held_shape(&self.params, crop_size)
+    }
+
+    /// Number of voxels of [`Self::decoded_shape`].
+    #[must_use]
+    pub fn num_decoded(&self, crop_size: [usize; 3]) -> usize {
+        self.decoded_shape(crop_size).iter().product()
+    }
+
     /// The finished crop of `crop_size`, decoded from the words of its batch, with the bits of every other form.
     ///
     /// # Panics
     /// If the words are not those of the crop's batch.
     #[must_use]
     pub fn to_floats(&self, words: &[u32], crop_size: [usize; 3]) -> Vec<f32> {
+        let decoded = self.decode(words, crop_size);
+        if self.params.is_linear() {
+            return decoded;
+        }
+        let source = CropRef { image: &decoded, labels: None, shape: self.box_shape };
+        let mut image = vec![0.0; crop_size.iter().product()];
+        let mut crop = CropMut { image: &mut image, labels: None, shape: crop_size };
+        self.params.apply(source, &mut crop, &mut Scratch::new());
+        image
+    }
+
+    /// What a device decodes, of [`Self::decoded_shape`]: the finished crop if the chain is linear, otherwise the box in the
+    /// units of the stream.
+    ///
+    /// # Panics
+    /// If the words are not those of the crop's batch.
+    #[must_use]
+    pub fn decode(&self, words: &[u32], crop_size: [usize; 3]) -> Vec<f32> {
+        let quantized = self.stored(words);
+        let [nx, ny, nz] = self.decoded_shape(crop_size);
+        let [_, box_y, box_z] = self.box_shape;
+        let (start, increments) = self.params.axis_map().walk([nx, ny, nz], [box_y * box_z, box_z, 1]);
+        let dequantize = self.dequantize();
+        let mut floats = Vec::with_capacity(nx * ny * nz);
+        for x in 0..nx {
+            for y in 0..ny {
+                for z in 0..nz {
+                    let at = [x, y, z].iter().zip(increments).map(|(&n, by)| n.cast_signed() * by).sum();
+                    let at = start.checked_add_signed(at).expect("a walk stays in its source");
+                    floats.push(dequantize.apply(quantized[at]));
+                }
+            }
+        }
+        floats
+    }
+
+    /// Stored values of the box, decoded from the words of its batch.
+    fn stored(&self, words: &[u32]) -> Vec<u16> {
         let records: &[u8] = bytemuck::cast_slice(&words[self.words.clone()]);
         let [_, ny, nz] = self.box_shape;
         let mut quantized = vec![self.scale.outside(); self.box_shape.iter().product()];
@@ -97,19 +148,20 @@ impl CropChunks {
                 }
             }
         }
-        let (start, increments) = self.params.axis_map().walk(crop_size, [ny * nz, nz, 1]);
-        let dequantize = self.dequantize();
-        let mut floats = Vec::with_capacity(crop_size.iter().product());
-        for x in 0..crop_size[0] {
-            for y in 0..crop_size[1] {
-                for z in 0..crop_size[2] {
-                    let at = [x, y, z].iter().zip(increments).map(|(&n, by)| n.cast_signed() * by).sum();
-                    let at = start.checked_add_signed(at).expect("a walk stays in its source");
-                    floats.push(dequantize.apply(quantized[at]));
-                }
-            }
-        }
-        floats
+        quantized
+    }
+
+    /// Boxes of stored values that `crops` of one batch are made of, one after the other, as a batch of
+    /// [`VoxelForm::Boxes`] holds them.
+    pub(super) fn boxes(crops: &[Self], words: &[u32]) -> (Vec<u16>, Vec<CropBox>) {
+        let mut values = Vec::new();
+        let stored = |crop: &Self| {
+            let start = values.len();
+            values.extend(crop.stored(words));
+            CropBox { start, shape: crop.box_shape, scale: crop.scale, params: crop.params }
+        };
+        let boxes = crops.iter().map(stored).collect();
+        (values, boxes)
     }
 }
 

@@ -5,7 +5,9 @@
 //! | [`Images::Floats`] | `f32`, in [`Units`](crate::preprocess::normalize::Units) | done | done | done |
 //! | [`Images::Quantized`] | `u16`, as stored | done | left, per crop in [`Dequantize`] | none: linear chains only |
 //! | [`Images::Boxes`] | `u16`, as stored | left, per crop in [`CropBox`] | left | left |
-//! | [`Images::Chunks`] | coded, as stored | left, per crop in [`CropChunks`] | left | none: linear chains only |
+//! | [`Images::Chunks`] | coded, as stored | left, per crop in [`CropChunks`] | left | left |
+//!
+//! Labels are never coded: a batch holds those of the finished crops; those of the boxes where resampling is left.
 //!
 //! All give the same bits once finished, see [`Batch::to_floats`](super::Batch::to_floats). All but the first are for
 //! devices: the quantized ones are half the bytes to transfer, and chunks leave cutting and decoding to the device.
@@ -26,8 +28,7 @@ pub enum VoxelForm {
     Quantized,
     /// [`Images::Boxes`].
     Boxes,
-    /// [`Images::Chunks`], for augmentations as in [`Self::Quantized`], caches of the codec "fast", and streams without
-    /// labels.
+    /// [`Images::Chunks`], for caches of the codec "fast".
     Chunks,
 }
 
@@ -42,11 +43,13 @@ impl VoxelForm {
         }
     }
 
-    /// Shape of the box that a batch holds for a crop, or whose chunks it holds.
+    /// Shape of the box that a batch holds for a crop; of [`Self::Chunks`], shape of the box that is decoded for it, whose
+    /// labels a batch holds.
     #[must_use]
     pub fn held_shape(self, params: &SampledParams, crop_size: [usize; 3]) -> [usize; 3] {
         match self {
             Self::Floats | Self::Quantized => crop_size,
+            Self::Chunks if params.is_linear() => crop_size,
             Self::Boxes | Self::Chunks => params.source_box(crop_size),
         }
     }

@@ -65,14 +65,30 @@ impl<F: Form> Assembler<F> {
     }
 }
 
+/// Place of a visit in the buffers of its batch.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Voxels, or words of coded chunks.
+    pub(super) voxels: Range<usize>,
+    /// Labels; empty if the stream carries none.
+    pub(super) labels: Range<usize>,
+}
+
 /// Splits a buffer into adjacent places.
-fn parts<'a, T>(mut rest: &'a mut [T], places: &[Range<usize>]) -> Vec<&'a mut [T]> {
+fn parts<'a, T>(mut rest: &'a mut [T], places: impl Iterator<Item = &'a Range<usize>>) -> Vec<&'a mut [T]> {
     let part = |place: &Range<usize>| {
         let (part, after) = std::mem::take(&mut rest).split_at_mut(place.len());
         rest = after;
         part
     };
-    places.iter().map(part).collect()
+    places.map(part).collect()
+}
+
+/// Moves the values at `place` to the position `to`, which is not after it.
+fn move_down<T: Copy>(values: &mut [T], place: &Range<usize>, to: usize) {
+    if to < place.start {
+        values.copy_within(place.clone(), to);
+    }
 }
 
 impl Shared {
@@ -88,19 +104,16 @@ impl Shared {
         let visits = self.share.1;
         let first = self.first_visit(step);
         let places = self.places(first);
-        let len = places.last().map_or(0, |place| place.end);
-        images.set_len(len);
-        labels.set_len(if self.config.labels { len } else { 0 });
-        let image_parts = parts(&mut images, &places);
-        let label_parts: Vec<Option<&mut [u8]>> = if self.config.labels {
-            parts(&mut labels, &places).into_iter().map(Some).collect()
-        } else {
-            places.iter().map(|_| None).collect()
-        };
+        let (num_voxels, num_labels) = places.last().map_or((0, 0), |last| (last.voxels.end, last.labels.end));
+        images.set_len(num_voxels);
+        labels.set_len(num_labels);
+        let image_parts = parts(&mut images, places.iter().map(|place| &place.voxels));
+        let label_parts = parts(&mut labels, places.iter().map(|place| &place.labels));
         let visited: Vec<Result<Visited<F>, Error>> = self.workers.pool.install(|| {
             let parts = image_parts.into_par_iter().zip(label_parts).enumerate();
             let visit = |(number, (images, labels))| {
                 let visit = first + number as u64;
+                let labels = self.config.labels.then_some(labels);
                 let visited = self.visit::<F>(visit, &mut VisitSlot { images, labels });
                 done(visit);
                 visited
@@ -110,7 +123,7 @@ impl Shared {
         let mut times = BatchTimes { buffer_wait_secs, ..BatchTimes::default() };
         let mut crops = Vec::with_capacity(visits * self.plan.num_crops);
         let mut sources = Vec::with_capacity(visits * self.plan.num_crops);
-        let mut kept = 0;
+        let (mut kept, mut kept_labels) = (0, 0);
         // Of several errors, the first in the order of visits is reported, so that threads do not decide which.
         for (visited, place) in visited.into_iter().zip(places) {
             let visited = visited?;
@@ -118,20 +131,19 @@ impl Shared {
             times.decode_secs += visited.decode_secs;
             times.augment_secs += visited.augment_secs;
             let Some((records, crop_sources)) = visited.crops else { continue };
-            if !F::IS_DENSE {
-                kept = place.start;
-            } else if kept < place.start {
-                images.copy_within(place.clone(), kept);
-                if self.config.labels {
-                    labels.copy_within(place.clone(), kept);
-                }
+            if F::IS_DENSE {
+                move_down(&mut images, &place.voxels, kept);
+            } else {
+                kept = place.voxels.start;
             }
+            move_down(&mut labels, &place.labels, kept_labels);
             crops.extend(records);
             sources.extend(crop_sources.into_iter().map(|crop| F::moved(crop, kept)));
-            kept += place.len();
+            kept += place.voxels.len();
+            kept_labels += place.labels.len();
         }
         images.truncate(kept);
-        labels.truncate(kept);
+        labels.truncate(kept_labels);
         // The times of single visits may be slightly negative, see `stats`.
         times.read_secs = times.read_secs.max(0.0);
         times.elapsed_secs = started.elapsed().as_secs_f64();
@@ -147,16 +159,15 @@ impl Shared {
         step * self.config.visits_per_batch as u64 + self.share.0
     }
 
-    /// Places of the visits from `first` on in the buffer of their batch.
-    pub(super) fn places(&self, first: u64) -> Vec<Range<usize>> {
-        let mut end = 0;
+    /// Places of the visits from `first` on in the buffers of their batch.
+    pub(super) fn places(&self, first: u64) -> Vec<Place> {
+        let mut end = (0, 0);
         let place = |number| {
             let start = end;
-            end += match self.form {
-                VoxelForm::Chunks => self.memory.batch_voxels / self.share.1,
-                form => self.plan.held_voxels(&self.first_crop(first + number), form),
-            };
-            start..end
+            let held = self.plan.held_voxels(&self.first_crop(first + number), self.form);
+            end.0 += if self.form == VoxelForm::Chunks { self.memory.batch_voxels / self.share.1 } else { held };
+            end.1 += if self.config.labels { held } else { 0 };
+            Place { voxels: start.0..end.0, labels: start.1..end.1 }
         };
         (0..self.share.1 as u64).map(place).collect()
     }

@@ -53,7 +53,9 @@ pub struct MemoryPlan {
     pub num_buffers: usize,
     /// Voxels that a batch buffer holds; words, if the form is [`VoxelForm::Chunks`].
     pub batch_voxels: usize,
-    /// Bytes of a batch buffer.
+    /// Labels that a batch buffer holds; 0 if the stream carries none.
+    pub batch_labels: usize,
+    /// Bytes of a batch buffer, labels included.
     pub batch_bytes: u64,
     /// Bytes to advise ahead of the visits.
     pub read_ahead_bytes: u64,
@@ -84,11 +86,8 @@ impl MemoryPlan {
         cases: impl Iterator<Item = &'a Case> + Clone,
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
-        let batch_voxels = match form {
-            VoxelForm::Chunks => batch_words(plan, visits, cases.clone())?,
-            form => batch_voxels(plan, crops, form),
-        };
-        let batch_bytes = bytes_of(batch_voxels, form, labels);
+        let (batch_voxels, batch_labels) = buffers(plan, visits, (form, labels), cases.clone())?;
+        let batch_bytes = bytes_of(batch_voxels, form, batch_labels);
         let (usual_staged, largest_staged) = staged_bytes(plan, form, labels);
         let cases: Vec<&Case> = cases.collect();
         let visitor_bytes = chunk_bytes(cases.iter().copied()) + usual_staged + FIXED;
@@ -129,6 +128,7 @@ impl MemoryPlan {
             spill_bytes,
             num_buffers,
             batch_voxels,
+            batch_labels,
             batch_bytes,
             read_ahead_bytes,
             fetch_bytes,
@@ -146,11 +146,8 @@ impl MemoryPlan {
         cases: impl Iterator<Item = &'a Case> + Clone,
     ) -> Result<(Self, u64), Error> {
         let crops = visits * plan.num_crops;
-        let batch_voxels = match form {
-            VoxelForm::Chunks => batch_words(plan, visits, cases.clone())?,
-            form => batch_voxels(plan, crops, form),
-        };
-        let batch_bytes = bytes_of(batch_voxels, form, labels);
+        let (batch_voxels, batch_labels) = buffers(plan, visits, (form, labels), cases.clone())?;
+        let batch_bytes = bytes_of(batch_voxels, form, batch_labels);
         let with_records = batch_bytes.saturating_add((crops * RECORD_BYTES) as u64);
         if with_records > most {
             return Err(Error::BatchTooLarge { crops, batch_bytes: with_records, most });
@@ -164,6 +161,7 @@ impl MemoryPlan {
             spill_bytes: largest_staged.saturating_sub(usual_staged),
             num_buffers: 2,
             batch_voxels,
+            batch_labels,
             batch_bytes,
             read_ahead_bytes: 0,
             fetch_bytes,
@@ -172,9 +170,24 @@ impl MemoryPlan {
     }
 }
 
+/// Voxels (or words) and labels that the buffers of a batch hold.
+fn buffers<'a>(
+    plan: &VisitPlan,
+    visits: usize,
+    (form, labels): (VoxelForm, bool),
+    cases: impl Iterator<Item = &'a Case>,
+) -> Result<(usize, usize), Error> {
+    let voxels = batch_voxels(plan, visits * plan.num_crops, form);
+    let labels = if labels { voxels } else { 0 };
+    match form {
+        VoxelForm::Chunks => Ok((batch_words(plan, visits, cases)?, labels)),
+        VoxelForm::Floats | VoxelForm::Quantized | VoxelForm::Boxes => Ok((voxels, labels)),
+    }
+}
+
 /// Bytes of a batch buffer; saturates, so that an absurd batch is too large instead of small.
-fn bytes_of(batch_voxels: usize, form: VoxelForm, labels: bool) -> u64 {
-    (batch_voxels as u64).saturating_mul((form.voxel_bytes() + usize::from(labels)) as u64)
+fn bytes_of(batch_voxels: usize, form: VoxelForm, batch_labels: usize) -> u64 {
+    (batch_voxels as u64).saturating_mul(form.voxel_bytes() as u64).saturating_add(batch_labels as u64)
 }
 
 /// Bytes that chunks (decoded and coded) and index (coded and parsed) of the largest case take.
@@ -220,7 +233,8 @@ fn staged_bytes(plan: &VisitPlan, form: VoxelForm, labels: bool) -> (u64, u64) {
     (2 * crops * bytes.iter().sum::<u64>() / u64::from(SAMPLES), crops * bytes.iter().max().copied().unwrap_or(0))
 }
 
-/// Voxels that the buffer of a batch holds: of crops exactly as many as they have, of boxes practically the maximum.
+/// Voxels that the buffer of a batch holds, of coded chunks labels: of crops exactly as many as they have, of boxes
+/// practically the maximum.
 ///
 /// For few crops that is the largest box among the samples for each, for many eight standard deviations above the mean.
 /// A buffer that is too small, once in thousands of batches, grows.
@@ -239,7 +253,8 @@ fn batch_words<'a>(plan: &VisitPlan, visits: usize, cases: impl Iterator<Item = 
     let words = |case: &Case| {
         let Codec::Packed(packed) = case.record().image.codec else { return None };
         let grid = Grid::new(case.record().shape, case.shard().chunk()).ok()?;
-        Some(most_words(packed, &grid, plan.num_crops, plan.crop_size))
+        let most = plan.augment.largest_source_box(plan.crop_size);
+        Some(most_words(packed, &grid, plan.num_crops, most))
     };
     let words = visits.saturating_mul(cases.filter_map(words).max().unwrap_or(0));
     if words > MOST_WORDS {

@@ -40,7 +40,7 @@ impl Loader {
         };
         let bytes = memory.num_buffers as u64 * memory.batch_bytes;
         shared.stats.hold(bytes);
-        if has_room::<F::Voxel>(memory, shared.config.labels) {
+        if has_room::<F::Voxel>(memory) {
             self.start_threads::<F>(&steps, &sender, &stream);
         } else {
             stream.early.insert(steps.start, (Err(Error::NoMemory { bytes }), Instant::now()));
@@ -51,13 +51,13 @@ impl Loader {
     /// Allocates the buffers of a stream and starts its threads.
     fn start_threads<F: Form>(&self, steps: &Range<u64>, sender: &flume::Sender<Message>, stream: &BatchStream) {
         let shared = &self.shared;
-        let MemoryPlan { num_buffers, batch_voxels, .. } = shared.memory;
+        let MemoryPlan { num_buffers, batch_voxels, batch_labels, .. } = shared.memory;
         let (image_sender, free_images) = flume::bounded(num_buffers);
         let (label_sender, free_labels) = flume::bounded(num_buffers);
         for _ in 0..num_buffers {
             // Cannot fail: the channels hold that many.
             let _ = image_sender.send(vec![F::Voxel::default(); batch_voxels]);
-            let _ = label_sender.send(vec![0u8; if shared.config.labels { batch_voxels } else { 0 }]);
+            let _ = label_sender.send(vec![0u8; batch_labels]);
         }
         {
             let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&stream.read_ahead), sender.clone());
@@ -94,11 +94,10 @@ impl Loader {
 ///
 /// The memory is returned at once. The buffers are then allocated by a call that gets zeroed pages without writing to
 /// them, which aborts the process if there are none.
-fn has_room<V>(memory: &MemoryPlan, labels: bool) -> bool {
+fn has_room<V>(memory: &MemoryPlan) -> bool {
     let mut buffers: Vec<(Vec<V>, Vec<u8>)> = (0..memory.num_buffers).map(|_| (Vec::new(), Vec::new())).collect();
-    let num_labels = if labels { memory.batch_voxels } else { 0 };
     let has_room = buffers.iter_mut().all(|(voxels, labels)| {
-        voxels.try_reserve_exact(memory.batch_voxels).is_ok() && labels.try_reserve_exact(num_labels).is_ok()
+        voxels.try_reserve_exact(memory.batch_voxels).is_ok() && labels.try_reserve_exact(memory.batch_labels).is_ok()
     });
     // Keeps the compiler from removing allocations that nothing uses.
     std::hint::black_box(&buffers);

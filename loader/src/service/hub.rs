@@ -102,15 +102,15 @@ impl Hub {
         // In object storage, each index takes a request. A damaged one is told with the batch that needs it.
         let is_local = self.caches.iter().all(|(cache, _)| cache.location().url().is_none());
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
-        let batch_voxels = loader.memory().batch_voxels;
+        let memory = loader.memory();
         let facts = StreamFacts {
             stream_id: id,
             digest: loader.digest(),
             num_cases: loader.num_cases() as u64,
             steps_per_epoch: loader.steps_per_epoch(),
             crops_per_batch: loader.crops_per_batch() as u64,
-            voxel_bytes: (batch_voxels * stream.form.voxel_bytes()) as u64,
-            label_bytes: if labels { batch_voxels as u64 } else { 0 },
+            voxel_bytes: (memory.batch_voxels * stream.form.voxel_bytes()) as u64,
+            label_bytes: memory.batch_labels as u64,
             manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
             unseen_labels: unseen.into_iter().map(u32::from).collect(),

@@ -123,6 +123,17 @@ impl Chain {
         matches!(self, Self::Recipe(recipe) if recipe.rotate90.probability.get() > 0.0)
     }
 
+    /// Sides of a box that holds [`SampledParams::source_box`] of every crop of `crop_size`.
+    #[must_use]
+    pub fn largest_source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
+        let [x, y, z] = crop_size;
+        match self {
+            Self::Recipe(_) if self.turns() => [x.max(y), x.max(y), z],
+            Self::Plain(_) | Self::Recipe(_) => crop_size,
+            Self::Nnunet(nnunet) => nnunet.spatial.largest_source_box(crop_size),
+        }
+    }
+
     /// Samples all parameters of the crop `id`, as a pure function of it.
     #[must_use]
     pub fn sample_params(&self, id: &DrawId) -> SampledParams {
@@ -161,6 +172,12 @@ impl SampledParams {
             Self::Plain(_) | Self::Nnunet(_) => (1.0, 0.0),
             Self::Recipe(params) => params.intensity(),
         }
+    }
+
+    /// True if the parameters are those of a linear chain, see [`Chain::is_linear`].
+    #[must_use]
+    pub fn is_linear(&self) -> bool {
+        matches!(self.rest(), Rest::Nothing)
     }
 
     /// True if the copy of the crop applies the whole augmentation, so that a copied crop is finished.

@@ -88,6 +88,24 @@ impl Spatial {
 /// Margin around the outermost position, in voxels: far above the rounding of coordinates and far below a voxel.
 const MARGIN: f64 = 1e-3;
 
+impl Spatial {
+    /// Sides of a box that holds [`SpatialParams::source_box`] for whatever is sampled.
+    #[must_use]
+    pub fn largest_source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
+        let half = crop_size.map(|n| (n as f64 - 1.0) / 2.0);
+        let (rotates, scales) = (self.rotation_probability.get() > 0.0, self.scaling_probability.get() > 0.0);
+        let scale = if scales { f64::from(self.scaling.range().high()).max(1.0) } else { 1.0 };
+        // A corner is as far away as half a diagonal, and a rotation may turn it to any axis.
+        let diagonal = half.iter().map(|side| side * side).sum::<f64>().sqrt();
+        std::array::from_fn(|axis| {
+            let reach = scale * if rotates { diagonal } else { half[axis] };
+            // Twice the margin of a box, so that rounding makes no box larger.
+            let more = (reach - half[axis] + 2.0 * MARGIN).ceil();
+            crop_size[axis] + 2 * more as usize
+        })
+    }
+}
+
 impl SpatialParams {
     /// Matrix from crop to source, for offsets from the centre in voxels: rotation about x, then y, then z, times the
     /// scale.
@@ -233,6 +251,26 @@ mod tests {
         check(params([0.0; 3], 0.7), [68; 3]);
         check(params([0.0; 3], 1.4), [136; 3]);
         check(params([30.0, 0.0, 0.0], 1.0), [98, 132, 132]);
+    }
+
+    #[test]
+    fn no_sampled_box_is_larger_than_the_largest() {
+        let without = Probability::known(0.0);
+        let spatials = [
+            Spatial::default(),
+            Spatial { rotation_degrees: Range::known(-180.0, 180.0), ..Spatial::default() },
+            Spatial { rotation_probability: without, ..Spatial::default() },
+            Spatial { scaling_probability: without, ..Spatial::default() },
+            Spatial { scaling: PositiveRange::known(0.5, 0.8), ..Spatial::default() },
+        ];
+        for (spatial, crop_size) in spatials.into_iter().zip([[96; 3], [8, 31, 14], [96, 64, 5], [40; 3], [12; 3]]) {
+            let largest = spatial.largest_source_box(crop_size);
+            for crop in 0..2000 {
+                let id = DrawId { seed: 5, epoch: 1, case: 77, crop };
+                let side = spatial.sample_params(&id).map_or(crop_size, |params| params.source_box(crop_size));
+                assert!((0..3).all(|axis| side[axis] <= largest[axis]), "{side:?} of {crop_size:?}: {largest:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,19 +1,37 @@
 //! Chunks of a visit for a device that decodes them: verified and copied as they are stored, each once.
+//!
+//! Labels are decoded here, and only cut, flipped and turned. An entropy coder shrinks them to a few hundredths of a byte per
+//! voxel, and its data can only be read from their beginning, which gives a device nothing to share among its threads.
+//! Training checks every label on the host anyway.
+
+use std::ops::Range;
 
 use hiend_cache::codec::packed::Packed;
 use hiend_cache::index::Entry;
-use hiend_cache::{CaseError, Codec, Error, Grid, VolumeReader};
+use hiend_cache::{Box3, CaseError, Codec, Error, Grid, VolumeReader};
 
-use super::decode::ColumnDecoder;
+use super::copy::{ColumnCopy, Layout, RowBuffers};
+use super::decode::{Arrays, ColumnDecoder};
 use super::form::Planned;
 use super::plan::CropPlan;
-use crate::batch::{ChunkSource, CropChunks};
+use crate::batch::{ChunkSource, CropChunks, VoxelForm};
 
-/// Copier of coded chunks.
+/// Copier of coded chunks, and of labels.
 #[derive(Default)]
 pub(super) struct ChunkCopier {
     /// Content of each wanted chunk of the volume.
     sources: Vec<ChunkSource>,
+    rows: RowBuffers,
+}
+
+/// Labels of one crop in the slot.
+struct LabelCut {
+    box_start: [i64; 3],
+    /// Part of the crop's box inside the volume.
+    region: Option<Box3>,
+    layout: Layout,
+    /// Indices of the labels in the slot.
+    held: Range<usize>,
 }
 
 impl ChunkCopier {
@@ -70,6 +88,59 @@ impl ChunkCopier {
             }
         };
         Ok(crops.iter().map(crop).collect())
+    }
+
+    /// Writes the labels of the planned crops to `labels`, from the chunks that [`Self::copy`] copied.
+    ///
+    /// # Errors
+    /// If the case has no labels, or a chunk cannot be read or is corrupt.
+    pub(super) fn copy_labels(
+        &mut self,
+        reader: &mut VolumeReader,
+        decoder: &mut ColumnDecoder,
+        planned: &Planned<'_>,
+        labels: &mut [u8],
+    ) -> Result<(), Error> {
+        let Planned { case, index, .. } = planned;
+        let grid = &index.grid;
+        let cuts = LabelCut::all(planned);
+        for cut in &cuts {
+            // Outside the volume there is nothing.
+            if cut.region.is_none_or(|region| region.num_voxels() < cut.held.len()) {
+                labels[cut.held.clone()].fill(0);
+            }
+        }
+        for column in (0..grid.num_chunks()).step_by(grid.column_len()) {
+            if !decoder.read(reader, case, index, column, Arrays { image: false, label: true })? {
+                continue;
+            }
+            let column = grid.column_box(column);
+            for LabelCut { box_start, region, layout, held } in &cuts {
+                let Some(part) = region.and_then(|region| region.intersection(&column)) else { continue };
+                let copy = ColumnCopy { grid, column, part, box_start: *box_start };
+                copy.values(&decoder.label, *layout, &mut self.rows, &mut labels[held.clone()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LabelCut {
+    /// Places the labels of crops one after the other.
+    fn all(planned: &Planned<'_>) -> Vec<Self> {
+        let mut end = 0;
+        let place = |crop: &CropPlan| {
+            let size = VoxelForm::Chunks.held_shape(&crop.params, planned.crop_size);
+            let start = end;
+            end += size.iter().product::<usize>();
+            Self {
+                box_start: crop.box_start,
+                region: crop.region(planned.index.grid.shape()),
+                layout: Layout { map: crop.params.axis_map(), size },
+                held: start..end,
+            }
+        };
+        planned.crops.iter().map(place).collect()
     }
 }
 

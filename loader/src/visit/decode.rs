@@ -7,6 +7,13 @@ use hiend_cache::{Box3, Case, VolumeReader};
 
 use super::VisitTimes;
 
+/// Arrays of a case that are decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrays {
+    pub(super) image: bool,
+    pub(super) label: bool,
+}
+
 /// Decoder of one column of chunks at a time.
 #[derive(Default)]
 pub(super) struct ColumnDecoder {
@@ -48,15 +55,15 @@ impl ColumnDecoder {
         self.wanted.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(chunk, _)| chunk)
     }
 
-    /// Decodes the wanted chunks of the column that begins with chunk `column`, each as far as it is wanted. Returns
-    /// whether there are any.
+    /// Decodes the wanted chunks of `arrays` in the column that begins with chunk `column`, each as far as it is wanted.
+    /// Returns whether there are any.
     pub(super) fn read(
         &mut self,
         reader: &mut VolumeReader,
         case: &Case,
         index: &CaseIndex,
         column: usize,
-        labels: bool,
+        arrays: Arrays,
     ) -> Result<bool, hiend_cache::Error> {
         let column_len = index.grid.column_len();
         if !self.wanted[column..column + column_len].contains(&true) {
@@ -70,8 +77,10 @@ impl ColumnDecoder {
                 continue;
             }
             let part = wanted_part(&index.grid.chunk_box(chunk), &self.regions);
-            reader.image_part(case, index, chunk, &part, &mut self.image[number])?;
-            if labels {
+            if arrays.image {
+                reader.image_part(case, index, chunk, &part, &mut self.image[number])?;
+            }
+            if arrays.label {
                 reader.label_part(case, index, chunk, &part, &mut self.label[number])?;
             }
         }

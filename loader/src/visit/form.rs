@@ -98,7 +98,7 @@ pub struct Quantized;
 #[derive(Clone, Copy, Debug)]
 pub struct Boxes;
 
-/// [`Images::Chunks`]: the visit only verifies and copies chunks as they are stored.
+/// [`Images::Chunks`]: the visit only verifies and copies chunks as they are stored, and cuts labels.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunks;
 
@@ -259,7 +259,10 @@ impl Form for Chunks {
         slot: &mut VisitSlot<'_, Self>,
     ) -> Result<(Vec<CropChunks>, VisitTimes), hiend_cache::Error> {
         let crops = visitor.chunks.copy(&mut visitor.reader, &mut visitor.decoder, &planned, slot.images)?;
-        let work = visitor.decoder.work(planned.index, false);
+        if let Some(labels) = slot.labels.as_deref_mut() {
+            visitor.chunks.copy_labels(&mut visitor.reader, &mut visitor.decoder, &planned, labels)?;
+        }
+        let work = visitor.decoder.work(planned.index, slot.labels.is_some());
         Ok((crops, VisitTimes { decode_secs: planned.started.elapsed().as_secs_f64(), ..work }))
     }
 

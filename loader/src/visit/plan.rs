@@ -28,11 +28,12 @@ pub struct VisitPlan {
 }
 
 impl VisitPlan {
-    /// Voxels that a visit holds in a batch of the given form, unless that is [`VoxelForm::Chunks`]; `id` is the identity
-    /// of its first crop.
+    /// Voxels that a visit holds in a batch of the given form; of [`VoxelForm::Chunks`], labels. `id` is the identity of its
+    /// first crop.
     #[must_use]
     pub fn held_voxels(&self, id: &DrawId, form: VoxelForm) -> usize {
-        if form != VoxelForm::Boxes {
+        // A turned box has as many voxels as its crop.
+        if self.augment.is_linear() || !matches!(form, VoxelForm::Boxes | VoxelForm::Chunks) {
             return self.num_crops * self.crop_size.iter().product::<usize>();
         }
         self.params(id).map(|params| form.held_shape(&params, self.crop_size).iter().product::<usize>()).sum()

@@ -40,8 +40,9 @@ pub struct PredictArgs {
     /// Keep only the largest connected part of these classes, by name or number, or of `all`; the rest becomes background
     #[arg(long, value_name = "CLASS,CLASS", value_delimiter = ',')]
     pub keep_largest: Vec<String>,
-    /// Number of windows predicted at a time on a GPU; a CPU always predicts one
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_positive::<usize>)]
+    /// Maximum number of windows predicted at a time on a GPU, which takes as many as its free memory holds; a CPU always
+    /// predicts one
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = parse_positive::<usize>)]
     pub sw_batch_size: usize,
     /// Device to compute on: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]

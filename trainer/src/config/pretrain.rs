@@ -158,6 +158,7 @@ impl PretrainPreset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AugmentOn;
     use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_decoded_on_the_device_for_chains_that_cut() {
+    fn what_is_decoded_on_the_device_is_augmented_there() {
         let text = PretrainPreset::Tiny.toml().replacen("decode_on = \"cpu\"", "decode_on = \"device\"", 1);
         let config = PretrainConfig::parse(&text, "x.toml").unwrap();
         for is_cpu in [true, false] {
@@ -284,7 +285,13 @@ mod tests {
         let mut nnunet = config;
         nnunet.stream.augment = Chain::nnunet();
         let message = nnunet.validate("x.toml").unwrap_err().to_string();
-        assert!(message.starts_with("x.toml: train.decode_on: \"device\" cuts, flips, turns and shifts"), "{message}");
+        assert!(
+            message.starts_with("x.toml: train.decode_on: \"device\" needs train.augment_on = \"device\""),
+            "{message}"
+        );
+        nnunet.train.augment_on = AugmentOn::Device;
+        nnunet.validate("x.toml").unwrap();
+        assert_eq!(nnunet.train.voxel_form(&nnunet.stream.augment, false), VoxelForm::Chunks);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropRecord, Dequantize, Images};
+use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropChunks, CropRecord, Dequantize, Images};
 
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
@@ -118,16 +118,23 @@ fn check(batch: &Batch, step: u64, crop_size: [usize; 3]) -> Result<(), FeedErro
             Images::Boxes(quantized, boxes) => {
                 boxes.len() == n && boxes.last().map_or(0, |last| last.range().end) == quantized.len()
             }
-            Images::Chunks(words, coded) => {
-                coded.len() == n && coded.iter().all(|crop| crop.words.end <= words.len()) && batch.labels.is_none()
-            }
+            Images::Chunks(words, coded) => coded.len() == n && coded.iter().all(|crop| crop.words.end <= words.len()),
             images => images.len() == n * x * y * z,
         };
-    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == batch.images.len());
+    let num_labels = match &batch.images {
+        Images::Chunks(_, coded) => decoded(coded, crop_size),
+        images => images.len(),
+    };
+    let labelled = batch.labels.as_ref().is_none_or(|labels| labels.len() == num_labels);
     if channels != 1 || [x, y, z] != crop_size || !whole || !labelled {
         return Err(FeedError::Shape { step, shape: batch.shape, crop_size });
     }
     Ok(())
+}
+
+/// Number of voxels that are decoded of `crops`.
+fn decoded(crops: &[CropChunks], crop_size: [usize; 3]) -> usize {
+    crops.iter().map(|crop| crop.num_decoded(crop_size)).sum()
 }
 
 /// `data` in pinned memory, where the device has such: it copies from there by itself. Otherwise the thread that launches
@@ -137,9 +144,9 @@ fn staged(mut data: TensorData, device: &Device) -> TensorData {
     data
 }
 
-/// Uploads some crops of a batch; returns the range of their voxels in the batch as well. The voxels are copied on this
-/// thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They cross as one row: a device may
-/// put gaps between several.
+/// Uploads some crops of a batch; returns the range of their labels in the batch as well, whether it has labels or not.
+/// The voxels are copied on this thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They
+/// cross as one row: a device may put gaps between several.
 fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
     let [_, _, x, y, z] = batch.shape;
     let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);
@@ -147,6 +154,11 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
     let upload_quantized = |values: &[u16]| {
         let count = values.len();
         Tensor::<1, Int>::from_data(staged(TensorData::new(values.to_vec(), [count]), device), (device, DType::U16))
+    };
+    let upload_labels = |range: &Range<usize>| {
+        let labels = &batch.labels.as_ref()?[range.clone()];
+        let labels = TensorData::new(labels.to_vec(), [labels.len()]);
+        Some(Tensor::<1, Int>::from_data(staged(labels, device), (device, DType::U8)))
     };
     match &batch.images {
         Images::Floats(values) => {
@@ -163,17 +175,21 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             let boxes = &boxes[crops];
             let end = |last: Option<&CropBox>| last.map_or(0, |last| last.range().end);
             let range = boxes.first().map_or(0, |first| first.start)..end(boxes.last());
-            let labels = batch.labels.as_ref().map(|labels| {
-                let labels = TensorData::new(labels[range.clone()].to_vec(), [range.len()]);
-                Tensor::<1, Int>::from_data(labels, device)
-            });
+            let labels = upload_labels(&range);
             let quantized = upload_quantized(&quantized[range.clone()]);
             (Voxels::Boxes(CropBoxes::new(quantized, labels, boxes, [x, y, z])), range)
         }
-        Images::Chunks(words, coded) => {
-            let stage = |data| staged(data, device);
-            let coded = CodedCrops::upload(words, &coded[crops], [x, y, z], device, stage);
-            (Voxels::Chunks(Box::new(coded)), 0..0)
+        Images::Chunks(words, all) => {
+            let (before, own) = (&all[..crops.start], &all[crops]);
+            let start = decoded(before, [x, y, z]);
+            let range = start..start + decoded(own, [x, y, z]);
+            let coded = CodedCrops::upload(words, own, [x, y, z], device, |data| staged(data, device));
+            let voxels = if own.iter().all(|crop| crop.params.is_linear()) {
+                Voxels::Chunks(Box::new(coded))
+            } else {
+                Voxels::Boxes(CropBoxes::coded(coded, upload_labels(&range), own, [x, y, z]))
+            };
+            (voxels, range)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Training targets of crops: masks in pre-training, label maps in fine-tuning.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use hiend_loader::batch::CropRecord;
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
@@ -129,7 +129,9 @@ impl Targets for Labels {
             labels
         } else {
             let [x, y, z] = crops.crop_size;
-            Tensor::from_data(TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]), device)
+            let labels = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
+            // As bytes: in the device's own integers they would be converted here, and cross at four times the size.
+            Tensor::from_data(labels, (device, DType::U8))
         };
         Ok(ClassMap::of_checked(labels, self.space))
     }

@@ -8,12 +8,13 @@ use hiend_loader::preprocess::normalize::Units;
 
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
-use crate::inference::{InferenceError, predict_volume, windows_at_a_time};
+use crate::inference::window_batch::WindowBatch;
+use crate::inference::{InferenceError, label_volume};
 use crate::label_space::LabelSpace;
 use crate::metric::dice::dice_per_class;
 use crate::metric::{LabelMap, MetricError};
 use crate::model::unetr::Unetr;
-use crate::sliding_window::{InputVolume, Labels, SlidingWindow, SlidingWindowError};
+use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
 use crate::training::{CaseScores, Stop, TrainingError};
 
 /// Cases held out for validation.
@@ -27,6 +28,8 @@ pub(super) struct ValidationSet {
     pub units: Units,
     /// Labels that the cases may hold.
     pub space: LabelSpace,
+    /// Number of windows predicted at a time.
+    pub batch: WindowBatch,
 }
 
 /// Errors from validating one case.
@@ -95,14 +98,12 @@ impl ValidationSet {
         let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
         let image = self.units.values(&image, array.offset, array.scale);
-        let at_a_time = windows_at_a_time(compute, settings.sw_batch_size);
-        let sliding = SlidingWindow::new(crop_size, settings.overlap, at_a_time)?.with_weighting(settings.weighting);
-        let before = |_: usize| if stop.is_requested() { Err(Fault::Stopped) } else { Ok(()) };
-        let mut labels = Labels::new(shape);
-        let volume = InputVolume::new(&image, 1, shape)?;
+        let sliding = SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?;
         let models = std::slice::from_ref(model);
-        predict_volume(models, compute.raw(), &sliding, volume, before, |slab| Ok(labels.push(slab)?))?;
-        let pred = labels.finish();
+        let sliding = self.batch.fit(models, compute, sliding.with_weighting(settings.weighting), shape)?;
+        let before = |_: usize| if stop.is_requested() { Err(Fault::Stopped) } else { Ok(()) };
+        let volume = InputVolume::new(&image, 1, shape)?;
+        let pred = label_volume(models, compute.raw(), &sliding, volume, before)?;
         // Cases without labels are refused when the cases are selected.
         let label = label.unwrap_or_default();
         let spacing = case.record().geometry.spacing;

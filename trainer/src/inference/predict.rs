@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
 use hiend_loader::case::ImageRole;
 use hiend_loader::convert::{Judged, OnSuspect, Suspicion, check_extent};
 use hiend_loader::preprocess::normalize::{Normalize, Units};
@@ -12,7 +11,8 @@ use hiend_loader::volume::{VolumeError, VolumeInfo, read_info_for, read_volume_f
 use thiserror::Error;
 
 use super::export::{Exported, LabelExport};
-use super::{InferenceError, predict_volume, windows_at_a_time};
+use super::window_batch::WindowBatch;
+use super::{InferenceError, predict_volume};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
@@ -109,7 +109,7 @@ pub struct WindowSettings {
     pub weighting: Weighting,
     /// True if each window is averaged with its seven mirror images.
     pub mirror: bool,
-    /// Number of windows predicted at a time; on a CPU one, see [`windows_at_a_time`].
+    /// Maximum number of windows predicted at a time, see [`WindowBatch`].
     pub sw_batch_size: usize,
 }
 
@@ -118,11 +118,12 @@ pub struct WindowSettings {
 pub struct Predictor {
     /// Networks, at least one; the probabilities of several are averaged.
     models: Vec<Unetr>,
-    device: Device,
+    compute: Compute,
     classes: Vec<String>,
     preprocess: PreprocessConfig,
     units: Units,
     sliding: SlidingWindow,
+    batch: WindowBatch,
     images_per_window: usize,
     checkpoints: Vec<PathBuf>,
 }
@@ -163,19 +164,19 @@ impl Predictor {
         }
         opened[0].config.train.convolutions.settle();
         let (crop_size, units) = (opened[0].config.stream.crop_size, opened[0].units());
-        let sliding =
-            SlidingWindow::new(crop_size, settings.overlap, windows_at_a_time(compute, settings.sw_batch_size))?
-                .with_weighting(settings.weighting)
-                .with_mirroring([settings.mirror; 3]);
+        let sliding = SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?
+            .with_weighting(settings.weighting)
+            .with_mirroring([settings.mirror; 3]);
         let (classes, preprocess) = (opened[0].config.classes.clone(), opened[0].preprocess.clone());
         let (models, checkpoints) = opened.into_iter().map(|opened| (opened.model, opened.checkpoint)).unzip();
         Ok(Self {
             models,
-            device: compute.raw().clone(),
+            compute: compute.clone(),
             classes,
             units,
             preprocess,
             sliding,
+            batch: WindowBatch::new(settings.sw_batch_size),
             images_per_window: if settings.mirror { 8 } else { 1 },
             checkpoints,
         })
@@ -260,7 +261,8 @@ impl Predictor {
             Ok(())
         };
         let volume = InputVolume::new(&image, 1, dims)?;
-        predict_volume(&self.models, &self.device, &self.sliding, volume, before, |slab| Ok(export.push(slab)?))?;
+        let sliding = self.batch.fit(&self.models, &self.compute, self.sliding, dims)?;
+        predict_volume(&self.models, self.compute.raw(), &sliding, volume, before, |slab| Ok(export.push(slab)?))?;
         progress(total, total);
         Ok(export.finish()?)
     }

@@ -4,7 +4,7 @@
 //! out of the loss. A [`ClassMap`] cannot hold such a label, so a loss that takes one need not check, which on a GPU
 //! would wait for the device at every step.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use thiserror::Error;
 
 use crate::label_space::{LabelOutOfRange, LabelSpace};
@@ -44,7 +44,7 @@ impl ClassMap {
     ) -> Result<Self, LabelOutOfRange> {
         space.check(labels)?;
         let data = TensorData::new(labels.to_vec(), [num_crops, 1, x, y, z]);
-        Ok(Self::of_checked(Tensor::from_data(data, device), space))
+        Ok(Self::of_checked(Tensor::from_data(data, (device, DType::U8)), space))
     }
 
     /// Checks labels `[N, 1, X, Y, Z]` that lie on a device already. Reads them back, which waits for the device.

@@ -11,11 +11,12 @@
 //! Source of the Dice form: Milletari et al., *V-Net*, 2016, section 3.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, IntDType, Tensor};
 
 use super::class_map::ClassMap;
 use crate::label_space::LabelSpace;
 use crate::ops;
+use crate::ops::class_sums::ClassSums;
 
 /// Added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
 pub const SMOOTH_DR: f64 = 1e-6;
@@ -49,13 +50,23 @@ pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
     assert_eq!(space.num_classes(), num_classes, "labels were checked against another number of classes");
     let labels = labels.labels();
     assert_eq!(labels.dims(), [num_cases, 1, x, y, z], "labels must be [N, 1, X, Y, Z] of the logits");
-    match ops::dice_ce::on_cpu(&logits, &labels, space.ignore(), SMOOTH_DR) {
-        Some(terms) => {
-            let [dice, cross_entropy] = [0, 1].map(|term| terms.clone().narrow(0, term, 1));
-            DiceCe { dice, cross_entropy }
-        }
+    if let Some(terms) = ops::dice_ce::on_cpu(&logits, &labels, space.ignore(), SMOOTH_DR) {
+        let [dice, cross_entropy] = [0, 1].map(|term| terms.clone().narrow(0, term, 1));
+        return DiceCe { dice, cross_entropy };
+    }
+    match ops::class_sums::on_gpu(&logits, &labels, space.ignore()) {
+        Some(sums) => of_sums(sums),
         None => composed(logits, labels, space),
     }
+}
+
+/// The loss from its sums over voxels.
+fn of_sums(ClassSums { intersection, squares, voxels, log_likelihood }: ClassSums) -> DiceCe {
+    let denominator = squares + voxels.clone() + SMOOTH_DR;
+    let dice = (intersection * 2.0 / denominator).neg().add_scalar(1.0).mean();
+    // Each counted voxel has one label.
+    let cross_entropy = (log_likelihood.sum() / voxels.sum().clamp_min(1.0)).neg();
+    DiceCe { dice, cross_entropy }
 }
 
 /// The loss composed of Burn's operations.
@@ -66,9 +77,9 @@ fn composed(logits: Tensor<5>, labels: Tensor<5, Int>, space: LabelSpace) -> Dic
     // One spatial axis from here on: reductions over one axis are cheaper than over three.
     let log_probs = log_softmax(logits.reshape([num_cases, num_classes, num_voxels]), 1);
     let (device, dtype) = (log_probs.device().inner(), log_probs.dtype());
-    let labels = labels.reshape([num_cases, 1, num_voxels]);
     let classes = i64::try_from(num_classes).expect("class count fits an i64");
     let classes = Tensor::<1, Int>::arange(0..classes, &device).reshape([1, num_classes, 1]);
+    let labels = labels.reshape([num_cases, 1, num_voxels]).cast(IntDType::from(classes.dtype()));
     // An ignored voxel matches no class: all of its one-hot values are 0.
     let one_hot = labels
         .clone()
@@ -117,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operation_of_the_cpu_is_the_composed_loss() {
+    fn the_operations_of_cpu_and_gpus_are_the_composed_loss() {
         let device = Device::flex().autodiff();
         let (dims, len) = ([2, 3, 4, 5, 6], 120);
         for ignore in [None, Some(3)] {
@@ -133,14 +144,16 @@ mod tests {
                 let grads = (dice * 0.7 + cross_entropy * 1.3).backward();
                 (terms, logits.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap())
             };
-            let (terms, gradient) = outcome(&|logits| dice_ce(logits, &labels));
             let (expected, expected_gradient) = outcome(&|logits| composed(logits, labels.labels(), space));
-            for (term, expected) in terms.iter().zip(expected) {
-                assert!((term - expected).abs() < 1e-6, "{term}, expected {expected}");
-            }
             let largest = expected_gradient.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            for (value, expected) in gradient.iter().zip(&expected_gradient) {
-                assert!((value - expected).abs() < 1e-5 * largest, "{value}, expected {expected}");
+            let of_gpus = |logits| of_sums(ops::class_sums::of_volumes(&logits, &labels.labels(), space.ignore()));
+            for (terms, gradient) in [outcome(&|logits| dice_ce(logits, &labels)), outcome(&of_gpus)] {
+                for (term, expected) in terms.iter().zip(expected) {
+                    assert!((term - expected).abs() < 1e-6, "{term}, expected {expected}");
+                }
+                for (value, expected) in gradient.iter().zip(&expected_gradient) {
+                    assert!((value - expected).abs() < 1e-5 * largest, "{value}, expected {expected}");
+                }
             }
         }
     }

@@ -1,8 +1,11 @@
 //! Crops decoded on the device from the chunks of their visits, as the cache stores them: unpacked, cut, flipped, turned
 //! and converted to floats by one kernel. Not differentiable: voxels are constants.
 //!
-//! [`CropChunks`] describes a crop. On the CPU [`CropChunks::to_floats`] makes it, with the cache's own codec; the kernel
-//! reads the same facts from two tables.
+//! Crops of linear chains are finished then. Of nnU-Net's chain the kernel makes the boxes that [`crate::augment`] makes
+//! crops of: an augmentation without flips, turns and intensities.
+//!
+//! [`CropChunks`] describes a crop. On the CPU [`CropChunks::decode`] makes it, with the cache's own codec; the kernel reads
+//! the same facts from two tables.
 
 use std::sync::Arc;
 
@@ -31,8 +34,12 @@ pub(super) mod field {
     pub(in super::super) const FLAGS: u32 = 15;
     /// Stored value of voxels outside the volume.
     pub(in super::super) const OUTSIDE: u32 = 16;
+    /// Voxels of what is made, three fields.
+    pub(in super::super) const SIZE: u32 = 17;
+    /// Index of its first voxel in the result.
+    pub(in super::super) const TARGET: u32 = 20;
     /// Number of fields.
-    pub(in super::super) const COUNT: u32 = 17;
+    pub(in super::super) const COUNT: u32 = 21;
 }
 
 /// Bits of [`field::FLAGS`].
@@ -72,7 +79,7 @@ impl CodedCrops {
         stage: impl Fn(TensorData) -> TensorData,
     ) -> Self {
         let (words, crops) = gathered(words, crops);
-        let Tables { facts, params } = Tables::of(&crops);
+        let Tables { facts, params } = Tables::of(&crops, crop_size);
         let count = words.len();
         let words = Tensor::from_data(stage(TensorData::new(words, [count])), (device, DType::U32));
         let count = facts.len();
@@ -87,9 +94,20 @@ impl CodedCrops {
         self.crops.len()
     }
 
-    /// Finished crops, `[n, 1, x, y, z]`.
+    /// Finished crops of a linear chain, `[n, 1, x, y, z]`.
+    ///
+    /// # Panics
+    /// If the chain is not linear.
     #[must_use]
     pub fn images(&self) -> Tensor<5> {
+        assert!(self.crops.iter().all(|crop| crop.params.is_linear()), "crops of this chain are made from boxes");
+        let [x, y, z] = self.crop_size;
+        self.voxels().reshape([self.num_crops(), 1, x, y, z])
+    }
+
+    /// What is decoded of each crop, see [`CropChunks::decode`], one after the other, `[voxels]`.
+    #[must_use]
+    pub fn voxels(&self) -> Tensor<1> {
         let Self { words, facts, params, crops, crop_size } = self.clone();
         let (words, facts) = (words.into_dispatch(), facts.into_dispatch());
         let decoded = <Dispatch as DecodeCrops>::decode_crops(
@@ -114,7 +132,7 @@ pub struct Described {
 /// The decoding, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DecodeCrops: Backend {
-    /// Floats `[n, 1, x, y, z]` of `crops` from `words`; `facts` and `params` are their tables.
+    /// Floats `[voxels]` of `crops` from `words`, crop after crop; `facts` and `params` are their tables.
     fn decode_crops(
         words: IntTensor<Self>,
         facts: IntTensor<Self>,
@@ -132,9 +150,9 @@ impl DecodeCrops for Flex {
     ) -> FloatTensor<Self> {
         let words = cpu::in_order(words);
         let words = words.as_slice::<u32>().expect("words of 32 bits in order");
-        let floats: Vec<f32> = crops.iter().flat_map(|crop| crop.to_floats(words, crop_size)).collect();
-        let [x, y, z] = crop_size;
-        cpu::tensor(floats, [crops.len(), 1, x, y, z])
+        let floats: Vec<f32> = crops.iter().flat_map(|crop| crop.decode(words, crop_size)).collect();
+        let count = floats.len();
+        cpu::tensor(floats, [count])
     }
 }
 
@@ -144,9 +162,10 @@ impl DecodeCrops for burn::backend::Cube {
         words: IntTensor<Self>,
         facts: IntTensor<Self>,
         params: FloatTensor<Self>,
-        crops: Described,
+        Described { crops, crop_size }: Described,
     ) -> FloatTensor<Self> {
-        super::kernels::decode::decode(words, facts, params, crops.crops.len(), crops.crop_size)
+        let sizes: Vec<[usize; 3]> = crops.iter().map(|crop| crop.decoded_shape(crop_size)).collect();
+        super::kernels::decode::decode(words, facts, params, &sizes)
     }
 }
 
@@ -180,8 +199,9 @@ struct Tables {
 impl Tables {
     /// # Panics
     /// If a number has more than 31 bits: a loader gives fewer words, and no axis of a volume is that long.
-    fn of(crops: &[CropChunks]) -> Self {
+    fn of(crops: &[CropChunks], crop_size: [usize; 3]) -> Self {
         let number = |n: usize| i32::try_from(n).expect("numbers of 31 bits");
+        let mut target = 0;
         let mut facts = Vec::new();
         let mut sources = Vec::new();
         let mut params = Vec::new();
@@ -208,6 +228,9 @@ impl Tables {
             set(field::MET, &[number(met[1]), number(met[2])]);
             set(field::SOURCES, &[number(crops.len() * field::COUNT as usize + sources.len())]);
             set(field::OUTSIDE, &[i32::from(crop.scale.outside())]);
+            set(field::SIZE, &crop.decoded_shape(crop_size).map(number));
+            set(field::TARGET, &[number(target)]);
+            target += crop.num_decoded(crop_size);
             set(field::FLAGS, &[flags.iter().map(|&(is_set, flag)| if is_set { flag } else { 0 }).sum()]);
             facts.extend(entry);
             sources.extend(crop.chunks.iter().map(|source| match *source {
@@ -234,11 +257,11 @@ pub(crate) mod tests {
     use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
     use hiend_loader::preprocess::PreprocessConfig;
     use hiend_loader::preprocess::window::Scale;
-    use hiend_loader::transform::{RecipeParams, SampledParams};
+    use hiend_loader::transform::{Chain, RecipeParams, SampledParams};
 
     /// Calls `check` with the words and crops of some batches of volumes that crops reach beyond, of constant chunks, of
     /// every width of a box, and of headers of both lengths.
-    fn each_batch(check: impl Fn(&[u32], &[CropChunks], [usize; 3])) {
+    fn each_batch(augment: Chain, check: impl Fn(&[u32], &[CropChunks], [usize; 3])) {
         let streams = [
             ([8, 8, 8], 9, [12, 12, 10]),
             ([5, 7, 9], 9, [16, 16, 9]),
@@ -266,7 +289,8 @@ pub(crate) mod tests {
             writer.finish().expect("finished");
             let preprocess = serde_json::to_value(PreprocessConfig::default()).expect("JSON");
             Manifest { preprocess, ..Manifest::default() }.write(dir.path()).expect("written");
-            let config = StreamConfig { crop_size, crops_per_visit: 4, visits_per_batch: 3, ..StreamConfig::default() };
+            let config =
+                StreamConfig { crop_size, crops_per_visit: 4, visits_per_batch: 3, augment, ..StreamConfig::default() };
             let options = LoaderOptions { threads: 1, form: VoxelForm::Chunks, ..LoaderOptions::default() };
             let cache = Arc::new(Cache::open(dir.path()).expect("a cache"));
             let loader = Loader::open(cache, config, 1, &options).expect("a loader");
@@ -283,6 +307,9 @@ pub(crate) mod tests {
     fn decoded(words: &[u32], crops: &[CropChunks], crop_size: [usize; 3], device: &Device) -> Vec<f32> {
         let coded = CodedCrops::upload(words, crops, crop_size, device, |data| data);
         assert_eq!(coded.num_crops(), crops.len());
+        if crops.iter().any(|crop| !crop.params.is_linear()) {
+            return coded.voxels().into_data().try_to_vec().expect("f32");
+        }
         let images = coded.images();
         let [x, y, z] = crop_size;
         assert_eq!(images.dims(), [crops.len(), 1, x, y, z]);
@@ -290,10 +317,21 @@ pub(crate) mod tests {
     }
 
     fn floats_are_those_of_the_loader(device: &Device) {
-        each_batch(|words, crops, crop_size| {
+        each_batch(Chain::recipe(), |words, crops, crop_size| {
             let expected: Vec<f32> = crops.iter().flat_map(|crop| crop.to_floats(words, crop_size)).collect();
             let error = largest_difference(&decoded(words, crops, crop_size, device), &expected);
             // A GPU may round a product and a sum once instead of twice: 2^-23 of values up to 1.2.
+            assert!(error <= 2e-7, "{device:?}: {error:e}");
+        });
+    }
+
+    /// Boxes that differ in size, some of them larger than a volume.
+    fn boxes_are_those_of_the_loader(device: &Device) {
+        each_batch(Chain::nnunet(), |words, crops, crop_size| {
+            let expected: Vec<f32> = crops.iter().flat_map(|crop| crop.decode(words, crop_size)).collect();
+            assert_eq!(expected.len(), crops.iter().map(|crop| crop.num_decoded(crop_size)).sum::<usize>());
+            let error = largest_difference(&decoded(words, crops, crop_size, device), &expected);
+            // As above.
             assert!(error <= 2e-7, "{device:?}: {error:e}");
         });
     }
@@ -303,7 +341,7 @@ pub(crate) mod tests {
         let fractions = Scale { gain: 1.0 / 65_536.0, bias: 0.0, low: 0.0, high: 1.0 };
         let zscores = Scale::unchanged(1.0 / 1024.0, -20.0);
         assert_eq!([fractions, zscores].map(Scale::outside), [0, 20_480]);
-        each_batch(|words, crops, crop_size| {
+        each_batch(Chain::recipe(), |words, crops, crop_size| {
             for scale in [fractions, zscores] {
                 let without_intensities = |params| match params {
                     SampledParams::Recipe(params) => {
@@ -320,5 +358,5 @@ pub(crate) mod tests {
         });
     }
 
-    on_devices!(floats_are_those_of_the_loader, stored_values_are_exact);
+    on_devices!(boxes_are_those_of_the_loader, floats_are_those_of_the_loader, stored_values_are_exact);
 }

@@ -15,6 +15,7 @@
 )]
 
 pub(super) mod adamw;
+pub(super) mod class_sums;
 pub(super) mod columns;
 pub(super) mod decode;
 pub(super) mod dequantize;

@@ -1,5 +1,5 @@
-//! Windows predicted and averaged on a device: what crosses back is each voxel's average, once, instead of every window's
-//! prediction.
+//! Windows predicted and averaged on a device: what crosses back is each voxel's average, once, or what is made of it there,
+//! instead of every window's prediction.
 //!
 //! Sums and weights are a ring over the longest axis, as on the host: `4 * (channels + 1) * roi * (product of the two
 //! shorter axes)` bytes of the device's memory. Positions that no later window overlaps are divided by their weight there and
@@ -11,26 +11,34 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::geometry::Geometry;
 use super::window::copy_window;
-use super::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
+use super::{InputVolume, SlidingWindow, SlidingWindowError};
+
+/// A box of the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// First voxel along x, y, z.
+    pub start: [usize; 3],
+    /// Voxels along x, y, z.
+    pub dims: [usize; 3],
+}
 
 impl SlidingWindow {
     /// [`SlidingWindow::run`] with a predictor of tensors on `device`: windows `[n, C, rx, ry, rz]` → `[n, K, rx, ry, rz]`
-    /// with the same K each time. `read` brings an average to the host. Slabs are as thick as the distance of windows.
+    /// with the same K each time. `finish` queues what is made of the averages `[K, X, Y, Z]` of a region, and `hand` receives
+    /// that on a second thread, which may wait for the device. Regions are as thick as the distance of windows.
     ///
     /// # Errors
-    /// Errors of `predict`, `read` and `sink`, and [`SlidingWindowError::PredictionLength`].
-    pub fn run_on_device<E: From<SlidingWindowError> + Send>(
+    /// Errors of `predict` and `hand`, and [`SlidingWindowError::PredictionLength`].
+    pub fn run_on_device<T: Send, E: From<SlidingWindowError> + Send>(
         &self,
         volume: InputVolume<'_>,
         device: &Device,
         mut predict: impl FnMut(Tensor<5>) -> Result<Tensor<5>, E>,
-        read: impl Fn(Tensor<4>) -> Result<Vec<f32>, E> + Sync,
-        mut sink: impl FnMut(Slab<'_>) -> Result<(), E> + Send,
+        finish: impl Fn(Tensor<4>) -> T,
+        mut hand: impl FnMut(Region, T) -> Result<(), E> + Send,
     ) -> Result<(), E> {
-        let mut hand = |Average { start, dims, values }: Average| {
-            let values = read(values)?;
-            sink(Slab { start, dims, values: &values })
-        };
+        let finish = |Average { region, values }: Average| (region, finish(values));
+        let mut hand = |(region, finished): (Region, T)| hand(region, finished);
         let [rx, ry, rz] = self.roi_size;
         let geometry = Geometry::new(self, volume.dims);
         let Geometry { padded, axis, .. } = geometry;
@@ -38,7 +46,7 @@ impl SlidingWindow {
         let weights =
             Tensor::<4>::from_data(TensorData::new(self.weighting.of_window(self.roi_size), [1, rx, ry, rz]), device);
         let mut sums: Option<Sums> = None;
-        let mut finished: Vec<Average> = Vec::new();
+        let mut finished: Vec<(Region, T)> = Vec::new();
         for starts in windows.chunks(self.sw_batch_size) {
             let mut batch = Vec::with_capacity(starts.len() * volume.num_channels * rx * ry * rz);
             for &start in starts {
@@ -62,12 +70,12 @@ impl SlidingWindow {
             }
             let sums = sums.get_or_insert_with(|| Sums::new(num_channels, geometry, device));
             for (number, &start) in starts.iter().enumerate() {
-                finished.extend(sums.finish_before(start[axis]));
+                finished.extend(sums.finish_before(start[axis]).map(finish));
                 let window = predictions.clone().narrow(0, number, 1).squeeze_dim::<4>(0);
                 sums.add(start, window * weights.clone(), weights.clone());
             }
         }
-        finished.extend(sums.and_then(|mut sums| sums.finish_before(padded[axis])));
+        finished.extend(sums.and_then(|mut sums| sums.finish_before(padded[axis])).map(finish));
         finished.into_iter().try_for_each(hand)
     }
 
@@ -93,8 +101,7 @@ impl SlidingWindow {
 
 /// Averages of a box of the volume, on the device.
 struct Average {
-    start: [usize; 3],
-    dims: [usize; 3],
+    region: Region,
     /// `[K, X, Y, Z]`
     values: Tensor<4>,
 }
@@ -135,8 +142,10 @@ impl Sums {
         let mut region = self.inside.clone();
         region[self.axis] = self.next.max(region[self.axis].start)..end.min(region[self.axis].end);
         let average = (!region[self.axis].is_empty()).then(|| Average {
-            start: std::array::from_fn(|a| region[a].start - self.inside[a].start),
-            dims: std::array::from_fn(|a| region[a].len()),
+            region: Region {
+                start: std::array::from_fn(|a| region[a].start - self.inside[a].start),
+                dims: std::array::from_fn(|a| region[a].len()),
+            },
             values: self.weighted.read(&region) / self.weights.read(&region),
         });
         for ring in [&mut self.weighted, &mut self.weights] {
@@ -230,9 +239,8 @@ mod tests {
         (0..len).map(|i| 1.0 + f32::from(i) / f32::from(len)).collect()
     }
 
-    #[allow(clippy::unnecessary_wraps, reason = "the shape of a reader")]
-    fn read(average: Tensor<4>) -> Result<Vec<f32>, SlidingWindowError> {
-        Ok(average.into_data().try_to_vec().expect("f32"))
+    fn read(averages: Tensor<4>) -> Vec<f32> {
+        averages.into_data().try_to_vec().expect("f32")
     }
 
     proptest! {
@@ -266,12 +274,12 @@ mod tests {
             let [rx, ry, rz] = roi;
             let tensor = Tensor::<5>::from_data(TensorData::new(ramp.clone(), [1, 1, rx, ry, rz]), &device);
             let mut by_device = vec![f32::NAN; by_host.len()];
-            let mut sink = |slab: Slab<'_>| {
+            let mut hand = |region: Region, averages| {
                 let [_, ny, nz] = dims;
-                let [sx, sy, sz] = slab.dims;
-                for (at, value) in slab.values.iter().enumerate() {
+                let [sx, sy, sz] = region.dims;
+                for (at, value) in read(averages).iter().enumerate() {
                     let (channel, x, y, z) = (at / (sx * sy * sz), at / (sy * sz) % sx, at / sz % sy, at % sz);
-                    let [x, y, z] = [x + slab.start[0], y + slab.start[1], z + slab.start[2]];
+                    let [x, y, z] = [x + region.start[0], y + region.start[1], z + region.start[2]];
                     by_device[channel * values.len() + (x * ny + y) * nz + z] = *value;
                 }
                 Ok::<_, SlidingWindowError>(())
@@ -279,7 +287,7 @@ mod tests {
             sliding.run_on_device(volume, &device, |windows| {
                 let first = windows * tensor.clone();
                 Ok(Tensor::cat(vec![first.clone(), -first.square()], 1))
-            }, read, &mut sink).unwrap();
+            }, |averages| averages, &mut hand).unwrap();
             for (ours, theirs) in by_device.iter().zip(&by_host) {
                 // Sums of at most a few hundred windows and images in another order.
                 prop_assert!((ours - theirs).abs() <= 1e-5, "{ours} {theirs}");
@@ -293,7 +301,8 @@ mod tests {
         let sliding = SlidingWindow::new([2; 3], 0.5, 1).unwrap();
         let volume = InputVolume::new(&values, 1, [4; 3]).unwrap();
         let wrong = |windows: Tensor<5>| Ok::<_, SlidingWindowError>(windows.narrow(4, 0, 1));
-        let error = sliding.run_on_device(volume, &Device::flex(), wrong, read, |_| Ok(())).unwrap_err().to_string();
+        let run = sliding.run_on_device(volume, &Device::flex(), wrong, |averages| averages, |_, _| Ok(()));
+        let error = run.unwrap_err().to_string();
         assert_eq!(error, "the predictor returned 4 values, expected 8");
     }
 }

@@ -1,6 +1,6 @@
 //! Predictions of a whole volume in memory, as values or as classes.
 
-use super::{InputVolume, Slab, SlidingWindow, SlidingWindowError};
+use super::{InputVolume, Region, Slab, SlidingWindow, SlidingWindowError};
 
 impl SlidingWindow {
     /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
@@ -64,19 +64,29 @@ impl Labels {
     /// # Errors
     /// If the slab has more than 256 channels.
     pub fn push(&mut self, slab: Slab<'_>) -> Result<(), SlidingWindowError> {
-        let [_, ny, nz] = self.dims;
         let slab_len = slab.dims.iter().product::<usize>();
         let num_classes = slab.values.len() / slab_len;
         if num_classes > 256 {
             return Err(SlidingWindowError::TooManyClasses { num_classes });
         }
-        argmax_of_planes(slab.values, slab_len, &mut self.best);
-        for (row_idx, row) in self.best.chunks_exact(slab.dims[2]).enumerate() {
-            let (_, x, y) = row_position(row_idx, slab.dims);
-            let at = ((x + slab.start[0]) * ny + y + slab.start[1]) * nz + slab.start[2];
+        let mut best = std::mem::take(&mut self.best);
+        argmax_of_planes(slab.values, slab_len, &mut best);
+        self.place(Region { start: slab.start, dims: slab.dims }, &best);
+        self.best = best;
+        Ok(())
+    }
+
+    /// Sets the labels of a region, z fastest.
+    ///
+    /// # Panics
+    /// If the region is not in the volume.
+    pub fn place(&mut self, Region { start, dims }: Region, classes: &[u8]) {
+        let [_, ny, nz] = self.dims;
+        for (row_idx, row) in classes.chunks_exact(dims[2]).enumerate() {
+            let (_, x, y) = row_position(row_idx, dims);
+            let at = ((x + start[0]) * ny + y + start[1]) * nz + start[2];
             self.voxels[at..][..row.len()].copy_from_slice(row);
         }
-        Ok(())
     }
 
     /// Labels `[X, Y, Z]`, z fastest.
@@ -93,7 +103,7 @@ fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
 }
 
 /// Class of the largest value at each position of planes of `len` values, the lowest of equals; NaN never wins.
-fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
+pub(super) fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
     best.clear();
     best.resize(len, 0);
     let mut top = values[..len].to_vec();

@@ -2,8 +2,12 @@
 //! box's row once, and extracts values by shifts. Units next to each other read payloads and write rows next to each
 //! other.
 //!
+//! What is made of a crop has a size of its own, a finished crop or a box to be resampled; each crop has a row of cubes, as
+//! many as the largest needs. Sizes are numbers and not constants of the kernel, so that boxes of any size take one
+//! compilation; that costs four divisions for each [`RUN`] voxels.
+//!
 //! A crop of 96³ reads some 0.6 MB of records and writes 3.5 MB of floats: 0.7 GB for 192 crops, 0.26 ms at the 3.0 TB/s of
-//! an H100. The arithmetic is some 40 integer operations per voxel; no device has measured it.
+//! an H100. The arithmetic is some 50 integer operations per voxel; no device has measured it.
 
 #![allow(
     clippy::manual_div_ceil,
@@ -17,11 +21,14 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::dequantize::{PARAMS, units_of};
-use super::launch::{elementwise, uninit};
+use super::launch::uninit;
 use crate::ops::decode::{field, flag};
 
 /// Voxels of a unit.
 const RUN: u32 = 8;
+
+/// Maximum number of units of a cube.
+const UNITS: u32 = 256;
 
 /// Field `number` of the crop whose fields begin at `entry`, which is not negative.
 #[cube]
@@ -31,7 +38,7 @@ fn count(facts: &[i32], entry: u32, #[comptime] number: u32) -> u32 {
 
 /// Voxel of the volume that index `at` of a crop's axis is read from; `len` is the length of that axis.
 #[cube]
-fn along(at: u32, #[comptime] len: u32, flipped: bool) -> i32 {
+fn along(at: u32, len: u32, flipped: bool) -> i32 {
     select(flipped, len - 1 - at, at) as i32
 }
 
@@ -52,29 +59,24 @@ fn byte_of(low: u32, high: u32, lane: u32) -> u32 {
 }
 
 #[cube(launch_unchecked)]
-pub(super) fn decode_crops(
-    words: &[u32],
-    facts: &[i32],
-    params: &[f32],
-    y: &mut [f32],
-    units: u32,
-    #[comptime] size_x: u32,
-    #[comptime] size_y: u32,
-    #[comptime] size_z: u32,
-) {
-    let unit = ABSOLUTE_POS as u32;
-    if unit < units {
-        let runs = comptime!(size_z.div_ceil(RUN));
+pub(super) fn decode_crops(words: &[u32], facts: &[i32], params: &[f32], y: &mut [f32]) {
+    let crop = CUBE_POS_Y;
+    let entry = crop * comptime!(field::COUNT);
+    let size_x = count(facts, entry, comptime!(field::SIZE));
+    let size_y = count(facts, entry, comptime!(field::SIZE + 1));
+    let size_z = count(facts, entry, comptime!(field::SIZE + 2));
+    let runs = (size_z + comptime!(RUN - 1)) / RUN;
+    let unit = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if unit < size_x * size_y * runs {
         let first = unit % runs * RUN;
         let row = unit / runs;
-        let crop = row / comptime!(size_x * size_y);
-        let entry = crop * comptime!(field::COUNT);
+        let target = count(facts, entry, comptime!(field::TARGET)) + row * size_z;
         let flags = facts[(entry + comptime!(field::FLAGS)) as usize];
         let turned = flags & comptime!(flag::TURNED) != 0;
         let wide = flags & comptime!(flag::WIDE_HEADERS) != 0;
         let flipped_z = flags & comptime!(flag::FLIPPED_Z) != 0;
         // The crop's axes, then those of the volume.
-        let first_axis = along(row / size_y % size_x, size_x, flags & comptime!(flag::FLIPPED_X) != 0);
+        let first_axis = along(row / size_y, size_x, flags & comptime!(flag::FLIPPED_X) != 0);
         let second_axis = along(row % size_y, size_y, flags & comptime!(flag::FLIPPED_Y) != 0);
         let x = facts[(entry + comptime!(field::BOX_START)) as usize] + select(turned, second_axis, first_axis);
         let at_y = facts[(entry + comptime!(field::BOX_START + 1)) as usize] + select(turned, first_axis, second_axis);
@@ -199,44 +201,40 @@ pub(super) fn decode_crops(
                     }
                     value = (minimum + distance) & 0xffff;
                 }
-                y[(row * size_z + out_z) as usize] = units_of(value, params, crop);
+                y[(target + out_z) as usize] = units_of(value, params, crop);
             }
         }
     }
 }
 
-/// Floats `[crops, 1, x, y, z]` of crops of `size`, from `words` by the tables of [`crate::ops::decode`].
-pub(crate) fn decode(
-    words: CubeTensor,
-    facts: CubeTensor,
-    params: CubeTensor,
-    crops: usize,
-    size: [usize; 3],
-) -> CubeTensor {
+/// Floats `[voxels]` of crops, or boxes, of `sizes`, from `words` by the tables of [`crate::ops::decode`].
+pub(crate) fn decode(words: CubeTensor, facts: CubeTensor, params: CubeTensor, sizes: &[[usize; 3]]) -> CubeTensor {
     let (words, facts, params) = (into_contiguous(words), into_contiguous(facts), into_contiguous(params));
     assert_eq!((words.dtype, facts.dtype, params.dtype), (DType::U32, DType::I32, DType::F32), "words and tables");
+    let crops = sizes.len();
     assert_eq!(params.meta.shape().num_elements(), PARAMS as usize * crops, "six parameters per crop");
-    let [x, y, z] = size;
-    assert!(u32::try_from(crops * x * y * z).is_ok(), "kernels count values in 32 bits; use micro-batches");
-    let floats = uninit(&params, Shape::from([crops, 1, x, y, z]), DType::F32);
+    let voxels = sizes.iter().map(|size| size.iter().product::<usize>()).sum::<usize>();
+    assert!(u32::try_from(voxels).is_ok(), "kernels count values in 32 bits; use micro-batches");
+    let floats = uninit(&params, Shape::from([voxels]), DType::F32);
     let client = words.client.clone();
-    let units = crops * x * y * z.div_ceil(RUN as usize);
-    let (cubes, dim) = elementwise(&client, units);
+    let hardware = &client.properties().hardware;
+    let width = hardware.max_units_per_cube.min(UNITS);
+    let units = sizes.iter().map(|[x, y, z]| x * y * z.div_ceil(RUN as usize)).max().unwrap_or(0);
+    let cubes = (units as u32).div_ceil(width);
+    let (most, most_crops, _) = hardware.max_cube_count;
+    assert!(cubes <= most && crops as u32 <= most_crops, "more crops, or larger ones, than a launch takes");
     // SAFETY: the loader checked each record when it wrote it: its widths add up to its length. The tables come from the
-    // same crops, so that every voxel inside the volume has its chunk in them; `floats` holds a value for each voxel.
+    // same crops, so that every voxel inside the volume has its chunk in them; `floats` holds a value for each voxel of
+    // `sizes`, which the tables repeat.
     unsafe {
         decode_crops::launch_unchecked(
             &client,
-            cubes,
-            dim,
+            CubeCount::Static(cubes, crops as u32, 1),
+            CubeDim::new_1d(width),
             words.into_buffer_arg(),
             facts.into_buffer_arg(),
             params.into_buffer_arg(),
             floats.clone().into_buffer_arg(),
-            units as u32,
-            x as u32,
-            y as u32,
-            z as u32,
         );
     }
     floats

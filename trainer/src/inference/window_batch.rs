@@ -1,0 +1,127 @@
+//! Number of windows predicted at a time: on a GPU as many as its free memory holds, by measurement.
+//!
+//! The forward pass of a single window is run once, and what the allocator then holds beyond the values that were there
+//! before is what a window takes. Batches of powers of two are tried only, so that scans of different sizes are predicted
+//! by products and convolutions of few shapes.
+
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{Device, Tensor};
+
+use super::{DeviceError, InferenceError, logits_of_all};
+use crate::device::Compute;
+use crate::model::unetr::Unetr;
+use crate::sliding_window::SlidingWindow;
+
+/// Share of the free memory that is left to the allocator: it reserves pages, which are larger than what is asked for.
+const SPARE: f64 = 0.125;
+
+/// Number of windows predicted at a time, measured when it is first needed.
+#[derive(Debug)]
+pub struct WindowBatch {
+    most: usize,
+    measured: Mutex<Option<Measured>>,
+}
+
+/// Memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Measured {
+    /// Taken by the forward pass of one window.
+    per_window: u64,
+    /// Free for others, once one window was predicted.
+    free: u64,
+}
+
+impl WindowBatch {
+    /// At most `most` windows at a time.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, measured: Mutex::new(None) }
+    }
+
+    /// `sliding` with the number of windows at a time that suits the device for a volume of `dims` voxels: one on a CPU,
+    /// whose caches hold none of the activations of a second one and whose cores one window keeps busy; as many as allowed
+    /// on a GPU that does not tell its free memory.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If there is no model, or the windows have another size than the models' crops.
+    pub fn fit(
+        &self,
+        models: &[Unetr],
+        compute: &Compute,
+        sliding: SlidingWindow,
+        dims: [usize; 3],
+    ) -> Result<SlidingWindow, InferenceError> {
+        if compute.is_cpu() || self.most == 1 {
+            return Ok(sliding.at_a_time(1));
+        }
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match *measured {
+            Some(known) => Some(known),
+            None => measure(models, compute, &sliding)?,
+        };
+        *measured = known;
+        let Some(known) = known else { return Ok(sliding.at_a_time(self.most)) };
+        // The sums, and averages of as many positions that wait to be read.
+        let others = 2 * sliding.device_bytes(models[0].num_classes(), dims);
+        let windows = known.windows(others, self.most);
+        tracing::debug!(windows, ?known, others, "windows at a time");
+        Ok(sliding.at_a_time(windows))
+    }
+}
+
+impl Measured {
+    /// Windows that fit next to `others` bytes, a power of two unless it is `most`.
+    fn windows(self, others: u64, most: usize) -> usize {
+        let room = (self.free as f64 * (1.0 - SPARE)) as u64;
+        let more = room.saturating_sub(others) / self.per_window.max(1);
+        let fit = usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1);
+        if fit >= most { most } else { 1 << fit.ilog2() }
+    }
+}
+
+/// Predicts one window of zeros and looks at the allocator. `None` if device or allocator do not tell.
+fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Result<Option<Measured>, InferenceError> {
+    let device = compute.raw();
+    let [x, y, z] = sliding.roi_size();
+    let window = || Tensor::<5>::zeros([1, models[0].in_channels(), x, y, z], device);
+    // Compiles, chooses engines, and leaves what they keep.
+    drop(logits_of_all(models, window()));
+    wait(device)?;
+    // What a training keeps for reuse would hide what a window takes.
+    device.memory_cleanup();
+    wait(device)?;
+    let Some(before) = device.memory_pool_usage() else { return Ok(None) };
+    drop(logits_of_all(models, window()));
+    wait(device)?;
+    let (Some(after), Some(free)) = (device.memory_pool_usage(), compute.free_bytes()) else { return Ok(None) };
+    Ok(Some(Measured { per_window: after.bytes_reserved.saturating_sub(before.bytes_in_use), free }))
+}
+
+fn wait(device: &Device) -> Result<(), DeviceError> {
+    device.sync().map_err(|error| DeviceError { message: format!("{error:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_fill_the_free_memory_and_no_more() {
+        let windows = |free, others, most| Measured { per_window: 1000, free }.windows(others, most);
+        // An eighth of the memory is spared; one window more reuses the memory of the first.
+        assert_eq!(windows(8000, 0, 16), 8);
+        assert_eq!(windows(7999, 0, 16), 4);
+        assert_eq!(windows(8000, 1, 16), 4);
+        assert_eq!(windows(16_000, 0, 16), 8);
+        assert_eq!(windows(1 << 40, 0, 16), 16);
+        // A limit that is no power of two is reached where the memory allows it.
+        assert_eq!(windows(8000, 0, 6), 6);
+        assert_eq!(windows(5000, 0, 6), 4);
+        assert_eq!(windows(0, 5000, 6), 1);
+        assert_eq!(Measured { per_window: 0, free: 4 }.windows(0, 3), 3);
+    }
+}
