@@ -329,8 +329,8 @@ impl Loader {
         self.shared.sequence.cases().count()
     }
 
-    /// Digest of the cases, their order and their voxels, as 32 hex digits. For all cases of a single cache it equals
-    /// [`Cache::digest`].
+    /// Digest of the cases, their order and their voxels, as 32 hex digits; with labels, also of the labels to ignore. For
+    /// all cases of a single cache without a label to ignore it equals [`Cache::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.shared.sequence.digest()
