@@ -158,6 +158,19 @@ fn stream_of_a_range_ends_with_it_and_touches_no_later_visit() {
 }
 
 #[test]
+fn steps_whose_visits_have_no_number_are_refused() {
+    let (_dir, cache) = cache();
+    let loader = loader(&cache, 1, Hooks::default());
+    for step in [STEPS, 1 << 62, u64::MAX] {
+        let mut stream = loader.stream(step);
+        let error = stream.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("start_step") && error.contains(&step.to_string()), "{error}");
+        assert!(stream.next().is_none());
+    }
+    assert_eq!(loader.stream(STEPS - 1).next().unwrap().unwrap().step, STEPS - 1);
+}
+
+#[test]
 fn messages_of_panics_are_kept() {
     let message = |panic: fn() -> Result<(), Error>| catch_panic(panic).unwrap_err().to_string();
     assert!(message(|| resume_unwind(Box::new("text"))).ends_with(": text"));

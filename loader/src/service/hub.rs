@@ -18,10 +18,10 @@ use super::status::Spans;
 use super::streams::{OpenStream, Streams};
 use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use crate::blocks::Blocks;
-use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, Workers};
+use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, STEPS, Workers};
 use crate::shared_memory::{Slot, Slots, layout};
 use crate::wire::framing::Pieces;
-use crate::wire::{self, FetchRequest, OpenRequest, STEPS, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
+use crate::wire::{self, FetchRequest, OpenRequest, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
 
 /// Time for which a ticket for shared memory is valid.
 pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);

@@ -189,7 +189,7 @@ fn hostile_requests_get_a_status_and_cost_nothing() {
     assert_eq!(code(wire::path::FETCH, &missing), NotFound);
     raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec()) }).unwrap();
     let stream_id = wire::spec::stream_id(&spec());
-    for step in [wire::STEPS, u64::MAX] {
+    for step in [crate::pipeline::STEPS, u64::MAX] {
         assert_eq!(
             code(wire::path::FETCH, &FetchRequest { step, stream_id: stream_id.clone(), slot: None }),
             InvalidArgument
