@@ -20,7 +20,7 @@ impl Loader {
         let memory = &shared.memory;
         let checked = check_step(steps.start);
         // An error takes the place of one batch.
-        let steps = if checked.is_ok() { steps } else { STEPS..STEPS + 1 };
+        let steps = if checked.is_ok() { steps } else { STEPS..u64::MAX };
         let (sender, receiver) = flume::bounded(memory.num_buffers);
         let mut stream = BatchStream {
             receiver,
