@@ -39,6 +39,7 @@ mod workers;
 
 #[cfg(feature = "client")]
 pub(crate) use config::MOST_CROPS;
+pub(crate) use config::STEPS;
 pub use config::{OnCorrupt, StreamConfig};
 pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
@@ -50,6 +51,7 @@ pub use workers::Workers;
 
 use assemble::catch_panic;
 use sequence::Sequence;
+use stream::check_step;
 
 /// Resources and form of a stream. They change no finished voxel.
 #[derive(Clone, Debug)]
@@ -252,6 +254,7 @@ impl Loader {
     /// # Panics
     /// If the memory is smaller than [`Self::batch_len`] says.
     pub fn make(&self, step: u64, voxels: Box<dyn BatchMemory>, labels: Box<dyn BatchMemory>) -> Result<Batch, Error> {
+        check_step(step)?;
         match self.shared.form {
             VoxelForm::Floats => self.make_of::<Floats>(step, voxels, labels),
             VoxelForm::Quantized => self.make_of::<Quantized>(step, voxels, labels),
@@ -326,8 +329,8 @@ impl Loader {
         self.shared.sequence.cases().count()
     }
 
-    /// Digest of the cases, their order and their voxels, as 32 hex digits. For all cases of a single cache it equals
-    /// [`Cache::digest`].
+    /// Digest of the cases, their order and their voxels, as 32 hex digits; with labels, also of the labels to ignore. For
+    /// all cases of a single cache without a label to ignore it equals [`Cache::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.shared.sequence.digest()
@@ -373,7 +376,7 @@ impl Loader {
     /// Starts an endless stream of the batches from `start_step` on, at the same cost for every step.
     ///
     /// The memory budget holds for one stream at a time. If the system has less, the first item is
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`]; if `start_step` is not below 2^47, it is [`Error::BadConfig`].
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
         self.stream_range(start_step..u64::MAX)

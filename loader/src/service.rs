@@ -21,6 +21,7 @@
 //! On one host, a client gets its voxels through shared memory ([`ServiceConfig::shared_memory`]): the server cuts
 //! crops into a slot that the client named.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -73,8 +74,9 @@ pub struct Service {
     serving: Option<JoinSet<()>>,
     stop: watch::Sender<bool>,
     drain: Duration,
-    /// Files of Unix sockets, removed with the service.
-    _paths: Vec<SocketPath>,
+    /// Files of Unix sockets, removed when the service begins to shut down: a successor may listen there while this one
+    /// still sends batches.
+    paths: Vec<SocketPath>,
 }
 
 impl Service {
@@ -110,6 +112,7 @@ impl Service {
             blocks: Blocks::new(config.client_memory_bytes),
             client_memory_bytes: config.client_memory_bytes,
             token: config.token.as_deref().map(|token| blake3::hash(token.as_bytes())),
+            shares_memory: config.shared_memory,
             draining: AtomicBool::new(false),
             advice,
             tickets: Mutex::default(),
@@ -124,16 +127,20 @@ impl Service {
             urls.push(url);
             let files = match listen {
                 Listen::Unix(path) if config.shared_memory => {
-                    let (bound, path) = listen::bind_unix(&pass::path(path)).map_err(bind)?;
-                    paths.push(path);
-                    Some(bound)
+                    let path = pass::path(path);
+                    let named = |err: io::Error| {
+                        io::Error::new(err.kind(), format!("{} (for shared memory): {err}", path.display()))
+                    };
+                    let (socket_path, listener) = listen::bind_unix(&path).map_err(|err| bind(named(err)))?;
+                    paths.push(socket_path);
+                    Some(listener)
                 }
                 _ => None,
             };
             listeners.push(match bound {
                 Bound::Tcp(listener) => Listener::Tcp(listener),
-                Bound::Unix(listener, path) => {
-                    paths.push(path);
+                Bound::Unix(socket_path, listener) => {
+                    paths.push(socket_path);
                     Listener::Unix(listener, files)
                 }
             });
@@ -176,7 +183,7 @@ impl Service {
             });
         }
         let drain = config.drain;
-        Ok(Self { hub, urls, runtime: Some(runtime), serving: Some(serving), stop, drain, _paths: paths })
+        Ok(Self { hub, urls, runtime: Some(runtime), serving: Some(serving), stop, drain, paths })
     }
 
     /// Addresses for clients, in the order of [`ServiceConfig::listen`], with the ports that the system chose.
@@ -215,6 +222,8 @@ impl Service {
     #[must_use]
     pub fn shutdown(mut self) -> bool {
         self.hub.draining.store(true, Ordering::Relaxed);
+        // Before the listeners close.
+        self.paths.clear();
         let _ = self.stop.send(true);
         let (Some(runtime), Some(mut serving)) = (&self.runtime, self.serving.take()) else { return true };
         let drain = self.drain;
@@ -226,6 +235,8 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.hub.draining.store(true, Ordering::Relaxed);
+        // Before the listeners close.
+        self.paths.clear();
         self.hub.schedule.stop();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

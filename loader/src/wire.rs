@@ -48,8 +48,5 @@ pub(crate) const FD_SUFFIX: &str = ".fd";
 /// Bytes of the ticket that authenticates a request for a file descriptor.
 pub(crate) const TICKET_LEN: usize = 16;
 
-/// First step that is refused. Below it, the number of a visit fits into 64 bits.
-pub(crate) const STEPS: u64 = 1 << 47;
-
 // Voxels travel as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "the contract is little-endian");

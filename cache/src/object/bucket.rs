@@ -83,6 +83,13 @@ impl Bucket {
         Ok(Self { store, prefix, location: location.clone() })
     }
 
+    /// Bucket in the memory of this process, without objects.
+    #[cfg(test)]
+    pub(super) fn of_memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self { store, prefix: ObjectPath::from("cache"), location: Location::from("s3://bucket/cache") }
+    }
+
     /// Location of the prefix.
     pub(crate) fn location(&self) -> &Location {
         &self.location
@@ -173,6 +180,9 @@ impl Bucket {
                 }
                 Err(object_store::Error::Precondition { .. }) => {
                     Err(failed(io::ErrorKind::InvalidData, "the object was replaced since it was opened"))
+                }
+                Err(object_store::Error::NotFound { .. }) => {
+                    Err(failed(io::ErrorKind::NotFound, "the object was removed since it was opened"))
                 }
                 Err(err) => {
                     let err = io_error(&err);
@@ -283,6 +293,18 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_was_removed_since_it_was_opened_is_told() {
+        let bucket = Bucket::of_memory();
+        bucket.write("a.shard", b"bytes").unwrap();
+        let read = || wait(bucket.range("a.shard", &Version::default(), 1..3)).unwrap();
+        assert_eq!(read().unwrap(), "yt");
+        assert!(bucket.remove("a.shard").unwrap());
+        let error = read().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(error.to_string(), "bytes 1 to 3: the object was removed since it was opened");
+    }
 
     #[test]
     fn weak_entity_tags_are_no_precondition() {

@@ -38,6 +38,7 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     let failed = |reason: String| FileError::at(location.as_path(), "connect to")(io::Error::other(reason));
     let url = Url::parse(location.url().unwrap_or_default()).map_err(|err| failed(err.to_string()))?;
     let prefix = ObjectPath::from_url_path(url.path()).map_err(|err| failed(err.to_string()))?;
+    runtime::check_process().map_err(FileError::at(location.as_path(), "connect to"))?;
     // The provider of cryptography must be there before a client is built.
     runtime::handle().map_err(FileError::at(location.as_path(), "start threads for"))?;
     let key = (url[..Position::BeforePath].to_owned(), retry);

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::blocks::{BlockKey, BlockStore};
 use super::bucket::{Bucket, Object};
 use super::lru::Block;
-use super::runtime::{handle, next, wait};
+use super::runtime::{check_process, handle, next, wait};
 use super::transport::is_hopeless;
 use crate::error::FileError;
 
@@ -101,6 +101,10 @@ impl RemoteFile {
 
     /// Fetches the beginning, of `head_len` bytes, and the end of the object.
     pub(crate) fn frame(&self, head_len: u64) -> Result<Frame<'_>, FileError> {
+        if self.len() == 0 {
+            // A range of no bytes cannot be requested.
+            return Ok(Frame { file: self, pieces: [(0, Bytes::new()), (0, Bytes::new())] });
+        }
         let tail_start = self.len().saturating_sub(TAIL_LEN);
         let fetch = |range| self.bucket.range(&self.object.name, &self.object.version, range);
         let (head, tail) = (fetch(0..head_len.min(self.len())), fetch(tail_start..self.len()));
@@ -118,6 +122,7 @@ impl RemoteFile {
         visit: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, FileError> {
         let range = offset..offset + len as u64;
+        check_process().map_err(FileError::at(&self.url, "read"))?;
         let numbers = self.numbers(&range);
         let failed = || FileError::at(&self.url, "read the disk cache's copy of");
         let part = |block: &Block, number: u32| {
@@ -158,6 +163,7 @@ impl RemoteFile {
 
     /// Fetches what is missing of the ranges, and waits until it is kept.
     pub(crate) fn ensure(&self, ranges: &[Range<u64>]) -> Result<(), FileError> {
+        check_process().map_err(FileError::at(&self.url, "fetch"))?;
         let mut wanted: BTreeSet<u32> = ranges.iter().flat_map(|range| self.numbers(range)).collect();
         loop {
             wanted.retain(|&number| !self.blocks.contains(self.key(number), self.block_len(number)));
@@ -313,7 +319,21 @@ fn runs(numbers: &[u32], most: u32) -> Vec<Range<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::object::MemoryBlocks;
+    use crate::object::bucket::Version;
+
+    #[test]
+    fn an_empty_object_has_an_empty_frame() {
+        let (bucket, name) = (Bucket::of_memory(), "a.shard".to_owned());
+        let object = Object { name, len: 0, modified: SystemTime::UNIX_EPOCH, version: Version::default() };
+        let file = RemoteFile::new(&bucket, object, Arc::new(MemoryBlocks::new()));
+        // A request would fail: the bucket has no object.
+        let frame = file.frame(64).unwrap();
+        assert!(frame.read(0, 0).unwrap().is_empty());
+    }
 
     #[test]
     #[expect(clippy::single_range_in_vec_init, reason = "runs are ranges")]

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,38 @@ const LOOK: Duration = Duration::from_millis(100);
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
+/// Process that uses object storage; 0 before the first use.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// Object storage was used before this process was forked. Its threads are those of the parent, and locks that they held
+/// are never released here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "object storage was used before this process was forked; use it in the new process alone, or start processes without \
+     a fork (in Python with the start method \"spawn\")"
+)]
+struct Forked;
+
+/// Refuses to go on in a forked process whose parent used object storage. Takes no lock, and comes before all of them.
+pub(super) fn check_process() -> io::Result<()> {
+    let process = std::process::id();
+    match OWNER.load(Ordering::Relaxed) {
+        0 => {
+            // Another thread that stores a number at this moment stores the same one.
+            OWNER.store(process, Ordering::Relaxed);
+            Ok(())
+        }
+        owner => check_owner(owner, process),
+    }
+}
+
+fn check_owner(owner: u32, process: u32) -> io::Result<()> {
+    if owner == process { Ok(()) } else { Err(io::Error::other(Forked)) }
+}
+
 /// Handle of the runtime, which is started on first use and lives as long as the process.
 pub(super) fn handle() -> io::Result<Handle> {
+    check_process()?;
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*runtime {
         return Ok(runtime.handle().clone());
@@ -63,6 +94,16 @@ pub(super) fn next<T>(receiver: &Receiver<T>, is_hopeless: impl Fn() -> bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forked_processes_are_told_from_the_one_that_uses_object_storage() {
+        check_process().unwrap();
+        check_process().unwrap();
+        let process = std::process::id();
+        assert!(check_owner(process, process).is_ok());
+        let error = check_owner(process + 1, process).unwrap_err().to_string();
+        assert!(error.contains("before this process was forked") && error.contains("\"spawn\""), "{error}");
+    }
 
     #[test]
     fn values_are_awaited_until_there_are_none_or_no_hope() {

@@ -145,6 +145,7 @@ impl HttpService for Watched {
                 return Err(HttpError::new(HttpErrorKind::Unknown, Abandoned));
             }
             let is_metadata = self.store.is_metadata(&request);
+            let is_https = request.uri().scheme_str() == Some("https");
             let is_small = request.body().content_length() <= SMALL_BODY;
             let started = Instant::now();
             let mut answer = pin!(self.inner.execute(request));
@@ -157,7 +158,7 @@ impl HttpService for Watched {
                     answer.await
                 }
             };
-            if is_metadata { self.store.of_metadata(answer) } else { self.store.of_data(answer, started) }
+            if is_metadata { self.store.of_metadata(answer) } else { self.store.of_data(answer, started, is_https) }
         })
     }
 }
@@ -171,7 +172,12 @@ impl Store {
     }
 
     /// Records the outcome of a request for data that began at `started`.
-    fn of_data(&self, answer: Result<HttpResponse, HttpError>, started: Instant) -> Result<HttpResponse, HttpError> {
+    fn of_data(
+        &self,
+        answer: Result<HttpResponse, HttpError>,
+        started: Instant,
+        is_https: bool,
+    ) -> Result<HttpResponse, HttpError> {
         match answer {
             Ok(response) => {
                 let status = response.status();
@@ -184,6 +190,10 @@ impl Store {
             }
             Err(err) => {
                 let is_final = !heals(&err);
+                let err = match proxy(is_https, |name| std::env::var(name).ok()) {
+                    Some(proxy) => HttpError::new(err.kind(), Proxied { reason: innermost(&err), proxy }),
+                    None => err,
+                };
                 if !is_final {
                     // A request that took long to fail has failed for long: a large upload to a silent server, for example.
                     self.failed(&innermost(&err), Some(started));
@@ -260,6 +270,24 @@ fn heals(err: &HttpError) -> bool {
         cause = error.source();
     }
     true
+}
+
+/// Failure of a request in an environment that names a proxy. Whether the request went there is known to the HTTP client
+/// alone, which reads the environment as well.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason} ({proxy}; no_proxy lists hosts to be reached without it)")]
+struct Proxied {
+    reason: String,
+    proxy: String,
+}
+
+/// The proxy that the environment names for requests, with its variable and without its password.
+fn proxy(is_https: bool, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let own = if is_https { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
+    let set = |name: &'static str| variable(name).filter(|value| !value.is_empty()).map(|value| (name, value));
+    let (name, value) = own.into_iter().chain(["ALL_PROXY", "all_proxy"]).find_map(set)?;
+    let host = value.rsplit_once('@').map_or(value.as_str(), |(_, host)| host);
+    Some(format!("{name} names the proxy {host}"))
 }
 
 /// Converts an error to a kind that is not repeated.
@@ -370,6 +398,24 @@ mod tests {
         let error = request(&store, Fake::Io(io::ErrorKind::InvalidData), DATA).unwrap_err();
         assert_eq!(error.kind(), HttpErrorKind::Unknown);
         assert_eq!(error.to_string().matches("HTTP error").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn the_proxy_of_the_environment_is_named_without_its_password() {
+        let named = |is_https, set: &[(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            proxy(is_https, value)
+        };
+        assert_eq!(named(false, &[]), None);
+        assert_eq!(named(false, &[("http_proxy", ""), ("HTTPS_PROXY", "http://a:1")]), None);
+        assert_eq!(named(true, &[("https_proxy", "http://a:1")]).unwrap(), "https_proxy names the proxy http://a:1");
+        let all = [("ALL_PROXY", "http://name:secret@a:1"), ("http_proxy", "b:2")];
+        assert_eq!(named(true, &all).unwrap(), "ALL_PROXY names the proxy a:1");
+        assert_eq!(named(false, &all).unwrap(), "http_proxy names the proxy b:2");
+        let error = Proxied { reason: "refused".into(), proxy: named(false, &all).unwrap() };
+        let error = once(HttpError::new(HttpErrorKind::Connect, error));
+        let text = "refused (http_proxy names the proxy b:2; no_proxy lists hosts to be reached without it)";
+        assert_eq!(innermost(&error), text);
     }
 
     #[test]

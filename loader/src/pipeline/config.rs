@@ -9,6 +9,9 @@ use crate::transform::Chain;
 /// Largest number of crops in a global batch.
 pub(crate) const MOST_CROPS: usize = 65_536;
 
+/// Step after the last one of any stream. Below it, the number of a visit fits into 64 bits.
+pub(crate) const STEPS: u64 = 1 << 47;
+
 /// Configuration of a stream. It determines the batches, together with the seed and the caches; nothing else does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

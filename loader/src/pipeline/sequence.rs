@@ -1,6 +1,6 @@
 //! Global sequence of visits: the case of each, and checks that the caches suit the stream.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hiend_cache::{Cache, Case, Codec};
@@ -18,6 +18,8 @@ use crate::split::{CaseName, Selector};
 pub(super) struct Sequence {
     mix: Mix,
     caches: Vec<SelectedCases>,
+    /// Label of voxels without annotation by dataset, in a stream with labels; other streams do not depend on it.
+    ignored: BTreeMap<String, u8>,
 }
 
 /// Selected cases of a cache, and the order in which they are visited.
@@ -66,7 +68,8 @@ impl Sequence {
             selected.push(SelectedCases { cache, cases, order });
         }
         let units = first.map(|preprocess| preprocess.units(config.window));
-        Ok((Self { mix, caches: selected }, units.ok_or(Error::NoCache)?))
+        let ignored = if config.labels { ignored_labels(&selected, config.ignore_label) } else { BTreeMap::new() };
+        Ok((Self { mix, caches: selected, ignored }, units.ok_or(Error::NoCache)?))
     }
 
     /// Case and epoch of visit number `visit`.
@@ -86,7 +89,7 @@ impl Sequence {
     /// Label of voxels without annotation in the dataset of visit number `visit`.
     pub(super) fn ignore_label(&self, visit: u64) -> Option<u8> {
         let (cache, case, _) = self.visit_of(visit);
-        cache.manifest().datasets.get(&case.record().dataset)?.ignore
+        described_ignore(cache, &case.record().dataset)
     }
 
     /// Caches of the stream.
@@ -110,6 +113,21 @@ impl Sequence {
 
     /// Digest of [`super::Loader::digest`].
     pub(super) fn digest(&self) -> String {
+        let cases = self.digest_of_cases();
+        if self.ignored.is_empty() {
+            return cases;
+        }
+        // The source files do not tell the label to ignore: `dataset.json` may name it later.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(cases.as_bytes());
+        for (dataset, &label) in &self.ignored {
+            hasher.update(dataset.as_bytes());
+            hasher.update(&[0, label]);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    fn digest_of_cases(&self) -> String {
         if let [selected] = self.caches.as_slice()
             && selected.cases.len() == selected.cache.cases().len()
         {
@@ -130,6 +148,26 @@ impl Sequence {
         }
         hasher.finalize().to_hex()[..32].to_owned()
     }
+}
+
+/// Labels of voxels without annotation by dataset, as the caches describe them unless `given` replaces them. Datasets
+/// without such a label are left out.
+fn ignored_labels(caches: &[SelectedCases], given: Option<u8>) -> BTreeMap<String, u8> {
+    let mut ignored = BTreeMap::new();
+    for SelectedCases { cache, cases, .. } in caches {
+        let datasets: BTreeSet<&str> = cases.iter().map(|&idx| cache.cases()[idx].record().dataset.as_str()).collect();
+        for dataset in datasets {
+            if let Some(label) = given.or_else(|| described_ignore(cache, dataset)) {
+                ignored.insert(dataset.to_owned(), label);
+            }
+        }
+    }
+    ignored
+}
+
+/// Label of voxels without annotation that a cache names for a dataset.
+fn described_ignore(cache: &Cache, dataset: &str) -> Option<u8> {
+    cache.manifest().datasets.get(dataset)?.ignore
 }
 
 /// Checks that a cache describes the classes of its datasets as the caches before it do. A label would otherwise mean one

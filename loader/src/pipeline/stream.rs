@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::assemble::{Assembler, Message, catch_panic};
 use super::read_ahead::ReadAhead;
 use super::turns::Turns;
-use super::{Error, Loader, MemoryPlan, Shared, cores};
+use super::{Error, Loader, MemoryPlan, STEPS, Shared, cores};
 use crate::batch::Batch;
 use crate::verdict::SpanTimes;
 use crate::visit::Form;
@@ -19,6 +19,9 @@ impl Loader {
     pub(super) fn stream_of<F: Form>(&self, steps: Range<u64>) -> BatchStream {
         let shared = &self.shared;
         let memory = &shared.memory;
+        let checked = check_step(steps.start);
+        // An error takes the place of one batch.
+        let steps = if checked.is_ok() { steps } else { STEPS..u64::MAX };
         let (sender, receiver) = flume::bounded(memory.num_buffers);
         let mut stream = BatchStream {
             receiver,
@@ -40,7 +43,9 @@ impl Loader {
         };
         let bytes = memory.num_buffers as u64 * memory.batch_bytes;
         shared.stats.hold(bytes);
-        if has_room::<F::Voxel>(memory) {
+        if let Err(error) = checked {
+            stream.early.insert(steps.start, (Err(error), Instant::now()));
+        } else if has_room::<F::Voxel>(memory) {
             self.start_threads::<F>(&steps, &sender, &stream);
         } else {
             stream.early.insert(steps.start, (Err(Error::NoMemory { bytes }), Instant::now()));
@@ -88,6 +93,18 @@ impl Loader {
             std::thread::spawn(move || assembler.run());
         }
     }
+}
+
+/// Checks that the visits of a step have numbers.
+///
+/// # Errors
+/// If they do not fit into 64 bits.
+pub(super) fn check_step(step: u64) -> Result<(), Error> {
+    if step < STEPS {
+        return Ok(());
+    }
+    let reason = format!("{step}; expected a step below 2^47 ({STEPS})");
+    Err(Error::BadConfig { key: "start_step", reason })
 }
 
 /// True if the system has memory for all batch buffers.

@@ -44,25 +44,50 @@ fn loader(cache: &Arc<Cache>, threads: usize, hooks: Hooks) -> Loader {
     loader
 }
 
+/// Cache of one labelled case of dataset D, described by `info`.
+fn labelled(info: DatasetInfo) -> (Arc<Cache>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+    let (image, label) = ([100_u16; 64], [1_u8; 64]);
+    let mut case = NewCase::new("D", "a", [4; 3], &image);
+    case.image_bits = 9;
+    case.image_offset = -175.0;
+    case.label = Some(&label);
+    writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
+    writer.finish().unwrap();
+    let datasets = BTreeMap::from([("D".to_owned(), info)]);
+    let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+    Manifest { preprocess, datasets, ..Manifest::default() }.write(dir.path()).unwrap();
+    (Arc::new(Cache::open(dir.path()).unwrap()), dir)
+}
+
+#[test]
+fn the_label_to_ignore_is_part_of_the_digest_of_a_stream_with_labels() {
+    let (plain, _dir) = labelled(DatasetInfo::default());
+    let (ignoring, _dir_of_ignoring) = labelled(DatasetInfo { ignore: Some(5), ..DatasetInfo::default() });
+    let digest = |cache: &Arc<Cache>, labels: bool, ignore_label: Option<u8>| {
+        let config = StreamConfig { labels, ignore_label, ..StreamConfig::default() };
+        digest_of(cache, &config).unwrap()
+    };
+    let of_cases = plain.digest();
+    assert_eq!(ignoring.digest(), of_cases);
+    assert_eq!(digest(&plain, true, None), of_cases);
+    assert_ne!(digest(&ignoring, true, None), of_cases);
+    // The label counts, not the place that names it.
+    assert_eq!(digest(&plain, true, Some(5)), digest(&ignoring, true, None));
+    assert_ne!(digest(&ignoring, true, Some(6)), digest(&ignoring, true, None));
+    // Crops without labels do not depend on it.
+    assert_eq!(digest(&ignoring, false, None), of_cases);
+    assert_eq!(digest(&plain, false, Some(5)), of_cases);
+}
+
 #[test]
 fn caches_that_name_the_classes_of_a_dataset_differently_are_not_mixed() {
-    let labelled = |class: &str| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
-        let (image, label) = ([100_u16; 64], [1_u8; 64]);
-        let mut case = NewCase::new("D", "a", [4; 3], &image);
-        case.image_bits = 9;
-        case.image_offset = -175.0;
-        case.label = Some(&label);
-        writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
-        writer.finish().unwrap();
+    let of_class = |class: &str| {
         let labels = BTreeMap::from([(0, "background".to_owned()), (1, class.to_owned())]);
-        let datasets = BTreeMap::from([("D".to_owned(), DatasetInfo { labels, ..DatasetInfo::default() })]);
-        let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
-        Manifest { preprocess, datasets, ..Manifest::default() }.write(dir.path()).unwrap();
-        (Arc::new(Cache::open(dir.path()).unwrap()), dir)
+        labelled(DatasetInfo { labels, ..DatasetInfo::default() })
     };
-    let [(liver, _dir), (same, _dir_of_same), (spleen, _dir_of_spleen)] = ["liver", "liver", "spleen"].map(labelled);
+    let [(liver, _dir), (same, _dir_of_same), (spleen, _dir_of_spleen)] = ["liver", "liver", "spleen"].map(of_class);
     let open = |other: &Arc<Cache>, labels: bool| {
         let config = StreamConfig {
             crop_size: [4; 3],
@@ -130,6 +155,19 @@ fn stream_of_a_range_ends_with_it_and_touches_no_later_visit() {
     assert_eq!(part.len(), 3);
     assert_eq!(part, loader.stream(2).take(3).map(|batch| batch.unwrap().digest()).collect::<Vec<_>>());
     assert_eq!(digests(3..3).len(), 0);
+}
+
+#[test]
+fn steps_whose_visits_have_no_number_are_refused() {
+    let (_dir, cache) = cache();
+    let loader = loader(&cache, 1, Hooks::default());
+    for step in [STEPS, 1 << 62, u64::MAX] {
+        let mut stream = loader.stream(step);
+        let error = stream.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("start_step") && error.contains(&step.to_string()), "{error}");
+        assert!(stream.next().is_none());
+    }
+    assert_eq!(loader.stream(STEPS - 1).next().unwrap().unwrap().step, STEPS - 1);
 }
 
 #[test]

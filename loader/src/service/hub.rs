@@ -18,10 +18,10 @@ use super::status::Spans;
 use super::streams::{OpenStream, Streams};
 use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use crate::blocks::Blocks;
-use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, Workers};
+use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, STEPS, Workers};
 use crate::shared_memory::{Slot, Slots, layout};
 use crate::wire::framing::Pieces;
-use crate::wire::{self, FetchRequest, OpenRequest, STEPS, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
+use crate::wire::{self, FetchRequest, OpenRequest, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
 
 /// Time for which a ticket for shared memory is valid.
 pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
@@ -45,6 +45,8 @@ pub(super) struct Hub {
     pub(super) client_memory_bytes: u64,
     /// Hash of the token that requests must carry.
     pub(super) token: Option<blake3::Hash>,
+    /// False if no client gets shared memory.
+    pub(super) shares_memory: bool,
     /// True once the service shuts down.
     pub(super) draining: AtomicBool,
     /// Steps whose cases will be read.
@@ -231,6 +233,9 @@ impl Hub {
     /// If the client is not on this host, or there is no room.
     pub(super) fn share(&self, client: &Client, request: &ShareRequest) -> Result<SharedMemory, Status> {
         let stream = self.streams.get(&request.stream_id, Instant::now()).ok_or_else(not_open)?;
+        if !self.shares_memory {
+            return Err(Status::failed_precondition("the server runs with --no-shared-memory"));
+        }
         if !client.shares_memory {
             return Err(Status::failed_precondition("shared memory is available over the server's Unix socket only"));
         }

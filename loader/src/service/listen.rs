@@ -1,16 +1,17 @@
 //! Addresses that a service listens on, and the connections that arrive there.
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
@@ -69,16 +70,60 @@ impl Listen {
 /// A bound address.
 pub(super) enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketPath),
+    Unix(SocketPath, UnixListener),
 }
 
-/// Path of a bound Unix socket; dropping it removes the file.
-pub(super) struct SocketPath(PathBuf);
+/// Path of a bound Unix socket. Dropping it removes the file, unless another server's has taken its place.
+///
+/// It is to be dropped before the listener: until that is closed, no other server takes the file for one left behind, and the
+/// system gives the file's number to no other file.
+pub(super) struct SocketPath {
+    path: PathBuf,
+    /// Device and number of the file.
+    id: (u64, u64),
+}
+
+impl SocketPath {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: id_of(path)? })
+    }
+}
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        // The file may have been removed already.
-        let _ = std::fs::remove_file(&self.0);
+        if id_of(&self.path).is_ok_and(|id| id == self.id) {
+            // Not an error if somebody removes it at this moment.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and number of a file.
+fn id_of(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Time for which a folder that another process has locked is waited for. Servers hold the lock for a moment.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause between two attempts to lock a folder.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks a folder, so that of several servers that find a file left behind only one replaces it. Returns `None`, and
+/// leaves servers that start at the same moment to chance, where the folder has no locks or another program keeps it locked.
+fn lock_folder(folder: &Path) -> Option<File> {
+    let file = File::open(folder).ok()?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PAUSE),
+            Err(err) => {
+                tracing::debug!("cannot lock {}: {err}", folder.display());
+                return None;
+            }
+        }
     }
 }
 
@@ -86,11 +131,13 @@ impl Drop for SocketPath {
 ///
 /// # Errors
 /// If another server listens there, the path is taken by something else, or cannot be written.
-pub(super) fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+pub(super) fn bind_unix(path: &Path) -> io::Result<(SocketPath, UnixListener)> {
     if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
         let reason = format!("there is no folder {}; create it first", folder.display());
         return Err(io::Error::new(io::ErrorKind::NotFound, reason));
     }
+    // Released by closing the file, when the new listener listens.
+    let _lock = path.parent().and_then(lock_folder);
     let listener = match UnixListener::bind(path) {
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path)?;
@@ -98,10 +145,10 @@ pub(super) fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
         }
         listener => listener?,
     };
-    let path = SocketPath(path.to_owned());
-    std::fs::set_permissions(&path.0, std::fs::Permissions::from_mode(0o600))?;
+    let socket_path = SocketPath::new(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    Ok((listener, path))
+    Ok((socket_path, listener))
 }
 
 /// Removes the file of a socket without a listener.
@@ -130,8 +177,8 @@ impl Bound {
                 Ok((Self::Tcp(listener), url))
             }
             Listen::Unix(path) => {
-                let (listener, socket_path) = bind_unix(path)?;
-                Ok((Self::Unix(listener, socket_path), format!("unix://{}", path.display())))
+                let (socket_path, listener) = bind_unix(path)?;
+                Ok((Self::Unix(socket_path, listener), format!("unix://{}", path.display())))
             }
         }
     }
@@ -265,5 +312,36 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"text");
+    }
+
+    #[test]
+    fn the_socket_of_another_server_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (old_path, _old) = bind_unix(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (_new_path, _new) = bind_unix(&path).unwrap();
+        drop(old_path);
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn of_servers_that_find_a_socket_left_behind_one_replaces_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = dir.path().join(format!("s{round}"));
+            drop(UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(4);
+            let bind = || {
+                start.wait();
+                bind_unix(&path)
+            };
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(bind));
+                threads.map(|thread| thread.join().unwrap()).into_iter().collect()
+            });
+            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{round}");
+            assert!(UnixStream::connect(&path).is_ok(), "{round}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// Answers tickets until the service is gone.
+/// Answers tickets until the task is ended, at the latest when the service is gone.
 pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
     loop {
         let socket = listener.accept().await;

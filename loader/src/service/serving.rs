@@ -41,6 +41,7 @@ impl Listener {
         use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 
         let clients = Arc::clone(&hub.clients);
+        let mut until_stopped = stopped.clone();
         let mut stopped = stopped.clone();
         // An error means that the service is gone.
         let stop = async move { stopped.wait_for(|&stop| stop).await.map_or((), |_| ()) };
@@ -63,8 +64,12 @@ impl Listener {
                 let shares_memory = files.is_some();
                 if let Some(files) = files {
                     let files = tokio::net::UnixListener::from_std(files)?;
-                    // Ends with the runtime; a client redeems its ticket at once.
-                    tokio::spawn(pass::serve(files, Arc::downgrade(hub)));
+                    // Ends with new requests: a client redeems its ticket at once.
+                    let passing = tokio::spawn(pass::serve(files, Arc::downgrade(hub)));
+                    tokio::spawn(async move {
+                        until_stopped.wait_for(|&stop| stop).await.map_or((), |_| ());
+                        passing.abort();
+                    });
                 }
                 let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
                 let incoming = incoming.then(accepted).filter_map(move |socket| {

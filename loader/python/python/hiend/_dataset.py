@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import operator
 import os
+import threading
 from typing import Any, Iterator, Mapping, Sequence
 
 from hiend import _hiend, _ranks
-from hiend._arguments import count, num_bytes, strings, triple
+from hiend._arguments import as_json, count, interval, num_bytes, path, real, strings, triple
 from hiend._batch import Batch
 from hiend._errors import ConfigError, HiendError
 from hiend._pinning import Pinned
 from hiend._torch import IterableDataset, has_cuda, in_worker_process
 
 _STATE_VERSION = 1
+_STATE_KEYS = ("step", "first_step", "seed", "config", "digest")
+# Step after the last one: below it, the number of a visit fits into 64 bits.
+_STEPS = 2**47
 _IN_WORKER = (
     "CropDataset runs in a worker process of a DataLoader; use num_workers=0 (and batch_size=None): its own threads "
     "decode and augment in this process, and workers would only copy every batch"
 )
 _TAKEN_OVER = "this iteration has ended: a newer one of the same CropDataset began, or a state was loaded"
+_FORKED = "CropDataset was opened before this process was forked; open it in the new process"
 _NO_PICKLE = "CropDataset cannot be pickled or copied to another process; use DataLoader(dataset, batch_size=None)"
 
 
@@ -31,6 +36,7 @@ class CropDataset(IterableDataset):
 
     The dataset has a position, ``step``. An iteration starts there and advances it with each batch, so a second
     ``for`` loop continues where the first one ended. Only one iteration runs at a time: a new one ends the previous one.
+    Several threads may share an iteration: each batch goes to one of them.
     Items are complete batches (see ``Batch``): iterate over the dataset itself, or over ``DataLoader(dataset,
     batch_size=None)``. Worker processes are neither needed nor possible.
 
@@ -131,24 +137,25 @@ class CropDataset(IterableDataset):
     ) -> None:
         super().__init__()
         config = {
-            "crop_size": triple("crop_size", crop_size, operator.index),
+            "crop_size": triple("crop_size", crop_size, operator.index, "whole number"),
             "crops_per_visit": count("crops_per_visit", crops_per_visit, 1),
             "visits_per_batch": count("visits_per_batch", visits_per_batch, 1),
-            "foreground_rate": float(foreground_rate),
+            "foreground_rate": real("foreground_rate", foreground_rate, "0 to 1"),
             "sample_by": sample_by,
-            "window": None if window is None else [float(end) for end in window],
+            "window": None if window is None else interval("window", window),
             **({} if ignore_label is None else {"ignore_label": count("ignore_label", ignore_label)}),
             "labels": bool(labels),
             "on_corrupt": on_corrupt,
             "include": strings("include", include),
             "exclude": strings("exclude", exclude),
             "split": _split(fold, fold_rule, shots, part, cases, splits, split_seed),
-            "augment": {"chain": augment} if isinstance(augment, str) else dict(augment),
+            "augment": _augment(augment),
         }
-        self._config = json.dumps(config, sort_keys=True)
+        self._config = as_json(config)
+        self._has_labels = bool(labels)
         self._seed = count("seed", seed)
         self.rank, self.world_size = _ranks.resolve(rank, world_size)
-        self._step = count("start_step", start_step)
+        self._step = count("start_step", start_step, largest=_STEPS - 1)
         ranks, budget = (self.rank, self.world_size), num_bytes("memory", memory)
         caches, urls = _sources(source, servers)
         if urls:
@@ -164,8 +171,8 @@ class CropDataset(IterableDataset):
                 form=form,
                 memory=budget,
                 token=token,
-                ca=ca,
-                retry=float(retry),
+                ca=None if ca is None else path("ca", ca),
+                retry=real("retry", retry, "seconds"),
                 shared_memory=shared_memory,
             )
         else:
@@ -178,9 +185,9 @@ class CropDataset(IterableDataset):
                 threads=0 if threads is None else count("threads", threads, 1),
                 memory=budget,
                 access=access or "mmap",
-                disk_cache=disk_cache,
+                disk_cache=None if disk_cache is None else path("disk_cache", disk_cache),
                 disk_cache_size=None if disk_cache_size is None else num_bytes("disk_cache_size", disk_cache_size),
-                storage_retry=None if storage_retry is None else float(storage_retry),
+                storage_retry=None if storage_retry is None else real("storage_retry", storage_retry, "seconds"),
             )
         if steps == "epoch":
             self._steps: int | None = self.steps_per_epoch
@@ -189,8 +196,10 @@ class CropDataset(IterableDataset):
         self._first_step = self._step
         self._pin = has_cuda() if pin_memory is None else bool(pin_memory)
         self._process = os.getpid()
+        # Guards what follows, and the position. Not held while a batch is awaited.
+        self._lock = threading.RLock()
         # Batches from `_step` on, if a stream is open.
-        self._source: Iterator[Batch] | None = None
+        self._source: _Source | None = None
         self._iteration = 0
 
     @property
@@ -220,30 +229,55 @@ class CropDataset(IterableDataset):
 
     @property
     def digest(self) -> str:
-        """Digest of the cases, their order and their voxels, 32 hex digits."""
+        """Digest of the cases, their order and their voxels, 32 hex digits; with labels, also of the label to ignore."""
         return self._native.digest
 
     def __iter__(self) -> Iterator[Batch]:
         if in_worker_process():
             raise HiendError(_IN_WORKER)
-        if os.getpid() != self._process:
-            raise HiendError("CropDataset was opened before this process was forked; open it in the new process")
-        self._iteration += 1
-        return _Iteration(self)
+        self._check_process()
+        with self._lock:
+            self._iteration += 1
+            return _Iteration(self)
 
-    def _next(self) -> Batch:
+    def _check_process(self) -> None:
+        # A forked process has neither the threads that make batches nor the connections to servers.
+        if os.getpid() != self._process:
+            raise HiendError(_FORKED)
+
+    def _next(self, iteration: int) -> Batch:
         """Waits for the batch at `_step`. The stream stays open between iterations and works ahead."""
-        if self._source is None:
-            stream = map(Batch, self._native.stream(self._step))
-            self._source = Pinned(stream) if self._pin else stream
-        try:
-            batch = next(self._source)
-        except Exception:
-            # The stream has ended; another iteration opens it again at the same step.
-            self._source = None
-            raise
-        self._step = batch.step + 1
-        return batch
+        while True:
+            with self._lock:
+                if iteration != self._iteration:
+                    raise HiendError(_TAKEN_OVER)
+                if self._source is None:
+                    self._source = self._open()
+                source = self._source
+            with source.turn:
+                if source.has_failed:
+                    # For another thread, while this one waited for its turn.
+                    continue
+                try:
+                    batch = next(source.batches)
+                except Exception:
+                    # The stream has ended; the next call opens it again at the same step.
+                    source.has_failed = True
+                    with self._lock:
+                        if self._source is source:
+                            self._source = None
+                    raise
+                with self._lock:
+                    if self._source is not source:
+                        # A state was loaded meanwhile: the batch is none of the new position.
+                        raise HiendError(_TAKEN_OVER)
+                    self._step = batch.step + 1
+                return batch
+
+    def _open(self) -> _Source:
+        """Starts a stream at `_step`."""
+        stream = map(Batch, self._native.stream(self._step))
+        return _Source(Pinned(stream) if self._pin else stream)
 
     def _left(self) -> int | None:
         """Number of batches until the end of the iteration that `_step` lies in; ``None`` if there is no end."""
@@ -277,26 +311,42 @@ class CropDataset(IterableDataset):
         Raises:
             ConfigError: If the state belongs to another stream, with the first key that differs.
         """
+        if not isinstance(state, Mapping):
+            raise ConfigError(f"state_dict: {state!r}; expected the mapping that state_dict() returned")
         if state.get("version") != _STATE_VERSION:
             raise ConfigError(f"state_dict: version {state.get('version')!r}; expected {_STATE_VERSION}")
+        missing = [key for key in _STATE_KEYS if key not in state]
+        if missing:
+            raise ConfigError(f"state_dict: no {missing[0]}; expected the mapping that state_dict() returned")
         if state["seed"] != self._seed:
             raise ConfigError(f"state_dict: seed is {state['seed']} there and {self._seed} here")
         if state["config"] != self._config:
-            theirs, ours = json.loads(state["config"]), json.loads(self._config)
-            key = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
-            raise ConfigError(f"state_dict: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here")
+            raise ConfigError(f"state_dict: {_difference(state['config'], self._config)}")
         if state["digest"] != self.digest:
-            raise ConfigError(f"state_dict: the cases have digest {state['digest']} there and {self.digest} here")
-        self._step = count("state_dict: step", state["step"])
-        self._first_step = count("state_dict: first_step", state["first_step"])
-        self._iteration += 1
-        self._source = None
+            others = "other cases, or another label to ignore" if self._has_labels else "other cases"
+            raise ConfigError(f"state_dict: {others}: the digest is {state['digest']} there and {self.digest} here")
+        step = count("state_dict: step", state["step"], largest=_STEPS - 1)
+        first_step = count("state_dict: first_step", state["first_step"], largest=_STEPS - 1)
+        with self._lock:
+            self._step, self._first_step = step, first_step
+            self._iteration += 1
+            self._source = None
 
     def __reduce__(self) -> Any:
         raise HiendError(_NO_PICKLE)
 
     def __repr__(self) -> str:
         return f"CropDataset({self.num_cases} cases, step={self._step}, rank={self.rank} of {self.world_size})"
+
+
+class _Source:
+    """Open stream of a dataset. Threads take their batches one after another."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+        # Held by the thread that waits for a batch.
+        self.turn = threading.RLock()
+        self.has_failed = False
 
 
 class _Iteration(Iterator[Batch]):
@@ -308,14 +358,24 @@ class _Iteration(Iterator[Batch]):
         self._left = dataset._left()
 
     def __next__(self) -> Batch:
-        if self._number != self._dataset._iteration:
-            raise HiendError(_TAKEN_OVER)
-        if self._left == 0:
-            raise StopIteration
-        batch = self._dataset._next()
-        if self._left is not None:
-            self._left -= 1
-        return batch
+        dataset = self._dataset
+        # Before any lock: a thread of the parent process may have held it.
+        dataset._check_process()
+        with dataset._lock:
+            if self._number != dataset._iteration:
+                raise HiendError(_TAKEN_OVER)
+            if self._left == 0:
+                raise StopIteration
+            if self._left is not None:
+                self._left -= 1
+        try:
+            return dataset._next(self._number)
+        except BaseException:
+            # The batch is still to come.
+            if self._left is not None:
+                with dataset._lock:
+                    self._left += 1
+            raise
 
 
 def _sources(source: Any, servers: str | Sequence[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
@@ -331,16 +391,38 @@ def _sources(source: Any, servers: str | Sequence[str] | None) -> tuple[list[tup
         source = []
     elif isinstance(source, (str, os.PathLike)):
         source = [source]
-    weighted = list(source.items()) if isinstance(source, Mapping) else [(path, 1) for path in source]
+    if isinstance(source, (bytes, bytearray)) or not hasattr(source, "__iter__"):
+        raise ConfigError(f"source: {source!r}; expected a path, a list of paths or a mapping from path to weight")
+    weighted = list(source.items()) if isinstance(source, Mapping) else [(one, 1) for one in source]
     if not weighted:
         raise ConfigError("source: no cache; expected a path, a list of paths or a mapping from path to weight")
-    caches = [(os.fspath(path), count("source: weight", weight, 1)) for path, weight in weighted]
-    remote = [path.startswith(("http://", "unix://")) for path, _ in caches]
+    caches = [(path("source", one), count("source: weight", weight, 1, 2**32 - 1)) for one, weight in weighted]
+    remote = [cache.startswith(("http://", "unix://")) for cache, _ in caches]
     if all(remote) and not isinstance(source, Mapping):
-        return [], [path for path, _ in caches]
+        return [], [cache for cache, _ in caches]
     if any(remote):
         raise ConfigError("source: URLs of servers among caches or with weights; expected one or the other")
     return caches, []
+
+
+def _augment(augment: Any) -> dict[str, Any]:
+    """Augmentation as a mapping."""
+    if isinstance(augment, str):
+        return {"chain": augment}
+    if isinstance(augment, Mapping):
+        return dict(augment)
+    expected = "a name, such as 'recipe', or a mapping, such as {'chain': 'nnunet'}"
+    raise ConfigError(f"augment: {augment!r}; expected {expected}")
+
+
+def _difference(theirs: Any, ours: str) -> str:
+    """The first key in which a configuration differs from that of this dataset."""
+    try:
+        there, here = json.loads(theirs), json.loads(ours)
+        key = next(key for key in sorted({*there, *here}) if there.get(key) != here.get(key))
+    except (AttributeError, StopIteration, TypeError, ValueError):
+        return f"config is {theirs!r} there and {ours!r} here"
+    return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
 
 
 def _split(
@@ -368,12 +450,12 @@ def _split(
             raise ConfigError(f"fold: {fold!r}; expected (k, n), such as (0, 5)") from None
         number = {"fold": count("fold", k), "of": count("fold", n, 2), "part": part}
         if splits is not None:
-            return {"splits": os.fspath(splits), **number}
+            return {"splits": path("splits", splits), **number}
         return {**number, "seed": count("split_seed", seed), "rule": rule}
     if shots is not None:
         return {"shots": count("shots", shots, 1), "part": part, "seed": count("split_seed", seed)}
     if cases is None:
         return "all"
     if isinstance(cases, (str, os.PathLike)):
-        return {"list": os.fspath(cases)}
+        return {"list": path("cases", cases)}
     return {"cases": strings("cases", cases)}

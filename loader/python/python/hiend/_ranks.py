@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hiend._arguments import count
 from hiend._errors import ConfigError
 from hiend._torch import torch
 
@@ -13,7 +14,7 @@ def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ConfigError("rank and world_size: only one is given; expected both or neither")
     if rank is not None and world_size is not None:
-        return _checked(rank, world_size, "rank")
+        return _checked(count("rank", rank), count("world_size", world_size, 1), "rank")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     texts = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]

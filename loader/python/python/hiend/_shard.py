@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, Callable, NamedTuple, Sequence
 
 from hiend import _hiend
-from hiend._arguments import num_bytes, strings, triple
+from hiend._arguments import as_json, count, interval, num_bytes, strings, triple
+from hiend._errors import ConfigError
 
 
 class Progress(NamedTuple):
@@ -90,7 +90,7 @@ def shard(
         window = (-20, 40) if normalize == "zscore" else (-175, 250)
     config = {
         "spacing": None if spacing is None else triple("spacing", spacing, float),
-        "window": [float(end) for end in window],
+        "window": interval("window", window),
         "store": store,
         "normalize": normalize,
     }
@@ -98,14 +98,14 @@ def shard(
     return _hiend.convert(
         data,
         out,
-        json.dumps(config),
+        as_json(config),
         codec=codec,
-        jobs=jobs,
+        jobs=None if jobs is None else count("jobs", jobs),
         memory=num_bytes("memory", memory),
         shard_size=num_bytes("shard_size", shard_size),
         exclude=strings("exclude", exclude),
         reconvert=strings("reconvert", reconvert),
-        worker=(worker[0], worker[1]),
+        worker=_worker(worker),
         prune=prune,
         checksum=checksum,
         change_parameters=change_parameters,
@@ -126,4 +126,14 @@ def phantoms(
         seed: Seed of size, position, spacing, orientation and noise.
         spacing: Smallest and largest voxel side length in mm.
     """
-    _hiend.write_phantoms(folder, cases=cases, seed=seed, spacing=[float(side) for side in spacing])
+    sides = interval("spacing", spacing)
+    _hiend.write_phantoms(folder, cases=count("cases", cases), seed=count("seed", seed), spacing=sides)
+
+
+def _worker(worker: Any) -> tuple[int, int]:
+    """Number of a worker, and number of workers."""
+    try:
+        number, workers = worker
+    except (TypeError, ValueError):
+        raise ConfigError(f"worker: {worker!r}; expected (i, n), such as (0, 4)") from None
+    return count("worker", number), count("worker", workers, 1)

@@ -29,6 +29,25 @@ def dataset(**changes):
     return hiend.CropDataset(settings.pop("source", CACHE), **settings)
 
 
+def error_in_fork(work):
+    """Text of the exception that `work` raises in a forked process. One that waits for ever is ended, without a text."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
+        try:
+            work()
+        except BaseException as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return text
+
+
 def main():
     """Runs the tests of the calling file; fails if there are none."""
     # A parent that ignores Ctrl-C, such as `nohup` or a shell's background job, leaves it ignored here.

@@ -138,7 +138,11 @@ class Conversion(unittest.TestCase):
             for pattern, changes in [
                 ("spacing", {"spacing": "fine"}),
                 ("expected 0.05 to 50 mm", {"spacing": 0}),
+                ("spacing: nan; expected one number or three", {"spacing": float("nan")}),
                 ("window", {"window": (250, -175)}),
+                ("window: .*; expected two numbers", {"window": (0, float("inf"))}),
+                ("jobs: -1; expected a whole number", {"jobs": -1}),
+                ("worker: 3; expected", {"worker": 3}),
                 ("codec: \"zip\"", {"codec": "zip"}),
                 ("store", {"store": "all"}),
                 ("jobs: 0; expected at least 1", {"jobs": 0}),
@@ -153,6 +157,13 @@ class Conversion(unittest.TestCase):
                     hiend.shard(RAW, out=folder, **changes)
             with self.assertRaisesRegex(FileNotFoundError, "missing"):
                 hiend.shard(f"{folder}/missing", out=folder)
+            for pattern, changes in [
+                ("cases: -1", {"cases": -1}),
+                ("seed: .*at most", {"seed": 2**64}),
+                ("spacing: 2; expected two numbers", {"spacing": 2}),
+            ]:
+                with self.subTest(pattern), self.assertRaisesRegex(hiend.ConfigError, pattern):
+                    hiend.phantoms(f"{folder}/phantoms", **changes)
 
     def test_unknown_case_is_named(self):
         with self.assertRaisesRegex(hiend.ConfigError, "no case is named \"x\""):

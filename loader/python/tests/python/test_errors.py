@@ -23,8 +23,8 @@ class Arguments(unittest.TestCase):
 
     def test_values_out_of_range_name_their_key(self):
         self.check("crop_size.*1 to 1024", crop_size=0)
-        self.check("crop_size: 'big'; expected one number or three", crop_size="big")
-        self.check("crop_size: .1, 2.; expected one number or three", crop_size=(1, 2))
+        self.check("crop_size: 'big'; expected one whole number or three", crop_size="big")
+        self.check("crop_size: .1, 2.; expected one whole number or three", crop_size=(1, 2))
         self.check("crops_per_visit: -1; expected a whole number of at least 1", crops_per_visit=-1)
         self.check("crops_per_visit: 1.5", crops_per_visit=1.5)
         self.check("foreground_rate: 2; expected 0 to 1", foreground_rate=2)
@@ -51,6 +51,35 @@ class Arguments(unittest.TestCase):
         self.check("start_step: 'end'", start_step="end")
         self.check("source: no cache", source=[])
         self.check("weight: 0", source={CACHE: 0})
+
+    def test_values_of_other_kinds_name_their_key_and_what_was_expected(self):
+        nan = float("nan")
+        self.check("crop_size: 24.0; expected one whole number or three", crop_size=24.0)
+        self.check("foreground_rate: nan; expected 0 to 1", foreground_rate=nan)
+        self.check("foreground_rate: 'half'; expected 0 to 1", foreground_rate="half")
+        self.check("window: .nan, 1.; expected two numbers", window=(nan, 1))
+        self.check("window: 5; expected two numbers", window=5)
+        self.check("seed: 18446744073709551616; expected a whole number of at most 18446744073709551615", seed=2**64)
+        self.check("start_step: 140737488355328; expected a whole number of at most", start_step=2**47)
+        self.check("crops_per_visit: .*; expected a whole number of at most", crops_per_visit=2**70)
+        self.check("weight: .*; expected a whole number of at most", source={CACHE: 2**32})
+        self.check("rank: 'first'; expected a whole number", rank="first", world_size=2)
+        for augment in (None, ["recipe"]):
+            self.check("augment: .*; expected a name, such as 'recipe', or a mapping", augment=augment)
+        self.check("augment: .*nan.*; expected texts, finite numbers", augment={"chain": "recipe", "gamma": nan})
+        self.check("sample_by: b'label'; expected texts", sample_by=b"label")
+        for source in (b"cache", 5):
+            self.check("source: .*; expected a path, a list of paths or a mapping", source=source)
+        self.check("source: 5; expected a path", source=[5])
+        self.check("cases: 5; expected a name or a list", cases=5)
+        self.check("include: 5; expected a name or a list", include=5)
+        self.check("splits: 5; expected a path", splits=5, fold=(0, 2))
+        self.check("disk_cache: 5; expected a path", disk_cache=5)
+        self.check("storage_retry: nan; expected seconds", storage_retry=nan)
+        with self.assertRaisesRegex(hiend.ConfigError, "retry: 'long'; expected seconds"):
+            hiend.CropDataset(servers="http://127.0.0.1:1", retry="long")
+        with self.assertRaisesRegex(hiend.ConfigError, "ca: 5; expected a path"):
+            hiend.CropDataset(servers="https://127.0.0.1:1", ca=5)
 
     def test_unknown_keyword_is_a_type_error(self):
         with self.assertRaises(TypeError):
@@ -93,18 +122,13 @@ class Processes(unittest.TestCase):
 
     def test_forked_process_is_told_to_open_its_own(self):
         stream = dataset()
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                next(iter(stream))
-            except BaseException as error:
-                os.write(write, str(error).encode())
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            self.assertIn("before this process was forked", pipe.read())
-        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertIn("before this process was forked", common.error_in_fork(lambda: next(iter(stream))))
+
+    def test_iterator_of_the_parent_is_refused_in_a_forked_process(self):
+        loop = iter(dataset())
+        self.assertEqual(next(loop).step, 0)
+        self.assertIn("before this process was forked", common.error_in_fork(lambda: next(loop)))
+        self.assertEqual(next(loop).step, 1)
 
 
 if __name__ == "__main__":

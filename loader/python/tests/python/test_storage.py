@@ -54,6 +54,18 @@ class Storage(unittest.TestCase):
         stream.load_state_dict(local.state_dict())
         self.assertEqual(found + digests(stream, 4), EXPECTED["recipe float32"])
 
+    def test_forked_process_is_told_to_be_started_otherwise(self):
+        stored = hiend.Cache(self.URL)
+        case = stored.cases[0]
+        stored.read(case)
+        for work in (
+            lambda: stored.read(case),
+            lambda: hiend.read_case(self.URL, case),
+            lambda: dataset(source=self.URL),
+        ):
+            self.assertIn('start method "spawn"', common.error_in_fork(work))
+        stored.read(case)
+
     def test_wrong_use_is_refused(self):
         with self.assertRaisesRegex(hiend.ConfigError, "at least [0-9]+ bytes"):
             dataset(source=self.URL, disk_cache=common.DIR / "small", disk_cache_size=4096)

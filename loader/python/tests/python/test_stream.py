@@ -1,9 +1,13 @@
 """Batches equal those of the Rust loader, for all forms, ranks, threads and positions."""
 
+import contextlib
 import itertools
 import json
 import os
+import pathlib
+import shutil
 import tempfile
+import threading
 import unittest
 from unittest import mock
 
@@ -141,6 +145,30 @@ class Positions(unittest.TestCase):
             dataset().load_state_dict({**state, "digest": "0" * 32})
         with self.assertRaisesRegex(hiend.ConfigError, "version"):
             dataset().load_state_dict({})
+        for key in state.keys() - {"version"}:
+            with self.assertRaisesRegex(hiend.ConfigError, f"no {key}; expected the mapping"):
+                dataset().load_state_dict({name: value for name, value in state.items() if name != key})
+        with self.assertRaisesRegex(hiend.ConfigError, "config is 5"):
+            dataset().load_state_dict({**state, "config": 5})
+        with self.assertRaisesRegex(hiend.ConfigError, "step: .*at most"):
+            dataset().load_state_dict({**state, "step": 2**47})
+        with self.assertRaisesRegex(hiend.ConfigError, "expected the mapping"):
+            dataset().load_state_dict(None)
+
+    def test_state_of_a_stream_with_another_label_to_ignore_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = pathlib.Path(folder) / "cache"
+            shutil.copytree(common.CACHE, copy)
+            manifest = json.loads((copy / "manifest.json").read_text())
+            # As the manifest's documentation describes for changes by hand.
+            del manifest["checksum"]
+            for info in manifest["datasets"].values():
+                info["ignore"] = 2
+            (copy / "manifest.json").write_text(json.dumps(manifest))
+            with self.assertRaisesRegex(hiend.ConfigError, "another label to ignore"):
+                dataset(source=copy).load_state_dict(dataset().state_dict())
+            # Without labels the streams are equal.
+            dataset(source=copy, labels=False).load_state_dict(dataset(labels=False).state_dict())
 
     def test_data_loader_passes_batches_on(self):
         loader = DataLoader(dataset(steps=6), batch_size=None)
@@ -171,6 +199,28 @@ class Positions(unittest.TestCase):
     def test_caches_mix_by_weight(self):
         stream = dataset(source={common.CACHE: 1})
         self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][:2])
+
+
+class Threads(unittest.TestCase):
+    def test_threads_that_share_an_iteration_get_each_batch_once(self):
+        for taken in (0, 1):
+            stream = dataset(crop_size=8, crops_per_visit=1, augment="plain", steps=60)
+            loop = iter(stream)
+            found = [next(loop).step for _ in range(taken)]
+
+            def take():
+                with contextlib.suppress(StopIteration):
+                    # More than there are: one that does not end is not waited for.
+                    for _ in range(100):
+                        found.append(next(loop).step)
+
+            threads = [threading.Thread(target=take) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(sorted(found), list(range(60)))
+            self.assertEqual((stream.step, stream.state_dict()["step"]), (60, 60))
 
 
 if __name__ == "__main__":

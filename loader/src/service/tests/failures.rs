@@ -94,6 +94,32 @@ fn a_server_with_other_classes_or_preprocessing_is_named() {
 }
 
 #[test]
+fn a_server_with_another_label_to_ignore_is_named() {
+    let setup = Setup::new();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let services = [0, 1].map(|at: usize| {
+        let dir = dirs[at].path();
+        write_cache(dir, 5, 0);
+        let mut manifest = Manifest::read(dir).unwrap();
+        let info = DatasetInfo { ignore: [None, Some(2)][at], ..DatasetInfo::default() };
+        manifest.datasets.insert("Dataset001_Test".to_owned(), info);
+        manifest.write(dir).unwrap();
+        let cache = Arc::new(Cache::open(dir).unwrap());
+        Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap()
+    });
+    let urls = [services[0].urls(), services[1].urls()].concat();
+    let labelled = stream_config(Chain::recipe(), true);
+    let error = connect(&urls, &labelled, options()).err().unwrap();
+    let text = error.to_string();
+    assert!(matches!(&error, RemoteError::OtherClasses { .. }) && text.contains("the ignore label"), "{text}");
+    // A state of the one does not fit the other.
+    let digest = |at: usize| connect(services[at].urls(), &labelled, options()).unwrap().digest();
+    assert_ne!(digest(0), digest(1));
+    // Without labels, the streams are equal.
+    assert!(connect(&urls, &small(), options()).is_ok());
+}
+
+#[test]
 fn classes_that_no_label_map_has_are_told_to_clients() {
     let setup = Setup::new();
     let dir = tempfile::tempdir().unwrap();

@@ -189,7 +189,7 @@ fn hostile_requests_get_a_status_and_cost_nothing() {
     assert_eq!(code(wire::path::FETCH, &missing), NotFound);
     raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec()) }).unwrap();
     let stream_id = wire::spec::stream_id(&spec());
-    for step in [wire::STEPS, u64::MAX] {
+    for step in [crate::pipeline::STEPS, u64::MAX] {
         assert_eq!(
             code(wire::path::FETCH, &FetchRequest { step, stream_id: stream_id.clone(), slot: None }),
             InvalidArgument
@@ -308,4 +308,39 @@ fn a_service_that_shuts_down_sends_what_it_began() {
     assert!(shutdown.join().unwrap(), "nothing is left when the client has gone");
     // Another test may have got the port by now, but not the path.
     assert!(std::os::unix::net::UnixStream::connect(setup.socket()).is_err());
+}
+
+#[test]
+fn a_server_that_drains_leaves_its_sockets_to_a_successor() {
+    let setup = Setup::new();
+    let listen = vec!["127.0.0.1:0".parse().unwrap(), Listen::Unix(setup.socket())];
+    let service = Service::start(ServiceConfig { drain: Duration::from_mins(5), listen, ..setup.config() }).unwrap();
+    let raw = Raw::new(&service.urls()[0]);
+    // More than the windows of a connection hold, and not read: the service waits until the client goes.
+    let config = StreamConfig { visits_per_batch: 16, ..small() };
+    let stream = wire::spec::Stream { config, seed: SEED, rank: (0, 1), form: VoxelForm::Quantized };
+    let spec = stream.to_spec().unwrap();
+    let request = FetchRequest { stream_id: wire::spec::stream_id(&spec), step: 0, slot: None };
+    raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec) }).unwrap();
+    let body = raw.send(wire::path::FETCH, &request).unwrap();
+    let shutdown = std::thread::spawn(move || service.shutdown());
+    wait_until("the path of the socket is free", || !setup.socket().exists());
+    let successor = Service::start(setup.unix()).unwrap();
+    assert!(!shutdown.is_finished());
+    drop(body);
+    drop(raw);
+    assert!(shutdown.join().unwrap());
+    // The successor's sockets have outlived the first service.
+    let loader = connect(successor.urls(), &small(), options()).unwrap();
+    assert_eq!(take(&mut loader.stream(0), 2), setup.digests(&small(), VoxelForm::Quantized, (0, 1), 0, 2));
+}
+
+#[test]
+fn a_server_without_shared_memory_says_so() {
+    let setup = Setup::new();
+    let service = Service::start(ServiceConfig { shared_memory: false, ..setup.config() }).unwrap();
+    let raw = Raw::new(&service.urls()[0]);
+    raw.send(wire::path::OPEN, &OpenRequest { spec: Some(spec()) }).unwrap();
+    let status = raw.refused(wire::path::SHARE, &ShareRequest { stream_id: wire::spec::stream_id(&spec()), slots: 4 });
+    assert!(status.message().contains("--no-shared-memory"), "{}", status.message());
 }
