@@ -66,7 +66,7 @@ fn the_label_to_ignore_is_part_of_the_digest_of_a_stream_with_labels() {
     let (plain, _dir) = labelled(DatasetInfo::default());
     let (ignoring, _dir_of_ignoring) = labelled(DatasetInfo { ignore: Some(5), ..DatasetInfo::default() });
     let digest = |cache: &Arc<Cache>, labels: bool, ignore_label: Option<u8>| {
-        let config = StreamConfig { labels, ignore_label, ..StreamConfig::default() };
+        let config = StreamConfig { ignore_label, labels, ..StreamConfig::default() };
         digest_of(cache, &config).unwrap()
     };
     let of_cases = plain.digest();

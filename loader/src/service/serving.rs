@@ -67,7 +67,8 @@ impl Listener {
                     // Ends with new requests: a client redeems its ticket at once.
                     let passing = tokio::spawn(pass::serve(files, Arc::downgrade(hub)));
                     tokio::spawn(async move {
-                        until_stopped.wait_for(|&stop| stop).await.map_or((), |_| ());
+                        // An error means that the sender is gone, which is a stop as well.
+                        let _ = until_stopped.wait_for(|&stop| stop).await;
                         passing.abort();
                     });
                 }
