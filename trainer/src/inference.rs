@@ -12,7 +12,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
-use crate::device::{Compute, take_panic};
+use crate::device::take_panic;
 use crate::model::unetr::Unetr;
 use crate::sliding_window::{InputVolume, Labels, LargestClasses, Region, Slab, SlidingWindow, SlidingWindowError};
 use crate::training::is_out_of_memory;

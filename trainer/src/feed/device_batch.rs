@@ -25,7 +25,7 @@ pub struct Part<T> {
 enum Voxels {
     Floats(Tensor<5>),
     /// Quantized values, and the dequantization parameters of each crop, `[n, 6]`.
-    Quantized(Tensor<5, Int>, Tensor<2>),
+    Quantized(Tensor<5, Int>, Box<Tensor<2>>),
     /// Boxes that the crops are made from on the device.
     Boxes(CropBoxes),
     /// Coded chunks that the crops are decoded from.
@@ -38,7 +38,7 @@ impl<T> Part<T> {
     pub fn images(&self) -> Tensor<5> {
         match &self.voxels {
             Voxels::Floats(floats) => floats.clone(),
-            Voxels::Quantized(quantized, params) => dequantize(quantized.clone(), params.clone()),
+            Voxels::Quantized(quantized, params) => dequantize(quantized.clone(), (**params).clone()),
             Voxels::Boxes(boxes) => boxes.images(),
             Voxels::Chunks(coded) => coded.images(),
         }
@@ -169,7 +169,7 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             let params: Vec<f32> = params[crops].iter().flat_map(Dequantize::row).collect();
             let params = TensorData::new(params, [shape[0], 6]);
             let quantized = upload_quantized(&quantized[range.clone()]).reshape(shape);
-            (Voxels::Quantized(quantized, Tensor::from_data(params, device)), range)
+            (Voxels::Quantized(quantized, Box::new(Tensor::from_data(params, device))), range)
         }
         Images::Boxes(quantized, boxes) => {
             let boxes = &boxes[crops];
