@@ -85,7 +85,28 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
-    // Exports state the normalisation; what the run records need not be given.
+    exports_state_the_normalisation(&folder);
+
+    // Weights of the other kind may be a start, but not in silence.
+    let finetune = |cache: &str, init: &str, run: &str| {
+        let command = format!(
+            "finetune --no-validation --shards {cache} --init {init} --config finetune.toml --run-dir {run} --max-steps 1 \
+             --display lines"
+        );
+        let output = folder.command(&command).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        stderr
+    };
+    let warned = finetune("z", "on-hu", "tuned");
+    assert!(warned.contains("were trained on HU, and the cache holds z-scores"), "{warned}");
+    let silent = finetune("z", "on-z", "tuned-again");
+    assert!(!silent.contains("were trained on"), "{silent}");
+    assert!(config("tuned").contains("normalize = \"zscore\""));
+}
+
+/// Exports the run `on-z`; what it records need not be given.
+fn exports_state_the_normalisation(folder: &Folder) {
     let export = |args: &str| {
         let args = format!("export --model on-z {args}");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
@@ -108,21 +129,4 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
     let bytes = |name: &str| fs::read(folder.path(name)).unwrap();
     assert!(bytes("encoder.pth") == bytes("same.pth"));
     assert!(!folder.path("other.pth").exists());
-
-    // Weights of the other kind may be a start, but not in silence.
-    let finetune = |cache: &str, init: &str, run: &str| {
-        let command = format!(
-            "finetune --no-validation --shards {cache} --init {init} --config finetune.toml --run-dir {run} --max-steps 1 \
-             --display lines"
-        );
-        let output = folder.command(&command).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{stderr}");
-        stderr
-    };
-    let warned = finetune("z", "on-hu", "tuned");
-    assert!(warned.contains("were trained on HU, and the cache holds z-scores"), "{warned}");
-    let silent = finetune("z", "on-z", "tuned-again");
-    assert!(!silent.contains("were trained on"), "{silent}");
-    assert!(config("tuned").contains("normalize = \"zscore\""));
 }

@@ -59,7 +59,7 @@ fn rank_compares_sums() {
     let group = ProcessGroup::join(&world, &token, Timeouts::default(), None).unwrap();
     // Magnitudes differ between ranks, so that each order of additions has its own bits.
     let own: Vec<f32> =
-        (0..FLOATS).map(|at| ((at * 7919 + 13) as f32).sin() * 10f32.powi(group.rank() as i32)).collect();
+        (0..FLOATS).map(|at| ((at * 7919 + 13) as f32).sin() * 10f32.powf(group.rank() as f32)).collect();
     let by_tcp = TcpSum::new(Arc::clone(&group)).sum_floats(&own).unwrap();
     let by_mpi = MpiSum.sum_floats(&own);
     assert_eq!(by_mpi.len(), FLOATS);
