@@ -7,6 +7,7 @@ mod curves;
 mod doctor;
 mod evaluate;
 mod finetune;
+mod micro_batch;
 mod model;
 mod observer;
 mod outputs;

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 
+use crate::host_memory;
+
 /// Device as named on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -175,6 +177,16 @@ impl Compute {
         self.kind == Kind::Cpu
     }
 
+    /// Bytes of memory that are free on the device, those of the machine for the CPU; `None` where nothing tells.
+    #[must_use]
+    pub fn free_memory(&self) -> Option<u64> {
+        match self.kind {
+            Kind::Cpu => host_memory::available(),
+            Kind::Cuda(index) => cuda_free_memory(index),
+            Kind::Vulkan(_) => None,
+        }
+    }
+
     /// True if this is a CUDA device.
     #[must_use]
     pub fn is_cuda(&self) -> bool {
@@ -236,6 +248,19 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     } else {
         Err(DeviceError::NotFound { name: "CUDA", wanted: index, found })
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_free_memory(_: usize) -> Option<u64> {
+    None
+}
+
+/// Asks the driver, in the context in which CubeCL computes.
+#[cfg(feature = "cuda")]
+fn cuda_free_memory(index: usize) -> Option<u64> {
+    let context = cudarc::driver::CudaContext::new(index).ok()?;
+    let (free, _) = context.mem_get_info().ok()?;
+    Some(free as u64)
 }
 
 /// Checks that CubeCL's code generator, whose own message says less, will find libdevice.

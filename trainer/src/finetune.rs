@@ -15,6 +15,7 @@ use hiend_loader::pipeline::{self, StreamConfig, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
+use crate::config::MicroBatch;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Labels, Part};
@@ -150,6 +151,11 @@ impl Finetuning {
         settle_preprocess(&mut config, &preprocess)?;
         warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         Ok(Self { config, init, validation: None, validation_digest: None, warnings })
+    }
+
+    /// Replaces the number of crops on the device at a time.
+    pub fn set_micro_batch(&mut self, micro_batch: Option<MicroBatch>) {
+        self.config.train.micro_batch = micro_batch;
     }
 
     /// Number of validation cases.

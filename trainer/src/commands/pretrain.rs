@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use hiend_loader::program::UsageError;
 
+use super::micro_batch;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache, refuse_flags_without_effect};
@@ -39,6 +40,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 PretrainPreset::VitBP16.name()
             );
         }
+        config.train.micro_batch = micro_batch::settle(&Pretraining { config: &config }, &rank, &args.run, &place)?;
         running::run(&Pretraining { config: &config }, source, rank, &args.run, place)
     })
 }
