@@ -54,9 +54,9 @@ pub(super) fn settle<T: Task>(
     // A batch that ranks cannot share evenly is refused later.
     let crops = (config.stream().crops_per_batch() / rank.share().1).max(1);
     let (kept, precision) = (task.kept_values(args.gradient_checkpointing), config.train().precision);
-    let fitting = kept.fitting(crops, precision, args.gradient_checkpointing, free);
+    let fitting = kept.fitting(crops, precision, free);
     let chosen = fitting.unwrap_or(1);
-    let expected = kept.expected_bytes(chosen, precision, args.gradient_checkpointing);
+    let expected = kept.expected_bytes(chosen, precision);
     let line = choice_line(chosen, crops, expected, free);
     if fitting.is_some() {
         rank.print(line)?;
