@@ -14,7 +14,7 @@ use hiend_loader::transform::Chain;
 use hiend_loader::volume::{read_labels, read_volume, write_like};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
-use hiend_trainer::config::{AugmentOn, DecodeOn, RunConfig as _};
+use hiend_trainer::config::{AugmentOn, DecodeOn, MicroBatch, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::{Finetuning, Init};
 use hiend_trainer::inference::predict::{Predictor, ScanPredictionError, WindowSettings};
@@ -242,7 +242,7 @@ fn micro_batches_add_up_to_the_batch() {
     let data = data(2);
     let whole = data.finetuning(finetune(), Init::Random);
     let mut config = finetune();
-    config.train.micro_batch = Some(2);
+    config.train.micro_batch = Some(MicroBatch::Crops(2));
     let parted = data.finetuning(config, Init::Random);
     let (whole, _) = data.run(&whole, &options(&data.path("whole"), 3, false));
     let (parted, _) = data.run(&parted, &options(&data.path("parted"), 3, false));
@@ -265,11 +265,11 @@ fn micro_batches_add_up_to_the_batch() {
 #[test]
 fn augmenting_on_the_device_is_the_same_training() {
     let data = data(2);
-    let losses = |augment_on, micro_batch, lr| {
+    let losses = |augment_on, micro_batch: Option<usize>, lr| {
         let mut config = finetune();
         config.stream.augment = Chain::nnunet();
         config.train.augment_on = augment_on;
-        config.train.micro_batch = micro_batch;
+        config.train.micro_batch = micro_batch.map(MicroBatch::Crops);
         config.optim.lr = lr;
         let task = data.finetuning(config, Init::Random);
         data.run(&task, &options(tempfile::tempdir().unwrap().path(), 6, false)).0.losses
@@ -293,11 +293,11 @@ fn augmenting_on_the_device_is_the_same_training() {
 #[test]
 fn decoding_on_the_device_is_the_same_training() {
     let data = data(2);
-    let losses = |decode_on, micro_batch| {
+    let losses = |decode_on, micro_batch: Option<usize>| {
         let mut config = pretraining();
         config.stream.visits_per_batch = 2;
         config.train.decode_on = decode_on;
-        config.train.micro_batch = micro_batch;
+        config.train.micro_batch = micro_batch.map(MicroBatch::Crops);
         let run = tempfile::tempdir().unwrap();
         data.run(&Pretraining::new(&config), &options(run.path(), 4, false)).0.losses
     };

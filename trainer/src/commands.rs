@@ -8,6 +8,7 @@ mod doctor;
 mod evaluate;
 mod finetune;
 mod first_weights;
+mod micro_batch;
 mod model;
 mod observer;
 mod outputs;

@@ -4,6 +4,7 @@
 //! validated. The resolved configuration is saved with the run and compared when the run is resumed.
 
 pub mod finetune;
+mod micro_batch;
 pub mod pretrain;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::split::Split;
 use hiend_loader::transform::Chain;
+pub use micro_batch::MicroBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -36,9 +38,10 @@ pub struct TrainConfig {
     /// Seed of first weights, crops, augmentation and masks. At most 2⁶³ - 1, the maximum of TOML's integers.
     pub seed: u64,
     /// Number of crops on the device at a time. A larger batch is split into parts whose gradients add up to the
-    /// batch's, except for rounding: this takes more time and less memory. Absent for the whole batch at once.
+    /// batch's, except for rounding: this takes more time and less memory. Absent for the whole batch at once; `"auto"`
+    /// for a number that fits into the free memory, chosen when the run begins and saved with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<usize>,
+    pub micro_batch: Option<MicroBatch>,
     /// Decay of the moving average of the weights, such as 0.999. Validation and prediction use the average. Absent for
     /// no average, as in the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,7 +113,7 @@ impl TrainConfig {
     pub(crate) fn with_every_key() -> Self {
         Self {
             seed: 0,
-            micro_batch: Some(1),
+            micro_batch: Some(MicroBatch::Crops(1)),
             ema_decay: Some(0.999),
             precision: Precision::F32,
             attention: Computation::Products,
@@ -118,6 +121,12 @@ impl TrainConfig {
             decode_on: DecodeOn::Cpu,
             convolutions: Convolutions::Cudnn,
         }
+    }
+
+    /// Number of crops on the device at a time; `None` for the whole batch, and for `"auto"` before a number was chosen.
+    #[must_use]
+    pub fn crops_at_a_time(&self) -> Option<usize> {
+        self.micro_batch.and_then(MicroBatch::crops)
     }
 
     /// Form of the voxels that the loader delivers for these settings and this augmentation, on a CPU or not.
@@ -140,7 +149,7 @@ impl TrainConfig {
         if i64::try_from(self.seed).is_err() {
             return Some(("seed", format!("{} is larger than 2^63 - 1", self.seed)));
         }
-        if self.micro_batch == Some(0) {
+        if self.micro_batch == Some(MicroBatch::Crops(0)) {
             return Some(("micro_batch", "must be at least 1; leave it out for the whole batch".into()));
         }
         if self.attention == Computation::Cudnn && self.precision != Precision::Bf16 {
@@ -277,6 +286,23 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             }
             None => Ok(()),
         }
+    }
+
+    /// Checks all values of a configuration to train by; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// The first value out of range, or a number of crops at a time that was left to the program and not chosen.
+    fn validate_to_train(&self, origin: &str) -> Result<(), ConfigError> {
+        self.validate(origin)?;
+        if self.train().micro_batch == Some(MicroBatch::Auto) {
+            let reason = "\"auto\" stands for no number yet; give a number of crops".to_owned();
+            return Err(ConfigError::Invalid {
+                origin: origin.to_owned(),
+                key: "train.micro_batch".to_owned(),
+                reason,
+            });
+        }
+        Ok(())
     }
 
     /// Returns the fault of augmenting on the device when there is nothing to do there.

@@ -12,6 +12,8 @@ use burn::tensor::Device;
 #[cfg(feature = "cuda")]
 use burn::tensor::Tensor;
 
+use crate::host_memory;
+
 /// Device as named on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -177,20 +179,15 @@ impl Compute {
         self.kind == Kind::Cpu
     }
 
-    /// Free bytes of the device's memory, without what its allocator keeps for reuse. `None` unless this is a CUDA device and
-    /// its driver answers.
+    /// Bytes of memory that are free on the device, those of the machine for the CPU; without what a device's allocator keeps
+    /// for reuse. `None` where nothing tells.
     #[must_use]
-    pub fn free_bytes(&self) -> Option<u64> {
-        if !self.is_cuda() {
-            return None;
+    pub fn free_memory(&self) -> Option<u64> {
+        match self.kind {
+            Kind::Cpu => host_memory::available(),
+            Kind::Cuda(_) => cuda_free_memory(&self.raw),
+            Kind::Vulkan(_) => None,
         }
-        #[cfg(feature = "cuda")]
-        {
-            let there = Tensor::<1>::zeros([1], &self.raw).try_into_primitive::<burn::backend::Cube>().ok()?;
-            crate::vendor::memory::free_bytes(&there)
-        }
-        #[cfg(not(feature = "cuda"))]
-        None
     }
 
     /// True if this is a CUDA device.
@@ -254,6 +251,17 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     } else {
         Err(DeviceError::NotFound { name: "CUDA", wanted: index, found })
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_free_memory(_: &Device) -> Option<u64> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_free_memory(device: &Device) -> Option<u64> {
+    let there = Tensor::<1>::zeros([1], device).try_into_primitive::<burn::backend::Cube>().ok()?;
+    crate::vendor::memory::free_bytes(&there)
 }
 
 /// Checks that `CubeCL`'s code generator, whose own message says less, will find libdevice.

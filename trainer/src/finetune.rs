@@ -15,6 +15,7 @@ use hiend_loader::pipeline::{self, StreamConfig, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::checkpoint::Kind;
+use crate::config::MicroBatch;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Labels, Part};
@@ -156,6 +157,11 @@ impl Finetuning {
         Ok(Self { config, init, validation: None, validation_digest: None, warnings })
     }
 
+    /// Replaces the number of crops on the device at a time.
+    pub fn set_micro_batch(&mut self, micro_batch: Option<MicroBatch>) {
+        self.config.train.micro_batch = micro_batch;
+    }
+
     /// Number of validation cases.
     #[must_use]
     pub fn num_validation_cases(&self) -> usize {
@@ -211,7 +217,9 @@ impl Task for Finetuning {
 
     fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
         let unetr = self.config.unetr();
-        KeptValues { params: unetr.num_encoder_params(), per_crop: unetr.kept_values(gradient_checkpointing) }
+        let per_crop = unetr.kept_values(gradient_checkpointing);
+        // More than was measured: see the description of `memory_need`.
+        KeptValues { params: unetr.num_encoder_params(), per_crop, expected_percent: 300 }
     }
 
     fn init(&self, weights: &mut WeightInit) -> Unetr {

@@ -1,53 +1,104 @@
 //! Memory that this process may use: that of the machine, or less where a control group limits it, as containers and
 //! batch systems do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+const PROC: &str = "/proc";
+const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Bytes of memory that this process may use, swap space of the machine included; `None` where the system does not tell.
 #[must_use]
 pub fn limit() -> Option<u64> {
-    limit_of(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+    limit_of(Path::new(PROC), Path::new(GROUPS))
+}
+
+/// Bytes of memory that are free for this process, swap space not included; `None` where the system does not tell.
+/// Contents of files that the system would drop count as free.
+#[must_use]
+pub fn available() -> Option<u64> {
+    available_of(Path::new(PROC), Path::new(GROUPS))
 }
 
 fn limit_of(proc: &Path, groups: &Path) -> Option<u64> {
-    let total = std::fs::read_to_string(proc.join("meminfo")).ok().and_then(|text| total_of(&text));
-    let own = std::fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
-    let limits = own.lines().flat_map(|line| limits_of_group(line, groups));
-    total.into_iter().chain(limits).min()
-}
-
-/// Bytes of memory and swap space in the text of `/proc/meminfo`.
-fn total_of(meminfo: &str) -> Option<u64> {
-    let kib = |name: &str| {
-        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        rest.split_whitespace().next()?.parse::<u64>().ok()
+    let total = || {
+        let meminfo = std::fs::read_to_string(proc.join("meminfo")).ok()?;
+        Some(bytes_of(&meminfo, "MemTotal:")? + bytes_of(&meminfo, "SwapTotal:").unwrap_or(0))
     };
-    Some((kib("MemTotal:")? + kib("SwapTotal:").unwrap_or(0)) * 1024)
+    let limits = own_groups(proc, groups).into_iter().filter_map(|(group, files)| files.limit(&group));
+    total().into_iter().chain(limits).min()
 }
 
-/// Limits of the group of a line of `/proc/self/cgroup` (`0::/path`, or `4:memory:/path` of version 1) and of the groups
+fn available_of(proc: &Path, groups: &Path) -> Option<u64> {
+    let meminfo = std::fs::read_to_string(proc.join("meminfo")).ok();
+    let available = meminfo.and_then(|meminfo| bytes_of(&meminfo, "MemAvailable:"));
+    let rooms = own_groups(proc, groups).into_iter().filter_map(|(group, files)| files.room(&group));
+    available.into_iter().chain(rooms).min()
+}
+
+/// Bytes of a line in the text of `/proc/meminfo`.
+fn bytes_of(meminfo: &str, name: &str) -> Option<u64> {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(rest.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Folders of the control groups that limit this process, and the names of their files.
+fn own_groups(proc: &Path, groups: &Path) -> Vec<(PathBuf, Files)> {
+    let own = std::fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
+    own.lines().flat_map(|line| groups_of(line, groups)).collect()
+}
+
+/// Folders of the group of a line of `/proc/self/cgroup` (`0::/path`, or `4:memory:/path` of version 1) and of the groups
 /// above it, which limit it as well. A container may see only the last of these.
-fn limits_of_group(line: &str, groups: &Path) -> Vec<u64> {
+fn groups_of(line: &str, groups: &Path) -> Vec<(PathBuf, Files)> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return vec![] };
-    let (root, file) = if controllers.is_empty() {
-        (groups.to_owned(), "memory.max")
+    let (root, files) = if controllers.is_empty() {
+        (groups.to_owned(), VERSION_2)
     } else if controllers.split(',').any(|controller| controller == "memory") {
-        (groups.join("memory"), "memory.limit_in_bytes")
+        (groups.join("memory"), VERSION_1)
     } else {
         return vec![];
     };
     let group = Path::new(path.trim_start_matches('/'));
-    // A group without a limit says `max`.
-    let limit = |group: &Path| std::fs::read_to_string(root.join(group).join(file)).ok()?.trim().parse::<u64>().ok();
-    group.ancestors().filter_map(limit).collect()
+    group.ancestors().map(|group| (root.join(group), files)).collect()
+}
+
+/// Names of the files of a control group.
+#[derive(Clone, Copy)]
+struct Files {
+    limit: &'static str,
+    usage: &'static str,
+    /// Line of `memory.stat` with the contents of files that were not used lately.
+    inactive_file: &'static str,
+}
+
+const VERSION_1: Files =
+    Files { limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes", inactive_file: "total_inactive_file " };
+const VERSION_2: Files = Files { limit: "memory.max", usage: "memory.current", inactive_file: "inactive_file " };
+
+impl Files {
+    /// Limit of `group` in bytes. A group without one says `max`.
+    fn limit(self, group: &Path) -> Option<u64> {
+        std::fs::read_to_string(group.join(self.limit)).ok()?.trim().parse().ok()
+    }
+
+    /// Bytes that are left below the limit of `group`.
+    fn room(self, group: &Path) -> Option<u64> {
+        let limit = self.limit(group)?;
+        let usage: u64 = std::fs::read_to_string(group.join(self.usage)).ok()?.trim().parse().ok()?;
+        let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let inactive = stat.lines().find_map(|line| line.strip_prefix(self.inactive_file));
+        let inactive = inactive.and_then(|number| number.trim().parse().ok()).unwrap_or(0);
+        Some(limit.saturating_sub(usage.saturating_sub(inactive)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(cgroup: &str, files: &[(&str, &str)], expected: Option<u64>) {
+    /// A folder with the files of a process in the groups `cgroup`.
+    fn system(cgroup: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = dir.path().join(path);
@@ -58,6 +109,11 @@ mod tests {
         for (path, text) in files {
             write(path, text);
         }
+        dir
+    }
+
+    fn check(cgroup: &str, files: &[(&str, &str)], expected: Option<u64>) {
+        let dir = system(cgroup, files);
         assert_eq!(limit_of(&dir.path().join("proc"), &dir.path().join("groups")), expected, "{cgroup} {files:?}");
     }
 
@@ -74,5 +130,27 @@ mod tests {
         let job = ("groups/memory/job/memory.limit_in_bytes", "55\n");
         check("5:cpu:/x\n4:cpu,memory:/job\n", &[MEMINFO, unlimited, job], Some(55));
         check("4:memory:/job\n", &[job], Some(55));
+    }
+
+    #[test]
+    fn free_memory_is_the_least_that_machine_and_groups_leave() {
+        let check = |cgroup: &str, files: &[(&str, &str)], expected: Option<u64>| {
+            let dir = system(cgroup, files);
+            let available = available_of(&dir.path().join("proc"), &dir.path().join("groups"));
+            assert_eq!(available, expected, "{cgroup} {files:?}");
+        };
+        let meminfo = ("proc/meminfo", "MemTotal: 4000 kB\nMemFree: 1 kB\nMemAvailable: 3000 kB\nSwapTotal: 1000 kB\n");
+        let [max, current] = [("groups/a/memory.max", "1000\n"), ("groups/a/memory.current", "700\n")];
+        check("", &[], None);
+        check("", &[MEMINFO], None);
+        check("0::/\n", &[meminfo], Some(3000 * 1024));
+        check("0::/a/b\n", &[meminfo, max, current], Some(300));
+        let stat = ("groups/a/memory.stat", "active_file 100\ninactive_file 250\n");
+        check("0::/a/b\n", &[meminfo, max, current, stat], Some(550));
+        check("0::/a\n", &[meminfo, max, ("groups/a/memory.current", "1200\n")], Some(0));
+        let [limit, usage] =
+            [("groups/memory/job/memory.limit_in_bytes", "55\n"), ("groups/memory/job/memory.usage_in_bytes", "40\n")];
+        let stat = ("groups/memory/job/memory.stat", "inactive_file 1\ntotal_inactive_file 10\n");
+        check("4:cpu,memory:/job\n", &[meminfo, limit, usage, stat], Some(25));
     }
 }

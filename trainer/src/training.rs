@@ -154,7 +154,7 @@ pub fn train<T: Task>(
     options: &TrainOptions,
     watch: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Summary, TrainingError> {
-    task.config().validate("configuration")?;
+    task.config().validate_to_train("configuration")?;
     if stream.steps_per_epoch == 0 {
         return Err(TrainingError::EmptyEpoch);
     }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use hiend_trainer::config::MicroBatch;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
@@ -22,7 +23,7 @@ pub(super) fn config(cli: &Cli) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.train.precision = cli.precision;
     config.train.attention = cli.attention;
-    config.train.micro_batch = cli.micro_batch;
+    config.train.micro_batch = cli.micro_batch.map(MicroBatch::Crops);
     config.stream.crops_per_visit = if cli.batch.is_multiple_of(8) { 8 } else { 1 };
     config.stream.visits_per_batch = cli.batch / config.stream.crops_per_visit;
     config
@@ -33,7 +34,7 @@ pub(super) fn feed(config: &PretrainConfig, stream: &Stream, compute: &Compute) 
     let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;
     let task = Pretraining::new(config);
     let crop_size = config.stream.crop_size;
-    let feed = FeedConfig { start_step: 0, crop_size, micro_batch: config.train.micro_batch };
+    let feed = FeedConfig { start_step: 0, crop_size, micro_batch: config.train.crops_at_a_time() };
     Ok(Feed::start(source, task.targets(), compute.raw().clone(), feed)?)
 }
 

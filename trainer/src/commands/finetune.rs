@@ -6,10 +6,10 @@ use anyhow::{Context as _, bail};
 use hiend_loader::program::count;
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
-use super::first_weights;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache, refuse_flags_without_effect};
+use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
@@ -30,7 +30,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
-    let (task, source) = match open_cache(&args.run)? {
+    let (mut task, source) = match open_cache(&args.run)? {
         Some(cache) => {
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)?;
@@ -54,6 +54,8 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
             Err(error) => return rank.unless_stopped(error),
         },
     };
+    let micro_batch = micro_batch::settle(&task, &rank, &args.run, &place)?;
+    task.set_micro_batch(micro_batch);
     for warning in &task.warnings {
         rank.note(format_args!("warning: {warning}"));
     }

@@ -6,10 +6,10 @@ use anyhow::{Context as _, bail};
 use hiend_cache::lookup;
 use hiend_loader::program::UsageError;
 
-use super::first_weights;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
 use super::source::{Source, open_cache, refuse_flags_without_effect};
+use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -49,6 +49,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         for warning in remarks_on_scans(&init, &preprocess, config.stream.window) {
             rank.note(format_args!("warning: {warning}"));
         }
+        config.train.micro_batch = micro_batch::settle(&Pretraining::new(&config), &rank, &args.run, &place)?;
         running::run(&Pretraining { config: &config, init: Some(&init) }, source, rank, &args.run, place)
     })
 }

@@ -240,7 +240,7 @@ fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
     let (config, (_, num_ranks)) = (task.config(), rank.share());
     let Some(limit) = rank.host_memory().filter(|_| rank.compute.is_cpu()) else { return };
     let crops = config.stream().crops_per_batch() / num_ranks;
-    let at_a_time = config.train().micro_batch.map_or(crops, |part| part.min(crops));
+    let at_a_time = config.train().crops_at_a_time().map_or(crops, |part| part.min(crops));
     let kept = task.kept_values(args.gradient_checkpointing);
     if let Some(line) = kept.shortage(at_a_time, config.train().precision, args.gradient_checkpointing, limit) {
         rank.note(format_args!("warning: {line}"));

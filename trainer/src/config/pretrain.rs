@@ -158,7 +158,7 @@ impl PretrainPreset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AugmentOn;
+    use crate::config::{AugmentOn, MicroBatch};
     use crate::ops::attention::Computation;
     use crate::schedule::{Every, Unit};
     use hiend_loader::batch::VoxelForm;
@@ -315,7 +315,7 @@ mod tests {
         let changed = set(&[("optim.lr", "2e-4"), ("train.micro_batch", "2"), ("stream.on_corrupt", "skip")]).unwrap();
         let keys: Vec<String> = config.differences(&changed).into_iter().map(|difference| difference.0).collect();
         assert_eq!(keys, ["optim.lr", "stream.on_corrupt", "train.micro_batch"]);
-        assert_eq!((changed.optim.lr, changed.train.micro_batch), (2e-4, Some(2)));
+        assert_eq!((changed.optim.lr, changed.train.micro_batch), (2e-4, Some(MicroBatch::Crops(2))));
         assert_eq!(set(&[]).unwrap(), config);
         let refused = |key: &str, value: &str, expected: &str| {
             let message = set(&[(key, value)]).unwrap_err().to_string();

@@ -97,7 +97,7 @@ fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Resu
     let Some(before) = device.memory_pool_usage() else { return Ok(None) };
     drop(logits_of_all(models, window()));
     wait(device)?;
-    let (Some(after), Some(free)) = (device.memory_pool_usage(), compute.free_bytes()) else { return Ok(None) };
+    let (Some(after), Some(free)) = (device.memory_pool_usage(), compute.free_memory()) else { return Ok(None) };
     Ok(Some(Measured { per_window: after.bytes_reserved.saturating_sub(before.bytes_in_use), free }))
 }
 

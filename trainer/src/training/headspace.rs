@@ -114,11 +114,14 @@ pub fn measure<T: Task>(
     options: &HeadspaceOptions,
 ) -> Result<Option<Headspace>, TrainingError> {
     let config = task.config();
-    config.validate("configuration")?;
+    config.validate_to_train("configuration")?;
     let (replica, _) = Replica::on(task, compute, options.gradient_checkpointing, None)?;
     let source = (stream.open)(0, (0, 1)).map_err(|source| TrainingError::Open { step: 0, source })?;
-    let feed =
-        FeedConfig { start_step: 0, crop_size: config.stream().crop_size, micro_batch: config.train().micro_batch };
+    let feed = FeedConfig {
+        start_step: 0,
+        crop_size: config.stream().crop_size,
+        micro_batch: config.train().crops_at_a_time(),
+    };
     let feed = Feed::start(source, task.targets(), compute.raw().clone(), feed).map_err(thread_error("feed"))?;
     let mut bench = Bench { task, replica, feed, readback: Readback::start()?, lr: config.optim().lr, step: 0 };
     let resident = bench.batch_with_crops(stream.steps_per_epoch)?;

@@ -1,9 +1,12 @@
-//! Lower bound of the memory that an update on a CPU takes, to be compared with the memory that there is.
+//! Lower bound of the memory that an update takes, to be compared with the memory that there is, and the memory that it is
+//! expected to take, by which a number of crops at a time is chosen.
 //!
 //! Counted is what has to be in memory at one time whatever the order of operations: parameters, gradients and moments, and
 //! the tensors that the backward pass reads. Pre-training with the preset `tiny` took 1.7 times the bound for each crop of
 //! 96³ and of 144³ voxels, 2.6 to 3.0 times with gradient checkpointing (growth of peak resident memory with the number of
-//! crops, `hiend-train --shards CACHE --preset tiny --max-steps 2 --set stream.crops_per_visit=N`).
+//! crops, `hiend-train --shards CACHE --preset tiny --max-steps 2 --set stream.crops_per_visit=N`). An earlier
+//! state of the code took 2.1 times the bound for `vit-l-p12` with 192 crops in bf16 on an H100 (docs/gpu.md). Fine-tuning with
+//! the preset `tiny` on a CPU took 2.7 times the bound for a crop of 96³ voxels (two crops against one, one step).
 
 use bytesize::ByteSize;
 
@@ -13,6 +16,9 @@ use crate::model::precision::Precision;
 /// Bytes of a parameter: value, gradient and two moments in f32.
 const PARAM_BYTES: u64 = 16;
 
+/// Part of the free memory that a choice may fill, in percent.
+const FILLED_PERCENT: u64 = 90;
+
 /// Numbers of values that an update keeps at the least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptValues {
@@ -20,6 +26,8 @@ pub struct KeptValues {
     pub params: usize,
     /// Values for the backward pass of each crop, in the precision of products.
     pub per_crop: usize,
+    /// Memory that a crop is expected to take, in percent of its values'.
+    pub expected_percent: u64,
 }
 
 impl KeptValues {
@@ -27,6 +35,24 @@ impl KeptValues {
     #[must_use]
     pub fn bytes(&self, crops: usize, precision: Precision) -> u64 {
         self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision)
+    }
+
+    /// Bytes that an update with `crops` crops at a time is expected to take.
+    #[must_use]
+    pub fn expected_bytes(&self, crops: usize, precision: Precision) -> u64 {
+        self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision) * self.expected_percent / 100
+    }
+
+    /// Largest number of crops at a time whose update is expected to fit into nine tenths of `free` bytes; `None` if one crop
+    /// does not. Micro-batches have equal sizes, and their number is a power of two if such a number fits: ranks then give
+    /// the bits of one process.
+    #[must_use]
+    pub fn fitting(&self, crops: usize, precision: Precision, free: u64) -> Option<usize> {
+        let limit = free / 100 * FILLED_PERCENT;
+        let fits = |part: &usize| self.expected_bytes(*part, precision) <= limit;
+        let halve = |part: &usize| (*part > 1 && part.is_multiple_of(2)).then_some(part / 2);
+        let halved = std::iter::successors(Some(crops), halve).find(fits);
+        halved.or_else(|| (1..crops).rev().filter(|&part| crops.is_multiple_of(part)).find(fits))
     }
 
     fn crop_bytes(&self, precision: Precision) -> u64 {
@@ -65,7 +91,32 @@ impl KeptValues {
 mod tests {
     use super::*;
 
-    const KEPT: KeptValues = KeptValues { params: 1_000_000, per_crop: 1_000_000 };
+    const KEPT: KeptValues = KeptValues { params: 1_000_000, per_crop: 1_000_000, expected_percent: 225 };
+
+    #[test]
+    fn largest_number_of_equal_parts_fits_into_free_memory() {
+        // 16 MB of parameters, and 9 MB of each crop in f32.
+        let check = |crops, free_mb: u64, expected| {
+            let free = free_mb * 1_000_000;
+            assert_eq!(KEPT.fitting(crops, Precision::F32, free), expected, "{crops} crops, {free_mb} MB");
+        };
+        assert_eq!(KEPT.expected_bytes(4, Precision::F32), 52_000_000);
+        check(4, 1000, Some(4));
+        // Nine tenths of 57 MB are less than 52 MB.
+        check(4, 57, Some(2));
+        check(4, 58, Some(4));
+        check(192, 200, Some(12));
+        check(192, 60, Some(3));
+        // Seven parts, where no power of two divides the rest.
+        check(14, 60, Some(2));
+        check(14, 88, Some(7));
+        check(7, 60, Some(1));
+        check(1, 28, Some(1));
+        check(192, 27, None);
+        let larger = KeptValues { expected_percent: 300, ..KEPT };
+        assert_eq!(larger.fitting(8, Precision::F32, 58_000_000), Some(2));
+        assert_eq!(KEPT.fitting(8, Precision::Bf16, 58_000_000), Some(8));
+    }
 
     #[test]
     fn shortage_is_told_with_its_remedies() {

@@ -16,7 +16,10 @@ pub(super) fn feed_of<T: Task>(
 ) -> Result<Feed<Target<T>>, TrainingError> {
     let config = task.config();
     let source = (stream.open)(start, share).map_err(|source| TrainingError::Open { step: start, source })?;
-    let feed =
-        FeedConfig { start_step: start, crop_size: config.stream().crop_size, micro_batch: config.train().micro_batch };
+    let feed = FeedConfig {
+        start_step: start,
+        crop_size: config.stream().crop_size,
+        micro_batch: config.train().crops_at_a_time(),
+    };
     Feed::start(source, task.targets(), compute.raw().clone(), feed).map_err(thread_error("feed"))
 }

@@ -248,7 +248,7 @@ impl<T: Task> Run<'_, T> {
             let config = self.task.config();
             let num_ranks = self.ranks.as_ref().map_or(1, |ranks| ranks.group().num_ranks());
             let crops = config.stream().crops_per_batch() / num_ranks;
-            let at_a_time = config.train().micro_batch.unwrap_or(crops);
+            let at_a_time = config.train().crops_at_a_time().unwrap_or(crops);
             message += &memory_advice::less_memory(at_a_time, self.options.gradient_checkpointing);
         }
         TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }

@@ -9,7 +9,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::checkpoint::{self, Kind};
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
-use hiend_trainer::config::{RunConfig as _, TrainConfig};
+use hiend_trainer::config::{MicroBatch, RunConfig as _, TrainConfig};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::journal::Entry;
@@ -454,7 +454,7 @@ fn gradient_checkpointing_and_micro_batches_change_no_loss() {
     let losses = |gradient_checkpointing: bool, micro_batch: Option<usize>| {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config();
-        config.train.micro_batch = micro_batch;
+        config.train.micro_batch = micro_batch.map(MicroBatch::Crops);
         let options = TrainOptions { gradient_checkpointing, ..options(dir.path(), 3, false) };
         run(&config, STREAM.stream(), &options).unwrap().losses
     };

@@ -18,9 +18,9 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{Part, ShotSplit, Split};
-use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::{MicroBatch, RunConfig as _};
 use hiend_trainer::journal::{Entry, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use nix::unistd::Pid;
@@ -48,7 +48,7 @@ fn pretraining() -> PretrainConfig {
     config.stream.crop_size = [16; 3];
     config.stream.visits_per_batch = 4;
     config.stream.crops_per_visit = 1;
-    config.train.micro_batch = Some(1);
+    config.train.micro_batch = Some(MicroBatch::Crops(1));
     config.schedule.unit = Unit::Step;
     config.schedule.total = 1_000_000;
     config.schedule.warmup = 2;
@@ -63,7 +63,7 @@ fn finetuning() -> FinetuneConfig {
     config.stream.visits_per_batch = 2;
     config.stream.crops_per_visit = 1;
     config.stream.split = Split::Shots(ShotSplit { shots: 2, part: Part::Train, seed: 0 });
-    config.train.micro_batch = Some(1);
+    config.train.micro_batch = Some(MicroBatch::Crops(1));
     config.train.ema_decay = Some(0.9);
     config.schedule = ScheduleConfig { unit: Unit::Step, total: 4, warmup: 1, rate_changes: Every::Step };
     let validation = config.validation.as_mut().unwrap();
@@ -224,6 +224,31 @@ fn processes_give_the_bits_of_one_process() {
         assert_eq!(folder.losses(devices), folder.losses("one"), "{devices}");
     }
     assert_eq!(folder.losses("one").len(), 4);
+}
+
+#[test]
+fn number_of_crops_chosen_by_memory_is_recorded_and_kept() {
+    let folder = Folder::new(2);
+    let mut config = pretraining();
+    config.train.micro_batch = Some(MicroBatch::Auto);
+    fs::write(folder.at("pretrain.toml"), config.to_toml()).unwrap();
+    let recorded = |run: &str| {
+        let text = fs::read_to_string(folder.at(run).join("config.toml")).unwrap();
+        PretrainConfig::parse(&text, "config.toml").unwrap().train.micro_batch
+    };
+    // Another number than the one that memory suggests, which is the whole batch unless the machine has hardly any left.
+    succeed(folder.pretrain("begun", &["--device", "cpu", "--max-steps", "1", "--set", "train.micro_batch=3"]));
+    succeed(folder.pretrain("begun", &["--devices", "cpu,cpu", "--max-steps", "2", "--resume"]));
+    assert_eq!(recorded("begun"), Some(MicroBatch::Crops(3)));
+    assert_eq!(folder.losses("begun").len(), 2);
+
+    let output = folder.pretrain("chosen", &["--devices", "cpu,cpu", "--max-steps", "1"]).output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    let Some(MicroBatch::Crops(chosen @ 1..=2)) = recorded("chosen") else { panic!("{:?}", recorded("chosen")) };
+    assert!(told.contains(&format!("train.micro_batch = {chosen} (auto): {chosen} of 2 crops at a time")), "{told}");
+    succeed(folder.pretrain("chosen", &["--device", "cpu", "--max-steps", "2", "--resume"]));
+    assert_eq!(recorded("chosen"), Some(MicroBatch::Crops(chosen)));
 }
 
 /// Starts a rank as torchrun does.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hiend_cache::{Abandoned, FileError};
 use hiend_trainer::checkpoint;
+use hiend_trainer::config::MicroBatch;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::distributed::{Cause, Master, ProcessGroup, Timeouts, Token, World};
@@ -41,7 +42,7 @@ fn config() -> PretrainConfig {
 
 fn with_micro_batch(crops: usize) -> PretrainConfig {
     let mut config = config();
-    config.train.micro_batch = Some(crops);
+    config.train.micro_batch = Some(MicroBatch::Crops(crops));
     config
 }
 
