@@ -311,12 +311,12 @@ fn decoding_on_the_device_is_the_same_training() {
 #[test]
 fn decoding_on_the_device_is_the_same_fine_tuning() {
     let data = data(2);
-    let losses = |augment: Chain, decode_on, micro_batch| {
+    let losses = |augment: Chain, decode_on, micro_batch: Option<usize>| {
         let mut config = finetune();
         config.train.augment_on = if augment.is_linear() { AugmentOn::Cpu } else { AugmentOn::Device };
         config.stream.augment = augment;
         config.train.decode_on = decode_on;
-        config.train.micro_batch = micro_batch;
+        config.train.micro_batch = micro_batch.map(MicroBatch::Crops);
         config.validation = None;
         let run = tempfile::tempdir().unwrap();
         let task = data.finetuning(config, Init::Random);

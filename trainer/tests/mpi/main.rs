@@ -13,8 +13,8 @@ use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::pretrain::PretrainPreset;
+use hiend_trainer::config::{MicroBatch, RunConfig as _};
 use hiend_trainer::distributed::{Mpi, MpiSum, ProcessGroup, TcpSum, Timeouts};
 use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::schedule::Unit;
@@ -94,7 +94,7 @@ impl Folder {
         config.stream.crop_size = [16; 3];
         config.stream.visits_per_batch = 4;
         config.stream.crops_per_visit = 1;
-        config.train.micro_batch = Some(1);
+        config.train.micro_batch = Some(MicroBatch::Crops(1));
         config.schedule.unit = Unit::Step;
         config.schedule.total = 1_000_000;
         config.schedule.warmup = 2;
