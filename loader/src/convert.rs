@@ -62,6 +62,7 @@ use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
+use folder::Names;
 
 pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};
@@ -358,15 +359,17 @@ impl<'a> Conversion<'a> {
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
             (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
-            folder::write_manifest(out, datasets, &config)?;
+            // Cases that are to be pruned are still there, and may not be.
+            let names = if options.prune { Names::Kept } else { Names::Replaced };
+            folder::write_manifest(out, datasets, &config, names)?;
         }
         stored?;
         summary.interrupted = stop.is_requested() && num_left > 0;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
         take_stock(out, datasets, &options, &lock, &mut summary)?;
         if summary.pruned.is_some() {
-            // The list of each shard's cases.
-            folder::write_manifest(out, datasets, &config)?;
+            // The list of each shard's cases, and the names of the classes that are left.
+            folder::write_manifest(out, datasets, &config, Names::Replaced)?;
         }
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)

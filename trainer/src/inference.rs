@@ -204,7 +204,7 @@ where
 
 /// Reads classes back if all values were finite.
 fn chosen(LargestClasses { classes, not_finite, num_values }: LargestClasses) -> Result<Vec<u8>, InferenceError> {
-    let failed = |message| InferenceError::from(DeviceError { message });
+    let failed = |message: String| InferenceError::from(DeviceError::of(&message));
     let not_finite = not_finite.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
     let count = not_finite.iter::<i64>().sum::<i64>();
     if count != 0 {

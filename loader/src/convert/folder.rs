@@ -42,12 +42,17 @@ pub(super) fn prepare(
         tracing::info!(removed, "removed unfinished shards of killed runs");
     }
     if !Manifest::exists(out)? {
-        write_manifest(out, datasets, config)?;
+        write_manifest(out, datasets, config, Names::Replaced)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
     let records = check(&cache, &faults, datasets, config, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
+    }
+    // Before the first case: a run that is killed leaves no labelled case whose classes have no names.
+    let is_new = |dataset: &Dataset| !cache.manifest().datasets.contains_key(&dataset.name);
+    if datasets.iter().any(|dataset| dataset.num_listed() > 0 && is_new(dataset)) {
+        write_manifest(out, datasets, config, Names::Kept)?;
     }
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
     Ok(Known { records, generation })
@@ -251,18 +256,29 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
     }
 }
 
+/// Class names of datasets that the cache has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// The cache's, as long as it holds cases that the data does not have.
+    Kept,
+    /// Those of the data.
+    Replaced,
+}
+
 /// Writes parameters, datasets and the list of shards into the manifest. A dataset whose classes the data does not tell, such
 /// as further scans without label maps, keeps those that the cache has of it.
 pub(super) fn write_manifest(
     out: &Location,
     datasets: &[Dataset],
     config: &PreprocessConfig,
+    names: Names,
 ) -> Result<(), ConvertError> {
     Manifest::update(out, |manifest| {
         manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
         manifest.preprocess = serde_json::to_value(config).expect("a struct of numbers");
         for dataset in datasets.iter().filter(|dataset| dataset.num_listed() > 0) {
-            if dataset.has_classes() || !manifest.datasets.contains_key(&dataset.name) {
+            let is_replaced = names == Names::Replaced && dataset.has_classes();
+            if is_replaced || !manifest.datasets.contains_key(&dataset.name) {
                 manifest.datasets.insert(dataset.name.clone(), dataset.info());
             }
         }

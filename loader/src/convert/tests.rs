@@ -336,6 +336,51 @@ fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
 }
 
 #[test]
+fn names_of_classes_are_there_before_the_first_case_and_stay_until_cases_are_pruned() {
+    let names = |place: &Place, dataset: &str| {
+        let manifest = Manifest::read(place.cache()).unwrap();
+        manifest.datasets.get(dataset).map(|info| info.labels[&1].clone())
+    };
+    let add = |place: &Place, dataset: &str, case: &str, class: &str| {
+        place.write(
+            &format!("{dataset}/imagesTr/{case}_0000.nii"),
+            &image().scaling(1.0, f32::from(case.as_bytes()[0])),
+        );
+        place.write(&format!("{dataset}/labelsTr/{case}.nii"), &label(1, 1));
+        let json = format!(r#"{{"labels": {{"background": 0, "{class}": 1}}, "file_ending": ".nii"}}"#);
+        std::fs::write(place.data().join(dataset).join("dataset.json"), json).unwrap();
+    };
+    // The names of the dataset `D` when the first case is converted.
+    let first = |place: &Place, prune| {
+        let mut found = None;
+        let datasets = survey(&place.data()).unwrap().datasets;
+        let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+        let options = ConvertOptions { prune, ..ConvertOptions::default() };
+        let (data, cache) = (place.data(), place.cache());
+        let conversion = Conversion::new(&data, &datasets, &cache).config(config).options(options);
+        let look = |_: Event<'_>| {
+            found.get_or_insert_with(|| names(place, "D"));
+        };
+        conversion.observe(look).run().unwrap();
+        found.unwrap()
+    };
+    let place = Place::new(&[]);
+    add(&place, "C", "a", "aorta");
+    place.convert();
+    add(&place, "D", "b", "liver");
+    assert_eq!(first(&place, false).as_deref(), Some("liver"));
+
+    // Another dataset of this name replaces the first one, whose cases are still there while it is converted.
+    std::fs::remove_dir_all(place.data().join("D")).unwrap();
+    add(&place, "D", "c", "spleen");
+    assert_eq!(first(&place, true).as_deref(), Some("liver"));
+    assert_eq!(
+        (names(&place, "D").as_deref(), place.keys()),
+        (Some("spleen"), vec!["C/a".to_owned(), "D/c".to_owned()])
+    );
+}
+
+#[test]
 fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() {
     let describe = |place: &Place, class: &str| {
         let json = format!(r#"{{"labels": {{"background": 0, "{class}": 1}}, "file_ending": ".nii"}}"#);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use hiend_cache::{Cache, Case};
 
-use crate::case::CaseFiles;
+use crate::case::{CaseFiles, LabelFiles};
 use crate::dataset::Dataset;
 use crate::plural;
 use crate::unseen::{foreground, unseen};
@@ -40,7 +40,7 @@ impl fmt::Display for UnseenClasses {
 }
 
 /// Finds them for the datasets whose labelled cases are all in the cache, but for `skipped` ones. Datasets with a damaged case
-/// are left to `hiend-shard verify`.
+/// are left to `hiend-shard verify`. Classes of one mask each are named by files that exist: a mask may be empty everywhere.
 pub(super) fn find(cache: &Cache, datasets: &[Dataset], skipped: &HashSet<&str>) -> Vec<UnseenClasses> {
     let of_dataset = |dataset: &Dataset| {
         let is_there = |case: &CaseFiles| {
@@ -49,7 +49,8 @@ pub(super) fn find(cache: &Cache, datasets: &[Dataset], skipped: &HashSet<&str>)
         };
         let named: BTreeSet<u8> = foreground(&dataset.info()).collect();
         let mut labelled = dataset.cases.iter().filter(|case| case.label.is_some());
-        if named.is_empty() || !labelled.all(is_there) {
+        let has_masks = dataset.cases.iter().any(|case| matches!(case.label, Some(LabelFiles::Masks { .. })));
+        if has_masks || named.is_empty() || !labelled.all(is_there) {
             return None;
         }
         let is_labelled = |case: &&Case| case.record().dataset == dataset.name && case.record().label.is_some();

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::channels::{ChannelNames, NameRole};
-use super::description::Description;
+use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
 use super::roles::{Modalities, case_key, is_label_folder, is_label_name};
@@ -43,6 +43,10 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
         } else {
             dataset.cases.push(case);
         }
+    }
+    if description.is_some() {
+        let used = root.path.join(FILE_NAME);
+        dataset.unused.retain(|unused| unused.path != used);
     }
     dataset
 }

@@ -51,6 +51,17 @@ fn header() -> BatchHeader {
     BatchHeader { step: 3, voxel_bytes: 32, crops: vec![crop(0), crop(1)], ..BatchHeader::default() }
 }
 
+#[test]
+fn inputs_of_the_corpus_are_understood_or_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/service");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        hostile::request(&bytes);
+        hostile::header(&bytes);
+        hostile::frames(&bytes, 7);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

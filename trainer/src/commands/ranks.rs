@@ -129,7 +129,9 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     die_with_launcher();
     let mut world = World::of_environment(args.ranks.ranks)?;
     let (mut mpi, mut token) = (None, None);
-    if matches!(&world, Some(World { master: Master::Mpi(None), .. })) {
+    if let Some(place) = world.as_ref().filter(|world| matches!(world.master, Master::Mpi(None))) {
+        // May restart this process, which MPI does not survive.
+        settle_default(&open_device(&args.devices, args.device, place)?)?;
         let started = Mpi::start()?;
         let (own, secret) = started.world(args.ranks.listen.as_deref())?;
         (world, mpi, token) = (Some(own), Some(started), Some(secret));
@@ -143,14 +145,9 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     }
     let (result, world) = match world {
         None => return train(open(args, None)?),
-        Some(world) => (train_together(args, &world, is_child, token, train), world),
+        Some(world) => (train_together(args, &world, is_child, (mpi, token), train), world),
     };
-    let Err(error) = result else {
-        if let Some(mpi) = mpi {
-            mpi.end();
-        }
-        return result;
-    };
+    let Err(error) = result else { return result };
     let code = code_of_others(&error);
     if is_child && lost_rank(&error) == Some(0) {
         leave_loss(&error_text(&error));
@@ -185,7 +182,7 @@ fn train_together(
     args: &RunArgs,
     world: &World,
     is_child: bool,
-    token: Option<Token>,
+    (mpi, token): (Option<Mpi>, Option<Token>),
     train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let mut rank = open(args, Some(world))?;
@@ -207,7 +204,13 @@ fn train_together(
         }
         train(rank)
     });
-    result.inspect_err(|error| group.abort(&format!("{error:#}")))
+    match (&result, mpi) {
+        // With a rank that is lost, MPI's end would wait for it without end; mpirun then ends what is left.
+        (Ok(_), Some(mpi)) if group.failure().is_none() => mpi.end(),
+        (Ok(_), _) => {}
+        (Err(error), _) => group.abort(&format!("{error:#}")),
+    }
+    result
 }
 
 /// Divides the cores among the ranks that share them, for computing on the CPU, unless `RAYON_NUM_THREADS` is set. Returns

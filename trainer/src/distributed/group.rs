@@ -303,6 +303,12 @@ impl ProcessGroup {
         if self.rank == 0 { rank - 1 } else { rank }
     }
 
+    /// Time after which any wait for another rank has ended by itself, unless it waits in MPI.
+    #[must_use]
+    pub fn longest_wait(&self) -> Duration {
+        self.timeouts.step + 2 * self.timeouts.peer
+    }
+
     /// Ends all ranks because of an error of this one, unless the group has failed already.
     pub fn abort(&self, message: &str) {
         self.fail(self.rank, Cause::Failed(message.lines().next().unwrap_or_default().to_owned()));

@@ -74,8 +74,11 @@ impl Sums {
     /// Waits for the next sum.
     ///
     /// # Errors
-    /// If the group has failed, or this rank's device. Sums that were requested later are then lost as well.
+    /// If the group has failed, or this rank's device, or if no sum comes in the time in which other ranks are given up, as
+    /// when one of them hangs and MPI waits for it. Sums that were requested later are then lost as well.
     pub fn wait(&self) -> Result<Vec<Tensor<1>>, ReduceError> {
+        let patience = self.group.longest_wait();
+        let deadline = Instant::now() + patience;
         loop {
             match self.results.recv_timeout(CHECK_INTERVAL) {
                 Ok(sum) => return sum,
@@ -85,6 +88,11 @@ impl Sums {
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(failure) = self.group.failure() {
                         return Err(failure.into());
+                    }
+                    if Instant::now() >= deadline {
+                        let message =
+                            format!("no sum of gradients in {} s; does another rank hang?", patience.as_secs());
+                        return Err(ReduceError::Device(message));
                     }
                 }
             }
@@ -102,6 +110,11 @@ impl Drop for Sums {
     fn drop(&mut self) {
         self.requests = None;
         let Some(thread) = self.thread.take() else { return };
+        if std::thread::panicking() {
+            // The thread may wait for others without end, and they for this rank: gates that are open keep its queue open.
+            self.group.abort("a panic during an update");
+            return;
+        }
         // After a failure, MPI waits for the lost rank without end: the thread then ends with the process.
         let deadline = Instant::now() + PATIENCE;
         while self.group.failure().is_some() && !thread.is_finished() {

@@ -214,6 +214,8 @@ impl World {
                 Launcher::Auto if is_set("OMPI_COMM_WORLD_RANK") => mpi(variables),
                 Launcher::Auto if is_set("SLURM_PROCID") && is_set("SLURM_NTASKS") => slurm(variables),
                 Launcher::Auto if is_set("JOB_COMPLETION_INDEX") && is_set("WORLD_SIZE") => kubernetes(variables),
+                // Of MPICH and Intel MPI; Slurm and Kubernetes may set these too.
+                Launcher::Auto if is_set("PMI_RANK") && is_set("PMI_SIZE") => mpi(variables),
                 Launcher::Auto if is_set("WORLD_SIZE") => {
                     Err(WorldError::Missing { present: "WORLD_SIZE".into(), missing: "RANK".into() })
                 }
@@ -417,9 +419,10 @@ mod tests {
             assert_eq!(world.master, Master::Mpi(None));
         }
         let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "2")];
-        assert_eq!(auto(&mpich), Ok(None));
-        let world = find(Launcher::Mpi, &mpich).unwrap().unwrap();
-        assert_eq!((world.rank, world.num_ranks, world.num_sharing), (1, 2, 1));
+        for launcher in [Launcher::Auto, Launcher::Mpi] {
+            let world = find(launcher, &mpich).unwrap().unwrap();
+            assert_eq!((world.rank, world.num_ranks, world.num_sharing), (1, 2, 1));
+        }
         let error = find(Launcher::Mpi, &[]).unwrap_err().to_string();
         assert_eq!(error, "--ranks mpi: OMPI_COMM_WORLD_RANK is not set");
         assert!(auto(&open_mpi[..1]).unwrap_err().to_string().contains("OMPI_COMM_WORLD_SIZE is not"));

@@ -16,6 +16,9 @@ use crate::sliding_window::SlidingWindow;
 /// Share of the free memory that is left to the allocator: it reserves pages, which are larger than what is asked for.
 const SPARE: f64 = 0.125;
 
+/// Largest number of windows at a time on a GPU that does not tell its free memory.
+const UNMEASURED: usize = 4;
+
 /// Number of windows predicted at a time, measured when it is first needed.
 #[derive(Debug)]
 pub struct WindowBatch {
@@ -40,8 +43,8 @@ impl WindowBatch {
     }
 
     /// `sliding` with the number of windows at a time that suits the device for a volume of `dims` voxels: one on a CPU,
-    /// whose caches hold none of the activations of a second one and whose cores one window keeps busy; as many as allowed
-    /// on a GPU that does not tell its free memory.
+    /// whose caches hold none of the activations of a second one and whose cores one window keeps busy; at most four on
+    /// a GPU that does not tell its free memory.
     ///
     /// # Errors
     /// If the device fails.
@@ -58,13 +61,17 @@ impl WindowBatch {
         if compute.is_cpu() || self.most == 1 {
             return Ok(sliding.at_a_time(1));
         }
+        let unmeasured = self.most.min(UNMEASURED);
+        if compute.free_memory().is_none() {
+            return Ok(sliding.at_a_time(unmeasured));
+        }
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let known = match *measured {
             Some(known) => Some(known),
             None => measure(models, compute, &sliding)?,
         };
         *measured = known;
-        let Some(known) = known else { return Ok(sliding.at_a_time(self.most)) };
+        let Some(known) = known else { return Ok(sliding.at_a_time(unmeasured)) };
         // The sums, and averages of as many positions that wait to be read.
         let others = 2 * sliding.device_bytes(models[0].num_classes(), dims);
         let windows = known.windows(others, self.most);

@@ -25,13 +25,10 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("hiend_train_checkpoints_total", "Checkpoints written by this process."),
     Metric::counter("hiend_train_warnings_total", "Failures that did not end the run."),
     Metric::histogram("hiend_train_validation_seconds", "Time of a validation."),
-    Metric::gauge(
-        "hiend_train_mean_dice",
-        "Mean Dice of the last validation, background included; absent if not measured.",
-    ),
+    Metric::gauge("hiend_train_mean_dice", "Mean Dice of the last validation that measured it, background included."),
     Metric::gauge(
         "hiend_train_mean_fg_dice",
-        "Mean Dice of the last validation without background; absent if not measured.",
+        "Mean Dice, without background, of the last validation that measured it.",
     ),
 ];
 

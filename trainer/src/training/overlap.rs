@@ -181,6 +181,14 @@ impl Update {
 
     /// Requests all buckets that are left, the loss with the last one. Returns the buckets in the order of the requests.
     fn finish(&mut self, loss: Option<Tensor<1>>) -> Vec<Vec<(ParamId, usize)>> {
+        // Of parameters that the last micro-batch has no gradient of.
+        for (id, grad) in std::mem::take(&mut self.earlier).into_iter().flatten() {
+            let sum = match self.complete.remove(&id) {
+                Some(sum) => grad + sum,
+                None => grad,
+            };
+            self.complete.insert(id, sum);
+        }
         let mut loss = Some(loss.unwrap_or_else(|| Tensor::zeros([1], &self.plan.device)));
         while self.num_requested < self.plan.buckets.len() {
             let mut tensors = self.next_bucket();

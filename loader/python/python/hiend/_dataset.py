@@ -238,6 +238,12 @@ class CropDataset(IterableDataset):
         self._check_process()
         with self._lock:
             self._iteration += 1
+            source = self._source
+        if source is not None:
+            # A thread that waits for a batch takes it; those behind it find that their iteration is over.
+            with source.turn:
+                pass
+        with self._lock:
             return _Iteration(self)
 
     def _check_process(self) -> None:
@@ -251,12 +257,12 @@ class CropDataset(IterableDataset):
             with self._lock:
                 if iteration != self._iteration:
                     raise HiendError(_TAKEN_OVER)
-                if self._source is None:
+                if self._source is None or self._source.has_failed:
                     self._source = self._open()
                 source = self._source
             with source.turn:
-                if source.has_failed:
-                    # For another thread, while this one waited for its turn.
+                if source.has_failed or iteration != self._iteration:
+                    # For another thread, or by a new iteration, while this one waited for its turn.
                     continue
                 try:
                     batch = next(source.batches)

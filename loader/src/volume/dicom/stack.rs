@@ -109,12 +109,12 @@ impl Stack {
         }
         let of_tissue = slices.iter().filter_map(padding_of_tissue);
         if let Some(range) = of_tissue.max_by(|a, b| a[1].total_cmp(&b[1])) {
-            // 0 in other modalities is what padding becomes anyhow.
-            if first.is_ct {
-                notes.push(HeaderNote::PaddingIgnored { hu: range });
-            } else if range[1] > EMPTY {
-                notes.push(HeaderNote::PaddingKept { range });
-            }
+            let is_ct = first.is_ct;
+            notes.push(if is_ct {
+                HeaderNote::PaddingIgnored { hu: range }
+            } else {
+                HeaderNote::PaddingKept { range }
+            });
             for slice in &mut slices {
                 slice.padding = None;
             }
@@ -198,13 +198,13 @@ fn outside(slice: &Slice) -> f64 {
 
 /// Lowest and highest value of a slice's padding, in HU for a CT, if tissue has one of them or one between: programs that
 /// rescale images keep the tag of the original, and zero would be both padding and water. Tissue of other modalities may have
-/// any value from 0 on.
+/// any value above 0, which is what padding becomes.
 fn padding_of_tissue(slice: &Slice) -> Option<[f64; 2]> {
     let (slope, intercept) = slice.rescale;
     let (first, limit) = slice.padding?;
     let [first, limit] = [first, limit].map(|value| f64::from(value) * slope + intercept);
     let (low, high) = (first.min(limit), first.max(limit));
-    let is_tissue = if slice.is_ct { low <= *TISSUE_HU.end() && high >= *TISSUE_HU.start() } else { high >= EMPTY };
+    let is_tissue = if slice.is_ct { low <= *TISSUE_HU.end() && high >= *TISSUE_HU.start() } else { high > EMPTY };
     is_tissue.then_some([low, high])
 }
 

@@ -46,6 +46,12 @@ fn values_of_other_modalities_have_no_unit() {
     let mut wanted: Vec<f32> = stored.iter().map(|value| value - 1010.0).collect();
     wanted[0] = 0.0;
     assert_eq!(values(&volume), wanted);
+    // A range from there up to 0 as well.
+    let up_to_0: Vec<TestSlice> =
+        negative.iter().map(|slice| slice.clone().number(tags::PIXEL_PADDING_RANGE_LIMIT, 1010)).collect();
+    let volume = read(&up_to_0).unwrap();
+    assert_eq!(values(&volume), wanted);
+    assert!(notes(&volume).is_empty(), "{:?}", notes(&volume));
     let mut mixed = slices();
     mixed[2] = mr(mixed[2].clone());
     check_refused(&mixed, "images of different modalities in one series");
