@@ -14,7 +14,8 @@ use crate::training::{Resume, Task, saved_config};
 /// Facts of a rank that the choice depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Facts {
-    /// The run has begun: the number in its configuration, absent for the whole batch. That of rank 0 counts.
+    /// The run has begun, or the rank's configuration has a number: that number, absent for the whole batch. That of rank 0
+    /// counts.
     Recorded(Option<MicroBatch>),
     /// The run begins: memory that is free.
     Free {
@@ -48,21 +49,17 @@ pub(super) fn settle<T: Task>(
     place: &Place,
 ) -> anyhow::Result<Option<MicroBatch>> {
     let config = task.config();
-    if config.train().micro_batch != Some(MicroBatch::Auto) {
-        return Ok(config.train().micro_batch);
-    }
-    let own = if place.resume == Resume::Begin {
-        free_memory(rank, args)?
-    } else if rank.is_first() {
-        let saved = saved_config::<T::Config>(&place.run_dir, T::KIND, place.resume)?;
-        Facts::Recorded(saved.train().micro_batch)
-    } else {
-        Facts::Recorded(None)
-    };
+    let given = config.train().micro_batch;
+    let is_auto = given == Some(MicroBatch::Auto);
+    let own = if is_auto { facts::<T>(rank, args, place)? } else { Facts::Recorded(given) };
+    // Ranks with a number of their own take part, too: one that differs is named when configurations are compared.
     let all = match &rank.group {
         Some(group) => group.gather(&own).map_err(JoinError::from)?.values,
         None => vec![own],
     };
+    if !is_auto {
+        return Ok(given);
+    }
     let free = match agreed(&all) {
         Agreed::Recorded(recorded) => return Ok(recorded),
         Agreed::Free(free) => free,
@@ -80,6 +77,18 @@ pub(super) fn settle<T: Task>(
         rank.note(format_args!("warning: {line}, nine tenths of which may be filled: memory may run out"));
     }
     Ok(Some(MicroBatch::Crops(chosen)))
+}
+
+/// Facts of a rank whose configuration says `"auto"`.
+fn facts<T: Task>(rank: &Rank, args: &RunArgs, place: &Place) -> anyhow::Result<Facts> {
+    if place.resume == Resume::Begin {
+        return free_memory(rank, args);
+    }
+    if !rank.is_first() {
+        return Ok(Facts::Recorded(None));
+    }
+    let saved = saved_config::<T::Config>(&place.run_dir, T::KIND, place.resume)?;
+    Ok(Facts::Recorded(saved.train().micro_batch))
 }
 
 /// Facts of all ranks together: the number that rank 0 has recorded, or the least memory of a rank.
