@@ -49,6 +49,7 @@ pub use launcher::{
 pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;
+pub(crate) use rendezvous::host_name;
 pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;
 pub use token::{Token, TokenError};

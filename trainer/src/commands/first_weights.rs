@@ -42,6 +42,16 @@ pub(super) fn absent(place: &Place) -> anyhow::Error {
     }
 }
 
+/// The error of a run that began with random weights and has none of its own yet, whose `--init` names others.
+pub(super) fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
+    anyhow!(
+        "--init {}: the run in {} began with random weights and has no checkpoint yet; resume it without --init, or begin \
+         another with a new --run-dir",
+        named.display(),
+        place.run_dir.display()
+    )
+}
+
 /// Says that `--init` is not read because the run continues from weights of its own.
 ///
 /// # Errors

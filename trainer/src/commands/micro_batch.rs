@@ -8,15 +8,32 @@ use super::ranks::Rank;
 use super::running::Place;
 use crate::cli::RunArgs;
 use crate::config::{MicroBatch, RunConfig as _};
-use crate::distributed::JoinError;
+use crate::distributed::{JoinError, host_name};
 use crate::training::{Resume, Task, saved_config};
 
 /// Facts of a rank that the choice depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Facts {
-    /// The run has begun: the number in its configuration, absent for the whole batch. That of rank 0 counts.
+    /// The run has begun, or the rank's configuration has a number: that number, absent for the whole batch. That of rank 0
+    /// counts.
     Recorded(Option<MicroBatch>),
-    /// The run begins: bytes of memory that are free.
+    /// The run begins: memory that is free.
+    Free {
+        /// Free memory of the device, in bytes.
+        bytes: u64,
+        /// Name of the host whose ranks share that memory; absent for a device that a rank has for itself.
+        host: Option<String>,
+        /// Bytes that the loader's buffers of this rank take from its share.
+        loader_bytes: u64,
+    },
+}
+
+/// Agreement of all ranks on the grounds of the choice.
+#[derive(Debug, PartialEq, Eq)]
+enum Agreed {
+    /// The number that rank 0 has recorded.
+    Recorded(Option<MicroBatch>),
+    /// Bytes of free memory that every rank has at least.
     Free(u64),
 }
 
@@ -32,24 +49,20 @@ pub(super) fn settle<T: Task>(
     place: &Place,
 ) -> anyhow::Result<Option<MicroBatch>> {
     let config = task.config();
-    if config.train().micro_batch != Some(MicroBatch::Auto) {
-        return Ok(config.train().micro_batch);
-    }
-    let own = if place.resume == Resume::Begin {
-        Facts::Free(free_memory(rank, args)?)
-    } else if rank.is_first() {
-        let saved = saved_config::<T::Config>(&place.run_dir, T::KIND, place.resume)?;
-        Facts::Recorded(saved.train().micro_batch)
-    } else {
-        Facts::Recorded(None)
-    };
+    let given = config.train().micro_batch;
+    let is_auto = given == Some(MicroBatch::Auto);
+    let own = if is_auto { facts::<T>(rank, args, place)? } else { Facts::Recorded(given) };
+    // Ranks with a number of their own take part, too: one that differs is named when configurations are compared.
     let all = match &rank.group {
         Some(group) => group.gather(&own).map_err(JoinError::from)?.values,
         None => vec![own],
     };
+    if !is_auto {
+        return Ok(given);
+    }
     let free = match agreed(&all) {
-        Facts::Recorded(recorded) => return Ok(recorded),
-        Facts::Free(free) => free,
+        Agreed::Recorded(recorded) => return Ok(recorded),
+        Agreed::Free(free) => free,
     };
     // A batch that ranks cannot share evenly is refused later.
     let crops = (config.stream().crops_per_batch() / rank.share().1).max(1);
@@ -66,26 +79,50 @@ pub(super) fn settle<T: Task>(
     Ok(Some(MicroBatch::Crops(chosen)))
 }
 
-/// Facts of all ranks together: the number that rank 0 has recorded, or the memory that each of them has at least.
-fn agreed(all: &[Facts]) -> Facts {
-    let free = |facts: &Facts| if let Facts::Free(free) = facts { Some(*free) } else { None };
-    match all[0] {
-        Facts::Recorded(recorded) => Facts::Recorded(recorded),
-        Facts::Free(own) => Facts::Free(all.iter().filter_map(free).min().unwrap_or(own)),
+/// Facts of a rank whose configuration says `"auto"`.
+fn facts<T: Task>(rank: &Rank, args: &RunArgs, place: &Place) -> anyhow::Result<Facts> {
+    if place.resume == Resume::Begin {
+        return free_memory(rank, args);
+    }
+    if !rank.is_first() {
+        return Ok(Facts::Recorded(None));
+    }
+    let saved = saved_config::<T::Config>(&place.run_dir, T::KIND, place.resume)?;
+    Ok(Facts::Recorded(saved.train().micro_batch))
+}
+
+/// Facts of all ranks together: the number that rank 0 has recorded, or the least memory of a rank.
+fn agreed(all: &[Facts]) -> Agreed {
+    match &all[0] {
+        Facts::Recorded(recorded) => Agreed::Recorded(*recorded),
+        Facts::Free { .. } => Agreed::Free(all.iter().filter_map(|own| share(own, all)).min().unwrap_or(0)),
     }
 }
 
-/// Free memory of this rank's device, in bytes. On a CPU, the loader's buffers take theirs from it.
-fn free_memory(rank: &Rank, args: &RunArgs) -> anyhow::Result<u64> {
-    let free = rank.free_memory().with_context(|| {
+/// Bytes of free memory that a rank with the facts `own` may fill: an equal part of what `all` ranks of its host share.
+fn share(own: &Facts, all: &[Facts]) -> Option<u64> {
+    let Facts::Free { bytes, host, loader_bytes } = own else { return None };
+    let is_sharing =
+        |other: &&Facts| matches!(other, Facts::Free { host: Some(theirs), .. } if Some(theirs) == host.as_ref());
+    let num_sharing = all.iter().filter(is_sharing).count().max(1);
+    Some((bytes / num_sharing as u64).saturating_sub(*loader_bytes))
+}
+
+/// Free memory of this rank's device. On a CPU all ranks of the host share it, however they were started: the system and
+/// the control group of a job count it for the whole host. The loader's buffers take theirs from it.
+fn free_memory(rank: &Rank, args: &RunArgs) -> anyhow::Result<Facts> {
+    let bytes = rank.compute.free_memory().with_context(|| {
         format!(
             "train.micro_batch: \"auto\" needs the free memory of {}, which is not known; give a number of crops, or leave \
              it out for the whole batch",
             rank.compute
         )
     })?;
-    let loader = if rank.compute.is_cpu() { rank.memory_bytes(args.memory.as_u64()) } else { 0 };
-    Ok(free.saturating_sub(loader))
+    Ok(if rank.compute.is_cpu() {
+        Facts::Free { bytes, host: Some(host_name()), loader_bytes: rank.memory_bytes(args.memory.as_u64()) }
+    } else {
+        Facts::Free { bytes, host: None, loader_bytes: 0 }
+    })
 }
 
 /// One line that names the choice and its reason.
@@ -102,12 +139,28 @@ fn choice_line(chosen: usize, crops: usize, expected: u64, free: u64) -> String 
 mod tests {
     use super::*;
 
+    fn free(bytes: u64, host: Option<&str>) -> Facts {
+        Facts::Free { bytes, host: host.map(str::to_owned), loader_bytes: 0 }
+    }
+
     #[test]
     fn ranks_agree_on_the_record_of_the_first_or_on_the_least_memory() {
-        assert_eq!(agreed(&[Facts::Free(7)]), Facts::Free(7));
-        assert_eq!(agreed(&[Facts::Free(7), Facts::Free(3), Facts::Recorded(None)]), Facts::Free(3));
-        let recorded = Facts::Recorded(Some(MicroBatch::Crops(2)));
-        assert_eq!(agreed(&[recorded, Facts::Recorded(None), Facts::Free(3)]), recorded);
+        assert_eq!(agreed(&[free(7, None)]), Agreed::Free(7));
+        assert_eq!(agreed(&[free(7, None), free(3, None), Facts::Recorded(None)]), Agreed::Free(3));
+        let recorded = Some(MicroBatch::Crops(2));
+        let all = [Facts::Recorded(recorded), Facts::Recorded(None), free(3, None)];
+        assert_eq!(agreed(&all), Agreed::Recorded(recorded));
+    }
+
+    #[test]
+    fn ranks_of_a_host_share_its_memory() {
+        let all = [free(12, Some("a")), free(10, Some("b")), free(15, Some("a")), free(12, Some("a"))];
+        let shares: Vec<_> = all.iter().map(|own| share(own, &all)).collect();
+        assert_eq!(shares, [Some(4), Some(10), Some(5), Some(4)]);
+        assert_eq!(agreed(&all), Agreed::Free(4));
+        // Buffers of the loader are a rank's own.
+        let rank = Facts::Free { bytes: 12, host: Some("a".into()), loader_bytes: 2 };
+        assert_eq!(agreed(&[rank.clone(), rank]), Agreed::Free(4));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `hiend-train --shards CACHE` or `--loader URL`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -17,7 +18,7 @@ use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::finetune::{Init, remarks_on_scans};
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::pretrain::{Pretraining, preprocess_of, settle_preprocess};
-use crate::training::{FIRST_WEIGHTS, Resume, saved_config};
+use crate::training::{CONFIG, FIRST_WEIGHTS, Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
@@ -90,13 +91,18 @@ fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights; random ones without `--init`, unless the run began with others and has no checkpoint yet.
+/// Reads the first weights; random ones without `--init`. A run without checkpoint starts again from those that it began
+/// with: given ones are named again, random ones are not replaced.
 fn init(args: &PretrainArgs, place: &Place) -> anyhow::Result<Init> {
-    match first_weights::read(args.init.as_deref(), place)? {
-        Some(init) => Ok(init),
-        None if place.resume != Resume::Begin && lookup::exists(&place.run_dir.join(FIRST_WEIGHTS))? => {
-            Err(first_weights::absent(place))
+    let named = args.init.as_deref();
+    let starts_again =
+        place.resume != Resume::Begin && lookup::exists(&place.run_dir.join(CONFIG))? && !place.has_checkpoint()?;
+    let began_with_given = || lookup::exists(&place.run_dir.join(FIRST_WEIGHTS));
+    match named {
+        None if starts_again && began_with_given()? => Err(first_weights::absent(place)),
+        Some(path) if starts_again && path != Path::new("none") && !began_with_given()? => {
+            Err(first_weights::unexpected(path, place))
         }
-        None => Ok(Init::Random),
+        _ => Ok(first_weights::read(named, place)?.unwrap_or(Init::Random)),
     }
 }

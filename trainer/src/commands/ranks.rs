@@ -111,12 +111,6 @@ impl Rank {
         host_memory::limit().map(|all| self.memory_bytes(all))
     }
 
-    /// Memory of the device that is free for this rank, in bytes; `None` where nothing tells.
-    pub(super) fn free_memory(&self) -> Option<u64> {
-        let free = self.compute.free_memory()?;
-        Some(if self.compute.is_cpu() { self.memory_bytes(free) } else { free })
-    }
-
     /// Bytes of this rank out of those of all that share its memory.
     pub(super) fn memory_bytes(&self, all: u64) -> u64 {
         all / self.num_sharing as u64

@@ -137,7 +137,7 @@ pub(super) fn own_name() -> String {
 }
 
 /// Name of this host.
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if host.trim().is_empty() { "unknown host".to_owned() } else { host.trim().to_owned() }
 }

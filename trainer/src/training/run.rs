@@ -1,5 +1,6 @@
 //! A run in progress: its folder, its replica of the weights, and what it saves.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -335,25 +336,31 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
-/// The best validation that a resumed run still competes with, or a warning that there is none: its checkpoint is gone, or
+/// The best validation that a resumed run still competes with, if there is one, and a warning if its checkpoint is gone or
 /// other cases are validated now.
 fn standing_best<C>(
     state: &State<C>,
     validation_digest: Option<&str>,
     checkpoints: &Checkpoints,
 ) -> Result<(Option<Best>, Option<String>), TrainingError> {
-    let Some(best) = state.best else { return Ok((None, None)) };
     if let (Some(before), Some(now)) = (state.validation_digest.as_deref(), validation_digest)
         && before != now
     {
-        let warning = format!(
+        let mut warning = format!(
             "the validation cases or their labels are not those of the steps up to {} (digest {now}, was {before}): figures \
-             before and after cannot be compared, and the best checkpoint is chosen anew; that of step {} is no longer kept \
-             as the best",
-            state.step, best.step
+             before and after cannot be compared",
+            state.step
         );
+        if let Some(best) = state.best {
+            let _ = write!(
+                warning,
+                ", and the best checkpoint is chosen anew; that of step {} is no longer kept as the best",
+                best.step
+            );
+        }
         return Ok((None, Some(warning)));
     }
+    let Some(best) = state.best else { return Ok((None, None)) };
     if lookup::exists(&checkpoints.at(best.step))? {
         return Ok((Some(best), None));
     }
@@ -400,5 +407,21 @@ mod tests {
         let (none, warning) = standing(Some("ab"), Some("cd"));
         assert_eq!(none, None);
         assert!(warning.as_deref().is_some_and(|warning| warning.contains("(digest cd, was ab)")), "{warning:?}");
+        assert!(warning.as_deref().is_some_and(|warning| warning.contains("that of step 2")), "{warning:?}");
+    }
+
+    #[test]
+    fn other_validation_cases_are_told_without_a_best_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
+        let state = State {
+            validation_digest: Some("ab".to_owned()),
+            ..State::new(Kind::Finetune, 3, None, &PretrainPreset::Tiny.config(), "digest")
+        };
+        assert_eq!(standing_best(&state, Some("ab"), &checkpoints).unwrap(), (None, None));
+        let (none, warning) = standing_best(&state, Some("cd"), &checkpoints).unwrap();
+        assert_eq!(none, None);
+        let expected = "(digest cd, was ab): figures before and after cannot be compared";
+        assert!(warning.as_deref().is_some_and(|warning| warning.ends_with(expected)), "{warning:?}");
     }
 }

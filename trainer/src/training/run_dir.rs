@@ -83,7 +83,8 @@ impl RunDir {
     }
 
     /// Makes the missing parts of the folder, removes temporary files of a killed run, and saves the configuration; before
-    /// it, the report on the first weights, without which a resumed run would not know that it began with any.
+    /// it, the report on the first weights, without which a resumed run would not know that it began with any. A run that
+    /// begins with random ones removes the report of a run that was killed before its first checkpoint.
     ///
     /// # Errors
     /// If something cannot be written, or another process has locked the folder meanwhile.
@@ -98,8 +99,14 @@ impl RunDir {
             durable::remove_stale(folder)?;
             remove_temporary(folder)?;
         }
-        if let Some(report) = first_weights {
-            durable::write(&self.path.join(FIRST_WEIGHTS), report.as_bytes())?;
+        let report = self.path.join(FIRST_WEIGHTS);
+        match first_weights {
+            Some(text) => durable::write(&report, text.as_bytes())?,
+            None if self.checkpoint.is_none() && lookup::exists(&report)? => {
+                durable::remove_file(&report)?;
+                durable::sync_dir(&self.path)?;
+            }
+            None => {}
         }
         save_config(&self.path.join(CONFIG), config)?;
         Ok(Self { lock: Some(lock), ..self })

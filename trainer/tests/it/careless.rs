@@ -246,6 +246,13 @@ fn pre_training_continues_with_the_weights_of_another_run() {
     // Left like this by a kill before the first checkpoint: random weights would be another run.
     fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
     folder.refuse(&format!("{base} --run-dir grown --resume"), &["grown has no checkpoint yet", "--init"]);
+    // The user may choose random ones, which the run keeps from then on.
+    folder.succeed(&format!("{base} --run-dir grown --init none --resume"));
+    assert!(!folder.path("grown/init.txt").exists());
+    fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
+    let refused = ["--init run", "grown began with random weights", "without --init"];
+    folder.refuse(&format!("{base} --run-dir grown --init run --resume"), &refused);
+    folder.succeed(&format!("{base} --run-dir grown --resume"));
     // A run continues from its checkpoint, whatever --init names.
     let output = folder.run(&format!("{base} --run-dir run --init none.pth --resume"));
     let stderr = String::from_utf8(output.stderr).unwrap();
