@@ -79,6 +79,7 @@ impl Sums {
     pub fn wait(&self) -> Result<Vec<Tensor<1>>, ReduceError> {
         let patience = self.group.longest_wait();
         let deadline = Instant::now() + patience;
+        let mut noticed = None;
         loop {
             match self.results.recv_timeout(CHECK_INTERVAL) {
                 Ok(sum) => return sum,
@@ -87,7 +88,11 @@ impl Sums {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(failure) = self.group.failure() {
-                        return Err(failure.into());
+                        // The sum may have arrived before the failure, or the thread brings the failure itself.
+                        let noticed = *noticed.get_or_insert_with(Instant::now);
+                        if self.group.is_of_mpi() || noticed.elapsed() >= PATIENCE {
+                            return Err(failure.into());
+                        }
                     }
                     if Instant::now() >= deadline {
                         let message =
