@@ -81,7 +81,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         };
         let model = cli.preset.config().model;
         match case {
-            Case::Tests => device_tests::run(&compute, &mut show)?,
+            Case::Tests => device_tests::run(&compute, &cli.tests, &mut show)?,
             Case::Step => show(pretraining::step(cli, &compute)?),
             Case::Overlap => show(streaming::overlap(cli, &compute, DecodeOn::Cpu)?),
             Case::Chunks => show(streaming::overlap(cli, &compute, DecodeOn::Device)?),

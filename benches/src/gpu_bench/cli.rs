@@ -20,6 +20,9 @@ pub struct Cli {
     /// Cases to measure, in this order
     #[arg(long, value_delimiter = ',', value_enum, default_value = "step,finetune,predict,numerics,shapes")]
     pub(super) cases: Vec<Case>,
+    /// Text in the names of the kernels' tests to run [default: all tests]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(super) tests: String,
     /// Model
     #[arg(long, default_value = "vit-l-p12")]
     pub(super) preset: PretrainPreset,
