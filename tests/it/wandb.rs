@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// Keeps rows in the file that `ROWS` names, as W&B does: a row is closed by one of a later step, and by the end of a run; what
-/// is sent for a closed one is lost.
+/// Keeps rows in the file that `ROWS` names, as W&B does: a row of a later step closes the row before, and so does the end of a
+/// run; values for a closed row are lost.
 const WANDB: &str = r#"
 import json, os, pathlib
 

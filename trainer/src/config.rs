@@ -353,7 +353,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     }
 
     /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing of
-    /// scans in HU: that it is absent there is no difference.
+    /// scans in HU, so its absence there does not count as a difference.
     fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
         let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
         let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);

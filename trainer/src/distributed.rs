@@ -8,7 +8,7 @@
 //!   group        the ranks of a run: small values gathered from all, one failure that ends all
 //!   all_reduce   the seam for sums of gradients: over the group's own connections (`tcp_sum`), with NCCL (`nccl`) or MPI
 //!                (`mpi`)
-//!   sums         a thread that sums gradients while the backward pass goes on
+//!   sums         a thread that sums gradients during the backward pass
 //! ```
 //!
 //! Every rank has one connection, to rank 0. A rank that fails says so; a rank that is killed closes its connection; a

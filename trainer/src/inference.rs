@@ -98,7 +98,7 @@ pub fn predict_windows(
 /// If the device fails, or a logit of any model is NaN or infinite.
 ///
 /// # Panics
-/// If there is no model, or the windows have another size than the models' crops.
+/// If `models` is empty, or a window's size is not that of the models' crops.
 pub fn predict_windows_of_all(
     models: &[Unetr],
     device: &Device,
@@ -128,7 +128,7 @@ fn logits_of_all(models: &[Unetr], windows: Tensor<5>) -> Tensor<5> {
 /// Errors of `before` and `sink`; if the device fails, or a logit is NaN or infinite.
 ///
 /// # Panics
-/// If there is no model, or the windows have another size than the models' crops.
+/// If `models` is empty, or a window's size is not that of the models' crops.
 pub fn predict_volume<E>(
     models: &[Unetr],
     device: &Device,
@@ -169,7 +169,7 @@ where
 /// Errors of `before`; if the models have more than 256 classes, the device fails, or a logit is NaN or infinite.
 ///
 /// # Panics
-/// If there is no model, or the windows have another size than the models' crops.
+/// If `models` is empty, or a window's size is not that of the models' crops.
 pub fn label_volume<E>(
     models: &[Unetr],
     device: &Device,

@@ -86,7 +86,7 @@ impl CropChunks {
         image
     }
 
-    /// What a device decodes, of [`Self::decoded_shape`]: the finished crop if the chain is linear, otherwise the box in the
+    /// Voxels that a device decodes, in the shape [`Self::decoded_shape`]: the finished crop if the chain is linear, otherwise the box in the
     /// units of the stream.
     ///
     /// # Panics

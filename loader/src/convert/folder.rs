@@ -181,9 +181,9 @@ fn check_classes(
     Ok(())
 }
 
-/// Checks that the classes of labelled cases that the cache holds and the data does not stay as they are: a manifest has one
-/// description per name of a dataset, so that of another dataset of this name would give them other classes. Cases that
-/// will be pruned do not count. A description that changes for all of a dataset's cases is told.
+/// Checks that labelled cases which are in the cache and not in the data keep their classes: a manifest has one description
+/// per dataset name, and the description of another dataset of this name would give them other classes. Cases that will be
+/// pruned do not count. Warns of a description that changes for all cases of a dataset.
 ///
 /// Datasets of one mask per class may add classes behind all others; [`check_classes`] compares theirs.
 fn check_names(
@@ -259,9 +259,9 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
 /// Class names of datasets that the cache has already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names {
-    /// The cache's, as long as it holds cases that the data does not have.
+    /// Names in the cache, while it holds cases that the data does not have.
     Kept,
-    /// Those of the data.
+    /// Names in the data.
     Replaced,
 }
 

@@ -101,7 +101,7 @@ impl Hub {
         let labels = stream.config.labels;
         let loader = Loader::open_shared(self.caches.clone(), stream.config, stream.seed, &options, &self.workers)
             .map_err(|err| status_of(&err))?;
-        // In object storage, each index takes a request. A damaged one is told with the batch that needs it.
+        // In object storage, each index takes a request. A damaged index is reported with the batch that needs it.
         let is_local = self.caches.iter().all(|(cache, _)| cache.location().url().is_none());
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
         let memory = loader.memory();

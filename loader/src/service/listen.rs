@@ -75,7 +75,7 @@ pub(super) enum Bound {
 
 /// Path of a bound Unix socket. Dropping it removes the file, unless another server's has taken its place.
 ///
-/// It is to be dropped before the listener: until that is closed, no other server takes the file for one left behind, and the
+/// The path must be dropped before the listener: until that is closed, no other server takes the file for one left behind, and the
 /// system gives the file's number to no other file.
 pub(super) struct SocketPath {
     path: PathBuf,

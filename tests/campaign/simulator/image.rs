@@ -91,7 +91,7 @@ struct Cut<'a> {
     rng: ChaCha8Rng,
     /// Probability that a change that was not synced is on disk.
     kept: f64,
-    /// Whether the change is on disk, by file and folder whose names changed.
+    /// Result of the draw for each file and folder whose names changed: true if the change is on disk.
     happened: HashMap<Inode, bool>,
     /// Folders being built, against cycles.
     open: HashSet<Inode>,

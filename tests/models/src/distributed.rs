@@ -135,7 +135,7 @@ pub fn two_ranks_fail() {
 /// Rank 2 is killed in place of the second exchange.
 ///
 /// # Panics
-/// If another rank goes on, or takes it for a failure of a third one.
+/// If another rank continues, or blames a third rank.
 pub fn one_rank_is_killed() {
     let failures = ranks(|rank| {
         if rank.group.rank() == 2 {

@@ -60,7 +60,7 @@ pub fn two_clients_read_their_batches() {
     join(workers);
 }
 
-/// A client ends its request while it waits for memory that stays in use: the job must go all the same.
+/// Cancels the request of a client that waits for memory: the job must be removed although the memory stays in use.
 pub fn a_waiting_job_is_cancelled() {
     let schedule = Schedule::new(1, 4);
     let workers = workers(&schedule, 1);

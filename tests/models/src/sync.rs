@@ -6,7 +6,7 @@ pub use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
 
 /// Channels of flume, as far as this code uses them: bounded, with any number of senders and receivers.
 ///
-/// As in flume, what is queued stays in the channel when the last receiver goes, until the last sender has gone too.
+/// As in flume, queued values stay in the channel after its last receiver was dropped, until its last sender is dropped.
 pub mod channel {
     use std::collections::VecDeque;
     use std::fmt;
@@ -80,7 +80,7 @@ pub mod channel {
         /// Sends a value.
         ///
         /// # Errors
-        /// If all receivers are gone, or there is no room.
+        /// If all receivers have been dropped, or the channel is full.
         pub fn try_send(&self, value: T) -> Result<(), NotSent<T>> {
             let state = self.0.lock();
             if state.queue.len() == self.0.capacity { Err(NotSent(value)) } else { self.push(state, value) }

@@ -137,7 +137,7 @@ pub fn best(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(Some(if lookup::exists(&best)? { best } else { latest }))
 }
 
-/// The best validation of a run whose checkpoint is no longer in the folder of checkpoints.
+/// Finds the best validation of a run if the checkpoint of its step is gone.
 ///
 /// # Errors
 /// If a state cannot be read.

@@ -33,7 +33,7 @@ use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     check_output_folder(&args.out)?;
-    // A model that cannot be read is told when it is opened, after faults of the scans.
+    // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
     let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs, normalize)?;
     for folder in &subfolders {

@@ -60,7 +60,7 @@ pub(super) fn receive_all(mut read: impl FnMut() -> io::Result<Frame>, peer: &Pe
 pub(super) fn writing_failed(error: &io::Error, peer: &Peer, core: &Core, timeout: Duration) {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     let is_closed = matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected);
-    // A peer that has reported a failure and closed is no second failure: the first one is kept.
+    // A connection that closes after its peer has reported a failure does not replace that failure.
     if !is_closed && !core.is_leaving() {
         core.fail(peer.failed(cause(error, timeout)));
     }

@@ -20,12 +20,11 @@
 #[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
 mod library;
 
-use std::io;
-
 pub use library::Mpi;
 #[cfg(feature = "mpi")]
 pub use library::MpiSum;
 
+use super::rendezvous::JoinError;
 use super::token::TokenError;
 
 /// A failure to begin with MPI.
@@ -46,18 +45,12 @@ pub enum MpiError {
     )]
     Threads,
     /// Rank 0 cannot listen.
-    #[error("rank 0 cannot listen at {address} (MASTER_ADDR and MASTER_PORT, or --listen)")]
-    Listen {
-        /// The address.
-        address: String,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] JoinError),
     /// No secret for the ranks.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Rank 0 told something else than its address: another version of this program.
+    /// Rank 0 runs another version of this program, whose announcement cannot be parsed.
     #[error("rank 0 told no address that this version understands")]
     Told(#[source] serde_json::Error),
 }

@@ -1,4 +1,4 @@
-//! Sums of gradients on a thread of their own, while the backward pass goes on.
+//! Sums of gradients on a thread of their own, during the backward pass.
 //!
 //! The thread sums one request after another, in the order in which they were made: all ranks make the same requests in
 //! the same order. On a GPU every thread has a queue of its own, which waits for the work that made its tensors, so that

@@ -50,7 +50,7 @@ impl WindowBatch {
     /// If the device fails.
     ///
     /// # Panics
-    /// If there is no model, or the windows have another size than the models' crops.
+    /// If `models` is empty, or a window's size is not that of the models' crops.
     pub fn fit(
         &self,
         models: &[Unetr],
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(windows(8000, 1, 16), 4);
         assert_eq!(windows(16_000, 0, 16), 8);
         assert_eq!(windows(1 << 40, 0, 16), 16);
-        // A limit that is no power of two is reached where the memory allows it.
+        // The limit itself is used where memory allows it, even if it is not a power of two.
         assert_eq!(windows(8000, 0, 6), 6);
         assert_eq!(windows(5000, 0, 6), 4);
         assert_eq!(windows(0, 5000, 6), 1);

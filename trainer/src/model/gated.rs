@@ -1,4 +1,4 @@
-//! Models whose blocks give their gradients while the backward pass goes on.
+//! Models whose blocks give their gradients during the backward pass.
 
 use burn::module::{Module, ParamId, list_param_ids};
 

@@ -105,7 +105,7 @@ impl CodedCrops {
         self.voxels().reshape([self.num_crops(), 1, x, y, z])
     }
 
-    /// What is decoded of each crop, see [`CropChunks::decode`], one after the other, `[voxels]`.
+    /// Decodes the voxels of all crops (see [`CropChunks::decode`]), one crop after the other, `[voxels]`.
     #[must_use]
     pub fn voxels(&self) -> Tensor<1> {
         let Self { words, facts, params, crops, crop_size } = self.clone();

@@ -1,8 +1,8 @@
-//! Gradients of a block that are final while the backward pass goes on.
+//! Gradients of a block that are final during the backward pass.
 //!
 //! Burn runs the steps of a backward pass by their depth in the graph, deepest first. A block behind a gate reads its input
 //! through the gate, so that all its operations are deeper: when the gate's step runs, nothing more is added to the
-//! gradients of the block's parameters. The gate then takes them out of the pass and hands them on, while Burn goes on
+//! gradients of the block's parameters. The gate then takes them out of the pass and hands them on, while Burn continues
 //! with the blocks before it.
 //!
 //! A gate passes tokens and their gradient as they are, and is part of every training graph, whether somebody takes the

@@ -68,7 +68,7 @@ pub fn record(event: &Event<'_>) {
         }
         Event::Validation(record) => {
             histogram!("hiend_train_validation_seconds").record(record.secs);
-            // Not measured is no value: a sample that is not a number makes that of every sum and alert.
+            // Without a measured value the gauge is left alone: a NaN would spread to every sum and alert.
             if !record.mean_dice.is_nan() {
                 gauge!("hiend_train_mean_dice").set(record.mean_dice);
             }

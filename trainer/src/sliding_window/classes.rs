@@ -5,7 +5,7 @@ use burn::tensor::{Int, IntDType, Tensor};
 /// Class of the largest value at each voxel of a region, on the device.
 #[derive(Debug)]
 pub struct LargestClasses {
-    /// Classes `[1, X, Y, Z]`, bytes; the lowest of equals. Of no meaning unless all values are finite.
+    /// Classes `[1, X, Y, Z]`, bytes; the lowest of equals. Meaningful only if all values are finite.
     pub classes: Tensor<4, Int>,
     /// Number of values that are NaN or infinite, `[1]`.
     pub not_finite: Tensor<1, Int>,

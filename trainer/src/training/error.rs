@@ -302,14 +302,14 @@ impl fmt::Display for LastGood {
 /// Weights that a loss which is not finite was computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
-    /// Those that the run began with: no update has changed them.
+    /// Weights that the run began with, which no update has changed.
     FirstWeights,
-    /// Those of the newest checkpoint.
+    /// Weights of the newest checkpoint.
     LastGood {
         /// Step of the checkpoint before it, if one is kept.
         earlier: Option<u64>,
     },
-    /// Those of a step without a checkpoint.
+    /// Weights of a step without a checkpoint.
     Unknown,
 }
 

@@ -107,7 +107,7 @@ mod tests {
         check(4, 58, Some(4));
         check(192, 200, Some(12));
         check(192, 60, Some(3));
-        // Seven parts, where no power of two divides the rest.
+        // Seven parts: 7 is odd, so that halving ends there.
         check(14, 60, Some(2));
         check(14, 88, Some(7));
         check(7, 60, Some(1));

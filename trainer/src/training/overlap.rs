@@ -1,4 +1,4 @@
-//! Sums of gradients over the ranks that begin while the backward pass goes on.
+//! Sums of gradients over the ranks that begin during the backward pass.
 //!
 //! ```text
 //!   backward pass of the last micro-batch:  decoder   block 12   block 11   ..   block 1   embedding

@@ -15,7 +15,7 @@ use super::MpiError;
 use crate::distributed::all_reduce::{AllReduce, HostSum, ReduceError, sum_on_host};
 use crate::distributed::pairwise::Pairwise;
 use crate::distributed::peer::PeerFailure;
-use crate::distributed::rendezvous::host_name;
+use crate::distributed::rendezvous::{JoinError, host_name};
 use crate::distributed::tcp_sum::{BUCKET, added};
 use crate::distributed::token::Token;
 use crate::distributed::world::{Listener, Master, Told, World};
@@ -89,7 +89,7 @@ fn announce(listen: Option<&str>, one_machine: bool) -> Result<(Announcement, Tc
     let host = variable("MASTER_ADDR").unwrap_or_else(|| if one_machine { "127.0.0.1".into() } else { host_name() });
     let port = variable("MASTER_PORT").unwrap_or_else(|| "0".into());
     let at = listen.unwrap_or(&host);
-    let failed = |source| MpiError::Listen { address: format!("{at}:{port}"), source };
+    let failed = |source| JoinError::Listen { address: format!("{at}:{port}"), source };
     let number: u16 = port.parse::<u16>().map_err(|error| failed(std::io::Error::other(error)))?;
     let listener = TcpListener::bind((at, number)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();

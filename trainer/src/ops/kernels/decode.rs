@@ -2,8 +2,8 @@
 //! box's row once, and extracts values by shifts. Units next to each other read payloads and write rows next to each
 //! other.
 //!
-//! What is made of a crop has a size of its own, a finished crop or a box to be resampled; each crop has a row of cubes, as
-//! many as the largest needs. Sizes are numbers and not constants of the kernel, so that boxes of any size take one
+//! Each crop is decoded to a size of its own, that of the finished crop or of a box to be resampled, and has a row of cubes,
+//! as many as the largest crop needs. Sizes are numbers and not constants of the kernel, so that boxes of any size take one
 //! compilation; that costs four divisions for each [`RUN`] voxels.
 //!
 //! A crop of 96³ reads some 0.6 MB of records and writes 3.5 MB of floats: 0.7 GB for 192 crops, 0.26 ms at the 3.0 TB/s of
