@@ -15,7 +15,7 @@ use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::config::pretrain::PretrainConfig;
 use crate::device::{Compute, settle_default};
 use crate::model_source::{CheckpointWeights, ModelSource, Pretrained, weights_of};
-use crate::trained_on::TrainedOn;
+use crate::trained_on::{TrainedOn, spacing_text};
 use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
@@ -117,7 +117,8 @@ fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<Pr
     }
     let spacing = match (recorded, args.spacing) {
         (Some(recorded), Some(given)) if given.mm() != recorded.spacing => {
-            let message = "--spacing: the model's run records another one; leave it out";
+            let message =
+                format!("--spacing: the model's run records {}; leave it out", spacing_text(recorded.spacing));
             return Err(UsageError::new(message).into());
         }
         (Some(recorded), _) => recorded.spacing,
@@ -130,7 +131,8 @@ fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<Pr
     let recorded_window = TrainedOn::of(&loaded.config).window();
     let window = match (recorded_window, args.window) {
         (Some(recorded), Some(given)) if given.map(f64::to_bits) != recorded.map(f64::to_bits) => {
-            let message = "--window: the model's run records its range of values; leave it out";
+            let [low, high] = recorded;
+            let message = format!("--window: the model's run records its range, {low} to {high}; leave it out");
             return Err(UsageError::new(message).into());
         }
         (Some(window), _) | (None, Some(window)) => window,

@@ -75,8 +75,8 @@ fn scans_are_drawn_and_exported_with_the_spacing_and_window_of_the_run() {
     assert!(by_run == export("--spacing 6 --window=-100,100").1);
     // A plan that contradicts the run would prepare nnU-Net's scans unlike those of pre-training.
     for (option, refusal) in [
-        ("--spacing 1.5", "--spacing: the model's run records another one; leave it out"),
-        ("--window=-175,250", "--window: the model's run records its range of values; leave it out"),
+        ("--spacing 1.5", "--spacing: the model's run records 6 mm; leave it out"),
+        ("--window=-175,250", "--window: the model's run records its range, -100 to 100; leave it out"),
     ] {
         let command = format!("export --model on-coarse --format nnssl --out other.pth {option}");
         let output = export_command(&folder, &command);

@@ -117,7 +117,7 @@ fn exports_state_the_normalisation(folder: &Folder) {
     for (args, code, expected) in [
         ("--format nnssl --out encoder.pth", 0, "normalised to z-scores, kept from -20 to 40"),
         ("--format nnssl --spacing 5 --normalize zscore --out same.pth", 0, "kept from -20 to 40"),
-        ("--format nnssl --spacing 3 --out other.pth", 2, "--spacing: the model's run records another one"),
+        ("--format nnssl --spacing 3 --out other.pth", 2, "--spacing: the model's run records 5 mm; leave it out"),
         ("--format nnssl --window=-9,9 --out other.pth", 2, "--window: the model's run records its range"),
         ("--format nnssl --normalize hu --out other.pth", 2, "trained on z-scores; leave it out"),
         ("--out weights.safetensors", 0, "trained on z-scores, which the file does not record"),
