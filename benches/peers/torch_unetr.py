@@ -8,7 +8,7 @@ The network is that of hiend-train for the encoder `tiny`, layer by layer: 12 bl
 8 features, 14 classes. With --monai it is `monai.networks.nets.UNETR` with patches of 16 voxels instead. Prints one JSON
 object: wall-clock and CPU seconds, the least of --rounds, and the peak of resident memory in bytes.
 """
-import argparse, json, resource, time
+import argparse, inspect, json, resource, time
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -121,8 +121,10 @@ def model(monai):
     if not monai:
         return Unetr()
     from monai.networks.nets import UNETR
+    # MONAI 1.3 renamed the parameter.
+    projection = "proj_type" if "proj_type" in inspect.signature(UNETR).parameters else "pos_embed"
     return UNETR(1, CLASSES, (SIDE,) * 3, feature_size=FEATURES, hidden_size=DIM, mlp_dim=4 * DIM, num_heads=HEADS,
-                 pos_embed="perceptron", norm_name="instance", res_block=True)
+                 norm_name="instance", res_block=True, **{projection: "perceptron"})
 
 
 def least(rounds, function):

@@ -15,6 +15,10 @@ import tempfile
 import time
 
 
+# A round of the loader would otherwise be over within a second, and depend on what its threads find ready.
+LOADER_BATCHES = 12
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with CTs; phantoms are drawn without it")
@@ -24,7 +28,7 @@ def parse(arguments):
     parser.add_argument("--visits-per-batch", type=int, default=8, help="cases per batch")
     parser.add_argument("--crop-size", type=int, default=96, help="voxels of a crop along each axis")
     parser.add_argument("--warm-up", type=int, default=4, help="batches before the measurement")
-    parser.add_argument("--batches", type=int, default=16, help="measured batches")
+    parser.add_argument("--batches", type=int, default=16, help="measured batches of MONAI's; the loader makes LOADER_BATCHES times as many")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all contenders")
     parser.add_argument("--contender", choices=["hiend", "hiend-quantized", "monai-cache", "monai-persistent"])
     parser.add_argument("--work", help="folder of the cache and of the scans")
@@ -168,16 +172,17 @@ def main(arguments):
             prepare(args)
         flags = ["--threads", "--visits-per-batch", "--crop-size", "--warm-up", "--batches"]
         settings = [text for flag in flags for text in (flag, str(getattr(args, flag[2:].replace("-", "_"))))]
-        own = [sys.executable, __file__, "--work", args.work, *settings, "--contender"]
+        long = [*settings[:-1], str(LOADER_BATCHES * args.batches)]
+        own = [sys.executable, __file__, "--work", args.work]
         contenders = {
-            "Rust consumer": [args.rust, f"{args.work}/cache", *settings],
-            "hiend.CropDataset": [*own, "hiend"],
-            "Rust consumer, quantized": [args.rust, f"{args.work}/cache", *settings, "--form", "quantized"],
-            "hiend.CropDataset, quantized": [*own, "hiend-quantized"],
+            "Rust consumer": [args.rust, f"{args.work}/cache", *long],
+            "hiend.CropDataset": [*own, *long, "--contender", "hiend"],
+            "Rust consumer, quantized": [args.rust, f"{args.work}/cache", *long, "--form", "quantized"],
+            "hiend.CropDataset, quantized": [*own, *long, "--contender", "hiend-quantized"],
         }
         if found["monai"]:
-            contenders["MONAI CacheDataset, DataLoader"] = [*own, "monai-cache"]
-            contenders["MONAI PersistentDataset, DataLoader"] = [*own, "monai-persistent"]
+            contenders["MONAI CacheDataset, DataLoader"] = [*own, *settings, "--contender", "monai-cache"]
+            contenders["MONAI PersistentDataset, DataLoader"] = [*own, *settings, "--contender", "monai-persistent"]
         rates = {name: [] for name in contenders}
         for number in range(args.rounds):
             for name, command in contenders.items():

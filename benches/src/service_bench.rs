@@ -37,11 +37,14 @@ const BATCHES: u32 = 16;
 /// Batches that each client takes before a round counts: more than are ready or in work.
 const WARM_UP: u32 = 8;
 
-/// Time between two looks at the clients' progress.
+/// Interval between checks of the clients' progress.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Memory of a client, in bytes.
-const MEMORY: u64 = 2 << 30;
+/// Memory of a client, in bytes: nine batches.
+const MEMORY: u64 = 1 << 30;
+
+/// Memory of the service, in bytes: that of the nine clients of all ways, and of one more for the service itself.
+const SERVICE_MEMORY: u64 = 10 * MEMORY;
 
 /// One way from shards to a consumer.
 struct Way {
@@ -156,7 +159,7 @@ pub fn run(dir: &Path, threads: usize, seconds: u64, as_json: bool, origin: &str
         caches: vec![(Arc::clone(&cache), 1)],
         listen: vec![Listen::Unix(socket), "127.0.0.1:0".parse()?],
         threads,
-        memory_bytes: 8 * MEMORY,
+        memory_bytes: SERVICE_MEMORY,
         client_memory_bytes: MEMORY,
         ..ServiceConfig::default()
     })?;
