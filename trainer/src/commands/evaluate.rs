@@ -196,7 +196,8 @@ impl LabelFile {
     }
 
     /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels.
+    /// the same voxels. A distance of up to one voxel, which `hiend-shard` accepts between an image and its label map, is
+    /// told and ignored.
     ///
     /// # Errors
     /// If the two do not have the same voxels.
@@ -204,8 +205,15 @@ impl LabelFile {
         let expected = "expected the same voxels, axes in any order and direction; predict the scan that the label was made \
                         on, or resample one of the two onto the other (nearest neighbour)";
         match SameVoxels::between(&label.info, &self.info) {
-            Ok(None) => Ok(self),
-            Ok(Some(same)) => Ok(Self { info: label.info.clone(), voxels: same.in_order(&self.voxels) }),
+            Ok(same) => {
+                if let Some(shift_mm) = same.place.notable_shift_mm() {
+                    note(format_args!(
+                        "warning: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; compared \
+                         voxel by voxel"
+                    ));
+                }
+                Ok(Self { info: label.info.clone(), voxels: same.in_order(self.voxels) })
+            }
             Err(GridMismatch::Shape { found, scan }) => {
                 bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")
             }
