@@ -344,6 +344,7 @@ fn nearly_all_within(min: f32, max: f32, [low, high]: [f32; 2]) -> String {
     if min >= low && max <= high { String::new() } else { format!(", nearly all of them from {low} to {high}") }
 }
 
+/// Writes the report of an offset; `share` is that of voxels near 1024.
 fn write_offset(
     f: &mut fmt::Formatter<'_>,
     [min, max]: [f32; 2],

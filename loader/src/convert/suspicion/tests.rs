@@ -88,8 +88,10 @@ fn padded(values: &[f32], padding: f32) -> Vec<f32> {
 fn stray_voxels_and_padding_hide_nothing() {
     let with = |map: &dyn Fn(f32) -> f32, strays: &[f32]| {
         let mut values = mapped(map);
-        // Each is less than one voxel in a thousand.
-        strays.iter().enumerate().for_each(|(number, stray)| values[5000 + 7 * number] = *stray);
+        // All of them are less than one voxel in a thousand.
+        for (number, &stray) in strays.iter().enumerate() {
+            values[5000 + 7 * number] = stray;
+        }
         values
     };
     let offset = "45% of them near 1024: HU with an offset; subtract it (1024 as a rule)";
@@ -122,7 +124,7 @@ fn stray_voxels_and_padding_hide_nothing() {
 #[test]
 fn smaller_and_larger_scales_are_told() {
     check(&mapped(|hu| (hu + 1030.0) / 1105.0 * 100.0 - 50.0), Some("values -50 to 50: in another scale, or clipped"));
-    // Some bone, and a few values of padding.
+    // With bone.
     let tenth = |hu: f32| if hu > 74.0 { hu } else { hu / 10.0 };
     check(&mapped(tenth), Some("50% of them near -100: HU divided by 10"));
     check(&padded(&mapped(tenth), -200.0), Some("near -100: HU divided by 10"));
