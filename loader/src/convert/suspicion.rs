@@ -100,7 +100,7 @@ pub enum Suspicion {
         /// Value of every voxel.
         value: f32,
     },
-    /// Few whole numbers in uniform areas.
+    /// Few whole numbers, or more in uniform areas.
     LabelMap {
         /// Number of different values.
         num: usize,

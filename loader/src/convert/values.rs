@@ -75,7 +75,7 @@ impl ValueStats {
         };
         volume.for_each_row(|row| counts.add(row));
         let (min, max) = (counts.min, counts.max);
-        let labels = counts.labels.as_ref().and_then(|labels| labels.num_labels(min, max));
+        let labels = counts.labels.as_ref().and_then(LabelCounts::num_labels);
         let share = |count: u64| count as f64 / counts.num.max(1) as f64;
         Self {
             min,

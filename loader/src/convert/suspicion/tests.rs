@@ -245,6 +245,9 @@ fn label_maps_are_known_by_their_values() {
     };
     check(&classes([0.0, -1.0, 2.0]), Some("a label map by its values (3 whole numbers from -1 to 2)"));
     check(&classes([0.0, 1000.0, 2000.0]), Some("a label map by its values (3 whole numbers up to 2000)"));
+    // A small one, most of whose voxels have a neighbour of another class.
+    let scattered = |hu: f32| if hu > 0.0 && hu.rem_euclid(2.0) < 1.0 { 1000.0 } else { -1.0 };
+    check(&mapped(scattered), Some("a label map by its values (2 whole numbers from -1 to 1000)"));
     // HU of a phantom without noise have air.
     check(&classes([-1000.0, -850.0, 40.0]), None);
     let noise = |at: usize| (at * 7919 % 61) as f32;

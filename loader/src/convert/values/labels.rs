@@ -11,7 +11,7 @@ const HIGHEST: f32 = 65_535.0;
 const NUM_VALUES: usize = 65_664;
 /// Largest number of different labels.
 const MOST_LABELS: usize = 256;
-/// Largest number of different values from 0 to 255 that are taken for labels in areas of any form.
+/// Largest number of different values that are taken for labels in areas of any form.
 const FEW_LABELS: usize = 16;
 /// Share of neighbours with equal values, among those that are not both background, from which whole numbers are labels.
 const PIECEWISE_CONSTANT: f64 = 0.8;
@@ -21,7 +21,7 @@ const SURE: [f32; 2] = [0.01, 0.99];
 /// Least share of sure voxels. A CT that was scaled to [0, 1] has lung, fat and soft tissue between the two.
 const SURE_SHARE: f64 = 0.9;
 /// Least share of voxels that surely belong to a class among those that may. A scaled CT has some bone at 1.
-const SURE_OF_CLASS: f64 = 0.5;
+const SURE_OF_CLASS: f64 = 0.3;
 
 /// Different values of an image of whole numbers, with their neighbours of equal value along the rows.
 pub(super) struct LabelCounts {
@@ -63,15 +63,14 @@ impl LabelCounts {
         self.num <= MOST_LABELS
     }
 
-    /// Number of different values, if they are those of a label map with values from `min` to `max`.
-    pub(super) fn num_labels(&self, min: f32, max: f32) -> Option<usize> {
+    /// Number of different values, if they are those of a label map.
+    pub(super) fn num_labels(&self) -> Option<usize> {
         let equal = || self.values.iter().map(|count| count.saturating_sub(1));
         // The label of most neighbours, which are equal in an image with air or padding of one value as well.
         let background = equal().max().unwrap_or(0);
         let (equal, pairs) = (equal().sum::<u64>() - background, self.pairs - background);
         let is_piecewise = equal as f64 >= PIECEWISE_CONSTANT * pairs as f64;
-        let is_byte = min >= 0.0 && max <= 255.0;
-        (self.num > 1 && ((is_byte && self.num <= FEW_LABELS) || is_piecewise)).then_some(self.num)
+        (self.num > 1 && (self.num <= FEW_LABELS || is_piecewise)).then_some(self.num)
     }
 }
 
