@@ -120,11 +120,12 @@ mod tests {
         assert!(error.starts_with("scan of 0.01 x 0.01 x 0.01 mm in all, with voxels of 1.5e-3 x"), "{error}");
         assert!(matches!(check(1500.0), Err(ExtentError::TooLarge { .. })));
     }
+
     #[test]
     fn sizes_that_few_scans_have_are_told() {
         let check = |shape, sides, expected: &[&str]| {
             let found = extent_findings(&info(shape, sides));
-            let is_expected = found.iter().zip(expected).all(|(text, part)| text.contains(part));
+            let is_expected = found.iter().zip(expected).all(|(text, part)| text.contains(*part));
             assert!(found.len() == expected.len() && is_expected, "{found:?}");
         };
         let in_cm = "mm; mend the header if its units are cm";
