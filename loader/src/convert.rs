@@ -41,7 +41,6 @@ mod identity;
 mod labels;
 mod memory;
 mod pass;
-mod peaks;
 mod share;
 mod source;
 mod suspicion;
@@ -68,15 +67,15 @@ pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};
 pub use changes::{Changes, changes};
 pub use error::ConvertError;
+pub(crate) use extent::extent_findings;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 use pass::Pass;
-pub use peaks::Peaks;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
 pub use unseen::UnseenClasses;
-pub use values::ValueStats;
+pub use values::{Peaks, Shares, ValueStats};
 
 /// Options of a conversion; none changes a voxel of the result.
 #[derive(Clone, Debug)]

@@ -11,7 +11,9 @@ use rayon::prelude::*;
 
 use crate::budget::cores;
 use crate::case::{CaseFiles, SkippedCase};
-use crate::convert::{ConvertOptions, Finding, Probed, check_extent, headers, label_notes, memory_needed, probe};
+use crate::convert::{
+    ConvertOptions, Finding, Probed, check_extent, extent_findings, headers, label_notes, memory_needed, probe,
+};
 use crate::dataset::Dataset;
 use crate::preprocess::{PreprocessConfig, resampled_shape};
 
@@ -153,7 +155,9 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
     let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot look at its files: {err}"));
     let bytes_in = case.file_bytes().map_err(unseen)?;
     let memory = memory_needed(bytes_in, &image, label.as_ref(), config);
-    let notes = image.notes.iter().map(ToString::to_string).chain(label_notes(&image, label.as_ref())).collect();
+    let mut notes: Vec<String> = image.notes.iter().map(ToString::to_string).collect();
+    notes.extend(extent_findings(&image));
+    notes.extend(label_notes(&image, label.as_ref()));
     Ok(Sized { case, bytes_in, voxels, memory, notes })
 }
 

@@ -10,6 +10,7 @@
 
 pub mod foreground;
 mod grid;
+pub mod label_place;
 mod matrix;
 pub mod normalize;
 mod oblique;
@@ -22,9 +23,10 @@ pub mod zscore;
 use hiend_cache::Geometry;
 use serde::{Deserialize, Serialize};
 
-use crate::geometry::{cropped, largest_shift_mm, spacing};
+use crate::geometry::{cropped, spacing};
 use crate::volume::{LabelVolume, Volume, VolumeInfo};
 use foreground::ForegroundBox;
+use label_place::LabelPlace;
 use normalize::{Normalize, Units};
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
@@ -242,22 +244,12 @@ pub fn preprocess(
 /// Checks that a label map lies on its image's grid; returns the label's header with the image's geometry, expressed in
 /// the label's own order of axes. Headers that differ by rounding are common and harmless.
 fn on_image(image: &VolumeInfo, label: &VolumeInfo) -> Result<VolumeInfo, PreprocessError> {
-    let side = spacing(&image.affine).into_iter().fold(f64::INFINITY, f64::min);
-    if image.shape == label.shape && largest_shift_mm(&image.affine, &label.affine, image.shape) <= side {
-        // The same array order. Near 45 degrees rounding may make the two orientations differ: the image's counts.
+    if LabelPlace::of(image, label)?.is_same_order {
         return Ok(label.with_geometry(image.affine, image.orientation));
     }
-    let shapes = [image, label].map(|info| info.orientation.shape(info.shape));
-    let [image_shape, label_shape] = shapes;
-    if image_shape != label_shape {
-        return Err(PreprocessError::LabelShape { label: label_shape, image: image_shape });
-    }
-    let [oriented, own] = [image, label].map(|info| info.orientation.affine(&info.affine, info.shape));
-    let shift_mm = largest_shift_mm(&oriented, &own, image_shape);
-    if shift_mm > side {
-        return Err(PreprocessError::LabelPlace { shift_mm });
-    }
-    Ok(label.with_geometry(label.orientation.source_affine(&oriented, image_shape), label.orientation))
+    let oriented = image.orientation.affine(&image.affine, image.shape);
+    let shape = image.orientation.shape(image.shape);
+    Ok(label.with_geometry(label.orientation.source_affine(&oriented, shape), label.orientation))
 }
 
 #[cfg(test)]

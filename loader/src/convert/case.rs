@@ -12,6 +12,7 @@ use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
+use crate::preprocess::label_place::LabelPlace;
 use crate::preprocess::{PreprocessConfig, preprocess};
 use crate::volume::{VolumeError, VolumeInfo, read_info};
 
@@ -85,10 +86,9 @@ impl CaseConverter<'_> {
         }
 
         let image = case.read_volume().map_err(unread)?;
-        let (label, overlaps) = match case.label.as_ref().map(labels::read).transpose().map_err(unread)? {
-            Some(label) => (Some(label.volume), label.overlaps),
-            None => (None, Vec::new()),
-        };
+        let label = case.label.as_ref().map(labels::read).transpose().map_err(unread)?;
+        let of_masks = label.as_ref().map(labels::findings).unwrap_or_default();
+        let label = label.map(|label| label.volume);
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
@@ -107,7 +107,7 @@ impl CaseConverter<'_> {
             }
         };
         findings.extend(label_notes(&image.info, label.as_ref().map(|label| &label.info)));
-        findings.extend(labels::finding(&overlaps));
+        findings.extend(of_masks);
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
@@ -147,10 +147,16 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     Ok((image, label.map(read_info).transpose().map_err(unread)?))
 }
 
-/// Oddities of the header of a label map that the header of its image does not have as well.
+/// Oddities of the header of a label map that the header of its image does not have as well, and its distance from the image.
 pub(crate) fn label_notes(image: &VolumeInfo, label: Option<&VolumeInfo>) -> Vec<String> {
-    let notes = label.map(|label| label.notes.as_slice()).unwrap_or_default();
-    notes.iter().filter(|note| !image.notes.contains(note)).map(|note| format!("label map: {note}")).collect()
+    let Some(label) = label else { return Vec::new() };
+    let own = label.notes.iter().filter(|note| !image.notes.contains(note));
+    let mut notes: Vec<String> = own.map(|note| format!("label map: {note}")).collect();
+    let shift_mm = LabelPlace::of(image, label).ok().and_then(|place| place.notable_shift_mm());
+    notes.extend(shift_mm.map(|shift_mm| {
+        format!("label map lies {shift_mm:.2} mm off its image by their headers; taken voxel by voxel")
+    }));
+    notes
 }
 
 /// Result of converting one case in memory.

@@ -1,4 +1,4 @@
-//! Refusal of scans whose header gives them a size that no scan of a body has.
+//! Refusal of scans whose header gives them a size that no scan of a body has, and report of sizes that few have.
 
 use crate::geometry::spacing;
 use crate::preprocess::PreprocessConfig;
@@ -8,6 +8,14 @@ use crate::volume::VolumeInfo;
 const MAX_RESAMPLED: f64 = 4_294_967_296.0;
 /// Smallest length of a scan's longest side in mm: a header in metres that says mm makes half a millimetre of a body.
 const MIN_EXTENT_MM: f64 = 3.0;
+/// Length of a scan's second longest side in mm below which its units may be centimetres: a field of view is 80 mm wide at
+/// least, and one of 780 mm, which the widest scanners have, is below that if a header in centimetres says mm.
+const SMALL_MM: f64 = 80.0;
+/// Largest voxel side of such scans in mm, which is that of a coarse scan in centimetres. Small parts that were cut out of
+/// scans mostly have larger ones.
+const FINE_MM: f64 = 0.5;
+/// Length of a scan's longest side in mm from which its units may be micrometres: no table moves so far.
+const LARGE_MM: f64 = 3000.0;
 
 /// A size that no scan has.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -30,6 +38,12 @@ pub enum ExtentError {
     },
 }
 
+/// Side lengths of the voxels and of the scan, in mm.
+fn lengths(info: &VolumeInfo) -> ([f64; 3], [f64; 3]) {
+    let spacing = spacing(&info.affine);
+    (spacing, std::array::from_fn(|axis| info.shape[axis] as f64 * spacing[axis]))
+}
+
 fn sides(mm: [f64; 3]) -> String {
     let [x, y, z] = mm.map(|side| if side >= 0.01 { format!("{side:.2}") } else { format!("{side:.1e}") });
     format!("{x} x {y} x {z}")
@@ -40,8 +54,7 @@ fn sides(mm: [f64; 3]) -> String {
 /// # Errors
 /// If it is not; the message has the sizes.
 pub fn check_extent(info: &VolumeInfo, config: &PreprocessConfig) -> Result<(), ExtentError> {
-    let spacing = spacing(&info.affine);
-    let extent: [f64; 3] = std::array::from_fn(|axis| info.shape[axis] as f64 * spacing[axis]);
+    let (spacing, extent) = lengths(info);
     if extent.iter().all(|length| *length < MIN_EXTENT_MM) {
         return Err(ExtentError::TooSmall { spacing, extent });
     }
@@ -55,18 +68,48 @@ pub fn check_extent(info: &VolumeInfo, config: &PreprocessConfig) -> Result<(), 
     Err(ExtentError::TooLarge { spacing, voxels })
 }
 
+/// Oddities of a scan's size, each in one line.
+pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
+    let (spacing, extent) = lengths(info);
+    let mut findings = Vec::new();
+    if info.shape.contains(&1) {
+        let [x, y, z] = info.shape;
+        findings.push(format!(
+            "a single slice of {x} x {y} x {z} voxels, not a volume; join the slices of a scan in one file, or exclude the case"
+        ));
+    }
+    let mut sorted = extent;
+    sorted.sort_by(f64::total_cmp);
+    let unit = if sorted[1] < SMALL_MM && spacing.into_iter().fold(f64::INFINITY, f64::min) <= FINE_MM {
+        "cm"
+    } else if sorted[2] > LARGE_MM {
+        "micrometres"
+    } else {
+        return findings;
+    };
+    let (extent, voxel) = (sides(extent), sides(spacing));
+    findings.push(format!(
+        "scan of {extent} mm in all, with voxels of {voxel} mm; mend the header if its units are {unit}"
+    ));
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::volume::nifti::testing::TestFile;
     use crate::volume::read_info;
 
-    fn check(side: f32) -> Result<(), ExtentError> {
+    fn info(shape: [usize; 3], sides: [f32; 3]) -> VolumeInfo {
         let dir = tempfile::tempdir().unwrap();
-        let rows = [[side, 0.0, 0.0, 0.0], [0.0, side, 0.0, 0.0], [0.0, 0.0, side, 0.0]];
-        let file = TestFile::new([8, 8, 8], &[0; 512]).units(0).sform(1, &rows);
-        let info = read_info(&file.write(&dir.path().join("a.nii"))).unwrap();
-        check_extent(&info, &PreprocessConfig::default())
+        let rows = [[sides[0], 0.0, 0.0, 0.0], [0.0, sides[1], 0.0, 0.0], [0.0, 0.0, sides[2], 0.0]];
+        // A header needs no voxels.
+        let file = TestFile::new(shape, &[]).units(0).sform(1, &rows);
+        read_info(&file.write(&dir.path().join("a.nii"))).unwrap()
+    }
+
+    fn check(side: f32) -> Result<(), ExtentError> {
+        check_extent(&info([8; 3], [side; 3]), &PreprocessConfig::default())
     }
 
     #[test]
@@ -76,5 +119,30 @@ mod tests {
         let error = check(0.0015).unwrap_err().to_string();
         assert!(error.starts_with("scan of 0.01 x 0.01 x 0.01 mm in all, with voxels of 1.5e-3 x"), "{error}");
         assert!(matches!(check(1500.0), Err(ExtentError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn sizes_that_few_scans_have_are_told() {
+        let check = |shape, sides, expected: &[&str]| {
+            let found = extent_findings(&info(shape, sides));
+            let is_expected = found.iter().zip(expected).all(|(text, part)| text.contains(*part));
+            assert!(found.len() == expected.len() && is_expected, "{found:?}");
+        };
+        let in_cm = "mm; mend the header if its units are cm";
+        // A coarse torso, a fine one, and a whole body, in cm.
+        check(
+            [100, 100, 60],
+            [0.42, 0.42, 0.5],
+            &["scan of 42.00 x 42.00 x 30.00 mm in all, with voxels of 0.42 x 0.42 x 0.50 "],
+        );
+        check([512, 512, 100], [0.078, 0.078, 0.5], &[in_cm]);
+        check([512, 512, 600], [0.097, 0.097, 0.3], &[in_cm]);
+        check([512, 512, 300], [700.0, 700.0, 2500.0], &["mend the header if its units are micrometres"]);
+        // The same in mm, an ear, and a part of 32 mm that was cut out.
+        check([512, 512, 100], [0.78, 0.78, 5.0], &[]);
+        check([512, 512, 300], [0.18, 0.18, 0.2], &[]);
+        check([32; 3], [1.0; 3], &[]);
+        check([512, 512, 1], [0.78, 0.78, 5.0], &["a single slice of 512 x 512 x 1 voxels"]);
+        check([512, 1, 300], [0.78, 0.78, 1.5], &["a single slice of 512 x 1 x 300 voxels"]);
     }
 }

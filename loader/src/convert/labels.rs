@@ -1,8 +1,8 @@
 //! The label map of a case, read from one file or merged from a mask a class.
 
 use crate::case::{LabelFiles, Mask};
-use crate::geometry::{largest_shift_mm, spacing};
 use crate::plural::count;
+use crate::preprocess::label_place::LabelPlace;
 use crate::volume::{LabelVolume, VolumeError, VolumeFault, file_stem, read_labels};
 
 /// Largest number of overlaps that a finding names.
@@ -14,6 +14,8 @@ pub(super) struct CaseLabel {
     pub volume: LabelVolume,
     /// Voxels that lie in two masks.
     pub overlaps: Vec<Overlap>,
+    /// Name of the mask that lies furthest off the first one, and its distance in mm, if that is more than rounding.
+    pub shifted: Option<(String, f64)>,
 }
 
 /// Voxels that lie in two masks, of which the later one keeps them.
@@ -33,7 +35,7 @@ pub(super) struct Overlap {
 /// If a file cannot be read as a label map, a mask has several values, or masks lie on different grids.
 pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     match label {
-        LabelFiles::Map(path) => Ok(CaseLabel { volume: read_labels(path)?, overlaps: Vec::new() }),
+        LabelFiles::Map(path) => Ok(CaseLabel { volume: read_labels(path)?, overlaps: Vec::new(), shifted: None }),
         LabelFiles::Masks { folder, masks } => {
             let no_masks = || VolumeError { path: folder.clone(), reason: VolumeFault::NoMasks };
             merge(masks)?.ok_or_else(no_masks)
@@ -41,8 +43,16 @@ pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     }
 }
 
+/// Oddities of a case's masks, each in one line.
+pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
+    let shifted = label.shifted.as_ref().map(|(name, shift_mm)| {
+        format!("mask {name} lies {shift_mm:.2} mm off the first one by their headers; taken voxel by voxel")
+    });
+    shifted.into_iter().chain(finding(&label.overlaps)).collect()
+}
+
 /// Describes overlaps of masks in one line, the largest first; `None` without any.
-pub(super) fn finding(overlaps: &[Overlap]) -> Option<String> {
+fn finding(overlaps: &[Overlap]) -> Option<String> {
     let mut largest: Vec<&Overlap> = overlaps.iter().collect();
     // Stable: equal ones stay in the order of the classes.
     largest.sort_by_key(|overlap| std::cmp::Reverse(overlap.voxels));
@@ -67,6 +77,7 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
     let mut merged: Option<LabelVolume> = None;
     let mut hasher = blake3::Hasher::new();
     let mut overlaps = Vec::new();
+    let mut shifted: Option<(String, f64)> = None;
     for (at, mask) in masks.iter().enumerate() {
         let volume = read_labels(&mask.path)?;
         let fault = |reason| VolumeError { path: mask.path.clone(), reason };
@@ -82,10 +93,12 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
             blake3: String::new(),
             file_bytes: 0,
         });
-        let (first, own) = (&merged.info, &volume.info);
-        let side = spacing(&first.affine).into_iter().fold(f64::INFINITY, f64::min);
-        if first.shape != own.shape || largest_shift_mm(&first.affine, &own.affine, first.shape) > side {
-            return Err(fault(VolumeFault::MaskGrid));
+        let place = LabelPlace::of(&merged.info, &volume.info).ok().filter(|place| place.is_same_order);
+        let place = place.ok_or_else(|| fault(VolumeFault::MaskGrid))?;
+        if let Some(shift_mm) = place.notable_shift_mm()
+            && shifted.as_ref().is_none_or(|(_, largest)| shift_mm > *largest)
+        {
+            shifted = Some((name_of(mask), shift_mm));
         }
         merged.file_bytes += volume.file_bytes;
         // Voxels that the mask takes from each class; those of class 0 are the background's.
@@ -106,7 +119,7 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
     if let Some(merged) = &mut merged {
         merged.blake3 = hasher.finalize().to_hex().to_string();
     }
-    Ok(merged.map(|volume| CaseLabel { volume, overlaps }))
+    Ok(merged.map(|volume| CaseLabel { volume, overlaps, shifted }))
 }
 
 /// Name of a mask's file without its ending.
@@ -138,6 +151,23 @@ mod tests {
         assert_eq!(other.volume.voxels, [1, 1, 0, 0]);
         assert!(other.overlaps.is_empty());
         assert_ne!(merged.volume.blake3, other.volume.blake3);
+    }
+
+    #[test]
+    fn masks_off_the_first_one_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut masks = Vec::new();
+        for (class, x_mm) in [(1, 9.0), (2, 9.05), (3, 9.5), (4, 8.7)] {
+            let rows = [[-2.0, 0.0, 0.0, x_mm], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
+            let file = TestFile::new([4, 1, 1], &[]).with_u8(&[0, 1, 0, 0]).sform(1, &rows);
+            masks.push(Mask { class, path: file.write(&dir.path().join(format!("{class}.nii"))) });
+        }
+        let told = |masks: &[Mask]| {
+            let label = read(&LabelFiles::Masks { folder: dir.path().into(), masks: masks.to_vec() }).unwrap();
+            findings(&CaseLabel { overlaps: Vec::new(), ..label })
+        };
+        assert_eq!(told(&masks), ["mask 3 lies 0.50 mm off the first one by their headers; taken voxel by voxel"]);
+        assert!(told(&masks[..2]).is_empty());
     }
 
     #[test]

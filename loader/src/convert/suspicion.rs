@@ -2,17 +2,25 @@
 
 use std::fmt;
 
-use super::values::{FAR_ABOVE_AIR, ValueStats};
+use super::extent::extent_findings;
+use super::values::{RARE, ValueStats};
 use crate::case::ImageRole;
 use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::ZScore;
 use crate::volume::{Format, Volume};
 
-/// Largest value of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
-const MAX_NORMALISED: f32 = 20.0;
-/// Share of voxels near 1024 from which an image without negative values is a CT with an offset.
+/// Ends of the values of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
+const NORMALISED: [f32; 2] = [-20.0, 20.0];
+/// Ends of the values of an 8-bit picture, with what resampling adds at edges.
+const EIGHT_BIT: [f32; 2] = [-10.0, 265.0];
+/// Ends of values that are too few for a CT: those of [-50, 50] and of signed 8-bit numbers.
+const NARROW: [f32; 2] = [-128.0, 128.0];
+/// Share of voxels near 1024 from which an image is a CT with an offset. Two CTs of the torso have 0.01% and 0.03%.
 const OFFSET_SHARE: f64 = 0.1;
+/// Share of voxels far below the air of HU, and not of one value as padding is, from which an image has another scale. CTs in
+/// HU have none; padding that was interpolated has those at its edge.
+const FAR_BELOW_SHARE: f64 = 0.05;
 /// Share of voxels near 2048 from which those near 1024 may be air with an offset of 2048, and not tissue with one of 1024. The
 /// middle of two CTs of the torso has 0.03% and 0.09%.
 const RAISED_SHARE: f64 = 0.02;
@@ -59,7 +67,7 @@ impl OnSuspect {
     ///
     /// # Errors
     /// The sign for which the image is refused: any under [`OnSuspect::Skip`] and [`OnSuspect::Fail`], and under
-    /// [`OnSuspect::Warn`] the values of a label map in a file that nothing declares to be an image.
+    /// [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing declares to be an image.
     pub fn judge(
         self,
         image: &Volume,
@@ -73,12 +81,12 @@ impl OnSuspect {
             Normalize::Zscore => Suspicion::of_zscores(&values),
         };
         if let Some(suspicion) = suspicion {
-            let is_label_map = matches!(suspicion, Suspicion::LabelMap { .. });
-            if self != Self::Warn || (is_label_map && role == ImageRole::Assumed) {
+            if self != Self::Warn || (suspicion.is_mask() && role == ImageRole::Assumed) {
                 return Err(suspicion);
             }
         }
         let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
+        findings.extend(extent_findings(&image.info));
         findings.extend(suspicion.map(|suspicion| suspicion.to_string()));
         Ok(Judged { values, findings })
     }
@@ -92,10 +100,19 @@ pub enum Suspicion {
         /// Value of every voxel.
         value: f32,
     },
-    /// Whole numbers from 0 to 255 in uniform areas.
+    /// Few whole numbers, or more in uniform areas.
     LabelMap {
         /// Number of different values.
         num: usize,
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// Probabilities of a class, nearly all of them close to 0 or 1.
+    Probabilities {
+        /// Lowest value.
+        min: f32,
         /// Highest value.
         max: f32,
     },
@@ -106,14 +123,21 @@ pub enum Suspicion {
         /// Highest value.
         max: f32,
     },
-    /// A range within [0, 255].
+    /// A range such as [0, 255].
     EightBit {
         /// Lowest value.
         min: f32,
         /// Highest value.
         max: f32,
     },
-    /// No negative values, and tissue near 1024 or far above.
+    /// Too few values, as those of [-50, 50].
+    Narrow {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// Tissue near 1024, or all values far above air.
     Offset {
         /// Lowest value.
         min: f32,
@@ -142,6 +166,24 @@ pub enum Suspicion {
         /// Highest value.
         max: f32,
     },
+    /// Air at -100, and nothing below.
+    Tenth {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of air.
+        share: f64,
+    },
+    /// Many values far below the air of HU.
+    FarBelow {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of such voxels.
+        share: f64,
+    },
     /// Air at 1000, and hardly anything above.
     Inverted {
         /// Lowest value.
@@ -151,7 +193,7 @@ pub enum Suspicion {
         /// Share of air.
         share: f64,
     },
-    /// No negative values, and tissue not near 1024 either, as in an MR.
+    /// Hardly any value below -50, and tissue not near 1024 either, as in an MR.
     NoNegatives {
         /// Lowest value.
         min: f32,
@@ -188,52 +230,84 @@ impl Suspicion {
     /// The weightiest sign in an image's values; `None` for a plausible CT.
     #[must_use]
     pub fn of(stats: &ValueStats) -> Option<Self> {
-        let &ValueStats { min, max, below, above, air, offset_tissue, labels, peaks, format, .. } = stats;
+        let &ValueStats { below, above, .. } = stats;
+        Self::of_mask(stats).or_else(|| Self::of_range(stats)).or_else(|| Self::of_scale(stats)).or_else(|| {
+            if above >= MOSTLY_ABOVE {
+                return Some(Self::AboveWindow { share: above });
+            }
+            (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
+        })
+    }
+
+    /// Signs of a mask or label map.
+    fn of_mask(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, labels, are_probabilities, .. } = stats;
         if min >= max {
             return Some(Self::Constant { value: min });
         }
         if let Some(num) = labels {
-            return Some(Self::LabelMap { num, max });
+            return Some(Self::LabelMap { num, min, max });
         }
-        if min >= -MAX_NORMALISED && max <= MAX_NORMALISED {
+        are_probabilities.then_some(Self::Probabilities { min, max })
+    }
+
+    /// Signs in the range of all values but rare ones.
+    fn of_range(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, shares, .. } = stats;
+        let nearly_all = |share: f64| share > 1.0 - RARE;
+        if nearly_all(shares.near_zero) {
             return Some(Self::Normalised { min, max });
         }
-        if min >= 0.0 && max <= 255.0 {
+        let is_byte = min >= 0.0 && max <= 255.0;
+        if is_byte || (nearly_all(shares.byte) && shares.bright >= RARE) {
             return Some(Self::EightBit { min, max });
         }
-        if min >= FAR_ABOVE_AIR || (min >= -50.0 && offset_tissue >= OFFSET_SHARE) {
-            // Cropped to the body, a scan has no air: its lowest frequent value is that of fat or muscle.
-            let is_cropped = offset_tissue >= OFFSET_SHARE && stats.raised_tissue < RAISED_SHARE;
-            let air = stats.lowest_peak.filter(|_| !is_cropped);
-            return Some(Self::Offset { min, max, share: offset_tissue, air, format });
+        if let Some(share) = shares.tenth {
+            return Some(Self::Tenth { min, max, share });
         }
-        if min >= 0.0 {
-            return Some(Self::NoNegatives { min, max });
-        }
+        nearly_all(shares.narrow).then_some(Self::Narrow { min, max })
+    }
+
+    /// Signs of HU in another scale, sign or origin.
+    fn of_scale(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, air, peaks, shares, format, .. } = stats;
+        let has_negatives = shares.negative >= RARE;
         if let Some(share) = peaks.tenfold(air) {
             return Some(Self::Tenfold { min, max, share });
         }
-        if peaks.are_tens() {
+        if has_negatives && peaks.are_tens() {
             return Some(Self::Tens { min, max });
         }
-        if let Some(share) = peaks.inverted(air) {
+        if let Some(share) = peaks.inverted(&shares) {
             return Some(Self::Inverted { min, max, share });
         }
-        if above >= MOSTLY_ABOVE {
-            return Some(Self::AboveWindow { share: above });
+        // Dense bone of a small part of the body has values near 1024 as well, but not more than there is soft tissue.
+        let has_raised_tissue =
+            shares.offset_tissue >= OFFSET_SHARE && (!has_negatives || shares.offset_tissue > shares.hu_tissue);
+        if shares.is_far_above || has_raised_tissue {
+            // Cropped to the body, a scan has no air: its lowest frequent value is that of fat or muscle.
+            let is_cropped = shares.offset_tissue >= OFFSET_SHARE && shares.raised_tissue < RAISED_SHARE;
+            let air = shares.lowest_peak.filter(|_| !is_cropped);
+            return Some(Self::Offset { min, max, share: shares.offset_tissue, air, format });
         }
-        (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
+        if !has_negatives {
+            return Some(Self::NoNegatives { min, max });
+        }
+        let share = shares.far_below;
+        (share >= FAR_BELOW_SHARE).then_some(Self::FarBelow { min, max, share })
+    }
+
+    /// True for the values of a mask or label map, an empty one included.
+    fn is_mask(self) -> bool {
+        matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }
 
     /// The weightiest sign in the values of an image of any modality; `None` for a plausible one.
     #[must_use]
     pub fn of_zscores(stats: &ValueStats) -> Option<Self> {
-        let &ValueStats { min, max, below, above, labels, .. } = stats;
-        if min >= max {
-            return Some(Self::Constant { value: min });
-        }
-        if let Some(num) = labels {
-            return Some(Self::LabelMap { num, max });
+        let &ValueStats { min, max, below, above, .. } = stats;
+        if let Some(mask) = Self::of_mask(stats) {
+            return Some(mask);
         }
         if let Some(ZScore { mean, extremes: Some(extremes), .. }) = stats.zscore
             && extremes.spread < DISTORTED
@@ -265,43 +339,78 @@ fn or_in_header(format: Format, offset: f32) -> String {
     }
 }
 
+/// Words that nearly all values lie between two ends, where not all do.
+fn nearly_all_within(min: f32, max: f32, [low, high]: [f32; 2]) -> String {
+    if min >= low && max <= high { String::new() } else { format!(", nearly all of them from {low} to {high}") }
+}
+
+/// Writes the report of an offset; `share` is that of voxels near 1024.
+fn write_offset(
+    f: &mut fmt::Formatter<'_>,
+    [min, max]: [f32; 2],
+    share: f64,
+    air: Option<f32>,
+    format: Format,
+) -> fmt::Result {
+    write!(f, "values {min} to {max}")?;
+    match (air, air.and_then(offset_of)) {
+        (Some(air), Some(offset)) => {
+            let remedy = or_in_header(format, offset);
+            write!(f, ", with air at {air}: HU with an offset of {offset}; subtract it{remedy}")
+        }
+        (Some(air), None) => write!(
+            f,
+            ": HU with an offset; the lowest frequent value is {air}, which is about the offset - 1000 if it is air; subtract \
+             the offset, or convert the original scan"
+        ),
+        (None, _) if share >= OFFSET_SHARE => write!(
+            f,
+            ", {:.0}% of them near 1024: HU with an offset; subtract it (1024 as a rule){}",
+            share * 100.0,
+            or_in_header(format, 1024.0)
+        ),
+        (None, _) => {
+            write!(f, ": HU with an offset whose size the values do not show; convert the original scan")
+        }
+    }
+}
+
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: &f64| share * 100.0;
         match self {
-            Self::Constant { value } => write!(f, "every voxel is {value}; replace the file, or exclude the case"),
-            Self::LabelMap { num, max } => {
+            Self::Constant { value } => {
+                write!(f, "every voxel is {value}: an empty scan or mask; replace the file, or exclude the case")
+            }
+            Self::LabelMap { num, min, max } if *min >= 0.0 => {
                 write!(f, "a label map by its values ({num} whole numbers up to {max}); expected an image")
             }
-            Self::Normalised { min, max } => {
-                write!(f, "values {min} to {max}: normalised, not HU; convert the original scan")
+            Self::LabelMap { num, min, max } => {
+                write!(f, "a label map by its values ({num} whole numbers from {min} to {max}); expected an image")
             }
-            Self::EightBit { min, max } => {
-                write!(f, "values {min} to {max}: an 8-bit picture, not HU; convert the original scan")
+            Self::Probabilities { min, max } => {
+                write!(
+                    f,
+                    "values {min} to {max}, nearly all close to 0 or 1: probabilities of a class; expected an image"
+                )
             }
-            Self::Offset { min, max, share, format, air: None } if *share >= OFFSET_SHARE => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them near 1024 and none negative: HU with an offset; subtract it (1024 \
-                 as a rule){}",
-                percent(share),
-                or_in_header(*format, 1024.0)
-            ),
-            Self::Offset { min, max, air, format, .. } => match (air, air.and_then(offset_of)) {
-                (Some(air), Some(offset)) => write!(
+            &Self::Normalised { min, max } => {
+                let most = nearly_all_within(min, max, NORMALISED);
+                write!(f, "values {min} to {max}{most}: normalised, not HU; convert the original scan")
+            }
+            &Self::EightBit { min, max } => {
+                let most = nearly_all_within(min, max, EIGHT_BIT);
+                write!(f, "values {min} to {max}{most}: an 8-bit picture, not HU; convert the original scan")
+            }
+            &Self::Narrow { min, max } => {
+                let most = nearly_all_within(min, max, NARROW);
+                write!(
                     f,
-                    "values {min} to {max}, with air at {air}: HU with an offset of {offset}; subtract it{}",
-                    or_in_header(*format, offset)
-                ),
-                (Some(air), None) => write!(
-                    f,
-                    "values {min} to {max}: HU with an offset; the lowest frequent value is {air}, which is about the offset \
-                     - 1000 if it is air; subtract the offset, or convert the original scan"
-                ),
-                (None, _) => write!(
-                    f,
-                    "values {min} to {max}: HU with an offset whose size the values do not show; convert the original scan"
-                ),
-            },
+                    "values {min} to {max}{most}: in another scale, or clipped to a part of the range of HU; convert the \
+                     original scan"
+                )
+            }
+            &Self::Offset { min, max, share, air, format } => write_offset(f, [min, max], share, air, format),
             Self::Tenfold { min, max, share } => write!(
                 f,
                 "values {min} to {max}, {:.0}% of them near -10000: HU times 10; divide them by 10, or convert the original \
@@ -318,10 +427,22 @@ impl fmt::Display for Suspicion {
                  by -1, or convert the original scan",
                 percent(share)
             ),
+            Self::Tenth { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them near -100: HU divided by 10; multiply them by 10, or convert the \
+                 original scan",
+                percent(share)
+            ),
+            Self::FarBelow { min, max, share } => write!(
+                f,
+                "values {min} to {max}, {:.0}% of them below -1250 and different: HU in another scale; convert the original \
+                 scan",
+                percent(share)
+            ),
             Self::NoNegatives { min, max } => write!(
                 f,
-                "values {min} to {max}, none negative: an MR, or a CT that is not in HU; exclude it, or convert the \
-                 original scan"
+                "values {min} to {max}, {}: an MR, or a CT that is not in HU; exclude it, or convert the original scan",
+                if *min >= 0.0 { "none negative" } else { "hardly any below -50" }
             ),
             Self::AboveWindow { share } => {
                 write!(

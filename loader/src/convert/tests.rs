@@ -157,6 +157,42 @@ fn a_file_of_unknown_role_with_the_values_of_a_label_map_is_skipped() {
     assert!(summary.skipped[0].reason.starts_with("a label map by its values"), "{:?}", summary.skipped);
 }
 
+#[test]
+fn empty_masks_and_single_slices_are_not_passed_over() {
+    let slice = TestFile::new([12, 10, 1], &ct()[..120]);
+    let place = Place::new(&[("a.nii", image()), ("liver.nii", label(2, 0)), ("slice.nii", slice)]);
+    let summary = place.convert();
+    assert_eq!(place.keys(), ["data/a", "data/slice"]);
+    assert!(summary.skipped[0].reason.starts_with("every voxel is 0: an empty scan or mask"), "{:?}", summary.skipped);
+    assert_eq!(summary.findings.len(), 1, "{:?}", summary.findings);
+    assert!(summary.findings[0].text.starts_with("a single slice of 12 x 10 x 1 voxels"), "{:?}", summary.findings);
+}
+
+#[test]
+fn label_maps_off_their_image_are_told() {
+    let shifted = |z_mm: f32| {
+        let rows = [[-2.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0 + z_mm]];
+        label(1, 1).sform(1, &rows)
+    };
+    let place = Place::new(&[
+        ("imagesTr/a_0000.nii", image()),
+        ("labelsTr/a.nii", shifted(0.05)),
+        ("imagesTr/b_0000.nii", image()),
+        ("labelsTr/b.nii", shifted(0.35)),
+        ("imagesTr/c_0000.nii", image()),
+        ("labelsTr/c.nii", shifted(2.5)),
+    ]);
+    let datasets = survey(&place.data()).unwrap().datasets;
+    let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+    let planned = crate::plan::plan(&place.data(), &datasets, &config, &ConvertOptions::default(), Duration::ZERO);
+    let summary = place.convert();
+    let text = "label map lies 0.35 mm off its image by their headers; taken voxel by voxel".to_owned();
+    assert_eq!(summary.findings, [Finding { case: "data/b".to_owned(), text }]);
+    assert_eq!(planned.findings, summary.findings);
+    assert!(summary.skipped[0].reason.starts_with("label lies 2.5 mm off its image"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/b"), place.label_counts("data/a"));
+}
+
 fn offset() -> TestFile {
     let values: Vec<i16> = ct().into_iter().map(|hu| (hu + 1024).max(0)).collect();
     TestFile::new(SHAPE, &values)

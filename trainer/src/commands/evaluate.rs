@@ -64,7 +64,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     for (number, (case_id, label_path)) in labels.iter().enumerate() {
         let label = LabelFile::read(label_path)?;
         for (cases, predictions) in cases.iter_mut().zip(&predictions) {
-            let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id)?;
+            let (pred, shift_mm) = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id)?;
+            if let Some(shift_mm) = shift_mm {
+                note(format_args!(
+                    "warning: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; compared voxel \
+                     by voxel"
+                ));
+            }
             let found = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != classes.space.ignore());
             highest = found.fold(highest, |top, &class| top.max(class));
             let (label, pred) = (label.map()?, pred.map()?);
@@ -196,16 +202,19 @@ impl LabelFile {
     }
 
     /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels.
+    /// the same voxels. With it, the distance between the two in mm, if it is notable: up to one voxel, as `hiend-shard`
+    /// accepts between an image and its label map.
     ///
     /// # Errors
     /// If the two do not have the same voxels.
-    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<Self> {
+    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<(Self, Option<f64>)> {
         let expected = "expected the same voxels, axes in any order and direction; predict the scan that the label was made \
                         on, or resample one of the two onto the other (nearest neighbour)";
         match SameVoxels::between(&label.info, &self.info) {
-            Ok(None) => Ok(self),
-            Ok(Some(same)) => Ok(Self { info: label.info.clone(), voxels: same.in_order(&self.voxels) }),
+            Ok(same) => {
+                let voxels = same.in_order(self.voxels);
+                Ok((Self { info: label.info.clone(), voxels }, same.place.notable_shift_mm()))
+            }
             Err(GridMismatch::Shape { found, scan }) => {
                 bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")
             }

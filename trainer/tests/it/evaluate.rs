@@ -251,6 +251,23 @@ fn missing_files_and_other_grids_are_named() {
 }
 
 #[test]
+fn a_prediction_less_than_a_voxel_off_its_label_is_compared_voxel_by_voxel() {
+    let folder = folders();
+    let voxels = [0, 0, 1, 0, 1, 2, 0, 0];
+    write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &voxels);
+    for (x_mm, told) in
+        [(0.05, None), (0.5, Some("case a: label and prediction lie 0.50 mm apart by their headers; compared"))]
+    {
+        let affine = [[1.0, 0.0, 0.0, x_mm], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
+        nifti::write(&folder.path().join("predictions/a.nii"), [2, 1, 4], affine, &voxels);
+        let stderr = String::from_utf8(evaluate(folder.path(), &[]).stderr).unwrap();
+        assert!(told.map_or(!stderr.contains("apart"), |told| stderr.contains(told)), "{stderr}");
+        let lines = csv(folder.path(), &[]);
+        assert!(lines[1..].iter().all(|line| line.split(',').nth(3) == Some("1")), "{lines:?}");
+    }
+}
+
+#[test]
 fn axes_of_a_prediction_may_have_any_order_and_direction() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0, 0, 1, 0, 1, 2, 0, 0]);

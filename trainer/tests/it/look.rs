@@ -159,7 +159,8 @@ fn scans_that_cannot_be_drawn_do_not_end_the_others() {
     fs::copy(folder.scan(), folder.at("scans/a_0000.nii.gz")).unwrap();
     fs::write(folder.at("scans/b.nii"), b"no scan").unwrap();
     let affine = [[5.0, 0.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0]];
-    nifti::write(&folder.at("scans/c.nii"), [8; 3], affine, &[-1000; 8 * 8 * 8]);
+    let air: Vec<i16> = (0..8 * 8 * 8).map(|at| -1000 - at % 7).collect();
+    nifti::write(&folder.at("scans/c.nii"), [8; 3], affine, &air);
     let draw = |command: &str, input: &str, more: &[&str]| {
         let base = [command, "--model", &run, "--device", "cpu", "--spacing", "5", "--out", &out, input];
         let output = hiend_train(&[&base[..], more].concat());

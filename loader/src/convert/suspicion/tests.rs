@@ -67,11 +67,75 @@ fn values_that_are_not_hu_are_named() {
     check(&mapped(|hu| hu / 500.0), Some("normalised"));
     check(&mapped(|hu| ((hu + 1030.0) / 1105.0 * 255.0).round()), Some("an 8-bit picture"));
     check(&mapped(|hu| (hu + 1030.0) * 0.4), Some("an MR, or a CT that is not in HU"));
-    check(&mapped(|hu| hu * 50.0 + 60_000.0 - 70_000.0 * f32::from(u8::from(hu < -1029.0))), Some("above the window"));
+    check(&mapped(|hu| if (-900.0..-700.0).contains(&hu) { hu } else { 2000.0 + hu.abs() }), Some("above the window"));
     let mut empty = mapped(|hu| -1000.0 - hu.abs() / 8.0);
     empty[0] = 40.0;
     check(&empty, Some("below the window"));
     check(&mapped(|_| 0.0), Some("every voxel is 0"));
+}
+
+/// Values outside of a circle of the slice, where scanners write padding.
+fn padded(values: &[f32], padding: f32) -> Vec<f32> {
+    let pad = |(at, &value): (usize, &f32)| {
+        let [x, y] = [at % SHAPE[0], at / SHAPE[0] % SHAPE[1]];
+        let distance = (x as f32 / 19.5 - 1.0).powi(2) + (y as f32 / 14.5 - 1.0).powi(2);
+        if distance < 1.0 { value } else { padding }
+    };
+    values.iter().enumerate().map(pad).collect()
+}
+
+#[test]
+fn stray_voxels_and_padding_hide_nothing() {
+    let with = |map: &dyn Fn(f32) -> f32, strays: &[f32]| {
+        let mut values = mapped(map);
+        // All of them are less than one voxel in a thousand.
+        for (number, &stray) in strays.iter().enumerate() {
+            values[5000 + 7 * number] = stray;
+        }
+        values
+    };
+    let offset = "45% of them near 1024: HU with an offset; subtract it (1024 as a rule)";
+    check(&with(&|hu| (hu + 1024.0).max(0.0), &[-120.0]), Some(offset));
+    check(&with(&|hu| (hu + 1024.0).max(0.0), &[-200.0; 12]), Some(offset));
+    for padding in [-2000.0, -1024.0, -1000.0] {
+        check(&padded(&mapped(|hu| hu + 1024.0), padding), Some("of them near 1024: HU with an offset"));
+        check(&padded(&mapped(|hu| hu + 1000.0), padding), Some("of them near 1024: HU with an offset"));
+        check(&padded(&mapped(|hu| -hu), padding), Some("near 1000 and hardly any above: HU with inverted sign"));
+        check(&padded(&ct(), padding), None);
+    }
+    for padding in [0.0, -1024.0] {
+        let still_air = mapped(|hu| if hu < -900.0 { 3096.0 } else { hu + 4096.0 });
+        check(&padded(&still_air, padding), Some("with air at 3096: HU with an offset of 4096;"));
+    }
+    let mr = |hu: f32| (hu + 1030.0) * 0.7;
+    check(&with(&mr, &[]), Some("none negative: an MR"));
+    check(&with(&mr, &[-3.0, -70.0]), Some("values -70 to 773.5, hardly any below -50: an MR"));
+    check(&with(&|hu| mr(hu) - 20.0, &[]), Some("values -20 to 753.5, hardly any below -50: an MR"));
+    let byte = |hu: f32| (hu + 1030.0) / 1105.0 * 255.0;
+    check(&with(&byte, &[-9.0, 262.0]), Some("values -9 to 262: an 8-bit picture"));
+    check(
+        &with(&byte, &[-90.0, 300.0]),
+        Some("values -90 to 300, nearly all of them from -10 to 265: an 8-bit picture"),
+    );
+    let normalised = "values -2.06 to 35, nearly all of them from -20 to 20: normalised";
+    check(&with(&|hu| hu / 500.0, &[35.0, 35.0]), Some(normalised));
+}
+
+#[test]
+fn smaller_and_larger_scales_are_told() {
+    check(&mapped(|hu| (hu + 1030.0) / 1105.0 * 100.0 - 50.0), Some("values -50 to 50: in another scale, or clipped"));
+    // With bone.
+    let tenth = |hu: f32| if hu > 74.0 { hu } else { hu / 10.0 };
+    check(&mapped(tenth), Some("50% of them near -100: HU divided by 10"));
+    check(&padded(&mapped(tenth), -200.0), Some("near -100: HU divided by 10"));
+    check(&mapped(|hu| hu * 2.0), Some("53% of them below -1250 and different: HU in another scale"));
+    check(&padded(&mapped(|hu| hu * 2.0), -2000.0), Some("below -1250 and different: HU in another scale"));
+    // Windows of several widths, fat, and dense bone next to soft tissue, in HU.
+    for window in [[-140.0, 240.0], [-160.0, 240.0], [-1350.0, 150.0]] {
+        check(&mapped(|hu: f32| hu.clamp(window[0], window[1])), None);
+    }
+    check(&mapped(|hu| if hu < -900.0 { hu + 900.0 } else { hu }), None);
+    check(&mapped(|hu| if hu < -1010.0 { hu + 2020.0 } else { hu }), None);
 }
 
 #[test]
@@ -91,10 +155,7 @@ fn the_offset_is_named_as_far_as_it_is_known() {
     );
     // Cropped to the body, and with air, which lies where tissue lies with the lower offset.
     let cropped = mapped(|hu| hu.max(-150.0) + 1024.0);
-    check(
-        &cropped,
-        Some("100% of them near 1024 and none negative: HU with an offset; subtract it (1024 as a rule), or"),
-    );
+    check(&cropped, Some("100% of them near 1024: HU with an offset; subtract it (1024 as a rule), or"));
     check(
         &still_air(2048.0),
         Some("the lowest frequent value is 1048, which is about the offset - 1000 if it is air;"),
@@ -141,7 +202,7 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
         check(&of(&|hu| if hu < -1000.0 { padding } else { metal(hu) }), None);
     }
     // Bone near 1000 HU in place of air, and denser bone above.
-    check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu - 500.0 }), None);
+    check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu }), None);
 }
 
 /// The project's phantom, whose lungs and bones are those of its module.
@@ -170,6 +231,54 @@ fn label_maps_are_known_by_their_values() {
     // A hundred labels in uniform slabs.
     let slabs: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(|at| (at / 240) as f32).collect();
     check(&slabs, Some("a label map by its values (100 whole numbers up to 99)"));
+    // Classes of any sign and size, around them voxels of the background.
+    let classes = |[outside, lung, body]: [f32; 3]| {
+        mapped(|hu| {
+            if hu < -900.0 {
+                outside
+            } else if hu < 0.0 {
+                lung
+            } else {
+                body
+            }
+        })
+    };
+    check(&classes([0.0, -1.0, 2.0]), Some("a label map by its values (3 whole numbers from -1 to 2)"));
+    check(&classes([0.0, 1000.0, 2000.0]), Some("a label map by its values (3 whole numbers up to 2000)"));
+    // A small one, most of whose voxels have a neighbour of another class.
+    let scattered = |hu: f32| if hu > 0.0 && hu.rem_euclid(2.0) < 1.0 { 1000.0 } else { -1.0 };
+    check(&mapped(scattered), Some("a label map by its values (2 whole numbers from -1 to 1000)"));
+    // HU of a phantom without noise have air.
+    check(&classes([-1000.0, -850.0, 40.0]), None);
+    let noise = |at: usize| (at * 7919 % 61) as f32;
+    let probabilities = |sure: f32| -> Vec<f32> {
+        let of = |(at, hu): (usize, f32)| if hu > 0.0 { sure - noise(at) * 1e-4 } else { noise(at) * 1e-4 };
+        ct().into_iter().enumerate().map(of).collect()
+    };
+    check(&probabilities(1.0), Some("nearly all close to 0 or 1: probabilities of a class; expected an image"));
+    check(&probabilities(0.8), Some("normalised"));
+}
+
+#[test]
+fn masks_that_nothing_declares_to_be_images_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let judge = |values: &[f32], role| {
+        let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
+        let volume = read_volume(&file).unwrap();
+        OnSuspect::Warn.judge(&volume, role, Normalize::Hu, [-175.0, 250.0]).map(|judged| judged.findings.len())
+    };
+    let masks = [
+        mapped(|_| 0.0),
+        mapped(|hu| f32::from(i8::from(hu > 0.0)) - 1.0),
+        mapped(|hu| f32::from(u8::from(hu > 0.0)) * 500.0),
+    ];
+    for values in &masks {
+        assert_eq!(judge(values, ImageRole::Declared), Ok(1));
+        assert!(judge(values, ImageRole::Assumed).is_err());
+    }
+    // Other oddities are told only.
+    assert_eq!(judge(&mapped(|hu| hu / 500.0), ImageRole::Assumed), Ok(1));
+    assert_eq!(judge(&ct(), ImageRole::Assumed), Ok(0));
 }
 
 /// Suspicion and counts of an image that becomes z-scores.
@@ -221,7 +330,7 @@ fn any_modality_is_plausible_as_z_scores() {
     let (suspicion, stats) = of(&mapped(|_| 7.0), range);
     assert_eq!(
         (suspicion.as_deref(), stats.zscore),
-        (Some("every voxel is 7; replace the file, or exclude the case"), None)
+        (Some("every voxel is 7: an empty scan or mask; replace the file, or exclude the case"), None)
     );
     let (suspicion, _) = of(&mapped(|hu| f32::from(u8::from(hu > 0.0))), range);
     assert!(suspicion.is_some_and(|text| text.starts_with("a label map")));

@@ -140,15 +140,16 @@ fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Fi
     }
     let mut pictures = Vec::new();
     for (dice, case_id) in ranked {
-        let [label, pred] = [&files.labels[case_id], &files.predictions[case_id]].map(|path| LabelFile::read(path));
-        let (canvas, height) = compared(&label?, &pred?, classes.space.ignore());
+        let label = LabelFile::read(&files.labels[case_id])?;
+        let (pred, _) = LabelFile::read(&files.predictions[case_id])?.on_grid_of(&label, case_id)?;
+        let (canvas, height) = compared(&label, &pred, classes.space.ignore());
         pictures.push((canvas, format!("{case_id}: mean foreground Dice {dice:.4}, slice {height}")));
     }
     page.pictures(pictures)?;
     Ok(())
 }
 
-/// The axial slice in which most voxels of two maps differ, of one map next to that of the other; and its number.
+/// The axial slice in which most voxels of two maps on one grid differ, of one map next to that of the other; and its number.
 fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas, usize) {
     let shape = label.info.orientation.shape(label.info.shape);
     let [truth, guess] = [label, pred].map(in_ras);

@@ -1,6 +1,8 @@
 //! Agreement of two files' grids.
 
 use hiend_loader::geometry::largest_shift_mm;
+use hiend_loader::preprocess::PreprocessError;
+use hiend_loader::preprocess::label_place::LabelPlace;
 use hiend_loader::volume::VolumeInfo;
 use thiserror::Error;
 
@@ -40,39 +42,39 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
 }
 
 /// Map from the voxels of a grid to those of another with the same voxels, whose array may have its axes in another order
-/// and direction, as `hiend-shard` accepts between image and label map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// and direction and lie up to a voxel off, as `hiend-shard` accepts between image and label map.
+#[derive(Clone, Debug, PartialEq)]
 pub struct SameVoxels {
-    /// Part of each place along an axis of the first array in the position within the other; the three parts add up.
-    offsets: [Vec<usize>; 3],
+    /// Relation between the two arrays.
+    pub place: LabelPlace,
+    /// Part of each place along an axis of the first array in the position within the other, where the arrays differ in
+    /// order; the three parts add up.
+    offsets: Option<[Vec<usize>; 3]>,
 }
 
 impl SameVoxels {
-    /// Relates the voxels of `scan` to those of `found`, or returns `None` if both arrays are the same already.
+    /// Relates the voxels of `scan` to those of `found`.
     ///
     /// # Errors
-    /// The difference, if the voxels do not lie at the same places to a tenth of a millimetre.
-    pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Option<Self>, GridMismatch> {
-        let Err(mismatch) = check_same_grid(scan, found) else { return Ok(None) };
-        let [shape, other_shape] = [scan, found].map(|info| info.orientation.shape(info.shape));
-        if shape != other_shape {
-            return Err(GridMismatch::Shape { found: found.shape, scan: scan.shape });
-        }
-        let [affine, other] = [scan, found].map(|info| info.orientation.affine(&info.affine, info.shape));
-        let shift_mm = largest_shift_mm(&affine, &other, shape);
-        if shift_mm > MAX_SHIFT_MM {
-            let as_stored = if let GridMismatch::Place { shift_mm } = mismatch { shift_mm } else { f64::INFINITY };
-            return Err(GridMismatch::Place { shift_mm: shift_mm.min(as_stored) });
+    /// The difference, if the voxels lie further apart than the smallest side of those of `scan`.
+    pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
+        let place = LabelPlace::of(scan, found).map_err(|error| match error {
+            PreprocessError::LabelPlace { shift_mm } => GridMismatch::Place { shift_mm },
+            // The other one, of the shapes.
+            _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
+        })?;
+        if place.is_same_order {
+            return Ok(Self { place, offsets: None });
         }
         let strides = [1, found.shape[0], found.shape[0] * found.shape[1]];
         let mut offsets: [Vec<usize>; 3] = Default::default();
-        for (axis, &len) in shape.iter().enumerate() {
+        for (axis, &len) in scan.orientation.shape(scan.shape).iter().enumerate() {
             let (own, other) = (scan.orientation.source_axis[axis], found.orientation.source_axis[axis]);
             let is_reversed = scan.orientation.flipped[axis] != found.orientation.flipped[axis];
             let place = |at: usize| if is_reversed { len - 1 - at } else { at };
             offsets[own] = (0..len).map(|at| place(at) * strides[other]).collect();
         }
-        Ok(Some(Self { offsets }))
+        Ok(Self { place, offsets: Some(offsets) })
     }
 
     /// Values of the other array in the order of the first one, x fastest in both.
@@ -80,8 +82,8 @@ impl SameVoxels {
     /// # Panics
     /// If there are not as many values as the grid has voxels.
     #[must_use]
-    pub fn in_order(&self, values: &[u8]) -> Vec<u8> {
-        let [along_x, along_y, along_z] = &self.offsets;
+    pub fn in_order(&self, values: Vec<u8>) -> Vec<u8> {
+        let Some([along_x, along_y, along_z]) = &self.offsets else { return values };
         let mut ordered = Vec::with_capacity(values.len());
         for z in along_z {
             for y in along_y {
@@ -120,8 +122,10 @@ mod tests {
             expected.push(value([x, y, z]));
         }
         let same = SameVoxels::between(&info(SHAPE, AFFINE), &info([4, 2, 3], other_affine)).unwrap();
-        assert_eq!(same.unwrap().in_order(&other), expected);
-        assert_eq!(SameVoxels::between(&info(SHAPE, AFFINE), &info(SHAPE, AFFINE)), Ok(None));
+        assert!(!same.place.is_same_order && same.place.notable_shift_mm().is_none(), "{same:?}");
+        assert_eq!(same.in_order(other), expected);
+        let same = SameVoxels::between(&info(SHAPE, AFFINE), &info(SHAPE, AFFINE)).unwrap();
+        assert_eq!(same.in_order(expected.clone()), expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! A scan that is cropped to the body has no air. Times 10, the middle of these CTs has 0.8% and 2.4% of its voxels above 3100,
 //! which metal may have as well, but all its values are multiples of 10: 10% of those of HU are.
 
-use crate::volume::Volume;
+use super::shares::Shares;
 
 /// Air of HU times 10.
 const TENFOLD_AIR: std::ops::RangeInclusive<f32> = -11_000.0..=-9_000.0;
@@ -29,8 +29,11 @@ const BETWEEN_SHARE: f64 = 0.02;
 const BRIGHT_SHARE: f64 = 1e-3;
 /// Largest share of voxels above inverted air.
 const ABOVE_INVERTED_SHARE: f64 = 1e-3;
-/// Largest share of plain air, or of bone with inverted sign, in HU with inverted sign.
+/// Largest share of plain air, or of bone with inverted sign, in HU with inverted sign, but for padding.
 const BELOW_INVERTED_SHARE: f64 = 0.01;
+/// Least share of tissue and bone in HU with inverted sign. HU with an offset of 1000 have the noise of air there at most, and
+/// bone above inverted air. Two CTs of the torso have 8% and 9%.
+const INVERTED_TISSUE_SHARE: f64 = 0.02;
 
 /// Values of tissue, in HU or times 10, of which some are multiples of 10 in HU.
 const TISSUE: std::ops::Range<f32> = -900.0..3_100.0;
@@ -38,13 +41,6 @@ const TISSUE: std::ops::Range<f32> = -900.0..3_100.0;
 const TENS_SHARE: f64 = 0.99;
 /// Least number of voxels of tissue for it.
 const LEAST_TISSUE: u64 = 100;
-
-/// Width of the bins in which a peak is looked for.
-const BIN: f32 = 16.0;
-/// Number of these bins, above the lowest value.
-const NUM_BINS: usize = 512;
-/// Least share of voxels in two bins that is a peak.
-const PEAK_SHARE: f64 = 0.05;
 
 /// Numbers of voxels in ranges where HU have few voxels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +85,7 @@ impl Peaks {
     }
 
     /// Share of air, if the values are HU times 10; `air` is the share of voxels at or below -900.
-    pub(super) fn tenfold(&self, air: f64) -> Option<f64> {
+    pub(in crate::convert) fn tenfold(&self, air: f64) -> Option<f64> {
         let tenfold_air = self.share(self.tenfold_air);
         let plain_air = air - self.share(self.below_hu);
         let between = self.share(self.below_hu - self.below_tenfold_lung);
@@ -101,18 +97,19 @@ impl Peaks {
     }
 
     /// Returns whether the values are HU times 10, with or without air, by their multiples of 10 and their bone.
-    pub(super) fn are_tens(&self) -> bool {
+    pub(in crate::convert) fn are_tens(&self) -> bool {
         self.tissue >= LEAST_TISSUE
             && self.tens as f64 >= TENS_SHARE * self.tissue as f64
             && self.share(self.above_hu) >= BRIGHT_SHARE
     }
 
-    /// Share of air, if the values are HU with inverted sign; `air` is the share of voxels at or below -900.
-    pub(super) fn inverted(&self, air: f64) -> Option<f64> {
-        let inverted_air = self.share(self.inverted_air);
+    /// Share of air among all voxels but padding, if the values are HU with inverted sign.
+    pub(in crate::convert) fn inverted(&self, shares: &Shares) -> Option<f64> {
+        let inverted_air = self.share(self.inverted_air) / (1.0 - shares.padding).max(f64::MIN_POSITIVE);
         let is_inverted = inverted_air >= AIR_SHARE
             && self.share(self.above_inverted) < ABOVE_INVERTED_SHARE
-            && air < BELOW_INVERTED_SHARE;
+            && shares.air_but_padding < BELOW_INVERTED_SHARE
+            && shares.inverted_tissue >= INVERTED_TISSUE_SHARE;
         is_inverted.then_some(inverted_air)
     }
 }
@@ -121,44 +118,7 @@ fn is_multiple_of_10(value: f32) -> bool {
     ((value / 10.0).round() * 10.0 - value).abs() <= 0.0
 }
 
-/// Share of voxels from `low` to `high`.
-pub(super) fn share_between(volume: &Volume, low: f32, high: f32) -> f64 {
-    let (mut found, mut num) = (0u64, 0u64);
-    volume.for_each_row(|row| {
-        num += row.len() as u64;
-        found += count(row, |value| (low..=high).contains(&value));
-    });
-    found as f64 / num.max(1) as f64
-}
-
 /// Number of values that fulfil a condition; compiles to vector code.
 pub(super) fn count(row: &[f32], is: impl Fn(f32) -> bool) -> u64 {
     row.iter().map(|&value| u32::from(is(value))).sum::<u32>().into()
-}
-
-/// The lowest value around which many voxels lie, `min` being the lowest of all; `None` without such a peak. It is that of
-/// air in a CT with any offset.
-pub(super) fn lowest_peak(volume: &Volume, min: f32) -> Option<f32> {
-    let mut bins = vec![(0u64, 0f64); NUM_BINS];
-    let mut num = 0u64;
-    volume.for_each_row(|row| {
-        num += row.len() as u64;
-        for &value in row {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 or more, and checked below")]
-            let bin = bins.get_mut(((value - min) / BIN) as usize);
-            if let Some((count, sum)) = bin {
-                *count += 1;
-                *sum += f64::from(value);
-            }
-        }
-    });
-    // A peak may lie on both sides of a border.
-    let pairs: Vec<(u64, f64)> = bins.windows(2).map(|pair| (pair[0].0 + pair[1].0, pair[0].1 + pair[1].1)).collect();
-    let mut at = pairs.iter().position(|(count, _)| *count as f64 >= PEAK_SHARE * num as f64)?;
-    while at + 1 < pairs.len() && pairs[at + 1].0 > pairs[at].0 {
-        at += 1;
-    }
-    let (count, sum) = pairs[at];
-    #[expect(clippy::cast_possible_truncation, reason = "a whole number in the range of the values")]
-    Some((sum / count as f64).round() as f32)
 }
