@@ -14,6 +14,7 @@
 
 mod channels;
 mod description;
+mod dicom_head;
 #[cfg(feature = "dicom")]
 mod dicom_series;
 mod difference;
@@ -313,7 +314,7 @@ fn outside(file: &tree::TreeFile) -> UnusedFile {
         ["test", "testing", "imagests", "labelsts"].contains(&part.as_str())
     });
     let reason = if is_test { UnusedReason::TestData } else { UnusedReason::OutsideDatasets };
-    UnusedFile { path: file.path.clone(), reason: unused::by_name(file).unwrap_or(reason) }
+    UnusedFile { path: file.path.clone(), reason: unused::of_other_file(file).unwrap_or(reason) }
 }
 
 /// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.

@@ -18,7 +18,7 @@ use super::description::{Description, FILE_NAME};
 use super::dicom_series::FoundSeries;
 use super::roles::{Modalities, case_key, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason, by_name};
+use super::unused::{UnusedFile, UnusedReason, of_other_file};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
@@ -70,7 +70,7 @@ fn visit(
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match file.stem() {
-            None => unused(by_name(file).unwrap_or(UnusedReason::NotAVolume)),
+            None => unused(of_other_file(file).unwrap_or(UnusedReason::NotAVolume)),
             Some(_) if is_labels => unused(UnusedReason::NamedLikeLabel),
             Some(stem) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             Some(stem) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),

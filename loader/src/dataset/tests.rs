@@ -1,5 +1,6 @@
 #[cfg(feature = "dicom")]
 mod dicom;
+mod layouts;
 #[cfg(unix)]
 mod links;
 mod names;

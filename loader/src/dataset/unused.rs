@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::dicom_head::DicomHead;
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -63,6 +64,8 @@ pub enum UnusedReason {
         /// Name of its content.
         what: String,
     },
+    /// A DICOM file that begins with its first element.
+    DicomWithoutPreamble,
     /// A DICOM file that cannot be read.
     BadDicom {
         /// The fault.
@@ -164,6 +167,9 @@ impl fmt::Display for UnusedReason {
                     "DICOM {what}, not an image of a CT, MR, PET or NM series; to use it, convert it to .nii.gz"
                 );
             }
+            Self::DicomWithoutPreamble => {
+                "DICOM without its preamble, by its first bytes; rewrite it, for example with dcmconv"
+            }
             Self::BadDicom { reason } | Self::BadDescription { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",
@@ -191,7 +197,10 @@ impl fmt::Display for UnusedFile {
 }
 
 /// Endings of volumes and archives that are not read, in lower case; longer ones first.
-const FORMATS: [(&str, Option<&str>); 20] = [
+const FORMATS: [(&str, Option<&str>); 23] = [
+    (".dcm.gz", Some("DICOM compressed with gzip")),
+    (".dicom.gz", Some("DICOM compressed with gzip")),
+    (".ima.gz", Some("DICOM compressed with gzip")),
     (".nii.bz2", Some("bzip2 compression")),
     (".nii.xz", Some("xz compression")),
     (".nii.zst", Some("zstd compression")),
@@ -214,8 +223,8 @@ const FORMATS: [(&str, Option<&str>); 20] = [
     (".rar", None),
 ];
 
-/// The reason that a file's name alone gives; `None` for a volume.
-pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
+/// The reason that a file's name gives, or the first bytes of one that may be DICOM; `None` for a volume.
+pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
     if file.stem().is_some() {
         return None;
     }
@@ -223,7 +232,16 @@ pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
     if [".raw", ".zraw", ".raw.gz"].iter().any(|ending| name.ends_with(ending)) {
         return Some(UnusedReason::RawVoxels);
     }
-    Some(other_format(&file.name).unwrap_or(UnusedReason::NotAVolume))
+    if let Some(reason) = other_format(&file.name) {
+        return Some(reason);
+    }
+    // Files of scanners and archives have no ending, or the last number of an identifier.
+    let may_be_dicom = name.rsplit_once('.').is_none_or(|(_, ending)| ending.bytes().all(|byte| byte.is_ascii_digit()));
+    Some(match may_be_dicom.then(|| DicomHead::read(&file.path)).flatten() {
+        Some(DicomHead::Whole) => UnusedReason::DicomInDataset,
+        Some(DicomHead::WithoutPreamble) => UnusedReason::DicomWithoutPreamble,
+        None => UnusedReason::NotAVolume,
+    })
 }
 
 /// The reason not to read a file with the ending of a volume in another format or of an archive; `None` for all other
@@ -246,7 +264,10 @@ pub(super) fn rest(
 ) -> Vec<UnusedFile> {
     let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
     untaken
-        .map(|file| UnusedFile { path: file.path.clone(), reason: by_name(file).unwrap_or_else(|| explain(file)) })
+        .map(|file| UnusedFile {
+            path: file.path.clone(),
+            reason: of_other_file(file).unwrap_or_else(|| explain(file)),
+        })
         .collect()
 }
 
