@@ -66,7 +66,9 @@ fn visit(
     let taken = if is_labels { HashSet::new() } else { series(folder, dataset) };
     let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
-    let names = ChannelNames::of(folder.volumes().map(|(_, stem)| stem));
+    let (label_stems, image_stems): (Vec<&str>, Vec<&str>) =
+        folder.volumes().map(|(_, stem)| stem).partition(|stem| is_label_name(stem));
+    let names = ChannelNames::of(image_stems.into_iter(), label_stems.into_iter());
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match file.stem() {

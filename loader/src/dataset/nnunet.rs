@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
+use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
 use super::roles::channel;
 use super::tree::{Folder, TreeFile};
@@ -34,16 +35,17 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
     for files in stems.values_mut().chain(label_files.values_mut()) {
         files.sort_by_key(|file| !is_preferred(file));
     }
-    let is_strict = ending.is_some() || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
-    // A name such as amos_0001 carries no channel if the label map is named the same.
-    let has_channel = |stem: &str| is_strict && !label_files.contains_key(stem);
+    let names = ChannelNames::described(stems.keys().copied(), label_files.keys().copied(), description);
+    let is_strict = ending.is_some() || names.has_channels();
 
     let mut taken: HashSet<PathBuf> = HashSet::new();
     for (&stem, files) in &stems {
-        let case_id = match channel(stem) {
-            Some((case_id, 0)) if has_channel(stem) => case_id,
-            _ if has_channel(stem) => continue,
-            _ => stem,
+        let role = names.role(stem);
+        let case_id = match role {
+            NameRole::Further(_) => continue,
+            // The number is missing, and the name is not a label map's either.
+            NameRole::Case(_) if is_strict && channel(stem).is_none() && !label_files.contains_key(stem) => continue,
+            NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
         };
         let maps = label_files.get(case_id).map(Vec::as_slice).unwrap_or_default();
         let label = maps.first().map(|file| file.path.clone());
@@ -57,19 +59,12 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             role: ImageRole::Declared,
             label: label.map(LabelFiles::Map),
         };
-        let channels: BTreeSet<u16> = stems
-            .keys()
-            .filter_map(|&other| {
-                channel(other).filter(|(id, number)| *id == case_id && *number > 0 && has_channel(other))
-            })
-            .map(|(_, number)| number)
-            .collect();
         if let [first, second, ..] = maps
             && !is_preferred(first)
         {
             let reason = format!("two label maps, {} and {}; keep one", first.name, second.name);
             dataset.skipped.push(SkippedCase::new(&case, &first.path, reason));
-        } else if channels.is_empty() {
+        } else if matches!(role, NameRole::Case(_)) {
             let others = files[1..].iter().map(|file| {
                 let reason = "next to a file of the same case; keep one";
                 SkippedCase::new(&case, &file.path, reason)
@@ -77,15 +72,8 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             dataset.skipped.extend(others);
             dataset.cases.push(case);
         } else {
-            for number in channels {
-                taken.extend(
-                    stems
-                        .get(format!("{case_id}_{number:04}").as_str())
-                        .into_iter()
-                        .flatten()
-                        .map(|file| file.path.clone()),
-                );
-            }
+            let further = stems.iter().filter(|(stem, _)| names.role(stem) == NameRole::Further(case_id));
+            taken.extend(further.flat_map(|(_, files)| files).map(|file| file.path.clone()));
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         }
     }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use super::Dataset;
+use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel, is_image_folder, is_label_folder};
+use super::roles::{Modalities, case_key, is_image_folder, is_label_folder};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, rest};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
@@ -29,16 +30,21 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         *image_keys.entry(case_key(stem)).or_default() += 1;
     }
     let stems: HashSet<&str> = images.volumes().map(|(_, stem)| stem).collect();
+    let names = ChannelNames::of(stems.iter().copied(), by_stem.keys().copied());
     let mut taken: HashSet<PathBuf> = HashSet::new();
     let mut seen: HashSet<String> = HashSet::new();
     for (file, stem) in images.volumes() {
-        let case_id = match channel(stem) {
-            Some((case_id, 0)) => case_id,
-            Some((case_id, _)) if stems.contains(format!("{case_id}_0000").as_str()) => {
-                taken.insert(file.path.clone());
+        let role = names.role(stem);
+        let case_id = match role {
+            NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
+            NameRole::Further(case_id) => {
+                let first = format!("{case_id}_0000");
+                // Told with the first channel.
+                if stems.contains(first.as_str()) && matches!(names.role(&first), NameRole::FirstOfSeveral(_)) {
+                    taken.insert(file.path.clone());
+                }
                 continue;
             }
-            _ => stem,
         };
         if modalities.foreign_word(stem).is_some() {
             continue;
@@ -60,7 +66,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         };
         if !seen.insert(case.case_id.clone()) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
-        } else if stems.contains(format!("{case_id}_0001").as_str()) && case_id != stem {
+        } else if matches!(role, NameRole::FirstOfSeveral(_)) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         } else {
             dataset.cases.push(case);
@@ -72,7 +78,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
             UnusedReason::LabelWithoutImage
         } else if let Some(word) = modalities.foreign_word(stem) {
             UnusedReason::NamedLikeOtherModality { word }
-        } else if file.path.starts_with(&images.path) && channel(stem).is_some() {
+        } else if file.path.starts_with(&images.path) && matches!(names.role(stem), NameRole::Further(_)) {
             UnusedReason::OtherChannel
         } else {
             UnusedReason::OutsideDatasets

@@ -30,8 +30,23 @@ const LABEL_WORDS: [&str; 23] = [
     "prediction",
 ];
 /// Words that mark a CT image and do not belong to the case's name.
-const IMAGE_WORDS: [&str; 13] =
-    ["ct", "cta", "image", "images", "img", "imgs", "imaging", "volume", "volumes", "vol", "scan", "scans", "0000"];
+const IMAGE_WORDS: [&str; 13] = [
+    "ct",
+    "cta",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "imaging",
+    "volume",
+    "volumes",
+    "vol",
+    "scan",
+    "scans",
+    FIRST_CHANNEL,
+];
+/// Number of a case's first channel at the end of a name.
+const FIRST_CHANNEL: &str = "0000";
 /// Words that mark an image of another modality: names of modalities, and of sequences as datasets of MR write them.
 const OTHER_MODALITIES: [&str; 37] = [
     "mri",
@@ -181,11 +196,24 @@ pub(super) fn is_ct_channel(name: &str) -> bool {
     has_ct_word(name) || (has("tomography") && ["computed", "computerized", "computerised"].into_iter().any(has))
 }
 
-/// Case part of a stem: its parts without words for images and label maps. Equal for the image and the label
-/// map of a case: `img0001` and `label0001`, `volume-7` and `segmentation-7`, `p1_ct` and `p1_seg`.
+/// Case part of a stem: its parts without words for images and label maps, and without the number of a first channel. Equal
+/// for the image and the label map of a case: `img0001` and `label0001`, `volume-7` and `segmentation-7`, `p1_ct` and
+/// `p1_seg`.
 pub(super) fn case_key(stem: &str) -> String {
-    let is_role = |part: &String| LABEL_WORDS.contains(&part.as_str()) || IMAGE_WORDS.contains(&part.as_str());
-    parts(stem).into_iter().filter(|part| !is_role(part)).collect::<Vec<_>>().join("_")
+    key_of(stem, is_role_word)
+}
+
+/// Case part of a stem with its number: as [`case_key`], but `0000` remains.
+pub(super) fn numbered_key(stem: &str) -> String {
+    key_of(stem, |part| part != FIRST_CHANNEL && is_role_word(part))
+}
+
+fn key_of(stem: &str, is_left_out: impl Fn(&str) -> bool) -> String {
+    parts(stem).into_iter().filter(|part| !is_left_out(part)).collect::<Vec<_>>().join("_")
+}
+
+fn is_role_word(part: &str) -> bool {
+    LABEL_WORDS.contains(&part) || IMAGE_WORDS.contains(&part)
 }
 
 /// Splits `case_0003` into the case and the channel.
