@@ -2,7 +2,7 @@
 
 mod fault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -41,6 +41,10 @@ pub(super) struct Description {
     pub file_ending: Option<String>,
     /// Cases that the description lists; empty if it lists none.
     pub cases: Vec<ListedCase>,
+    /// Files that the description lists for validation.
+    pub validation: HashSet<PathBuf>,
+    /// Files that the description lists for tests.
+    pub test: HashSet<PathBuf>,
 }
 
 impl Description {
@@ -79,6 +83,10 @@ struct Raw {
     training: Value,
     #[serde(default)]
     dataset: Value,
+    #[serde(default)]
+    validation: Value,
+    #[serde(default)]
+    test: Value,
 }
 
 /// A JSON object with its keys in the file's order.
@@ -150,6 +158,8 @@ pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>,
         channels: channels(&raw),
         file_ending: raw.file_ending.map(|ending| ending.as_str().unwrap_or_default().to_lowercase()),
         cases,
+        validation: other_files(&raw.validation, folder, root),
+        test: other_files(&raw.test, folder, root),
         ..Description::default()
     };
     for (key, value) in &raw.labels.0 {
@@ -256,6 +266,13 @@ fn label_of(entry: &Value, entry_name: impl FnOnce() -> String) -> Result<Option
         Some([path]) => Ok(Some(*path)),
         _ => Err(DescriptionFault::LabelPath { entry: entry_name(), value: value.clone() }),
     }
+}
+
+/// The images and label maps that a list names which is not of cases to train on. Its faults harm nothing and are passed over.
+fn other_files(list: &Value, folder: &Path, root: &Path) -> HashSet<PathBuf> {
+    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let values = entries.iter().flat_map(|entry| [Some(entry), entry.get("image"), entry.get("label")]).flatten();
+    values.filter_map(paths).flatten().filter_map(|path| inside(path, folder, root).ok()).collect()
 }
 
 /// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
@@ -385,6 +402,20 @@ mod tests {
             let message = parse(text).unwrap_err();
             assert!(message.contains(reason), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn files_listed_for_validation_and_tests_are_known() {
+        let text = r#"{"validation": [{"image": "v.nii", "label": ["l.nii"]}, 3], "test": ["t.nii", "../../u.nii"]}"#;
+        let description = parse(text).unwrap();
+        let names = |files: &HashSet<PathBuf>| {
+            let mut names: Vec<String> =
+                files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&description.validation), ["l.nii", "v.nii"]);
+        assert_eq!(names(&description.test), ["t.nii"]);
     }
 
     #[test]

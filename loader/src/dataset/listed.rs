@@ -8,7 +8,7 @@ use super::channels::{ChannelNames, NameRole};
 use super::description::{Description, ListedCase};
 use super::roles::channel;
 use super::tree::Folder;
-use super::unused::{UnusedReason, lies_in, rest};
+use super::unused::{UnusedReason, apart, lies_in, rest};
 use super::{Dataset, DatasetError, DescriptionFault};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 use crate::volume::file_stem;
@@ -81,10 +81,21 @@ pub(super) fn read(
         }
     }
     dataset.cases.sort();
+    let folders: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
     dataset.unused = rest(folder, &taken, |file| {
-        let is_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
-        if is_training { UnusedReason::NotListed } else { UnusedReason::TestData }
+        let is_of_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
+        if description.validation.contains(&file.path) {
+            UnusedReason::Validation
+        } else if description.test.contains(&file.path) {
+            UnusedReason::TestData
+        } else if is_of_training || file.path.parent().is_some_and(|place| folders.contains(place)) {
+            UnusedReason::NotListed
+        } else {
+            apart(file, &folder.path)
+        }
     });
+    let has_labels = dataset.cases.iter().any(|case| case.label.is_some());
+    dataset.note_missing_labels(has_labels);
     if let Some(claimed) = description.num_training {
         dataset.note_count(claimed);
     }

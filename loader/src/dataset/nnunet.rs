@@ -5,13 +5,13 @@
 //! are read where no file of the folder has one and `dataset.json` does not demand them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
 use super::roles::channel;
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, lies_in, rest};
+use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
@@ -77,40 +77,51 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         }
     }
-    let is_test = images.name == "imagesTs";
     dataset.unused = rest(folder, &taken, |file| {
-        let Some(stem) = file.stem() else { return UnusedReason::NotAVolume };
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
-        if in_labels {
-            UnusedReason::LabelWithoutImage
-        } else if in_images && channel(stem).is_some() {
-            UnusedReason::OtherChannel
-        } else if in_images {
-            UnusedReason::NoChannel
-        } else if !is_test {
-            UnusedReason::TestData
-        } else {
-            UnusedReason::OutsideDatasets
+        let is_direct = file.path.parent().and_then(Path::parent) == Some(folder.path.as_path());
+        match apart(file, &folder.path) {
+            _ if (in_images || in_labels) && !is_direct => {
+                UnusedReason::InSubfolder { of: if in_images { images.name.clone() } else { labels.to_owned() } }
+            }
+            _ if in_labels => UnusedReason::LabelWithoutImage,
+            _ if in_images && file.stem().and_then(channel).is_some() => UnusedReason::OtherChannel,
+            _ if in_images => UnusedReason::NoChannel,
+            UnusedReason::OutsideDatasets if is_named_like_label(file, &folder.path) => {
+                UnusedReason::MisplacedLabel { expected: labels.to_owned() }
+            }
+            reason => reason,
         }
     });
     if dataset.num_listed() == 0 {
         dataset.vacant.push(format!("{}/", dataset.name));
     }
     dataset.note_missing_labels(folder.folder(labels).is_some());
-    if let Some(claimed) = description.and_then(|description| description.num_training).filter(|_| !is_test) {
+    if let Some(claimed) =
+        description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
+    {
         dataset.note_count(claimed);
     }
     Some(dataset)
 }
 
 impl Dataset {
-    /// Adds a note if some cases have label maps and others have none.
+    /// Adds a note if cases have no label maps: where the description names classes and no case has one, or where some cases
+    /// have one, or a folder for them is there.
     pub(super) fn note_missing_labels(&mut self, has_folder: bool) {
         let mut unlabelled = self.cases.iter().filter(|case| case.label.is_none());
-        if let Some(example) = unlabelled.next().filter(|_| has_folder) {
-            let example = example.case_id.clone();
-            self.notes.push(DatasetNote::Unlabelled { count: 1 + unlabelled.count(), of: self.cases.len(), example });
-        }
+        let Some(example) = unlabelled.next() else { return };
+        let (count, of) = (1 + unlabelled.count(), self.cases.len());
+        let is_class = |label: &&u8| **label != 0 && Some(**label) != self.ignore;
+        let classes = self.labels.keys().filter(is_class).count().max(self.regions.len());
+        let note = if count == of && classes > 0 {
+            DatasetNote::NoLabels { classes }
+        } else if has_folder {
+            DatasetNote::Unlabelled { count, of, example: example.case_id.clone() }
+        } else {
+            return;
+        };
+        self.notes.push(note);
     }
 
     /// Adds a note if there are more or fewer cases than `dataset.json` claims.

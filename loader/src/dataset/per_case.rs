@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::description::Description;
 use super::roles::{Modalities, case_key, channel, is_generic_image_name, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, rest};
+use super::unused::{UnusedReason, is_named_like_label, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -177,8 +177,10 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::NamedLikeOtherModality { word }
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel
+    } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {
+        UnusedReason::AmbiguousLabel
     } else if is_direct && is_label_name(stem) {
-        if case.is_labelled() { UnusedReason::PartOfLabel } else { UnusedReason::AmbiguousLabel }
+        UnusedReason::PartOfLabel
     } else {
         UnusedReason::OutsideDatasets
     }

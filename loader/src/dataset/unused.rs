@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::dicom_head::DicomHead;
+use super::roles::{Split, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -28,6 +29,8 @@ pub enum UnusedReason {
     RawVoxels,
     /// Data of the test set, next to a training set that is converted.
     TestData,
+    /// Data of the validation set, next to a training set that is converted.
+    Validation,
     /// A mask of a part of what another label map of the case holds.
     PartOfLabel,
     /// A packed archive.
@@ -81,12 +84,22 @@ pub enum UnusedReason {
     NoChannel,
     /// A channel other than the first of a case.
     OtherChannel,
+    /// A volume in a subfolder of a folder whose files are read.
+    InSubfolder {
+        /// Name of the folder whose files are read.
+        of: String,
+    },
     /// An image that `dataset.json` does not list.
     NotListed,
     /// A label map without an image of the same name.
     LabelWithoutImage,
-    /// A volume named like a label map, without an image that it belongs to.
+    /// A volume named like a label map, or in a folder that is, without an image of the same name next to it.
     NamedLikeLabel,
+    /// A volume named like a label map, or in a folder that is, outside of the folder of label maps.
+    MisplacedLabel {
+        /// Name of the folder of label maps.
+        expected: String,
+    },
     /// A volume named like an image of another modality.
     NamedLikeOtherModality {
         /// The word in its name.
@@ -131,6 +144,7 @@ impl UnusedReason {
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
+            | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
             | Self::NotCt { .. }
@@ -148,6 +162,7 @@ impl fmt::Display for UnusedReason {
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::TestData => "test data next to a training set",
+            Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
@@ -176,9 +191,13 @@ impl fmt::Display for UnusedReason {
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
             Self::OtherChannel => "further channel of a case, not its first one (_0000)",
+            Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
-            Self::NamedLikeLabel => "named like a label map, but no image that it belongs to",
+            Self::NamedLikeLabel => "label map by its name or folder, but no image of the same name next to it",
+            Self::MisplacedLabel { expected } => {
+                return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
+            }
             Self::NamedLikeOtherModality { word } => {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
@@ -269,6 +288,30 @@ pub(super) fn rest(
             reason: of_other_file(file).unwrap_or_else(|| explain(file)),
         })
         .collect()
+}
+
+/// The reason for a volume outside of the folders that a layout reads, by the names of the folders below `base` that it lies
+/// in: test and validation data are expected, everything else is not.
+pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
+    let splits: Vec<Split> = folders_below(file, base).iter().filter_map(|name| Split::of(name)).collect();
+    if splits.contains(&Split::Test) {
+        UnusedReason::TestData
+    } else if splits.contains(&Split::Validation) {
+        UnusedReason::Validation
+    } else {
+        UnusedReason::OutsideDatasets
+    }
+}
+
+/// True if a volume, or a folder below `base` that it lies in, is named like label maps.
+pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
+    file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
+}
+
+/// Names of the folders between `base` and a file.
+fn folders_below(file: &TreeFile, base: &Path) -> Vec<String> {
+    let below = file.path.parent().and_then(|folder| folder.strip_prefix(base).ok());
+    below.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 /// True if a file lies in the direct subfolder `name` of `folder`, or deeper.
