@@ -4,7 +4,7 @@
 //! |---|---|
 //! | Medical Segmentation Decathlon, nnU-Net with a list | `dataset.json` with `training` or `dataset` (`listed`) |
 //! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
-//! | BTCV, FLARE | a folder of images next to one of label maps (`paired`) |
+//! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`paired`) |
 //! | `TotalSegmentator`, `KiTS` | a folder a case, with an image and a label map or masks (`per_case`) |
 //! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
@@ -14,6 +14,7 @@
 
 mod channels;
 mod description;
+mod dicom_head;
 #[cfg(feature = "dicom")]
 mod dicom_series;
 mod difference;
@@ -155,7 +156,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         listing.datasets = vec![folder::read(&tree, own.as_ref(), modalities)];
     } else {
         for file in &finder.stray {
-            listing.unused.push(outside(file));
+            listing.unused.push(outside(file, root));
         }
         listing.datasets = unique_names(finder.found, root)?;
         // A list may name files outside of its dataset's folder.
@@ -216,7 +217,7 @@ impl Finder<'_> {
         fault: Box<DescriptionFault>,
     ) -> Result<(), DatasetError> {
         let reason = fault.to_string();
-        let is_group = nnunet::read(folder, None).is_none() && paired::read(folder, None, self.modalities).is_none();
+        let is_group = nnunet::read(folder, None).is_none() && paired::Pair::of(folder).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
             folder.nested_datasets().into_iter().partition(|_| is_group);
         let is_left = |file: &&tree::TreeFile| !grouped.iter().any(|within| file.path.starts_with(&within.path));
@@ -273,21 +274,43 @@ impl Finder<'_> {
             }
             return Ok(description);
         }
+        if let Some((around, parts)) = paired::Pair::divided(folder) {
+            let around = [around.images, around.labels];
+            for part in &parts {
+                let dataset = paired::read_part(*part, description.as_ref(), self.modalities);
+                self.found.push((part.images.path.clone(), dataset));
+            }
+            let is_read = |path: &Path| {
+                parts.iter().any(|part| [part.images, part.labels].iter().any(|of| path.starts_with(&of.path)))
+            };
+            let beside = around.into_iter().flat_map(Folder::all_files).chain(&folder.files);
+            let stray = beside.filter(|file| !is_read(&file.path) && Some(&file.path) != read.as_ref());
+            self.stray.extend(stray.cloned());
+            for child in folder.folders.iter().filter(|child| around.iter().all(|of| of.path != child.path)) {
+                self.search_child(child)?;
+            }
+            return Ok(description);
+        }
         self.stray.extend(folder.files.iter().cloned());
         for child in &folder.folders {
-            if child.is_empty() {
-                let dataset = Dataset {
-                    name: child.name.clone(),
-                    notes: vec![DatasetNote::Empty],
-                    vacant: vec![format!("{}/", child.name)],
-                    ..Dataset::default()
-                };
-                self.found.push((child.path.clone(), dataset));
-            } else {
-                self.search(child, false)?;
-            }
+            self.search_child(child)?;
         }
         Ok(description)
+    }
+
+    /// Searches a subfolder of a folder in no layout of its own; an empty one is kept in mind.
+    fn search_child(&mut self, child: &Folder) -> Result<(), DatasetError> {
+        if !child.is_empty() {
+            return self.search(child, false).map(|_| ());
+        }
+        let dataset = Dataset {
+            name: child.name.clone(),
+            notes: vec![DatasetNote::Empty],
+            vacant: vec![format!("{}/", child.name)],
+            ..Dataset::default()
+        };
+        self.found.push((child.path.clone(), dataset));
+        Ok(())
     }
 }
 
@@ -307,13 +330,9 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
     }
 }
 
-fn outside(file: &tree::TreeFile) -> UnusedFile {
-    let is_test = file.path.iter().any(|part| {
-        let part = part.to_string_lossy().to_lowercase();
-        ["test", "testing", "imagests", "labelsts"].contains(&part.as_str())
-    });
-    let reason = if is_test { UnusedReason::TestData } else { UnusedReason::OutsideDatasets };
-    UnusedFile { path: file.path.clone(), reason: unused::by_name(file).unwrap_or(reason) }
+fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
+    let reason = unused::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
+    UnusedFile { path: file.path.clone(), reason }
 }
 
 /// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.

@@ -2,7 +2,7 @@
 
 mod fault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -41,6 +41,10 @@ pub(super) struct Description {
     pub file_ending: Option<String>,
     /// Cases that the description lists; empty if it lists none.
     pub cases: Vec<ListedCase>,
+    /// Files that the description lists for validation.
+    pub validation: HashSet<PathBuf>,
+    /// Files that the description lists for tests.
+    pub test: HashSet<PathBuf>,
 }
 
 impl Description {
@@ -79,6 +83,10 @@ struct Raw {
     training: Value,
     #[serde(default)]
     dataset: Value,
+    #[serde(default)]
+    validation: Value,
+    #[serde(default)]
+    test: Value,
 }
 
 /// A JSON object with its keys in the file's order.
@@ -146,10 +154,12 @@ pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>,
     }
     let cases = listed(&raw, folder, root).map_err(&bad)?;
     let mut description = Description {
-        num_training: raw.num_training.as_u64(),
+        num_training: whole(&raw.num_training),
         channels: channels(&raw),
         file_ending: raw.file_ending.map(|ending| ending.as_str().unwrap_or_default().to_lowercase()),
         cases,
+        validation: other_files(&raw.validation, folder, root),
+        test: other_files(&raw.test, folder, root),
         ..Description::default()
     };
     for (key, value) in &raw.labels.0 {
@@ -176,13 +186,15 @@ fn channels(raw: &Raw) -> Vec<String> {
     if of_version_2.is_empty() { names(&raw.modality) } else { of_version_2 }
 }
 
+/// A whole number, which some write as a string.
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
 /// Takes in an entry of `labels`: `"liver": 1` (nnU-Net 2), `"1": "liver"` (nnU-Net 1, Decathlon), or a region,
 /// `"tumour": [1, 2]`.
 fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), DescriptionFault> {
-    let label = |value: &Value| -> Option<u8> {
-        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
-        u8::try_from(number).ok()
-    };
+    let label = |value: &Value| -> Option<u8> { u8::try_from(whole(value)?).ok() };
     if let Value::Array(values) = value {
         let labels: Option<Vec<u8>> = values.iter().map(label).collect();
         let region = || DescriptionFault::Region { key: key.to_owned(), value: value.clone() };
@@ -213,16 +225,12 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Desc
         return cases
             .iter()
             .map(|(case_id, entry)| {
-                let images: Option<Vec<&str>> = match entry.get("images") {
-                    Some(Value::Array(images)) => images.iter().map(Value::as_str).collect(),
-                    _ => None,
-                };
-                let images = images.filter(|images| !images.is_empty());
+                let images = entry.get("images").and_then(paths).filter(|images| !images.is_empty());
                 let images = images.ok_or_else(|| DescriptionFault::NoImages { case_id: case_id.clone() })?;
                 Ok(ListedCase {
                     case_id: Some(case_id.clone()),
                     images: images.into_iter().map(place).collect::<Result<_, _>>()?,
-                    label: entry.get("label").and_then(Value::as_str).map(place).transpose()?,
+                    label: label_of(entry, || format!("dataset: {case_id}"))?.map(place).transpose()?,
                 })
             })
             .collect();
@@ -232,12 +240,39 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Desc
         .iter()
         .enumerate()
         .map(|(index, entry)| {
-            let image = entry.get("image").unwrap_or(entry);
-            let image = image.as_str().ok_or(DescriptionFault::NoImage { index })?;
-            let label = entry.get("label").and_then(Value::as_str).map(place).transpose()?;
-            Ok(ListedCase { case_id: None, images: vec![place(image)?], label })
+            // MONAI lists one path or several.
+            let images = paths(entry.get("image").unwrap_or(entry)).filter(|images| !images.is_empty());
+            let images = images.ok_or(DescriptionFault::NoImage { index })?;
+            let label = label_of(entry, || format!("entry {index} of \"training\""))?.map(place).transpose()?;
+            Ok(ListedCase { case_id: None, images: images.into_iter().map(place).collect::<Result<_, _>>()?, label })
         })
         .collect()
+}
+
+/// The paths of an entry that lists one path or several; `None` for anything else.
+fn paths(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::String(path) => Some(vec![path.as_str()]),
+        Value::Array(paths) => paths.iter().map(Value::as_str).collect(),
+        _ => None,
+    }
+}
+
+/// The label map of a case; `None` for a case without one. `entry_name` names the case for messages.
+fn label_of(entry: &Value, entry_name: impl FnOnce() -> String) -> Result<Option<&str>, DescriptionFault> {
+    let Some(value) = entry.get("label").filter(|value| !value.is_null()) else { return Ok(None) };
+    match paths(value).as_deref() {
+        Some([]) => Ok(None),
+        Some([path]) => Ok(Some(*path)),
+        _ => Err(DescriptionFault::LabelPath { entry: entry_name(), value: value.clone() }),
+    }
+}
+
+/// The images and label maps that a list names which is not of cases to train on. Its faults harm nothing and are passed over.
+fn other_files(list: &Value, folder: &Path, root: &Path) -> HashSet<PathBuf> {
+    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let values = entries.iter().flat_map(|entry| [Some(entry), entry.get("image"), entry.get("label")]).flatten();
+    values.filter_map(paths).flatten().filter_map(|path| inside(path, folder, root).ok()).collect()
 }
 
 /// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
@@ -323,6 +358,64 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().channels, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn numbers_of_cases_are_read_in_both_forms() {
+        for (value, expected) in [("3", Some(3)), (r#""3""#, Some(3)), (r#""three""#, None), ("null", None)] {
+            assert_eq!(parse(&format!(r#"{{"numTraining": {value}}}"#)).unwrap().num_training, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn one_path_may_be_a_list() {
+        let check = |text: &str, expected: &[(usize, Option<&str>)]| {
+            let cases = parse(text).unwrap().cases;
+            let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+            let found: Vec<(usize, Option<String>)> =
+                cases.iter().map(|case| (case.images.len(), case.label.as_deref().map(name))).collect();
+            let expected: Vec<(usize, Option<String>)> =
+                expected.iter().map(|(images, label)| (*images, label.map(str::to_owned))).collect();
+            assert_eq!(found, expected, "{text}");
+        };
+        check(
+            r#"{"training": [{"image": ["a.nii"], "label": ["l.nii"]}, {"image": ["a.nii", "b.nii"], "label": "m.nii"},
+                {"image": "c.nii", "label": null}, {"image": "d.nii", "label": []}]}"#,
+            &[(1, Some("l.nii")), (2, Some("m.nii")), (1, None), (1, None)],
+        );
+        check(r#"{"dataset": {"a": {"images": "a.nii", "label": ["l.nii"]}}}"#, &[(1, Some("l.nii"))]);
+    }
+
+    #[test]
+    fn a_label_map_that_is_no_path_is_refused() {
+        for (text, reason) in [
+            (
+                r#"{"training": [{"image": "a.nii", "label": ["l.nii", "m.nii"]}]}"#,
+                r#"entry 0 of "training": "label" is ["l.nii","m.nii"]; expected one path"#,
+            ),
+            (
+                r#"{"dataset": {"x": {"images": ["a.nii"], "label": 1}}}"#,
+                r#"dataset: x: "label" is 1; expected one path"#,
+            ),
+            (r#"{"training": [{"image": [], "label": "l.nii"}]}"#, r#"entry 0 of "training" names no image"#),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(reason), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn files_listed_for_validation_and_tests_are_known() {
+        let text = r#"{"validation": [{"image": "v.nii", "label": ["l.nii"]}, 3], "test": ["t.nii", "../../u.nii"]}"#;
+        let description = parse(text).unwrap();
+        let names = |files: &HashSet<PathBuf>| {
+            let mut names: Vec<String> =
+                files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&description.validation), ["l.nii", "v.nii"]);
+        assert_eq!(names(&description.test), ["t.nii"]);
     }
 
     #[test]

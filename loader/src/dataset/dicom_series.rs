@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
+use super::dicom_head::DicomHead;
 use super::roles::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
@@ -61,6 +62,9 @@ impl FoundSeries {
                 Other::NotDicom => {
                     taken.remove(&other.path);
                     continue;
+                }
+                Other::Damaged(_) if DicomHead::read(&other.path) == Some(DicomHead::WithoutPreamble) => {
+                    UnusedReason::DicomWithoutPreamble
                 }
                 Other::Damaged(reason) => UnusedReason::BadDicom { reason },
                 Other::Modality(modality) if wanted == Wanted::Ct && is_cross_section(&modality) => {

@@ -16,9 +16,9 @@ use super::channels::{ChannelNames, NameRole};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
-use super::roles::{Modalities, case_key, is_label_folder, is_label_name};
+use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason, by_name};
+use super::unused::{UnusedFile, UnusedReason, of_other_file};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
@@ -29,11 +29,11 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
     #[cfg(feature = "dicom")]
     {
         let mut take = |folder: &Folder, dataset: &mut Dataset| series.take(folder, &root.path, dataset);
-        visit(root, &root.path, (false, modalities), &mut dataset, &mut take);
+        visit(root, &root.path, (None, modalities), &mut dataset, &mut take);
         series.add_to(&mut dataset);
     }
     #[cfg(not(feature = "dicom"))]
-    visit(root, &root.path, (false, modalities), &mut dataset, &mut |_, _| HashSet::new());
+    visit(root, &root.path, (None, modalities), &mut dataset, &mut |_, _| HashSet::new());
     let mut cases = std::mem::take(&mut dataset.cases);
     cases.sort();
     for case in cases {
@@ -44,6 +44,7 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
             dataset.cases.push(case);
         }
     }
+    dataset.note_missing_labels(false);
     if description.is_some() {
         let used = root.path.join(FILE_NAME);
         dataset.unused.retain(|unused| unused.path != used);
@@ -54,32 +55,36 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// Takes in the volumes of a folder and of those below it. `is_labels` is true if a folder on the way is named like one of
-/// label maps.
+/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps, and below it, they are
+/// unused for the reason `of_labels`.
 fn visit(
     folder: &Folder,
     root: &Path,
-    (is_labels, modalities): (bool, Modalities),
+    (of_labels, modalities): (Option<&UnusedReason>, Modalities),
     dataset: &mut Dataset,
     series: TakeSeries<'_>,
 ) {
-    let taken = if is_labels { HashSet::new() } else { series(folder, dataset) };
+    let taken = if of_labels.is_some() { HashSet::new() } else { series(folder, dataset) };
     let mut labels: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
-    let names = ChannelNames::of(folder.volumes().map(|(_, stem)| stem));
+    let (label_stems, image_stems): (Vec<&str>, Vec<&str>) =
+        folder.volumes().map(|(_, stem)| stem).partition(|stem| is_label_name(stem));
+    let names = ChannelNames::of(image_stems.into_iter(), label_stems.into_iter());
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
-        match file.stem() {
-            None => unused(by_name(file).unwrap_or(UnusedReason::NotAVolume)),
-            Some(_) if is_labels => unused(UnusedReason::NamedLikeLabel),
-            Some(stem) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
-            Some(stem) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
-            Some(stem) => match modalities.foreign_word(stem) {
+        match (file.stem(), of_labels) {
+            (None, _) => unused(of_other_file(file).unwrap_or(UnusedReason::NotAVolume)),
+            (Some(_), Some(reason)) => unused(reason.clone()),
+            (Some(stem), _) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
+            (Some(stem), _) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
+            (Some(stem), _) => match modalities.foreign_word(stem) {
                 Some(word) => unused(UnusedReason::NamedLikeOtherModality { word }),
                 None => images.entry(case_key(stem)).or_default().push((file, stem)),
             },
         }
     }
+    let ambiguous = ambiguous_labels(folder, &images, &labels);
+    let reason = |is_ambiguous| if is_ambiguous { UnusedReason::AmbiguousLabel } else { UnusedReason::NamedLikeLabel };
     for (key, files) in &images {
         let own_labels = labels.remove(key).unwrap_or_default();
         let label = match (files.as_slice(), own_labels.as_slice()) {
@@ -112,17 +117,52 @@ fn visit(
             }
         }
     }
-    dataset.unused.extend(
-        labels
-            .into_values()
-            .flatten()
-            .map(|file| UnusedFile { path: file.path.clone(), reason: UnusedReason::NamedLikeLabel }),
-    );
+    for (key, files) in labels {
+        let reason = reason(ambiguous.keys.contains(&key));
+        let unused = files.into_iter().map(|file| UnusedFile { path: file.path.clone(), reason: reason.clone() });
+        dataset.unused.extend(unused);
+    }
+    let of_folders = reason(ambiguous.is_folders);
     for child in &folder.folders {
         if child.is_empty() {
             let path = child.path.strip_prefix(root).unwrap_or(&child.path);
             dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
         }
-        visit(child, root, (is_labels || is_label_folder(&child.name), modalities), dataset, series);
+        let of_labels = of_labels.or_else(|| is_label_folder(&child.name).then_some(&of_folders));
+        visit(child, root, (of_labels, modalities), dataset, series);
     }
+}
+
+/// Label maps of an image of which none is the image's own by its name.
+#[derive(Default)]
+struct Ambiguous {
+    /// Keys of the names of label maps.
+    keys: HashSet<String>,
+    /// True if folders of label maps are among them.
+    is_folders: bool,
+}
+
+/// The label maps of the only image of a folder, where there are several: those whose names add words to the image's, or
+/// all where the image is named like its folder or an image and nothing else.
+fn ambiguous_labels(
+    folder: &Folder,
+    images: &BTreeMap<String, Vec<(&TreeFile, &str)>>,
+    labels: &BTreeMap<String, Vec<&TreeFile>>,
+) -> Ambiguous {
+    let mut all = images.iter().flat_map(|(key, files)| files.iter().map(move |(_, stem)| (key, *stem)));
+    let (Some((key, stem)), None) = (all.next(), all.next()) else { return Ambiguous::default() };
+    if labels.get(key).is_some_and(|own| own.len() == 1) {
+        return Ambiguous::default();
+    }
+    let is_case_folder = is_generic_image_name(stem) || stem.eq_ignore_ascii_case(&folder.name);
+    let is_its = |label: &str| {
+        is_case_folder || label.strip_prefix(key.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let is_labels = |child: &&Folder| is_label_folder(&child.name) && child.volumes().next().is_some();
+    let num_folders = if is_case_folder { folder.folders.iter().filter(is_labels).count() } else { 0 };
+    let own: Vec<_> = labels.iter().filter(|(label, _)| is_its(label)).collect();
+    if own.iter().map(|(_, files)| files.len()).sum::<usize>() + num_folders < 2 {
+        return Ambiguous::default();
+    }
+    Ambiguous { keys: own.into_iter().map(|(label, _)| label.clone()).collect(), is_folders: num_folders > 0 }
 }

@@ -1,13 +1,14 @@
 //! Datasets whose `dataset.json` lists the cases: the Medical Segmentation Decathlon and nnU-Net 1 (`training`), and
 //! nnU-Net 2 (`dataset`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::channels::{ChannelNames, NameRole};
 use super::description::{Description, ListedCase};
 use super::roles::channel;
 use super::tree::Folder;
-use super::unused::{UnusedReason, lies_in, rest};
+use super::unused::{UnusedReason, apart, lies_in, rest};
 use super::{Dataset, DatasetError, DescriptionFault};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 use crate::volume::file_stem;
@@ -26,10 +27,23 @@ pub(super) fn read(
     let mut dataset = Dataset::described(folder.name.clone(), Some(description));
     let mut taken: HashSet<PathBuf> = HashSet::new();
     let mut first_of: HashMap<String, PathBuf> = HashMap::new();
-    for listed in &description.cases {
+    let firsts = description.cases.iter().map(|listed| with_channel(&listed.images[0]));
+    let firsts: Vec<PathBuf> = firsts.collect::<Result<_, _>>()?;
+    let neighbours = Neighbours::of(&description.cases, &firsts)?;
+    for (listed, image) in description.cases.iter().zip(firsts) {
         let ListedCase { case_id, images, label } = listed;
-        let image = with_channel(&images[0])?;
-        let Some(case_id) = case_id.clone().or_else(|| case_id_of(&image)) else {
+        let role = neighbours.role(&image);
+        // A further channel that is listed as an image is a case of its own.
+        let own = match role {
+            Some(NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id)) => Some(case_id.to_owned()),
+            Some(NameRole::Further(_)) => stem_of(&image).map(str::to_owned),
+            None => None,
+        };
+        let further: Vec<PathBuf> = match role {
+            Some(NameRole::FirstOfSeveral(case_id)) => neighbours.further(&image, case_id),
+            _ => Vec::new(),
+        };
+        let Some(case_id) = case_id.clone().or(own) else {
             let reason = Box::new(DescriptionFault::NotAVolume { path: images[0].clone() });
             return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
         };
@@ -46,7 +60,6 @@ pub(super) fn read(
             role: ImageRole::Declared,
             label: label.clone().map(LabelFiles::Map),
         };
-        let second = second_channel(&case.image)?;
         let mut missing = None;
         for path in case.files() {
             if missing.is_none() && !exists(path)? {
@@ -60,18 +73,29 @@ pub(super) fn read(
             }
         } else if let Some(path) = missing {
             dataset.skipped.push(SkippedCase::new(&case, &path, "listed in dataset.json but missing"));
-        } else if images.len() > 1 || second.is_some() {
-            taken.extend(second);
+        } else if images.len() > 1 || !further.is_empty() {
+            taken.extend(further);
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         } else {
             dataset.cases.push(case);
         }
     }
     dataset.cases.sort();
+    let folders: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
     dataset.unused = rest(folder, &taken, |file| {
-        let is_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
-        if is_training { UnusedReason::NotListed } else { UnusedReason::TestData }
+        let is_of_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
+        if description.validation.contains(&file.path) {
+            UnusedReason::Validation
+        } else if description.test.contains(&file.path) {
+            UnusedReason::TestData
+        } else if is_of_training || file.path.parent().is_some_and(|place| folders.contains(place)) {
+            UnusedReason::NotListed
+        } else {
+            apart(file, &folder.path)
+        }
     });
+    let has_labels = dataset.cases.iter().any(|case| case.label.is_some());
+    dataset.note_missing_labels(has_labels);
     if let Some(claimed) = description.num_training {
         dataset.note_count(claimed);
     }
@@ -89,14 +113,6 @@ fn with_channel(listed: &Path) -> Result<PathBuf, DatasetError> {
     Ok(listed.to_owned())
 }
 
-/// The second channel of an image with a channel number, if there is one.
-fn second_channel(image: &Path) -> Result<Option<PathBuf>, DatasetError> {
-    let name = image.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some((case_id, 0)) = file_stem(name).and_then(channel) else { return Ok(None) };
-    let path = image.with_file_name(name.replacen(&format!("{case_id}_0000"), &format!("{case_id}_0001"), 1));
-    Ok(exists(&path)?.then_some(path))
-}
-
 /// The path with something appended to its stem.
 fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
@@ -104,12 +120,65 @@ fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     Some(path.with_file_name(format!("{stem}{suffix}{}", &name[stem.len()..])))
 }
 
-fn case_id_of(image: &Path) -> Option<String> {
-    let stem = file_stem(image.file_name()?.to_str()?)?;
-    Some(match channel(stem) {
-        Some((case_id, 0)) => case_id.to_owned(),
-        _ => stem.to_owned(),
-    })
+fn stem_of(path: &Path) -> Option<&str> {
+    file_stem(path.file_name()?.to_str()?)
+}
+
+/// Names of the volumes in the folders of listed images.
+struct Neighbours(BTreeMap<PathBuf, (ChannelNames, Vec<PathBuf>)>);
+
+impl Neighbours {
+    /// Lists the folders of the first images of cases.
+    fn of(cases: &[ListedCase], images: &[PathBuf]) -> Result<Self, DatasetError> {
+        let mut by_folder: BTreeMap<&Path, Vec<(&Path, Option<&Path>)>> = BTreeMap::new();
+        for (case, image) in cases.iter().zip(images) {
+            let folder = image.parent().unwrap_or(image);
+            by_folder.entry(folder).or_default().push((image.as_path(), case.label.as_deref()));
+        }
+        let mut neighbours = BTreeMap::new();
+        for (folder, listed) in by_folder {
+            let mut volumes = volumes_in(folder)?;
+            volumes.extend(listed.iter().map(|(image, _)| (*image).to_owned()));
+            // A number other than 0000 that is listed is that of a case, as if a label map had it.
+            let is_numbered = |stem: &&str| channel(stem).is_some_and(|(_, number)| number > 0);
+            let numbered = listed.iter().filter_map(|(image, _)| stem_of(image)).filter(is_numbered);
+            let labels = listed.iter().filter_map(|(_, label)| stem_of((*label)?));
+            let names = ChannelNames::of(volumes.iter().filter_map(|path| stem_of(path)), labels.chain(numbered));
+            neighbours.insert(folder.to_owned(), (names, volumes));
+        }
+        Ok(Self(neighbours))
+    }
+
+    /// Meaning of an image's name; `None` for a file that is not named like a volume.
+    fn role<'a>(&self, image: &'a Path) -> Option<NameRole<'a>> {
+        let (names, _) = self.0.get(image.parent()?)?;
+        Some(names.role(stem_of(image)?))
+    }
+
+    /// Files of the further channels of a case next to its first image.
+    fn further(&self, image: &Path, case_id: &str) -> Vec<PathBuf> {
+        let Some((names, volumes)) = image.parent().and_then(|folder| self.0.get(folder)) else { return Vec::new() };
+        let is_further =
+            |path: &&PathBuf| stem_of(path).map(|stem| names.role(stem)) == Some(NameRole::Further(case_id));
+        volumes.iter().filter(is_further).cloned().collect()
+    }
+}
+
+/// The volumes directly in a folder; none if there is no such folder.
+fn volumes_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let unreadable = |source| DatasetError::Unreadable { path: folder.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut volumes = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        if stem_of(&path).is_some() {
+            volumes.push(path);
+        }
+    }
+    Ok(volumes)
 }
 
 /// True if something has this name, be it a dangling link.

@@ -5,12 +5,13 @@
 //! are read where no file of the folder has one and `dataset.json` does not demand them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
 use super::roles::channel;
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, lies_in, rest};
+use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
@@ -34,16 +35,17 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
     for files in stems.values_mut().chain(label_files.values_mut()) {
         files.sort_by_key(|file| !is_preferred(file));
     }
-    let is_strict = ending.is_some() || stems.keys().any(|stem| matches!(channel(stem), Some((_, 0))));
-    // A name such as amos_0001 carries no channel if the label map is named the same.
-    let has_channel = |stem: &str| is_strict && !label_files.contains_key(stem);
+    let names = ChannelNames::described(stems.keys().copied(), label_files.keys().copied(), description);
+    let is_strict = ending.is_some() || names.has_channels();
 
     let mut taken: HashSet<PathBuf> = HashSet::new();
     for (&stem, files) in &stems {
-        let case_id = match channel(stem) {
-            Some((case_id, 0)) if has_channel(stem) => case_id,
-            _ if has_channel(stem) => continue,
-            _ => stem,
+        let role = names.role(stem);
+        let case_id = match role {
+            NameRole::Further(_) => continue,
+            // The number is missing, and the name is not a label map's either.
+            NameRole::Case(_) if is_strict && channel(stem).is_none() && !label_files.contains_key(stem) => continue,
+            NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
         };
         let maps = label_files.get(case_id).map(Vec::as_slice).unwrap_or_default();
         let label = maps.first().map(|file| file.path.clone());
@@ -57,19 +59,12 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             role: ImageRole::Declared,
             label: label.map(LabelFiles::Map),
         };
-        let channels: BTreeSet<u16> = stems
-            .keys()
-            .filter_map(|&other| {
-                channel(other).filter(|(id, number)| *id == case_id && *number > 0 && has_channel(other))
-            })
-            .map(|(_, number)| number)
-            .collect();
         if let [first, second, ..] = maps
             && !is_preferred(first)
         {
             let reason = format!("two label maps, {} and {}; keep one", first.name, second.name);
             dataset.skipped.push(SkippedCase::new(&case, &first.path, reason));
-        } else if channels.is_empty() {
+        } else if matches!(role, NameRole::Case(_)) {
             let others = files[1..].iter().map(|file| {
                 let reason = "next to a file of the same case; keep one";
                 SkippedCase::new(&case, &file.path, reason)
@@ -77,52 +72,56 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             dataset.skipped.extend(others);
             dataset.cases.push(case);
         } else {
-            for number in channels {
-                taken.extend(
-                    stems
-                        .get(format!("{case_id}_{number:04}").as_str())
-                        .into_iter()
-                        .flatten()
-                        .map(|file| file.path.clone()),
-                );
-            }
+            let further = stems.iter().filter(|(stem, _)| names.role(stem) == NameRole::Further(case_id));
+            taken.extend(further.flat_map(|(_, files)| files).map(|file| file.path.clone()));
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         }
     }
-    let is_test = images.name == "imagesTs";
     dataset.unused = rest(folder, &taken, |file| {
-        let Some(stem) = file.stem() else { return UnusedReason::NotAVolume };
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
-        if in_labels {
-            UnusedReason::LabelWithoutImage
-        } else if in_images && channel(stem).is_some() {
-            UnusedReason::OtherChannel
-        } else if in_images {
-            UnusedReason::NoChannel
-        } else if !is_test {
-            UnusedReason::TestData
-        } else {
-            UnusedReason::OutsideDatasets
+        let is_direct = file.path.parent().and_then(Path::parent) == Some(folder.path.as_path());
+        match apart(file, &folder.path) {
+            _ if (in_images || in_labels) && !is_direct => {
+                UnusedReason::InSubfolder { of: if in_images { images.name.clone() } else { labels.to_owned() } }
+            }
+            _ if in_labels => UnusedReason::LabelWithoutImage,
+            _ if in_images && file.stem().and_then(channel).is_some() => UnusedReason::OtherChannel,
+            _ if in_images => UnusedReason::NoChannel,
+            UnusedReason::OutsideDatasets if is_named_like_label(file, &folder.path) => {
+                UnusedReason::MisplacedLabel { expected: labels.to_owned() }
+            }
+            reason => reason,
         }
     });
     if dataset.num_listed() == 0 {
         dataset.vacant.push(format!("{}/", dataset.name));
     }
     dataset.note_missing_labels(folder.folder(labels).is_some());
-    if let Some(claimed) = description.and_then(|description| description.num_training).filter(|_| !is_test) {
+    if let Some(claimed) =
+        description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
+    {
         dataset.note_count(claimed);
     }
     Some(dataset)
 }
 
 impl Dataset {
-    /// Adds a note if some cases have label maps and others have none.
+    /// Adds a note if cases have no label maps: where the description names classes and no case has one, or where some cases
+    /// have one, or a folder for them is there.
     pub(super) fn note_missing_labels(&mut self, has_folder: bool) {
         let mut unlabelled = self.cases.iter().filter(|case| case.label.is_none());
-        if let Some(example) = unlabelled.next().filter(|_| has_folder) {
-            let example = example.case_id.clone();
-            self.notes.push(DatasetNote::Unlabelled { count: 1 + unlabelled.count(), of: self.cases.len(), example });
-        }
+        let Some(example) = unlabelled.next() else { return };
+        let (count, of) = (1 + unlabelled.count(), self.cases.len());
+        let is_class = |label: &&u8| **label != 0 && Some(**label) != self.ignore;
+        let classes = self.labels.keys().filter(is_class).count().max(self.regions.len());
+        let note = if count == of && classes > 0 {
+            DatasetNote::NoLabels { classes }
+        } else if has_folder {
+            DatasetNote::Unlabelled { count, of, example: example.case_id.clone() }
+        } else {
+            return;
+        };
+        self.notes.push(note);
     }
 
     /// Adds a note if there are more or fewer cases than `dataset.json` claims.

@@ -23,6 +23,11 @@ pub enum DatasetNote {
         /// One of those without.
         example: String,
     },
+    /// `dataset.json` names classes, and no case has a label map.
+    NoLabels {
+        /// Number of classes named, or of regions.
+        classes: usize,
+    },
     /// `dataset.json` names a channel that is not a CT.
     Modality {
         /// The name.
@@ -66,6 +71,9 @@ impl fmt::Display for DatasetNote {
             }
             Self::Unlabelled { count, of, example } => {
                 write!(f, "{count} of {} without a label map, such as {example}", plural::count(of, "case"))
+            }
+            Self::NoLabels { classes } => {
+                write!(f, "dataset.json names {}, but no case has a label map", plural::count(classes, "class"))
             }
             Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
             Self::Channels { names } => write!(

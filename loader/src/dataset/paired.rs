@@ -1,24 +1,90 @@
 //! A folder of images next to a folder of label maps, as BTCV (`img`, `label`) and FLARE (`images`, `labels`) have them.
+//!
+//! Where both are divided alike (`images/train`, `labels/train`), each part is a dataset named like its folder.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use super::Dataset;
+use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel, is_image_folder, is_label_folder};
+use super::roles::{Modalities, Split, case_key, is_image_folder, is_label_folder, is_like_image_folder};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, rest};
+use super::unused::{UnusedReason, apart, rest};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
+
+/// A folder of images and the folder of their label maps.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub images: &'a Folder,
+    pub labels: &'a Folder,
+}
+
+impl<'a> Pair<'a> {
+    /// The only pair among the direct subfolders that meet a condition. Folders of test and validation data count where
+    /// there are no others, and names with further words where there are none without.
+    fn within(folder: &'a Folder, meets: impl Fn(&Folder) -> bool) -> Option<Self> {
+        let candidates: Vec<&Folder> = folder.folders.iter().filter(|child| meets(child)).collect();
+        let images = only(
+            &candidates,
+            &[is_image_folder, |name: &str| is_like_image_folder(name) && !Split::is_apart(name), is_like_image_folder],
+        )?;
+        let is_label_map = |name: &str| is_label_folder(name) && !Split::is_apart(name);
+        let labels = only(&candidates, &[is_label_map, is_label_folder])?;
+        Some(Self { images, labels })
+    }
+
+    /// The folders of images and label maps of a folder.
+    pub(super) fn of(folder: &'a Folder) -> Option<Self> {
+        Self::within(folder, |child| child.volumes().next().is_some())
+    }
+
+    /// Parts of a folder whose images and label maps are divided into training, validation and test data: the folders
+    /// around them, and a pair for each part that has both.
+    pub(super) fn divided(folder: &'a Folder) -> Option<(Self, Vec<Self>)> {
+        let is_part = |child: &Folder| Split::of(&child.name).is_some() && child.volumes().next().is_some();
+        let around = Self::within(folder, |child| child.folders.iter().any(is_part))?;
+        let images = around.images.folders.iter().filter(|child| is_part(child));
+        let pairs: Vec<Self> = images
+            .filter_map(|images| {
+                let labels = around.labels.folder(&images.name).filter(|child| is_part(child))?;
+                Some(Self { images, labels })
+            })
+            .collect();
+        (!pairs.is_empty()).then_some((around, pairs))
+    }
+}
+
+/// The only folder whose name is wanted by the first rank that any name meets.
+fn only<'a>(candidates: &[&'a Folder], ranks: &[fn(&str) -> bool]) -> Option<&'a Folder> {
+    let of_rank = |wanted: &fn(&str) -> bool| -> Vec<&'a Folder> {
+        candidates.iter().copied().filter(|child| wanted(&child.name)).collect()
+    };
+    let found = ranks.iter().map(of_rank).find(|found| !found.is_empty())?;
+    <[&Folder; 1]>::try_from(found).ok().map(|[folder]| folder)
+}
 
 /// Reads a folder of this layout; `None` for any other folder.
 pub(super) fn read(folder: &Folder, description: Option<&Description>, modalities: Modalities) -> Option<Dataset> {
-    let with_volumes = |wanted: fn(&str) -> bool| {
-        let mut folders = folder.folders.iter().filter(|child| wanted(&child.name) && child.volumes().next().is_some());
-        folders.next().filter(|_| folders.next().is_none())
-    };
-    let (images, labels) = (with_volumes(is_image_folder)?, with_volumes(is_label_folder)?);
+    let pair = Pair::of(folder)?;
+    Some(join(folder.name.clone(), pair, &[folder], description, modalities))
+}
+
+/// Reads a part of a divided folder.
+pub(super) fn read_part(pair: Pair<'_>, description: Option<&Description>, modalities: Modalities) -> Dataset {
+    join(pair.images.name.clone(), pair, &[pair.images, pair.labels], description, modalities)
+}
+
+/// Joins images and label maps by their names. Unused files are those of the folders `all`.
+fn join(
+    name: String,
+    Pair { images, labels }: Pair<'_>,
+    all: &[&Folder],
+    description: Option<&Description>,
+    modalities: Modalities,
+) -> Dataset {
     let modalities = modalities.by_name(description);
-    let mut dataset = Dataset::described(folder.name.clone(), description);
+    let mut dataset = Dataset::described(name, description);
     let by_stem: BTreeMap<&str, &TreeFile> = labels.volumes().map(|(file, stem)| (stem, file)).collect();
     let mut by_key: BTreeMap<String, Vec<&TreeFile>> = BTreeMap::new();
     for (file, stem) in labels.volumes() {
@@ -29,16 +95,21 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         *image_keys.entry(case_key(stem)).or_default() += 1;
     }
     let stems: HashSet<&str> = images.volumes().map(|(_, stem)| stem).collect();
+    let names = ChannelNames::of(stems.iter().copied(), by_stem.keys().copied());
     let mut taken: HashSet<PathBuf> = HashSet::new();
     let mut seen: HashSet<String> = HashSet::new();
     for (file, stem) in images.volumes() {
-        let case_id = match channel(stem) {
-            Some((case_id, 0)) => case_id,
-            Some((case_id, _)) if stems.contains(format!("{case_id}_0000").as_str()) => {
-                taken.insert(file.path.clone());
+        let role = names.role(stem);
+        let case_id = match role {
+            NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
+            NameRole::Further(case_id) => {
+                let first = format!("{case_id}_0000");
+                // Told with the first channel.
+                if stems.contains(first.as_str()) && matches!(names.role(&first), NameRole::FirstOfSeveral(_)) {
+                    taken.insert(file.path.clone());
+                }
                 continue;
             }
-            _ => stem,
         };
         if modalities.foreign_word(stem).is_some() {
             continue;
@@ -60,24 +131,36 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         };
         if !seen.insert(case.case_id.clone()) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
-        } else if stems.contains(format!("{case_id}_0001").as_str()) && case_id != stem {
+        } else if matches!(role, NameRole::FirstOfSeveral(_)) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
         } else {
             dataset.cases.push(case);
         }
     }
-    dataset.unused = rest(folder, &taken, |file| {
-        let stem = file.stem().unwrap_or_default();
-        if file.path.starts_with(&labels.path) {
-            UnusedReason::LabelWithoutImage
-        } else if let Some(word) = modalities.foreign_word(stem) {
-            UnusedReason::NamedLikeOtherModality { word }
-        } else if file.path.starts_with(&images.path) && channel(stem).is_some() {
-            UnusedReason::OtherChannel
-        } else {
-            UnusedReason::OutsideDatasets
-        }
-    });
+    let reason = |file: &TreeFile| explain(file, Pair { images, labels }, &names, modalities);
+    dataset.unused = all.iter().flat_map(|folder| rest(folder, &taken, reason)).collect();
     dataset.note_missing_labels(true);
-    Some(dataset)
+    dataset
+}
+
+/// The reason for a volume of no case.
+fn explain(file: &TreeFile, pair: Pair<'_>, names: &ChannelNames, modalities: Modalities) -> UnusedReason {
+    let Pair { images, labels } = pair;
+    let stem = file.stem().unwrap_or_default();
+    let parent = file.path.parent();
+    let base = images.path.parent().unwrap_or(&images.path);
+    for folder in [images, labels] {
+        if file.path.starts_with(&folder.path) && parent != Some(folder.path.as_path()) {
+            return UnusedReason::InSubfolder { of: folder.name.clone() };
+        }
+    }
+    if file.path.starts_with(&labels.path) {
+        UnusedReason::LabelWithoutImage
+    } else if let Some(word) = modalities.foreign_word(stem) {
+        UnusedReason::NamedLikeOtherModality { word }
+    } else if file.path.starts_with(&images.path) && matches!(names.role(stem), NameRole::Further(_)) {
+        UnusedReason::OtherChannel
+    } else {
+        apart(file, base)
+    }
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::description::Description;
-use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name};
+use super::roles::{Modalities, case_key, channel, is_generic_image_name, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, rest};
+use super::unused::{UnusedReason, is_named_like_label, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -45,7 +45,7 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let (image, stem) = match images.as_slice() {
         [image] => *image,
         several => {
-            let mut named = several.iter().filter(|(_, stem)| own_name(stem));
+            let mut named = several.iter().filter(|(_, stem)| own_name(stem) && !is_numbered(stem, several));
             *named.next().filter(|_| named.next().is_none())?
         }
     };
@@ -61,6 +61,13 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let mut masks = folder.folders.iter().filter(|child| is_label_folder(&child.name) && child.volumes().count() > 0);
     let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none());
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
+}
+
+/// True for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither is the only
+/// scan.
+fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
+    let Some((name, _)) = channel(stem) else { return false };
+    images.iter().filter(|(_, other)| channel(other).is_some_and(|(of, _)| of == name)).count() > 1
 }
 
 /// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case; also the subfolders that
@@ -170,8 +177,10 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::NamedLikeOtherModality { word }
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel
+    } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {
+        UnusedReason::AmbiguousLabel
     } else if is_direct && is_label_name(stem) {
-        if case.is_labelled() { UnusedReason::PartOfLabel } else { UnusedReason::AmbiguousLabel }
+        UnusedReason::PartOfLabel
     } else {
         UnusedReason::OutsideDatasets
     }

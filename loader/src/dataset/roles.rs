@@ -4,7 +4,7 @@ use super::description::Description;
 use crate::preprocess::normalize::Normalize;
 
 /// Words that mark a label map.
-const LABEL_WORDS: [&str; 23] = [
+const LABEL_WORDS: [&str; 25] = [
     "label",
     "labels",
     "labelmap",
@@ -27,11 +27,28 @@ const LABEL_WORDS: [&str; 23] = [
     "roi",
     "rois",
     "pred",
+    "preds",
     "prediction",
+    "predictions",
 ];
 /// Words that mark a CT image and do not belong to the case's name.
-const IMAGE_WORDS: [&str; 13] =
-    ["ct", "cta", "image", "images", "img", "imgs", "imaging", "volume", "volumes", "vol", "scan", "scans", "0000"];
+const IMAGE_WORDS: [&str; 13] = [
+    "ct",
+    "cta",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "imaging",
+    "volume",
+    "volumes",
+    "vol",
+    "scan",
+    "scans",
+    FIRST_CHANNEL,
+];
+/// Number of a case's first channel at the end of a name.
+const FIRST_CHANNEL: &str = "0000";
 /// Words that mark an image of another modality: names of modalities, and of sequences as datasets of MR write them.
 const OTHER_MODALITIES: [&str; 37] = [
     "mri",
@@ -80,6 +97,35 @@ const CT_WORDS: [&str; 2] = ["ct", "cta"];
 const IMAGE_FOLDERS: [&str; 12] =
     ["images", "image", "img", "imgs", "imaging", "volumes", "volume", "ct", "cts", "scans", "scan", "data"];
 
+/// Words for the parts of a dataset in names of folders, in the order in which they count.
+const SPLIT_WORDS: [(&str, Split); 25] = [
+    ("train", Split::Training),
+    ("training", Split::Training),
+    ("trainset", Split::Training),
+    ("imagestr", Split::Training),
+    ("labelstr", Split::Training),
+    ("test", Split::Test),
+    ("tests", Split::Test),
+    ("testing", Split::Test),
+    ("testset", Split::Test),
+    ("testdata", Split::Test),
+    ("imagests", Split::Test),
+    ("labelsts", Split::Test),
+    ("imagestest", Split::Test),
+    ("labelstest", Split::Test),
+    ("val", Split::Validation),
+    ("valid", Split::Validation),
+    ("valset", Split::Validation),
+    ("validation", Split::Validation),
+    ("validating", Split::Validation),
+    ("imagesva", Split::Validation),
+    ("labelsva", Split::Validation),
+    ("imagesval", Split::Validation),
+    ("labelsval", Split::Validation),
+    ("imagesvalidation", Split::Validation),
+    ("labelsvalidation", Split::Validation),
+];
+
 /// Words of a name in lower case, split at everything that is not a letter or digit.
 fn words(name: &str) -> impl Iterator<Item = String> + '_ {
     name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
@@ -107,15 +153,47 @@ pub(super) fn is_label_name(stem: &str) -> bool {
     parts(stem).iter().any(|part| LABEL_WORDS.contains(&part.as_str()))
 }
 
-/// True if a folder's name says that it holds label maps.
+/// True if a folder's name says that it holds label maps: `masks`, `Ground-truth`, and whatever begins with `label`, such as
+/// `labelsTr2200`. Folders of labelled scans (`labelled`) hold images.
 pub(super) fn is_label_folder(name: &str) -> bool {
-    let lower = name.to_lowercase();
-    ["labelstr", "labelsts", "labelsva", "labelsval", "ground_truth"].contains(&lower.as_str()) || is_label_name(name)
+    let parts = parts(name);
+    let is_label = |part: &String| {
+        part.starts_with("label") && !["labeled", "labelled"].iter().any(|other| part.starts_with(other))
+    };
+    parts.iter().any(is_label) || parts.concat().contains("groundtruth") || is_label_name(name)
 }
 
-/// True if a folder's name says that it holds images.
+/// True if a folder's name says nothing but that it holds images.
 pub(super) fn is_image_folder(name: &str) -> bool {
     IMAGE_FOLDERS.contains(&name.to_lowercase().as_str())
+}
+
+/// True if a folder's name says, among other things, that it holds images: `imagesTr2200`, `Case_Images`.
+pub(super) fn is_like_image_folder(name: &str) -> bool {
+    let is_image = parts(name).iter().any(|part| part.starts_with("image"));
+    is_image_folder(name) || (is_image && !is_label_folder(name))
+}
+
+/// Part of a dataset by its use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Split {
+    Training,
+    Validation,
+    Test,
+}
+
+impl Split {
+    /// The part that a folder's name says; `None` for other names.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let parts = parts(name);
+        let (_, split) = SPLIT_WORDS.iter().find(|(word, _)| parts.iter().any(|part| part == word))?;
+        Some(*split)
+    }
+
+    /// True if a folder's name says that its files are kept apart from training.
+    pub(super) fn is_apart(name: &str) -> bool {
+        matches!(Self::of(name), Some(Self::Validation | Self::Test))
+    }
 }
 
 /// True if a stem consists of words for images only: `ct`, `imaging`, `image_0000`.
@@ -181,11 +259,24 @@ pub(super) fn is_ct_channel(name: &str) -> bool {
     has_ct_word(name) || (has("tomography") && ["computed", "computerized", "computerised"].into_iter().any(has))
 }
 
-/// Case part of a stem: its parts without words for images and label maps. Equal for the image and the label
-/// map of a case: `img0001` and `label0001`, `volume-7` and `segmentation-7`, `p1_ct` and `p1_seg`.
+/// Case part of a stem: its parts without words for images and label maps, and without the number of a first channel. Equal
+/// for the image and the label map of a case: `img0001` and `label0001`, `volume-7` and `segmentation-7`, `p1_ct` and
+/// `p1_seg`.
 pub(super) fn case_key(stem: &str) -> String {
-    let is_role = |part: &String| LABEL_WORDS.contains(&part.as_str()) || IMAGE_WORDS.contains(&part.as_str());
-    parts(stem).into_iter().filter(|part| !is_role(part)).collect::<Vec<_>>().join("_")
+    key_of(stem, is_role_word)
+}
+
+/// Case part of a stem with its number: as [`case_key`], but `0000` remains.
+pub(super) fn numbered_key(stem: &str) -> String {
+    key_of(stem, |part| part != FIRST_CHANNEL && is_role_word(part))
+}
+
+fn key_of(stem: &str, is_left_out: impl Fn(&str) -> bool) -> String {
+    parts(stem).into_iter().filter(|part| !is_left_out(part)).collect::<Vec<_>>().join("_")
+}
+
+fn is_role_word(part: &str) -> bool {
+    LABEL_WORDS.contains(&part) || IMAGE_WORDS.contains(&part)
 }
 
 /// Splits `case_0003` into the case and the channel.
@@ -207,10 +298,46 @@ mod tests {
         for name in ["img0001", "volume-12", "imaging", "ct", "liver_001", "SegTHOR_01", "masked_man", "gtr_1"] {
             assert!(!is_label_name(name), "{name}");
         }
-        for name in ["labelsTr", "segmentations", "Masks", "label", "ground_truth"] {
+        for name in ["labelsTr", "segmentations", "Masks", "label", "ground_truth", "Ground-truth", "GroundTruth"] {
             assert!(is_label_folder(name), "{name}");
         }
-        assert!(!is_label_folder("imagesTr") && !is_label_folder("case_00000"));
+        for name in ["labelsTr2200", "labelTr", "labels_final", "averaged-training-labels", "Label2022"] {
+            assert!(is_label_folder(name), "{name}");
+        }
+        for name in ["imagesTr", "case_00000", "labelled", "LabeledCase50", "unlabeled"] {
+            assert!(!is_label_folder(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn folders_of_images_are_known_by_name() {
+        for name in ["images", "CTs", "img", "imagesTr2200", "Case_Images", "averaged-training-images"] {
+            assert!(is_like_image_folder(name), "{name}");
+        }
+        for name in ["image_labels", "masks", "case_00000", "predictions"] {
+            assert!(!is_like_image_folder(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_dataset_are_known_by_whole_words() {
+        for (name, split) in [
+            ("imagesTr", Some(Split::Training)),
+            ("train_val", Some(Split::Training)),
+            ("imagesTs", Some(Split::Test)),
+            ("Testing", Some(Split::Test)),
+            ("images-test2", Some(Split::Test)),
+            ("imagesVa", Some(Split::Validation)),
+            ("labelsVal", Some(Split::Validation)),
+            ("val", Some(Split::Validation)),
+            ("testis", None),
+            ("latest", None),
+            ("valve", None),
+            ("labelTr", None),
+            ("imagesTr_extra", Some(Split::Training)),
+        ] {
+            assert_eq!(Split::of(name), split, "{name}");
+        }
     }
 
     #[test]

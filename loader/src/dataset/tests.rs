@@ -1,5 +1,6 @@
 #[cfg(feature = "dicom")]
 mod dicom;
+mod layouts;
 #[cfg(unix)]
 mod links;
 mod names;
@@ -309,7 +310,8 @@ fn an_ignore_label_in_another_spelling_is_told_and_remains_a_class() {
         [("Ignore", true), ("IGNORE", true), (" ignore", true), ("ignore", false), ("ignored", false)]
     {
         let json = format!(r#"{{"labels": {{"background": 0, "liver": 1, "{name}": 2}}}}"#);
-        let found = Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", &json)]);
+        let files = ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"];
+        let found = Found::in_described(&files, &[("dataset.json", &json)]);
         let note = DatasetNote::IgnoreSpelling { label: 2, name: name.to_owned() };
         found.notes(if is_told { std::slice::from_ref(&note) } else { &[] });
         assert_eq!(found.listing.datasets[0].ignore, (name == "ignore").then_some(2), "{name}");

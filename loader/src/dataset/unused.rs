@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::dicom_head::DicomHead;
+use super::roles::{Split, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -27,6 +29,8 @@ pub enum UnusedReason {
     RawVoxels,
     /// Data of the test set, next to a training set that is converted.
     TestData,
+    /// Data of the validation set, next to a training set that is converted.
+    Validation,
     /// A mask of a part of what another label map of the case holds.
     PartOfLabel,
     /// A packed archive.
@@ -63,6 +67,8 @@ pub enum UnusedReason {
         /// Name of its content.
         what: String,
     },
+    /// A DICOM file that begins with its first element.
+    DicomWithoutPreamble,
     /// A DICOM file that cannot be read.
     BadDicom {
         /// The fault.
@@ -78,12 +84,22 @@ pub enum UnusedReason {
     NoChannel,
     /// A channel other than the first of a case.
     OtherChannel,
+    /// A volume in a subfolder of a folder whose files are read.
+    InSubfolder {
+        /// Name of the folder whose files are read.
+        of: String,
+    },
     /// An image that `dataset.json` does not list.
     NotListed,
     /// A label map without an image of the same name.
     LabelWithoutImage,
-    /// A volume named like a label map, without an image that it belongs to.
+    /// A volume named like a label map, or in a folder that is, without an image of the same name next to it.
     NamedLikeLabel,
+    /// A volume named like a label map, or in a folder that is, outside of the folder of label maps.
+    MisplacedLabel {
+        /// Name of the folder of label maps.
+        expected: String,
+    },
     /// A volume named like an image of another modality.
     NamedLikeOtherModality {
         /// The word in its name.
@@ -128,6 +144,7 @@ impl UnusedReason {
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
+            | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
             | Self::NotCt { .. }
@@ -145,6 +162,7 @@ impl fmt::Display for UnusedReason {
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::TestData => "test data next to a training set",
+            Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
@@ -164,15 +182,22 @@ impl fmt::Display for UnusedReason {
                     "DICOM {what}, not an image of a CT, MR, PET or NM series; to use it, convert it to .nii.gz"
                 );
             }
+            Self::DicomWithoutPreamble => {
+                "DICOM without its preamble, by its first bytes; rewrite it, for example with dcmconv"
+            }
             Self::BadDicom { reason } | Self::BadDescription { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
             Self::DanglingLink => "link to something that is missing or cannot be looked at",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
             Self::OtherChannel => "further channel of a case, not its first one (_0000)",
+            Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
-            Self::NamedLikeLabel => "named like a label map, but no image that it belongs to",
+            Self::NamedLikeLabel => "label map by its name or folder, but no image of the same name next to it",
+            Self::MisplacedLabel { expected } => {
+                return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
+            }
             Self::NamedLikeOtherModality { word } => {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
@@ -191,7 +216,10 @@ impl fmt::Display for UnusedFile {
 }
 
 /// Endings of volumes and archives that are not read, in lower case; longer ones first.
-const FORMATS: [(&str, Option<&str>); 20] = [
+const FORMATS: [(&str, Option<&str>); 23] = [
+    (".dcm.gz", Some("DICOM compressed with gzip")),
+    (".dicom.gz", Some("DICOM compressed with gzip")),
+    (".ima.gz", Some("DICOM compressed with gzip")),
     (".nii.bz2", Some("bzip2 compression")),
     (".nii.xz", Some("xz compression")),
     (".nii.zst", Some("zstd compression")),
@@ -214,8 +242,8 @@ const FORMATS: [(&str, Option<&str>); 20] = [
     (".rar", None),
 ];
 
-/// The reason that a file's name alone gives; `None` for a volume.
-pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
+/// The reason that a file's name gives, or the first bytes of one that may be DICOM; `None` for a volume.
+pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
     if file.stem().is_some() {
         return None;
     }
@@ -223,7 +251,16 @@ pub(super) fn by_name(file: &TreeFile) -> Option<UnusedReason> {
     if [".raw", ".zraw", ".raw.gz"].iter().any(|ending| name.ends_with(ending)) {
         return Some(UnusedReason::RawVoxels);
     }
-    Some(other_format(&file.name).unwrap_or(UnusedReason::NotAVolume))
+    if let Some(reason) = other_format(&file.name) {
+        return Some(reason);
+    }
+    // Files of scanners and archives have no ending, or the last number of an identifier.
+    let may_be_dicom = name.rsplit_once('.').is_none_or(|(_, ending)| ending.bytes().all(|byte| byte.is_ascii_digit()));
+    Some(match may_be_dicom.then(|| DicomHead::read(&file.path)).flatten() {
+        Some(DicomHead::Whole) => UnusedReason::DicomInDataset,
+        Some(DicomHead::WithoutPreamble) => UnusedReason::DicomWithoutPreamble,
+        None => UnusedReason::NotAVolume,
+    })
 }
 
 /// The reason not to read a file with the ending of a volume in another format or of an archive; `None` for all other
@@ -246,8 +283,35 @@ pub(super) fn rest(
 ) -> Vec<UnusedFile> {
     let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
     untaken
-        .map(|file| UnusedFile { path: file.path.clone(), reason: by_name(file).unwrap_or_else(|| explain(file)) })
+        .map(|file| UnusedFile {
+            path: file.path.clone(),
+            reason: of_other_file(file).unwrap_or_else(|| explain(file)),
+        })
         .collect()
+}
+
+/// The reason for a volume outside of the folders that a layout reads, by the names of the folders below `base` that it lies
+/// in: test and validation data are expected, everything else is not.
+pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
+    let splits: Vec<Split> = folders_below(file, base).iter().filter_map(|name| Split::of(name)).collect();
+    if splits.contains(&Split::Test) {
+        UnusedReason::TestData
+    } else if splits.contains(&Split::Validation) {
+        UnusedReason::Validation
+    } else {
+        UnusedReason::OutsideDatasets
+    }
+}
+
+/// True if a volume, or a folder below `base` that it lies in, is named like label maps.
+pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
+    file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
+}
+
+/// Names of the folders between `base` and a file.
+fn folders_below(file: &TreeFile, base: &Path) -> Vec<String> {
+    let below = file.path.parent().and_then(|folder| folder.strip_prefix(base).ok());
+    below.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 /// True if a file lies in the direct subfolder `name` of `folder`, or deeper.

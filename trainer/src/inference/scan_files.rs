@@ -198,7 +198,7 @@ fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
         let name = file_name(&entry.map_err(FileError::at(folder, "list"))?.path());
         stems.extend(file_stem(&name).map(str::to_owned));
     }
-    Ok(ChannelNames::of(stems.iter().map(String::as_str)))
+    Ok(ChannelNames::of(stems.iter().map(String::as_str), std::iter::empty()))
 }
 
 fn parent(path: &Path) -> PathBuf {

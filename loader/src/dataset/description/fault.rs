@@ -69,6 +69,14 @@ pub enum DescriptionFault {
         /// Position in the list, from 0.
         index: usize,
     },
+    /// A label map that is not one path.
+    #[error("{entry}: \"label\" is {value}; expected one path")]
+    LabelPath {
+        /// The entry.
+        entry: String,
+        /// The value.
+        value: Value,
+    },
     /// A path that leads out of the folder being converted.
     #[error("{listed} lies outside {}; convert a folder that contains both", root.display())]
     Outside {

@@ -115,3 +115,20 @@ fn dicom_files_in_a_dataset_of_another_layout_are_named() {
     let unused: Vec<_> = listing.all_unused().collect();
     assert!(unused.len() == 1 && unused[0].reason == UnusedReason::DicomInDataset, "{unused:?}");
 }
+
+#[test]
+fn a_series_without_preambles_is_named_with_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii"]);
+    // The group of the file's encoding comes first.
+    let bare = slices()[0].to_bytes().split_off(132);
+    for name in ["old/1", "old/2.dcm"] {
+        std::fs::create_dir_all(data.join("old")).unwrap();
+        std::fs::write(data.join(name), &bare).unwrap();
+    }
+    let listing = survey(&data).unwrap();
+    let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
+    assert_eq!(reasons, [&UnusedReason::DicomWithoutPreamble, &UnusedReason::DicomWithoutPreamble]);
+    assert!(reasons[0].to_string().contains("dcmconv") && reasons[0].weight() == Weight::Missed);
+}

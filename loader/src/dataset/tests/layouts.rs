@@ -1,0 +1,298 @@
+//! Layouts with folders and lists of their own kinds, and the reasons for files outside of them.
+
+use super::*;
+
+/// Contents of the files of a dataset without `dataset.json`.
+const UNDESCRIBED: &[(&str, &str)] = &[];
+
+fn misplaced() -> UnusedReason {
+    UnusedReason::MisplacedLabel { expected: "labelsTr".into() }
+}
+
+#[test]
+fn only_folders_of_tests_hold_test_data() {
+    let found = Found::in_files(&[
+        "Dataset001_X/imagesTr/a_0000.nii.gz",
+        "Dataset001_X/imagesTr_extra/z_0000.nii.gz",
+        "Dataset001_X/imagesTs/t_0000.nii.gz",
+        "Dataset001_X/labelTr/a.nii.gz",
+        "Dataset001_X/labelsTs/t.nii.gz",
+        "Dataset001_X/more/a_seg.nii.gz",
+        "test/t.nii.gz",
+        "test.nii.gz",
+        "val/v.nii.gz",
+    ]);
+    found.cases(&["Dataset001_X/a Dataset001_X/imagesTr/a_0000.nii.gz -"]).unused(&[
+        ("Dataset001_X/imagesTr_extra/z_0000.nii.gz", UnusedReason::OutsideDatasets),
+        ("Dataset001_X/imagesTs/t_0000.nii.gz", UnusedReason::TestData),
+        ("Dataset001_X/labelTr/a.nii.gz", misplaced()),
+        ("Dataset001_X/labelsTs/t.nii.gz", UnusedReason::TestData),
+        ("Dataset001_X/more/a_seg.nii.gz", misplaced()),
+        ("test.nii.gz", UnusedReason::OutsideDatasets),
+        ("test/t.nii.gz", UnusedReason::TestData),
+        ("val/v.nii.gz", UnusedReason::Validation),
+    ]);
+    assert_eq!(misplaced().weight(), Weight::Missed);
+    assert!(UnusedReason::Validation.weight() > Weight::Counted);
+}
+
+#[test]
+fn the_names_of_folders_above_the_data_say_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("test/data");
+    touch(&data, &["Dataset001_X/imagesTr/a_0000.nii.gz", "stray/b.nii.gz"]);
+    let listing = survey(&data).unwrap();
+    let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
+    assert_eq!(reasons, [&UnusedReason::OutsideDatasets]);
+}
+
+#[test]
+fn validation_sets_are_named() {
+    // WORD by its folders, AMOS by its list.
+    let files = ["imagesTr/a.nii.gz", "imagesVal/v.nii.gz", "labelsTr/a.nii.gz", "labelsVal/v.nii.gz"];
+    let cases = ["data/a imagesTr/a.nii.gz labelsTr/a.nii.gz"];
+    let unused = [("imagesVal/v.nii.gz", UnusedReason::Validation), ("labelsVal/v.nii.gz", UnusedReason::Validation)];
+    Found::in_files(&files).cases(&cases).unused(&unused);
+    let list = r#"{"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+        "validation": [{"image": "imagesTr/v.nii.gz", "label": "labelsTr/v.nii.gz"}], "test": ["imagesTr/t.nii.gz"]}"#;
+    let files =
+        ["imagesTr/a.nii.gz", "imagesTr/t.nii.gz", "imagesTr/v.nii.gz", "labelsTr/a.nii.gz", "labelsTr/v.nii.gz"];
+    Found::in_described(&files, &[("dataset.json", list)]).cases(&cases).unused(&[
+        ("imagesTr/t.nii.gz", UnusedReason::TestData),
+        ("imagesTr/v.nii.gz", UnusedReason::Validation),
+        ("labelsTr/v.nii.gz", UnusedReason::Validation),
+    ]);
+    // In a folder of their own, they are cases.
+    Found::in_files(&["imagesVal/v.nii.gz", "labelsVal/v.nii.gz"])
+        .cases(&["data/v imagesVal/v.nii.gz labelsVal/v.nii.gz"])
+        .unused(&[]);
+}
+
+#[test]
+fn files_next_to_listed_ones_are_not_listed_in_whatever_folder() {
+    let list = r#"{"training": [{"image": ["scans/a.nii.gz"], "label": ["truth/a.nii.gz"]}], "numTraining": "1"}"#;
+    let files =
+        ["scans/a.nii.gz", "scans/b.nii.gz", "truth/a.nii.gz", "truth/b.nii.gz", "other/c.nii.gz", "imagesTs/t.nii.gz"];
+    Found::in_described(&files, &[("dataset.json", list)])
+        .cases(&["data/a scans/a.nii.gz truth/a.nii.gz"])
+        .unused(&[
+            ("imagesTs/t.nii.gz", UnusedReason::TestData),
+            ("other/c.nii.gz", UnusedReason::OutsideDatasets),
+            ("scans/b.nii.gz", UnusedReason::NotListed),
+            ("truth/b.nii.gz", UnusedReason::NotListed),
+        ])
+        .notes(&[]);
+    let counted = list.replace(r#""1""#, r#""2""#);
+    Found::in_described(&files, &[("dataset.json", &counted)]).notes(&[DatasetNote::Count { claimed: 2, found: 1 }]);
+}
+
+#[test]
+fn named_classes_without_any_label_map_are_told() {
+    let classes = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}}"#;
+    let note = DatasetNote::NoLabels { classes: 2 };
+    assert_eq!(note.to_string(), "dataset.json names 2 classes, but no case has a label map");
+    let list = classes.replace("}}", r#"}, "training": ["imagesTr/a_0000.nii.gz"]}"#);
+    for (files, json) in [
+        (vec!["imagesTr/a_0000.nii.gz", "labelTr/a.nii.gz"], classes),
+        (vec!["imagesTr/a_0000.nii.gz", "labelsTr/b.nii.gz"], classes),
+        (vec!["imagesTr/a_0000.nii.gz"], list.as_str()),
+        (vec!["a.nii.gz", "b_seg.nii.gz"], classes),
+    ] {
+        Found::in_described(&files, &[("dataset.json", json)]).notes(std::slice::from_ref(&note));
+    }
+    let background = r#"{"labels": {"background": 0}}"#;
+    Found::in_described(&["imagesTr/a_0000.nii.gz"], &[("dataset.json", background)]).notes(&[]);
+    let found = Found::in_described(&["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"], &[("dataset.json", classes)]);
+    found.notes(&[]);
+}
+
+#[test]
+fn numbers_that_label_maps_have_too_count_cases_in_every_layout() {
+    let numbers = ["scan_0000", "scan_0001", "scan_0002"];
+    let files = |images: &str, labels: &str| -> Vec<String> {
+        let images = numbers.iter().map(move |stem| format!("{images}/{stem}.nii.gz"));
+        images.chain(numbers.iter().map(|stem| format!("{labels}/{stem}.nii.gz"))).collect()
+    };
+    let cases = |images: &str, labels: &str| -> Vec<String> {
+        let case = |stem: &&str| format!("data/{stem} {images}/{stem}.nii.gz {labels}/{stem}.nii.gz");
+        numbers.iter().map(case).collect()
+    };
+    let entry = |stem: &&str| format!(r#"{{"image": "imagesTr/{stem}.nii.gz", "label": "labelsTr/{stem}.nii.gz"}}"#);
+    let list = format!(r#"{{"training": [{}]}}"#, numbers.iter().map(entry).collect::<Vec<_>>().join(", "));
+    let described: &[(&str, &str)] = &[("dataset.json", list.as_str())];
+    for (images, labels, contents) in
+        [("imagesTr", "labelsTr", UNDESCRIBED), ("images", "labels", UNDESCRIBED), ("imagesTr", "labelsTr", described)]
+    {
+        let (files, cases) = (files(images, labels), cases(images, labels));
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+        Found::in_described(&files, contents).cases(&cases).skipped(&[]).unused(&[]);
+    }
+    Found::in_files(&["scan_0000.nii.gz", "scan_0000_seg.nii.gz", "scan_0001.nii.gz", "scan_0001_seg.nii.gz"]).cases(
+        &[
+            "data/scan_0000 scan_0000.nii.gz scan_0000_seg.nii.gz",
+            "data/scan_0001 scan_0001.nii.gz scan_0001_seg.nii.gz",
+        ],
+    );
+}
+
+#[test]
+fn no_image_of_a_case_with_several_channels_is_passed_over() {
+    let several = "has more than one channel; one is expected";
+    Found::in_files(&[
+        "images/a_0000.nii",
+        "images/a_0001.nii",
+        "images/b_0000.nii",
+        "images/c_0001.nii",
+        "labels/b.nii",
+    ])
+    .cases(&["data/b images/b_0000.nii labels/b.nii"])
+    .skipped(&[("data/a", several)])
+    .unused(&[("images/c_0001.nii", UnusedReason::OtherChannel)]);
+    // A second channel that is not listed.
+    let list = r#"{"training": ["imagesTr/a_0000.nii"]}"#;
+    Found::in_described(&["imagesTr/a_0000.nii", "imagesTr/a_0001.nii"], &[("dataset.json", list)])
+        .cases(&[])
+        .skipped(&[("data/a", several)])
+        .unused(&[]);
+}
+
+#[test]
+fn long_runs_of_numbers_count_cases_without_label_maps_too() {
+    let files: Vec<String> = (0..9).map(|number| format!("imagesTr/scan_{number:04}.nii")).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let described: &[(&str, &str)] = &[("dataset.json", r#"{"file_ending": ".nii", "labels": {"background": 0}}"#)];
+    for contents in [UNDESCRIBED, described] {
+        let found = Found::in_described(&files, contents);
+        found.skipped(&[]).unused(&[]);
+        assert_eq!(found.listing.datasets[0].cases.len(), 9);
+        assert_eq!(found.listing.datasets[0].cases[0].case_id, "scan_0000");
+    }
+}
+
+#[test]
+fn volumes_in_subfolders_are_told_as_such() {
+    let of = |folder: &str| UnusedReason::InSubfolder { of: folder.into() };
+    Found::in_files(&["imagesTr/x/x_0000.nii.gz", "imagesTr/y_0000.nii.gz", "labelsTr/x/x.nii.gz"])
+        .cases(&["data/y imagesTr/y_0000.nii.gz -"])
+        .unused(&[("imagesTr/x/x_0000.nii.gz", of("imagesTr")), ("labelsTr/x/x.nii.gz", of("labelsTr"))]);
+    Found::in_files(&["images/more/x.nii.gz", "images/y.nii.gz", "labels/more/x.nii.gz", "labels/y.nii.gz"])
+        .cases(&["data/y images/y.nii.gz labels/y.nii.gz"])
+        .unused(&[("images/more/x.nii.gz", of("images")), ("labels/more/x.nii.gz", of("labels"))]);
+    assert_eq!(of("imagesTr").to_string(), "in a subfolder of imagesTr; expected directly in imagesTr");
+}
+
+#[test]
+fn folders_of_images_and_label_maps_may_have_further_words() {
+    for (images, labels) in [
+        ("imagesTr2200", "labelsTr2200"),
+        ("averaged-training-images", "averaged-training-labels"),
+        ("Case_Images", "Case_Masks"),
+        ("CTs", "Ground-truth"),
+    ] {
+        let (image, label) = (format!("{images}/x_0000.nii"), format!("{labels}/x.nii"));
+        Found::in_files(&[&image, &label]).cases(&[&format!("data/x {image} {label}")]).unused(&[]);
+    }
+    // A name without further words counts first.
+    Found::in_files(&["images/x.nii", "images_raw/x.nii", "labels/x.nii", "labelsTs/t.nii"])
+        .cases(&["data/x images/x.nii labels/x.nii"])
+        .unused(&[("images_raw/x.nii", UnusedReason::OutsideDatasets), ("labelsTs/t.nii", UnusedReason::TestData)]);
+    // Of several, none is chosen.
+    Found::in_files(&["images1/x.nii", "images2/y.nii", "labelsTr/x.nii"])
+        .cases(&["data/images1/x images1/x.nii -", "data/images2/y images2/y.nii -"])
+        .unused(&[("labelsTr/x.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn images_and_label_maps_may_be_divided_alike() {
+    let found = Found::in_files(&[
+        "images/test/t.nii",
+        "images/train/a.nii",
+        "images/val/v.nii",
+        "labels/train/a.nii",
+        "labels/train/b.nii",
+        "labels/val/v.nii",
+        "more/imagesTr/m_0000.nii",
+        "notes.txt",
+        "z.nii",
+    ]);
+    found
+        .cases(&[
+            "more/m more/imagesTr/m_0000.nii -",
+            "train/a images/train/a.nii labels/train/a.nii",
+            "val/v images/val/v.nii labels/val/v.nii",
+        ])
+        .unused(&[
+            ("images/test/t.nii", UnusedReason::TestData),
+            ("labels/train/b.nii", UnusedReason::LabelWithoutImage),
+            ("notes.txt", UnusedReason::NotAVolume),
+            ("z.nii", UnusedReason::OutsideDatasets),
+        ]);
+    // Folders of single cases are no parts of a dataset.
+    Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii"])
+        .cases(&["data/images/p1/ct images/p1/ct.nii -"])
+        .unused(&[("labels/p1/seg.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn several_label_maps_of_the_only_image_are_ambiguous() {
+    // KiTS21.
+    let kits = [
+        "case_0/aggregated_AND_seg.nii.gz",
+        "case_0/aggregated_MAJ_seg.nii.gz",
+        "case_0/imaging.nii.gz",
+        "case_0/segmentations/kidney_instance-1_annotation-1.nii.gz",
+    ];
+    let unused = [
+        (kits[0], UnusedReason::AmbiguousLabel),
+        (kits[1], UnusedReason::AmbiguousLabel),
+        (kits[3], UnusedReason::AmbiguousLabel),
+    ];
+    Found::in_files(&kits).cases(&["data/case_0/imaging case_0/imaging.nii.gz -"]).unused(&unused);
+    // Next to a case with one label map.
+    let files = [&kits[..], &["case_1/imaging.nii.gz", "case_1/segmentation.nii.gz"]].concat();
+    Found::in_files(&files)
+        .cases(&["data/case_0 case_0/imaging.nii.gz -", "data/case_1 case_1/imaging.nii.gz case_1/segmentation.nii.gz"])
+        .unused(&unused);
+    Found::in_files(&["p7.nii", "p7_kidney_seg.nii", "p7_liver_seg.nii", "p8_seg.nii"])
+        .cases(&["data/p7 p7.nii -"])
+        .unused(&[
+            ("p7_kidney_seg.nii", UnusedReason::AmbiguousLabel),
+            ("p7_liver_seg.nii", UnusedReason::AmbiguousLabel),
+            ("p8_seg.nii", UnusedReason::NamedLikeLabel),
+        ]);
+    // Each image may have one of them.
+    Found::in_files(&["p1.nii", "p2.nii", "x_seg.nii", "y_seg.nii"])
+        .unused(&[("x_seg.nii", UnusedReason::NamedLikeLabel), ("y_seg.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn dicom_without_an_ending_is_named_next_to_other_formats() {
+    let image = "Dataset001_A/imagesTr/x_0000.nii";
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &[image, "LICENSE", "pacs/z.dcm.gz"]);
+    let whole = [[0; 128].as_slice(), b"DICM"].concat();
+    let whole = whole.as_slice();
+    let bare: &[u8] = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x08\x00CS\x08\x00ORIGINAL";
+    for (path, bytes) in [
+        ("pacs/IM0000", whole),
+        ("pacs/1.2.840.1", whole),
+        ("Dataset001_A/imagesTr/IM0001", whole),
+        ("pacs/old", bare),
+        ("pacs/table.csv", whole),
+    ] {
+        std::fs::create_dir_all(data.join(path).parent().unwrap()).unwrap();
+        std::fs::write(data.join(path), bytes).unwrap();
+    }
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.unused(&[
+        ("Dataset001_A/imagesTr/IM0001", UnusedReason::DicomInDataset),
+        ("LICENSE", UnusedReason::NotAVolume),
+        ("pacs/1.2.840.1", UnusedReason::DicomInDataset),
+        ("pacs/IM0000", UnusedReason::DicomInDataset),
+        ("pacs/old", UnusedReason::DicomWithoutPreamble),
+        ("pacs/table.csv", UnusedReason::NotAVolume),
+        ("pacs/z.dcm.gz", UnusedReason::Format { name: "DICOM compressed with gzip" }),
+    ]);
+}
