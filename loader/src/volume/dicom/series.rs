@@ -6,30 +6,9 @@ use std::path::{Path, PathBuf};
 
 use dicom_dictionary_std::{tags, uids};
 
-use super::super::VolumeFault;
+use super::super::{VolumeFault, Wanted};
 use super::elements::Elements;
 use super::slice::read_elements;
-use crate::preprocess::normalize::Normalize;
-
-/// Images that are sorted into series.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
-    /// CT images.
-    #[default]
-    Ct,
-    /// Cross-sections of every modality that makes volumes: CT, MR, PET and other nuclear medicine.
-    CrossSections,
-}
-
-impl From<Normalize> for Wanted {
-    /// HU are those of CTs; z-scores are for every modality.
-    fn from(normalize: Normalize) -> Self {
-        match normalize {
-            Normalize::Hu => Self::Ct,
-            Normalize::Zscore => Self::CrossSections,
-        }
-    }
-}
 
 /// Modalities of cross-sections, and the classes of their images. Files of the enhanced classes, which hold all slices, are
 /// refused by name when they are read.

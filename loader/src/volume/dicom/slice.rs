@@ -11,6 +11,7 @@ use super::super::{VolumeError, open_regular};
 use super::DicomFault;
 use super::elements::{Elements, Syntax};
 use super::series::is_enhanced;
+use crate::escape::shown;
 
 /// Elements read of every file.
 const WANTED: [Tag; 23] = [
@@ -148,7 +149,7 @@ impl Slice {
 
     /// Name of the file, for messages.
     pub(super) fn file_name(&self) -> String {
-        crate::case::shown(Path::new(self.path.file_name().unwrap_or_default()))
+        shown(Path::new(self.path.file_name().unwrap_or_default()))
     }
 }
 

@@ -14,7 +14,6 @@ use super::super::{Volume, read_info, read_info_for, read_series, read_volume};
 use super::testing::{TestSlice, slices, write_series};
 use super::*;
 use crate::geometry::Affine;
-use crate::preprocess::normalize::Normalize;
 
 const LAST_ROW: [f64; 4] = [0.0, 0.0, 0.0, 1.0];
 
@@ -78,9 +77,9 @@ fn a_path_names_the_series_that_its_file_belongs_to() {
     slices()[0].clone().text(tags::MODALITY, VR::CS, "MR").write(&dir.path().join("mr.dcm"));
     let error = read_info(&dir.path().join("mr.dcm")).unwrap_err().to_string();
     assert!(error.ends_with("DICOM of modality MR; expected a CT image"), "{error}");
-    // Z-scores are for any modality.
+    // A report is not an image of any modality.
     slices()[0].clone().text(tags::MODALITY, VR::CS, "SR").write(&dir.path().join("report.dcm"));
-    let error = read_info_for(&dir.path().join("report.dcm"), Normalize::Zscore).unwrap_err().to_string();
+    let error = read_info_for(&dir.path().join("report.dcm"), Wanted::CrossSections).unwrap_err().to_string();
     assert!(error.ends_with("DICOM of modality SR; expected a CT, MR, PET or NM image"), "{error}");
     std::fs::write(dir.path().join("README"), "text").unwrap();
     let error = read_info(&dir.path().join("README")).unwrap_err().to_string();
