@@ -21,6 +21,7 @@ pub(crate) mod nifti;
 mod note;
 mod nrrd;
 mod place;
+mod stand_in;
 mod wanted;
 mod write;
 

@@ -14,7 +14,7 @@ use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted, three};
 use super::note::HeaderNote;
 use super::place;
-use super::{Format, VolumeFault, VolumeInfo};
+use super::{Format, VolumeFault, VolumeInfo, stand_in};
 use crate::geometry::Affine;
 
 pub(super) use write::encode;
@@ -70,7 +70,7 @@ impl Fields {
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
         let not_nrrd = VolumeFault::NotFormat { format: "an NRRD file", magic: MAGIC };
         if !file.starts_with(MAGIC.as_bytes()) {
-            return Err(not_nrrd);
+            return Err(stand_in::fault(file).unwrap_or(not_nrrd));
         }
         let mut lines = Lines::new(file);
         lines.next()?.ok_or(not_nrrd)?;

@@ -184,6 +184,7 @@ fn files_are_sorted_into_series() {
     write("mr.dcm", &in_series("1.6", "1", "").text(tags::MODALITY, VR::CS, "MR"));
     write("shot.dcm", &in_series("1.7", "1", "").text(tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.7"));
     write("dir.dcm", &in_series("1.8", "1", "").without(tags::MODALITY));
+    write("bare.dcm", &in_series("1.9", "1", "").without(tags::SOP_CLASS_UID));
     std::fs::write(dir.path().join("LICENSE"), "text").unwrap();
     std::fs::write(dir.path().join("empty.dcm"), "").unwrap();
     std::fs::write(dir.path().join("notes.txt"), "text").unwrap();
@@ -207,6 +208,7 @@ fn files_are_sorted_into_series() {
         others,
         [
             other("LICENSE", "not a DICOM file"),
+            other("bare.dcm", "file without the element SOPClassUID"),
             other("dir.dcm", "file without the element Modality"),
             other("empty.dcm", "the file is empty (0 bytes)"),
             other("mr.dcm", "of modality MR"),
