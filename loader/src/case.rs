@@ -1,11 +1,13 @@
 //! A scan to convert, the report of a skipped one, and cases of a cache by name.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{Cache, Case};
 
 use crate::volume::{Volume, VolumeError, VolumeInfo, detached, read_info, read_volume};
+
+pub use crate::escape::shown;
 
 /// A scan on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,26 +164,6 @@ impl fmt::Display for SkippedCase {
     }
 }
 
-/// A path for people: control characters and bytes that are not UTF-8 are escaped, so that a name can neither steer a
-/// terminal nor look like another one.
-#[must_use]
-pub fn shown(path: &Path) -> String {
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() {
-                text.extend(character.escape_default());
-            } else {
-                text.push(character);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
-
 /// A name that fits no case of a cache, or several.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaseNameError {
@@ -236,23 +218,6 @@ pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, CaseName
         many => {
             let keys = many.iter().map(|case| case.key().to_owned()).collect();
             Err(CaseNameError::Ambiguous { dir, name, keys })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_shown_without_control_characters() {
-        assert_eq!(shown(Path::new("data/größe 1.nii")), "data/größe 1.nii");
-        assert_eq!(shown(Path::new("a\x1b[2J\nb")), "a\\u{1b}[2J\\nb");
-        #[cfg(unix)]
-        {
-            use std::os::unix::ffi::OsStrExt as _;
-            let latin_1 = std::ffi::OsStr::from_bytes(b"caf\xe9.nii");
-            assert_eq!(shown(Path::new(latin_1)), "caf\\xe9.nii");
         }
     }
 }

@@ -58,6 +58,7 @@ pub mod commands;
 pub mod convert;
 pub mod dataset;
 pub mod epoch;
+mod escape;
 pub mod geometry;
 pub mod mix;
 pub mod phantom;

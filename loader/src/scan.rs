@@ -98,8 +98,8 @@ impl Scan {
     pub fn read(path: &Path, config: &PreprocessConfig, on_suspect: OnSuspect) -> Result<Self, ScanError> {
         let unusable = |source| ScanError::Unusable { path: path.to_owned(), source };
         let extent = |source| ScanError::Extent { path: path.to_owned(), source };
-        check_extent(&read_info_for(path, config.normalize)?, config).map_err(extent)?;
-        let volume = read_volume_for(path, config.normalize)?;
+        check_extent(&read_info_for(path, config.normalize.into())?, config).map_err(extent)?;
+        let volume = read_volume_for(path, config.normalize.into())?;
         let suspect = |suspicion| ScanError::Suspect { path: path.to_owned(), suspicion };
         let judged = on_suspect.judge(&volume, ImageRole::Assumed, config.normalize, config.window);
         let Judged { findings, .. } = judged.map_err(suspect)?;

@@ -21,6 +21,8 @@ pub(crate) mod nifti;
 mod note;
 mod nrrd;
 mod place;
+mod stand_in;
+mod wanted;
 mod write;
 
 use std::fs::File;
@@ -29,9 +31,8 @@ use std::path::{Path, PathBuf};
 
 use ::nifti::NiftiHeader;
 
-use crate::case::shown;
+use crate::escape::shown;
 use crate::geometry::{Affine, Orientation};
-use crate::preprocess::normalize::Normalize;
 use dtype::{Dtype, Stored};
 
 pub use data::detached;
@@ -40,6 +41,7 @@ pub use fault::VolumeFault;
 pub use label::{LabelVolume, read_labels};
 pub use name::{Format, file_stem};
 pub use note::HeaderNote;
+pub use wanted::Wanted;
 pub use write::write_like;
 
 /// A file that cannot be used, and the reason.
@@ -139,20 +141,19 @@ pub fn format_of(path: &Path) -> Format {
 /// # Errors
 /// If the file is not of its ending's format, or does not hold a 3-D array of numbers with a usable geometry.
 pub fn read_info(path: &Path) -> Result<VolumeInfo, VolumeError> {
-    read_info_for(path, Normalize::Hu)
+    read_info_for(path, Wanted::Ct)
 }
 
-/// Reads a volume's header, as [`read_info`] does. For z-scores, the path of a DICOM series may name one of MR, PET or NM, for
-/// HU one of CT only.
+/// Reads a volume's header, as [`read_info`] does. A DICOM series that the path names must be of a wanted modality.
 ///
 /// # Errors
 /// As [`read_info`].
 #[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
-pub fn read_info_for(path: &Path, normalize: Normalize) -> Result<VolumeInfo, VolumeError> {
+pub fn read_info_for(path: &Path, wanted: Wanted) -> Result<VolumeInfo, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     match format_of(path) {
         #[cfg(feature = "dicom")]
-        Format::Dicom => return dicom::read_series_info(&dicom::files_of(path, normalize.into())?),
+        Format::Dicom => return dicom::read_series_info(&dicom::files_of(path, wanted)?),
         #[cfg(not(feature = "dicom"))]
         Format::Dicom => nifti::read_info(path),
         Format::Nifti => nifti::read_info(path),
@@ -167,15 +168,15 @@ pub fn read_info_for(path: &Path, normalize: Normalize) -> Result<VolumeInfo, Vo
 /// # Errors
 /// If [`read_info`] fails, the file is damaged or holds fewer voxels than its header promises, or a voxel is not finite.
 pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
-    read_volume_for(path, Normalize::Hu)
+    read_volume_for(path, Wanted::Ct)
 }
 
 /// Reads a whole image, as [`read_volume`] does, of a modality that [`read_info_for`] takes.
 ///
 /// # Errors
 /// As [`read_volume`].
-pub fn read_volume_for(path: &Path, normalize: Normalize) -> Result<Volume, VolumeError> {
-    finite(path, read_any(path, normalize)?)
+pub fn read_volume_for(path: &Path, wanted: Wanted) -> Result<Volume, VolumeError> {
+    finite(path, read_any(path, wanted)?)
 }
 
 /// Reads a series of DICOM files.
@@ -200,10 +201,10 @@ fn finite(path: &Path, volume: Volume) -> Result<Volume, VolumeError> {
 
 /// Reads a whole volume whose voxels may be NaN or infinite.
 #[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
-fn read_any(path: &Path, normalize: Normalize) -> Result<Volume, VolumeError> {
+fn read_any(path: &Path, wanted: Wanted) -> Result<Volume, VolumeError> {
     let loaded = match format_of(path) {
         #[cfg(feature = "dicom")]
-        Format::Dicom => dicom::load_series(&dicom::files_of(path, normalize.into())?)?,
+        Format::Dicom => dicom::load_series(&dicom::files_of(path, wanted)?)?,
         #[cfg(not(feature = "dicom"))]
         Format::Dicom => nifti::load(path)?,
         Format::Nifti => nifti::load(path)?,

@@ -1,13 +1,16 @@
 //! Report of the files of a task that belong to no case, and of the oddities of those that do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::task::Task;
+use crate::case::shown;
 use crate::convert::Finding;
 use crate::dataset::{UnusedFile, UnusedReason, Weight};
+use crate::plural::count;
 use crate::program::print;
 
-/// Largest number of files listed for one reason, unless all are asked for.
+/// Largest number of lines for one reason, unless all are asked for.
 const MAX_LISTED: usize = 20;
 
 /// Counts of unused files in words.
@@ -32,16 +35,39 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
         return Ok(());
     }
     print("Not converted:")?;
-    for files in by_reason.values() {
-        let num_shown = if all { files.len() } else { MAX_LISTED };
-        for unused in files.iter().take(num_shown) {
-            print(format_args!("  {unused}"))?;
+    for (reason, files) in &by_reason {
+        let lines = lines(reason, files);
+        let num_shown = if all { lines.len() } else { MAX_LISTED };
+        for line in lines.iter().take(num_shown) {
+            print(format_args!("  {line}"))?;
         }
-        if files.len() > num_shown {
-            print(format_args!("  ... and {} more; --list-skipped lists all", files.len() - num_shown))?;
+        if lines.len() > num_shown {
+            print(format_args!("  ... and {} more; --list-skipped lists all", lines.len() - num_shown))?;
         }
     }
     Ok(())
+}
+
+/// Lines about the files that are unused for one reason: one a file, or one a folder where the reason is the content of DICOM
+/// files, of which a series has hundreds.
+fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
+    let is_content = matches!(
+        reason,
+        UnusedReason::NotCt { .. } | UnusedReason::NotCtSeries { .. } | UnusedReason::NotCrossSection { .. }
+    );
+    if !is_content {
+        return files.iter().map(ToString::to_string).collect();
+    }
+    // The first file of each folder, and the number of all.
+    let mut folders: BTreeMap<Option<&Path>, (&UnusedFile, usize)> = BTreeMap::new();
+    for &unused in files {
+        folders.entry(unused.path.parent()).or_insert((unused, 0)).1 += 1;
+    }
+    let line = |(first, num_files): (&UnusedFile, usize)| match num_files {
+        1 => first.to_string(),
+        _ => format!("{} and {} of its folder: {reason}", shown(&first.path), count(num_files - 1, "more file")),
+    };
+    folders.into_values().map(line).collect()
 }
 
 /// Prints the oddities of cases below a heading; nothing if there are none.
@@ -54,4 +80,27 @@ pub(super) fn list_findings(heading: &str, findings: &[Finding]) -> anyhow::Resu
         print(format_args!("  {}: {}", finding.case, finding.text))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_dicom_series_take_one_line() {
+        let check = |reason: &UnusedReason, paths: &[&str], expected: &[&str]| {
+            let files: Vec<UnusedFile> =
+                paths.iter().map(|path| UnusedFile { path: path.into(), reason: reason.clone() }).collect();
+            let expected: Vec<String> = expected.iter().map(|files| format!("{files}: {reason}")).collect();
+            assert_eq!(lines(reason, &files.iter().collect::<Vec<_>>()), expected);
+        };
+        let capture = UnusedReason::NotCt { what: "of class 1.2.3 (a screen shot or a report)".to_owned() };
+        let folders = ["a/1 and 2 more files of its folder", "b/shot"];
+        check(&capture, &["b/shot", "a/1", "a/2", "a/3"], &folders);
+        let mr = UnusedReason::NotCtSeries { modality: "MR".to_owned() };
+        check(&mr, &["1", "2"], &["1 and 1 more file of its folder"]);
+        let report = UnusedReason::NotCrossSection { what: "of modality SR".to_owned() };
+        check(&report, &["a/1", "a/2"], &["a/1 and 1 more file of its folder"]);
+        check(&UnusedReason::NotAVolume, &["a/1", "a/2"], &["a/1", "a/2"]);
+    }
 }

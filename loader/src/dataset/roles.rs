@@ -91,6 +91,8 @@ const OTHER_MODALITIES: [&str; 37] = [
 ];
 /// Words of [`OTHER_MODALITIES`] that count even next to a word for CT: `PET_CT` is either of the two.
 const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
+/// Word for PET that often stands for "patient" too: it counts at the end of a name only, as in `CHUM-001__PT`.
+const PET_AT_END: &str = "pt";
 /// Words that mark a CT.
 const CT_WORDS: [&str; 2] = ["ct", "cta"];
 /// Names of folders of images that have a folder of label maps next to them.
@@ -244,7 +246,8 @@ impl Modalities {
 fn other_modality(stem: &str) -> Option<String> {
     let is_ct = has_ct_word(stem);
     let is_other = |word: &str| OTHER_MODALITIES.contains(&word) && (!is_ct || NEXT_TO_CT.contains(&word));
-    words(stem).find(|word| is_other(word))
+    let at_end = || words(stem).skip(1).last().filter(|last| !is_ct && last == PET_AT_END);
+    words(stem).find(|word| is_other(word)).or_else(at_end)
 }
 
 fn has_ct_word(name: &str) -> bool {
@@ -369,6 +372,12 @@ mod tests {
         assert_eq!(other_modality("patient_T1"), Some("t1".into()));
         for (name, word) in [("PDw", "pdw"), ("sub-1_T1map", "t1map"), ("a_T2star", "t2star"), ("PET_CT", "pet")] {
             assert_eq!(other_modality(name).as_deref(), Some(word), "{name}");
+        }
+        for name in ["CHUM-001__PT", "case_7_pt"] {
+            assert_eq!(other_modality(name).as_deref(), Some("pt"), "{name}");
+        }
+        for name in ["CHUM-001__CT", "pt_001", "PT-7-scan", "pt", "pt7", "ct_pt"] {
+            assert_eq!(other_modality(name), None, "{name}");
         }
         // A word for CT tells that `T1` is a stage of tumours, and whole words only count.
         for name in ["patient_1", "CT_T1_tumour", "ct-low-dose", "thoracic_cta_t2", "t12_vertebra", "mrs_smith", "pet1"]

@@ -4,6 +4,7 @@ use hiend_cache::CaseRecord;
 use serde::{Deserialize, Serialize};
 
 use super::window::Scale;
+use crate::volume::Wanted;
 
 /// Normalisation of a scan's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,16 @@ impl Normalize {
             Self::Hu => [-175.0, 250.0],
             // At most 1 voxel of 1,600 lies 40 standard deviations off the mean (Chebyshev). Steps are 1/1024.
             Self::Zscore => [-20.0, 40.0],
+        }
+    }
+}
+
+impl From<Normalize> for Wanted {
+    /// HU are those of CTs; z-scores are for every modality.
+    fn from(normalize: Normalize) -> Self {
+        match normalize {
+            Normalize::Hu => Self::Ct,
+            Normalize::Zscore => Self::CrossSections,
         }
     }
 }

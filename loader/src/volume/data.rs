@@ -7,7 +7,7 @@ use super::dtype::{Dtype, Stored};
 use super::header_text::{self, quoted};
 use super::{
     Format, Loaded, VolumeError, VolumeFault, VolumeInfo, check_complete, inflate, metaimage, nrrd, open_regular,
-    read_file,
+    read_file, stand_in,
 };
 
 /// A validated text header, and the place of its voxels.
@@ -118,13 +118,14 @@ pub(super) fn load(path: &Path, parse: Parse) -> Result<Loaded, VolumeError> {
         }
     };
     let Header { info, data } = header;
+    let replaced = stand_in::fault(&bytes);
     let decoded = decode(bytes, &data, &info).and_then(|(bytes, offset)| {
         check_complete(&info, offset, bytes.len())?;
         Ok((bytes, offset))
     });
     let (bytes, offset) = decoded.map_err(|fault| match &data_path {
         None => at(fault),
-        Some(data_path) => at(of_data_file(data_path, fault)),
+        Some(data_path) => at(of_data_file(data_path, replaced.unwrap_or(fault))),
     })?;
     let blake3 = hasher.finalize().to_hex().to_string();
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: (1.0, 0.0) })

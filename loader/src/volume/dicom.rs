@@ -27,8 +27,9 @@ use super::{Loaded, VolumeError, VolumeFault, VolumeInfo};
 use slice::Slice;
 use stack::Stack;
 
+pub use super::Wanted;
 pub use fault::DicomFault;
-pub use series::{Other, OtherFile, Series, Sorted, Wanted, is_candidate, is_cross_section, sort, sort_of};
+pub use series::{Other, OtherFile, Series, Sorted, is_candidate, is_cross_section, sort, sort_of};
 
 /// Reads the headers of a series.
 ///

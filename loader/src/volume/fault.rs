@@ -39,6 +39,17 @@ pub enum VolumeFault {
     /// A file without content.
     #[error("the file is empty (0 bytes)")]
     Empty,
+    /// A file that stands in for a volume: a pointer of version control, a page of a server, an archive.
+    #[error("{found}; {remedy}")]
+    StandIn {
+        /// The file, with an article.
+        found: &'static str,
+        /// The remedy.
+        remedy: &'static str,
+    },
+    /// Compressed data in compressed data.
+    #[error("compressed with gzip twice; decompress it once, for example with gunzip")]
+    GzipTwice,
     /// A file of another format.
     #[error("not a NIfTI-1 file (no header of 348 bytes with magic n+1)")]
     NotNifti,
@@ -166,11 +177,19 @@ pub enum VolumeFault {
         /// Name of the type.
         name: String,
     },
-    /// Voxels that would begin inside the header, or far behind it.
+    /// Voxels that would begin inside the header.
     #[error("invalid vox_offset {offset}; expected a whole number from 352")]
     VoxOffset {
         /// The offset, in bytes.
         offset: f32,
+    },
+    /// Voxels that would begin behind the end of the file.
+    #[error("vox_offset {offset} lies beyond the {len} bytes of the file; copy the file again, or mend the header")]
+    VoxOffsetBeyond {
+        /// The offset, in bytes.
+        offset: u64,
+        /// Size of the file, inflated, in bytes.
+        len: usize,
     },
     /// A scaling of which one half is valid.
     #[error("valid slope {slope} but invalid intercept {intercept}; mend scl_inter in the header")]

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::{Volume, VolumeError, VolumeFault, VolumeInfo, read_any};
-use crate::preprocess::normalize::Normalize;
+use super::{Volume, VolumeError, VolumeFault, VolumeInfo, Wanted, read_any};
 
 /// Largest distance of an unscaled value from a whole number that still counts as rounding.
 const TOLERANCE: f64 = 1e-3;
@@ -29,7 +28,7 @@ pub struct LabelVolume {
 /// # Errors
 /// If the file cannot be read, or a voxel is NaN, not a whole number within the file's precision, or outside 0 to 255.
 pub fn read_labels(path: &Path) -> Result<LabelVolume, VolumeError> {
-    let volume = read_any(path, Normalize::Hu)?;
+    let volume = read_any(path, Wanted::Ct)?;
     let voxels = to_labels(&volume).map_err(|reason| VolumeError { path: path.to_owned(), reason })?;
     let Volume { info, blake3, file_bytes, .. } = volume;
     Ok(LabelVolume { info, voxels, blake3, file_bytes })

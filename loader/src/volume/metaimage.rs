@@ -8,7 +8,7 @@ use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted};
 use super::note::HeaderNote;
 use super::place::{self, LPS};
-use super::{Format, VolumeFault, VolumeInfo};
+use super::{Format, VolumeFault, VolumeInfo, stand_in};
 
 pub(super) use write::encode;
 
@@ -59,6 +59,9 @@ impl Fields {
 
     /// Reads all lines up to `ElementDataFile`, the last one; returns the position after it as well.
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
+        if let Some(fault) = stand_in::fault(file) {
+            return Err(fault);
+        }
         let mut lines = Lines::new(file);
         let mut fields = Self::default();
         let other = VolumeFault::NotFormat { format: "a MetaImage file", magic: "ObjectType or NDims" };

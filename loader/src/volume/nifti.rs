@@ -20,7 +20,7 @@ use super::dtype::{Dtype, Stored};
 use super::inflate::{self, GzipReader};
 use super::note::HeaderNote;
 use super::place::{self, LAST_ROW};
-use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file};
+use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file, stand_in};
 use crate::geometry::{Affine, largest_shift_mm, quaternion_axes, spacing};
 
 pub(super) use write::write;
@@ -56,31 +56,40 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
             .read_to_end(&mut head)
             .map_err(|err| at(inflate::reason(&err)))?;
         let (info, offset) = parse_header(&head).map_err(at)?;
-        let bytes = inflate::gzip(&file, offset + info.data_bytes).map_err(at)?;
+        let bytes = inflate::gzip(&file, offset.saturating_add(info.data_bytes)).map_err(at)?;
         (info, offset, bytes)
     } else {
         let (info, offset) = parse_header(&file).map_err(at)?;
         (info, offset, file)
     };
+    if offset > bytes.len() as u64 {
+        return Err(at(VolumeFault::VoxOffsetBeyond { offset, len: bytes.len() }));
+    }
     let scaling = info.nifti.as_deref().map(scaling).transpose().map_err(at)?;
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: scaling.unwrap_or((1.0, 0.0)) })
 }
 
 /// Validates the first bytes of a file; returns the header and the first byte of the voxels.
 pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFault> {
+    let not_nifti = || match stand_in::fault(bytes) {
+        Some(fault) => fault,
+        // These bytes were inflated if the file is compressed.
+        None if bytes.starts_with(&inflate::GZIP_MAGIC) => VolumeFault::GzipTwice,
+        None => VolumeFault::NotNifti,
+    };
     if bytes.len() < HEADER_LEN {
-        return Err(VolumeFault::NotNifti);
+        return Err(not_nifti());
     }
     let size = [bytes[0], bytes[1], bytes[2], bytes[3]];
     match (i32::from_le_bytes(size), i32::from_be_bytes(size)) {
         (540, _) | (_, 540) => return Err(VolumeFault::Nifti2),
         (348, _) | (_, 348) => {}
-        _ => return Err(VolumeFault::NotNifti),
+        _ => return Err(not_nifti()),
     }
     match &bytes[344..348] {
         b"n+1\0" => {}
         b"ni1\0" => return Err(VolumeFault::Pair),
-        _ => return Err(VolumeFault::NotNifti),
+        _ => return Err(not_nifti()),
     }
     let header = NiftiHeader::from_reader(&bytes[..HEADER_LEN])
         .map_err(|err| VolumeFault::Header { message: err.to_string() })?;
@@ -115,10 +124,15 @@ pub(super) fn scaling(header: &NiftiHeader) -> Result<(f64, f64), VolumeFault> {
 fn data_offset(header: &NiftiHeader) -> Result<u64, VolumeFault> {
     // As in nibabel, 0 stands for the first place possible.
     let offset = if header.vox_offset == 0.0 { MIN_VOX_OFFSET } else { header.vox_offset };
-    if !((MIN_VOX_OFFSET..=1e6).contains(&offset) && offset.fract() == 0.0) {
+    // Extensions of any length may lie before the voxels; the end of the file is the limit.
+    if !((MIN_VOX_OFFSET..f32::INFINITY).contains(&offset) && offset.fract() == 0.0) {
         return Err(VolumeFault::VoxOffset { offset });
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a small integer")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive whole number; one beyond u64 becomes the largest, which no file reaches"
+    )]
     Ok(offset as u64)
 }
 

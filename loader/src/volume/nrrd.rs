@@ -1,7 +1,11 @@
 //! NRRD headers, as ITK reads them.
 //!
-//! The space `right-anterior-superior`, `left-anterior-superior` or `left-posterior-superior` gives directions their
-//! meaning; without one of them, axes are taken as left, posterior and superior, with a note.
+//! A space of anatomical directions, such as `left-posterior-superior`, gives coordinates their meaning. Coordinates of the
+//! scanner and without a space are taken as left, posterior and superior, with a note; any other name is refused.
+//!
+//! DIFFERENCE: ITK knows the spaces RAS, LAS and LPS only. Here every space named in words is read, such as
+//! `right-posterior-superior`. Other initials than those three are refused: some programs name by them the sides where axes
+//! begin, not those where they end.
 
 mod write;
 
@@ -9,8 +13,8 @@ use super::data::{Data, Encoding, Header, Start};
 use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted, three};
 use super::note::HeaderNote;
-use super::place::{self, LPS};
-use super::{Format, VolumeFault, VolumeInfo};
+use super::place;
+use super::{Format, VolumeFault, VolumeInfo, stand_in};
 use crate::geometry::Affine;
 
 pub(super) use write::encode;
@@ -66,7 +70,7 @@ impl Fields {
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
         let not_nrrd = VolumeFault::NotFormat { format: "an NRRD file", magic: MAGIC };
         if !file.starts_with(MAGIC.as_bytes()) {
-            return Err(not_nrrd);
+            return Err(stand_in::fault(file).unwrap_or(not_nrrd));
         }
         let mut lines = Lines::new(file);
         lines.next()?.ok_or(not_nrrd)?;
@@ -203,14 +207,56 @@ fn plain(space: &str) -> String {
     space.to_lowercase().replace(['-', ' '], "")
 }
 
-/// World axes, `x`, `y`, `z`, in which a space runs against RAS; `None` for one without anatomical meaning.
-fn mirrored_axes(space: &str) -> Option<[bool; 3]> {
-    Some(match plain(space).as_str() {
-        "rightanteriorsuperior" | "ras" => [false; 3],
-        "leftanteriorsuperior" | "las" => [true, false, false],
-        "leftposteriorsuperior" | "lps" => LPS,
-        _ => return None,
-    })
+/// Axis of RAS along which a coordinate grows, and whether it grows against it.
+type Direction = (usize, bool);
+
+/// Anatomical directions by name.
+const DIRECTIONS: [(&str, Direction); 6] = [
+    ("right", (0, false)),
+    ("left", (0, true)),
+    ("anterior", (1, false)),
+    ("posterior", (1, true)),
+    ("superior", (2, false)),
+    ("inferior", (2, true)),
+];
+
+/// Directions of a space without anatomical meaning: left, posterior and superior, as in ITK.
+const ASSUMED: [Direction; 3] = [(0, true), (1, true), (2, false)];
+
+/// Directions in which the three coordinates of a space grow; `None` for a space without anatomical meaning.
+fn directions(space: &str) -> Result<Option<[Direction; 3]>, VolumeFault> {
+    let plain = plain(space);
+    let words = match plain.as_str() {
+        "" | "scannerxyz" | "3drighthanded" | "3dlefthanded" => return Ok(None),
+        "ras" => "rightanteriorsuperior",
+        "las" => "leftanteriorsuperior",
+        "lps" => "leftposteriorsuperior",
+        words => words,
+    };
+    let expected = "RAS, LAS, LPS, or a direction of each axis in words, such as right-posterior-superior";
+    directions_in_words(words).map(Some).ok_or_else(|| bad("space", space, expected))
+}
+
+/// Directions of a name such as `leftposteriorsuperior`; `None` unless it has one along each axis.
+fn directions_in_words(words: &str) -> Option<[Direction; 3]> {
+    let mut rest = words;
+    let mut directions = [(0, false); 3];
+    for direction in &mut directions {
+        (rest, *direction) =
+            DIRECTIONS.iter().find_map(|&(word, direction)| Some((rest.strip_prefix(word)?, direction)))?;
+    }
+    let has_axis = |wanted: usize| directions.iter().any(|&(axis, _)| axis == wanted);
+    (rest.is_empty() && (0..3).all(has_axis)).then_some(directions)
+}
+
+/// The affine in RAS, given that of coordinates that grow in these directions.
+fn in_ras(affine: Affine, directions: [Direction; 3]) -> Affine {
+    let (mut ras, mut is_mirrored) = (affine, [false; 3]);
+    for (row, (axis, runs_against)) in affine.into_iter().zip(directions) {
+        ras[axis] = row;
+        is_mirrored[axis] = runs_against;
+    }
+    place::mirrored(ras, is_mirrored)
 }
 
 fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
@@ -221,9 +267,9 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
     if plain(space).ends_with("time") || ["rast", "last", "lpst"].contains(&plain(space).as_str()) {
         return Err(bad("space", space, "a space of three dimensions"));
     }
-    let mirrored = mirrored_axes(space).unwrap_or_else(|| {
+    let directions = directions(space)?.unwrap_or_else(|| {
         notes.push(HeaderNote::SpaceAssumed { space: space.to_owned() });
-        LPS
+        ASSUMED
     });
     let columns = match (&fields.directions, &fields.spacings) {
         (Some(directions), _) => vectors("space directions", directions, rank)?,
@@ -234,7 +280,7 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
         }
     };
     let origin = fields.origin.as_deref().map_or(Ok([0.0; 3]), |origin| vector("space origin", origin))?;
-    let affine = place::mirrored(place::affine(columns, origin), mirrored);
+    let affine = in_ras(place::affine(columns, origin), directions);
     let units = fields.space_units.as_deref().unwrap_or_default();
     let named: Vec<&str> = units.split('"').map(str::trim).filter(|name| !name.is_empty()).collect();
     if named.iter().any(|name| *name != named[0] || !UNITS.contains(name)) {

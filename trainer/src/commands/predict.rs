@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
-use hiend_loader::case::shown;
 use hiend_loader::program::{OnSuspectArg, UsageError, check_output_folder, count, escape_name};
 use hiend_loader::volume::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -35,10 +34,11 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     check_output_folder(&args.out)?;
     // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
-    let Scans { mut files, mut skipped, subfolders } = Scans::find(&args.inputs, normalize)?;
-    for folder in &subfolders {
-        note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
+    let found = Scans::find(&args.inputs, normalize)?;
+    for remark in found.remarks() {
+        note(remark);
     }
+    let Scans { mut files, mut skipped, .. } = found;
     let world = World::of_environment(args.ranks)?;
     if let Some(World { rank, num_ranks, .. }) = world {
         let num_scans = files.len();

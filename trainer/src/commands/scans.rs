@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use hiend_cache::{Cache, FileError, OpenOptions, durable};
-use hiend_loader::case::{case_named, shown};
+use hiend_loader::case::case_named;
 use hiend_loader::picture::Canvas;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
@@ -146,10 +146,11 @@ pub(super) fn for_each(
         }
         return tally.close(&args.out);
     }
-    let Scans { files, skipped, subfolders } = Scans::find(&args.inputs, normalize)?;
-    for folder in &subfolders {
-        note(format_args!("{}: a subfolder, not searched; name it as an input", shown(folder)));
+    let found = Scans::find(&args.inputs, normalize)?;
+    for remark in found.remarks() {
+        note(remark);
     }
+    let Scans { files, skipped, .. } = found;
     for SkippedScan { case, reason } in &skipped {
         tally.skip(case, reason);
     }

@@ -213,8 +213,9 @@ impl Predictor {
     ) -> Result<Prediction, ScanPredictionError> {
         let unsuitable = |reason| ScanPredictionError::Unsuitable { path: path.to_owned(), reason };
         let normalize = self.preprocess.normalize;
-        check_extent(&read_info_for(path, normalize)?, &self.preprocess).map_err(|err| unsuitable(err.to_string()))?;
-        let scan = read_volume_for(path, normalize)?;
+        check_extent(&read_info_for(path, normalize.into())?, &self.preprocess)
+            .map_err(|err| unsuitable(err.to_string()))?;
+        let scan = read_volume_for(path, normalize.into())?;
         let suspect = |suspicion| ScanPredictionError::Suspect { path: path.to_owned(), suspicion };
         let window = match self.units {
             Units::Window(window) => window,

@@ -3,12 +3,14 @@
 //! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM
 //! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named
 //! like the folder; of several, each has its number and description as its name. Hidden files are passed over:
-//! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT. `CASE_0000` is the first
+//! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT; other parts of a study in the
+//! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
 //! one channel is expected. So is a volume of another format, and a file that cannot be looked at. Subfolders are not
 //! searched, and named.
 
 pub mod grid;
+mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,9 +19,11 @@ use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
 use hiend_loader::preprocess::normalize::Normalize;
-use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted, is_candidate};
+use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
+
+use series::{DicomFiles, series_in_folder, series_of};
 
 /// Errors from looking for scans.
 #[derive(Debug, Error)]
@@ -107,11 +111,21 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
+    /// DICOM files next to a series that are no scans of the model.
+    pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
 }
 
 impl Scans {
+    /// Remarks on what the inputs hold besides scans, a line each.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let subfolder = |folder: &PathBuf| format!("{}: a subfolder, not searched; name it as an input", shown(folder));
+        let file = |SkippedScan { case, reason }: &SkippedScan| format!("{case}: {reason}; passed over");
+        self.subfolders.iter().map(subfolder).chain(self.passed_over.iter().map(file)).collect()
+    }
+
     /// Finds the scans among files and in folders (not in their subfolders). `normalize` is that of the model: DICOM series of
     /// other modalities than CT are scans for z-scores only.
     ///
@@ -144,6 +158,7 @@ impl Scans {
                     return Err(ScanFilesError::Empty { folder, normalize, subfolders: listing.subfolders });
                 }
                 scans.skipped.extend(listing.unusable);
+                scans.passed_over.extend(listing.passed_over);
                 scans.subfolders.extend(listing.subfolders);
                 listing.files
             } else {
@@ -244,59 +259,6 @@ struct ScanFile {
     is_series: bool,
 }
 
-/// The series among DICOM files of a folder, and files that cannot be used.
-fn series_among(
-    folder: &Path,
-    candidates: &[PathBuf],
-    normalize: Normalize,
-) -> (Vec<(ScanFile, Vec<PathBuf>)>, Vec<SkippedScan>) {
-    let Sorted { series, others } = dicom::sort_of(candidates, normalize.into());
-    let is_only = series.len() == 1;
-    let named = |series: Series| {
-        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let name = if is_only { file_name(&folder) } else { series.name };
-        let path = series.files[0].clone();
-        (ScanFile { name, path, is_series: true }, series.files)
-    };
-    let found = series.into_iter().map(named).collect();
-    let mut unusable: BTreeMap<String, (String, usize)> = BTreeMap::new();
-    for OtherFile { path, reason } in others {
-        let reason = match reason {
-            // Parts of most studies, and no scans; or no DICOM.
-            Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
-            Other::Without(_) | Other::Modality(_) => match normalize {
-                Normalize::Hu => format!("DICOM {reason}, not a CT"),
-                Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
-            },
-            Other::Damaged(reason) => reason,
-        };
-        unusable.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
-    }
-    let skipped = unusable.into_iter().map(|(reason, (first, count))| {
-        let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
-        SkippedScan { case, reason }
-    });
-    (found, skipped.collect())
-}
-
-/// The series of a folder, with their files.
-fn series_in_folder(folder: &Path, normalize: Normalize) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
-    let candidates = dicom::candidates(folder)
-        .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
-    Ok(series_among(folder, &candidates, normalize).0)
-}
-
-/// The series that a DICOM file belongs to, among those of its folder.
-fn series_of(
-    file: &Path,
-    series: &[(ScanFile, Vec<PathBuf>)],
-    normalize: Normalize,
-) -> Result<ScanFile, ScanFilesError> {
-    let is_it = |path: &PathBuf| path.file_name() == file.file_name();
-    let found = series.iter().find(|(_, files)| files.iter().any(is_it));
-    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned(), normalize })
-}
-
 /// Content of a folder, without that of its subfolders.
 #[derive(Debug, Default)]
 struct Listing {
@@ -304,6 +266,8 @@ struct Listing {
     files: Vec<ScanFile>,
     /// Volumes that cannot be read, sorted.
     unusable: Vec<SkippedScan>,
+    /// DICOM files next to a series that are no scans.
+    passed_over: Vec<SkippedScan>,
     /// Files that may be DICOM, sorted.
     candidates: Vec<PathBuf>,
     /// Subfolders, sorted.
@@ -345,9 +309,10 @@ impl Listing {
 
     /// Adds the DICOM series to the files.
     fn with_series(mut self, folder: &Path, normalize: Normalize) -> Self {
-        let (series, unusable) = series_among(folder, &self.candidates, normalize);
+        let DicomFiles { series, unusable, passed_over } = DicomFiles::among(folder, &self.candidates, normalize);
         self.files.extend(series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
+        self.passed_over.extend(passed_over);
         self
     }
 }

@@ -11,6 +11,7 @@ use hiend_loader::volume::{read_info, read_labels, read_volume, write_like};
 use hiend_trainer::checkpoint::{Best, Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
+use hiend_trainer::inference::scan_files::Scans;
 use hiend_trainer::model::init::WeightInit;
 
 use crate::{dicom, nifti};
@@ -147,6 +148,40 @@ fn dicom_series_of_mr_are_scans_of_a_model_for_z_scores_only() {
     assert_eq!(read_labels(&folder.at("out/d.nii.gz")).unwrap().info.shape, SHAPE.map(usize::from));
     let output = folder.predict("d/IM3", "out", &["--skip-existing"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 scan finished before"), "{output:?}");
+}
+
+#[test]
+fn parts_of_a_study_next_to_a_series_are_passed_over_and_named() {
+    let folder = Folder::new();
+    let find = || Scans::find(&[folder.at("d")], Normalize::Hu).unwrap();
+    let skipped = |scans: &Scans| scans.skipped.iter().map(|scan| scan.reason.clone()).collect::<Vec<_>>();
+    fs::create_dir(folder.at("d")).unwrap();
+    dicom::write_other(&folder.at("d/DICOMDIR"), None);
+    for (name, modality) in [("plan", "RTSTRUCT"), ("seg.dcm", "SEG"), ("sr1", "SR"), ("sr2", "SR")] {
+        dicom::write_other(&folder.at(&format!("d/{name}")), Some(modality));
+    }
+    // Without a series, one of them may be what was meant.
+    let alone = find();
+    let reasons = [
+        "DICOM file without the element Modality, not a CT",
+        "DICOM of modality RTSTRUCT, not a CT",
+        "DICOM of modality SEG, not a CT",
+        "DICOM of modality SR, not a CT",
+    ];
+    assert_eq!((skipped(&alone), alone.remarks()), (reasons.map(str::to_owned).to_vec(), vec![]));
+
+    dicom::write_series(&folder.at("d"), SHAPE, &ball());
+    let next_to_a_series = find();
+    let names = ["DICOMDIR", "plan", "seg.dcm", "sr1 and 1 more"];
+    let remarks: Vec<String> =
+        names.iter().zip(reasons).map(|(name, reason)| format!("{name}: {reason}; passed over")).collect();
+    assert_eq!((next_to_a_series.remarks(), skipped(&next_to_a_series)), (remarks, vec![]));
+    folder.check("d", "out", &[], 0, "sr1 and 1 more: DICOM of modality SR, not a CT; passed over");
+    assert!(folder.at("out/d.nii.gz").exists());
+
+    // A CT image that belongs to no class of images is a scan that is missing.
+    dicom::write_other(&folder.at("d/bare"), Some("CT"));
+    assert_eq!(skipped(&find()), ["DICOM file without the element SOPClassUID"]);
 }
 
 #[test]

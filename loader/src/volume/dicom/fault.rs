@@ -106,6 +106,25 @@ pub enum DicomFault {
         /// File name of another at the same position.
         other: String,
     },
+    /// Different images that all have the same position, as after an anonymisation.
+    #[error("{series}: ImagePositionPatient is the same in all {count} images; the order of slices is unknown")]
+    OnePosition {
+        /// The series.
+        series: String,
+        /// Number of images.
+        count: usize,
+    },
+    /// Different images whose positions are all in the plane of the images.
+    #[error(
+        "{series}: ImagePositionPatient puts all {count} images into one plane of ImageOrientationPatient; the order of \
+         slices is unknown"
+    )]
+    OnePlane {
+        /// The series.
+        series: String,
+        /// Number of images.
+        count: usize,
+    },
     /// Gaps of whole slices.
     #[error(
         "{series}: {missing} of {of} slices missing, the first between {before} and {after}; copy the series again"

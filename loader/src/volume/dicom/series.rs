@@ -6,30 +6,10 @@ use std::path::{Path, PathBuf};
 
 use dicom_dictionary_std::{tags, uids};
 
-use super::super::VolumeFault;
+use super::super::{VolumeFault, Wanted};
+use super::DicomFault;
 use super::elements::Elements;
 use super::slice::read_elements;
-use crate::preprocess::normalize::Normalize;
-
-/// Images that are sorted into series.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
-    /// CT images.
-    #[default]
-    Ct,
-    /// Cross-sections of every modality that makes volumes: CT, MR, PET and other nuclear medicine.
-    CrossSections,
-}
-
-impl From<Normalize> for Wanted {
-    /// HU are those of CTs; z-scores are for every modality.
-    fn from(normalize: Normalize) -> Self {
-        match normalize {
-            Normalize::Hu => Self::Ct,
-            Normalize::Zscore => Self::CrossSections,
-        }
-    }
-}
 
 /// Modalities of cross-sections, and the classes of their images. Files of the enhanced classes, which hold all slices, are
 /// refused by name when they are read.
@@ -212,7 +192,7 @@ fn name(number: &str, description: &str) -> String {
 fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     let elements = match read_elements(path) {
         Ok(elements) => elements,
-        Err(error) if [VolumeFault::Dicom(super::DicomFault::NotDicom), VolumeFault::Empty].contains(&error.reason) => {
+        Err(error) if is_other_format(&error.reason) => {
             let endings = ["dcm", "dicom", "ima"];
             let is_named =
                 path.extension().is_some_and(|ending| endings.iter().any(|known| ending.eq_ignore_ascii_case(known)));
@@ -227,7 +207,7 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
         return Err(Other::Modality(clean(modality)));
     };
     elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::Without("SeriesInstanceUID"))?;
-    let class = elements.first(tags::SOP_CLASS_UID).unwrap_or_default();
+    let class = elements.first(tags::SOP_CLASS_UID).ok_or(Other::Without("SOPClassUID"))?;
     if !classes.contains(&class.as_str()) {
         return Err(Other::Class(clean(class)));
     }
@@ -236,6 +216,11 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
         return Err(Other::Localizer);
     }
     Ok(elements)
+}
+
+/// True for the faults of files that need not be DICOM.
+fn is_other_format(fault: &VolumeFault) -> bool {
+    matches!(fault, VolumeFault::Dicom(DicomFault::NotDicom) | VolumeFault::Empty | VolumeFault::StandIn { .. })
 }
 
 /// True if the description of a series has a word for localizers.

@@ -1,16 +1,17 @@
 //! One file of a series: its place, its pixels' form, and what they mean.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 
-use super::super::{VolumeError, open_regular};
+use super::super::{VolumeError, VolumeFault, open_regular, stand_in};
 use super::DicomFault;
 use super::elements::{Elements, Syntax};
 use super::series::is_enhanced;
+use crate::escape::shown;
 
 /// Elements read of every file.
 const WANTED: [Tag; 23] = [
@@ -43,7 +44,12 @@ const WANTED: [Tag; 23] = [
 pub(super) fn read_elements(path: &Path) -> Result<Elements, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     let file: File = open_regular(path).map_err(at)?;
-    Elements::read(BufReader::new(file), &WANTED, false).map_err(|fault| fault.at(path))
+    let mut reader = BufReader::new(file);
+    let replaced = stand_in::fault(reader.fill_buf().map_err(|err| at(VolumeFault::read(&err)))?);
+    Elements::read(reader, &WANTED, false).map_err(|fault| match (fault, replaced) {
+        (DicomFault::NotDicom, Some(reason)) => at(reason),
+        (fault, _) => fault.at(path),
+    })
 }
 
 /// Reads the elements of a file in memory, with its pixels.
@@ -148,7 +154,7 @@ impl Slice {
 
     /// Name of the file, for messages.
     pub(super) fn file_name(&self) -> String {
-        crate::case::shown(Path::new(self.path.file_name().unwrap_or_default()))
+        shown(Path::new(self.path.file_name().unwrap_or_default()))
     }
 }
 

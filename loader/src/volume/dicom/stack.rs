@@ -275,7 +275,10 @@ fn check_rescaled(slices: &[Slice]) -> Result<(), DicomFault> {
 
 /// Removes slices that repeat another one at their position, pixel by pixel.
 fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<PathBuf>, StackFault> {
+    let num_images = slices.len();
     let mut duplicates = Vec::new();
+    // Whether no image has another position than the one kept before it.
+    let mut is_one_position = true;
     let mut different: Option<(usize, String, String)> = None;
     let mut kept: Vec<Slice> = Vec::with_capacity(slices.len());
     // Position of the slice kept last, and its pixels once they are needed.
@@ -292,9 +295,10 @@ fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<Pa
             Some(pixels) => &*pixels,
             None => &*first.insert(values_of(other)?),
         };
-        let is_same = slice.position.iter().zip(other.position).all(|(a, b)| (a - b).abs() < SAME_POSITION_MM);
+        let is_there = slice.position.iter().zip(other.position).all(|(a, b)| (a - b).abs() < SAME_POSITION_MM);
+        is_one_position &= is_there;
         let (a, b) = (slice.rescale, other.rescale);
-        let is_same = is_same && a == b && *pixels == values_of(&slice)?;
+        let is_same = is_there && a == b && *pixels == values_of(&slice)?;
         if is_same {
             duplicates.push(slice.path);
         } else {
@@ -304,7 +308,12 @@ fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<Pa
     }
     if let Some((count, first, other)) = different {
         let series = kept.first().map(|slice| slice.series.clone()).unwrap_or_default();
-        return Err(DicomFault::SeveralImages { series, count, first, other }.into());
+        return Err(match (kept.len(), is_one_position) {
+            (1, true) => DicomFault::OnePosition { series, count: num_images },
+            (1, false) => DicomFault::OnePlane { series, count: num_images },
+            _ => DicomFault::SeveralImages { series, count, first, other },
+        }
+        .into());
     }
     *slices = kept;
     Ok(duplicates)

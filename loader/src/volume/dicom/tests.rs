@@ -14,7 +14,6 @@ use super::super::{Volume, read_info, read_info_for, read_series, read_volume};
 use super::testing::{TestSlice, slices, write_series};
 use super::*;
 use crate::geometry::Affine;
-use crate::preprocess::normalize::Normalize;
 
 const LAST_ROW: [f64; 4] = [0.0, 0.0, 0.0, 1.0];
 
@@ -78,9 +77,9 @@ fn a_path_names_the_series_that_its_file_belongs_to() {
     slices()[0].clone().text(tags::MODALITY, VR::CS, "MR").write(&dir.path().join("mr.dcm"));
     let error = read_info(&dir.path().join("mr.dcm")).unwrap_err().to_string();
     assert!(error.ends_with("DICOM of modality MR; expected a CT image"), "{error}");
-    // Z-scores are for any modality.
+    // A report is not an image of any modality.
     slices()[0].clone().text(tags::MODALITY, VR::CS, "SR").write(&dir.path().join("report.dcm"));
-    let error = read_info_for(&dir.path().join("report.dcm"), Normalize::Zscore).unwrap_err().to_string();
+    let error = read_info_for(&dir.path().join("report.dcm"), Wanted::CrossSections).unwrap_err().to_string();
     assert!(error.ends_with("DICOM of modality SR; expected a CT, MR, PET or NM image"), "{error}");
     std::fs::write(dir.path().join("README"), "text").unwrap();
     let error = read_info(&dir.path().join("README")).unwrap_err().to_string();
@@ -185,6 +184,7 @@ fn files_are_sorted_into_series() {
     write("mr.dcm", &in_series("1.6", "1", "").text(tags::MODALITY, VR::CS, "MR"));
     write("shot.dcm", &in_series("1.7", "1", "").text(tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.7"));
     write("dir.dcm", &in_series("1.8", "1", "").without(tags::MODALITY));
+    write("bare.dcm", &in_series("1.9", "1", "").without(tags::SOP_CLASS_UID));
     std::fs::write(dir.path().join("LICENSE"), "text").unwrap();
     std::fs::write(dir.path().join("empty.dcm"), "").unwrap();
     std::fs::write(dir.path().join("notes.txt"), "text").unwrap();
@@ -208,6 +208,7 @@ fn files_are_sorted_into_series() {
         others,
         [
             other("LICENSE", "not a DICOM file"),
+            other("bare.dcm", "file without the element SOPClassUID"),
             other("dir.dcm", "file without the element Modality"),
             other("empty.dcm", "the file is empty (0 bytes)"),
             other("mr.dcm", "of modality MR"),

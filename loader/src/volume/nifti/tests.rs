@@ -158,9 +158,43 @@ fn voxels_may_begin_where_nibabel_lets_them() {
     let with_offset = |offset: f32| file().floats(108, &[offset]);
     assert_eq!(header(&with_offset(0.0)).unwrap().1, 352);
     assert_eq!(header(&with_offset(352.0)).unwrap().1, 352);
-    for offset in [348.0, 352.5, -352.0, f32::NAN, 1e9] {
+    for offset in [348.0, 352.5, -352.0, f32::NAN, f32::INFINITY] {
         assert!(info(&with_offset(offset)).unwrap_err().contains("invalid vox_offset"), "{offset}");
     }
+}
+
+#[test]
+fn voxels_may_begin_anywhere_up_to_the_end_of_the_file() {
+    // 2 MB of extensions, as some programs store a whole protocol in the header.
+    let bytes = file().floats(108, &[2e6]).to_bytes();
+    let (head, data) = bytes.split_at(352);
+    let far = [head, &vec![0; 2_000_000 - 352], data].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, bytes: &[u8]| -> Result<[f32; 2], VolumeFault> {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let mut values = [0.0; 24];
+        read_volume(&path).map(|volume| volume.read_f32(0, &mut values)).map_err(|err| err.reason)?;
+        Ok([values[0], values[23]])
+    };
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    assert_eq!(check("a.nii", &far), Ok([-50.0, 180.0]));
+    assert_eq!(check("a.nii.gz", &gzip(&far)), Ok([-50.0, 180.0]));
+    let beyond = |offset: u64, len: usize| Err(VolumeFault::VoxOffsetBeyond { offset, len });
+    assert_eq!(check("b.nii", &bytes), beyond(2_000_000, 400));
+    // Offsets that no addition may overflow.
+    let largest = file().floats(108, &[f32::MAX]).to_bytes();
+    assert_eq!(check("c.nii", &largest), beyond(u64::MAX, 400));
+    assert!(matches!(check("c.nii.gz", &gzip(&largest)), Err(VolumeFault::Promise { .. })));
+    let fault = beyond(2_000_000, 400).unwrap_err().to_string();
+    assert_eq!(
+        fault,
+        "vox_offset 2000000 lies beyond the 400 bytes of the file; copy the file again, or mend the header"
+    );
 }
 
 #[test]

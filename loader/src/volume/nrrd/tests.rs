@@ -63,7 +63,9 @@ fn spaces_units_and_plain_spacings_give_the_place() {
     assert_eq!(affine(lps, "right-anterior-superior").0, [0.5, 0.6, -10.0, 20.0]);
     assert_eq!(affine(lps, "left-anterior-superior").0, [-0.5, 0.6, 10.0, 20.0]);
     let assumed = |space: &str| vec![HeaderNote::SpaceAssumed { space: space.to_owned() }];
-    assert_eq!(affine(lps, "scanner-xyz"), ([-0.5, -0.6, 10.0, -20.0], assumed("scanner-xyz")));
+    for space in ["scanner-xyz", "3D-right-handed", "3D-left-handed"] {
+        assert_eq!(affine(lps, space), ([-0.5, -0.6, 10.0, -20.0], assumed(space)));
+    }
     assert_eq!(affine("space: left-posterior-superior", "space dimension: 3").1, assumed(""));
     let metres = HEADER.replace("kinds", "space units: \"m\" \"m\" \"m\"\nkinds");
     let metres = metres.replace("(0.5,0,0) (0,0.6,0) (0,0,3)", "(0.0005,0,0) (0,0.0006,0) (0,0,0.003)");
@@ -74,6 +76,48 @@ fn spaces_units_and_plain_spacings_give_the_place() {
     let plain = plain.replace("space: left-posterior-superior\n", "").replace("space origin: (-10,20,30)\n", "");
     let info = read("a.nrrd", &plain, &voxels()).unwrap().info;
     assert_eq!((info.affine[0], info.notes), ([-0.5, 0.0, 0.0, 0.0], assumed("")));
+}
+
+#[test]
+fn every_space_named_in_words_places_the_scan_alike() {
+    let axes = [["right", "left"], ["anterior", "posterior"], ["superior", "inferior"]];
+    // Place of the first voxel and steps along the array's axes, in RAS.
+    let (origin, steps) = ([10.0, -20.0, 30.0], [[-0.5, 0.25, 0.0], [0.0, -0.75, 0.5], [0.25, 0.0, 3.0]]);
+    let mut spaces = Vec::new();
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for signs in 0..8usize {
+            let is_against = |axis: usize| (signs >> axis) & 1;
+            let space = order.map(|axis| axes[axis][is_against(axis)]).join("-");
+            let vector = |ras: [f64; 3]| {
+                let own = order.map(|axis| if is_against(axis) == 1 { -ras[axis] } else { ras[axis] });
+                format!("({})", own.map(|part| part.to_string()).join(","))
+            };
+            let header = HEADER
+                .replace("left-posterior-superior", &space)
+                .replace("(0.5,0,0) (0,0.6,0) (0,0,3)", &steps.map(vector).join(" "))
+                .replace("(-10,20,30)", &vector(origin));
+            let info = parse(header.as_bytes()).unwrap().info;
+            assert_eq!((info.affine, info.notes), (place::affine(steps, origin), vec![]), "{space}");
+            spaces.push(space);
+        }
+    }
+    spaces.sort();
+    spaces.dedup();
+    assert_eq!(spaces.len(), 48);
+}
+
+#[test]
+fn spaces_of_unknown_meaning_are_refused() {
+    for space in
+        ["RPI", "LPI", "rps", "talairach", "left-posterior", "left-right-superior", "left-posterior-superior-x"]
+    {
+        let error = parse(HEADER.replace("left-posterior-superior", space).as_bytes()).err().unwrap().to_string();
+        let expected = format!(
+            "header field `space` is {space:?}; expected RAS, LAS, LPS, or a direction of each axis in words, such as \
+             right-posterior-superior"
+        );
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use hiend_cache::lookup;
-use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::count;
-use hiend_loader::volume::{VolumeError, VolumeInfo, read_info_for, read_labels, read_volume};
+use hiend_loader::volume::{VolumeError, VolumeInfo, Wanted, read_info_for, read_labels, read_volume};
 
 use super::places::Places;
 use crate::inference::scan_files::SkippedScan;
@@ -51,7 +50,7 @@ impl Finished {
                 }
             }
             // A modality that the model does not take was left out when the scans were found.
-            let info = match read_info_for(&scan, Normalize::Zscore) {
+            let info = match read_info_for(&scan, Wanted::CrossSections) {
                 Ok(info) => info,
                 Err(error) => {
                     finished.unreadable.push(SkippedScan { case, reason: error.to_string() });

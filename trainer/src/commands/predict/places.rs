@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
-use hiend_loader::preprocess::normalize::Normalize;
-use hiend_loader::volume::{format_of, read_info_for};
+use hiend_loader::volume::{Wanted, format_of, read_info_for};
 
 /// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -105,7 +104,7 @@ impl<'a> Places<'a> {
         let bytes_per_voxel = 1 + if self.probabilities { 4 * self.classes.len() as u64 } else { 0 };
         // A scan whose header cannot be read is reported when its turn comes, and so is a modality that the model does not
         // take.
-        let info = |path: &PathBuf| read_info_for(path, Normalize::Zscore);
+        let info = |path: &PathBuf| read_info_for(path, Wanted::CrossSections);
         let voxels = |path: &PathBuf| info(path).map_or(0, |info| info.shape.iter().product::<usize>() as u64);
         let num_voxels: u64 = scans.values().map(voxels).sum();
         let needed = (num_voxels * bytes_per_voxel).div_ceil(MAX_DEFLATE_RATIO).max(1);

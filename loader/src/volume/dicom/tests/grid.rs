@@ -70,6 +70,30 @@ fn slices_that_are_there_twice_are_used_once() {
 }
 
 #[test]
+fn different_images_at_one_position_have_no_order() {
+    let name = "series 3 \"Abdomen 1.5 / B30f\":";
+    let anonymised: Vec<TestSlice> = slices().into_iter().map(|slice| slice.at([0.0; 3])).collect();
+    check_refused(
+        &anonymised,
+        &format!("{name} ImagePositionPatient is the same in all 4 images; the order of slices is unknown"),
+    );
+    // Positions of coronal images under the orientation of axial ones.
+    let shifted = slices().into_iter().zip([0.0, 2.0, 4.0, 6.0]).map(|(slice, y)| slice.at([-10.0, y, 0.0]));
+    check_refused(
+        &shifted.collect::<Vec<_>>(),
+        &format!(
+            "{name} ImagePositionPatient puts all 4 images into one plane of ImageOrientationPatient; the order of slices \
+             is unknown"
+        ),
+    );
+    // Two phases of two slices.
+    let phases = [(0.0, 1000), (0.0, 1500), (2.0, 1000), (2.0, 1500)].map(|(z, first)| TestSlice::new(z, first));
+    check_refused(&phases, &format!("{name} 2 images share their position with a different one"));
+    // The same image again and again is one slice.
+    check_refused(&[0, 1, 2].map(|_| TestSlice::new(0.0, 1000)), "only one slice; a volume takes two or more");
+}
+
+#[test]
 fn gaps_and_varying_distances_are_refused() {
     let at = |places: &[f64]| places.iter().map(|z| TestSlice::new(*z, 1000)).collect::<Vec<_>>();
     // Files are numbered from the end.

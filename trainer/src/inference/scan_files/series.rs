@@ -1,0 +1,87 @@
+//! DICOM series of a folder, and the files next to them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hiend_loader::case::shown;
+use hiend_loader::preprocess::normalize::Normalize;
+use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted};
+
+use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
+
+/// DICOM files of a folder.
+pub(super) struct DicomFiles {
+    /// Series, each with its files.
+    pub series: Vec<(ScanFile, Vec<PathBuf>)>,
+    /// Files that cannot be used and may be scans.
+    pub unusable: Vec<SkippedScan>,
+    /// Parts of a study next to its series that are no scans.
+    pub passed_over: Vec<SkippedScan>,
+}
+
+impl DicomFiles {
+    /// Sorts DICOM files of a folder.
+    pub(super) fn among(folder: &Path, candidates: &[PathBuf], normalize: Normalize) -> Self {
+        let Sorted { series, others } = dicom::sort_of(candidates, normalize.into());
+        let (is_only, has_series) = (series.len() == 1, !series.is_empty());
+        let named = |series: Series| {
+            let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+            let name = if is_only { file_name(&folder) } else { series.name };
+            let path = series.files[0].clone();
+            (ScanFile { name, path, is_series: true }, series.files)
+        };
+        let series = series.into_iter().map(named).collect();
+        let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
+        for OtherFile { path, reason } in others {
+            let (files, reason) = match reason {
+                // Parts of most studies, and no scans; or no DICOM.
+                Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
+                Other::Without("Modality") | Other::Modality(_) => {
+                    let reason = match normalize {
+                        Normalize::Hu => format!("DICOM {reason}, not a CT"),
+                        Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
+                    };
+                    (if has_series { &mut passed_over } else { &mut unusable }, reason)
+                }
+                // An image of a wanted modality.
+                Other::Without(_) => (&mut unusable, format!("DICOM {reason}")),
+                Other::Damaged(reason) => (&mut unusable, reason),
+            };
+            files.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
+        }
+        Self { series, unusable: reports(unusable), passed_over: reports(passed_over) }
+    }
+}
+
+/// Name of the first file and number of all by the reason that they have in common.
+type ByReason = BTreeMap<String, (String, usize)>;
+
+/// Reports of files, one for each reason.
+fn reports(files: ByReason) -> Vec<SkippedScan> {
+    let skipped = files.into_iter().map(|(reason, (first, count))| {
+        let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
+        SkippedScan { case, reason }
+    });
+    skipped.collect()
+}
+
+/// The series of a folder, with their files.
+pub(super) fn series_in_folder(
+    folder: &Path,
+    normalize: Normalize,
+) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
+    let candidates = dicom::candidates(folder)
+        .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
+    Ok(DicomFiles::among(folder, &candidates, normalize).series)
+}
+
+/// The series that a DICOM file belongs to, among those of its folder.
+pub(super) fn series_of(
+    file: &Path,
+    series: &[(ScanFile, Vec<PathBuf>)],
+    normalize: Normalize,
+) -> Result<ScanFile, ScanFilesError> {
+    let is_it = |path: &PathBuf| path.file_name() == file.file_name();
+    let found = series.iter().find(|(_, files)| files.iter().any(is_it));
+    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned(), normalize })
+}
