@@ -14,7 +14,8 @@ use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset};
-use crate::finetune::{FinetuneError, Finetuning, Init};
+use crate::finetune::{FinetuneError, Finetuning};
+use crate::initial_weights::Init;
 use crate::training::{Resume, Task as _, saved_config};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
