@@ -18,7 +18,7 @@ use crate::rng::{DrawId, Operation};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SampleBy {
-    /// Voxels above the window's lower end, for pre-training.
+    /// Voxels above the lower end of the cache's window (of z-scores, above 0 in the scan's file), for pre-training.
     #[default]
     Intensity,
     /// Voxels with a label other than 0, for fine-tuning.

@@ -100,6 +100,7 @@ impl FoldRule {
 }
 
 /// One fold of nnU-Net's `splits_final.json`: a list with the names of the cases to train and to validate on, per fold.
+/// Names are those of a [`ListSplit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSplit {
@@ -137,7 +138,8 @@ pub enum Part {
     Validation,
 }
 
-/// Cases named in a file, one per line, as `DATASET/CASE` or `CASE`; `#` begins a comment.
+/// Cases named in a file, one per line, as `DATASET/CASE`, or as `CASE` where one selected dataset alone has a case of that
+/// name; `#` begins a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSplit {
@@ -145,7 +147,7 @@ pub struct ListSplit {
     pub list: PathBuf,
 }
 
-/// Cases by name, as `DATASET/CASE` or `CASE`.
+/// Cases by name, as in a [`ListSplit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseSplit {

@@ -20,6 +20,7 @@ use crate::config::finetune::FinetuneConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Labels, Part};
 use crate::inference::window_batch::WindowBatch;
+use crate::initial_weights::Init;
 use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::dice_ce;
 use crate::model::init::WeightInit;
@@ -28,8 +29,6 @@ use crate::training::{Beginning, CaseScores, KeptValues, PictureError, Stop, Tas
 
 pub use classes::ClassesError;
 use classes::Given;
-pub(crate) use init::{Fetched, other_length};
-pub use init::{Init, InitError};
 use validation::ValidationSet;
 
 /// Errors from setting up a fine-tuning.
@@ -169,17 +168,10 @@ impl Finetuning {
     }
 }
 
-/// Warnings about weights that were trained on other scans than the cache holds; `window` replaces the cache's own.
-pub(crate) fn remarks_on_scans(init: &Init, cache: &PreprocessConfig, window: Option<[f64; 2]>) -> Vec<String> {
-    let Init::Given { origin, facts, .. } = init else { return Vec::new() };
-    let differences = facts.trained_on.iter().flat_map(|trained_on| trained_on.differences(cache, window));
-    differences.map(|text| format!("the weights of {} were trained on {text}", origin.display())).collect()
-}
-
 /// Warnings about weights that were trained on other scans than the cache holds, or for other classes.
 fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessConfig) -> Vec<String> {
     let Init::Given { origin, facts, .. } = init else { return Vec::new() };
-    let mut remarks = remarks_on_scans(init, cache, config.stream.window);
+    let mut remarks = init.remarks_on_scans(cache, config.stream.window);
     if !facts.classes.is_empty() && facts.classes != config.classes {
         let [theirs, ours] = [&facts.classes, &config.classes].map(|classes| classes.join(", "));
         remarks.push(format!(
@@ -227,7 +219,7 @@ impl Task for Finetuning {
     }
 
     fn begin(&self, model: Unetr) -> Result<(Unetr, Option<Beginning>), TrainingError> {
-        self.init.apply(model, &self.config.model).map_err(|error| TrainingError::Init(Box::new(error)))
+        init::apply(&self.init, model, &self.config.unetr()).map_err(|error| TrainingError::Init(Box::new(error)))
     }
 
     fn targets(&self) -> Labels {

@@ -30,6 +30,7 @@ pub mod feed;
 pub mod finetune;
 pub mod host_memory;
 pub mod inference;
+pub mod initial_weights;
 pub mod journal;
 pub mod label_space;
 pub mod loss;

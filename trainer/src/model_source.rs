@@ -16,9 +16,11 @@ use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model::init::WeightInit;
+use crate::model::patch_embed::grid_of;
 use crate::trained_on::TrainedOn;
 use crate::weights::{
-    ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, export_unetr, import_hi_end_mae,
+    DECODER_POSITIONS, ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, export_unetr,
+    import_hi_end_mae,
 };
 
 /// Errors from finding or loading a model.
@@ -73,6 +75,20 @@ pub enum ModelSourceError {
         /// Blocks of the given sizes.
         expected: usize,
     },
+    /// A weight file whose fixed positions are those of another grid with as many patches, which no shape shows.
+    #[error(
+        "{}: its positions are for {} patches along x, y, z, but stream.crop_size of the given sizes makes {}; give the \
+         crop_size of its pre-training",
+        path.display(), sides(*found), sides(*expected)
+    )]
+    OtherGrid {
+        /// The path given.
+        path: PathBuf,
+        /// Patches of the file's positions along each axis.
+        found: [usize; 3],
+        /// Patches of the given sizes along each axis.
+        expected: [usize; 3],
+    },
     /// A UNETR where a pre-training model is needed.
     #[error("{}: holds a UNETR (vit.blocks…); expected a pre-training model (encoder.blocks…)", path.display())]
     IsUnetr {
@@ -93,6 +109,11 @@ pub enum ModelSourceError {
         /// The mismatch.
         source: WeightsError,
     },
+}
+
+/// Sides of a grid as text.
+fn sides([x, y, z]: [usize; 3]) -> String {
+    format!("{x} × {y} × {z}")
 }
 
 /// A model found on disk.
@@ -183,6 +204,8 @@ pub struct RunFacts {
     pub sizes: Option<HiEndMaeConfig>,
     /// Attention heads of the encoder.
     pub num_heads: Option<usize>,
+    /// Size of the crops that the model was trained on, in voxels.
+    pub crop_size: Option<[usize; 3]>,
     /// Scans that the model was trained on.
     pub trained_on: Option<TrainedOn>,
     /// Class names of a fine-tuning run, background first; empty for other weights.
@@ -201,9 +224,9 @@ pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceErr
             let state: State<PretrainConfig> = checkpoint::read_state(checkpoint, Kind::Pretrain)?;
             let model = checkpoint::load_averaged(checkpoint, first_weights(&state.config, &device))?;
             let trained_on = Some(TrainedOn::of(&state.config));
-            let sizes = state.config.model;
-            let num_heads = Some(sizes.num_heads);
-            let facts = RunFacts { sizes: Some(sizes), num_heads, trained_on, ..RunFacts::default() };
+            let PretrainConfig { model: sizes, stream, .. } = state.config;
+            let (num_heads, crop_size) = (Some(sizes.num_heads), Some(stream.crop_size));
+            let facts = RunFacts { sizes: Some(sizes), num_heads, crop_size, trained_on, ..RunFacts::default() };
             Ok(CheckpointWeights { state: export_hi_end_mae(&model).map_err(weights)?, facts })
         }
         Kind::Finetune => {
@@ -212,8 +235,9 @@ pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceErr
             let model = state.config.unetr().init(&mut WeightInit::new(0, &device));
             let model = checkpoint::load_averaged(checkpoint, model)?;
             let trained_on = Some(TrainedOn::of(&state.config));
-            let FinetuneConfig { model: settings, classes, .. } = state.config;
-            let facts = RunFacts { num_heads: Some(settings.num_heads), trained_on, classes, ..RunFacts::default() };
+            let FinetuneConfig { model: settings, stream, classes, .. } = state.config;
+            let (num_heads, crop_size) = (Some(settings.num_heads), Some(stream.crop_size));
+            let facts = RunFacts { num_heads, crop_size, trained_on, classes, ..RunFacts::default() };
             Ok(CheckpointWeights { state: export_unetr(&model).map_err(weights)?, facts })
         }
     }
@@ -271,6 +295,12 @@ impl Pretrained {
         if let Some(found) = state.num_blocks().filter(|&found| found != expected) {
             return Err(ModelSourceError::OtherDepth { path, found, expected });
         }
+        let expected = grid_of(config.stream.crop_size, config.model.patch_size);
+        // A table of another length is an error of its shape.
+        let is_as_long = |grid: &[usize; 3]| grid.iter().product::<usize>() == expected.iter().product::<usize>();
+        if let Some(found) = state.position_grid().filter(|found| is_as_long(found) && *found != expected) {
+            return Err(ModelSourceError::OtherGrid { path, found, expected });
+        }
         match import_hi_end_mae(first_weights(&config, device), &state) {
             Ok((model, report)) => Ok(Self { model, config, path, found_preset, report: Some(report) }),
             Err(source) => Err(ModelSourceError::Weights { path, source }),
@@ -288,10 +318,12 @@ fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
     let has = |key: &str, shape: &[usize]| state.tensors.get(key).is_some_and(|tensor| tensor.shape == shape);
     let model = &config.model;
     let p = model.patch_size;
-    let num_patches = config.stream.crop_size.iter().map(|side| side / p).product();
+    let grid = grid_of(config.stream.crop_size, p);
+    let num_patches = grid.iter().product();
     let block = |idx: usize| state.tensors.contains_key(&format!("encoder.blocks.{idx}.norm1.weight"));
     has("encoder.patch_embed.proj.weight", &[model.embed_dim, 1, p, p, p])
-        && has("decoder_pos_embed", &[1, num_patches, model.decoder_embed_dim])
+        && has(DECODER_POSITIONS, &[1, num_patches, model.decoder_embed_dim])
+        && state.position_grid().is_none_or(|found| found == grid)
         && block(model.depth - 1)
         && !block(model.depth)
 }
@@ -329,10 +361,25 @@ mod tests {
         let message = Pretrained::load(&path, Some(shallow), &device).unwrap_err().to_string();
         assert!(message.ends_with("its encoder has 12 blocks, but the given sizes say depth = 11"), "{message}");
 
+        let mut flat = small();
+        flat.stream.crop_size = [32, 16, 8];
+        let message = Pretrained::load(&path, Some(flat), &device).unwrap_err().to_string();
+        let grids = "its positions are for 2 × 2 × 2 patches along x, y, z, but stream.crop_size of the given sizes makes \
+                     4 × 2 × 1;";
+        assert!(message.contains(grids), "{message}");
+
         let path = folder.path().join("tiny.safetensors");
         let state = export_hi_end_mae(&first_weights(&PretrainPreset::Tiny.config(), &device)).unwrap();
         safetensors::write(&path, &state).unwrap();
         assert_eq!(Pretrained::load(&path, None, &device).unwrap().found_preset, Some(PretrainPreset::Tiny));
+        // As many patches of the same size, in crops of another shape.
+        let mut flat = PretrainPreset::Tiny.config();
+        flat.stream.crop_size = [192, 96, 48];
+        let state = export_hi_end_mae(&first_weights(&flat, &device)).unwrap();
+        safetensors::write(&path, &state).unwrap();
+        let message = Pretrained::load(&path, None, &device).unwrap_err().to_string();
+        assert!(message.contains("its tensors fit no preset"), "{message}");
+        assert!(Pretrained::load(&path, Some(flat), &device).unwrap().found_preset.is_none());
     }
 
     #[test]

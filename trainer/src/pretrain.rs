@@ -15,7 +15,7 @@ use crate::checkpoint::Kind;
 use crate::config::pretrain::PretrainConfig;
 use crate::device::Compute;
 use crate::feed::{DeviceBatch, Masked, Masks, Part};
-use crate::finetune::Init;
+use crate::initial_weights::Init;
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};

@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use hiend_cache::FileError;
 use thiserror::Error;
 
+use crate::model::pos_embed::grid_of_table;
 pub use export::{export_hi_end_mae, export_unetr};
 pub use import::{ImportReport, import_hi_end_mae, import_unetr};
 pub use naming::Naming;
+pub(crate) use naming::{DECODER_POSITIONS, ENCODER_POSITIONS};
 
 /// Errors from reading and writing weights and from putting them into a model.
 #[derive(Debug, Error)]
@@ -176,6 +178,15 @@ impl StateDict {
         } else {
             Err(WeightsError::UnknownModel { first: self.tensors.keys().next().cloned() })
         }
+    }
+
+    /// Grid of patches of the crops that a pre-training model was trained on, as its fixed positions show it; `None` if there
+    /// are none, or they are not the sine-cosine table of a grid.
+    #[must_use]
+    pub fn position_grid(&self) -> Option<[usize; 3]> {
+        let HostTensor { shape, values } = self.tensors.get(ENCODER_POSITIONS)?;
+        let &[1, _, dim] = shape.as_slice() else { return None };
+        grid_of_table(values, dim)
     }
 
     /// Number of blocks of the encoder, if there are any.

@@ -11,7 +11,8 @@ use hiend_trainer::checkpoint;
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::device::Compute;
-use hiend_trainer::finetune::{Finetuning, Init};
+use hiend_trainer::finetune::Finetuning;
+use hiend_trainer::initial_weights::Init;
 use hiend_trainer::journal::{self, Entry, ValidationRecord};
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::training::{

@@ -1,5 +1,6 @@
 //! `Loader`: caches or servers and a stream's configuration, opened for streaming.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,13 @@ impl Loader {
                 Ok((Arc::new(hiend_cache::Cache::open_with(path, options_of_cache.clone())?), *weight))
             };
             let caches = caches.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            Ok(Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?))
+            let remarks: BTreeSet<String> =
+                caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
+            let source = Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
+            for remark in remarks {
+                tracing::warn!("{remark}");
+            }
+            Ok(source)
         };
         let stop = Stop::new();
         let source = wait(py, &stop, open)?;
@@ -107,7 +114,13 @@ impl Loader {
         let form = parse_form(form)?;
         let options =
             RemoteOptions { rank, form, memory_bytes: memory, token, ca, retry, shared_memory, stop: stop.clone() };
-        let connect = || Ok(Source::Remote(Box::new(RemoteLoader::connect(&servers, config, seed, options)?)));
+        let connect = || -> Result<Source, Failure> {
+            let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
+            if let Some(remark) = config.remark_on_foreground(loader.manifest()) {
+                tracing::warn!("{remark}");
+            }
+            Ok(Source::Remote(Box::new(loader)))
+        };
         let source = wait(py, &stop, connect)?;
         Ok(Self { source, stop })
     }

@@ -162,7 +162,7 @@ impl From<AugmentArg> for Chain {
 /// [`SampleBy`] as typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum SampleByArg {
-    /// Voxels above the window's lower end
+    /// Voxels above the lower end of the cache's window
     Intensity,
     /// Voxels with a label other than 0; needs --labels
     Label,

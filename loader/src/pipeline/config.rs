@@ -1,7 +1,9 @@
 //! Configuration of a stream.
 
+use hiend_cache::Manifest;
 use serde::{Deserialize, Serialize};
 
+use crate::preprocess::PreprocessConfig;
 use crate::sampler::SampleBy;
 use crate::split::Split;
 use crate::transform::Chain;
@@ -29,7 +31,8 @@ pub struct StreamConfig {
     /// Label of voxels without annotation, on which no crop is centred; that of each case's dataset if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u8>,
-    /// HU range that becomes [0, 1]; the cache's own if absent. Not for caches of z-scores, which crops hold as they are.
+    /// HU range that becomes [0, 1]; the cache's own if absent. Not for caches of z-scores, which crops hold as they are. The
+    /// foreground of crop centres remains that of the cache's window ([`Self::remark_on_foreground`]).
     pub window: Option<[f64; 2]>,
     /// True if batches carry labels.
     pub labels: bool,
@@ -88,6 +91,24 @@ impl StreamConfig {
         self.crops_per_visit.saturating_mul(self.visits_per_batch)
     }
 
+    /// A remark on crop centres that follow another window than the values of crops: a conversion counts the voxels above the
+    /// lower end of its own window, and `window` does not count them again. `manifest` is that of a cache of the stream.
+    ///
+    /// `None` if the two windows begin alike, crops are centred by labels, or the manifest states no preprocessing.
+    #[must_use]
+    pub fn remark_on_foreground(&self, manifest: &Manifest) -> Option<String> {
+        let [low, high] = self.window.filter(|_| self.sample_by == SampleBy::Intensity)?;
+        let cache: PreprocessConfig = serde_json::from_value(manifest.preprocess.clone()).ok()?;
+        let [cache_low, _] = cache.window;
+        let is_other = cache.normalize.is_hu() && low.to_bits() != cache_low.to_bits();
+        is_other.then(|| {
+            format!(
+                "crop centres: foreground is what lies above the {cache_low} HU of the cache, not above the {low} HU of \
+                 stream.window; convert with --window={low},{high} to centre crops by it"
+            )
+        })
+    }
+
     /// Checks that all numbers are in range.
     ///
     /// # Errors
@@ -115,5 +136,34 @@ impl StreamConfig {
         check(fault.is_none(), "split", fault.unwrap_or_default())?;
         let reason = format!("{size:?}; quarter turns need equal first two lengths, or rotate90.probability = 0");
         check(size[0] == size[1] || !self.augment.turns(), "crop_size", reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preprocess::normalize::Normalize;
+
+    #[test]
+    fn a_window_that_begins_elsewhere_than_the_cache_s_is_told() {
+        let remark = |config: &StreamConfig, cache: &PreprocessConfig| {
+            let preprocess = serde_json::to_value(cache).unwrap();
+            config.remark_on_foreground(&Manifest { preprocess, ..Manifest::default() })
+        };
+        let with = |window| StreamConfig { window, ..StreamConfig::default() };
+        let lung = with(Some([-1000.0, 1000.0]));
+        let hu = PreprocessConfig::default();
+        let line = "crop centres: foreground is what lies above the -175 HU of the cache, not above the -1000 HU of \
+                    stream.window; convert with --window=-1000,1000 to centre crops by it";
+        assert_eq!(remark(&lung, &hu).as_deref(), Some(line));
+        assert_eq!(remark(&with(None), &hu), None);
+        assert_eq!(remark(&with(Some([-175.0, 400.0])), &hu), None);
+        let by_label = StreamConfig { sample_by: SampleBy::Label, labels: true, ..lung.clone() };
+        assert_eq!(remark(&by_label, &hu), None);
+        // A stream of z-scores has no window; opening it says so.
+        let normalize = Normalize::Zscore;
+        let zscores = PreprocessConfig { normalize, window: normalize.default_window(), ..hu };
+        assert_eq!(remark(&lung, &zscores), None);
+        assert_eq!(lung.remark_on_foreground(&Manifest::default()), None);
     }
 }

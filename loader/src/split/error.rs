@@ -1,6 +1,6 @@
 //! Errors of a selection.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::plural::count;
 
@@ -26,6 +26,34 @@ pub enum SelectError {
     NoCase {
         /// Name, as configured.
         name: String,
+    },
+    /// A name without its dataset is that of cases in several of the selected datasets.
+    #[error(
+        "{}: {name:?} is the name of {first} and of {second}; write DATASET/CASE, or select one dataset with stream.include",
+        origin(list.as_deref())
+    )]
+    Ambiguous {
+        /// File of the list; none if the configuration names the cases.
+        list: Option<PathBuf>,
+        /// Name, as listed.
+        name: String,
+        /// Key of the first case of this name.
+        first: String,
+        /// Key of the next one.
+        second: String,
+    },
+    /// A named case is in the cache, but in a dataset that is not selected.
+    #[error(
+        "{}: case {name:?} is {case}, which stream.include and stream.exclude leave out; remove the name, or select its dataset",
+        origin(list.as_deref())
+    )]
+    Excluded {
+        /// File of the list; none if the configuration names the cases.
+        list: Option<PathBuf>,
+        /// Name, as listed.
+        name: String,
+        /// Key of the first case of this name.
+        case: String,
     },
     /// The list cannot be read.
     #[error("{}: cannot read the list of cases", list.display())]
@@ -68,4 +96,9 @@ pub enum SelectError {
         /// Selected cases.
         cases: usize,
     },
+}
+
+/// Place where cases are named: the file of a list, or the configuration.
+fn origin(list: Option<&Path>) -> String {
+    list.map_or_else(|| "split".to_owned(), |list| list.display().to_string())
 }

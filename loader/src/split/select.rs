@@ -1,7 +1,7 @@
 //! The cases that a compiled selection takes.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
 
@@ -46,33 +46,22 @@ impl Selector {
     /// Indices of the selected cases, in increasing order.
     ///
     /// # Errors
-    /// If a dataset to include or a case of the list does not exist, because a run on fewer cases than intended would go
-    /// unnoticed. A dataset to exclude may be absent, so that one list serves many caches.
+    /// If a dataset to include does not exist, or a name of the list is not that of exactly one case of the selected datasets,
+    /// because a run on fewer or more cases than intended would go unnoticed. A dataset to exclude may be absent, so that one
+    /// list of those serves many caches.
     pub fn select(&self, cases: &[CaseName<'_>]) -> Result<Vec<usize>, SelectError> {
-        let meets = |patterns: &[(String, WildMatch)], case: &CaseName<'_>| {
-            patterns.iter().any(|(_, pattern)| names_dataset(pattern, case.dataset))
-        };
         for (name, pattern) in &self.include {
             if !cases.iter().any(|case| names_dataset(pattern, case.dataset)) {
                 return Err(SelectError::UnknownDataset { name: name.clone() });
             }
         }
-        let names: BTreeSet<&str> = cases.iter().flat_map(|case| [case.key, short_key(case.key)]).collect();
-        if let Some(name) = self.listed.iter().find(|name| !names.contains(name.as_str())).cloned() {
-            return Err(match &self.split {
-                Split::List(ListSplit { list }) | Split::File(FileSplit { splits: list, .. }) => {
-                    SelectError::UnknownCase { list: list.clone(), name }
-                }
-                _ => SelectError::NoCase { name },
-            });
-        }
+        self.check_listed(cases)?;
         let folds = match &self.split {
             Split::Fold(split) => split.folds_of(cases)?,
             _ => Vec::new(),
         };
         let taken = |(idx, case): (usize, &CaseName<'_>)| {
-            let by_name = (self.include.is_empty() || meets(&self.include, case)) && !meets(&self.exclude, case);
-            by_name
+            self.is_of_selected_dataset(case)
                 && match &self.split {
                     Split::All(All::All) | Split::Shots(_) => true,
                     Split::Fold(split) => split.takes(folds[idx]),
@@ -87,6 +76,55 @@ impl Selector {
             shots.keep(&mut taken)?;
         }
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
+    }
+
+    /// Returns whether `include` and `exclude` leave a case's dataset.
+    fn is_of_selected_dataset(&self, case: &CaseName<'_>) -> bool {
+        let meets =
+            |patterns: &[(String, WildMatch)]| patterns.iter().any(|(_, pattern)| names_dataset(pattern, case.dataset));
+        (self.include.is_empty() || meets(&self.include)) && !meets(&self.exclude)
+    }
+
+    /// Checks that every listed name is that of exactly one case of the selected datasets.
+    ///
+    /// # Errors
+    /// The first name that is not.
+    fn check_listed(&self, cases: &[CaseName<'_>]) -> Result<(), SelectError> {
+        if self.listed.is_empty() {
+            return Ok(());
+        }
+        let mut named: BTreeMap<&str, Vec<&CaseName<'_>>> = BTreeMap::new();
+        for case in cases {
+            for name in BTreeSet::from([case.key, short_key(case.key)]) {
+                named.entry(name).or_default().push(case);
+            }
+        }
+        for name in &self.listed {
+            let all = named.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            let mut selected = all.iter().filter(|case| self.is_of_selected_dataset(case));
+            let (first, second) = match (selected.next(), selected.next()) {
+                (Some(_), None) => continue,
+                (first, second) => (first, second),
+            };
+            let (list, name, key) = (self.list(), name.clone(), |case: &CaseName<'_>| case.key.to_owned());
+            return Err(match (first, second, all.first(), list) {
+                (Some(first), Some(second), _, list) => {
+                    SelectError::Ambiguous { list, name, first: key(first), second: key(second) }
+                }
+                (_, _, Some(case), list) => SelectError::Excluded { list, name, case: key(case) },
+                (_, _, None, Some(list)) => SelectError::UnknownCase { list, name },
+                (_, _, None, None) => SelectError::NoCase { name },
+            });
+        }
+        Ok(())
+    }
+
+    /// File that names the cases, if there is one.
+    fn list(&self) -> Option<PathBuf> {
+        match &self.split {
+            Split::List(ListSplit { list }) | Split::File(FileSplit { splits: list, .. }) => Some(list.clone()),
+            Split::All(_) | Split::Fold(_) | Split::Shots(_) | Split::Cases(_) => None,
+        }
     }
 }
 

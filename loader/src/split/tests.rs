@@ -154,6 +154,48 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
 }
 
+/// Names without datasets, in all three kinds of lists, among cases of which two have the same name.
+#[test]
+fn a_name_selects_one_case_or_is_refused() {
+    let keys = ["A/case0", "A/case1", "B/case0", "B/case2"].map(str::to_owned);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = || file.path().to_owned();
+    let place = path().display().to_string();
+    let check = |names: &[&str], include: &[&str], exclude: &[&str], expected: Result<&[usize], &str>| {
+        let texts: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let folds = serde_json::json!([{ "train": texts, "val": [] }]).to_string();
+        let splits = [
+            (Split::Cases(CaseSplit { cases: texts.clone() }), String::new(), "split"),
+            (Split::List(ListSplit { list: path() }), texts.join("\n"), place.as_str()),
+            (Split::File(FileSplit { splits: path(), fold: 0, of: None, part: Part::Train }), folds, place.as_str()),
+        ];
+        for (split, text, origin) in splits {
+            std::fs::write(file.path(), text).unwrap();
+            let found = select(&split, include, exclude, &keys).map_err(|error| error.to_string());
+            let expected = expected.map(<[usize]>::to_vec).map_err(|fault| format!("{origin}: {fault}"));
+            assert_eq!(found, expected, "{split:?}");
+        }
+    };
+    check(&["case1", "case2"], &[], &[], Ok(&[1, 3]));
+    let ambiguous = "\"case0\" is the name of A/case0 and of B/case0; write DATASET/CASE, or select one dataset with \
+                     stream.include";
+    check(&["case0", "case1"], &[], &[], Err(ambiguous));
+    // Both are meant, or the dataset is clear.
+    check(&["A/case0", "B/case0"], &[], &[], Ok(&[0, 2]));
+    check(&["case0", "case1"], &["A"], &[], Ok(&[0, 1]));
+    check(&["case0"], &[], &["A"], Ok(&[2]));
+    let excluded = |name: &str, key: &str| {
+        format!(
+            "case \"{name}\" is {key}, which stream.include and stream.exclude leave out; remove the name, or select its \
+             dataset"
+        )
+    };
+    check(&["case0", "case2"], &["A"], &[], Err(&excluded("case2", "B/case2")));
+    check(&["A/case1", "case2"], &[], &["B"], Err(&excluded("case2", "B/case2")));
+    check(&["A/case0", "B/case0"], &["A"], &[], Err(&excluded("B/case0", "B/case0")));
+    check(&["case0", "case3"], &["A"], &[], Err("no case is named \"case3\""));
+}
+
 #[test]
 fn shots_train_and_the_other_cases_validate() {
     let keys = keys(9);

@@ -13,8 +13,9 @@ use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
-use crate::config::finetune::{FinetuneConfig, FinetunePreset};
-use crate::finetune::{FinetuneError, Finetuning, Init};
+use crate::config::finetune::{FinetuneConfig, FinetunePreset, UnetrSettings};
+use crate::finetune::{FinetuneError, Finetuning};
+use crate::initial_weights::Init;
 use crate::training::{Resume, Task as _, saved_config};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
@@ -83,7 +84,11 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     let place = place(preset.name())?;
     if place.resume != Resume::Begin {
         // The run's folder has its configuration, the sizes of the pre-trained encoder included.
-        let config = saved_config(&place.run_dir, Kind::Finetune, place.resume)?;
+        let saved: FinetuneConfig = saved_config(&place.run_dir, Kind::Finetune, place.resume)?;
+        let config = match args.preset {
+            Some(preset) => named_again(preset, &saved),
+            None => saved,
+        };
         let init = init(args, &place)?;
         return Ok((config, place, init));
     }
@@ -107,6 +112,20 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     }
     config.validate(preset.name())?;
     Ok((config, place, init))
+}
+
+/// Configuration of a preset that is named for a run that has begun, whose configuration is `saved` and is compared with it
+/// when the run is resumed. As when the run began, the encoder has the sizes of the pre-trained one, which need not exist any
+/// more; the run also keeps its rule of folds.
+fn named_again(preset: FinetunePreset, saved: &FinetuneConfig) -> FinetuneConfig {
+    let mut config = preset.config();
+    config.model = UnetrSettings { feature_size: config.model.feature_size, ..saved.model.clone() };
+    for (split, saved) in config.splits_mut().into_iter().zip(saved.splits()) {
+        if let (Split::Fold(split), Split::Fold(saved)) = (split, saved) {
+            split.rule = saved.rule;
+        }
+    }
+    config
 }
 
 /// Reads the first weights, which a new run must name.
@@ -145,4 +164,36 @@ fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> any
     }
     config.validate("command line")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::hi_end_mae::HiEndMaeConfig;
+
+    #[test]
+    fn a_preset_named_for_a_run_that_has_begun_is_compared_with_the_run() {
+        let sizes = HiEndMaeConfig { patch_size: 16, ..HiEndMaeConfig::tiny() };
+        let mut saved = FinetunePreset::Recipe.config();
+        saved.model = saved.model.with_encoder_of(&sizes).unwrap();
+        let changes = |preset, saved: &FinetuneConfig| -> Vec<String> {
+            named_again(preset, saved).changes_since(saved).into_iter().map(|change| change.0).collect()
+        };
+        assert_eq!(named_again(FinetunePreset::Recipe, &saved), saved);
+        assert_eq!(changes(FinetunePreset::Btcv, &saved), ["classes", "stream.include"]);
+        let tiny = changes(FinetunePreset::Tiny, &saved);
+        assert!(tiny.contains(&"model.feature_size".to_owned()), "{tiny:?}");
+        assert!(!tiny.contains(&"model.embed_dim".to_owned()), "{tiny:?}");
+
+        // A run of an earlier version, whose presets named no rule of folds.
+        for split in saved.splits_mut() {
+            let Split::Fold(split) = split else { panic!("the preset has folds") };
+            split.rule = FoldRule::Hashed;
+        }
+        assert!(changes(FinetunePreset::Recipe, &saved).is_empty());
+        let mut other_fold = saved.clone();
+        other_fold.stream.split =
+            Split::Fold(FoldSplit { fold: 1, of: 5, part: Part::Train, seed: 0, rule: FoldRule::Hashed });
+        assert_eq!(changes(FinetunePreset::Recipe, &other_fold), ["stream.split.fold"]);
+    }
 }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use super::ranks::Rank;
 use super::running::Place;
-use crate::finetune::Init;
+use crate::initial_weights::Init;
 use crate::training::Resume;
 use crate::weights::download::{Downloads, is_url};
 

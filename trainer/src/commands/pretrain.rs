@@ -15,7 +15,7 @@ use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
-use crate::finetune::{Init, remarks_on_scans};
+use crate::initial_weights::Init;
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::pretrain::{Pretraining, preprocess_of, settle_preprocess};
 use crate::training::{CONFIG, FIRST_WEIGHTS, Resume, saved_config};
@@ -47,7 +47,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
             );
         }
         let preprocess = preprocess_of(source.manifest())?;
-        for warning in remarks_on_scans(&init, &preprocess, config.stream.window) {
+        for warning in init.remarks_on_scans(&preprocess, config.stream.window) {
             rank.note(format_args!("warning: {warning}"));
         }
         config.train.micro_batch = micro_batch::settle(&Pretraining::new(&config), &rank, &args.run, &place)?;

@@ -125,12 +125,14 @@ pub(super) fn run<T: Task>(
     announce_precision(&rank, task.config().train());
     warn_of_shortage(task, &rank, args);
     let observer = Observer::start(args, rank.is_first())?;
+    let remark_on_foreground = task.config().stream().remark_on_foreground(source.manifest());
     let stream = observer.watch(source.stream(args, task.config(), &rank)?);
     let total = task.config().schedule().total_steps(stream.steps_per_epoch);
     if let Some(max_steps) = args.max_steps.filter(|&max| max > total) {
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
     }
-    if let Some(line) = many_passes(task.config(), stream.num_cases) {
+    let passes = many_passes(task.config(), stream.num_cases, stream.steps_per_epoch);
+    for line in remark_on_foreground.into_iter().chain(passes) {
         rank.note(format_args!("warning: {line}"));
     }
     let stop = rank.stop();
@@ -205,17 +207,22 @@ pub(super) fn run<T: Task>(
     })
 }
 
-/// One line where an epoch of the schedule is more than one pass over the cases: it is one batch at least.
-fn many_passes<C: RunConfig>(config: &C, num_cases: usize) -> Option<String> {
+/// Passes over the cases in an epoch of the schedule from which on a warning tells of them.
+const MANY_PASSES: f64 = 1.1;
+
+/// One line where an epoch of the schedule is clearly more than one pass over the cases: it has whole batches, of which the
+/// last one may visit few cases of the pass that ends and many of the next one.
+fn many_passes<C: RunConfig>(config: &C, num_cases: usize, steps_per_epoch: u64) -> Option<String> {
     let (schedule, visits) = (config.schedule(), config.stream().visits_per_batch);
-    let is_longer = schedule.unit == Unit::Epoch && num_cases > 0 && visits > num_cases;
+    let passes = steps_per_epoch as f64 * visits as f64 / num_cases as f64;
+    let is_longer = schedule.unit == Unit::Epoch && num_cases > 0 && passes >= MANY_PASSES;
     is_longer.then(|| {
-        let passes = visits as f64 / num_cases as f64;
         format!(
-            "stream.visits_per_batch = {visits} for {}: each of the {} epochs is one step and {passes:.1} passes over the \
-             cases; lower visits_per_batch, or set schedule.unit = \"step\"",
+            "stream.visits_per_batch = {visits} for {}: each of the {} epochs is {} and {passes:.1} passes over the cases; lower \
+             visits_per_batch, or set schedule.unit = \"step\"",
             count(num_cases, "case"),
-            schedule.total
+            schedule.total,
+            count(steps_per_epoch, "step")
         )
     })
 }
@@ -347,17 +354,31 @@ fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pretrain::PretrainPreset;
+    use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 
     #[test]
     fn epochs_of_several_passes_are_told() {
         let mut config = PretrainPreset::Tiny.config();
         config.stream.visits_per_batch = 64;
         config.schedule.unit = Unit::Epoch;
-        let line = many_passes(&config, 8).unwrap();
-        assert!(line.contains("visits_per_batch = 64 for 8 cases") && line.contains("8.0 passes"), "{line}");
-        assert_eq!(many_passes(&config, 64), None);
+        config.schedule.total = 1000;
+        let told = |config: &PretrainConfig, num_cases: usize| {
+            many_passes(config, num_cases, num_cases.div_ceil(config.stream.visits_per_batch) as u64)
+        };
+        let line = told(&config, 8).unwrap();
+        let expected = "stream.visits_per_batch = 64 for 8 cases: each of the 1000 epochs is 1 step and 8.0 passes over the \
+                        cases; lower visits_per_batch, or set schedule.unit = \"step\"";
+        assert_eq!(line, expected);
+        assert_eq!(told(&config, 64), None);
+        // Two batches visit 128 cases, three of them 192.
+        let line = told(&config, 65).unwrap();
+        assert!(line.contains("each of the 1000 epochs is 2 steps and 2.0 passes"), "{line}");
+        assert!(told(&config, 116).is_some());
+        assert_eq!(told(&config, 117), None);
+        assert!(told(&config, 174).is_some());
+        assert_eq!(told(&config, 175), None);
+        assert_eq!(many_passes(&config, 0, 0), None);
         config.schedule.unit = Unit::Step;
-        assert_eq!(many_passes(&config, 8), None);
+        assert_eq!(told(&config, 8), None);
     }
 }

@@ -1,234 +1,64 @@
-//! Initial weights of a run, and their import into the network of a fine-tuning.
+//! Initial weights of a fine-tuning: the encoder of a pre-training model, or a whole UNETR.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use hiend_loader::plural::count;
-use thiserror::Error;
 
-use crate::config::finetune::UnetrSettings;
-use crate::model::hi_end_mae::HiEndMaeConfig;
-use crate::model::unetr::Unetr;
-use crate::model_source::{CheckpointWeights, ModelSource, ModelSourceError, RunFacts, weights_of};
+use crate::initial_weights::{FoundWeights, Init, InitError, OtherGrid, replace_other_positions};
+use crate::model::patch_embed::grid_of;
+use crate::model::unetr::{Unetr, UnetrConfig};
 use crate::training::Beginning;
-use crate::weights::download::{DownloadError, Downloaded, Downloads};
-use crate::weights::{HostTensor, ImportReport, StateDict, WeightsError, export_unetr, import_unetr};
+use crate::weights::{ENCODER_POSITIONS, ImportReport, ModelKind, StateDict, WeightsError, export_unetr, import_unetr};
 
-/// Name of the position table in a pre-training checkpoint.
-const POSITIONS: &str = "encoder_pos_embed";
-
-/// Errors from reading or applying initial weights.
-#[derive(Debug, Error)]
-pub enum InitError {
-    /// A path that names no model.
-    #[error(transparent)]
-    Source(#[from] ModelSourceError),
-    /// A weight file that cannot be read.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// A file that cannot be downloaded.
-    #[error(transparent)]
-    Download(#[from] DownloadError),
-    /// A downloaded file that cannot be read.
-    #[error("{url}: not usable; remove {} to download it again", path.display())]
-    Downloaded {
-        /// URL of the file.
-        url: String,
-        /// The downloaded copy.
-        path: PathBuf,
-        /// The fault.
-        source: WeightsError,
-    },
-    /// Weights of another model.
-    #[error("{} does not fit the model of the configuration", origin.display())]
-    Unfit {
-        /// File or checkpoint of the weights.
-        origin: PathBuf,
-        /// The first mismatch.
-        source: WeightsError,
-    },
-    /// Weights of an encoder with another number of blocks or attention heads, which no shape shows.
-    #[error(
-        "{}: its encoder has {key} = {found}, but model.{key} = {expected}; set model.{key} to {found}",
-        origin.display()
-    )]
-    OtherEncoder {
-        /// File or checkpoint of the weights.
-        origin: PathBuf,
-        /// Key of the configuration.
-        key: &'static str,
-        /// Number in the weights' own model.
-        found: usize,
-        /// Number in the configuration.
-        expected: usize,
-    },
-    /// Weights that no network can compute with.
-    #[error(
-        "{}: {key} holds {value:e}: the model had diverged when it was saved; take an earlier checkpoint",
-        origin.display()
-    )]
-    Unusable {
-        /// File or checkpoint of the weights.
-        origin: PathBuf,
-        /// The tensor.
-        key: String,
-        /// The first such value.
-        value: f32,
-    },
+/// Returns `model` of sizes `config` with the weights of `init`, and a report of the tensors taken and skipped.
+///
+/// # Errors
+/// If the weights cannot be downloaded, are another model's, or are not usable.
+pub(super) fn apply(init: &Init, model: Unetr, config: &UnetrConfig) -> Result<(Unetr, Option<Beginning>), InitError> {
+    init.begin(model, |model, found| with_weights(model, config, found))
 }
 
-/// Initial weights.
-#[derive(Debug, Default)]
-pub enum Init {
-    /// Random weights.
-    #[default]
-    Random,
-    /// Weights of a run, a checkpoint or a file.
-    Given {
-        /// File or checkpoint of the weights.
-        origin: PathBuf,
-        /// All tensors, under `PyTorch`'s names.
-        state: StateDict,
-        /// Facts of the run that they come from.
-        facts: Box<RunFacts>,
-    },
-    /// A weight file on the web, downloaded when a run begins with it: after everything else was checked.
-    Remote {
-        /// URL of the file.
-        url: String,
-        /// Place of the copy, and settings of the request.
-        downloads: Downloads,
-    },
-}
-
-impl Init {
-    /// Reads `path`: the folder of a run (its best or newest checkpoint) or of a checkpoint, or a `.pth` or
-    /// `.safetensors` file.
-    ///
-    /// # Errors
-    /// If `path` is none of these, or cannot be read.
-    pub fn read(path: &Path) -> Result<Self, InitError> {
-        let origin = match ModelSource::find(path)? {
-            ModelSource::File(origin) => {
-                let state = StateDict::read(&origin)?;
-                return Ok(Self::Given { origin, state, facts: Box::default() });
-            }
-            ModelSource::Checkpoint(origin) => origin,
-        };
-        let CheckpointWeights { state, facts } = weights_of(&origin)?;
-        Ok(Self::Given { origin, state, facts: Box::new(facts) })
-    }
-
-    /// Weights of a file on the web. Requests nothing yet.
-    ///
-    /// # Errors
-    /// If the URL names no weight file.
-    pub fn of_url(url: &str, downloads: Downloads) -> Result<Self, InitError> {
-        downloads.check(url)?;
-        Ok(Self::Remote { url: url.to_owned(), downloads })
-    }
-
-    /// Sizes of the pre-trained model, if they are known.
-    #[must_use]
-    pub fn sizes(&self) -> Option<&HiEndMaeConfig> {
-        match self {
-            Self::Given { facts, .. } => facts.sizes.as_ref(),
-            Self::Random | Self::Remote { .. } => None,
-        }
-    }
-
-    /// Returns `model`, of the sizes `settings`, with these weights, and a report of the tensors taken and skipped.
-    ///
-    /// # Errors
-    /// If the weights cannot be downloaded, are another model's, or are not usable.
-    pub(super) fn apply(
-        &self,
-        model: Unetr,
-        settings: &UnetrSettings,
-    ) -> Result<(Unetr, Option<Beginning>), InitError> {
-        match self {
-            Self::Random => Ok((model, None)),
-            Self::Given { origin, state, facts } => {
-                let (model, beginning) = with_weights(model, settings, origin, state, facts.num_heads)?;
-                Ok((model, Some(beginning)))
-            }
-            Self::Remote { url, downloads } => {
-                let fetched = Fetched::of(url, downloads)?;
-                let (model, beginning) = with_weights(model, settings, &fetched.path, &fetched.state, None)?;
-                Ok((model, Some(fetched.tell(beginning))))
-            }
-        }
-    }
-}
-
-/// Weights of a file on the web, read from its downloaded copy.
-pub(crate) struct Fetched {
-    /// The copy.
-    pub path: PathBuf,
-    /// All tensors.
-    pub state: StateDict,
-    /// URL and digest.
-    source: String,
-    /// URL, copy, size and digest, for the console.
-    line: String,
-}
-
-impl Fetched {
-    /// Downloads and reads the file, unless its copy is there already.
-    ///
-    /// # Errors
-    /// If it cannot be downloaded or read.
-    pub(crate) fn of(url: &str, downloads: &Downloads) -> Result<Self, InitError> {
-        let Downloaded { path, sha256, num_bytes, was_cached } = downloads.fetch(url)?;
-        let unusable = |source| InitError::Downloaded { url: url.to_owned(), path: path.clone(), source };
-        let state = StateDict::read(&path).map_err(unusable)?;
-        let verb = if was_cached { "kept in" } else { "downloaded to" };
-        let size = ByteSize(num_bytes).display().si();
-        let line = format!("{url}: {verb} {}, {size}, SHA-256 {sha256}", path.display());
-        Ok(Self { path, state, source: format!("{url}, SHA-256 {sha256}"), line })
-    }
-
-    /// Adds the origin of the weights to the lines about them.
-    pub(crate) fn tell(&self, Beginning { summary, report }: Beginning) -> Beginning {
-        Beginning { summary: format!("{}; {summary}", self.line), report: format!("{}\n{report}", self.source) }
-    }
-}
-
-/// `model` with the weights of `origin`, whose encoder has `num_heads` if that is known, and a report of the tensors taken
-/// and skipped.
-fn with_weights(
-    model: Unetr,
-    settings: &UnetrSettings,
-    origin: &Path,
-    state: &StateDict,
-    num_heads: Option<usize>,
-) -> Result<(Unetr, Beginning), InitError> {
-    let unfit = |source| InitError::Unfit { origin: origin.to_owned(), source };
+/// `model` of sizes `config` with weights that were read, and a report of the tensors taken and skipped.
+fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) -> Result<(Unetr, Beginning), InitError> {
+    let FoundWeights { origin, state, facts } = *found;
     // Blocks beyond the model's would be left out, and other heads cut the same tensors differently: no shape differs.
-    let found = [("depth", state.num_blocks(), settings.depth), ("num_heads", num_heads, settings.num_heads)];
-    for (key, found, expected) in found {
+    let sizes = [("depth", state.num_blocks(), config.depth), ("num_heads", facts.num_heads, config.num_heads)];
+    for (key, found, expected) in sizes {
         if let Some(found) = found.filter(|&found| found != expected) {
             return Err(InitError::OtherEncoder { origin: origin.to_owned(), key, found, expected });
         }
     }
+    let unfit = |source| found.unfit(source);
+    let is_unetr = state.model_kind().map_err(unfit)? == ModelKind::Unetr;
     let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
     let (model, report) = import_unetr(model, &state).map_err(unfit)?;
+    found.check_usable(&state, &report)?;
+    if let Some(crop_size) = facts.crop_size.filter(|_| is_unetr) {
+        // The positions of a UNETR are trained, and patches of another grid lie elsewhere even if they are as many.
+        let [theirs, ours] = [crop_size, config.crop_size].map(|crop_size| grid_of(crop_size, config.patch_size));
+        if theirs != ours {
+            let (found, expected) = (crop_size, config.crop_size);
+            return Err(InitError::OtherCrop { origin: origin.to_owned(), found, expected });
+        }
+    }
     let ImportReport { taken, skipped, missing } = &report;
-    if let Some((key, value)) = taken.iter().find_map(|key| Some((key, state.tensors.get(key)?.unusable()?))) {
-        return Err(InitError::Unusable { origin: origin.to_owned(), key: key.clone(), value });
-    }
-    let (taken, skipped, missing) = (taken.len(), skipped.len(), missing.len());
     let mut summary = format!(
-        "weights of {}: {} taken, {skipped} skipped, {missing} new (init.txt lists them)",
+        "weights of {}: {} taken, {} skipped, {} new (init.txt lists them)",
         origin.display(),
-        count(taken, "tensor")
+        count(taken.len(), "tensor"),
+        skipped.len(),
+        missing.len()
     );
-    if other_grid {
-        summary.push_str("; positions recomputed, since the crop has another number of patches");
+    if let Some(other_grid) = other_grid {
+        let _ = write!(summary, "; {other_grid}");
     }
-    if num_heads.is_none() {
-        let num_heads = settings.num_heads;
+    if is_unetr && facts.crop_size.is_none() {
+        let crop_size = config.crop_size;
+        let _ =
+            write!(summary, "; the file does not state its crop size, taken to be stream.crop_size = {crop_size:?}");
+    }
+    if facts.num_heads.is_none() {
+        let num_heads = config.num_heads;
         let _ = write!(
             summary,
             "; the file does not state its number of attention heads, taken to be model.num_heads = {num_heads}"
@@ -237,34 +67,27 @@ fn with_weights(
     Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
 
-/// Replaces the position table by that of `model` where the crops have another number of patches than in pre-training,
-/// and says whether it did.
-///
-/// The positions of pre-training are a fixed function of the grid, and so are those that a new model starts with.
-fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, bool), WeightsError> {
+/// The weights of a pre-training model with the positions of `model`, if those are of another grid.
+fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, Option<OtherGrid>), WeightsError> {
+    let mut state = state.clone();
     let ours = export_unetr(model)?.tensors.remove("vit.patch_embedding.position_embeddings");
-    match (state.tensors.get(POSITIONS), ours) {
-        (Some(HostTensor { shape, .. }), Some(ours)) if other_length(shape, &ours.shape) => {
-            let mut state = state.clone();
-            state.tensors.insert(POSITIONS.to_owned(), ours);
-            Ok((state, true))
-        }
-        _ => Ok((state.clone(), false)),
-    }
-}
-
-/// True if two shapes `[1, L, E]` differ in L alone.
-pub(crate) fn other_length(a: &[usize], b: &[usize]) -> bool {
-    matches!((a, b), (&[1, a_len, a_width], &[1, b_len, b_width]) if a_len != b_len && a_width == b_width)
+    let other_grid = ours.and_then(|ours| replace_other_positions(&mut state, ENCODER_POSITIONS, &ours));
+    Ok((state, other_grid))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use burn::tensor::Device;
 
     use super::*;
     use crate::config::finetune::{FinetuneConfig, FinetunePreset};
+    use crate::model::hi_end_mae::HiEndMaeConfig;
     use crate::model::init::WeightInit;
+    use crate::model::pos_embed::sincos_table;
+    use crate::model_source::RunFacts;
+    use crate::weights::export_hi_end_mae;
 
     /// A network small enough for a test.
     fn config() -> FinetuneConfig {
@@ -278,34 +101,89 @@ mod tests {
         config
     }
 
-    fn apply(settings: &UnetrSettings, num_heads: Option<usize>, change: fn(&mut StateDict)) -> Result<String, String> {
-        let model = |seed| config().unetr().init(&mut WeightInit::new(seed, &Device::flex()));
-        let mut state = export_unetr(&model(1)).unwrap();
+    fn facts() -> RunFacts {
+        RunFacts { num_heads: Some(2), crop_size: Some([16; 3]), ..RunFacts::default() }
+    }
+
+    fn unetr(config: &UnetrConfig, seed: u64) -> Unetr {
+        config.init(&mut WeightInit::new(seed, &Device::flex()))
+    }
+
+    /// The network of `config` with the weights `state`, and the line about them.
+    fn take(config: &UnetrConfig, facts: &RunFacts, state: &StateDict) -> Result<(Unetr, String), String> {
+        let found = FoundWeights { origin: Path::new("w"), state, facts };
+        let taken = with_weights(unetr(config, 2), config, &found);
+        taken.map(|(model, beginning)| (model, beginning.summary)).map_err(|error| error.to_string())
+    }
+
+    fn apply(settings: &UnetrConfig, facts: &RunFacts, change: fn(&mut StateDict)) -> Result<String, String> {
+        let mut state = export_unetr(&unetr(&config().unetr(), 1)).unwrap();
         change(&mut state);
-        let applied = with_weights(model(2), settings, Path::new("w"), &state, num_heads);
-        applied.map(|(_, beginning)| beginning.summary).map_err(|error| error.to_string())
+        take(settings, facts, &state).map(|(_, summary)| summary)
     }
 
     #[test]
     fn encoders_of_other_depths_and_heads_are_refused() {
-        let ours = config().model;
+        let ours = config().unetr();
         let unchanged = |_: &mut StateDict| ();
-        let summary = apply(&ours, Some(2), unchanged).unwrap();
+        let summary = apply(&ours, &facts(), unchanged).unwrap();
         assert!(summary.contains("0 skipped") && !summary.contains("heads"), "{summary}");
         let text = "w: its encoder has num_heads = 4, but model.num_heads = 2; set model.num_heads to 4";
-        assert_eq!(apply(&ours, Some(4), unchanged).unwrap_err(), text);
-        let shallow = UnetrSettings { depth: 11, ..ours.clone() };
+        let other_heads = RunFacts { num_heads: Some(4), ..facts() };
+        assert_eq!(apply(&ours, &other_heads, unchanged).unwrap_err(), text);
+        let mut shallow = config();
+        shallow.model.depth = 11;
         let text = "w: its encoder has depth = 12, but model.depth = 11; set model.depth to 12";
-        assert_eq!(apply(&shallow, Some(2), unchanged).unwrap_err(), text);
+        assert_eq!(apply(&shallow.unetr(), &facts(), unchanged).unwrap_err(), text);
         // A weight file does not contain the number of heads.
-        let summary = apply(&ours, None, unchanged).unwrap();
+        let summary = apply(&ours, &RunFacts::default(), unchanged).unwrap();
         assert!(summary.ends_with("taken to be model.num_heads = 2"), "{summary}");
+    }
+
+    #[test]
+    fn trained_positions_of_another_grid_are_refused_even_if_it_has_as_many_patches() {
+        let unchanged = |_: &mut StateDict| ();
+        let mut ours = config();
+        ours.stream.crop_size = [32, 16, 8];
+        let text = "w: its positions were trained with stream.crop_size = [16, 16, 16], but stream.crop_size = [32, 16, 8] \
+                    has its patches elsewhere; set stream.crop_size to [16, 16, 16]";
+        assert_eq!(apply(&ours.unetr(), &facts(), unchanged).unwrap_err(), text);
+        assert!(!apply(&config().unetr(), &facts(), unchanged).unwrap().contains("crop"));
+        // A weight file does not contain the size of the crops.
+        let unknown = RunFacts { crop_size: None, ..facts() };
+        let summary = apply(&ours.unetr(), &unknown, unchanged).unwrap();
+        assert!(summary.ends_with("crop size, taken to be stream.crop_size = [32, 16, 8]"), "{summary}");
+    }
+
+    #[test]
+    fn fixed_positions_of_another_grid_are_replaced_even_if_it_has_as_many_patches() {
+        let mut ours = config();
+        ours.stream.crop_size = [32, 16, 8];
+        let settings = &ours.model;
+        let pretrained = HiEndMaeConfig {
+            patch_size: settings.patch_size,
+            embed_dim: settings.embed_dim,
+            num_heads: settings.num_heads,
+            decoder_embed_dim: 12,
+            decoder_num_heads: 2,
+            ..HiEndMaeConfig::tiny()
+        };
+        let theirs = pretrained.init([16; 3], &mut WeightInit::new(1, &Device::flex()));
+        let state = export_hi_end_mae(&theirs).unwrap();
+        let (model, summary) = take(&ours.unetr(), &facts(), &state).unwrap();
+        let taken = export_unetr(&model).unwrap();
+        let positions = &taken.tensors["vit.patch_embedding.position_embeddings"].values;
+        assert_eq!(*positions, sincos_table([4, 2, 1], settings.embed_dim));
+        let line =
+            "positions recomputed: a crop has 4 × 2 × 1 patches, and those of the weights are for 2 × 2 × 2 patches";
+        assert!(summary.ends_with(line), "{summary}");
+        assert!(!take(&config().unetr(), &facts(), &state).unwrap().1.contains("positions"));
     }
 
     #[test]
     fn weights_of_a_diverged_model_are_refused() {
         let check = |change: fn(&mut StateDict), expected: &str| {
-            let message = apply(&config().model, Some(2), change).unwrap_err();
+            let message = apply(&config().unetr(), &facts(), change).unwrap_err();
             assert!(message.starts_with(expected), "{message}");
         };
         check(

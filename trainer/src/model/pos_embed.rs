@@ -8,6 +8,11 @@ use super::init::WeightInit;
 /// Ratio of the longest wavelength to the shortest, which is 2π patches.
 const TEMPERATURE: f32 = 10_000.0;
 
+/// Largest difference between a value of a table in a file and the computed one. bf16 is off by half a unit in the last
+/// place, which is 0.002 just below 1. Tables of two grids with equally many patches differ by sin 1 = 0.84 in some value:
+/// at the first patch where they differ, one of them is at 1 on an axis and the other one at 0.
+const MOST_ROUNDING: f32 = 0.005;
+
 /// Sine-cosine table `[L, dim]` of a grid of patches, row-major over (gx, gy, gz).
 ///
 /// A third of the width belongs to each axis, the first half of it sines, the second cosines. The arithmetic is in
@@ -18,20 +23,54 @@ const TEMPERATURE: f32 = 10_000.0;
 #[must_use]
 pub fn sincos_table(grid: [usize; 3], dim: usize) -> Vec<f32> {
     assert!(dim.is_multiple_of(6), "a 3-D sine-cosine table needs a width that is a multiple of 6, not {dim}");
-    let num_waves = dim / 6;
-    let omega: Vec<f32> = (0..num_waves).map(|i| 1.0 / TEMPERATURE.powf(i as f32 / num_waves as f32)).collect();
+    let omega = frequencies(dim);
     let mut table = Vec::with_capacity(grid.iter().product::<usize>() * dim);
-    for gx in 0..grid[0] {
-        for gy in 0..grid[1] {
-            for gz in 0..grid[2] {
-                for position in [gx, gy, gz] {
-                    table.extend(omega.iter().map(|w| (position as f32 * w).sin()));
-                    table.extend(omega.iter().map(|w| (position as f32 * w).cos()));
-                }
-            }
-        }
+    for position in positions(grid) {
+        push_row(&mut table, position, &omega);
     }
     table
+}
+
+/// Grid of patches whose sine-cosine table of width `dim` has these values, up to the rounding of 16-bit floats; `None` if
+/// the values are another table's, such as a trained one's.
+#[must_use]
+pub fn grid_of_table(values: &[f32], dim: usize) -> Option<[usize; 3]> {
+    if dim == 0 || !dim.is_multiple_of(6) || !values.len().is_multiple_of(dim) {
+        return None;
+    }
+    let num_patches = values.len() / dim;
+    let omega = frequencies(dim);
+    let mut row = Vec::with_capacity(dim);
+    let is_table = |grid: &[usize; 3]| {
+        positions(*grid).zip(values.chunks_exact(dim)).all(|(position, found)| {
+            row.clear();
+            push_row(&mut row, position, &omega);
+            row.iter().zip(found).all(|(value, found)| (value - found).abs() <= MOST_ROUNDING)
+        })
+    };
+    let sides = |len: usize| (1..=len).filter(move |&side| len.is_multiple_of(side));
+    let mut grids =
+        sides(num_patches).flat_map(|gx| sides(num_patches / gx).map(move |gy| [gx, gy, num_patches / (gx * gy)]));
+    grids.find(is_table)
+}
+
+/// Angular frequencies of a table of width `dim`, in radians per patch, descending from 1.
+fn frequencies(dim: usize) -> Vec<f32> {
+    let num_waves = dim / 6;
+    (0..num_waves).map(|i| 1.0 / TEMPERATURE.powf(i as f32 / num_waves as f32)).collect()
+}
+
+/// Positions of the patches of a grid, row-major.
+fn positions([nx, ny, nz]: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
+    (0..nx * ny * nz).map(move |patch| [patch / (ny * nz), patch / nz % ny, patch % nz])
+}
+
+/// Appends the row of a patch.
+fn push_row(table: &mut Vec<f32>, position: [usize; 3], omega: &[f32]) {
+    for along in position {
+        table.extend(omega.iter().map(|w| (along as f32 * w).sin()));
+        table.extend(omega.iter().map(|w| (along as f32 * w).cos()));
+    }
 }
 
 /// A position table `[1, L, dim]`.
@@ -66,5 +105,36 @@ impl PosEmbed {
         let [num_rows] = patch_idx.dims();
         let table = self.table.val().reshape([num_patches, dim]);
         table.select(0, patch_idx).reshape([num_crops, num_rows / num_crops, dim])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grid_of_a_table_is_found_among_all_of_its_length() {
+        let grids = [[2, 2, 6], [2, 6, 2], [6, 2, 2], [1, 1, 24], [24, 1, 1], [2, 3, 4], [4, 3, 2], [1, 1, 1]];
+        for grid in grids {
+            for dim in [6, 24] {
+                assert_eq!(grid_of_table(&sincos_table(grid, dim), dim), Some(grid), "{grid:?}, {dim}");
+            }
+        }
+        // bf16 keeps the upper half of the bits.
+        let rounded = |value: f32| f32::from_bits((value.to_bits() + 0x8000) & 0xffff_0000);
+        let table: Vec<f32> = sincos_table([2, 3, 4], 12).into_iter().map(rounded).collect();
+        assert_eq!(grid_of_table(&table, 12), Some([2, 3, 4]));
+    }
+
+    #[test]
+    fn values_of_no_table_have_no_grid() {
+        let mut table = sincos_table([2, 3, 4], 12);
+        assert_eq!(grid_of_table(&table[12..], 12), None);
+        assert_eq!(grid_of_table(&table, 10), None);
+        assert_eq!(grid_of_table(&[], 12), None);
+        table[100] += 0.01;
+        assert_eq!(grid_of_table(&table, 12), None);
+        table[100] = f32::NAN;
+        assert_eq!(grid_of_table(&table, 12), None);
     }
 }

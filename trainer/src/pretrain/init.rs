@@ -1,18 +1,19 @@
 //! Initial weights of a pre-training: all tensors of a masked autoencoder, the decoder's among them.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use hiend_loader::plural::count;
 use thiserror::Error;
 
-use crate::finetune::{Fetched, Init, InitError, other_length};
+use crate::initial_weights::{FoundWeights, Init, InitError, OtherGrid, replace_other_positions};
 use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model_source::ModelSourceError;
 use crate::training::Beginning;
-use crate::weights::{ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae, import_hi_end_mae};
-
-/// Names of the position tables, which are a fixed function of the crop's grid of patches.
-const POSITIONS: [&str; 2] = ["encoder_pos_embed", "decoder_pos_embed"];
+use crate::weights::{
+    DECODER_POSITIONS, ENCODER_POSITIONS, ImportReport, ModelKind, StateDict, WeightsError, export_hi_end_mae,
+    import_hi_end_mae,
+};
 
 /// Errors from beginning a pre-training with given weights.
 #[derive(Debug, Error)]
@@ -55,18 +56,7 @@ pub(super) fn apply(
     model: HiEndMae,
     config: &HiEndMaeConfig,
 ) -> Result<(HiEndMae, Option<Beginning>), BeginError> {
-    match init {
-        Init::Random => Ok((model, None)),
-        Init::Given { origin, state, facts } => {
-            let (model, beginning) = with_weights(model, config, origin, state, facts.sizes.as_ref())?;
-            Ok((model, Some(beginning)))
-        }
-        Init::Remote { url, downloads } => {
-            let fetched = Fetched::of(url, downloads)?;
-            let (model, beginning) = with_weights(model, config, &fetched.path, &fetched.state, None)?;
-            Ok((model, Some(fetched.tell(beginning))))
-        }
-    }
+    init.begin(model, |model, found| with_weights(model, config, found))
 }
 
 /// Refuses weights of a model whose sizes differ from `ours`, also where all tensors have the same shapes: heads divide
@@ -92,28 +82,24 @@ fn check_sizes(ours: &HiEndMaeConfig, theirs: &HiEndMaeConfig, origin: &Path) ->
     }
 }
 
-/// `model` of sizes `config` with the weights of `origin`, whose model has `sizes` if they are known, and a report of the
-/// tensors taken and skipped.
+/// `model` of sizes `config` with weights that were read, and a report of the tensors taken and skipped.
 fn with_weights(
     model: HiEndMae,
     config: &HiEndMaeConfig,
-    origin: &Path,
-    state: &StateDict,
-    sizes: Option<&HiEndMaeConfig>,
+    found: &FoundWeights<'_>,
 ) -> Result<(HiEndMae, Beginning), BeginError> {
-    if let Some(sizes) = sizes {
+    let FoundWeights { origin, state, facts } = *found;
+    if let Some(sizes) = &facts.sizes {
         check_sizes(config, sizes, origin)?;
     }
-    let unfit = |source| InitError::Unfit { origin: origin.to_owned(), source };
+    let unfit = |source| found.unfit(source);
     if state.model_kind().map_err(unfit)? == ModelKind::Unetr {
         return Err(InitError::from(ModelSourceError::IsUnetr { path: origin.to_owned() }).into());
     }
     let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
     let (model, report) = import_hi_end_mae(model, &state).map_err(unfit)?;
+    found.check_usable(&state, &report)?;
     let ImportReport { taken, skipped, .. } = &report;
-    if let Some((key, value)) = taken.iter().find_map(|key| Some((key, state.tensors.get(key)?.unusable()?))) {
-        return Err(InitError::Unusable { origin: origin.to_owned(), key: key.clone(), value }.into());
-    }
     if let Some(key) = skipped.iter().find(|key| key.contains("blocks.")) {
         return Err(BeginError::Deeper { origin: origin.to_owned(), key: key.clone() });
     }
@@ -123,29 +109,24 @@ fn with_weights(
         count(taken.len(), "tensor"),
         skipped.len()
     );
-    if other_grid {
-        summary.push_str("; positions recomputed, since the crop has another number of patches");
+    if let Some(other_grid) = other_grid {
+        let _ = write!(summary, "; {other_grid}");
     }
-    if sizes.is_none() {
+    if facts.sizes.is_none() {
         summary.push_str("; the file does not state heads and taps, taken to be those of the configuration");
     }
     Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
 
-/// Replaces the position tables by those of `model` where its crops have another number of patches than those of the
-/// weights, and says whether it did.
-fn with_positions_of(model: &HiEndMae, state: &StateDict) -> Result<(StateDict, bool), WeightsError> {
+/// The weights with the positions of `model`, if theirs are of another grid.
+fn with_positions_of(model: &HiEndMae, state: &StateDict) -> Result<(StateDict, Option<OtherGrid>), WeightsError> {
     let own = export_hi_end_mae(model)?.tensors;
-    let (mut state, mut is_replaced) = (state.clone(), false);
-    for key in POSITIONS {
-        if let (Some(theirs), Some(ours)) = (state.tensors.get_mut(key), own.get(key))
-            && other_length(&theirs.shape, &ours.shape)
-        {
-            *theirs = ours.clone();
-            is_replaced = true;
-        }
+    let (mut state, mut other_grid) = (state.clone(), None);
+    for key in [ENCODER_POSITIONS, DECODER_POSITIONS] {
+        let replaced = own.get(key).and_then(|ours| replace_other_positions(&mut state, key, ours));
+        other_grid = other_grid.or(replaced);
     }
-    Ok((state, is_replaced))
+    Ok((state, other_grid))
 }
 
 #[cfg(test)]
@@ -203,16 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn positions_of_another_crop_are_the_new_model_s() {
-        let (config, crop) = (sizes(), [12, 24, 24]);
-        let own = export_hi_end_mae(&model(&config, crop, 2)).unwrap();
-        let (taken, beginning) = apply(&given(&config, true), model(&config, crop, 2), &config).unwrap();
-        let taken = export_hi_end_mae(&taken).unwrap();
-        for key in POSITIONS {
-            assert_eq!(taken.tensors[key], own.tensors[key], "{key}");
+    fn positions_of_another_crop_are_the_new_model_s_even_if_it_has_as_many_patches() {
+        let config = sizes();
+        for (crop, patches) in [([12, 24, 24], "2 × 4 × 4"), ([12, 24, 12], "2 × 4 × 2"), ([48, 12, 6], "8 × 2 × 1")]
+        {
+            let own = export_hi_end_mae(&model(&config, crop, 2)).unwrap();
+            for has_sizes in [true, false] {
+                let (taken, beginning) = apply(&given(&config, has_sizes), model(&config, crop, 2), &config).unwrap();
+                let taken = export_hi_end_mae(&taken).unwrap();
+                for key in [ENCODER_POSITIONS, DECODER_POSITIONS] {
+                    assert_eq!(taken.tensors[key], own.tensors[key], "{key}");
+                }
+                let embedding = "encoder.patch_embed.proj.weight";
+                assert_ne!(taken.tensors[embedding], own.tensors[embedding]);
+                let line = format!(
+                    "positions recomputed: a crop has {patches} patches, and those of the weights are for 2 × 2 × 4 patches"
+                );
+                let summary = beginning.unwrap().summary;
+                assert!(summary.contains(&line), "{summary}");
+            }
         }
-        assert_ne!(taken.tensors["encoder.patch_embed.proj.weight"], own.tensors["encoder.patch_embed.proj.weight"]);
-        assert!(beginning.unwrap().summary.ends_with("another number of patches"));
     }
 
     #[test]

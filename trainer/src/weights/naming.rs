@@ -2,6 +2,11 @@
 
 use super::layout::Layout;
 
+/// Name of the encoder's table of positions in a pre-training checkpoint.
+pub(crate) const ENCODER_POSITIONS: &str = "encoder_pos_embed";
+/// Name of the decoder's table of positions in a pre-training checkpoint.
+pub(crate) const DECODER_POSITIONS: &str = "decoder_pos_embed";
+
 /// Maps from a model's parameters to the tensors of a kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
@@ -45,8 +50,8 @@ fn layout_of_linear(path: &str) -> Layout {
 
 fn pretraining_name(path: &str, in_channels: usize) -> (String, Layout) {
     match path {
-        "encoder.pos_embed.table" => ("encoder_pos_embed".to_owned(), Layout::Same),
-        "decoder_pos_embed.table" => ("decoder_pos_embed".to_owned(), Layout::Same),
+        "encoder.pos_embed.table" => (ENCODER_POSITIONS.to_owned(), Layout::Same),
+        "decoder_pos_embed.table" => (DECODER_POSITIONS.to_owned(), Layout::Same),
         "encoder.patch_embed.proj.weight" => (path.to_owned(), Layout::PatchConv { in_channels }),
         _ => (torch_leaf(path), layout_of_linear(path)),
     }

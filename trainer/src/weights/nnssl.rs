@@ -9,9 +9,9 @@ use std::path::Path;
 use hiend_cache::FileError;
 use hiend_loader::preprocess::normalize::Normalize;
 
-use super::StateDict;
 use super::torch::pickle::Value;
 use super::torch::write::write;
+use super::{ENCODER_POSITIONS, StateDict};
 use crate::config::pretrain::PretrainConfig;
 
 /// Name of the network, which `configs/nnunet/hiend_trainer.py` builds.
@@ -54,7 +54,7 @@ pub fn write_nnssl(
 #[must_use]
 pub fn encoder_of(state: &StateDict) -> StateDict {
     let rename = |key: &str| {
-        if key == "encoder_pos_embed" {
+        if key == ENCODER_POSITIONS {
             return Some("encoder.pos_embed".to_owned());
         }
         if let Some(leaf) = key.strip_prefix("encoder.patch_embed.proj.") {
@@ -162,7 +162,7 @@ mod tests {
             "encoder.norm.bias",
             "encoder.patch_embed.proj.weight",
             "encoder.cls_token",
-            "encoder_pos_embed",
+            ENCODER_POSITIONS,
             "decoder.norm.weight",
             "encoder_to_decoder.0.weight",
         ] {

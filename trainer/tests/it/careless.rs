@@ -229,6 +229,11 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
     // The checkpoint replaces them.
     let longer = base.replace("--max-steps 1", "--max-steps 2");
     folder.succeed(&format!("{longer} --run-dir fine --resume"));
+    // A preset is compared with the run, but for the encoder, whose sizes are those of --init.
+    let preset = "finetune --shards cache --preset tiny --no-validation --run-dir fine --max-steps 3 --resume";
+    folder.refuse(preset, &["cannot resume: model.feature_size is 8 now, but was 2"]);
+    let settings = "--set model.feature_size=2 --set stream.crop_size=[16,16,16] --set stream.crops_per_visit=1";
+    folder.succeed(&format!("{preset} {settings}"));
 }
 
 #[test]

@@ -106,9 +106,11 @@ fn first_weights_of_other_scans_are_told_and_of_another_encoder_refused() {
     let window = "were trained on the window -100 to 100 HU, and the cache is read with -175 to 250 HU";
     assert!(told.contains(spacing) && told.contains(window), "{told}");
     let [_, told] = output(&folder, &finetune("on-cache", "--run-dir silent"));
-    assert!(!told.contains("were trained on"), "{told}");
-    let [_, told] = output(&folder, &finetune("on-cache", "--run-dir narrow --set stream.window=[-50,50]"));
+    assert!(!told.contains("were trained on") && !told.contains("crop centres"), "{told}");
+    let narrow = "--run-dir narrow --set stream.window=[-50,50] --set stream.sample_by=intensity";
+    let [_, told] = output(&folder, &finetune("on-cache", narrow));
     assert!(told.contains("the window -175 to 250 HU, and the cache is read with -50 to 50 HU"), "{told}");
+    assert!(told.contains("above the -175 HU of the cache, not above the -50 HU of stream.window"), "{told}");
 
     // A UNETR as well as a pre-training model.
     for init in ["on-cache", "tuned"] {

@@ -51,11 +51,12 @@ class CropDataset(IterableDataset):
         augment: ``"recipe"`` (flips, quarter turns, intensity), ``"nnunet"``, ``"plain"``, or a mapping such as
             ``{"chain": "nnunet", "gamma": {"probability": 0}}``.
         labels: Whether batches carry labels.
-        sample_by: Foreground that crops are centred on: ``"intensity"`` (above the window's lower end), ``"label"``
-            (any class but 0) or ``"class"`` (every class with the same probability).
+        sample_by: Foreground that crops are centred on: ``"intensity"`` (above the lower end of the cache's window),
+            ``"label"`` (any class but 0) or ``"class"`` (every class with the same probability).
         foreground_rate: Share of crops whose centre is foreground, 0 to 1.
         ignore_label: Label of voxels without annotation, on which no crop is centred; by default that of the dataset.
-        window: HU range that becomes [0, 1]; by default the cache's own. Not for z-scores.
+        window: HU range that becomes [0, 1]; by default the cache's own. Not for z-scores. The foreground of
+            ``sample_by="intensity"`` remains that of the cache's window, of which a warning tells.
         seed: Seed of the stream.
         fold: ``(k, n)`` selects the training cases of fold k of n, k from 0.
         fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).

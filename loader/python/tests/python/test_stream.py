@@ -196,6 +196,12 @@ class Positions(unittest.TestCase):
             parts = [dataset(splits=file.name, fold=(0, 2), part=part) for part in ("train", "validation")]
         self.assertEqual([part.num_cases for part in parts], [3, 1])
 
+    def test_a_window_that_begins_elsewhere_than_the_cache_s_is_reported(self):
+        with self.assertLogs("hiend", "WARNING") as logs:
+            dataset(window=(-100, 200))
+        expected = "above the -175 HU of the cache, not above the -100 HU of stream.window"
+        self.assertEqual([expected in line for line in logs.output], [True])
+
     def test_caches_mix_by_weight(self):
         stream = dataset(source={common.CACHE: 1})
         self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][:2])
