@@ -207,6 +207,7 @@ fn lead<T: Task>(
         device: run.devices(),
         step: run.step,
         end_step,
+        best: run.best,
         run_dir: &options.run_dir,
     });
     if let Some(Beginning { summary, .. }) = &run.beginning {
