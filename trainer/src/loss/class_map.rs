@@ -94,7 +94,7 @@ impl ClassMap {
         let [num_crops, channels, x, y, z] = labels.dims();
         assert_eq!(channels, 1, "labels must be [N, 1, X, Y, Z]");
         let Some(ignore) = space.ignore() else { return Ok(Self { labels, space, num_annotated: None }) };
-        // Bytes cannot hold the counts, nor one i32 those of any batch; one of a crop's voxels does.
+        // Counted crop by crop: a byte cannot hold a count, and an i32 may not hold that of a batch.
         let rows = labels.clone().cast(IntDType::I32).reshape([num_crops, x * y * z]);
         let counts = read(rows.not_equal_elem(i64::from(ignore)).int().sum_dim(1))?;
         let num_annotated = counts.iter::<i64>().map(i64::unsigned_abs).sum();
