@@ -7,9 +7,10 @@
 RUN/wandb.json names the W&B run and how far it was sent. A later call, after `hiend-train --resume` for example, continues
 it: no step is sent twice. W&B's step is that of the journal; validations have the axis `validation/step`. Metrics have the
 names that TensorBoard shows. Of two records of a step, which a killed and resumed run has, the first one counts: W&B cannot
-replace it, and both have the same loss. A validation that was written after an earlier call had sent the last step of a
-finished run is in the summary of the W&B run, and in its charts once the run is extended. Training is not touched: the script only reads, and can run on another machine
-that sees the run's folder.
+replace it, and both have the same loss. Steps that a run abandons (`hiend-train --resume-from`) stay there. A validation that
+was written after an earlier call had sent the last step of a finished run is in the summary of the W&B run, and in its charts
+once the run is extended. Training is not touched: the script only reads, and can run on another machine that sees the run's
+folder.
 """
 
 import argparse

@@ -322,10 +322,10 @@ pub(crate) mod tests {
     use hiend_loader::rng::DrawId;
     use hiend_loader::transform::Nnunet;
 
-    const CROP_SIZE: [usize; 3] = [12, 10, 14];
+    pub(crate) const CROP_SIZE: [usize; 3] = [12, 10, 14];
 
     /// Boxes whose neighbouring voxels and labels are unrelated.
-    fn batch(crops: std::ops::Range<u32>) -> Batch {
+    pub(crate) fn batch(crops: std::ops::Range<u32>) -> Batch {
         let (mut boxes, mut end) = (vec![], 0);
         for crop in crops {
             let params = Nnunet::default().sample_params(&DrawId { seed: 5, epoch: 1, case: 77, crop });

@@ -4,6 +4,10 @@ use burn::tensor::Device;
 
 /// The name of each test, and the test: a function that panics if the device fails it.
 pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
-    let of_others = [crate::augment::tests::DEVICE_TESTS, crate::sliding_window::classes::tests::DEVICE_TESTS];
+    let of_others = [
+        crate::augment::tests::DEVICE_TESTS,
+        crate::loss::class_map::tests::DEVICE_TESTS,
+        crate::sliding_window::classes::tests::DEVICE_TESTS,
+    ];
     crate::ops::device_tests().chain(of_others.into_iter().flatten().copied())
 }

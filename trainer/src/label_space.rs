@@ -63,6 +63,13 @@ impl LabelSpace {
         usize::from(label) < self.num_classes || self.ignore == Some(label)
     }
 
+    /// Number of `labels` that are not the ignore label; `None` without one.
+    #[must_use]
+    pub fn num_annotated(&self, labels: &[u8]) -> Option<u64> {
+        let ignore = self.ignore?;
+        Some(labels.iter().map(|&label| u64::from(label != ignore)).sum())
+    }
+
     /// Checks every voxel of a label map.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
 use crate::training::{
-    Beginning, Event, KeptValues, PictureError, Stream, Summary, Task, TrainOptions, TrainingError, train,
+    Beginning, Event, KeptValues, PictureError, Share, Stream, Summary, Task, TrainOptions, TrainingError, train,
 };
 
 pub use init::BeginError;
@@ -145,8 +145,8 @@ impl Task for Pretraining<'_> {
         }
     }
 
-    fn loss(&self, model: &HiEndMae, part: &Part<Masked>) -> Tensor<1> {
-        model.forward(part.images(), &part.target.indices)
+    fn loss(&self, model: &HiEndMae, part: &Part<Masked>, share: Share) -> Tensor<1> {
+        share.of_crops(model.forward(part.images(), &part.target.indices))
     }
 
     fn picture(

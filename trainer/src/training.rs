@@ -18,6 +18,7 @@ pub mod replica;
 mod run;
 mod run_dir;
 mod run_feed;
+mod share;
 mod step_loop;
 mod stream;
 mod validation;
@@ -36,6 +37,7 @@ pub(crate) use memory_advice::is_out_of_memory;
 pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, FIRST_WEIGHTS, JOURNAL, PICTURES, saved_config};
+pub use share::{Counts, Share};
 pub use stream::{OpenBatchSource, Stream, is_stopped};
 pub use validation::{CaseScores, Scores};
 pub use verify::{FileFault, RunCheck, verify};
@@ -84,8 +86,13 @@ pub trait Task: Sync {
     /// Returns the maker of the training targets.
     fn targets(&self) -> Self::Targets;
 
-    /// Computes the mean loss over some crops, `[1]`.
-    fn loss(&self, model: &Self::Model, part: &Part<Target<Self>>) -> Tensor<1>;
+    /// Counts of what the means of the loss are taken over in a micro-batch.
+    fn counts(&self, part: &Part<Target<Self>>) -> Counts {
+        Counts { crops: part.num_crops(), annotated: 0 }
+    }
+
+    /// Computes the part of a step's loss that a micro-batch contributes, `[1]`: its means, each weighted by its `share`.
+    fn loss(&self, model: &Self::Model, part: &Part<Target<Self>>, share: Share) -> Tensor<1>;
 
     /// Draws the model's output on some crops of a batch into a PNG file.
     ///
@@ -200,6 +207,7 @@ fn lead<T: Task>(
         device: run.devices(),
         step: run.step,
         end_step,
+        best: run.best,
         run_dir: &options.run_dir,
     });
     if let Some(Beginning { summary, .. }) = &run.beginning {

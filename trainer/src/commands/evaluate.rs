@@ -118,7 +118,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let summary = args.summary.as_ref().map(|path| {
         let files: Vec<(&Path, &Path)> =
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
-        let keys = classes.nnunet_keys(evaluation.class_names.len());
+        let keys = classes.nnunet_keys(evaluation);
         durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())
     });
     let report = args.report.as_ref().map(|folder| -> anyhow::Result<()> {

@@ -56,6 +56,8 @@ impl Tracking {
             is_named: args.mlflow_experiment.is_some(),
             is_live: true,
             begins: resume == Resume::Begin,
+            // Known when the run starts.
+            step: 0,
             stream_digest: Some(stream_digest.to_owned()),
         };
         if description.begins {
@@ -82,10 +84,10 @@ impl Tracking {
     /// Starts with the run, and tells the tracker of every new line of the journal.
     pub(super) fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { .. } => {
+            Event::Started { step, .. } => {
                 let State::Prepared(prepared) = std::mem::replace(&mut self.state, State::Off) else { return };
                 let (client, description) = *prepared;
-                match start(client, &self.run_dir, description) {
+                match start(client, &self.run_dir, Description { step: *step, ..description }) {
                     Ok(tracker) => self.state = State::Started(tracker),
                     Err(error) => tracing::warn!("nothing is sent to MLflow: {error:#}"),
                 }

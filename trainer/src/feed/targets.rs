@@ -1,13 +1,13 @@
 //! Training targets of crops: masks in pre-training, label maps in fine-tuning.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Device;
 use hiend_loader::batch::CropRecord;
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
 use crate::augment::CropBoxes;
 use crate::label_space::{LabelOutOfRange, LabelSpace};
-use crate::loss::class_map::ClassMap;
+use crate::loss::class_map::{ClassMap, ClassMapError};
 use crate::model::masking::{Mask, MaskIndices};
 
 /// Some crops of a batch on the host.
@@ -51,6 +51,9 @@ pub enum TargetError {
         /// The label, and the labels allowed.
         found: LabelOutOfRange,
     },
+    /// Labels that the device made of checked ones cannot be counted there.
+    #[error(transparent)]
+    OnDevice(ClassMapError),
 }
 
 /// Makes the targets of crops.
@@ -61,7 +64,7 @@ pub trait Targets: Send + 'static {
     /// The targets of `crops`.
     ///
     /// # Errors
-    /// [`TargetError`] if the crops hold none.
+    /// [`TargetError`] if the crops hold none, or the device fails.
     fn make(&self, crops: &HostCrops<'_>, device: &Device) -> Result<Self::Target, TargetError>;
 }
 
@@ -124,22 +127,21 @@ impl Targets for Labels {
             let named = |found| TargetError::Label { case: crop.case.clone(), found };
             self.space.check(labels).map_err(named)?;
         }
-        let labels = if let Some(labels) = crops.boxes.and_then(CropBoxes::labels) {
+        match crops.boxes.and_then(CropBoxes::labels) {
             // Every label of a crop is copied from its box.
-            labels
-        } else {
-            let [x, y, z] = crops.crop_size;
-            let labels = TensorData::new(labels.to_vec(), [crops.crops.len(), 1, x, y, z]);
-            // As bytes: in the device's own integers they would be converted here, and cross at four times the size.
-            Tensor::from_data(labels, (device, DType::U8))
-        };
-        Ok(ClassMap::of_checked(labels, self.space))
+            Some(labels) => ClassMap::of_checked(labels, self.space).map_err(TargetError::OnDevice),
+            None => Ok(ClassMap::upload_checked(labels, crops.crops.len(), crops.crop_size, self.space, device)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, Int, Tensor, TensorData};
+    use hiend_loader::batch::Images;
+
     use super::*;
+    use crate::augment::tests::CROP_SIZE;
     use crate::testing::SyntheticStream;
 
     #[test]
@@ -151,11 +153,33 @@ mod tests {
         };
         let mut labels = vec![2; 1024];
         labels[3] = 5;
-        assert_eq!(make(Some(&labels)).unwrap().labels().dims(), [2, 1, 8, 8, 8]);
+        let target = make(Some(&labels)).unwrap();
+        assert_eq!((target.labels().dims(), target.num_annotated()), ([2, 1, 8, 8, 8], Some(1023)));
         labels[1000] = 3;
         let error = make(Some(&labels)).unwrap_err().to_string();
         let expected = "label 3 is out of range; the classes are 0 to 2, the ignore label is 5";
         assert_eq!(error, format!("case synthetic/case1: {expected}"));
         assert!(matches!(make(None), Err(TargetError::NoLabels)));
+    }
+
+    #[test]
+    fn annotated_voxels_are_those_of_the_crops_that_the_device_makes_of_boxes() {
+        let batch = crate::augment::tests::batch(0..24);
+        let Images::Boxes(quantized, boxes) = &batch.images else { unreachable!("made as boxes") };
+        let (device, in_boxes) = (Device::flex(), batch.labels.as_ref().unwrap());
+        let upload = |data: TensorData, dtype| Tensor::<1, Int>::from_data(data, (&device, dtype));
+        let values = upload(TensorData::new(quantized.to_vec(), [quantized.len()]), DType::U16);
+        let labels = upload(TensorData::new(in_boxes.to_vec(), [in_boxes.len()]), DType::U8);
+        let on_device = CropBoxes::new(values, Some(labels), boxes, CROP_SIZE);
+        let crops = SyntheticStream { seed: 1, crop_size: [8; 3], crops: 24, steps_per_epoch: 3 }.batch(0).crops;
+        let host =
+            HostCrops { crop_size: CROP_SIZE, crops: &crops, labels: Some(&in_boxes[..]), boxes: Some(&on_device) };
+        let space = LabelSpace::new(13).with_ignore(Some(13));
+        let target = Labels { space }.make(&host, &device).unwrap();
+        let labels: Vec<u8> = target.labels().into_data().convert::<u8>().try_to_vec().unwrap();
+        assert_eq!(labels.len(), 24 * CROP_SIZE.iter().product::<usize>());
+        assert_eq!(target.num_annotated(), space.num_annotated(&labels));
+        // Some of the boxes are larger than their crops.
+        assert_ne!(target.num_annotated(), space.num_annotated(in_boxes));
     }
 }

@@ -5,8 +5,9 @@
 //! a class that a case does not hold contributes a constant 1 and no useful gradient; the reference does the same.
 //!
 //! Voxels with the ignore label are masked as in nnU-Net: they enter none of the sums of the Dice term, and the cross
-//! entropy is the mean over all other voxels, 0 if there are none. With `train.micro_batch` that mean is over each
-//! micro-batch: a batch in which the share of ignored voxels differs between micro-batches weighs them equally.
+//! entropy is the mean over all other voxels, 0 if there are none. The two terms of a micro-batch are therefore means over
+//! different things, crops and annotated voxels, and have different weights in the loss of a step
+//! ([`Share`](crate::training::Share)).
 //!
 //! Source of the Dice form: Milletari et al., *V-Net*, 2016, section 3.
 

@@ -41,7 +41,7 @@ impl<W: Write> Console<W> {
     /// Formats the line of an event, if it has one.
     pub(super) fn line(&mut self, event: &Event<'_>) -> Option<String> {
         Some(match event {
-            Event::Started { num_params, device, step, end_step, run_dir } => {
+            Event::Started { num_params, device, step, end_step, run_dir, .. } => {
                 self.end_step = *end_step;
                 let millions = *num_params as f64 / 1e6;
                 let from = if *step > 0 { format!(", resumed after step {step}") } else { String::new() };

@@ -132,7 +132,7 @@ mod tests {
         let step = StepRecord { ranks: vec![rank], ..step_record(1, 0.5) };
         let validation = validation_record(1, 0.5);
         let events = [
-            Event::Started { num_params: 1, device: "cpu".into(), step: 0, end_step: 2, run_dir: path },
+            Event::Started { num_params: 1, device: "cpu".into(), step: 0, end_step: 2, best: None, run_dir: path },
             Event::Step(&step),
             Event::Validation(&validation),
             Event::Checkpoint(path),

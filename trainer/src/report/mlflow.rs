@@ -7,7 +7,8 @@
 //! after a lost answer, and nothing is missing after a server was restored from an older copy.
 //!
 //! A resumed run repeats the steps since its last checkpoint with the same losses. The server keeps the first record of a
-//! step, since MLflow cannot replace one.
+//! step, since MLflow can neither replace nor remove one: so it does where a run goes back to an earlier checkpoint, and a
+//! warning names the steps.
 //!
 //! Seven methods of the API are needed; `reqwest`, which downloads weights, sends the requests.
 

@@ -145,7 +145,7 @@ impl Watcher {
     fn begin(&mut self, step: u64, run_dir: &Path) {
         run_dir.clone_into(&mut self.run_dir);
         self.step = step;
-        match History::read(&run_dir.join(JOURNAL)) {
+        match History::read_until(&run_dir.join(JOURNAL), step) {
             Ok(history) => {
                 if let Screen::Dashboard(dashboard) = &mut self.screen {
                     dashboard.set_history(&history);

@@ -18,6 +18,8 @@ pub enum Event<'a> {
         step: u64,
         /// Optimizer steps done when the run ends.
         end_step: u64,
+        /// Best validation before, if there was one on the same cases.
+        best: Option<Best>,
         /// Folder of the run.
         run_dir: &'a Path,
     },

@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use super::error::{LastGood, io_error};
 use super::ranks::{AgreedStep, Pace, Ranks, Start};
-use super::replica::{Participants, Replica};
+use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
 use super::run_feed::feed_of;
 use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema};
@@ -69,11 +69,11 @@ pub(super) fn follow<T: Task>(
             let waited = std::time::Instant::now();
             let batch = feed.next_batch()?;
             let times = super::step_loop::times_of(batch.as_ref(), waited.elapsed().as_secs_f64());
-            let own = batch.as_ref().map_or(0, |batch| batch.crops.len());
+            let own = replica::counts(task, batch.as_ref());
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
-            let AgreedStep { crops, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
+            let AgreedStep { all, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
             let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
-            let participants = Participants { sums: ranks.sums(), crops };
+            let participants = Participants { sums: ranks.sums(), all };
             let updated =
                 replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
                     ReduceError::Peer(failure) => failed(failure, step),

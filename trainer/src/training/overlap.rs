@@ -31,7 +31,8 @@ type Flat = HashMap<ParamId, Tensor<1>>;
 /// A function that begins the sum of a bucket over the ranks.
 type Request = Box<dyn FnMut(Vec<Tensor<1>>) + Send>;
 
-/// Computes loss `[1]` and gradients of all ranks. `loss_of` is the weighted loss of one of this rank's micro-batches.
+/// Computes loss `[1]` and gradients of all ranks. `loss_of` is the part of the step's loss that one of this rank's
+/// micro-batches contributes.
 ///
 /// # Errors
 /// If a rank failed, or the gradients cannot be summed.

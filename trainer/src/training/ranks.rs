@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainingError;
 use super::error::{LastGood, thread_error};
 use super::validation::CaseScores;
+use super::{Counts, TrainingError};
 use crate::config::RunConfig;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, ProcessGroup, Sums, all_reduce_for};
@@ -63,7 +63,7 @@ pub(super) struct Start {
 /// Facts of a rank about a step.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct StepFacts {
-    crops: usize,
+    counts: Counts,
     stop: bool,
     wait_ms: f64,
     stage: Stage,
@@ -96,8 +96,8 @@ impl StepTimes {
 /// Facts of all ranks about a step.
 #[derive(Clone, Debug)]
 pub(super) struct AgreedStep {
-    /// Number of crops over all ranks.
-    pub crops: usize,
+    /// Counts of the step over all ranks.
+    pub all: Counts,
     /// True if a stop was requested at any rank: the step is the last one.
     pub stop: bool,
     /// Records for the journal; on rank 0 only.
@@ -169,18 +169,19 @@ impl Ranks {
         Ok(())
     }
 
-    /// Exchanges the facts of a step. `step_secs` is the time since the last exchange.
+    /// Exchanges the facts of a step. `counts` are those of this rank's share of it, `step_secs` is the time since the last
+    /// exchange.
     ///
     /// # Errors
     /// If a rank failed.
     pub(super) fn exchange(
         &self,
-        crops: usize,
+        counts: Counts,
         stop: bool,
         times: StepTimes,
         step_secs: f64,
     ) -> Result<AgreedStep, PeerFailure> {
-        let own = StepFacts { crops, stop, wait_ms: times.wait * 1e3, stage: times.stage(step_secs) };
+        let own = StepFacts { counts, stop, wait_ms: times.wait * 1e3, stage: times.stage(step_secs) };
         let gathered = self.group.gather(&own)?;
         let record = |(rank, (facts, behind)): (usize, (&StepFacts, &Duration))| RankRecord {
             rank,
@@ -190,7 +191,7 @@ impl Ranks {
         };
         let all = &gathered.values;
         Ok(AgreedStep {
-            crops: all.iter().map(|facts| facts.crops).sum(),
+            all: all.iter().map(|facts| facts.counts).sum(),
             stop: all.iter().any(|facts| facts.stop),
             ranks: all.iter().zip(&gathered.behind).enumerate().map(record).collect(),
         })

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 
-use super::{Beginning, Target, Task, TrainingError, overlap};
+use super::{Beginning, Counts, Share, Target, Task, TrainingError, overlap};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
@@ -30,14 +30,14 @@ pub struct Replica<M> {
 pub struct Participants<'a> {
     /// Sums gradients over the ranks.
     pub sums: &'a Sums,
-    /// Number of crops over all ranks.
-    pub crops: usize,
+    /// Counts of the step over all ranks.
+    pub all: Counts,
 }
 
 /// Results of an update, still on the device.
 #[derive(Debug)]
 pub struct Update {
-    /// Mean loss over the crops of all ranks, `[1]`.
+    /// Loss of the step over all ranks, `[1]`.
     pub loss: Tensor<1>,
     /// Global gradient norm before clipping, `[1]`; absent without clipping.
     pub norm: Option<Tensor<1>>,
@@ -105,16 +105,15 @@ impl<M: Gated + 'static> Replica<M> {
         lr: f64,
         participants: Option<Participants<'_>>,
     ) -> Result<Option<Update>, ReduceError> {
-        let own = batch.map_or(0, |batch| batch.crops.len());
-        let all = participants.map_or(own, |participants| participants.crops);
-        if all == 0 {
+        let all = participants.map_or_else(|| counts(task, batch), |participants| participants.all);
+        if all.crops == 0 {
             return Ok(None);
         }
         let model = self.model();
         let (loss, mut grads) = match (participants, batch) {
             (Some(Participants { sums, .. }), _) => {
                 let parts = batch.map_or(&[][..], |batch| &batch.parts);
-                let loss_of = |part: &Part<Target<T>>| weighted_loss(task, model, part, all);
+                let loss_of = |part: &Part<Target<T>>| share_of_loss(task, model, part, all);
                 overlap::summed(model, &self.gates, sums, parts, loss_of)?
             }
             (None, Some(batch)) => gradients(task, model, batch, all),
@@ -125,16 +124,21 @@ impl<M: Gated + 'static> Replica<M> {
         let model = self.model.take().expect("restored by the last update");
         self.model = Some(self.optimizer.step(lr, model, grads));
         let loss = loss.expect("some rank has crops");
-        Ok(Some(Update { loss, norm, crops: all }))
+        Ok(Some(Update { loss, norm, crops: all.crops }))
     }
 }
 
-/// Computes loss `[1]` and gradients of a batch: those of its micro-batches, each weighted by its fraction of the crops.
+/// Sums the counts of the micro-batches of a rank's share of a step; 0 without a batch.
+pub(super) fn counts<T: Task>(task: &T, batch: Option<&DeviceBatch<Target<T>>>) -> Counts {
+    batch.into_iter().flat_map(|batch| &batch.parts).map(|part| task.counts(part)).sum()
+}
+
+/// Computes loss `[1]` and gradients of a batch: the sums over its micro-batches.
 fn gradients<T: Task>(
     task: &T,
     model: &T::Model,
     batch: &DeviceBatch<Target<T>>,
-    all_crops: usize,
+    all: Counts,
 ) -> (Option<Tensor<1>>, GradientsParams) {
     let add = |(loss, grads): (Tensor<1>, GradientsParams), (other_loss, other_grads)| {
         let mut sum = GradientsAccumulator::new();
@@ -144,7 +148,7 @@ fn gradients<T: Task>(
     };
     let mut sum = Pairwise::default();
     for part in &batch.parts {
-        let loss = weighted_loss(task, model, part, all_crops);
+        let loss = share_of_loss(task, model, part, all);
         let grads = GradientsParams::from_grads(loss.backward(), model);
         sum.push((loss.inner(), grads), add);
     }
@@ -154,9 +158,7 @@ fn gradients<T: Task>(
     }
 }
 
-/// Computes the loss `[1]` of a micro-batch, weighted by its fraction of the crops of all ranks.
-fn weighted_loss<T: Task>(task: &T, model: &T::Model, part: &Part<Target<T>>, all_crops: usize) -> Tensor<1> {
-    let loss = task.loss(model, part);
-    // The loss of a batch in one part keeps its bits.
-    if part.num_crops() == all_crops { loss } else { loss * (part.num_crops() as f64 / all_crops as f64) }
+/// Computes the part `[1]` that a micro-batch contributes to the loss of a step with the counts `all`.
+fn share_of_loss<T: Task>(task: &T, model: &T::Model, part: &Part<Target<T>>, all: Counts) -> Tensor<1> {
+    task.loss(model, part, Share { own: task.counts(part), all })
 }

@@ -8,7 +8,7 @@ use hiend_loader::batch::BatchTimes;
 use super::error::LastGood;
 use super::ranks::{AgreedStep, Pace, StepTimes};
 use super::readback::Answer;
-use super::replica::Participants;
+use super::replica::{self, Participants};
 use super::run::Run;
 use super::{Event, Target, Task, TrainingError, ema, memory_advice};
 use crate::config::RunConfig as _;
@@ -133,9 +133,9 @@ impl<T: Task> Run<'_, T> {
         wait_secs: f64,
         pace: &mut Pace,
     ) -> Result<AgreedStep, TrainingError> {
-        let crops = batch.map_or(0, |batch| batch.crops.len());
-        let Some(ranks) = &self.ranks else { return Ok(AgreedStep { crops, stop: false, ranks: vec![] }) };
-        let agreed = ranks.exchange(crops, self.options.stop.is_requested(), times_of(batch, wait_secs), pace.lap());
+        let counts = replica::counts(self.task, batch);
+        let Some(ranks) = &self.ranks else { return Ok(AgreedStep { all: counts, stop: false, ranks: vec![] }) };
+        let agreed = ranks.exchange(counts, self.options.stop.is_requested(), times_of(batch, wait_secs), pace.lap());
         agreed.map_err(|failure| self.rank_error(failure))
     }
 
@@ -150,7 +150,7 @@ impl<T: Task> Run<'_, T> {
         let config = self.task.config();
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
         let ranks = self.ranks.clone();
-        let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), crops: agreed.crops });
+        let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), all: agreed.all });
         let update = self.replica.update(self.task, batch, lr, participants).map_err(|error| match error {
             ReduceError::Peer(failure) => self.rank_error(failure),
             ReduceError::Device(message) => self.device_error(self.step + 1, &message),

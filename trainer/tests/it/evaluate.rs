@@ -169,6 +169,31 @@ fn names_are_read_from_a_description_alone() {
 }
 
 #[test]
+fn summary_has_no_class_that_neither_dataset_nor_map_has() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 5, 0]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 1, 5, 0]);
+    let dataset = folder.path().join("dataset.json");
+    std::fs::write(&dataset, r#"{"labels": {"background": 0, "liver": 1, "spleen": 3, "spine": 5}}"#).unwrap();
+    let summary = folder.path().join("summary.json");
+    let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
+    let check = |more: &[&str], classes: &[&str], dice: serde_json::Value| {
+        let output = evaluate(folder.path(), &[more, &["--summary", &summary_path]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = std::fs::read_to_string(&summary).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text.replace("NaN", "\"NaN\"")).unwrap();
+        for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
+            let keys: Vec<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(keys, classes);
+        }
+        assert_eq!(json["foreground_mean"]["Dice"], dice);
+    };
+    check(&[], &["1", "5"], 1.0.into());
+    // A class of the dataset that no map has is NaN for nnU-Net, and with it the mean.
+    check(&["--dataset", &dataset], &["1", "3", "5"], "NaN".into());
+}
+
+#[test]
 fn region_of_one_label_is_named_by_its_number() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {

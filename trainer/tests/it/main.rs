@@ -26,5 +26,6 @@ mod rank_processes;
 mod ranks;
 mod report;
 mod service;
+mod sparse_labels;
 mod track;
 mod zscore;

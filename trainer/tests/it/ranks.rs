@@ -61,7 +61,7 @@ pub(crate) fn worlds(dir: &Path, num_ranks: usize) -> Vec<World> {
 }
 
 /// Runs `rank` in a thread for each rank, with its process group.
-fn each_rank<T: Send>(num_ranks: usize, rank: impl Fn(Arc<ProcessGroup>) -> T + Sync) -> Vec<T> {
+pub(crate) fn each_rank<T: Send>(num_ranks: usize, rank: impl Fn(Arc<ProcessGroup>) -> T + Sync) -> Vec<T> {
     let (dir, token) = (tempfile::tempdir().unwrap(), Token::random().unwrap());
     let worlds = worlds(dir.path(), num_ranks);
     std::thread::scope(|scope| {

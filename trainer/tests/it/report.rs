@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hiend_trainer::journal::{Entry, Journal, StepRecord};
 use hiend_trainer::report::history::History;
-use hiend_trainer::report::watcher::{Display, Watcher};
+use hiend_trainer::report::watcher::{Display, Watcher, draw_curves};
 use hiend_trainer::training::{Event, Stop};
 
 fn record(step: u64) -> StepRecord {
@@ -32,11 +32,27 @@ fn session(run_dir: &Path, steps: std::ops::RangeInclusive<u64>) {
     let mut journal = Journal::open(&run_dir.join("journal.jsonl"), *steps.start() > 1).unwrap();
     let mut watcher = Watcher::open(Display::Lines, 0, &Stop::default()).unwrap();
     let (step, end_step) = (steps.start() - 1, 100);
-    watcher.event(&Event::Started { num_params: 1, device: "CPU".into(), step, end_step, run_dir });
+    let device = || "CPU".to_owned();
+    watcher.event(&Event::Started { num_params: 1, device: device(), step, end_step, best: None, run_dir });
+    journal.write(&Entry::Started { step, device: device() }).unwrap();
     for step in steps {
         journal.write(&Entry::Step(record(step))).unwrap();
         watcher.event(&Event::Step(&record(step)));
     }
+}
+
+#[test]
+fn curves_of_a_resumed_session_are_those_of_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    session(dir.path(), 1..=30);
+    // Resumed from step 3: what was recorded after it is abandoned.
+    session(dir.path(), 4..=10);
+    let history = History::read(&dir.path().join("journal.jsonl")).unwrap();
+    let steps: Vec<u64> = history.loss.points().iter().map(|point| point.first_step).collect();
+    assert_eq!(steps, (1..=10).collect::<Vec<_>>());
+    let expected = dir.path().join("expected.png");
+    draw_curves(&history, dir.path(), &expected).unwrap();
+    assert!(fs::read(dir.path().join("curves.png")).unwrap() == fs::read(expected).unwrap(), "another picture");
 }
 
 fn num_files(folder: &Path) -> usize {

@@ -1,6 +1,6 @@
 //! Classes of an evaluation: their names, the ignore label, regions, and the tolerance of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{bail, ensure};
@@ -13,7 +13,7 @@ use crate::cli::EvaluateArgs;
 use crate::commands::class_names::class_named;
 use crate::commands::note;
 use crate::label_space::LabelSpace;
-use crate::metric::evaluation::{Region, Tolerances};
+use crate::metric::evaluation::{Evaluation, Region, Tolerances};
 
 /// Name by which nnU-Net's `dataset.json` marks the ignore label.
 const IGNORE: &str = "ignore";
@@ -26,6 +26,8 @@ pub(super) struct Classes {
     pub regions: Option<Vec<Region>>,
     /// Names, background first; `None` if nothing names them.
     names: Option<Vec<String>>,
+    /// Classes that the dataset names; empty without one.
+    named: BTreeSet<usize>,
 }
 
 impl Classes {
@@ -47,14 +49,14 @@ impl Classes {
                 format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
             return Err(UsageError::new(message).into());
         }
-        let (names, regions) = match dataset {
+        let (names, named, regions) = match dataset {
             Some(Named { regions: Some(regions), .. }) => {
-                (Some(regions.iter().map(|region| region.name.clone()).collect()), Some(regions))
+                (Some(regions.iter().map(|region| region.name.clone()).collect()), BTreeSet::new(), Some(regions))
             }
-            Some(Named { classes, .. }) => (Some(classes), None),
-            None => (None, None),
+            Some(Named { classes, named, .. }) => (Some(classes), named, None),
+            None => (None, BTreeSet::new(), None),
         };
-        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names })
+        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names, named })
     }
 
     /// Names of the classes or regions, background first; `highest` is the highest label of any map, up to which classes
@@ -63,17 +65,23 @@ impl Classes {
         self.names.clone().unwrap_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect())
     }
 
-    /// Names as nnU-Net reads them from its `summary.json`: the number of a class, or the tuple of a region's labels. A
-    /// region of one label, `[3]` in `dataset.json`, is its number: nnU-Net itself writes `(3,)` for it, which its own reader
-    /// takes for two numbers and refuses.
-    pub(super) fn nnunet_keys(&self, num_classes: usize) -> Vec<String> {
+    /// Classes or regions of nnU-Net's `summary.json` but the background, with their names as nnU-Net reads them there: the
+    /// number of a class, or the tuple of a region's labels. A region of one label, `[3]` in `dataset.json`, is its number:
+    /// nnU-Net itself writes `(3,)` for it, which its own reader takes for two numbers and refuses.
+    ///
+    /// A number between classes that the dataset does not name and no map has is no class: nnU-Net knows those of
+    /// `dataset.json` only, and its mean over all of them is NaN if one is.
+    pub(super) fn nnunet_keys(&self, evaluation: &Evaluation) -> Vec<(usize, String)> {
         let key = |region: &Region| match region.labels.as_slice() {
             [label] => label.to_string(),
             labels => format!("({})", labels.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
         };
         match &self.regions {
-            Some(regions) => regions.iter().map(key).collect(),
-            None => (0..num_classes).map(|class| class.to_string()).collect(),
+            Some(regions) => regions.iter().map(key).enumerate().skip(1).collect(),
+            None => (1..evaluation.class_names.len())
+                .filter(|class| self.named.contains(class) || evaluation.occurs(*class))
+                .map(|class| (class, class.to_string()))
+                .collect(),
         }
     }
 
@@ -102,6 +110,8 @@ impl Classes {
 struct Named {
     /// Names from class 0 to the highest; a class without a name is called `class N`.
     classes: Vec<String>,
+    /// Classes that the dataset names.
+    named: BTreeSet<usize>,
     /// Ignore label, if the dataset has one.
     ignore: Option<u8>,
     /// Regions to score in place of classes, the background first; `None` if the dataset has none.
@@ -129,7 +139,9 @@ impl Named {
         let Some(&highest) = highest else { bail!("{}: names no classes", shown(path)) };
         let name = |class| info.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
         let regions = (!info.regions.is_empty()).then(|| regions(&info, ignore));
-        Ok(Self { classes: (0..=highest).map(name).collect(), ignore, regions })
+        let named =
+            info.labels.keys().filter(|label| Some(**label) != ignore).map(|&label| usize::from(label)).collect();
+        Ok(Self { classes: (0..=highest).map(name).collect(), named, ignore, regions })
     }
 }
 

@@ -21,18 +21,20 @@ fn figures(of: Overlap) -> [f64; 8] {
     [dice, false_negative, false_positive, of.iou(), true_negative, true_positive, in_pred, in_label]
 }
 
-/// The file's text. `keys` names each class or region as nnU-Net does, background first: `1`, or `(1, 2)` for a region.
-/// `files` has label and prediction of each case, in the order of the cases.
+/// The file's text. `keys` has the classes or regions to list, without the background, each with its name as nnU-Net
+/// writes it: `1`, or `(1, 2)` for a region. `files` has label and prediction of each case, in the order of the cases.
 #[must_use]
-pub fn nnunet_summary(evaluation: &Evaluation, keys: &[String], files: &[(&Path, &Path)]) -> String {
-    let classes = 1..evaluation.class_names.len();
-    let means: Vec<(usize, [f64; 8])> = classes.map(|class| (class, class_means(evaluation, class))).collect();
+pub fn nnunet_summary(evaluation: &Evaluation, keys: &[(usize, String)], files: &[(&Path, &Path)]) -> String {
+    let means: Vec<(&str, [f64; 8])> =
+        keys.iter().map(|(class, key)| (key.as_str(), class_means(evaluation, *class))).collect();
     // A mean over classes of which one was never measured is NaN, as NumPy's.
     let foreground: [f64; 8] =
         std::array::from_fn(|i| means.iter().map(|(_, mean)| mean[i]).sum::<f64>() / means.len() as f64);
     let case = |(case, (reference, prediction)): (&super::CaseMetrics, &(&Path, &Path))| {
-        let metrics = case.classes.iter().enumerate().skip(1);
-        let metrics = metrics.map(|(class, metrics)| (text(&keys[class]), object(&figures(metrics.overlap), 4, true)));
+        let metrics = keys.iter().map(|(class, key)| {
+            let figures = figures(case.classes[*class].overlap);
+            (text(key), object(&figures, 4, true))
+        });
         let fields = [
             ("\"metrics\"".to_owned(), block(metrics.collect(), 3)),
             ("\"prediction_file\"".to_owned(), text(&prediction.display().to_string())),
@@ -42,7 +44,7 @@ pub fn nnunet_summary(evaluation: &Evaluation, keys: &[String], files: &[(&Path,
     };
     let cases: Vec<String> = evaluation.cases.iter().zip(files).map(case).collect();
     let cases = cases.iter().map(|case| format!("        {case}")).collect::<Vec<_>>().join(",\n");
-    let means = means.iter().map(|(class, mean)| (text(&keys[*class]), object(mean, 2, false)));
+    let means = means.iter().map(|(key, mean)| (text(key), object(mean, 2, false)));
     let fields = [
         ("\"foreground_mean\"".to_owned(), object(&foreground, 1, false)),
         ("\"mean\"".to_owned(), block(means.collect(), 1)),
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn figures_follow_nnunet() {
         let evaluation = evaluation();
-        let keys = ["0", "1", "(2, 3)"].map(str::to_owned);
+        let keys = [(1, "1".to_owned()), (2, "(2, 3)".to_owned())];
         let (label, pred) = ([Path::new("l/a"), Path::new("l/b")], [Path::new("p/\"a"), Path::new("p/b")]);
         let summary = nnunet_summary(&evaluation, &keys, &[(label[0], pred[0]), (label[1], pred[1])]);
         let json: serde_json::Value = serde_json::from_str(&summary.replace("NaN", "\"NaN\"")).unwrap();
@@ -105,5 +107,14 @@ mod tests {
         assert_eq!((&json["mean"]["1"]["Dice"], &json["mean"]["(2, 3)"]["Dice"]), (&0.5.into(), &0.0.into()));
         assert_eq!((&json["foreground_mean"]["Dice"], &json["foreground_mean"]["TP"]), (&0.25.into(), &0.5.into()));
         assert!(json["mean"].get("0").is_none(), "the background is not scored");
+    }
+
+    #[test]
+    fn classes_without_a_key_are_in_no_figure() {
+        let (evaluation, path) = (evaluation(), Path::new("a"));
+        let summary = nnunet_summary(&evaluation, &[(1, "1".to_owned())], &[(path, path); 2]);
+        let json: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(json["foreground_mean"], json["mean"]["1"]);
+        assert_eq!(json["metric_per_case"][1]["metrics"].as_object().unwrap().len(), 1);
     }
 }

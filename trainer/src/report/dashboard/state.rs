@@ -35,7 +35,7 @@ pub(super) struct State {
     pub validation: Option<ValidationRecord>,
     /// Cases done and their total during a validation.
     pub validating: Option<(usize, usize)>,
-    /// Highest mean Dice of a validation with foreground; NaN before the first.
+    /// Highest mean Dice of a validation with foreground, in earlier sessions too; NaN before the first.
     pub best_dice: f64,
     pub log: VecDeque<LogLine>,
     pub stopping: bool,
@@ -78,10 +78,11 @@ impl State {
     /// Adds an event and its line.
     pub(super) fn event(&mut self, event: &Event<'_>, line: Option<String>, now: Instant) {
         match event {
-            Event::Started { num_params, device, step, end_step, run_dir } => {
+            Event::Started { num_params, device, step, end_step, best, run_dir } => {
                 let millions = *num_params as f64 / 1e6;
                 self.heading = format!("{}  {millions:.1}M parameters on {device}", run_dir.display());
                 (self.start_step, self.step, self.end_step) = (*step, *step, *end_step);
+                self.best_dice = best.map_or(f64::NAN, |best| best.mean_dice);
                 self.since = now;
                 self.started = line;
                 return;
@@ -170,7 +171,23 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::testing::step_record;
+    use crate::checkpoint::Best;
+    use crate::journal::testing::{step_record, validation_record};
+
+    #[test]
+    fn best_validation_of_earlier_sessions_counts() {
+        let now = Instant::now();
+        let best_after = |best: Option<Best>, mean_dice: f64| {
+            let mut state = State::new(now);
+            let (device, run_dir) = ("CPU".to_owned(), std::path::Path::new("run"));
+            let started = Event::Started { num_params: 1, device, step: 5, end_step: 9, best, run_dir };
+            state.event(&started, None, now);
+            state.event(&Event::Validation(&validation_record(6, mean_dice)), None, now);
+            format!("{:.2}", state.best_dice)
+        };
+        let best = Some(Best { step: 3, mean_dice: 0.75 });
+        assert_eq!([best_after(best, 0.5), best_after(best, 0.9), best_after(None, 0.5)], ["0.75", "0.90", "0.50"]);
+    }
 
     #[test]
     fn speed_and_time_left_use_the_last_steps() {

@@ -218,7 +218,7 @@ mod tests {
         let mut state = State::new(start);
         let device = "CPU".to_owned();
         let run_dir = Path::new("runs/first");
-        let started = Event::Started { num_params: 22_100_000, device, step: 0, end_step: 1000, run_dir };
+        let started = Event::Started { num_params: 22_100_000, device, step: 0, end_step: 1000, best: None, run_dir };
         state.event(&started, None, start);
         let mut now = start;
         for step in 1..=num_steps {

@@ -1,5 +1,6 @@
 //! The journal of a run, sent to its MLflow run.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,8 @@ pub struct Description {
     pub is_live: bool,
     /// True if the run begins anew, whatever its folder held before.
     pub begins: bool,
+    /// Optimizer steps done before, if the run is being trained by this process.
+    pub step: u64,
     /// Digest of the stream, if known.
     pub stream_digest: Option<String>,
 }
@@ -60,6 +63,8 @@ pub struct Sender {
     confirmed: Received,
     /// True once the MLflow run of a resumed run is marked as in progress again.
     is_marked: bool,
+    /// Steps after the start of this session that the server has from earlier ones.
+    kept: Option<RangeInclusive<u64>>,
     journal: Follower,
     /// Estimated time of the entries read so far, milliseconds since 1970.
     clock_ms: i64,
@@ -110,6 +115,7 @@ impl Sender {
             received: None,
             confirmed: Received::default(),
             is_marked: false,
+            kept: None,
             journal: Follower::new(&run_dir.join(JOURNAL)),
             status: Status::Running,
             class_keys: points::class_keys(&names.collect::<Vec<_>>()),
@@ -283,6 +289,17 @@ impl Sender {
         if self.description.is_live && !self.is_marked {
             self.client.set_status(run_id, Status::Running, None)?;
             self.is_marked = true;
+            // Nothing of this session is sent yet.
+            let next = self.description.step + 1;
+            self.kept = received.step.filter(|&last| last >= next).map(|last| next..=last);
+            if let Some(steps) = &self.kept {
+                tracing::warn!(
+                    "the run goes back to step {}, and MLflow has steps up to {}: it keeps the values of earlier sessions there, \
+                     which it can neither replace nor remove",
+                    self.description.step,
+                    steps.end()
+                );
+            }
         }
         if received.step < self.confirmed.step || received.validation < self.confirmed.validation {
             // The server was restored from an older copy.

@@ -44,6 +44,30 @@ fn finished_run_is_replayed_once() {
 }
 
 #[test]
+fn session_that_goes_back_names_the_steps_that_the_server_keeps() {
+    let (server, run) = (Server::start(), run_folder());
+    write_journal(run.path(), 7);
+    replay(&server, run.path()).unwrap().catch_up().unwrap();
+    let kept = |step| {
+        let experiment = "experiment".to_owned();
+        let description = Description { experiment, is_live: true, step, ..Description::default() };
+        let mut sender = Sender::open(server.client(), run.path(), description).unwrap();
+        sender.catch_up().unwrap();
+        sender.kept
+    };
+    assert_eq!(kept(7), None);
+    let mut journal = Journal::open(&run.path().join(JOURNAL), true).unwrap();
+    journal.write(&Entry::Started { step: 3, device: "CPU".into() }).unwrap();
+    for step in 4..=8 {
+        journal.write(&Entry::Step(step_record(step, 0.25))).unwrap();
+    }
+    assert_eq!(kept(3), Some(4..=7));
+    assert_eq!(server.steps("train/loss"), (1..=8).collect::<Vec<_>>());
+    // The next session goes on behind the last step.
+    assert_eq!(kept(8), None);
+}
+
+#[test]
 fn server_restored_from_an_older_copy_receives_what_it_lost() {
     let (server, run) = (Server::start(), run_folder());
     write_journal(run.path(), 20);
