@@ -1,5 +1,6 @@
 //! `gpu-bench`: correctness and speed of the models on a device. Prints one JSON line per result, each as soon as it is
-//! known, and nothing else on standard output.
+//! known, and nothing else on standard output. The first line, `machine`, names the GPUs, the driver, and each library with
+//! path and version; warnings, such as those of a library that is not used, go to standard error.
 //!
 //! | case | measures |
 //! |---|---|
@@ -18,8 +19,10 @@
 //! | `convolutions` | each convolution and instance norm of UNETR, compared with the CPU in f32 |
 //! | `convolution-times` | the rate of each convolution of UNETR, alone and with its gradients |
 //!
-//! Timings are medians of single updates, each followed by waiting for the device, after some that do not count: in those,
-//! kernels are compiled and tuned. Figures are in `benches/GPU.md`.
+//! Timings come after runs that do not count, in which kernels are compiled and tuned. Those of `step` and `finetune` are
+//! medians of single updates, each followed by waiting for the device; those of `overlap`, `chunks` and `service` medians of
+//! three means over blocks of `--steps` updates; those of `products` and `convolution-times` means of ten runs without
+//! waiting between them; `predict` times a single run. Figures are in `benches/GPU.md`.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -28,6 +31,7 @@
     reason = "sizes of models and batches"
 )]
 
+mod attention_plans;
 mod cli;
 mod device_tests;
 mod figures;
@@ -41,9 +45,10 @@ use std::time::Instant;
 use clap::ValueEnum as _;
 use hiend_trainer::config::DecodeOn;
 use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
+use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
-use hiend_trainer::vendor::cudnn;
+use hiend_trainer::vendor::{algorithms, cudnn};
 use serde_json::{Value, json};
 
 pub use cli::Cli;
@@ -55,26 +60,37 @@ use figures::rounded;
 /// Measures the cases of `cli`.
 ///
 /// # Errors
-/// If a device, a cache or a case fails. The lines of the cases before it are printed.
+/// If a device, a cache or a case fails, or cuDNN refuses an attention that it was asked for. The lines of the cases before
+/// it are printed.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some(dir) = &cli.cache_dir {
         keep_kernels_in(dir);
     }
+    let opened = Compute::open(cli.device);
+    if let Ok(compute) = &opened {
+        settle_default(compute)?;
+    }
+    // Before a device that cannot be opened ends the program: the line shows which library is missing.
+    let mut machine = Machine::of_process().to_json();
+    machine["case"] = json!("machine");
+    machine["device"] = json!(cli.device.to_string());
+    println!("{machine}");
+    let compute = opened?;
     if cli.attention == Computation::Cudnn {
         // Without it the figures would be those of products.
         cudnn::library().map_err(|reason| anyhow::anyhow!("--attention cudnn: {reason}"))?;
     }
-    let compute = Compute::open(cli.device)?;
-    settle_default(&compute)?;
     leave_to_burn(cli.burn_convolutions);
     for &case in &cli.cases {
         let started = Instant::now();
         let mut show = |mut line: Value| {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
             line["device"] = json!(compute.to_string());
+            // Those of this process so far; zero means that a library computed nothing.
+            line["products_recorded"] = json!(algorithms::table().len());
+            line["cudnn_plans"] = json!(cudnn::record::table().len());
             if cli.attention == Computation::Cudnn {
-                // None if the library refused all attentions, which were computed by products then.
-                line["cudnn_plans"] = json!(cudnn::record::table().len());
+                line["attention_plans"] = json!(attention_plans::counts());
             }
             line["case_secs"] = json!(rounded(started.elapsed().as_secs_f64()));
             println!("{line}");
@@ -86,7 +102,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Overlap => show(streaming::overlap(cli, &compute, DecodeOn::Cpu)?),
             Case::Chunks => show(streaming::overlap(cli, &compute, DecodeOn::Device)?),
             Case::Service => show(streaming::service(cli, &compute)?),
-            Case::Finetune => show(unetr::finetune(cli, &compute)?),
+            Case::Finetune => unetr::finetune(cli, &compute, &mut show)?,
             Case::Predict => show(unetr::predict(cli, &compute)?),
             Case::Numerics => show(numerics::numerics(cli, &compute)?),
             Case::Reference => show(numerics::reference(cli)?),
@@ -95,8 +111,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             Case::Shapes => shapes::compare(&model, &compute, (cli.precision, cli.attention), &mut show)?,
             Case::Convolutions => shapes::compare_convolutions(&compute, cli.precision, &mut show)?,
             Case::ConvolutionTimes => {
-                shapes::time_convolutions(&compute, cli.precision, cli.finetune_batch, &mut show)?;
+                let sizes = (cli.finetune_batch, cli.convolution_side);
+                shapes::time_convolutions(&compute, cli.precision, sizes, &mut show)?;
             }
+        }
+        if cli.attention == Computation::Cudnn {
+            attention_plans::check(case)?;
         }
     }
     Ok(())

@@ -35,7 +35,7 @@ pub fn compare(
     (precision, computation): (Precision, Computation),
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
-    for (tokens, from, to) in linear_maps(model) {
+    for (tokens, from, to) in compared_maps(model, computation) {
         let factors = [wave([CROPS, tokens, from], 0.37), wave([1, from, to], 0.11)];
         let errors = errors(
             compute,
@@ -136,14 +136,15 @@ pub fn compare_convolutions(
     Ok(())
 }
 
-/// Shows one line per convolution of UNETR on `crops` crops: the time of the convolution, and of it with both gradients.
+/// Shows one line per convolution of UNETR on `crops` crops, whose volumes have sides of `most_side` voxels at most: the time
+/// of the convolution, and of it with both gradients.
 ///
 /// # Errors
 /// If the device fails.
 pub fn time_convolutions(
     compute: &Compute,
     precision: Precision,
-    crops: usize,
+    (crops, most_side): (usize, usize),
     show: &mut dyn FnMut(Value),
 ) -> anyhow::Result<()> {
     let mut shown = |kind: &str, shape: Value, flop: f64, secs: f64| {
@@ -154,10 +155,12 @@ pub fn time_convolutions(
     };
     let device = compute.autodiff();
     for (channels, out, side, _) in CONVOLUTIONS {
-        let random = |shape| Tensor::<5>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad();
-        // Channels last in memory, as the model's are, with the channels first.
-        let x = precision.narrow(random([crops, side, side, side, channels])).permute([0, 4, 1, 2, 3]);
-        let w = random([out, channels, 3, 3, 3]);
+        let side = side.min(most_side);
+        let random = |shape| Tensor::<5>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        // Channels last in memory, as the model's are, with the channels first. A leaf: each backward pass uses up the graph
+        // that a tensor was computed by.
+        let x = precision.narrow(random([crops, side, side, side, channels])).permute([0, 4, 1, 2, 3]).require_grad();
+        let w = random([out, channels, 3, 3, 3]).require_grad();
         let flop = 54.0 * (crops * side.pow(3)) as f64 * (channels * out) as f64;
         let forward = || conv_in_factors(x.clone().inner(), w.clone().inner(), precision.factors());
         let all = || {
@@ -169,6 +172,15 @@ pub fn time_convolutions(
         shown("conv3d-all", shape, 3.0 * flop, timed(compute.raw(), all)?);
     }
     Ok(())
+}
+
+/// Linear maps of `model` to measure with this computation of attention: with cuDNN none, because they are the same as with
+/// products.
+fn compared_maps(model: &HiEndMaeConfig, computation: Computation) -> Vec<(usize, usize, usize)> {
+    match computation {
+        Computation::Products => linear_maps(model),
+        Computation::Cudnn => vec![],
+    }
 }
 
 /// Linear maps of `model`: tokens of a crop, values of a token before and after.
@@ -221,7 +233,7 @@ pub fn time(
         }));
     };
     let random = |shape| precision.narrow(Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device));
-    for (tokens, from, to) in linear_maps(model) {
+    for (tokens, from, to) in compared_maps(model, computation) {
         let rows = crops * tokens;
         let (x, w, dy) = (random([rows, from]), random([from, to]), random([rows, to]));
         let flop = 2.0 * (rows * from * to) as f64;
@@ -307,4 +319,17 @@ fn errors<const N: usize>(
             norm(&mut { differences }) / norm(&mut reference.iter().map(|&v| f64::from(v)))
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn convolutions_are_timed_several_times_with_their_gradients() {
+        let mut kinds = Vec::new();
+        let mut show = |line: Value| kinds.push(line["kind"].clone());
+        time_convolutions(&Compute::cpu(), Precision::F32, (1, 4), &mut show).unwrap();
+        assert_eq!(kinds, ["conv3d", "conv3d-all"].repeat(CONVOLUTIONS.len()));
+    }
 }

@@ -4,14 +4,22 @@ import json
 import sys
 
 KEYS = (
-    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib cudnn_plans largest_relative_error within_band "
+    "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib products_recorded cudnn_plans attention_plans "
+    "largest_relative_error within_band "
     "logits_error gradient_error "
     "first_secs secs skipped failed"
 ).split()
 
 with open(sys.argv[1]) as lines:
     rows = [json.loads(line) for line in lines]
-detailed = ("tests", "shapes", "convolutions", "convolution-times", "kernels", "products")
+detailed = ("machine", "tests", "shapes", "convolutions", "convolution-times", "kernels", "products")
+machines = {}
+for row in rows:
+    if row.get("case") == "machine":
+        described = {key: value for key, value in row.items() if key not in ("run", "case", "case_secs", "peak_mib")}
+        machines.setdefault(json.dumps(described), []).append(row["run"])
+for described, runs in machines.items():
+    print(f"machine ({len(runs)} runs, first {runs[0]}): {described}")
 for row in rows:
     if row.get("case") not in detailed:
         print(row["run"], *(f"{key}={row[key]}" for key in KEYS if row.get(key) is not None))

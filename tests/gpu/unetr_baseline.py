@@ -16,8 +16,9 @@ Differences (each line repeats them under `differs`):
   voxels cannot be doubled to 96: at full size 98 GFLOP per crop forward instead of 4, of MONAI's 577 in all.
 - Each block of MONAI's holds a layer norm for cross attention that is not used: `params_unused`.
 - `--compile` excludes the loss: torch 2.11 takes MONAI's one-hot labels for integers there and rejects their norm.
-- Windows are averaged on the device, which holds all logits of the volume (14 classes of 240^3: 0.8 GB) and computes the
-  classes; ours are averaged there in memory that one window bounds along the longest axis, and the host computes the classes.
+- Windows are averaged on the device, which holds all logits of the volume (14 classes of 240^3: 0.8 GB); ours are averaged
+  there in memory that one window bounds along the longest axis. Both compute the classes on the device.
+- `--batch` counts windows at a time in prediction; gpu-bench takes as many as the free memory holds, at most 16.
 
 Needs torch, monai and einops (MONAI's patches and heads).
 """
@@ -35,7 +36,6 @@ import warnings
 DIFFERS = [
     "patch 16 is MONAI's only one: compare with vit-l-p16, the recipe has 12",
     "last doubling by transposed convolution, ours interpolates and convolves 3x3x3",
-    "classes computed on the device, ours on the host",
 ]
 
 

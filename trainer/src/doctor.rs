@@ -3,61 +3,25 @@
 //! Works in every build: a build without CUDA still names the GPUs and libraries that are there, since they say what a
 //! build with CUDA would be worth.
 
+mod machine;
+
 use std::fmt;
-use std::path::PathBuf;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use bytesize::ByteSize;
 use hiend_loader::plural::count;
-use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
 
 use crate::device::{Compute, DeviceChoice, DeviceError};
 use crate::ops::product::{Factors, affine};
 use crate::vendor::algorithms;
-use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
+
+pub use machine::Machine;
 
 /// Everything that was found.
 #[derive(Debug)]
 pub struct Report {
-    places: Places,
-    driver: Result<Driver, DriverError>,
-    libraries: Vec<(Library, Result<Found, LibraryError>)>,
-    libdevice: Libdevice,
+    machine: Machine,
     /// The device that was asked for, with the products computed there.
     device: Result<Examined, DeviceError>,
-}
-
-/// The NVIDIA driver and its devices.
-#[derive(Debug)]
-struct Driver {
-    version: String,
-    /// Newest CUDA version that the driver runs, `(major, minor)`.
-    cuda: (i32, i32),
-    devices: Vec<Gpu>,
-}
-
-/// Reasons why the driver says nothing.
-#[derive(Debug, thiserror::Error)]
-enum DriverError {
-    /// A machine without driver.
-    #[error("not installed: {}", Library::Driver.how_to_get())]
-    Missing,
-    /// The driver cannot be used.
-    #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
-    Unusable(NvmlError),
-    /// The driver answered some questions only.
-    #[error("does not answer: {0}")]
-    Silent(NvmlError),
-}
-
-/// One NVIDIA device.
-#[derive(Debug)]
-struct Gpu {
-    name: String,
-    capability: (i32, i32),
-    free: u64,
-    total: u64,
 }
 
 /// A device that was opened, and how well it multiplies.
@@ -65,7 +29,7 @@ struct Gpu {
 struct Examined {
     device: String,
     /// Library or kernels that the products were computed by; nothing to tell on the CPU.
-    by: &'static str,
+    by: String,
     products: Vec<ProductCheck>,
 }
 
@@ -87,24 +51,18 @@ impl Report {
     /// Looks at this machine, and multiplies on the device of `choice`.
     #[must_use]
     pub fn of(choice: DeviceChoice) -> Self {
-        let places = Places::of_process();
         let examined = |compute: Compute| {
+            // A library's choice of algorithm is recorded when it computes.
+            let before = if compute.is_cpu() { 0 } else { algorithms::table().len() };
             let products = check_products(compute.raw());
-            let by = match compute.is_cpu() {
-                true => "",
-                // A library's choice of algorithm is recorded when it computes.
-                false if !algorithms::table().is_empty() => " by cuBLASLt",
-                false => " by built-in kernels",
+            let by = if compute.is_cpu() {
+                String::new()
+            } else {
+                computed_by(algorithms::table().len().saturating_sub(before), PRODUCTS * products.len())
             };
             Examined { device: compute.to_string(), by, products }
         };
-        Self {
-            driver: driver(),
-            libraries: Library::ALL.into_iter().map(|library| (library, library::open(library, &places))).collect(),
-            libdevice: places.libdevice(),
-            device: Compute::open(choice).map(examined),
-            places,
-        }
+        Self { machine: Machine::of_process(), device: Compute::open(choice).map(examined) }
     }
 
     /// True if the device was opened and its products are those of the definition.
@@ -112,81 +70,19 @@ impl Report {
     pub fn is_healthy(&self) -> bool {
         self.device.as_ref().is_ok_and(|device| device.products.iter().all(ProductCheck::is_close))
     }
+}
 
-    /// Changes that would make this machine or this build faster, most effective first.
-    fn advice(&self) -> Vec<String> {
-        let mut advice = Vec::new();
-        let has_gpu = self.driver.as_ref().is_ok_and(|driver| !driver.devices.is_empty());
-        let missing = |wanted| self.libraries.iter().any(|(library, found)| *library == wanted && found.is_err());
-        if !has_gpu {
-            return advice;
-        }
-        if !cfg!(feature = "cuda") {
-            advice.push("a build with CUDA would use the GPU: cargo build --release --features cuda".to_owned());
-        }
-        if !cfg!(feature = "cuda-nvrtc") {
-            match &self.libdevice {
-                Libdevice::Usable(_) => {}
-                Libdevice::Elsewhere(root) => {
-                    advice.push(format!(
-                        "CUDA_PATH={} lets kernels find libdevice; without it none runs",
-                        root.display()
-                    ));
-                }
-                Libdevice::Missing => {
-                    advice.push(format!("libdevice lets kernels run at all: {}", Library::Libdevice.how_to_get()));
-                }
-            }
-        }
-        if missing(Library::CublasLt) {
-            advice.push(format!(
-                "cuBLASLt multiplies at 416 to 804 TFLOP/s on an H100 where the built-in kernels make 30 to 146: {}",
-                Library::CublasLt.how_to_get()
-            ));
-        }
-        if missing(Library::Cudnn) {
-            advice.push(format!(
-                "cuDNN convolves; without it fine-tuning and prediction wait for minutes while convolutions are tuned: {}",
-                Library::Cudnn.how_to_get()
-            ));
-        }
-        let several = self.driver.as_ref().is_ok_and(|driver| driver.devices.len() > 1);
-        if several && !library::loads_by_name("libnccl.so") {
-            advice.push(format!("NCCL lets several GPUs train one model: {}", Library::Nccl.how_to_get()));
-        }
-        advice
+/// Products of one check: the value, and the gradients of both factors.
+const PRODUCTS: usize = 3;
+
+/// Words for what computed the products, of which a library recorded some.
+fn computed_by(recorded: usize, asked: usize) -> String {
+    match recorded {
+        0 => " by built-in kernels".to_owned(),
+        _ if recorded >= asked => " by cuBLASLt".to_owned(),
+        _ => format!(" by cuBLASLt ({recorded} of {asked}) and built-in kernels"),
     }
 }
-
-/// Asks NVML, which comes with the driver and takes no memory on the devices.
-fn driver() -> Result<Driver, DriverError> {
-    let nvml = Nvml::init().map_err(|error| match error {
-        NvmlError::LibloadingError(_) => DriverError::Missing,
-        error => DriverError::Unusable(error),
-    })?;
-    let read = || -> Result<Driver, NvmlError> {
-        let cuda = nvml.sys_cuda_driver_version()?;
-        let device = |index| -> Result<Gpu, NvmlError> {
-            let device = nvml.device_by_index(index)?;
-            let (memory, capability) = (device.memory_info()?, device.cuda_compute_capability()?);
-            Ok(Gpu {
-                name: device.name()?,
-                capability: (capability.major, capability.minor),
-                free: memory.free,
-                total: memory.total,
-            })
-        };
-        Ok(Driver {
-            version: nvml.sys_driver_version()?,
-            cuda: (cuda / 1000, cuda % 1000 / 10),
-            devices: (0..nvml.device_count()?).map(device).collect::<Result<_, _>>()?,
-        })
-    };
-    read().map_err(DriverError::Silent)
-}
-
-/// Remark on the libraries in a build that uses none of them.
-const UNUSED: &str = " (of no use to this build, which has no CUDA: cargo install --path trainer --features cuda)";
 
 /// Sizes of the product: rows, inner length, columns. None is a multiple of a tile, and rows are folded from two axes.
 const SIZES: [usize; 4] = [3, 43, 132, 76];
@@ -259,56 +155,12 @@ fn built_in() -> String {
     kinds.into_iter().filter(|(built, _)| *built).map(|(_, name)| name).collect::<Vec<_>>().join(", ")
 }
 
-fn shown(path: Option<&PathBuf>) -> String {
-    path.map_or_else(|| "unset".to_owned(), |path| path.display().to_string())
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         writeln!(f, "program      hiend-train {}, built for {}", env!("CARGO_PKG_VERSION"), built_in())?;
         writeln!(f, "processor    {}", count(cores, "core"))?;
-        match &self.driver {
-            Ok(Driver { version, cuda, devices }) => {
-                writeln!(f, "driver       {version}, for CUDA up to {}.{}", cuda.0, cuda.1)?;
-                for (index, gpu) in devices.iter().enumerate() {
-                    let Gpu { name, capability, free, total } = gpu;
-                    let (free, total) = (ByteSize::b(*free).display().iec(), ByteSize::b(*total).display().iec());
-                    let (major, minor) = capability;
-                    writeln!(f, "  gpu {index:<7}{name}, compute capability {major}.{minor}, {free} of {total} free")?;
-                }
-                if devices.is_empty() {
-                    writeln!(f, "  no devices")?;
-                }
-            }
-            Err(reason) => writeln!(f, "driver       {reason}")?,
-        }
-        writeln!(f, "libraries{}", if cfg!(feature = "cuda") { "" } else { UNUSED })?;
-        for (library, found) in &self.libraries {
-            let name = library.to_string();
-            match found {
-                Ok(Found { path, version: Some(version) }) => {
-                    writeln!(f, "  {name:<11}{version}, {}", path.display())?;
-                }
-                Ok(Found { path, version: None }) => writeln!(f, "  {name:<11}{}", path.display())?,
-                // Told above.
-                Err(LibraryError::Missing { .. }) if *library == Library::Driver && self.driver.is_err() => {}
-                Err(LibraryError::Missing { .. }) => writeln!(f, "  {name:<11}missing: {}", library.how_to_get())?,
-                Err(error) => writeln!(f, "  {name:<11}{error}")?,
-            }
-        }
-        let Places { library_path, cuda_path, environments, .. } = &self.places;
-        let list = |paths: &[PathBuf]| {
-            let all = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-            if all.is_empty() { "none".to_owned() } else { all }
-        };
-        writeln!(f, "  searched: the system's folders, CUDA_PATH ({}),", shown(cuda_path.as_ref()))?;
-        writeln!(
-            f,
-            "    LD_LIBRARY_PATH ({}), the active Python environment ({})",
-            list(library_path),
-            list(environments)
-        )?;
+        write!(f, "{}", self.machine)?;
         match &self.device {
             Ok(Examined { device, by, products }) => {
                 writeln!(f, "products on {device}{by}, with gradients, against the definition in 64 bits")?;
@@ -321,7 +173,7 @@ impl fmt::Display for Report {
             }
             Err(error) => writeln!(f, "device       {error}")?,
         }
-        let advice = self.advice();
+        let advice = self.machine.advice();
         if !advice.is_empty() {
             writeln!(f, "faster with")?;
             for line in advice {
@@ -335,6 +187,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vendor::library::Library;
 
     #[test]
     fn products_of_the_cpu_are_those_of_the_definition() {
@@ -343,6 +196,14 @@ mod tests {
             // 32-bit sums of a few hundred terms: far below what TF32 or bf16 would leave.
             assert!(check.factors == Factors::Bf16 || check.error < 1e-5, "{check:?}");
         }
+    }
+
+    #[test]
+    fn products_of_a_library_are_named_only_if_it_computed_all() {
+        let check = |recorded, expected: &str| assert_eq!(computed_by(recorded, 9), expected);
+        check(0, " by built-in kernels");
+        check(1, " by cuBLASLt (1 of 9) and built-in kernels");
+        check(9, " by cuBLASLt");
     }
 
     #[test]

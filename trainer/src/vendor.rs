@@ -36,5 +36,6 @@ pub mod problem;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "hands device pointers to a C library")]
 pub mod queue;
+mod run_file;
 #[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "calls of the driver's event functions"))]
 pub mod timing;

@@ -1,17 +1,11 @@
 //! Measures the models on a device; see [`benches::gpu_bench`].
 
-#![allow(clippy::print_stderr, reason = "a tool for developers")]
-
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use benches::gpu_bench::{Cli, run};
+use hiend_loader::program;
 
 fn main() -> ExitCode {
-    match benches::gpu_bench::run(&benches::gpu_bench::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    // With a log: warnings name what a library did not compute.
+    program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }

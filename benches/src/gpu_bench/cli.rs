@@ -32,9 +32,12 @@ pub struct Cli {
     /// Crops of a forward and backward pass [default: the whole batch]
     #[arg(long)]
     pub(super) micro_batch: Option<usize>,
-    /// Crops of a batch in fine-tuning, and windows of a batch in prediction
+    /// Crops of a batch in fine-tuning and in the case convolution-times
     #[arg(long, default_value_t = 4)]
     pub(super) finetune_batch: usize,
+    /// Largest side of a volume in the case convolution-times, in voxels
+    #[arg(long, default_value_t = 96)]
+    pub(super) convolution_side: usize,
     /// Leave UNETR's convolutions to Burn's kernels, which are tuned first
     #[arg(long)]
     pub(super) burn_convolutions: bool,

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use hiend_loader::batch::{Batch, CropRecord, Images, PooledBuffer};
 use hiend_trainer::config::MicroBatch;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
-use hiend_trainer::feed::{DeviceBatch, Feed, FeedConfig, Masked};
+use hiend_trainer::feed::{BatchSource, DeviceBatch, Feed, FeedConfig, Masked};
 use hiend_trainer::model::hi_end_mae::HiEndMae;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::testing::SyntheticStream;
@@ -32,6 +33,10 @@ pub(super) fn config(cli: &Cli) -> PretrainConfig {
 /// A feed of `stream` from its first step.
 pub(super) fn feed(config: &PretrainConfig, stream: &Stream, compute: &Compute) -> anyhow::Result<Feed<Masked>> {
     let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;
+    feed_of(config, source, compute)
+}
+
+fn feed_of(config: &PretrainConfig, source: BatchSource, compute: &Compute) -> anyhow::Result<Feed<Masked>> {
     let task = Pretraining::new(config);
     let crop_size = config.stream.crop_size;
     let feed = FeedConfig { start_step: 0, crop_size, micro_batch: config.train.crops_at_a_time() };
@@ -56,14 +61,37 @@ pub(super) fn update(
     loss.first().copied().filter(|loss| loss.is_finite()).context("the loss is not finite")
 }
 
+/// Different crops of the resident batch, which repeats them: each is three sines per voxel, computed by one thread while the
+/// device waits.
+const DIFFERENT_CROPS: usize = 8;
+
+/// `batch` with its crops repeated until there are `num_crops`. Each crop gets a number of its own, and a mask with it.
+fn repeated(batch: Batch, num_crops: usize) -> Batch {
+    let Images::Floats(few) = &batch.images else { unreachable!("synthetic crops are floats") };
+    let [_, channels, x, y, z] = batch.shape;
+    let mut images = few.repeat(num_crops.div_ceil(batch.crops.len().max(1)));
+    images.truncate(num_crops * channels * x * y * z);
+    let crops = batch.crops.iter().cycle().take(num_crops).cloned().zip(0..);
+    let crops = crops.map(|(record, crop)| CropRecord { crop, ..record }).collect();
+    Batch {
+        shape: [num_crops, channels, x, y, z],
+        images: Images::Floats(PooledBuffer::unpooled(images)),
+        crops,
+        ..batch
+    }
+}
+
 /// A new replica, and a batch that stays on the device.
 fn resident(
     cli: &Cli,
     config: &PretrainConfig,
     compute: &Compute,
 ) -> anyhow::Result<(Replica<HiEndMae>, DeviceBatch<Masked>)> {
-    let stream = SyntheticStream { seed: 0, crop_size: config.stream.crop_size, crops: cli.batch, steps_per_epoch: 1 };
-    let batch = batch_of(&mut feed(config, &stream.stream(), compute)?)?;
+    let (crop_size, crops) = (config.stream.crop_size, cli.batch.min(DIFFERENT_CROPS));
+    let few = SyntheticStream { seed: 0, crop_size, crops, steps_per_epoch: 1 }.batch(0);
+    // One batch, after which the feed's thread ends.
+    let source = std::iter::once(Ok(repeated(few, cli.batch)));
+    let batch = batch_of(&mut feed_of(config, Box::new(source), compute)?)?;
     let (replica, _) = Replica::on(&Pretraining::new(config), compute, cli.gradient_checkpointing, None)?;
     Ok((replica, batch))
 }

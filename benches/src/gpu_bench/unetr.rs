@@ -22,8 +22,9 @@ use super::figures::{median, rounded};
 /// Maximum number of windows predicted at a time, that of `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
 
-/// Updates of UNETR on one batch that stays on the device.
-pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+/// Shows the time of updates of UNETR on one batch that stays on the device, then, as a line of its own, the errors of a small
+/// one.
+pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use burn::module::Module as _;
     use burn::optim::GradientsParams;
     use burn::tensor::Tensor;
@@ -66,11 +67,8 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         }
     }
     let median = median(&mut secs);
-    let [logits_error, gradient_error] = errors_of_small(&unetr, cli.precision, compute)?;
-    Ok(json!({
+    show(json!({
         "encoder": cli.preset.name(),
-        "logits_error": logits_error,
-        "gradient_error": gradient_error,
         "precision": cli.precision,
         "attention": cli.attention,
         "crop_size": unetr.crop_size,
@@ -80,7 +78,15 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
         "batch": cli.finetune_batch,
         "ms": rounded(median * 1e3),
         "crops_per_s": rounded(cli.finetune_batch as f64 / median),
-    }))
+    }));
+    let [logits_error, gradient_error] = errors_of_small(&unetr, cli.precision, compute)?;
+    show(json!({
+        "encoder": cli.preset.name(),
+        "precision": cli.precision,
+        "logits_error": logits_error,
+        "gradient_error": gradient_error,
+    }));
+    Ok(())
 }
 
 /// Relative errors against the CPU in f32, ‖ours − reference‖ / ‖reference‖, of a small UNETR of the structure of `unetr`:
@@ -116,7 +122,8 @@ fn errors_of_small(unetr: &UnetrConfig, precision: Precision, compute: &Compute)
     }))
 }
 
-/// Two predictions of one volume, the first of which compiles and tunes.
+/// Two predictions of one volume, the first of which compiles and tunes: the path of validation, which chooses the classes on
+/// the device and reads one byte per voxel. `hiend-train predict` reads averaged logits instead.
 pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let mut config = FinetunePreset::Recipe.config();
     config.model =

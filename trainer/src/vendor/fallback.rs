@@ -4,9 +4,17 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 
+static WARNED: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
+
+/// Warnings of this process so far, each the consequence and its reason.
+#[must_use]
+pub fn warned() -> Vec<String> {
+    let warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    warned.iter().map(|(consequence, reason)| format!("{consequence}: {reason}")).collect()
+}
+
 /// Warns of the `consequence` of missing a library, with the reason; once a process for each pair.
 pub fn warn_once(consequence: &'static str, reason: &dyn Error) {
-    static WARNED: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
     let reason = reason.to_string();
     if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert((consequence, reason.clone())) {
         tracing::warn!("{consequence}: {reason}");

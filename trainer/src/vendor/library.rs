@@ -1,6 +1,7 @@
 //! NVIDIA's libraries, looked for where they usually are: nothing is linked, and a program without them still runs.
 //!
-//! The system's loader is asked by name first, then each file in the usual places ([`Places`]).
+//! Files in the usual places ([`Places`]) come before those that the system's loader finds by name. That loader is asked
+//! first only for the name that the crates which call a library will ask it for.
 
 #![expect(unsafe_code, reason = "libraries are opened by loading them, and asked for their version")]
 
@@ -8,6 +9,7 @@ mod places;
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use places::{Libdevice, Places};
@@ -19,7 +21,8 @@ pub enum Library {
     Driver,
     /// Mathematical functions of kernels, as LLVM bitcode: needed by the default code generator.
     Libdevice,
-    /// CUDA's run-time compiler: needed by builds with the feature `cuda-nvrtc` only.
+    /// CUDA's run-time compiler: cuDNN compiles engines by it, those of attention among them; builds with the feature
+    /// `cuda-nvrtc` compile all kernels by it.
     Nvrtc,
     /// Matrix products.
     CublasLt,
@@ -77,11 +80,38 @@ impl Library {
             }
             Self::Nvrtc => "install CUDA's nvrtc (package cuda-nvrtc, or pip install nvidia-cuda-nvrtc)",
             Self::CublasLt => "pip install nvidia-cublas in the active Python environment, or install CUDA's libcublas",
-            Self::Cudnn => "pip install nvidia-cudnn-cu13 in the active Python environment, or install cudnn9-cuda-13",
+            Self::Cudnn => {
+                "pip install nvidia-cudnn-cu13 nvidia-cuda-nvrtc in the active Python environment, or install \
+                 cudnn9-cuda-13"
+            }
             Self::Nccl => {
                 "install libnccl2 (or pip install nvidia-nccl-cu13), and link libnccl.so to libnccl.so.2 in a folder \
                  of LD_LIBRARY_PATH"
             }
+        }
+    }
+
+    /// True if the crates that call the library open it themselves, by names that only the system's loader resolves. All but
+    /// cuDNN, whose functions are looked up in the file that [`open`] finds.
+    fn is_opened_by_name(self) -> bool {
+        self != Self::Cudnn
+    }
+
+    /// True if a version, as [`Self::version`] writes it, is older than what is called here.
+    fn is_too_old(self, version: Option<&str>) -> bool {
+        let major = || version?.split('.').next()?.parse::<u32>().ok();
+        self == Self::Cudnn && major().is_some_and(|major| major < 9)
+    }
+
+    /// The function that tells the version.
+    fn version_function(self) -> &'static [u8] {
+        match self {
+            Self::Driver => b"cuDriverGetVersion",
+            Self::Libdevice => b"",
+            Self::Nvrtc => b"nvrtcVersion",
+            Self::CublasLt => b"cublasLtGetVersion",
+            Self::Cudnn => b"cudnnGetVersion",
+            Self::Nccl => b"ncclGetVersion",
         }
     }
 
@@ -97,16 +127,10 @@ impl Library {
         // or an initialised library, and each writes no more than the integers it is given.
         unsafe {
             match self {
-                Self::CublasLt | Self::Cudnn => {
-                    let name: &[u8] = if self == Self::Cudnn { b"cudnnGetVersion" } else { b"cublasLtGetVersion" };
-                    let version = library.get::<Plain>(name).ok()?();
-                    let (major, rest) = (version / 10_000, version % 10_000);
-                    Some(format!("{major}.{}.{}", rest / 100, rest % 100))
-                }
+                Self::CublasLt | Self::Cudnn => Some(dotted(library.get::<Plain>(self.version_function()).ok()?())),
                 Self::Driver | Self::Nccl => {
-                    let name: &[u8] = if self == Self::Nccl { b"ncclGetVersion" } else { b"cuDriverGetVersion" };
                     let mut version = 0;
-                    (library.get::<Out>(name).ok()?(&raw mut version) == 0).then_some(())?;
+                    (library.get::<Out>(self.version_function()).ok()?(&raw mut version) == 0).then_some(())?;
                     Some(if self == Self::Nccl {
                         format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
                     } else {
@@ -115,13 +139,19 @@ impl Library {
                 }
                 Self::Nvrtc => {
                     let (mut major, mut minor) = (0, 0);
-                    let function = library.get::<TwoOut>(b"nvrtcVersion").ok()?;
+                    let function = library.get::<TwoOut>(self.version_function()).ok()?;
                     (function(&raw mut major, &raw mut minor) == 0).then(|| format!("{major}.{minor}"))
                 }
                 Self::Libdevice => None,
             }
         }
     }
+}
+
+/// A version of cuBLASLt or cuDNN: 91400 is 9.14.0; before cuDNN 9, 8907 was 8.9.7.
+fn dotted(version: usize) -> String {
+    let major = if version < 10_000 { 1000 } else { 10_000 };
+    format!("{}.{}.{}", version / major, version % major / 100, version % 100)
 }
 
 impl fmt::Display for Library {
@@ -172,7 +202,11 @@ pub enum LibraryError {
     },
 }
 
-/// Opens `library`, which then stays loaded: the system's loader is asked by name first, then each file in `places`.
+/// Opens `library`, which then stays loaded: the files in `places`, in their order, then those that the system's loader finds
+/// by name. A cuDNN before version 9 is passed over, and given only if there is no other.
+///
+/// Crates that call a library open it again by name. For these, what they will be given is opened: a file that the system's
+/// loader knows by the first name, or else the file in `places`, which answers to its own name once it is loaded.
 ///
 /// # Errors
 /// [`LibraryError`] says whether it is missing or cannot be loaded.
@@ -182,18 +216,15 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
         let path = files.into_iter().next().ok_or(LibraryError::Missing { library })?;
         return Ok(Found { path, version: None });
     }
-    // SAFETY: loading runs the library's initialisers. These are NVIDIA's, made to be loaded into any process.
-    let load = |name: &Path| unsafe { libloading::Library::new(name) };
-    let mut broken = None;
-    for name in library.files().iter().map(PathBuf::from).chain(files) {
+    let (mut broken, mut too_old) = (None, None);
+    for name in candidates(library, files) {
         match load(&name) {
             Ok(loaded) => {
-                // SAFETY: it bears the library's name.
-                let version = unsafe { library.version(&loaded) };
-                // Unloading it would leave whatever was resolved in it dangling.
-                std::mem::forget(loaded);
-                let path = mapped(library).unwrap_or(name);
-                return Ok(Found { path, version });
+                let found = describe(library, &name, loaded);
+                if !library.is_too_old(found.version.as_deref()) {
+                    return Ok(found);
+                }
+                too_old = too_old.or(Some(found));
             }
             Err(error) if name.is_absolute() && broken.is_none() => {
                 let reason = hiend_cache::with_sources(&error).replace('\n', " ");
@@ -202,30 +233,66 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
             Err(_) => {}
         }
     }
-    Err(broken.unwrap_or(LibraryError::Missing { library }))
+    too_old.ok_or_else(|| broken.unwrap_or(LibraryError::Missing { library }))
 }
 
-/// File of `library` that this process has mapped; a library that was opened by name may be any.
-fn mapped(library: Library) -> Option<PathBuf> {
+/// Names to load `library` by, in order: `files` are those found in the usual places.
+fn candidates(library: Library, files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let names = || library.files().iter().map(PathBuf::from);
+    let before = usize::from(library.is_opened_by_name());
+    names().take(before).chain(files).chain(names().skip(before)).collect()
+}
+
+fn load(name: &Path) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: loading runs the library's initialisers. Callers name NVIDIA's, made to be loaded into any process.
+    unsafe { libloading::Library::new(name) }
+}
+
+/// File and version of a library that was loaded by `name`, and stays loaded: unloading it would leave whatever was resolved
+/// in it dangling.
+fn describe(library: Library, name: &Path, loaded: libloading::Library) -> Found {
+    // Another file may answer to an earlier name than this one does.
+    let by_name = || library.files().iter().find_map(|name| load(Path::new(name)).ok());
+    let named = (name.is_absolute() && library.is_opened_by_name()).then(by_name).flatten();
+    let used = named.as_ref().unwrap_or(&loaded);
+    // SAFETY: it bears the library's name.
+    let version = unsafe { library.version(used) };
+    let is_this_file = named.is_none() && name.is_absolute();
+    let path = if is_this_file { name.canonicalize().ok() } else { file_of(library, used) };
+    std::mem::forget((named, loaded));
+    Found { path: path.unwrap_or_else(|| name.to_owned()), version }
+}
+
+/// File that this process has mapped for `loaded`, which was opened by a name that any file may bear.
+fn file_of(library: Library, loaded: &libloading::Library) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let stem = library.files()[0].split(".so").next()?;
-    maps.lines().filter_map(|line| Some(Path::new(line.get(line.find('/')?..)?))).find_map(|path| {
-        let name = path.file_name()?.to_string_lossy();
-        let rest = name.strip_prefix(stem)?;
-        rest.starts_with(".so").then(|| path.to_owned())
-    })
+    let is_librarys = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(".so")))
+    };
+    // SAFETY: the symbol is looked up, neither called nor read.
+    let function = unsafe { loaded.get::<*mut c_void>(library.version_function()) };
+    let address = function.map_or(0, |function| function.addr());
+    let mappings: Vec<Mapping> =
+        maps.lines().filter_map(Mapping::of).filter(|mapping| is_librarys(&mapping.path)).collect();
+    // The function may lie in a library that this one is made of.
+    let exact = mappings.iter().find(|mapping| mapping.addresses.contains(&address));
+    exact.or(mappings.first()).map(|mapping| mapping.path.clone())
 }
 
-/// True if the driver initialises: `cuInit` succeeds, which takes a device and permission to use it.
-#[must_use]
-pub fn driver_answers() -> bool {
-    type Init = unsafe extern "C" fn(u32) -> c_int;
-    // SAFETY: `cuInit` takes flags that must be 0, may be called any number of times, and the library stays loaded.
-    unsafe {
-        let Ok(library) = libloading::Library::new("libcuda.so.1") else { return false };
-        let answers = library.get::<Init>(b"cuInit").is_ok_and(|init| init(0) == 0);
-        std::mem::forget(library);
-        answers
+/// A file in the memory of this process.
+struct Mapping {
+    addresses: Range<usize>,
+    path: PathBuf,
+}
+
+impl Mapping {
+    /// Reads a line of `/proc/self/maps`; `None` if it is not about a file.
+    fn of(line: &str) -> Option<Self> {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        Some(Self { addresses: address(start)?..address(end)?, path: PathBuf::from(line.get(line.find('/')?..)?) })
     }
 }
 
@@ -267,6 +334,59 @@ mod tests {
             Ok(found) => assert!(found.path.is_absolute(), "the system's own: {found:?}"),
             Err(error) => panic!("{error}"),
         }
+    }
+
+    #[test]
+    fn files_in_the_usual_places_come_before_the_loaders() {
+        let check = |library, files: &[&str], expected: &[&str]| {
+            let found = candidates(library, files.iter().map(PathBuf::from).collect());
+            assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{library}");
+        };
+        let wheel = "/env/nvidia/cudnn/lib/libcudnn.so.9";
+        check(Library::Cudnn, &[wheel], &[wheel, "libcudnn.so", "libcudnn.so.9"]);
+        // The crates that call it ask for libnccl.so before anything else.
+        let wheel = "/env/nvidia/nccl/lib/libnccl.so.2";
+        check(Library::Nccl, &[wheel], &["libnccl.so", wheel, "libnccl.so.2"]);
+    }
+
+    /// Compiles a cuDNN that knows its version and nothing else.
+    fn make_cudnn(file: &Path, version: usize) {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let source = file.with_extension("c");
+        std::fs::write(&source, format!("unsigned long cudnnGetVersion(void) {{ return {version}; }}\n")).unwrap();
+        // The compiler that links this test.
+        let mut compiler = std::process::Command::new("cc");
+        let status = compiler.args(["-shared", "-fPIC", "-o"]).arg(file).arg(&source).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    #[test]
+    fn a_cudnn_that_is_too_old_does_not_hide_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] =
+            ["mine/libcudnn.so", "usr/lib/x86_64-linux-gnu/libcudnn.so.9"].map(|file| folder.path().join(file));
+        make_cudnn(&first, 8907);
+        make_cudnn(&second, 91_400);
+        let places = Places { library_path: vec![folder.path().join("mine")], ..places(&folder) };
+        let found = open(Library::Cudnn, &places).unwrap();
+        assert_eq!(found, Found { path: second.canonicalize().unwrap(), version: Some("9.14.0".to_owned()) });
+    }
+
+    #[test]
+    fn a_loaded_file_is_found_by_an_address_in_it() {
+        let line = "7f10a000-7f10c000 r-xp 00001000 08:01 77 /opt/a b/libnccl.so.2.28";
+        let Mapping { addresses, path } = Mapping::of(line).unwrap();
+        assert!(addresses.contains(&0x7f10_b000) && !addresses.contains(&0x7f10_c000));
+        assert_eq!(path, Path::new("/opt/a b/libnccl.so.2.28"));
+        assert!(Mapping::of("7f10a000-7f10c000 rw-p 00000000 00:00 0 [heap]").is_none());
+    }
+
+    #[test]
+    fn versions_are_written_as_their_maker_does() {
+        let check = |version, expected: &str| assert_eq!(dotted(version), expected);
+        check(8907, "8.9.7");
+        check(91_400, "9.14.0");
+        check(130_100, "13.1.0");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Choice;
 use crate::vendor::algorithms::Owner;
+use crate::vendor::run_file;
 
 /// Name of the file in a run's folder.
 pub const FILE: &str = "plans.json";
@@ -101,14 +102,10 @@ pub fn table() -> MutexGuard<'static, Choices> {
 /// # Errors
 /// If the file cannot be read, or is not such a file.
 pub fn restore(run_dir: &Path) -> io::Result<()> {
-    match std::fs::read_to_string(run_dir.join(FILE)) {
-        Ok(text) => {
-            table().extend(Choices::from_json(&text)?);
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    if let Some(choices) = run_file::read(run_dir, FILE, Choices::from_json)? {
+        table().extend(choices);
     }
+    Ok(())
 }
 
 /// Writes the process's table into a run's folder, whole or not at all. Writes nothing if it is empty.
@@ -118,13 +115,9 @@ pub fn restore(run_dir: &Path) -> io::Result<()> {
 pub fn save(run_dir: &Path) -> io::Result<()> {
     let json = {
         let table = table();
-        if table.is_empty() {
-            return Ok(());
-        }
-        table.to_json()
+        (!table.is_empty()).then(|| table.to_json())
     };
-    // The caller names the file.
-    hiend_cache::durable::write(&run_dir.join(FILE), json.as_bytes()).map_err(|error| error.source)
+    run_file::write(run_dir, FILE, json)
 }
 
 #[cfg(test)]

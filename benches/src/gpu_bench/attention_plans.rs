@@ -1,0 +1,114 @@
+//! Check that cuDNN computed the attentions of a case, in both directions: where it refuses one, products compute it, and
+//! the figures would be theirs.
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use hiend_trainer::vendor::cudnn::record;
+use serde_json::Value;
+
+use super::cli::Case;
+
+/// Attentions by their sizes and layouts, as the keys of the plans spell them.
+#[derive(Debug, Default)]
+struct Planned {
+    forward: BTreeSet<String>,
+    backward: BTreeSet<String>,
+}
+
+impl Planned {
+    /// Sorts the keys of plans. Plans of convolutions are passed over.
+    fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
+        let mut planned = Self::default();
+        for key in keys {
+            let backward = ["attention backward masked ", "attention backward "];
+            if let Some(attention) = backward.into_iter().find_map(|pass| key.strip_prefix(pass)) {
+                planned.backward.insert(attention.to_owned());
+            } else if let Some(attention) = key.strip_prefix("attention ") {
+                planned.forward.insert(attention.to_owned());
+            }
+        }
+        planned
+    }
+
+    /// The plans of this process so far.
+    fn of_process() -> Self {
+        let entries: Vec<Value> = serde_json::from_str(&record::table().to_json()).expect("a table is JSON");
+        Self::of(entries.iter().filter_map(|entry| entry["problem"].as_str()))
+    }
+
+    /// True if there are plans of `attentions` attentions, and of each both.
+    fn is_whole(&self, attentions: usize) -> bool {
+        self.forward.len() >= attentions && self.forward == self.backward
+    }
+}
+
+/// Numbers of attentions with a forward plan and with a backward plan.
+pub(super) fn counts() -> [usize; 2] {
+    let Planned { forward, backward } = Planned::of_process();
+    [forward.len(), backward.len()]
+}
+
+/// Number of different attentions of a case.
+fn attentions(case: Case) -> usize {
+    match case {
+        Case::Step
+        | Case::Overlap
+        | Case::Chunks
+        | Case::Service
+        | Case::Numerics
+        | Case::Kernels
+        | Case::Products
+        | Case::Shapes => 3,
+        Case::Finetune | Case::Predict => 1,
+        Case::Tests | Case::Reference | Case::Convolutions | Case::ConvolutionTimes => 0,
+    }
+}
+
+/// Checks the plans after `case` has run.
+///
+/// # Errors
+/// If an attention lacks a plan, with the reasons that were given.
+pub(super) fn check(case: Case) -> anyhow::Result<()> {
+    let needed = attentions(case);
+    let planned = Planned::of_process();
+    if needed == 0 || planned.is_whole(needed) {
+        return Ok(());
+    }
+    let incomplete: Vec<&String> = planned.forward.symmetric_difference(&planned.backward).collect();
+    bail!(
+        "--attention cudnn: {} forward and {} backward plans, expected both of at least {needed} attentions; \
+         only one of: {incomplete:?}; reasons: {:?}",
+        planned.forward.len(),
+        planned.backward.len(),
+        refusals()
+    );
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-nvrtc"))]
+fn refusals() -> Vec<String> {
+    hiend_trainer::vendor::fallback::warned()
+}
+
+/// Builds without CUDA never ask the library.
+#[cfg(not(any(feature = "cuda", feature = "cuda-nvrtc")))]
+fn refusals() -> Vec<String> {
+    vec!["this build has no CUDA".to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attention_without_a_backward_plan_is_incomplete() {
+        let keys = ["attention 2x4x9x9x8 Bf16", "attention 2x4x9x5x8 Bf16", "conv forward 1x32"];
+        let forward = Planned::of(keys.into_iter());
+        assert_eq!((forward.forward.len(), forward.backward.len()), (2, 0));
+        assert!(!forward.is_whole(2));
+        let backward = ["attention backward 2x4x9x9x8 Bf16", "attention backward masked 2x4x9x5x8 Bf16"];
+        assert!(!Planned::of(keys.into_iter().chain(backward.into_iter().take(1))).is_whole(2));
+        let both = Planned::of(keys.into_iter().chain(backward));
+        assert!(both.is_whole(2) && !both.is_whole(3));
+    }
+}

@@ -1,0 +1,310 @@
+//! The driver, its GPUs and NVIDIA's libraries on this machine, whether this build uses them or not.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+use serde_json::{Map, Value, json};
+
+use crate::vendor::cudnn;
+use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
+
+/// Driver, GPUs and libraries, as this process finds them.
+#[derive(Debug)]
+pub struct Machine {
+    places: Places,
+    driver: Result<Driver, DriverError>,
+    libraries: Vec<(Library, Result<Found, Unusable>)>,
+    libdevice: Libdevice,
+}
+
+/// Reason why a library is not used.
+#[derive(Debug)]
+enum Unusable {
+    /// It is in none of the usual places.
+    Missing,
+    /// It cannot be loaded, or is too old.
+    Refused(String),
+}
+
+impl From<&LibraryError> for Unusable {
+    fn from(error: &LibraryError) -> Self {
+        match error {
+            LibraryError::Missing { .. } => Self::Missing,
+            LibraryError::Broken { .. } => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Opens `library` as the code that uses it does, with the version and the functions that it needs.
+fn usable(library: Library, places: &Places) -> Result<Found, Unusable> {
+    match library {
+        Library::Cudnn => cudnn::library().map(|library| library.found.clone()).map_err(|reason| match reason {
+            cudnn::Unavailable::Library(error) => error.into(),
+            reason => Unusable::Refused(reason.to_string()),
+        }),
+        #[cfg(feature = "cuda")]
+        Library::CublasLt => {
+            use crate::vendor::cublaslt;
+            cublaslt::library().cloned().map_err(|reason| match reason {
+                cublaslt::Unavailable::Library(error) => error.into(),
+                reason => Unusable::Refused(reason.to_string()),
+            })
+        }
+        Library::Libdevice => match places.libdevice() {
+            Libdevice::Usable(path) => Ok(Found { path, version: None }),
+            Libdevice::Elsewhere(root) => Err(Unusable::Refused(format!(
+                "in {}, where the code generator does not look: set CUDA_PATH={}",
+                root.join("nvvm/libdevice").display(),
+                root.display()
+            ))),
+            Libdevice::Missing => Err(Unusable::Missing),
+        },
+        _ => library::open(library, places).map_err(|error| Unusable::from(&error)),
+    }
+}
+
+/// Oldest cuDNN whose attention is used, as the library numbers it.
+const OLDEST_ATTENTION: usize = 91_100;
+
+/// Remark on a cuDNN before that.
+const TOO_OLD: &str = " (not used for attention, which needs 9.11)";
+
+/// True if cuDNN is used, but not for attention.
+fn lacks_attention() -> bool {
+    cudnn::library().is_ok_and(|library| library.version < OLDEST_ATTENTION)
+}
+
+/// The NVIDIA driver and its devices.
+#[derive(Debug)]
+struct Driver {
+    version: String,
+    /// Newest CUDA version that the driver runs, `(major, minor)`.
+    cuda: (i32, i32),
+    devices: Vec<Gpu>,
+}
+
+/// Reasons why the driver says nothing.
+#[derive(Debug, thiserror::Error)]
+enum DriverError {
+    /// A machine without driver.
+    #[error("not installed: {}", Library::Driver.how_to_get())]
+    Missing,
+    /// The driver cannot be used.
+    #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
+    Unusable(NvmlError),
+    /// The driver answered some questions only.
+    #[error("does not answer: {0}")]
+    Silent(NvmlError),
+}
+
+/// One NVIDIA device.
+#[derive(Debug)]
+struct Gpu {
+    name: String,
+    capability: (i32, i32),
+    free: u64,
+    total: u64,
+}
+
+impl Machine {
+    /// Looks at this machine, and loads the libraries that are there.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let places = Places::of_process();
+        Self {
+            driver: driver(),
+            libraries: Library::ALL.into_iter().map(|library| (library, usable(library, &places))).collect(),
+            libdevice: places.libdevice(),
+            places,
+        }
+    }
+
+    /// GPUs, driver and libraries with their paths and versions, for the record of a measurement.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let described = |found: &Result<Found, Unusable>| match found {
+            Ok(Found { path, version }) => json!({ "path": path.display().to_string(), "version": version }),
+            Err(Unusable::Missing) => json!({ "error": "missing" }),
+            Err(Unusable::Refused(reason)) => json!({ "error": reason }),
+        };
+        let libraries: Map<String, Value> =
+            self.libraries.iter().map(|(library, found)| (library.to_string(), described(found))).collect();
+        let (driver, gpus): (Value, Vec<Value>) = match &self.driver {
+            Ok(Driver { version, devices, .. }) => {
+                (json!(version), devices.iter().map(|gpu| json!(gpu.name)).collect())
+            }
+            Err(reason) => (json!({ "error": reason.to_string() }), vec![]),
+        };
+        json!({ "driver": driver, "gpus": gpus, "libraries": libraries })
+    }
+
+    /// Changes that would make this machine or this build faster, most effective first.
+    pub(super) fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        let has_gpu = self.driver.as_ref().is_ok_and(|driver| !driver.devices.is_empty());
+        let missing = |wanted| self.libraries.iter().any(|(library, found)| *library == wanted && found.is_err());
+        if !has_gpu {
+            return advice;
+        }
+        if !cfg!(feature = "cuda") {
+            advice.push("a build with CUDA would use the GPU: cargo build --release --features cuda".to_owned());
+        }
+        if !cfg!(feature = "cuda-nvrtc") {
+            match &self.libdevice {
+                Libdevice::Usable(_) => {}
+                Libdevice::Elsewhere(root) => {
+                    advice.push(format!(
+                        "CUDA_PATH={} lets kernels find libdevice; without it none runs",
+                        root.display()
+                    ));
+                }
+                Libdevice::Missing => {
+                    advice.push(format!("libdevice lets kernels run at all: {}", Library::Libdevice.how_to_get()));
+                }
+            }
+        }
+        if missing(Library::CublasLt) {
+            advice.push(format!(
+                "cuBLASLt multiplies at 416 to 804 TFLOP/s on an H100 where the built-in kernels make 30 to 146: {}",
+                Library::CublasLt.how_to_get()
+            ));
+        }
+        if missing(Library::Cudnn) {
+            advice.push(format!(
+                "cuDNN convolves; without it fine-tuning and prediction wait for minutes while convolutions are tuned: {}",
+                Library::Cudnn.how_to_get()
+            ));
+        }
+        if !missing(Library::Cudnn) && missing(Library::Nvrtc) {
+            advice.push(format!(
+                "cuDNN compiles some of its engines by NVRTC, those of attention among them: {}",
+                Library::Nvrtc.how_to_get()
+            ));
+        }
+        let several = self.driver.as_ref().is_ok_and(|driver| driver.devices.len() > 1);
+        if several && !library::loads_by_name("libnccl.so") {
+            advice.push(format!("NCCL lets several GPUs train one model: {}", Library::Nccl.how_to_get()));
+        }
+        advice
+    }
+}
+
+/// Asks NVML, which comes with the driver and takes no memory on the devices.
+fn driver() -> Result<Driver, DriverError> {
+    let nvml = Nvml::init().map_err(|error| match error {
+        NvmlError::LibloadingError(_) => DriverError::Missing,
+        error => DriverError::Unusable(error),
+    })?;
+    let read = || -> Result<Driver, NvmlError> {
+        let cuda = nvml.sys_cuda_driver_version()?;
+        let device = |index| -> Result<Gpu, NvmlError> {
+            let device = nvml.device_by_index(index)?;
+            let (memory, capability) = (device.memory_info()?, device.cuda_compute_capability()?);
+            Ok(Gpu {
+                name: device.name()?,
+                capability: (capability.major, capability.minor),
+                free: memory.free,
+                total: memory.total,
+            })
+        };
+        Ok(Driver {
+            version: nvml.sys_driver_version()?,
+            cuda: (cuda / 1000, cuda % 1000 / 10),
+            devices: (0..nvml.device_count()?).map(device).collect::<Result<_, _>>()?,
+        })
+    };
+    read().map_err(DriverError::Silent)
+}
+
+/// Remark on the libraries in a build that uses none of them.
+const UNUSED: &str = " (of no use to this build, which has no CUDA: cargo install --path trainer --features cuda)";
+
+fn shown(path: Option<&PathBuf>) -> String {
+    path.map_or_else(|| "unset".to_owned(), |path| path.display().to_string())
+}
+
+/// Rows of `doctor`: driver, GPUs, libraries, and the folders that were searched.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.driver {
+            Ok(Driver { version, cuda, devices }) => {
+                writeln!(f, "driver       {version}, for CUDA up to {}.{}", cuda.0, cuda.1)?;
+                for (index, gpu) in devices.iter().enumerate() {
+                    let Gpu { name, capability, free, total } = gpu;
+                    let (free, total) = (ByteSize::b(*free).display().iec(), ByteSize::b(*total).display().iec());
+                    let (major, minor) = capability;
+                    writeln!(f, "  gpu {index:<7}{name}, compute capability {major}.{minor}, {free} of {total} free")?;
+                }
+                if devices.is_empty() {
+                    writeln!(f, "  no devices")?;
+                }
+            }
+            Err(reason) => writeln!(f, "driver       {reason}")?,
+        }
+        writeln!(f, "libraries{}", if cfg!(feature = "cuda") { "" } else { UNUSED })?;
+        for (library, found) in &self.libraries {
+            let name = library.to_string();
+            match found {
+                Ok(Found { path, version: Some(version) }) => {
+                    let remark = if *library == Library::Cudnn && lacks_attention() { TOO_OLD } else { "" };
+                    writeln!(f, "  {name:<11}{version}, {}{remark}", path.display())?;
+                }
+                Ok(Found { path, version: None }) => writeln!(f, "  {name:<11}{}", path.display())?,
+                // Told above.
+                Err(Unusable::Missing) if *library == Library::Driver && self.driver.is_err() => {}
+                Err(Unusable::Missing) => writeln!(f, "  {name:<11}missing: {}", library.how_to_get())?,
+                Err(Unusable::Refused(reason)) => writeln!(f, "  {name:<11}not used: {reason}")?,
+            }
+        }
+        let Places { library_path, cuda_path, environments, .. } = &self.places;
+        let list = |paths: &[PathBuf]| {
+            let all = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            if all.is_empty() { "none".to_owned() } else { all }
+        };
+        writeln!(f, "  searched: the system's folders, CUDA_PATH ({}),", shown(cuda_path.as_ref()))?;
+        writeln!(
+            f,
+            "    LD_LIBRARY_PATH ({}), the active Python environment ({})",
+            list(library_path),
+            list(environments)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn libdevice_is_usable_only_where_the_code_generator_looks() {
+        let tree = tempfile::tempdir().unwrap();
+        let folder = tree.path().join("home/env/lib/python3.12/site-packages/nvidia/cu13/nvvm/libdevice");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("libdevice.10.bc"), "bitcode").unwrap();
+        let environments = vec![tree.path().join("home/env")];
+        let places = Places { root: tree.path().to_owned(), environments, ..Places::default() };
+        let root = folder.ancestors().nth(2).unwrap();
+        match usable(Library::Libdevice, &places) {
+            Err(Unusable::Refused(reason)) => {
+                assert!(reason.ends_with(&format!("set CUDA_PATH={}", root.display())), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let set = Places { cuda_path: Some(root.to_owned()), ..places };
+        assert_eq!(usable(Library::Libdevice, &set).unwrap().path, folder.join("libdevice.10.bc"));
+    }
+
+    #[test]
+    fn the_record_names_every_library() {
+        let json = Machine::of_process().to_json();
+        for library in Library::ALL {
+            let row = &json["libraries"][library.to_string()];
+            assert!(row["path"].is_string() != row["error"].is_string(), "{library}: {row}");
+        }
+        assert!(json["gpus"].is_array() && !json["driver"].is_null(), "{json}");
+    }
+}
