@@ -98,7 +98,7 @@ pub enum DiskCacheError {
         needed: u64,
     },
     /// A folder that this process has open with another size.
-    #[error("{}: this process uses this disk cache with {open} bytes already, not {bytes}", dir.display())]
+    #[error("{}: already open in this process with a size of {open} bytes; cannot open it with {bytes}", dir.display())]
     OtherSize {
         /// Path of the folder.
         dir: PathBuf,

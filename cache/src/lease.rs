@@ -51,7 +51,7 @@ struct State {
 }
 
 impl Lease {
-    /// Takes a lease of a kind, next to any others of that kind. `note` says to people which process holds it.
+    /// Takes a lease of a kind, next to any others of that kind. `note` names the holding process in messages.
     ///
     /// # Errors
     /// If its file cannot be written.

@@ -120,7 +120,7 @@ impl CaseFiles {
         read_volume(&self.image)
     }
 
-    /// True for DICOM files, of whatever modality: a path alone stands for the CT series that it belongs to.
+    /// Returns true for DICOM files, of whatever modality: a path alone stands for the CT series that it belongs to.
     #[cfg(feature = "dicom")]
     fn is_series(&self) -> bool {
         let name = self.image.file_name().and_then(|name| name.to_str());

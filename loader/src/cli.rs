@@ -124,7 +124,7 @@ pub(crate) struct Convert {
     /// Compare the content of files even where size and modification time are unchanged; reads all data
     #[arg(long)]
     pub checksum: bool,
-    /// Convert a dataset or case again although it is in the cache unchanged, to mend what `verify` found for example;
+    /// Convert a dataset or case again even if unchanged, for example to repair damage that `verify` found;
     /// `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub reconvert: Vec<String>,
@@ -141,8 +141,8 @@ pub(crate) struct Convert {
     pub worker: Option<(usize, usize)>,
     /// Take cases one by one, so that any number of such runs share them and take over those of slow or dead ones
     ///
-    /// The runs need access to the same DATA and --out, no number and no coordinator. Each shows that it is alive by a
-    /// small file in --out
+    /// The runs need the same DATA and --out, but neither worker numbers nor a coordinator. Each signals that it is
+    /// alive through a small file in --out
     #[arg(long, conflicts_with_all = ["worker", "dry_run"])]
     pub claim: bool,
     /// Seconds without a sign of life after which other runs with --claim take over a run's cases

@@ -68,8 +68,8 @@ pub struct Dataset {
     pub unused: Vec<UnusedFile>,
     /// Contradictions within the dataset that the user should know of.
     pub notes: Vec<DatasetNote>,
-    /// Beginnings of case keys whose folders are there but empty, as mount points are when nothing is mounted, or have a
-    /// `dataset.json` that cannot be used: cases that a cache holds of them must not be taken for removed.
+    /// Prefixes of case keys whose folder is empty (such as an unmounted mount point) or whose `dataset.json` is
+    /// unusable. Cached cases with these prefixes do not count as removed.
     pub vacant: Vec<String>,
 }
 
@@ -208,8 +208,8 @@ impl Finder<'_> {
         }
     }
 
-    /// Takes in a dataset without cases, whose cases in a cache must not be taken for removed. Datasets within its folder are
-    /// left out with it, as they are within that of any dataset; a folder in no layout of its own only groups them.
+    /// Adds a dataset without cases and marks it vacant, so that its cases in a cache do not count as removed. Datasets
+    /// nested in its folder are ignored with it, unless the folder has no layout of its own.
     fn leave_out(
         &mut self,
         folder: &Folder,
@@ -314,7 +314,7 @@ impl Finder<'_> {
     }
 }
 
-/// True for a path with the ending of a volume, be it a hidden file.
+/// Returns true if the path has a volume's file extension, also for hidden files.
 fn is_volume(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     file_stem(name.trim_start_matches('.')).is_some()
@@ -426,7 +426,7 @@ impl Dataset {
         DatasetInfo { labels: self.labels.clone(), regions: self.regions.clone(), ignore: self.ignore }
     }
 
-    /// True if the dataset names classes or has label maps. Scans alone say nothing about classes.
+    /// Returns true if the dataset names classes or has label maps. Scans alone say nothing about classes.
     #[must_use]
     pub fn has_classes(&self) -> bool {
         !self.labels.is_empty() || !self.regions.is_empty() || self.cases.iter().any(|case| case.label.is_some())

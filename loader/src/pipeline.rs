@@ -246,7 +246,7 @@ impl Loader {
 
     /// Makes the batch of one step in the memory given, on the loader's threads; the calling thread waits.
     ///
-    /// Gives the very batch that [`Self::stream`] gives for this step.
+    /// Returns exactly the batch that [`Self::stream`] yields for this step.
     ///
     /// # Errors
     /// Like the items of a stream.

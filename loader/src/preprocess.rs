@@ -177,7 +177,7 @@ pub enum PreprocessError {
 }
 
 impl PreprocessError {
-    /// True if the label map is at fault rather than the image.
+    /// Returns true if the label map is at fault rather than the image.
     #[must_use]
     pub fn concerns_label(&self) -> bool {
         matches!(self, Self::LabelShape { .. } | Self::LabelPlace { .. })

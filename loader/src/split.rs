@@ -219,7 +219,7 @@ impl FoldSplit {
         Ok(folds)
     }
 
-    /// True if a case of this fold belongs to the part.
+    /// Returns true if a case of this fold belongs to the part.
     fn takes(&self, fold: u32) -> bool {
         (fold == self.fold) == (self.part == Part::Validation)
     }

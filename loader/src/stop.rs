@@ -20,7 +20,7 @@ impl Stop {
         self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// True if the flag was raised.
+    /// Returns true if the flag was raised.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)

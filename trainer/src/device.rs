@@ -173,7 +173,7 @@ impl Compute {
         self.raw.clone().autodiff()
     }
 
-    /// True if this is the CPU.
+    /// Returns true if this is the CPU.
     #[must_use]
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Cpu
@@ -190,7 +190,7 @@ impl Compute {
         }
     }
 
-    /// True if this is a CUDA device.
+    /// Returns true if this is a CUDA device.
     #[must_use]
     pub fn is_cuda(&self) -> bool {
         matches!(self.kind, Kind::Cuda(_))

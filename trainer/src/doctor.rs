@@ -65,7 +65,7 @@ impl Report {
         Self { machine: Machine::of_process(), device: Compute::open(choice).map(examined) }
     }
 
-    /// True if the device was opened and its products are those of the definition.
+    /// Returns true if the device was opened and its products are those of the definition.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.device.as_ref().is_ok_and(|device| device.products.iter().all(ProductCheck::is_close))

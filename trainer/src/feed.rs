@@ -81,7 +81,7 @@ impl<T: Send + 'static> Feed<T> {
         Ok(Self { batches: Some(batches), thread: Some(thread), next_step: start_step })
     }
 
-    /// True if [`Self::next_batch`] returns without waiting.
+    /// Returns true if [`Self::next_batch`] returns without waiting.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.batches.as_ref().is_none_or(|batches| !batches.is_empty() || batches.is_disconnected())

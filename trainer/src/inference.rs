@@ -57,7 +57,7 @@ impl DeviceError {
         Self { message: format!("{message}{reason}") }
     }
 
-    /// True if the device's memory was exhausted, so that something smaller may succeed.
+    /// Returns true if the device's memory was exhausted, so that something smaller may succeed.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         is_out_of_memory(&self.message)

@@ -222,7 +222,8 @@ struct Tail {
 }
 
 impl Tail {
-    /// Keeps the complete lines that are JSON objects. The first line of a `cut` tail is not complete and stays.
+    /// Keeps the complete lines that are JSON objects. If `cut`, the tail starts in the middle of a line; that fragment
+    /// is kept unchecked.
     fn of(tail: &[u8], cut: bool) -> Self {
         let (mut kept, mut sound, mut num_garbage) = (Vec::with_capacity(tail.len()), None, 0);
         for (number, line) in tail.split_inclusive(|&byte| byte == b'\n').enumerate() {

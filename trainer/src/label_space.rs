@@ -57,7 +57,7 @@ impl LabelSpace {
         self.ignore
     }
 
-    /// True if a label is a class or the ignore label.
+    /// Returns true if a label is a class or the ignore label.
     #[must_use]
     pub fn contains(&self, label: u8) -> bool {
         usize::from(label) < self.num_classes || self.ignore == Some(label)

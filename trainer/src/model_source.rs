@@ -313,7 +313,7 @@ fn first_weights(config: &PretrainConfig, device: &Device) -> HiEndMae {
     config.model.init(config.stream.crop_size, &mut WeightInit::new(0, device))
 }
 
-/// True if the tensors that depend on a model's sizes have the shapes that `config` implies.
+/// Returns true if the tensors that depend on a model's sizes have the shapes that `config` implies.
 fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
     let has = |key: &str, shape: &[usize]| state.tensors.get(key).is_some_and(|tensor| tensor.shape == shape);
     let model = &config.model;

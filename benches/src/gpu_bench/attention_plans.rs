@@ -37,7 +37,7 @@ impl Planned {
         Self::of(entries.iter().filter_map(|entry| entry["problem"].as_str()))
     }
 
-    /// True if there are plans of `attentions` attentions, and of each both.
+    /// Returns true if there are plans of `attentions` attentions, and of each both.
     fn is_whole(&self, attentions: usize) -> bool {
         self.forward.len() >= attentions && self.forward == self.backward
     }

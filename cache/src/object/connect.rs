@@ -97,7 +97,7 @@ fn variables(scheme: &str) -> &'static str {
     }
 }
 
-/// A variable without which the others of the environment are of no use.
+/// Returns the environment variable that is missing although its companions are set.
 fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
     let (key, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
     let accounts = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"];
@@ -141,7 +141,8 @@ fn one_line(err: &object_store::Error) -> String {
     if text.contains(&first) { text } else { format!("{text}: {first}") }
 }
 
-/// Removes the limits of repetition from the text of `object_store`: the number is meant to be never reached.
+/// Removes the retry limits from an error text of `object_store`; retries are bounded by time, and the count in the
+/// text is a placeholder.
 fn without_limits(text: &str) -> String {
     let limits = text.split_once(", max_retries: ").and_then(|(before, rest)| {
         let (_, after) = rest.split_once(" - ")?;

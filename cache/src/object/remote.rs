@@ -289,7 +289,7 @@ impl Frame<'_> {
     }
 }
 
-/// Blocks that the current thread fetches; others may do so again once this is dropped.
+/// Claim of one thread on the blocks it is fetching. Dropping the claim lets other threads fetch them.
 struct Claimed<'a> {
     file: &'a RemoteFile,
     numbers: Vec<u32>,

@@ -96,7 +96,7 @@ struct Store {
 struct State {
     /// Time of the first failure since the last answer.
     failing_since: Option<Instant>,
-    /// `true` once the failure was told.
+    /// True once the failure has been reported.
     is_told: bool,
     /// `true` once the machine's metadata service has answered.
     has_role: bool,

@@ -33,7 +33,7 @@ impl Batch {
     /// Wraps a batch and counts it in `alive` for as long as it exists.
     ///
     /// # Errors
-    /// If the batch holds boxes or chunks, which are no arrays of one shape.
+    /// If the batch holds boxes or chunks, which do not form one array.
     pub(crate) fn new(mut batch: loader::Batch, alive: &Arc<AtomicUsize>) -> Result<Self, Failure> {
         let shape = batch.shape;
         let image = match &mut batch.images {

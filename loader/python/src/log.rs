@@ -18,7 +18,7 @@ const CAPACITY: usize = 1024;
 
 /// A message for Python's `logging`.
 struct Message {
-    /// Numeric level of Python.
+    /// Level as a number of Python's `logging` module.
     level: u32,
     /// Name of the logger.
     logger: String,

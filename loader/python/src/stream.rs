@@ -74,7 +74,7 @@ impl Stream {
         self.open_requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
     }
 
-    /// True if the caller holds every buffer, so that no further batch can be made.
+    /// Returns true if the caller holds every buffer, so that no further batch can be made.
     fn has_no_buffer(&self) -> bool {
         self.alive.load(Ordering::Relaxed) >= self.num_buffers
     }

@@ -82,7 +82,7 @@ impl Images {
         }
     }
 
-    /// True if there are no voxels.
+    /// Returns true if there are no voxels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -24,7 +24,7 @@ use crate::stats;
 /// Serve batches of augmented crops to training processes
 ///
 /// Clients (`hiend-train --loader URL`, the Python package `hiend`, `hiend-shard stream --loader URL`) choose seed, batch, crop
-/// size, sampling and augmentation, and receive the batches that a loader in their own process would give. Several
+/// size, sampling and augmentation, and receive exactly the batches that an in-process loader would make. Several
 /// servers with the same shards can serve one client
 #[derive(Debug, Parser)]
 #[command(name = "hiend-serve", version, after_help = AFTER_HELP)]

@@ -21,7 +21,10 @@ const LARGE_MM: f64 = 3000.0;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ExtentError {
     /// The resampled volume would fit no memory.
-    #[error("voxels of {} mm would make it {voxels:.1e} voxels large at the new spacing; mend the header", sides(*spacing))]
+    #[error(
+        "with voxel sides of {} mm the resampled scan would have {voxels:.1e} voxels; correct the spacing in the header",
+        sides(*spacing)
+    )]
     TooLarge {
         /// Voxel side lengths by the header, in mm.
         spacing: [f64; 3],
@@ -29,7 +32,11 @@ pub enum ExtentError {
         voxels: f64,
     },
     /// The whole scan is a few millimetres large.
-    #[error("scan of {} mm in all, with voxels of {} mm; mend the header (are its units metres?)", sides(*extent), sides(*spacing))]
+    #[error(
+        "the whole scan measures {} mm with voxels of {} mm; correct the spacing in the header (is it in metres?)",
+        sides(*extent),
+        sides(*spacing)
+    )]
     TooSmall {
         /// Voxel side lengths by the header, in mm.
         spacing: [f64; 3],
@@ -89,7 +96,7 @@ pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
     };
     let (extent, voxel) = (sides(extent), sides(spacing));
     findings.push(format!(
-        "scan of {extent} mm in all, with voxels of {voxel} mm; mend the header if its units are {unit}"
+        "the whole scan measures {extent} mm with voxels of {voxel} mm; correct the header if its units are {unit}"
     ));
     findings
 }
@@ -117,27 +124,27 @@ mod tests {
         assert_eq!(check(0.7), Ok(()));
         assert_eq!(check(5.0), Ok(()));
         let error = check(0.0015).unwrap_err().to_string();
-        assert!(error.starts_with("scan of 0.01 x 0.01 x 0.01 mm in all, with voxels of 1.5e-3 x"), "{error}");
+        assert!(error.starts_with("the whole scan measures 0.01 x 0.01 x 0.01 mm with voxels of 1.5e-3 x"), "{error}");
         assert!(matches!(check(1500.0), Err(ExtentError::TooLarge { .. })));
     }
 
     #[test]
-    fn sizes_that_few_scans_have_are_told() {
+    fn sizes_that_few_scans_have_are_reported() {
         let check = |shape, sides, expected: &[&str]| {
             let found = extent_findings(&info(shape, sides));
             let is_expected = found.iter().zip(expected).all(|(text, part)| text.contains(*part));
             assert!(found.len() == expected.len() && is_expected, "{found:?}");
         };
-        let in_cm = "mm; mend the header if its units are cm";
+        let in_cm = "mm; correct the header if its units are cm";
         // A coarse torso, a fine one, and a whole body, in cm.
         check(
             [100, 100, 60],
             [0.42, 0.42, 0.5],
-            &["scan of 42.00 x 42.00 x 30.00 mm in all, with voxels of 0.42 x 0.42 x 0.50 "],
+            &["the whole scan measures 42.00 x 42.00 x 30.00 mm with voxels of 0.42 x 0.42 x 0.50 "],
         );
         check([512, 512, 100], [0.078, 0.078, 0.5], &[in_cm]);
         check([512, 512, 600], [0.097, 0.097, 0.3], &[in_cm]);
-        check([512, 512, 300], [700.0, 700.0, 2500.0], &["mend the header if its units are micrometres"]);
+        check([512, 512, 300], [700.0, 700.0, 2500.0], &["correct the header if its units are micrometres"]);
         // The same in mm, an ear, and a part of 32 mm that was cut out.
         check([512, 512, 100], [0.78, 0.78, 5.0], &[]);
         check([512, 512, 300], [0.18, 0.18, 0.2], &[]);

@@ -235,7 +235,7 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
     }
 }
 
-/// Keeps a damaged shard under another name, in case somebody wants to look at it. The cases of a lost or damaged shard
+/// Renames a damaged shard, so that it is kept for inspection but no longer read. The cases of a lost or damaged shard
 /// count as new: those in this data and this worker's share are made again, others are missing until their own run.
 fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {

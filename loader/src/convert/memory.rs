@@ -28,7 +28,7 @@ pub(super) struct NoMemory {
     pub needed: u64,
 }
 
-/// True if the system would grant `bytes` of memory now.
+/// Returns true if the system would grant `bytes` of memory now.
 ///
 /// The memory is returned at once. Later allocations of the case abort the process where they fail, so this check turns
 /// most of such failures (an address space limited by `ulimit -v`, no overcommitment) into a skipped case.

@@ -93,7 +93,7 @@ fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
     is_settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
 }
 
-/// True if nothing but the hashes could differ.
+/// Returns true if nothing but the hashes could differ.
 pub(super) fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
     let is_timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
     let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };

@@ -297,7 +297,7 @@ impl Suspicion {
         (share >= FAR_BELOW_SHARE).then_some(Self::FarBelow { min, max, share })
     }
 
-    /// True for the values of a mask or label map, an empty one included.
+    /// Returns true for the values of a mask or label map, an empty one included.
     fn is_mask(self) -> bool {
         matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }

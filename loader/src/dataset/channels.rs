@@ -77,7 +77,7 @@ impl ChannelNames {
         Self { channels }
     }
 
-    /// True if numbers of the folder are channels.
+    /// Returns true if numbers of the folder are channels.
     pub(super) fn has_channels(&self) -> bool {
         !self.channels.is_empty()
     }

@@ -48,7 +48,7 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// True if channels are named, and all of them CTs.
+    /// Returns true if channels are named, and all of them CTs.
     pub(super) fn has_only_cts(&self) -> bool {
         !self.channels.is_empty() && self.channels.iter().all(|channel| is_ct_channel(channel))
     }

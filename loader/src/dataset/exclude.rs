@@ -78,7 +78,7 @@ impl Exclude {
     }
 }
 
-/// `BTCV` of `Dataset001_BTCV`, `Liver` of `Task03_Liver`.
+/// Dataset name without its numbered prefix: `BTCV` for `Dataset001_BTCV`, `Liver` for `Task03_Liver`.
 fn short_name(name: &str) -> &str {
     match name.split_once('_') {
         Some((head, tail)) if head.starts_with("Dataset") || head.starts_with("Task") => tail,

@@ -181,7 +181,7 @@ fn volumes_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(volumes)
 }
 
-/// True if something has this name, be it a dangling link.
+/// Returns true if the name is taken, also by a dangling link.
 fn exists(path: &Path) -> Result<bool, DatasetError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),

@@ -30,7 +30,7 @@ impl CaseFolder<'_> {
         self.label.is_some() || self.masks.is_some()
     }
 
-    /// True if the label map is named like the image or like the folder, or a label map and nothing else.
+    /// Returns true if the label map is named like the image or like the folder, or a label map and nothing else.
     fn has_corresponding_names(&self) -> bool {
         let key = |file: &TreeFile| file.stem().map(case_key).unwrap_or_default();
         let (image, label) = (key(self.image), self.label.map(key).unwrap_or_default());
@@ -63,8 +63,8 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
 }
 
-/// True for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither is the only
-/// scan.
+/// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
+/// is the only scan.
 fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
     let Some((name, _)) = channel(stem) else { return false };
     images.iter().filter(|(_, other)| channel(other).is_some_and(|(of, _)| of == name)).count() > 1

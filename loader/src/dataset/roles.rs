@@ -150,13 +150,13 @@ fn parts(name: &str) -> Vec<String> {
     parts
 }
 
-/// True if a file name's stem is that of a label map.
+/// Returns true if a file name's stem is that of a label map.
 pub(super) fn is_label_name(stem: &str) -> bool {
     parts(stem).iter().any(|part| LABEL_WORDS.contains(&part.as_str()))
 }
 
-/// True if a folder's name says that it holds label maps: `masks`, `Ground-truth`, and whatever begins with `label`, such as
-/// `labelsTr2200`. Folders of labelled scans (`labelled`) hold images.
+/// Returns true if a folder's name says that it holds label maps: `masks`, `Ground-truth`, and whatever begins with
+/// `label`, such as `labelsTr2200`. Folders of labelled scans (`labelled`) hold images.
 pub(super) fn is_label_folder(name: &str) -> bool {
     let parts = parts(name);
     let is_label = |part: &String| {
@@ -165,12 +165,12 @@ pub(super) fn is_label_folder(name: &str) -> bool {
     parts.iter().any(is_label) || parts.concat().contains("groundtruth") || is_label_name(name)
 }
 
-/// True if a folder's name says nothing but that it holds images.
+/// Returns true if a folder's name says nothing but that it holds images.
 pub(super) fn is_image_folder(name: &str) -> bool {
     IMAGE_FOLDERS.contains(&name.to_lowercase().as_str())
 }
 
-/// True if a folder's name says, among other things, that it holds images: `imagesTr2200`, `Case_Images`.
+/// Returns true if a folder's name says, among other things, that it holds images: `imagesTr2200`, `Case_Images`.
 pub(super) fn is_like_image_folder(name: &str) -> bool {
     let is_image = parts(name).iter().any(|part| part.starts_with("image"));
     is_image_folder(name) || (is_image && !is_label_folder(name))
@@ -192,13 +192,13 @@ impl Split {
         Some(*split)
     }
 
-    /// True if a folder's name says that its files are kept apart from training.
+    /// Returns true if a folder's name says that its files are kept apart from training.
     pub(super) fn is_apart(name: &str) -> bool {
         matches!(Self::of(name), Some(Self::Validation | Self::Test))
     }
 }
 
-/// True if a stem consists of words for images only: `ct`, `imaging`, `image_0000`.
+/// Returns true if a stem consists of words for images only: `ct`, `imaging`, `image_0000`.
 pub(super) fn is_generic_image_name(stem: &str) -> bool {
     parts(stem).iter().all(|part| IMAGE_WORDS.contains(&part.as_str()))
 }
@@ -254,8 +254,8 @@ fn has_ct_word(name: &str) -> bool {
     words(name).any(|word| CT_WORDS.contains(&word.as_str()))
 }
 
-/// True for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes "CT", others
-/// "computed tomography". Positron emission tomography is none.
+/// Returns true for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes
+/// "CT", others "computed tomography". Positron emission tomography is none.
 pub(super) fn is_ct_channel(name: &str) -> bool {
     let words: Vec<String> = words(name).collect();
     let has = |wanted: &str| words.iter().any(|word| word == wanted);

@@ -31,7 +31,7 @@ pub enum UnusedReason {
     TestData,
     /// Data of the validation set, next to a training set that is converted.
     Validation,
-    /// A mask of a part of what another label map of the case holds.
+    /// A mask of structures that another label map of the case already contains.
     PartOfLabel,
     /// A packed archive.
     Archive,
@@ -303,7 +303,7 @@ pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
     }
 }
 
-/// True if a volume, or a folder below `base` that it lies in, is named like label maps.
+/// Returns true if a volume, or a folder below `base` that it lies in, is named like label maps.
 pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
     file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
 }
@@ -314,7 +314,7 @@ fn folders_below(file: &TreeFile, base: &Path) -> Vec<String> {
     below.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
-/// True if a file lies in the direct subfolder `name` of `folder`, or deeper.
+/// Returns true if a file lies in the direct subfolder `name` of `folder`, or deeper.
 pub(super) fn lies_in(file: &TreeFile, folder: &Path, name: &str) -> bool {
     file.path.starts_with(folder.join(name))
 }

@@ -46,7 +46,7 @@ pub(super) fn check_disk_caches(sequence: &Sequence, visits: usize) -> Result<Op
 impl Shared {
     /// Fetches what a visit will read, or advises the system of it if its case is local.
     ///
-    /// An error is left to the visit, which meets it again.
+    /// Errors are only logged here; the visit reads the same bytes and reports them.
     pub(super) fn fetch_ahead(&self, visit: u64, visitor: &mut Visitor) {
         let (case, epoch) = self.sequence.visit(visit);
         if !is_to_be_fetched(case) {

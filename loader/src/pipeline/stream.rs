@@ -107,7 +107,7 @@ pub(super) fn check_step(step: u64) -> Result<(), Error> {
     Err(Error::BadConfig { key: "start_step", reason })
 }
 
-/// True if the system has memory for all batch buffers.
+/// Returns true if the system has memory for all batch buffers.
 ///
 /// The memory is returned at once. The buffers are then allocated by a call that gets zeroed pages without writing to
 /// them, which aborts the process if there are none.

@@ -104,7 +104,7 @@ fn linear(affine: &Affine) -> [[f64; 3]; 3] {
     std::array::from_fn(|row| std::array::from_fn(|column| affine[row][column]))
 }
 
-/// True if two affines are equal within MONAI's tolerance.
+/// Returns true if two affines are equal within MONAI's tolerance.
 fn close(a: &Affine, b: &Affine) -> bool {
     a.as_flattened().iter().zip(b.as_flattened()).all(|(a, b)| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs())
 }
@@ -127,7 +127,7 @@ impl Coordinates {
         Self { theta: [theta[0], theta[1], theta[2]], normalised, source_shape }
     }
 
-    /// True if each source coordinate depends on one output axis only.
+    /// Returns true if each source coordinate depends on one output axis only.
     pub(super) fn is_separable(&self) -> bool {
         (0..3).all(|row| (0..3).all(|column| row == column || self.theta[row][column] == 0.0))
     }

@@ -25,7 +25,7 @@ impl Normalize {
         if mean.is_some() { Self::Zscore } else { Self::Hu }
     }
 
-    /// True for the default, which manifests and configurations leave out.
+    /// Returns true for the default, which manifests and configurations leave out.
     #[must_use]
     pub fn is_hu(&self) -> bool {
         matches!(self, Self::Hu)

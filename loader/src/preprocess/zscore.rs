@@ -168,7 +168,7 @@ impl NonzeroBox {
     }
 }
 
-/// True for a voxel that nnU-Net and nnssl do not count as empty background.
+/// Returns true for a voxel that nnU-Net and nnssl do not count as empty background.
 pub(crate) fn is_nonzero(value: f32) -> bool {
     value != 0.0
 }

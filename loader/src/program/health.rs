@@ -82,7 +82,7 @@ impl Health {
     }
 
     /// Adds a function that describes a part of the program in a few lines for the health page, or says in one line why
-    /// that part is not healthy. It is called at every look and must not wait.
+    /// that part is not healthy. The function is called for every health request and must not block.
     pub fn watch<E: Error + Send + Sync + 'static>(
         &self,
         watch: impl Fn() -> Result<String, E> + Send + Sync + 'static,

@@ -71,7 +71,7 @@ enum ShareError {
     /// The server did not allocate it.
     #[error(transparent)]
     Request(#[from] Failure),
-    /// A ticket of another length than tickets have.
+    /// A ticket of the wrong length.
     #[error("malformed ticket")]
     Ticket,
     /// The thread that maps the memory ended without a result.

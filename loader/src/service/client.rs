@@ -114,7 +114,7 @@ impl Client {
         counted.ok().map(|_| ()).ok_or(Crowded { most })
     }
 
-    /// True once a request with a valid token has arrived and there was room.
+    /// Returns true once a request with a valid token has arrived and there was room.
     pub(super) fn is_admitted(&self) -> bool {
         self.admitted.load(Ordering::Relaxed)
     }

@@ -57,7 +57,7 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// True if only processes of this host can connect.
+    /// Returns true if only processes of this host can connect.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {

@@ -60,7 +60,7 @@ impl Streams {
         Ok(Arc::clone(&entry.stream))
     }
 
-    /// True if a further stream fits.
+    /// Returns true if a further stream fits.
     pub(super) fn has_room(&self) -> Result<(), Full> {
         let open = self.lock().len();
         if open < self.most { Ok(()) } else { Err(Full(open)) }

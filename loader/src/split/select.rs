@@ -128,7 +128,7 @@ impl Selector {
     }
 }
 
-/// True if a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.
+/// Returns true if a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.
 fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
     let dataset = dataset.to_lowercase();
     let short = match dataset.split_once('_') {

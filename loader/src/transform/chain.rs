@@ -105,19 +105,20 @@ impl Chain {
         Self::Plain(Plain {})
     }
 
-    /// True if intensities are at most multiplied and shifted, so that a crop can be handed on as stored values.
+    /// Returns true if intensities are at most multiplied and shifted, so that a crop can be handed on as stored
+    /// values.
     #[must_use]
     pub fn is_linear(&self) -> bool {
         matches!(self, Self::Plain(_) | Self::Recipe(_))
     }
 
-    /// True if a crop may be resampled from a box of another size.
+    /// Returns true if a crop may be resampled from a box of another size.
     #[must_use]
     pub fn resamples(&self) -> bool {
         matches!(self, Self::Nnunet(_))
     }
 
-    /// True if a crop may be turned by 90° in the plane of x and y, which exchanges its sides.
+    /// Returns true if a crop may be turned by 90° in the plane of x and y, which exchanges its sides.
     #[must_use]
     pub fn turns(&self) -> bool {
         matches!(self, Self::Recipe(recipe) if recipe.rotate90.probability.get() > 0.0)
@@ -174,13 +175,13 @@ impl SampledParams {
         }
     }
 
-    /// True if the parameters are those of a linear chain, see [`Chain::is_linear`].
+    /// Returns true if the parameters are those of a linear chain, see [`Chain::is_linear`].
     #[must_use]
     pub fn is_linear(&self) -> bool {
         matches!(self.rest(), Rest::Nothing)
     }
 
-    /// True if the copy of the crop applies the whole augmentation, so that a copied crop is finished.
+    /// Returns true if the copy of the crop applies the whole augmentation, so that a copied crop is finished.
     ///
     /// Crops without augmentation do not count: through a row buffer and non-temporal stores, 256 of them took 1.12 s of
     /// CPU time instead of 1.06 (`hiend-shard stream --augment plain`, digests included).

@@ -75,10 +75,10 @@ impl ColumnCopy<'_> {
         self.rows(chunks, layout, (None, |_: &[T], _: &mut [T]| ()), &mut buffers.pieces, crop, |value| value);
     }
 
-    /// Copies row by row along z; through a buffer of a row and a function that stores it, if there is a buffer.
+    /// Copies row by row along z. With a row buffer, each row is assembled there and then written by `store`.
     ///
-    /// Rows come in the order in which they lie in the crop: what is written goes to memory, where order counts; what
-    /// is read lies in the core's own cache, where it does not.
+    /// Rows are visited in the crop's memory order: writes go to main memory, which favours sequential access; reads
+    /// hit the core's cache, which does not care.
     fn rows<T: Copy, U>(
         &self,
         chunks: &[Vec<T>],

@@ -60,7 +60,7 @@ impl Cut {
         CropBox { start: held.start, shape: crop.box_shape, scale: dequantize.scale, params: crop.params }
     }
 
-    /// True if voxels of the box lie outside the volume.
+    /// Returns true if voxels of the box lie outside the volume.
     fn is_padded(&self) -> bool {
         self.region.is_none_or(|region| region.shape() != self.crop.box_shape)
     }

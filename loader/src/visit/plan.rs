@@ -56,7 +56,7 @@ impl VisitPlan {
     }
 }
 
-/// True if a crop is cut as a box into a buffer of its own and resampled from there into its place.
+/// Returns true if a crop is cut as a box into a buffer of its own and resampled from there into its place.
 pub(super) fn is_staged(form: VoxelForm, params: &SampledParams) -> bool {
     form == VoxelForm::Floats && matches!(params.rest(), Rest::Resampled(_))
 }

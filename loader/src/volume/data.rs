@@ -71,7 +71,8 @@ impl Header {
     }
 }
 
-/// True for the endings of a whole volume in one file: such a file has no other one that could change without it.
+/// Returns true if the file extension means that header and voxels are in one file, so that no second file can change
+/// separately.
 fn is_single(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ["nrrd", "mha"].iter().any(|single| ending.eq_ignore_ascii_case(single)))
 }

@@ -1,4 +1,4 @@
-//! Batches: what a server says of one, and what a client makes of that and of the bytes.
+//! Batch headers: written by the server, and turned back into a batch by the client together with the voxel bytes.
 
 use super::framing::Malformed;
 use super::{BatchHeader, Crop, CropBox, Dequantize, ValueRange};

@@ -1,4 +1,4 @@
-//! Stream specifications: what a client asks for, and what a server makes of it.
+//! Conversion of a stream configuration to its message (client) and back (server).
 
 use prost::Message as _;
 

@@ -130,7 +130,7 @@ pub mod channel {
             self.0.lock().queue.len()
         }
 
-        /// True if nothing is queued.
+        /// Returns true if nothing is queued.
         #[must_use]
         pub fn is_empty(&self) -> bool {
             self.len() == 0

@@ -35,7 +35,7 @@ impl Blank {
         self.values.len()
     }
 
-    /// True if the buffer has no floats at all.
+    /// Returns true if the buffer has no floats at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()

@@ -73,7 +73,7 @@ impl Rank {
         }
     }
 
-    /// True for the rank that prints and writes.
+    /// Returns true for the rank that prints and writes.
     pub(super) fn is_first(&self) -> bool {
         self.group.as_ref().is_none_or(|group| group.rank() == 0)
     }

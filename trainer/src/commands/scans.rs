@@ -88,7 +88,7 @@ fn ends_all(error: &anyhow::Error) -> bool {
 }
 
 /// Calls `draw` with every scan, preprocessed as for training. Returns the exit code: scans that cannot be read or drawn, or
-/// are no CTs, are skipped and told on standard error.
+/// are not CTs, are skipped and reported on standard error.
 ///
 /// # Errors
 /// If two scans would write the same pictures, a picture cannot be written, or a scan is suspicious where that ends the

@@ -19,8 +19,8 @@ pub trait AllReduce: Send + Sync {
     /// If the group has failed, or this rank's device. The sums of this call are then lost on all ranks.
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError>;
 
-    /// True if [`Self::sum`] returns only after the sums were checked on the host: a failure then leaves nothing
-    /// half-done on the device.
+    /// Returns true if [`Self::sum`] returns only after the sums were checked on the host: a failure then leaves
+    /// nothing half-done on the device.
     fn is_on_host(&self) -> bool;
 }
 

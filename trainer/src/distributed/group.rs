@@ -99,7 +99,7 @@ impl Core {
         }
     }
 
-    /// True while this rank closes its connections.
+    /// Returns true while this rank closes its connections.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
@@ -200,7 +200,7 @@ impl ProcessGroup {
         self.num_ranks
     }
 
-    /// True if MPI has said which rank this is, so that the ranks of MPI are those of the group.
+    /// Returns true if MPI has said which rank this is, so that the ranks of MPI are those of the group.
     #[must_use]
     pub fn is_of_mpi(&self) -> bool {
         self.of_mpi
@@ -337,9 +337,8 @@ impl ProcessGroup {
         }
     }
 
-    /// Leaves in order, after all ranks have arrived here. Rank 0 arrives when everything is written, so that the run is
-    /// over whatever became of another rank since the last exchange. Rank 0 then leaves in order all the same, and the
-    /// others wait for that.
+    /// Ends the group cleanly, after all ranks have called this. Rank 0 calls it when everything is written, so the run
+    /// counts as complete even if another rank was lost since the last exchange; the other ranks wait for rank 0.
     ///
     /// # Errors
     /// If the group has failed, or a rank does not arrive in time; on ranks other than 0 only if rank 0 does not leave in

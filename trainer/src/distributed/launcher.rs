@@ -220,7 +220,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// True once the ranks have agreed to begin.
+    /// Returns true once the ranks have agreed to begin.
     fn has_begun(&self) -> bool {
         begun(&self.announcement).is_file()
     }

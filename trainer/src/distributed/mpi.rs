@@ -51,6 +51,6 @@ pub enum MpiError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// Rank 0 runs another version of this program, whose announcement cannot be parsed.
-    #[error("rank 0 told no address that this version understands")]
+    #[error("rank 0 sent an address that this version cannot parse; run the same version on all ranks")]
     Told(#[source] serde_json::Error),
 }

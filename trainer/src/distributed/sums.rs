@@ -74,8 +74,8 @@ impl Sums {
     /// Waits for the next sum.
     ///
     /// # Errors
-    /// If the group has failed, or this rank's device, or if no sum comes in the time in which other ranks are given up, as
-    /// when one of them hangs and MPI waits for it. Sums that were requested later are then lost as well.
+    /// If the group has failed, or this rank's device, or if no sum arrives within the timeout for a lost rank (for
+    /// example because MPI waits for a hung rank). Sums that were requested later are then lost as well.
     pub fn wait(&self) -> Result<Vec<Tensor<1>>, ReduceError> {
         let patience = self.group.longest_wait();
         let deadline = Instant::now() + patience;

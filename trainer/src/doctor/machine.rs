@@ -72,7 +72,7 @@ const OLDEST_ATTENTION: usize = 91_100;
 /// Remark on a cuDNN before that.
 const TOO_OLD: &str = " (not used for attention, which needs 9.11)";
 
-/// True if cuDNN is used, but not for attention.
+/// Returns true if cuDNN is used, but not for attention.
 fn lacks_attention() -> bool {
     cudnn::library().is_ok_and(|library| library.version < OLDEST_ATTENTION)
 }

@@ -329,8 +329,8 @@ pub(super) fn check_labels(
     Ok(found)
 }
 
-/// Warning about classes that occur in no label map to train on, of which `found` are the labels. Numbers that neither the
-/// configuration nor one of the datasets called `names` names are no classes.
+/// Returns a warning about classes missing from every training label map; `found` are the labels that occur. Numbers
+/// named neither by the configuration nor by a dataset in `names` do not count as classes.
 pub(super) fn never_seen(
     config: &FinetuneConfig,
     given: Given,

@@ -34,7 +34,7 @@ pub enum OpenError {
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
     /// Models of an ensemble that cannot be averaged.
-    #[error("{} and {}: other {key}; the models of an ensemble have it in common", first.display(), other.display())]
+    #[error("{} and {}: {key} differs; the models of an ensemble must agree on it", first.display(), other.display())]
     Unlike {
         /// Checkpoint of the first model.
         first: PathBuf,
@@ -93,7 +93,7 @@ pub enum ScanPredictionError {
 }
 
 impl ScanPredictionError {
-    /// True if the device failed for another reason than the size of the scan.
+    /// Returns true if the device failed for another reason than the size of the scan.
     #[must_use]
     pub fn lost_device(&self) -> bool {
         matches!(self, Self::Inference { source: InferenceError::Device(error), .. } if !error.is_out_of_memory())

@@ -45,7 +45,7 @@ pub struct ReconstructedCrop {
 }
 
 impl ReconstructedCrop {
-    /// True if a voxel of the crop was hidden from the encoder.
+    /// Returns true if a voxel of the crop was hidden from the encoder.
     #[must_use]
     pub fn is_hidden(&self, [x, y, z]: [usize; 3]) -> bool {
         let [_, along_y, along_z] = grid_of(self.size, self.patch_size);

@@ -89,12 +89,12 @@ impl ClassMetrics {
         }
     }
 
-    /// True if the label has the class and the prediction does not. Always false for the background.
+    /// Returns true if the label has the class and the prediction does not. Always false for the background.
     fn is_missed(&self) -> bool {
         self.hd95_mm.is_infinite() && self.overlap.in_label() > 0
     }
 
-    /// True if the prediction has the class and the label does not. Always false for the background.
+    /// Returns true if the prediction has the class and the label does not. Always false for the background.
     fn is_only_predicted(&self) -> bool {
         self.hd95_mm.is_infinite() && self.overlap.in_label() == 0
     }
@@ -178,8 +178,8 @@ pub struct Region {
     pub labels: Vec<u8>,
 }
 
-/// Compares one prediction with its label by regions, which may overlap, as nnU-Net does: a region is what any of its
-/// labels is. The first region is the background; its surface is not measured.
+/// Compares one prediction with its label by regions, which may overlap, as nnU-Net does: a region is the union of its
+/// labels. The first region is the background; its surface is not measured.
 ///
 /// # Errors
 /// As [`evaluate_case`]; `space` has the labels, not the regions.

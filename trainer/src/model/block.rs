@@ -192,7 +192,7 @@ impl CrossBlock {
         }
     }
 
-    /// `x` `[N, L, dim]` reads `context` `[N, M, dim]` → `[N, L, dim]`.
+    /// Cross-attends from `x` `[N, L, dim]` to `context` `[N, M, dim]`; returns `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         if self.recompute { recomputed(self, [x, context]) } else { self.run([x, context]) }

@@ -73,7 +73,7 @@ impl WeightInit {
         &self.gates
     }
 
-    /// True if blocks keep only their inputs for the backward pass.
+    /// Returns true if blocks keep only their inputs for the backward pass.
     #[must_use]
     pub fn recompute(&self) -> bool {
         self.recompute

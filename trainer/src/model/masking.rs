@@ -72,7 +72,7 @@ impl Mask {
         &self.row(crop)[..self.num_visible]
     }
 
-    /// True if each patch of a crop is hidden, in the order of the patches.
+    /// Returns true if each patch of a crop is hidden, in the order of the patches.
     #[must_use]
     pub fn hidden(&self, crop: usize) -> Vec<bool> {
         let mut hidden = vec![true; self.num_patches];
@@ -157,7 +157,7 @@ impl MaskIndices {
         take(patches, &self.visible_rows)
     }
 
-    /// Selects the masked ones of `patches` `[N, L, W]`, as `[N, num_masked, W]` in shuffled order.
+    /// Selects the masked patches from `patches` `[N, L, W]`; returns `[N, num_masked, W]` in shuffled order.
     #[must_use]
     pub fn masked(&self, patches: Tensor<3>) -> Tensor<3> {
         take(patches, &self.masked_rows)

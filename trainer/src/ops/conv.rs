@@ -87,7 +87,7 @@ pub fn join(a: Tensor<5>, b: Tensor<5>) -> Tensor<5> {
     channels_first(Tensor::cat(vec![channels_last(a), channels_last(b)], 4))
 }
 
-/// True if `x` is on the CPU, in any type.
+/// Returns true if `x` is on the CPU, in any type.
 pub(super) fn is_on_flex(x: &Tensor<5>) -> bool {
     matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }

@@ -5,7 +5,7 @@ use burn::tensor::DType;
 
 pub(super) use super::on_cpu::{CpuTensor, in_order, tensor, values};
 
-/// True if all of `tensors` are in f32, the type that [`hiend_cpu`] computes in.
+/// Returns true if all of `tensors` are in f32, the type that [`hiend_cpu`] computes in.
 pub(super) fn all_f32<const N: usize>(tensors: [&CpuTensor; N]) -> bool {
     tensors.into_iter().all(|x| x.dtype() == DType::F32)
 }

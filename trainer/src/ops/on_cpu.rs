@@ -14,7 +14,7 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 /// A tensor of the CPU backend.
 pub(super) type CpuTensor = FloatTensor<Flex>;
 
-/// True if `x` is on the CPU and in f32.
+/// Returns true if `x` is on the CPU and in f32.
 pub(super) fn is_on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_)) && x.dtype() == DType::F32
 }

@@ -65,7 +65,7 @@ pub fn affine<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>, 
     }
 }
 
-/// True if the product of `x` is left to Burn, its derivative included.
+/// Returns true if the product of `x` is left to Burn, its derivative included.
 fn is_burns<const D: usize>(x: &Tensor<D>, factors: Factors) -> bool {
     let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
     on_cpu && (x.dtype() != DType::F32 || factors.dtype().is_some())

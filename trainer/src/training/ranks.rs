@@ -157,7 +157,7 @@ impl Ranks {
         let (_, first_weights, first_checkpoint) = &all[0];
         for (rank, (name, weights, checkpoint)) in all.iter().enumerate().skip(1) {
             let difference = if checkpoint != first_checkpoint {
-                "its checkpoint is another one than rank 0's: all ranks need the same run folder (--run-dir)"
+                "its checkpoint differs from rank 0's; give all ranks the same run folder (--run-dir)"
             } else if weights != first_weights {
                 "its first weights differ from rank 0's: all ranks need the same --init file and the same kind of device"
             } else {

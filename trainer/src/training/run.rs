@@ -302,7 +302,7 @@ impl<'a, T: Task> Run<'a, T> {
         error.with_last_good(self.last_good.as_deref())
     }
 
-    /// Draws some crops of the batch. A run does not fail for want of a picture.
+    /// Draws some crops of the batch. A failure is reported as a warning and does not end the run.
     pub(super) fn draw(&mut self, batch: &DeviceBatch<Target<T>>, watch: &mut dyn FnMut(&Event<'_>)) {
         let path = self.options.run_dir.join(PICTURES).join(format!("step-{:06}.png", self.step));
         match self.task.picture(self.model(), batch, self.compute, &path) {

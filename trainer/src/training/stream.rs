@@ -103,7 +103,7 @@ impl Stream {
     }
 }
 
-/// True if an error of a stream says that a stop was requested while no server, or no object storage, answered.
+/// Returns true if an error of a stream says that a stop was requested while no server, or no object storage, answered.
 #[must_use]
 pub fn is_stopped(error: &SourceError) -> bool {
     matches!(error.downcast_ref(), Some(RemoteError::Stopped)) || is_abandoned(&**error)

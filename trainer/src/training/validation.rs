@@ -52,7 +52,7 @@ impl Scores {
         }
     }
 
-    /// True if the validation counts as better than the best one so far, whose mean Dice is `best`.
+    /// Returns true if the validation counts as better than the best one so far, whose mean Dice is `best`.
     ///
     /// Without any foreground in the cases none counts: the Dice of the background alone is highest where the network
     /// predicts nothing.

@@ -47,7 +47,7 @@ pub enum Unavailable {
         symbol: &'static str,
     },
     /// The library is loaded under a name that the bindings do not look for.
-    #[error("{} has a name that is not looked for", path.display())]
+    #[error("{}: the cuBLASLt bindings do not load a library of this name", path.display())]
     Name {
         /// The library's file.
         path: PathBuf,

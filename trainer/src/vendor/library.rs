@@ -91,13 +91,13 @@ impl Library {
         }
     }
 
-    /// True if the crates that call the library open it themselves, by names that only the system's loader resolves. All but
-    /// cuDNN, whose functions are looked up in the file that [`open`] finds.
+    /// Returns true if the crates that call the library open it themselves, by names that only the system's loader
+    /// resolves. All but cuDNN, whose functions are looked up in the file that [`open`] finds.
     fn is_opened_by_name(self) -> bool {
         self != Self::Cudnn
     }
 
-    /// True if a version, as [`Self::version`] writes it, is older than what is called here.
+    /// Returns true if a version, as [`Self::version`] writes it, is older than what is called here.
     fn is_too_old(self, version: Option<&str>) -> bool {
         let major = || version?.split('.').next()?.parse::<u32>().ok();
         self == Self::Cudnn && major().is_some_and(|major| major < 9)
@@ -167,7 +167,7 @@ impl fmt::Display for Library {
     }
 }
 
-/// True if the system's loader finds a library of this name.
+/// Returns true if the system's loader finds a library of this name.
 #[must_use]
 pub fn loads_by_name(name: &str) -> bool {
     // SAFETY: loading runs the library's initialisers. Callers name NVIDIA's, made to be loaded into any process.

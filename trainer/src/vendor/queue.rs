@@ -48,7 +48,7 @@ pub enum PrepareError {
     Refused(#[from] CublasLtError),
 }
 
-/// True if a tensor is on a CUDA device.
+/// Returns true if a tensor is on a CUDA device.
 #[must_use]
 pub fn on_cuda(x: &CubeTensor) -> bool {
     x.client.service_id().service == TypeId::of::<Server>()

@@ -89,7 +89,7 @@ pub struct Downloaded {
     pub was_cached: bool,
 }
 
-/// True if `path` is a URL that [`Downloads::fetch`] takes or refuses, rather than a path.
+/// Returns true if `path` is a URL that [`Downloads::fetch`] takes or refuses, rather than a path.
 #[must_use]
 pub fn is_url(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.contains("://"))

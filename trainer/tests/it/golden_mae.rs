@@ -22,7 +22,7 @@ fn reference_name(path: &str) -> String {
     name.replace("encoder.pos_embed.table", "encoder_pos_embed").replace("decoder_pos_embed.table", "decoder_pos_embed")
 }
 
-/// True if a parameter is transposed: linear weights are `[out, in, …]` there and `[in, out]` here.
+/// Returns true if a parameter is transposed: linear weights are `[out, in, …]` there and `[in, out]` here.
 fn is_transposed(path: &str, rank: usize) -> bool {
     rank == 2 && path.ends_with(".weight")
 }

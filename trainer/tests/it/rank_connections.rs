@@ -237,7 +237,7 @@ fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     let other = Token::new("another token altogether".into()).unwrap();
     let error = join_in_thread(&worlds[1], other, shorter).join().unwrap().unwrap_err();
     assert!(matches!(error, JoinError::Refused { rank: 1, .. }), "{error}");
-    assert!(error.to_string().ends_with("refused rank 1: its HIEND_TOKEN is another one"), "{error}");
+    assert!(error.to_string().ends_with("refused rank 1: its HIEND_TOKEN differs from rank 0's"), "{error}");
     let error = first.join().unwrap().unwrap_err();
     let error = error.to_string();
     assert!(error.starts_with("1 of 2 ranks joined within 20 s; missing: 1; refused "), "{error}");

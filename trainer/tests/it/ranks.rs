@@ -290,7 +290,7 @@ fn rank_without_the_checkpoint_is_named() {
     });
     for run in runs {
         let error = run.unwrap_err().to_string();
-        assert!(error.contains("its checkpoint is another one than rank 0's"), "{error}");
+        assert!(error.contains("its checkpoint differs from rank 0's"), "{error}");
     }
 }
 

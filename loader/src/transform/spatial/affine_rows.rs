@@ -81,7 +81,8 @@ impl AffineRows {
         [start[0] + self.increment[0] * z, start[1] + self.increment[1] * z, start[2] + self.increment[2] * z]
     }
 
-    /// True if every position of a row has voxels on both sides. Rounding is monotonic, so testing the ends suffices.
+    /// Returns true if every position of a row has voxels on both sides. Rounding is monotonic, so testing the ends
+    /// suffices.
     pub(super) fn is_inside(&self, start: [f32; 3]) -> bool {
         let end = self.at(start, self.crop_shape[2] - 1);
         (0..3).all(|a| start[a] >= 0.0 && end[a] >= 0.0 && start[a] < self.last[a] && end[a] < self.last[a])

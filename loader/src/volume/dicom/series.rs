@@ -36,13 +36,13 @@ const CROSS_SECTIONS: [(&str, &[&str]); 4] = [
 /// Words in the description of a series of localizers, whose images of MR are not marked in another way.
 const LOCALIZER_WORDS: [&str; 4] = ["localizer", "localiser", "scout", "survey"];
 
-/// True for a modality whose images make volumes: one that [`Wanted::CrossSections`] takes.
+/// Returns true for a modality whose images make volumes: one that [`Wanted::CrossSections`] takes.
 #[must_use]
 pub fn is_cross_section(modality: &str) -> bool {
     CROSS_SECTIONS.iter().any(|(known, _)| *known == modality)
 }
 
-/// True for the enhanced classes, whose files hold all slices.
+/// Returns true for the enhanced classes, whose files hold all slices.
 pub(super) fn is_enhanced(class: &str) -> bool {
     [
         uids::ENHANCED_CT_IMAGE_STORAGE,
@@ -114,8 +114,8 @@ pub struct Sorted {
     pub others: Vec<OtherFile>,
 }
 
-/// True if a file of this name may be DICOM: by its ending, or because it has none, as files of scanners and archives
-/// (`IM_0001`, `1.2.840.113619.2.55`).
+/// Returns true if a file of this name may be DICOM: by its ending, or because it has none, as files of scanners and
+/// archives (`IM_0001`, `1.2.840.113619.2.55`).
 #[must_use]
 pub fn is_candidate(name: &str) -> bool {
     if name.starts_with('.') {
@@ -218,12 +218,12 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     Ok(elements)
 }
 
-/// True for the faults of files that need not be DICOM.
+/// Returns true for the faults of files that need not be DICOM.
 fn is_other_format(fault: &VolumeFault) -> bool {
     matches!(fault, VolumeFault::Dicom(DicomFault::NotDicom) | VolumeFault::Empty | VolumeFault::StandIn { .. })
 }
 
-/// True if the description of a series has a word for localizers.
+/// Returns true if the description of a series has a word for localizers.
 fn is_described_as_localizer(elements: &Elements) -> bool {
     let description = elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ").to_lowercase());
     let description = description.unwrap_or_default();

@@ -83,7 +83,7 @@ impl Finished {
 /// Reasons why a file is not what this prediction would have written.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    /// A file that cannot be read to its end, or whose values are no labels.
+    /// A file that cannot be read to its end, or whose values are not labels.
     #[error(transparent)]
     Unreadable(#[from] VolumeError),
     /// A file on another grid than the scan's.

@@ -161,7 +161,7 @@ fn answer(stream: TcpStream, token: &Token, name: &str, num_ranks: usize) -> io:
     let peer_name = read_text(&mut stream)?;
     let proof: [u8; NONCE] = read_array(&mut stream)?;
     if token.proof(&[b"claim", &own, &theirs, &numbers, peer_name.as_bytes()]) != blake3::Hash::from_bytes(proof) {
-        stream.write_all(&[&[UNKNOWN], text("its HIEND_TOKEN is another one").as_slice()].concat())?;
+        stream.write_all(&[&[UNKNOWN], text("its HIEND_TOKEN differs from rank 0's").as_slice()].concat())?;
         return Ok(Shake::Refused(from));
     }
     let (rank, ranks) = parse_numbers(numbers);

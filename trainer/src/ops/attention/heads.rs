@@ -120,7 +120,7 @@ impl HeadOps for Flex {}
 
 #[cfg(feature = "cube")]
 impl HeadOps for burn::backend::Cube {
-    /// Rows of whole 16-byte pieces, and heads as wide as the tiles that matrix units multiply.
+    /// Returns padding of rows to multiples of 16 bytes and heads to the tile width of the matrix units.
     fn padding(dtype: FloatDType) -> Padding {
         match dtype {
             FloatDType::F16 | FloatDType::BF16 => Padding { tokens: 8, width: 16 },

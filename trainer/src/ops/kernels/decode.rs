@@ -207,7 +207,8 @@ pub(super) fn decode_crops(words: &[u32], facts: &[i32], params: &[f32], y: &mut
     }
 }
 
-/// Floats `[voxels]` of crops, or boxes, of `sizes`, from `words` by the tables of [`crate::ops::decode`].
+/// Decodes crops or boxes of `sizes` from `words`, using the tables of [`crate::ops::decode`]; returns all their voxels
+/// in one tensor `[voxels]`.
 pub(crate) fn decode(words: CubeTensor, facts: CubeTensor, params: CubeTensor, sizes: &[[usize; 3]]) -> CubeTensor {
     let (words, facts, params) = (into_contiguous(words), into_contiguous(facts), into_contiguous(params));
     assert_eq!((words.dtype, facts.dtype, params.dtype), (DType::U32, DType::I32, DType::F32), "words and tables");

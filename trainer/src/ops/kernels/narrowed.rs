@@ -28,7 +28,7 @@ fn table() -> MutexGuard<'static, Vec<Entry>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// True if both tensors are the same view of the same buffer. An identifier of a buffer is never used again.
+/// Returns true if both tensors are the same view of the same buffer. An identifier of a buffer is never used again.
 fn same(a: &CubeTensor, b: &CubeTensor) -> bool {
     let id = |tensor: &CubeTensor| tensor.handle.memory.clone().binding().id();
     let view = |tensor: &CubeTensor| (tensor.handle.offset_start, tensor.handle.offset_end, tensor.dtype);

@@ -117,7 +117,7 @@ pub enum MlflowError {
 }
 
 impl MlflowError {
-    /// True if the same request may succeed later: the server is away, busy or failing, or a disk is full.
+    /// Returns true if the same request may succeed later: the server is away, busy or failing, or a disk is full.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
@@ -127,12 +127,12 @@ impl MlflowError {
         }
     }
 
-    /// True if the server understood the request and refused its content.
+    /// Returns true if the server understood the request and refused its content.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { status: 400, .. })
     }
 
-    /// True if MLflow answered with the error `wanted`.
+    /// Returns true if MLflow answered with the error `wanted`.
     pub(super) fn has_code(&self, wanted: &str) -> bool {
         matches!(self, Self::Refused { code, .. } if code == wanted)
     }

@@ -43,7 +43,7 @@ pub(super) fn key_of(name: &str) -> String {
     name.chars().take(MAX_KEY).map(|c| if is_allowed(c) { c } else { '_' }).collect()
 }
 
-/// True for the characters of keys that all versions allow on all systems.
+/// Returns true for the characters of keys that all versions allow on all systems.
 ///
 /// MLflow allows the letters and digits of Python, which differ from Rust's in combining marks; the ranges have none.
 fn is_allowed(c: char) -> bool {

@@ -41,7 +41,7 @@ pub struct Description {
 }
 
 impl Description {
-    /// True if the user named another experiment than `tracked`.
+    /// Returns true if the user named another experiment than `tracked`.
     #[must_use]
     pub fn names_other_than(&self, tracked: &str) -> bool {
         self.is_named && self.experiment != tracked

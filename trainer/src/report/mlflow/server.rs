@@ -42,12 +42,12 @@ impl fmt::Display for ServerUrl {
 }
 
 impl ServerUrl {
-    /// True if the address was given with a user or a password, which do not belong there.
+    /// Returns true if the address was given with a user or a password, which do not belong there.
     pub(super) fn had_credentials(&self) -> bool {
         self.had_credentials
     }
 
-    /// True for this machine, where no proxy is asked.
+    /// Returns true for this machine, where no proxy is asked.
     pub(super) fn is_loopback(&self) -> bool {
         matches!(self.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
     }

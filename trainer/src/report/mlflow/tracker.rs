@@ -15,7 +15,7 @@ const NOTABLE: Duration = Duration::from_secs(1);
 /// Times of a [`Tracker`].
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Time between the answer to a request and the next one, in which entries gather.
+    /// Pause between an answer and the next request, during which entries accumulate.
     pub gather: Duration,
     /// Time after a failed request until the next one; doubled by every further failure.
     pub retry: Duration,

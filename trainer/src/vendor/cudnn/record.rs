@@ -53,7 +53,7 @@ impl Choices {
         self.0.len()
     }
 
-    /// True if nothing was chosen, as on a CPU.
+    /// Returns true if nothing was chosen, as on a CPU.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

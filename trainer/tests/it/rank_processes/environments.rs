@@ -58,7 +58,7 @@ fn rank_with_another_token_is_refused() {
     let (second, second_error) = second.end();
     let first_error = first_lines.collect::<Vec<_>>().join("\n");
     assert_eq!((first.end().0, second), (Some(LOST), Some(DISAGREEMENT)), "{first_error}{second_error}");
-    assert!(second_error.contains("refused rank 1: its HIEND_TOKEN is another one"), "{second_error}");
+    assert!(second_error.contains("refused rank 1: its HIEND_TOKEN differs from rank 0's"), "{second_error}");
     assert!(first_error.contains("1 of 2 ranks joined within 20 s; missing: 1; refused "), "{first_error}");
 }
 
