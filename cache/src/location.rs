@@ -42,13 +42,13 @@ pub enum LocationError {
     /// A scheme that is not supported.
     #[error("{url}: unknown scheme; expected a folder, or a URL that begins with s3://, gs://, az:// or https://")]
     Scheme {
-        /// The URL.
+        /// URL as given, with its unsupported scheme.
         url: String,
     },
     /// A scheme with fewer than two slashes behind it.
     #[error("{text}: looks like a URL with a slash missing; expected {url}, or ./{text} for a folder of this name")]
     Slashes {
-        /// The text.
+        /// Location as given, with a slash missing.
         text: String,
         /// The URL that was probably meant.
         url: String,
@@ -56,7 +56,7 @@ pub enum LocationError {
     /// A URL without a bucket, container or host.
     #[error("{url}: no bucket or host; expected a URL such as s3://bucket/prefix")]
     Host {
-        /// The URL.
+        /// URL as given, without a bucket or host.
         url: String,
     },
     /// A URL with a user name, a query or a fragment.
@@ -76,7 +76,7 @@ pub enum LocationError {
     /// A URL in a program that was built without object storage.
     #[error("{url}: this program was built without object storage (feature object-store of hiend-cache)")]
     Unsupported {
-        /// The URL.
+        /// URL as given, which this program cannot open.
         url: String,
     },
 }

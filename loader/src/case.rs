@@ -170,7 +170,7 @@ pub enum CaseNameError {
     /// A name that no case of the cache has.
     #[error("{}: no case {name}{}", dir.display(), nearest.as_ref().map(|key| format!("; did you mean {key}?")).unwrap_or_default())]
     Unknown {
-        /// The cache.
+        /// Path of the cache.
         dir: PathBuf,
         /// The name asked for.
         name: String,
@@ -180,7 +180,7 @@ pub enum CaseNameError {
     /// Several datasets have a case of this name.
     #[error("{}: {name} is in several datasets; expected one of {}", dir.display(), keys.join(", "))]
     Ambiguous {
-        /// The cache.
+        /// Path of the cache.
         dir: PathBuf,
         /// The name asked for.
         name: String,

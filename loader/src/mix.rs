@@ -48,7 +48,7 @@ pub enum MixError {
     /// No weights at all, or a weight of 0.
     #[error("invalid weights {weights:?}; expected one number of at least 1 per cache")]
     NoWeight {
-        /// The weights.
+        /// Weights as given, one per cache.
         weights: Vec<u32>,
     },
     /// The sum of the weights is too large.

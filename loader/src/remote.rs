@@ -127,9 +127,9 @@ pub enum RemoteError {
     /// A file with certificates cannot be read.
     #[error("{}: cannot read the certificates", path.display())]
     ReadCa {
-        /// The file.
+        /// Path of the file of CA certificates.
         path: PathBuf,
-        /// Cause.
+        /// Error of reading the file.
         source: std::io::Error,
     },
     /// No file with certificates was found.
@@ -143,13 +143,13 @@ pub enum RemoteError {
     BadCa {
         /// URL of the server.
         url: String,
-        /// Cause.
+        /// Error of parsing the certificates.
         source: tonic::transport::Error,
     },
     /// The system provided no threads.
     #[error("cannot start the threads of the client")]
     NoThreads {
-        /// Cause.
+        /// Error of starting a thread.
         source: std::io::Error,
     },
     /// A server refuses the request, and would again.

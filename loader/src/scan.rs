@@ -26,25 +26,25 @@ pub enum ScanError {
     /// The file cannot be prepared as training does it.
     #[error("{}", path.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The reason.
+        /// Reason why the file cannot be prepared.
         source: PreprocessError,
     },
     /// The values are not those of a CT in HU.
     #[error("{}: {suspicion}", path.display())]
     Suspect {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The sign.
+        /// Reason why the values are suspicious.
         suspicion: Suspicion,
     },
     /// The header gives the scan a size that no scan of a body has.
     #[error("{}", path.display())]
     Extent {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The size.
+        /// Size by the header, and its limit.
         source: ExtentError,
     },
     /// The cache is damaged.
@@ -53,9 +53,9 @@ pub enum ScanError {
     /// The cache does not say how it was made, or holds too little.
     #[error("{}: {reason}", dir.display())]
     Unsuitable {
-        /// The cache.
+        /// Path of the cache.
         dir: PathBuf,
-        /// The fault.
+        /// Reason why the cache is unsuitable.
         reason: String,
     },
     /// The point lies outside the scan.

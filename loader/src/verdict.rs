@@ -93,7 +93,7 @@ pub enum Bound {
         /// Factor by which the loader could be faster.
         headroom: f64,
     },
-    /// The loader.
+    /// The loader makes crops more slowly than the consumer could take them.
     Loader {
         /// Further threads needed to feed the consumer; `None` if the consumer did nothing but wait.
         more_threads: Option<usize>,

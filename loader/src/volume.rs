@@ -48,9 +48,9 @@ pub use write::write_like;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", shown(path))]
 pub struct VolumeError {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The fault.
+    /// Reason why the file cannot be used.
     pub reason: VolumeFault,
 }
 

@@ -391,7 +391,7 @@ pub enum ConfigError {
         origin: String,
         /// The key with its section.
         key: String,
-        /// The reason.
+        /// Value found and values expected, for the message.
         reason: String,
     },
 }

@@ -20,7 +20,7 @@ pub enum DeviceChoice {
     /// The first CUDA device, if this build has CUDA and one answers; the CPU otherwise.
     #[default]
     Auto,
-    /// The CPU.
+    /// The CPU of this machine.
     Cpu,
     /// The CUDA device of this index.
     Cuda(usize),
@@ -155,7 +155,7 @@ impl Compute {
         }
     }
 
-    /// The CPU.
+    /// The CPU of this machine.
     #[must_use]
     pub fn cpu() -> Self {
         Self { raw: Device::flex(), kind: Kind::Cpu }

@@ -43,7 +43,7 @@ pub enum FinetuneError {
     /// A case selected for both training and validation.
     #[error("case {case} is in both stream.split and validation.split")]
     InBoth {
-        /// The case.
+        /// Case, as `DATASET/CASE`.
         case: String,
     },
     /// Classes that are unknown, contradict each other or do not match the labels of the cases.

@@ -139,7 +139,7 @@ pub enum Entry {
     },
     /// An optimizer step.
     Step(StepRecord),
-    /// A validation.
+    /// Results of a validation.
     Validation(ValidationRecord),
     /// The run stopped.
     Stopped {
@@ -246,7 +246,7 @@ pub enum JournalError {
     /// The file cannot be read.
     #[error("journal {}", path.display())]
     Read {
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
         /// The system's error.
         #[source]
@@ -255,7 +255,7 @@ pub enum JournalError {
     /// A line is not an entry.
     #[error("journal {}, line {line}: not an entry of hiend-train", path.display())]
     Line {
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
         /// Number of the line, from 1.
         line: u64,

@@ -104,9 +104,9 @@ pub enum ModelSourceError {
     /// Weights that do not fit the model.
     #[error("{}", path.display())]
     Weights {
-        /// The file.
+        /// Path of the weight file.
         path: PathBuf,
-        /// The mismatch.
+        /// Difference between weights and model.
         source: WeightsError,
     },
 }
@@ -246,7 +246,7 @@ pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceErr
 /// A pre-training model with its weights.
 #[derive(Debug)]
 pub struct Pretrained {
-    /// The model.
+    /// Pre-training model with the weights loaded.
     pub model: HiEndMae,
     /// Configuration with the sizes of the model and of its crops.
     pub config: PretrainConfig,

@@ -61,7 +61,7 @@ pub trait Task: Sync {
     const KIND: Kind;
     /// Configuration: everything that decides the result except the data.
     type Config: RunConfig;
-    /// The model.
+    /// Model that this task trains.
     type Model: Gated + 'static;
     /// Maker of the training targets.
     type Targets: Targets;

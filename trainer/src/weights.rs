@@ -31,7 +31,7 @@ pub enum WeightsError {
     /// A file that cannot be read.
     #[error("{}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the system.
         source: std::io::Error,
@@ -42,7 +42,7 @@ pub enum WeightsError {
     /// A file that is not a `PyTorch` checkpoint.
     #[error("{}: not a readable PyTorch checkpoint", path.display())]
     Torch {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the reader.
         source: Box<burn_store::pytorch::PytorchError>,
@@ -50,7 +50,7 @@ pub enum WeightsError {
     /// A file that is not a safetensors file.
     #[error("{}: not a readable safetensors file", path.display())]
     Safetensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the reader.
         source: ::safetensors::SafeTensorError,
@@ -58,13 +58,13 @@ pub enum WeightsError {
     /// A file name with another ending than `.pth`, `.pt`, `.bin` or `.safetensors`.
     #[error("{}: neither a .pth, .pt or .bin nor a .safetensors file", path.display())]
     UnknownKind {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// Two tensors with the same name once the prefix `module.` is removed.
     #[error("{}: two tensors are named {key}", path.display())]
     Duplicate {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Common name of the two.
         key: String,

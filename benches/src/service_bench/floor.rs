@@ -80,7 +80,7 @@ impl Floors {
         Ok(())
     }
 
-    /// The floors.
+    /// Returns the measured floors, one per way.
     pub(super) fn all(&self) -> impl Iterator<Item = &Floor> {
         self.ways.iter()
     }

@@ -26,11 +26,11 @@ pub enum ConvertError {
         crate::plural::count(count, "case")
     )]
     OtherParameters {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
         /// Number of such cases.
         count: usize,
-        /// One of them.
+        /// Example to name in the message, as `DATASET/CASE`.
         example: String,
     },
     /// The cache holds cases of the data that were made with other parameters.
@@ -40,7 +40,7 @@ pub enum ConvertError {
         path.display()
     )]
     ChangedParameters {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
         /// Number of such cases.
         count: usize,
@@ -54,11 +54,11 @@ pub enum ConvertError {
         shards.iter().map(|shard| shard.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     LostCases {
-        /// The shards.
+        /// Paths of the lost or damaged shards.
         shards: Vec<PathBuf>,
         /// Number of such cases.
         count: usize,
-        /// One of them.
+        /// Example to name in the message, as `DATASET/CASE`.
         example: String,
     },
     /// A lost or damaged shard held cases that nothing names.
@@ -68,7 +68,7 @@ pub enum ConvertError {
         path.display()
     )]
     LostShard {
-        /// The shard.
+        /// Path of the lost or damaged shard.
         path: PathBuf,
     },
     /// The masks of a dataset number its classes differently than in the cache.
@@ -79,7 +79,7 @@ pub enum ConvertError {
         found.as_ref().map_or_else(|| "missing".to_owned(), |found| format!("{found:?}"))
     )]
     OtherClasses {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
         /// Name of the dataset.
         dataset: String,
@@ -99,13 +99,13 @@ pub enum ConvertError {
         crate::plural::count(count, "labelled case")
     )]
     OtherNames {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
         /// Name of both datasets.
         dataset: String,
         /// Number of labelled cases in the cache that are not in the data.
         count: usize,
-        /// One of them.
+        /// Example to name in the message, as `DATASET/CASE`.
         example: String,
         /// The first class that differs, with its names in the cache and in the data, of which an image is named.
         difference: String,
@@ -118,11 +118,11 @@ pub enum ConvertError {
         crate::plural::count(count, "case")
     )]
     Vacant {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
         /// Number of such cases.
         count: usize,
-        /// One of them.
+        /// Example to name in the message, as `DATASET/CASE`.
         example: String,
     },
     /// A lock file cannot be used.
@@ -131,7 +131,7 @@ pub enum ConvertError {
     /// The run was told to stop while it waited for another one.
     #[error("{}: interrupted while waiting for another conversion into this cache", path.display())]
     StoppedWaiting {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
     },
     /// A case is suspicious, in a run that ends on such a case.

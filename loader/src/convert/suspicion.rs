@@ -55,7 +55,7 @@ pub enum OnSuspect {
 /// Values of an image that may be used, and the oddities to report.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// The values.
+    /// Statistics of the image's values.
     pub values: ValueStats,
     /// Oddities of the header and the values, each in one line.
     pub findings: Vec<String>,

@@ -16,7 +16,7 @@ const MOST_LISTED: usize = 10;
 /// Classes of a dataset that none of its label maps in a cache has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnseenClasses {
-    /// The dataset.
+    /// Name of the dataset.
     pub dataset: String,
     /// Label and name of each class.
     pub classes: Vec<(u8, String)>,

@@ -11,7 +11,7 @@ pub enum DatasetError {
     /// A file or folder cannot be examined.
     #[error("{}: cannot look at this path", shown(path))]
     Unreadable {
-        /// The path.
+        /// Path that cannot be accessed.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -19,15 +19,15 @@ pub enum DatasetError {
     /// A file in place of the folder.
     #[error("{}: a file; expected the folder that it lies in", shown(path))]
     NotAFolder {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// `dataset.json` cannot be used.
     #[error("{}: {reason}", shown(path))]
     BadDescription {
-        /// The file.
+        /// Path of `dataset.json`.
         path: PathBuf,
-        /// The fault.
+        /// Reason why `dataset.json` cannot be used.
         reason: Box<DescriptionFault>,
     },
     /// Two datasets have the same name and no folders above them that tell them apart.
@@ -35,7 +35,7 @@ pub enum DatasetError {
     SameName {
         /// The folder that was searched.
         path: PathBuf,
-        /// The name.
+        /// Name that both datasets have.
         name: String,
     },
     /// A folder without volumes to convert.
@@ -47,7 +47,7 @@ pub enum DatasetError {
         unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]
     Empty {
-        /// The folder.
+        /// Path of the folder without data.
         path: PathBuf,
         /// The weightiest of the files that are there.
         unused: Option<UnusedFile>,

@@ -30,7 +30,7 @@ pub enum DatasetNote {
     },
     /// `dataset.json` names a channel that is not a CT.
     Modality {
-        /// The name.
+        /// Name of the channel in `dataset.json`.
         channel: String,
     },
     /// `dataset.json` names several channels.
@@ -40,7 +40,7 @@ pub enum DatasetNote {
     },
     /// `dataset.json` cannot be used: the dataset is left out.
     BadDescription {
-        /// The fault.
+        /// Reason why `dataset.json` cannot be used.
         reason: String,
     },
     /// `dataset.json` has a class named like the label that nnU-Net ignores, in another spelling.

@@ -14,7 +14,7 @@ use crate::case::shown;
 pub struct UnusedFile {
     /// The file or folder.
     pub path: PathBuf,
-    /// The reason.
+    /// Reason why no case uses the file.
     pub reason: UnusedReason,
 }
 
@@ -42,7 +42,7 @@ pub enum UnusedReason {
     },
     /// A link to a folder that contains it.
     LinkLoop {
-        /// The folder.
+        /// Path of the folder that the link leads to.
         to: PathBuf,
     },
     /// A volume in a format that is not read.
@@ -71,7 +71,7 @@ pub enum UnusedReason {
     DicomWithoutPreamble,
     /// A DICOM file that cannot be read.
     BadDicom {
-        /// The fault.
+        /// Reason why the file cannot be read.
         reason: String,
     },
     /// A name that is not UTF-8 or holds control characters.
@@ -111,7 +111,7 @@ pub enum UnusedReason {
     NestedDataset,
     /// A `dataset.json` that cannot be used.
     BadDescription {
-        /// The fault.
+        /// Reason why `dataset.json` cannot be used.
         reason: String,
     },
     /// A file of a dataset whose `dataset.json` cannot be used.

@@ -13,7 +13,7 @@ pub enum Error {
     /// A key of the configuration is out of range.
     #[error("stream.{key}: {reason}")]
     BadConfig {
-        /// The key.
+        /// Key of the configuration, without its prefix `stream.`.
         key: &'static str,
         /// Value of the key, and what was expected.
         reason: String,

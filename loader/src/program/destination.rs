@@ -41,7 +41,7 @@ pub enum DestinationError {
     /// A path that cannot be looked at.
     #[error("{}: cannot look at this path", shown(path))]
     Unreadable {
-        /// The path.
+        /// Path that cannot be accessed.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,

@@ -43,7 +43,7 @@ pub enum MetricsServerError {
     /// The address cannot be bound.
     #[error("cannot serve metrics on {addr}")]
     Bind {
-        /// The address.
+        /// Address and port of the metrics server.
         addr: SocketAddr,
         /// The system's error.
         #[source]

@@ -54,7 +54,7 @@ impl Address {
         Some(Self::Tcp { url, host: host.trim_matches(['[', ']']).to_owned(), tls })
     }
 
-    /// The URL.
+    /// Returns the URL of the server.
     pub(super) fn url(&self) -> &str {
         match self {
             Self::Tcp { url, .. } | Self::Unix { url, .. } => url,

@@ -43,7 +43,7 @@ pub(super) struct Fetcher {
     facts: OnceLock<(String, Facts)>,
 }
 
-/// One server.
+/// A server with the state of the connection to it.
 struct Server {
     dialer: Dialer,
     /// The connection; making one holds the lock, so that requests do not make several.

@@ -23,7 +23,7 @@ pub(super) struct Clients {
     next_memory: AtomicU64,
 }
 
-/// One connection.
+/// A client's connection and its state in the service.
 #[derive(Debug)]
 pub(super) struct Client {
     clients: Arc<Clients>,

@@ -144,7 +144,7 @@ pub enum ServiceError {
          network is trusted"
     )]
     Exposed {
-        /// The address.
+        /// Address to listen on, reachable from other hosts.
         listen: Listen,
     },
     /// The token is empty.
@@ -166,21 +166,21 @@ pub enum ServiceError {
     /// An address cannot be bound.
     #[error("cannot listen on {listen}")]
     Bind {
-        /// The address.
+        /// Address to listen on.
         listen: Listen,
-        /// Cause.
+        /// Error of binding the address.
         source: std::io::Error,
     },
     /// Certificate and key cannot be used.
     #[error("invalid certificate or key")]
     Tls {
-        /// Cause.
+        /// Error of the TLS set-up.
         source: tonic::transport::Error,
     },
     /// The system provided no threads.
     #[error("cannot start the threads of the service")]
     NoThreads {
-        /// Cause.
+        /// Error of starting a thread.
         source: std::io::Error,
     },
     /// The loader's threads cannot be started.

@@ -60,7 +60,7 @@ pub enum SelectError {
     ReadList {
         /// File of the list.
         list: PathBuf,
-        /// Cause.
+        /// Error of reading the list.
         source: std::io::Error,
     },
     /// The list names no case.
@@ -72,9 +72,9 @@ pub enum SelectError {
     /// The file of folds is not nnU-Net's.
     #[error("{}: {reason}", splits.display())]
     BadSplits {
-        /// The file.
+        /// Path of the file of folds.
         splits: PathBuf,
-        /// The fault.
+        /// Reason why the file of folds cannot be used.
         reason: String,
     },
     /// A fold would have no case.

@@ -18,26 +18,26 @@ pub enum MetricKind {
 pub struct Metric {
     /// Name, with the unit as its last word.
     pub name: &'static str,
-    /// Type.
+    /// Metric type: counter, gauge or histogram.
     pub kind: MetricKind,
     /// One sentence for the scrape's `HELP` line.
     pub help: &'static str,
 }
 
 impl Metric {
-    /// A counter.
+    /// Describes a counter.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: MetricKind::Counter, help }
     }
 
-    /// A gauge.
+    /// Describes a gauge.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: MetricKind::Gauge, help }
     }
 
-    /// A histogram.
+    /// Describes a histogram.
     #[must_use]
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: MetricKind::Histogram, help }

@@ -32,7 +32,7 @@ pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
     /// Description of one crop in a batch.
     type Crop: Send;
 
-    /// The form.
+    /// The voxel form that this type stands for.
     const FORM: VoxelForm;
 
     /// Absence of gaps between the voxels of a batch, also where a case was skipped.

@@ -142,7 +142,7 @@ pub enum VolumeFault {
     NegativeLength {
         /// Number of the dimension, from 1.
         dimension: usize,
-        /// The length.
+        /// Length of the dimension by the header.
         length: i16,
     },
     /// Several volumes in one file.
@@ -194,9 +194,9 @@ pub enum VolumeFault {
     /// A scaling of which one half is valid.
     #[error("valid slope {slope} but invalid intercept {intercept}; mend scl_inter in the header")]
     Intercept {
-        /// The slope.
+        /// Slope by the header (`scl_slope`).
         slope: f64,
-        /// The intercept.
+        /// Intercept by the header (`scl_inter`).
         intercept: f64,
     },
     /// A quaternion that does not describe a rotation.
@@ -283,7 +283,7 @@ pub enum VolumeFault {
         voxel[0], voxel[1], voxel[2]
     )]
     Label {
-        /// The value.
+        /// Value of the voxel.
         value: f32,
         /// Index of the voxel in the file.
         voxel: [usize; 3],

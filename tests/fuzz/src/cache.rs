@@ -55,7 +55,7 @@ pub(crate) fn shard(scratch: &Path, bytes: &[u8]) {
     }
 }
 
-/// A manifest.
+/// Opens and checks a cache whose manifest has these bytes.
 pub(crate) fn manifest(scratch: &Path, bytes: &[u8]) {
     let dir = scratch.join("manifest");
     std::fs::create_dir_all(&dir).expect("the scratch folder is writable");

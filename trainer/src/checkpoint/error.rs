@@ -27,7 +27,7 @@ pub enum CheckpointError {
     /// Tensors that cannot be written or read, or that belong to another model.
     #[error("{}: {message}", path.display())]
     Record {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Burn's message, on one line and without the name of the file.
         message: String,
@@ -35,7 +35,7 @@ pub enum CheckpointError {
     /// Weights that no network can compute with. They are not saved.
     #[error("{}: {tensor} holds {value:e}", path.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Name of the tensor in the file.
         tensor: String,
@@ -45,7 +45,7 @@ pub enum CheckpointError {
     /// A moment of the optimizer that belongs to no parameter.
     #[error("{}: moment {moment} belongs to no parameter of the model", path.display())]
     StrayMoment {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Name of the moment in the file.
         moment: String,
@@ -53,7 +53,7 @@ pub enum CheckpointError {
     /// A moment of the optimizer whose shape is not that of its parameter.
     #[error("{}: {mismatch}", path.display())]
     MomentShape {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The two shapes.
         mismatch: Box<MomentMismatch>,
@@ -61,7 +61,7 @@ pub enum CheckpointError {
     /// A `state.json` that cannot be parsed.
     #[error("{}", path.display())]
     State {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The parser's error.
         #[source]
@@ -70,7 +70,7 @@ pub enum CheckpointError {
     /// A file that changed after it was written.
     #[error("{} is damaged: {damage}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The difference found.
         damage: Damage,
@@ -88,7 +88,7 @@ pub enum CheckpointError {
     /// A checkpoint whose layout this version does not read.
     #[error("{} has format {found}; this version reads format {FORMAT}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Format number of the checkpoint.
         found: u32,

@@ -69,10 +69,10 @@ pub struct ScanArgs {
 /// Flags of `reconstruct`.
 #[derive(Debug, Args)]
 pub struct ReconstructArgs {
-    /// The model.
+    /// Model to run.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The scans.
+    /// Scans to draw.
     #[command(flatten)]
     pub scans: ScanArgs,
     /// Centre of the crop, as voxel coordinates of the file (120,80,64) or in RAS+ mm (-12.5,30,1040mm)
@@ -93,10 +93,10 @@ pub struct ReconstructArgs {
 /// Flags of `attend`.
 #[derive(Debug, Args)]
 pub struct AttendArgs {
-    /// The model.
+    /// Model to run.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The scans.
+    /// Scans to draw.
     #[command(flatten)]
     pub scans: ScanArgs,
     /// Query patch, as voxel coordinates of the file (120,80,64) or in RAS+ mm (-12.5,30,1040mm)

@@ -28,7 +28,7 @@ use crate::trained_on::TrainedOn;
 #[derive(Debug, thiserror::Error)]
 #[error("{}", path.display())]
 struct PictureError {
-    /// The picture.
+    /// Path of the picture file.
     path: PathBuf,
     /// The system's error.
     source: std::io::Error,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Number of crops on the device at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MicroBatch {
-    /// This number.
+    /// Fixed number of crops.
     Crops(usize),
     /// A number that `hiend-train` chooses by the free memory when a run begins. The number replaces `"auto"` in the
     /// configuration that is saved with the run.

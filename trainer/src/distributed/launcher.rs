@@ -45,7 +45,7 @@ pub enum LaunchError {
     /// A child cannot be started.
     #[error("cannot start rank {rank}")]
     Spawn {
-        /// The rank.
+        /// Number of the rank, from 0.
         rank: usize,
         /// The system's error.
         #[source]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("rank {rank} ({name}) {cause}")]
 pub struct PeerFailure {
-    /// The rank.
+    /// Number of the rank, from 0.
     pub rank: usize,
     /// Host and process of the rank.
     pub name: String,

@@ -29,7 +29,7 @@ pub enum JoinError {
     /// Rank 0 cannot listen.
     #[error("rank 0 cannot listen at {address} (MASTER_ADDR and MASTER_PORT, or --listen)")]
     Listen {
-        /// The address.
+        /// Address that rank 0 tried to listen at.
         address: String,
         /// The system's error.
         #[source]
@@ -58,7 +58,7 @@ pub enum JoinError {
     /// Rank 0 does not answer.
     #[error("rank {rank} cannot reach rank 0 at {address} within {secs} s")]
     Unreachable {
-        /// This rank.
+        /// Number of this rank, from 0.
         rank: usize,
         /// Address of rank 0.
         address: String,
@@ -71,19 +71,19 @@ pub enum JoinError {
     /// Rank 0 refused this process.
     #[error("rank 0 at {address} refused rank {rank}: {reason}")]
     Refused {
-        /// This rank.
+        /// Number of this rank, from 0.
         rank: usize,
         /// Address of rank 0.
         address: String,
-        /// The reason.
+        /// Reason that rank 0 gave.
         reason: String,
     },
     /// The program at the address is not rank 0 of this run.
     #[error("the program at {address} is not rank 0 of this run: {reason}")]
     Stranger {
-        /// The address.
+        /// Address at which rank 0 was expected.
         address: String,
-        /// The difference.
+        /// Reason why the program is not rank 0.
         reason: &'static str,
     },
     /// A process with the token that does not fit.

@@ -146,7 +146,7 @@ pub enum WorldError {
     /// A variable with another value than expected.
     #[error("{name}={value}: expected {expected}")]
     Invalid {
-        /// The variable.
+        /// Name of the environment variable.
         name: String,
         /// Value of the variable.
         value: String,
@@ -156,7 +156,7 @@ pub enum WorldError {
     /// A program was named that did not start this process.
     #[error("--ranks {launcher}: {name} is not set")]
     NotStartedBy {
-        /// The program.
+        /// Launcher named by `--ranks`.
         launcher: Launcher,
         /// The variable that it would set.
         name: &'static str,

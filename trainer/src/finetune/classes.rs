@@ -22,7 +22,7 @@ pub enum ClassesError {
         "dataset {dataset} names no classes in its dataset.json; list them as `classes = [...]` in the configuration"
     )]
     Unnamed {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
     },
     /// A dataset whose classes are regions.
@@ -31,7 +31,7 @@ pub enum ClassesError {
          `classes = [...]` in the configuration"
     )]
     Regions {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Names of its regions, separated by commas.
         regions: String,
@@ -48,7 +48,7 @@ pub enum ClassesError {
         plural::count(found, "class")
     )]
     Number {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Number of its classes.
         found: usize,
@@ -64,9 +64,9 @@ pub enum ClassesError {
          or, if they mean the same, list `classes = [...]` in the configuration"
     )]
     Names {
-        /// The label.
+        /// Label value whose names differ.
         label: u8,
-        /// A dataset.
+        /// Name of one of the two datasets.
         dataset: String,
         /// Name of the label there.
         found: String,
@@ -83,7 +83,7 @@ pub enum ClassesError {
     Order {
         /// The label in the dataset.
         label: u8,
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Name of the class.
         name: String,
@@ -96,7 +96,7 @@ pub enum ClassesError {
          'stream.include=[\"{dataset}\"]'), or give both the same ignore label"
     )]
     Ignore {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Ignore label of the dataset.
         found: u8,
@@ -124,7 +124,7 @@ pub enum ClassesError {
     Unknown {
         /// The case, as DATASET/CASE.
         case: String,
-        /// The label.
+        /// Label value that is not a class.
         label: u32,
         /// Number of its voxels in the case.
         voxels: u64,
@@ -140,7 +140,7 @@ pub enum ClassesError {
         plural::count(voxels, "voxel")
     )]
     NoBackground {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// A case of it, as DATASET/CASE.
         case: String,

@@ -46,13 +46,13 @@ pub enum OpenError {
     /// A checkpoint given twice.
     #[error("{}: given twice; its probabilities would count double", path.display())]
     Twice {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
     },
     /// A checkpoint without the preprocessing of its scans.
     #[error("{}: state.json has no config.preprocess, so scans cannot be prepared as in training", path.display())]
     NoPreprocess {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
     },
 }
@@ -69,15 +69,15 @@ pub enum ScanPredictionError {
     /// A scan whose values are not those of a CT in HU.
     #[error("{}: {suspicion}", path.display())]
     Suspect {
-        /// The file.
+        /// Path of the scan.
         path: PathBuf,
-        /// The sign.
+        /// Reason why the values are suspicious.
         suspicion: Suspicion,
     },
     /// A scan that cannot be prepared for the network.
     #[error("{}: {reason}", path.display())]
     Unsuitable {
-        /// The file.
+        /// Path of the scan.
         path: PathBuf,
         /// Reason, in one line.
         reason: String,
@@ -85,9 +85,9 @@ pub enum ScanPredictionError {
     /// A failure of the network or of the conversion to the scan's grid.
     #[error("{}", path.display())]
     Inference {
-        /// The file.
+        /// Path of the scan.
         path: PathBuf,
-        /// The failure.
+        /// Failure of the network or the conversion.
         source: InferenceError,
     },
 }

@@ -17,7 +17,7 @@ use crate::model::patch_embed::{grid_of, unpatchify};
 /// A pre-training model with the settings that decide which patches it sees.
 #[derive(Debug)]
 pub struct Reconstructor<'a> {
-    /// The model.
+    /// Pre-training model with its weights.
     pub model: &'a HiEndMae,
     /// Sizes of the model; [`HiEndMaeConfig::mask_ratio`] is the fraction of patches hidden.
     pub config: &'a HiEndMaeConfig,

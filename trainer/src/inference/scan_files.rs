@@ -31,7 +31,7 @@ pub enum ScanFilesError {
     /// A path that does not exist.
     #[error("{}: no such file or folder", path.display())]
     Absent {
-        /// The path.
+        /// Path as given.
         path: PathBuf,
     },
     /// A file or folder that cannot be accessed.
@@ -40,7 +40,7 @@ pub enum ScanFilesError {
     /// A file given by name that is not a scan.
     #[error("{}: neither named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd nor a slice of a DICOM series of {} images", path.display(), modalities(*normalize))]
     NotAScan {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Normalisation of the scans, which decides on the modalities of DICOM series.
         normalize: Normalize,
@@ -53,7 +53,7 @@ pub enum ScanFilesError {
         others(subfolders)
     )]
     Empty {
-        /// The folder.
+        /// Path of the folder without scans.
         folder: PathBuf,
         /// Normalisation of the scans, which decides on the modalities of DICOM series.
         normalize: Normalize,
@@ -63,7 +63,7 @@ pub enum ScanFilesError {
     /// A file of a folder of label maps that cannot be used.
     #[error("{}: {reason}", shown(path))]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Reason, in one line.
         reason: String,
@@ -71,9 +71,9 @@ pub enum ScanFilesError {
     /// Two files of one case.
     #[error("{} and {} are both case {case}; remove one", first.display(), second.display())]
     Twice {
-        /// The case.
+        /// Name of the case.
         case: String,
-        /// One file.
+        /// Path of the first file of the case.
         first: PathBuf,
         /// The other file.
         second: PathBuf,

@@ -71,7 +71,7 @@ pub trait SumClasses: Backend {
 
 /// The operation and its derivative without a graph, for each backend.
 pub trait ClassSumParts: Backend {
-    /// The sums.
+    /// Returns the sums that [`SumClasses::sum_classes`] describes, without a graph.
     #[must_use]
     fn sums(logits: FloatTensor<Self>, labels: FloatTensor<Self>, ignore: Option<u8>) -> FloatTensor<Self>;
 

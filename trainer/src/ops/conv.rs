@@ -168,7 +168,7 @@ fn widen<const D: usize>(y: Tensor<D>, factors: Factors) -> Tensor<D> {
 enum Kernel {
     /// 3×3×3 voxels.
     Cube,
-    /// One voxel.
+    /// Kernel of one voxel.
     Point,
     /// 2×2×2 voxels, transposed, with stride 2.
     Up,

@@ -123,7 +123,7 @@ impl CodedCrops {
 /// Crops to decode, on the host.
 #[derive(Clone, Debug)]
 pub struct Described {
-    /// The crops.
+    /// Chunks and boxes of each crop.
     pub crops: Arc<[CropChunks]>,
     /// Voxels of a crop along x, y, z.
     pub crop_size: [usize; 3],

@@ -34,7 +34,7 @@ const LEAST_TOP: f64 = 3.0;
 
 /// Contents of a figure.
 pub struct AttentionFigure<'a> {
-    /// Title.
+    /// Title of the figure.
     pub title: String,
     /// Lines below the title.
     pub lines: Vec<String>,

@@ -52,7 +52,7 @@ pub enum CurvesError {
     /// The picture cannot be written.
     #[error("{}", path.display())]
     Write {
-        /// The picture.
+        /// Path of the picture file.
         path: PathBuf,
         /// The system's error.
         #[source]

@@ -19,7 +19,7 @@ const HIDDEN: Rgb = [44, 50, 62];
 /// A training crop; volumes are [x, y, z], z fastest.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Title.
+    /// Title, drawn at the top.
     pub title: String,
     /// Sides of the crop, voxels.
     pub size: [usize; 3],
@@ -33,7 +33,7 @@ pub struct Panel {
 
 /// A volume to draw; voxels are numbered z fastest.
 pub struct View<'a> {
-    /// Title.
+    /// Title, drawn at the top.
     pub title: String,
     /// Lines below the title.
     pub lines: Vec<String>,

@@ -48,7 +48,7 @@ pub struct Block {
 /// A table with its headings; the caller draws the tiles.
 #[derive(Clone, Debug)]
 pub struct Sheet {
-    /// The picture.
+    /// Canvas with the headings drawn.
     pub canvas: Canvas,
     /// Left edge of every column, by block.
     lefts: Vec<Vec<usize>>,

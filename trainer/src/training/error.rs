@@ -30,7 +30,7 @@ pub enum TrainingError {
     /// The checkpoint to resume from cannot be used.
     #[error("cannot resume from {}{}", checkpoint.display(), Alternative(*whole))]
     CannotResume {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         checkpoint: PathBuf,
         /// Step of the newest undamaged checkpoint before it.
         whole: Option<u64>,
@@ -148,7 +148,7 @@ pub enum TrainingError {
     /// A validation case cannot be read or predicted.
     #[error("validation of case {case}")]
     Validation {
-        /// The case.
+        /// Case, as `DATASET/CASE`.
         case: String,
         /// The error of the case.
         #[source]
@@ -161,11 +161,11 @@ pub enum TrainingError {
         cases.join(", ")
     )]
     NonFinite {
-        /// The step.
+        /// Step whose loss is not finite, from 1.
         step: u64,
         /// Learning rate of the step.
         lr: f64,
-        /// The loss.
+        /// Value of the loss.
         loss: f64,
         /// Cases of the batch.
         cases: Vec<String>,
@@ -184,7 +184,7 @@ pub enum TrainingError {
         step: u64,
         /// The first such parameter, as the checkpoint names it.
         tensor: String,
-        /// The value.
+        /// Value found in the weights.
         value: f32,
         /// The newest checkpoint before the step.
         last_good: LastGood,
@@ -192,7 +192,7 @@ pub enum TrainingError {
     /// Another rank failed or was lost, and the run with it.
     #[error("{failure}; stopped after step {step}{}", LastSaved(last_good.as_ref()))]
     Rank {
-        /// The failure.
+        /// Rank that failed, with the reason.
         failure: PeerFailure,
         /// Optimizer steps done.
         step: u64,
@@ -204,7 +204,7 @@ pub enum TrainingError {
     /// A rank would train something else than rank 0.
     #[error("rank {rank} ({name}): {difference}")]
     Disagreement {
-        /// The rank.
+        /// Number of the rank, from 0.
         rank: usize,
         /// Host and process of the rank.
         name: String,
@@ -214,7 +214,7 @@ pub enum TrainingError {
     /// The device failed.
     #[error("the device failed at step {step}: {message}; {last_good}")]
     Device {
-        /// The step.
+        /// Step at which the device failed, from 1.
         step: u64,
         /// The device's message.
         message: String,

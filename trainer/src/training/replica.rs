@@ -76,7 +76,7 @@ impl<M: Gated + 'static> Replica<M> {
         Ok((Self { model: Some(model), optimizer, gates }, beginning))
     }
 
-    /// The weights.
+    /// Returns the model with the current weights.
     #[must_use]
     pub fn model(&self) -> &M {
         self.model.as_ref().expect("absent only during an update")

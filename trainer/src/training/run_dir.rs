@@ -67,7 +67,7 @@ impl RunDir {
         self.checkpoint.as_deref()
     }
 
-    /// The folder.
+    /// Returns the path of the run folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -28,7 +28,7 @@ pub enum FileFault {
     /// The file is missing or empty.
     #[error("{}: missing or empty; --resume restores it from the newest checkpoint", path.display())]
     Absent {
-        /// The file.
+        /// Path of the missing or empty file.
         path: PathBuf,
     },
     /// The configuration cannot be parsed.
@@ -37,7 +37,7 @@ pub enum FileFault {
     /// The configuration differs from the newest checkpoint's.
     #[error("{}: {key} is {found}, but {expected} in the newest checkpoint", path.display())]
     Differs {
-        /// The file.
+        /// Path of the configuration.
         path: PathBuf,
         /// The first setting that differs.
         key: String,

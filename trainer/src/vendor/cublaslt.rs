@@ -43,7 +43,7 @@ pub enum Unavailable {
     Symbol {
         /// The library's file.
         path: PathBuf,
-        /// The function.
+        /// Name of the missing function.
         symbol: &'static str,
     },
     /// The library is loaded under a name that the bindings do not look for.

@@ -92,7 +92,7 @@ pub enum Unavailable {
     Symbol {
         /// The library's file.
         path: PathBuf,
-        /// The function.
+        /// Name of the missing function.
         symbol: &'static str,
     },
     /// A version before 9.

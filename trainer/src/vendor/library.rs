@@ -189,7 +189,7 @@ pub enum LibraryError {
     /// No file of the library in any of the usual places.
     #[error("{library} was not found: {}", library.how_to_get())]
     Missing {
-        /// The library.
+        /// Library that was not found.
         library: Library,
     },
     /// Files of the library, none of which can be loaded.

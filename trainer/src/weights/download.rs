@@ -61,7 +61,7 @@ pub enum DownloadError {
     /// A copy that differs from the file that was downloaded.
     #[error("{}: damaged, its SHA-256 is {found}, expected {expected}; remove it to download it again", path.display())]
     Damaged {
-        /// The copy.
+        /// Path of the downloaded copy.
         path: PathBuf,
         /// SHA-256 of the file, in hex.
         found: String,
@@ -79,7 +79,7 @@ pub enum DownloadError {
 /// A weight file in the cache of downloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Downloaded {
-    /// The file.
+    /// Path of the downloaded copy.
     pub path: PathBuf,
     /// SHA-256 of its bytes, in hex.
     pub sha256: String,

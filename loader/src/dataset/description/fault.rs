@@ -36,7 +36,7 @@ pub enum DescriptionFault {
     Label {
         /// Key of the entry.
         key: String,
-        /// The value.
+        /// Value of the label as in `dataset.json`.
         value: Value,
     },
     /// A region of label values that are out of range.
@@ -44,7 +44,7 @@ pub enum DescriptionFault {
     Region {
         /// Name of the region.
         key: String,
-        /// The values.
+        /// Values of the region as in `dataset.json`.
         value: Value,
     },
     /// Two classes with the same label value.
@@ -54,13 +54,13 @@ pub enum DescriptionFault {
         first: String,
         /// Name of the other one.
         second: String,
-        /// The value.
+        /// Label value that both classes have.
         label: u8,
     },
     /// A case of `dataset` without images.
     #[error("dataset: {case_id}: expected a list \"images\" of paths")]
     NoImages {
-        /// The case.
+        /// Name of the case in `dataset.json`.
         case_id: String,
     },
     /// An entry of `training` without an image.
@@ -74,7 +74,7 @@ pub enum DescriptionFault {
     LabelPath {
         /// The entry.
         entry: String,
-        /// The value.
+        /// Value of `label` as in `dataset.json`.
         value: Value,
     },
     /// A path that leads out of the folder being converted.
@@ -88,13 +88,13 @@ pub enum DescriptionFault {
     /// An image without the ending of a volume.
     #[error("{}: listed as an image, but not named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd", shown(path))]
     NotAVolume {
-        /// The image.
+        /// Path of the listed image.
         path: PathBuf,
     },
     /// A case whose name cannot be shown on a line.
     #[error("lists the case {case_id:?}, whose name has control characters; rename it")]
     ControlCharacters {
-        /// The case.
+        /// Name of the case in `dataset.json`.
         case_id: String,
     },
 }

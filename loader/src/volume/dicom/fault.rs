@@ -13,7 +13,7 @@ pub enum DicomFault {
     /// Elements that cannot be read.
     #[error("damaged DICOM data ({message})")]
     Damaged {
-        /// The fault.
+        /// Message of the DICOM parser.
         message: String,
     },
     /// A required element that is missing or has no usable value.
@@ -47,7 +47,7 @@ pub enum DicomFault {
     /// Several frames in one file.
     #[error("{series}: enhanced multi-frame DICOM; convert it to one file a slice, or to .nii.gz")]
     MultiFrame {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
     },
     /// A compression without a decoder.
@@ -61,7 +61,7 @@ pub enum DicomFault {
     /// Images that cannot be in one volume.
     #[error("{series}: images of different {property} in one series, such as {first} and {other}; separate them")]
     Mixed {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// The property in which they differ.
         property: &'static str,
@@ -76,7 +76,7 @@ pub enum DicomFault {
          have; copy the series again, or separate them"
     )]
     SomeUnscaled {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Number of images without a rescaling.
         count: usize,
@@ -88,7 +88,7 @@ pub enum DicomFault {
     /// A series of one image.
     #[error("{series}: only one slice; a volume takes two or more")]
     OneSlice {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
     },
     /// Different images at the same position.
@@ -97,7 +97,7 @@ pub enum DicomFault {
          phases or reconstructions"
     )]
     SeveralImages {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Number of such images.
         count: usize,
@@ -109,7 +109,7 @@ pub enum DicomFault {
     /// Different images that all have the same position, as after an anonymisation.
     #[error("{series}: ImagePositionPatient is the same in all {count} images; the order of slices is unknown")]
     OnePosition {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Number of images.
         count: usize,
@@ -120,7 +120,7 @@ pub enum DicomFault {
          slices is unknown"
     )]
     OnePlane {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Number of images.
         count: usize,
@@ -130,7 +130,7 @@ pub enum DicomFault {
         "{series}: {missing} of {of} slices missing, the first between {before} and {after}; copy the series again"
     )]
     MissingSlices {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Number of slices missing.
         missing: usize,
@@ -144,7 +144,7 @@ pub enum DicomFault {
     /// Distances between slices that are not equal.
     #[error("{series}: distances between slices from {least:.3} to {most:.3} mm; expected equal ones")]
     Varying {
-        /// The series.
+        /// Name of the series, for the message.
         series: String,
         /// Shortest distance, in mm.
         least: f64,
@@ -154,7 +154,7 @@ pub enum DicomFault {
     /// Pixel data that does not fit the header.
     #[error("pixel data: {problem}")]
     Pixels {
-        /// The problem.
+        /// Description of the mismatch.
         problem: String,
     },
 }

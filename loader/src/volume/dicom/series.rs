@@ -69,9 +69,9 @@ pub struct Series {
 /// A DICOM file that is not a slice of a wanted series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherFile {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The reason.
+    /// Reason why the file is not a slice.
     pub reason: Other,
 }
 

@@ -89,15 +89,15 @@ enum Unusable {
     /// A file on another grid than the scan's.
     #[error("{}: {source}", path.display())]
     Elsewhere {
-        /// The file.
+        /// Path of the existing prediction.
         path: PathBuf,
-        /// The difference.
+        /// Difference between the two grids.
         source: GridMismatch,
     },
     /// Label that is not a class of the model.
     #[error("{}: {source}", path.display())]
     OtherClasses {
-        /// The file.
+        /// Path of the existing prediction.
         path: PathBuf,
         /// The label found.
         source: LabelOutOfRange,

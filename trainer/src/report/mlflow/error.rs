@@ -13,7 +13,7 @@ pub enum MlflowError {
     /// The server cannot be reached, or a connection broke.
     #[error("MLflow server {server} does not answer ({reason})")]
     NoAnswer {
-        /// The server.
+        /// URL of the MLflow server.
         server: String,
         /// Reasons, in one line.
         reason: String,
@@ -21,7 +21,7 @@ pub enum MlflowError {
     /// The server refused a request, or failed.
     #[error("MLflow server {server} answered {request} with {status}{message}{}", hint(*status))]
     Refused {
-        /// The server.
+        /// URL of the MLflow server.
         server: String,
         /// Method of the API.
         request: &'static str,
@@ -35,9 +35,9 @@ pub enum MlflowError {
     /// An answer that MLflow does not give.
     #[error("{server} does not answer as an MLflow server does ({found}); check the address and its path")]
     NotMlflow {
-        /// The server.
+        /// URL of the MLflow server.
         server: String,
-        /// The answer.
+        /// Description of the answer.
         found: String,
     },
     /// The experiment was deleted.
@@ -45,7 +45,7 @@ pub enum MlflowError {
         "experiment `{experiment}` is deleted on {server}; restore it there, or name another one with --mlflow-experiment"
     )]
     DeletedExperiment {
-        /// The server.
+        /// URL of the MLflow server.
         server: String,
         /// Name of the experiment.
         experiment: String,
@@ -53,7 +53,7 @@ pub enum MlflowError {
     /// The MLflow run that a run's folder names was deleted, or is on another server.
     #[error("{server} has no MLflow run {run_id}; remove {} to send everything as a new one", link.display())]
     NoRun {
-        /// The server.
+        /// URL of the MLflow server.
         server: String,
         /// Id of the MLflow run.
         run_id: String,
@@ -79,7 +79,7 @@ pub enum MlflowError {
     /// The file that names the MLflow run cannot be parsed.
     #[error("{}: not a file of hiend-train; remove it to send everything as a new run", path.display())]
     BadLink {
-        /// The file.
+        /// Path of the file that names the MLflow run.
         path: PathBuf,
         /// The parser's error.
         #[source]
@@ -91,7 +91,7 @@ pub enum MlflowError {
          MLFLOW_TRACKING_PASSWORD"
     )]
     CredentialsInUrl {
-        /// The server.
+        /// URL of the MLflow server, without the credentials.
         server: String,
     },
     /// Credentials that HTTP cannot carry.
@@ -100,7 +100,7 @@ pub enum MlflowError {
     /// The configuration of the run cannot be parsed.
     #[error("{}: {reason}", path.display())]
     BadConfig {
-        /// The file.
+        /// Path of the run's configuration.
         path: PathBuf,
         /// The parser's message, in one line.
         reason: String,

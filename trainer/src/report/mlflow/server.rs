@@ -77,9 +77,9 @@ pub enum Credentials {
     Absent,
     /// User and password.
     Basic {
-        /// The user.
+        /// User name for HTTP basic authentication.
         user: String,
-        /// The password.
+        /// Password for HTTP basic authentication.
         password: String,
     },
     /// Bearer token.

@@ -87,7 +87,7 @@ impl Layout {
 /// Everything that both passes depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
-    /// Sizes.
+    /// Sizes of queries, keys and values.
     pub sizes: Sizes,
     /// Type of all tensors but the stats.
     pub number: Number,
@@ -106,7 +106,7 @@ pub struct Forward(pub Attention);
 /// The backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backward {
-    /// The attention.
+    /// Sizes and types, shared with the forward pass.
     pub attention: Attention,
     /// True if lengths of the sequences are given as tensors.
     pub masked: bool,

@@ -270,7 +270,7 @@ pub struct Tensor {
     pub dims: Vec<i64>,
     /// Distances of neighbours along each axis, in values.
     pub strides: Vec<i64>,
-    /// Place.
+    /// Place of the tensor's values: memory, host or the graph itself.
     pub place: Place,
     /// Power of two that divides the address, in bytes.
     pub alignment: i64,

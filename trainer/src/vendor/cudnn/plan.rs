@@ -30,7 +30,7 @@ pub struct Plan {
     descriptor: Descriptor,
     /// Scratch memory that it needs, in bytes.
     pub workspace_bytes: u64,
-    /// The engine.
+    /// Engine and settings that the plan was built with.
     pub choice: Choice,
 }
 

@@ -74,7 +74,7 @@ fn with_session<T>(
 /// A tensor, and what a graph keeps in it.
 #[derive(Clone, Copy)]
 pub struct Buffer<'a> {
-    /// The memory.
+    /// Tensor whose memory is used.
     pub tensor: &'a CubeTensor,
     /// Identifiers of the graph's tensors that lie in it, with their offsets in bytes.
     pub places: &'a [(i64, u64)],

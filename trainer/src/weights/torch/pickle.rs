@@ -8,13 +8,13 @@
 pub enum Value {
     /// `None`.
     None,
-    /// An integer.
+    /// A signed 64-bit integer.
     Int(i64),
     /// A floating point number.
     Float(f64),
-    /// A string.
+    /// A text string.
     Text(String),
-    /// A list.
+    /// A list of values.
     List(Vec<Value>),
     /// A dictionary with strings as keys, in this order.
     Dict(Vec<(String, Value)>),
