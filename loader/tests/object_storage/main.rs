@@ -2,7 +2,7 @@
 //!
 //! The server is Python's package `moto`, installed once into a virtual environment in the target folder by the interpreter
 //! that `HIEND_PYTHON` names, or else `python3`. Where that is not possible, the tests report themselves as ignored; with
-//! `CI` set they fail.
+//! `CI` set to `true` they fail.
 
 #![allow(clippy::print_stderr, reason = "a test program says why its tests are ignored")]
 
@@ -18,7 +18,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let server = if args.list { Err("not started for a listing".to_owned()) } else { server::Server::start() };
-    let in_ci = std::env::var_os("CI").is_some();
+    let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let trials: Vec<Trial> = match &server {
         Ok(server) => {
             let address = server.address();

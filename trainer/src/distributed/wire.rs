@@ -156,9 +156,41 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Frame::read(&mut bytes.as_slice());
-            let _ = unpack(&bytes, 3);
+        fn accepted_frames_write_back_to_the_bytes_read(
+            kind in 0..7_u8,
+            length in 0..70_u32,
+            payload in proptest::collection::vec(any::<u8>(), 0..70),
+        ) {
+            let bytes = [[kind].as_slice(), length.to_le_bytes().as_slice(), payload.as_slice()].concat();
+            let end = 5 + length as usize;
+            match Frame::read(&mut bytes.as_slice()) {
+                Ok(frame) => {
+                    let mut written = vec![];
+                    frame.write(&mut written).unwrap();
+                    prop_assert_eq!(written.as_slice(), &bytes[..end]);
+                }
+                Err(error) if Kind::of(kind).is_none() => {
+                    prop_assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                }
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+                    prop_assert!(bytes.len() < end, "a whole frame was refused");
+                }
+            }
+        }
+
+        #[test]
+        fn unpacked_values_pack_to_the_bytes_read(
+            values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5), 0..4),
+            at in any::<proptest::sample::Index>(),
+            byte in 0..6_u8,
+        ) {
+            let mut bytes = pack(&values);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Some(unpacked) = unpack(&bytes, usize::from(bytes[0])) {
+                prop_assert_eq!(pack(&unpacked), bytes);
+            }
         }
 
         #[test]
