@@ -34,7 +34,7 @@ const VISITS: usize = 8;
 /// of each client is uncertain.
 const BATCHES: u32 = 16;
 
-/// Batches that each client takes before a round counts: more than are ready or in work.
+/// Batches that each client takes before a round counts: more than are ready or in progress.
 const WARM_UP: u32 = 8;
 
 /// Interval between checks of the clients' progress.

@@ -7,7 +7,7 @@
 //!   DIR/tmp/                 blocks being written
 //!   DIR/blocks/XX/OBJECT/NUMBER
 //! ```
-//! # Laws
+//! # Guarantees
 //! - A block appears complete by a rename, or not at all. Any process may be killed at any time: what it leaves behind is
 //!   a temporary file without a lock, which the next process removes, and a usage that counts too much, which the next
 //!   eviction counts anew.

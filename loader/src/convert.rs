@@ -83,7 +83,7 @@ pub use values::{Peaks, Shares, ValueStats};
 pub struct ConvertOptions {
     /// Number of cases worked on at a time.
     pub jobs: usize,
-    /// Memory that cases in work may take together, in bytes.
+    /// Memory that cases in progress may take together, in bytes.
     pub memory_bytes: u64,
     /// Size at which a shard is finished, in bytes.
     pub shard_bytes: u64,

@@ -5,7 +5,7 @@
 //! | Medical Segmentation Decathlon, nnU-Net with a list | `dataset.json` with `training` or `dataset` (`listed`) |
 //! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
 //! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`paired`) |
-//! | `TotalSegmentator`, `KiTS` | a folder a case, with an image and a label map or masks (`per_case`) |
+//! | `TotalSegmentator`, `KiTS` | one folder per case, with an image and a label map or masks (`per_case`) |
 //! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
@@ -389,7 +389,7 @@ fn once_each(tree: &Folder, listing: &mut Listing) {
             first.is_none()
         });
     }
-    // An unused path to a scan that is converted under another one is no loss.
+    // An unused path to a scan that is converted under another one is not a loss.
     let all = listing.datasets.iter_mut().flat_map(|dataset| &mut dataset.unused).chain(&mut listing.unused);
     for unused in all {
         let first = id(&unused.path).and_then(|id| image_of.get(&id));

@@ -1,6 +1,6 @@
 //! Several caches in one stream, by weight.
 //!
-//! # Law
+//! # Guarantee
 //! Weights are whole numbers `w_0, w_1, ...`, divided by their greatest common divisor; `W` is their sum. The visits of
 //! the stream come in blocks of `W`; each block holds exactly `w_i` visits of cache `i`, in an order shuffled by
 //! (seed, block). So the rates are exact over every block, not only in expectation; and visit number `v` of the stream

@@ -4,7 +4,7 @@
 //!   step s      visits s*V .. s*V+V of the global sequence, of which this rank takes its share
 //!   read-ahead  one thread, advises the system of the cases to come
 //!   assembler   a few threads with one batch each: takes a free buffer, then the next step
-//!   pool        one thread per core for the visits of all batches in work, each written to its own part of its batch
+//!   pool        one thread per core for the visits of all batches in progress, each visit written to its part of a batch
 //!   consumer    gets the batches in the order of their steps
 //! ```
 //! A batch's bytes depend on its step alone: the visits of a step are a pure function of the seed, and so is all
@@ -197,7 +197,7 @@ impl Loader {
         Self::open_mix(vec![(cache, 1)], config, seed, options)
     }
 
-    /// Opens several caches with their weights; [`crate::mix`] states the law of mixing.
+    /// Opens several caches with their weights; [`crate::mix`] states the order of mixing.
     ///
     /// # Errors
     /// If configuration, caches, weights and budget do not fit together.

@@ -152,7 +152,7 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
     let (image, label) = headers(case)?;
     check_extent(&image, config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
     let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
-    let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot look at its files: {err}"));
+    let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot access its files: {err}"));
     let bytes_in = case.file_bytes().map_err(unseen)?;
     let memory = memory_needed(bytes_in, &image, label.as_ref(), config);
     let mut notes: Vec<String> = image.notes.iter().map(ToString::to_string).collect();

@@ -96,7 +96,7 @@ const MAX_ZSCORE: f64 = 128.0;
 /// A parameter of preprocessing that is out of range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum PreprocessConfigError {
-    /// Ends of the window that are no whole numbers of 16 bits, or in the wrong order.
+    /// Ends of the window that are not whole numbers of 16 bits, or in the wrong order.
     #[error("window {low},{high}: expected two whole HU values, the lower one first")]
     Window {
         /// Lower end, in HU.

@@ -42,7 +42,7 @@ use fetch::Fetcher;
 /// Batches that a stream holds at most, however small they are.
 const MOST_BATCHES: usize = 32;
 
-/// Time between two looks at the request to stop.
+/// Time between checks of the request to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Time that servers have to open a stream after a request to stop. A server that accepts connections without answering

@@ -1,6 +1,6 @@
 //! Positions of crops: centres exactly uniform over foreground, background or a class, without scanning the volume.
 //!
-//! # Law
+//! # Guarantee
 //! A crop's kind is foreground with the configured rate, else background; a kind that the volume lacks is replaced by
 //! the other. Voxels with the ignore label are neither: nobody annotated them. Its centre is uniform over the voxels of that kind, by the counts of [`hiend_cache::occupancy`]. The box
 //! is placed as in MONAI's `RandCropByPosNegLabeld`: it starts half a crop before the centre and is moved inside the

@@ -1,6 +1,6 @@
 //! The loader as a service: one pool of threads and one page cache for any number of clients.
 //!
-//! # Law
+//! # Guarantee
 //! A batch is a pure function of (cases, stream configuration, seed, step, share of a rank). So a service has no
 //! dispatcher, no journal and no state that can be lost: clients *pull single steps*, in any order, from any server that
 //! holds the same cases. [`crate::remote`] is the client; `proto/hiend/loader/v1/loader.proto` is the contract.
@@ -9,7 +9,7 @@
 //!   listen     TCP and Unix sockets; a connection is a client with memory of its own
 //!   rpc        token, request sizes, frames                                           threads serve-io
 //!   schedule   clients take turns; one whose memory is full is passed over           threads serve-make
-//!   pipeline   visits of the batches in work, as in the process of a trainer          threads loader
+//!   pipeline   visits of the batches in progress, as in the process of a trainer      threads loader
 //!   hub        streams by id, shared memory by ticket
 //! ```
 //! Memory is bounded: each client has [`ServiceConfig::client_memory_bytes`] for batches being made, batches until the
@@ -216,7 +216,7 @@ impl Service {
         self.hub.clients.held_bytes() + self.hub.blocks.free_bytes()
     }
 
-    /// Refuses new requests, waits until the batches in work are sent, at most [`ServiceConfig::drain`], and ends.
+    /// Refuses new requests, waits until the batches in progress are sent, at most [`ServiceConfig::drain`], and ends.
     ///
     /// Returns true if all connections ended in time.
     #[must_use]

@@ -1,6 +1,6 @@
 //! Selection of a cache's cases: datasets by name, and training or validation by list, fold or number of shots.
 //!
-//! # Law
+//! # Guarantee
 //! The cases of a cache, sorted by dataset and within it by a hash of the split's seed and the case's key, are dealt to
 //! the folds in turn ([`FoldRule::Dealt`]). Folds differ by one case at most, over the cache and within every dataset.
 //! Which datasets a stream includes changes no case's fold; cases added to the cache may change it.

@@ -104,7 +104,7 @@ class Shard(Program):
         return [json.loads(line).get("digest") for line in lines.splitlines()]
 
     def sound(self, out):
-        """What a disturbed run left is no cache yet, or one without faults."""
+        """A disturbed run leaves no cache yet, or one without faults."""
         if out.is_dir() and any(name.endswith(".shard") for name in os.listdir(out)):
             done = self.run([self.bin / "hiend-shard", "verify", out])
             if done.returncode != 0:

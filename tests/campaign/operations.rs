@@ -318,7 +318,7 @@ impl<'a> World<'a> {
         run.map_err(|err| error_chain(&err))?;
         let mut expected = self.stored.clone();
         expected.extend(reported.into_iter().map(|name| (name.clone(), self.data[&name])));
-        // A case in work when the stop was requested is finished, and unchanged cases count as they are.
+        // A case in progress when the stop was requested is finished, and unchanged cases count as they are.
         self.accept(false)?;
         let kept = expected.iter().all(|(name, version)| self.stored.get(name) == Some(version));
         if kept { Ok(()) } else { Err(format!("the cache holds {:?}; reported were {expected:?}", self.stored)) }

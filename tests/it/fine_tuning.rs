@@ -262,7 +262,7 @@ fn micro_batches_add_up_to_the_batch() {
 /// at most 2.1e-7 on AMD EPYC.
 ///
 /// With updates the rounding errors grow, because `AdamW`'s first steps divide each gradient by its own magnitude: where a
-/// gradient is itself a rounding error, its sign decides the step. That is no property of the chain: two runs that
+/// gradient is itself a rounding error, its sign decides the step. That is not a property of the chain: two runs that
 /// differ only in their micro-batches, both augmented by the loader, drift apart likewise. Only a small part of the
 /// gradients is that small, so the drift stays a small part of what the updates change in each loss; 3% is allowed.
 #[test]

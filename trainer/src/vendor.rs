@@ -12,7 +12,7 @@
 //! - Everything that a call reads or writes is held until the call is queued. Scratch memory belongs to one call.
 //! - A failure taints what the call would have written, and is read there.
 //!
-//! The parts that decide what a library is told ([`layout`], [`problem`], [`algorithms`]) are pure, are built
+//! The parts that decide on the calls of a library ([`layout`], [`problem`], [`algorithms`]) are pure, are built
 //! everywhere, and are tested without a device.
 
 pub mod algorithms;

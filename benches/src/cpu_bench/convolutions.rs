@@ -10,7 +10,7 @@ use super::peer::{Measured, Peer};
 use super::{Cli, least, lesser};
 use crate::clock::Elapsed;
 
-/// Channels of the input and the output, and voxels a side.
+/// Channels of the input and the output, and voxels per side.
 const SHAPES: [[usize; 3]; 10] = [
     [1, 8, 96],
     [8, 8, 96],

@@ -14,7 +14,7 @@ use super::transport::{Abandoned, is_hopeless};
 /// Threads of the runtime: they move bytes and encrypt, all other work is done by the threads that wait.
 const THREADS: usize = 2;
 
-/// Time between two looks at whether to go on waiting.
+/// Time between checks of whether to go on waiting.
 const LOOK: Duration = Duration::from_millis(100);
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);

@@ -41,7 +41,7 @@ impl From<Event<'_>> for Report {
 /// Converts the scans in a folder to shards; returns a summary.
 ///
 /// `progress` is called as `progress(event, case, bytes_in, text, num_cases)`. An exception that it raises ends the
-/// conversion, as Ctrl-C does, once the cases in work are done.
+/// conversion, as Ctrl-C does, once the cases in progress are done.
 #[pyfunction]
 #[pyo3(signature = (data, out, config, *, codec, jobs, memory, shard_size, exclude, reconvert, worker, prune, checksum, change_parameters, forget_lost, on_suspect, progress))]
 #[expect(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword arguments, given by name")]

@@ -54,7 +54,7 @@ struct Cli {
     /// Time after which an unused stream is closed, in seconds; a client opens it again when it continues
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     idle: u64,
-    /// Time for batches in work to be sent after SIGTERM or Ctrl-C, in seconds
+    /// Time for batches in progress to be sent after SIGTERM or Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
     /// Certificate chain (PEM) for TLS on TCP addresses
@@ -126,7 +126,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     let (sender, receiver) = flume::bounded(1);
     let first = move || {
-        note("stopping: no new requests, batches in work are being sent; a second signal ends at once");
+        note("stopping: no new requests, batches in progress are being sent; a second signal ends at once");
         // The receiver is there until the program ends. It is told before requests end, which would else be errors.
         let _ = sender.send(());
         // Neither the start nor a batch waits for object storage that is away.
@@ -162,7 +162,7 @@ enum ServiceFault {
     #[error("the service has ended")]
     Ended,
     /// A batch takes longer than expected.
-    #[error("a batch has been in work for {} s (limit {} s)", age.as_secs(), limit.as_secs())]
+    #[error("a batch has been in progress for {} s (limit {} s)", age.as_secs(), limit.as_secs())]
     Late {
         /// Time since the batch was requested.
         age: Duration,
@@ -171,7 +171,7 @@ enum ServiceFault {
     },
 }
 
-/// Shows the state of the service on the health page, and fails it if a batch is in work for longer than `limit`.
+/// Shows the state of the service on the health page, and fails it if a batch is in progress for longer than `limit`.
 fn watch(health: &Health, monitor: Monitor, limit: Duration) {
     health.watch(move || match monitor.status() {
         None => Err(ServiceFault::Ended),

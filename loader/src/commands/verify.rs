@@ -130,7 +130,7 @@ fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
     live.into_values().map(|(_, place)| place).collect()
 }
 
-/// The way to mend the faults: commands that convert damaged cases again, and files to restore or delete.
+/// The way to repair the faults: commands that convert damaged cases again, and files to restore or delete.
 fn repair(cache: &Path, faults: &[&Fault]) -> String {
     let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
     let mut ways = Vec::new();

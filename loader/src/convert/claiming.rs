@@ -17,7 +17,7 @@ use super::case::{CaseConverter, Outcome};
 use crate::case::CaseFiles;
 use crate::stop::Stop;
 
-/// Time between two looks at whether to stop.
+/// Time between checks of whether to stop.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
 /// Share of one run in the cases that several runs divide one by one.

@@ -1,4 +1,4 @@
-//! The label map of a case, read from one file or merged from a mask a class.
+//! The label map of a case, read from one file or merged from one mask per class.
 
 use crate::case::{LabelFiles, Mask};
 use crate::plural::count;

@@ -4,7 +4,7 @@ use crate::preprocess::{PreprocessConfig, resampled_shape};
 use crate::volume::VolumeInfo;
 
 /// Memory in bytes that converting a case takes: its files, their content in the files' own data types, the result
-/// (2 bytes a voxel, 1 for labels) and its coded form, which is smaller.
+/// (2 bytes per voxel, 1 for labels) and its coded form, which is smaller.
 #[must_use]
 pub fn memory_needed(
     file_bytes: u64,

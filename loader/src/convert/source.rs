@@ -65,7 +65,7 @@ fn joined(a: i64, b: i64) -> i64 {
 fn look(case: &CaseFiles, path: &Path, now: SystemTime) -> Result<(u64, Option<i64>), SkippedCase> {
     let looked = std::fs::metadata(path).and_then(|data| Ok((data.is_file(), data.len(), data.modified()?)));
     let (is_file, len, modified) =
-        looked.map_err(|err| SkippedCase::new(case, path, format!("cannot look at this file: {err}")))?;
+        looked.map_err(|err| SkippedCase::new(case, path, format!("cannot access this file: {err}")))?;
     if !is_file {
         return Err(SkippedCase::new(case, path, "not a regular file"));
     }

@@ -249,7 +249,7 @@ fn a_label_that_cannot_be_seen_supersedes_nothing() {
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/gone/a.nii", &path).unwrap();
     let summary = place.convert();
-    assert!(summary.skipped[0].reason.starts_with("cannot look at this file"), "{:?}", summary.skipped);
+    assert!(summary.skipped[0].reason.starts_with("cannot access this file"), "{:?}", summary.skipped);
     assert_eq!(place.label_counts("data/a"), expected);
 }
 

@@ -9,7 +9,7 @@ use crate::case::shown;
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A file or folder cannot be examined.
-    #[error("{}: cannot look at this path", shown(path))]
+    #[error("{}: cannot access this path", shown(path))]
     Unreadable {
         /// Path that cannot be accessed.
         path: PathBuf,
@@ -41,8 +41,8 @@ pub enum DatasetError {
     /// A folder without volumes to convert.
     #[error(
         "{}: no volumes to convert here; expected nnU-Net's DatasetXXX_NAME/imagesTr/CASE_0000.nii.gz, a dataset.json (Medical \
-         Segmentation Decathlon), a folder a case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, .nii.gz, \
-         .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
+         Segmentation Decathlon), one folder per case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, \
+         .nii.gz, .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
         shown(path),
         unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]

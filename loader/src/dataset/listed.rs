@@ -16,7 +16,7 @@ use crate::volume::file_stem;
 /// The dataset, and all files that it lists, wherever they lie. `None` if the description lists no cases.
 ///
 /// # Errors
-/// If a listed file cannot be looked at, or an entry has no usable name.
+/// If a listed file cannot be accessed, or an entry has no usable name.
 pub(super) fn read(
     folder: &Folder,
     description: &Description,

@@ -143,7 +143,7 @@ fn join(
     dataset
 }
 
-/// The reason for a volume of no case.
+/// The reason why a volume belongs to no case.
 fn explain(file: &TreeFile, pair: Pair<'_>, names: &ChannelNames, modalities: Modalities) -> UnusedReason {
     let Pair { images, labels } = pair;
     let stem = file.stem().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A folder a case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
+//! One folder per case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
 //! `segmentation`), and others of the kind.
 //!
 //! A folder is a case if it holds one image and either one label map or a folder of masks. Such masks become one label
@@ -138,7 +138,7 @@ pub(super) fn read<'a>(
                 dataset.skipped.push(SkippedCase::new(&files, &masks.path, reason));
             }
             (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
-                let reason = "one label map, where other cases have a mask a class: which class is which is unknown";
+                let reason = "one label map, where other cases have one mask per class: its classes are unknown";
                 dataset.skipped.push(SkippedCase::new(&files, path, reason));
             }
             (Some(LabelFiles::Masks { masks, .. }), _) if masks.len() < names.len() => {

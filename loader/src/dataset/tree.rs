@@ -1,6 +1,6 @@
 //! One walk through a folder: every file once with its identity, links followed, loops and oddities reported.
 //!
-//! A path that cannot be looked at is an error here and nowhere taken for absent. The one exception is a dangling link:
+//! A path that cannot be accessed is an error here and nowhere taken for absent. The one exception is a dangling link:
 //! named like a volume it stays in the tree, so that its case is skipped with the system's reason when it is read.
 
 use std::fs::Metadata;

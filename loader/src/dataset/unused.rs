@@ -187,7 +187,7 @@ impl fmt::Display for UnusedReason {
             }
             Self::BadDicom { reason } | Self::BadDescription { reason } => return f.write_str(reason),
             Self::BadName => "name is not UTF-8 or has control characters; rename it",
-            Self::DanglingLink => "link to something that is missing or cannot be looked at",
+            Self::DanglingLink => "link to something that is missing or cannot be accessed",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
             Self::OtherChannel => "further channel of a case, not its first one (_0000)",

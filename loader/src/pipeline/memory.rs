@@ -4,7 +4,7 @@
 //!   budget = threads x visitor      memory of a thread for a visit: chunks, index, boxes to be resampled
 //!          + spill                  shared by visits whose boxes take more than usual
 //!          + fetch                  threads that fetch from object storage, bytes on their way from there, and blocks held
-//!          + buffers x batch        batches in work, ready, and with the consumer
+//!          + buffers x batch        batches in progress, ready, and with the consumer
 //!          + read_ahead             bytes advised to the system and not yet visited; what remains, at most 1 GiB
 //! ```
 //! A visit whose boxes are larger than usual first takes the excess from the spill, waits until it is free, and gives up
@@ -115,8 +115,8 @@ impl MemoryPlan {
                 memory_bytes: budget,
             });
         }
-        // One batch is with the consumer, and two in work keep every thread busy to the end of each. Small batches need
-        // more in work, so that every thread has a visit.
+        // One batch is with the consumer, and two in progress keep every thread busy to the end of each. Small batches
+        // need more in progress, so that every thread has a visit.
         let wanted = 3 + threads.div_ceil(visits);
         let left = budget - needed(threads);
         let more = usize::try_from(left / batch_bytes).unwrap_or(usize::MAX).min(wanted - 2);

@@ -24,8 +24,8 @@ pub(super) struct Turns<V> {
 }
 
 impl<V> Turns<V> {
-    /// Takes a free buffer and then the next step, so that the oldest step in work always has a buffer. Returns `None`
-    /// when the stream is over, and the seconds waited.
+    /// Takes a free buffer and then the next step, so that the oldest step in progress always has a buffer. Returns
+    /// `None` when the stream is over, and the seconds waited.
     pub(super) fn begin(&self) -> Option<(u64, Loan<V>, f64)> {
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if rest.is_empty() {

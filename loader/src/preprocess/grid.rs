@@ -112,7 +112,7 @@ fn close(a: &Affine, b: &Affine) -> bool {
 /// Source coordinates of output voxels; both arrays are oriented to RAS+.
 #[derive(Clone, Debug)]
 pub(super) struct Coordinates {
-    /// Affine from normalised output coordinates to normalised source coordinates, one row a source axis.
+    /// Affine from normalised output coordinates to normalised source coordinates, one row per source axis.
     theta: [[f64; 4]; 3],
     /// Normalised coordinates of the output indices, for each axis.
     normalised: [Vec<f64>; 3],

@@ -26,7 +26,7 @@ pub struct Resampling {
 /// Method of reading the source.
 #[derive(Clone, Debug)]
 enum Reading {
-    /// Axis by axis; one entry a source axis, the fastest first.
+    /// Axis by axis; one entry per source axis, the fastest first.
     Separable([AxisTaps; 3]),
     /// Voxel by voxel.
     Oblique(Oblique),

@@ -8,7 +8,7 @@ use crate::convert::ConvertError;
 use crate::pipeline;
 use crate::scan::ScanError;
 
-/// The command that mends an error, if it comes from a cache.
+/// The command that repairs an error, if it comes from a cache.
 pub(super) fn on(error: &anyhow::Error) -> Option<String> {
     advice(error.chain().find_map(cache_error)?)
 }

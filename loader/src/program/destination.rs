@@ -38,8 +38,8 @@ pub enum DestinationError {
         /// The path, or the one above it, that is the link.
         place: PathBuf,
     },
-    /// A path that cannot be looked at.
-    #[error("{}: cannot look at this path", shown(path))]
+    /// A path that cannot be accessed.
+    #[error("{}: cannot access this path", shown(path))]
     Unreadable {
         /// Path that cannot be accessed.
         path: PathBuf,
@@ -73,7 +73,7 @@ fn look(asked: &Path, place: &Path) -> Result<Place, DestinationError> {
 /// Writes nothing, so missing permissions and a full disk are found later.
 ///
 /// # Errors
-/// If something that is not a folder is in the way, or the path cannot be looked at.
+/// If something that is not a folder is in the way, or the path cannot be accessed.
 pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
     for place in path.ancestors().filter(|place| !place.as_os_str().is_empty()) {
         match look(path, place)? {
@@ -91,7 +91,7 @@ pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
 /// accepted and would be replaced.
 ///
 /// # Errors
-/// If the path is a folder or a link to something that is missing, its folder does not exist, or it cannot be looked at.
+/// If the path is a folder or a link to something that is missing, its folder does not exist, or it cannot be accessed.
 pub fn check_output_file(path: &Path) -> Result<(), DestinationError> {
     match look(path, path)? {
         Place::Folder => return Err(DestinationError::NotAFile { path: path.to_owned() }),

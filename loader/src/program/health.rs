@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[derive(Debug, thiserror::Error)]
-    #[error("a batch is in work for 700 s")]
+    #[error("a batch is in progress for 700 s")]
     struct Late;
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         });
         assert_eq!(health.page().unwrap(), "queue 3\nbatches 2\n");
         is_stalled.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(health.check().unwrap_err().to_string(), "a batch is in work for 700 s");
+        assert_eq!(health.check().unwrap_err().to_string(), "a batch is in progress for 700 s");
     }
 
     #[test]

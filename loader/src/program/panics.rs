@@ -1,7 +1,8 @@
 //! Panics of dependencies that are not bugs: the system refused to start a thread.
 //!
 //! The thread pools of dependencies panic where a thread cannot be started (`ulimit -u`, a cgroup's `pids.max`, or no
-//! address space for a stack). The user can mend that, so it is one line and exit code 1, not a panic with a backtrace.
+//! address space for a stack). The user can correct that, so it is one line and exit code 1, not a panic with a
+//! backtrace.
 
 use std::panic::PanicHookInfo;
 

@@ -46,7 +46,7 @@ pub(super) struct Job {
 pub(super) struct Schedule {
     /// Jobs that one client may have waiting.
     most_waiting: usize,
-    /// Visits in work above which no third batch is begun.
+    /// Visits in progress above which no third batch is begun.
     enough_visits: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -58,7 +58,7 @@ struct State {
     turns: VecDeque<Turn>,
     running: usize,
     running_visits: usize,
-    /// Times at which the jobs in work were begun, by number.
+    /// Times at which the jobs in progress were begun, by number.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
     stopped: bool,
@@ -223,7 +223,7 @@ impl Schedule {
         self.lock().turns.iter().map(|turn| turn.jobs.len()).sum()
     }
 
-    /// Number of jobs in work, and the time since the oldest of them was begun.
+    /// Number of jobs in progress, and the time since the oldest of them was begun.
     pub(super) fn in_work(&self, now: Instant) -> (usize, Duration) {
         let state = self.lock();
         let oldest = state.begun.values().min().map(|&begun| now.saturating_duration_since(begun));

@@ -81,7 +81,7 @@ impl fmt::Display for Status {
         writeln!(f, "clients {clients}, open streams {streams}, memory held for clients {held_bytes} bytes")?;
         writeln!(
             f,
-            "requests waiting {waiting}, batches in work {in_work}, the oldest for {:.1} s",
+            "requests waiting {waiting}, batches in progress {in_work}, the oldest for {:.1} s",
             oldest.as_secs_f64()
         )?;
         let SpanTimes { batches, sum, .. } = recent.times;
@@ -196,7 +196,7 @@ mod tests {
         };
         let text = status.to_string();
         assert!(text.contains("clients 2, open streams 1") && text.ends_with("no batch in the last minute"), "{text}");
-        assert!(text.contains("requests waiting 5, batches in work 3, the oldest for 1.5 s"), "{text}");
+        assert!(text.contains("requests waiting 5, batches in progress 3, the oldest for 1.5 s"), "{text}");
         for _ in 0..4 {
             spans.add(now, 8, &times(0.03), 0.2);
         }

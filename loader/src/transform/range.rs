@@ -5,7 +5,7 @@ use std::fmt;
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
 
-/// Error for numbers that are no valid probability or range.
+/// Error for numbers that are not a valid probability or range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum RangeError {
     /// Number outside [0, 1], or not a number.

@@ -1,4 +1,4 @@
-//! Series of DICOM files, of CT or another modality: one file a slice, all slices of a series in one folder.
+//! Series of DICOM files, of CT or another modality: one file per slice, all slices of a series in one folder.
 //!
 //! Elements are read with `dicom-parser`, token by token, and JPEG with `jpeg-decoder`. `dicom-object` and
 //! `dicom-pixeldata` are not used on files of others: they reserve whatever length an element claims, follow nested

@@ -32,7 +32,7 @@ impl Dtype {
         matches!(self, Self::F32 | Self::F64)
     }
 
-    /// The type that `NIfTI` names so; `None` for types of several numbers a voxel.
+    /// The type that `NIfTI` names so; `None` for types of several numbers per voxel.
     pub(super) fn of_nifti(kind: NiftiType) -> Option<Self> {
         Some(match kind {
             NiftiType::Uint8 => Self::U8,

@@ -110,7 +110,7 @@ pub enum VolumeFault {
         name: String,
     },
     /// Voxels in a file of their own that is missing, too short or damaged.
-    #[error("voxels in the file {name} next to this header: {problem}; copy both files again, or mend the header")]
+    #[error("voxels in the file {name} next to this header: {problem}; copy both files again, or correct the header")]
     DataFile {
         /// Name of that file, escaped and shortened.
         name: String,
@@ -171,8 +171,8 @@ pub enum VolumeFault {
         /// Code of the type.
         code: i16,
     },
-    /// A data type of several numbers a voxel.
-    #[error("data type {name}; expected one number a voxel")]
+    /// A data type of several numbers per voxel.
+    #[error("data type {name}; expected one number per voxel")]
     Type {
         /// Name of the type.
         name: String,
@@ -184,7 +184,7 @@ pub enum VolumeFault {
         offset: f32,
     },
     /// Voxels that would begin behind the end of the file.
-    #[error("vox_offset {offset} lies beyond the {len} bytes of the file; copy the file again, or mend the header")]
+    #[error("vox_offset {offset} lies beyond the {len} bytes of the file; copy the file again, or correct the header")]
     VoxOffsetBeyond {
         /// The offset, in bytes.
         offset: u64,
@@ -192,7 +192,7 @@ pub enum VolumeFault {
         len: usize,
     },
     /// A scaling of which one half is valid.
-    #[error("valid slope {slope} but invalid intercept {intercept}; mend scl_inter in the header")]
+    #[error("valid slope {slope} but invalid intercept {intercept}; correct scl_inter in the header")]
     Intercept {
         /// Slope by the header (`scl_slope`).
         slope: f64,
@@ -201,7 +201,7 @@ pub enum VolumeFault {
     },
     /// A quaternion that does not describe a rotation.
     #[error(
-        "impossible quaternion {}, {}, {} (longer than 1); mend the header's qform",
+        "impossible quaternion {}, {}, {} (longer than 1); correct the header's qform",
         quaternion[0], quaternion[1], quaternion[2]
     )]
     Quaternion {
@@ -209,16 +209,16 @@ pub enum VolumeFault {
         quaternion: [f32; 3],
     },
     /// A voxel side that is not a length.
-    #[error("spacing of {side} mm; the voxels' place in the body is unknown, mend the header")]
+    #[error("spacing of {side} mm; the voxels' place in the body is unknown, correct the header")]
     Spacing {
         /// The side, in mm.
         side: f64,
     },
     /// An affine with NaN or infinity.
-    #[error("affine with values that are not finite; the voxels' place in the body is unknown, mend the header")]
+    #[error("affine with values that are not finite; the voxels' place in the body is unknown, correct the header")]
     AffineNotFinite,
     /// An affine whose axes are linearly dependent.
-    #[error("affine whose axes span no volume; the voxels' place in the body is unknown, mend the header")]
+    #[error("affine whose axes span no volume; the voxels' place in the body is unknown, correct the header")]
     AffineFlat,
     /// Compressed data that ends in the middle.
     #[error("the compressed data ends early; the file was cut short")]

@@ -153,7 +153,7 @@ fn dtype(name: &str) -> Result<Dtype, VolumeFault> {
         "MET_ULONG_LONG" => Dtype::U64,
         "MET_FLOAT" => Dtype::F32,
         "MET_DOUBLE" => Dtype::F64,
-        _ => return Err(bad("ElementType", name, "one number a voxel, such as MET_SHORT")),
+        _ => return Err(bad("ElementType", name, "one number per voxel, such as MET_SHORT")),
     })
 }
 

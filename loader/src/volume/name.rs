@@ -27,7 +27,7 @@ impl Format {
         }
     }
 
-    /// The format that a file's name says; `None` for names of no volume.
+    /// The format that a file's name says; `None` for other names.
     #[must_use]
     pub fn of_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;

@@ -213,7 +213,7 @@ fn note_zero_sides(header: &NiftiHeader, notes: &mut Vec<HeaderNote>) {
     }
 }
 
-/// Voxel sides of `pixdim` as nibabel mends them: zero becomes 1, negative ones lose their sign.
+/// Voxel sides of `pixdim` as nibabel corrects them: zero becomes 1, negative ones lose their sign.
 fn sides(header: &NiftiHeader) -> [f64; 3] {
     std::array::from_fn(|axis| match f64::from(header.pixdim[axis + 1]) {
         0.0 => 1.0,

@@ -84,8 +84,8 @@ impl fmt::Display for HeaderNote {
                 let [own, other] = [sform, pixdim].map(|sides| sides.map(|side| trimmed(&format!("{side:.6}"))));
                 write!(
                     f,
-                    "sform with sides {}, pixdim with {}: the sform is used, as in nibabel (MONAI may take the qform); mend \
-                     the header",
+                    "sform with sides {}, pixdim with {}: the sform is used, as in nibabel (MONAI may take the qform); \
+                     correct the header",
                     own.join(" x "),
                     other.join(" x ")
                 )
@@ -133,11 +133,11 @@ impl fmt::Display for HeaderNote {
             Self::PaddingKept { range: [value, _] } => {
                 write!(f, "PixelPaddingValue means {value}, which tissue may have; such voxels are kept")
             }
-            Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; mend the header"),
+            Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; correct the header"),
             Self::ZeroSides { axes } => {
                 let names: Vec<&str> = axes.iter().map(|&axis| ["x", "y", "z"][axis]).collect();
                 let names = names.join(", ");
-                write!(f, "voxel side of 0 along {names} (pixdim), taken as 1 mm, as in nibabel; mend the header")
+                write!(f, "voxel side of 0 along {names} (pixdim), taken as 1 mm, as in nibabel; correct the header")
             }
         }
     }

@@ -156,7 +156,7 @@ fn dtype(name: &str) -> Result<Dtype, VolumeFault> {
         "ulonglong" | "unsigned long long" | "unsigned long long int" | "uint64" | "uint64_t" => Dtype::U64,
         "float" => Dtype::F32,
         "double" => Dtype::F64,
-        _ => return Err(bad("type", &name, "one number a voxel, of 8 to 64 bits")),
+        _ => return Err(bad("type", &name, "one number per voxel, of 8 to 64 bits")),
     })
 }
 

@@ -108,7 +108,7 @@ mod tests {
         std::fs::write(&path, header.replace("2 3 2", "20 30 20")).unwrap();
         let reason = read_volume(&path).unwrap_err().reason.to_string();
         let expected = "voxels in the file \"a.raw\" next to this header: a Git LFS pointer in place of the file; run git lfs \
-                        pull; copy both files again, or mend the header";
+                        pull; copy both files again, or correct the header";
         assert_eq!(reason, expected);
     }
 

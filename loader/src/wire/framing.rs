@@ -141,7 +141,7 @@ impl FrameReader {
     /// Takes the next part from bytes that arrived; `None` if they are used up.
     ///
     /// # Errors
-    /// If the bytes are no messages of the contract.
+    /// If the bytes are not messages of the contract.
     pub(crate) fn read(&mut self, arrived: &mut Bytes) -> Result<Option<Part>, Malformed> {
         while !arrived.is_empty() {
             if self.data_left > 0 {
@@ -208,7 +208,7 @@ impl FrameReader {
         if self.held.len() < PREFIX + len {
             return Ok(None);
         }
-        let message = Frame::decode(&self.held[PREFIX..]).ok().ok_or(Malformed("a message that is no frame"))?;
+        let message = Frame::decode(&self.held[PREFIX..]).ok().ok_or(Malformed("a message that is not a frame"))?;
         self.held.clear();
         Ok(match message.part {
             Some(frame::Part::Header(header)) => Some(Part::Header(Box::new(header))),

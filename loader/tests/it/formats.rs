@@ -94,7 +94,7 @@ fn a_header_whose_voxels_are_missing_is_skipped_by_name() {
     let [skipped] = summary.skipped.as_slice() else { panic!("{:?}", summary.skipped) };
     assert_eq!(skipped.path, data.join("a.mhd"));
     assert!(skipped.reason.starts_with("voxels in the file \"a.raw\" next to this header: "), "{}", skipped.reason);
-    assert!(skipped.reason.ends_with("copy both files again, or mend the header"), "{}", skipped.reason);
+    assert!(skipped.reason.ends_with("copy both files again, or correct the header"), "{}", skipped.reason);
 }
 
 #[test]

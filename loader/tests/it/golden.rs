@@ -80,7 +80,7 @@ fn source(folder: &Path, name: &Value) -> PathBuf {
     path.unwrap_or_else(|| panic!("{name}: neither in phantom/ nor in ../ct"))
 }
 
-/// Returns one line a difference. Voxels of volumes whose shapes differ are not compared.
+/// Returns one line per difference. Voxels of volumes whose shapes differ are not compared.
 fn check_case(folder: &Path, json: &Path) -> Vec<String> {
     let name = json.file_stem().unwrap().to_string_lossy().into_owned();
     let case: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();

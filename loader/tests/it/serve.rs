@@ -153,7 +153,7 @@ fn health_page_shows_queues_and_stages() {
     };
     let idle = page();
     assert!(idle.starts_with("HTTP/1.1 200") && idle.contains("\nok\nclients "), "{idle}");
-    assert!(idle.contains("requests waiting 0, batches in work 0"), "{idle}");
+    assert!(idle.contains("requests waiting 0, batches in progress 0"), "{idle}");
     assert_eq!(digests(&["--loader", &server.urls[0]]).len(), 4);
     let busy = page();
     assert!(busy.contains("slowest stage "), "{busy}");

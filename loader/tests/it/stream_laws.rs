@@ -1,4 +1,4 @@
-//! Laws of the stream, on small caches of known voxels: inputs that determine it, and distributions of its crops.
+//! Guarantees of the stream, on small caches of known voxels: inputs that determine it, and distributions of its crops.
 
 #![allow(clippy::cast_precision_loss, reason = "counts of a test are small")]
 

@@ -54,7 +54,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
             predictions.keys().filter(|id| !all_labels.contains_key(*id)).map(String::as_str).collect();
         if !without.is_empty() {
             let (folder, names) = (folder.display(), named(&without));
-            note(format_args!("warning: {folder}: not scored for want of a label: {names}"));
+            note(format_args!("warning: {folder}: not scored, no label: {names}"));
         }
         num_unlabelled.push(without.len());
     }
@@ -155,7 +155,7 @@ fn with_predictions<'a>(
             is_partial,
             "{folder}: no prediction of {names}; predict them too, or score only the others by --partial"
         );
-        note(format_args!("warning: {folder}: not scored for want of a prediction: {names}"));
+        note(format_args!("warning: {folder}: not scored, no prediction: {names}"));
         scored.retain(|id, _| predictions.contains_key(id));
     }
     ensure!(!scored.is_empty(), "no label has a prediction in both folders; expected common cases");

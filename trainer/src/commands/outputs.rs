@@ -1,5 +1,5 @@
-//! Checks of the places that results go to. A command makes them first: a result must not be lost for want of a folder
-//! after it was computed.
+//! Checks of the places that results go to. A command makes them first: a computed result must not be lost because its
+//! folder is missing.
 
 use std::path::Path;
 

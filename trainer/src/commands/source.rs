@@ -38,10 +38,10 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         }
         _ if service.loader.is_empty() => return Ok(()),
         _ if service.loader_ca.is_some() && !service.loader.iter().any(|url| url.starts_with("https:")) => {
-            "--loader-ca is of no use: no URL of --loader begins with https://".to_owned()
+            "--loader-ca has no effect: no URL of --loader begins with https://".to_owned()
         }
         (_, Some(flag)) if args.shards.is_none() => {
-            format!("{flag} is of no use with --loader: the servers read the shards; give it to hiend-serve")
+            format!("{flag} has no effect with --loader: the servers read the shards; give it to hiend-serve")
         }
         _ => return Ok(()),
     };

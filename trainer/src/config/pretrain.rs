@@ -100,9 +100,9 @@ pub enum PretrainPreset {
     VitLP16,
     /// ViT-B with patches of 16 voxels.
     VitBP16,
-    /// ViT-L with patches of 16 voxels and crops of 192 voxels a side, for z-scores.
+    /// ViT-L with patches of 16 voxels and crops of 192 voxels per side, for z-scores.
     MrVitLP16,
-    /// ViT-B with patches of 16 voxels and crops of 160 voxels a side, for z-scores.
+    /// ViT-B with patches of 16 voxels and crops of 160 voxels per side, for z-scores.
     MrVitBP16,
     /// A small model for CPUs.
     Tiny,

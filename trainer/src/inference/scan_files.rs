@@ -6,7 +6,7 @@
 //! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT; other parts of a study in the
 //! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
-//! one channel is expected. So is a volume of another format, and a file that cannot be looked at. Subfolders are not
+//! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
 //! searched, and named.
 
 pub mod grid;
@@ -111,7 +111,7 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are no scans of the model.
+    /// DICOM files next to a series that are not scans of the model.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
@@ -266,7 +266,7 @@ struct Listing {
     files: Vec<ScanFile>,
     /// Volumes that cannot be read, sorted.
     unusable: Vec<SkippedScan>,
-    /// DICOM files next to a series that are no scans.
+    /// DICOM files next to a series that are not scans.
     passed_over: Vec<SkippedScan>,
     /// Files that may be DICOM, sorted.
     candidates: Vec<PathBuf>,
@@ -427,7 +427,7 @@ mod tests {
             Scans::find(&[folder.path().join("c.nii")], Normalize::Hu),
             Err(ScanFilesError::Absent { .. })
         ));
-        // A label map that cannot be seen is no reason to leave its case out of an evaluation.
+        // A label map that cannot be seen is not a reason to leave its case out of an evaluation.
         let error = label_maps(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
     }

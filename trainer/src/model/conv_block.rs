@@ -15,7 +15,7 @@ use crate::ops::trilinear::trilinear;
 /// Instance norm and rectifier of the residual blocks.
 const NORM_LEAKY: NormLeaky = NormLeaky { epsilon: 1e-5, slope: 0.01 };
 
-/// A convolution of stride 1 that keeps the size: a kernel of 1 or 3 voxels a side, padded with zeros.
+/// A convolution of stride 1 that keeps the size: a kernel of 1 or 3 voxels per side, padded with zeros.
 #[derive(Module, Debug)]
 pub struct Conv {
     /// `[out, in, k, k, k]`.

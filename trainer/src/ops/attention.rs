@@ -2,10 +2,10 @@
 //!
 //! Composed of Burn's operations, attention copies tokens three times to take heads apart, keeps and reads a tensor of the
 //! attention matrix's size for every elementary step of softmax, and multiplies matrices whose rows begin at any address:
-//! with 33 values a head or 513 keys, such rows are read value by value. Here heads are cut out in one copy, which adds the
-//! bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax overwrites the products
-//! that it is taken of, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is zero
-//! or never read, so that values and gradients are those of the unpadded heads.
+//! with 33 values per head or 513 keys, such rows are read value by value. Here heads are cut out in one copy, which
+//! adds the bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax overwrites
+//! the products that it is taken of, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`.
+//! Padding is zero or never read, so that values and gradients are those of the unpadded heads.
 //!
 //! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix, and on CUDA it is cuDNN's
 //! fused attention where [`Computation::Cudnn`] is asked for ([`FusedAttention`]).

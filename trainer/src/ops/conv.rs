@@ -1,5 +1,5 @@
-//! Convolutions of volumes `[N, C, X, Y, Z]`: kernels of 3 or 1 voxels a side that keep the size, and the transposed kernel
-//! that doubles it.
+//! Convolutions of volumes `[N, C, X, Y, Z]`: kernels of 3 or 1 voxels per side that keep the size, and the transposed
+//! kernel that doubles it.
 //!
 //! In f32 on the CPU each is one operation of `hiend_cpu`, in other types there Burn's. On GPUs volumes are channels-last
 //! in memory, whatever the order of their axes: kernels of 1 voxel, and transposed ones whose stride equals their kernel,

@@ -86,7 +86,7 @@ impl fmt::Display for Headspace {
                 [round.streamed_secs, round.wait_secs, round.resident_secs].map(|secs| secs * 1e3);
             writeln!(
                 f,
-                "round {number}: {streamed:.1} ms a step streamed (waiting {wait:.1}), {resident:.1} ms on a resident batch"
+                "round {number}: {streamed:.1} ms per step streamed (waiting {wait:.1}), {resident:.1} ms on a resident batch"
             )?;
         }
         let median = self.median();
@@ -253,7 +253,7 @@ mod tests {
         };
         assert!((headspace.cost() - 0.1).abs() < 1e-12);
         let text = headspace.to_string();
-        assert!(text.starts_with("round 1: 100.0 ms a step streamed (waiting 0.0), 90.0 ms on a resident batch\n"));
+        assert!(text.starts_with("round 1: 100.0 ms per step streamed (waiting 0.0), 90.0 ms on a resident batch\n"));
         let last = "data cost 10.0% of the time: 80.0 crops/s streamed, 80.8 on a resident batch (median of 3 rounds of 20 \
                     steps)";
         assert!(text.ends_with(last), "{text}");

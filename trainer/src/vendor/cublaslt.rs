@@ -54,7 +54,7 @@ pub enum Unavailable {
     },
 }
 
-/// Opens the library, once a process, and checks that it has everything that is called here.
+/// Opens the library, once per process, and checks that it has everything that is called here.
 ///
 /// # Errors
 /// [`Unavailable`] says what is missing and how to get it.

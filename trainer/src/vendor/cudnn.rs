@@ -100,7 +100,7 @@ pub enum Unavailable {
     Version(Found),
 }
 
-/// Opens the library, once a process, and looks up everything that is called here.
+/// Opens the library, once per process, and looks up everything that is called here.
 ///
 /// # Errors
 /// [`Unavailable`] says what is missing and how to get it.

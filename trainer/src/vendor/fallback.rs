@@ -13,7 +13,7 @@ pub fn warned() -> Vec<String> {
     warned.iter().map(|(consequence, reason)| format!("{consequence}: {reason}")).collect()
 }
 
-/// Warns of the `consequence` of missing a library, with the reason; once a process for each pair.
+/// Warns of the `consequence` of missing a library, with the reason; once per process for each pair.
 pub fn warn_once(consequence: &'static str, reason: &dyn Error) {
     let reason = reason.to_string();
     if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert((consequence, reason.clone())) {

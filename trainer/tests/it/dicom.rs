@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Writes a CT series, a file a slice, in voxels of 3, 3 and 6 mm whose first one lies at the origin (LPS). `voxels`: HU,
-/// the first axis fastest.
+/// Writes a CT series, one file per slice, in voxels of 3, 3 and 6 mm whose first one lies at the origin (LPS).
+/// `voxels`: HU, the first axis fastest.
 pub(crate) fn write_series(folder: &Path, shape: [u16; 3], voxels: &[i16]) {
     write_series_of("CT", "1.2.840.10008.5.1.4.1.1.2\0", folder, shape, voxels);
 }

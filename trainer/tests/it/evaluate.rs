@@ -313,7 +313,7 @@ fn predictions_without_a_label_are_told() {
     }
     let output = evaluate(folder.path(), &["--json"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("predictions: not scored for want of a label: y, z"), "{stderr}");
+    assert!(stderr.contains("predictions: not scored, no label: y, z"), "{stderr}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["num_unlabelled_predictions"], json["cases"].as_array().unwrap().len()), (&2.into(), 1));
     for case in ["y", "z"] {
@@ -335,7 +335,7 @@ fn labels_without_a_prediction_are_left_out_only_on_request() {
     fail(folder.path(), &[], "no prediction of a, c; predict them too, or score only the others by --partial");
     let output = evaluate(folder.path(), &["--partial", "--json"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && stderr.contains("not scored for want of a prediction: a, c"), "{stderr}");
+    assert!(output.status.success() && stderr.contains("not scored, no prediction: a, c"), "{stderr}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["num_unpredicted_labels"], &json["num_unlabelled_predictions"]), (&2.into(), &0.into()));
     assert_eq!((json["cases"].as_array().unwrap().len(), &json["cases"][0]["case_id"]), (1, &"b".into()), "{json}");

@@ -195,7 +195,7 @@ fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
     let without_cases = format!("{finetune} --fold 0/2 --loader {} --run-dir refused", server.url);
     let expected = ["validation needs whole cases", "--shards", "--no-validation"];
     folder.refuse(&without_cases, &expected);
-    // The cases are too few for the folds, which is not the first thing to mend.
+    // The cases are too few for the folds, which is not the first thing to correct.
     folder.refuse(&without_cases.replace("0/2", "0/5"), &expected);
     let few_cases = format!("{finetune} --fold 0/5 --shards cache --loader {} --run-dir refused", server.url);
     folder.refuse(&few_cases, &["5 folds of 2 cases", "--fold, --shots"]);

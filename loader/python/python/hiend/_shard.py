@@ -75,7 +75,7 @@ def shard(
             an error.
         on_suspect: Action on an image that does not look like a CT in HU: ``"warn"``, ``"skip"`` or ``"fail"``.
         progress: Called with a ``Progress`` for each case. An exception that it raises ends the conversion once the
-            cases in work are stored, as Ctrl-C does; the next call continues.
+            cases in progress are stored, as Ctrl-C does; the next call continues.
 
     Returns:
         A summary with the keys ``converted``, ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of

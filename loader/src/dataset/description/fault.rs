@@ -14,7 +14,7 @@ const LABEL_VALUES: &str = "expected whole numbers from 0 to 255";
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionFault {
     /// The system does not say what the file is.
-    #[error("cannot look at: {0}")]
+    #[error("cannot be accessed: {0}")]
     Unseen(std::io::Error),
     /// A folder, a device, or a file that is too large.
     #[error("expected a regular file of at most {MAX_BYTES} bytes")]

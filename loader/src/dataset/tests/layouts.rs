@@ -228,7 +228,7 @@ fn images_and_label_maps_may_be_divided_alike() {
             ("notes.txt", UnusedReason::NotAVolume),
             ("z.nii", UnusedReason::OutsideDatasets),
         ]);
-    // Folders of single cases are no parts of a dataset.
+    // Folders of single cases are not parts of a dataset.
     Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii"])
         .cases(&["data/images/p1/ct images/p1/ct.nii -"])
         .unused(&[("labels/p1/seg.nii", UnusedReason::NamedLikeLabel)]);

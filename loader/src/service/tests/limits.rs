@@ -201,7 +201,7 @@ fn hostile_requests_get_a_status_and_cost_nothing() {
     let share = ShareRequest { stream_id, slots: 4 };
     assert_eq!(raw.refused(wire::path::SHARE, &share).code(), FailedPrecondition);
     assert_eq!(raw.refused("/hiend.loader.v1.Loader/Delete", &share).code(), Unimplemented);
-    // Bytes that are no message.
+    // Bytes that are not a message.
     assert!(raw.send(wire::path::FETCH, &OpenRequest { spec: Some(spec()) }).is_err());
     assert_eq!(service.held_bytes(), 0);
     // The service is as well as before.

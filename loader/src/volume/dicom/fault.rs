@@ -45,7 +45,7 @@ pub enum DicomFault {
         series: &'static str,
     },
     /// Several frames in one file.
-    #[error("{series}: enhanced multi-frame DICOM; convert it to one file a slice, or to .nii.gz")]
+    #[error("{series}: enhanced multi-frame DICOM; convert it to one file per slice, or to .nii.gz")]
     MultiFrame {
         /// Name of the series, for the message.
         series: String,

@@ -91,7 +91,7 @@ fn a_fault_of_the_file_of_the_voxels_names_header_and_file() {
         assert_eq!(error.path, path);
         error.reason.to_string()
     };
-    let remedy = "; copy both files again, or mend the header";
+    let remedy = "; copy both files again, or correct the header";
     let gone = fault(&format!("{HEADER}ElementDataFile = gone.raw\n"));
     assert!(gone.starts_with("voxels in the file \"gone.raw\" next to this header: cannot open: "), "{gone}");
     assert!(gone.ends_with(remedy), "{gone}");

@@ -71,7 +71,7 @@ fn without_transforms_the_first_axis_runs_to_the_left() {
     let expected = diagonal([-2.0, 2.0, 2.0], [1.0, -2.0, -3.0]);
     check_affine(&without_sform(), expected, &[HeaderNote::NoTransform]);
     let zero = HeaderNote::ZeroSides { axes: vec![1, 2] };
-    let text = "voxel side of 0 along y, z (pixdim), taken as 1 mm, as in nibabel; mend the header";
+    let text = "voxel side of 0 along y, z (pixdim), taken as 1 mm, as in nibabel; correct the header";
     assert_eq!(zero.to_string(), text);
     let one_mm = diagonal([-2.0, 1.0, 1.0], [1.0, -1.0, -1.5]);
     check_affine(&without_sform().sides([2.0, 0.0, 0.0]), one_mm, &[zero, HeaderNote::NoTransform]);
@@ -104,7 +104,7 @@ fn a_sform_with_other_sides_than_pixdim_is_used_and_told() {
     }
     check_affine(&file().sform(1, &rows).sides([0.0; 3]), expected, &told([0.0; 3]));
     let text = "sform with sides 4 x 2 x 2, pixdim with 2 x 2 x 2: the sform is used, as in nibabel (MONAI may take the \
-                qform); mend the header";
+                qform); correct the header";
     assert_eq!(told([2.0; 3])[0].to_string(), text);
 }
 
@@ -193,7 +193,7 @@ fn voxels_may_begin_anywhere_up_to_the_end_of_the_file() {
     let fault = beyond(2_000_000, 400).unwrap_err().to_string();
     assert_eq!(
         fault,
-        "vox_offset 2000000 lies beyond the 400 bytes of the file; copy the file again, or mend the header"
+        "vox_offset 2000000 lies beyond the 400 bytes of the file; copy the file again, or correct the header"
     );
 }
 

@@ -190,7 +190,7 @@ fn labels_are_read_like_those_of_other_formats() {
 fn unusable_headers_are_refused_in_one_line() {
     for (from, to, expected) in [
         ("NRRD0004", "NIfTI", "not an NRRD file (it does not begin with NRRD000)"),
-        ("type: short", "type: block", "header field `type` is \"block\"; expected one number a voxel"),
+        ("type: short", "type: block", "header field `type` is \"block\"; expected one number per voxel"),
         ("type: short\n", "", "header without the field `type`"),
         ("sizes: 2 3 2", "sizes: 2 3", "header field `dimension` is \"3\"; expected 2, the number of sizes"),
         ("sizes: 2 3 2", "sizes: 2 3 -2", "header field `sizes` is \"2 3 -2\"; expected whole numbers"),

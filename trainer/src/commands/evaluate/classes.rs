@@ -69,7 +69,7 @@ impl Classes {
     /// number of a class, or the tuple of a region's labels. A region of one label, `[3]` in `dataset.json`, is its number:
     /// nnU-Net itself writes `(3,)` for it, which its own reader takes for two numbers and refuses.
     ///
-    /// A number between classes that the dataset does not name and no map has is no class: nnU-Net knows those of
+    /// A number between classes that the dataset does not name and no map has is not a class: nnU-Net knows those of
     /// `dataset.json` only, and its mean over all of them is NaN if one is.
     pub(super) fn nnunet_keys(&self, evaluation: &Evaluation) -> Vec<(usize, String)> {
         let key = |region: &Region| match region.labels.as_slice() {

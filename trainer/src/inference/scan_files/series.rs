@@ -15,7 +15,7 @@ pub(super) struct DicomFiles {
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
     /// Files that cannot be used and may be scans.
     pub unusable: Vec<SkippedScan>,
-    /// Parts of a study next to its series that are no scans.
+    /// Parts of a study next to its series that are not scans.
     pub passed_over: Vec<SkippedScan>,
 }
 

@@ -1,4 +1,4 @@
-//! Table of the 16-bit copies of f32 weights: written once an update, by the kernel of the optimizer step, and read by
+//! Table of the 16-bit copies of f32 weights: written once per step, by the kernel of the optimizer step, and read by
 //! every product until the next one.
 //!
 //! A copy enters the table when a weight in training is narrowed for the first time. [`super::adamw`] takes it out,

@@ -53,12 +53,12 @@ fn settings(dim: CubeDim) -> KernelSettings {
     KernelSettings::new(*dim, ExecutionMode::Unchecked, AddressType::U32)
 }
 
-/// Settings of a launch of one plane a row.
+/// Settings of a launch of one plane per row.
 fn rows() -> KernelSettings {
     settings(CubeDim::new_2d(32, 8))
 }
 
-/// Settings of a launch of one unit a vector.
+/// Settings of a launch of one unit per vector.
 fn values() -> KernelSettings {
     settings(CubeDim::new_1d(256))
 }

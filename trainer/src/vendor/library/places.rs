@@ -109,7 +109,7 @@ impl Places {
     }
 }
 
-/// Returns true if a file can be used. One that cannot be looked at is passed over with a warning: another folder may
+/// Returns true if a file can be used. One that cannot be accessed is passed over with a warning: another folder may
 /// have it.
 fn is_there(path: &Path) -> bool {
     lookup::is_file(path).unwrap_or_else(|error| {
