@@ -1,9 +1,9 @@
-"""PyTorch's side of `cpu-bench --cases pretrain`: updates of Hi-End-MAE's preset `tiny`, in f32 on a CPU.
+"""PyTorch's side of `cpu-bench --cases pretrain`: steps of Hi-End-MAE's preset `tiny`, in f32 on a CPU.
 
     torch_pretrain.py pretrain --batch 4
 
 The model is that of hiend-train (arXiv 2502.08347) with what PyTorch offers for it: `scaled_dot_product_attention`, fused
-AdamW, the head on masked tokens only. Prints one JSON object: wall-clock and CPU seconds of an update, the least of
+AdamW, the head on masked tokens only. Prints one JSON object: wall-clock and CPU seconds of a step, the least of
 --rounds, and the peak of resident memory in bytes.
 """
 import argparse, json, resource, time

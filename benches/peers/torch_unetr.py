@@ -1,7 +1,7 @@
-"""PyTorch's side of `cpu-bench`: convolutions, and updates and predictions of UNETR, in f32 on a CPU.
+"""PyTorch's side of `cpu-bench`: convolutions, and steps and predictions of UNETR, in f32 on a CPU.
 
     torch_unetr.py convolutions IN,OUT,SIDE ...   the convolution, its input's gradient and its weight's gradient
-    torch_unetr.py finetune [--monai]             an update with one crop of 96 voxels per side
+    torch_unetr.py finetune [--monai]             a step with one crop of 96 voxels per side
     torch_unetr.py predict [--monai]              a prediction of one window
 
 The network is that of hiend-train for the encoder `tiny`, layer by layer: 12 blocks of width 192, patches of 12 voxels,

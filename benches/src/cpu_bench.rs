@@ -3,9 +3,9 @@
 //! | case | measures |
 //! |---|---|
 //! | `convolutions` | each 3×3×3 convolution of `tiny`'s UNETR and its gradients, with the processor's peak rate as the floor |
-//! | `finetune` | an update of `tiny`'s UNETR with one crop of 96³ |
+//! | `finetune` | a step of `tiny`'s UNETR with one crop of 96³ |
 //! | `predict` | a prediction of one window of 96³ |
-//! | `pretrain` | an update of `tiny` with four crops of 96³ |
+//! | `pretrain` | a step of `tiny` with four crops of 96³ |
 //!
 //! Times are the least of some rounds, half of them before and half after `PyTorch`'s, which a Python of the caller's choice
 //! runs (`--python`, `benches/peers`). Without it the columns of `PyTorch` are left out. On a machine that

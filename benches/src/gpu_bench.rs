@@ -5,23 +5,23 @@
 //! | case | measures |
 //! |---|---|
 //! | `tests` | the kernels' tests on the device |
-//! | `step` | updates on one batch that stays on the device: the device alone |
-//! | `overlap` | the same updates on batches from the loader: the cost of feeding |
+//! | `step` | steps on one batch that stays on the device: the device alone |
+//! | `overlap` | the same steps on batches from the loader: the cost of feeding |
 //! | `chunks` | the same with chunks decoded on the device |
 //! | `service` | the same with batches from a loader server, through shared memory |
-//! | `finetune` | updates of UNETR on one resident batch, Dice and cross-entropy included |
+//! | `finetune` | steps of UNETR on one resident batch, Dice and cross-entropy included |
 //! | `predict` | a sliding window over a volume, from host memory to host memory |
-//! | `numerics` | losses of a small model's updates, compared with those of the CPU in f32 |
+//! | `numerics` | losses of a small model's steps, compared with those of the CPU in f32 |
 //! | `reference` | the losses of the CPU that `numerics --reference` compares with |
-//! | `kernels` | the time of an update, kernel by kernel, by the clock of the device |
+//! | `kernels` | the time of a step, kernel by kernel, by the clock of the device |
 //! | `products` | the rate of each matrix product and attention of the models |
 //! | `shapes` | each matrix product and attention of the models, compared with the CPU in f32 |
 //! | `convolutions` | each convolution and instance norm of UNETR, compared with the CPU in f32 |
 //! | `convolution-times` | the rate of each convolution of UNETR, alone and with its gradients |
 //!
 //! Timings come after runs that do not count, in which kernels are compiled and tuned. Those of `step` and `finetune` are
-//! medians of single updates, each followed by waiting for the device; those of `overlap`, `chunks` and `service` medians of
-//! three means over blocks of `--steps` updates; those of `products` and `convolution-times` means of ten runs without
+//! medians of single steps, each followed by waiting for the device; those of `overlap`, `chunks` and `service` medians
+//! of three means over blocks of `--steps` steps; those of `products` and `convolution-times` means of ten runs without
 //! waiting between them; `predict` times a single run. Figures are in `benches/GPU.md`.
 
 #![allow(

@@ -44,8 +44,8 @@ def arguments():
     parser.add_argument("--cases", default="finetune,predict", help="what to measure [%(default)s]")
     parser.add_argument("--device", default="cuda", help="cuda or cpu [%(default)s]")
     parser.add_argument("--batch", type=int, default=4, help="crops of a batch, and windows at a time [%(default)s]")
-    parser.add_argument("--steps", type=int, default=20, help="updates that count [%(default)s]")
-    parser.add_argument("--warmup", type=int, default=5, help="updates before those [%(default)s]")
+    parser.add_argument("--steps", type=int, default=20, help="steps that count [%(default)s]")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before those [%(default)s]")
     parser.add_argument("--precision", choices=("bf16", "f32"), default="bf16", help="of the products [%(default)s]")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the model")
     parser.add_argument("--volume", type=int, default=240, help="side of the volume to predict [%(default)s]")
@@ -135,7 +135,7 @@ def show(case, started, **line):
 
 
 def finetune():
-    """Times updates on one resident batch, each followed by reading its loss and waiting for the device."""
+    """Times steps on one resident batch, each followed by reading its loss and waiting for the device."""
     started = time.perf_counter()
     model = unetr()
     # The recipe's Dice: squares in the denominator, no smoothing of the numerator, each case and class by itself.

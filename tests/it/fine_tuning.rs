@@ -136,9 +136,9 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     let sum = |losses: &[f64]| losses.iter().sum::<f64>();
     let (first, last) = (sum(&summary.losses[..5]), sum(&summary.losses[35..]));
     assert!(last < 0.9 * first, "{first} -> {last}");
-    // Every fifteenth update, and the last one.
+    // Every fifteenth step, and the last one.
     assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
-    // That it is the last is chance: in forty updates on one case the Dice of another one moves by thousandths.
+    // That it is the last is chance: in forty steps on one case the Dice of another one moves by thousandths.
     let best = validations.iter().map(|record| record.mean_dice).fold(0.0, f64::max);
     let kept = summary.best.unwrap();
     assert!((kept.mean_dice - best).abs() < 1e-12);
@@ -261,10 +261,10 @@ fn micro_batches_add_up_to_the_batch() {
 /// voxels whose relative sensitivity to an intensity is below 1, and one f32 holds it to 1.2e-7: hence 5e-6. Measured:
 /// at most 2.1e-7 on AMD EPYC.
 ///
-/// With updates the rounding errors grow, because `AdamW`'s first steps divide each gradient by its own magnitude: where a
-/// gradient is itself a rounding error, its sign decides the step. That is not a property of the chain: two runs that
+/// Rounding errors grow with each step, because `AdamW`'s first steps divide each gradient by its own magnitude: where
+/// a gradient is itself a rounding error, its sign decides the step. That is not a property of the chain: two runs that
 /// differ only in their micro-batches, both augmented by the loader, drift apart likewise. Only a small part of the
-/// gradients is that small, so the drift stays a small part of what the updates change in each loss; 3% is allowed.
+/// gradients is that small, so the drift stays a small part of what the steps change in each loss; 3% is allowed.
 #[test]
 fn augmenting_on_the_device_is_the_same_training() {
     let data = data(2);
@@ -285,10 +285,10 @@ fn augmenting_on_the_device_is_the_same_training() {
     }
     let lr = 3e-3;
     let [host, device] = [AugmentOn::Cpu, AugmentOn::Device].map(|augment_on| losses(augment_on, None, lr));
-    assert!((host[0] - device[0]).abs() < 5e-6 * host[0], "before the first update: {} and {}", host[0], device[0]);
+    assert!((host[0] - device[0]).abs() < 5e-6 * host[0], "before the first step: {} and {}", host[0], device[0]);
     let drift = host.iter().zip(&device).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
     let trained = host.iter().zip(&untrained).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
-    println!("updates change a loss by up to {trained:.1e}; the chains drift apart by {drift:.1e}");
+    println!("steps change a loss by up to {trained:.1e}; the chains drift apart by {drift:.1e}");
     assert!(trained > 0.01 && drift < 0.03 * trained, "{host:?}, {device:?}, untrained {untrained:?}");
 }
 

@@ -3,8 +3,8 @@
     pip install tensorboard
     python3 check_run.py RUN
 
-Every scalar of every update and validation must be there, with the value of the journal in single precision; of an
-update that the journal has twice (a killed run repeats some), the later line counts. Pictures must be the files in
+Every scalar of every step and validation must be there, with the value of the journal in single precision; of a
+step that the journal has twice (a killed run repeats some), the later line counts. Pictures must be the files in
 RUN/pictures, byte for byte. Prints what was compared; exits with 1 at the first difference.
 """
 

@@ -30,7 +30,7 @@ pub struct StepRecord {
     pub step: u64,
     /// Position in epochs.
     pub epoch: f64,
-    /// Mean loss of the batch, before the update.
+    /// Mean loss of the batch, before the optimizer step.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
@@ -47,7 +47,7 @@ pub struct StepRecord {
     pub wait_ms: f64,
     /// Time of the transfer from the loader's buffer to the device, ms. On another thread: not part of `step_ms`.
     pub upload_ms: f64,
-    /// Time of forward pass, backward pass, update and reading the loss, ms.
+    /// Time of forward pass, backward pass, optimizer step and reading the loss, ms.
     pub compute_ms: f64,
     /// Time of reading and decoding in the loader, summed over its threads, ms.
     pub decode_ms: f64,
@@ -81,7 +81,7 @@ pub enum Stage {
     Augment,
     /// Bringing batches to the device.
     Upload,
-    /// Forward pass, backward pass and update.
+    /// Forward pass, backward pass and optimizer step.
     Compute,
 }
 

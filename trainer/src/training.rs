@@ -69,7 +69,7 @@ pub trait Task: Sync {
     /// The resolved configuration.
     fn config(&self) -> &Self::Config;
 
-    /// Lower bound of the values that an update keeps in memory.
+    /// Lower bound of the values that a step keeps in memory.
     fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues;
 
     /// Makes a model with random weights.

@@ -1,4 +1,4 @@
-//! Updates of pre-training.
+//! Steps of pre-training.
 
 use anyhow::Context as _;
 use hiend_trainer::config::pretrain::PretrainPreset;
@@ -17,7 +17,7 @@ use super::unetr::{Pair, compare};
 /// Crops of a batch.
 const CROPS: usize = 4;
 
-/// Updates of `tiny` with a batch that stays in memory, optimizer included.
+/// Steps of `tiny` with a batch that stays in memory, optimizer included.
 pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     let mut config = PretrainPreset::Tiny.config();
     config.train.precision = Precision::F32;
@@ -37,9 +37,9 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
             failure = Some(error);
         }
     };
-    // The first update makes the moments.
+    // The first step makes the moments.
     update();
-    let what = format!("update of tiny, {CROPS} crops of 96³");
+    let what = format!("step of tiny, {CROPS} crops of 96³");
     let arguments = vec!["pretrain".to_owned(), "--batch".to_owned(), CROPS.to_string()];
     compare(
         &Pair { what: &what, script: "torch_pretrain.py", arguments, name: "the same model" },

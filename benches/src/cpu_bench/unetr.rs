@@ -1,4 +1,4 @@
-//! Updates and predictions of `tiny`'s UNETR.
+//! Steps and predictions of `tiny`'s UNETR.
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
@@ -27,7 +27,7 @@ fn image(size: [usize; 3]) -> Vec<f32> {
     (0..size.iter().product::<usize>()).map(|at| (at as f32 * 0.37).sin()).collect()
 }
 
-/// Updates with one crop that stays in memory, loss and optimizer included.
+/// Steps with one crop that stays in memory, loss and optimizer included.
 pub(super) fn finetune(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     let config = config()?;
     let unetr = config.unetr();
@@ -44,7 +44,7 @@ pub(super) fn finetune(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
         let grads = GradientsParams::from_grads(loss.backward(), &before);
         model = Some(optimizer.step(config.optim.lr, before, grads));
     };
-    compare(&of_unetr("update of tiny's UNETR, one crop of 96³", "finetune", cli), cli, peer, &mut update)
+    compare(&of_unetr("step of tiny's UNETR, one crop of 96³", "finetune", cli), cli, peer, &mut update)
 }
 
 /// Predictions of one window, from host memory to host memory.

@@ -50,13 +50,13 @@ pub struct Cli {
     /// Keep only the inputs of transformer blocks and compute the blocks again on the way back
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
-    /// Updates that count
+    /// Steps that count
     #[arg(long, default_value_t = 20)]
     pub(super) steps: usize,
-    /// Updates before those that count
+    /// Steps before those that count
     #[arg(long, default_value_t = 5)]
     pub(super) warmup: usize,
-    /// Updates of the cases numerics and reference
+    /// Steps of the cases numerics and reference
     #[arg(long, default_value_t = 200)]
     pub(super) numerics_steps: u64,
     /// File with the line of the case reference; without it, the case numerics computes that itself, which takes minutes

@@ -1,4 +1,4 @@
-//! Losses of a small model's updates on the device, compared with those of the CPU in f32.
+//! Losses of a small model's steps on the device, compared with those of the CPU in f32.
 
 use anyhow::{Context as _, bail};
 use hiend_trainer::config::pretrain::PretrainConfig;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::cli::Cli;
 use super::pretraining::{batch_of, feed, update};
 
-/// Largest relative difference of a loss that the precision of the products explains: after 50 updates in bf16 an H100
+/// Largest relative difference of a loss that the precision of the products explains: after 50 steps in bf16 an H100
 /// differed by 2.3e-4, after 200 the differences have grown.
 const BANDS: [(Precision, f64); 3] = [(Precision::F32, 0.002), (Precision::Tf32, 0.002), (Precision::Bf16, 0.005)];
 
@@ -42,7 +42,7 @@ impl Reference {
         if reference.preset != cli.preset.name() || (reference.losses.len() as u64) < cli.numerics_steps {
             let (path, found, steps) = (path.display(), &reference.preset, reference.losses.len());
             bail!(
-                "{path}: holds {steps} updates of {found}, needed are {} of {}; make it again with --cases reference",
+                "{path}: holds {steps} steps of {found}, needed are {} of {}; make it again with --cases reference",
                 cli.numerics_steps,
                 cli.preset.name()
             );
@@ -51,7 +51,7 @@ impl Reference {
     }
 }
 
-/// The model of the comparison: depth and taps of the preset, small enough for two hundred updates on a CPU.
+/// The model of the comparison: depth and taps of the preset, small enough for two hundred steps on a CPU.
 fn small(cli: &Cli, precision: Precision, attention: Computation) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.model.patch_size = 8;

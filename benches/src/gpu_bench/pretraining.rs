@@ -1,4 +1,4 @@
-//! Updates of pre-training on one resident batch, whole and split into kernels.
+//! Steps of pre-training on one resident batch, whole and split into kernels.
 
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub(super) fn batch_of(feed: &mut Feed<Masked>) -> anyhow::Result<DeviceBatch<Ma
     feed.next_batch()?.context("a batch without crops")
 }
 
-/// One update and its loss; reading that waits for the device.
+/// One step and its loss; reading that waits for the device.
 pub(super) fn update(
     replica: &mut Replica<HiEndMae>,
     config: &PretrainConfig,
@@ -96,7 +96,7 @@ fn resident(
     Ok((replica, batch))
 }
 
-/// Updates on one batch that stays on the device.
+/// Steps on one batch that stays on the device.
 pub(super) fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let config = config(cli);
     let (mut replica, batch) = resident(cli, &config, compute)?;
@@ -124,7 +124,7 @@ pub(super) fn kernels(_: &Cli, _: &Compute, _: &mut dyn FnMut(Value)) -> anyhow:
 }
 
 /// Shows one line per kernel and vendor operation, then one for all, whose `ms` and `idle_ms` sum to `span_ms`;
-/// milliseconds and launches are those of one update on a resident batch.
+/// milliseconds and launches are those of one step on a resident batch.
 #[cfg(feature = "cube")]
 pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use crate::kernel_times::DeviceTimes;
@@ -167,7 +167,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
     Ok(())
 }
 
-/// The line of a case whose updates took `secs` each.
+/// The line of a case whose steps took `secs` each.
 pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
     let median = median(secs);
     let crops = cli.batch as f64 / median;

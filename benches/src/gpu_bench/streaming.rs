@@ -1,4 +1,4 @@
-//! The cost of the data: updates on batches that arrive meanwhile and on one of them, in turn.
+//! The cost of the data: steps on batches that arrive meanwhile and on one of them, in turn.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ fn open_cache(cli: &Cli, folder: &Path) -> anyhow::Result<Arc<Cache>> {
     Ok(Arc::new(cache))
 }
 
-/// The line of a case: an update on streamed batches, and the same on a resident one.
+/// The line of a case: a step on streamed batches, and the same on a resident one.
 fn cost(cli: &Cli, compute: &Compute, config: &PretrainConfig, stream: &Stream) -> anyhow::Result<Value> {
     let opened = Instant::now();
     batch_of(&mut feed(config, stream, compute)?)?;

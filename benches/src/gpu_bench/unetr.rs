@@ -22,8 +22,8 @@ use super::figures::{median, rounded};
 /// Maximum number of windows predicted at a time, that of `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
 
-/// Shows the time of updates of UNETR on one batch that stays on the device, then, as a line of its own, the errors of a small
-/// one.
+/// Shows the time of steps of UNETR on one batch that stays on the device, then, as a line of its own, the errors of a
+/// small one.
 pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use burn::module::Module as _;
     use burn::optim::GradientsParams;

@@ -198,7 +198,7 @@ fn write<C: RunConfig, M: Module>(
 }
 
 /// Checks that a network can compute with the weights in a file that was just written: a checkpoint is a state to go back
-/// to. Their loss, measured before the update that made them, does not show it.
+/// to. Their loss, measured before the step that made them, does not show it.
 fn check_weights(path: &Path) -> Result<(), CheckpointError> {
     let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
     for tensor in burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)? {

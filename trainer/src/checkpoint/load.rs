@@ -58,7 +58,7 @@ pub fn load_optimizer<M: Module>(
     optimizer.load(&path).map_err(CheckpointError::record(&path))
 }
 
-/// Compares the shapes of moments with those of the parameters: the first update would panic on a difference.
+/// Compares the shapes of moments with those of the parameters: the first step would panic on a difference.
 fn check_moments<M: Module>(path: &Path, model: &M) -> Result<(), CheckpointError> {
     let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
     let parameters = parameter_shapes(model);
@@ -119,7 +119,7 @@ mod tests {
     use crate::model::block::Mlp;
     use crate::model::init::WeightInit;
 
-    /// Saves a model and the moments of another one after an update.
+    /// Saves a model and the moments of another one after a step.
     fn save(model: &Mlp, updated: Mlp) -> (tempfile::TempDir, PathBuf) {
         let config = PretrainPreset::Tiny.config();
         let mut optimizer = config.optim.init(&updated);

@@ -242,7 +242,7 @@ fn announce_precision(rank: &Rank, train: &TrainConfig) {
     }
 }
 
-/// Warns if an update on the CPU cannot fit into memory: the system would end the process in the middle of it.
+/// Warns if a step on the CPU cannot fit into memory: the system would end the process in the middle of it.
 fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
     let (config, (_, num_ranks)) = (task.config(), rank.share());
     let Some(limit) = rank.host_memory().filter(|_| rank.compute.is_cpu()) else { return };
@@ -339,7 +339,7 @@ fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
             Err(reason) => {
                 let rounded = if factors == Factors::F32 { ", 32-bit factors rounded to TF32" } else { "" };
                 format!(
-                    "warning: products by built-in kernels, slower and tuned before the first update{rounded}: {reason}"
+                    "warning: products by built-in kernels, slower and tuned before the first step{rounded}: {reason}"
                 )
             }
         })

@@ -45,7 +45,7 @@ impl Sums {
     ///
     /// # Errors
     /// If the system refuses a thread.
-    #[expect(clippy::disallowed_methods, reason = "the queues hold the gradients of one update, which exist anyway")]
+    #[expect(clippy::disallowed_methods, reason = "the queues hold the gradients of one step, which exist anyway")]
     pub fn start(group: &Arc<ProcessGroup>, reduce: Box<dyn AllReduce>) -> io::Result<Self> {
         let (requests, requested) = flume::unbounded::<Bucket>();
         let (sender, results) = flume::unbounded();
@@ -117,7 +117,7 @@ impl Drop for Sums {
         let Some(thread) = self.thread.take() else { return };
         if std::thread::panicking() {
             // The thread may wait for others without end, and they for this rank: gates that are open keep its queue open.
-            self.group.abort("a panic during an update");
+            self.group.abort("a panic during a step");
             return;
         }
         // After a failure, MPI waits for the lost rank without end: the thread then ends with the process.

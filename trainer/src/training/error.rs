@@ -174,7 +174,7 @@ pub enum TrainingError {
         /// Weights that the loss was computed with.
         suspect: Suspect,
     },
-    /// An update has left weights that no network can compute with.
+    /// An optimizer step has left weights that no network can compute with.
     #[error(
         "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
          set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
@@ -302,7 +302,7 @@ impl fmt::Display for LastGood {
 /// Weights that a loss which is not finite was computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
-    /// Weights that the run began with, which no update has changed.
+    /// Weights that the run began with, which no step has changed.
     FirstWeights,
     /// Weights of the newest checkpoint.
     LastGood {

@@ -1,4 +1,4 @@
-//! The ranks other than the first: the same updates, and nothing written.
+//! The ranks other than the first: the same steps, and nothing written.
 
 use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};

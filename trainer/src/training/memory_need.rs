@@ -1,4 +1,4 @@
-//! Lower bound of the memory that an update takes, to be compared with the memory that there is, and the memory that it is
+//! Lower bound of the memory that a step takes, to be compared with the memory that there is, and the memory that it is
 //! expected to take, by which a number of crops at a time is chosen.
 //!
 //! Counted is what has to be in memory at one time whatever the order of operations: parameters, gradients and moments, and
@@ -19,7 +19,7 @@ const PARAM_BYTES: u64 = 16;
 /// Part of the free memory that a choice may fill, in percent.
 const FILLED_PERCENT: u64 = 90;
 
-/// Numbers of values that an update keeps at the least.
+/// Numbers of values that a step keeps at the least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptValues {
     /// Parameters.
@@ -31,21 +31,21 @@ pub struct KeptValues {
 }
 
 impl KeptValues {
-    /// Bytes that an update with `crops` crops at a time takes at the least.
+    /// Bytes that a step with `crops` crops at a time takes at the least.
     #[must_use]
     pub fn bytes(&self, crops: usize, precision: Precision) -> u64 {
         self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision)
     }
 
-    /// Bytes that an update with `crops` crops at a time is expected to take.
+    /// Bytes that a step with `crops` crops at a time is expected to take.
     #[must_use]
     pub fn expected_bytes(&self, crops: usize, precision: Precision) -> u64 {
         self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision) * self.expected_percent / 100
     }
 
-    /// Largest number of crops at a time whose update is expected to fit into nine tenths of `free` bytes; `None` if one crop
-    /// does not. Micro-batches have equal sizes, and their number is a power of two if such a number fits: ranks then give
-    /// the bits of one process.
+    /// Largest number of crops at a time whose step is expected to fit into nine tenths of `free` bytes; `None` if one
+    /// crop does not. Micro-batches have equal sizes, and their number is a power of two if such a number fits: ranks
+    /// then give the bits of one process.
     #[must_use]
     pub fn fitting(&self, crops: usize, precision: Precision, free: u64) -> Option<usize> {
         let limit = free / 100 * FILLED_PERCENT;
@@ -60,7 +60,7 @@ impl KeptValues {
         self.per_crop as u64 * value_bytes
     }
 
-    /// One line that says that an update with `crops` crops at a time does not fit into `limit` bytes, and what to do;
+    /// One line that says that a step with `crops` crops at a time does not fit into `limit` bytes, and what to do;
     /// `None` if it may fit.
     #[must_use]
     pub fn shortage(

@@ -123,7 +123,7 @@ impl ModuleVisitor for Trained {
     }
 }
 
-/// The gradients of one update on their way to the sums.
+/// The gradients of one step on their way to the sums.
 struct Update {
     plan: Plan,
     /// Bucket of each parameter.
@@ -277,7 +277,7 @@ mod tests {
         tensor.into_data().try_to_vec::<f32>().unwrap()[0]
     }
 
-    /// An update of buckets with these parameters, and the values of what it requests.
+    /// An [`Update`] of buckets with these parameters, and the values of what it requests.
     fn update(buckets: &[&[ParamId]], earlier: Vec<Flat>) -> (Update, Arc<Mutex<Vec<Vec<f32>>>>) {
         let with_length = |bucket: &&[ParamId]| bucket.iter().map(|id| (*id, 1)).collect();
         let plan = Plan { buckets: buckets.iter().map(with_length).collect(), device: Device::flex() };

@@ -1,7 +1,7 @@
 //! The ranks of a run, as its steps see them.
 //!
 //! Each rank is a process with a device, a copy of the weights, and its share of every global batch. Before the first
-//! step all ranks agree on what they train ([`Ranks::agree`]). Before each update they exchange a few facts
+//! step all ranks agree on what they train ([`Ranks::agree`]). Before each step they exchange a few facts
 //! ([`Ranks::exchange`]), then add their gradients: those of all crops of the batch, weighted so that the sum is the
 //! gradient of the mean loss. The copies start equal and receive equal gradients, so nothing else is sent.
 //!

@@ -89,7 +89,7 @@ impl Readback {
         Ok(Self { requests: Some(requests), answers, thread: Some(thread), stuck: false })
     }
 
-    /// Requests the results of an update; to be called right after it was queued.
+    /// Requests the results of a step; to be called right after it was queued.
     pub(super) fn ask(&self, update: Update) {
         if let Some(requests) = &self.requests {
             // A thread that has ended is noticed when the answer does not arrive.

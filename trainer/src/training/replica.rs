@@ -1,4 +1,4 @@
-//! One copy of the weights on one device, and its update by a batch.
+//! One copy of the weights on one device, and its optimizer step on a batch.
 
 use std::path::Path;
 
@@ -18,14 +18,14 @@ use crate::optim::clip_global_norm;
 
 /// Weights and their optimizer, on one device.
 pub struct Replica<M> {
-    /// Absent only during an update: the optimizer consumes it, so that no second copy of the weights exists.
+    /// Absent only during a step: the optimizer consumes it, so that no second copy of the weights exists.
     model: Option<M>,
     optimizer: ModuleOptimizer,
     /// Gates of the model's blocks.
     gates: Gates,
 }
 
-/// The ranks that take part in an update.
+/// The ranks that take part in a step.
 #[derive(Clone, Copy)]
 pub struct Participants<'a> {
     /// Sums gradients over the ranks.
@@ -34,7 +34,7 @@ pub struct Participants<'a> {
     pub all: Counts,
 }
 
-/// Results of an update, still on the device.
+/// Results of a step, still on the device.
 #[derive(Debug)]
 pub struct Update {
     /// Loss of the step over all ranks, `[1]`.
@@ -79,7 +79,7 @@ impl<M: Gated + 'static> Replica<M> {
     /// Returns the model with the current weights.
     #[must_use]
     pub fn model(&self) -> &M {
-        self.model.as_ref().expect("absent only during an update")
+        self.model.as_ref().expect("absent only during a step")
     }
 
     /// The optimizer and its moments.
@@ -121,7 +121,7 @@ impl<M: Gated + 'static> Replica<M> {
         };
         let clip_norm = task.config().optim().clip_norm;
         let norm = clip_norm.and_then(|max| clip_global_norm(model, &mut grads, max));
-        let model = self.model.take().expect("restored by the last update");
+        let model = self.model.take().expect("restored by the last step");
         self.model = Some(self.optimizer.step(lr, model, grads));
         let loss = loss.expect("some rank has crops");
         Ok(Some(Update { loss, norm, crops: all.crops }))

@@ -88,7 +88,7 @@ impl<T: Task> Run<'_, T> {
             if self.queued.is_none() {
                 // The loader has named the cases. The step counts all the same: a step and its batch belong together.
                 let step = self.step;
-                watch(&Event::Warning(format!("step {step}: no update, all cases of its batch are corrupt")));
+                watch(&Event::Warning(format!("step {step}: weights unchanged, all cases of its batch are corrupt")));
             }
             let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
             let at_end = self.step == end_step;
@@ -139,7 +139,7 @@ impl<T: Task> Run<'_, T> {
         agreed.map_err(|failure| self.rank_error(failure))
     }
 
-    /// Queues one update of the weights; none if every case of the batch is corrupt.
+    /// Queues one optimizer step; none if every case of the batch is corrupt.
     fn update(
         &mut self,
         batch: Option<&DeviceBatch<Target<T>>>,

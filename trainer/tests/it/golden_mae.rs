@@ -1,4 +1,4 @@
-//! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over updates.
+//! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over steps.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};

@@ -132,7 +132,7 @@ fn overlapped_steps_give_the_same_losses_and_weights() {
 }
 
 #[test]
-fn step_with_only_corrupt_cases_makes_no_update() {
+fn step_with_only_corrupt_cases_leaves_the_weights_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let damaged = || Stream {
@@ -150,7 +150,7 @@ fn step_with_only_corrupt_cases_makes_no_update() {
     };
     let straight = pretrain(&config, damaged(), &Compute::cpu(), &options(dir.path(), 4, false), &mut watch).unwrap();
     assert_eq!((straight.step, straight.losses.len()), (4, 2));
-    let said = |step| format!("step {step}: no update, all cases of its batch are corrupt");
+    let said = |step| format!("step {step}: weights unchanged, all cases of its batch are corrupt");
     assert_eq!(warnings, [said(2), said(4)]);
     // The last step had no batch and was saved all the same; a resumed run takes the next one.
     let resumed = run(&config, damaged(), &options(dir.path(), 5, true)).unwrap();
@@ -408,7 +408,7 @@ fn diverged_weights_are_no_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
     config.optim.lr = 1e30;
-    // The rate is 0 in the first step, and the loss of the second one was measured before its update.
+    // The rate is 0 in the first step, and the loss of the second one was measured before its step.
     let options = TrainOptions { checkpoint_every: 1, ..options(dir.path(), 2, false) };
     let text = message(run(&config, STREAM.stream(), &options).unwrap_err());
     for part in ["the weights diverged at step 2: ", "lower optim.lr", "last good checkpoint: ", "step-00000001"] {

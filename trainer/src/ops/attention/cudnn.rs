@@ -22,7 +22,7 @@ use crate::vendor::problem::Number;
 
 /// Consequence of computing without the library, for warnings.
 const FALLBACK: &str =
-    "train.attention = \"cudnn\", but attention is computed by products (88 of the 267 ms of an update on an H100)";
+    "train.attention = \"cudnn\", but attention is computed by products (88 of the 267 ms of a step on an H100)";
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 

@@ -16,7 +16,7 @@ use crate::vendor::fallback::warn_once;
 use crate::vendor::queue::{number, on_cuda};
 
 /// Consequence of computing without the library, for warnings.
-const FALLBACK: &str = "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no update of \
+const FALLBACK: &str = "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no step of \
      UNETR finished in 45 s)";
 
 /// True where Burn's kernels are asked for.

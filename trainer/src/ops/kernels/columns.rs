@@ -5,9 +5,9 @@
 //! stage: each cube reduces the group sums of [`TILE`] column vectors, its units first in registers, then in shared
 //! memory.
 //!
-//! An update of `vit-l-p12` on 192 crops launches the second stage 155 times, on 1.3 GB of group sums: 0.43 ms at the
-//! 3.0 TB/s of an H100, 0.30 at 4.3 of an H200, and less where they are still in the second-level cache. With
-//! Burn's `float_sum_dim` for a second stage, its kernel took 28.5 ms per update on the H100.
+//! A step of `vit-l-p12` on 192 crops launches the second stage 155 times, on 1.3 GB of group sums: 0.43 ms at the 3.0
+//! TB/s of an H100, 0.30 at 4.3 of an H200, and less where they are still in the second-level cache. With Burn's
+//! `float_sum_dim` for a second stage, its kernel took 28.5 ms per step on the H100.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;

@@ -3,7 +3,7 @@
 //! The units of a plane hold a row in registers: it is read once, and its moments are computed from the registers.
 //!
 //! Bytes per value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 where the gradient of the residual
-//! branch is added on the way; 6 for the first stage of the gradients of `gamma` and `beta`. An update of `vit-l-p12` on
+//! branch is added on the way; 6 for the first stage of the gradients of `gamma` and `beta`. A step of `vit-l-p12` on
 //! 192 crops moves 10.1 GB forward (3.4 ms at 3.0 TB/s of an H100, 2.3 at 4.3 of an H200), 23.2 GB backward
 //! for the rows (7.7 ms, 5.4) and 10.1 GB for the columns (3.4 ms, 2.3).
 

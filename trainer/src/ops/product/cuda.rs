@@ -15,7 +15,7 @@ use crate::vendor::queue;
 
 /// Consequence of computing without the library, for warnings.
 const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes \
-     416 to 804, and tuning before the first update)";
+     416 to 804, and tuning before the first step)";
 
 /// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
 pub(crate) fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
