@@ -1,4 +1,4 @@
-//! `loader-bench --service --clients N`: consumers that stop reading, next to others that go on.
+//! `loader-bench --service --clients N`: consumers that stop reading, next to others that continue.
 //!
 //! The server is a process of its own, so that its resident memory is that of a server. Half of the clients live in a
 //! second process, which is stopped (`SIGSTOP`) amid their streams: their sockets fill, and what the server has made for

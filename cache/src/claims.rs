@@ -12,8 +12,8 @@
 //! Files of earlier runs mean nothing to a later one: a worker that joins and finds no other alive removes them, and a
 //! piece is over only for workers that saw the author of its `.end` file alive.
 //!
-//! A worker that was suspended for longer than the lifetime of its lease goes on with pieces that others have taken over,
-//! so a piece may be done twice, and must have the same result.
+//! A worker that was suspended for longer than the lifetime of its lease continues with pieces that others have taken
+//! over, so a piece may be done twice, and must have the same result.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};

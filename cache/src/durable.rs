@@ -223,8 +223,8 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Writes `num_bytes` zeros to a temporary file in `dir`, syncs it and removes it. Unlike a look at the free space, this also
-/// meets quotas and missing permissions. What a killed process leaves is found by [`remove_stale`].
+/// Writes `num_bytes` zeros to a temporary file in `dir`, syncs it and removes it. Unlike reading the free space, this
+/// also meets quotas and missing permissions. What a killed process leaves is found by [`remove_stale`].
 ///
 /// # Errors
 /// If the system refuses the file or its bytes.

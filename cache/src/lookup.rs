@@ -1,4 +1,4 @@
-//! Looks up paths and tells "not there" from "cannot tell".
+//! Looks up paths and distinguishes an absent one from one that cannot be examined.
 //!
 //! [`Path::exists`], [`Path::is_file`] and [`Path::is_dir`] answer `false` for a folder without permission, a disk that
 //! fails and a link whose target is unmounted. A program that acts on that answer converts cases again without their
@@ -47,7 +47,7 @@ pub fn is_dir(path: &Path) -> Result<bool, FileError> {
     Ok(metadata(path)?.is_some_and(|metadata| metadata.is_dir()))
 }
 
-/// Tells a missing name from a dangling link on the way to it.
+/// Distinguishes a missing name from a dangling link on the way to it.
 fn absent(path: &Path) -> Result<Option<Metadata>, FileError> {
     for place in path.ancestors().filter(|place| !place.as_os_str().is_empty()) {
         match std::fs::symlink_metadata(place) {

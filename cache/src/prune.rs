@@ -39,7 +39,7 @@ use crate::shard::rolling::RollingShardWriter;
 const RUN: &str = "run";
 /// Kind of the lease of a run that prunes.
 const PRUNE: &str = "prune";
-/// Pause before another look for the lease of a run that prunes.
+/// Pause before the next check for the lease of a run that prunes.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A run's claim that it may add shards to a location, shared with other runs. Ends with the process; in object storage,

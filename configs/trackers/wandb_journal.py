@@ -144,7 +144,7 @@ def main():
     parser.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
     parser.add_argument("--project", help="project of W&B (default: hiend-pretrain or hiend-finetune)")
     parser.add_argument("--entity", help="team or user of W&B")
-    parser.add_argument("--follow", action="store_true", help="go on until the run stops")
+    parser.add_argument("--follow", action="store_true", help="continue until the run stops")
     parser.add_argument("--every", metavar="SECS", type=float, default=5, help="seconds between looks (default: 5)")
     args = parser.parse_args()
 

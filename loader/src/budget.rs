@@ -4,7 +4,7 @@ use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// Number of processor cores that this process may use: those of its cgroup and affinity mask, not of the host.
 ///
-/// At least 1, also where the system does not tell.
+/// At least 1, also where the system does not report it.
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

@@ -172,7 +172,7 @@ pub struct Summary {
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
     pub pruned: Option<Pruned>,
-    /// True if the run was told to stop before the end of the list.
+    /// True if the run was asked to stop before the end of the list.
     pub interrupted: bool,
     /// Wall-clock time in seconds.
     pub secs: f64,

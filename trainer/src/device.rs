@@ -180,7 +180,7 @@ impl Compute {
     }
 
     /// Bytes of memory that are free on the device, those of the machine for the CPU; without what a device's allocator keeps
-    /// for reuse. `None` where nothing tells.
+    /// for reuse. `None` where the free memory is unknown.
     #[must_use]
     pub fn free_memory(&self) -> Option<u64> {
         match self.kind {

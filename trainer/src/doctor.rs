@@ -28,7 +28,7 @@ pub struct Report {
 #[derive(Debug)]
 struct Examined {
     device: String,
-    /// Library or kernels that the products were computed by; nothing to tell on the CPU.
+    /// Library or kernels that the products were computed by; empty on the CPU.
     by: String,
     products: Vec<ProductCheck>,
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 const PROC: &str = "/proc";
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes of memory that this process may use, swap space of the machine included; `None` where the system does not tell.
+/// Bytes of memory that this process may use, swap space of the machine included; `None` where the system does not
+/// report it.
 #[must_use]
 pub fn limit() -> Option<u64> {
     limit_of(Path::new(PROC), Path::new(GROUPS))
 }
 
-/// Bytes of memory that are free for this process, swap space not included; `None` where the system does not tell.
+/// Bytes of memory that are free for this process, swap space not included; `None` where the system does not report it.
 /// Contents of files that the system would drop count as free.
 #[must_use]
 pub fn available() -> Option<u64> {

@@ -47,7 +47,7 @@ pub struct Cli {
     /// Computation of attention on a GPU: products or cudnn
     #[arg(long, value_parser = computation, default_value = "products")]
     pub(super) attention: Computation,
-    /// Keep only the inputs of transformer blocks and compute the blocks again on the way back
+    /// Keep only the inputs of transformer blocks and compute the blocks again in the backward pass
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
     /// Steps that count

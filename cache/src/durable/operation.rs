@@ -1,9 +1,9 @@
 //! Announcements of every operation that changes files: the seam for simulated power cuts, kills and failing disks.
 //!
-//! An [`Observer`] is told of each operation below a folder before it happens, may let it fail, and is told when it
-//! has succeeded. Nothing else in this crate or above it knows of observers; without one an operation costs a load of
-//! an atomic integer. The campaign in the package `tests` reconstructs from these announcements every state that a
-//! power cut could leave.
+//! An [`Observer`] is notified of each operation below a folder before it happens, may let it fail, and is notified
+//! when it has succeeded. Nothing else in this crate or above it knows of observers; without one an operation costs a
+//! load of an atomic integer. The campaign in the package `tests` reconstructs from these announcements every state
+//! that a power cut could leave.
 
 use std::io;
 use std::path::{Path, PathBuf};

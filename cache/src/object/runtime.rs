@@ -14,7 +14,7 @@ use super::transport::{Abandoned, is_hopeless};
 /// Threads of the runtime: they move bytes and encrypt, all other work is done by the threads that wait.
 const THREADS: usize = 2;
 
-/// Time between checks of whether to go on waiting.
+/// Time between checks of whether to continue waiting.
 const LOOK: Duration = Duration::from_millis(100);
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -31,7 +31,8 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 )]
 struct Forked;
 
-/// Refuses to go on in a forked process whose parent used object storage. Takes no lock, and comes before all of them.
+/// Refuses to continue in a forked process whose parent used object storage. Takes no lock, and comes before all of
+/// them.
 pub(super) fn check_process() -> io::Result<()> {
     let process = std::process::id();
     match OWNER.load(Ordering::Relaxed) {

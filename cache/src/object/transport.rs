@@ -34,7 +34,7 @@ static ABANDONED: AtomicBool = AtomicBool::new(false);
 static FAILING: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the waiting for stores that do not answer, from now on and in the whole process: their requests fail at once
-/// instead of being repeated. Requests that are answered go on. For programs that were asked to stop.
+/// instead of being repeated. Requests that are answered continue. For programs that were asked to stop.
 pub fn abandon_requests() {
     ABANDONED.store(true, Ordering::Relaxed);
 }
@@ -220,7 +220,7 @@ impl Store {
         Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials { variables: self.variables, reason }))
     }
 
-    /// Records a failure, which began at `since` if that is known, and tells it once the patience is over.
+    /// Records a failure, which began at `since` if that is known, and reports it once the patience is over.
     fn failed(&self, reason: &str, since: Option<Instant>) {
         let mut state = self.lock();
         let now = Instant::now();

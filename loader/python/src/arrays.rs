@@ -33,7 +33,7 @@ impl<T: Element> Voxels<T> {
     ///
     /// # Safety
     /// `owner` must own the values given to [`Self::new`], neither move nor free them while it lives, and read or write
-    /// them only where Python code was told not to do so at the same time.
+    /// them only where Python code was instructed not to do so at the same time.
     pub(crate) unsafe fn view(self, owner: Bound<'_, PyAny>) -> Bound<'_, PyArray5<T>> {
         // SAFETY: `first` points to as many initialised values as the shape has, in memory that the caller promises to
         // be alive. The view is used for its pointer, shape and strides alone.

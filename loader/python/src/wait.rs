@@ -38,7 +38,7 @@ pub(crate) fn wait<T: Send>(
         py.detach(|| working.join())
     });
     if raised.is_some() {
-        // The program may go on, in a notebook for example.
+        // The program may continue, in a notebook for example.
         hiend_cache::resume_requests();
     }
     log::forward(py)?;

@@ -190,7 +190,7 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
     rows
 }
 
-/// Returns `true` if a conversion ended because it was told to stop while it waited.
+/// Returns `true` if a conversion ended because it was asked to stop while it waited.
 fn is_interruption(error: &ConvertError) -> bool {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |error| error.source())

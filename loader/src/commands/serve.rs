@@ -127,7 +127,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let (sender, receiver) = flume::bounded(1);
     let first = move || {
         note("stopping: no new requests, batches in progress are being sent; a second signal ends at once");
-        // The receiver is there until the program ends. It is told before requests end, which would else be errors.
+        // The receiver is there until the program ends. It is notified before requests end, which would else be errors.
         let _ = sender.send(());
         // Neither the start nor a batch waits for object storage that is away.
         hiend_cache::abandon_requests();

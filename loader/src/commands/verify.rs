@@ -63,7 +63,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let found: Result<Vec<Vec<Fault>>, StdoutError> =
         pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
-    // Nothing reads a superseded record: damage in it is told and does no harm.
+    // Nothing reads a superseded record: damage in it is reported and does no harm.
     let (found, superseded): (Vec<_>, Vec<_>) =
         cases.iter().zip(found?).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
     let num_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();

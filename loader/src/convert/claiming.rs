@@ -23,10 +23,10 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 /// Share of one run in the cases that several runs divide one by one.
 pub(super) struct Claiming {
     claims: Mutex<Claims>,
-    /// Shards at the last look for cases stored by others.
+    /// Shards at the last check for cases stored by others.
     seen: Vec<PathBuf>,
     lifetime: Duration,
-    /// The user was told that this run waits for others.
+    /// True once the user has been informed that this run waits for others.
     is_told: bool,
 }
 

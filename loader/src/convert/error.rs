@@ -10,7 +10,7 @@ pub enum ConvertError {
     /// The cache cannot be read or written.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
-    /// The cache folder cannot be made or looked at.
+    /// The cache folder cannot be made or accessed.
     #[error("{}: cannot make or use this folder", path.display())]
     Folder {
         /// The folder, or the file in it.
@@ -128,7 +128,7 @@ pub enum ConvertError {
     /// A lock file cannot be used.
     #[error(transparent)]
     Lock(#[from] hiend_cache::FileError),
-    /// The run was told to stop while it waited for another one.
+    /// The run was asked to stop while it waited for another one.
     #[error("{}: interrupted while waiting for another conversion into this cache", path.display())]
     StoppedWaiting {
         /// Path of the cache.

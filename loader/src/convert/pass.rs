@@ -26,7 +26,7 @@ pub(super) struct Left<'c> {
     pub pending: Pending<'c>,
     /// Number of cases that other workers found in the cache.
     pub over: usize,
-    /// Number of cases that were not looked at, because the run was told to stop.
+    /// Number of cases that were not examined, because the run was asked to stop.
     pub untouched: usize,
 }
 

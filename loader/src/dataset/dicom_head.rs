@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Length of the preamble, in bytes; `DICM` follows.
 const PREAMBLE: usize = 128;
-/// Number of bytes looked at.
+/// Number of bytes examined.
 const HEAD_BYTES: u64 = 512;
 /// Groups of elements that a file can begin with: those of its own encoding, and those that name the image.
 const FIRST_GROUPS: [u16; 2] = [0x0002, 0x0008];

@@ -104,7 +104,7 @@ fn join(
             NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
             NameRole::Further(case_id) => {
                 let first = format!("{case_id}_0000");
-                // Told with the first channel.
+                // Reported with the first channel.
                 if stems.contains(first.as_str()) && matches!(names.role(&first), NameRole::FirstOfSeveral(_)) {
                     taken.insert(file.path.clone());
                 }

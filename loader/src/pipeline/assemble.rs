@@ -24,7 +24,7 @@ pub(super) enum Message {
     Failed(Error),
 }
 
-/// One thread's share of the stream: makes batches, one at a time, until told to stop.
+/// One thread's share of the stream: makes batches, one at a time, until asked to stop.
 pub(super) struct Assembler<F: Form> {
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns<F::Voxel>,

@@ -48,7 +48,7 @@ pub fn note(line: impl Display) {
 }
 
 /// Returns whether standard output and standard error lead to the same place, such as a terminal or one log file. A line on
-/// both would be there twice. `false` where the system does not tell.
+/// both would be there twice. `false` where the system does not report it.
 #[must_use]
 pub fn is_one_output() -> bool {
     #[cfg(unix)]

@@ -110,8 +110,7 @@ impl Fetcher {
         if room < 2 {
             return Err(RemoteError::TooLittleMemory { needed: 2 * batch_bytes, memory_bytes });
         }
-        // Large batches need two in progress per server and one with the consumer; small ones hide the way there and
-        // back.
+        // Large batches need two in progress per server and one with the consumer; small ones hide the round trip.
         let wanted = 3 * self.servers.len().max(1) + usize::try_from(SMALL / batch_bytes).unwrap_or(0);
         Ok(room.min(wanted.clamp(4, MOST_BATCHES)))
     }

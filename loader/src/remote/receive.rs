@@ -150,7 +150,7 @@ impl Arriving {
             // A batch is larger than any cache: an ordinary store would read the line that it overwrites first, and
             // displace the bytes that arrive next.
             streaming::write(voxels, &mut self.voxels.bytes_mut()[self.filled..][..voxels.len()]);
-            // Before the task goes on on another thread.
+            // Before the task continues on another thread.
             streaming::finish();
             self.filled += voxels.len();
             data = rest;

@@ -144,7 +144,7 @@ impl Drop for Reservation {
         }
         self.account.held.fetch_sub(self.bytes, Ordering::AcqRel);
         let schedule = &self.account.schedule;
-        // A thread between its look at the account and its wait would miss the call.
+        // A thread between its check of the account and its wait would miss the call.
         drop(schedule.lock());
         schedule.changed.notify_all();
     }
@@ -213,7 +213,7 @@ impl Schedule {
 
     /// Makes the threads look for cancelled jobs.
     pub(super) fn nudge(&self) {
-        // A thread between its look at the jobs and its wait would miss the call.
+        // A thread between its check of the jobs and its wait would miss the call.
         drop(self.lock());
         self.changed.notify_all();
     }

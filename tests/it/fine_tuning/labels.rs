@@ -71,7 +71,7 @@ fn validation_without_foreground_is_told_and_chooses_no_best_checkpoint() {
     assert_eq!(validations.len(), 1);
     assert!(validations[0].mean_fg_dice.is_nan() && !validations[0].best, "{:?}", validations[0]);
     assert_eq!(summary.best, None);
-    // The run goes on, and what reads its journal finds the steps.
+    // The run continues, and what reads its journal finds the steps.
     data.run(&task, &options(&data.path("run"), 4, true));
     let history = History::read(&data.path("run/journal.jsonl")).unwrap();
     assert_eq!((history.loss.points().len(), history.mean_fg_dice.points().len()), (4, 0));
@@ -105,7 +105,7 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
     let (summary, validations) = data.run(&task, &options(&data.path("run"), 3, false));
     assert!(summary.losses.iter().all(|loss| loss.is_finite()), "{:?}", summary.losses);
     assert_eq!(validations[0].dice_per_class.len(), 5);
-    // The configuration is saved with the label, and the run goes on with it.
+    // The configuration is saved with the label, and the run continues with it.
     let (summary, _) = data.run(&task, &options(&data.path("run"), 4, true));
     assert_eq!(summary.step, 4);
 }

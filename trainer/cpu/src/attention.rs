@@ -2,8 +2,8 @@
 //!
 //! A thread computes one head of one sequence: it copies the head's queries, keys and values, with their biases, out of
 //! the tokens, and takes a few queries at a time, whose rows of the attention matrix stay in its second cache. Of each row
-//! only its maximum and the reciprocal of its sum are kept, from which the way back computes it again (Dao et al., arXiv
-//! 2205.14135). The copies also have the form in which products are fastest.
+//! only its maximum and the reciprocal of its sum are kept, from which the backward pass computes it again (Dao et al.,
+//! arXiv 2205.14135). The copies also have the form in which products are fastest.
 
 use rayon::prelude::*;
 

@@ -2,7 +2,7 @@
 //!
 //! With `x̂ = (x - mean) · rstd`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))` for `g = gamma · dy`,
 //! `dgamma = sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. A row is read from the first cache after its first pass;
-//! mean and deviation are computed again on the way back.
+//! mean and deviation are computed again in the backward pass.
 
 use wide::f32x8;
 

@@ -145,7 +145,7 @@ fn cleared(num_voxels: usize) -> String {
     }
 }
 
-/// End of the closing line: scans that need a look, and those of an earlier prediction.
+/// End of the closing line: scans that need checking, and those of an earlier prediction.
 fn remarks(num_to_check: usize, num_finished: usize) -> String {
     let mut remarks = String::new();
     if num_to_check > 0 {

@@ -106,7 +106,7 @@ impl Rank {
         }
     }
 
-    /// Memory of the machine that this rank may use, in bytes; `None` where the system does not tell.
+    /// Memory of the machine that this rank may use, in bytes; `None` where the system does not report it.
     pub(super) fn host_memory(&self) -> Option<u64> {
         host_memory::limit().map(|all| self.memory_bytes(all))
     }

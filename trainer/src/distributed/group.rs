@@ -62,7 +62,8 @@ impl Core {
         })
     }
 
-    /// Connects the sending end of a link. If the group has failed while other ranks were joining, the new one is told.
+    /// Connects the sending end of a link. If the group has failed while other ranks were joining, the failure is sent
+    /// to the new rank.
     pub(super) fn add_outgoing(&self, index: usize, sender: Sender<Frame>) {
         let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failure) = self.inbox.failure() {
@@ -111,7 +112,7 @@ impl Core {
     }
 }
 
-/// The frame that tells another rank of a failure.
+/// The frame that reports a failure to another rank.
 fn report(failure: &PeerFailure) -> Frame {
     Frame::new(Kind::Abort, serde_json::to_vec(failure).unwrap_or_default())
 }
@@ -314,8 +315,8 @@ impl ProcessGroup {
         self.fail(self.rank, Cause::Failed(message.lines().next().unwrap_or_default().to_owned()));
     }
 
-    /// Ends all ranks because this one was told to stop while it waited for data that did not come, unless the group has
-    /// failed already.
+    /// Ends all ranks because this one was asked to stop while it waited for data that did not come, unless the group
+    /// has failed already.
     pub fn stop(&self, message: &str) {
         self.fail(self.rank, Cause::Stopped(message.lines().next().unwrap_or_default().to_owned()));
     }

@@ -27,7 +27,7 @@ pub enum Cause {
     Late(u64),
     /// The rank failed and reported its error.
     Failed(String),
-    /// The rank was told to stop while it waited for data that did not come, and reported what it waited for.
+    /// The rank was asked to stop while it waited for data that did not come, and reported what it waited for.
     Stopped(String),
     /// The rank sent something else than the protocol expects.
     Protocol(String),

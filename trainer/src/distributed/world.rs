@@ -110,7 +110,7 @@ impl fmt::Display for Master {
             }
             Self::Address { host, port } | Self::Mpi(Some(Told { host, port, .. })) => write!(f, "{host}:{port}"),
             Self::File(path) => write!(f, "the address in {}", path.display()),
-            Self::Mpi(None) => f.write_str("the address that MPI tells"),
+            Self::Mpi(None) => f.write_str("the address that MPI passes on"),
         }
     }
 }

@@ -253,7 +253,7 @@ impl fmt::Display for Machine {
                     writeln!(f, "  {name:<11}{version}, {}{remark}", path.display())?;
                 }
                 Ok(Found { path, version: None }) => writeln!(f, "  {name:<11}{}", path.display())?,
-                // Told above.
+                // Reported above.
                 Err(Unusable::Missing) if *library == Library::Driver && self.driver.is_err() => {}
                 Err(Unusable::Missing) => writeln!(f, "  {name:<11}missing: {}", library.how_to_get())?,
                 Err(Unusable::Refused(reason)) => writeln!(f, "  {name:<11}not used: {reason}")?,

@@ -16,7 +16,7 @@ use crate::sliding_window::SlidingWindow;
 /// Share of the free memory that is left to the allocator: it reserves pages, which are larger than what is asked for.
 const SPARE: f64 = 0.125;
 
-/// Largest number of windows at a time on a GPU that does not tell its free memory.
+/// Largest number of windows at a time on a GPU that does not report its free memory.
 const UNMEASURED: usize = 4;
 
 /// Number of windows predicted at a time, measured when it is first needed.
@@ -44,7 +44,7 @@ impl WindowBatch {
 
     /// `sliding` with the number of windows at a time that suits the device for a volume of `dims` voxels: one on a CPU,
     /// whose caches hold none of the activations of a second one and whose cores one window keeps busy; at most four on
-    /// a GPU that does not tell its free memory.
+    /// a GPU that does not report its free memory.
     ///
     /// # Errors
     /// If the device fails.
@@ -90,7 +90,7 @@ impl Measured {
     }
 }
 
-/// Predicts one window of zeros and looks at the allocator. `None` if device or allocator do not tell.
+/// Predicts one window of zeros and looks at the allocator. `None` if the device or its allocator do not report it.
 fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Result<Option<Measured>, InferenceError> {
     let device = compute.raw();
     let [x, y, z] = sliding.roi_size();

@@ -1,6 +1,6 @@
 //! Sums over the voxels of each case and class that the fine-tuning loss is made of, on GPUs, as one operation with one
-//! derivative: the logits are read once on the way there and once on the way back. Composed of Burn's operations, softmax,
-//! one-hot labels, products and sums are some 60 passes over as many values as there are logits.
+//! derivative: the logits are read once in the forward pass and once in the backward pass. Composed of Burn's
+//! operations, softmax, one-hot labels, products and sums are some 60 passes over as many values as there are logits.
 //!
 //! With the softmax `p` of a voxel's logits and its one-hot label `y`, the sums of a class are `Σ p·y`, `Σ p²`, `Σ y` and
 //! `Σ y·ln p`. For their gradients `a`, `b`, (none) and `d`, the gradient of a logit is

@@ -1,9 +1,9 @@
 //! Hand-over of a gradient from a residual sum to the layer norm at the start of the same branch.
 //!
 //! Tokens that a branch leaves have two gradients, that of the residual sum and that of the norm. Burn adds them in a
-//! pass of its own, 12 bytes per value. On the way back the norm runs after the sum, so its kernel can add the gradient of
-//! the sum for 4 bytes per value; but an operation of Burn has no access to gradients other than that of its result. The
-//! sum therefore leaves its gradient in a junction that both share, and the norm collects it.
+//! pass of its own, 12 bytes per value. In the backward pass the norm runs after the sum, so its kernel can add the
+//! gradient of the sum for 4 bytes per value; but an operation of Burn has no access to gradients other than that of
+//! its result. The sum therefore leaves its gradient in a junction that both share, and the norm collects it.
 
 use std::any::Any;
 use std::fmt;

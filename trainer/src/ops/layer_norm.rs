@@ -1,7 +1,7 @@
 //! Layer norm (Ba, Kiros and Hinton, arXiv 1607.06450) over the last axis, in f32, as one operation with one derivative.
 //!
 //! With `x̂ = (x - mean) · rstd`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))` for `g = gamma · dy`,
-//! `dgamma = sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. Only `x` and `gamma` are kept for the way back.
+//! `dgamma = sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. Only `x` and `gamma` are kept for the backward pass.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -26,7 +26,7 @@ pub fn layer_norm<const D: usize>(
     layer_norm_at(x, gamma, beta, epsilon, dtype, Junction::default())
 }
 
-/// [`layer_norm`]; on the way back the gradient that waits at `junction` is added to that of `x`.
+/// [`layer_norm`]; in the backward pass the gradient that waits at `junction` is added to that of `x`.
 pub(super) fn layer_norm_at<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,

@@ -82,7 +82,7 @@ pub(super) fn apply<const N: usize, const D: usize, O: CpuOperation<N>>(
     Tensor::from_primitive::<Autodiff<Flex>>(y)
 }
 
-/// The gradients of an operation, as a step of the way back.
+/// The gradients of an operation, as a node of the backward pass.
 #[derive(Debug)]
 struct Derivative<O>(O);
 

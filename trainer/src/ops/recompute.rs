@@ -1,9 +1,9 @@
-//! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): only the inputs of a block are kept for the way
-//! back, where the block is computed once more. A third more computation, for the memory of all inner tensors.
+//! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): only the inputs of a block are kept for the
+//! backward pass, where the block is computed once more. A third more computation, for the memory of all inner tensors.
 //!
-//! To the graph around it the block is one operation. On the way back the block runs again in a graph of its own, from
-//! inputs that are leaves there; its parameters are leaves of both graphs, and their gradients are moved to the outer one.
-//! A block contains no random numbers, so the second run gives the same bits.
+//! To the graph around it the block is one operation. In the backward pass the block runs again in a graph of its own,
+//! from inputs that are leaves there; its parameters are leaves of both graphs, and their gradients are moved to the
+//! outer one. A block contains no random numbers, so the second run gives the same bits.
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
@@ -24,8 +24,8 @@ pub trait Recompute<const N: usize>: Module + 'static {
     fn run(&self, inputs: [Tensor<3>; N]) -> Tensor<3>;
 }
 
-/// The result of `block` on `inputs`, with nothing but the inputs kept for the way back. Runs the block as it is if no
-/// input is tracked.
+/// The result of `block` on `inputs`, with nothing but the inputs kept for the backward pass. Runs the block as it is
+/// if no input is tracked.
 #[must_use]
 pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3> {
     if !inputs.iter().any(Tensor::is_tracked) {
@@ -102,8 +102,8 @@ where
     }
 }
 
-/// A tensor `[1]` to start the way back from, whose derivative with respect to `y` is `dy`. The sum of `y · dy` would be
-/// another, in two passes more on each way.
+/// A tensor `[1]` to start the backward pass from, whose derivative with respect to `y` is `dy`. The sum of `y · dy`
+/// would be another, with two more memory passes in either direction.
 fn root_of<B: Backend>(y: FloatTensor<Autodiff<B>>, dy: FloatTensor<B>) -> FloatTensor<Autodiff<B>> {
     #[derive(Debug)]
     struct Root;

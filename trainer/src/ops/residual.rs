@@ -1,8 +1,8 @@
 //! Residual sum `x + branch + bias`, in one pass and in f32.
 //!
 //! The bias is that of the linear map at the end of the branch. Composed, adding it, widening the branch and the sum are
-//! three passes over the tokens. The way back is one pass, which writes the gradient of the branch in the branch's type
-//! and sums it for the bias.
+//! three passes over the tokens. The backward pass is one memory pass, which writes the gradient of the branch in the
+//! branch's type and sums it for the bias.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -22,7 +22,7 @@ pub fn add_branch<const D: usize>(x: Tensor<D>, branch: Tensor<D>, bias: Tensor<
     add_branch_at(x, branch, bias, Junction::default())
 }
 
-/// [`add_branch`]; on the way back the gradient of `x` is left at `junction`, if that is open.
+/// [`add_branch`]; in the backward pass the gradient of `x` is left at `junction`, if that is open.
 pub(super) fn add_branch_at<const D: usize>(
     x: Tensor<D>,
     branch: Tensor<D>,

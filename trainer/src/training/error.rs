@@ -224,7 +224,7 @@ pub enum TrainingError {
 }
 
 impl TrainingError {
-    /// Returns whether this rank, or another one, was told to stop while servers or object storage did not answer.
+    /// Returns whether this rank, or another one, was asked to stop while servers or object storage did not answer.
     #[must_use]
     pub fn is_stop(&self) -> bool {
         match self {

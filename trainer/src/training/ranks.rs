@@ -206,7 +206,7 @@ impl Ranks {
         Ok(all.map(|ranks| ranks.into_iter().flatten().collect()))
     }
 
-    /// Ends the run on all ranks because of an error of this one, or because it was told to stop.
+    /// Ends the run on all ranks because of an error of this one, or because it was asked to stop.
     pub(super) fn abort(&self, error: &TrainingError) {
         let message = hiend_cache::with_sources(error);
         if error.is_stop() { self.group.stop(&message) } else { self.group.abort(&message) }

@@ -94,7 +94,7 @@ impl<T: Task> Run<'_, T> {
             let at_end = self.step == end_step;
             let checkpoint_due = due(self.options.checkpoint_every);
             self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
-            // Weights are drawn, measured or saved only after their loss was looked at.
+            // Weights are drawn, measured or saved only after their loss was checked.
             let wanted = at_end || checkpoint_due || self.validation_due || stops();
             if wanted || !self.options.overlap.unwrap_or(!self.compute.is_cpu()) {
                 self.settle(watch)?;

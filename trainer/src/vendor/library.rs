@@ -103,7 +103,7 @@ impl Library {
         self == Self::Cudnn && major().is_some_and(|major| major < 9)
     }
 
-    /// The function that tells the version.
+    /// The function that returns the version.
     fn version_function(self) -> &'static [u8] {
         match self {
             Self::Driver => b"cuDriverGetVersion",

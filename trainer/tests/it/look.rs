@@ -174,7 +174,7 @@ fn scans_that_cannot_be_drawn_do_not_end_the_others() {
         for expected in ["b: skipped: ", "c: skipped: "] {
             assert_eq!(stderr.matches(expected).count(), 1, "{stderr}");
         }
-        assert_eq!(stderr.matches("no voxel above -175 HU").count(), 1, "a reason is told once: {stderr}");
+        assert_eq!(stderr.matches("no voxel above -175 HU").count(), 1, "a reason is reported once: {stderr}");
         let (code, _, stderr) = draw(command, &folder.text("scans/b.nii"), more);
         assert_eq!(code, Some(1), "{stderr}");
     }

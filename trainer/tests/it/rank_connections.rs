@@ -223,7 +223,7 @@ fn rank_that_does_not_arrive_is_late_although_it_is_alive() {
     let short = Timeouts { step: Duration::from_millis(500), ..TIMEOUTS };
     let ([first, second], _proxy, _dir) = pair([short, TIMEOUTS]);
     assert_eq!(failure(first.barrier()), (1, Cause::Late(0)));
-    // The late rank is told by rank 0.
+    // The late rank is informed by rank 0.
     assert_eq!(failure(second.barrier()), (1, Cause::Late(0)));
 }
 

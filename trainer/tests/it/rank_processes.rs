@@ -97,7 +97,7 @@ impl Folder {
         folder
     }
 
-    /// Lets the next test go on, while the processes of this one wait and compute nothing.
+    /// Lets the next test continue, while the processes of this one wait and compute nothing.
     fn end_turn(&mut self) {
         drop(self.turn.take());
     }

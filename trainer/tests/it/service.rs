@@ -142,7 +142,7 @@ fn losses_survive_the_death_of_a_server() {
     let done = losses(&folder, "none");
     let last = done.last().unwrap().0;
     assert!(folder.path(&format!("none/checkpoints/step-{last:08}")).is_dir());
-    // With the shards themselves the run goes on from there: the servers' data had the same digest.
+    // With the shards themselves the run continues from there: the servers' data had the same digest.
     folder.succeed(&format!("{PRETRAIN} --shards cache --run-dir none --resume --max-steps {}", last + 1));
     let longer = losses(&folder, "none");
     assert_eq!(longer.len() as u64, last + 1);

@@ -56,7 +56,7 @@ class CropDataset(IterableDataset):
         foreground_rate: Share of crops whose centre is foreground, 0 to 1.
         ignore_label: Label of voxels without annotation, on which no crop is centred; by default that of the dataset.
         window: HU range that becomes [0, 1]; by default the cache's own. Not for z-scores. The foreground of
-            ``sample_by="intensity"`` remains that of the cache's window, of which a warning tells.
+            ``sample_by="intensity"`` remains that of the cache's window, which a warning reports.
         seed: Seed of the stream.
         fold: ``(k, n)`` selects the training cases of fold k of n, k from 0.
         fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).
@@ -67,7 +67,7 @@ class CropDataset(IterableDataset):
         split_seed: Seed of the assignment of cases to folds or shots.
         include: Datasets to use (``Dataset009_WORD`` or ``WORD``; ``*`` and ``?`` are wildcards); by default all.
         exclude: Datasets not to use.
-        on_corrupt: ``"fail"``, or ``"skip"`` to go on without the crops of a corrupt case.
+        on_corrupt: ``"fail"``, or ``"skip"`` to continue without the crops of a corrupt case.
         form: ``"float32"``, or ``"quantized"`` for 16-bit values that ``Batch.floats`` converts on the device.
         rank: Rank of this process; by default that of ``torch.distributed`` if it is initialised, else ``RANK`` of the
             environment, else 0.

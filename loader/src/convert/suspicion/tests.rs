@@ -276,7 +276,7 @@ fn masks_that_nothing_declares_to_be_images_are_refused() {
         assert_eq!(judge(values, ImageRole::Declared), Ok(1));
         assert!(judge(values, ImageRole::Assumed).is_err());
     }
-    // Other oddities are told only.
+    // Other oddities are only reported.
     assert_eq!(judge(&mapped(|hu| hu / 500.0), ImageRole::Assumed), Ok(1));
     assert_eq!(judge(&ct(), ImageRole::Assumed), Ok(0));
 }

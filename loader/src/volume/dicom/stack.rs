@@ -15,7 +15,7 @@ const SAME_POSITION_MM: f64 = 1e-3;
 /// Largest distance of a slice from its place in a regular stack, as a share of the distance of slices: the rounding of
 /// positions in headers, and less than what changes a voxel.
 const MAX_JITTER: f64 = 0.1;
-/// Smallest tilt of the stack against its slices that is told, in degrees.
+/// Smallest tilt of the stack against its slices that is reported, in degrees.
 const TOLD_TILT_DEGREES: f64 = 0.1;
 /// Largest difference of the components of two directions that count as equal.
 const SAME_DIRECTION: f64 = 1e-3;

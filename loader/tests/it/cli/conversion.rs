@@ -76,7 +76,7 @@ fn remarks_on_a_case_are_printed_once_where_both_outputs_are_one() {
     std::fs::write(place.image(1), b"no scan").unwrap();
     let (data, out) = (place.text("data"), place.text("cache"));
     let args = [data.as_str(), "--out", &out, SPACING];
-    // An image that is told to be suspicious: one value only.
+    // An image that is reported as suspicious: one value only.
     std::fs::write(place.image(0).with_file_name("flat_0000.nii"), nifti(&[8, 8, 8], 6.0, 512)).unwrap();
     let log = File::create(place.path("log")).unwrap();
     let status = command(&args).stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();

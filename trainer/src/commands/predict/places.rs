@@ -98,7 +98,7 @@ impl<'a> Places<'a> {
         self.check_space(scans)
     }
 
-    /// Writes as many bytes as the files take at the least and removes them again: unlike a look at the free space,
+    /// Writes as many bytes as the files take at the least and removes them again: unlike reading the free space,
     /// this also meets quotas and missing permissions.
     fn check_space(&self, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
         let bytes_per_voxel = 1 + if self.probabilities { 4 * self.classes.len() as u64 } else { 0 };

@@ -31,7 +31,7 @@ impl fmt::Debug for Mpi {
     }
 }
 
-/// Address and secret that rank 0 tells the others.
+/// Address and secret that rank 0 sends to the others.
 #[derive(Serialize, Deserialize)]
 struct Announcement {
     host: String,

@@ -117,7 +117,7 @@ pub(in crate::distributed) fn accept_all(
     Ok(())
 }
 
-/// Opens the listening socket, at the address told and nowhere else.
+/// Opens the listening socket, at the announced address and nowhere else.
 fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinError> {
     let bind = |host: &str, port: u16| -> io::Result<TcpListener> {
         let listener = TcpListener::bind((host, port))?;
@@ -131,7 +131,7 @@ fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinErro
         }),
         Master::Mpi(told) => {
             let own = told.as_ref().and_then(|Told { listener, .. }| listener.as_ref());
-            let unknown = || io::Error::other("MPI has not told the address of rank 0");
+            let unknown = || io::Error::other("MPI has not passed on the address of rank 0");
             let opened = own.ok_or_else(unknown).and_then(|listener| {
                 let listener = listener.0.try_clone()?;
                 listener.set_nonblocking(true)?;

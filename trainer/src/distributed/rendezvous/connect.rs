@@ -91,7 +91,7 @@ pub(in crate::distributed) fn connect(
 /// Addresses of rank 0.
 fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
     match master {
-        Master::Mpi(None) => Err(io::Error::other("MPI has not told the address of rank 0")),
+        Master::Mpi(None) => Err(io::Error::other("MPI has not passed on the address of rank 0")),
         Master::Address { host, port } | Master::Mpi(Some(Told { host, port, .. })) => {
             let mut addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));

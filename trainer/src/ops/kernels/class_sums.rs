@@ -1,8 +1,9 @@
 //! Sums of the fine-tuning loss over the voxels of each case and class, and the gradient of the logits from theirs.
 //!
-//! Logits are `[N, V, C]`, so that a voxel's are neighbours. On the way there each plane reduces one group of voxels, its units
-//! one voxel after another in registers; a second kernel adds the groups of each case. The order is a function of the shape
-//! alone. On the way back each unit has a voxel. Bytes per logit in f32: 4 forward, 8 backward.
+//! Logits are `[N, V, C]`, so that a voxel's are neighbours. In the forward pass each plane reduces one group of
+//! voxels, its units one voxel after another in registers; a second kernel adds the groups of each case. The order is a
+//! function of the shape alone. In the backward pass each unit has a voxel. Bytes per logit in f32: 4 forward, 8
+//! backward.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;

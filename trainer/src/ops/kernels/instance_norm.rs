@@ -2,8 +2,8 @@
 //!
 //! A unit reduces one vector of channels over one group of voxels ([`Groups`]), to a mean and a sum of squares about it; a
 //! plane merges the groups of one channel (Chan, Golub and `LeVeque`, 1979). The order of both is a function of the shape
-//! alone, so that the same input gives the same bits. Then one pass over the values normalizes, adds and bends them. On
-//! the way back the sign in front of the rectifier is computed again, so that the result is not kept.
+//! alone, so that the same input gives the same bits. Then one pass over the values normalizes, adds and bends them. In
+//! the backward pass the sign in front of the rectifier is computed again, so that the result is not kept.
 //!
 //! Bytes per value of a block's last norm, with 16-bit convolutions, a normalized branch and a result in f32: 4 for the
 //! statistics and 8 for the values forward, 8 and 12 backward. Composed of Burn's operations it is a dozen passes each way,

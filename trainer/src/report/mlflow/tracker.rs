@@ -171,7 +171,7 @@ impl Following {
         if std::mem::replace(&mut self.has_warned, true) {
             tracing::debug!("{error}");
         } else {
-            tracing::warn!("{error}; training goes on, and what MLflow misses is sent later");
+            tracing::warn!("{error}; training continues, and what MLflow misses is sent later");
         }
     }
 

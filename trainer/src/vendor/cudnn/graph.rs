@@ -138,7 +138,7 @@ impl Draft {
     unsafe fn set_raw<T>(self, attribute: Attribute, number: c_int, values: &[T]) -> Result<Self, CudnnError> {
         let Owned { raw, library } = self.owned;
         let count = values.len() as i64;
-        // SAFETY: the descriptor is alive, and the library copies as many values as it is told.
+        // SAFETY: the descriptor is alive, and the library copies as many values as the call says.
         let status = unsafe {
             (library.functions.set_attribute)(raw, attribute as c_int, number, count, values.as_ptr().cast())
         };

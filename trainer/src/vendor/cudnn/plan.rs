@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::graph::{Attribute, Descriptor, Draft, HeuristicMode, Kind, KnobType, NumericalNote};
 use super::{CudnnError, Handle, Target};
 
-/// Most engines that are looked at for a graph.
+/// Largest number of engines that are tried for a graph.
 const MOST_ENGINES: usize = 64;
 /// Most knobs of an engine; version 9.28 has 51 types of them.
 const MOST_KNOBS: usize = 128;

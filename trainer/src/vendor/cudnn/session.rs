@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::{CudnnError, Handle, Target, opened, record};
 use crate::vendor::algorithms::Owner;
 
-/// Alignment that plans are told to expect of every tensor in device memory, in bytes; that of
+/// Alignment that plans are set to expect of every tensor in device memory, in bytes; that of
 /// [`Tensor::new`](super::graph::Tensor::new).
 pub const ALIGNMENT: u64 = 16;
 

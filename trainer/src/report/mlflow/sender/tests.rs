@@ -63,7 +63,7 @@ fn session_that_goes_back_names_the_steps_that_the_server_keeps() {
     }
     assert_eq!(kept(3), Some(4..=7));
     assert_eq!(server.steps("train/loss"), (1..=8).collect::<Vec<_>>());
-    // The next session goes on behind the last step.
+    // The next session continues after the last step.
     assert_eq!(kept(8), None);
 }
 
