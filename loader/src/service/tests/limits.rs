@@ -269,6 +269,7 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
 fn more_clients_than_the_memory_has_room_for_are_refused() {
     let setup = Setup::new();
     let service = Service::start(ServiceConfig { memory_bytes: 8 << 20, ..setup.config() }).unwrap();
+    assert_eq!(service.max_clients(), 1);
     let first = connect(service.urls(), &small(), options()).unwrap();
     let second = RemoteOptions { retry: Duration::ZERO, ..options() };
     let error = connect(service.urls(), &small(), second).err().unwrap();
