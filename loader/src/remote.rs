@@ -159,6 +159,8 @@ pub enum RemoteError {
         url: String,
         /// Message of the server.
         reason: String,
+        /// True if the request itself is wrong: another stream, URL or token is needed, whatever the server.
+        is_invalid: bool,
     },
     /// A server has other cases, or cases made in another way, than the first one.
     #[error(

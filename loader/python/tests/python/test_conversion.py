@@ -217,6 +217,9 @@ class Conversion(unittest.TestCase):
                     hiend.shard(RAW, out=folder, **changes)
             with self.assertRaisesRegex(FileNotFoundError, "missing"):
                 hiend.shard(f"{folder}/missing", out=folder)
+            for out, pattern in [("s3:/bucket/cache", "expected s3://bucket/"), ("https://host/cache", "can only be read")]:
+                with self.subTest(out), self.assertRaisesRegex(hiend.ConfigError, pattern):
+                    hiend.shard(RAW, out=out)
             for pattern, changes in [
                 ("cases: -1", {"cases": -1}),
                 ("seed: .*at most", {"seed": 2**64}),
