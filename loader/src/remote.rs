@@ -4,6 +4,7 @@
 //!   stream    batches in the order of their steps; as many in flight as the memory has room for
 //!   fetch     one step: from the least busy server, from another one if that fails, with back-off if all fail
 //!   link      a connection to a server: its stream, checked against that of the others, and shared memory
+//!   agreement facts that all servers of a stream must have in common
 //!   failure   what an error of a server means: another attempt may help, or none does
 //!   receive   frames into the batch's memory
 //! ```
@@ -27,6 +28,7 @@ use crate::split::SelectError;
 use crate::stop::Stop;
 
 mod address;
+mod agreement;
 mod failure;
 mod fetch;
 mod link;
