@@ -11,7 +11,7 @@
 //! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
 //! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
 //!
-//! Only what can heal is tried again: a server that is away, busy or shutting down. A wrong token, certificate or protocol,
+//! Only what can heal is tried again: a server that is away, busy, silent or shutting down. A wrong token, certificate or protocol,
 //! a refused configuration and a batch that is too large are errors at once.
 
 use std::collections::BTreeSet;
@@ -64,7 +64,8 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// Time for which a client tries again when no server gives a batch.
+    /// Time for which a client tries again when no server gives a batch, and time (at least a second) after which another
+    /// server is asked for a batch of which nothing has arrived.
     pub retry: Duration,
     /// True to receive voxels through shared memory from a server on this host.
     pub shared_memory: bool,
