@@ -217,7 +217,10 @@ class Conversion(unittest.TestCase):
                     hiend.shard(RAW, out=folder, **changes)
             with self.assertRaisesRegex(FileNotFoundError, "missing"):
                 hiend.shard(f"{folder}/missing", out=folder)
-            for out, pattern in [("s3:/bucket/cache", "expected s3://bucket/"), ("https://host/cache", "can only be read")]:
+            for pattern, out in [
+                ("expected s3://bucket/", "s3:/bucket/cache"),
+                ("can only be read", "https://host/cache"),
+            ]:
                 with self.subTest(out), self.assertRaisesRegex(hiend.ConfigError, pattern):
                     hiend.shard(RAW, out=out)
             for pattern, changes in [
