@@ -85,9 +85,10 @@ pub enum DiskCacheError {
     NoFolder,
     /// A size that is too small for the blocks that are needed at a time.
     #[error(
-        "{}: a disk cache of {bytes} bytes is too small: at least {needed} bytes are needed at a time; \
+        "{}: a disk cache of {bytes} bytes is too small{}: at least {needed} bytes are needed at a time; \
          set --disk-cache-size to {needed} or more",
-        dir.display()
+        dir.display(),
+        of_users(*users)
     )]
     TooSmall {
         /// Path of the folder.
@@ -96,6 +97,8 @@ pub enum DiskCacheError {
         bytes: u64,
         /// Smallest sufficient size in bytes.
         needed: u64,
+        /// Number of processes that use it, this one included.
+        users: u64,
     },
     /// A folder that this process has open with another size.
     #[error("{}: already open in this process with a size of {open} bytes; cannot open it with {bytes}", dir.display())]
@@ -188,17 +191,19 @@ impl DiskCache {
         self.bytes - self.mapped_bytes()
     }
 
-    /// Checks that the cache can keep `bytes` bytes at a time.
+    /// Checks that the cache can keep `bytes` bytes at a time, next to what each process that uses it now may keep mapped.
+    /// Processes that come later and leave less room than that cause a warning.
     ///
     /// # Errors
     /// If it is smaller; the error states the size that would do.
     pub fn require(&self, bytes: u64) -> Result<(), DiskCacheError> {
-        if bytes <= self.room() {
+        let users = space::num_users(&self.dir)?;
+        if bytes <= self.space.room(users) {
+            self.space.require(bytes);
             return Ok(());
         }
-        let needed = bytes.saturating_mul(MAPPED_DIVISOR).div_ceil(MAPPED_DIVISOR - 1);
-        let needed = needed.min(bytes.saturating_add(MOST_MAPPED));
-        Err(DiskCacheError::TooSmall { dir: self.dir.clone(), bytes: self.bytes, needed })
+        let needed = sufficient_bytes(bytes, users);
+        Err(DiskCacheError::TooSmall { dir: self.dir.clone(), bytes: self.bytes, needed, users })
     }
 
     /// Number of bytes that a range of an object takes in the cache, wherever it begins.
@@ -237,6 +242,20 @@ impl DiskCache {
 
 fn mapped_bytes(bytes: u64) -> u64 {
     (bytes / MAPPED_DIVISOR).min(MOST_MAPPED)
+}
+
+/// Size of a cache that leaves room for `bytes` bytes when `users` processes use it.
+fn sufficient_bytes(bytes: u64, users: u64) -> u64 {
+    let most = bytes.saturating_add(MOST_MAPPED.saturating_mul(users));
+    match MAPPED_DIVISOR.checked_sub(users) {
+        Some(left) if left > 0 => bytes.saturating_mul(MAPPED_DIVISOR).div_ceil(left).min(most),
+        _ => most,
+    }
+}
+
+/// Part of an error about a size.
+fn of_users(users: u64) -> String {
+    if users == 1 { String::new() } else { format!(" for the {users} processes that use it") }
 }
 
 fn default_dir() -> Option<PathBuf> {

@@ -14,6 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rayon::prelude::*;
 
+use crate::stop::Stop;
+
 /// Label names of the phantoms, indexed by label value.
 pub const LABELS: [&str; 6] = ["background", "liver", "spleen", "right_kidney", "left_kidney", "spine"];
 /// Half the body's width (x), depth (y) and height (z), in mm.
@@ -62,6 +64,15 @@ impl Default for PhantomConfig {
 /// # Errors
 /// If a file cannot be written; the error names it.
 pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomError> {
+    write_dataset_until(dir, config, &Stop::new())
+}
+
+/// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in work, without a
+/// `dataset.json`.
+///
+/// # Errors
+/// If a file cannot be written, or the run was told to stop; the error names the file or folder.
+pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> Result<(), PhantomError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: std::io::Error| PhantomError { path, reason: source.to_string() }
@@ -71,6 +82,9 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
         std::fs::create_dir_all(folder).map_err(failed(folder))?;
     }
     (0..config.cases).into_par_iter().try_for_each(|case| {
+        if stop.is_requested() {
+            return Err(PhantomError { path: dir.to_owned(), reason: "interrupted".to_owned() });
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed.wrapping_mul(1_000_003).wrapping_add(case as u64));
         let phantom = Phantom::draw(&mut rng, config.spacing_mm);
         let (image, label) = phantom.render(&mut rng);
@@ -232,5 +246,15 @@ mod tests {
         write_dataset(again.path(), &config).unwrap();
         let other = read_volume(&again.path().join("imagesTr/phantom_000_0000.nii.gz")).unwrap();
         assert_eq!(image.info.shape, other.info.shape);
+    }
+
+    #[test]
+    fn request_to_stop_leaves_no_dataset_description() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = Stop::new();
+        stop.request();
+        let error = write_dataset_until(dir.path(), &PhantomConfig::default(), &stop).unwrap_err();
+        assert!(error.to_string().ends_with("cannot write: interrupted"), "{error}");
+        assert!(!dir.path().join("dataset.json").exists());
     }
 }

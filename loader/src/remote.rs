@@ -4,13 +4,14 @@
 //!   stream    batches in the order of their steps; as many in flight as the memory has room for
 //!   fetch     one step: from the least busy server, from another one if that fails, with back-off if all fail
 //!   link      a connection to a server: its stream, checked against that of the others, and shared memory
+//!   agreement facts that all servers of a stream must have in common
 //!   failure   what an error of a server means: another attempt may help, or none does
 //!   receive   frames into the batch's memory
 //! ```
 //! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
 //! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
 //!
-//! Only what can heal is tried again: a server that is away, busy or shutting down. A wrong token, certificate or protocol,
+//! Only what can heal is tried again: a server that is away, busy, silent or shutting down. A wrong token, certificate or protocol,
 //! a refused configuration and a batch that is too large are errors at once.
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use crate::split::SelectError;
 use crate::stop::Stop;
 
 mod address;
+mod agreement;
 mod failure;
 mod fetch;
 mod link;
@@ -62,7 +64,8 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// Time for which a client tries again when no server gives a batch.
+    /// Time for which a client tries again when no server gives a batch, and time (at least a second) after which another
+    /// server is asked for a batch of which nothing has arrived.
     pub retry: Duration,
     /// True to receive voxels through shared memory from a server on this host.
     pub shared_memory: bool,
@@ -159,6 +162,8 @@ pub enum RemoteError {
         url: String,
         /// Message of the server.
         reason: String,
+        /// True if the request itself is wrong: another stream, URL or token is needed, whatever the server.
+        is_invalid: bool,
     },
     /// A server has other cases, or cases made in another way, than the first one.
     #[error(

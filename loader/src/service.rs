@@ -198,7 +198,13 @@ impl Service {
         Monitor::new(&self.hub)
     }
 
-    /// Number of clients that are served at a time.
+    /// Largest number of clients that are served at a time: as many as the memory has room for, less one.
+    #[must_use]
+    pub fn max_clients(&self) -> usize {
+        self.hub.clients.most()
+    }
+
+    /// Number of clients that are served now.
     #[must_use]
     pub fn num_clients(&self) -> usize {
         self.hub.clients.len()

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use self::command_lines::{Call, calls};
 
+/// Dockerfiles in `configs/release`.
+const DOCKERFILES: [&str; 2] = ["Dockerfile", "Dockerfile.cuda"];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
 }
@@ -73,10 +76,107 @@ fn calls_of_the_programs_use_flags_that_exist() {
     assert_eq!(programs.into_iter().collect::<Vec<_>>(), ["hiend-serve", "hiend-shard", "hiend-train"]);
 }
 
+/// Specifications of the pods that a Kubernetes object makes; those of its jobs if it is a `JobSet`.
+fn pods(document: &Value) -> Vec<&Value> {
+    let of_jobs = document["spec"]["replicatedJobs"].as_array().into_iter().flatten().map(|job| &job["template"]);
+    let objects = std::iter::once(document).chain(of_jobs);
+    objects.map(|object| &object["spec"]["template"]["spec"]).filter(|spec| spec.is_object()).collect()
+}
+
 /// All containers of a Kubernetes object.
 fn containers(document: &Value) -> Vec<&Value> {
-    let spec = &document["spec"]["template"]["spec"]["containers"];
-    spec.as_array().map(|containers| containers.iter().collect()).unwrap_or_default()
+    pods(document).into_iter().flat_map(containers_of).collect()
+}
+
+/// Containers of a pod.
+fn containers_of(pod: &Value) -> Vec<&Value> {
+    pod["containers"].as_array().map(|containers| containers.iter().collect()).unwrap_or_default()
+}
+
+/// Words of a container's command line.
+fn words_of(container: &Value) -> Vec<&str> {
+    let words = ["command", "args"].into_iter().filter_map(|key| container[key].as_array()).flatten();
+    words.filter_map(Value::as_str).collect()
+}
+
+/// Pods of all files for Kubernetes, with the names of the files.
+fn all_pods(visit: impl Fn(&str, &Value)) {
+    let mut num_pods = 0;
+    for (name, text) in files("deploy", &["yaml"]) {
+        for document in yaml::documents(&text).unwrap() {
+            for pod in pods(&document) {
+                visit(&name, pod);
+                num_pods += 1;
+            }
+        }
+    }
+    assert!(num_pods >= 5, "{num_pods} pods");
+}
+
+/// Text of a Dockerfile of this project.
+fn dockerfile(name: &str) -> String {
+    std::fs::read_to_string(folder().join("release").join(name)).unwrap()
+}
+
+#[test]
+fn pods_run_images_that_are_built_as_a_user_who_may_write() {
+    let mut built = BTreeSet::new();
+    for name in DOCKERFILES {
+        let text = dockerfile(name);
+        let tags = text.lines().filter_map(|line| line.split_once(" -t ")?.1.split(' ').next());
+        built.extend(tags.map(str::to_owned));
+        assert!(text.contains("USER 65532:65532"), "{name}");
+    }
+    all_pods(|file, pod| {
+        // Secrets and volumes belong to root unless the pod names a group.
+        for key in ["runAsUser", "fsGroup"] {
+            assert_eq!(pod["securityContext"][key], 65532, "{file}: {key}");
+        }
+        for container in containers_of(pod) {
+            let image = container["image"].as_str().unwrap_or_default();
+            assert!(built.contains(image), "{file}: image {image}; built are {built:?}");
+        }
+    });
+}
+
+#[test]
+fn servers_on_kubernetes_have_threads_and_a_disk_cache_within_their_limits() {
+    all_pods(|file, pod| {
+        for container in containers_of(pod) {
+            let words = words_of(container);
+            if words[0] != "hiend-serve" {
+                continue;
+            }
+            let value = |flag: &str| words.iter().find_map(|word| word.strip_prefix(flag)?.strip_prefix('='));
+            assert_eq!(value("--threads"), container["resources"]["requests"]["cpu"].as_str(), "{file}");
+            assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{file}");
+            let folder = value("--disk-cache").expect("a folder, as the root is read-only");
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            let mut writable = mounts.filter(|mount| mount["readOnly"] != true).map(|mount| &mount["mountPath"]);
+            assert!(writable.any(|path| path == folder), "{file}: {folder} is not writable");
+        }
+    });
+}
+
+#[test]
+fn certificates_are_asked_for_in_the_names_that_clients_use() {
+    let mut num_servers = 0;
+    for (file, text) in files("deploy", &["yaml"]) {
+        let comments: String = text.lines().filter(|line| line.starts_with('#')).collect();
+        for document in yaml::documents(&text).unwrap() {
+            for container in containers(&document) {
+                let urls = words_of(container).into_iter().find_map(|word| word.strip_prefix("--loader="));
+                for url in urls.into_iter().flat_map(|urls| urls.split(',')) {
+                    let host = url.strip_prefix("https://").and_then(|rest| rest.split(':').next()).unwrap();
+                    assert!(comments.contains(host), "{file}: {host}");
+                    num_servers += 1;
+                }
+            }
+        }
+        // Clients refuse a wildcard in front of a single label.
+        assert!(!comments.contains("*.hiend-serve"), "{file}");
+    }
+    assert_eq!(num_servers, 2);
 }
 
 /// The call of a container that runs one of the programs directly.
@@ -94,13 +194,13 @@ fn kubernetes_objects_are_complete() {
             for path in ["/apiVersion", "/kind", "/metadata/name", "/spec"] {
                 assert!(document.pointer(path).is_some(), "{name}: no {path} in {document}");
             }
-            let spec = &document["spec"]["template"]["spec"];
             let names = |list: &Value, key: &str| -> BTreeSet<String> {
                 let items = list.as_array().into_iter().flatten();
                 items.map(|item| item[key].as_str().unwrap_or_default().to_owned()).collect()
             };
-            let volumes = names(&spec["volumes"], "name");
-            for container in containers(&document) {
+            let of_pod = |pod| containers_of(pod).into_iter().map(move |container| (pod, container));
+            for (pod, container) in pods(&document).into_iter().flat_map(of_pod) {
+                let volumes = names(&pod["volumes"], "name");
                 assert!(container["image"].is_string(), "{name}: {container}");
                 let mounted = names(&container["volumeMounts"], "name");
                 assert_eq!(mounted, volumes, "{name}: volumes mounted and defined");
@@ -228,8 +328,8 @@ fn dockerfiles_are_well_formed() {
     const INSTRUCTIONS: [&str; 11] =
         ["ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "RUN", "USER", "WORKDIR"];
     let root = folder().join("..");
-    for name in ["Dockerfile", "Dockerfile.cuda"] {
-        let text = std::fs::read_to_string(folder().join("release").join(name)).unwrap();
+    for name in DOCKERFILES {
+        let text = dockerfile(name);
         let without_comments: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
         let joined = without_comments.join("\n").replace("\\\n", " ");
         let mut stages = BTreeSet::new();

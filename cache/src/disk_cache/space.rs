@@ -3,9 +3,10 @@
 use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::TEMPORARY_PREFIX;
+use super::{TEMPORARY_PREFIX, sufficient_bytes};
 use crate::durable;
 use crate::error::FileError;
 use crate::lock::FileLock;
@@ -30,6 +31,10 @@ pub(super) struct Space {
     bytes: u64,
     /// Bytes that each process may keep mapped.
     mapped_bytes: u64,
+    /// Bytes of blocks that this process needs at a time.
+    required: AtomicU64,
+    /// `true` once a lack of room was told.
+    is_told: AtomicBool,
 }
 
 /// A block's file.
@@ -81,7 +86,35 @@ pub(super) fn recount(dir: &Path) -> Result<u64, FileError> {
 
 impl Space {
     pub(super) fn new(dir: &Path, bytes: u64, mapped_bytes: u64) -> Self {
-        Self { dir: dir.to_owned(), bytes, mapped_bytes }
+        Self { dir: dir.to_owned(), bytes, mapped_bytes, required: AtomicU64::new(0), is_told: AtomicBool::new(false) }
+    }
+
+    /// Bytes that blocks may take when `users` processes use the cache.
+    pub(super) fn room(&self, users: u64) -> u64 {
+        self.bytes.saturating_sub(self.mapped_bytes.saturating_mul(users))
+    }
+
+    /// Notes that this process needs `bytes` bytes of blocks at a time.
+    pub(super) fn require(&self, bytes: u64) {
+        self.required.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns `true` once it was told that processes that came later leave too little room.
+    #[cfg(test)]
+    pub(super) fn has_told(&self) -> bool {
+        self.is_told.load(Ordering::Relaxed)
+    }
+
+    /// Tells once that `users` processes leave less room than this one needs.
+    fn compare(&self, room: u64, users: u64) {
+        let required = self.required.load(Ordering::Relaxed);
+        if room < required && !self.is_told.swap(true, Ordering::Relaxed) {
+            let (dir, needed) = (self.dir.display(), sufficient_bytes(required, users));
+            tracing::warn!(
+                "{dir}: {users} processes leave {room} bytes of the disk cache for blocks, but {required} are needed at a \
+                 time, and blocks are fetched again and again; set --disk-cache-size to {needed} or more"
+            );
+        }
     }
 
     /// Counts `len` bytes of a block to be written, and first evicts others if there is no room. Calls `on_evicted` for
@@ -89,7 +122,9 @@ impl Space {
     pub(super) fn reserve(&self, len: u64, on_evicted: impl Fn(BlockKey)) -> Result<(), FileError> {
         let _lock = FileLock::exclusive(&self.dir.join(USAGE))?;
         let mut used = read_usage(&self.dir);
-        let room = self.bytes.saturating_sub(self.mapped_bytes.saturating_mul(num_users(&self.dir)?));
+        let users = num_users(&self.dir)?;
+        let room = self.room(users);
+        self.compare(room, users);
         if used.is_none_or(|used| used.saturating_add(len) > room) {
             let kept = (room / 10 * KEPT_TENTHS).min(room.saturating_sub(len));
             used = Some(self.evict_to(kept, on_evicted)?);

@@ -129,6 +129,31 @@ fn size_that_is_too_small_is_refused_with_the_one_that_would_do() {
 }
 
 #[test]
+fn size_is_compared_with_the_room_that_all_processes_leave() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    let needed_bytes = 600 << 20;
+    cache.require(needed_bytes).unwrap();
+    cache.put(key(1, 0), b"abc");
+    assert!(!cache.space.has_told());
+    // Each of 16 processes may keep a sixteenth of the cache mapped.
+    let others: Vec<_> = (0..15).map(|_| space::enter(dir.path()).unwrap()).collect();
+    cache.put(key(1, 1), b"de");
+    assert!(cache.space.has_told());
+    let Err(DiskCacheError::TooSmall { needed, users, .. }) = cache.require(needed_bytes) else { panic!("sufficient") };
+    assert_eq!(users, 16);
+    let error = cache.require(needed_bytes).unwrap_err().to_string();
+    assert!(error.contains("too small for the 16 processes that use it: at least"), "{error}");
+    drop(others);
+    cache.require(needed_bytes).unwrap();
+
+    let other = tempfile::tempdir().unwrap();
+    let large = open(other.path(), needed);
+    let _others: Vec<_> = (0..15).map(|_| space::enter(other.path()).unwrap()).collect();
+    large.require(needed_bytes).unwrap();
+}
+
+#[test]
 fn files_of_killed_processes_are_removed_and_the_rest_counted_anew() {
     let dir = tempfile::tempdir().unwrap();
     {

@@ -6,12 +6,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::path::Path as ObjectPath;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 use url::{Position, Url};
 
 use super::runtime;
@@ -25,8 +25,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// Time in which a connection must be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time without a byte after which a request is given up and repeated.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a whole request, unless the environment names another one. The parts of an upload in flight are 32 MiB, which a
+/// link of 2 Mbit/s sends in it; the default of `object_store` is 30 seconds, which needs 9 Mbit/s. It is less than the
+/// default time for repetitions, so that a part on a connection that went silent is sent again.
+const REQUEST_TIMEOUT: &str = "150s";
 
 /// Buckets and hosts already connected, by URL without its path and by time for repetitions.
 type Connected = HashMap<(String, Duration), Arc<dyn ObjectStore>>;
@@ -55,6 +57,11 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     Ok((store, prefix))
 }
 
+/// [`REQUEST_TIMEOUT`], or `None` if the environment names another time by `variable`.
+fn request_timeout(variable: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
+    (!is_set(variable)).then_some(REQUEST_TIMEOUT)
+}
+
 fn build(url: &Url, origin: &str, retry: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
     let connector = Connector::new(origin, retry, variables(url.scheme()));
     let retry = RetryConfig {
@@ -63,25 +70,34 @@ fn build(url: &Url, origin: &str, retry: Duration) -> object_store::Result<Arc<d
         max_retries: usize::MAX,
         retry_timeout: retry,
     };
+    let is_set = |name: &str| std::env::var_os(name).is_some();
     Ok(match url.scheme() {
         "s3" => {
-            let builder = AmazonS3Builder::from_env().with_url(url.as_str());
+            let mut builder = AmazonS3Builder::from_env().with_url(url.as_str());
+            if let Some(timeout) = request_timeout("AWS_TIMEOUT", is_set) {
+                builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout);
+            }
             Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
+            let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
+            if let Some(timeout) = request_timeout("GOOGLE_TIMEOUT", is_set) {
+                builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), timeout);
+            }
             Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
         "az" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+            let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+            if let Some(timeout) = request_timeout("AZURE_TIMEOUT", is_set) {
+                builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), timeout);
+            }
             Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
         _ => {
             let options = ClientOptions::new()
                 .with_allow_http(url.scheme() == "http")
                 .with_connect_timeout(CONNECT_TIMEOUT)
-                .with_timeout_disabled()
-                .with_read_timeout(READ_TIMEOUT);
+                .with_timeout_disabled();
             let builder = HttpBuilder::new().with_url(origin).with_client_options(options);
             Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
@@ -163,6 +179,15 @@ mod tests {
             "Error performing GET http://host/x in 3.1s, after 7 retries: HTTP error: error sending request - refused";
         assert_eq!(without_limits(text), expected);
         assert_eq!(without_limits("Not found: a - b"), "Not found: a - b");
+    }
+
+    #[test]
+    fn time_for_a_request_is_left_to_the_environment() {
+        assert_eq!(request_timeout("AWS_TIMEOUT", |_| false), Some("150s"));
+        assert_eq!(request_timeout("AWS_TIMEOUT", |name| name == "AWS_TIMEOUT"), None);
+        let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+        let builder = AmazonS3Builder::new().with_config(key, REQUEST_TIMEOUT);
+        assert_eq!(builder.get_config_value(&key).as_deref(), Some("150s"));
     }
 
     #[test]

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
+use object_store::{ClientConfigKey, ClientOptions};
 
 /// Time of failing requests after which a program says what it waits for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(5);
 /// Largest body, in bytes, whose upload time is negligible: a late answer then means a slow server.
 const SMALL_BODY: usize = 256 << 10;
+/// Time without a byte of an answer after which a request with a small body is given up and repeated. A large body may take
+/// longer to send.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Hosts that give the credentials of a cloud's machine to programs on it.
 const METADATA_HOSTS: [&str; 4] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata"];
 
@@ -113,14 +116,24 @@ impl Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Watched { inner, store: Arc::clone(&self.store) }))
+        let small = ReqwestConnector::default().connect(&for_small_bodies(options))?;
+        let large = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Watched { small, large, store: Arc::clone(&self.store) }))
     }
+}
+
+/// Options of the client for requests with small bodies, which end on silence rather than by their whole duration alone.
+fn for_small_bodies(options: &ClientOptions) -> ClientOptions {
+    let is_set = options.get_config_value(&ClientConfigKey::ReadTimeout).is_some();
+    if is_set { options.clone() } else { options.clone().with_read_timeout(READ_TIMEOUT) }
 }
 
 /// An HTTP client whose answers and failures are recorded.
 struct Watched {
-    inner: HttpClient,
+    /// Client for requests whose bodies have at most [`SMALL_BODY`] bytes.
+    small: HttpClient,
+    /// Client for the others, the parts of uploads.
+    large: HttpClient,
     store: Arc<Store>,
 }
 
@@ -148,7 +161,8 @@ impl HttpService for Watched {
             let is_https = request.uri().scheme_str() == Some("https");
             let is_small = request.body().content_length() <= SMALL_BODY;
             let started = Instant::now();
-            let mut answer = pin!(self.inner.execute(request));
+            let client = if is_small { &self.small } else { &self.large };
+            let mut answer = pin!(client.execute(request));
             let answer = match tokio::time::timeout(SLOW, answer.as_mut()).await {
                 Ok(answer) => answer,
                 Err(_elapsed) => {
@@ -372,8 +386,13 @@ mod tests {
 
     /// Answer of a fake server to a request for `url`.
     fn request(store: &Arc<Store>, fake: Fake, url: &str) -> Result<u16, HttpError> {
-        let client = Watched { inner: HttpClient::new(fake), store: Arc::clone(store) };
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        let client = Watched { small: HttpClient::new(fake), large: HttpClient::new(fake), store: Arc::clone(store) };
+        send(&client, HttpRequestBody::empty(), url)
+    }
+
+    /// Answer to a request with a body.
+    fn send(client: &Watched, body: HttpRequestBody, url: &str) -> Result<u16, HttpError> {
+        let mut request = HttpRequest::new(body);
         *request.uri_mut() = url.parse().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(client.call(request)).map(|response| response.status().as_u16())
@@ -385,6 +404,21 @@ mod tests {
 
     const DATA: &str = "http://host/object";
     const METADATA: &str = "http://169.254.169.254/latest/api/token";
+
+    #[test]
+    fn parts_of_uploads_are_not_ended_by_the_silence_of_the_server() {
+        let (small, large) = (HttpClient::new(Fake::Status(200)), HttpClient::new(Fake::Status(201)));
+        let client = Watched { small, large, store: store() };
+        let sent = |len: usize| send(&client, vec![0_u8; len].into(), DATA).unwrap();
+        assert_eq!([0, SMALL_BODY, SMALL_BODY + 1].map(sent), [200, 200, 201]);
+
+        let read_timeout = |options: &ClientOptions| options.get_config_value(&ClientConfigKey::ReadTimeout);
+        let options = ClientOptions::new();
+        assert_eq!(read_timeout(&options), None);
+        assert_eq!(read_timeout(&for_small_bodies(&options)).as_deref(), Some("30s"));
+        let of_user = options.with_config(ClientConfigKey::ReadTimeout, "5s");
+        assert_eq!(read_timeout(&for_small_bodies(&of_user)).as_deref(), Some("5s"));
+    }
 
     #[test]
     fn failures_that_heal_are_repeated_and_others_are_not() {

@@ -18,9 +18,10 @@ use super::runtime::{handle, next, wait};
 use super::transport::is_hopeless;
 use crate::error::FileError;
 
-/// Length of a part in bytes: at most 10,000 parts make an object on S3, so it may have 160 GB.
-const PART_LEN: usize = 16 << 20;
-/// Parts in flight, which bounds the memory of an upload to 80 MiB.
+/// Length of a part in bytes: at most 10,000 parts make an object on S3, so it may have 80 GB. All parts in flight share the
+/// link, and each must arrive within the time for a request.
+const PART_LEN: usize = 8 << 20;
+/// Parts in flight, which bounds the memory of an upload to 40 MiB.
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// An object being written. Dropping it without [`Upload::finish`] leaves no object.

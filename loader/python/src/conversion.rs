@@ -1,12 +1,13 @@
 //! `convert`: scans to shards, with progress.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
-use hiend_loader::convert::{Conversion, ConvertOptions, Event, OnSuspect, Summary};
-use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedReason, survey_of};
-use hiend_loader::phantom::{PhantomConfig, write_dataset};
+use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Summary};
+use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedFile, UnusedReason, Weight, survey_of};
+use hiend_loader::phantom::{PhantomConfig, write_dataset_until};
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::stop::Stop;
@@ -17,6 +18,9 @@ use crate::error::Failure;
 use crate::loader::{parse_config, unknown};
 use crate::log;
 use crate::wait::{TICK, wait};
+
+/// Largest number of unused files logged for one reason.
+const MAX_LOGGED: usize = 20;
 
 /// Progress of one case, to be passed to Python: the event, the case, its bytes, and a text.
 struct Report {
@@ -93,8 +97,9 @@ pub(crate) fn convert<'py>(
     };
     let stop = Stop::new();
     let modalities = config.normalize.into();
-    let (datasets, excluded) = wait(py, &stop, || find(&data, modalities, &exclude, prune))?;
-    let (reconvert, unmatched) = Exclude::new(&reconvert).matches(&datasets);
+    let found = wait(py, &stop, || find(&data, modalities, &exclude, prune))?;
+    let datasets = &found.datasets;
+    let (reconvert, unmatched) = Exclude::new(&reconvert).matches(datasets);
     if let Some(pattern) = unmatched.first() {
         return Err(Failure::config(format!("reconvert: {pattern:?} matches no dataset and no case")).into());
     }
@@ -104,7 +109,7 @@ pub(crate) fn convert<'py>(
     let mut raised = None;
     let summary = std::thread::scope(|scope| {
         let (sender, receiver) = flume::bounded::<Report>(64);
-        let (root, datasets, out, stop) = (&root, &datasets, &out, &stop);
+        let (root, out, stop) = (&root, &out, &stop);
         let running = scope.spawn(move || {
             // Fails only if the receiver is gone, which is when this thread has ended.
             let observe = |event: Event<'_>| drop(sender.send(Report::from(event)));
@@ -147,42 +152,67 @@ pub(crate) fn convert<'py>(
         let text = format!("{}: none of {} could be converted{first}", root.display(), count(num_cases, "case"));
         return Err(Failure::other(text).into());
     }
-    describe(py, &summary, excluded)
+    describe(py, &summary, &found)
 }
 
-/// Finds the cases of a folder that are not excluded; returns them and the number of excluded ones.
-fn find(
-    data: &std::path::Path,
-    modalities: Modalities,
-    exclude: &[String],
-    prune: bool,
-) -> Result<(Vec<Dataset>, usize), Failure> {
-    let listing = survey_of(data, modalities)?;
+/// Cases of a folder.
+struct Found {
+    /// The datasets without the excluded cases.
+    datasets: Vec<Dataset>,
+    /// Number of excluded cases.
+    num_excluded: usize,
+    /// Files that belong to no case and may have been meant to be converted.
+    not_used: Vec<UnusedFile>,
+}
+
+/// Finds the cases of a folder that are not excluded. Logs contradictions within datasets, and files that are not used.
+fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prune: bool) -> Result<Found, Failure> {
+    let mut listing = survey_of(data, modalities)?;
     if prune && let Some(lost) = listing.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink) {
         return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
     }
-    let mut datasets = listing.datasets;
-    let (excluded, unmatched) = Exclude::new(exclude).apply(&mut datasets);
+    let (num_excluded, unmatched) = Exclude::new(exclude).apply(&mut listing.datasets);
     if let Some(pattern) = unmatched.first() {
         return Err(Failure::config(format!("exclude: {pattern:?} matches no dataset and no case")));
     }
-    if datasets.iter().all(|dataset| dataset.num_listed() == 0) {
+    if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
         return Err(Failure::config(format!("{}: every case is excluded", data.display())));
     }
-    for dataset in &datasets {
+    for dataset in &listing.datasets {
         for note in &dataset.notes {
             tracing::warn!("{}: {note}", dataset.name);
         }
     }
-    Ok((datasets, excluded))
+    let is_told = |unused: &&UnusedFile| unused.reason.weight() > Weight::Counted;
+    let not_used: Vec<UnusedFile> = listing.all_unused().filter(is_told).cloned().collect();
+    warn_of(&not_used);
+    Ok(Found { datasets: listing.datasets, num_excluded, not_used })
 }
 
-fn describe<'py>(py: Python<'py>, summary: &Summary, excluded: usize) -> PyResult<Bound<'py, PyDict>> {
+/// Logs files that are not used, at most [`MAX_LOGGED`] for each reason.
+fn warn_of(not_used: &[UnusedFile]) {
+    let mut by_reason: BTreeMap<&UnusedReason, Vec<&UnusedFile>> = BTreeMap::new();
+    for unused in not_used {
+        by_reason.entry(&unused.reason).or_default().push(unused);
+    }
+    for (reason, files) in by_reason {
+        for unused in files.iter().take(MAX_LOGGED) {
+            tracing::warn!("not converted: {unused}");
+        }
+        if files.len() > MAX_LOGGED {
+            let others = count(files.len() - MAX_LOGGED, "further file");
+            tracing::warn!("not converted: {others}: {reason}; not_used of the summary lists all");
+        }
+    }
+}
+
+/// The summary as a mapping.
+fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("converted", summary.converted)?;
     dict.set_item("unchanged", summary.unchanged)?;
     dict.set_item("with_label", summary.with_label)?;
-    dict.set_item("excluded", excluded)?;
+    dict.set_item("excluded", found.num_excluded)?;
     let skipped = PyList::empty(py);
     for case in &summary.skipped {
         let entry = PyDict::new(py);
@@ -192,24 +222,40 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, excluded: usize) -> PyResul
         skipped.append(entry)?;
     }
     dict.set_item("skipped", skipped)?;
-    let findings = PyList::empty(py);
-    for finding in &summary.findings {
+    let not_used = PyList::empty(py);
+    for unused in &found.not_used {
         let entry = PyDict::new(py);
-        entry.set_item("case", &finding.case)?;
-        entry.set_item("text", &finding.text)?;
-        findings.append(entry)?;
+        entry.set_item("path", &unused.path)?;
+        entry.set_item("reason", unused.reason.to_string())?;
+        not_used.append(entry)?;
     }
-    dict.set_item("findings", findings)?;
+    dict.set_item("not_used", not_used)?;
+    dict.set_item("findings", list_findings(py, &summary.findings)?)?;
+    dict.set_item("known_findings", list_findings(py, &summary.known_findings)?)?;
     dict.set_item("unseen_classes", summary.unseen.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     dict.set_item("voxels", summary.voxels)?;
     dict.set_item("bytes_in", summary.bytes_in)?;
     dict.set_item("bytes_out", summary.bytes_out)?;
     dict.set_item("shards", summary.shards)?;
     dict.set_item("not_in_data", summary.not_in_data)?;
+    let twice: Vec<(&str, &str)> = summary.twice.iter().map(|[other, own]| (other.as_str(), own.as_str())).collect();
+    dict.set_item("twice", twice)?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
     dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
     dict.set_item("secs", summary.secs)?;
     Ok(dict)
+}
+
+/// Oddities of cases as a list of mappings.
+fn list_findings<'py>(py: Python<'py>, findings: &[Finding]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for finding in findings {
+        let entry = PyDict::new(py);
+        entry.set_item("case", &finding.case)?;
+        entry.set_item("text", &finding.text)?;
+        list.append(entry)?;
+    }
+    Ok(list)
 }
 
 fn parse_codec(codec: &str) -> Result<CodecPreset, Failure> {
@@ -230,7 +276,7 @@ fn parse_on_suspect(action: &str) -> Result<OnSuspect, Failure> {
     }
 }
 
-/// Writes synthetic CTs with labels as an nnU-Net dataset.
+/// Writes synthetic CTs with labels as an nnU-Net dataset. Ctrl-C ends it once the cases in work are written.
 #[pyfunction]
 #[pyo3(signature = (folder, *, cases, seed, spacing))]
 pub(crate) fn write_phantoms(
@@ -241,5 +287,6 @@ pub(crate) fn write_phantoms(
     spacing: [f64; 2],
 ) -> PyResult<()> {
     let config = PhantomConfig { cases, seed, spacing_mm: spacing };
-    Ok(py.detach(|| write_dataset(&folder, &config)).map_err(Failure::from)?)
+    let stop = Stop::new();
+    wait(py, &stop, || Ok(write_dataset_until(&folder, &config, &stop)?))
 }

@@ -92,6 +92,8 @@ impl From<RemoteError> for Failure {
             }
             RemoteError::NoServer
             | RemoteError::Chunks
+            | RemoteError::SkipOfSeveral
+            | RemoteError::Refused { is_invalid: true, .. }
             | RemoteError::Address(_)
             | RemoteError::Select(_)
             | RemoteError::TooLittleMemory { .. } => Kind::Config,
@@ -113,7 +115,13 @@ impl From<DatasetError> for Failure {
 
 impl From<ConvertError> for Failure {
     fn from(error: ConvertError) -> Self {
-        Self::of(Kind::Other, &error)
+        let kind = match &error {
+            ConvertError::Cache(error) => cache_kind(error),
+            // A URL that can only be read.
+            ConvertError::Folder { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => Kind::Config,
+            _ => Kind::Other,
+        };
+        Self::of(kind, &error)
     }
 }
 

@@ -42,8 +42,8 @@ struct Cli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); the memory of one
-    /// client is kept free
-    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_some_bytes)]
+    /// client is kept free, so that the default admits 11 clients
+    #[arg(long, value_name = "SIZE", default_value = "24GiB", value_parser = parse_some_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
     #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_some_bytes)]
@@ -142,6 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
+    note(format_args!("up to {} at a time (--memory / --client-memory - 1)", count(service.max_clients(), "client")));
     for url in service.urls() {
         note(format_args!("serving {}", program::escape_name(url)));
     }
@@ -230,6 +231,16 @@ mod tests {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             assert!(!help.is_empty() && !help.ends_with('.') && help.starts_with(char::is_uppercase), "{help:?}");
         }
+    }
+
+    #[test]
+    fn the_default_memory_admits_the_ranks_of_eight_gpus() {
+        let cli = Cli::try_parse_from(["hiend-serve", "--shards", "a", "--listen", "127.0.0.1:1"]).unwrap();
+        let ServiceConfig { memory_bytes, client_memory_bytes, .. } = ServiceConfig::default();
+        assert_eq!((cli.memory.as_u64(), cli.client_memory.as_u64()), (memory_bytes, client_memory_bytes));
+        // Blocks of the disk cache take a part, and one client's memory is kept free.
+        let blocks_bytes = 256 << 20;
+        assert!((memory_bytes - blocks_bytes) / client_memory_bytes > 8);
     }
 
     #[test]

@@ -80,10 +80,10 @@ impl OnSuspect {
             Normalize::Hu => Suspicion::of(&values),
             Normalize::Zscore => Suspicion::of_zscores(&values),
         };
-        if let Some(suspicion) = suspicion {
-            if self != Self::Warn || (suspicion.is_mask() && role == ImageRole::Assumed) {
-                return Err(suspicion);
-            }
+        if let Some(suspicion) = suspicion
+            && (self != Self::Warn || (suspicion.is_mask() && role == ImageRole::Assumed))
+        {
+            return Err(suspicion);
         }
         let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
         findings.extend(extent_findings(&image.info));

@@ -34,7 +34,8 @@ impl Failure {
     /// The meaning of a status that a server sent.
     pub(super) fn of(url: &str, status: &Status) -> Self {
         let text = describe(status);
-        let refused = |text| RemoteError::Refused { url: url.to_owned(), reason: text };
+        let is_invalid = status.code() == Code::InvalidArgument;
+        let refused = |text| RemoteError::Refused { url: url.to_owned(), reason: text, is_invalid };
         match status.code() {
             Code::NotFound => Self::Closed,
             Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
@@ -57,7 +58,7 @@ impl Failure {
         if heals(error) {
             Self::Away(text)
         } else {
-            Self::Lost(RemoteError::Refused { url: url.to_owned(), reason: text })
+            Self::Lost(RemoteError::Refused { url: url.to_owned(), reason: text, is_invalid: false })
         }
     }
 }
@@ -173,6 +174,14 @@ mod tests {
         }
         for code in [Code::DataLoss, Code::OutOfRange, Code::Internal, Code::Unknown] {
             assert!(matches!(of(code), Failure::Unable(_)), "{code:?}");
+        }
+        for code in [Code::InvalidArgument, Code::Unauthenticated, Code::Unimplemented] {
+            let expected = code == Code::InvalidArgument;
+            let failure = of(code);
+            assert!(
+                matches!(failure, Failure::Lost(RemoteError::Refused { is_invalid, .. }) if is_invalid == expected),
+                "{code:?}"
+            );
         }
         assert!(matches!(of(Code::ResourceExhausted), Failure::Busy(_)));
         assert!(matches!(of(Code::NotFound), Failure::Closed));

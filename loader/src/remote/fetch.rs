@@ -1,20 +1,18 @@
 //! One step, from any server that answers.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::failure::Failure;
 use super::link::{Dialer, Link};
-use super::receive::{Permit, receive};
+use super::receive::{Permit, Reception, receive};
 use super::{Facts, MOST_BATCHES, RemoteError, RemoteOptions, stopped_within};
 use crate::batch::{Batch, VoxelForm};
 use crate::blocks::Blocks;
-use crate::dataset::Difference;
 use crate::pipeline::StreamConfig;
-use crate::preprocess::PreprocessConfig;
 use crate::sampler::SampleBy;
 use crate::wire::StreamSpec;
 use crate::wire::batch::Expected;
@@ -22,6 +20,10 @@ use crate::wire::spec;
 
 /// First and longest time before a server that failed is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Shortest time without a part of a batch after which another server is asked for it. Usually it is the time for which
+/// servers are tried again.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of small batches to have in flight.
 const SMALL: u64 = 8 << 20;
@@ -53,6 +55,8 @@ struct Server {
     closed: AtomicUsize,
     /// True while a task asks the server again.
     reviving: AtomicBool,
+    /// True if nothing of a batch arrived for the time that a batch may take, and none has arrived since.
+    is_silent: AtomicBool,
     health: Mutex<Health>,
 }
 
@@ -89,6 +93,7 @@ impl Fetcher {
                 in_flight: AtomicUsize::new(0),
                 closed: AtomicUsize::new(0),
                 reviving: AtomicBool::new(false),
+                is_silent: AtomicBool::new(false),
                 health: Mutex::default(),
             })
         };
@@ -154,8 +159,11 @@ impl Fetcher {
         let mut unable = vec![false; self.servers.len()];
         let mut tried = unable.clone();
         let mut refusal = None;
+        // Time without a part of the batch after which another server is asked, and the server that took longer.
+        let mut patience = self.options.retry.max(LEAST_PATIENCE);
+        let mut silent = None;
         loop {
-            let Some(number) = self.pick(&unable) else {
+            let Some(number) = self.pick(&unable, silent) else {
                 if let Some(err) = self.none_left(&unable, &mut refusal) {
                     return Err(err);
                 }
@@ -164,8 +172,18 @@ impl Fetcher {
             };
             let server = &self.servers[number];
             server.in_flight.fetch_add(1, Ordering::Relaxed);
-            let result = self.fetch_from(number, step, &permit).await;
+            let num_frames = AtomicU64::new(0);
+            let reception = Reception { blocks: &self.blocks, permit: &permit, num_frames: &num_frames };
+            let batch = self.fetch_from(number, step, &reception);
+            let result = watch(batch, &num_frames, patience, || self.has_other(number, &unable)).await;
             server.in_flight.fetch_sub(1, Ordering::Relaxed);
+            let Some(result) = result else {
+                server.fell_silent(patience);
+                silent = Some(number);
+                // If the batch takes as long everywhere, it is made all the same.
+                patience = patience.saturating_mul(2);
+                continue;
+            };
             match result {
                 Ok(batch) => return Ok(batch),
                 Err(Failure::Fatal(err)) => return Err(err),
@@ -202,14 +220,14 @@ impl Fetcher {
         }
     }
 
-    async fn fetch_from(&self, number: usize, step: u64, permit: &Permit) -> Result<Batch, Failure> {
+    async fn fetch_from(&self, number: usize, step: u64, reception: &Reception<'_>) -> Result<Batch, Failure> {
         let server = &self.servers[number];
         let link = self.link(number).await?;
         let slot = link.memory.as_ref().and_then(|memory| {
-            let slot = memory.slots.take_free(Arc::clone(permit))?;
+            let slot = memory.slots.take_free(Arc::clone(reception.permit))?;
             Some((memory.id, slot))
         });
-        let result = receive(&server.dialer, &link, step, self.expected, slot, &self.blocks, permit).await;
+        let result = receive(&server.dialer, &link, step, self.expected, slot, reception).await;
         match &result {
             Err(Failure::Closed) => {
                 // A stream that is idle is opened again at once; one that is closed each time is a fault of the server.
@@ -266,11 +284,21 @@ impl Fetcher {
         Ok(link)
     }
 
-    /// The least busy server among those that answer and can make the batch.
-    fn pick(&self, unable: &[bool]) -> Option<usize> {
+    /// True if another server than `number` answers and can make the batch.
+    fn has_other(&self, number: usize, unable: &[bool]) -> bool {
+        let mut servers = self.servers.iter().enumerate();
+        servers.any(|(at, server)| at != number && !unable[at] && server.health().is_ready())
+    }
+
+    /// The least busy server among those that answer and can make the batch. Silent ones come last, and `avoided` after them.
+    fn pick(&self, unable: &[bool], avoided: Option<usize>) -> Option<usize> {
         let servers = self.servers.iter().enumerate();
         let servers = servers.filter(|(at, server)| !unable[*at] && server.health().is_ready());
-        servers.min_by_key(|(_, server)| server.in_flight.load(Ordering::Relaxed)).map(|(number, _)| number)
+        let picked = servers.min_by_key(|(at, server)| {
+            let (is_silent, in_flight) = (&server.is_silent, &server.in_flight);
+            (Some(*at) == avoided, is_silent.load(Ordering::Relaxed), in_flight.load(Ordering::Relaxed))
+        });
+        picked.map(|(number, _)| number)
     }
 
     /// Error of a step that no server can give any more, because each has refused it or is lost. `refusal` is that of the
@@ -334,6 +362,29 @@ impl Fetcher {
     }
 }
 
+/// Waits for a batch; `None` if nothing of it has arrived for `patience` and another server may be asked.
+async fn watch(
+    batch: impl Future<Output = Result<Batch, Failure>>,
+    num_frames: &AtomicU64,
+    patience: Duration,
+    may_ask_another: impl Fn() -> bool,
+) -> Option<Result<Batch, Failure>> {
+    let mut batch = pin!(batch);
+    let mut seen = 0;
+    loop {
+        match tokio::time::timeout(patience, batch.as_mut()).await {
+            Ok(result) => return Some(result),
+            Err(_elapsed) => {
+                let arrived = num_frames.load(Ordering::Relaxed);
+                if arrived == seen && may_ask_another() {
+                    return None;
+                }
+                seen = arrived;
+            }
+        }
+    }
+}
+
 impl Health {
     /// Returns `true` unless the server failed and is asked again later, or not at all.
     fn is_ready(&self) -> bool {
@@ -385,8 +436,17 @@ impl Server {
         self.health().ask_again = None;
     }
 
+    /// Keeps the server from being asked while others answer: nothing of a batch has arrived for `patience`.
+    fn fell_silent(&self, patience: Duration) {
+        if !self.is_silent.swap(true, Ordering::Relaxed) {
+            let (url, secs) = (self.dialer.url(), patience.as_secs());
+            tracing::warn!(url, "nothing of a batch has arrived for {secs} s; another server is asked");
+        }
+    }
+
     /// Ends a row of failures, unless a request that was in flight has failed since.
     fn delivered(&self) {
+        self.is_silent.store(false, Ordering::Relaxed);
         let mut health = self.health();
         if health.failures > 0 && health.ask_again.is_none() {
             tracing::info!(url = self.dialer.url(), "the server answers again");
@@ -396,56 +456,5 @@ impl Server {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Facts {
-    /// Compares the facts of a server with those of the first one.
-    fn compare(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
-        let pairs = [
-            ("digest", self.digest.clone(), found.digest.clone()),
-            ("number of cases", self.num_cases.to_string(), found.num_cases.to_string()),
-            ("steps per epoch", self.steps_per_epoch.to_string(), found.steps_per_epoch.to_string()),
-            ("crops per batch", self.crops_per_batch.to_string(), found.crops_per_batch.to_string()),
-            ("bytes of voxels", self.voxel_bytes.to_string(), found.voxel_bytes.to_string()),
-            ("bytes of labels", self.label_bytes.to_string(), found.label_bytes.to_string()),
-            ("preprocessing", self.preprocess(), found.preprocess()),
-        ];
-        match pairs.into_iter().find(|(_, expected, found)| expected != found) {
-            Some((key, expected, found)) => {
-                Err(RemoteError::Differs { url: url.to_owned(), other: first.to_owned(), key, found, expected })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Preprocessing of the cases as JSON, in one spelling for manifests of all versions.
-    fn preprocess(&self) -> String {
-        let stated = &self.manifest.preprocess;
-        let parsed: Result<PreprocessConfig, _> = serde_json::from_value(stated.clone());
-        parsed.and_then(|parsed| serde_json::to_string(&parsed)).unwrap_or_else(|_| stated.to_string())
-    }
-
-    /// Returns `true` if both servers describe the same datasets by name.
-    fn has_datasets_of(&self, found: &Self) -> bool {
-        self.manifest.datasets.keys().eq(found.manifest.datasets.keys())
-    }
-
-    /// Compares a server's description of the stream's datasets with that of the first one.
-    fn compare_classes(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
-        let (ours, theirs) = (&self.manifest.datasets, &found.manifest.datasets);
-        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
-        for name in names {
-            let [ours, theirs] = [ours, theirs].map(|datasets| datasets.get(name).cloned().unwrap_or_default());
-            if let Some(difference) = Difference::between(&ours, &theirs) {
-                return Err(RemoteError::OtherClasses {
-                    url: url.to_owned(),
-                    other: first.to_owned(),
-                    dataset: name.clone(),
-                    difference: difference.described(&format!("at {first}"), &format!("at {url}")),
-                });
-            }
-        }
-        Ok(())
     }
 }

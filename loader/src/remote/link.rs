@@ -97,7 +97,8 @@ impl Dialer {
     /// If the certificates cannot be read, or the token holds characters that a header cannot.
     pub(super) fn new(address: Address, options: &RemoteOptions) -> Result<Self, RemoteError> {
         let url = address.url().to_owned();
-        let refused = |reason: &str| RemoteError::Refused { url: url.clone(), reason: reason.to_owned() };
+        let refused =
+            |reason: &str| RemoteError::Refused { url: url.clone(), reason: reason.to_owned(), is_invalid: true };
         let endpoint = match &address {
             // The host of a Unix socket is never looked up.
             Address::Unix { .. } => Endpoint::from_static("http://localhost"),

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
@@ -24,6 +25,16 @@ use crate::wire::{self, BatchHeader, FetchRequest, path};
 /// Permit for a batch in memory; it lives as long as the batch.
 pub(super) type Permit = Arc<tokio::sync::OwnedSemaphorePermit>;
 
+/// Memory for a batch that comes in no slot, and a sign of its progress.
+pub(super) struct Reception<'a> {
+    /// Source of the memory.
+    pub(super) blocks: &'a Arc<Blocks>,
+    /// Permit for the batch.
+    pub(super) permit: &'a Permit,
+    /// Number of frames that have arrived.
+    pub(super) num_frames: &'a AtomicU64,
+}
+
 /// Voxels and labels of a batch that arrives in frames.
 struct Arriving {
     header: Box<BatchHeader>,
@@ -40,9 +51,9 @@ pub(super) async fn receive(
     step: u64,
     expected: Expected,
     slot: Option<(u64, Arc<Slot>)>,
-    blocks: &Arc<Blocks>,
-    permit: &Permit,
+    reception: &Reception<'_>,
 ) -> Result<Batch, Failure> {
+    let &Reception { blocks, permit, num_frames } = reception;
     let url = dialer.url();
     let wrong = |err: Malformed| Failure::Lost(RemoteError::Protocol { url: url.to_owned(), reason: err.to_string() });
     let wire_slot = slot.as_ref().map(|(memory_id, slot)| wire::Slot {
@@ -57,6 +68,7 @@ pub(super) async fn receive(
     let mut finished = false;
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|status| Failure::Away(describe(&status)))?;
+        num_frames.fetch_add(1, Ordering::Relaxed);
         let mut bytes = match frame.into_data() {
             Ok(bytes) => bytes,
             Err(frame) => {

@@ -85,6 +85,11 @@ impl Clients {
         }))
     }
 
+    /// Largest number of clients that are served at a time.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// Number of clients that are served.
     pub(super) fn len(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)

@@ -116,7 +116,7 @@ impl Default for ServiceConfig {
             caches: Vec::new(),
             listen: Vec::new(),
             threads: 0,
-            memory_bytes: 16 << 30,
+            memory_bytes: 24 << 30,
             client_memory_bytes: 2 << 30,
             max_streams: 256,
             idle: Duration::from_mins(10),

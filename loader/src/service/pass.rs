@@ -1,9 +1,9 @@
 //! Socket that passes the files of shared memory to clients that present a ticket.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use super::hub::Hub;
@@ -25,13 +25,18 @@ pub(super) fn path(socket: &Path) -> PathBuf {
 pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
     loop {
         let socket = listener.accept().await;
-        let Some(hub) = hub.upgrade() else { return };
+        if hub.strong_count() == 0 {
+            return;
+        }
         match socket {
-            Ok((socket, _)) => drop(tokio::task::spawn_blocking(move || {
-                if let Err(err) = answer(socket, &hub) {
-                    tracing::debug!("no shared memory for a client: {err}");
-                }
-            })),
+            Ok((socket, _)) => {
+                let hub = Weak::clone(&hub);
+                tokio::spawn(async move {
+                    if let Err(err) = answer(socket, &hub).await {
+                        tracing::debug!("no shared memory for a client: {err}");
+                    }
+                });
+            }
             Err(err) => {
                 tracing::warn!("cannot accept a connection: {err}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -40,12 +45,31 @@ pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
     }
 }
 
-fn answer(socket: tokio::net::UnixStream, hub: &Arc<Hub>) -> io::Result<()> {
-    let mut socket = socket.into_std()?;
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+/// Waits for a ticket, without a thread, and sends its file.
+async fn answer(socket: tokio::net::UnixStream, hub: &Weak<Hub>) -> io::Result<()> {
+    let ticket = tokio::time::timeout(PATIENCE, read_ticket(&socket)).await??;
+    let file = hub.upgrade().and_then(|hub| hub.redeem(ticket));
+    let file = file.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "unknown ticket"))?;
+    let socket = socket.into_std()?;
+    let send = move || {
+        socket.set_nonblocking(false)?;
+        pass::send(socket.as_fd(), file.as_fd())
+    };
+    tokio::task::spawn_blocking(send).await.map_err(io::Error::other)?
+}
+
+/// Reads a ticket.
+async fn read_ticket(socket: &tokio::net::UnixStream) -> io::Result<[u8; TICKET_LEN]> {
     let mut ticket = [0; TICKET_LEN];
-    socket.read_exact(&mut ticket)?;
-    let file = hub.redeem(ticket).ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "unknown ticket"))?;
-    pass::send(socket.as_fd(), file.as_fd())
+    let mut filled = 0;
+    while filled < TICKET_LEN {
+        socket.readable().await?;
+        match socket.try_read(&mut ticket[filled..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => filled += len,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(ticket)
 }

@@ -10,7 +10,8 @@ use hiend_trainer::config::MicroBatch;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::BatchSource;
-use hiend_trainer::finetune::{Finetuning, Init};
+use hiend_trainer::finetune::Finetuning;
+use hiend_trainer::initial_weights::Init;
 use hiend_trainer::testing::SyntheticStream;
 use hiend_trainer::training::{Event, Stream, TrainOptions, train};
 

@@ -17,7 +17,7 @@ class Batch:
 
     The tensors are views of the loader's buffers: no voxel is copied. A buffer returns to the loader when the batch and
     all tensors and arrays that share its memory are gone, so a loop should not collect batches; what is to be kept is
-    copied with ``batch.image.clone()``. Also works as a mapping: ``batch["image"]``.
+    copied with ``batch.image.clone()``. Tensors are also found by name, ``batch["image"]``; ``to`` gives a dictionary.
     """
 
     def __init__(self, native: _hiend.Batch) -> None:
@@ -75,23 +75,35 @@ class Batch:
             return digest(floats, None if label is None else label.numpy())
         return self._native.digest()
 
-    def floats(self, device: Any = None) -> Any:
+    def floats(self, device: Any = None, non_blocking: bool = True) -> Any:
         """Images as ``float32`` on a device, with the same bits for both forms.
 
         Quantized crops are converted on the device, after half the bytes were transferred. Needs PyTorch, except for a
         batch of floats without a device.
         """
         rows = self.dequantize
+        if torch is None and device is not None:
+            raise ImportError("a device needs PyTorch, which cannot be imported here")
+        values = self.image if device is None else self.image.to(device, non_blocking=non_blocking)
         if rows is None:
-            return self.image if device is None else self.image.to(device, non_blocking=True)
+            return values
         if torch is None:
             raise ImportError("Batch.floats needs PyTorch for quantized crops; use form='float32' without it")
-        values = self.image if device is None else self.image.to(device, non_blocking=True)
         if values.dtype == torch.int16:
             values = values.to(torch.int32).bitwise_and_(0xFFFF)
         rows = torch.from_numpy(rows).to(values.device).view(-1, 6, 1, 1, 1, 1)
         gain, bias, low, high, factor, shift = rows.unbind(1)
         return values.to(torch.float32).mul_(gain).add_(bias).clamp_(low, high).mul_(factor).add_(shift)
+
+    def to(self, device: Any, non_blocking: bool = True) -> dict[str, Any]:
+        """Finished images and labels on a device: a dictionary with the keys ``"image"`` and, with labels, ``"label"``.
+
+        Frameworks such as Lightning and Accelerate call this to move a batch. Needs PyTorch.
+        """
+        tensors = {"image": self.floats(device, non_blocking)}
+        if self.label is not None:
+            tensors["label"] = self.label.to(device, non_blocking=non_blocking)
+        return tensors
 
     def pin_memory(self) -> Batch:
         """Copies the tensors to page-locked memory of PyTorch and returns the batch, as ``DataLoader`` expects.

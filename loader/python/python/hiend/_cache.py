@@ -6,18 +6,21 @@ import json
 import os
 from typing import Any, Iterator, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hiend import _hiend
 
 
 class Volume(NamedTuple):
     """Voxels of a case, in RAS+ order with z fastest."""
 
-    image: Any
-    """Image in Hounsfield units, ``float32`` of shape ``(x, y, z)``; clamped to the cache's stored range."""
-    label: Any
-    """Label map, ``uint8`` of the same shape; ``None`` for a case without labels."""
-    affine: Any
-    """``world_from_voxel``: from voxel indices to RAS+ millimetres, ``float64`` of shape ``(4, 4)``."""
+    image: NDArray[np.float32]
+    """Image in Hounsfield units, or z-scores of a cache of those, of shape ``(x, y, z)``; clamped to the stored range."""
+    label: NDArray[np.uint8] | None
+    """Label map of the same shape; ``None`` for a case without labels."""
+    affine: NDArray[np.float64]
+    """``world_from_voxel``: from voxel indices to RAS+ millimetres, of shape ``(4, 4)``."""
 
 
 class Cache:

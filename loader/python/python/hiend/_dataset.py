@@ -13,12 +13,14 @@ from hiend._arguments import as_json, count, interval, num_bytes, path, real, st
 from hiend._batch import Batch
 from hiend._errors import ConfigError, HiendError
 from hiend._pinning import Pinned
-from hiend._torch import IterableDataset, has_cuda, in_worker_process
+from hiend._torch import IterableDataset, has_cuda, in_worker_process, torch
 
 _STATE_VERSION = 1
 _STATE_KEYS = ("step", "first_step", "seed", "config", "digest")
 # Step after the last one: below it, the number of a visit fits into 64 bits.
 _STEPS = 2**47
+# Streams opened for one batch before its absence counts as a bug. An interruption explains one of them.
+_ATTEMPTS = 10
 _IN_WORKER = (
     "CropDataset runs in a worker process of a DataLoader; use num_workers=0 (and batch_size=None): its own threads "
     "decode and augment in this process, and workers would only copy every batch"
@@ -69,8 +71,8 @@ class CropDataset(IterableDataset):
         exclude: Datasets not to use.
         on_corrupt: ``"fail"``, or ``"skip"`` to continue without the crops of a corrupt case.
         form: ``"float32"``, or ``"quantized"`` for 16-bit values that ``Batch.floats`` converts on the device.
-        rank: Rank of this process; by default that of ``torch.distributed`` if it is initialised, else ``RANK`` of the
-            environment, else 0.
+        rank: Rank of this process; by default that of ``torch.distributed`` if it is initialised when the dataset is
+            opened, else ``RANK`` of the environment, else 0. An iteration in a process of another rank is an error.
         world_size: Number of ranks, found in the same way.
         threads: Number of threads that decode and augment; by default one per core.
         memory: Memory limit for batches, threads and reading ahead, in bytes or as ``"4GiB"``.
@@ -86,8 +88,8 @@ class CropDataset(IterableDataset):
         ca: File with the certificates (PEM) that servers are checked against; by default those of the system.
         retry: Seconds for which servers are tried again when none answers.
         shared_memory: Whether servers on this host pass voxels through shared memory.
-        pin_memory: Whether batches are copied to page-locked memory ahead of the loop; by default if PyTorch can use a
-            CUDA device.
+        pin_memory: Whether batches are copied to page-locked memory of PyTorch ahead of the loop; by default if PyTorch
+            can use a CUDA device.
 
     Raises:
         ConfigError: If an argument is out of range or does not suit the cache.
@@ -156,7 +158,11 @@ class CropDataset(IterableDataset):
         self._has_labels = bool(labels)
         self._seed = count("seed", seed)
         self.rank, self.world_size = _ranks.resolve(rank, world_size)
+        self._rank_is_given = rank is not None
         self._step = count("start_step", start_step, largest=_STEPS - 1)
+        self._pin = has_cuda() if pin_memory is None else bool(pin_memory)
+        if self._pin and torch is None:
+            raise ConfigError(f"pin_memory: {pin_memory!r}; needs PyTorch, which cannot be imported here")
         ranks, budget = (self.rank, self.world_size), num_bytes("memory", memory)
         caches, urls = _sources(source, servers)
         if urls:
@@ -195,7 +201,6 @@ class CropDataset(IterableDataset):
         else:
             self._steps = None if steps is None else count("steps", steps, 1)
         self._first_step = self._step
-        self._pin = has_cuda() if pin_memory is None else bool(pin_memory)
         self._process = os.getpid()
         # Guards what follows, and the position. Not held while a batch is awaited.
         self._lock = threading.RLock()
@@ -220,7 +225,10 @@ class CropDataset(IterableDataset):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of global batches per epoch, in which every case is visited once."""
+        """Number of global batches per epoch, that is, per as many visits as there are cases.
+
+        The last one may reach into the next epoch.
+        """
         return self._native.steps_per_epoch
 
     @property
@@ -237,6 +245,8 @@ class CropDataset(IterableDataset):
         if in_worker_process():
             raise HiendError(_IN_WORKER)
         self._check_process()
+        if not self._rank_is_given:
+            _ranks.check(self.rank, self.world_size)
         with self._lock:
             self._iteration += 1
             source = self._source
@@ -254,6 +264,7 @@ class CropDataset(IterableDataset):
 
     def _next(self, iteration: int) -> Batch:
         """Waits for the batch at `_step`. The stream stays open between iterations and works ahead."""
+        attempts = 0
         while True:
             with self._lock:
                 if iteration != self._iteration:
@@ -266,20 +277,33 @@ class CropDataset(IterableDataset):
                     # For another thread, or by a new iteration, while this one waited for its turn.
                     continue
                 try:
-                    batch = next(source.batches)
+                    batch = next(source.batches, None)
                 except Exception:
                     # The stream has ended; the next call opens it again at the same step.
-                    source.has_failed = True
-                    with self._lock:
-                        if self._source is source:
-                            self._source = None
+                    self._close(source)
                     raise
                 with self._lock:
                     if self._source is not source:
                         # A state was loaded meanwhile: the batch is none of the new position.
                         raise HiendError(_TAKEN_OVER)
-                    self._step = batch.step + 1
-                return batch
+                    if batch is not None and batch.step == self._step:
+                        self._step += 1
+                        return batch
+                # Ctrl-C came while the batch at `_step`, or an error, was handed over, and it was lost: the stream is a
+                # batch ahead, or has ended. One that begins at `_step` makes it again.
+                self._close(source)
+            attempts += 1
+            if attempts == _ATTEMPTS:
+                raise HiendError(f"the stream does not continue at step {self._step} (a bug)")
+            # Before the next stream needs their buffers.
+            del batch, source
+
+    def _close(self, source: _Source) -> None:
+        """Ends a stream, so that the next batch comes from a new one at `_step`."""
+        source.has_failed = True
+        with self._lock:
+            if self._source is source:
+                self._source = None
 
     def _open(self) -> _Source:
         """Starts a stream at `_step`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hiend._arguments import count
-from hiend._errors import ConfigError
+from hiend._errors import ConfigError, HiendError
 from hiend._torch import torch
 
 
@@ -15,8 +15,9 @@ def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
         raise ConfigError("rank and world_size: only one is given; expected both or neither")
     if rank is not None and world_size is not None:
         return _checked(count("rank", rank), count("world_size", world_size, 1), "rank")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    found_by_torch = _of_torch()
+    if found_by_torch is not None:
+        return found_by_torch
     texts = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
     if texts == [None, None]:
         return 0, 1
@@ -25,6 +26,27 @@ def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
     except ValueError:
         found = [0, 0]
     return _checked(found[0], found[1], f"RANK={texts[0]} and WORLD_SIZE={texts[1]} in the environment")
+
+
+def check(rank: int, world_size: int) -> None:
+    """Compares the rank that was found when a dataset was opened with that of ``torch.distributed``, initialised since.
+
+    Raises:
+        HiendError: If they differ: all ranks would train on the same crops.
+    """
+    now = _of_torch()
+    if now is not None and now != (rank, world_size):
+        raise HiendError(
+            f"the dataset was opened as rank {rank} of {world_size}, but this process is rank {now[0]} of {now[1]}; "
+            "open it after init_process_group, or pass rank and world_size"
+        )
+
+
+def _of_torch() -> tuple[int, int] | None:
+    """Rank and number of ranks of ``torch.distributed``; ``None`` unless it is initialised."""
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _checked(rank: int, world_size: int, source: str) -> tuple[int, int]:

@@ -79,9 +79,13 @@ def shard(
 
     Returns:
         A summary with the keys ``converted``, ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
-        ``{"case", "path", "reason"}``), ``findings`` (a list of ``{"case", "text"}``), ``unseen_classes`` (a list
-        of texts on classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``,
-        ``shards``, ``not_in_data``, ``superseded_bytes``, ``pruned_cases`` and ``secs``.
+        ``{"case", "path", "reason"}``), ``not_used`` (a list of ``{"path", "reason"}``: files that belong to no case,
+        such as images that ``dataset.json`` does not list; also logged as warnings), ``findings`` (a list of
+        ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
+        classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``,
+        ``not_in_data``, ``twice`` (a list of pairs: a case that is not in the data, and one of the data with the same
+        image), ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and
+        ``not_used`` are empty.
 
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.
@@ -125,6 +129,8 @@ def phantoms(
         cases: Number of cases.
         seed: Seed of size, position, spacing, orientation and noise.
         spacing: Smallest and largest voxel side length in mm.
+
+    Ctrl-C ends the writing once the cases in work are written; the folder then has no ``dataset.json``.
     """
     sides = interval("spacing", spacing)
     _hiend.write_phantoms(folder, cases=count("cases", cases), seed=count("seed", seed), spacing=sides)

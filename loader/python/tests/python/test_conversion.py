@@ -133,6 +133,66 @@ class Conversion(unittest.TestCase):
             with self.assertRaisesRegex(hiend.HiendError, "none of 2 cases could be converted"):
                 hiend.shard(folder, out=f"{folder}/other")
 
+    def test_files_that_are_not_used_are_logged_and_listed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data = pathlib.Path(folder).resolve() / "data"
+            one_case(data, np.diag([2.0, 2, 2, 1]))
+            first = data / "Dataset002_One"
+            (first / "imagesTr" / "b_0000.nii.bz2").write_bytes(b"packed")
+            write_nifti(first / "imagesTr" / "d.nii", np.zeros((4, 4, 4), np.int16), np.eye(4))
+            write_nifti(first / "labelsTr" / "c.nii", np.zeros((4, 4, 4), np.uint8), np.eye(4))
+            (first / "notes.txt").write_text("not worth a word")
+            broken = data / "Dataset003_Broken"
+            (broken / "imagesTr").mkdir(parents=True)
+            (broken / "dataset.json").write_text("{")
+            write_nifti(broken / "imagesTr" / "e_0000.nii", np.zeros((4, 4, 4), np.int16), np.eye(4))
+            with self.assertLogs("hiend", "WARNING") as logs:
+                summary = hiend.shard(data, out=f"{folder}/cache", spacing=None)
+            self.assertEqual((summary["converted"], summary["skipped"]), (1, []))
+            reasons = {entry["path"]: entry["reason"] for entry in summary["not_used"]}
+            expected = {
+                first / "imagesTr" / "b_0000.nii.bz2": "bzip2",
+                first / "imagesTr" / "d.nii": "no channel number",
+                first / "labelsTr" / "c.nii": "label map without an image",
+                broken / "dataset.json": "not a valid description",
+            }
+            self.assertEqual(reasons.keys(), expected.keys())
+            for path, reason in expected.items():
+                self.assertIn(reason, reasons[path])
+                self.assertTrue([line for line in logs.output if f"not converted: {path}: " in line], path)
+            one_reason = [data / f"Dataset002_One/imagesTr/f{number}_0000.nii.bz2" for number in range(30)]
+            for path in one_reason:
+                path.write_bytes(b"packed")
+            with self.assertLogs("hiend", "WARNING") as logs:
+                summary = hiend.shard(data, out=f"{folder}/cache", spacing=None)
+            self.assertEqual(len(summary["not_used"]), 34)
+            packed = [line for line in logs.output if "bzip2" in line]
+            self.assertEqual(len(packed), 21)
+            self.assertIn("11 further files", packed[-1])
+            # Files of an excluded dataset are not missed.
+            summary = hiend.shard(data, out=f"{folder}/cache", spacing=None, exclude="Broken")
+            self.assertNotIn(broken / "dataset.json", [entry["path"] for entry in summary["not_used"]])
+
+    def test_scans_under_two_names_and_known_findings_are_told(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data, out = pathlib.Path(folder) / "data", f"{folder}/cache"
+            one_case(data, np.diag([2.0, 2, 2, 1]))
+            image = data / "Dataset002_One" / "imagesTr" / "a_0000.nii"
+            # Values of another modality, which do not look like HU.
+            numbers = np.random.default_rng(1)
+            odd = numbers.integers(0, 4, (20, 16, 12)).astype(np.int16) * 700
+            write_nifti(image, odd, np.diag([2.0, 2, 2, 1]))
+            first = hiend.shard(data, out=out, spacing=None)
+            self.assertEqual((len(first["findings"]), first["known_findings"], first["twice"]), (1, [], []))
+            second = hiend.shard(data, out=out, spacing=None)
+            self.assertEqual((second["findings"], second["known_findings"]), ([], first["findings"]))
+            image.rename(image.with_name("z_0000.nii"))
+            label = data / "Dataset002_One" / "labelsTr" / "a.nii"
+            label.rename(label.with_name("z.nii"))
+            third = hiend.shard(data, out=out, spacing=None)
+            self.assertEqual((third["converted"], third["not_in_data"]), (1, 1))
+            self.assertEqual(third["twice"], [("Dataset002_One/a", "Dataset002_One/z")])
+
     def test_bad_arguments_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             for pattern, changes in [
@@ -157,6 +217,12 @@ class Conversion(unittest.TestCase):
                     hiend.shard(RAW, out=folder, **changes)
             with self.assertRaisesRegex(FileNotFoundError, "missing"):
                 hiend.shard(f"{folder}/missing", out=folder)
+            for pattern, out in [
+                ("expected s3://bucket/", "s3:/bucket/cache"),
+                ("can only be read", "https://host/cache"),
+            ]:
+                with self.subTest(out), self.assertRaisesRegex(hiend.ConfigError, pattern):
+                    hiend.shard(RAW, out=out)
             for pattern, changes in [
                 ("cases: -1", {"cases": -1}),
                 ("seed: .*at most", {"seed": 2**64}),

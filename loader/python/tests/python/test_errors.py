@@ -6,6 +6,7 @@ import pickle
 import shutil
 import tempfile
 import unittest
+from unittest import mock
 
 import common
 from common import CACHE, dataset
@@ -80,6 +81,15 @@ class Arguments(unittest.TestCase):
             hiend.CropDataset(servers="http://127.0.0.1:1", retry="long")
         with self.assertRaisesRegex(hiend.ConfigError, "ca: 5; expected a path"):
             hiend.CropDataset(servers="https://127.0.0.1:1", ca=5)
+
+    def test_page_locked_memory_and_devices_need_pytorch(self):
+        with mock.patch.object(hiend._dataset, "torch", None):
+            self.check("pin_memory: True; needs PyTorch", pin_memory=True)
+            batch = next(iter(dataset(pin_memory=False)))
+        with mock.patch.object(hiend._batch, "torch", None):
+            for move in (batch.to, batch.floats):
+                with self.assertRaisesRegex(ImportError, "needs PyTorch"):
+                    move("cuda")
 
     def test_unknown_keyword_is_a_type_error(self):
         with self.assertRaises(TypeError):

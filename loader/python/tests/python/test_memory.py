@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import queue
 import resource
 import signal
 import unittest
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from common import EXPECTED, dataset
 
+import hiend
 from hiend import _pinning
 
 
@@ -98,6 +100,109 @@ class Waiting(unittest.TestCase):
         self.assertEqual(stream.step, len(found))
 
 
+class Losing:
+    """Stands for the native loader; its first stream loses a batch to Ctrl-C as it is handed over."""
+
+    def __init__(self, native, step):
+        self._native, self.step, self.started = native, step, []
+
+    def __getattr__(self, name):
+        return getattr(self._native, name)
+
+    def stream(self, start_step):
+        self.started.append(start_step)
+        return LosingStream(self, self._native.stream(start_step))
+
+
+class LosingStream:
+    """Iterates over a native stream. The batch of `losing.step` is taken from it and not returned, once."""
+
+    def __init__(self, losing, stream):
+        self.losing, self.stream = losing, stream
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch = next(self.stream)
+        if batch.step == self.losing.step:
+            self.losing.step = None
+            raise KeyboardInterrupt
+        return batch
+
+
+class Ended:
+    """Stands for the native loader; its first stream ends, as after an error that was lost to Ctrl-C."""
+
+    def __init__(self, native, streams):
+        self._native, self.streams = native, streams
+
+    def __getattr__(self, name):
+        return getattr(self._native, name)
+
+    def stream(self, start_step):
+        return self.streams.pop() if self.streams else self._native.stream(start_step)
+
+
+class Interruptions(unittest.TestCase):
+    def test_batch_lost_to_ctrl_c_is_made_again(self):
+        stream = dataset(steps=6)
+        stream._native = Losing(stream._native, 2)
+        loop, found = iter(stream), []
+        with self.assertRaises(KeyboardInterrupt):
+            found.extend(batch.digest() for batch in iter(lambda: next(loop), None))
+        self.assertEqual((len(found), stream.step), (2, 2))
+        found += [batch.digest() for batch in loop]
+        self.assertEqual(found, EXPECTED["recipe float32"])
+        self.assertEqual(stream._native.started, [0, 2])
+
+    def test_next_loop_gets_a_batch_lost_to_ctrl_c(self):
+        stream = dataset()
+        stream._native = Losing(stream._native, 1)
+        found = []
+        with self.assertRaises(KeyboardInterrupt):
+            for batch in stream:
+                found.append(batch.digest())
+        found += [batch.digest() for batch in itertools.islice(stream, 5)]
+        self.assertEqual(found, EXPECTED["recipe float32"])
+
+    def test_pinned_batch_lost_to_ctrl_c_is_made_again(self):
+        class Interrupted(queue.Queue):
+            """Loses its third item, which is a batch."""
+
+            count = 0
+
+            def get(self, *args, **kwargs):
+                item = super().get(*args, **kwargs)
+                Interrupted.count += 1
+                if Interrupted.count == 3:
+                    raise KeyboardInterrupt
+                return item
+
+        found = []
+        with (
+            mock.patch.object(torch.Tensor, "pin_memory", torch.Tensor.clone),
+            mock.patch.object(_pinning.queue, "Queue", Interrupted),
+        ):
+            stream = dataset(pin_memory=True)
+            with self.assertRaises(KeyboardInterrupt):
+                for batch in stream:
+                    found.append(batch.digest())
+            found += [batch.digest() for batch in itertools.islice(stream, 4)]
+        self.assertEqual(found, EXPECTED["recipe float32"])
+
+    def test_stream_that_ended_is_opened_again(self):
+        stream = dataset()
+        stream._native = Ended(stream._native, [iter(())])
+        found = [batch.digest() for batch in itertools.islice(stream, 2)]
+        self.assertEqual(found, EXPECTED["recipe float32"][:2])
+        # Streams that only end are not opened for ever.
+        stream = dataset()
+        stream._native = Ended(stream._native, [iter(()) for _ in range(20)])
+        with self.assertRaisesRegex(hiend.HiendError, "does not continue at step 0"):
+            next(iter(stream))
+
+
 class Pinning(unittest.TestCase):
     class Page:
         """Stands for a batch; counts its copies."""
@@ -123,6 +228,18 @@ class Pinning(unittest.TestCase):
 
         with self.assertRaisesRegex(ValueError, "corrupt"):
             self.pinned(failing())
+
+    def test_error_that_was_lost_is_an_end(self):
+        def failing():
+            yield self.Page(0)
+            raise ValueError("corrupt")
+
+        with mock.patch.object(_pinning, "Batch", self.Page):
+            pinned = _pinning.Pinned(failing())
+            self.assertEqual(next(pinned).step, 0)
+            # As an interruption between the queue and its caller does.
+            self.assertIsInstance(pinned._ready.get(), ValueError)
+            self.assertEqual(list(pinned), [])
 
     def test_pinned_batch_keeps_facts_and_returns_its_buffer(self):
         batch = next(iter(dataset()))

@@ -85,6 +85,8 @@ class Errors(unittest.TestCase):
         self.check("threads: batches come from servers", ValueError, threads=1)
         self.check("disk_cache: batches come from servers", ValueError, disk_cache="blocks")
         self.check("servers: none", ValueError, servers=[])
+        self.check("include: no dataset matches", ValueError, include="AMOS")
+        self.check("takes one server", ValueError, on_corrupt="skip")
         self.check("ftp", ValueError, servers="ftp://host")
         self.check("retry: -1", ValueError, retry=-1)
         self.check("missing.pem", FileNotFoundError, servers="https://127.0.0.1:1", ca="missing.pem")

@@ -66,6 +66,17 @@ class Digests(unittest.TestCase):
         self.assertIs(batch["image"], batch.image)
         self.assertEqual(set(next(iter(dataset(labels=False)))), {"image"})
 
+    def test_batches_move_to_a_device_as_dictionaries(self):
+        floats, quantized = (next(iter(dataset(form=form))) for form in ("float32", "quantized"))
+        for batch in (floats, quantized):
+            moved = batch.to("cpu", non_blocking=False)
+            self.assertIs(type(moved), dict)
+            self.assertTrue(torch.equal(moved["image"], floats.image))
+            self.assertTrue(torch.equal(moved["label"], floats.label))
+        # A device without memory shows that the tensors move.
+        self.assertEqual({tensor.device.type for tensor in floats.to("meta").values()}, {"meta"})
+        self.assertEqual(set(next(iter(dataset(labels=False))).to("cpu")), {"image"})
+
 
 class Ranks(unittest.TestCase):
     def test_two_ranks_get_the_two_halves(self):
@@ -97,6 +108,18 @@ class Ranks(unittest.TestCase):
         self.assertEqual((found.rank, found.world_size), (0, 1))
 
 
+    def test_rank_found_before_the_process_group_is_refused(self):
+        early, given = dataset(visits_per_batch=8), dataset(visits_per_batch=8, rank=0, world_size=1)
+        group = {"is_initialized": lambda: True, "get_rank": lambda: 3, "get_world_size": lambda: 8}
+        with mock.patch.multiple(torch.distributed, **group):
+            with self.assertRaisesRegex(hiend.HiendError, "opened as rank 0 of 1, but this process is rank 3 of 8; open"):
+                next(iter(early))
+            self.assertEqual(next(iter(given)).step, 0)
+            late = dataset(visits_per_batch=8)
+            self.assertEqual((late.rank, late.world_size, next(iter(late)).step), (3, 8, 0))
+        self.assertEqual(next(iter(early)).step, 0)
+
+
 class Positions(unittest.TestCase):
     def test_second_loop_continues_where_the_first_ended(self):
         stream = dataset()
@@ -119,6 +142,10 @@ class Positions(unittest.TestCase):
         self.assertEqual((len(epoch), epoch.steps_per_epoch, epoch.num_cases), (2, 2, 4))
         cases = {crop.case for batch in epoch for crop in batch.crops}
         self.assertEqual(len(cases), 4)
+        # 4 cases and 3 visits: the second batch reaches into the next epoch.
+        uneven = dataset(steps="epoch", visits_per_batch=3)
+        self.assertEqual(len(uneven), 2)
+        self.assertEqual({crop.epoch for batch in uneven for crop in batch.crops}, {0, 1})
         with self.assertRaisesRegex(TypeError, "endless"):
             len(dataset())
 
@@ -131,6 +158,44 @@ class Positions(unittest.TestCase):
         other.load_state_dict(state)
         found += [batch.digest() for batch in other]
         self.assertEqual(found, EXPECTED["recipe float32"][:4])
+
+    def test_state_is_loaded_before_the_iterator_is_made(self):
+        class StatefulLoader:
+            """Calls a dataset in the order of torchdata's ``StatefulDataLoader`` without workers."""
+
+            def __init__(self, dataset):
+                self.dataset, self.next_state = dataset, None
+
+            def __iter__(self):
+                if self.next_state is not None:
+                    self.dataset.load_state_dict(self.next_state)
+                    self.next_state = None
+                self.iterator = iter(self.dataset)
+                return self
+
+            def __next__(self):
+                return next(self.iterator)
+
+            def state_dict(self):
+                return {"dataset": self.dataset.state_dict()}
+
+            def load_state_dict(self, state):
+                self.next_state = state["dataset"]
+
+        expected = EXPECTED["recipe float32"]
+        loader = StatefulLoader(dataset(steps=3))
+        found = [next(iter(loader)).digest()]
+        state = loader.state_dict()
+        other = StatefulLoader(dataset(steps=3, threads=1))
+        # The state is taken from a loop that goes on, and loaded into a loader that was used before.
+        found += [batch.digest() for batch in loader.iterator]
+        next(iter(other))
+        other.load_state_dict(state)
+        self.assertEqual([batch.digest() for batch in other], expected[1:3])
+        self.assertEqual(found, expected[:3])
+        # At the end of an iteration, the next one follows.
+        other.load_state_dict(loader.state_dict())
+        self.assertEqual([batch.digest() for batch in other], expected[3:6])
 
     def test_state_of_another_stream_is_refused(self):
         state = dataset().state_dict()

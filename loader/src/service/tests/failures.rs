@@ -32,6 +32,36 @@ fn steps_of_a_server_that_dies_come_from_the_other() {
 }
 
 #[test]
+fn steps_of_a_server_that_hangs_come_from_the_other() {
+    let setup = Setup::new();
+    let config = small();
+    let expected = setup.digests(&config, VoxelForm::Quantized, (0, 1), 0, 20);
+    let (first, second) = (Service::start(setup.unix()).unwrap(), Service::start(setup.config()).unwrap());
+    // Two jobs that last as long as the test take all threads of the first server, which still opens streams.
+    let (release, held) = flume::bounded::<()>(1);
+    let account = schedule::Account::new(&first.hub.schedule, 1);
+    for _ in 0..2 {
+        let held = held.clone();
+        let job = schedule::Job {
+            bytes: 0,
+            visits: 1000,
+            is_cancelled: Box::new(|| false),
+            work: Box::new(move |_reservation| {
+                // An error means that the test has ended.
+                let _ = held.recv();
+            }),
+        };
+        first.hub.schedule.submit(&account, job).unwrap();
+    }
+    wait_until("both jobs are in work", || first.hub.schedule.in_work(Instant::now()).0 == 2);
+    let urls = [first.urls(), second.urls()].concat();
+    let options = RemoteOptions { retry: Duration::from_secs(1), ..options() };
+    let loader = connect(&urls, &config, options).unwrap();
+    assert_eq!(take(&mut loader.stream(0), 20), expected);
+    drop(release);
+}
+
+#[test]
 fn a_stream_continues_at_its_step_when_the_only_server_is_started_again() {
     let setup = Setup::new();
     let config = small();

@@ -266,9 +266,31 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
 }
 
 #[test]
+fn silent_connections_for_files_of_shared_memory_delay_no_client() {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    let setup = Setup::new();
+    let service = Service::start(setup.unix()).unwrap();
+    // More than the service has threads for work that blocks, which opening a stream needs.
+    let path = pass::path(&setup.socket());
+    let silent: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let loader = connect(service.urls(), &small(), options()).unwrap();
+    let expected = setup.digests(&small(), VoxelForm::Quantized, (0, 1), 0, 2);
+    assert_eq!(take(&mut loader.stream(0), 2), expected);
+    for mut socket in silent {
+        socket.set_nonblocking(true).unwrap();
+        // They are still open: nobody waited for the end of their time, 30 seconds.
+        let error = socket.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
 fn more_clients_than_the_memory_has_room_for_are_refused() {
     let setup = Setup::new();
     let service = Service::start(ServiceConfig { memory_bytes: 8 << 20, ..setup.config() }).unwrap();
+    assert_eq!(service.max_clients(), 1);
     let first = connect(service.urls(), &small(), options()).unwrap();
     let second = RemoteOptions { retry: Duration::ZERO, ..options() };
     let error = connect(service.urls(), &small(), second).err().unwrap();

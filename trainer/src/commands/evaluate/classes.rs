@@ -27,7 +27,7 @@ pub(super) struct Classes {
     /// Names, background first; `None` if nothing names them.
     names: Option<Vec<String>>,
     /// Classes that the dataset names; empty without one.
-    named: BTreeSet<usize>,
+    in_dataset: BTreeSet<usize>,
 }
 
 impl Classes {
@@ -49,14 +49,14 @@ impl Classes {
                 format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
             return Err(UsageError::new(message).into());
         }
-        let (names, named, regions) = match dataset {
+        let (names, in_dataset, regions) = match dataset {
             Some(Named { regions: Some(regions), .. }) => {
                 (Some(regions.iter().map(|region| region.name.clone()).collect()), BTreeSet::new(), Some(regions))
             }
-            Some(Named { classes, named, .. }) => (Some(classes), named, None),
+            Some(Named { classes, in_dataset, .. }) => (Some(classes), in_dataset, None),
             None => (None, BTreeSet::new(), None),
         };
-        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names, named })
+        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names, in_dataset })
     }
 
     /// Names of the classes or regions, background first; `highest` is the highest label of any map, up to which classes
@@ -79,7 +79,7 @@ impl Classes {
         match &self.regions {
             Some(regions) => regions.iter().map(key).enumerate().skip(1).collect(),
             None => (1..evaluation.class_names.len())
-                .filter(|class| self.named.contains(class) || evaluation.occurs(*class))
+                .filter(|class| self.in_dataset.contains(class) || evaluation.occurs(*class))
                 .map(|class| (class, class.to_string()))
                 .collect(),
         }
@@ -111,7 +111,7 @@ struct Named {
     /// Names from class 0 to the highest; a class without a name is called `class N`.
     classes: Vec<String>,
     /// Classes that the dataset names.
-    named: BTreeSet<usize>,
+    in_dataset: BTreeSet<usize>,
     /// Ignore label, if the dataset has one.
     ignore: Option<u8>,
     /// Regions to score in place of classes, the background first; `None` if the dataset has none.
@@ -139,9 +139,9 @@ impl Named {
         let Some(&highest) = highest else { bail!("{}: names no classes", shown(path)) };
         let name = |class| info.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
         let regions = (!info.regions.is_empty()).then(|| regions(&info, ignore));
-        let named =
+        let in_dataset =
             info.labels.keys().filter(|label| Some(**label) != ignore).map(|&label| usize::from(label)).collect();
-        Ok(Self { classes: (0..=highest).map(name).collect(), named, ignore, regions })
+        Ok(Self { classes: (0..=highest).map(name).collect(), in_dataset, ignore, regions })
     }
 }
 
