@@ -67,11 +67,11 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
     write_dataset_until(dir, config, &Stop::new())
 }
 
-/// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in work, without a
+/// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in progress, without a
 /// `dataset.json`.
 ///
 /// # Errors
-/// If a file cannot be written, or the run was told to stop; the error names the file or folder.
+/// If a file cannot be written, or the run was asked to stop; the error names the file or folder.
 pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> Result<(), PhantomError> {
     let failed = |path: &Path| {
         let path = path.to_owned();

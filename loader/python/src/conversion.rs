@@ -276,7 +276,7 @@ fn parse_on_suspect(action: &str) -> Result<OnSuspect, Failure> {
     }
 }
 
-/// Writes synthetic CTs with labels as an nnU-Net dataset. Ctrl-C ends it once the cases in work are written.
+/// Writes synthetic CTs with labels as an nnU-Net dataset. Ctrl-C ends it once the cases in progress are written.
 #[pyfunction]
 #[pyo3(signature = (folder, *, cases, seed, spacing))]
 pub(crate) fn write_phantoms(

@@ -284,7 +284,7 @@ impl Fetcher {
         Ok(link)
     }
 
-    /// True if another server than `number` answers and can make the batch.
+    /// Returns true if another server than `number` answers and can make the batch.
     fn has_other(&self, number: usize, unable: &[bool]) -> bool {
         let mut servers = self.servers.iter().enumerate();
         servers.any(|(at, server)| at != number && !unable[at] && server.health().is_ready())

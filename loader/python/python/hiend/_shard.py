@@ -130,7 +130,7 @@ def phantoms(
         seed: Seed of size, position, spacing, orientation and noise.
         spacing: Smallest and largest voxel side length in mm.
 
-    Ctrl-C ends the writing once the cases in work are written; the folder then has no ``dataset.json``.
+    Ctrl-C ends the writing once the cases in progress are written; the folder then has no ``dataset.json``.
     """
     sides = interval("spacing", spacing)
     _hiend.write_phantoms(folder, cases=count("cases", cases), seed=count("seed", seed), spacing=sides)

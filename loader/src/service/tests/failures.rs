@@ -53,7 +53,7 @@ fn steps_of_a_server_that_hangs_come_from_the_other() {
         };
         first.hub.schedule.submit(&account, job).unwrap();
     }
-    wait_until("both jobs are in work", || first.hub.schedule.in_work(Instant::now()).0 == 2);
+    wait_until("both jobs are in progress", || first.hub.schedule.in_work(Instant::now()).0 == 2);
     let urls = [first.urls(), second.urls()].concat();
     let options = RemoteOptions { retry: Duration::from_secs(1), ..options() };
     let loader = connect(&urls, &config, options).unwrap();
