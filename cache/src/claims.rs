@@ -7,7 +7,7 @@
 //! ```
 //! A claim is created only where there is none of this number, so that one worker gets it. The claim of the largest number
 //! counts. It is over when its worker is: another worker then creates the next number. Results are not recorded here;
-//! whoever divides work looks for them where they belong.
+//! a process that divides work looks for them where they belong.
 //!
 //! Files of earlier runs mean nothing to a later one: a worker that joins and finds no other alive removes them, and a
 //! piece is over only for workers that saw the author of its `.end` file alive.

@@ -107,7 +107,8 @@ pub fn open_named(at: impl Into<Location>, name: &str) -> Result<Shard> {
     open::open_one(&Place::of(&location)?, name)
 }
 
-/// Gives a damaged shard of a cache a name without the extension of shards, so that nobody opens it; returns the new one.
+/// Gives a damaged shard of a cache a name without the extension of shards, so that no program opens it; returns the
+/// new one.
 ///
 /// # Errors
 /// If the file or object cannot be renamed.

@@ -97,7 +97,7 @@ impl CaseFiles {
     /// Reads the header of the image.
     ///
     /// # Errors
-    /// As [`read_info`].
+    /// Those of [`read_info`].
     pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {
@@ -110,7 +110,7 @@ impl CaseFiles {
     /// Reads the image.
     ///
     /// # Errors
-    /// As [`read_volume`].
+    /// Those of [`read_volume`].
     pub fn read_volume(&self) -> Result<Volume, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {

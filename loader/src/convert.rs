@@ -29,7 +29,7 @@
 //!
 //! # Object storage
 //! The cache may be a URL. Each shard is one upload that appears complete or not at all, the manifest is replaced only if
-//! nobody else has replaced it, and leases take the place of locks.
+//! no other process has replaced it, and leases take the place of locks.
 
 mod case;
 mod changes;

@@ -400,7 +400,7 @@ fn once_each(tree: &Folder, listing: &mut Listing) {
 }
 
 impl Dataset {
-    /// An empty dataset with what its description says.
+    /// An empty dataset with the facts of its description.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
         let other = description.channels.iter().find(|channel| !roles::is_ct_channel(channel)).cloned();

@@ -1,4 +1,4 @@
-//! Randomness as a pure function of what it is for, independent of when and where it is computed.
+//! Random numbers as a pure function of their purpose, independent of the time and thread of the draw.
 //!
 //! The identity of a random draw (seed, epoch, case, crop, operation) *is* the 256-bit key of a `ChaCha8` generator, so
 //! two different identities never share a key stream and no state is carried from one draw to the next. Therefore

@@ -2,8 +2,9 @@
 //!
 //! # Guarantee
 //! A crop's kind is foreground with the configured rate, else background; a kind that the volume lacks is replaced by
-//! the other. Voxels with the ignore label are neither: nobody annotated them. Its centre is uniform over the voxels of that kind, by the counts of [`hiend_cache::occupancy`]. The box
-//! is placed as in MONAI's `RandCropByPosNegLabeld`: it starts half a crop before the centre and is moved inside the
+//! the other. Voxels with the ignore label are neither, because they were not annotated. Its centre is uniform over the
+//! voxels of that kind, by the counts of [`hiend_cache::occupancy`]. The box is placed as in MONAI's
+//! `RandCropByPosNegLabeld`: it starts half a crop before the centre and is moved inside the
 //! volume if it would reach out. A volume that is shorter than the crop is centred and padded.
 
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! [`Recorder`] observes every operation below a folder ([`hiend_cache::durable::operation`]). Before each one it reads
 //! the whole folder, so that it sees every change, announced or not; what was synced it knows from the announcements
-//! alone. A sync that nobody announces did not happen. From the two, [`Image::leave`] builds a state in which a power
+//! alone. A sync that is not announced did not happen. From the two, [`Image::leave`] builds a state in which a power
 //! cut could leave the folder:
 //!
 //! - Each file holds its synced content, its current content, or any mixture of blocks of the two and of zeros, at any

@@ -256,7 +256,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         }
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
-        // From the table, not from its text: the error then names the key instead of a line that nobody wrote.
+        // From the table, not from its text: the error then names the key instead of a line that the user did not
+        // write.
         let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
             message: error.to_string().trim().replace(['\n', '\r'], " "),

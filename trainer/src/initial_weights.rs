@@ -36,9 +36,9 @@ pub enum InitError {
     Downloaded {
         /// URL of the file.
         url: String,
-        /// The downloaded copy.
+        /// Path of the downloaded copy.
         path: PathBuf,
-        /// The fault.
+        /// Reason why the file cannot be read.
         source: WeightsError,
     },
     /// Weights of another model.
@@ -86,7 +86,7 @@ pub enum InitError {
     Unusable {
         /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         key: String,
         /// The first such value.
         value: f32,
@@ -270,7 +270,7 @@ pub(crate) fn replace_other_positions(state: &mut StateDict, key: &str, ours: &H
 
 /// Weights of a file on the web, read from its downloaded copy.
 struct Fetched {
-    /// The copy.
+    /// Path of the downloaded copy.
     path: PathBuf,
     /// All tensors.
     state: StateDict,

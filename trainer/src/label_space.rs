@@ -1,7 +1,7 @@
 //! Values that a label map may hold: the classes of a task and, where a dataset has one, its ignore label.
 //!
-//! The ignore label is nnU-Net's: voxels that nobody annotated. They take part neither in the loss nor in any figure,
-//! and no model predicts them.
+//! The ignore label is nnU-Net's: it marks voxels that were not annotated. They take part neither in the loss nor in
+//! any figure, and no model predicts them.
 
 use thiserror::Error;
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// As many batches as visit every case once: one pass over the cases if `visits_per_batch` divides their number, else the
-    /// last batch begins the next pass.
+    /// The number of batches that visit every case once: one pass over the cases if `visits_per_batch` divides their
+    /// number, else the last batch begins the next pass.
     Epoch,
     /// Optimizer step.
     Step,

@@ -144,7 +144,7 @@ impl Reservation {
 #[cfg(feature = "object-store")]
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // If this fails, nobody uses the name, or the next run removes the reservation.
+        // If this fails, the name stays unused, or the next run removes the reservation.
         let _ = self.bucket.remove(&format!("{RESERVATION_PREFIX}{}", self.name));
     }
 }

@@ -1,4 +1,4 @@
-//! The cache folder around a conversion: what it holds already, its manifest, and damaged shards.
+//! The cache folder around a conversion: its cases, its manifest, and damaged shards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};

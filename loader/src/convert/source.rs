@@ -1,4 +1,4 @@
-//! Change detection: what the file system says of a case's files, compared with what a record says.
+//! Change detection: compares the size and time of a case's files with those in its record.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};

@@ -97,7 +97,7 @@ impl ValueStats {
     /// The part of the counts that is stored with the case.
     #[must_use]
     pub fn to_record(&self, findings: Vec<String>) -> SourceValues {
-        // Shares are rounded: nobody needs more digits, and every case would carry them.
+        // Shares are rounded: further digits serve no purpose, and every case would carry them.
         let rounded = |share: f64| (share * 1e6).round() / 1e6;
         SourceValues {
             min: self.min.into(),

@@ -20,7 +20,7 @@ pub enum DatasetNote {
         count: usize,
         /// Number of cases.
         of: usize,
-        /// One of those without.
+        /// Example of a case without label map.
         example: String,
     },
     /// `dataset.json` names classes, and no case has a label map.

@@ -105,7 +105,7 @@ pub enum UnusedReason {
         /// The word in its name.
         word: String,
     },
-    /// One of several label maps of an image.
+    /// One of several possible label maps of an image.
     AmbiguousLabel,
     /// A volume of a dataset within the folder of another one.
     NestedDataset,

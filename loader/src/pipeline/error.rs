@@ -62,7 +62,7 @@ pub enum Error {
         batch_bytes: u64,
         /// Number of threads.
         threads: usize,
-        /// Bytes for requests to object storage and for what the disk cache maps.
+        /// Bytes for requests to object storage and for mappings of the disk cache.
         fetch_bytes: u64,
         /// Bytes needed in total.
         needed: u64,

@@ -1,12 +1,12 @@
 //! MONAI's grid: shape and position of a resampled scan, and the source coordinates of its voxels.
 //!
 //! # Directions and size
-//! The same as in `Spacingd`. The new axes are the old ones made orthogonal (the first axis is kept, the second is
-//! rotated within the plane of both, the third is perpendicular to it) at the new spacing, so resampling removes shear.
-//! The size is the extent of the source's corners along the new axes. If one corner of the source has the smallest
-//! coordinate on every new axis, the first voxel lies there; without shear there always is such a corner. Otherwise the
-//! two grids share their centre. The tolerance is so narrow (1e-8 voxel) that the rounding of an oblique affine to the
-//! file's 32-bit numbers already counts as shear.
+//! Directions and size are those of `Spacingd`. The new axes are the old ones made orthogonal (the first axis is kept,
+//! the second is rotated within the plane of both, the third is perpendicular to it) at the new spacing, so resampling
+//! removes shear. The size is the extent of the source's corners along the new axes. If one corner of the source has
+//! the smallest coordinate on every new axis, the first voxel lies there; without shear there always is such a corner.
+//! Otherwise the two grids share their centre. The tolerance is so narrow (1e-8 voxel) that the rounding of an oblique
+//! affine to the file's 32-bit numbers already counts as shear.
 //!
 //! # Coordinates
 //! MONAI uses `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source index, in

@@ -42,9 +42,9 @@ pub enum VolumeFault {
     /// A file that stands in for a volume: a pointer of version control, a page of a server, an archive.
     #[error("{found}; {remedy}")]
     StandIn {
-        /// The file, with an article.
+        /// Kind of file found, with an article.
         found: &'static str,
-        /// The remedy.
+        /// Advice to the user.
         remedy: &'static str,
     },
     /// Compressed data in compressed data.

@@ -2,7 +2,7 @@
 //! them through nibabel.
 //!
 //! The `nifti` crate parses headers and writes files. Voxels are read here, because that crate inflates through a slower
-//! library, copies every voxel through floats, and trusts the header's sizes.
+//! library, copies every voxel through floats, and does not check the header's sizes.
 //!
 //! nibabel and MONAI differ where the sides of the sform are not those of `pixdim`; there MONAI is followed ([`affine`]).
 //!

@@ -1,8 +1,8 @@
 //! Preprocessing compared with MONAI, voxel by voxel. Every `prep_*` case of every golden folder is run; all differences
 //! are reported at the end.
 //!
-//! Folders: the project's own (`tests/golden`), the one that `HIEND_GOLDEN_DIR` names, else `shared/golden` beside the
-//! repository. A case's source lies in the folder's `phantom/`, or in `ct/` beside the folder.
+//! Folders: the project's own (`tests/golden`), the one that `HIEND_GOLDEN_DIR` names, else `shared/golden` next to the
+//! repository. A case's source lies in the folder's `phantom/`, or in `ct/` next to the folder.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! The state of a folder at one moment: what is there, and what is known to be on disk.
+//! The state of a folder at one moment: its contents, and the part that is known to be on disk.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -47,7 +47,7 @@ pub(crate) struct Image {
     pub before: String,
 }
 
-/// Part of what was not synced that is lost.
+/// Part of the unsynced data that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// No loss, as after a kill.

@@ -40,7 +40,7 @@ impl Rank {
         Ok(self.group.gather(&(10 * round + self.group.rank()))?.values)
     }
 
-    /// Ends the rank as a killed process does: its connections close, and nobody reports anything.
+    /// Ends the rank as a killed process does: its connections close, and no rank reports anything.
     fn kill(self) {
         self.wires.iter().for_each(Wire::cut);
         drop(self.group);

@@ -1,4 +1,4 @@
-//! Models of reading ahead and of the turns of assemblers, with what these need of the loader's pipeline.
+//! Models of reading ahead and of the turns of assemblers, with the parts of the loader's pipeline that these need.
 
 #[path = "../../../loader/src/pipeline/read_ahead.rs"]
 mod read_ahead;

@@ -68,7 +68,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn folders_that_nobody_can_write_to_are_refused() {
-        // A folder in which nobody, root included, can make a file.
+        // A folder in which no user, root included, can make a file.
         let folder = Path::new("/proc/self/fdinfo");
         assert!(check_file(&folder.join("file")).is_err());
         assert!(check_folder(folder).is_err());

@@ -103,7 +103,7 @@ fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Comp
     Ok(ExitCode::SUCCESS)
 }
 
-/// Preprocessing of the scans of pre-training: what the run records, else the flags.
+/// Preprocessing of the scans of pre-training: from the run's record, else from the flags.
 fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<PretrainingData> {
     let recorded = loaded.config.preprocess.as_ref();
     let trained = loaded.config.normalize();

@@ -20,8 +20,8 @@ pub struct FinetuneConfig {
     /// Class names by label, background first. Empty for the dataset's names, which are filled in when the run begins.
     #[serde(default)]
     pub classes: Vec<String>,
-    /// Label of voxels that nobody annotated, above all classes: left out of the loss and of every figure, as nnU-Net's
-    /// `ignore`. Absent for the dataset's own, if it has one; filled in when the run begins.
+    /// Label of voxels that were not annotated, above all classes: left out of the loss and of every figure, as
+    /// nnU-Net's `ignore`. Absent for the dataset's own, if it has one; filled in when the run begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u8>,
     /// Sizes of the model.

@@ -8,7 +8,7 @@
 //! | or | rank 0 | [`MISFIT`](handshake::MISFIT), the reason, proof over both random numbers and the reason |
 //! | or | rank 0 | [`UNKNOWN`](handshake::UNKNOWN), the reason: without a proof, which a rank with another token could not check |
 //!
-//! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is believed or kept, and
+//! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is used or kept, and
 //! a connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
 //! without a proof, or meets another program at the address, tries again, since anybody may have answered.
 

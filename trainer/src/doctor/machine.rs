@@ -23,9 +23,9 @@ pub struct Machine {
 /// Reason why a library is not used.
 #[derive(Debug)]
 enum Unusable {
-    /// It is in none of the usual places.
+    /// The library is in none of the usual places.
     Missing,
-    /// It cannot be loaded, or is too old.
+    /// The library cannot be loaded, or is too old.
     Refused(String),
 }
 

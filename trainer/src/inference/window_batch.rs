@@ -13,7 +13,7 @@ use crate::device::Compute;
 use crate::model::unetr::Unetr;
 use crate::sliding_window::SlidingWindow;
 
-/// Share of the free memory that is left to the allocator: it reserves pages, which are larger than what is asked for.
+/// Share of the free memory that is left to the allocator: it reserves pages, which are larger than the requests.
 const SPARE: f64 = 0.125;
 
 /// Largest number of windows at a time on a GPU that does not report its free memory.

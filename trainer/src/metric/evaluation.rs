@@ -182,7 +182,7 @@ pub struct Region {
 /// labels. The first region is the background; its surface is not measured.
 ///
 /// # Errors
-/// As [`evaluate_case`]; `space` has the labels, not the regions.
+/// Those of [`evaluate_case`]; `space` has the labels, not the regions.
 pub fn evaluate_regions(
     case_id: &str,
     label: &LabelMap<'_>,

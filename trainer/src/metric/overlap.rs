@@ -6,7 +6,7 @@ use crate::label_space::{LabelOutOfRange, LabelSpace};
 /// Dice of a class that the label of a case lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// No measurement, whatever is predicted, as in MONAI's `DiceMetric`.
+    /// Not measured, for any prediction, as in MONAI's `DiceMetric`.
     #[default]
     Monai,
     /// 0 if the class is predicted, otherwise no measurement, as in nnU-Net's evaluation.

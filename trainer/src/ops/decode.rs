@@ -34,7 +34,7 @@ pub(super) mod field {
     pub(in super::super) const FLAGS: u32 = 15;
     /// Stored value of voxels outside the volume.
     pub(in super::super) const OUTSIDE: u32 = 16;
-    /// Voxels of what is made, three fields.
+    /// Voxels of the result along x, y, z, three fields.
     pub(in super::super) const SIZE: u32 = 17;
     /// Index of its first voxel in the result.
     pub(in super::super) const TARGET: u32 = 20;

@@ -62,7 +62,8 @@ impl EventFile {
         self.write(record.step, What::Summary(Summary { value: values }))
     }
 
-    /// Writes the scalars of a validation; none for what was not measured, such as a class that no case has.
+    /// Writes the scalars of a validation; none for figures that were not measured, such as those of a class that no
+    /// case has.
     ///
     /// # Errors
     /// If the file cannot be written.

@@ -35,7 +35,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Averages over cases, in the order of the cases whoever measured them.
+    /// Averages over cases, in the order of the cases, independent of the rank that measured them.
     #[must_use]
     pub fn of(mut cases: Vec<CaseScores>) -> Self {
         cases.sort_by_key(|case| case.case);

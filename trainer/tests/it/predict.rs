@@ -397,7 +397,7 @@ fn names_with_line_feeds_and_control_characters_stay_on_their_line() {
 fn a_folder_that_takes_no_files_is_refused_before_computing() {
     let folder = Folder::new();
     write_scan(&folder.at("scans/a.nii"), [0.0; 3]);
-    // A folder in which nobody, root included, can make a file.
+    // A folder in which no user, root included, can make a file.
     let output = Command::new(env!("CARGO_BIN_EXE_hiend-train"))
         .args(["predict", "--device", "cpu", "--out", "/proc/self/fdinfo", "--model"])
         .arg(folder.at("run"))

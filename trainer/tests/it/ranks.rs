@@ -117,7 +117,8 @@ fn losses(runs: Vec<Run>) -> Vec<f64> {
 
 #[test]
 fn ranks_give_the_bits_of_one_process_with_the_same_micro_batches() {
-    // Each crop is computed in a micro-batch of two, and four micro-batches are added in pairs, whoever computes them.
+    // Each crop is computed in a micro-batch of two, and four micro-batches are added in pairs, independent of the rank
+    // that computes them.
     let config = with_micro_batch(2);
     let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let [one, two, four] = [1, 2, 4].map(|ranks| {

@@ -1,4 +1,4 @@
-//! Runs on a cache of z-scores: what they record, and what they refuse.
+//! Runs on a cache of z-scores: their records, and their refusals.
 
 use std::fs;
 use std::process::Command;
@@ -105,7 +105,7 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
     assert!(config("tuned").contains("normalize = \"zscore\""));
 }
 
-/// Exports the run `on-z`; what it records need not be given.
+/// Exports the run `on-z`; its recorded settings need not be given.
 fn exports_state_the_normalisation(folder: &Folder) {
     let export = |args: &str| {
         let args = format!("export --model on-z {args}");

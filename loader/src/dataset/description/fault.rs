@@ -72,7 +72,7 @@ pub enum DescriptionFault {
     /// A label map that is not one path.
     #[error("{entry}: \"label\" is {value}; expected one path")]
     LabelPath {
-        /// The entry.
+        /// Name of the entry, for the message.
         entry: String,
         /// Value of `label` as in `dataset.json`.
         value: Value,

@@ -280,7 +280,7 @@ fn silent_connections_for_files_of_shared_memory_delay_no_client() {
     assert_eq!(take(&mut loader.stream(0), 2), expected);
     for mut socket in silent {
         socket.set_nonblocking(true).unwrap();
-        // They are still open: nobody waited for the end of their time, 30 seconds.
+        // They are still open: the test did not wait for the end of their time, 30 seconds.
         let error = socket.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }

@@ -1,4 +1,4 @@
-//! Conversions: what is converted, by how many runs, and what a killed or interrupted one leaves.
+//! Conversions: cases converted, division among runs, and the state after a kill or an interruption.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -160,8 +160,8 @@ fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
     Ok(DatasetInfo { labels, regions, ignore })
 }
 
-/// Regions of a dataset as nnU-Net scores them: each entry of `labels` but background and ignore label, be it one label
-/// or a list of several. The background, which belongs to no entry, comes first.
+/// Regions of a dataset as nnU-Net scores them: each entry of `labels` but background and ignore label, whether one
+/// label or a list of several. The background, which belongs to no entry, comes first.
 fn regions(dataset: &DatasetInfo, ignore: Option<u8>) -> Vec<Region> {
     let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
     let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });

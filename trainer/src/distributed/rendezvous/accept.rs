@@ -78,7 +78,7 @@ pub(in crate::distributed) fn accept_all(
             let secs = timeouts.join.as_secs();
             return Err(JoinError::Missing { num_ranks: world.num_ranks, missing, secs, refused, last_refused });
         }
-        // Errors of single connections, such as one that is closed again at once, concern nobody else.
+        // Errors of single connections, such as one that is closed again at once, concern no other connection.
         while let Ok((stream, from)) = listener.accept() {
             if active.load(Ordering::Relaxed) >= MAX_HANDSHAKES {
                 continue;

@@ -32,7 +32,7 @@ pub enum GridMismatch {
 /// Checks that `found` has as many voxels as `scan`, at the same places to a tenth of a millimetre.
 ///
 /// # Errors
-/// The difference.
+/// If the shapes differ, or the places differ by more; the error has both shapes or the distance.
 pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), GridMismatch> {
     if found.shape != scan.shape {
         return Err(GridMismatch::Shape { found: found.shape, scan: scan.shape });

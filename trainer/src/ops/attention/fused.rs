@@ -31,8 +31,8 @@ pub trait FusedAttention: HeadOps {
     #[must_use]
     fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
 
-    /// Gradients of the tensors that [`Self::fused`] took, in their order, from what it kept and the gradient `dy` of its
-    /// result.
+    /// Gradients of the tensors that [`Self::fused`] took, in their order, from the values that it kept and the
+    /// gradient `dy` of its result.
     #[must_use]
     fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
 }
