@@ -1,8 +1,9 @@
 //! Estimate of the disk, time and memory that a conversion takes, from every header and a short probe.
 //!
-//! Headers give exact sizes of the files, of the memory and of the resampled volumes. Bytes and seconds a voxel depend
-//! on the scans, so cases are converted in memory for some seconds and thrown away: the median case of every dataset
-//! first, then smaller and larger ones. A dataset that the probe did not reach is estimated from all that it did.
+//! Headers give exact sizes of the files, of the memory and of the resampled volumes. Bytes and seconds per voxel
+//! depend on the scans, so cases are converted in memory for some seconds and thrown away: the median case of every
+//! dataset first, then smaller and larger ones. A dataset that the probe did not reach is estimated from all that it
+//! did.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

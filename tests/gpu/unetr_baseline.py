@@ -1,7 +1,7 @@
 """MONAI's UNETR in PyTorch: the peer of `gpu-bench --cases finetune,predict --preset vit-l-p16` on the same device.
 
 Same sizes, data, loss, optimizer and timing as there, by MONAI's public API alone, with what a PyTorch user tries first:
-bf16 autocast, TF32, cuDNN's search for algorithms, fused AdamW, optionally `torch.compile`. One JSON line a case on
+bf16 autocast, TF32, cuDNN's search for algorithms, fused AdamW, optionally `torch.compile`. One JSON line per case on
 standard output, with gpu-bench's keys and `peer`.
 
   python3 unetr_baseline.py                             # ViT-L, 96^3, 4 crops; prediction of 240^3; on cuda

@@ -1,6 +1,6 @@
 //! The stream as a [`DataLoader`] of Burn, for training loops other than ours.
 //!
-//! Burn asks a loader for an iterator once an epoch. The first iterator yields the batches of the loader's range, the
+//! Burn asks a loader for an iterator once per epoch. The first iterator yields the batches of the loader's range, the
 //! second as many batches after them, and so on: every epoch has new crops. [`CropLoader::repeating`] yields the same
 //! batches each time, as validation needs it. Burn's items are crops.
 //!

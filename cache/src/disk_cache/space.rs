@@ -33,7 +33,7 @@ pub(super) struct Space {
     mapped_bytes: u64,
     /// Bytes of blocks that this process needs at a time.
     required: AtomicU64,
-    /// `true` once a lack of room was told.
+    /// `true` once a lack of room was reported.
     is_told: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 //! Messages of the workspace's crates, passed on to Python's `logging`.
 //!
 //! Threads of the loader never wait for the interpreter: they append to a bounded queue, which [`forward`] empties on
-//! a Python thread, at every call of this module and ten times a second while it waits.
+//! a Python thread, at every call of this module and ten times per second while it waits.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};

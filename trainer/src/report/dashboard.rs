@@ -1,6 +1,6 @@
 //! Full-screen display of a run: curves, speed, time left, and the latest messages.
 //!
-//! A thread of its own draws at most four times a second, independently of training: a step of a large model takes
+//! A thread of its own draws at most four times per second, independently of training: a step of a large model takes
 //! seconds, and a terminal may be slow. Training only records its events.
 
 mod state;
