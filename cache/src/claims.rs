@@ -121,7 +121,7 @@ impl Claims {
         Ok(if is_ours { Claim::Ours } else { Claim::Theirs })
     }
 
-    /// Tells the others that a piece of this worker is over and left no result.
+    /// Records for the others that a piece of this worker is over and left no result.
     ///
     /// # Errors
     /// If the location cannot be written.

@@ -126,7 +126,7 @@ pub struct DiskCache {
     mapped: Lru,
     /// `true` once a block could not be written.
     has_failed: AtomicBool,
-    /// Tells other processes that this one is at work.
+    /// Announces to other processes that this one is at work.
     _user: User,
 }
 

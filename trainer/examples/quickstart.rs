@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example that tells what it does")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example that prints its steps")]
 #![allow(clippy::cast_precision_loss, reason = "counts that are printed in millions")]
 
 use std::path::{Path, PathBuf};

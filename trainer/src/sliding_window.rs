@@ -303,7 +303,7 @@ struct Adder {
     geometry: Geometry,
     /// Weights of a window's voxels.
     weights: Vec<f32>,
-    /// Sums; `None` before the first prediction, which tells the number of channels.
+    /// Sums; `None` before the first prediction, which shows the number of channels.
     sums: Option<Accumulator>,
 }
 

@@ -99,13 +99,13 @@ impl Space {
         self.required.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// Returns `true` once it was told that processes that came later leave too little room.
+    /// Returns `true` once it was reported that processes that came later leave too little room.
     #[cfg(test)]
     pub(super) fn has_told(&self) -> bool {
         self.is_told.load(Ordering::Relaxed)
     }
 
-    /// Tells once that `users` processes leave less room than this one needs.
+    /// Reports once that `users` processes leave less room than this one needs.
     fn compare(&self, room: u64, users: u64) {
         let required = self.required.load(Ordering::Relaxed);
         if room < required && !self.is_told.swap(true, Ordering::Relaxed) {

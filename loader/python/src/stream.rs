@@ -3,7 +3,7 @@
 //! A thread of its own asks the loader for the next batch whenever Python asks, and for no batch more. Python waits for
 //! it without the GIL, in short intervals, so that signals are handled and messages are logged in between. An
 //! interrupted wait loses nothing: the next call receives the batch that was asked for. A signal that comes while a batch
-//! is handed over does lose it; `CropDataset` tells this by the step of the next one.
+//! is handed over does lose it; `CropDataset` detects this by the step of the next one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -87,7 +87,7 @@ fn classes_digest(label: &LabelFiles) -> String {
 
 /// A time of change in nanoseconds since 1970, if it is long enough ago to tell a later change by it.
 fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
-    // A time in the future tells nothing either.
+    // A time in the future proves nothing either.
     let is_settled = now.duration_since(modified).is_ok_and(|age| age >= SETTLED);
     let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     is_settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()

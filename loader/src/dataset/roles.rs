@@ -224,7 +224,7 @@ impl From<Normalize> for Modalities {
 
 impl Modalities {
     /// Images to take by their names from a dataset with this description: those of any name where all its channels are
-    /// CTs. A name decides only where nothing else tells.
+    /// CTs. A name decides only where nothing else does.
     pub(super) fn by_name(self, description: Option<&Description>) -> Self {
         match description {
             Some(description) if description.has_only_cts() => Self::All,
@@ -379,7 +379,7 @@ mod tests {
         for name in ["CHUM-001__CT", "pt_001", "PT-7-scan", "pt", "pt7", "ct_pt"] {
             assert_eq!(other_modality(name), None, "{name}");
         }
-        // A word for CT tells that `T1` is a stage of tumours, and whole words only count.
+        // A word for CT shows that `T1` is a stage of tumours, and whole words only count.
         for name in ["patient_1", "CT_T1_tumour", "ct-low-dose", "thoracic_cta_t2", "t12_vertebra", "mrs_smith", "pet1"]
         {
             assert_eq!(other_modality(name), None, "{name}");

@@ -29,7 +29,7 @@ pub fn on_interrupt(
     .context("cannot install the handler for Ctrl-C")
 }
 
-/// A flag that the first Ctrl-C sets; `message` then tells the user what happens next. Object storage that does not
+/// A flag that the first Ctrl-C sets; `message` then announces the next step to the user. Object storage that does not
 /// answer is not waited for after that.
 ///
 /// # Errors

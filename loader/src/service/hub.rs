@@ -222,7 +222,7 @@ impl Hub {
         self.spans.add(Instant::now(), batch.shape[0], &batch.times, queue_secs);
         metrics::batch(in_slot, batch.shape[0], voxel_bytes + label_bytes, queue_secs);
         let header = wire::batch::header(&batch, in_slot, if in_slot { sizes.label_offset } else { 0 }, queue_secs);
-        // A slot is freed here: the header tells its client that the voxels are in it.
+        // A slot is freed here: the header informs its client that the voxels are in it.
         let data = if in_slot { Vec::new() } else { bytes_of(batch) };
         Ok(Ready { body: Pieces::batch(header, reservation, data) })
     }

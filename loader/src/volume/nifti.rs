@@ -162,7 +162,7 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
 ///
 /// DIFFERENCE: where the sides of the sform are not those of `pixdim` by more than 1 in 100,000, MONAI takes the qform, set
 /// or not. A sheared sform, as of a tilted gantry, would lose its shear by that, and zeros of a qform that is not set would
-/// turn left into right. The sform is used and the difference told.
+/// turn left into right. The sform is used and the difference reported.
 fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
     let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {

@@ -155,7 +155,7 @@ pub fn one_rank_is_killed() {
 /// Rank 1 is killed when everything is written: the run is over for the others all the same.
 ///
 /// # Panics
-/// If rank 2, which rank 0 tells that the run is over, ends with a failure.
+/// If rank 2, to which rank 0 signals that the run is over, ends with a failure.
 pub fn one_rank_is_killed_at_the_end() {
     let failures = ranks(|rank| {
         let gathered = rank.gather(0);

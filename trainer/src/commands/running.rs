@@ -207,7 +207,7 @@ pub(super) fn run<T: Task>(
     })
 }
 
-/// Passes over the cases in an epoch of the schedule from which on a warning tells of them.
+/// Passes over the cases in an epoch of the schedule from which on a warning reports them.
 const MANY_PASSES: f64 = 1.1;
 
 /// One line where an epoch of the schedule is clearly more than one pass over the cases: it has whole batches, of which the

@@ -81,7 +81,7 @@ impl Tracking {
         Ok(Some(Self { server, run_dir, state: State::Prepared(Box::new((client, description))) }))
     }
 
-    /// Starts with the run, and tells the tracker of every new line of the journal.
+    /// Starts with the run, and passes every new line of the journal to the tracker.
     pub(super) fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Started { step, .. } => {

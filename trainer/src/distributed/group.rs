@@ -126,8 +126,8 @@ pub struct Gathered<T> {
     pub behind: Vec<Duration>,
 }
 
-/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks; rank 0 tells them that the run is over by
-/// dropping it afterwards.
+/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks; rank 0 signals them that the run is
+/// over by dropping it afterwards.
 pub struct ProcessGroup {
     rank: usize,
     num_ranks: usize,

@@ -1,8 +1,8 @@
 //! Ranks that `mpirun` starts: their places, and sums of gradients between CPUs by MPI.
 //!
-//! MPI says how many ranks there are, which one this is and which share a machine. Rank 0 opens a socket and tells the others
-//! its address and a token; the group's connections find failures and carry facts as in every other run, since MPI itself
-//! knows nothing of ranks that hang. Gradients go through MPI.
+//! MPI says how many ranks there are, which one this is and which share a machine. Rank 0 opens a socket and sends the
+//! others its address and a token; the group's connections find failures and carry facts as in every other run, since
+//! MPI itself knows nothing of ranks that hang. Gradients go through MPI.
 //!
 //! # Order of additions
 //!

@@ -247,7 +247,7 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(())
     }
 
-    /// Weights that the loss of `step` was computed with, as far as that tells the origin of a loss that is not finite.
+    /// Weights that the loss of `step` was computed with, as far as that shows the origin of a loss that is not finite.
     pub(super) fn suspect(&self, step: u64) -> Suspect {
         let config = self.task.config();
         let lr = |before| config.schedule().lr(config.optim().lr, before, self.steps_per_epoch);

@@ -213,7 +213,7 @@ fn rank_behind_a_dead_network_is_silent() {
     pass(&mut far, &mut near, usize::from(answer[1]) + 32);
     let (first, second) = (first.join().unwrap().unwrap(), second.join().unwrap().unwrap());
     assert_eq!(failure(first.barrier()), (1, Cause::Silent(1)));
-    // Rank 1 has not noticed yet; the end of the connection tells it.
+    // Rank 1 has not noticed yet; the end of the connection informs it.
     drop((near, far));
     assert_eq!(failure(second.barrier()), (0, Cause::Closed));
 }

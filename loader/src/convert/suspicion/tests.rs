@@ -303,7 +303,7 @@ fn one_extreme_voxel_is_told_once_it_distorts_all_others() {
     assert_eq!(stats.zscore.unwrap().extremes.unwrap().num, 1);
     for extreme in [1e6, -1e6] {
         let (suspicion, stats) = with(extreme);
-        // Less than one voxel in 10,000: the number of clamped voxels alone tells nothing.
+        // Less than one voxel in 10,000: the number of clamped voxels alone proves nothing.
         assert!(stats.below + stats.above < NOTABLY_CLAMPED, "{stats:?}");
         let text = suspicion.unwrap();
         assert!(text.starts_with("1 voxel more than 20 standard deviations from the mean"), "{text}");

@@ -254,7 +254,7 @@ pub(crate) mod tests {
     const TOLERANCE: f32 = 0.03;
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {
-        // Padded heads, heads that need none, and numbers of keys that do not fill the engines' tiles.
+        // Padded heads, heads that need none, and numbers of keys beside the engines' tiles.
         for [tokens, width] in [[129, 33], [129, 96], [66, 40], [513, 33]] {
             let [ours, products] =
                 [Computation::Cudnn, Computation::Products].map(|by| to_itself(device, [tokens, width], by));
