@@ -109,7 +109,7 @@ pub enum DeviceError {
         )
     )]
     NoNccl {
-        /// The library under a name that is not looked for, if it was found.
+        /// The library under a name that the bindings do not load, if it was found.
         found: Option<PathBuf>,
     },
     /// Devices that cannot train one model together.

@@ -90,7 +90,8 @@ impl Measured {
     }
 }
 
-/// Predicts one window of zeros and looks at the allocator. `None` if the device or its allocator do not report it.
+/// Predicts one window of zeros and reads the allocator's bytes in use. `None` if the device or its allocator do not
+/// report them.
 fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Result<Option<Measured>, InferenceError> {
     let device = compute.raw();
     let [x, y, z] = sliding.roi_size();
