@@ -32,7 +32,7 @@ use super::group::ProcessGroup;
 use crate::device::failure::reason_of;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 
-/// Bytes of gradients in one group call: NCCL launches once for them.
+/// Bytes of tensors in one group call: NCCL launches once for them.
 const BUCKET_BYTES: usize = 64 << 20;
 /// Interval at which the progress of a call is polled.
 const POLL: Duration = Duration::from_micros(50);
