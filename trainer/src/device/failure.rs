@@ -54,8 +54,15 @@ pub(crate) fn reason(message: &str) -> String {
 /// Returns whether a reason is that the device's memory is exhausted.
 pub(crate) fn is_out_of_memory(reason: &str) -> bool {
     // CubeCL's words, then those of drivers and libraries.
-    const WORDS: [&str; 6] =
-        ["out of device memory", "can't allocate", "out of memory", "outofmemory", "out_of_memory", "alloc_failed"];
+    const WORDS: [&str; 7] = [
+        "out of device memory",
+        "can't allocate",
+        "out of memory",
+        "outofmemory",
+        "out_of_memory",
+        "alloc_failed",
+        "allocation_failed",
+    ];
     let reason = reason.to_lowercase();
     WORDS.iter().any(|words| reason.contains(words))
 }
@@ -86,9 +93,9 @@ mod tests {
             true,
         );
         check(
-            "An error happened during execution\nCaused by:\n  cuBLASLt: cublasLtMatmul failed with \
-             CUBLAS_STATUS_ALLOC_FAILED\nBacktrace:\nNo backtrace available",
-            "cuBLASLt: cublasLtMatmul failed with CUBLAS_STATUS_ALLOC_FAILED",
+            "An error happened during execution\nCaused by:\n  cublasLtMatmul failed with \
+             CublasError(CUBLAS_STATUS_ALLOC_FAILED)\nBacktrace:\nNo backtrace available",
+            "cublasLtMatmul failed with CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
             true,
         );
         check(
