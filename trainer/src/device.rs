@@ -3,6 +3,8 @@
 //! DIFFERENCE from Burn's habit: `Device::default()` is never used. In a build with the feature `cuda` it is a CUDA
 //! device even on a machine without one, and panics there.
 
+pub(crate) mod failure;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;

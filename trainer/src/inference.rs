@@ -8,14 +8,15 @@ pub mod reconstruct;
 pub mod scan_files;
 pub mod window_batch;
 
+use std::fmt::Debug;
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
-use crate::device::take_panic;
+use crate::device::{failure, take_panic};
 use crate::model::unetr::Unetr;
 use crate::sliding_window::{InputVolume, Labels, LargestClasses, Region, Slab, SlidingWindow, SlidingWindowError};
-use crate::training::is_out_of_memory;
 use export::ExportError;
 
 /// Errors from running a model over a volume.
@@ -44,31 +45,29 @@ pub enum InferenceError {
 #[derive(Debug, Error)]
 #[error("the device failed: {message}")]
 pub struct DeviceError {
-    /// Message of the backend, and that of a panic of the device's own threads, if one was remembered.
+    /// Reason in the backend's words, and the message of a panic of the device's own threads, if one was remembered.
     pub message: String,
 }
 
 impl DeviceError {
-    /// The failure that a backend's message describes, with the reason if [`remember_panics`](crate::device::remember_panics) has
-    /// it.
-    fn of(message: &str) -> Self {
-        let message = message.lines().next().unwrap_or_default();
-        let reason = take_panic().map(|panic| format!(" ({panic})")).unwrap_or_default();
-        Self { message: format!("{message}{reason}") }
+    /// The failure that a backend's error describes, with the panic that
+    /// [`remember_panics`](crate::device::remember_panics) has kept.
+    fn of(error: impl Debug) -> Self {
+        let panic = take_panic().map(|panic| format!(" ({panic})")).unwrap_or_default();
+        Self { message: format!("{}{panic}", failure::reason_of(error)) }
     }
 
     /// Returns true if the device's memory was exhausted, so that something smaller may succeed.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
-        is_out_of_memory(&self.message)
+        failure::is_out_of_memory(&self.message)
     }
 }
 
 /// Reads a tensor back, the last axis fastest.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceError> {
-    let failed = |message: String| DeviceError::of(&message);
-    let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
-    data.try_to_vec().map_err(|error| failed(format!("{error:?}")))
+    let data = tensor.try_into_data().map_err(DeviceError::of)?;
+    data.try_to_vec().map_err(DeviceError::of)
 }
 
 /// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, both on the host: the
@@ -204,15 +203,14 @@ where
 
 /// Reads classes back if all values were finite.
 fn chosen(LargestClasses { classes, not_finite, num_values }: LargestClasses) -> Result<Vec<u8>, InferenceError> {
-    let failed = |message: String| InferenceError::from(DeviceError::of(&message));
-    let not_finite = not_finite.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
+    let not_finite = not_finite.try_into_data().map_err(DeviceError::of)?;
     let count = not_finite.iter::<i64>().sum::<i64>();
     if count != 0 {
         let count = usize::try_from(count).unwrap_or(num_values);
         return Err(InferenceError::NotFinite { count, all: num_values });
     }
-    let classes = classes.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
-    classes.try_to_vec().map_err(|error| failed(format!("{error:?}")))
+    let classes = classes.try_into_data().map_err(DeviceError::of)?;
+    Ok(classes.try_to_vec().map_err(DeviceError::of)?)
 }
 
 /// Logarithm of the mean over models of the probabilities that follow from their logits `[n, classes, X, Y, Z]`.

@@ -42,7 +42,7 @@ pub mod trunk;
 
 use primitive::{along_rows, cast, dtype_of, widened};
 
-/// The operations' tests that run on a device.
+/// The operations' tests that run on a device, those of NVIDIA's libraries first: a run may be cut short.
 #[cfg(any(test, feature = "device-tests"))]
 pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [
@@ -70,5 +70,5 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
         [product::cuda::tests::DEVICE_TESTS, attention::cudnn::tests::DEVICE_TESTS, conv::cuda::tests::DEVICE_TESTS];
     #[cfg(not(feature = "cuda"))]
     let of_vendor: [&[testing::DeviceTest]; 0] = [];
-    of_operations.into_iter().chain([of_kernels]).chain(of_vendor).flatten().copied()
+    of_vendor.into_iter().chain([of_kernels]).chain(of_operations).flatten().copied()
 }

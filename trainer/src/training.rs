@@ -33,7 +33,6 @@ use burn::tensor::Tensor;
 pub use error::{LastGood, PictureError, Suspect, TrainingError};
 pub use event::{Event, Outcome, Summary};
 pub use hiend_loader::stop::Stop;
-pub(crate) use memory_advice::is_out_of_memory;
 pub use memory_need::KeptValues;
 pub use options::{Resume, TrainOptions};
 pub use run_dir::{CHECKPOINTS, CONFIG, FIRST_WEIGHTS, JOURNAL, PICTURES, saved_config};

@@ -8,6 +8,7 @@ use super::group::ProcessGroup;
 use super::peer::PeerFailure;
 use super::tcp_sum::TcpSum;
 use crate::device::Compute;
+use crate::device::failure::reason_of;
 
 /// Sums tensors over the ranks of a group.
 ///
@@ -30,7 +31,7 @@ pub enum ReduceError {
     /// A rank failed, and with it the group.
     #[error(transparent)]
     Peer(#[from] PeerFailure),
-    /// Failure of this rank's device, with its message.
+    /// Failure of this rank's device, with its reason.
     #[error("{0}")]
     Device(String),
 }
@@ -55,8 +56,8 @@ pub(super) fn sum_on_host(tensors: Vec<Tensor<1>>, mut sum: impl HostSum) -> Res
     let places: Vec<(Device, usize)> = tensors.iter().map(|tensor| (tensor.device(), tensor.dims()[0])).collect();
     for tensor in tensors {
         // The device copies while earlier buckets are sent and added.
-        let data = tensor.try_into_data().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
-        let values = data.try_to_vec::<f32>().map_err(|error| ReduceError::Device(format!("{error:?}")))?;
+        let data = tensor.try_into_data().map_err(|error| ReduceError::Device(reason_of(error)))?;
+        let values = data.try_to_vec::<f32>().map_err(|error| ReduceError::Device(reason_of(error)))?;
         sum.add(&values)?;
     }
     let sums = sum.finish()?;

@@ -29,9 +29,10 @@ use cudarc::nccl::{result, sys};
 
 use super::all_reduce::{AllReduce, ReduceError};
 use super::group::ProcessGroup;
+use crate::device::failure::reason_of;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 
-/// Bytes of gradients in one group call: NCCL launches once for them.
+/// Bytes of tensors in one group call: NCCL launches once for them.
 const BUCKET_BYTES: usize = 64 << 20;
 /// Interval at which the progress of a call is polled.
 const POLL: Duration = Duration::from_micros(50);
@@ -171,12 +172,12 @@ impl AllReduce for NcclSum {
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError> {
         // Nothing is copied: the data of the tensors are not read.
         if let Some(error) = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err()) {
-            return Err(ReduceError::Device(format!("{error:?}")));
+            return Err(ReduceError::Device(reason_of(error)));
         }
         self.group.barrier()?;
         let primitive = |tensor: Tensor<1>| {
             let primitive = tensor.try_into_primitive::<Cube>();
-            primitive.map(into_contiguous).map_err(|error| ReduceError::Device(format!("{error:?}")))
+            primitive.map(into_contiguous).map_err(|error| ReduceError::Device(reason_of(error)))
         };
         let tensors: Vec<CubeTensor> = tensors.into_iter().map(primitive).collect::<Result<_, _>>()?;
         let Some(first) = tensors.first() else { return Ok(vec![]) };

@@ -3,6 +3,10 @@
 //! The thread sums one request after another, in the order in which they were made: all ranks make the same requests in
 //! the same order. On a GPU every thread has a queue of its own, which waits for the work that made its tensors, so that
 //! sums run next to the rest of the backward pass there, too.
+//!
+//! `CubeCL` holds each tensor that one queue reads of another until the device has passed the reader, and lets the device's
+//! thread wait once eight of them are held. A bucket that is summed on a device therefore goes from queue to queue as one
+//! tensor, both ways.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,11 +29,43 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tensors of one sum.
 type Bucket = Vec<Tensor<1>>;
 
+/// A bucket on its way to the sum and back.
+struct Request {
+    tensors: Bucket,
+    /// Lengths of the tensors of the bucket, if they are joined to one.
+    joined: Option<Vec<usize>>,
+}
+
+impl Request {
+    /// A bucket as one tensor, in the queue of the calling thread.
+    fn joined(bucket: Bucket) -> Self {
+        let lengths = bucket.iter().map(|tensor| tensor.dims()[0]).collect();
+        let tensors = if bucket.is_empty() { bucket } else { vec![Tensor::cat(bucket, 0)] };
+        Self { tensors, joined: Some(lengths) }
+    }
+
+    /// The tensors of the bucket; if they were joined, in the queue of the calling thread.
+    fn into_bucket(self) -> Bucket {
+        let Self { mut tensors, joined } = self;
+        let Some(lengths) = joined else { return tensors };
+        let Some(sum) = tensors.pop() else { return tensors };
+        // A product with another owner of its factor goes to memory of its own, which belongs to this queue.
+        let own = sum.clone() * 1.0;
+        let mut start = 0;
+        let next = |length: usize| {
+            let tensor = own.clone().narrow(0, start, length);
+            start += length;
+            tensor
+        };
+        lengths.into_iter().map(next).collect()
+    }
+}
+
 /// The thread and its channels. Sums arrive in the order of the requests.
 pub struct Sums {
     group: Arc<ProcessGroup>,
-    requests: Option<flume::Sender<Bucket>>,
-    results: flume::Receiver<Result<Bucket, ReduceError>>,
+    requests: Option<flume::Sender<Request>>,
+    results: flume::Receiver<Result<Request, ReduceError>>,
     is_on_host: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,13 +83,14 @@ impl Sums {
     /// If the system refuses a thread.
     #[expect(clippy::disallowed_methods, reason = "the queues hold the gradients of one step, which exist anyway")]
     pub fn start(group: &Arc<ProcessGroup>, reduce: Box<dyn AllReduce>) -> io::Result<Self> {
-        let (requests, requested) = flume::unbounded::<Bucket>();
+        let (requests, requested) = flume::unbounded::<Request>();
         let (sender, results) = flume::unbounded();
         let is_on_host = reduce.is_on_host();
         let sum_all = move || {
-            for bucket in requested {
-                let sum = catch_unwind(AssertUnwindSafe(|| reduce.sum(bucket)));
+            for Request { tensors, joined } in requested {
+                let sum = catch_unwind(AssertUnwindSafe(|| reduce.sum(tensors)));
                 let sum = sum.unwrap_or_else(|_| Err(ReduceError::Device("the thread of its sums panicked".into())));
+                let sum = sum.map(|tensors| Request { tensors, joined });
                 // After an error the other ranks must not receive the next bucket in place of the missing one.
                 let failed = sum.is_err();
                 if sender.send(sum).is_err() || failed {
@@ -68,10 +105,10 @@ impl Sums {
     /// The end of the queue of requests.
     #[must_use]
     pub fn requests(&self) -> Requests {
-        Requests(self.requests.clone())
+        Requests { sender: self.requests.clone(), is_on_host: self.is_on_host }
     }
 
-    /// Waits for the next sum.
+    /// Waits for the next sum, whose tensors are in the queue of the calling thread.
     ///
     /// # Errors
     /// If the group has failed, or this rank's device, or if no sum arrives within the timeout for a lost rank (for
@@ -82,7 +119,7 @@ impl Sums {
         let mut noticed = None;
         loop {
             match self.results.recv_timeout(CHECK_INTERVAL) {
-                Ok(sum) => return sum,
+                Ok(sum) => return sum.map(Request::into_bucket),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(ReduceError::Device("the thread of its sums has ended".into()));
                 }
@@ -135,14 +172,18 @@ impl Drop for Sums {
 
 /// Place to request sums, for another owner than the one that waits for them.
 #[derive(Clone)]
-pub struct Requests(Option<flume::Sender<Vec<Tensor<1>>>>);
+pub struct Requests {
+    sender: Option<flume::Sender<Request>>,
+    is_on_host: bool,
+}
 
 impl Requests {
     /// Requests the sum of each of `tensors` over the ranks.
     pub fn add(&self, tensors: Vec<Tensor<1>>) {
-        if let Some(sender) = &self.0 {
+        if let Some(sender) = &self.sender {
+            let request = if self.is_on_host { Request { tensors, joined: None } } else { Request::joined(tensors) };
             // A thread that has ended is noticed when the sum does not arrive.
-            let _ = sender.send(tensors);
+            let _ = sender.send(request);
         }
     }
 }

@@ -9,6 +9,7 @@ use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropChunks, CropRecord, De
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
 use crate::augment::CropBoxes;
+use crate::device::failure::reason_of;
 use crate::ops::decode::CodedCrops;
 use crate::ops::dequantize::dequantize;
 
@@ -102,7 +103,7 @@ pub(super) fn prepare<T>(
         let target = targets.make(&host, device).map_err(|source| FeedError::Target { step, source })?;
         parts.push(Part { voxels, target });
     }
-    device.sync().map_err(|e| FeedError::Upload { step, message: format!("{e:?}") })?;
+    device.sync().map_err(|error| FeedError::Upload { step, message: reason_of(error) })?;
     let upload_secs = start.elapsed().as_secs_f64();
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
 }

@@ -344,6 +344,9 @@ mod tests {
             ScanPredictionError::Inference { path: PathBuf::from("a.nii"), source }
         };
         assert!(of("unknown error").lost_device());
+        // The texts of an allocation that does not fit now, and of one that never fits.
+        assert!(!of("out of device memory allocating 2654208 bytes").lost_device());
+        assert!(!of("can't allocate buffer of size: 4398046511104").lost_device());
         assert!(!of("CUDA_ERROR_OUT_OF_MEMORY").lost_device());
         assert!(!ScanPredictionError::Stopped.lost_device());
     }

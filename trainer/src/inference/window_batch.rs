@@ -110,7 +110,7 @@ fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Resu
 }
 
 fn wait(device: &Device) -> Result<(), DeviceError> {
-    device.sync().map_err(|error| DeviceError { message: format!("{error:?}") })
+    device.sync().map_err(DeviceError::of)
 }
 
 #[cfg(test)]

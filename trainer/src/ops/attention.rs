@@ -316,6 +316,14 @@ pub(crate) mod tests {
     const HEADS: usize = 3;
     const FULL: Factors = Factors::F32;
 
+    /// Sums in another order, of references that are computed on the CPU: a device's own products would be tuned, and may
+    /// round factors to TF32. A device's exponential and division differ from those of the CPU: Vulkan allows 3 + 2 |x| units in
+    /// the last place for the exponential of x, at most 3 units of the largest weight of a row, and 2.5 for a division, 3.3e-7
+    /// together, which a gradient meets several times.
+    fn tolerance(device: &Device) -> f32 {
+        if *device == Device::flex() { 3e-6 } else { 1e-5 }
+    }
+
     /// The definition, composed of Burn's operations.
     fn composed(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let heads = |x: Tensor<3>| {
@@ -343,11 +351,11 @@ pub(crate) mod tests {
         for (tokens, width) in [(5, 8), (17, 11), (129, 33)] {
             let inputs = [wave([2, tokens, 3 * HEADS * width], 0.7, 2.0), wave([1, 1, 3 * HEADS * width], 0.3, 0.5)];
             let ours = values_and_gradients(device, &inputs, |[x, bias]| attend_self(x, row(bias), HEADS, FULL));
-            let composed = values_and_gradients(device, &inputs, |[x, bias]| {
+            let composed = values_and_gradients(&Device::flex(), &inputs, |[x, bias]| {
                 let x = x + bias;
                 composed(part(&x, 0, 3), part(&x, 1, 3), part(&x, 2, 3))
             });
-            ours.assert_close(&composed, 3e-6);
+            ours.assert_close(&composed, tolerance(device));
         }
     }
 
@@ -363,11 +371,11 @@ pub(crate) mod tests {
             let ours = values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
                 attend_cross(q, row(q_bias), kv, row(kv_bias), HEADS, FULL)
             });
-            let composed = values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
+            let composed = values_and_gradients(&Device::flex(), &inputs, |[q, q_bias, kv, kv_bias]| {
                 let kv = kv + kv_bias;
                 composed(q + q_bias, part(&kv, 0, 2), part(&kv, 1, 2))
             });
-            ours.assert_close(&composed, 3e-6);
+            ours.assert_close(&composed, tolerance(device));
         }
     }
 
@@ -376,11 +384,13 @@ pub(crate) mod tests {
             .map(|data| Tensor::<3>::from_data(data, device));
         let weights = attention_weights(q.clone(), part(&kv, 0, 2), HEADS, FULL);
         assert_eq!(weights.dims(), [2, HEADS, 5, 7]);
-        let v = part(&kv, 1, 2).reshape([2, 7, HEADS, 11]).swap_dims(1, 2);
+        let cpu = Device::flex();
+        let weights = Tensor::<4>::from_data(weights.into_data(), &cpu);
+        let v = Tensor::<3>::from_data(part(&kv, 1, 2).into_data(), &cpu).reshape([2, 7, HEADS, 11]).swap_dims(1, 2);
         let y = weights.matmul(v).swap_dims(1, 2).reshape([2, 5, HEADS * 11]);
         let host = |x: Tensor<3>| Outcome::of(x);
         let [q_bias, kv_bias] = [1, 2].map(|parts| Tensor::zeros([parts * HEADS * 11], device));
-        host(attend_cross(q, q_bias, kv, kv_bias, HEADS, FULL)).assert_close(&host(y), 3e-6);
+        host(attend_cross(q, q_bias, kv, kv_bias, HEADS, FULL)).assert_close(&host(y), tolerance(device));
     }
 
     /// Runs the GPU's padding on the CPU.

@@ -9,6 +9,7 @@ use hiend_cache::{FileError, is_abandoned};
 use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::device::failure::reason_of;
 use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
 
@@ -216,7 +217,7 @@ pub enum TrainingError {
     Device {
         /// Step at which the device failed, from 1.
         step: u64,
-        /// The device's message.
+        /// Reason in the device's words, and advice if its memory is exhausted.
         message: String,
         /// The newest checkpoint before the step.
         last_good: LastGood,
@@ -271,7 +272,7 @@ pub enum PictureError {
     /// A failure of the device.
     #[error("the device failed: {message}")]
     Device {
-        /// Message of the backend.
+        /// Reason in the backend's words.
         message: String,
     },
     /// A file that cannot be written.
@@ -282,7 +283,7 @@ pub enum PictureError {
 impl PictureError {
     /// A failure to read values back, from the backend's error.
     pub(crate) fn device(error: impl fmt::Debug) -> Self {
-        Self::Device { message: format!("{error:?}") }
+        Self::Device { message: reason_of(error) }
     }
 }
 

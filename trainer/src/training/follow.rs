@@ -12,6 +12,7 @@ use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
+use crate::device::failure::{reason, reason_of};
 use crate::distributed::ReduceError;
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
@@ -78,7 +79,7 @@ pub(super) fn follow<T: Task>(
                 replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
                     ReduceError::Peer(failure) => failed(failure, step),
                     ReduceError::Device(message) => {
-                        TrainingError::Device { step: step + 1, message, last_good: LastGood(None) }
+                        TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
                     }
                 })?;
             drop(batch);
@@ -137,7 +138,7 @@ impl Digest {
             Ok(data) => {
                 self.hasher.update(data.as_bytes());
             }
-            Err(error) => self.failure = Some(format!("{error:?}")),
+            Err(error) => self.failure = Some(reason_of(error)),
         }
     }
 }

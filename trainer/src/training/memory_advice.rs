@@ -1,11 +1,5 @@
 //! Advice on how to use less device memory.
 
-/// Returns whether a device's message says that its memory is exhausted.
-pub(crate) fn is_out_of_memory(message: &str) -> bool {
-    let message = message.to_lowercase();
-    ["out of memory", "outofmemory", "out_of_memory"].iter().any(|words| message.contains(words))
-}
-
 /// Suggests settings that use less memory than `at_a_time` crops on the device do.
 pub(super) fn less_memory(at_a_time: usize, gradient_checkpointing: bool) -> String {
     let mut ways = Vec::new();

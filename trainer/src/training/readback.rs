@@ -9,13 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{ExecutionError, Tensor};
+use burn::tensor::Tensor;
 
 use flume::RecvTimeoutError;
 
 use super::TrainingError;
 use super::error::thread_error;
 use super::replica::Update;
+use crate::device::failure::reason_of;
 
 /// Results of a step on the host.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ pub(super) struct Answer {
 /// The reason that results did not arrive.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ReadbackError {
-    /// The device failed, with its message.
+    /// The device failed, with its reason.
     #[error("{0}")]
     Device(String),
     /// The thread has ended.
@@ -151,9 +152,9 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn value(scalar: Tensor<1>) -> Result<f64, ReadbackError> {
-    let data = scalar.try_into_data().map_err(|error: ExecutionError| ReadbackError::Device(format!("{error:?}")))?;
+    let data = scalar.try_into_data().map_err(|error| ReadbackError::Device(reason_of(error)))?;
     // Only this copies the value.
-    let values = data.try_to_vec::<f32>().map_err(|error| ReadbackError::Device(format!("{error:?}")))?;
+    let values = data.try_to_vec::<f32>().map_err(|error| ReadbackError::Device(reason_of(error)))?;
     Ok(values.first().map_or(f64::NAN, |&value| f64::from(value)))
 }
 

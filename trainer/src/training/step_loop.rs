@@ -12,7 +12,7 @@ use super::replica::{self, Participants};
 use super::run::Run;
 use super::{Event, Target, Task, TrainingError, ema, memory_advice};
 use crate::config::RunConfig as _;
-use crate::device;
+use crate::device::{self, failure};
 use crate::distributed::ReduceError;
 use crate::feed::{DeviceBatch, Feed};
 use crate::journal::{Entry, RankRecord, StepRecord};
@@ -240,11 +240,11 @@ impl<T: Task> Run<'_, T> {
 
     /// An error of the device at a step, with advice if it ran out of memory.
     fn device_error(&self, step: u64, message: &str) -> TrainingError {
-        let mut message = message.lines().next().unwrap_or_default().to_owned();
+        let mut message = failure::reason(message);
         if let Some(panic) = device::take_panic() {
             message = format!("{message} ({panic})");
         }
-        if memory_advice::is_out_of_memory(&message) {
+        if failure::is_out_of_memory(&message) {
             let config = self.task.config();
             let num_ranks = self.ranks.as_ref().map_or(1, |ranks| ranks.group().num_ranks());
             let crops = config.stream().crops_per_batch() / num_ranks;

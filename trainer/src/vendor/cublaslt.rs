@@ -12,7 +12,7 @@ use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
 use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
 use super::library::{self, Found, Library, LibraryError, Places};
-use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored};
+use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored, VECTOR_ALIGNMENT};
 
 /// Functions of the library that are called here.
 pub const SYMBOLS: [&str; 14] = [
@@ -71,12 +71,20 @@ fn open() -> Result<Found, Unavailable> {
     if unsafe { sys::is_culib_present() } { Ok(found) } else { Err(Unavailable::Name { path: found.path }) }
 }
 
-/// A failure of the library, with the call that failed.
+/// Reason why a product is not cuBLASLt's, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cuBLASLt: {call} failed with {status}")]
-pub struct CublasLtError {
-    call: &'static str,
-    status: String,
+pub enum CublasLtError {
+    /// A call of the library or the driver that failed.
+    #[error("{call} failed with {status}")]
+    Failed {
+        /// The call.
+        call: &'static str,
+        /// Status that it returned.
+        status: String,
+    },
+    /// A refusal of this program's own.
+    #[error("{0}")]
+    Refused(&'static str),
 }
 
 trait Named<T> {
@@ -85,7 +93,7 @@ trait Named<T> {
 
 impl<T> Named<T> for Result<T, result::CublasError> {
     fn named(self, call: &'static str) -> Result<T, CublasLtError> {
-        self.map_err(|error| CublasLtError { call, status: error.to_string() })
+        self.map_err(|error| CublasLtError::Failed { call, status: error.to_string() })
     }
 }
 
@@ -334,22 +342,27 @@ impl Session {
     /// device's, and neither goes away before the product is done on the device. No two products that run at the same
     /// time share a workspace.
     pub unsafe fn run(&mut self, problem: &Problem, pointers: Pointers, stream: CUstream) -> Result<(), CublasLtError> {
-        let refused = |call, status: &str| Err(CublasLtError { call, status: status.to_owned() });
-        let Some(Ok(plan)) = self.plans.get(problem) else { return refused("run", "no plan") };
+        let refused = |reason| Err(CublasLtError::Refused(reason));
+        let Some(Ok(plan)) = self.plans.get(problem) else { return refused("cuBLASLt was not asked for a plan") };
         let Pointers { left, right, out, vector, workspace } = pointers;
         for (pointer, operand) in [(left, problem.left), (right, problem.right), (out, problem.out)] {
             if !pointer.is_multiple_of(operand.alignment.into()) {
-                return refused("run", "a factor that is less aligned than planned");
+                return refused("a matrix is less aligned than cuBLASLt's plan expects");
             }
         }
         match (problem.epilogue, vector) {
             (Epilogue::Plain, None) => {}
-            (Epilogue::Bias | Epilogue::BiasGradient, Some(vector)) => plan.description.set_vector(vector)?,
-            _ => return refused("run", "an epilogue without its vector"),
+            (Epilogue::Bias | Epilogue::BiasGradient, Some(vector)) if vector.is_multiple_of(VECTOR_ALIGNMENT) => {
+                plan.description.set_vector(vector)?;
+            }
+            (Epilogue::Bias | Epilogue::BiasGradient, Some(_)) => {
+                return refused("a bias is less aligned than cuBLASLt's plan expects");
+            }
+            _ => return refused("a product with an epilogue has no vector for it"),
         }
         let workspace_ok = workspace.is_some_and(|pointer| pointer.is_multiple_of(FULL_ALIGNMENT.into()));
         if plan.workspace_bytes > 0 && !workspace_ok {
-            return refused("run", "no workspace");
+            return refused("cuBLASLt's plan needs scratch memory, and has none");
         }
         let (one, zero) = (1f32, 0f32);
         // SAFETY: the caller's contract covers pointers and stream; handle, description and layouts are alive.
@@ -383,7 +396,10 @@ impl Session {
 /// The driver's reason.
 pub fn device_name(ordinal: i32) -> Result<String, CublasLtError> {
     use cudarc::driver::result::device;
-    let failed = |error: cudarc::driver::DriverError| CublasLtError { call: "device name", status: error.to_string() };
+    let failed = |error: cudarc::driver::DriverError| CublasLtError::Failed {
+        call: "reading the device's name",
+        status: error.to_string(),
+    };
     let device = device::get(ordinal).map_err(failed)?;
     let name = device::get_name(device).map_err(failed)?;
     let attribute = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;

@@ -127,21 +127,36 @@ fn open() -> Result<Cudnn, Unavailable> {
     Ok(Cudnn { functions, version, found })
 }
 
-/// A refusal of the library, with the call that failed.
+/// Reason why a computation is not cuDNN's, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cuDNN: {call} failed with {status}{reason}")]
-pub struct CudnnError {
-    call: &'static str,
-    status: String,
-    /// The library's own words after a colon, or nothing.
-    reason: String,
+pub enum CudnnError {
+    /// A call of the library that failed.
+    #[error("{call} failed with {status}{reason}")]
+    Failed {
+        /// Name of the function.
+        call: &'static str,
+        /// Name of the status that it returned.
+        status: String,
+        /// The library's own words after a colon, or nothing.
+        reason: String,
+    },
+    /// A refusal of this program's own.
+    #[error("{0}")]
+    Refused(String),
+    /// A graph that no engine may compute.
+    #[error("cuDNN has no usable engine among the {looked_at} that it names; the first: {first}")]
+    NoEngine {
+        /// Number of engines that were looked at.
+        looked_at: usize,
+        /// Reason why the engine that the library names first is not used.
+        first: Box<CudnnError>,
+    },
 }
 
 impl CudnnError {
     /// A refusal of this program's own.
-    #[must_use]
-    pub fn refused(call: &'static str, reason: &str) -> Self {
-        Self { call, status: reason.to_owned(), reason: String::new() }
+    fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused(reason.into())
     }
 }
 
@@ -159,12 +174,12 @@ impl Cudnn {
         // The library may give several lines.
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-        Err(CudnnError { call, status: name.to_string_lossy().into_owned(), reason })
+        Err(CudnnError::Failed { call, status: name.to_string_lossy().into_owned(), reason })
     }
 }
 
-fn opened(call: &'static str) -> Result<&'static Cudnn, CudnnError> {
-    library().map_err(|reason| CudnnError::refused(call, &reason.to_string()))
+fn opened() -> Result<&'static Cudnn, CudnnError> {
+    library().map_err(|reason| CudnnError::refused(reason.to_string()))
 }
 
 /// The library on the current device. Lives on the device's own thread, and is never destroyed, since devices are not.
@@ -181,7 +196,7 @@ impl Handle {
     /// # Errors
     /// The library's reason.
     pub fn open() -> Result<Self, CudnnError> {
-        let library = opened("cudnnCreate")?;
+        let library = opened()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the pointer is written.
         library.check("cudnnCreate", unsafe { (library.functions.create)(&raw mut raw) })?;

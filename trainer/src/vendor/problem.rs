@@ -11,6 +11,9 @@ use super::layout::Matrix;
 /// Alignment that libraries assume and `CubeCL`'s allocations have, in bytes. More is worth nothing to them.
 pub const FULL_ALIGNMENT: u32 = 256;
 
+/// Alignment of an epilogue's vector, in bytes: a plan is made before the vector's address is known.
+pub const VECTOR_ALIGNMENT: u64 = 16;
+
 /// Type of the values of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

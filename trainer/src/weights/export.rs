@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::naming::Naming;
 use super::{HostTensor, StateDict, WeightsError};
+use crate::device::failure::reason_of;
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::unetr::Unetr;
 
@@ -54,8 +55,8 @@ impl ModuleVisitor for Exporter {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some((key, layout)) = self.naming.find(&self.path.join("."), self.in_channels) else { return };
         let shape = layout.file_shape(&param.dims());
-        let read = param.val().try_into_data().map_err(|error| format!("{error:?}"));
-        match read.and_then(|data| data.try_to_vec::<f32>().map_err(|error| format!("{error:?}"))) {
+        let read = param.val().try_into_data().map_err(reason_of);
+        match read.and_then(|data| data.try_to_vec::<f32>().map_err(reason_of)) {
             Ok(values) => {
                 let values = layout.theirs(&values, &shape);
                 self.state.tensors.insert(key, HostTensor { shape, values });

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use hiend_cache::{Abandoned, FileError};
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::MicroBatch;
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::device::Compute;
-use hiend_trainer::distributed::{Cause, Master, ProcessGroup, Timeouts, Token, World};
+use hiend_trainer::distributed::{AllReduce, Cause, Master, ProcessGroup, ReduceError, Sums, Timeouts, Token, World};
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::pretrain::pretrain;
@@ -327,4 +328,47 @@ fn run_that_cannot_begin_ends_the_others_with_the_reason() {
     let errors: Vec<String> = runs.into_iter().map(|run| run.unwrap_err().to_string()).collect();
     assert!(errors[0].contains("already holds a run"), "{errors:?}");
     assert!(errors[1].starts_with("rank 0 (") && errors[1].contains("already holds a run"), "{errors:?}");
+}
+
+/// Doubles tensors, as the sum over two ranks with equal ones does.
+struct Doubled {
+    is_on_host: bool,
+}
+
+impl AllReduce for Doubled {
+    fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError> {
+        // A device takes buckets as one tensor.
+        assert!(self.is_on_host || tensors.len() == 1, "{} tensors", tensors.len());
+        Ok(tensors.into_iter().map(|tensor| tensor * 2.0).collect())
+    }
+
+    fn is_on_host(&self) -> bool {
+        self.is_on_host
+    }
+}
+
+#[test]
+fn buckets_cross_to_a_device_as_one_tensor_and_come_back_in_parts() {
+    each_rank(2, |group| {
+        for is_on_host in [false, true] {
+            let sums = Sums::start(&group, Box::new(Doubled { is_on_host })).unwrap();
+            let buckets = [vec![vec![1.0_f32, -0.0, 3.0], vec![0.25], vec![7.0, 1e-30]], vec![vec![5.0]]];
+            for bucket in &buckets {
+                let tensor = |values: &Vec<f32>| {
+                    Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), &Device::flex())
+                };
+                sums.requests().add(bucket.iter().map(tensor).collect());
+            }
+            for bucket in &buckets {
+                let tensors = sums.wait().unwrap();
+                assert_eq!(tensors.len(), bucket.len());
+                for (tensor, values) in tensors.into_iter().zip(bucket) {
+                    let sum = tensor.into_data().try_to_vec::<f32>().unwrap();
+                    let bits = |values: Vec<f32>| -> Vec<u32> { values.into_iter().map(f32::to_bits).collect() };
+                    assert_eq!(bits(sum), bits(values.iter().map(|value| 2.0 * value).collect()));
+                }
+            }
+        }
+        group.finish().unwrap();
+    });
 }

@@ -14,7 +14,7 @@ use std::fmt;
 use super::graph::{DataType, Descriptor, Place, PointwiseMode, ReductionOperator, Tensor, contiguous_strides};
 use super::operations::{Lengths, Operations};
 use super::session::Problem;
-use super::{CudnnError, Target, Unavailable, library};
+use super::{CudnnError, Target, Unavailable, library, opened};
 use crate::vendor::problem::Number;
 
 /// Oldest version that is used: earlier ones need other masks, and 9.10.0 computes wrong gradients.
@@ -323,10 +323,10 @@ impl Problem for Backward {
 }
 
 fn is_supported() -> Result<(), CudnnError> {
-    let version = library().map_or(0, |library| library.version);
+    let version = opened()?.version;
     if version < OLDEST {
-        let reason = format!("version {}.{}; version 9.11 is needed", version / 10_000, version / 100 % 100);
-        return Err(CudnnError::refused("attention", &reason));
+        let (major, minor) = (version / 10_000, version / 100 % 100);
+        return Err(CudnnError::refused(format!("attention needs cuDNN 9.11 or newer; this is {major}.{minor}")));
     }
     Ok(())
 }

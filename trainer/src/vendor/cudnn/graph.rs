@@ -88,7 +88,7 @@ impl Draft {
     /// If the library is not there, or does not know the kind.
     pub fn new(kind: Kind) -> Result<Self, CudnnError> {
         const CALL: &str = "cudnnBackendCreateDescriptor";
-        let library = opened(CALL)?;
+        let library = opened()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the pointer is written.
         library.check(CALL, unsafe { (library.functions.create_descriptor)(kind as c_int, &raw mut raw) })?;
@@ -196,7 +196,7 @@ impl Descriptor {
     /// If the descriptor has no such attribute.
     pub fn value<T: Readable>(&self, attribute: Attribute) -> Result<T, CudnnError> {
         let values = self.get(attribute, 1)?;
-        values.into_iter().next().ok_or_else(|| CudnnError::refused("cudnnBackendGetAttribute", "no value"))
+        values.into_iter().next().ok_or_else(|| CudnnError::refused(format!("cuDNN gives no value of {attribute:?}")))
     }
 
     /// Reads up to `most` descriptors of an attribute, all of one kind.
@@ -242,9 +242,13 @@ impl Descriptor {
 
 impl CudnnError {
     /// Names the attribute that a call was about.
-    fn about(mut self, attribute: Attribute) -> Self {
-        self.reason = format!(" ({attribute:?}){}", self.reason);
-        self
+    fn about(self, attribute: Attribute) -> Self {
+        match self {
+            Self::Failed { call, status, reason } => {
+                Self::Failed { call, status, reason: format!(" ({attribute:?}){reason}") }
+            }
+            own => own,
+        }
     }
 }
 

@@ -39,30 +39,30 @@ impl Plan {
     /// `refused` remarks, and need no more than `most_workspace` bytes of scratch memory.
     ///
     /// # Errors
-    /// If there is none; the reason is that of the last candidate.
+    /// If there is none; the reason is that of the engine that the library expects to be fastest.
     pub fn fastest(
         target: &Target,
         graph: &Descriptor,
         refused: &[NumericalNote],
         most_workspace: u64,
     ) -> Result<Self, CudnnError> {
-        let mut reason = CudnnError::refused("the search for an engine", "no engine computes this graph");
+        let mut refusals = Refusals::default();
         for mode in [HeuristicMode::A, HeuristicMode::Fallback] {
             let configs = match engines(target, graph, mode) {
                 Ok(configs) => configs,
                 Err(error) => {
-                    reason = error;
+                    refusals.first.get_or_insert(error);
                     continue;
                 }
             };
             for config in configs {
                 match Self::allowed(target, &config, refused, most_workspace) {
                     Ok(plan) => return Ok(plan),
-                    Err(error) => reason = error,
+                    Err(error) => refusals.add(error),
                 }
             }
         }
-        Err(reason)
+        Err(refusals.into_error())
     }
 
     fn allowed(
@@ -72,7 +72,7 @@ impl Plan {
         most_workspace: u64,
     ) -> Result<Self, CudnnError> {
         let (engine, choice) = choice_of(config)?;
-        let refuse = |reason: String| Err(CudnnError::refused("the search for an engine", &reason));
+        let refuse = |reason: String| Err(CudnnError::refused(reason));
         let notes = engine.get::<NumericalNote>(Attribute::EngineNumericalNote, MOST_NOTES)?;
         let not_allowed = |note: &NumericalNote| *note == NumericalNote::NONDETERMINISTIC || refused.contains(note);
         if let Some(NumericalNote(note)) = notes.into_iter().find(not_allowed) {
@@ -80,7 +80,10 @@ impl Plan {
         }
         let plan = Self::new(target, config, choice)?;
         if plan.workspace_bytes > most_workspace {
-            return refuse(format!("engine {} needs {} bytes", plan.choice.engine, plan.workspace_bytes));
+            let (engine, bytes) = (plan.choice.engine, plan.workspace_bytes);
+            return refuse(format!(
+                "engine {engine} needs {bytes} bytes of scratch memory, at most {most_workspace} are given"
+            ));
         }
         Ok(plan)
     }
@@ -152,6 +155,30 @@ impl Plan {
     }
 }
 
+/// Engines that are not used for a graph.
+#[derive(Default)]
+struct Refusals {
+    /// Number of engines.
+    looked_at: usize,
+    /// First reason: the engine that the library names first is the one that is wanted.
+    first: Option<CudnnError>,
+}
+
+impl Refusals {
+    fn add(&mut self, reason: CudnnError) {
+        self.looked_at += 1;
+        self.first.get_or_insert(reason);
+    }
+
+    fn into_error(self) -> CudnnError {
+        match self {
+            Self { looked_at: 0, first: Some(reason) } => reason,
+            Self { looked_at, first: Some(first) } => CudnnError::NoEngine { looked_at, first: Box::new(first) },
+            Self { first: None, .. } => CudnnError::refused("cuDNN names no engine for this graph"),
+        }
+    }
+}
+
 /// Engines for a graph, the best first.
 fn engines(target: &Target, graph: &Descriptor, mode: HeuristicMode) -> Result<Vec<Descriptor>, CudnnError> {
     let draft = Draft::new(Kind::EngineHeuristics)?
@@ -168,7 +195,7 @@ fn engines(target: &Target, graph: &Descriptor, mode: HeuristicMode) -> Result<V
 fn choice_of(config: &Descriptor) -> Result<(Descriptor, Choice), CudnnError> {
     let engines = config.descriptors(Attribute::EngineCfgEngine, Kind::Engine, 1)?;
     let Some(engine) = engines.into_iter().next() else {
-        return Err(CudnnError::refused("the search for an engine", "a configuration without an engine"));
+        return Err(CudnnError::refused("cuDNN names a configuration without an engine"));
     };
     let knobs = config.descriptors(Attribute::EngineCfgKnobChoices, Kind::KnobChoice, MOST_KNOBS)?;
     let knob = |knob: &Descriptor| {
@@ -178,4 +205,28 @@ fn choice_of(config: &Descriptor) -> Result<(Descriptor, Choice), CudnnError> {
     let knobs = knobs.iter().map(knob).collect::<Result<Vec<_>, CudnnError>>()?;
     let choice = Choice { engine: engine.value(Attribute::EngineGlobalIndex)?, knobs };
     Ok((engine, choice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_refusal_is_told_with_the_number_of_engines() {
+        assert_eq!(Refusals::default().into_error().to_string(), "cuDNN names no engine for this graph");
+        let failed = || CudnnError::Failed {
+            call: "cudnnBackendFinalize",
+            status: "CUDNN_STATUS_NOT_SUPPORTED".to_owned(),
+            reason: ": no heuristic".to_owned(),
+        };
+        let mut refusals = Refusals { first: Some(failed()), ..Refusals::default() };
+        assert_eq!(refusals.into_error(), failed());
+        refusals = Refusals::default();
+        refusals.add(CudnnError::refused("engine 3 has the numerical note 5"));
+        refusals.add(failed());
+        assert_eq!(
+            refusals.into_error().to_string(),
+            "cuDNN has no usable engine among the 2 that it names; the first: engine 3 has the numerical note 5"
+        );
+    }
 }

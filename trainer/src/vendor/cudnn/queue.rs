@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::DeviceId;
 use cubecl::device_handle::DeviceHandle;
@@ -13,7 +14,7 @@ use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
-use super::session::{Problem, Session};
+use super::session::{ALIGNMENT, Problem, Session};
 use super::{CudnnError, Unavailable, library};
 use crate::vendor::answers::Answers;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
@@ -64,11 +65,19 @@ fn with_session<T>(
             Entry::Occupied(session) => session.into_mut(),
             Entry::Vacant(place) => {
                 let name = cublaslt::device_name(device.index_id.into());
-                let name = name.map_err(|error| CudnnError::refused("the device's name", &error.to_string()))?;
+                let name = name.map_err(|error| CudnnError::refused(error.to_string()))?;
                 place.insert(Session::open(name)?)
             }
         })
     })
+}
+
+/// `x` without gaps and at an address that plans expect; a copy only if it is not so already.
+#[must_use]
+pub fn aligned(x: CubeTensor) -> CubeTensor {
+    let x = into_contiguous(x);
+    // Allocations begin at multiples of 512 bytes (cubecl-cuda, `mem_alignment`); a part of one may not.
+    if x.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT) { x } else { into_contiguous(x.copy()) }
 }
 
 /// A tensor, and what a graph keeps in it.

@@ -59,7 +59,7 @@ impl Session {
     /// # Errors
     /// If the library is not there.
     pub fn on(target: Target, device: String) -> Result<Self, CudnnError> {
-        let owner = Owner { library: format!("cudnn {}", opened("the session")?.version), device };
+        let owner = Owner { library: format!("cudnn {}", opened()?.version), device };
         if let Some(other) = record::table().others(&owner).next() {
             tracing::warn!(
                 "this run recorded its plans with {} on {}; with {} on {} they may round differently",
@@ -116,14 +116,16 @@ impl Session {
         workspace: Option<u64>,
         stream: *mut c_void,
     ) -> Result<(), CudnnError> {
-        let refused = |reason: &str| Err(CudnnError::refused("run", reason));
-        let Target::Device(handle) = &self.target else { return refused("a device that is only described") };
-        let Some(Ok(plan)) = self.plans.get(&problem.key()) else { return refused("no plan") };
+        let refused = |reason: &str| Err(CudnnError::refused(reason));
+        let Target::Device(handle) = &self.target else {
+            return refused("a plan for a device that is only described cannot run");
+        };
+        let Some(Ok(plan)) = self.plans.get(&problem.key()) else { return refused("cuDNN was not asked for a plan") };
         if buffers.iter().any(|(_, address)| !address.is_multiple_of(ALIGNMENT)) {
-            return refused("a tensor that is less aligned than planned");
+            return refused("a tensor is less aligned than cuDNN's plan expects");
         }
         if plan.workspace_bytes > 0 && workspace.is_none() {
-            return refused("no workspace");
+            return refused("cuDNN's plan needs scratch memory, and has none");
         }
         let values = problem.values();
         let hosts = values.iter().map(|(uid, value)| (*uid, &raw const *value as u64));

@@ -1,0 +1,151 @@
+//! Reasons of device failures, taken from the backend's messages.
+//!
+//! Burn and `CubeCL` wrap a reason in lines that say only that there is one, and list between them the operations that were
+//! skipped because of it. `Debug` of their errors prints the same text as `Display`.
+
+use std::fmt::Debug;
+
+/// Lines that hold no reason: titles of errors that wrap another one, headings, and the text of an absent backtrace.
+const FRAMES: [&str; 8] = [
+    "An error happened during execution",
+    "An IO error happened",
+    "Several failures at once",
+    UNWRITTEN,
+    CAUSE,
+    "Asked at:",
+    "Backtrace",
+    "No backtrace available",
+];
+/// Title that a list of skipped operations follows, up to the next cause.
+const UNWRITTEN: &str = "The bytes were never written";
+/// Heading of a reason.
+const CAUSE: &str = "Caused by:";
+/// Most lines of a reason: a compiler's message may end with the whole kernel.
+const MOST_LINES: usize = 8;
+
+/// Reason of a failure in one line, from the backend's error.
+pub(crate) fn reason_of(error: impl Debug) -> String {
+    reason(&format!("{error:?}"))
+}
+
+/// Reason of a failure in one line, from the backend's message; a reason itself stays as it is.
+pub(crate) fn reason(message: &str) -> String {
+    tracing::debug!("message of the device: {message}");
+    let mut reasons: Vec<&str> = Vec::new();
+    let mut skipped = false;
+    for line in message.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if line.starts_with(UNWRITTEN) {
+            skipped = true;
+        } else if line == CAUSE {
+            skipped = false;
+        }
+        // An error that wraps one of its own kind repeats the title.
+        if !skipped && !FRAMES.iter().any(|frame| line.starts_with(frame)) && !reasons.contains(&line) {
+            reasons.push(line);
+        }
+    }
+    if reasons.is_empty() {
+        return message.lines().next().unwrap_or_default().trim().to_owned();
+    }
+    reasons.truncate(MOST_LINES);
+    reasons.join("; ")
+}
+
+/// Returns whether a reason is that the device's memory is exhausted.
+pub(crate) fn is_out_of_memory(reason: &str) -> bool {
+    // CubeCL's words, then those of drivers and libraries.
+    const WORDS: [&str; 7] = [
+        "out of device memory",
+        "can't allocate",
+        "out of memory",
+        "outofmemory",
+        "out_of_memory",
+        "alloc_failed",
+        "allocation_failed",
+    ];
+    let reason = reason.to_lowercase();
+    WORDS.iter().any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::ExecutionError;
+
+    use super::*;
+
+    /// Message that a read reports after a launch without memory for its result, two operations later.
+    const UNWRITTEN_FOR_MEMORY: &str = "The bytes were never written (failure #3, still claiming 5 buffer(s))\n  \
+         Gelu skipped: needs memory 91\n  Matmul skipped: needs memory 77\nCaused by:\n  An IO error happened\nCaused by:\n  \
+         out of device memory allocating 2654208 bytes\nNo backtrace available\nAsked at:\nNo backtrace available";
+
+    fn check(message: &str, expected: &str, out_of_memory: bool) {
+        let reason = reason_of(ExecutionError::with_context(message));
+        assert_eq!((reason.as_str(), is_out_of_memory(&reason)), (expected, out_of_memory));
+        assert_eq!(super::reason(&reason), reason);
+    }
+
+    #[test]
+    fn reasons_are_found_in_the_messages_of_cubecl() {
+        check(UNWRITTEN_FOR_MEMORY, "out of device memory allocating 2654208 bytes", true);
+        check(
+            "An IO error happened\nCaused by:\n  can't allocate buffer of size: 4398046511104\nNo backtrace available",
+            "can't allocate buffer of size: 4398046511104",
+            true,
+        );
+        check(
+            "An error happened during execution\nCaused by:\n  cublasLtMatmul failed with \
+             CublasError(CUBLAS_STATUS_ALLOC_FAILED)\nBacktrace:\nNo backtrace available",
+            "cublasLtMatmul failed with CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            true,
+        );
+        check(
+            "A launch error happened\nCaused by:\n  An error caused the compilation to fail\nCaused by:\n  no such \
+             instruction\nBacktrace:\nNo backtrace available",
+            "A launch error happened; An error caused the compilation to fail; no such instruction",
+            false,
+        );
+        check(
+            "Several failures at once\nCaused by:\n  An IO error happened\nCaused by:\n  out of device memory allocating 8 \
+             bytes\nNo backtrace available\nAn IO error happened\nCaused by:\n  out of device memory allocating 8 bytes\nNo \
+             backtrace available",
+            "out of device memory allocating 8 bytes",
+            true,
+        );
+    }
+
+    #[test]
+    fn a_poisoned_device_is_called_so_once() {
+        let inner =
+            "The device is poisoned\nCaused by:\n  CUDA_ERROR_ILLEGAL_ADDRESS\nBacktrace:\nNo backtrace available";
+        let reason = reason_of(ExecutionError::device_poisoned(inner));
+        assert_eq!(reason, "The device is poisoned; CUDA_ERROR_ILLEGAL_ADDRESS");
+        assert!(!is_out_of_memory(&reason));
+    }
+
+    #[test]
+    fn a_message_without_a_reason_is_not_lost() {
+        assert_eq!(reason("An IO error happened\nCaused by:\n"), "An IO error happened");
+        assert_eq!(
+            reason("the thread that reads its results has ended"),
+            "the thread that reads its results has ended"
+        );
+        let source: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
+        assert!(reason(&source.join("\n")).ends_with("; line 7"));
+    }
+
+    /// The texts above are those of the library in use.
+    #[cfg(feature = "cube")]
+    #[test]
+    #[allow(clippy::default_trait_access, reason = "the crate of the type is a dependency with CUDA only")]
+    fn errors_of_cubecl_are_understood() {
+        use cubecl::server::{IoError, ServerError};
+        let memory = ServerError::from(IoError::OutOfMemory { size: 2_654_208, backtrace: Default::default() });
+        let root = Box::new(memory);
+        let chain = vec!["Gelu skipped: needs memory 91".to_owned(), "Matmul skipped: needs memory 77".to_owned()];
+        let unwritten =
+            ServerError::Unwritten { failure: 3, claimed: 5, chain, root, backtrace: Default::default() }.to_string();
+        assert_eq!(unwritten, UNWRITTEN_FOR_MEMORY);
+        let large = ServerError::from(IoError::BufferTooBig { size: 1 << 42, backtrace: Default::default() });
+        check(&large.to_string(), "can't allocate buffer of size: 4398046511104", true);
+    }
+}
