@@ -156,10 +156,9 @@ fn ask(url: &str, target: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{target}: {error}: {answer}"))
 }
 
-/// With the server of the package `mlflow`: `mlflow server --backend-store-uri sqlite:///mlflow.db`, and
-/// `HIEND_MLFLOW_URL=http://127.0.0.1:5000 cargo test --release -p hiend-trainer --test it -- --ignored mlflow`.
+/// With a real server, which the script `tests/mlflow` installs and starts.
 #[test]
-#[ignore = "needs an MLflow server: HIEND_MLFLOW_URL=http://127.0.0.1:5000"]
+#[ignore = "needs an MLflow server: tests/mlflow"]
 fn mlflow_shows_every_step_once() {
     let url = std::env::var("HIEND_MLFLOW_URL").expect("HIEND_MLFLOW_URL names a server");
     let folder = Folder::new();
