@@ -10,6 +10,7 @@
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 use thiserror::Error;
 
+use crate::device::failure::reason_of;
 use crate::label_space::{LabelOutOfRange, LabelSpace};
 
 /// Labels `[N, 1, X, Y, Z]` on a device, each a class or the ignore label of a [`LabelSpace`].
@@ -122,7 +123,7 @@ impl ClassMap {
 
 /// Reads a tensor back from its device.
 fn read<const D: usize>(tensor: Tensor<D, Int>) -> Result<TensorData, ClassMapError> {
-    tensor.try_into_data().map_err(|error| ClassMapError::Device(format!("{error:?}")))
+    tensor.try_into_data().map_err(|error| ClassMapError::Device(reason_of(error)))
 }
 
 #[cfg(any(test, feature = "device-tests"))]
