@@ -34,8 +34,9 @@ use std::time::SystemTime;
 
 use crate::durable::{self, TemporaryFile};
 use crate::error::FileError;
+use crate::map::Map;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
-use crate::storage::{Access, Map};
+use crate::storage::Access;
 use space::{Space, User};
 
 /// Length of a block in bytes: two columns of chunks in a usual case, a few milliseconds of a usual link.
