@@ -10,7 +10,7 @@ use super::FileError;
 pub enum DiskCacheError {
     /// A folder that holds something else.
     #[error(
-        "{}: holds files and is not a disk cache (no file {marker} in it); choose a new or an empty folder with --disk-cache",
+        "{}: holds files and is not a disk cache (no file {marker} in it); expected a new or an empty folder",
         dir.display()
     )]
     NotOurs {
@@ -20,18 +20,17 @@ pub enum DiskCacheError {
         marker: &'static str,
     },
     /// A disk cache of another version of this program.
-    #[error("{}: a disk cache of another version; remove the folder, or choose another one with --disk-cache", dir.display())]
+    #[error("{}: a disk cache of another version; expected a new or an empty folder", dir.display())]
     Version {
         /// Path of the folder.
         dir: PathBuf,
     },
     /// No folder was named, and the environment names none.
-    #[error("no folder for the disk cache: set --disk-cache, or one of the variables XDG_CACHE_HOME and HOME")]
+    #[error("no folder for the disk cache: none was named, and the variables XDG_CACHE_HOME and HOME are not set")]
     NoFolder,
     /// A size that is too small for the blocks that are needed at a time.
     #[error(
-        "{}: a disk cache of {bytes} bytes is too small{}: at least {needed} bytes are needed at a time; \
-         set --disk-cache-size to {needed} or more",
+        "{}: a disk cache of {bytes} bytes is too small{}: at least {needed} bytes are needed at a time",
         dir.display(),
         of_users(*users)
     )]
@@ -63,4 +62,31 @@ pub enum DiskCacheError {
 /// Part of an error about a size.
 fn of_users(users: u64) -> String {
     if users == 1 { String::new() } else { format!(" for the {users} processes that use it") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_state_what_is_expected_and_name_no_flag_of_a_program() {
+        let dir = || PathBuf::from("blocks");
+        let too_small = |users| DiskCacheError::TooSmall { dir: dir(), bytes: 7, needed: 9, users };
+        let texts = [
+            (
+                DiskCacheError::NotOurs { dir: dir(), marker: "mark" },
+                "(no file mark in it); expected a new or an empty",
+            ),
+            (DiskCacheError::Version { dir: dir() }, "blocks: a disk cache of another version; expected"),
+            (DiskCacheError::NoFolder, "XDG_CACHE_HOME and HOME"),
+            (too_small(1), "7 bytes is too small: at least 9 bytes are needed at a time"),
+            (too_small(2), "too small for the 2 processes that use it: at least 9 bytes"),
+            (DiskCacheError::OtherSize { dir: dir(), open: 7, bytes: 9 }, "a size of 7 bytes; cannot open it with 9"),
+        ];
+        for (error, expected) in texts {
+            let text = error.to_string();
+            assert!(text.contains(expected), "{text}");
+            assert!(!text.contains("--"), "{text}");
+        }
+    }
 }
