@@ -33,9 +33,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::durable::{self, TemporaryFile};
+pub use crate::error::DiskCacheError;
 use crate::error::FileError;
+use crate::map::Map;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
-use crate::storage::{Access, Map};
+use crate::storage::Access;
 use space::{Space, User};
 
 /// Length of a block in bytes: two columns of chunks in a usual case, a few milliseconds of a usual link.
@@ -58,61 +60,6 @@ pub struct DiskCacheOptions {
     pub dir: Option<PathBuf>,
     /// Size in bytes; `None` for 50 GiB or half of the free space, whichever is less.
     pub bytes: Option<u64>,
-}
-
-/// A disk cache that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiskCacheError {
-    /// A folder that holds something else.
-    #[error(
-        "{}: holds files and is not a disk cache (no file {} in it); choose a new or an empty folder with --disk-cache",
-        dir.display(),
-        marker::NAME
-    )]
-    NotOurs {
-        /// Path of the folder.
-        dir: PathBuf,
-    },
-    /// A disk cache of another version of this program.
-    #[error("{}: a disk cache of another version; remove the folder, or choose another one with --disk-cache", dir.display())]
-    Version {
-        /// Path of the folder.
-        dir: PathBuf,
-    },
-    /// No folder was named, and the environment names none.
-    #[error("no folder for the disk cache: set --disk-cache, or one of the variables XDG_CACHE_HOME and HOME")]
-    NoFolder,
-    /// A size that is too small for the blocks that are needed at a time.
-    #[error(
-        "{}: a disk cache of {bytes} bytes is too small{}: at least {needed} bytes are needed at a time; \
-         set --disk-cache-size to {needed} or more",
-        dir.display(),
-        of_users(*users)
-    )]
-    TooSmall {
-        /// Path of the folder.
-        dir: PathBuf,
-        /// Size of the cache in bytes.
-        bytes: u64,
-        /// Smallest sufficient size in bytes.
-        needed: u64,
-        /// Number of processes that use it, this one included.
-        users: u64,
-    },
-    /// A folder that this process has open with another size.
-    #[error("{}: already open in this process with a size of {open} bytes; cannot open it with {bytes}", dir.display())]
-    OtherSize {
-        /// Path of the folder.
-        dir: PathBuf,
-        /// Size of the open cache in bytes.
-        open: u64,
-        /// Requested size in bytes.
-        bytes: u64,
-    },
-    /// The operating system refused to read or write the folder.
-    #[error(transparent)]
-    File(#[from] FileError),
 }
 
 /// An open disk cache.
@@ -251,11 +198,6 @@ fn sufficient_bytes(bytes: u64, users: u64) -> u64 {
         Some(left) if left > 0 => bytes.saturating_mul(MAPPED_DIVISOR).div_ceil(left).min(most),
         _ => most,
     }
-}
-
-/// Part of an error about a size.
-fn of_users(users: u64) -> String {
-    if users == 1 { String::new() } else { format!(" for the {users} processes that use it") }
 }
 
 fn default_dir() -> Option<PathBuf> {

@@ -2,12 +2,19 @@
 //!
 //! The texts say what happened and where. What to do depends on the program: its commands add that.
 
+#[cfg(feature = "object-store")]
+mod disk_cache;
+mod location;
+
 use std::io;
 use std::path::PathBuf;
 
 use crate::codec::CodecError;
 use crate::damage::{ChunkError, ManifestError, ShardError};
 use crate::grid::{Box3, GridError};
+#[cfg(feature = "object-store")]
+pub use disk_cache::DiskCacheError;
+pub use location::LocationError;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -55,11 +62,11 @@ pub enum Error {
     File(#[from] FileError),
     /// A URL that cannot be the location of a cache.
     #[error(transparent)]
-    Location(#[from] crate::location::LocationError),
+    Location(#[from] LocationError),
     /// A disk cache that cannot be used.
     #[cfg(feature = "object-store")]
     #[error(transparent)]
-    DiskCache(#[from] crate::disk_cache::DiskCacheError),
+    DiskCache(#[from] DiskCacheError),
     /// A folder that is not a cache.
     #[error("{}: no cache here (manifest.json is missing)", path.display())]
     NoCache {

@@ -53,6 +53,7 @@ pub mod location;
 pub mod lock;
 pub mod lookup;
 pub mod manifest;
+mod map;
 mod naming;
 #[cfg(feature = "object-store")]
 mod object;

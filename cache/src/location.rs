@@ -18,9 +18,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::options::OpenOptions;
-use crate::place::Place;
+pub use crate::error::LocationError;
 
 /// Schemes of the URLs that a cache can have.
 pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
@@ -35,53 +33,11 @@ pub struct Location {
     retry: Duration,
 }
 
-/// A URL that cannot be the location of a cache.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LocationError {
-    /// A scheme that is not supported.
-    #[error("{url}: unknown scheme; expected a folder, or a URL that begins with s3://, gs://, az:// or https://")]
-    Scheme {
-        /// URL as given, with its unsupported scheme.
-        url: String,
-    },
-    /// A scheme with fewer than two slashes behind it.
-    #[error("{text}: looks like a URL with a slash missing; expected {url}, or ./{text} for a folder of this name")]
-    Slashes {
-        /// Location as given, with a slash missing.
-        text: String,
-        /// The URL that was probably meant.
-        url: String,
-    },
-    /// A URL without a bucket, container or host.
-    #[error("{url}: no bucket or host; expected a URL such as s3://bucket/prefix")]
-    Host {
-        /// URL as given, without a bucket or host.
-        url: String,
-    },
-    /// A URL with a user name, a query or a fragment.
-    #[error(
-        "{url}: has a user name, `?` or `#`; expected bucket and prefix only (credentials are read from the environment)"
-    )]
-    Extra {
-        /// The URL, without what follows the scheme if it holds a user name.
-        url: String,
-    },
-    /// A URL that is not valid Unicode.
-    #[error("{url}: not valid Unicode")]
-    Unicode {
-        /// The URL, with replacement characters.
-        url: String,
-    },
-    /// A URL in a program that was built without object storage.
-    #[error("{url}: this program was built without object storage (feature object-store of hiend-cache)")]
-    Unsupported {
-        /// URL as given, which this program cannot open.
-        url: String,
-    },
-}
-
 impl Location {
+    /// Default time for which a request to object storage is repeated: longer than a restart of a server takes, and
+    /// shorter than a credential lives.
+    pub const RETRY: Duration = Duration::from_mins(3);
+
     /// Parses the text of a flag and checks a URL's form; opens nothing.
     ///
     /// # Errors
@@ -128,7 +84,7 @@ impl Location {
         }
     }
 
-    /// Sets the time for which requests to object storage are repeated, [`OpenOptions::RETRY`] otherwise.
+    /// Sets the time for which requests to object storage are repeated, [`Self::RETRY`] otherwise.
     #[must_use]
     pub fn with_retry(self, retry: Duration) -> Self {
         Self { retry, ..self }
@@ -170,23 +126,14 @@ impl Location {
         self.as_path().join(name)
     }
 
-    /// Creates the folder and its missing parents, durably. In object storage there is nothing to create; there, only
-    /// checks that the location can be written.
-    ///
-    /// # Errors
-    /// If the folder cannot be created, the URL is not valid, or it names a web server.
-    pub fn create(&self) -> Result<()> {
-        Ok(Place::of(self)?.create_folder("")?)
-    }
-
     fn new(text: OsString) -> Self {
         match text.to_str() {
             Some(url) if scheme_of(&text).is_some() => {
                 let scheme_len = url.find("://").map_or(0, |at| at + "://".len());
                 let kept = url[scheme_len..].trim_end_matches('/').len();
-                Self { text: url[..scheme_len + kept].into(), retry: OpenOptions::RETRY }
+                Self { text: url[..scheme_len + kept].into(), retry: Self::RETRY }
             }
-            _ => Self { text, retry: OpenOptions::RETRY },
+            _ => Self { text, retry: Self::RETRY },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::location::Location;
 use crate::storage::Access;
 
 /// Options for opening a cache. None changes a voxel.
@@ -11,8 +12,7 @@ pub struct OpenOptions {
     pub access: Access,
     /// Copies kept of a cache in object storage.
     pub copies: Copies,
-    /// Time for which a request to object storage is repeated before it fails; `None` for that of the
-    /// [`Location`](crate::Location).
+    /// Time for which a request to object storage is repeated before it fails; `None` for that of the [`Location`].
     pub retry: Option<Duration>,
 }
 
@@ -36,9 +36,8 @@ impl Default for Copies {
 }
 
 impl OpenOptions {
-    /// Default time for which a request to object storage is repeated: longer than a restart of a server takes, and
-    /// shorter than a credential lives.
-    pub const RETRY: Duration = Duration::from_mins(3);
+    /// Default time for which a request to object storage is repeated, that of a [`Location`].
+    pub const RETRY: Duration = Location::RETRY;
 
     /// Options for reading a cache once, with positioned reads and without a disk cache.
     #[must_use]

@@ -31,6 +31,17 @@ pub(crate) struct Named {
     pub(crate) modified: SystemTime,
 }
 
+impl Location {
+    /// Creates the folder and its missing parents, durably. In object storage there is nothing to create; there, only
+    /// checks that the location can be written.
+    ///
+    /// # Errors
+    /// If the folder cannot be created, the URL is not valid, or it names a web server.
+    pub fn create(&self) -> Result<()> {
+        Ok(Place::of(self)?.create_folder("")?)
+    }
+}
+
 impl Place {
     /// Connects to a bucket, or remembers a folder's path; looks nothing up.
     ///
@@ -50,7 +61,7 @@ impl Place {
             #[cfg(not(feature = "object-store"))]
             None => {
                 let _ = retry;
-                Err(crate::location::LocationError::Unsupported { url: location.to_string() }.into())
+                Err(crate::error::LocationError::Unsupported { url: location.to_string() }.into())
             }
         }
     }

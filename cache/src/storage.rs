@@ -5,9 +5,7 @@
 //! (`crate::object`).
 //!
 //! A file that is truncated while it is mapped, or a disk that fails below the map, is reported as an error of the read
-//! in progress and of every later read of that file (see `map`).
-
-mod map;
+//! in progress and of every later read of that file (see `crate::map`).
 
 use std::fs::File;
 use std::io;
@@ -16,9 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileError;
+use crate::map::Map;
 #[cfg(feature = "object-store")]
 use crate::object::RemoteFile;
-pub(crate) use map::Map;
 
 /// Access to shard files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

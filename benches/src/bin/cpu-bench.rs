@@ -1,17 +1,10 @@
 //! Binary of [`benches::cpu_bench`].
 
-#![allow(clippy::print_stderr, reason = "a tool for developers")]
-
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use benches::cpu_bench::{Cli, run};
+use hiend_loader::program;
 
 fn main() -> ExitCode {
-    match benches::cpu_bench::run(&benches::cpu_bench::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }

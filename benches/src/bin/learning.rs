@@ -1,17 +1,10 @@
 //! Binary of [`benches::learning`].
 
-#![allow(clippy::print_stderr, reason = "a tool for developers")]
-
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use benches::learning::{Cli, run};
+use hiend_loader::program;
 
 fn main() -> ExitCode {
-    match benches::learning::run(&benches::learning::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }

@@ -1,6 +1,6 @@
 //! Rate of the in-process loader with a consumer that drops every batch: the Rust side of `benches/python`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers")]
+#![allow(clippy::print_stdout, reason = "a tool for developers")]
 #![allow(clippy::cast_precision_loss, reason = "counts of crops become rates")]
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use benches::clock::{Elapsed, Stopwatch};
 use clap::Parser;
 use hiend_cache::Cache;
 use hiend_loader::batch::{Batch, Images, VoxelForm};
-use hiend_loader::{Loader, LoaderOptions, StreamConfig};
+use hiend_loader::{Loader, LoaderOptions, StreamConfig, program};
 
 /// Measure the in-process loader and print one JSON line
 #[derive(Debug, Parser)]
@@ -49,13 +49,7 @@ enum FormArg {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ pub(super) fn claim(dir: &Path) -> Result<(), DiskCacheError> {
                 let name = entry.map_err(FileError::at(dir, "list"))?.file_name();
                 // Another process may be writing the marker at this moment.
                 if name != NAME && !durable::is_temporary(&name) {
-                    return Err(DiskCacheError::NotOurs { dir: dir.to_owned() });
+                    return Err(DiskCacheError::NotOurs { dir: dir.to_owned(), marker: NAME });
                 }
             }
             durable::write(&path, TEXT.as_bytes())?;

@@ -112,7 +112,7 @@ impl Space {
             let (dir, needed) = (self.dir.display(), sufficient_bytes(required, users));
             tracing::warn!(
                 "{dir}: {users} processes leave {room} bytes of the disk cache for blocks, but {required} are needed at a \
-                 time, and blocks are fetched again and again; set --disk-cache-size to {needed} or more"
+                 time, and blocks are fetched again and again; a size of {needed} bytes or more would do"
             );
         }
     }

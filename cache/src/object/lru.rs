@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::blocks::BlockKey;
-use crate::storage::Map;
+use crate::map::Map;
 
 /// Number of parts, each with a lock of its own, so that decoding threads rarely meet.
 const PARTS: usize = 16;

@@ -248,7 +248,7 @@ impl Store {
         drop(state);
         let (origin, secs) = (&self.origin, self.retry.as_secs());
         tracing::warn!(
-            "{origin} does not answer ({reason}); each request is repeated for up to {secs} s (--storage-retry)"
+            "{origin} does not answer ({reason}); each request is repeated for up to {secs} s (storage retry)"
         );
     }
 

@@ -1,14 +1,14 @@
-//! Advice on errors of caches: the libraries say what is wrong, the programs what to run.
+//! Advice on errors of caches: the libraries say what is wrong, the programs what to run and which flag to set.
 
 use std::error::Error as StdError;
 
-use hiend_cache::Error;
+use hiend_cache::{DiskCacheError, Error};
 
 use crate::convert::ConvertError;
 use crate::pipeline;
 use crate::scan::ScanError;
 
-/// The command that repairs an error, if it comes from a cache.
+/// The command or flag that helps against an error, if it comes from a cache.
 pub(super) fn on(error: &anyhow::Error) -> Option<String> {
     advice(error.chain().find_map(cache_error)?)
 }
@@ -43,6 +43,19 @@ fn advice(error: &Error) -> Option<String> {
             let dir = path.parent().unwrap_or(path);
             Some(format!("`hiend-shard verify {}` lists all damage", dir.display()))
         }
+        Error::DiskCache(error) => on_disk_cache(error),
+        _ => None,
+    }
+}
+
+fn on_disk_cache(error: &DiskCacheError) -> Option<String> {
+    match error {
+        DiskCacheError::NotOurs { .. } => Some("choose one with --disk-cache".to_owned()),
+        DiskCacheError::Version { .. } => {
+            Some("remove this folder, or choose another one with --disk-cache".to_owned())
+        }
+        DiskCacheError::NoFolder => Some("set --disk-cache, or one of these variables".to_owned()),
+        DiskCacheError::TooSmall { needed, .. } => Some(format!("set --disk-cache-size to {needed} or more")),
         _ => None,
     }
 }
@@ -64,5 +77,20 @@ mod tests {
         assert_eq!(on(&converting.context("converting").unwrap_err()), expected);
         assert_eq!(on(&anyhow::Error::new(ScanError::Cache(missing()))), expected);
         assert_eq!(on(&anyhow::anyhow!("another error")), None);
+    }
+
+    #[test]
+    fn errors_of_disk_caches_are_followed_by_the_flag_to_set() {
+        let too_small = || DiskCacheError::TooSmall { dir: "blocks".into(), bytes: 1000, needed: 2000, users: 1 };
+        let expected = Some("set --disk-cache-size to 2000 or more".to_owned());
+        assert_eq!(on(&anyhow::Error::new(Error::from(too_small()))), expected);
+        assert_eq!(on(&anyhow::Error::new(pipeline::Error::Read(too_small().into()))), expected);
+        let version = DiskCacheError::Version { dir: "blocks".into() };
+        for error in
+            [DiskCacheError::NotOurs { dir: "blocks".into(), marker: "mark" }, version, DiskCacheError::NoFolder]
+        {
+            let advice = on_disk_cache(&error);
+            assert!(advice.is_some_and(|advice| advice.contains("--disk-cache")), "{error}");
+        }
     }
 }

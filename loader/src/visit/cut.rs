@@ -8,7 +8,7 @@ use hiend_cache::grid::Grid;
 use super::VisitSlot;
 use super::copy::{ColumnCopy, Layout, RowBuffers};
 use super::decode::ColumnDecoder;
-use super::form::CutForm;
+use super::form::{CutForm, CutVoxel};
 use super::plan::{CropPlan, is_staged};
 use crate::batch::{CropBox, Dequantize};
 use crate::preprocess::window::Scale;
@@ -97,7 +97,7 @@ impl Cutter {
             if let Some(staged) = &cut.staged {
                 staged_len = staged.end;
             } else if cut.is_padded() {
-                slot.images[cut.held.clone()].fill(F::outside(&cut.dequantize));
+                slot.images[cut.held.clone()].fill(F::Voxel::outside(&cut.dequantize));
                 if let Some(labels) = slot.labels.as_deref_mut() {
                     labels[cut.held.clone()].fill(0);
                 }
@@ -129,7 +129,7 @@ impl Cutter {
             } else {
                 let finished = cut.crop.params.is_fused();
                 let image = &mut slot.images[cut.held.clone()];
-                F::copy(&copy, &decoded.image, cut.layout, &cut.dequantize, finished, &mut self.rows, image);
+                F::Voxel::copy(&copy, &decoded.image, cut.layout, &cut.dequantize, finished, &mut self.rows, image);
                 (cut.layout, slot.labels.as_deref_mut().map(|labels| &mut labels[cut.held.clone()]))
             };
             if let Some(labels) = labels {
@@ -140,7 +140,7 @@ impl Cutter {
 
     /// Applies what the copy could not: resampling into place, and transforms that need a crop's other voxels.
     pub(super) fn finish<F: CutForm>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
-        let Some(images) = F::floats(slot.images) else { return };
+        let Some(images) = F::Voxel::floats(slot.images) else { return };
         for cut in cuts {
             let labels = slot.labels.as_deref_mut().map(|labels| &mut labels[cut.held.clone()]);
             let mut crop = CropMut { image: &mut images[cut.held.clone()], labels, shape: cut.crop_size };

@@ -56,12 +56,17 @@ pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
 }
 
 /// A form whose voxels a visit decodes and cuts.
-pub(super) trait CutForm: Form<Crop = CropBox> {
+pub(super) trait CutForm: Form<Crop = CropBox, Voxel: CutVoxel> {
     /// Flips and turns that the copy into the batch applies.
-    fn axis_map(params: &SampledParams) -> AxisMap;
+    fn axis_map(params: &SampledParams) -> AxisMap {
+        params.axis_map()
+    }
+}
 
+/// A voxel as a visit writes it.
+pub(super) trait CutVoxel: Sized {
     /// Voxel outside the volume.
-    fn outside(dequantize: &Dequantize) -> Self::Voxel;
+    fn outside(dequantize: &Dequantize) -> Self;
 
     /// Copies a crop's part of a column into the crop; `finished` says that nothing more will be done to it.
     fn copy(
@@ -71,11 +76,56 @@ pub(super) trait CutForm: Form<Crop = CropBox> {
         dequantize: &Dequantize,
         finished: bool,
         rows: &mut RowBuffers,
-        crop: &mut [Self::Voxel],
+        crop: &mut [Self],
     );
 
     /// The voxels as floats, if the rest of the augmentation is to be applied to them.
-    fn floats(voxels: &mut [Self::Voxel]) -> Option<&mut [f32]>;
+    fn floats(voxels: &mut [Self]) -> Option<&mut [f32]>;
+}
+
+impl CutVoxel for f32 {
+    fn outside(dequantize: &Dequantize) -> f32 {
+        dequantize.outside()
+    }
+
+    fn copy(
+        column: &ColumnCopy<'_>,
+        chunks: &[Vec<u16>],
+        layout: Layout,
+        dequantize: &Dequantize,
+        finished: bool,
+        rows: &mut RowBuffers,
+        crop: &mut [f32],
+    ) {
+        column.floats(chunks, layout, dequantize, finished, rows, crop);
+    }
+
+    fn floats(voxels: &mut [f32]) -> Option<&mut [f32]> {
+        Some(voxels)
+    }
+}
+
+/// A voxel as it is stored, left to be converted by the batch's consumer.
+impl CutVoxel for u16 {
+    fn outside(dequantize: &Dequantize) -> u16 {
+        dequantize.scale.outside()
+    }
+
+    fn copy(
+        column: &ColumnCopy<'_>,
+        chunks: &[Vec<u16>],
+        layout: Layout,
+        _: &Dequantize,
+        _: bool,
+        rows: &mut RowBuffers,
+        crop: &mut [u16],
+    ) {
+        column.values(chunks, layout, rows, crop);
+    }
+
+    fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
+        None
+    }
 }
 
 mod sealed {
@@ -124,31 +174,7 @@ impl Form for Floats {
     }
 }
 
-impl CutForm for Floats {
-    fn axis_map(params: &SampledParams) -> AxisMap {
-        params.axis_map()
-    }
-
-    fn outside(dequantize: &Dequantize) -> f32 {
-        dequantize.outside()
-    }
-
-    fn copy(
-        column: &ColumnCopy<'_>,
-        chunks: &[Vec<u16>],
-        layout: Layout,
-        dequantize: &Dequantize,
-        finished: bool,
-        rows: &mut RowBuffers,
-        crop: &mut [f32],
-    ) {
-        column.floats(chunks, layout, dequantize, finished, rows, crop);
-    }
-
-    fn floats(voxels: &mut [f32]) -> Option<&mut [f32]> {
-        Some(voxels)
-    }
-}
+impl CutForm for Floats {}
 
 impl Form for Quantized {
     type Voxel = u16;
@@ -172,31 +198,7 @@ impl Form for Quantized {
     }
 }
 
-impl CutForm for Quantized {
-    fn axis_map(params: &SampledParams) -> AxisMap {
-        params.axis_map()
-    }
-
-    fn outside(dequantize: &Dequantize) -> u16 {
-        dequantize.scale.outside()
-    }
-
-    fn copy(
-        column: &ColumnCopy<'_>,
-        chunks: &[Vec<u16>],
-        layout: Layout,
-        _: &Dequantize,
-        _: bool,
-        rows: &mut RowBuffers,
-        crop: &mut [u16],
-    ) {
-        column.values(chunks, layout, rows, crop);
-    }
-
-    fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
-        None
-    }
-}
+impl CutForm for Quantized {}
 
 impl Form for Boxes {
     type Voxel = u16;
@@ -223,26 +225,6 @@ impl Form for Boxes {
 impl CutForm for Boxes {
     fn axis_map(_: &SampledParams) -> AxisMap {
         AxisMap::IDENTITY
-    }
-
-    fn outside(dequantize: &Dequantize) -> u16 {
-        dequantize.scale.outside()
-    }
-
-    fn copy(
-        column: &ColumnCopy<'_>,
-        chunks: &[Vec<u16>],
-        layout: Layout,
-        _: &Dequantize,
-        _: bool,
-        rows: &mut RowBuffers,
-        crop: &mut [u16],
-    ) {
-        column.values(chunks, layout, rows, crop);
-    }
-
-    fn floats(_: &mut [u16]) -> Option<&mut [f32]> {
-        None
     }
 }
 

@@ -243,6 +243,7 @@ fn disk_cache_stays_within_its_size_and_folder(server: &str) {
     // A folder with other files is refused, the local cache above all.
     let refused = place.check(&stream(&place.url, &["--disk-cache", &place.text("local")]), 1);
     assert!(refused.err.contains("is not a disk cache"), "{}", refused.err);
+    assert!(refused.err.contains("; choose one with --disk-cache"), "{}", refused.err);
     assert_eq!(size_of(&place.path("local")), local);
 }
 
@@ -262,6 +263,7 @@ fn disk_cache_that_is_too_small_is_refused_with_a_number(server: &str) {
     let refused = place.check(&stream(&place.url, &flags("1MiB")), 1);
     let needed = refused.err.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
     assert!(needed.parse::<u64>().unwrap() <= largest_case(&place), "{}", refused.err);
+    assert!(refused.err.contains(&format!("; set --disk-cache-size to {needed} or more")), "{}", refused.err);
     place.digests(&place.url, &flags(&needed));
 }
 

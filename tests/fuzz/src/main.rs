@@ -3,7 +3,7 @@
 //! Each input is written to a file before the reader gets it, so that it is still there if the process is ended: by the
 //! system, by a failed allocation (`ulimit -v` sets the limit), or by the watchdog of this program.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers")]
+#![allow(clippy::print_stdout, reason = "a tool for developers")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use hiend_fuzz::Target;
 use hiend_fuzz::mutate::mutated;
+use hiend_loader::program::{self, note};
 
 /// Seconds after which a reader counts as hanging.
 const MOST_SECS: u64 = 60;
@@ -40,13 +41,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    // The log is dropped: readers of runs warn of damage, and one damaged file follows the other.
+    program::main(std::io::sink, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
@@ -116,7 +112,7 @@ fn watch(begun: Arc<AtomicU64>, started: Instant, current: PathBuf) {
             std::thread::sleep(Duration::from_secs(1));
             let since = begun.load(Ordering::Relaxed);
             if since > 0 && started.elapsed().as_secs() > since + MOST_SECS {
-                eprintln!("error: a reader takes more than {MOST_SECS} s for {}", current.display());
+                note(format_args!("error: a reader takes more than {MOST_SECS} s for {}", current.display()));
                 std::process::exit(1);
             }
         }

@@ -7,8 +7,8 @@
 //!
 //! The first map installs a handler for SIGBUS, process-wide. For an address inside one of our maps it puts a page of
 //! zeros in place of the lost one, marks the map as lost and returns, so that the read continues and [`Map::check`]
-//! reports an error. Every read must therefore be followed by [`Map::check`] before its result is used; [`super::Storage`] does
-//! that. Any other SIGBUS goes to the handler that was installed before, or to the default action.
+//! reports an error. Every read must therefore be followed by [`Map::check`] before its result is used; `Storage` and
+//! `RemoteFile` do that. Any other SIGBUS goes to the handler that was installed before, or to the default action.
 //!
 //! The handler uses atomics, `mmap` and `sigaction`, no allocation and no lock. A handler that another library installs
 //! later replaces this one; then the default action is that library's.
