@@ -29,7 +29,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Updates of the weights
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 40)]
     steps: u64,
     /// Folder for everything that is made
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
