@@ -137,6 +137,19 @@ fn numbers_that_label_maps_have_too_count_cases_in_every_layout() {
 }
 
 #[test]
+fn the_only_number_of_a_name_is_a_channel_though_the_label_map_has_it() {
+    Found::in_files(&["images/a_0000.nii", "labels/a_0000.nii"])
+        .cases(&["data/a images/a_0000.nii labels/a_0000.nii"])
+        .unused(&[]);
+    let list = r#"{"training": [{"image": "scans/a_0000.nii", "label": "truth/a_0000.nii"}]}"#;
+    Found::in_described(&["scans/a_0000.nii", "truth/a_0000.nii"], &[("dataset.json", list)])
+        .cases(&["data/a scans/a_0000.nii truth/a_0000.nii"]);
+    // As nnU-Net names it.
+    Found::in_files(&["imagesTr/a_0000.nii", "labelsTr/a_0000.nii"])
+        .cases(&["data/a_0000 imagesTr/a_0000.nii labelsTr/a_0000.nii"]);
+}
+
+#[test]
 fn no_image_of_a_case_with_several_channels_is_passed_over() {
     let several = "has more than one channel; one is expected";
     Found::in_files(&[
@@ -201,6 +214,24 @@ fn folders_of_images_and_label_maps_may_have_further_words() {
     Found::in_files(&["images1/x.nii", "images2/y.nii", "labelsTr/x.nii"])
         .cases(&["data/images1/x images1/x.nii -", "data/images2/y images2/y.nii -"])
         .unused(&[("labelsTr/x.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn predictions_are_neither_images_nor_label_maps() {
+    let predicted = UnusedReason::Prediction;
+    assert_eq!(predicted.weight(), Weight::Counted);
+    Found::in_files(&["img/a.nii", "label/a.nii", "predictions/a.nii"])
+        .cases(&["data/a img/a.nii label/a.nii"])
+        .unused(&[("predictions/a.nii", predicted.clone())]);
+    Found::in_files(&["s0/ct.nii", "s0/predictions/liver.nii", "s0/segmentations/liver.nii"])
+        .cases(&["data/s0 s0/ct.nii s0/segmentations"])
+        .unused(&[("s0/predictions/liver.nii", predicted.clone())]);
+    Found::in_files(&["images/a.nii", "predictions/a.nii"])
+        .cases(&["data/images/a images/a.nii -"])
+        .unused(&[("predictions/a.nii", predicted.clone())]);
+    Found::in_files(&["imagesTr/a_0000.nii", "inferTs/t.nii", "labelsTr/a.nii", "predictions/a.nii"])
+        .cases(&["data/a imagesTr/a_0000.nii labelsTr/a.nii"])
+        .unused(&[("inferTs/t.nii", UnusedReason::TestData), ("predictions/a.nii", predicted)]);
 }
 
 #[test]
