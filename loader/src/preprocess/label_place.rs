@@ -23,9 +23,8 @@ impl LabelPlace {
     /// If the arrays have different numbers of voxels, or lie further apart than the smallest voxel side of the image.
     pub fn of(image: &VolumeInfo, label: &VolumeInfo) -> Result<Self, PreprocessError> {
         let side = spacing(&image.affine).into_iter().fold(f64::INFINITY, f64::min);
-        let as_stored = (image.shape == label.shape)
-            .then(|| largest_shift_mm(&image.affine, &label.affine, image.shape))
-            .filter(|shift_mm| *shift_mm <= side);
+        let stored = (image.shape == label.shape).then(|| largest_shift_mm(&image.affine, &label.affine, image.shape));
+        let as_stored = stored.filter(|shift_mm| *shift_mm <= side);
         // Near 45 degrees rounding may make the two orientations differ: the order of the arrays counts.
         if let Some(shift_mm) = as_stored.filter(|shift_mm| *shift_mm <= ROUNDING_MM) {
             return Ok(Self { is_same_order: true, shift_mm });
@@ -40,8 +39,11 @@ impl LabelPlace {
             (Some(stored), Some(shift_mm)) if shift_mm < stored / 2.0 => Ok(Self { is_same_order: false, shift_mm }),
             (Some(shift_mm), _) => Ok(Self { is_same_order: true, shift_mm }),
             (None, Some(shift_mm)) if shift_mm <= side => Ok(Self { is_same_order: false, shift_mm }),
-            (None, Some(shift_mm)) => Err(PreprocessError::LabelPlace { shift_mm }),
-            (None, None) => Err(PreprocessError::LabelShape { label: label_shape, image: image_shape }),
+            // Either order may be the one that was meant, so the nearer one tells the distance.
+            (None, in_ras) => Err(match stored.into_iter().chain(in_ras).reduce(f64::min) {
+                Some(shift_mm) => PreprocessError::LabelPlace { shift_mm },
+                None => PreprocessError::LabelShape { label: label_shape, image: image_shape },
+            }),
         }
     }
 
@@ -96,6 +98,21 @@ mod tests {
         for is_flipped in [false, true] {
             let error = LabelPlace::of(&image, &info([5, 3, 4], 1.25, is_flipped)).unwrap_err();
             assert_eq!(error, PreprocessError::LabelPlace { shift_mm: 1.25 });
+        }
+        // Turned by a little less and a little more than 45 degrees: axes of other names, 3 mm apart in the same order.
+        for shape in [[5, 5, 4], [5, 6, 4]] {
+            let turned = |degrees: f64, z_mm| {
+                let (sin, cos) = degrees.to_radians().sin_cos();
+                let affine = [[cos, -sin, 0.0, 0.0], [sin, cos, 0.0, 0.0], [0.0, 0.0, 1.0, z_mm], [0.0, 0.0, 0.0, 1.0]];
+                VolumeInfo::new(shape, affine).unwrap()
+            };
+            match LabelPlace::of(&turned(44.9, 0.0), &turned(45.1, 3.0)) {
+                // The turn moves the furthest corner by 0.02 mm, across the shift.
+                Err(PreprocessError::LabelPlace { shift_mm }) => {
+                    assert!((shift_mm - 3.0).abs() < 1e-3, "{shape:?}: {shift_mm}");
+                }
+                other => panic!("{shape:?}: {other:?}"),
+            }
         }
         let error = LabelPlace::of(&image, &info([5, 4, 3], 0.0, false)).unwrap_err();
         assert_eq!(error, PreprocessError::LabelShape { label: [5, 4, 3], image: [5, 3, 4] });

@@ -64,11 +64,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     for (number, (case_id, label_path)) in labels.iter().enumerate() {
         let label = LabelFile::read(label_path)?;
         for (cases, predictions) in cases.iter_mut().zip(&predictions) {
-            let (pred, shift_mm) = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id)?;
+            let path = predictions[case_id].display();
+            let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
+            let (pred, shift_mm) = pred.with_context(|| path.to_string())?;
             if let Some(shift_mm) = shift_mm {
                 note(format_args!(
-                    "warning: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; compared voxel \
-                     by voxel"
+                    "warning: {path}: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; \
+                     compared voxel by voxel"
                 ));
             }
             let found = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != classes.space.ignore());
@@ -202,8 +204,8 @@ impl LabelFile {
     }
 
     /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels. With it, the distance between the two in mm, if it is notable: up to one voxel, as `hiend-shard`
-    /// accepts between an image and its label map.
+    /// the same voxels. Returns also their distance in mm if it exceeds 0.1. Up to one voxel side is accepted, as by
+    /// `hiend-shard` between an image and its label map.
     ///
     /// # Errors
     /// If the two do not have the same voxels.

@@ -131,7 +131,7 @@ pub(super) fn run<T: Task>(
     if let Some(max_steps) = args.max_steps.filter(|&max| max > total) {
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
     }
-    let passes = many_passes(task.config(), stream.num_cases, stream.steps_per_epoch);
+    let passes = many_passes(task.config(), resume, stream.num_cases, stream.steps_per_epoch);
     for line in remark_on_foreground.into_iter().chain(passes) {
         rank.note(format_args!("warning: {line}"));
     }
@@ -207,12 +207,16 @@ pub(super) fn run<T: Task>(
     })
 }
 
-/// Passes over the cases in an epoch of the schedule from which on a warning reports them.
+/// Number of passes over the cases per epoch that is reported.
 const MANY_PASSES: f64 = 1.1;
 
 /// One line where an epoch of the schedule is clearly more than one pass over the cases: it has whole batches, of which the
-/// last one may visit few cases of the pass that ends and many of the next one.
-fn many_passes<C: RunConfig>(config: &C, num_cases: usize, steps_per_epoch: u64) -> Option<String> {
+/// last one may visit few cases of the pass that ends and many of the next one. `None` for a resumed run, which keeps the
+/// settings that it began with.
+fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps_per_epoch: u64) -> Option<String> {
+    if resume != Resume::Begin {
+        return None;
+    }
     let (schedule, visits) = (config.schedule(), config.stream().visits_per_batch);
     let passes = steps_per_epoch as f64 * visits as f64 / num_cases as f64;
     let is_longer = schedule.unit == Unit::Epoch && num_cases > 0 && passes >= MANY_PASSES;
@@ -363,7 +367,7 @@ mod tests {
         config.schedule.unit = Unit::Epoch;
         config.schedule.total = 1000;
         let told = |config: &PretrainConfig, num_cases: usize| {
-            many_passes(config, num_cases, num_cases.div_ceil(config.stream.visits_per_batch) as u64)
+            many_passes(config, Resume::Begin, num_cases, num_cases.div_ceil(config.stream.visits_per_batch) as u64)
         };
         let line = told(&config, 8).unwrap();
         let expected = "stream.visits_per_batch = 64 for 8 cases: each of the 1000 epochs is 1 step and 8.0 passes over the \
@@ -377,7 +381,10 @@ mod tests {
         assert_eq!(told(&config, 117), None);
         assert!(told(&config, 174).is_some());
         assert_eq!(told(&config, 175), None);
-        assert_eq!(many_passes(&config, 0, 0), None);
+        assert_eq!(many_passes(&config, Resume::Begin, 0, 0), None);
+        for resume in [Resume::Newest, Resume::Step(3)] {
+            assert_eq!(many_passes(&config, resume, 8, 1), None, "the advice cannot be followed");
+        }
         config.schedule.unit = Unit::Step;
         assert_eq!(told(&config, 8), None);
     }

@@ -51,6 +51,9 @@ pub(crate) fn reason(message: &str) -> String {
     reasons.join("; ")
 }
 
+/// Status of the driver's calls where memory is exhausted, `CUDA_ERROR_OUT_OF_MEMORY`, in `CubeCL`'s words.
+const STATUS: &str = "failed with status 2";
+
 /// Returns whether a reason is that the device's memory is exhausted.
 pub(crate) fn is_out_of_memory(reason: &str) -> bool {
     // CubeCL's words, then those of drivers and libraries.
@@ -64,7 +67,8 @@ pub(crate) fn is_out_of_memory(reason: &str) -> bool {
         "allocation_failed",
     ];
     let reason = reason.to_lowercase();
-    WORDS.iter().any(|words| reason.contains(words))
+    let is_status = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_digit());
+    WORDS.iter().any(|words| reason.contains(words)) || reason.split(STATUS).skip(1).any(is_status)
 }
 
 #[cfg(test)]
@@ -111,6 +115,16 @@ mod tests {
             "out of device memory allocating 8 bytes",
             true,
         );
+        for (status, out_of_memory) in [(2, true), (200, false), (700, false)] {
+            let reason = format!("cuEventCreate failed with status {status}");
+            check(
+                &format!(
+                    "An error happened during execution\nCaused by:\n  {reason}\nBacktrace:\nNo backtrace available"
+                ),
+                &reason,
+                out_of_memory,
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use serde_json::{Map, Value, json};
 
-use crate::vendor::cudnn;
+use crate::vendor::cudnn::{self, attention};
 use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
 
 /// Driver, GPUs and libraries, as this process finds them.
@@ -25,7 +25,7 @@ pub struct Machine {
 enum Unusable {
     /// The library is in none of the usual places.
     Missing,
-    /// The library cannot be loaded, or is too old.
+    /// The library cannot be loaded, is too old, or is not known by the name that it is loaded by.
     Refused(String),
 }
 
@@ -62,19 +62,23 @@ fn usable(library: Library, places: &Places) -> Result<Found, Unusable> {
             ))),
             Libdevice::Missing => Err(Unusable::Missing),
         },
+        // Training asks the system's loader for this name, and for no other.
+        Library::Nccl if !library::loads_by_name("libnccl.so") => Err(match places.find(library).first() {
+            Some(file) => {
+                Unusable::Refused(format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display()))
+            }
+            None => Unusable::Missing,
+        }),
         _ => library::open(library, places).map_err(|error| Unusable::from(&error)),
     }
 }
 
-/// Oldest cuDNN whose attention is used, as the library numbers it.
-const OLDEST_ATTENTION: usize = 91_100;
-
-/// Remark on a cuDNN before that.
-const TOO_OLD: &str = " (not used for attention, which needs 9.11)";
-
-/// Returns true if cuDNN is used, but not for attention.
-fn lacks_attention() -> bool {
-    cudnn::library().is_ok_and(|library| library.version < OLDEST_ATTENTION)
+/// Remark on a cuDNN that is used, but not for attention; empty for others.
+fn attention_remark(version: usize) -> String {
+    if version >= attention::OLDEST {
+        return String::new();
+    }
+    format!(" (not used for attention, which needs {})", cudnn::major_minor(attention::OLDEST))
 }
 
 /// The NVIDIA driver and its devices.
@@ -249,7 +253,8 @@ impl fmt::Display for Machine {
             let name = library.to_string();
             match found {
                 Ok(Found { path, version: Some(version) }) => {
-                    let remark = if *library == Library::Cudnn && lacks_attention() { TOO_OLD } else { "" };
+                    let cudnn = cudnn::library().ok().filter(|_| *library == Library::Cudnn);
+                    let remark = cudnn.map(|cudnn| attention_remark(cudnn.version)).unwrap_or_default();
                     writeln!(f, "  {name:<11}{version}, {}{remark}", path.display())?;
                 }
                 Ok(Found { path, version: None }) => writeln!(f, "  {name:<11}{}", path.display())?,
@@ -278,6 +283,7 @@ impl fmt::Display for Machine {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     #[test]
     fn libdevice_is_usable_only_where_the_code_generator_looks() {
@@ -296,6 +302,44 @@ mod tests {
         }
         let set = Places { cuda_path: Some(root.to_owned()), ..places };
         assert_eq!(usable(Library::Libdevice, &set).unwrap().path, folder.join("libdevice.10.bc"));
+    }
+
+    /// Compiles a library that can be loaded, without any function.
+    fn make_library(file: &Path) {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let source = file.with_extension("c");
+        fs::write(&source, "int nothing;\n").unwrap();
+        // The compiler that links this test.
+        let mut compiler = std::process::Command::new("cc");
+        let status = compiler.args(["-shared", "-fPIC", "-o"]).arg(file).arg(&source).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    #[test]
+    fn nccl_is_usable_only_by_the_name_that_training_loads() {
+        let tree = tempfile::tempdir().unwrap();
+        let places = Places { root: tree.path().to_owned(), ..Places::default() };
+        if library::loads_by_name("libnccl.so") {
+            // A machine of several GPUs.
+            assert!(usable(Library::Nccl, &places).is_ok());
+            return;
+        }
+        assert!(matches!(usable(Library::Nccl, &places), Err(Unusable::Missing)));
+        let file = tree.path().join("usr/lib/x86_64-linux-gnu/libnccl.so.2");
+        make_library(&file);
+        match usable(Library::Nccl, &places) {
+            Err(Unusable::Refused(reason)) => {
+                let expected = format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display());
+                assert_eq!(reason, expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_cudnn_too_old_for_attention_is_called_so() {
+        assert_eq!(attention_remark(91_002), " (not used for attention, which needs 9.11)");
+        assert_eq!(attention_remark(attention::OLDEST), "");
     }
 
     #[test]

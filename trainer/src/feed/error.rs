@@ -1,6 +1,7 @@
 //! Errors of the feed.
 
 use super::targets::TargetError;
+use crate::loss::class_map::ClassMapError;
 
 /// Error of a source of batches.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,4 +59,33 @@ pub enum FeedError {
         /// The first step without a batch.
         step: u64,
     },
+}
+
+impl FeedError {
+    /// Reason in the device's words, if the device failed.
+    pub(crate) fn device_message_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Upload { message, .. }
+            | Self::Target { source: TargetError::OnDevice(ClassMapError::Device(message)), .. } => Some(message),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_device_have_its_message() {
+        let message = || "out of device memory allocating 8 bytes".to_owned();
+        let source = TargetError::OnDevice(ClassMapError::Device(message()));
+        for mut error in [FeedError::Upload { step: 3, message: message() }, FeedError::Target { step: 3, source }] {
+            *error.device_message_mut().unwrap() += "; to use less: advice";
+            let text = hiend_cache::with_sources(&error);
+            assert!(text.ends_with("out of device memory allocating 8 bytes; to use less: advice"), "{text}");
+        }
+        assert!(FeedError::Target { step: 3, source: TargetError::NoLabels }.device_message_mut().is_none());
+        assert!(FeedError::Ended { step: 3 }.device_message_mut().is_none());
+    }
 }

@@ -111,7 +111,7 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are not scans of the model.
+    /// DICOM files next to a series that are not scans of the model, by the path of the first one of a reason.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,

@@ -55,8 +55,11 @@ impl<T: Task> Run<'_, T> {
             let start = Instant::now();
             let batch = match feed.next_batch() {
                 Ok(batch) => batch,
-                Err(error) => {
+                Err(mut error) => {
                     self.settle(watch)?;
+                    if let Some(message) = error.device_message_mut() {
+                        *message = self.explained(message);
+                    }
                     return Err(error.into());
                 }
             };
@@ -240,6 +243,12 @@ impl<T: Task> Run<'_, T> {
 
     /// An error of the device at a step, with advice if it ran out of memory.
     fn device_error(&self, step: u64, message: &str) -> TrainingError {
+        let message = self.explained(message);
+        TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }
+    }
+
+    /// Reason in a device's message, with advice if it ran out of memory.
+    fn explained(&self, message: &str) -> String {
         let mut message = failure::reason(message);
         if let Some(panic) = device::take_panic() {
             message = format!("{message} ({panic})");
@@ -251,6 +260,6 @@ impl<T: Task> Run<'_, T> {
             let at_a_time = config.train().crops_at_a_time().unwrap_or(crops);
             message += &memory_advice::less_memory(at_a_time, self.options.gradient_checkpointing);
         }
-        TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }
+        message
     }
 }

@@ -109,8 +109,17 @@ pub fn library() -> Result<&'static Cudnn, &'static Unavailable> {
     LIBRARY.get_or_init(open).as_ref()
 }
 
+/// Major and minor part of a version as the library numbers it: "9.14" of 91400.
+pub(crate) fn major_minor(version: usize) -> String {
+    format!("{}.{}", version / 10_000, version / 100 % 100)
+}
+
 fn open() -> Result<Cudnn, Unavailable> {
-    let found = library::open(Library::Cudnn, &Places::of_process())?;
+    let places = Places::of_process();
+    // cuDNN asks the system's loader for NVRTC, which then knows the one that is loaded, wherever that lies. Without NVRTC
+    // some engines are refused later, each with its reason.
+    let _ = library::open(Library::Nvrtc, &places);
+    let found = library::open(Library::Cudnn, &places)?;
     let path = || found.path.clone();
     // SAFETY: the library is loaded already, so that no initialiser runs.
     let loaded = unsafe { libloading::Library::new(&found.path) }
@@ -144,11 +153,11 @@ pub enum CudnnError {
     #[error("{0}")]
     Refused(String),
     /// A graph that no engine may compute.
-    #[error("cuDNN has no usable engine among the {looked_at} that it names; the first: {first}")]
+    #[error("none of the {looked_at} engine configurations that cuDNN names is usable; the first: {first}")]
     NoEngine {
-        /// Number of engines that were looked at.
+        /// Number of engine configurations that were looked at; several may be of one engine.
         looked_at: usize,
-        /// Reason why the engine that the library names first is not used.
+        /// Reason why the configuration that the library names first is not used.
         first: Box<CudnnError>,
     },
 }

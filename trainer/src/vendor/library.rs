@@ -206,7 +206,8 @@ pub enum LibraryError {
 /// by name. A cuDNN before version 9 is passed over, and given only if there is no other.
 ///
 /// Crates that call a library open it again by name. For these, what they will be given is opened: a file that the system's
-/// loader knows by the first name, or else the file in `places`, which answers to its own name once it is loaded.
+/// loader knows by the first name, or else the file in `places`, which answers to its own name once it is loaded. NCCL's crate
+/// asks for the first name alone, so that only [`loads_by_name`] tells whether it is used.
 ///
 /// # Errors
 /// [`LibraryError`] says whether it is missing or cannot be loaded.

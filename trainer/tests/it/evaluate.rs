@@ -268,7 +268,7 @@ fn missing_files_and_other_grids_are_named() {
     fail(
         folder.path(),
         &[],
-        "case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]; expected the same voxels",
+        "predictions/a.nii: case a: the label has [2, 1, 4] voxels, the prediction [2, 2, 2]; expected the same voxels",
     );
     let shifted = [[1.0, 0.0, 0.0, 3.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
     nifti::write(&folder.path().join("predictions/a.nii"), [2, 1, 4], shifted, &[0; 8]);
@@ -280,9 +280,8 @@ fn a_prediction_less_than_a_voxel_off_its_label_is_compared_voxel_by_voxel() {
     let folder = folders();
     let voxels = [0, 0, 1, 0, 1, 2, 0, 0];
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &voxels);
-    for (x_mm, told) in
-        [(0.05, None), (0.5, Some("case a: label and prediction lie 0.50 mm apart by their headers; compared"))]
-    {
+    let apart = "predictions/a.nii: case a: label and prediction lie 0.50 mm apart by their headers; compared";
+    for (x_mm, told) in [(0.05, None), (0.5, Some(apart))] {
         let affine = [[1.0, 0.0, 0.0, x_mm], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
         nifti::write(&folder.path().join("predictions/a.nii"), [2, 1, 4], affine, &voxels);
         let stderr = String::from_utf8(evaluate(folder.path(), &[]).stderr).unwrap();

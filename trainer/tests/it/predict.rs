@@ -173,8 +173,10 @@ fn parts_of_a_study_next_to_a_series_are_passed_over_and_named() {
     dicom::write_series(&folder.at("d"), SHAPE, &ball());
     let next_to_a_series = find();
     let names = ["DICOMDIR", "plan", "seg.dcm", "sr1 and 1 more"];
-    let remarks: Vec<String> =
-        names.iter().zip(reasons).map(|(name, reason)| format!("{name}: {reason}; passed over")).collect();
+    // With their folder, which may be one of several.
+    let remark =
+        |(name, reason): (&str, &str)| format!("{}: {reason}; passed over", folder.at("d").join(name).display());
+    let remarks: Vec<String> = names.into_iter().zip(reasons).map(remark).collect();
     assert_eq!((next_to_a_series.remarks(), skipped(&next_to_a_series)), (remarks, vec![]));
     folder.check("d", "out", &[], 0, "sr1 and 1 more: DICOM of modality SR, not a CT; passed over");
     assert!(folder.at("out/d.nii.gz").exists());

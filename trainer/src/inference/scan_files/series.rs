@@ -15,7 +15,7 @@ pub(super) struct DicomFiles {
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
     /// Files that cannot be used and may be scans.
     pub unusable: Vec<SkippedScan>,
-    /// Parts of a study next to its series that are not scans.
+    /// Parts of a study next to its series that are not scans, by their paths.
     pub passed_over: Vec<SkippedScan>,
 }
 
@@ -33,7 +33,8 @@ impl DicomFiles {
         let series = series.into_iter().map(named).collect();
         let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
         for OtherFile { path, reason } in others {
-            let (files, reason) = match reason {
+            let name = shown(Path::new(&file_name(&path)));
+            let (files, name, reason) = match reason {
                 // Parts of most studies, and no scans; or no DICOM.
                 Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
                 Other::Without("Modality") | Other::Modality(_) => {
@@ -41,13 +42,14 @@ impl DicomFiles {
                         Normalize::Hu => format!("DICOM {reason}, not a CT"),
                         Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
                     };
-                    (if has_series { &mut passed_over } else { &mut unusable }, reason)
+                    // Remarks are not told by case: the name alone would leave open which of several folders is meant.
+                    if has_series { (&mut passed_over, shown(&path), reason) } else { (&mut unusable, name, reason) }
                 }
                 // An image of a wanted modality.
-                Other::Without(_) => (&mut unusable, format!("DICOM {reason}")),
-                Other::Damaged(reason) => (&mut unusable, reason),
+                Other::Without(_) => (&mut unusable, name, format!("DICOM {reason}")),
+                Other::Damaged(reason) => (&mut unusable, name, reason),
             };
-            files.entry(reason).or_insert_with(|| (shown(Path::new(&file_name(&path))), 0)).1 += 1;
+            files.entry(reason).or_insert((name, 0)).1 += 1;
         }
         Self { series, unusable: reports(unusable), passed_over: reports(passed_over) }
     }

@@ -14,11 +14,12 @@ use std::fmt;
 use super::graph::{DataType, Descriptor, Place, PointwiseMode, ReductionOperator, Tensor, contiguous_strides};
 use super::operations::{Lengths, Operations};
 use super::session::Problem;
-use super::{CudnnError, Target, Unavailable, library, opened};
+use super::{CudnnError, Target, Unavailable, library, major_minor, opened};
 use crate::vendor::problem::Number;
 
-/// Oldest version that is used: earlier ones need other masks, and 9.10.0 computes wrong gradients.
-const OLDEST: usize = 91_100;
+/// Oldest version whose attention is used, as the library numbers it: earlier ones need other masks, and 9.10.0
+/// computes wrong gradients.
+pub const OLDEST: usize = 91_100;
 /// Newest version whose backward pass needs a mask for keys that 128 does not divide.
 const NEWEST_MASKED: usize = 91_500;
 /// Multiple that widths of heads are padded to.
@@ -325,8 +326,8 @@ impl Problem for Backward {
 fn is_supported() -> Result<(), CudnnError> {
     let version = opened()?.version;
     if version < OLDEST {
-        let (major, minor) = (version / 10_000, version / 100 % 100);
-        return Err(CudnnError::refused(format!("attention needs cuDNN 9.11 or newer; this is {major}.{minor}")));
+        let [oldest, found] = [OLDEST, version].map(major_minor);
+        return Err(CudnnError::refused(format!("attention needs cuDNN {oldest} or newer; this is {found}")));
     }
     Ok(())
 }

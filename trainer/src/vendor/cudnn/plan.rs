@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::graph::{Attribute, Descriptor, Draft, HeuristicMode, Kind, KnobType, NumericalNote};
 use super::{CudnnError, Handle, Target};
 
-/// Largest number of engines that are tried for a graph.
+/// Largest number of engine configurations that are tried for a graph, by each heuristic.
 const MOST_ENGINES: usize = 64;
 /// Most knobs of an engine; version 9.28 has 51 types of them.
 const MOST_KNOBS: usize = 128;
@@ -39,7 +39,8 @@ impl Plan {
     /// `refused` remarks, and need no more than `most_workspace` bytes of scratch memory.
     ///
     /// # Errors
-    /// If there is none; the reason is that of the engine that the library expects to be fastest.
+    /// If there is none; the reason is that of the configuration that the library names first or, where it names none, that
+    /// of its heuristic.
     pub fn fastest(
         target: &Target,
         graph: &Descriptor,
@@ -51,7 +52,7 @@ impl Plan {
             let configs = match engines(target, graph, mode) {
                 Ok(configs) => configs,
                 Err(error) => {
-                    refusals.first.get_or_insert(error);
+                    refusals.heuristic.get_or_insert(error);
                     continue;
                 }
             };
@@ -155,13 +156,15 @@ impl Plan {
     }
 }
 
-/// Engines that are not used for a graph.
+/// Engine configurations that are not used for a graph.
 #[derive(Default)]
 struct Refusals {
-    /// Number of engines.
+    /// Number of configurations.
     looked_at: usize,
-    /// First reason: the engine that the library names first is the one that is wanted.
+    /// First reason: the configuration that the library names first is the one that is wanted.
     first: Option<CudnnError>,
+    /// First failure of a heuristic, which has named no configuration.
+    heuristic: Option<CudnnError>,
 }
 
 impl Refusals {
@@ -171,15 +174,15 @@ impl Refusals {
     }
 
     fn into_error(self) -> CudnnError {
-        match self {
-            Self { looked_at: 0, first: Some(reason) } => reason,
-            Self { looked_at, first: Some(first) } => CudnnError::NoEngine { looked_at, first: Box::new(first) },
-            Self { first: None, .. } => CudnnError::refused("cuDNN names no engine for this graph"),
+        let Self { looked_at, first, heuristic } = self;
+        match first {
+            Some(first) => CudnnError::NoEngine { looked_at, first: Box::new(first) },
+            None => heuristic.unwrap_or_else(|| CudnnError::refused("cuDNN names no engine for this graph")),
         }
     }
 }
 
-/// Engines for a graph, the best first.
+/// Engine configurations for a graph, the best first.
 fn engines(target: &Target, graph: &Descriptor, mode: HeuristicMode) -> Result<Vec<Descriptor>, CudnnError> {
     let draft = Draft::new(Kind::EngineHeuristics)?
         .set_descriptors(Attribute::EngineHeurOperationGraph, &[graph])?
@@ -212,21 +215,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_refusal_is_told_with_the_number_of_engines() {
+    fn the_first_refusal_is_told_with_the_number_of_configurations() {
         assert_eq!(Refusals::default().into_error().to_string(), "cuDNN names no engine for this graph");
         let failed = || CudnnError::Failed {
             call: "cudnnBackendFinalize",
             status: "CUDNN_STATUS_NOT_SUPPORTED".to_owned(),
             reason: ": no heuristic".to_owned(),
         };
-        let mut refusals = Refusals { first: Some(failed()), ..Refusals::default() };
-        assert_eq!(refusals.into_error(), failed());
-        refusals = Refusals::default();
+        let no_heuristic = || Refusals { heuristic: Some(failed()), ..Refusals::default() };
+        assert_eq!(no_heuristic().into_error(), failed());
+        // The other heuristic names configurations: theirs is the reason.
+        let mut refusals = no_heuristic();
         refusals.add(CudnnError::refused("engine 3 has the numerical note 5"));
         refusals.add(failed());
         assert_eq!(
             refusals.into_error().to_string(),
-            "cuDNN has no usable engine among the 2 that it names; the first: engine 3 has the numerical note 5"
+            "none of the 2 engine configurations that cuDNN names is usable; the first: engine 3 has the numerical note 5"
         );
     }
 }
