@@ -17,7 +17,8 @@ _LARGEST = 2**64 - 1
 def count(key: str, value: Any, smallest: int = 0, largest: int = _LARGEST) -> int:
     """A whole number from ``smallest`` to ``largest``."""
     try:
-        number = operator.index(value)
+        # True is a number to Python.
+        number = smallest - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = smallest - 1
     if number < smallest:

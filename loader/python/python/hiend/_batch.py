@@ -100,6 +100,8 @@ class Batch:
 
         Frameworks such as Lightning and Accelerate call this to move a batch. Needs PyTorch.
         """
+        if torch is None:
+            raise ImportError("Batch.to needs PyTorch, which cannot be imported here")
         tensors = {"image": self.floats(device, non_blocking)}
         if self.label is not None:
             tensors["label"] = self.label.to(device, non_blocking=non_blocking)
@@ -111,6 +113,8 @@ class Batch:
         The loader's buffer is then free for another batch. The copy is what makes asynchronous transfers safe: PyTorch
         keeps its own page-locked memory until a transfer has ended, which it cannot do for the loader's.
         """
+        if torch is None:
+            raise ImportError("Batch.pin_memory needs PyTorch, which cannot be imported here")
         label = self.label
         self.image = self.image.pin_memory()
         self.label = None if label is None else label.pin_memory()

@@ -206,12 +206,16 @@ class CropDataset(IterableDataset):
         self._lock = threading.RLock()
         # Batches from `_step` on, if a stream is open.
         self._source: _Source | None = None
+        # Batch that was taken from the stream and did not reach the loop.
+        self._kept: Batch | None = None
         self._iteration = 0
+        # Number of states loaded.
+        self._loads = 0
 
     @property
     def step(self) -> int:
         """Step of the next batch."""
-        return self._step
+        return self._position()
 
     @property
     def num_cases(self) -> int:
@@ -263,40 +267,61 @@ class CropDataset(IterableDataset):
             raise HiendError(_FORKED)
 
     def _next(self, iteration: int) -> Batch:
-        """Waits for the batch at `_step`. The stream stays open between iterations and works ahead."""
+        """Waits for the next batch. The stream stays open between iterations and works ahead."""
         attempts = 0
-        while True:
-            with self._lock:
-                if iteration != self._iteration:
-                    raise HiendError(_TAKEN_OVER)
-                if self._source is None or self._source.has_failed:
-                    self._source = self._open()
-                source = self._source
-            with source.turn:
-                if source.has_failed or iteration != self._iteration:
-                    # For another thread, or by a new iteration, while this one waited for its turn.
-                    continue
-                try:
-                    batch = next(source.batches, None)
-                except Exception:
-                    # The stream has ended; the next call opens it again at the same step.
-                    self._close(source)
-                    raise
+        taken = None
+        loads = self._loads
+        try:
+            while True:
                 with self._lock:
-                    if self._source is not source:
-                        # A state was loaded meanwhile: the batch is none of the new position.
+                    if iteration != self._iteration:
                         raise HiendError(_TAKEN_OVER)
-                    if batch is not None and batch.step == self._step:
-                        self._step += 1
-                        return batch
-                # Ctrl-C came while the batch at `_step`, or an error, was handed over, and it was lost: the stream is a
-                # batch ahead, or has ended. One that begins at `_step` makes it again.
-                self._close(source)
-            attempts += 1
-            if attempts == _ATTEMPTS:
-                raise HiendError(f"the stream does not continue at step {self._step} (a bug)")
-            # Before the next stream needs their buffers.
-            del batch, source
+                    if self._kept is not None:
+                        # Python runs handlers of signals at calls: none comes between statements without one.
+                        taken = self._kept
+                        self._kept = None
+                        return taken
+                    if self._source is None or self._source.has_failed:
+                        self._source = self._open()
+                    source = self._source
+                with source.turn:
+                    if source.has_failed or iteration != self._iteration:
+                        # For another thread, or by a new iteration, while this one waited for its turn.
+                        continue
+                    try:
+                        batch = next(source.batches, None)
+                    except Exception:
+                        # The stream has ended; the next call opens it again at the same step.
+                        self._close(source)
+                        raise
+                    with self._lock:
+                        if self._source is not source:
+                            # A state was loaded meanwhile: the batch does not belong to the new position.
+                            raise HiendError(_TAKEN_OVER)
+                        if batch is not None and batch.step == self._step:
+                            self._step += 1
+                            taken = batch
+                            return taken
+                    # Ctrl-C came while the batch at `_step`, or an error, was handed over, and it was lost: the stream is
+                    # a batch ahead, or has ended. One that begins at `_step` makes it again.
+                    self._close(source)
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise HiendError(f"the stream does not continue at step {self._step} (a bug)")
+                # Before the next stream needs their buffers.
+                del batch, source
+        except BaseException:
+            # Ctrl-C while a lock was released: the loop has not received the batch. The next call returns it.
+            if taken is not None:
+                with self._lock:
+                    if loads == self._loads:
+                        self._kept = taken
+            raise
+
+    def _position(self) -> int:
+        """Step of the next batch."""
+        kept = self._kept
+        return self._step if kept is None else kept.step
 
     def _close(self, source: _Source) -> None:
         """Ends a stream, so that the next batch comes from a new one at `_step`."""
@@ -314,7 +339,7 @@ class CropDataset(IterableDataset):
         """Number of batches until the end of the iteration that `_step` lies in; ``None`` if there is no end."""
         if self._steps is None:
             return None
-        return self._steps - (self._step - self._first_step) % self._steps
+        return self._steps - (self._position() - self._first_step) % self._steps
 
     def __len__(self) -> int:
         if self._steps is None:
@@ -329,7 +354,7 @@ class CropDataset(IterableDataset):
         """
         return {
             "version": _STATE_VERSION,
-            "step": self._step,
+            "step": self._position(),
             "first_step": self._first_step,
             "seed": self._seed,
             "config": self._config,
@@ -357,17 +382,18 @@ class CropDataset(IterableDataset):
             others = "other cases, or another label to ignore" if self._has_labels else "other cases"
             raise ConfigError(f"state_dict: {others}: the digest is {state['digest']} there and {self.digest} here")
         step = count("state_dict: step", state["step"], largest=_STEPS - 1)
-        first_step = count("state_dict: first_step", state["first_step"], largest=_STEPS - 1)
+        first_step = count("state_dict: first_step", state["first_step"], largest=step)
         with self._lock:
-            self._step, self._first_step = step, first_step
+            self._step, self._first_step, self._kept = step, first_step, None
             self._iteration += 1
+            self._loads += 1
             self._source = None
 
     def __reduce__(self) -> Any:
         raise HiendError(_NO_PICKLE)
 
     def __repr__(self) -> str:
-        return f"CropDataset({self.num_cases} cases, step={self._step}, rank={self.rank} of {self.world_size})"
+        return f"CropDataset({self.num_cases} cases, step={self._position()}, rank={self.rank} of {self.world_size})"
 
 
 class _Source:
@@ -392,18 +418,20 @@ class _Iteration(Iterator[Batch]):
         dataset = self._dataset
         # Before any lock: a thread of the parent process may have held it.
         dataset._check_process()
-        with dataset._lock:
-            if self._number != dataset._iteration:
-                raise HiendError(_TAKEN_OVER)
-            if self._left == 0:
-                raise StopIteration
-            if self._left is not None:
-                self._left -= 1
+        is_counted = False
         try:
+            with dataset._lock:
+                if self._number != dataset._iteration:
+                    raise HiendError(_TAKEN_OVER)
+                if self._left == 0:
+                    raise StopIteration
+                if self._left is not None:
+                    self._left -= 1
+                    is_counted = True
             return dataset._next(self._number)
         except BaseException:
             # The batch is still to come.
-            if self._left is not None:
+            if is_counted:
                 with dataset._lock:
                     self._left += 1
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import weakref
@@ -11,9 +12,28 @@ from hiend._batch import Batch
 
 _Item = Union[Batch, BaseException, None]
 
-
-# Seconds between two looks at whether the thread is still there.
+# Seconds between checks of whether the other side is still there.
 _TICK = 0.1
+
+# Seconds that the end of the process waits for each thread.
+_PATIENCE = 5.0
+
+
+class _State:
+    """What both sides of a :class:`Pinned` share.
+
+    Ctrl-C can raise an exception at any call. ``queue.SimpleQueue`` stays usable then, which ``queue.Queue`` and
+    ``threading.Event`` do not: they can keep their lock.
+    """
+
+    def __init__(self) -> None:
+        self.ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        # One entry for each item that may be made.
+        self.room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.has_ended = False
+
+    def end(self) -> None:
+        self.has_ended = True
 
 
 class Pinned(Iterator[Batch]):
@@ -23,21 +43,22 @@ class Pinned(Iterator[Batch]):
     """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
-        self._ready: queue.Queue[_Item] = queue.Queue(1)
-        ended = threading.Event()
-        self._ended = ended
-        arguments = (batches, self._ready, ended)
-        self._thread = threading.Thread(target=_run, args=arguments, name="hiend-pin", daemon=True)
+        state = self._state = _State()
+        for _ in range(2):
+            state.room.put(None)
+        self._thread = threading.Thread(target=_run, args=(batches, state), name="hiend-pin", daemon=True)
         self._thread.start()
-        weakref.finalize(self, ended.set)
+        _RUNNING.add(self)
+        weakref.finalize(self, state.end)
 
     def __next__(self) -> Batch:
-        if self._ended.is_set():
+        if self._state.has_ended:
             raise StopIteration
         item = self._wait()
+        self._state.room.put(None)
         if isinstance(item, Batch):
             return item
-        self._ended.set()
+        self._state.end()
         raise StopIteration if item is None else item
 
     def _wait(self) -> _Item:
@@ -45,15 +66,43 @@ class Pinned(Iterator[Batch]):
         while True:
             is_over = not self._thread.is_alive()
             try:
-                return self._ready.get(timeout=_TICK)
+                return self._state.ready.get(timeout=_TICK)
             except queue.Empty:
                 if is_over:
                     return None
 
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._state.end()
+        self._thread.join(_PATIENCE)
 
-def _run(batches: Iterator[Batch], ready: queue.Queue[_Item], ended: threading.Event) -> None:
+
+_RUNNING: weakref.WeakSet[Pinned] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends all threads before the interpreter does: one amid PyTorch's code would end the process with an error."""
+    for pinned in list(_RUNNING):
+        pinned.stop()
+
+
+def _has_room(state: _State) -> bool:
+    """Waits until an item may be made; false once the loop has ended."""
+    while not state.has_ended:
+        try:
+            state.room.get(timeout=_TICK)
+        except queue.Empty:
+            # An interruption can lose an entry; nothing waits to be taken then.
+            if not state.ready.empty():
+                continue
+        return not state.has_ended
+    return False
+
+
+def _run(batches: Iterator[Batch], state: _State) -> None:
     last = False
-    while not last and not ended.is_set():
+    while not last and _has_room(state):
         item: _Item
         try:
             item = next(batches).pin_memory()
@@ -62,10 +111,5 @@ def _run(batches: Iterator[Batch], ready: queue.Queue[_Item], ended: threading.E
         except BaseException as error:  # raised again in the loop
             item = error
         last = not isinstance(item, Batch)
-        while not ended.is_set():
-            try:
-                ready.put(item, timeout=_TICK)
-                break
-            except queue.Full:
-                continue
+        state.ready.put(item)
         del item

@@ -21,11 +21,12 @@ def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
     texts = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
     if texts == [None, None]:
         return 0, 1
+    source = f"RANK={texts[0] or ''} and WORLD_SIZE={texts[1] or ''} in the environment"
     try:
-        found = [int(text or "") for text in texts]
-    except ValueError:
-        found = [0, 0]
-    return _checked(found[0], found[1], f"RANK={texts[0]} and WORLD_SIZE={texts[1]} in the environment")
+        rank, world_size = [int(text or "") for text in texts]
+    except ValueError as error:
+        raise ConfigError(f"{source}: expected two whole numbers") from error
+    return _checked(rank, world_size, source)
 
 
 def check(rank: int, world_size: int) -> None:

@@ -167,22 +167,23 @@ class Interruptions(unittest.TestCase):
         self.assertEqual(found, EXPECTED["recipe float32"])
 
     def test_pinned_batch_lost_to_ctrl_c_is_made_again(self):
-        class Interrupted(queue.Queue):
-            """Loses its third item, which is a batch."""
+        class Interrupted(queue.SimpleQueue):
+            """Loses its third batch."""
 
             count = 0
 
             def get(self, *args, **kwargs):
                 item = super().get(*args, **kwargs)
-                Interrupted.count += 1
-                if Interrupted.count == 3:
-                    raise KeyboardInterrupt
+                if isinstance(item, hiend.Batch):
+                    Interrupted.count += 1
+                    if Interrupted.count == 3:
+                        raise KeyboardInterrupt
                 return item
 
         found = []
         with (
             mock.patch.object(torch.Tensor, "pin_memory", torch.Tensor.clone),
-            mock.patch.object(_pinning.queue, "Queue", Interrupted),
+            mock.patch.object(_pinning.queue, "SimpleQueue", Interrupted),
         ):
             stream = dataset(pin_memory=True)
             with self.assertRaises(KeyboardInterrupt):
@@ -190,6 +191,42 @@ class Interruptions(unittest.TestCase):
                     found.append(batch.digest())
             found += [batch.digest() for batch in itertools.islice(stream, 4)]
         self.assertEqual(found, EXPECTED["recipe float32"])
+
+    def test_batch_on_its_way_to_the_loop_is_kept(self):
+        class Interrupting:
+            """Lock that raises, as a handler of Ctrl-C does, where it is released for the given time."""
+
+            def __init__(self, lock, at):
+                self.lock, self.left = lock, at
+
+            def __enter__(self):
+                return self.lock.__enter__()
+
+            def __exit__(self, *error):
+                self.lock.__exit__(*error)
+                self.left -= 1
+                if self.left == 0:
+                    raise KeyboardInterrupt
+
+        for at in range(1, 12):
+            with self.subTest(at=at):
+                stream, found = dataset(steps=4), []
+                loop = iter(stream)
+                stream._lock = Interrupting(stream._lock, at)
+                with self.assertRaises(KeyboardInterrupt):
+                    for batch in loop:
+                        found.append(batch.step)
+                self.assertEqual(stream.step, len(found))
+                found += [batch.step for batch in loop]
+                self.assertEqual(found, [0, 1, 2, 3])
+
+    def test_loaded_state_forgets_a_kept_batch(self):
+        stream = dataset()
+        state = stream.state_dict()
+        stream._kept = next(iter(stream))
+        self.assertEqual(stream.step, 0)
+        stream.load_state_dict({**state, "step": 3})
+        self.assertEqual(next(iter(stream)).step, 3)
 
     def test_stream_that_ended_is_opened_again(self):
         stream = dataset()
@@ -238,7 +275,7 @@ class Pinning(unittest.TestCase):
             pinned = _pinning.Pinned(failing())
             self.assertEqual(next(pinned).step, 0)
             # As an interruption between the queue and its caller does.
-            self.assertIsInstance(pinned._ready.get(), ValueError)
+            self.assertIsInstance(pinned._state.ready.get(), ValueError)
             self.assertEqual(list(pinned), [])
 
     def test_pinned_batch_keeps_facts_and_returns_its_buffer(self):
