@@ -153,7 +153,9 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     if is_empty {
         // In none of the layouts: all volumes are one dataset.
-        listing.datasets = vec![folder::read(&tree, own.as_ref(), modalities)];
+        let mut plain = folder::read(&tree, own.as_ref(), modalities);
+        plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
+        listing.datasets = vec![plain];
     } else {
         for file in &finder.stray {
             listing.unused.push(outside(file, root));
@@ -229,11 +231,20 @@ impl Finder<'_> {
         };
         // Of the two names, a dataset has the longer one if another dataset has the shorter one as well.
         let nested = left.iter().flat_map(|within| [within.name.clone(), joined_name(&within.path, self.root)]);
+        let divided = paired::Divided::of(folder).map(|divided| {
+            let names: Vec<String> = divided.parts.into_iter().map(|(name, _)| name).chain(divided.lacking).collect();
+            self.vacant_parts(folder, &names)
+        });
         let dataset = Dataset {
             name: folder.name.clone(),
             unused: folder.all_files().filter(is_left).map(of).collect(),
             notes: vec![DatasetNote::BadDescription { reason }],
-            vacant: [folder.name.clone()].into_iter().chain(nested).map(|name| format!("{name}/")).collect(),
+            vacant: [folder.name.clone()]
+                .into_iter()
+                .chain(nested)
+                .map(|name| format!("{name}/"))
+                .chain(divided.into_iter().flatten())
+                .collect(),
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
@@ -274,18 +285,14 @@ impl Finder<'_> {
             }
             return Ok(description);
         }
-        if let Some((around, parts)) = paired::Pair::divided(folder) {
-            let around = [around.images, around.labels];
-            for part in &parts {
-                let dataset = paired::read_part(*part, description.as_ref(), self.modalities);
-                self.found.push((part.images.path.clone(), dataset));
-            }
-            let is_read = |path: &Path| {
-                parts.iter().any(|part| [part.images, part.labels].iter().any(|of| path.starts_with(&of.path)))
-            };
+        if let Some(divided) = paired::Divided::of(folder) {
+            let around = [divided.around.images, divided.around.labels];
+            let parts: Vec<&Folder> = divided.parts.iter().flat_map(|(_, pair)| [pair.images, pair.labels]).collect();
+            let is_read = |path: &Path| parts.iter().any(|part| path.starts_with(&part.path));
             let beside = around.into_iter().flat_map(Folder::all_files).chain(&folder.files);
             let stray = beside.filter(|file| !is_read(&file.path) && Some(&file.path) != read.as_ref());
             self.stray.extend(stray.cloned());
+            self.add_divided(folder, divided, description.as_ref());
             for child in folder.folders.iter().filter(|child| around.iter().all(|of| of.path != child.path)) {
                 self.search_child(child)?;
             }
@@ -296,6 +303,37 @@ impl Finder<'_> {
             self.search_child(child)?;
         }
         Ok(description)
+    }
+
+    /// Adds the datasets of a divided folder. Parts without images or label maps are vacant.
+    fn add_divided(&mut self, folder: &Folder, divided: paired::Divided<'_>, description: Option<&Description>) {
+        let vacant = self.vacant_parts(folder, &divided.lacking);
+        let notes: Vec<DatasetNote> =
+            divided.empty.into_iter().map(|folder| DatasetNote::EmptyPart { folder }).collect();
+        let first = self.found.len();
+        for (name, pair) in divided.parts {
+            let is_whole = name == folder.name;
+            let path = if is_whole { folder.path.clone() } else { folder.path.join(&pair.images.name) };
+            self.found.push((path, paired::read_part(name, pair, description, self.modalities)));
+        }
+        if self.found.len() == first {
+            let dataset = Dataset { name: folder.name.clone(), ..Dataset::default() };
+            self.found.push((folder.path.clone(), dataset));
+        }
+        let (_, dataset) = &mut self.found[first];
+        dataset.vacant.extend(vacant);
+        dataset.notes.extend(notes);
+    }
+
+    /// Prefixes of the keys of a divided folder's datasets, by their names and by those they have where another folder has the
+    /// same name.
+    fn vacant_parts(&self, folder: &Folder, names: &[String]) -> Vec<String> {
+        let of = |name: &String| {
+            let is_below = folder.path != self.root;
+            let joined = is_below.then(|| joined_name(&folder.path.with_file_name(name), self.root));
+            [name.clone()].into_iter().chain(joined.filter(|joined| joined != name))
+        };
+        names.iter().flat_map(of).map(|name| format!("{name}/")).collect()
     }
 
     /// Searches a subfolder of a folder in no layout of its own; an empty one is kept in mind.

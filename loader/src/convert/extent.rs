@@ -8,8 +8,9 @@ use crate::volume::VolumeInfo;
 const MAX_RESAMPLED: f64 = 4_294_967_296.0;
 /// Smallest length of a scan's longest side in mm: a header in metres that says mm makes half a millimetre of a body.
 const MIN_EXTENT_MM: f64 = 3.0;
-/// Length of a scan's second longest side in mm below which its units may be centimetres: a field of view is 80 mm wide at
-/// least, and one of 780 mm, which the widest scanners have, is below that if a header in centimetres says mm.
+/// Length of a scan's second longest side in mm below which its units may be centimetres: a field of view of 780 mm, which
+/// the widest scanners have, is below that if a header in centimetres says mm. Small fields of view of dental cone-beam scans,
+/// 40 or 50 mm wide with voxels of 0.08 to 0.2 mm, are reported too.
 const SMALL_MM: f64 = 80.0;
 /// Largest voxel side of such scans in mm, which is that of a coarse scan in centimetres. Small parts that were cut out of
 /// scans mostly have larger ones.
@@ -96,7 +97,7 @@ pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
     };
     let (extent, voxel) = (sides(extent), sides(spacing));
     findings.push(format!(
-        "the whole scan measures {extent} mm with voxels of {voxel} mm; correct the header if its units are {unit}"
+        "the whole scan measures {extent} mm with voxels of {voxel} mm; check the units of the header ({unit} in place of mm?)"
     ));
     findings
 }
@@ -135,7 +136,7 @@ mod tests {
             let is_expected = found.iter().zip(expected).all(|(text, part)| text.contains(*part));
             assert!(found.len() == expected.len() && is_expected, "{found:?}");
         };
-        let in_cm = "mm; correct the header if its units are cm";
+        let in_cm = "mm; check the units of the header (cm in place of mm?)";
         // A coarse torso, a fine one, and a whole body, in cm.
         check(
             [100, 100, 60],
@@ -144,11 +145,17 @@ mod tests {
         );
         check([512, 512, 100], [0.078, 0.078, 0.5], &[in_cm]);
         check([512, 512, 600], [0.097, 0.097, 0.3], &[in_cm]);
-        check([512, 512, 300], [700.0, 700.0, 2500.0], &["correct the header if its units are micrometres"]);
+        check(
+            [512, 512, 300],
+            [700.0, 700.0, 2500.0],
+            &["check the units of the header (micrometres in place of mm?)"],
+        );
         // The same in mm, an ear, and a part of 32 mm that was cut out.
         check([512, 512, 100], [0.78, 0.78, 5.0], &[]);
         check([512, 512, 300], [0.18, 0.18, 0.2], &[]);
         check([32; 3], [1.0; 3], &[]);
+        // A dental cone-beam scan, whose units are mm.
+        check([500, 500, 500], [0.08, 0.08, 0.08], &[in_cm]);
         check([512, 512, 1], [0.78, 0.78, 5.0], &["a single slice of 512 x 512 x 1 voxels"]);
         check([512, 1, 300], [0.78, 0.78, 1.5], &["a single slice of 512 x 1 x 300 voxels"]);
     }

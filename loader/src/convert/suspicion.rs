@@ -69,8 +69,9 @@ impl OnSuspect {
     /// a range of z-scores.
     ///
     /// # Errors
-    /// The sign for which the image is refused: any under [`OnSuspect::Skip`] and [`OnSuspect::Fail`], and under
-    /// [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing declares to be an image.
+    /// The sign for which the image is refused: under [`OnSuspect::Skip`] and [`OnSuspect::Fail`] any but values that a
+    /// clipped CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing
+    /// declares to be an image.
     pub fn judge(
         self,
         image: &Volume,
@@ -84,7 +85,8 @@ impl OnSuspect {
             Normalize::Zscore => Suspicion::of_zscores(&values),
         };
         if let Some(suspicion) = suspicion
-            && (self != Self::Warn || (suspicion.is_mask() && role == ImageRole::Assumed))
+            && ((self != Self::Warn && !suspicion.may_be_clipped())
+                || (suspicion.is_mask() && role == ImageRole::Assumed))
         {
             return Err(suspicion);
         }
@@ -308,6 +310,14 @@ impl Suspicion {
         matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }
 
+    /// Returns true for values that a CT in HU has as well if it was clipped below 0, or masked.
+    fn may_be_clipped(self) -> bool {
+        match self {
+            Self::Narrow { min, .. } | Self::NoNegatives { min, .. } => min < 0.0,
+            _ => false,
+        }
+    }
+
     /// The weightiest sign in the values of an image of any modality; `None` for a plausible one.
     #[must_use]
     pub fn of_zscores(stats: &ValueStats) -> Option<Self> {
@@ -412,8 +422,8 @@ impl fmt::Display for Suspicion {
                 let most = nearly_all_within(min, max, NARROW);
                 write!(
                     f,
-                    "values {min} to {max}{most}: in another scale, or clipped to a part of the range of HU; convert the \
-                     original scan"
+                    "values {min} to {max}{most}: in another scale, or clipped to a part of the range of HU, or masked; convert \
+                     the original scan"
                 )
             }
             &Self::Offset { min, max, share, air, format } => write_offset(f, [min, max], share, air, format),
@@ -447,8 +457,13 @@ impl fmt::Display for Suspicion {
             ),
             Self::NoNegatives { min, max } => write!(
                 f,
-                "values {min} to {max}, {}: an MR, or a CT that is not in HU; exclude it, or convert the original scan",
-                if *min >= 0.0 { "none negative" } else { "hardly any below -50" }
+                "values {min} to {max}, {}; exclude it, or convert the original scan{}",
+                if *min >= 0.0 {
+                    "none negative: an MR, or a CT that is not in HU"
+                } else {
+                    "hardly any below -50: an MR, a CT that is not in HU, or one that was clipped or masked"
+                },
+                if *min >= 0.0 { "" } else { "; leave it if the values are HU" }
             ),
             Self::AboveWindow { share } => {
                 write!(

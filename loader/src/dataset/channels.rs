@@ -10,7 +10,8 @@ use super::roles::{channel, numbered_key};
 const MAX_CHANNELS: usize = 8;
 
 /// Reading of file names by all names of their folder and of its label maps: numbers are channels if one of the names ends in
-/// `_0000`, and parts of the names of cases where label maps have them too.
+/// `_0000`, and parts of the names of cases where label maps have them too. The only number of a name, `_0000`, is a channel
+/// even then, except in the folders of nnU-Net.
 #[derive(Clone, Debug, Default)]
 pub struct ChannelNames {
     /// Channel numbers by case; empty if all numbers are parts of names.
@@ -31,7 +32,7 @@ pub enum NameRole<'a> {
 impl ChannelNames {
     /// Collects the names of a folder's images and those of the label maps for them, without their endings.
     pub fn of<'a>(images: impl Iterator<Item = &'a str>, labels: impl Iterator<Item = &'a str>) -> Self {
-        Self::collect(images, labels, false, MAX_CHANNELS)
+        Self::collect(images, labels, false, MAX_CHANNELS, true)
     }
 
     /// Collects names as [`ChannelNames::of`] does. A description of nnU-Net's version 2 demands channel numbers, so that none
@@ -43,7 +44,7 @@ impl ChannelNames {
     ) -> Self {
         let is_demanded = description.is_some_and(|description| description.file_ending.is_some());
         let named = description.map_or(0, |description| description.channels.len());
-        Self::collect(images, labels, is_demanded, named.max(MAX_CHANNELS))
+        Self::collect(images, labels, is_demanded, named.max(MAX_CHANNELS), false)
     }
 
     fn collect<'a>(
@@ -51,6 +52,7 @@ impl ChannelNames {
         labels: impl Iterator<Item = &'a str>,
         is_demanded: bool,
         max_channels: usize,
+        lone_first_is_channel: bool,
     ) -> Self {
         let labels: HashSet<String> = labels.map(numbered_key).collect();
         let mut channels: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
@@ -64,6 +66,9 @@ impl ChannelNames {
                 return false;
             }
             let has_first = numbers.contains(&0);
+            if lone_first_is_channel && has_first && numbers.len() == 1 && has_label(&0) {
+                return true;
+            }
             // Its label map is named like it: next to further numbers, those may be channels all the same.
             if has_label(&0) {
                 numbers.remove(&0);
@@ -72,7 +77,8 @@ impl ChannelNames {
             !numbers.is_empty()
         });
         if !is_used {
-            channels.clear();
+            // Left are first channels whose label maps are named like them; they say nothing of other names.
+            channels.retain(|_, numbers| numbers.contains(&0));
         }
         Self { channels }
     }
@@ -144,7 +150,16 @@ mod tests {
             &["label_0000", "label_0001"],
             &[Case("img_0000"), Case("img_0001")],
         );
-        check_with_labels(&["a_0000"], &["a_0000"], &[Case("a_0000")]);
+        // Next to no other number it is a channel, and tells nothing of other names.
+        check_with_labels(&["a_0000"], &["a_0000"], &[Case("a")]);
+        check_with_labels(&["a_0000", "c_0001"], &["a_0000"], &[Case("a"), Case("c_0001")]);
+        check_with_labels(
+            &["a_0000", "b_0000", "b_0001"],
+            &["a_0000", "b_0000", "b_0001"],
+            &[Case("a"), Case("b_0000"), Case("b_0001")],
+        );
+        let names = ChannelNames::described(["a_0000"].into_iter(), ["a_0000"].into_iter(), None);
+        assert_eq!(names.role("a_0000"), Case("a_0000"));
         // Named like cases, and like channels.
         check_with_labels(
             &["a_0000", "a_0001", "b_0000"],

@@ -16,7 +16,7 @@ use super::channels::{ChannelNames, NameRole};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
-use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name};
+use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason, of_other_file};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
@@ -55,8 +55,8 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps, and below it, they are
-/// unused for the reason `of_labels`.
+/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps or of predictions, and
+/// below it, they are unused for the reason `of_labels`.
 fn visit(
     folder: &Folder,
     root: &Path,
@@ -122,13 +122,18 @@ fn visit(
         let unused = files.into_iter().map(|file| UnusedFile { path: file.path.clone(), reason: reason.clone() });
         dataset.unused.extend(unused);
     }
-    let of_folders = reason(ambiguous.is_folders);
+    let (of_folders, predicted) = (reason(ambiguous.is_folders), UnusedReason::Prediction);
     for child in &folder.folders {
         if child.is_empty() {
             let path = child.path.strip_prefix(root).unwrap_or(&child.path);
             dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
         }
-        let of_labels = of_labels.or_else(|| is_label_folder(&child.name).then_some(&of_folders));
+        let own = if is_prediction_folder(&child.name) {
+            Some(&predicted)
+        } else {
+            is_label_folder(&child.name).then_some(&of_folders)
+        };
+        let of_labels = of_labels.or(own);
         visit(child, root, (of_labels, modalities), dataset, series);
     }
 }

@@ -61,6 +61,11 @@ pub enum DatasetNote {
     },
     /// The folder is there but holds nothing, as a mount point does when nothing is mounted.
     Empty,
+    /// A folder of images or label maps of a divided dataset is there but holds nothing.
+    EmptyPart {
+        /// Name of the folder, from that of the dataset on.
+        folder: String,
+    },
 }
 
 impl fmt::Display for DatasetNote {
@@ -92,6 +97,7 @@ impl fmt::Display for DatasetNote {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
             }
             Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
+            Self::EmptyPart { folder } => write!(f, "the folder {folder} is empty; is its disk mounted?"),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A folder of images next to a folder of label maps, as BTCV (`img`, `label`) and FLARE (`images`, `labels`) have them.
 //!
-//! Where both are divided alike (`images/train`, `labels/train`), each part is a dataset named like its folder.
+//! Where both are divided alike (`images/train`, `labels/train`), the training data are the dataset; without any, each part
+//! with label maps is one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Dataset;
@@ -38,20 +39,67 @@ impl<'a> Pair<'a> {
     pub(super) fn of(folder: &'a Folder) -> Option<Self> {
         Self::within(folder, |child| child.volumes().next().is_some())
     }
+}
 
-    /// Parts of a folder whose images and label maps are divided into training, validation and test data: the folders
-    /// around them, and a pair for each part that has both.
-    pub(super) fn divided(folder: &'a Folder) -> Option<(Self, Vec<Self>)> {
-        let is_part = |child: &Folder| Split::of(&child.name).is_some() && child.volumes().next().is_some();
-        let around = Self::within(folder, |child| child.folders.iter().any(is_part))?;
-        let images = around.images.folders.iter().filter(|child| is_part(child));
-        let pairs: Vec<Self> = images
-            .filter_map(|images| {
-                let labels = around.labels.folder(&images.name).filter(|child| is_part(child))?;
-                Some(Self { images, labels })
-            })
-            .collect();
-        (!pairs.is_empty()).then_some((around, pairs))
+/// A folder whose images and label maps are divided into training, validation and test data.
+pub(super) struct Divided<'a> {
+    /// The folders around the parts.
+    pub around: Pair<'a>,
+    /// Names and folders of the datasets to read: the training data, or all parts where there are none of training.
+    pub parts: Vec<(String, Pair<'a>)>,
+    /// Names of the datasets whose images or label maps are not there.
+    pub lacking: Vec<String>,
+    /// Empty folders of parts, as mount points are when nothing is mounted.
+    pub empty: Vec<String>,
+}
+
+impl<'a> Divided<'a> {
+    /// The parts of a folder; `None` if it is not divided. The only training data have the folder's name, other parts their
+    /// own as well.
+    pub(super) fn of(folder: &'a Folder) -> Option<Self> {
+        let has_volumes = |child: &Folder| Split::of(&child.name).is_some() && child.volumes().next().is_some();
+        let is_empty_part = |child: &Folder| Split::of(&child.name).is_some() && child.is_empty();
+        let is_divided = |child: &Folder| child.folders.iter().any(has_volumes);
+        let may_be_divided =
+            |child: &Folder| child.is_empty() || is_divided(child) || child.folders.iter().any(is_empty_part);
+        let around = Pair::within(folder, is_divided).or_else(|| Pair::within(folder, may_be_divided))?;
+        let both: [&'a Folder; 2] = [around.images, around.labels];
+        let mut names: BTreeSet<&'a str> = BTreeSet::new();
+        let mut empty = Vec::new();
+        for of in both {
+            if of.is_empty() {
+                empty.push(of.name.clone());
+            }
+            for child in &of.folders {
+                if is_empty_part(child) && !of.is_empty() {
+                    empty.push(format!("{}/{}", of.name, child.name));
+                }
+                if is_empty_part(child) || has_volumes(child) {
+                    names.insert(&child.name);
+                }
+            }
+        }
+        let is_training = |part: &str| Split::of(part) == Some(Split::Training);
+        let is_only = names.iter().filter(|part| is_training(part)).count() == 1;
+        let name_of = |part: &str| {
+            if is_only && is_training(part) { folder.name.clone() } else { format!("{}-{part}", folder.name) }
+        };
+        let mut pairs: Vec<(&'a str, Pair<'a>)> = Vec::new();
+        let mut lacking = Vec::new();
+        for part in names {
+            let [images, labels] = both.map(|of| of.folder(part).filter(|child| has_volumes(child)));
+            match (images, labels) {
+                (Some(images), Some(labels)) => pairs.push((part, Pair { images, labels })),
+                _ => lacking.push(name_of(part)),
+            }
+        }
+        if !both.into_iter().any(is_divided) || (pairs.is_empty() && empty.is_empty()) {
+            return None;
+        }
+        let has_training = pairs.iter().any(|(part, _)| is_training(part));
+        pairs.retain(|(part, _)| !has_training || is_training(part));
+        let parts = pairs.into_iter().map(|(part, pair)| (name_of(part), pair)).collect();
+        Some(Self { around, parts, lacking, empty })
     }
 }
 
@@ -70,9 +118,14 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     Some(join(folder.name.clone(), pair, &[folder], description, modalities))
 }
 
-/// Reads a part of a divided folder.
-pub(super) fn read_part(pair: Pair<'_>, description: Option<&Description>, modalities: Modalities) -> Dataset {
-    join(pair.images.name.clone(), pair, &[pair.images, pair.labels], description, modalities)
+/// Reads a part of a divided folder as a dataset of this name.
+pub(super) fn read_part(
+    name: String,
+    pair: Pair<'_>,
+    description: Option<&Description>,
+    modalities: Modalities,
+) -> Dataset {
+    join(name, pair, &[pair.images, pair.labels], description, modalities)
 }
 
 /// Joins images and label maps by their names. Unused files are those of the folders `all`.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::description::Description;
 use super::roles::{Modalities, case_key, channel, is_generic_image_name, is_label_folder, is_label_name};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, is_named_like_label, rest};
+use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -175,6 +175,8 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
     let is_direct = file.path.parent() == Some(&case.folder.path);
     if let Some(word) = modalities.foreign_word(stem).filter(|_| is_direct) {
         UnusedReason::NamedLikeOtherModality { word }
+    } else if is_predicted(file, &case.folder.path) {
+        UnusedReason::Prediction
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel
     } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {

@@ -31,6 +31,8 @@ const LABEL_WORDS: [&str; 25] = [
     "prediction",
     "predictions",
 ];
+/// Words of [`LABEL_WORDS`] that mark what a model made: a file of them is no image, and their folder is none of label maps.
+const PREDICTION_WORDS: [&str; 4] = ["pred", "preds", "prediction", "predictions"];
 /// Words that mark a CT image and do not belong to the case's name.
 const IMAGE_WORDS: [&str; 13] = [
     "ct",
@@ -100,7 +102,7 @@ const IMAGE_FOLDERS: [&str; 12] =
     ["images", "image", "img", "imgs", "imaging", "volumes", "volume", "ct", "cts", "scans", "scan", "data"];
 
 /// Words for the parts of a dataset in names of folders, in the order in which they count.
-const SPLIT_WORDS: [(&str, Split); 25] = [
+const SPLIT_WORDS: [(&str, Split); 26] = [
     ("train", Split::Training),
     ("training", Split::Training),
     ("trainset", Split::Training),
@@ -115,6 +117,7 @@ const SPLIT_WORDS: [(&str, Split); 25] = [
     ("labelsts", Split::Test),
     ("imagestest", Split::Test),
     ("labelstest", Split::Test),
+    ("inferts", Split::Test),
     ("val", Split::Validation),
     ("valid", Split::Validation),
     ("valset", Split::Validation),
@@ -156,13 +159,21 @@ pub(super) fn is_label_name(stem: &str) -> bool {
 }
 
 /// Returns true if a folder's name says that it holds label maps: `masks`, `Ground-truth`, and whatever begins with
-/// `label`, such as `labelsTr2200`. Folders of labelled scans (`labelled`) hold images.
+/// `label`, such as `labelsTr2200`. Folders of labelled scans (`labelled`) hold images, and those of predictions neither.
 pub(super) fn is_label_folder(name: &str) -> bool {
+    if is_prediction_folder(name) {
+        return false;
+    }
     let parts = parts(name);
     let is_label = |part: &String| {
         part.starts_with("label") && !["labeled", "labelled"].iter().any(|other| part.starts_with(other))
     };
     parts.iter().any(is_label) || parts.concat().contains("groundtruth") || is_label_name(name)
+}
+
+/// Returns true if a folder's name says that it holds predictions of a model.
+pub(super) fn is_prediction_folder(name: &str) -> bool {
+    parts(name).iter().any(|part| PREDICTION_WORDS.contains(&part.as_str()))
 }
 
 /// Returns true if a folder's name says nothing but that it holds images.
@@ -173,7 +184,7 @@ pub(super) fn is_image_folder(name: &str) -> bool {
 /// Returns true if a folder's name says, among other things, that it holds images: `imagesTr2200`, `Case_Images`.
 pub(super) fn is_like_image_folder(name: &str) -> bool {
     let is_image = parts(name).iter().any(|part| part.starts_with("image"));
-    is_image_folder(name) || (is_image && !is_label_folder(name))
+    is_image_folder(name) || (is_image && !is_label_folder(name) && !is_prediction_folder(name))
 }
 
 /// Part of a dataset by its use.
@@ -310,6 +321,9 @@ mod tests {
         for name in ["imagesTr", "case_00000", "labelled", "LabeledCase50", "unlabeled"] {
             assert!(!is_label_folder(name), "{name}");
         }
+        for name in ["predictions", "pred", "labels_pred", "Prediction-5", "image_preds"] {
+            assert!(is_prediction_folder(name) && !is_label_folder(name) && !is_like_image_folder(name), "{name}");
+        }
     }
 
     #[test]
@@ -328,6 +342,7 @@ mod tests {
             ("imagesTr", Some(Split::Training)),
             ("train_val", Some(Split::Training)),
             ("imagesTs", Some(Split::Test)),
+            ("inferTs", Some(Split::Test)),
             ("Testing", Some(Split::Test)),
             ("images-test2", Some(Split::Test)),
             ("imagesVa", Some(Split::Validation)),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::dicom_head::DicomHead;
-use super::roles::{Split, is_label_folder, is_label_name};
+use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -31,6 +31,8 @@ pub enum UnusedReason {
     TestData,
     /// Data of the validation set, next to a training set that is converted.
     Validation,
+    /// A volume in a folder of predictions of a model.
+    Prediction,
     /// A mask of structures that another label map of the case already contains.
     PartOfLabel,
     /// A packed archive.
@@ -140,6 +142,7 @@ impl UnusedReason {
             | Self::NotAVolume
             | Self::RawVoxels
             | Self::TestData
+            | Self::Prediction
             | Self::PartOfLabel
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
@@ -163,6 +166,7 @@ impl fmt::Display for UnusedReason {
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::TestData => "test data next to a training set",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
+            Self::Prediction => "prediction of a model, by its folder",
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
@@ -291,8 +295,11 @@ pub(super) fn rest(
 }
 
 /// The reason for a volume outside of the folders that a layout reads, by the names of the folders below `base` that it lies
-/// in: test and validation data are expected, everything else is not.
+/// in: predictions, test and validation data are expected, everything else is not.
 pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
+    if is_predicted(file, base) {
+        return UnusedReason::Prediction;
+    }
     let splits: Vec<Split> = folders_below(file, base).iter().filter_map(|name| Split::of(name)).collect();
     if splits.contains(&Split::Test) {
         UnusedReason::TestData
@@ -306,6 +313,11 @@ pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
 /// Returns true if a volume, or a folder below `base` that it lies in, is named like label maps.
 pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
     file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
+}
+
+/// Returns true if a volume lies in a folder of predictions below `base`.
+pub(super) fn is_predicted(file: &TreeFile, base: &Path) -> bool {
+    folders_below(file, base).iter().any(|name| is_prediction_folder(name))
 }
 
 /// Names of the folders between `base` and a file.

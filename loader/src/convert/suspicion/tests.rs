@@ -276,6 +276,23 @@ fn phantoms_of_another_scale_or_sign_are_told() {
 }
 
 #[test]
+fn clipped_cts_are_reported_and_not_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let judge = |values: &[f32]| {
+        let file = TestFile::new(SHAPE, &[]).with_f32(values).write(&dir.path().join("a.nii"));
+        let volume = read_volume(&file).unwrap();
+        OnSuspect::Fail.judge(&volume, ImageRole::Declared, Normalize::Hu, [-175.0, 250.0])
+    };
+    // Half of the body is dense, so that the upper ends show as well.
+    let bone = |hu: f32| if hu > 45.0 { hu * 4.0 } else { hu };
+    for [low, high] in [[-17.0, 201.0], [-41.0, 176.0], [-30.0, 165.0], [-50.0, 350.0]] {
+        let judged = judge(&mapped(|hu| bone(hu).clamp(low, high))).unwrap();
+        assert!(judged.findings.iter().any(|text| text.contains("clipped")), "{low} {:?}", judged.findings);
+    }
+    assert!(judge(&mapped(|hu| (hu + 1030.0) * 0.4)).is_err());
+}
+
+#[test]
 fn label_maps_are_known_by_their_values() {
     check(&mapped(|hu| f32::from(u8::from(hu > 0.0))), Some("a label map by its values (2 whole numbers up to 1)"));
     // A hundred labels in uniform slabs.

@@ -137,6 +137,19 @@ fn numbers_that_label_maps_have_too_count_cases_in_every_layout() {
 }
 
 #[test]
+fn the_only_number_of_a_name_is_a_channel_though_the_label_map_has_it() {
+    Found::in_files(&["images/a_0000.nii", "labels/a_0000.nii"])
+        .cases(&["data/a images/a_0000.nii labels/a_0000.nii"])
+        .unused(&[]);
+    let list = r#"{"training": [{"image": "scans/a_0000.nii", "label": "truth/a_0000.nii"}]}"#;
+    Found::in_described(&["scans/a_0000.nii", "truth/a_0000.nii"], &[("dataset.json", list)])
+        .cases(&["data/a scans/a_0000.nii truth/a_0000.nii"]);
+    // As nnU-Net names it.
+    Found::in_files(&["imagesTr/a_0000.nii", "labelsTr/a_0000.nii"])
+        .cases(&["data/a_0000 imagesTr/a_0000.nii labelsTr/a_0000.nii"]);
+}
+
+#[test]
 fn no_image_of_a_case_with_several_channels_is_passed_over() {
     let several = "has more than one channel; one is expected";
     Found::in_files(&[
@@ -204,6 +217,24 @@ fn folders_of_images_and_label_maps_may_have_further_words() {
 }
 
 #[test]
+fn predictions_are_neither_images_nor_label_maps() {
+    let predicted = UnusedReason::Prediction;
+    assert_eq!(predicted.weight(), Weight::Counted);
+    Found::in_files(&["img/a.nii", "label/a.nii", "predictions/a.nii"])
+        .cases(&["data/a img/a.nii label/a.nii"])
+        .unused(&[("predictions/a.nii", predicted.clone())]);
+    Found::in_files(&["s0/ct.nii", "s0/predictions/liver.nii", "s0/segmentations/liver.nii"])
+        .cases(&["data/s0 s0/ct.nii s0/segmentations"])
+        .unused(&[("s0/predictions/liver.nii", predicted.clone())]);
+    Found::in_files(&["images/a.nii", "predictions/a.nii"])
+        .cases(&["data/images/a images/a.nii -"])
+        .unused(&[("predictions/a.nii", predicted.clone())]);
+    Found::in_files(&["imagesTr/a_0000.nii", "inferTs/t.nii", "labelsTr/a.nii", "predictions/a.nii"])
+        .cases(&["data/a imagesTr/a_0000.nii labelsTr/a.nii"])
+        .unused(&[("inferTs/t.nii", UnusedReason::TestData), ("predictions/a.nii", predicted)]);
+}
+
+#[test]
 fn images_and_label_maps_may_be_divided_alike() {
     let found = Found::in_files(&[
         "images/test/t.nii",
@@ -216,22 +247,60 @@ fn images_and_label_maps_may_be_divided_alike() {
         "notes.txt",
         "z.nii",
     ]);
-    found
+    found.cases(&["data/a images/train/a.nii labels/train/a.nii", "more/m more/imagesTr/m_0000.nii -"]).unused(&[
+        ("images/test/t.nii", UnusedReason::TestData),
+        ("images/val/v.nii", UnusedReason::Validation),
+        ("labels/train/b.nii", UnusedReason::LabelWithoutImage),
+        ("labels/val/v.nii", UnusedReason::Validation),
+        ("notes.txt", UnusedReason::NotAVolume),
+        ("z.nii", UnusedReason::OutsideDatasets),
+    ]);
+    // Without training data, each part is a dataset.
+    Found::in_files(&["images/test/t.nii", "images/val/v.nii", "labels/test/t.nii", "labels/val/v.nii"])
+        .cases(&["data-test/t images/test/t.nii labels/test/t.nii", "data-val/v images/val/v.nii labels/val/v.nii"]);
+    // Several datasets have their own names, and so have several parts for training.
+    Found::in_files(&["a/images/train/x.nii", "a/labels/train/x.nii", "b/img/train/x.nii", "b/label/train/x.nii"])
+        .cases(&["a/x a/images/train/x.nii a/labels/train/x.nii", "b/x b/img/train/x.nii b/label/train/x.nii"]);
+    Found::in_files(&["images/train1/x.nii", "images/train2/x.nii", "labels/train1/x.nii", "labels/train2/x.nii"])
         .cases(&[
-            "more/m more/imagesTr/m_0000.nii -",
-            "train/a images/train/a.nii labels/train/a.nii",
-            "val/v images/val/v.nii labels/val/v.nii",
-        ])
-        .unused(&[
-            ("images/test/t.nii", UnusedReason::TestData),
-            ("labels/train/b.nii", UnusedReason::LabelWithoutImage),
-            ("notes.txt", UnusedReason::NotAVolume),
-            ("z.nii", UnusedReason::OutsideDatasets),
+            "data-train1/x images/train1/x.nii labels/train1/x.nii",
+            "data-train2/x images/train2/x.nii labels/train2/x.nii",
         ]);
     // Folders of single cases are not parts of a dataset.
     Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii"])
         .cases(&["data/images/p1/ct images/p1/ct.nii -"])
         .unused(&[("labels/p1/seg.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn parts_that_are_not_there_are_vacant() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, files: &[&str], empty: &str, expected: &[&str]| {
+        let data = dir.path().join(name);
+        touch(&data, files);
+        std::fs::create_dir_all(data.join(empty)).unwrap();
+        let listing = survey(&data).unwrap();
+        let vacant: Vec<&String> = listing.datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
+        for prefix in expected {
+            assert!(vacant.iter().any(|vacant| vacant == prefix), "{name}: {vacant:?}");
+        }
+        listing
+    };
+    let listing = check("a", &["D/images/train/x.nii", "Dataset002_E/imagesTr/y_0000.nii"], "D/labels/train", &["D/"]);
+    let notes: Vec<&DatasetNote> = listing.datasets.iter().flat_map(|dataset| &dataset.notes).collect();
+    assert_eq!(notes, [&DatasetNote::EmptyPart { folder: "labels/train".into() }]);
+    // At the top, where the images are in no layout, and with all label maps on one disk.
+    check("b", &["images/train/x.nii"], "labels/train", &["b/"]);
+    check("c", &["D/images/train/x.nii"], "D/labels", &["D/"]);
+    // Next to a part that is there.
+    let files = ["D/images/train/x.nii", "D/images/val/v.nii", "D/labels/val/v.nii"];
+    check("d", &files, "D/labels/train", &["D/"]);
+    // With a description that cannot be used.
+    let data = dir.path().join("e");
+    touch(&data, &["D/dataset.json", "Dataset002_E/imagesTr/y_0000.nii"]);
+    std::fs::write(data.join("D/dataset.json"), "[]").unwrap();
+    let files = ["D/images/val/v.nii", "D/labels/val/v.nii"];
+    check("e", &files, "D/images/train", &["D/", "D-val/"]);
 }
 
 #[test]
