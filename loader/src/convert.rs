@@ -75,7 +75,7 @@ pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
 pub use unseen::UnseenClasses;
-pub use values::{Peaks, Shares, ValueStats};
+pub use values::{Peaks, Shares, Tissue, ValueStats};
 
 /// Options of a conversion; none changes a voxel of the result.
 #[derive(Clone, Debug)]

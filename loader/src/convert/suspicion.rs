@@ -24,6 +24,9 @@ const FAR_BELOW_SHARE: f64 = 0.05;
 /// Share of voxels near 2048 from which those near 1024 may be air with an offset of 2048, and not tissue with one of 1024. The
 /// middle of two CTs of the torso has 0.03% and 0.09%.
 const RAISED_SHARE: f64 = 0.02;
+/// Share of voxels from 30 to 150 from which multiples of 10 are HU that were rounded. Times 10, the middle of two CTs of the
+/// torso has 6% and 8%; that of one of them, rounded to tens, has 40%.
+const ROUNDED_TISSUE_SHARE: f64 = 0.15;
 /// Offsets that programs add to HU, besides 1024 and 1000. With 2048, air would lie where tissue lies with 1024.
 const OFFSETS: [f32; 4] = [4096.0, 8192.0, 16_384.0, 32_768.0];
 /// Largest distance of the value of air from -1000 or -1024 HU, which are 24 HU apart.
@@ -260,14 +263,16 @@ impl Suspicion {
         if nearly_all(shares.near_zero) {
             return Some(Self::Normalised { min, max });
         }
-        let is_byte = min >= 0.0 && max <= 255.0;
+        // A part of the body without air and bone has few values as well.
+        let is_soft = shares.tissue.is_soft;
+        let is_byte = min >= 0.0 && max <= 255.0 && !(is_soft && shares.bright < RARE);
         if is_byte || (nearly_all(shares.byte) && shares.bright >= RARE) {
             return Some(Self::EightBit { min, max });
         }
         if let Some(share) = shares.tenth {
             return Some(Self::Tenth { min, max, share });
         }
-        nearly_all(shares.narrow).then_some(Self::Narrow { min, max })
+        (nearly_all(shares.narrow) && !is_soft).then_some(Self::Narrow { min, max })
     }
 
     /// Signs of HU in another scale, sign or origin.
@@ -277,26 +282,27 @@ impl Suspicion {
         if let Some(share) = peaks.tenfold(air) {
             return Some(Self::Tenfold { min, max, share });
         }
-        if has_negatives && peaks.are_tens() {
+        if has_negatives && peaks.are_tens() && shares.hu_tissue < ROUNDED_TISSUE_SHARE {
             return Some(Self::Tens { min, max });
         }
         if let Some(share) = peaks.inverted(&shares) {
             return Some(Self::Inverted { min, max, share });
         }
-        // Dense bone of a small part of the body has values near 1024 as well, but not more than there is soft tissue.
-        let has_raised_tissue =
-            shares.offset_tissue >= OFFSET_SHARE && (!has_negatives || shares.offset_tissue > shares.hu_tissue);
+        // Dense bone of a small part of the body has values near 1024 as well, but not more than there is soft tissue,
+        // or next to air or fat of HU.
+        let has_hu_tissue = shares.hu_tissue >= shares.offset_tissue || shares.tissue.rules_out_offset;
+        let has_raised_tissue = shares.offset_tissue >= OFFSET_SHARE && !(has_negatives && has_hu_tissue);
         if shares.is_far_above || has_raised_tissue {
             // Cropped to the body, a scan has no air: its lowest frequent value is that of fat or muscle.
             let is_cropped = shares.offset_tissue >= OFFSET_SHARE && shares.raised_tissue < RAISED_SHARE;
             let air = shares.lowest_peak.filter(|_| !is_cropped);
             return Some(Self::Offset { min, max, share: shares.offset_tissue, air, format });
         }
-        if !has_negatives {
+        if !has_negatives && !shares.tissue.is_inside_body {
             return Some(Self::NoNegatives { min, max });
         }
         let share = shares.far_below;
-        (share >= FAR_BELOW_SHARE).then_some(Self::FarBelow { min, max, share })
+        (share >= FAR_BELOW_SHARE && !shares.is_edge_of_padding).then_some(Self::FarBelow { min, max, share })
     }
 
     /// Returns true for the values of a mask or label map, an empty one included.

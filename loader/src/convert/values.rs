@@ -4,6 +4,7 @@ mod histogram;
 mod labels;
 mod peaks;
 mod shares;
+mod tissue;
 
 use hiend_cache::SourceValues;
 
@@ -17,6 +18,7 @@ use peaks::count;
 pub use peaks::Peaks;
 pub(super) use shares::RARE;
 pub use shares::Shares;
+pub use tissue::Tissue;
 
 /// Values at or below this are air or padding, in HU.
 const AIR_HU: f32 = -900.0;

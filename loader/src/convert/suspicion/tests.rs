@@ -138,6 +138,54 @@ fn smaller_and_larger_scales_are_told() {
     check(&mapped(|hu| if hu < -1010.0 { hu + 2020.0 } else { hu }), None);
 }
 
+/// Voxels whose values from 0 to 120 are spread about 60 as noise is, mapped with their number.
+fn noisy(map: impl Fn(usize, f32) -> f32) -> Vec<f32> {
+    let noise = |at: usize| (at * 7919 % 61 + at / 61 * 104_729 % 61) as f32;
+    (0..SHAPE.iter().product::<usize>()).map(|at| map(at, noise(at))).collect()
+}
+
+#[test]
+fn parts_of_the_body_are_plausible() {
+    // A skull in air, and a knee without, clipped at 1000.
+    check(&mapped(|hu| if hu > 0.0 { 550.0 + hu * 10.0 } else { hu }), None);
+    let knee = |hu: f32| {
+        if hu > 0.0 {
+            (400.0 + hu * 20.0).min(1000.0)
+        } else if hu > -900.0 {
+            hu + 870.0
+        } else {
+            hu / 2.0 + 400.0
+        }
+    };
+    check(&mapped(knee), None);
+    // Inverted air keeps its noise where it is clipped as well.
+    check(&mapped(|hu| (-hu).min(1000.0)), Some("HU with inverted sign"));
+    // A liver, muscle next to fat, a brain on a background of 0, and a heart with contrast agent.
+    check(&noisy(|_, value| value + 10.0), None);
+    check(&noisy(|at, value| if at % 3 == 0 { value / 2.0 - 120.0 } else { value }), None);
+    check(&noisy(|at, value| if at % 3 == 0 { value / 2.0 + 5.0 } else { 0.0 }), Some("8-bit picture"));
+    check(&noisy(|at, value| if at % 3 == 0 { value - 5.0 } else { 0.0 }), None);
+    check(&noisy(|at, value| value + if at % 2 == 0 { 30.0 } else { 300.0 }), None);
+    // Soft tissue of a scan that was scaled to [-50, 50], and an MR.
+    check(&noisy(|_, value| value / 20.0 - 50.0), Some("in another scale, or clipped"));
+    check(&noisy(|at, value| if at % 3 == 0 { value / 10.0 } else { value + 200.0 }), Some("none negative: an MR"));
+}
+
+#[test]
+fn the_edge_of_interpolated_padding_is_not_another_scale() {
+    let edged = |values: &[f32]| -> Vec<f32> {
+        let of = |(at, value): (usize, f32)| {
+            if value > -1500.0 || at % 3 > 0 { value } else { value - 100.0 + (at % 61) as f32 }
+        };
+        padded(values, -2000.0).into_iter().enumerate().map(of).collect()
+    };
+    let with_fat = mapped(|hu| if hu > 60.0 { hu - 170.0 } else { hu });
+    let stats = check(&edged(&with_fat), None);
+    assert!(stats.shares.far_below >= FAR_BELOW_SHARE, "{stats:?}");
+    let doubled: Vec<f32> = with_fat.into_iter().map(|hu| hu * 2.0).collect();
+    check(&edged(&doubled), Some("below -1250 and different: HU in another scale"));
+}
+
 #[test]
 fn the_offset_is_named_as_far_as_it_is_known() {
     let still_air = |offset: f32| mapped(|hu| if hu < -900.0 { -1000.0 + offset } else { hu + offset });
@@ -193,7 +241,9 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
         }),
         None,
     );
-    check(&of(&|hu| (hu / 10.0).round() * 10.0), None);
+    let rounded = |hu: f32| (hu / 10.0).round() * 10.0;
+    check(&of(&rounded), None);
+    check(&of(&|hu| if hu > 500.0 { 3500.0 } else { rounded(hu) }), None);
     check(&of(&|hu| -hu), Some("50% of them near 1000 and hardly any above: HU with inverted sign"));
     check(&of(&|hu| hu), None);
     // Padding of any value in place of air, in a CT with metal.

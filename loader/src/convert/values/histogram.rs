@@ -95,6 +95,14 @@ impl Histogram {
         (from..=HIGHEST).zip(self.bins_of(from..=HIGHEST)).find(|(_, count)| **count > 0).map(|(value, _)| value)
     }
 
+    /// The lowest and the highest value of a voxel; `None` without voxels.
+    pub(super) fn ends(&self) -> Option<[i32; 2]> {
+        let is_held = |count: &u32| *count > 0;
+        let lowest = (LOWEST..=HIGHEST).zip(&self.bins).find(|(_, count)| is_held(count))?.0;
+        let highest = (LOWEST..=HIGHEST).rev().zip(self.bins.iter().rev()).find(|(_, count)| is_held(count))?.0;
+        Some([lowest, highest])
+    }
+
     /// The lowest value around which many voxels lie, among those from `from` on; `None` without such a peak. It is that of
     /// air in a CT with any offset.
     pub(super) fn lowest_peak(&self, from: i32) -> Option<f32> {
@@ -145,6 +153,8 @@ mod tests {
         assert_eq!(found.most_frequent(-60..=10), [2, 1]);
         assert_eq!([found.lowest(-40), found.lowest(1)], [Some(-1), Some(65_535)]);
         assert_eq!(histogram(&[3.0]).lowest(4), None);
+        assert_eq!(found.ends(), Some([-32_768, 65_535]));
+        assert_eq!([histogram(&[7.5, -3.0]).ends(), histogram(&[]).ends()], [Some([-3, 7]), None]);
     }
 
     #[test]

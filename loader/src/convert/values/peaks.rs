@@ -105,7 +105,9 @@ impl Peaks {
 
     /// Share of air among all voxels but padding, if the values are HU with inverted sign.
     pub(in crate::convert) fn inverted(&self, shares: &Shares) -> Option<f64> {
-        let inverted_air = self.share(self.inverted_air) / (1.0 - shares.padding).max(f64::MIN_POSITIVE);
+        // The air of a CT with inverted sign has noise; bone that was clipped at 1000 has the highest value alone.
+        let inverted_air = self.share(self.inverted_air) - shares.clipped_bone;
+        let inverted_air = inverted_air / (1.0 - shares.padding).max(f64::MIN_POSITIVE);
         let is_inverted = inverted_air >= AIR_SHARE
             && self.share(self.above_inverted) < ABOVE_INVERTED_SHARE
             && shares.air_but_padding < BELOW_INVERTED_SHARE
