@@ -219,7 +219,7 @@ impl Finder<'_> {
         fault: Box<DescriptionFault>,
     ) -> Result<(), DatasetError> {
         let reason = fault.to_string();
-        let is_group = nnunet::read(folder, None).is_none() && paired::Pair::of(folder).is_none();
+        let is_group = nnunet::read(folder, None, self.modalities).is_none() && paired::Pair::of(folder).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
             folder.nested_datasets().into_iter().partition(|_| is_group);
         let is_left = |file: &&tree::TreeFile| !grouped.iter().any(|within| file.path.starts_with(&within.path));
@@ -266,7 +266,7 @@ impl Finder<'_> {
             dataset
         });
         let whole = listed
-            .or_else(|| nnunet::read(folder, description.as_ref()))
+            .or_else(|| nnunet::read(folder, description.as_ref(), self.modalities))
             .or_else(|| paired::read(folder, description.as_ref(), self.modalities));
         // A description that was read is of use.
         let read = description.is_some().then(|| folder.path.join(description::FILE_NAME));

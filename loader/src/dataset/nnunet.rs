@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole};
 use super::description::Description;
-use super::roles::channel;
+use super::roles::{Modalities, case_key, channel};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 /// `None` if the folder is not of this layout.
-pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option<Dataset> {
+pub(super) fn read(folder: &Folder, description: Option<&Description>, modalities: Modalities) -> Option<Dataset> {
+    let modalities = modalities.by_name(description);
     let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
@@ -37,6 +38,8 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
     }
     let names = ChannelNames::described(stems.keys().copied(), label_files.keys().copied(), description);
     let is_strict = ending.is_some() || names.has_channels();
+    let image_stems: Vec<&str> = stems.keys().copied().filter(|stem| modalities.foreign_word(stem).is_none()).collect();
+    let label_stems: Vec<&str> = label_files.keys().copied().collect();
 
     let mut taken: HashSet<PathBuf> = HashSet::new();
     for (&stem, files) in &stems {
@@ -47,7 +50,12 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
             NameRole::Case(_) if is_strict && channel(stem).is_none() && !label_files.contains_key(stem) => continue,
             NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => case_id,
         };
-        let maps = label_files.get(case_id).map(Vec::as_slice).unwrap_or_default();
+        if modalities.foreign_word(stem).is_some() {
+            continue;
+        }
+        let maps =
+            label_files.get(case_id).or_else(|| label_files.get(corresponding(stem, &image_stems, &label_stems)?));
+        let maps = maps.map(Vec::as_slice).unwrap_or_default();
         let label = maps.first().map(|file| file.path.clone());
         taken.extend(maps.iter().map(|file| file.path.clone()));
         taken.extend(files.iter().map(|file| file.path.clone()));
@@ -80,6 +88,11 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
     dataset.unused = rest(folder, &taken, |file| {
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
         let is_direct = file.path.parent().and_then(Path::parent) == Some(folder.path.as_path());
+        if let Some(word) =
+            file.stem().and_then(|stem| modalities.foreign_word(stem)).filter(|_| in_images && is_direct)
+        {
+            return UnusedReason::NamedLikeOtherModality { word };
+        }
         match apart(file, &folder.path) {
             _ if (in_images || in_labels) && !is_direct => {
                 UnusedReason::InSubfolder { of: if in_images { images.name.clone() } else { labels.to_owned() } }
@@ -103,6 +116,15 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>) -> Option
         dataset.note_count(claimed);
     }
     Some(dataset)
+}
+
+/// The only label map whose name differs from an image's in words such as `img` and `label` alone; `None` where another
+/// image has such a name too.
+fn corresponding<'a>(image: &str, images: &[&str], labels: &[&'a str]) -> Option<&'a str> {
+    let key = case_key(image);
+    let mut own = labels.iter().copied().filter(|label| case_key(label) == key);
+    let label = own.next().filter(|_| own.next().is_none())?;
+    (images.iter().filter(|other| case_key(other) == key).count() == 1).then_some(label)
 }
 
 impl Dataset {

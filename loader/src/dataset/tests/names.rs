@@ -117,3 +117,31 @@ fn further_channels_of_a_plain_folder_are_no_scans() {
     Found::in_files(&["p_0001.nii.gz", "p_0002.nii.gz"])
         .cases(&["data/p_0001 p_0001.nii.gz -", "data/p_0002 p_0002.nii.gz -"]);
 }
+
+#[test]
+fn images_of_other_modalities_in_the_folders_of_nnunet_are_named_and_left_out() {
+    let other = |word: &str| UnusedReason::NamedLikeOtherModality { word: word.into() };
+    Found::in_files(&["imagesTr/c1_T1w_0000.nii", "imagesTr/c2_0000.nii", "labelsTr/c2.nii"])
+        .cases(&["data/c2 imagesTr/c2_0000.nii labelsTr/c2.nii"])
+        .unused(&[("imagesTr/c1_T1w_0000.nii", other("t1w"))]);
+    // HECKTOR: one label map for the CT and the PET.
+    Found::in_files(&["imagesTr/CHUM-001__CT.nii", "imagesTr/CHUM-001__PT.nii", "labelsTr/CHUM-001.nii"])
+        .cases(&["data/CHUM-001__CT imagesTr/CHUM-001__CT.nii labelsTr/CHUM-001.nii"])
+        .unused(&[("imagesTr/CHUM-001__PT.nii", other("pt"))]);
+    // The description decides where it says that all images are CTs.
+    let description = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0}}"#;
+    Found::in_described(&["imagesTr/c1_T1w_0000.nii"], &[("dataset.json", description)])
+        .cases(&["data/c1_T1w imagesTr/c1_T1w_0000.nii -"]);
+}
+
+#[test]
+fn label_maps_of_corresponding_names_are_joined_in_the_folders_of_nnunet() {
+    // BTCV as MONAI's tutorial of UNETR has it.
+    Found::in_files(&["imagesTr/img0001.nii", "imagesTr/img0002.nii", "labelsTr/label0001.nii"])
+        .cases(&["data/img0001 imagesTr/img0001.nii labelsTr/label0001.nii", "data/img0002 imagesTr/img0002.nii -"]);
+    // Of two label maps or images, none is chosen.
+    Found::in_files(&["imagesTr/a_ct.nii", "labelsTr/a_mask.nii", "labelsTr/a_seg.nii"])
+        .cases(&["data/a_ct imagesTr/a_ct.nii -"]);
+    Found::in_files(&["imagesTr/a_ct.nii", "imagesTr/a_img.nii", "labelsTr/a_seg.nii"])
+        .cases(&["data/a_ct imagesTr/a_ct.nii -", "data/a_img imagesTr/a_img.nii -"]);
+}
