@@ -47,6 +47,10 @@ const MOST_BATCHES: usize = 32;
 /// Time between checks of the request to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Time without a part of a batch after which another server is asked for it. A server whose host is gone is noticed by
+/// unanswered pings before it ends.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Time that servers have to open a stream after a request to stop. A server that accepts connections without answering
 /// would otherwise be waited for until its connection counts as broken, half a minute.
 const GRACE: Duration = Duration::from_secs(1);
@@ -64,9 +68,11 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// Time for which a client tries again when no server gives a batch, and time (at least a second) after which another
-    /// server is asked for a batch of which nothing has arrived.
+    /// Time for which a client tries again when no server gives a batch.
     pub retry: Duration,
+    /// Time without a part of a batch after which another server that answers is asked for it. Only tests change it.
+    #[doc(hidden)]
+    pub patience: Duration,
     /// True to receive voxels through shared memory from a server on this host.
     pub shared_memory: bool,
     /// Request to stop, which ends waiting for servers.
@@ -76,7 +82,7 @@ pub struct RemoteOptions {
 impl std::fmt::Debug for RemoteOptions {
     /// Shows everything but the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rank, form, memory_bytes, token, ca, retry, shared_memory, stop } = self;
+        let Self { rank, form, memory_bytes, token, ca, retry, patience, shared_memory, stop } = self;
         f.debug_struct("RemoteOptions")
             .field("rank", rank)
             .field("form", form)
@@ -84,6 +90,7 @@ impl std::fmt::Debug for RemoteOptions {
             .field("token", &token.as_ref().map(|_| "hidden"))
             .field("ca", ca)
             .field("retry", retry)
+            .field("patience", patience)
             .field("shared_memory", shared_memory)
             .field("stop", stop)
             .finish()
@@ -100,6 +107,7 @@ impl Default for RemoteOptions {
             token: None,
             ca: None,
             retry: Duration::from_mins(5),
+            patience: PATIENCE,
             shared_memory: true,
             stop: Stop::new(),
         }

@@ -112,8 +112,17 @@ impl Loader {
         let stop = Stop::new();
         let retry = seconds("retry", retry)?;
         let form = parse_form(form)?;
-        let options =
-            RemoteOptions { rank, form, memory_bytes: memory, token, ca, retry, shared_memory, stop: stop.clone() };
+        let options = RemoteOptions {
+            rank,
+            form,
+            memory_bytes: memory,
+            token,
+            ca,
+            retry,
+            shared_memory,
+            stop: stop.clone(),
+            ..RemoteOptions::default()
+        };
         let connect = || -> Result<Source, Failure> {
             let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
             if let Some(remark) = config.remark_on_foreground(loader.manifest()) {

@@ -42,7 +42,7 @@ struct Cli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Memory for the batches of all clients, and for mapped blocks of the disk cache (up to 256 MiB); the memory of one
-    /// client is kept free, so that the default admits 11 clients
+    /// client is kept free, so that the default admits 11 clients, 10 for caches in object storage
     #[arg(long, value_name = "SIZE", default_value = "24GiB", value_parser = parse_some_bytes)]
     memory: ByteSize,
     /// Memory for the batches of one client, which bounds the size of a batch
@@ -142,7 +142,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
-    note(format_args!("up to {} at a time (--memory / --client-memory - 1)", count(service.max_clients(), "client")));
+    note(format_args!(
+        "up to {} at a time ((--memory, less blocks of the disk cache) / --client-memory - 1)",
+        count(service.max_clients(), "client")
+    ));
     for url in service.urls() {
         note(format_args!("serving {}", program::escape_name(url)));
     }

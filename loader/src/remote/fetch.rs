@@ -21,9 +21,8 @@ use crate::wire::spec;
 /// First and longest time before a server that failed is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Shortest time without a part of a batch after which another server is asked for it. Usually it is the time for which
-/// servers are tried again.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest time between looks at the progress of a batch, and at the other servers: one may have come back meanwhile.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Bytes of small batches to have in flight.
 const SMALL: u64 = 8 << 20;
@@ -159,11 +158,10 @@ impl Fetcher {
         let mut unable = vec![false; self.servers.len()];
         let mut tried = unable.clone();
         let mut refusal = None;
-        // Time without a part of the batch after which another server is asked, and the server that took longer.
-        let mut patience = self.options.retry.max(LEAST_PATIENCE);
-        let mut silent = None;
+        // How many times each server has sent no part of the batch for too long.
+        let mut silences = vec![0_u32; self.servers.len()];
         loop {
-            let Some(number) = self.pick(&unable, silent) else {
+            let Some(number) = self.pick(&unable, &silences) else {
                 if let Some(err) = self.none_left(&unable, &mut refusal) {
                     return Err(err);
                 }
@@ -175,14 +173,16 @@ impl Fetcher {
             let num_frames = AtomicU64::new(0);
             let reception = Reception { blocks: &self.blocks, permit: &permit, num_frames: &num_frames };
             let batch = self.fetch_from(number, step, &reception);
-            let result = watch(batch, &num_frames, patience, || self.has_other(number, &unable)).await;
+            let tick = TICK.min(self.options.patience);
+            let result = watch(batch, &num_frames, tick, || self.patience(number, &unable, &silences)).await;
             server.in_flight.fetch_sub(1, Ordering::Relaxed);
-            let Some(result) = result else {
-                server.fell_silent(patience);
-                silent = Some(number);
-                // If the batch takes as long everywhere, it is made all the same.
-                patience = patience.saturating_mul(2);
-                continue;
+            let result = match result {
+                Ok(result) => result,
+                Err(silent_for) => {
+                    server.fell_silent(silent_for);
+                    silences[number] += 1;
+                    continue;
+                }
             };
             match result {
                 Ok(batch) => return Ok(batch),
@@ -284,19 +284,22 @@ impl Fetcher {
         Ok(link)
     }
 
-    /// Returns true if another server than `number` answers and can make the batch.
-    fn has_other(&self, number: usize, unable: &[bool]) -> bool {
-        let mut servers = self.servers.iter().enumerate();
-        servers.any(|(at, server)| at != number && !unable[at] && server.health().is_ready())
+    /// Time without a part of a batch from server `number` after which another one is asked for it; `None` while no other
+    /// server answers and can make the batch.
+    fn patience(&self, number: usize, unable: &[bool], silences: &[u32]) -> Option<Duration> {
+        let others = self.servers.iter().enumerate();
+        let others = others.filter(|(at, server)| *at != number && !unable[*at] && server.health().is_ready());
+        patience_with(self.options.patience, others.map(|(at, _)| silences[at]))
     }
 
-    /// The least busy server among those that answer and can make the batch. Silent ones come last, and `avoided` after them.
-    fn pick(&self, unable: &[bool], avoided: Option<usize>) -> Option<usize> {
+    /// The least busy server among those that answer and can make the batch. Silent ones come last, those that were silent
+    /// during this step after them.
+    fn pick(&self, unable: &[bool], silences: &[u32]) -> Option<usize> {
         let servers = self.servers.iter().enumerate();
         let servers = servers.filter(|(at, server)| !unable[*at] && server.health().is_ready());
         let picked = servers.min_by_key(|(at, server)| {
             let (is_silent, in_flight) = (&server.is_silent, &server.in_flight);
-            (Some(*at) == avoided, is_silent.load(Ordering::Relaxed), in_flight.load(Ordering::Relaxed))
+            (silences[*at], is_silent.load(Ordering::Relaxed), in_flight.load(Ordering::Relaxed))
         });
         picked.map(|(number, _)| number)
     }
@@ -362,26 +365,48 @@ impl Fetcher {
     }
 }
 
-/// Waits for a batch; `None` if nothing of it has arrived for `patience` and another server may be asked.
+/// Time to wait for a server where each other one has been silent this many times during the step; `None` without others.
+/// It is twice as long for each time, so that a batch that takes long everywhere is made all the same.
+fn patience_with(patience: Duration, silences_of_others: impl Iterator<Item = u32>) -> Option<Duration> {
+    silences_of_others.min().map(|silences| patience.saturating_mul(1 << silences.min(10)))
+}
+
+/// Waits for a batch; the error is the time for which nothing of it has arrived, once that reaches `patience()`. The patience
+/// is asked for every `tick`, and is `None` while there is no other server to ask.
 async fn watch(
     batch: impl Future<Output = Result<Batch, Failure>>,
     num_frames: &AtomicU64,
-    patience: Duration,
-    may_ask_another: impl Fn() -> bool,
-) -> Option<Result<Batch, Failure>> {
+    tick: Duration,
+    patience: impl Fn() -> Option<Duration>,
+) -> Result<Result<Batch, Failure>, Duration> {
     let mut batch = pin!(batch);
-    let mut seen = 0;
+    let mut progress = Progress { num_frames: 0, since: Instant::now() };
     loop {
-        match tokio::time::timeout(patience, batch.as_mut()).await {
-            Ok(result) => return Some(result),
-            Err(_elapsed) => {
-                let arrived = num_frames.load(Ordering::Relaxed);
-                if arrived == seen && may_ask_another() {
-                    return None;
-                }
-                seen = arrived;
-            }
+        if let Ok(result) = tokio::time::timeout(tick, batch.as_mut()).await {
+            return Ok(result);
         }
+        let silent_for = progress.silent_for(num_frames.load(Ordering::Relaxed), Instant::now());
+        if patience().is_some_and(|patience| silent_for >= patience) {
+            return Err(silent_for);
+        }
+    }
+}
+
+/// Progress of a batch that is being received.
+struct Progress {
+    /// Frames that had arrived at the last look.
+    num_frames: u64,
+    /// Time of the first look at that number.
+    since: Instant,
+}
+
+impl Progress {
+    /// Time for which no frame has arrived, if `num_frames` have arrived by `now`.
+    fn silent_for(&mut self, num_frames: u64, now: Instant) -> Duration {
+        if num_frames != self.num_frames {
+            *self = Self { num_frames, since: now };
+        }
+        now.duration_since(self.since)
     }
 }
 
@@ -436,10 +461,10 @@ impl Server {
         self.health().ask_again = None;
     }
 
-    /// Keeps the server from being asked while others answer: nothing of a batch has arrived for `patience`.
-    fn fell_silent(&self, patience: Duration) {
+    /// Keeps the server from being asked while others answer: nothing of a batch has arrived for this time.
+    fn fell_silent(&self, silent_for: Duration) {
         if !self.is_silent.swap(true, Ordering::Relaxed) {
-            let (url, secs) = (self.dialer.url(), patience.as_secs());
+            let (url, secs) = (self.dialer.url(), silent_for.as_secs());
             tracing::warn!(url, "nothing of a batch has arrived for {secs} s; another server is asked");
         }
     }
@@ -456,5 +481,34 @@ impl Server {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_counted_from_the_last_frame() {
+        let started = Instant::now();
+        let at = |secs| started + Duration::from_secs(secs);
+        let mut progress = Progress { num_frames: 0, since: started };
+        assert_eq!(progress.silent_for(0, at(40)), Duration::from_secs(40));
+        assert_eq!(progress.silent_for(2, at(50)), Duration::ZERO);
+        assert_eq!(progress.silent_for(2, at(55)), Duration::from_secs(5));
+        assert_eq!(progress.silent_for(2, at(170)), Duration::from_mins(2));
+    }
+
+    #[test]
+    fn patience_grows_only_when_every_other_server_was_silent() {
+        let check = |silences: &[u32], expected: Option<u64>| {
+            let patience = patience_with(Duration::from_mins(1), silences.iter().copied());
+            assert_eq!(patience, expected.map(Duration::from_mins), "{silences:?}");
+        };
+        check(&[], None);
+        check(&[0], Some(1));
+        check(&[3, 0], Some(1));
+        check(&[1], Some(2));
+        check(&[3, 2], Some(4));
     }
 }

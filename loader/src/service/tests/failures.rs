@@ -55,7 +55,7 @@ fn steps_of_a_server_that_hangs_come_from_the_other() {
     }
     wait_until("both jobs are in progress", || first.hub.schedule.in_work(Instant::now()).0 == 2);
     let urls = [first.urls(), second.urls()].concat();
-    let options = RemoteOptions { retry: Duration::from_secs(1), ..options() };
+    let options = RemoteOptions { patience: Duration::from_secs(1), ..options() };
     let loader = connect(&urls, &config, options).unwrap();
     assert_eq!(take(&mut loader.stream(0), 20), expected);
     drop(release);
