@@ -59,6 +59,27 @@ impl Default for PhantomConfig {
     }
 }
 
+impl PhantomConfig {
+    /// Smallest and largest side length of a voxel that is accepted, mm.
+    const SIDES_MM: [f64; 2] = [0.5, 10.0];
+
+    /// Checks that there are cases, and that the sizes of their volumes are reasonable.
+    ///
+    /// # Errors
+    /// A text that names the key and the expected value.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.cases == 0 {
+            return Err("cases: 0; expected at least 1".to_owned());
+        }
+        let ([fine, coarse], [least, most]) = (self.spacing_mm, Self::SIDES_MM);
+        // Comparisons with a value that is not a number are false.
+        if least <= fine && fine <= coarse && coarse <= most {
+            return Ok(());
+        }
+        Err(format!("spacing: ({fine}, {coarse}); expected {least} to {most} mm, the smaller side first"))
+    }
+}
+
 /// Writes a dataset folder with `imagesTr`, `labelsTr` and `dataset.json`.
 ///
 /// # Errors
@@ -68,15 +89,21 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
 }
 
 /// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in progress, without a
-/// `dataset.json`.
+/// `dataset.json`; that of an earlier dataset in the folder is removed first.
 ///
 /// # Errors
-/// If a file cannot be written, or the run was asked to stop; the error names the file or folder.
+/// If the parameters are invalid, a file cannot be written, or the run was asked to stop; the error names the file or folder.
 pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> Result<(), PhantomError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: std::io::Error| PhantomError { path, reason: source.to_string() }
     };
+    config.validate().map_err(|reason| PhantomError { path: dir.to_owned(), reason })?;
+    let description_path = dir.join("dataset.json");
+    match std::fs::remove_file(&description_path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(failed(&description_path)(source)),
+        _ => {}
+    }
     let (images, labels) = (dir.join("imagesTr"), dir.join("labelsTr"));
     for folder in [&images, &labels] {
         std::fs::create_dir_all(folder).map_err(failed(folder))?;
@@ -105,8 +132,7 @@ pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> R
         "numTraining": config.cases,
         "file_ending": ".nii.gz",
     });
-    let path = dir.join("dataset.json");
-    std::fs::write(&path, format!("{description:#}\n")).map_err(failed(&path))
+    std::fs::write(&description_path, format!("{description:#}\n")).map_err(failed(&description_path))
 }
 
 /// A file of a phantom could not be written.
@@ -251,10 +277,28 @@ mod tests {
     #[test]
     fn request_to_stop_leaves_no_dataset_description() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("dataset.json"), "of an earlier dataset").unwrap();
         let stop = Stop::new();
         stop.request();
         let error = write_dataset_until(dir.path(), &PhantomConfig::default(), &stop).unwrap_err();
         assert!(error.to_string().ends_with("cannot write: interrupted"), "{error}");
         assert!(!dir.path().join("dataset.json").exists());
+    }
+
+    #[test]
+    fn unreasonable_parameters_are_refused_before_anything_is_written() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("Dataset001_P");
+        let check = |cases, spacing_mm, key: &str| {
+            let error = write_dataset(&dir, &PhantomConfig { cases, seed: 0, spacing_mm }).unwrap_err();
+            assert!(error.reason.starts_with(key), "{error}");
+            assert!(!dir.exists());
+        };
+        check(0, [5.0, 6.0], "cases: 0;");
+        for spacing_mm in
+            [[0.0, 1.0], [-1.0, 2.0], [1e-6, 1.0], [3.0, 2.0], [1.0, 11.0], [f64::NAN, 2.0], [1.0, f64::NAN]]
+        {
+            check(1, spacing_mm, "spacing: (");
+        }
     }
 }

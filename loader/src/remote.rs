@@ -224,10 +224,10 @@ pub enum RemoteError {
         reason: String,
     },
     /// No server gave a batch.
-    #[error("no server gave a batch for {secs} s; the last reason was {url}: {reason}")]
+    #[error("no server gave a batch for {}; the last reason was {url}: {reason}", in_seconds(*waited))]
     Unreachable {
-        /// Seconds of trying.
-        secs: u64,
+        /// Time of trying.
+        waited: Duration,
         /// URL of the server that was tried last.
         url: String,
         /// Reason why it failed.
@@ -443,4 +443,20 @@ async fn stopped_within(stop: &Stop, time: Duration) -> bool {
         tokio::time::sleep(left.min(LOOK)).await;
     }
     true
+}
+
+/// A time in whole seconds, or in tenths below one second.
+fn in_seconds(time: Duration) -> String {
+    if time < Duration::from_secs(1) { format!("{:.1} s", time.as_secs_f64()) } else { format!("{} s", time.as_secs()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_below_one_second_are_not_given_as_none() {
+        assert_eq!(in_seconds(Duration::from_millis(500)), "0.5 s");
+        assert_eq!(in_seconds(Duration::from_millis(5_900)), "5 s");
+    }
 }

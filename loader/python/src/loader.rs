@@ -111,6 +111,11 @@ impl Loader {
         config.validate().map_err(|(key, reason)| Failure::from(pipeline::Error::BadConfig { key, reason }))?;
         let stop = Stop::new();
         let retry = seconds("retry", retry)?;
+        if let Some(ca) = ca.as_ref().filter(|_| !servers.iter().any(|url| url.starts_with("https://"))) {
+            let text =
+                format!("ca: {:?} has no effect: no URL of servers begins with https://", ca.display().to_string());
+            return Err(Failure::config(text).into());
+        }
         let form = parse_form(form)?;
         let options = RemoteOptions {
             rank,

@@ -106,7 +106,7 @@ impl Stream {
                     if ticks == TICKS_TO_WARNING && self.has_no_buffer() {
                         tracing::warn!(
                             "waiting for a free buffer: all {} are held by batches that are still in use; drop \
-                             them, copy what is kept (batch.image.clone()), or raise memory",
+                             them, copy what is kept (batch.image.clone()), or let fewer threads share the iterator",
                             self.num_buffers
                         );
                     }

@@ -24,6 +24,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// Longest time between looks at the progress of a batch, and at the other servers: one may have come back meanwhile.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Time for the other servers to answer when a stream is opened, after the first answer.
+const OTHERS: Duration = Duration::from_secs(3);
+
 /// Bytes of small batches to have in flight.
 const SMALL: u64 = 8 << 20;
 
@@ -124,25 +127,39 @@ impl Fetcher {
         self.num_batches(facts).unwrap_or(2).max(2)
     }
 
-    /// Connects to all servers, until one answers.
+    /// Connects to all servers, until one answers; the others then have a short time left, and are connected to later.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<Facts, RemoteError> {
         let started = Instant::now();
         loop {
             let mut tasks = tokio::task::JoinSet::new();
             for number in 0..self.servers.len() {
                 let fetcher = Arc::clone(self);
-                tasks.spawn(async move { fetcher.link(number).await.map(|_| ()) });
+                tasks.spawn(async move { (number, fetcher.link(number).await.map(|_| ())) });
             }
-            let mut connected = 0;
-            while let Some(result) = tasks.join_next().await {
-                match result.ok().ok_or(RemoteError::Panicked)? {
-                    Ok(()) => connected += 1,
+            // Time until which the other servers are waited for, once one has answered.
+            let mut until = None;
+            let mut answered = vec![false; self.servers.len()];
+            loop {
+                let joined = match until {
+                    None => tasks.join_next().await,
+                    Some(until) => tokio::time::timeout_at(until, tasks.join_next()).await.unwrap_or(None),
+                };
+                let Some(result) = joined else { break };
+                let (number, result) = result.ok().ok_or(RemoteError::Panicked)?;
+                answered[number] = true;
+                match result {
+                    Ok(()) => {
+                        until.get_or_insert_with(|| tokio::time::Instant::now() + OTHERS);
+                    }
                     Err(Failure::Unable(err) | Failure::Lost(err) | Failure::Fatal(err)) => return Err(err),
                     Err(Failure::Away(_) | Failure::Busy(_) | Failure::Closed) => {}
                 }
             }
-            if let (true, Some((_, facts))) = (connected > 0, self.facts.get()) {
-                for number in 0..self.servers.len() {
+            if let (true, Some((_, facts))) = (until.is_some(), self.facts.get()) {
+                for (number, server) in self.servers.iter().enumerate() {
+                    if !answered[number] {
+                        server.failed("no answer for seconds after that of another server");
+                    }
                     self.revive(number);
                 }
                 return Ok(facts.clone());
@@ -429,7 +446,7 @@ impl Server {
     /// Error of a step that has been failing since then; the server is the last one that failed.
     fn unreachable(&self, since: Instant) -> RemoteError {
         let (url, reason) = (self.dialer.url().to_owned(), self.health().reason.clone());
-        RemoteError::Unreachable { secs: since.elapsed().as_secs(), url, reason }
+        RemoteError::Unreachable { waited: since.elapsed(), url, reason }
     }
 
     /// Keeps the server from being asked again.

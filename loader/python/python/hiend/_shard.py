@@ -126,9 +126,9 @@ def phantoms(
 
     Args:
         folder: Folder of the dataset, such as ``raw/Dataset001_Phantoms``.
-        cases: Number of cases.
+        cases: Number of cases, at least 1.
         seed: Seed of size, position, spacing, orientation and noise.
-        spacing: Smallest and largest voxel side length in mm.
+        spacing: Smallest and largest voxel side length, 0.5 to 10 mm.
 
     Ctrl-C ends the writing once the cases in progress are written; the folder then has no ``dataset.json``.
     """

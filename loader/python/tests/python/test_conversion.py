@@ -227,6 +227,9 @@ class Conversion(unittest.TestCase):
                 ("cases: -1", {"cases": -1}),
                 ("seed: .*at most", {"seed": 2**64}),
                 ("spacing: 2; expected two numbers", {"spacing": 2}),
+                ("cases: 0; expected at least 1", {"cases": 0}),
+                ("spacing: .*expected 0.5 to 10 mm", {"spacing": (0, 1)}),
+                ("spacing: .*the smaller side first", {"spacing": (3, 2)}),
             ]:
                 with self.subTest(pattern), self.assertRaisesRegex(hiend.ConfigError, pattern):
                     hiend.phantoms(f"{folder}/phantoms", **changes)

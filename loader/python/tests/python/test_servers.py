@@ -100,6 +100,7 @@ class Errors(unittest.TestCase):
         forever = {"retry": 86_400}
         self.check("certificate", servers=SECURED, ca=common.DIR / "other.pem", **forever)
         self.check("token", servers=SECURED, ca=common.DIR / "ca.pem", token="wrong", **forever)
+        self.check("ca: .*has no effect", servers="http://127.0.0.1:1", ca="missing.pem", **forever)
         plain = SERVERS[0].replace("http://", "https://")
         self.check("begins with http://", servers=plain, ca=common.DIR / "ca.pem", **forever)
 
