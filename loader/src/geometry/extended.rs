@@ -24,9 +24,9 @@ impl Extended {
             return Self::new(0.0);
         }
         // Adding and subtracting a number whose last bit has the wanted weight rounds to that weight.
-        let exponent = (high.abs().to_bits() >> 52) - 1023;
+        let exponent = high.abs().to_bits() >> 52;
         let below = u64::from(high.abs().to_bits().trailing_zeros() >= 52 && (low < 0.0) == (high > 0.0) && low != 0.0);
-        let anchor = 1.5 * f64::from_bits((exponent + 1023 - 63 + 52 - below) << 52);
+        let anchor = 1.5 * f64::from_bits(exponent.saturating_sub(63 - 52 + below) << 52);
         let low = (low + anchor) - anchor;
         Self { high: high + low, low: low - ((high + low) - high) }
     }

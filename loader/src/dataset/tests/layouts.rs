@@ -288,7 +288,7 @@ fn parts_that_are_not_there_are_vacant() {
     };
     let listing = check("a", &["D/images/train/x.nii", "Dataset002_E/imagesTr/y_0000.nii"], "D/labels/train", &["D/"]);
     let notes: Vec<&DatasetNote> = listing.datasets.iter().flat_map(|dataset| &dataset.notes).collect();
-    assert_eq!(notes, [&DatasetNote::EmptyPart { folder: "labels/train".into() }]);
+    assert_eq!(notes, [&DatasetNote::EmptyPart { folder: "labels".into() }]);
     // At the top, where the images are in no layout, and with all label maps on one disk.
     check("b", &["images/train/x.nii"], "labels/train", &["b/"]);
     check("c", &["D/images/train/x.nii"], "D/labels", &["D/"]);
