@@ -40,6 +40,7 @@ mod folder;
 mod identity;
 mod labels;
 mod memory;
+mod modality;
 mod pass;
 mod share;
 mod source;
@@ -70,6 +71,7 @@ pub use error::ConvertError;
 pub(crate) use extent::extent_findings;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
+pub(crate) use modality::refuse as refuse_other_modality;
 use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
@@ -308,6 +310,15 @@ impl<'a> Conversion<'a> {
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
         keep_share(&mut share, options.worker);
+        if options.on_suspect != OnSuspect::Warn {
+            let refused: Vec<SkippedCase> = share
+                .iter_mut()
+                .flat_map(|dataset| modality::refuse(dataset, |key| known.records.contains_key(key)))
+                .collect();
+            if let (OnSuspect::Fail, Some(first)) = (options.on_suspect, refused.into_iter().next()) {
+                return Err(ConvertError::Suspect(first));
+            }
+        }
         for skipped in share.iter().flat_map(|dataset| &dataset.skipped) {
             observe(Event::Skipped(skipped));
             summary.skipped.push(skipped.clone());

@@ -12,6 +12,7 @@
 //! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
 //! cannot be examined is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
 
+mod apart;
 mod channels;
 mod description;
 mod dicom_head;
@@ -169,6 +170,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         }
     }
     once_each(&tree, &mut listing);
+    apart::take_out(root, &mut listing);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
             dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));

@@ -13,7 +13,8 @@ use rayon::prelude::*;
 use crate::budget::cores;
 use crate::case::{CaseFiles, SkippedCase};
 use crate::convert::{
-    ConvertOptions, Finding, Probed, check_extent, extent_findings, headers, label_notes, memory_needed, probe,
+    ConvertOptions, Finding, OnSuspect, Probed, check_extent, extent_findings, headers, label_notes, memory_needed,
+    probe, refuse_other_modality,
 };
 use crate::dataset::Dataset;
 use crate::preprocess::{PreprocessConfig, resampled_shape};
@@ -102,8 +103,14 @@ pub fn plan(
     probe_for: Duration,
 ) -> Plan {
     let mut plan = Plan::default();
+    let mut datasets = datasets.to_vec();
+    if options.on_suspect != OnSuspect::Warn {
+        for dataset in &mut datasets {
+            refuse_other_modality(dataset, |_| false);
+        }
+    }
     let mut sized: Vec<Vec<Sized<'_>>> = Vec::with_capacity(datasets.len());
-    for dataset in datasets {
+    for dataset in &datasets {
         plan.skipped.extend(dataset.skipped.iter().cloned());
         let headers: Vec<Result<Sized<'_>, SkippedCase>> =
             dataset.cases.par_iter().map(|case| size_of(case, config)).collect();

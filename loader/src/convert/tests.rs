@@ -217,6 +217,23 @@ fn suspicious_cases_are_told_skipped_or_refused() {
 }
 
 #[test]
+fn datasets_of_another_modality_are_reported_skipped_or_refused() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image())]);
+    let description = r#"{ "channel_names": { "0": "MRI" }, "labels": { "background": 0 } }"#;
+    std::fs::write(place.data().join("dataset.json"), description).unwrap();
+    let with = |on_suspect| place.convert_with(ConvertOptions { on_suspect, ..ConvertOptions::default() });
+    let error = with(OnSuspect::Fail).unwrap_err().to_string();
+    assert!(error.starts_with("data/a: dataset.json says that the images are `MRI`, not CT"), "{error}");
+    let summary = with(OnSuspect::Skip).unwrap();
+    assert_eq!((summary.converted, summary.skipped.len()), (0, 1));
+    assert_eq!(with(OnSuspect::Warn).unwrap().converted, 1);
+    // Stored cases stay.
+    for on_suspect in [OnSuspect::Skip, OnSuspect::Fail] {
+        assert_eq!(with(on_suspect).unwrap().unchanged, 1);
+    }
+}
+
+#[test]
 fn header_oddities_are_told() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();

@@ -29,6 +29,8 @@ pub enum UnusedReason {
     RawVoxels,
     /// Data of the test set, next to a training set that is converted.
     TestData,
+    /// A case in a folder for tests, next to a folder for training that is converted.
+    TestSet,
     /// Data of the validation set, next to a training set that is converted.
     Validation,
     /// A volume in a folder of predictions of a model.
@@ -147,6 +149,7 @@ impl UnusedReason {
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
+            | Self::TestSet
             | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
@@ -165,6 +168,7 @@ impl fmt::Display for UnusedReason {
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::TestData => "test data next to a training set",
+            Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
             Self::PartOfLabel => "mask of a part of the case's label map",

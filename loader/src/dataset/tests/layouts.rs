@@ -365,3 +365,29 @@ fn dicom_without_an_ending_is_named_next_to_other_formats() {
         ("pacs/z.dcm.gz", UnusedReason::Format { name: "DICOM compressed with gzip" }),
     ]);
 }
+
+#[test]
+fn test_and_validation_data_of_any_layout_are_kept_apart_from_training() {
+    // Pairs of folders, folders of cases, plain folders and whole datasets.
+    Found::in_files(&[
+        "Raw/Training/img/a.nii",
+        "Raw/Training/label/a.nii",
+        "Raw/Testing/img/t.nii",
+        "Raw/Testing/label/t.nii",
+    ])
+    .cases(&["Training/a Raw/Training/img/a.nii Raw/Training/label/a.nii"])
+    .unused(&[("Raw/Testing/img/t.nii", UnusedReason::TestSet), ("Raw/Testing/label/t.nii", UnusedReason::TestSet)]);
+    Found::in_files(&["train/a.nii", "val/v.nii", "test/t.nii"])
+        .cases(&["data/train/a train/a.nii -"])
+        .unused(&[("test/t.nii", UnusedReason::TestSet), ("val/v.nii", UnusedReason::Validation)]);
+    Found::in_files(&["train/Dataset001_A/imagesTr/a_0000.nii", "validation/Dataset002_B/imagesTr/b_0000.nii"])
+        .cases(&["Dataset001_A/a train/Dataset001_A/imagesTr/a_0000.nii -"])
+        .unused(&[("validation/Dataset002_B/imagesTr/b_0000.nii", UnusedReason::Validation)]);
+    // Without training data next to them, and in datasets of that name, they are data like others.
+    Found::in_files(&["test/t.nii", "more/m.nii"]).cases(&["data/more/m more/m.nii -", "data/test/t test/t.nii -"]);
+    Found::in_files(&["Dataset001_Train/imagesTr/a_0000.nii", "Dataset002_Test/imagesTr/b_0000.nii"]).cases(&[
+        "Dataset001_Train/a Dataset001_Train/imagesTr/a_0000.nii -",
+        "Dataset002_Test/b Dataset002_Test/imagesTr/b_0000.nii -",
+    ]);
+    assert!(UnusedReason::TestSet.weight() > Weight::Counted);
+}
