@@ -170,7 +170,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         }
     }
     once_each(&tree, &mut listing);
-    apart::take_out(root, &mut listing);
+    apart::take_out(root, &finder.listed, &mut listing);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
             dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));

@@ -169,7 +169,7 @@ pub enum PreprocessError {
         image: [usize; 3],
     },
     /// The headers put image and label in different places.
-    #[error("label lies {shift_mm:.1} mm off its image; their headers must agree within a voxel")]
+    #[error("label lies {shift_mm:.1} mm off its image; their headers must agree within the shortest voxel side")]
     LabelPlace {
         /// Largest distance between the places of a corner voxel, in mm.
         shift_mm: f64,

@@ -8,17 +8,19 @@ use super::unused::{UnusedFile, UnusedReason};
 use super::{CaseFiles, Listing};
 
 /// Takes out the cases in folders for tests or validation, such as `Testing` or `val`, where the folder next to it, such as
-/// `Training` or `train`, has cases: a model would be trained on them. Folders above `root` do not count.
-pub(super) fn take_out(root: &Path, listing: &mut Listing) {
+/// `Training` or `train`, has cases: a model would be trained on them. Folders above `root` do not count, and the folders of
+/// images that a `dataset.json` has `listed` say nothing.
+pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Listing) {
     let cases = listing.datasets.iter().flat_map(|dataset| &dataset.cases);
+    let parts = |case: &CaseFiles| if listed.contains(&case.image) { Vec::new() } else { parts(root, case) };
     let has_training: HashSet<PathBuf> =
-        cases.flat_map(|case| parts(root, case)).filter(|part| part.1 == Split::Training).map(|part| part.0).collect();
+        cases.flat_map(parts).filter(|part| part.1 == Split::Training).map(|part| part.0).collect();
     for dataset in &mut listing.datasets {
         let unused = &mut dataset.unused;
         dataset.cases.retain(|case| {
             let is_apart =
                 |(around, split): &(PathBuf, Split)| *split != Split::Training && has_training.contains(around);
-            let Some((_, split)) = parts(root, case).into_iter().find(is_apart) else {
+            let Some((_, split)) = parts(case).into_iter().find(is_apart) else {
                 return true;
             };
             let reason = if split == Split::Test { UnusedReason::TestSet } else { UnusedReason::Validation };

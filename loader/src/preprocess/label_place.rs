@@ -17,7 +17,7 @@ pub struct LabelPlace {
 }
 
 impl LabelPlace {
-    /// Relates two arrays, whose voxels the headers may place up to one voxel apart.
+    /// Relates two arrays, whose voxels the headers may place up to the shortest voxel side apart.
     ///
     /// # Errors
     /// If the arrays have different numbers of voxels, or lie further apart than the smallest voxel side of the image.

@@ -152,6 +152,9 @@ fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> any
         (None, _, None) => None,
     };
     if args.no_validation {
+        if matches!(config.stream.split, Split::List(_) | Split::File(_) | Split::Cases(_)) {
+            bail!("--no-validation trains on all cases, but stream.split names cases; leave one of the two out");
+        }
         config.stream.split = Split::default();
         config.validation = None;
     }

@@ -102,6 +102,8 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     folder.refuse(&with(finetune, "--shots 2"), &["--shots"]);
     folder.refuse(&with(finetune, "--shots 0"), &["shots"]);
     folder.refuse(&with(finetune, "--no-validation --set stream.exclude=[\"P\"]"), &["case"]);
+    let listed = "--no-validation --set stream.split={list=\"cases.txt\"}";
+    folder.refuse(&with(finetune, listed), &["--no-validation", "stream.split names cases"]);
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
     let preprocess = PreprocessConfig::default();
