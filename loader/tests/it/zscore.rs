@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hiend_cache::{Cache, Manifest, VolumeReader};
 use hiend_loader::batch::{Batch, VoxelForm};
 use hiend_loader::convert::{Conversion, OnSuspect, Summary};
-use hiend_loader::dataset;
+use hiend_loader::dataset::{self, Modalities};
 use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::{Normalize, Units};
@@ -111,7 +111,7 @@ impl Place {
 
     fn convert(&self, out: &str, config: &PreprocessConfig) -> Summary {
         let data = self.path("data");
-        let datasets = dataset::find(&data).unwrap();
+        let datasets = dataset::survey_of(&data, Modalities::All).unwrap().datasets;
         Conversion::new(&data, &datasets, &self.path(out)).config(config.clone()).run().unwrap()
     }
 

@@ -155,7 +155,7 @@ fn programs_say_what_they_wait_for(server: &str) {
         let ran = finish(child);
         assert_eq!(ran.code, 1, "{args}: {}", ran.err);
         assert!(ran.err.contains("s3://bucket does not answer"), "{args}: {}", ran.err);
-        assert!(ran.err.contains("repeated for up to 12 s (--storage-retry)"), "{args}: {}", ran.err);
+        assert!(ran.err.contains("repeated for up to 12 s (storage retry)"), "{args}: {}", ran.err);
         let error = ran.err.lines().find(|line| line.starts_with("error:")).unwrap();
         assert!(error.contains(url) && error.contains("refused"), "{error}");
         assert!(!ran.err.contains("max_retries"), "{}", ran.err);

@@ -34,7 +34,7 @@ pub enum OpenError {
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
     /// Models of an ensemble that cannot be averaged.
-    #[error("{} and {}: {key} differs; the models of an ensemble must agree on it", first.display(), other.display())]
+    #[error("{} and {}: the two differ in {key}; the models of an ensemble must agree on it", first.display(), other.display())]
     Unlike {
         /// Checkpoint of the first model.
         first: PathBuf,

@@ -465,7 +465,13 @@ fn several_models_are_averaged() {
 
     folder.check("scans", "twice", &["--model", &model("run")], 1, "given twice; its probabilities would count double");
     folder.add_run("unlike", 1, &FinetuneConfig { classes: vec!["background".into(), "bone".into()], ..config });
-    folder.check("scans", "unlike", &["--model", &model("unlike")], 1, "other classes; the models of an ensemble");
+    folder.check(
+        "scans",
+        "unlike",
+        &["--model", &model("unlike")],
+        1,
+        "the two differ in classes; the models of an ensemble",
+    );
 }
 
 #[test]
