@@ -212,7 +212,14 @@ impl Store {
                     // A request that took long to fail has failed for long: a large upload to a silent server, for example.
                     self.failed(&innermost(&err), Some(started));
                 }
-                if is_final || is_hopeless() { Err(once(err)) } else { Err(err) }
+                if is_final {
+                    Err(once(err))
+                } else if is_hopeless() {
+                    // Requests were abandoned while this one was on its way.
+                    Err(HttpError::new(HttpErrorKind::Unknown, Abandoned))
+                } else {
+                    Err(err)
+                }
             }
         }
     }
