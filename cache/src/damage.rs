@@ -44,7 +44,7 @@ pub enum ShardError {
     DirectoryChecksum,
     /// A directory that is not the JSON of one.
     #[error("directory: {0}")]
-    Directory(serde_json::Error),
+    Directory(#[from] JsonError),
     /// A case whose bytes do not follow the previous case, or run past the directory.
     #[error("case {case}: byte range overlaps another case or runs past the directory")]
     Span {
@@ -140,13 +140,37 @@ pub enum ChunkError {
     },
 }
 
+/// Text that is not the JSON expected. Its message is one line: control characters of quoted keys and values are escaped.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct JsonError(String);
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(escaped(&error.to_string()))
+    }
+}
+
+/// Text with its control characters escaped, as `\n`.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
 /// Damage of a manifest, or one of another format.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// Text that is not the JSON of a manifest.
     #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    Json(#[from] JsonError),
     /// Another format or version.
     #[error("format {format} version {version}; expected hiend-cache version {expected}")]
     Format {

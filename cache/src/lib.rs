@@ -69,7 +69,7 @@ pub mod verify;
 pub use cache::Cache;
 pub use case::{Case, StoredVolume, VolumeReader};
 pub use codec::{Codec, CodecPreset, Decoder, Encoder};
-pub use damage::{ChunkError, ManifestError, ShardError};
+pub use damage::{ChunkError, JsonError, ManifestError, ShardError};
 #[cfg(feature = "object-store")]
 pub use disk_cache::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use encode::{EncodedCase, NewCase, encode};

@@ -14,7 +14,7 @@ use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::damage::ManifestError;
+use crate::damage::{JsonError, ManifestError, escaped};
 use crate::durable;
 use crate::error::{Error, FileError, Result};
 use crate::location::Location;
@@ -215,9 +215,9 @@ impl Manifest {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_json::from_slice(bytes)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(JsonError::from)?;
         if manifest.format != FORMAT || manifest.version != VERSION {
-            let Self { format, version, .. } = manifest;
+            let (format, version) = (escaped(&manifest.format), manifest.version);
             return Err(ManifestError::Format { format, version, expected: VERSION });
         }
         if let Some(stated) = &manifest.checksum {
@@ -417,5 +417,16 @@ mod tests {
         std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
         std::fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
         assert!(matches!(Manifest::read(dir.path()), Err(Error::File(FileError { action: "read", .. }))));
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_the_file_holds() {
+        let other = serde_json::to_vec(&Manifest { format: "other\nformat".into(), ..manifest() }).unwrap();
+        for (bytes, expected) in
+            [(&br#"{ "versio\n": 1 }"#[..], r"unknown field `versio\n`"), (&other, r"format other\nformat")]
+        {
+            let error = Manifest::from_bytes(bytes).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        }
     }
 }

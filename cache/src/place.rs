@@ -150,7 +150,7 @@ impl Place {
         }
     }
 
-    /// Files directly below a folder of the place; none if there is no such folder.
+    /// Files directly below a folder of the place; empty if the folder does not exist.
     pub(crate) fn list(&self, folder: &str) -> Result<Vec<Named>, FileError> {
         match self {
             Self::Folder(dir) => list_folder(&dir.join(folder)),

@@ -85,7 +85,7 @@ impl Blocks {
 
 /// Zeros, from an allocation that the system fills when they are touched.
 fn allocate(words: usize) -> Option<Vec<u64>> {
-    // The allocation below aborts the process where there is no memory; this one returns an error.
+    // Reserved first, because a failed reservation is an error, while the failed allocation below would abort the process.
     let mut probe: Vec<u64> = Vec::new();
     probe.try_reserve_exact(words).ok()?;
     std::hint::black_box(&probe);

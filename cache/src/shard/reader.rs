@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, MAX_DIRECTORY_LEN, VERSION, header_bytes};
 use crate::codec::Voxel;
-use crate::damage::{CaseIndexError, ShardError};
+use crate::damage::{CaseIndexError, JsonError, ShardError};
 use crate::error::{Error, FileError, Result};
 use crate::grid::Grid;
 use crate::index::{ChunkIndex, ENTRY_LEN, Entry};
@@ -218,7 +218,7 @@ fn parse_array<'a>(
 }
 
 fn parse_directory(bytes: &[u8], offset: u64) -> Result<Directory, ShardError> {
-    let directory = serde_json::from_slice(bytes).map_err(ShardError::Directory)?;
+    let directory = serde_json::from_slice(bytes).map_err(JsonError::from)?;
     check_spans(&directory, offset)?;
     Ok(directory)
 }

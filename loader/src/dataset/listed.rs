@@ -164,7 +164,7 @@ impl Neighbours {
     }
 }
 
-/// The volumes directly in a folder; none if there is no such folder.
+/// Lists the volumes directly in a folder; the list is empty if the folder does not exist.
 fn volumes_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let unreadable = |source| DatasetError::Unreadable { path: folder.to_owned(), source };
     let entries = match std::fs::read_dir(folder) {

@@ -31,7 +31,8 @@ const LABEL_WORDS: [&str; 25] = [
     "prediction",
     "predictions",
 ];
-/// Words of [`LABEL_WORDS`] that mark what a model made: a file of them is no image, and their folder is none of label maps.
+/// Words of [`LABEL_WORDS`] that mark the output of a model. A file with such a name is not an image, and a folder with such a
+/// name is not a folder of label maps.
 const PREDICTION_WORDS: [&str; 4] = ["pred", "preds", "prediction", "predictions"];
 /// Words that mark a CT image and do not belong to the case's name.
 const IMAGE_WORDS: [&str; 13] = [

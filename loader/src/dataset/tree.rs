@@ -90,7 +90,7 @@ impl Folder {
         folders.flat_map(|child| if is_dataset(child) { vec![child] } else { child.nested_datasets() }).collect()
     }
 
-    /// Returns true if there is no file at any depth.
+    /// Returns true if neither the folder nor any folder below it holds a file.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.folders.iter().all(Folder::is_empty)
     }

@@ -388,8 +388,8 @@ fn patience_with(patience: Duration, silences_of_others: impl Iterator<Item = u3
     silences_of_others.min().map(|silences| patience.saturating_mul(1 << silences.min(10)))
 }
 
-/// Waits for a batch; the error is the time for which nothing of it has arrived, once that reaches `patience()`. The patience
-/// is asked for every `tick`, and is `None` while there is no other server to ask.
+/// Waits for a batch. Every `tick`, the time since its last frame is compared with `patience()`, which is `None` while no other
+/// server can be asked. Once that time reaches the patience, it is returned as the error.
 async fn watch(
     batch: impl Future<Output = Result<Batch, Failure>>,
     num_frames: &AtomicU64,

@@ -155,7 +155,7 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(all(dir)?.pop().map(|(_, path)| path))
 }
 
-/// Lists the checkpoints in a folder with their steps, ascending; none if there is no such folder.
+/// Lists the checkpoints in a folder with their steps, ascending; the list is empty if the folder does not exist.
 ///
 /// # Errors
 /// If the folder cannot be read.

@@ -203,7 +203,7 @@ pub enum LibraryError {
 }
 
 /// Opens `library`, which then stays loaded: the files in `places`, in their order, then those that the system's loader finds
-/// by name. A cuDNN before version 9 is passed over, and given only if there is no other.
+/// by name. A cuDNN before version 9 is opened only if no newer one is found.
 ///
 /// Crates that call a library open it again by name. For these, what they will be given is opened: a file that the system's
 /// loader knows by the first name, or else the file in `places`, which answers to its own name once it is loaded. NCCL's crate
