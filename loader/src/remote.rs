@@ -33,6 +33,7 @@ mod failure;
 mod fetch;
 mod link;
 mod receive;
+mod silence;
 mod stream;
 
 pub use address::AddressError;

@@ -1,6 +1,5 @@
 //! One step, from any server that answers.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use super::address::Address;
 use super::failure::Failure;
 use super::link::{Dialer, Link};
 use super::receive::{Permit, Reception, receive};
+use super::silence::{patience_with, watch};
 use super::{Facts, MOST_BATCHES, RemoteError, RemoteOptions, stopped_within};
 use crate::batch::{Batch, VoxelForm};
 use crate::blocks::Blocks;
@@ -21,7 +21,7 @@ use crate::wire::spec;
 /// First and longest time before a server that failed is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Longest time between looks at the progress of a batch, and at the other servers: one may have come back meanwhile.
+/// Longest interval between checks of a batch's progress and of the other servers: one may have come back meanwhile.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Time for the other servers to answer when a stream is opened, after the first answer.
@@ -382,51 +382,6 @@ impl Fetcher {
     }
 }
 
-/// Time to wait for a server where each other one has been silent this many times during the step; `None` without others.
-/// It is twice as long for each time, so that a batch that takes long everywhere is made all the same.
-fn patience_with(patience: Duration, silences_of_others: impl Iterator<Item = u32>) -> Option<Duration> {
-    silences_of_others.min().map(|silences| patience.saturating_mul(1 << silences.min(10)))
-}
-
-/// Waits for a batch. Every `tick`, the time since its last frame is compared with `patience()`, which is `None` while no other
-/// server can be asked. Once that time reaches the patience, it is returned as the error.
-async fn watch(
-    batch: impl Future<Output = Result<Batch, Failure>>,
-    num_frames: &AtomicU64,
-    tick: Duration,
-    patience: impl Fn() -> Option<Duration>,
-) -> Result<Result<Batch, Failure>, Duration> {
-    let mut batch = pin!(batch);
-    let mut progress = Progress { num_frames: 0, since: Instant::now() };
-    loop {
-        if let Ok(result) = tokio::time::timeout(tick, batch.as_mut()).await {
-            return Ok(result);
-        }
-        let silent_for = progress.silent_for(num_frames.load(Ordering::Relaxed), Instant::now());
-        if patience().is_some_and(|patience| silent_for >= patience) {
-            return Err(silent_for);
-        }
-    }
-}
-
-/// Progress of a batch that is being received.
-struct Progress {
-    /// Frames that had arrived at the last look.
-    num_frames: u64,
-    /// Time of the first look at that number.
-    since: Instant,
-}
-
-impl Progress {
-    /// Time for which no frame has arrived, if `num_frames` have arrived by `now`.
-    fn silent_for(&mut self, num_frames: u64, now: Instant) -> Duration {
-        if num_frames != self.num_frames {
-            *self = Self { num_frames, since: now };
-        }
-        now.duration_since(self.since)
-    }
-}
-
 impl Health {
     /// Returns `true` unless the server failed and is asked again later, or not at all.
     fn is_ready(&self) -> bool {
@@ -498,34 +453,5 @@ impl Server {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn silence_is_counted_from_the_last_frame() {
-        let started = Instant::now();
-        let at = |secs| started + Duration::from_secs(secs);
-        let mut progress = Progress { num_frames: 0, since: started };
-        assert_eq!(progress.silent_for(0, at(40)), Duration::from_secs(40));
-        assert_eq!(progress.silent_for(2, at(50)), Duration::ZERO);
-        assert_eq!(progress.silent_for(2, at(55)), Duration::from_secs(5));
-        assert_eq!(progress.silent_for(2, at(170)), Duration::from_mins(2));
-    }
-
-    #[test]
-    fn patience_grows_only_when_every_other_server_was_silent() {
-        let check = |silences: &[u32], expected: Option<u64>| {
-            let patience = patience_with(Duration::from_mins(1), silences.iter().copied());
-            assert_eq!(patience, expected.map(Duration::from_mins), "{silences:?}");
-        };
-        check(&[], None);
-        check(&[0], Some(1));
-        check(&[3, 0], Some(1));
-        check(&[1], Some(2));
-        check(&[3, 2], Some(4));
     }
 }
