@@ -40,7 +40,7 @@ use crate::object::{Block, BlockKey, BlockStore, Lru};
 use crate::storage::Access;
 use space::{Space, User};
 
-/// Length of a block in bytes: two columns of chunks in a usual case, a few milliseconds of a usual link.
+/// Length of a block in bytes: two columns of chunks in a typical case, a few milliseconds on a typical link.
 const BLOCK_LEN: u64 = 512 << 10;
 /// Largest default size in bytes.
 const DEFAULT_BYTES: u64 = 50 << 30;
@@ -153,7 +153,7 @@ impl DiskCache {
         Err(DiskCacheError::TooSmall { dir: self.dir.clone(), bytes: self.bytes, needed, users })
     }
 
-    /// Number of bytes that a range of an object takes in the cache, wherever it begins.
+    /// Upper bound on the bytes of the blocks that a range of `len` bytes occupies, for any offset of the range.
     #[must_use]
     pub fn bytes_of_range(len: u64) -> u64 {
         len.div_ceil(BLOCK_LEN).saturating_add(1).saturating_mul(BLOCK_LEN)
@@ -292,7 +292,7 @@ fn load(mut file: &File, len: usize, access: Access) -> io::Result<Option<Block>
     Ok((block.bytes().len() == len).then_some(block))
 }
 
-/// Records that a block is used now. A failure makes the block be evicted earlier.
+/// Records that a block is used now. If recording fails, the block may be evicted earlier.
 fn record_use(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }

@@ -224,7 +224,7 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
 }
 
 /// Writes `num_bytes` zeros to a temporary file in `dir`, syncs it and removes it. Unlike reading the free space, this
-/// also meets quotas and missing permissions. What a killed process leaves is found by [`remove_stale`].
+/// also meets quotas and missing permissions. [`remove_stale`] removes what a killed process leaves behind.
 ///
 /// # Errors
 /// If the system refuses the file or its bytes.

@@ -1,9 +1,9 @@
 //! Leases: signs of life of processes that work on one location, for places without locks between machines.
 //!
 //! A lease is a small file `.leases/KIND.ID` that a thread rewrites every quarter of its lifetime. It ends when it is
-//! dropped, or when it was not rewritten for a lifetime: its process is dead, or cut off. Ages are differences between
-//! times of change, which the file server or object store stamps on all leases with one clock; the clocks of the machines
-//! do not matter.
+//! dropped, or when it has not been rewritten for a lifetime because its process is dead or cut off. Ages are
+//! differences between times of change, which the file server or object store stamps on all leases with one clock; the
+//! clocks of the machines do not matter.
 //!
 //! Work that leases divide must stay correct if two processes do it: a process that was suspended for longer than a
 //! lifetime does not know that its lease is over.
@@ -22,7 +22,7 @@ pub const LIFETIME: Duration = Duration::from_mins(1);
 
 /// Folder of the leases in a location.
 const FOLDER: &str = ".leases";
-/// Renewals in a lifetime.
+/// Number of renewals per lifetime.
 const RENEWALS: u32 = 4;
 
 /// A lease held by this process. Dropping it ends it.
@@ -95,7 +95,7 @@ impl Lease {
         &self.shared.id
     }
 
-    /// Returns `true` if the lease was renewed within its lifetime, so that no other process takes its holder for dead.
+    /// Returns `true` if the lease was renewed within its lifetime, so that no other process considers its holder dead.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.shared.lock().renewed.elapsed() < self.shared.lifetime
@@ -150,7 +150,7 @@ impl Drop for Lease {
 }
 
 impl Shared {
-    /// Renews the lease until it is over.
+    /// Renews the lease until it is dropped.
     fn renew(&self) {
         let mut state = self.lock();
         loop {

@@ -16,7 +16,7 @@ pub struct FileLock {
     file: File,
     path: PathBuf,
     effective: bool,
-    /// Process that took the lock.
+    /// Id of the process that took the lock.
     owner: u32,
 }
 

@@ -201,8 +201,8 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// Searches a folder; returns its description if it is in no layout. A description that cannot be used leaves out its
-    /// dataset, and no other one.
+    /// Searches a folder; returns its description if the folder has no layout. An unusable description leaves out its
+    /// own dataset only.
     fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         match self.search_described(folder, is_root) {
             Err(DatasetError::BadDescription { path, reason }) => {
@@ -361,7 +361,7 @@ fn is_volume(path: &Path) -> bool {
     file_stem(name.trim_start_matches('.')).is_some()
 }
 
-/// Gives volumes of datasets within the folder of a dataset the reason that they are there.
+/// Replaces the reason of unused volumes that belong to datasets nested in the folder of another dataset.
 fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
     let nested = folder.nested_datasets();
     for file in unused {

@@ -45,7 +45,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Upper bound of the bytes of a chunk with `num_voxels` voxels, for any shape.
+    /// Upper bound on the encoded length in bytes of a chunk with `num_voxels` voxels, for any shape.
     pub(super) fn max_bytes(self, num_voxels: usize) -> usize {
         num_voxels * (self.header_len() + 2 * BOX_LEN)
     }

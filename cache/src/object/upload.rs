@@ -28,8 +28,8 @@ const PARTS_IN_FLIGHT: usize = 4;
 pub(crate) struct Upload {
     request: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
-    /// Tasks of the parts that may be in flight. They stay known when a wait is given up, so that the upload is aborted
-    /// after all of them: a part that arrives later would stay in the bucket.
+    /// Tasks of the parts that may be in flight. They are kept when a wait is given up, so that the upload is aborted
+    /// only after all of them have ended: a part that arrives later would stay in the bucket.
     parts: Vec<JoinHandle<()>>,
     /// Number of parts whose result was not received.
     num_open: usize,
@@ -107,7 +107,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits until at most `left` parts are in flight. Gives up where `is_hopeless` says so.
+    /// Waits until at most `left` parts are in flight. Gives up when `is_hopeless` returns `true`.
     fn wait_for(&mut self, left: usize, is_hopeless: fn() -> bool) -> Result<(), FileError> {
         while self.num_open > left {
             let sent = next(&self.results.1, is_hopeless).map_err(FileError::at(&self.url, "upload"))?;

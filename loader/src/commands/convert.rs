@@ -141,7 +141,7 @@ fn conclude(
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-/// Prints the number of cases that the cache holds and the data lack.
+/// Prints the number of cases that are in the cache but not in the data.
 fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");

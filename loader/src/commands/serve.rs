@@ -66,7 +66,7 @@ struct Cli {
     /// File with the token that clients must present
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Listen beyond this host without TLS and token, on a network that is trusted
+    /// Listen beyond this host without TLS and token, on a trusted network
     #[arg(long)]
     insecure: bool,
     /// Send voxels through the Unix socket instead of shared memory
@@ -159,7 +159,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Reason why the service is not healthy.
+/// Reason why the service is unhealthy.
 #[derive(Debug, thiserror::Error)]
 enum ServiceFault {
     /// No thread of the service is left.

@@ -14,16 +14,16 @@ pub(super) struct CaseLabel {
     pub volume: LabelVolume,
     /// Voxels that lie in two masks.
     pub overlaps: Vec<Overlap>,
-    /// Name of the mask that lies furthest off the first one, and its distance in mm, if that is more than rounding.
+    /// Name of the mask that is shifted furthest from the first mask, and the shift in mm, if it exceeds rounding.
     pub shifted: Option<(String, f64)>,
 }
 
-/// Voxels that lie in two masks, of which the later one keeps them.
+/// Voxels that lie in two masks; the later mask keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// Name of the mask that loses the voxels, without its ending.
+    /// File name, without its ending, of the mask that loses the voxels.
     pub from: String,
-    /// Name of the mask that keeps the voxels.
+    /// File name, without its ending, of the mask that keeps the voxels.
     pub to: String,
     /// Number of the voxels.
     pub voxels: usize,
@@ -43,7 +43,7 @@ pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     }
 }
 
-/// Oddities of a case's masks, each in one line.
+/// Unusual features of a case's masks, each in one line.
 pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
     let shifted = label.shifted.as_ref().map(|(name, shift_mm)| {
         format!("mask {name} lies {shift_mm:.2} mm off the first one by their headers; taken voxel by voxel")

@@ -26,7 +26,7 @@ fn image() -> TestFile {
     TestFile::new(SHAPE, &ct())
 }
 
-/// A label map or mask with one value in one plane, 0 elsewhere.
+/// Label map or mask with one value in one plane and 0 elsewhere.
 fn label(plane: usize, value: u8) -> TestFile {
     let voxels: Vec<u8> =
         (0..SHAPE.iter().product()).map(|at: usize| if at / 120 == plane { value } else { 0 }).collect();
@@ -44,7 +44,7 @@ impl Place {
         place
     }
 
-    /// Writes a file that was changed an hour ago.
+    /// Writes a file with a modification time one hour ago.
     fn write(&self, path: &str, file: &TestFile) {
         let path = file.write(&self.data().join(path));
         let file = File::options().append(true).open(path).unwrap();
@@ -84,7 +84,7 @@ impl Place {
     }
 }
 
-/// Voxels of a plane within the body.
+/// Number of voxels of the body in one plane.
 const PLANE: usize = 8 * 6;
 
 #[test]

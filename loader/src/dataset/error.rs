@@ -49,7 +49,7 @@ pub enum DatasetError {
     Empty {
         /// Path of the folder without data.
         path: PathBuf,
-        /// The weightiest of the files that are there.
+        /// The most important of the unused files, if there are any.
         unused: Option<UnusedFile>,
     },
 }

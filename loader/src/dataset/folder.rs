@@ -55,8 +55,8 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps or of predictions, and
-/// below it, they are unused for the reason `of_labels`.
+/// Adds the volumes of a folder and its subfolders to the dataset. In a folder named like one of label maps or of
+/// predictions, and below it, they are unused for the reason `of_labels`.
 fn visit(
     folder: &Folder,
     root: &Path,

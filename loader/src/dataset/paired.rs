@@ -1,4 +1,4 @@
-//! A folder of images next to a folder of label maps, as BTCV (`img`, `label`) and FLARE (`images`, `labels`) have them.
+//! A folder of images next to a folder of label maps, as in BTCV (`img`, `label`) and FLARE (`images`, `labels`).
 //!
 //! Where both are divided alike (`images/train`, `labels/train`), the training data are the dataset; without any, each part
 //! with label maps is one.
@@ -103,7 +103,7 @@ impl<'a> Divided<'a> {
     }
 }
 
-/// The only folder whose name is wanted by the first rank that any name meets.
+/// Selects the only folder whose name meets the first of `ranks` that any name meets; `None` if several do.
 fn only<'a>(candidates: &[&'a Folder], ranks: &[fn(&str) -> bool]) -> Option<&'a Folder> {
     let of_rank = |wanted: &fn(&str) -> bool| -> Vec<&'a Folder> {
         candidates.iter().copied().filter(|child| wanted(&child.name)).collect()

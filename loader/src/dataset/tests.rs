@@ -41,7 +41,7 @@ impl Found {
         Self::in_described(files, &[])
     }
 
-    /// A dataset as above with files of a given content.
+    /// Like [`Self::in_files`], with given contents of some files.
     fn in_described(files: &[&str], contents: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");

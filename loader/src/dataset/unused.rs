@@ -41,7 +41,7 @@ pub enum UnusedReason {
     Archive,
     /// A file that another path leads to as well.
     SameFile {
-        /// The path under which it counts.
+        /// Path under which the file is used.
         first: PathBuf,
     },
     /// A link to a folder that contains it.
@@ -58,7 +58,7 @@ pub enum UnusedReason {
     DicomInDataset,
     /// A DICOM file that is not a slice of a CT.
     NotCt {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A slice of a DICOM series of another modality than CT.
@@ -68,7 +68,7 @@ pub enum UnusedReason {
     },
     /// A DICOM file that is not a slice of a scan of any modality.
     NotCrossSection {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A DICOM file that begins with its first element.
@@ -106,7 +106,7 @@ pub enum UnusedReason {
     },
     /// A volume named like an image of another modality.
     NamedLikeOtherModality {
-        /// The word in its name.
+        /// Word that marks the other modality.
         word: String,
     },
     /// One of several possible label maps of an image.
@@ -124,7 +124,7 @@ pub enum UnusedReason {
     OutsideDatasets,
 }
 
-/// Message to the user about an unused file.
+/// Prominence of an unused file in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
     /// Expected: counted, listed on demand.
@@ -136,7 +136,7 @@ pub enum Weight {
 }
 
 impl UnusedReason {
-    /// Message to the user.
+    /// Prominence of the reason in messages.
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {

@@ -1,10 +1,10 @@
-//! Place of a label map on the grid of its image.
+//! Position of a label map on the grid of its image.
 
 use super::PreprocessError;
 use crate::geometry::{largest_shift_mm, spacing};
 use crate::volume::VolumeInfo;
 
-/// Largest distance in mm between the corners of two grids that differ by the rounding of their headers.
+/// Largest distance in mm between the corners of two grids whose headers differ only by rounding.
 const ROUNDING_MM: f64 = 0.1;
 
 /// Relation between the arrays of an image and a label map that have the same voxels.
@@ -12,12 +12,12 @@ const ROUNDING_MM: f64 = 0.1;
 pub struct LabelPlace {
     /// True if both arrays have the same order of axes; otherwise their voxels correspond in RAS+ order.
     pub is_same_order: bool,
-    /// Largest distance between the places that the headers give a corner voxel, in mm.
+    /// Largest distance in mm between the positions that the two headers assign to a corner voxel.
     pub shift_mm: f64,
 }
 
 impl LabelPlace {
-    /// Relates two arrays, whose voxels the headers may place up to the shortest voxel side apart.
+    /// Relates two arrays; their headers may place voxels up to the shortest voxel side apart.
     ///
     /// # Errors
     /// If the arrays have different numbers of voxels, or lie further apart than the smallest voxel side of the image.
@@ -47,7 +47,7 @@ impl LabelPlace {
         }
     }
 
-    /// Distance between the two grids in mm, if it is more than headers differ by rounding.
+    /// Distance between the two grids in mm; `None` if rounding of the headers explains it.
     #[must_use]
     pub fn notable_shift_mm(&self) -> Option<f64> {
         (self.shift_mm > ROUNDING_MM).then_some(self.shift_mm)
@@ -61,7 +61,7 @@ mod tests {
 
     const AFFINE: Affine = [[-1.0, 0.0, 0.0, 9.0], [0.0, -1.5, 0.0, 7.0], [0.0, 0.0, 4.0, -5.0], [0.0, 0.0, 0.0, 1.0]];
 
-    /// A grid that is `shift` off along z, with x reversed if `is_flipped`.
+    /// Header of a grid shifted by `shift` along z, with x reversed if `is_flipped`.
     fn info(shape: [usize; 3], shift: f64, is_flipped: bool) -> VolumeInfo {
         let mut affine = AFFINE;
         affine[2][3] += shift;

@@ -1,4 +1,4 @@
-//! The log: warnings of all crates and information of this workspace's, one line each.
+//! The log: warnings of all crates and information from this workspace's crates, one line each.
 
 use std::io;
 
@@ -10,13 +10,13 @@ use super::output::escape_name;
 /// Environment variable with the log filter, in the syntax of [`EnvFilter`]: `debug`, `hiend_loader=trace`, `off`.
 pub const VARIABLE: &str = "HIEND_LOG";
 
-/// Filter without the variable.
+/// Default filter.
 const DEFAULT_FILTER: &str = "warn,hiend_cache=info,hiend_loader=info,hiend_trainer=info";
 
-/// The log cannot be started.
+/// Error of starting the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The variable does not hold a filter.
+    /// The variable does not hold a valid filter.
     #[error("{VARIABLE}={text}: {reason}; expected a level such as debug, or hiend_loader=debug,warn")]
     BadFilter {
         /// Value of the variable.
@@ -48,8 +48,8 @@ where
     Ok(())
 }
 
-/// Maker of writers that write each event of the log as one line, with all other control characters escaped: names come
-/// from outside.
+/// Maker of writers that write each log event as one line, with all other control characters escaped, because names in
+/// the events are untrusted.
 struct OneLine<M>(M);
 
 impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {

@@ -10,7 +10,7 @@ fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) ->
     Selector::new(&owned(include), &owned(exclude), split)?.select(&names(keys))
 }
 
-/// Folds of [`keys`] of 12 cases.
+/// Folds of the first 12 [`keys`].
 const HASHED_FOLDS: [u32; 12] = [3, 2, 3, 1, 0, 4, 0, 0, 4, 2, 3, 3];
 const DEALT_FOLDS: [u32; 12] = [1, 0, 4, 0, 2, 0, 2, 1, 1, 3, 4, 3];
 
@@ -66,7 +66,8 @@ proptest! {
     }
 }
 
-/// Folds of the program that introduced each rule: a change would mix training and validation cases of existing runs.
+/// Expected folds come from the program that introduced each rule: a change would mix training and validation cases of
+/// existing runs.
 #[test]
 fn the_rules_of_folds_are_frozen() {
     let keys = keys(12);
@@ -154,7 +155,7 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
 }
 
-/// Names without datasets, in all three kinds of lists, among cases of which two have the same name.
+/// Names without datasets are tested in all three kinds of lists, with two cases of the same name.
 #[test]
 fn a_name_selects_one_case_or_is_refused() {
     let keys = ["A/case0", "A/case1", "B/case0", "B/case2"].map(str::to_owned);

@@ -10,8 +10,8 @@ use super::dtype::Dtype;
 use super::{Format, VolumeError, VolumeFault, VolumeInfo, metaimage, nifti, nrrd};
 
 /// Writes voxels `[x, y, z]`, the first axis fastest, on the grid of the scan they belong to, in the format of the
-/// path's ending: NRRD and `MetaImage` with compressed voxels, everything else as `NIfTI`. A `NIfTI` scan's header is
-/// kept, with its units and codes. The file appears under its name once it is complete and on disk.
+/// path's extension: NRRD and `MetaImage` with compressed voxels, everything else as `NIfTI`. A `NIfTI` scan's header
+/// is kept, with its units and codes. The file appears under its name once it is complete and on disk.
 ///
 /// Removes temporary files that killed processes left in its folder.
 ///
@@ -41,7 +41,7 @@ where
     durable::write(path, &file).map_err(|error| failed(error.action, error.source))
 }
 
-/// Encoder of a whole file from the grid, the type and the bytes of its voxels.
+/// Function that encodes a whole file from the grid, the type and the bytes of its voxels.
 type Encode = fn(&VolumeInfo, Dtype, &[u8]) -> io::Result<Vec<u8>>;
 
 /// True where voxels in memory have their highest byte first.

@@ -1,4 +1,4 @@
-//! Batches of coded chunks: the crops decoded from them are those of the other forms, bit for bit.
+//! Tests that crops decoded from batches of coded chunks equal those of the other forms, bit for bit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::transform::Chain;
 use proptest::prelude::*;
 
-/// Content of a volume.
+/// Content of a test volume.
 #[derive(Clone, Copy, Debug)]
 enum Voxels {
     /// Unrelated values below `2^bits`.
     Noise,
-    /// Air outside of a block of noise, so that chunks are constant.
+    /// Air around a block of noise, so that some chunks are constant.
     Block,
     /// A pattern that zstd compresses to less than half.
     Pattern,
@@ -109,7 +109,7 @@ proptest! {
     }
 }
 
-/// The chunks of a visit are in a batch once, and the batch takes as much as its plan says.
+/// A batch holds each chunk of a visit once, and takes exactly the planned memory.
 #[test]
 fn crops_of_a_visit_share_its_chunks() {
     let dir = tempfile::tempdir().unwrap();

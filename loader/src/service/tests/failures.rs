@@ -1,4 +1,4 @@
-//! Servers that die, are silent, differ or cannot read, and the client's reaction.
+//! Servers that die, fall silent, differ or cannot read, and the client's reaction.
 
 use std::collections::BTreeMap;
 

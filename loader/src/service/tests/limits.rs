@@ -1,4 +1,4 @@
-//! Limits of a service: tokens, hostile requests, memory, and its end.
+//! Limits of a service: tokens, hostile requests, memory, and shutdown.
 
 use super::*;
 
@@ -87,7 +87,7 @@ fn unsafe_and_senseless_configurations_are_refused() {
     drop(taken);
 }
 
-/// A raw connection, for requests that the client of this crate never makes.
+/// A raw connection, for requests that this crate's client never makes.
 struct Raw {
     runtime: tokio::runtime::Runtime,
     channel: tonic::transport::Channel,

@@ -1,4 +1,4 @@
-//! Headers and label maps, each against the value that nibabel 5.4.2 gives, unless said otherwise.
+//! Headers and label maps, each compared with the value that nibabel 5.4.2 gives, unless stated otherwise.
 
 #![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
 
@@ -8,7 +8,7 @@ use super::super::{Volume, read_info, read_labels, read_volume};
 use super::testing::TestFile;
 use super::*;
 
-/// Voxels that differ, so that an axis or a direction mistaken for another shows.
+/// File with distinct voxels, so that a mistaken axis or direction is noticed.
 fn file() -> TestFile {
     let voxels: Vec<i16> = (0..2 * 3 * 4).map(|at| at * 10 - 50).collect();
     TestFile::new([2, 3, 4], &voxels)

@@ -12,12 +12,13 @@ use nifti::{DataElement, NiftiError, NiftiHeader};
 use super::super::{VolumeFault, VolumeInfo};
 use crate::geometry::{Affine, spacing};
 
-/// First byte of the voxels in a file without extensions.
+/// Offset of the first voxel in a file without extensions.
 const DATA_OFFSET: usize = 352;
-/// Largest cosine between two axes that a rotation may have.
+/// Largest cosine of the angle between two axes at which an affine still counts as a rotation.
 const MAX_COSINE: f64 = 1e-4;
 
-/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or with a new one for its grid if it has none.
+/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or, if it has none, with a new header for its
+/// grid.
 pub(in super::super) fn write<T>(path: &Path, scan: &VolumeInfo, voxels: &[T]) -> Result<(), VolumeFault>
 where
     T: DataElement + bytemuck::Pod,

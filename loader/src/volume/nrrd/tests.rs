@@ -15,7 +15,7 @@ fn voxels() -> Vec<u8> {
     (0..12i16).flat_map(|value| (value * 10 - 50).to_le_bytes()).collect()
 }
 
-/// Writes `a.nrrd` or another name with this header and this data.
+/// Writes a file `name` with this header and data, and reads it as a volume.
 fn read(name: &str, header: &str, data: &[u8]) -> Result<Volume, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);

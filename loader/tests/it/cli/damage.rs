@@ -1,4 +1,4 @@
-//! Damaged and lost shards: found, named, and repaired.
+//! Damaged and lost shards are found, named and repaired.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -95,7 +95,7 @@ fn control_characters_in_names_are_escaped() {
     }
 }
 
-/// The device that fails every write with "no space left".
+/// Opens the device that fails every write with "no space left".
 #[cfg(target_os = "linux")]
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
