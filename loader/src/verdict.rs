@@ -90,7 +90,7 @@ pub enum Bound {
     Unknown,
     /// The consumer, usually the device that trains.
     Device {
-        /// Factor by which the loader is faster than necessary.
+        /// Factor by which the loader could speed up.
         headroom: f64,
     },
     /// The loader makes crops more slowly than the consumer could take them.

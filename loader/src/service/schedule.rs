@@ -118,7 +118,8 @@ impl Account {
         Some(Reservation { account: Arc::clone(self), bytes, is_pinned: false })
     }
 
-    /// Reserves bytes, if they are free, that are never released while a batch waits.
+    /// Reserves bytes, if they are free, for memory that stays in use until the client leaves, so that no batch waits
+    /// for it.
     pub(super) fn pin(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let mut reservation = self.reserve(bytes)?;
         self.pinned.fetch_add(bytes, Ordering::AcqRel);

@@ -62,8 +62,8 @@ fn sin_turns(t: f32) -> f32 {
 /// Generator of standard normal numbers, by the Box-Muller transform of words of `ChaCha8`.
 ///
 /// Each normal is a function of the seed and its number: normal n comes from block n/16 of the key stream, so that a
-/// device can make the same field in any order. The words of a block are eight radii, then eight angles; pair i gives
-/// the normals i and 8 + i.
+/// device can generate the same numbers in any order. The words of a block are eight radii, then eight angles; pair i
+/// gives the normals i and 8 + i.
 ///
 /// Adding 96³ normals to a crop takes 2.1 ms on a core whose sibling was busy (`cargo bench -p benches --bench
 /// transforms -- gaussian_noise`). Eight xoshiro128++ in parallel took 1.0 ms on an idle core, but each of their numbers

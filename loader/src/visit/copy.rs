@@ -1,8 +1,8 @@
 //! Copies of the chunks of a column into one crop: converted, flipped and turned in one pass.
 //!
-//! A column is all chunks that lie above one another along z. Its rows are as long as the crop's, so the crop is
-//! written in whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32
-//! voxels instead; that took 1.3 to 1.5 times as long (`benches/README.md`, "Copying").
+//! A column consists of all chunks with the same x and y. Its rows are as long as the crop's, so the crop is written in
+//! whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32 voxels
+//! instead; that took 1.3 to 1.5 times as long (`benches/README.md`, "Copying").
 
 use hiend_cache::Box3;
 use hiend_cache::grid::Grid;

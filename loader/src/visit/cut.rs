@@ -158,7 +158,7 @@ impl Cutter {
     }
 }
 
-/// Makes `buffer` hold `len` zeros. Reserves exactly that many: growth by half would waste a third of the largest
+/// Makes `buffer` hold `len` zeros. Reserves exactly that many, because amortised growth could double the largest
 /// buffer.
 fn zeros<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     buffer.clear();

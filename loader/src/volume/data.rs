@@ -35,7 +35,7 @@ pub(super) struct Data {
 pub(super) enum Start {
     /// Offset in bytes from the beginning of the file.
     At(u64),
-    /// Position at which raw voxels would have to begin to end with the file, but not before this byte.
+    /// Position of raw voxels that end with the file: its length minus their size, but not before this byte.
     FromEnd(u64),
 }
 

@@ -124,7 +124,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     Ok(Header { info, data })
 }
 
-/// Checks that the first three axes are spatial, with a centering that is supported.
+/// Checks that the first three axes are spatial, and that `axis mins` does not take the place of the origin.
 fn check_axes(fields: &Fields) -> Result<(), VolumeFault> {
     let is_space = |kind: &str| ["domain", "space", "none", "???"].contains(&kind.to_lowercase().as_str());
     if let Some(kinds) = fields.kinds.as_deref().filter(|kinds| !kinds.split_whitespace().take(3).all(is_space)) {

@@ -40,10 +40,10 @@ impl AffineRows {
 
     /// Calls `row` with the source position of each row's first voxel and the row's voxels.
     ///
-    /// Goes tile by tile, because a rotated row runs across the source's rows: a tile keeps in the cache what its rows
-    /// share. Best of 60 runs with 96³ voxels, in ms, without tiles, with tiles of 8 by 8 rows, and with those cut at 48
-    /// voxels: scale 0.7: 2.8, 2.9, 3.3; rotation by 15° about each axis: 4.2, 4.1, 4.4; by 30° and scale 1.4: 12.1, 9.9,
-    /// 9.9.
+    /// Proceeds tile by tile, because a rotated row runs across the source's rows, so that the rows of a tile share
+    /// cached voxels. Best of 60 runs with 96³ voxels, in ms, without tiles, with tiles of 8 by 8 rows, and with such
+    /// tiles cut at 48 voxels: scale 0.7: 2.8, 2.9, 3.3; rotation by 15° about each axis: 4.2, 4.1, 4.4; by 30° and
+    /// scale 1.4: 12.1, 9.9, 9.9.
     pub(super) fn each<T>(&self, crop: &mut [T], mut row: impl FnMut([f32; 3], &mut [T])) {
         let [nx, ny, nz] = self.crop_shape;
         assert_eq!(crop.len(), nx * ny * nz, "a crop has its shape");

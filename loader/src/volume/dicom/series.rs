@@ -172,8 +172,8 @@ pub fn sort_of(files: &[PathBuf], wanted: Wanted) -> Sorted {
     sorted
 }
 
-/// Builds a name such as `003-abdomen_1.5mm` from number and description, keeping letters and digits, and `.`; `_`
-/// replaces everything else.
+/// Builds a name such as `003-abdomen_1.5mm` from number and description, with letters, digits, `.` and `-` kept and
+/// everything else replaced by `_`.
 fn name(number: &str, description: &str) -> String {
     let number: String = match number.parse::<u32>() {
         Ok(number) => format!("{number:03}"),
