@@ -29,10 +29,10 @@ pub use init::BeginError;
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
-    /// A cache that does not say how its cases were made.
+    /// A cache that does not state its preprocessing.
     #[error("manifest.json: invalid preprocess")]
     Manifest(#[source] serde_json::Error),
-    /// A cache made with other preprocessing than the configuration states.
+    /// A cache whose preprocessing differs from the configuration.
     #[error(
         "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache, or remove \
          [preprocess]"
@@ -45,7 +45,7 @@ pub enum PretrainError {
     },
 }
 
-/// Fills in the preprocessing of `config` from the manifest of the cache, or compares both.
+/// Fills in the preprocessing of `config` from the manifest of the cache, or compares the two.
 ///
 /// # Errors
 /// [`PretrainError`].
@@ -93,12 +93,12 @@ pub fn pretrain(
 pub struct Pretraining<'a> {
     /// The resolved configuration.
     pub config: &'a PretrainConfig,
-    /// First weights of a new run; `None` for random ones.
+    /// Initial weights of a new run; `None` for random weights.
     pub init: Option<&'a Init>,
 }
 
 impl<'a> Pretraining<'a> {
-    /// Pre-training from random weights.
+    /// Creates a pre-training task with random initial weights.
     #[must_use]
     pub fn new(config: &'a PretrainConfig) -> Self {
         Self { config, init: None }

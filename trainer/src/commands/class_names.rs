@@ -2,7 +2,7 @@
 
 use hiend_loader::program::UsageError;
 
-/// Class that `wanted` names among `names`, background first.
+/// Finds the class that `wanted` names among `names`, whose first name is the background.
 ///
 /// # Errors
 /// If there is no such class; the message begins with `flag` and suggests the nearest name.

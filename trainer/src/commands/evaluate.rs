@@ -135,7 +135,8 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.
+/// Selects the labels to score: each must have a prediction in every folder, unless `is_partial` allows labels without
+/// one to be left out.
 fn with_predictions<'a>(
     labels: &BTreeMap<String, PathBuf>,
     folders: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, PathBuf>)>,
@@ -164,7 +165,7 @@ fn with_predictions<'a>(
     Ok(scored)
 }
 
-/// Names separated by commas; of many, the first ones and the number of the others.
+/// Lists names separated by commas; of many, the first ones and the number of the others.
 fn named(cases: &[&str]) -> String {
     match cases.split_at_checked(MOST_NAMED) {
         Some((first, others @ [_, ..])) => format!("{} and {} more", first.join(", "), others.len()),
@@ -172,7 +173,7 @@ fn named(cases: &[&str]) -> String {
     }
 }
 
-/// Refuses to write over one of the files that are evaluated.
+/// Refuses to overwrite one of the evaluated files.
 fn refuse_input<'a>(flag: &str, out: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
     if !lookup::exists(out)? {
         return Ok(());
@@ -197,15 +198,16 @@ impl LabelFile {
         Ok(Self { info, voxels })
     }
 
-    /// The map with its axes reversed, since a [`LabelMap`] has its last axis fastest; no metric depends on their order.
+    /// Label map with its axes reversed, because [`LabelMap`] has its last axis fastest; no metric depends on their
+    /// order.
     fn map(&self) -> anyhow::Result<LabelMap<'_>> {
         let ([x, y, z], [sx, sy, sz]) = (self.info.shape, spacing(&self.info.affine));
         Ok(LabelMap::new(&self.voxels, [z, y, x], [sz, sy, sx])?)
     }
 
-    /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels. Returns also their distance in mm if it exceeds 0.1. Up to one voxel side is accepted, as by
-    /// `hiend-shard` between an image and its label map.
+    /// Returns the prediction with its voxels in the order of the label's file, reordering and flipping axes where the
+    /// files differ. Also returns the distance between the two grids in mm if it exceeds 0.1. Up to one voxel side is
+    /// accepted, as by `hiend-shard` between an image and its label map.
     ///
     /// # Errors
     /// If the two do not have the same voxels.

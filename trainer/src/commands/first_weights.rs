@@ -1,4 +1,4 @@
-//! First weights of a run, as `--init` names them.
+//! Initial weights of a run, as named by `--init`.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::initial_weights::Init;
 use crate::training::Resume;
 use crate::weights::download::{Downloads, is_url};
 
-/// Reads the weights that `--init` names; `None` without the flag. A run with a checkpoint has weights of its own, so the
-/// ones it began with need not exist any more.
+/// Reads the weights named by `--init`; `None` without the flag. A run with a checkpoint has its own weights, so its
+/// initial weights need not exist any more.
 ///
 /// # Errors
 /// If there are no such weights, or they cannot be read.
@@ -30,7 +30,7 @@ pub(super) fn read(named: Option<&Path>, place: &Place) -> anyhow::Result<Option
     })
 }
 
-/// The error of a run without weights of its own whose `--init` is absent.
+/// Error of a run that has no weights of its own and no `--init`.
 pub(super) fn absent(place: &Place) -> anyhow::Error {
     let run_dir = place.run_dir.display();
     if place.resume == Resume::Begin {
@@ -42,7 +42,7 @@ pub(super) fn absent(place: &Place) -> anyhow::Error {
     }
 }
 
-/// The error of a run that began with random weights and has none of its own yet, whose `--init` names others.
+/// Error of a run that began with random weights and has none of its own yet, while `--init` names others.
 pub(super) fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
     anyhow!(
         "--init {}: the run in {} began with random weights and has no checkpoint yet; resume it without --init, or begin \
@@ -52,7 +52,7 @@ pub(super) fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
     )
 }
 
-/// Says that `--init` is not read because the run continues from weights of its own.
+/// Prints a note that `--init` is ignored because the run continues from its own weights.
 ///
 /// # Errors
 /// If the run's folder cannot be looked up.

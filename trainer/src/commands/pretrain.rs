@@ -55,7 +55,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Determines the configuration, the run's folder and the first weights from flags, files and the device.
+/// Determines the configuration, the run's folder and the initial weights from flags, files and the device.
 fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, Place, Init)> {
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
@@ -91,8 +91,8 @@ fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights; random ones without `--init`. A run without checkpoint starts again from those that it began
-/// with: given ones are named again, random ones are not replaced.
+/// Reads the initial weights; random ones without `--init`. A run without a checkpoint restarts from its original
+/// initial weights: if they were given, they must be named again; if they were random, no others are accepted.
 fn init(args: &PretrainArgs, place: &Place) -> anyhow::Result<Init> {
     let named = args.init.as_deref();
     let starts_again =

@@ -46,7 +46,7 @@ pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Kind of a run by its configuration: that of fine-tuning has classes.
+/// Kind of a run, derived from its configuration: only fine-tuning has classes.
 fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     let path = run_dir.join(CONFIG);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -58,7 +58,7 @@ fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     Ok(Kind::Pretrain)
 }
 
-/// Digest of the run's stream, which its checkpoints hold. A damaged one is the concern of `verify`.
+/// Digest of the run's stream, read from its checkpoints; `None` if they are damaged, which `verify` reports.
 fn stream_digest(run_dir: &Path) -> Option<String> {
     let checkpoint = checkpoint::latest(&run_dir.join(CHECKPOINTS)).ok()??;
     match checkpoint::read_head(&checkpoint).ok()?.kind {

@@ -51,7 +51,7 @@ pub(crate) mod tests {
     use burn_cubecl::kernel::into_contiguous;
     use burn_cubecl::tensor::CubeTensor;
 
-    /// Rows of `width` values with a pitch of 64, as CUDA lays them out, and a contiguous copy.
+    /// Creates rows of `width` values with a pitch of 64, CUDA's layout, and a contiguous copy.
     fn pitched_rows(width: usize, dtype: FloatDType, frequency: f32, device: &Device) -> [CubeTensor; 2] {
         let whole = Tensor::<3>::from_data(wave([2, 70, 64], frequency, 3.0), device).cast(dtype);
         let copy = whole.clone().narrow(2, 0, width).try_into_primitive::<Cube>().unwrap();
@@ -64,7 +64,7 @@ pub(crate) mod tests {
         Tensor::<1>::from_data(wave([width], frequency, 1.0), device).try_into_primitive::<Cube>().unwrap()
     }
 
-    /// Values of a tensor of any shape.
+    /// Reads the values of a tensor of any shape.
     fn host(x: CubeTensor) -> Outcome {
         let count = x.meta.shape().num_elements();
         let values = match x.meta.shape().num_dims() {

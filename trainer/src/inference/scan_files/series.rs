@@ -13,9 +13,9 @@ use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
 pub(super) struct DicomFiles {
     /// Series, each with its files.
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
-    /// Files that cannot be used and may be scans.
+    /// Unusable files that may be scans.
     pub unusable: Vec<SkippedScan>,
-    /// Parts of a study next to its series that are not scans, by their paths.
+    /// Parts of a study next to its series that are not scans, by path.
     pub passed_over: Vec<SkippedScan>,
 }
 
@@ -55,10 +55,10 @@ impl DicomFiles {
     }
 }
 
-/// Name of the first file and number of all by the reason that they have in common.
+/// Name of the first file and number of files, by common reason.
 type ByReason = BTreeMap<String, (String, usize)>;
 
-/// Reports of files, one for each reason.
+/// Creates one report per reason.
 fn reports(files: ByReason) -> Vec<SkippedScan> {
     let skipped = files.into_iter().map(|(reason, (first, count))| {
         let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
@@ -67,7 +67,7 @@ fn reports(files: ByReason) -> Vec<SkippedScan> {
     skipped.collect()
 }
 
-/// The series of a folder, with their files.
+/// Series of a folder, with their files.
 pub(super) fn series_in_folder(
     folder: &Path,
     normalize: Normalize,
@@ -77,7 +77,7 @@ pub(super) fn series_in_folder(
     Ok(DicomFiles::among(folder, &candidates, normalize).series)
 }
 
-/// The series that a DICOM file belongs to, among those of its folder.
+/// Finds the series that a DICOM file belongs to, among the files of its folder.
 pub(super) fn series_of(
     file: &Path,
     series: &[(ScanFile, Vec<PathBuf>)],

@@ -1,9 +1,10 @@
-//! Attention by cuDNN's fused engines: heads cut out of tokens, both passes queued, gradients joined.
+//! Attention by cuDNN's fused engines: cuts heads out of tokens, queues both passes, and joins the gradients.
 //!
-//! Queries, keys and values are split from their tokens, which adds the bias and pads a head to a multiple of eight values
-//! (33 to 40). Where heads need no padding, the result and its gradient stay tokens, and the gradients of queries, keys and
-//! values are written side by side, as the linear maps before the attention take them: neither is split or joined. The
-//! factor inside softmax is that of the unpadded width, and padding is zero, so that it adds nothing to any product.
+//! Queries, keys and values are split from their tokens, which adds the bias and pads a head to a multiple of eight
+//! values (33 to 40). Where heads need no padding, the result and its gradient stay tokens, and the gradients of
+//! queries, keys and values are written side by side, in the layout of the linear maps before the attention, without
+//! splitting or joining. The factor inside softmax is that of the unpadded width; padding is zero and adds nothing to
+//! any product.
 
 use burn::backend::Cube;
 use burn::tensor::{DType, Shape};
@@ -25,8 +26,8 @@ const FALLBACK: &str =
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 
-/// Everything that the backward pass needs: heads `[N, heads, L, width]`, the result as cuDNN wrote it, and a number for
-/// each row from which the weights are computed again.
+/// Values kept for the backward pass: heads `[N, heads, L, width]`, the result as cuDNN wrote it, and a number for each
+/// row from which the weights are recomputed.
 #[derive(Clone, Debug)]
 pub struct Kept {
     q: CubeTensor,
@@ -37,14 +38,14 @@ pub struct Kept {
     plan: Plan,
 }
 
-/// An attention that the library computes.
+/// Plan for an attention that the library computes.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     attention: Attention,
     backward: Backward,
     /// Scratch memory of both passes.
     workspace_bytes: [u64; 2],
-    /// Width of a head without padding.
+    /// Width of a head, padding excluded.
     width: usize,
     /// True if queries, keys and values come from one tensor.
     is_self: bool,
@@ -62,7 +63,8 @@ enum NotPlanned {
 }
 
 impl Plan {
-    /// The plan for these sources; `None` where the library is not asked for or, with one warning, does not compute it.
+    /// Plans the attention of these sources; `None` if the library is not selected or, with one warning, does not
+    /// compute it.
     fn of(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<Self> {
         let first = first(sources);
         if method.computation != Computation::Cudnn || !vendor::queue::on_cuda(first) {
@@ -110,8 +112,8 @@ impl Plan {
     }
 }
 
-/// Result `[N, L, dim]`, and what the backward pass needs; `None` where the library is not asked for or does not compute
-/// it.
+/// Computes the result `[N, L, dim]`, and the values kept for the backward pass; `None` if the library is not selected
+/// or does not compute it.
 pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<(CubeTensor, Kept)> {
     let plan = Plan::of(sources, heads, method)?;
     let split = |x: &CubeTensor, bias: &CubeTensor, number, parts| {
@@ -141,7 +143,7 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     Some((y, Kept { q, k, v, o, stats, plan }))
 }
 
-/// Gradients of the tensors of the sources, in their order.
+/// Computes the gradients of the tensors of the sources, in order.
 pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     let Kept { q, k, v, o, stats, plan } = kept;
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
@@ -248,7 +250,7 @@ pub(crate) mod tests {
         })
     }
 
-    /// Asserts that the library computes these attentions: products would take its place without an error.
+    /// Asserts that the library computes these attentions; otherwise products would replace it without an error.
     fn assert_planned(sources: &Sources<Cube>) {
         let plan = Plan::planned(sources, first(sources), HEADS);
         plan.unwrap_or_else(|reason| panic!("{reason}"));
@@ -261,8 +263,8 @@ pub(crate) mod tests {
         [tokens.try_into_primitive::<Cube>().unwrap(), bias.try_into_primitive::<Cube>().unwrap()]
     }
 
-    /// Both round queries, keys, values and the result to 8 bits; products also round scores and weights to 8 bits, which
-    /// the fused engine keeps in 32.
+    /// Tolerance: both methods round queries, keys, values and the result to 8 bits; products also round scores and
+    /// weights to 8 bits, which the fused engine keeps in 32 bits.
     const TOLERANCE: f32 = 0.03;
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {

@@ -1,4 +1,5 @@
-//! Attention as one operation on tokens, without an attention matrix: f32 on the CPU, and by cuDNN where it is asked for.
+//! Attention as one operation on tokens, without an attention matrix: for f32 on the CPU, and by cuDNN if it is
+//! selected.
 
 use std::fmt::Debug;
 
@@ -23,15 +24,15 @@ pub enum Sources<B: Backend> {
 
 /// Attention as one operation, for each backend.
 pub trait FusedAttention: HeadOps {
-    /// Everything that the backward pass needs.
+    /// Values kept for the backward pass.
     type Kept: Clone + Debug + Send + 'static;
 
-    /// Result `[N, L, dim]`, and what the backward pass needs; `None` if the backend takes the steps of [`HeadOps`] for
-    /// these tensors.
+    /// Computes the result `[N, L, dim]`, and the values kept for the backward pass; `None` if the backend uses the
+    /// steps of [`HeadOps`] for these tensors.
     #[must_use]
     fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
 
-    /// Gradients of the tensors that [`Self::fused`] took, in their order, from the values that it kept and the
+    /// Computes the gradients of the tensors that [`Self::fused`] took, in order, from the values that it kept and the
     /// gradient `dy` of its result.
     #[must_use]
     fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
@@ -126,7 +127,7 @@ impl Sources<Flex> {
         }
     }
 
-    /// Sizes of the attention, and queries, keys and values.
+    /// Returns the sizes of the attention, and the queries, keys and values.
     fn tokens(&self, heads: usize) -> (Sizes, [Tokens<'_>; 3]) {
         match self {
             Self::Own([qkv, bias]) => {
@@ -144,7 +145,7 @@ impl Sources<Flex> {
     }
 }
 
-/// The tensor that begins at `offset` in each token.
+/// Tensor that begins at `offset` in each token.
 fn part_of<'a>(tokens: &'a CpuTensor, bias: &'a CpuTensor, offset: usize) -> Tokens<'a> {
     let [_, _, stride] = dims(tokens);
     Tokens { values: cpu::values(tokens), stride, offset, bias: Some(cpu::values(bias)) }

@@ -48,7 +48,8 @@ pub(super) fn adamw_values<T: Float, N: Size>(
     }
 }
 
-/// Parameter and moments after one step. A 16-bit copy of the parameter, if one is kept, is rewritten with it.
+/// Computes parameter and moments after one step. A 16-bit copy of the parameter, if there is one, is rewritten with
+/// it.
 pub(crate) fn update(
     param: CubeTensor,
     grad: CubeTensor,

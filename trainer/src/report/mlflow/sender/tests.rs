@@ -3,7 +3,7 @@ use crate::journal::Journal;
 use crate::journal::testing::{step_record, validation_record};
 use crate::report::mlflow::testing::{Fault, Server, live, run_folder};
 
-/// Writes a journal of a run that finished after `steps` steps and a validation.
+/// Writes the journal of a run that finished after `steps` steps and a validation.
 fn write_journal(run_dir: &Path, steps: u64) {
     let mut journal = Journal::open(&run_dir.join(JOURNAL), false).unwrap();
     let entries = [Entry::Started { step: 0, device: "CPU".into() }]

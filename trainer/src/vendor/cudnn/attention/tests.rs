@@ -1,7 +1,7 @@
 use super::*;
 use crate::vendor::cudnn::session::Session;
 
-/// An H100, as cuDNN describes devices.
+/// Description of an H100 in cuDNN's format.
 const H100: &str = include_str!("h100.json");
 
 const MODELS: [(Sizes, usize); 5] = [
@@ -28,12 +28,12 @@ fn attention(sizes: Sizes, width: usize, number: Number) -> Attention {
     }
 }
 
-/// Both passes of every attention of the models get a plan for an H100, without one: the graphs are of the forms that the
-/// library's fused engines know, its heuristic names an engine, and the engine's kernel compiles. The same choice made
-/// again gives the same plan.
+/// Both passes of every attention in the models get a plan for an H100 on a machine without one: the graphs have forms
+/// that the library's fused engines support, its heuristic names an engine, and the engine's kernel compiles. Repeating
+/// the same choice gives the same plan.
 ///
-/// The library's engines link against the driver's; on a machine without a driver an empty `libcuda.so.1` with the symbols
-/// will do.
+/// The library's engines link against the driver's; on a machine without a driver, an empty `libcuda.so.1` with the
+/// symbols suffices.
 #[test]
 #[ignore = "needs cuDNN 9.11 and NVRTC, and a libcuda.so.1; no device"]
 fn every_attention_of_the_models_has_a_plan_on_an_h100() {
