@@ -1,4 +1,4 @@
-//! Phantoms are segmented, as a user would: pre-train, fine-tune, predict, compare.
+//! Test that segments phantoms as a user would: pre-train, fine-tune, predict, compare.
 
 mod labels;
 
@@ -90,7 +90,7 @@ fn pretraining() -> PretrainConfig {
     config
 }
 
-/// One case to train on; a small crop, and the encoder of [`pretraining`].
+/// Configuration with one training case, a small crop, and the encoder of [`pretraining`].
 fn finetune() -> FinetuneConfig {
     let mut config = FinetunePreset::Tiny.config();
     config.model = config.model.with_encoder_of(&pretraining().model).unwrap();
@@ -292,7 +292,7 @@ fn augmenting_on_the_device_is_the_same_training() {
     assert!(trained > 0.01 && drift < 0.03 * trained, "{host:?}, {device:?}, untrained {untrained:?}");
 }
 
-/// Crops decoded on the device have the bits of those that the loader cuts, so every loss has them too.
+/// Crops decoded on the device have the same bits as those that the loader cuts, and so do all losses.
 #[test]
 fn decoding_on_the_device_is_the_same_training() {
     let data = data(2);

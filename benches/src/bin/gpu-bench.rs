@@ -1,4 +1,4 @@
-//! Measures the models on a device; see [`benches::gpu_bench`].
+//! The program `gpu-bench`, which measures the models on a device; see [`benches::gpu_bench`].
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use super::Cli;
 use super::peer::Peer;
 use super::unetr::{Pair, compare};
 
-/// Crops of a batch.
+/// Number of crops in a batch.
 const CROPS: usize = 4;
 
 /// Steps of `tiny` with a batch that stays in memory, optimizer included.

@@ -1,4 +1,4 @@
-//! The kernels' tests, run on a device by a program that needs no test harness there.
+//! Device tests of the kernels, run by this program on machines without a test harness.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use super::cli::Cli;
 use super::figures::{median, rounded};
 
-/// Maximum number of windows predicted at a time, that of `hiend-train predict`.
+/// Maximum number of windows predicted at a time, as in `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
 
-/// Shows the time of steps of UNETR on one batch that stays on the device, then, as a line of its own, the errors of a
-/// small one.
+/// Shows the time of UNETR's steps on one batch that stays on the device, then, on a separate line, the errors of a
+/// small UNETR.
 pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use burn::module::Module as _;
     use burn::optim::GradientsParams;

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use super::phantom::{SPACING_MM, write_dataset};
 use super::settings::{LABELLED, NUM_LABELLED, NUM_UNLABELLED, UNLABELLED};
 
-/// Version of the phantoms, which grows whenever equal settings give other ones.
+/// Version of the phantoms, which increases whenever equal settings give other phantoms.
 const VERSION: u32 = 1;
-/// File that is written last, with the settings of the phantoms and the sizes of their files.
+/// File with the settings of the phantoms and the sizes of their files; written last.
 const RECORD: &str = "phantoms.json";
 
-/// The two caches of the experiment.
+/// Both caches of the experiment.
 pub(super) struct Caches {
     /// Cases without labels, for pre-training.
     pub unlabelled: Arc<Cache>,
@@ -28,7 +28,7 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    /// Writes the phantoms to `out` and converts them, except what is there already.
+    /// Writes the phantoms to `out` and converts them, except those that already exist.
     ///
     /// # Errors
     /// If a file cannot be written or a case cannot be converted.
@@ -41,7 +41,7 @@ impl Caches {
     }
 }
 
-/// Writes a dataset of phantoms, unless `data` holds it already.
+/// Writes a dataset of phantoms, unless `data` already holds it.
 ///
 /// # Errors
 /// If a file cannot be read or written, or the folder holds phantoms of other settings, which runs may have been made with.

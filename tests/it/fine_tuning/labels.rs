@@ -1,8 +1,8 @@
-//! Labels, regions and ignored voxels in fine-tuning and its validation.
+//! Tests of labels, regions and ignored voxels in fine-tuning and its validation.
 
 use super::*;
 
-/// The cache of `data`, with these labels in the place of its dataset's.
+/// Cache of `data`, with these labels instead of its dataset's.
 fn with_labels(data: &Data, labels: &[(u8, &str)]) -> Arc<Cache> {
     let dir = data.path("cache");
     Manifest::update(&dir, |manifest| {
@@ -13,7 +13,7 @@ fn with_labels(data: &Data, labels: &[(u8, &str)]) -> Arc<Cache> {
     Arc::new(Cache::open(&dir).unwrap())
 }
 
-/// Phantoms hold the labels 0 to 5.
+/// Names of labels; phantoms hold the labels 0 to 5.
 const NAMED: [(u8, &str); 5] =
     [(0, "background"), (1, "liver"), (2, "spleen"), (3, "right kidney"), (4, "left kidney")];
 

@@ -1,4 +1,4 @@
-//! `hiend-train evaluate` on files.
+//! Tests of `hiend-train evaluate` on files.
 
 use std::collections::BTreeSet;
 use std::path::Path;

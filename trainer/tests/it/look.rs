@@ -1,4 +1,4 @@
-//! `reconstruct`, `attend`, `import` and `export` on the command line.
+//! Tests of `reconstruct`, `attend`, `import` and `export` on the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn config() -> PretrainConfig {
     config
 }
 
-/// Folder with a run of one step, its configuration, a phantom, and a cache of it.
+/// Folder with a run of one step, its configuration, a phantom, and a cache made from it.
 struct Folder(tempfile::TempDir);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! `hiend-train predict` on files.
+//! Tests of `hiend-train predict` on files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn config() -> FinetuneConfig {
     config
 }
 
-/// Folder with a fine-tuning run of initial weights and a folder `scans`.
+/// Folder with a fine-tuning run at its initial weights, and a folder `scans`.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -43,7 +43,7 @@ impl Folder {
         folder
     }
 
-    /// Writes a run with the initial weights of a seed.
+    /// Writes a run with the initial weights for a seed.
     fn add_run(&self, name: &str, seed: u64, config: &FinetuneConfig) {
         let model = config.unetr().init(&mut WeightInit::new(seed, &burn::tensor::Device::flex().autodiff()));
         let optimizer = config.optim.init(&model);
@@ -77,7 +77,7 @@ impl Folder {
 
 const SHAPE: [u16; 3] = [24, 20, 12];
 
-/// A ball of 40 HU in air, in voxels of 3, 3 and 6 mm with these shears in mm.
+/// Writes a ball of 40 HU in air, with voxels of 3, 3 and 6 mm and the given shears in mm.
 fn write_scan(path: &Path, shear: [f32; 3]) {
     let affine = [[3.0, shear[0], 0.0, -30.0], [0.0, 3.0, shear[1], 10.0], [shear[2], 0.0, 6.0, 40.0]];
     nifti::write(path, SHAPE, affine, &ball());
@@ -235,7 +235,7 @@ fn a_second_channel_is_refused() {
     folder.check("scans/c_0001.nii", "other", &[], 1, "c (c_0001.nii): skipped: further channel of a case");
 }
 
-/// Writes a ball of `tissue` in `air`, with noise of `noise`; voxels of 6 mm.
+/// Writes a ball of value `tissue` in `air`, with noise of amplitude `noise` and voxels of 6 mm.
 fn write_values(path: &Path, [air, tissue, noise]: [i16; 3]) {
     let voxels: Vec<i16> = (0..16_i32.pow(3))
         .map(|at| {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::careless::Folder;
 
-/// A server that answers as MLflow does, always with the same experiment and run, and records requests.
+/// Server that answers as MLflow does, always with the same experiment and run, and records requests.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<(String, Value)>>>,
