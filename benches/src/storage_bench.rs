@@ -34,7 +34,7 @@ const VISITS: usize = 4;
 const BATCHES: u64 = (CASES / VISITS) as u64;
 /// Memory of a loader, in bytes.
 const MEMORY: u64 = 2 << 30;
-/// Length of a plain request in bytes, equal to that of the loader.
+/// Length of a plain request in bytes, as in the loader, which makes equally many requests at a time.
 const REQUEST_LEN: u64 = 8 << 20;
 const REQUESTS: usize = 16;
 

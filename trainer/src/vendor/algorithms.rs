@@ -1,4 +1,5 @@
-//! Algorithms that a library chose for products, kept with a run so that resuming it computes the same bits.
+//! Record of the algorithms that a library chose for products, kept with a run so that resuming it computes the same
+//! bits.
 //!
 //! A library guarantees the same bits for the same algorithm, version and kind of device, but chooses by a heuristic
 //! that only the version fixes. The table belongs to the process, like the devices; a run writes it into its folder as
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(error, "workspace_bytes 67108865; expected at most 67108864");
     }
 
-    /// The only test that uses the process's table.
+    /// This must be the only test that uses the process's table.
     #[test]
     fn a_run_restores_what_it_saved() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Weight files from the web: `http://`, `https://` and `hf://OWNER/REPOSITORY/FILE` (Hugging Face).
 //!
-//! A file is downloaded once and kept under a digest of its URL, next to its SHA-256, which every use compares. A copy is
-//! not compared with the server again: removing it is how to get a newer one. `hf://OWNER/REPOSITORY@REVISION/FILE` names
-//! a branch, tag or commit; `HF_ENDPOINT` replaces the server and `HF_TOKEN` is sent to it.
+//! A file is downloaded once and kept under a digest of its URL, next to its SHA-256, which every use compares. A copy
+//! is not compared with the server again; remove it to get a newer one. `hf://OWNER/REPOSITORY@REVISION/FILE` names a
+//! branch, tag or commit; `HF_ENDPOINT` replaces the server and `HF_TOKEN` is sent to it.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,27 +15,27 @@ use reqwest::{Client, Response, Url};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 
-/// Server of `hf://` where `HF_ENDPOINT` names no other.
+/// Default server of `hf://`, unless `HF_ENDPOINT` names another.
 const HUGGING_FACE: &str = "https://huggingface.co";
-/// Time in which a connection must be made.
+/// Timeout for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time without a byte after which a download is given up.
+/// Time without receiving a byte after which a download is given up.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
-/// Bytes hashed at a time.
+/// Number of bytes hashed at a time.
 const BLOCK_LEN: usize = 1 << 20;
 
 /// Errors from downloading weights.
 #[derive(Debug, Error)]
 pub enum DownloadError {
-    /// A URL that names no file.
+    /// A URL that does not name a weight file.
     #[error("{url}: {reason}")]
     Url {
-        /// The URL given.
+        /// URL as given.
         url: String,
         /// Reason, in one line.
         reason: String,
     },
-    /// No folder to keep files in.
+    /// There is no folder for downloaded files.
     #[error("no folder for downloaded weights: set one of the variables XDG_CACHE_HOME and HOME")]
     NoFolder,
     /// A server that cannot be reached, or a connection that broke.
