@@ -86,7 +86,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         let mut show = |mut line: Value| {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
             line["device"] = json!(compute.to_string());
-            // Those of this process so far; zero means that a library computed nothing.
+            // Counts since the start of the process; zero means that the library computed nothing.
             line["products_recorded"] = json!(algorithms::table().len());
             line["cudnn_plans"] = json!(cudnn::record::table().len());
             if cli.attention == Computation::Cudnn {

@@ -235,7 +235,7 @@ pub fn run(
     let (deaf, _) = Process::start("readers", &url, clients / 2, threads)?;
     measure(&readers, &mut server, Duration::from_secs(1))?;
     deaf.signal("-STOP")?;
-    // What is on its way to the stopped clients arrives or gets stuck.
+    // Waits until batches on their way to the stopped clients have arrived or are stuck.
     measure(&readers, &mut server, Duration::from_secs(1))?;
     let next = measure(&readers, &mut server, time)?;
     readers.finish()?;

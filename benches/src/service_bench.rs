@@ -93,7 +93,7 @@ impl Client {
             }
             Ok(())
         }
-        // However this ends: the others wait for it.
+        // Set however the run ends, because the other clients wait for it.
         let _ended = EndsOnDrop(&progress.ended);
         match self {
             Self::Local(loader) => run(loader.stream(0), progress, end),

@@ -113,7 +113,7 @@ impl Claims {
             Some(number) => match self.worker_of(&piece, number)? {
                 Some(worker) if worker == self.worker() => return Ok(Claim::Ours),
                 Some(worker) if self.listed()?.live.contains(&worker) => return Ok(Claim::Theirs),
-                // Its worker is dead, or has cleaned up in the meantime.
+                // The worker of that claim is dead, or has cleaned up in the meantime.
                 _ => number + 1,
             },
         };

@@ -265,7 +265,7 @@ impl BlockStore for DiskCache {
 
     fn discard(&self, key: BlockKey) {
         self.mapped.remove(key);
-        // What cannot be removed is found to be wrong again.
+        // A file that cannot be removed fails its check again when it is read.
         let _ = std::fs::remove_file(self.path_of(key));
     }
 

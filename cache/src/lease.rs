@@ -69,7 +69,7 @@ impl Lease {
         let thread = match thread {
             Ok(thread) => thread,
             Err(err) => {
-                // It would end by itself.
+                // A lease file that stays would expire by itself.
                 let _ = shared.place.remove(&shared.name);
                 return Err(FileError::at(PathBuf::from(&shared.name), "start a thread for")(err).into());
             }

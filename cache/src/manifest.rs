@@ -361,7 +361,7 @@ mod tests {
         let (before, _) = text.split_once(",\n  \"checksum\"").unwrap();
         let read = Manifest::from_bytes(format!("{before}\n}}\n").as_bytes()).unwrap();
         assert_eq!(read, manifest());
-        // What an earlier version wrote, with a renamed class: an edit by hand.
+        // A manifest of an earlier version, without a checksum, may have been edited by hand: here a class was renamed.
         let edited = before.replace("background", "air");
         assert!(Manifest::from_bytes(format!("{edited}\n}}\n").as_bytes()).is_ok());
     }

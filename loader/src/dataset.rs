@@ -179,7 +179,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
-        // Of equal weight, one that is named like a volume, such as a hidden one.
+        // Among reasons of equal weight, prefers a file with the name of a volume, such as a hidden one.
         let weight = |unused: &&UnusedFile| (unused.reason.weight(), is_volume(&unused.path));
         let unused = listing.all_unused().max_by_key(weight).cloned();
         return Err(DatasetError::Empty { path: root.clone(), unused });

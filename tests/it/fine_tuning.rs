@@ -29,7 +29,7 @@ use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::sliding_window::Weighting;
 use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, Task, TrainOptions, train};
 
-/// Phantoms at 6 mm, so that a body is a few crops.
+/// Cache of phantoms with voxels of 6 mm, so that a body fits into a few crops.
 struct Data {
     dir: tempfile::TempDir,
     cache: Arc<Cache>,
@@ -138,7 +138,8 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     assert!(last < 0.9 * first, "{first} -> {last}");
     // Every fifteenth step, and the last one.
     assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
-    // That it is the last is chance: in forty steps on one case the Dice of another one moves by thousandths.
+    // The best step is the last one only by chance: in forty steps on one case, the Dice of another case moves by
+    // thousandths.
     let best = validations.iter().map(|record| record.mean_dice).fold(0.0, f64::max);
     let kept = summary.best.unwrap();
     assert!((kept.mean_dice - best).abs() < 1e-12);

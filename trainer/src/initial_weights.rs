@@ -346,7 +346,7 @@ mod tests {
         let mut trained = table([2, 2, 2]);
         trained.values[20] = 7.0;
         assert_eq!(replaced(trained.clone(), [4, 2, 1]), (None, trained));
-        // Of another width: the import refuses it by its shape.
+        // A table of another width is left as it is; the import refuses its shape.
         let wide = HostTensor { shape: vec![1, 8, 18], values: sincos_table([2, 2, 2], 18) };
         assert_eq!(replaced(wide.clone(), [4, 2, 1]), (None, wide));
     }

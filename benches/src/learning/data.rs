@@ -115,7 +115,7 @@ mod tests {
         let image = data.join("imagesTr/p_001_0000.nii.gz");
         phantoms(&data, "p", 2, 1, true).unwrap();
         let whole = std::fs::read(&image).unwrap();
-        // Of the same size, to see that nothing is written.
+        // Other content of the same size: it survives only if the second call writes nothing.
         let other = vec![0; whole.len()];
         std::fs::write(&image, &other).unwrap();
         phantoms(&data, "p", 2, 1, true).unwrap();

@@ -297,7 +297,7 @@ const UNPACK: [fn(&[u8], &mut BoxRows); 17] = [
     unpack::<16>,
 ];
 
-/// Adds the distances of a box to its minimum, which the rows hold.
+/// Unpacks the distances of a box from its minimum and adds them to `rows`, which hold the minimum.
 ///
 /// Loop bounds and shifts are constant, so each width compiles to straight vector code.
 fn unpack<const WIDTH: usize>(packed: &[u8], rows: &mut BoxRows) {

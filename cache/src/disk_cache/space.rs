@@ -53,7 +53,7 @@ pub(super) struct User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // What cannot be removed is found without a lock by other processes.
+        // If the file stays, other processes find it without a lock.
         let _ = std::fs::remove_file(self.lock.path());
     }
 }

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn key(number: u32) -> BlockKey {
-        // One part only.
+        // Multiples of `PARTS`, so that all keys fall into one part.
         BlockKey { object: 5, number: number * u32::try_from(PARTS).unwrap() }
     }
 

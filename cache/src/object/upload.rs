@@ -74,7 +74,7 @@ impl Upload {
         let completed = wait(async move {
             let result = upload.complete().await;
             if result.is_err() {
-                // What cannot be removed is left to the bucket's life-cycle rule.
+                // An upload that cannot be aborted is left to the bucket's life-cycle rule.
                 let _ = upload.abort().await;
             }
             result
@@ -123,7 +123,7 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let Some(mut upload) = self.request.take() else { return };
         let parts = std::mem::take(&mut self.parts);
-        // What cannot be removed is left to the bucket's life-cycle rule.
+        // An upload that cannot be aborted is left to the bucket's life-cycle rule.
         let _ = wait(async move {
             parts.iter().for_each(JoinHandle::abort);
             for part in parts {

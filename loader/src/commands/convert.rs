@@ -88,7 +88,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         withheld.iter().for_each(note);
     }
     let summary = match summary {
-        // What was stored before is whole; the rest waits for another run.
+        // Cases stored before the interruption are complete; the next run converts the rest.
         Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
             note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
             return Ok(ExitCode::from(INTERRUPTED));

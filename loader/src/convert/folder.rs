@@ -128,8 +128,8 @@ fn check_parameters(
     let others = cache.cases().iter().filter(|case| case.record().parameters != parameters);
     let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| listed.contains(case.key()));
     let path = || cache.dir().to_owned();
-    // Whether an image is one by its name depends on the normalisation: such cases may be in the data all the same, and are
-    // not pruned because a flag was forgotten.
+    // The normalisation decides whether a file's name makes it an image: with another one, such cases may still be in
+    // the data, and a forgotten flag must not prune them.
     let other_kind = kept.iter().find(|case| Normalize::of_case(case.record()) != config.normalize);
     if let Some(example) = other_kind.filter(|_| !options.change_parameters) {
         let changes = identity::changes(cache.manifest(), example.record(), config, options.codec);

@@ -39,13 +39,13 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
         source.bytes += len;
         times.push(modified);
     }
-    // Of several slices, every time counts: the latest alone would hide one that was replaced by an older file of the same
-    // size. One that is not settled makes all untrusted.
+    // The times of all slices of an image count: the latest alone would hide a slice that was replaced by an older file
+    // of the same size. If one time is not settled, none is trusted.
     let all = |times: &[Option<i64>]| -> Option<i64> {
         let (first, others) = times.split_first()?;
         others.iter().try_fold((*first)?, |sum, time| Some(joined(sum, (*time)?)))
     };
-    // Of several masks, the latest, which existing caches hold.
+    // For several masks, the latest time, as existing caches hold it.
     let latest = |times: &[Option<i64>]| -> Option<i64> {
         let times: Option<Vec<i64>> = times.iter().copied().collect();
         times.and_then(|times| times.into_iter().max())

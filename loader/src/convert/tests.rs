@@ -111,7 +111,8 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
     assert_eq!(place.convert().unchanged, 1);
     assert_eq!(place.label_counts("data/s0000"), [(0, 6 * PLANE), (2, PLANE), (3, PLANE)]);
     assert_eq!(place.label_counts("data/s0001"), [(0, 6 * PLANE), (1, PLANE), (4, PLANE)]);
-    // One that sorts before others would renumber them, also in records that this run does not replace.
+    // A mask whose name sorts before the others would renumber their classes, also in records that this run does not
+    // replace.
     place.write("s0001/segmentations/bladder.nii.gz", &label(6, 1));
     let error = place.convert_with(ConvertOptions::default()).unwrap_err();
     assert!(matches!(&error, ConvertError::OtherClasses { class: 2, name, .. } if name == "liver"), "{error}");
@@ -469,7 +470,7 @@ fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() 
     std::fs::remove_dir_all(place.data().join("D/labelsTr")).unwrap();
     place.write("D/imagesTr/c_0000.nii", &image().scaling(1.0, 6.0));
     assert_eq!((place.convert().converted, class(&place)), (1, "Liver".to_owned()));
-    // Of the cases that are pruned, no class is lost.
+    // The class names of pruned cases do not block others.
     std::fs::remove_dir_all(place.data()).unwrap();
     place.write("D/imagesTr/d_0000.nii", &image().scaling(1.0, 7.0));
     place.write("D/labelsTr/d.nii", &label(1, 1));

@@ -239,7 +239,7 @@ mod tests {
             values
         };
         assert_eq!(measured(&values(&[])).unwrap().extremes, None);
-        // Of 210 voxels none is more than 14.5 deviations from the mean, whatever its value.
+        // Among 210 voxels, none can be more than 14.5 deviations from the mean, whatever its value.
         assert_eq!(measured(&values(&[(5, 1e6)])).unwrap().extremes, None);
         let large = |extreme: Option<f32>| {
             let dir = tempfile::tempdir().unwrap();

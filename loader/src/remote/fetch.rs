@@ -176,7 +176,7 @@ impl Fetcher {
         let mut unable = vec![false; self.servers.len()];
         let mut tried = unable.clone();
         let mut refusal = None;
-        // How many times each server has sent no part of the batch for too long.
+        // Number of times each server has sent no part of the batch for too long.
         let mut silences = vec![0_u32; self.servers.len()];
         loop {
             let Some(number) = self.pick(&unable, &silences) else {

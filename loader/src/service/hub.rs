@@ -367,7 +367,7 @@ fn random_ticket() -> std::io::Result<[u8; TICKET_LEN]> {
 /// Status that reports an error of the loader.
 fn status_of(error: &pipeline::Error) -> Status {
     let code = match error {
-        // Of a server that shuts down: a batch that another one may make.
+        // The server shuts down; another one may make the batch.
         pipeline::Error::Read(err) if hiend_cache::is_abandoned(err) => Code::Unavailable,
         pipeline::Error::Read(_) => Code::DataLoss,
         pipeline::Error::Panicked { .. } => Code::Aborted,

@@ -52,7 +52,7 @@ proptest! {
                 prop_assert!(train.iter().all(|case| !validation.contains(case)));
                 sizes.push(validation.len());
                 held_out.extend(validation);
-                // Which datasets are included changes no case's fold.
+                // A case's fold does not depend on the datasets included.
                 let all = select(&split(fold, Part::Train), &[], &[], &keys).unwrap();
                 prop_assert!(train.iter().all(|case| all.contains(case)));
             }

@@ -73,7 +73,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
 pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFault> {
     let not_nifti = || match stand_in::fault(bytes) {
         Some(fault) => fault,
-        // These bytes were inflated if the file is compressed.
+        // A compressed file was inflated before this point, so it was compressed twice.
         None if bytes.starts_with(&inflate::GZIP_MAGIC) => VolumeFault::GzipTwice,
         None => VolumeFault::NotNifti,
     };

@@ -170,7 +170,7 @@ fn streams_that_coded_chunks_cannot_serve_are_refused_with_their_key() {
 
 #[test]
 fn corrupt_chunk_is_an_error_or_its_visit_is_skipped() {
-    // Of a crop, and of a box whose size differs from visit to visit.
+    // A chunk of a crop, and one of a box whose size differs from visit to visit.
     for augment in [Chain::recipe(), Chain::nnunet()] {
         check_a_corrupt_chunk(augment);
     }

@@ -29,7 +29,7 @@ pub(crate) struct Content {
 /// Names in a folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Folder {
-    /// Names at the last sync.
+    /// Names in the folder at its last sync.
     pub synced: Names,
     /// Current names.
     pub now: Names,

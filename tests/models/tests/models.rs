@@ -22,7 +22,7 @@ fn check(model: fn(), num: usize) {
 fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 256 << 10;
-    // Of atomic numbers whose order is modelled as the strictest one.
+    // The warnings concern atomics, whose orderings are all modelled as the strictest one.
     config.silence_warnings = true;
     config
 }

@@ -51,7 +51,7 @@ impl Rank {
             return stop.clone();
         }
         let stop = Stop::default();
-        // Of several ranks, which all receive a signal, the first one confirms it.
+        // If several ranks receive the signal, only the first one confirms it.
         self.signals.begin(&stop, self.is_first());
         self.stop.insert(stop).clone()
     }

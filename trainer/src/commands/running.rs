@@ -47,7 +47,7 @@ impl Place {
     /// If something that is not a folder is in the way, or the folder cannot be looked up.
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
-        // Of several ranks, only the first one may be able to write there.
+        // Only the first rank may be able to write there.
         check_output_folder(&run_dir)?;
         let resume = match (args.resume_from, args.resume) {
             // The run has begun: whatever it began from, the newest checkpoint is later.

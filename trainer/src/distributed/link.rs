@@ -97,7 +97,7 @@ fn write_all(
         };
         if let Err(error) = frame.write(&mut stream).and_then(|()| stream.flush()) {
             writing_failed(&error, peer, core, timeout);
-            // What is in the buffer cannot be sent: dropping the writer must not try.
+            // The content of the buffer cannot be sent, so dropping the writer must not try.
             let _ = stream.into_parts();
             return;
         }

@@ -214,7 +214,7 @@ impl World {
                 Launcher::Auto if is_set("OMPI_COMM_WORLD_RANK") => mpi(variables),
                 Launcher::Auto if is_set("SLURM_PROCID") && is_set("SLURM_NTASKS") => slurm(variables),
                 Launcher::Auto if is_set("JOB_COMPLETION_INDEX") && is_set("WORLD_SIZE") => kubernetes(variables),
-                // Of MPICH and Intel MPI; Slurm and Kubernetes may set these too.
+                // MPICH and Intel MPI set these; Slurm and Kubernetes may set them too.
                 Launcher::Auto if is_set("PMI_RANK") && is_set("PMI_SIZE") => mpi(variables),
                 Launcher::Auto if is_set("WORLD_SIZE") => {
                     Err(WorldError::Missing { present: "WORLD_SIZE".into(), missing: "RANK".into() })
@@ -409,7 +409,7 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "4"),
             ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
-            // Of the batch script that called mpirun.
+            // Set by Slurm for the batch script that called mpirun.
             ("SLURM_PROCID", "0"),
             ("SLURM_NTASKS", "4"),
         ];

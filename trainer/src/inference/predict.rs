@@ -272,7 +272,7 @@ impl Predictor {
 /// Normalisation of the training scans of the model at `path`, read only from the checkpoint's description.
 ///
 /// # Errors
-/// If the path names no fine-tuned model, its checkpoint cannot be read, or does not say how scans were prepared.
+/// If the path names no fine-tuned model, or its checkpoint cannot be read or does not say how scans were prepared.
 pub fn normalize_of(path: &Path) -> Result<Normalize, OpenError> {
     let checkpoint = ModelSource::find_checkpoint(path)?;
     let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;

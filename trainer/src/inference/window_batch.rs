@@ -99,7 +99,7 @@ fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Resu
     // Compiles, chooses engines, and leaves what they keep.
     drop(logits_of_all(models, window()));
     wait(device)?;
-    // What a training keeps for reuse would hide what a window takes.
+    // Memory that a training keeps for reuse would hide the memory of a window.
     device.memory_cleanup();
     wait(device)?;
     let Some(before) = device.memory_pool_usage() else { return Ok(None) };

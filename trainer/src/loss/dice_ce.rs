@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn ignored_voxels_have_no_part_in_either_term() {
-        // Whatever is predicted at the third and fourth voxel, the loss is that of the first two.
+        // The loss depends on the first two voxels only, whatever is predicted at the third and fourth.
         for third in [-3.0, 0.0, 7.0] {
             let logits = [0.0, 0.0, third, 1.0, 0.0, 0.0, -third, third];
             check(&logits, &[0, 1, 2, 2], Some(2), 1.0 / 3.0, std::f32::consts::LN_2);

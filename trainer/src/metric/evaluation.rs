@@ -451,7 +451,7 @@ pub(super) mod tests {
         let table = evaluation.to_table();
         let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!((row[0], row[1], &row[row.len() - 2..]), ("spleen", "0", &["0", "1"][..]), "{table}");
-        // Its surface Dice is measured, in a case that has no Dice.
+        // The case has a surface Dice for the class, but no Dice.
         assert_eq!((&means["dice"]["num_cases"], &means["surface_dice"]["num_cases"]), (&0.into(), &1.into()));
         assert_eq!(row[4..8], ["0.0000", "of", "1", "case"], "{table}");
         let of_nnunet = Conventions { absent: Absent::NnUnet, ..Conventions::default() };

@@ -330,7 +330,7 @@ mod tests {
         let grads = GradientsParams::from_grads(loss_of(&here).backward(), &here);
         let mut slope = Slope { grads: &grads, num_seen: 0, sum: 0.0 };
         here.visit(&mut slope);
-        // So small that hardly any activation crosses the kink of its leaky unit.
+        // So small that hardly any activation crosses the kink of its leaky ReLU.
         let distance = 1e-8;
         let difference = (value(distance) - value(-distance)) / (2.0 * distance);
         let error = (slope.sum - difference).abs() / difference.abs();

@@ -46,7 +46,7 @@ pub fn on_gpu(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>) -
 /// Computes the same sums as [`on_gpu`], on any device.
 pub(crate) fn of_volumes(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>) -> ClassSums {
     let [cases, classes, x, y, z] = logits.dims();
-    // Of logits whose channels are neighbours in memory nothing is copied.
+    // Copies nothing if the logits' channels are neighbours in memory.
     let logits = channels_last(logits.clone()).reshape([cases, x * y * z, classes]);
     let labels = labels.clone().reshape([cases, x * y * z]).cast(FloatDType::F32);
     of_rows(logits, labels, ignore)

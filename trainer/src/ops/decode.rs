@@ -173,7 +173,8 @@ impl DecodeCrops for burn::backend::Cube {
 /// their new positions.
 fn gathered(words: &[u32], crops: &[CropChunks]) -> (Vec<u32>, Vec<CropChunks>) {
     let visits = crops.chunk_by(|a, b| a.words == b.words).map(|visit| visit[0].words.clone());
-    // One more, because a tensor without values has no buffer; visits of constant chunks have no records.
+    // With room for one more word: a tensor without values has no buffer, and visits of constant chunks have no
+    // records.
     let mut kept = Vec::with_capacity(visits.map(|range| range.len()).sum::<usize>() + 1);
     let mut moved = Vec::with_capacity(crops.len());
     for visit in crops.chunk_by(|a, b| a.words == b.words) {

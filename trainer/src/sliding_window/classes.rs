@@ -28,7 +28,7 @@ impl LargestClasses {
         let plane = |class: usize| values.clone().narrow(0, class, 1);
         let mut top = plane(0);
         let mut classes = Tensor::<4, Int>::zeros(top.dims(), &values.device());
-        // One after the other, as on the host: which of several equal values a reduction finds is not defined.
+        // Compares one class after the other, as the host does: a reduction may return any of several equal maxima.
         for class in 1..num_classes {
             let next = plane(class);
             let is_larger = next.clone().greater(top.clone());

@@ -71,7 +71,7 @@ pub(super) fn summed<M: Gated, P>(
     let mut loss = None;
     for bucket in buckets {
         let mut tensors = sums.wait()?;
-        // Of the last bucket, which has one tensor more.
+        // The last bucket has one tensor more, the loss.
         loss = if tensors.len() > bucket.len() { tensors.pop() } else { None };
         summed.extend(bucket.into_iter().map(|(id, _)| id).zip(tensors));
     }
@@ -175,7 +175,7 @@ impl Update {
     /// Takes the gradients that remain at the end of the pass.
     fn put(&mut self, rest: Flat) {
         for (id, grad) in rest {
-            // Its sum would lack this part.
+            // The sum of a gradient requested earlier would lack this part.
             assert!(!self.given.contains(&id), "a parameter of a block behind a gate is used outside of the block");
             self.add(id, grad);
         }
@@ -183,7 +183,7 @@ impl Update {
 
     /// Requests all remaining buckets, with the loss in the last one. Returns the buckets in the order of the requests.
     fn finish(&mut self, loss: Option<Tensor<1>>) -> Vec<Vec<(ParamId, usize)>> {
-        // Of parameters that the last micro-batch has no gradient of.
+        // Gradients of parameters for which the last micro-batch has none.
         for (id, grad) in std::mem::take(&mut self.earlier).into_iter().flatten() {
             let sum = match self.complete.remove(&id) {
                 Some(sum) => grad + sum,

@@ -82,7 +82,7 @@ pub enum CublasLtError {
         /// Status that it returned.
         status: String,
     },
-    /// A refusal by this program.
+    /// A product that this program does not pass to cuBLASLt.
     #[error("{0}")]
     Refused(&'static str),
 }

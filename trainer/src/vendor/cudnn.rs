@@ -149,7 +149,7 @@ pub enum CudnnError {
         /// Message of the library, preceded by a colon; may be empty.
         reason: String,
     },
-    /// A refusal by this program.
+    /// An operation that this program does not pass to cuDNN.
     #[error("{0}")]
     Refused(String),
     /// A graph without a usable engine.

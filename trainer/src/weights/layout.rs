@@ -1,8 +1,8 @@
-//! Layouts of parameters in a file of the reference and in our models.
+//! Layouts of parameters in files of the reference implementation and in the models of this crate.
 //!
-//! They differ in two cases. A linear map is `[out, in]` in the file and `[in, out]` here. The patch embedding of the
-//! pre-training model is a convolution `[E, C, p, p, p]` in the file and a linear map `[p·p·p·C, E]` here, channel
-//! fastest.
+//! They differ in two cases. The weight of a linear map is `[out, in]` in the file and `[in, out]` in the model. The
+//! patch embedding of the pre-training model is a convolution `[E, C, p, p, p]` in the file and a linear map
+//! `[p·p·p·C, E]` in the model, channel fastest.
 
 /// Relation between a tensor in a file and the model's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

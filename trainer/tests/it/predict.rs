@@ -193,7 +193,7 @@ fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
     for (name, shear) in [("tilt", [0.0, -6.0 * 20_f32.to_radians().tan(), 0.0]), ("skew", [0.003, 0.0, -0.003])] {
         write_scan(&folder.at(&format!("scans/{name}_0000.nii")), shear);
     }
-    // What macOS leaves in archives is passed over.
+    // Files that macOS leaves in archives are ignored.
     fs::write(folder.at("scans/._tilt_0000.nii"), b"\0\x05\x16\x07").unwrap();
     folder.check("scans", "out", &["--probabilities"], 0, "");
     let mut names: Vec<String> = fs::read_dir(folder.at("out"))

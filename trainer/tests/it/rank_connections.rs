@@ -289,7 +289,7 @@ fn strangers_do_not_disturb_the_rendezvous() {
     let worlds = worlds(dir.path(), 2);
     let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
     let address = announced(&dir.path().join("address"));
-    // One says nothing, one talks of something else, one closes at once.
+    // One client says nothing, one sends something else, one closes at once.
     let silent = TcpStream::connect(&address).unwrap();
     let mut talking = TcpStream::connect(&address).unwrap();
     talking.write_all(&[b'x'; 4096]).unwrap();
@@ -347,7 +347,7 @@ fn another_program_at_the_address_does_not_end_a_rank() {
     let second = join_in_thread(&second, token(), TIMEOUTS);
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(MAIL).unwrap();
-    // One that answers like rank 0, but does not know the token.
+    // The impostor answers like rank 0, but does not know the token.
     pretend_to_be_rank_0(&listener, b"\0\x04name");
     // Then rank 0 takes its address.
     let _proxy = Proxy::on(listener, dir.path().join("address"));

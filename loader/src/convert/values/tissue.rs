@@ -106,7 +106,7 @@ fn is_spread(histogram: &Histogram, background: u64) -> bool {
     let num = (histogram.num() - background) as f64;
     let count = |value: i32| histogram.count(value..=value) - if value == 0 { background } else { 0 };
     let [first, second] = histogram.most_frequent(i32::MIN..=i32::MAX);
-    // Where the background is the most frequent value, the second one is that of the body.
+    // If the background is the most frequent value, the second most frequent one is the body's.
     let most = if background > 0 && first == background { second } else { first };
     most as f64 <= SINGLE_SHARE * num && ends.into_iter().all(|end| count(end) as f64 <= END_SHARE * num)
 }

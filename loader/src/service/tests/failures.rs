@@ -173,7 +173,7 @@ fn without_a_server_the_client_gives_up_and_says_why() {
     let none = RemoteOptions { retry: Duration::ZERO, ..options() };
     let error = connect(std::slice::from_ref(&url), &small(), none.clone()).err().unwrap();
     assert!(matches!(&error, RemoteError::Unreachable { url: last, .. } if *last == url), "{error}");
-    // One that waits is ended by the request to stop.
+    // The request to stop ends a client that waits.
     let stopped = options();
     stopped.stop.request();
     assert!(matches!(connect(&[url], &small(), stopped), Err(RemoteError::Stopped)));

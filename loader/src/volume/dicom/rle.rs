@@ -33,14 +33,14 @@ fn unpack(mut packed: &[u8], len: usize) -> Option<Vec<u8>> {
     while bytes.len() < len {
         let (&head, rest) = packed.split_first()?;
         let used = match head {
-            // That many bytes and one more as they are.
+            // The next head + 1 bytes, unchanged.
             0..=127 => {
                 let count = usize::from(head) + 1;
                 bytes.extend_from_slice(rest.get(..count)?);
                 count
             }
             128 => 0,
-            // One byte, 257 - head times.
+            // The next byte, repeated 257 - head times.
             129..=255 => {
                 bytes.resize(bytes.len() + 257 - usize::from(head), *rest.first()?);
                 1

@@ -277,7 +277,7 @@ fn check_rescaled(slices: &[Slice]) -> Result<(), DicomFault> {
 fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<PathBuf>, StackFault> {
     let num_images = slices.len();
     let mut duplicates = Vec::new();
-    // Whether no image has another position than the one kept before it.
+    // True if all images with equal places along the normal have equal positions.
     let mut is_one_position = true;
     let mut different: Option<(usize, String, String)> = None;
     let mut kept: Vec<Slice> = Vec::with_capacity(slices.len());

@@ -95,7 +95,7 @@ fn a_sform_with_other_sides_than_pixdim_is_used_and_told() {
     let rows = [[-4.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
     let expected = diagonal([-4.0, -2.0, 2.0], [9.0, 7.0, -5.0]);
     let told = |pixdim: [f64; 3]| [HeaderNote::SformSides { sform: [4.0, 2.0, 2.0], pixdim }];
-    // Whether the qform is set does not matter, nor whether it can be read.
+    // The qform changes nothing, set or not, readable or not.
     for code in [0, 1] {
         for quaternion in [[0.0, 0.0, 1.0], [0.9, 0.9, 0.0], [f32::NAN, 0.0, 0.0]] {
             let scan = file().sform(1, &rows).sides([2.0; 3]).qform(code, quaternion, [1.0, 2.0, 3.0]);

@@ -27,7 +27,7 @@ where
     let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels)
         .map_err(|error| VolumeFault::VoxelCount { message: error.to_string() })?;
     let own = scan.nifti.as_deref().cloned().unwrap_or_else(|| header_of(&scan.affine));
-    // What a viewer would scale the picture by was the scan's, not ours.
+    // The display range of the scan does not suit other voxels.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..own };
     let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
     durable::write_path(path, |temporary| {

@@ -108,7 +108,7 @@ impl<'a> Places<'a> {
         let voxels = |path: &PathBuf| info(path).map_or(0, |info| info.shape.iter().product::<usize>() as u64);
         let num_voxels: u64 = scans.values().map(voxels).sum();
         let needed = (num_voxels * bytes_per_voxel).div_ceil(MAX_DEFLATE_RATIO).max(1);
-        // What a killed run has left takes space. A file that cannot be removed shows in the probe if it matters.
+        // Remainders of killed runs take space. If one cannot be removed and matters, the probe fails.
         let _ = durable::remove_stale(self.out);
         durable::probe(self.out, needed).map_err(|error| error.source).with_context(|| {
             let (out, scans) = (self.out.display(), super::scans(scans.len()));

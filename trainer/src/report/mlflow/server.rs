@@ -28,7 +28,7 @@ impl FromStr for ServerUrl {
             return Err("expected the server's address without the part from ? or # on".to_owned());
         }
         let had_credentials = !url.username().is_empty() || url.password().is_some();
-        // These fail for URLs without a host alone, and http has one.
+        // These fail only for URLs without a host, and an http URL has one.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         Ok(Self { url, had_credentials })

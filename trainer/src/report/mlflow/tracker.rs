@@ -66,7 +66,7 @@ impl Tracker {
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(sender: Sender, pace: Pace) -> io::Result<Self> {
-        // One message says that there is something new; more would say no more.
+        // One message suffices to say that there is news.
         let (news, awaited) = flume::bounded(1);
         let (ended, result) = flume::bounded(1);
         // A tracker that is dropped without an end belongs to a run that failed.

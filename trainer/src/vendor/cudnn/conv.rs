@@ -201,7 +201,7 @@ mod tests {
         [256, 128, 24],
         [256, 256, 12],
         [512, 256, 12],
-        // Of the operation's own tests.
+        // Taken from the operation's own tests.
         [3, 5, 9],
     ];
 

@@ -11,7 +11,7 @@ const MODELS: [(Sizes, usize); 5] = [
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 129, width: 40 }, 33),
     // vit-b-p16.
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
-    // Of the operation's own tests.
+    // Taken from the operation's own tests.
     (Sizes { sequences: 2, heads: 3, queries: 66, keys: 129, width: 40 }, 33),
 ];
 
