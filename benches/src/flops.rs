@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_paper_model_takes_113_8_gflop_a_crop() {
+    fn the_model_of_the_paper_takes_113_8_gflop_per_crop() {
         let gflop = forward(&HiEndMaeConfig::vit_l_p12(), [96; 3]) / 1e9;
         assert!((gflop - 113.8).abs() < 0.1, "{gflop}");
     }

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn worker_that_joins_alone_removes_what_dead_runs_left() {
+    fn worker_that_joins_alone_removes_remainders_of_dead_runs() {
         let dir = tempfile::tempdir().unwrap();
         let mut dead = join(dir.path());
         assert_eq!((take(&mut dead, "D/1"), take(&mut dead, "D/2")), (Claim::Ours, Claim::Ours));

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn update_lists_shards_and_removes_what_killed_runs_left() {
+    fn update_lists_shards_and_removes_remainders_of_killed_runs() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.shard", "a.shard", ".name-c.shard", "notes.txt", ".manifest-x", ".hiend-x.tmp"] {
             std::fs::write(dir.path().join(name), b"").unwrap();

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn suspicious_scans_are_told_or_refused() {
+    fn suspicious_scans_are_reported_or_refused() {
         let folder = tempfile::tempdir().unwrap();
         let shape = [12, 10, 8];
         let inside = |at: usize| (3..9).contains(&(at % 12)) && (2..8).contains(&(at / 12 % 10));

@@ -402,7 +402,7 @@ impl<'a> World<'a> {
 }
 
 #[test]
-fn random_operations_leave_what_the_model_says() {
+fn random_operations_leave_the_state_that_the_model_predicts() {
     let references = References::new();
     for seed in seeds(12) {
         let dir = tempfile::tempdir().unwrap();

@@ -353,7 +353,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
 }
 
 #[test]
-fn weights_of_another_size_are_refused_and_the_reason_told_once() {
+fn weights_of_another_size_are_refused_and_the_reason_is_reported_once() {
     let data = data(2);
     data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();

@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_libraries_are_named_with_what_to_do() {
+    fn missing_libraries_are_named_with_a_remedy() {
         let looked = vec![PathBuf::from("/opt/cuda/nvvm/libdevice")];
         let missing = DeviceError::NoLibdevice { looked: looked.clone(), elsewhere: None }.to_string();
         assert!(

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_names_every_library_and_what_was_multiplied() {
+    fn the_report_names_every_library_and_every_product() {
         let report = Report::of(DeviceChoice::Cpu);
         assert!(report.is_healthy());
         let text = report.to_string();

@@ -75,7 +75,7 @@ mod tests {
     use crate::config::pretrain::PretrainPreset;
 
     #[test]
-    fn differences_of_scans_are_told_as_far_as_they_were_recorded() {
+    fn differences_of_scans_are_reported_as_far_as_they_were_recorded() {
         let hu = PreprocessConfig::default();
         let check = |recorded: Option<PreprocessConfig>, cache: &PreprocessConfig, window, expected: &[&str]| {
             let mut config = PretrainPreset::Tiny.config();

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_that_was_removed_since_it_was_opened_is_told() {
+    fn removal_of_an_open_object_is_reported() {
         let bucket = Bucket::of_memory();
         bucket.write("a.shard", b"bytes").unwrap();
         let read = || wait(bucket.range("a.shard", &Version::default(), 1..3)).unwrap();

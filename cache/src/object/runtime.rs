@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forked_processes_are_told_from_the_one_that_uses_object_storage() {
+    fn forked_processes_are_distinguished_from_the_one_that_uses_object_storage() {
         check_process().unwrap();
         check_process().unwrap();
         let process = std::process::id();

@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_abandoned_requests_are_told_from_interrupted_system_calls() {
+    fn errors_of_abandoned_requests_are_distinguished_from_interrupted_system_calls() {
         let abandoned = || io::Error::new(io::ErrorKind::Interrupted, Abandoned);
         let named = || crate::FileError::at("s3://bucket/shard", "fetch")(abandoned());
         assert!(is_abandoned(&abandoned()) && is_abandoned(&named()));
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_once_when_the_patience_is_over() {
+    fn a_failure_is_reported_once_when_the_patience_is_over() {
         let store = store();
         store.failed("refused", None);
         assert!(!store.lock().is_told);

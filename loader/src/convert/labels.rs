@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_off_the_first_one_are_told() {
+    fn masks_off_the_first_one_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let mut masks = Vec::new();
         for (class, x_mm) in [(1, 9.0), (2, 9.05), (3, 9.5), (4, 8.7)] {

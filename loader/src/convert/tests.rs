@@ -120,7 +120,7 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
 }
 
 #[test]
-fn masks_that_overlap_are_told_with_the_voxels_that_change_their_class() {
+fn masks_that_overlap_are_reported_with_the_voxels_that_change_their_class() {
     let place = Place::new(&[
         ("s0000/ct.nii.gz", image()),
         ("s0000/segmentations/liver.nii.gz", label(2, 1)),
@@ -136,7 +136,7 @@ fn masks_that_overlap_are_told_with_the_voxels_that_change_their_class() {
 }
 
 #[test]
-fn header_oddities_of_label_maps_are_told_where_the_image_has_none() {
+fn header_oddities_of_label_maps_are_reported_where_the_image_has_none() {
     let place = Place::new(&[
         ("imagesTr/a_0000.nii", image()),
         ("labelsTr/a.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
@@ -170,7 +170,7 @@ fn empty_masks_and_single_slices_are_not_passed_over() {
 }
 
 #[test]
-fn label_maps_off_their_image_are_told() {
+fn label_maps_off_their_image_are_reported() {
     let shifted = |z_mm: f32| {
         let rows = [[-2.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0 + z_mm]];
         label(1, 1).sform(1, &rows)
@@ -200,7 +200,7 @@ fn offset() -> TestFile {
 }
 
 #[test]
-fn suspicious_cases_are_told_skipped_or_refused() {
+fn suspicious_cases_are_reported_skipped_or_refused() {
     let place = Place::new(&[("imagesTr/a_0000.nii", offset()), ("imagesTr/b_0000.nii", image())]);
     let with = |on_suspect| place.convert_with(ConvertOptions { on_suspect, jobs: 1, ..ConvertOptions::default() });
     let error = with(OnSuspect::Fail).unwrap_err().to_string();
@@ -235,7 +235,7 @@ fn datasets_of_another_modality_are_reported_skipped_or_refused() {
 }
 
 #[test]
-fn header_oddities_are_told() {
+fn header_oddities_are_reported() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();
     assert!(summary.findings[0].text.starts_with("sform and qform disagree"), "{:?}", summary.findings);
@@ -286,7 +286,7 @@ fn lost_case_does_not_return_to_an_older_record() {
 }
 
 #[test]
-fn a_scan_of_two_names_is_told() {
+fn a_scan_of_two_names_is_reported() {
     let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
     assert!(place.convert().twice.is_empty());
     std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();
@@ -370,7 +370,7 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
 }
 
 #[test]
-fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
+fn classes_that_no_label_map_has_are_reported_once_all_cases_are_there() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
     let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 9}, "file_ending": ".nii"}"#;
     std::fs::write(place.data().join("dataset.json"), json).unwrap();

@@ -149,7 +149,7 @@ mod tests {
     use crate::preprocess::normalize::Normalize;
 
     #[test]
-    fn a_window_that_begins_elsewhere_than_the_cache_s_is_told() {
+    fn a_window_that_begins_elsewhere_than_the_cache_s_is_reported() {
         let remark = |config: &StreamConfig, cache: &PreprocessConfig| {
             let preprocess = serde_json::to_value(cache).unwrap();
             config.remark_on_foreground(&Manifest { preprocess, ..Manifest::default() })

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn extreme_voxels_are_told_from_the_spread_of_the_others() {
+    fn extreme_voxels_are_recognised_by_the_spread_of_the_others() {
         let ordinary = |at: usize| 100.0 + (at % 7) as f32;
         let values = |extreme: &[(usize, f32)]| -> Vec<f32> {
             let mut values: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(ordinary).collect();

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_caches_are_found_behind_context_and_wrappers() {
+    fn errors_of_caches_are_found_beneath_context_and_wrappers() {
         let missing = || Error::MissingShard { path: "cache/a.shard".into() };
         let expected = advice(&missing());
         assert!(expected.is_some());

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_cannot_be_started_is_told_from_a_bug() {
+    fn a_thread_that_cannot_be_started_is_distinguished_from_a_bug() {
         let eagain = std::io::Error::from_raw_os_error(11);
         assert!(is_exhaustion(&format!("failed to spawn thread: {eagain:?}")));
         assert!(!is_exhaustion("failed to spawn thread: a name with a null byte"));

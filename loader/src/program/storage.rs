@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn help_states_the_defaults_and_given_flags_are_told() {
+    fn help_states_the_defaults_and_given_flags_are_reported() {
         let parse = |words: &str| Cli::parse_from(["program"].into_iter().chain(words.split_whitespace())).storage;
         let none = parse("");
         assert_eq!(none.flag(), None);

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_find_a_socket_left_behind_one_replaces_it() {
+    fn one_of_several_servers_replaces_a_socket_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..50 {
             let path = dir.path().join(format!("s{round}"));

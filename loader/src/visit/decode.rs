@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wanted_part_is_the_hull_of_what_regions_share_with_the_chunk() {
+    fn wanted_part_is_the_hull_of_all_regions_within_the_chunk() {
         let chunk = Box3 { start: [8, 8, 8], end: [16, 16, 16] };
         let region = |start, end| Box3 { start, end };
         let regions = [

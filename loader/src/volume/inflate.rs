@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_behind_the_voxels_is_refused() {
+    fn a_decompression_bomb_after_the_voxels_is_refused() {
         let bomb = member(&vec![0; 65 << 20]);
         assert!(matches!(gzip(&bomb, 100), Err(VolumeFault::Trailing { .. })));
     }

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn files_in_place_of_a_volume_are_called_what_they_are() {
+    fn files_in_place_of_a_volume_are_named_by_their_kind() {
         let dir = tempfile::tempdir().unwrap();
         let pointer = "a Git LFS pointer in place of the file; run git lfs pull";
         let page = "an HTML page in place of the file, as servers send on errors; download it again";

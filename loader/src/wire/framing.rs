@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn hand_made_frames_are_what_prost_makes() {
+    fn hand_made_frames_equal_those_of_prost() {
         let data = Bytes::from(vec![9; 300]);
         let mut by_hand = Pieces::batch(BatchHeader::default(), (), [data.clone()]);
         by_hand.pieces.pop_front();

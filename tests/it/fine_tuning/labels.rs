@@ -61,7 +61,7 @@ fn relabelled(data: Data, change: impl Fn(u8) -> u8) -> Data {
 }
 
 #[test]
-fn validation_without_foreground_is_told_and_chooses_no_best_checkpoint() {
+fn validation_without_foreground_is_reported_and_chooses_no_best_checkpoint() {
     let data = relabelled(data(2), |_| 0);
     let task = data.finetuning(finetune(), Init::Random);
     let told = |text: &str| task.warnings.iter().filter(|warning| warning.contains(text)).count();
@@ -111,7 +111,7 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
 }
 
 #[test]
-fn weights_of_other_classes_are_told() {
+fn weights_of_other_classes_are_reported() {
     let data = data(2);
     let task = data.finetuning(finetune(), Init::Random);
     data.run(&task, &options(&data.path("run"), 1, false));

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decoded_on_the_device_is_augmented_there() {
+    fn crops_decoded_on_the_device_are_augmented_there() {
         let text = PretrainPreset::Tiny.toml().replacen("decode_on = \"cpu\"", "decode_on = \"device\"", 1);
         let config = PretrainConfig::parse(&text, "x.toml").unwrap();
         for is_cpu in [true, false] {

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn annotated_voxels_are_those_of_the_crops_that_the_device_makes_of_boxes() {
+    fn annotated_voxels_are_those_of_crops_augmented_on_the_device() {
         let batch = crate::augment::tests::batch(0..24);
         let Images::Boxes(quantized, boxes) = &batch.images else { unreachable!("made as boxes") };
         let (device, in_boxes) = (Device::flex(), batch.labels.as_ref().unwrap());

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_times_values_is_what_the_block_computes() {
+    fn weights_times_values_is_the_output_of_the_block() {
         let mut init = WeightInit::new(1, &Device::flex());
         let (own, cross) = (SelfAttention::init(DIM, HEADS, &mut init), CrossAttention::init(DIM, HEADS, &mut init));
         let (x, context) = (tokens(5, 0.1), tokens(7, 0.9));

@@ -128,7 +128,7 @@ impl Outcome {
 
 #[test]
 #[should_panic(expected = "a value is not finite")]
-fn not_a_number_is_close_to_nothing() {
+fn not_a_number_is_close_to_no_value() {
     let nothing = Outcome { values: vec![f32::NAN; 4], gradients: vec![] };
     nothing.assert_close(&Outcome { values: vec![1.0; 4], gradients: vec![] }, 1.0);
 }

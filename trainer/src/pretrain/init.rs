@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unetr_is_no_beginning_of_a_pre_training() {
+    fn a_unetr_cannot_initialise_pre_training() {
         let mut init = given(&sizes(), false);
         let Init::Given { state, .. } = &mut init else { unreachable!("given above") };
         let block = state.tensors["encoder.blocks.0.norm1.weight"].clone();

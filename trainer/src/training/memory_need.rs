@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn shortage_is_told_with_its_remedies() {
+    fn shortage_is_reported_with_its_remedies() {
         let shortage = |crops, precision, checkpointing, limit| KEPT.shortage(crops, precision, checkpointing, limit);
         assert_eq!(KEPT.bytes(2, Precision::F32), 24_000_000);
         assert_eq!(shortage(2, Precision::F32, false, 24_000_000), None);

@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "used outside of the block")]
-    fn gradient_that_a_sum_would_lack_is_a_panic() {
+    fn gradient_missing_from_a_sum_is_a_panic() {
         let a = ParamId::new();
         let (mut update, _) = update(&[&[a], &[]], vec![]);
         update.take(vec![(a, tensor(1.0))]);

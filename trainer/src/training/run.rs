@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn other_validation_cases_are_told_without_a_best_checkpoint() {
+    fn other_validation_cases_are_reported_without_a_best_checkpoint() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
         let state = State {

@@ -117,7 +117,7 @@ mod tests {
     use crate::testing::SyntheticStream;
 
     #[test]
-    fn waits_that_a_request_to_stop_ended_are_told_from_failures() {
+    fn waits_that_a_request_to_stop_ended_are_distinguished_from_failures() {
         let read = |error: std::io::Error| -> SourceError {
             let error = hiend_cache::FileError::at("s3://bucket/shard", "fetch")(error);
             pipeline::Error::Read(error.into()).into()

@@ -110,7 +110,7 @@ fn ignored_voxels_count_for_no_metric() {
 }
 
 #[test]
-fn an_ignore_label_in_another_spelling_is_told() {
+fn an_ignore_label_in_another_spelling_is_reported() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
         write_labels(&folder.path().join(name), [3, 1, 1], &[0, 1, 2]);
@@ -304,7 +304,7 @@ fn axes_of_a_prediction_may_have_any_order_and_direction() {
 }
 
 #[test]
-fn predictions_without_a_label_are_told() {
+fn predictions_without_a_label_are_reported() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 1], &[0, 1]);
     for case in ["a", "y", "z"] {

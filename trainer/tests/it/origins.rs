@@ -94,7 +94,7 @@ fn export_command(folder: &Folder, args: &str) -> std::process::Output {
 }
 
 #[test]
-fn first_weights_of_other_scans_are_told_and_of_another_encoder_refused() {
+fn first_weights_of_other_scans_are_reported_and_of_another_encoder_refused() {
     let (folder, ..) = folder();
     let finetune = |init: &str, more: &str| {
         format!(

@@ -282,7 +282,7 @@ fn scans_are_judged_as_hiend_shard_judges_them() {
 }
 
 #[test]
-fn oddities_of_headers_are_told() {
+fn oddities_of_headers_are_reported() {
     let folder = Folder::new();
     let path = folder.at("scans/a_0000.nii");
     write_scan(&path, [0.0; 3]);
@@ -313,7 +313,7 @@ fn files_that_cannot_be_read_are_skipped_and_subfolders_named() {
 }
 
 #[test]
-fn a_best_checkpoint_that_is_gone_is_told_once() {
+fn a_best_checkpoint_that_is_gone_is_reported_once() {
     let folder = Folder::new();
     write_scan(&folder.at("scans/a_0000.nii"), [0.0; 3]);
     folder.check("scans", "out", &[], 0, "");

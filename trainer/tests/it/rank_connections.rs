@@ -169,7 +169,7 @@ fn rank_that_ends_without_a_word_is_gone_for_the_others() {
 }
 
 #[test]
-fn silent_rank_is_told_from_a_slow_one() {
+fn silent_rank_is_distinguished_from_a_slow_one() {
     // Rank 1 sends four heartbeats in the time after which rank 0 gives up on a silent rank; three may be late.
     let short = Timeouts { peer: Duration::from_secs(20), ..TIMEOUTS };
     let ([first, second], proxy, _dir) = pair([short; 2]);

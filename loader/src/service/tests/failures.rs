@@ -150,7 +150,7 @@ fn a_server_with_another_label_to_ignore_is_named() {
 }
 
 #[test]
-fn classes_that_no_label_map_has_are_told_to_clients() {
+fn classes_that_no_label_map_has_are_reported_to_clients() {
     let setup = Setup::new();
     let dir = tempfile::tempdir().unwrap();
     write_cache(dir.path(), 5, 0);

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn server_that_is_not_mlflow_is_told_from_one_that_is_away() {
+    fn server_that_is_not_mlflow_is_distinguished_from_one_that_is_away() {
         let server = Server::start();
         let check = |fault: Fault, is_temporary: bool, expected: &str| {
             server.fail_next(fault);

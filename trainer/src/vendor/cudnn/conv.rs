@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_tells_everything_apart() {
+    fn a_key_distinguishes_everything() {
         let first = of_unetr(Direction::Filter, [64, 32, 96], Number::F32, true);
         assert_eq!(first.key(), "convolution dw 4x 64 to 32 of 96x96x96 tf32");
         assert_eq!(first.flops(), 2 * 27 * 4 * 96 * 96 * 96 * 64 * 32);

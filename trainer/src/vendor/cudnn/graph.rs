@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contiguous_strides_are_products_of_the_axes_behind() {
+    fn contiguous_strides_are_products_of_the_later_axes() {
         assert_eq!(contiguous_strides(&[2, 3, 4, 5]), [60, 20, 5, 1]);
         assert_eq!(contiguous_strides(&[7]), [1]);
         let tensor = Tensor::contiguous(3, DataType::Half, &[2, 3]).at(Place::Value);

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_refusal_is_told_with_the_number_of_configurations() {
+    fn the_first_refusal_is_reported_with_the_number_of_configurations() {
         assert_eq!(Refusals::default().into_error().to_string(), "cuDNN names no engine for this graph");
         let failed = || CudnnError::Failed {
             call: "cudnnBackendFinalize",

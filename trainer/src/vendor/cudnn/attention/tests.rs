@@ -54,7 +54,7 @@ fn every_attention_of_the_models_has_a_plan_on_an_h100() {
 }
 
 #[test]
-fn a_key_tells_everything_apart_but_the_scale() {
+fn a_key_distinguishes_everything_but_the_scale() {
     let (sizes, width) = MODELS[0];
     let first = attention(sizes, width, Number::Bf16);
     let others = [
