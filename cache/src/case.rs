@@ -212,7 +212,7 @@ impl VolumeReader {
     /// result. `None` if the chunk is constant; its value is in the index.
     ///
     /// # Errors
-    /// If the image has another codec than [`Codec::Packed`], or the chunk cannot be read or is corrupt.
+    /// If the codec of the image is not [`Codec::Packed`], or the chunk cannot be read or is corrupt.
     pub fn image_packed<R>(
         &mut self,
         case: &Case,

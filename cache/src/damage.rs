@@ -13,7 +13,7 @@ pub enum ShardError {
     #[error("{0} bytes are too few for a shard")]
     TooShort(u64),
     /// A file that does not begin with the magic number.
-    #[error("does not begin as a shard does")]
+    #[error("no magic number at its start")]
     Magic,
     /// A format version that this crate does not read.
     #[error("format version {found}; expected {expected}")]
@@ -27,7 +27,7 @@ pub enum ShardError {
     #[error("checksum of the header does not match")]
     Header,
     /// A file that does not end with a footer.
-    #[error("does not end as a shard does: truncated or not completely written")]
+    #[error("no footer at its end: truncated or not completely written")]
     Footer,
     /// A directory that does not lie between the cases and the footer.
     #[error("directory at {offset}+{len} does not end at {end}")]

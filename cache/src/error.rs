@@ -162,7 +162,7 @@ pub enum CaseError {
     #[error("has no labels")]
     NoLabels,
     /// A request for packed bytes of an image that is stored with another codec.
-    #[error("is stored with another codec than \"fast\"")]
+    #[error("is stored with a codec other than \"fast\"")]
     NotPacked,
     /// A box that is empty or reaches beyond the volume.
     #[error("{region:?} is empty or reaches beyond shape {shape:?}")]

@@ -15,7 +15,7 @@
 //! # Nothing lost on account of what cannot be seen
 //! A path that cannot be examined is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
-//! pruned below a folder that is there but empty: both are what an unmounted disk looks like. Cases of lost and damaged
+//! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases of lost and damaged
 //! shards are converted again where they are in the data; where they are not, the run ends before it writes anything.
 //!
 //! # Several workers

@@ -194,7 +194,7 @@ pub enum RemoteError {
     },
     /// A server describes the classes of a dataset differently from the first server.
     #[error(
-        "{url}: the server describes the classes of dataset {dataset} differently than {other}: {difference}; give all servers \
+        "{url}: the server describes the classes of dataset {dataset} differently from {other}: {difference}; give all servers \
          the same dataset.json, run hiend-shard again, and restart them"
     )]
     OtherClasses {

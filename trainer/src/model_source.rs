@@ -60,7 +60,7 @@ pub enum ModelSourceError {
         path: PathBuf,
     },
     /// A weight file of unknown sizes.
-    #[error("{}: its tensors fit no preset; give the model's sizes by --config FILE.toml", path.display())]
+    #[error("{}: its tensors fit no preset; give the model's sizes with --config FILE.toml", path.display())]
     UnknownSizes {
         /// Path as given.
         path: PathBuf,

@@ -112,7 +112,7 @@ pub enum ConvertError {
     },
     /// Pruning would drop cases whose folder is empty.
     #[error(
-        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?) or whose \
+        "{}: {} of the cache, such as {example}, of a folder that exists but is empty (is its disk mounted?) or whose \
          dataset.json cannot be used; nothing was pruned; remove the folder if its data is gone for good",
         path.display(),
         crate::plural::count(count, "case")

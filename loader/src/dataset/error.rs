@@ -17,7 +17,7 @@ pub enum DatasetError {
         source: std::io::Error,
     },
     /// A file in place of the folder.
-    #[error("{}: a file; expected the folder that it lies in", shown(path))]
+    #[error("{}: a file; expected the folder that contains it", shown(path))]
     NotAFolder {
         /// Path of the file.
         path: PathBuf,

@@ -476,7 +476,7 @@ fn a_file_in_place_of_the_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     touch(dir.path(), &["a.nii.gz"]);
     let error = survey(&dir.path().join("a.nii.gz")).unwrap_err().to_string();
-    assert!(error.ends_with("a.nii.gz: a file; expected the folder that it lies in"), "{error}");
+    assert!(error.ends_with("a.nii.gz: a file; expected the folder that contains it"), "{error}");
 }
 
 #[test]

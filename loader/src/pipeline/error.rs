@@ -137,7 +137,7 @@ pub enum Unsuitable {
     },
     /// A case is stored with a codec that a device cannot decode.
     #[error(
-        "case {case} is stored with another codec than \"fast\", which a device decodes; convert again with --codec fast, \
+        "case {case} is stored with a codec other than \"fast\", which a device decodes; convert again with --codec fast, \
          or decode on the CPU"
     )]
     NotPacked {

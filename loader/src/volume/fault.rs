@@ -74,7 +74,7 @@ pub enum VolumeFault {
         magic: &'static str,
     },
     /// A text header without an end in the first bytes of the file.
-    #[error("header without end in its first {limit} bytes")]
+    #[error("header does not end within its first {limit} bytes")]
     HeaderEnd {
         /// Largest size of a header, in bytes.
         limit: u64,
@@ -300,7 +300,7 @@ pub enum VolumeFault {
         other: u8,
     },
     /// A mask whose grid differs from that of the other masks.
-    #[error("mask on another grid than the other masks of the case")]
+    #[error("the grid differs from that of the other masks of the case")]
     MaskGrid,
 }
 

@@ -164,7 +164,7 @@ fn streams_that_coded_chunks_cannot_serve_are_refused_with_their_key() {
         let dir = tempfile::tempdir().unwrap();
         let cache = write_cache(dir.path(), [8; 3], 9, preset, &[(Voxels::Noise, [20; 3])]);
         let codec = refused(&cache, &config([8; 3], Chain::recipe()));
-        assert!(codec.contains("case D/case0 is stored with another codec than \"fast\""), "{codec}");
+        assert!(codec.contains("case D/case0 is stored with a codec other than \"fast\""), "{codec}");
     }
 }
 

@@ -124,7 +124,7 @@ pub enum TrainingError {
     },
     /// The cache holds cases other than those with which the run began.
     #[error(
-        "cannot resume: the cases of the cache or their voxels are not those that the run began with (digest {now}, was \
+        "cannot resume: the cases of the cache or their voxels differ from those that the run began with (digest {now}, was \
          {before}): cases were added, removed, or converted again from other files or with other parameters, or the list or \
          splits file that stream.split names was edited; restore cache and file, or begin another run with these weights \
          (--init RUN and a new --run-dir)"

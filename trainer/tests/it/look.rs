@@ -205,7 +205,7 @@ fn invalid_input_is_refused_in_one_line() {
         &exported,
         &[&scan],
         1,
-        "its tensors fit no preset; give the model's sizes by --config FILE.toml",
+        "its tensors fit no preset; give the model's sizes with --config FILE.toml",
     );
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");

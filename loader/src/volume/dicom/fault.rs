@@ -86,7 +86,7 @@ pub enum DicomFault {
         example: String,
     },
     /// A series of one image.
-    #[error("{series}: only one slice; a volume takes two or more")]
+    #[error("{series}: only one slice; a volume needs two or more")]
     OneSlice {
         /// Name of the series, for the message.
         series: String,

@@ -220,7 +220,7 @@ fn unusable_headers_are_refused_in_one_line() {
             .contains("compressed bytes cannot hold")
     );
     let endless = read("a.nrrd", &format!("NRRD0004\n#{}", "x".repeat(2 << 20)), b"").unwrap_err();
-    assert_eq!(endless, "header without end in its first 1048576 bytes");
+    assert_eq!(endless, "header does not end within its first 1048576 bytes");
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("cut.nrrd"), &HEADER.as_bytes()[..80]).unwrap();
     assert!(read_info(&dir.path().join("cut.nrrd")).is_err());

@@ -338,7 +338,7 @@ mod tests {
         assert!(!refused.contains("secret") && !unfit.contains("secret"));
         let url = server.url().to_string().replace("http://", "http://user:secret@").parse().unwrap();
         let refused = message(Client::new(&url, Credentials::Absent));
-        assert!(refused.contains("do not belong into the address") && !refused.contains("secret"), "{refused}");
+        assert!(refused.contains("do not belong in the address") && !refused.contains("secret"), "{refused}");
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
             assert!(message.contains(expected) && !message.contains('\n'), "{message}");
             assert_eq!(error.is_temporary(), is_temporary, "{message}");
         };
-        check(Fault::Status(404, "<html>".into()), false, "does not answer as an MLflow server does (404 Not Found to");
+        check(Fault::Status(404, "<html>".into()), false, "does not answer like an MLflow server (404 Not Found to");
         check(Fault::Status(200, "<html>".into()), false, "(200 OK without JSON to experiments/get-by-name)");
         check(Fault::Redirect("https://host/"), false, "it redirects experiments/get-by-name to https://host/");
         check(Fault::Status(502, "<html>".into()), true, "answered experiments/get-by-name with 502");

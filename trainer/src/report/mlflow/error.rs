@@ -33,7 +33,7 @@ pub enum MlflowError {
         message: String,
     },
     /// A response that is not from an MLflow server.
-    #[error("{server} does not answer as an MLflow server does ({found}); check the address and its path")]
+    #[error("{server} does not answer like an MLflow server ({found}); check the address and its path")]
     NotMlflow {
         /// URL of the MLflow server.
         server: String,
@@ -71,7 +71,7 @@ pub enum MlflowError {
         wanted: String,
     },
     /// Another process sends the same run.
-    #[error("{} is sent to MLflow by another process", run_dir.display())]
+    #[error("{} is being sent to MLflow by another process", run_dir.display())]
     InUse {
         /// Folder of the run.
         run_dir: PathBuf,
@@ -87,7 +87,7 @@ pub enum MlflowError {
     },
     /// The address contains a user name or password.
     #[error(
-        "--mlflow {server}: user and password do not belong into the address; set MLFLOW_TRACKING_USERNAME and \
+        "--mlflow {server}: user and password do not belong in the address; set MLFLOW_TRACKING_USERNAME and \
          MLFLOW_TRACKING_PASSWORD"
     )]
     CredentialsInUrl {

@@ -134,7 +134,7 @@ fn one_process_at_a_time_sends_a_run() {
     let (server, run) = (Server::start(), run_folder());
     let first = live(&server, run.path(), true);
     let message = replay(&server, run.path()).unwrap_err().to_string();
-    assert!(message.ends_with("is sent to MLflow by another process"), "{message}");
+    assert!(message.ends_with("is being sent to MLflow by another process"), "{message}");
     drop(first);
     assert!(replay(&server, run.path()).is_ok());
 }
