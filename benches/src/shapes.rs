@@ -157,8 +157,8 @@ pub fn time_convolutions(
     for (channels, out, side, _) in CONVOLUTIONS {
         let side = side.min(most_side);
         let random = |shape| Tensor::<5>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-        // Channels last in memory, as the model's are, with the channels first. A leaf: each backward pass uses up the graph
-        // that a tensor was computed by.
+        // The axes have the channels first, the memory has them last, as in the model. `x` is a leaf, because each
+        // backward pass uses up the graph by which a tensor was computed.
         let x = precision.narrow(random([crops, side, side, side, channels])).permute([0, 4, 1, 2, 3]).require_grad();
         let w = random([out, channels, 3, 3, 3]).require_grad();
         let flop = 54.0 * (crops * side.pow(3)) as f64 * (channels * out) as f64;
@@ -264,7 +264,7 @@ pub fn time(
 fn timed<const D: usize>(device: &Device, run: impl Fn() -> Tensor<D>) -> anyhow::Result<f64> {
     const RUNS: u32 = 10;
     let sync = || device.sync().map_err(|error| anyhow::anyhow!("{error:?}"));
-    // Kernels are compiled and tuned in these.
+    // These runs compile and tune the kernels.
     let tuned = [run(), run()];
     sync()?;
     drop(tuned);

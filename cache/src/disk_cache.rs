@@ -240,7 +240,7 @@ impl BlockStore for DiskCache {
             Err(err) => return Err(FileError::at(path, "open")(err)),
         };
         let Some(block) = load(&file, len, self.access).map_err(FileError::at(&path, "read"))? else {
-            // Not written by a rename of ours, or lost in a power cut.
+            // The file was not renamed into place by this crate, or its content was lost in a power cut.
             self.discard(key);
             return Ok(None);
         };
@@ -288,7 +288,7 @@ fn load(mut file: &File, len: usize, access: Access) -> io::Result<Option<Block>
             Block::Owned(bytes.into())
         }
     };
-    // Truncated or extended since.
+    // A file truncated or extended since then is no block.
     Ok((block.bytes().len() == len).then_some(block))
 }
 

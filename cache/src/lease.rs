@@ -110,10 +110,10 @@ impl Lease {
         let leases = shared.place.list(FOLDER)?;
         let (kind_prefix, own) = (format!("{kind}."), format!("{}.{}", self.kind, shared.id));
         let renewed = shared.lock().renewed;
-        // The server's time now: that of the last renewal, and what has passed since.
+        // The server's time now: the time of the last renewal plus the time since then.
         let Some(now) = leases.iter().find(|lease| lease.name == own).map(|lease| lease.modified + renewed.elapsed())
         else {
-            // Taken for dead by another process and removed; written anew here, its time is known.
+            // Another process took this one for dead and removed the lease; once written again, its time is known.
             shared.place.write(&shared.name, &shared.content)?;
             return self.others_of(&leases, &kind_prefix, &own, SystemTime::now());
         };

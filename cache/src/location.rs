@@ -196,7 +196,7 @@ impl From<&Location> for Location {
 
 /// Scheme of a text of the form `scheme://...`.
 fn scheme_of(text: &OsStr) -> Option<&str> {
-    // A path that is not Unicode may still begin as a URL does; then its beginning decides.
+    // A path that is not Unicode may still begin like a URL; then its beginning decides.
     let bytes = text.as_encoded_bytes();
     let len = bytes.windows(3).position(|window| window == b"://")?;
     let scheme = std::str::from_utf8(&bytes[..len]).ok()?;

@@ -202,7 +202,7 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
         added += writer.finish()?.bytes;
     }
     if !alone.holds() {
-        // Cut off from the store for so long that others may have begun. The next prune drops the copies.
+        // This run was cut off from the store for so long that another may have begun. The next prune drops the copies.
         return Ok(None);
     }
     let names: Vec<String> = doomed.iter().map(|shard| shard.name()).collect();

@@ -355,7 +355,7 @@ impl<'a> Conversion<'a> {
                 if pending.is_empty() || stop.is_requested() {
                     return Ok(());
                 }
-                // Others wait for the cases in it.
+                // Other workers wait for the cases in it.
                 shards.finish_shard()?;
                 let num_pending = pending.len();
                 claiming.settle(out, &known.records, &parameters, &mut pending, &stop)?;
@@ -368,7 +368,7 @@ impl<'a> Conversion<'a> {
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
             (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
-            // Cases that are to be pruned are still there, and may not be.
+            // Cases to be pruned are still in the cache and may stay, so the names of their classes are kept.
             let names = if options.prune { Names::Kept } else { Names::Replaced };
             folder::write_manifest(out, datasets, &config, names)?;
         }
@@ -377,7 +377,7 @@ impl<'a> Conversion<'a> {
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
         take_stock(out, datasets, &options, &lock, &mut summary)?;
         if summary.pruned.is_some() {
-            // The list of each shard's cases, and the names of the classes that are left.
+            // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced)?;
         }
         summary.secs = started.elapsed().as_secs_f64();

@@ -145,7 +145,7 @@ impl Visitor {
         let Planned { case, index, crops, scale, crop_size, started } = planned;
         let cuts = Cut::all::<F>(crops, scale, index.grid.shape(), crop_size);
         let copied = self.copy_columns(case, index, &cuts, slot);
-        // Also after an error: what was stored so far must be visible before the buffer is used again.
+        // Runs after an error too: the stores so far must be visible before the buffer is used again.
         streaming::finish();
         let copy_secs = copied?;
         let decode_secs = started.elapsed().as_secs_f64() - copy_secs;

@@ -37,7 +37,7 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
             failure = Some(error);
         }
     };
-    // The first step makes the moments.
+    // The first step creates the optimizer's moments.
     update();
     let what = format!("step of tiny, {CROPS} crops of 96³");
     let arguments = vec!["pretrain".to_owned(), "--batch".to_owned(), CROPS.to_string()];

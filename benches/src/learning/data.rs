@@ -49,7 +49,7 @@ fn phantoms(data: &Path, prefix: &str, num_cases: usize, seed: u64, labels: bool
     let settings =
         json!({"version": VERSION, "prefix": prefix, "num_cases": num_cases, "seed": seed, "labels": labels});
     let record = data.join(RECORD);
-    // A file that is not whole was not written by a run that came to its end.
+    // The record is written last: if it cannot be parsed, the run that wrote it did not finish.
     let known: Option<Value> = if lookup::exists(&record)? {
         serde_json::from_slice(&std::fs::read(&record).with_context(|| record.display().to_string())?).ok()
     } else {
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(std::fs::read(&image).unwrap(), other);
         let error = phantoms(&data, "p", 2, 7, true).unwrap_err().to_string();
         assert!(error.contains("\"seed\":1") && error.contains("choose another --out"), "{error}");
-        // Cut short, gone, and without the file that is written last.
+        // An image cut short, a missing image, and a missing record, which is written last.
         std::fs::write(&image, &whole[..100]).unwrap();
         phantoms(&data, "p", 2, 1, true).unwrap();
         assert_eq!(std::fs::read(&image).unwrap(), whole);

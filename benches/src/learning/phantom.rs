@@ -220,7 +220,7 @@ impl Phantom {
 fn structures([a, b, c]: [f64; 3], between: &mut impl FnMut(f64, f64) -> f64) -> Vec<Structure> {
     let mut list = Vec::new();
     let mut add = |label, shape, hu, texture| list.push(Structure { label, shape, hu, texture });
-    // Relative to the body; in RAS+, x grows towards the patient's right, y to the front, z to the head.
+    // Positions are relative to the body; in RAS+, x grows towards the patient's right, y to the front, z to the head.
     let ellipsoid = |between: &mut dyn FnMut(f64, f64) -> f64, centre: [f64; 3], radius: [f64; 3]| {
         let size = between(0.85, 1.15);
         Shape::Ellipsoid {

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_patch_has_the_class_of_the_structure_that_fills_most_of_it() {
-        // Two patches of 2³ along z: one voxel of class 3, and nothing but class 5.
+        // Two patches of 2³ along z: the first has one voxel of class 3, the second consists of class 5.
         let mut labels = vec![0; 2 * 2 * 4];
         labels[1] = 3;
         for (voxel, label) in labels.iter_mut().enumerate() {

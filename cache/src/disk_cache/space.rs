@@ -175,7 +175,7 @@ pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
         let path = entry.map_err(FileError::at(&users, "list"))?.path();
         let Ok(file) = std::fs::File::open(&path) else { continue };
         match file.try_lock() {
-            // Nobody holds it.
+            // No process holds the lock.
             Ok(()) => {
                 let _ = std::fs::remove_file(&path);
             }

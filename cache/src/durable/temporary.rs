@@ -29,7 +29,7 @@ impl TemporaryFile {
     pub(crate) fn create(dir: &Path, prefix: &str) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix).suffix(TEMPORARY_SUFFIX);
-        // The default would be readable by its owner alone.
+        // By default, only the owner could read the file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         loop {

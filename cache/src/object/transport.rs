@@ -51,7 +51,8 @@ pub fn resume_requests() {
 #[must_use]
 pub fn is_abandoned(error: &(dyn StdError + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        // The source of an I/O error is that of the error within it. The kind alone is also that of interrupted system calls.
+        // The source of an I/O error skips the error within it, so that one is examined here. The kind alone does not
+        // suffice: interrupted system calls have the same kind.
         let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         error.is::<Abandoned>() || within.is_some_and(|within| is_abandoned(within))
     })
@@ -286,7 +287,7 @@ fn heals(err: &HttpError) -> bool {
             return false;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // rustls reports its errors in this kind.
+            // rustls reports its errors with this kind.
             if error.kind() == io::ErrorKind::InvalidData {
                 return false;
             }

@@ -127,7 +127,7 @@ impl Drop for Upload {
         let _ = wait(async move {
             parts.iter().for_each(JoinHandle::abort);
             for part in parts {
-                // Cancelled, or ended before.
+                // The part was cancelled, or had ended before.
                 let _ = part.await;
             }
             upload.abort().await

@@ -48,7 +48,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         }
         let faults = verify_case(shard, idx, reader);
         if is_remote && stop.load(Ordering::Relaxed) && !faults.is_empty() {
-            // Possibly the interruption of a request, not damage.
+            // The error may be the interruption of a request, not damage.
             return Ok(Vec::new());
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);

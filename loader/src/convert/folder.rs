@@ -49,7 +49,7 @@ pub(super) fn prepare(
     for fault in faults {
         handle_fault(out, fault)?;
     }
-    // Before the first case: a run that is killed leaves no labelled case whose classes have no names.
+    // Done before the first case: a run that is killed leaves no labelled case whose classes have no names.
     let is_new = |dataset: &Dataset| !cache.manifest().datasets.contains_key(&dataset.name);
     if datasets.iter().any(|dataset| dataset.num_listed() > 0 && is_new(dataset)) {
         write_manifest(out, datasets, config, Names::Kept)?;
@@ -89,7 +89,7 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
     let mut shards: Vec<PathBuf> = Vec::new();
     for fault in faults {
         let path = match fault {
-            // A later version of the program wrote it: it is whole, and an error of its own.
+            // A shard of a later version is not damaged; it is an error of its own.
             hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => continue,
             hiend_cache::Error::MissingShard { path } | hiend_cache::Error::BadShard { path, .. } => path,
             _ => continue,
@@ -245,7 +245,7 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
                 in this data and share");
             Ok(())
         }
-        // A later version of the program wrote it: it is whole, and its cases must not be replaced.
+        // A shard of a later version is not damaged, and its cases must not be replaced.
         hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => Err(fault.into()),
         hiend_cache::Error::BadShard { path, reason } => {
             let damaged = set_aside(out, path)?;

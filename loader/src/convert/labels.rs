@@ -54,7 +54,7 @@ pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
 /// Describes overlaps of masks in one line, the largest first; `None` without any.
 fn finding(overlaps: &[Overlap]) -> Option<String> {
     let mut largest: Vec<&Overlap> = overlaps.iter().collect();
-    // Stable: equal ones stay in the order of the classes.
+    // The sort is stable: equal overlaps stay in the order of the classes.
     largest.sort_by_key(|overlap| std::cmp::Reverse(overlap.voxels));
     let told = largest
         .iter()

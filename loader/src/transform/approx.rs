@@ -106,7 +106,7 @@ impl Normals {
             // In (0, 1], so that the logarithm is finite.
             let u = ((radii[i] >> 8) + 1) as i32 as f32 * UNIT;
             let radius = (-2.0 * std::f32::consts::LN_2 * log2(u)).max(0.0).sqrt();
-            // In [-1/2, 1/2) turns.
+            // Within [-1/2, 1/2) turns.
             let turn = (angles[i] as i32 >> 8) as f32 * UNIT;
             first[i] = radius * sin_turns(0.25 - turn.abs());
             second[i] = radius * sin_turns((0.25 - (turn.abs() - 0.25).abs()).copysign(turn));

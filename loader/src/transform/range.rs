@@ -130,7 +130,7 @@ impl Range {
 
     /// Samples a number uniformly. Consumes exactly one number from `rng`.
     pub(super) fn sample(self, rng: &mut impl Rng) -> f32 {
-        // In f64, where only the final conversion can leave the range; the clamp undoes that.
+        // Computed in f64: only the final conversion can leave the range, and the clamp corrects it.
         let at = rng.random::<f64>();
         let value = f64::from(self.low) + (f64::from(self.high) - f64::from(self.low)) * at;
         (value as f32).clamp(self.low, self.high)

@@ -132,7 +132,7 @@ mod tests {
         let regions = [
             region([0, 0, 0], [10, 9, 16]),
             region([12, 10, 9], [13, 20, 11]),
-            // Does not meet the chunk.
+            // This region does not meet the chunk.
             region([16, 0, 0], [20, 16, 16]),
         ];
         assert_eq!(wanted_part(&chunk, &regions), region([0, 0, 0], [5, 8, 8]));

@@ -213,7 +213,7 @@ impl FrameReader {
         Ok(match message.part {
             Some(frame::Part::Header(header)) => Some(Part::Header(Box::new(header))),
             Some(frame::Part::Data(data)) if !data.is_empty() => Some(Part::Data(data)),
-            // A message of a later version of the contract.
+            // The message is of a later version of the contract.
             Some(frame::Part::Data(_)) | None => None,
         })
     }
@@ -277,7 +277,7 @@ mod tests {
         assert!(received(&[1, 0, 0, 0, 0], 5).is_err());
         assert!(received(&[0, 0, 0, 0, 2, 0xff, 0xff], 7).is_err());
         assert!(received(&[0, 0xff, 0xff, 0xff, 0xff, 0x0a, 0], 7).is_err());
-        // An unknown field is of a later version.
+        // The unknown field comes from a later version.
         assert_eq!(received(&[0, 0, 0, 0, 2, 0x78, 1], 2), Ok((None, vec![])));
     }
 }

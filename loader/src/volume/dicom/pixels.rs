@@ -78,7 +78,7 @@ fn check_lossless(data: &[u8]) -> Result<(), DicomFault> {
     let (mut at, mut is_lossless, mut has_restarts) = (2, false, false);
     while let Some(&[0xff, marker]) = data.get(at..).and_then(|rest| rest.first_chunk::<2>()) {
         if marker == 0xff {
-            // A fill byte.
+            // Skips a fill byte.
             at += 1;
             continue;
         }
@@ -150,7 +150,7 @@ mod tests {
             (jpeg(0xc3, 0, 0x10), true),
             (jpeg(0xc3, 5, 0), false),
             (jpeg(0xc3, 0, 2), false),
-            // Restarts of other kinds of JPEG are decoded.
+            // Restart intervals of other kinds of JPEG are decoded.
             (jpeg(0xc1, 5, 2), true),
         ] {
             assert_eq!(check_lossless(&data).is_ok(), is_read, "{data:x?}");

@@ -61,7 +61,7 @@ fn header_of(affine: &Affine) -> NiftiHeader {
     pixdim[..4].copy_from_slice(&[turned, sx, sy, sz]);
     NiftiHeader {
         pixdim,
-        // Millimetres.
+        // Unit: millimetres.
         xyzt_units: 2,
         sform_code: 1,
         qform_code: i16::from(is_rotation),
