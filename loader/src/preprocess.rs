@@ -211,7 +211,7 @@ pub fn preprocess(
         match config.normalize {
             // Strictly above, like MONAI's `value > 0` after scaling.
             Normalize::Hu => found.look(values, at, |value| value > threshold),
-            // As nnU-Net's `crop_to_nonzero`, on the resampled grid.
+            // Like nnU-Net's `crop_to_nonzero`, on the resampled grid.
             Normalize::Zscore => found.look(values, at, is_nonzero),
         }
         quantiser.quantise(values, samples);
@@ -223,7 +223,8 @@ pub fn preprocess(
         });
     };
     let label = label.map(|(label, on_image)| {
-        // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.
+        // Like MONAI, by the label's own header: if it differs by rounding, ties between two voxels fall differently
+        // too.
         let own = Resampling::new(&label.info, config.spacing);
         let is_usable = own.shape() == shape && on_image.orientation == label.info.orientation;
         let as_image = if is_usable { own } else { Resampling::new(&on_image, config.spacing) };

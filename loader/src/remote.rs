@@ -348,7 +348,7 @@ impl RemoteLoader {
         runtime.handle().spawn(async move {
             let facts = tokio::select! {
                 facts = connecting.connect() => facts,
-                // Not at once: servers that answer are not given up.
+                // Not at once, so that servers that answer are not given up.
                 () = stopped_for(&stop, GRACE) => Err(RemoteError::Stopped),
             };
             // The other end waits.

@@ -228,7 +228,7 @@ impl Service {
     #[must_use]
     pub fn shutdown(mut self) -> bool {
         self.hub.draining.store(true, Ordering::Relaxed);
-        // Before the listeners close.
+        // Removes the socket files before the listeners close.
         self.paths.clear();
         let _ = self.stop.send(true);
         let (Some(runtime), Some(mut serving)) = (&self.runtime, self.serving.take()) else { return true };
@@ -241,7 +241,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.hub.draining.store(true, Ordering::Relaxed);
-        // Before the listeners close.
+        // Removes the socket files before the listeners close.
         self.paths.clear();
         self.hub.schedule.stop();
         if let Some(runtime) = self.runtime.take() {

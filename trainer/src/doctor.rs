@@ -89,7 +89,7 @@ const SIZES: [usize; 4] = [3, 43, 132, 76];
 
 /// Computes one small product and its gradients for every type of factors that the device supports.
 fn check_products(device: &Device) -> Vec<ProductCheck> {
-    // Errors that rounding the factors explains: of TF32 2^-11 each, of bf16 2^-9; the CPU rounds sums alone.
+    // Errors that the rounding of factors explains: 2^-11 each for TF32, 2^-9 for bf16; the CPU rounds only sums.
     let forms = [(Factors::F32, 1e-3), (Factors::Tf32, 1e-3), (Factors::Bf16, 1e-2)];
     let has = |(factors, _): &(Factors, f64)| factors.dtype().is_none_or(|dtype| device.supports_dtype(dtype));
     let check = |(factors, tolerance)| ProductCheck { factors, error: product_error(device, factors), tolerance };

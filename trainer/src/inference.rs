@@ -154,7 +154,7 @@ where
     };
     let hand = |Region { start, dims }, averages: Tensor<4>| {
         let values = host(averages).map_err(InferenceError::from)?;
-        // An average is finite only if all that it is made of is.
+        // An average is finite only if all its terms are.
         all_finite(&values)?;
         sink(Slab { start, dims, values: &values })
     };

@@ -118,7 +118,7 @@ impl Task for Pretraining<'_> {
     fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
         let (model, crop_size) = (&self.config.model, self.config.stream.crop_size);
         let per_crop = model.kept_values(crop_size, gradient_checkpointing);
-        // More than was measured, or as much: see the description of `memory_need`.
+        // At least as much as was measured; see the documentation of `memory_need`.
         let expected_percent = if gradient_checkpointing { 300 } else { 225 };
         KeptValues { params: model.num_params(crop_size), per_crop, expected_percent }
     }

@@ -39,7 +39,7 @@ impl LabelPlace {
             (Some(stored), Some(shift_mm)) if shift_mm < stored / 2.0 => Ok(Self { is_same_order: false, shift_mm }),
             (Some(shift_mm), _) => Ok(Self { is_same_order: true, shift_mm }),
             (None, Some(shift_mm)) if shift_mm <= side => Ok(Self { is_same_order: false, shift_mm }),
-            // Either order may be the one that was meant, so the nearer one tells the distance.
+            // Either order may be the intended one, so the smaller distance is reported.
             (None, in_ras) => Err(match stored.into_iter().chain(in_ras).reduce(f64::min) {
                 Some(shift_mm) => PreprocessError::LabelPlace { shift_mm },
                 None => PreprocessError::LabelShape { label: label_shape, image: image_shape },

@@ -56,7 +56,7 @@ impl ZScore {
             }
         });
         let (mean, std) = (middle + sums.mean(), sums.std());
-        // Not a number if rounding leaves less than nothing of the variance.
+        // NaN if rounding makes the variance negative.
         if !(lowest < highest && std > 0.0 && std.is_finite()) {
             return None;
         }
@@ -73,7 +73,7 @@ impl ZScore {
                     }
                 }
             });
-            // Rounding may leave less than nothing of the variance of equal values.
+            // Rounding may make the variance of equal values slightly negative.
             Extremes { num, spread: others.variance().max(0.0).sqrt() / std }
         });
         Some(Self { mean, std, min: nonzero.min, extremes })

@@ -84,7 +84,7 @@ fn heals(error: &(dyn StdError + 'static)) -> bool {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
             return h2_heals(error);
         }
-        // The type is private.
+        // The type of the error is private, so its text is compared.
         !cause.to_string().starts_with("HTTP/2 was not negotiated")
     })
 }

@@ -187,7 +187,7 @@ impl Hub {
         };
         self.schedule.submit(&client.account, job).map_err(|err| match err {
             Refused::TooMany { .. } => Status::resource_exhausted(err.to_string()),
-            // It would be too large again.
+            // The same request would be too large again.
             Refused::TooLarge { .. } => Status::out_of_range(err.to_string()),
             Refused::Stopped => Status::unavailable(err.to_string()),
         })?;

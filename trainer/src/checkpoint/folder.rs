@@ -224,7 +224,7 @@ fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     let mut names = vec![];
     for entry in entries {
         let entry = entry.map_err(CheckpointError::io(dir))?;
-        // No name of ours is outside UTF-8.
+        // All names that this program writes are valid UTF-8.
         names.extend(entry.file_name().into_string().ok());
     }
     Ok(names)
@@ -297,7 +297,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
         save(&checkpoints, 1).unwrap();
-        // A file in the place of the folder fails as a full disk does.
+        // A file in the place of the folder fails like a full disk.
         let blocker = run.path().join("checkpoints/.partial-step-00000002");
         fs::write(&blocker, b"").unwrap();
         let error = save(&checkpoints, 2).unwrap_err();

@@ -402,7 +402,7 @@ pub fn leave_error(rank: usize, error: &str) -> bool {
 /// Passes the loss of rank 0 to the launcher, which reports it if it has to kill rank 0.
 pub fn leave_loss(loss: &str) {
     if let Some(path) = std::env::var_os(RENDEZVOUS) {
-        // Without it, the launcher waits longer and names the rank that it kills by its number only.
+        // Without the file, the launcher waits longer and names the rank that it kills by its number only.
         let _ = durable::write(&loss_file(Path::new(&path)), loss.as_bytes());
     }
 }

@@ -49,7 +49,7 @@ impl Request {
         let Self { mut tensors, joined } = self;
         let Some(lengths) = joined else { return tensors };
         let Some(sum) = tensors.pop() else { return tensors };
-        // A product with another owner of its factor goes to memory of its own, which belongs to this queue.
+        // If the factor has another owner, the product gets memory of its own, which belongs to this queue.
         let own = sum.clone() * 1.0;
         let mut start = 0;
         let next = |length: usize| {

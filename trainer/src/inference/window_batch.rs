@@ -72,7 +72,7 @@ impl WindowBatch {
         };
         *measured = known;
         let Some(known) = known else { return Ok(sliding.at_a_time(unmeasured)) };
-        // The sums, and averages of as many positions that wait to be read.
+        // The sums, and equally many averages that wait to be read.
         let others = 2 * sliding.device_bytes(models[0].num_classes(), dims);
         let windows = known.windows(others, self.most);
         tracing::debug!(windows, ?known, others, "windows at a time");
@@ -96,7 +96,7 @@ fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Resu
     let device = compute.raw();
     let [x, y, z] = sliding.roi_size();
     let window = || Tensor::<5>::zeros([1, models[0].in_channels(), x, y, z], device);
-    // Compiles, chooses engines, and leaves what they keep.
+    // The first window compiles kernels, chooses engines, and allocates the memory that they keep.
     drop(logits_of_all(models, window()));
     wait(device)?;
     // Memory that a training keeps for reuse would hide the memory of a window.

@@ -122,7 +122,7 @@ pub(crate) mod tests {
     }
 
     fn steps_are_those_of_burn(device: &Device) {
-        // Sizes that vectors of four divide, and that they do not.
+        // Sizes divisible and not divisible by four, the length of a vector.
         for shape in [[9, 13], [8, 12]] {
             let config = AdamWConfig::new().with_beta_2(0.95).with_epsilon(1e-8).with_weight_decay(0.05);
             let (reference, flex) = (config.build(), Device::flex());

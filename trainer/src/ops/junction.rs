@@ -44,7 +44,7 @@ impl Junction {
 impl Drop for Slot {
     fn drop(&mut self) {
         let left = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).is_some();
-        // Silence would be a wrong gradient.
+        // Without this panic, the gradient would silently be wrong.
         assert!(!left || std::thread::panicking(), "a residual sum's branch does not depend on its norm");
     }
 }

@@ -76,7 +76,7 @@ pub(crate) mod tests {
     }
 
     fn pitched_rows_give_the_same_bits_without_a_copy(device: &Device) {
-        // Rows that are divided by vectors of four, of eight, and by single values only.
+        // Widths divisible by four, by eight, and by neither.
         for (width, dtype) in [36, 40, 37].into_iter().flat_map(|w| [(w, FloatDType::F32), (w, short_of(device))]) {
             let tokens = pitched_rows(width, FloatDType::F32, 0.7, device);
             let branch = pitched_rows(width, dtype, 0.3, device);
@@ -136,7 +136,7 @@ pub(crate) mod tests {
     }
 
     fn column_sums_are_those_of_burn_and_the_same_bits_each_time(device: &Device) {
-        // One group, a few, more than a cube has units for in one pass, and a width that only single values divide.
+        // One group of rows, a few, more than the units of a cube take in one pass; and, last, an odd width.
         for (rows, width) in [(7, 96), (33, 12), (3000, 132), (40_000, 8), (300, 37)] {
             for dtype in [FloatDType::F32, short_of(device)] {
                 let x = Tensor::<3>::from_data(wave([1, rows, width], 0.7, 1.0), device).cast(dtype);
@@ -149,7 +149,7 @@ pub(crate) mod tests {
         }
     }
     fn an_optimizer_step_rewrites_the_kept_copy_of_a_weight(device: &Device) {
-        // A size that vectors of four divide, and one that they do not.
+        // A width divisible by four, the length of a vector, and one that is not.
         for width in [96, 37] {
             let tensor = |frequency| {
                 let tensor = Tensor::<3>::from_data(wave([1, 9, width], frequency, 1.0), device);

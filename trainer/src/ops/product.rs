@@ -342,7 +342,7 @@ pub(crate) mod tests {
                     map(x, weight.reshape([k, columns]), bias.reshape([columns])).cast(FloatDType::F32)
                 })
             };
-            // On the CPU: a device's own products would be tuned, a form after the other.
+            // On the CPU, because a device's own products would be tuned, one form after another.
             let cpu = Device::flex();
             let ours = biased(device, &|x, weight, bias| by_node(x, weight, Some(bias), factors));
             ours.assert_close(&biased(&cpu, &|x, weight, bias| composed(x, weight, Some(bias), factors)), tolerance);

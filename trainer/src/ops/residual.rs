@@ -154,7 +154,7 @@ pub(crate) mod tests {
     use burn::tensor::Device;
 
     fn value_and_gradients_match_the_composition(device: &Device) {
-        // More rows than one unit sums, and rows that only single values divide.
+        // More rows than one unit sums, and an odd width.
         for (rows, width) in [(6, 37), (3, 528), (70, 96)] {
             let shapes = [[2, rows, width], [2, rows, width], [1, 1, width]];
             let tensors = shapes.map(|shape| wave(shape, 0.7 / shape[1] as f32, 2.0));

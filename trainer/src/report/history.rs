@@ -152,7 +152,7 @@ mod tests {
         journal.write(&Entry::Started { step: 3, device: "CPU".into() }).unwrap();
         assert_eq!(steps(&History::read(&path).unwrap()), [[1, 2, 3], [1, 2, 3]]);
         journal.write(&Entry::Step(step_record(4, 2.0))).unwrap();
-        // The validations of steps 4 to 6 belong to what was abandoned.
+        // The validations of steps 4 to 6 belong to abandoned steps.
         assert_eq!(steps(&History::read(&path).unwrap()), [vec![1, 2, 3, 4], vec![1, 2, 3]]);
     }
 }

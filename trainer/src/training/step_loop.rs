@@ -50,7 +50,8 @@ impl<T: Task> Run<'_, T> {
         let validate_every = self.task.validation_every(self.steps_per_epoch);
         while self.step < end_step {
             if !feed.is_ready() {
-                // The host has to wait in any case. Waiting for the device first, what is left is the device's wait.
+                // The host has to wait in any case. It waits for the device first: the device then waits for data as
+                // long as the host.
                 self.settle(watch)?;
             }
             let start = Instant::now();
@@ -207,7 +208,7 @@ impl<T: Task> Run<'_, T> {
         let Answer { loss, norm: grad_norm, at } = answer;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
             if let Some(panic) = device::take_panic() {
-                // Perhaps from tuning, long ago; perhaps the reason.
+                // The panic may be an old one, from tuning, or the reason for this failure.
                 tracing::warn!("a device thread panicked: {panic}");
             }
             let last_good = LastGood(self.last_good.clone());

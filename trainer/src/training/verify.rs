@@ -122,7 +122,7 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
             checkpoint::read_state(newest, Kind::Finetune).map(|state| now.changes_since(&state.config))
         }
         None => {
-            // Without a checkpoint either kind will do; the error of pre-training is shown for neither.
+            // Without a checkpoint either kind will do; if the text fits neither, the error of pre-training is shown.
             if FinetuneConfig::parse(&text, &origin).is_err() {
                 PretrainConfig::parse(&text, &origin)?;
             }

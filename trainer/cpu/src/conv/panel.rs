@@ -171,7 +171,7 @@ pub(crate) fn weight_gradient(
         .map(|part| {
             let mut sums = vec![0.0; sums_len];
             for &at in &tiles[part] {
-                // Fresh for each: what lies after the voxels of a narrower tile must be zero.
+                // A new tile for each, because the values after the voxels of a narrower tile must be zero.
                 let mut tile = Tile::new(num_in, at.len);
                 fill_tile(&mut tile, at);
                 let mut packed = vec![0.0; at.len.div_ceil(LANES) * BLOCK * LANES];

@@ -60,7 +60,7 @@ impl SameVoxels {
     pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
         let place = LabelPlace::of(scan, found).map_err(|error| match error {
             PreprocessError::LabelPlace { shift_mm } => GridMismatch::Place { shift_mm },
-            // The other one, of the shapes.
+            // The remaining mismatch is that of the shapes.
             _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
         })?;
         if place.is_same_order {

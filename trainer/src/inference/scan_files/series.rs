@@ -35,14 +35,14 @@ impl DicomFiles {
         for OtherFile { path, reason } in others {
             let name = shown(Path::new(&file_name(&path)));
             let (files, name, reason) = match reason {
-                // Parts of most studies, and no scans; or no DICOM.
+                // No scans, although most studies have such parts; or no DICOM.
                 Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
                 Other::Without("Modality") | Other::Modality(_) => {
                     let reason = match normalize {
                         Normalize::Hu => format!("DICOM {reason}, not a CT"),
                         Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
                     };
-                    // Remarks are not told by case: the name alone would leave open which of several folders is meant.
+                    // Remarks belong to no case, and the name alone would leave open which of several folders is meant.
                     if has_series { (&mut passed_over, shown(&path), reason) } else { (&mut unusable, name, reason) }
                 }
                 // An image of a wanted modality.

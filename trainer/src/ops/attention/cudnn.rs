@@ -98,7 +98,7 @@ impl Plan {
             gradients,
         };
         let backward = Backward::of(attention).map_err(PrepareError::from)?;
-        // Both before either is used: an attention goes one way, forward and back.
+        // Both plans are prepared before either is used: an attention takes one path, forward and back.
         let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
         Ok(Self { attention, backward, workspace_bytes, width, is_self })
     }

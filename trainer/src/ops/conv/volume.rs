@@ -266,7 +266,7 @@ pub(crate) mod tests {
         for channels in CHANNELS {
             let size = [5, 4, 9];
             let ours = outcome(device, channels, size, |x, weight| volume_conv(x, weight, factors));
-            // On the CPU and in f32: a device's own convolution would be tuned, and be none the more exact.
+            // On the CPU and in f32: a device's own convolution would have to be tuned and would be no more exact.
             let reference = outcome(&Device::flex(), channels, size, |x, weight| composed(x, weight, Factors::F32));
             ours.assert_close(&reference, tolerance);
         }

@@ -72,7 +72,7 @@ pub(crate) fn update(
         [&first, &second, &grad].iter().all(|x| x.meta.shape() == param.meta.shape()),
         "moments and gradient have the parameter's shape"
     );
-    // Only written: one with another holder is replaced.
+    // The copy is only written, so one with another holder is replaced.
     let copy =
         copy.map(|copy| if copy.can_mut() { copy } else { uninit(&copy, copy.meta.shape().clone(), copy.dtype) });
     let StepParams { lr, keep, betas, epsilon, corrections } = params;

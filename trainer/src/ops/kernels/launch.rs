@@ -75,7 +75,7 @@ pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     let even = axes.windows(2).all(|pair| strides[pair[0]] == strides[pair[1]] * shape[pair[1]]);
     let width = shape[rank - 1];
     let rows = shape.num_elements() / width;
-    // A single row has no distance; rows that overlap, as those of an expanded tensor do, are copied.
+    // A single row has no pitch; rows that overlap, such as those of an expanded tensor, are copied.
     let pitch = axes.last().map_or(width, |&axis| strides[axis]);
     let fits = |distance: usize| u32::try_from(rows * distance).is_ok();
     if even && strides[rank - 1] == 1 && pitch >= width && fits(pitch) {

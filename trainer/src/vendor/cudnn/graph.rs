@@ -235,7 +235,7 @@ impl Descriptor {
             )
         };
         library.check("cudnnBackendGetAttribute", status).map_err(|error| error.about(attribute))?;
-        // The count is what there is, which may be more than what was asked for.
+        // The count is the number available, which may exceed the number requested.
         Ok(usize::try_from(count).unwrap_or(0).min(values.len()))
     }
 }

@@ -224,7 +224,7 @@ mod tests {
         };
         let no_heuristic = || Refusals { heuristic: Some(failed()), ..Refusals::default() };
         assert_eq!(no_heuristic().into_error(), failed());
-        // The other heuristic names configurations: theirs is the reason.
+        // The other heuristic names configurations, and the reason lies in their refusals.
         let mut refusals = no_heuristic();
         refusals.add(CudnnError::refused("engine 3 has the numerical note 5"));
         refusals.add(failed());
