@@ -31,7 +31,8 @@ pub struct CaseFiles {
 pub enum ImageRole {
     /// The dataset's layout declares the file an image.
     Declared,
-    /// Nothing marks the file as anything else. It is refused if its values are those of a label map.
+    /// The file may be an image, since nothing marks it as anything else. It is refused if its values are those of a
+    /// label map.
     Assumed,
 }
 
@@ -97,7 +98,7 @@ impl CaseFiles {
     /// Reads the header of the image.
     ///
     /// # Errors
-    /// Those of [`read_info`].
+    /// The errors of [`read_info`].
     pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {
@@ -110,7 +111,7 @@ impl CaseFiles {
     /// Reads the image.
     ///
     /// # Errors
-    /// Those of [`read_volume`].
+    /// The errors of [`read_volume`].
     pub fn read_volume(&self) -> Result<Volume, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {

@@ -148,7 +148,7 @@ pub fn read_info(path: &Path) -> Result<VolumeInfo, VolumeError> {
 /// Reads a volume's header, as [`read_info`] does. A DICOM series at the path must be of a wanted modality.
 ///
 /// # Errors
-/// As [`read_info`].
+/// The errors of [`read_info`].
 #[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
 pub fn read_info_for(path: &Path, wanted: Wanted) -> Result<VolumeInfo, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
@@ -175,7 +175,7 @@ pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
 /// Reads a whole image, as [`read_volume`] does, of any modality in `wanted`.
 ///
 /// # Errors
-/// As [`read_volume`].
+/// The errors of [`read_volume`].
 pub fn read_volume_for(path: &Path, wanted: Wanted) -> Result<Volume, VolumeError> {
     finite(path, read_any(path, wanted)?)
 }

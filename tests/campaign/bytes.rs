@@ -2,7 +2,7 @@
 //!
 //! Whole files are mutated by a seed: bits and fields changed, parts cut out, repeated, inserted and swapped. Readers
 //! answer with a value or an error in one line; they never panic, and where a checksum covers the bytes they never
-//! return other content than was written.
+//! return content other than that written.
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -219,7 +219,7 @@ const LANES: [[u16; BOX_LEN]; 3] = {
 /// predicts the next one wrong. Figures in `benches/README.md`, "Decoding". The loops run over all lanes, with constants
 /// for the differences, because the compiler turns that into plain vector code and everything else into shuffles.
 ///
-/// Not inlined: among other code, the compiler takes the vectors apart.
+/// The function is never inlined, because the compiler takes the vectors apart when they are among other code.
 #[inline(never)]
 fn unpack_any(window: &[u8; WINDOW], width: usize, minimum: u16, values: &mut [u16; BOX_LEN]) {
     let has = |part: usize| usize::from(width & part != 0);

@@ -18,7 +18,7 @@ pub enum SelectError {
     UnknownCase {
         /// File of the list.
         list: PathBuf,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
     },
     /// A named case is not in the cache.
@@ -35,7 +35,7 @@ pub enum SelectError {
     Ambiguous {
         /// File of the list; `None` if the configuration names the cases.
         list: Option<PathBuf>,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
         /// Key of the first case with this name.
         first: String,
@@ -50,7 +50,7 @@ pub enum SelectError {
     Excluded {
         /// File of the list; `None` if the configuration names the cases.
         list: Option<PathBuf>,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
         /// Key of the case with this name.
         case: String,

@@ -155,7 +155,7 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
 }
 
-/// Names without datasets are tested in all three kinds of lists, with two cases of the same name.
+/// Tests names without a dataset in all three kinds of lists; two cases of the cache share a name.
 #[test]
 fn a_name_selects_one_case_or_is_refused() {
     let keys = ["A/case0", "A/case1", "B/case0", "B/case2"].map(str::to_owned);

@@ -16,7 +16,7 @@ use super::form::Planned;
 use super::plan::CropPlan;
 use crate::batch::{ChunkSource, CropChunks, VoxelForm};
 
-/// Copier of coded chunks, and of labels.
+/// Copies coded chunks of a case to a batch, and decodes labels.
 #[derive(Default)]
 pub(super) struct ChunkCopier {
     /// Content of each wanted chunk of the volume.

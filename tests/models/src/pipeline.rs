@@ -90,7 +90,7 @@ impl Shared {
 /// Largest number of bytes advised and not yet visited.
 const LIMIT: u64 = 8;
 
-/// Of three threads, one reads ahead of six visits, and two make visits, each in its own order. One case exceeds the
+/// Runs three threads: one reads ahead of six visits, and two make visits, each in its own order. One case exceeds the
 /// limit.
 ///
 /// # Panics

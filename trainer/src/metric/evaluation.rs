@@ -182,7 +182,7 @@ pub struct Region {
 /// overlap. The first region is the background, whose surface is not measured.
 ///
 /// # Errors
-/// Those of [`evaluate_case`]; `space` has the labels, not the regions.
+/// The errors of [`evaluate_case`]. Labels are compared with `space`, which holds the labels, not the regions.
 pub fn evaluate_regions(
     case_id: &str,
     label: &LabelMap<'_>,

@@ -1,7 +1,7 @@
 //! Export of a pre-trained encoder for nnU-Net, as a checkpoint in nnssl's format.
 //!
-//! Such a checkpoint holds `network_weights` and an `nnssl_adaptation_plan`, which says under which names encoder, stem and
-//! position table are found and what the network saw in pre-training. nnU-Net has no network of this kind; the trainer
+//! Such a checkpoint holds `network_weights` and an `nnssl_adaptation_plan`, which names the keys of encoder, stem and
+//! position table and describes the data of the pre-training. nnU-Net has no network of this kind; the trainer
 //! class in `configs/nnunet` builds it and reads the sizes from `arch_kwargs`.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The other ranks' side: connects to rank 0.
+//! The rendezvous as seen by the ranks other than 0, which connect to rank 0.
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
