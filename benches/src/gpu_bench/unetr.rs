@@ -89,9 +89,9 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)
     Ok(())
 }
 
-/// Relative errors ‖ours − reference‖ / ‖reference‖ of a small UNETR with the structure of `unetr`; the reference is the
-/// CPU in f32. Returns the error of the logits, and of the gradient of the first convolution, which depends on all later
-/// layers.
+/// Relative errors ‖ours − reference‖ / ‖reference‖ of a small UNETR with the structure of `unetr`; the reference is
+/// the CPU in f32. Returns the error of the logits, and of the gradient of the first convolution, which depends on all
+/// later layers.
 fn errors_of_small(unetr: &UnetrConfig, precision: Precision, compute: &Compute) -> anyhow::Result<[f64; 2]> {
     use burn::tensor::{Tensor, TensorData};
 

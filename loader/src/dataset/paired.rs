@@ -1,7 +1,7 @@
 //! A folder of images next to a folder of label maps, as in BTCV (`img`, `label`) and FLARE (`images`, `labels`).
 //!
-//! If both are divided alike (`images/train`, `labels/train`), the training part is the dataset; if there is no such part,
-//! each part with label maps is a dataset.
+//! If both are divided alike (`images/train`, `labels/train`), the training part is the dataset; if there is no such
+//! part, each part with label maps is a dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;

@@ -59,7 +59,8 @@ pub struct Operand {
     pub transposed: bool,
     /// Distance between neighbouring matrices of a batch, in values.
     pub batch_stride: u64,
-    /// Alignment in bytes: the largest power of two, up to [`FULL_ALIGNMENT`], that divides the address of the first value.
+    /// Alignment in bytes: the largest power of two, up to [`FULL_ALIGNMENT`], that divides the address of the first
+    /// value.
     pub alignment: u32,
 }
 
