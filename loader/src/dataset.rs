@@ -44,6 +44,7 @@ use tree::Folder;
 
 pub use channels::{ChannelNames, NameRole};
 pub use description::DescriptionFault;
+pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
 pub use exclude::Exclude;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
-use super::dicom_head::DicomHead;
+use super::dicom_head::is_without_preamble;
 use super::roles::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
@@ -63,9 +63,7 @@ impl FoundSeries {
                     taken.remove(&other.path);
                     continue;
                 }
-                Other::Damaged(_) if DicomHead::read(&other.path) == Some(DicomHead::WithoutPreamble) => {
-                    UnusedReason::DicomWithoutPreamble
-                }
+                Other::Damaged(_) if is_without_preamble(&other.path) => UnusedReason::DicomWithoutPreamble,
                 Other::Damaged(reason) => UnusedReason::BadDicom { reason },
                 Other::Modality(modality) if wanted == Wanted::Ct && is_cross_section(&modality) => {
                     UnusedReason::NotCtSeries { modality }

@@ -60,7 +60,7 @@ pub enum ScanFilesError {
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
-    /// A file of a folder of label maps that cannot be used.
+    /// A file that cannot be used: one of a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {
         /// Path of the file.
@@ -96,7 +96,7 @@ fn others(subfolders: &[PathBuf]) -> String {
 }
 
 /// A scan that was found and cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SkippedScan {
     /// Name of its case, or of the file.
     pub case: String,
@@ -111,7 +111,7 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are not scans of the model, by the path of the first one of a reason.
+    /// DICOM files next to a series that are not scans of the model, sorted by the path of the first one of a reason.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
@@ -179,6 +179,7 @@ impl Scans {
                 }
             }
         }
+        scans.passed_over.sort();
         Ok(scans)
     }
 
@@ -312,6 +313,7 @@ impl Listing {
         let DicomFiles { series, unusable, passed_over } = DicomFiles::among(folder, &self.candidates, normalize);
         self.files.extend(series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
+        self.unusable.sort();
         self.passed_over.extend(passed_over);
         self
     }
@@ -430,6 +432,21 @@ mod tests {
         // A label map that cannot be seen is not a reason to leave its case out of an evaluation.
         let error = label_maps(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
+    }
+
+    #[test]
+    fn dicom_without_a_preamble_is_named_as_in_a_conversion() {
+        let folder = folder(&["a.nii"]);
+        let bare = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x08\x00CS\x08\x00ORIGINAL";
+        for name in ["IM0002", "IM0001", "z.dcm"] {
+            std::fs::write(folder.path().join(name), bare).unwrap();
+        }
+        let scans = Scans::find(&[folder.path().to_owned()], Normalize::Hu).unwrap();
+        let reason = UnusedReason::DicomWithoutPreamble.to_string();
+        assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001 and 2 more".to_owned(), reason: reason.clone() }]);
+        let error = Scans::find(&[folder.path().join("IM0001")], Normalize::Hu).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("IM0001: {reason}")), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hiend_loader::case::shown;
+use hiend_loader::dataset::{UnusedReason, is_without_preamble};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted};
 
@@ -13,9 +14,9 @@ use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
 pub(super) struct DicomFiles {
     /// Series, each with its files.
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
-    /// Files that cannot be used and may be scans.
+    /// Files that cannot be used and may be scans, sorted.
     pub unusable: Vec<SkippedScan>,
-    /// Parts of a study next to its series that are not scans, by their paths.
+    /// Parts of a study next to its series that are not scans, sorted by their paths.
     pub passed_over: Vec<SkippedScan>,
 }
 
@@ -35,6 +36,10 @@ impl DicomFiles {
         for OtherFile { path, reason } in others {
             let name = shown(Path::new(&file_name(&path)));
             let (files, name, reason) = match reason {
+                // As a conversion names them, whatever their endings are.
+                Other::NotDicom | Other::Damaged(_) if is_without_preamble(&path) => {
+                    (&mut unusable, name, UnusedReason::DicomWithoutPreamble.to_string())
+                }
                 // Parts of most studies, and no scans; or no DICOM.
                 Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
                 Other::Without("Modality") | Other::Modality(_) => {
@@ -58,13 +63,15 @@ impl DicomFiles {
 /// Name of the first file and number of all by the reason that they have in common.
 type ByReason = BTreeMap<String, (String, usize)>;
 
-/// Reports of files, one for each reason.
+/// Reports of files, one for each reason, sorted by the first file.
 fn reports(files: ByReason) -> Vec<SkippedScan> {
     let skipped = files.into_iter().map(|(reason, (first, count))| {
         let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
         SkippedScan { case, reason }
     });
-    skipped.collect()
+    let mut reports: Vec<SkippedScan> = skipped.collect();
+    reports.sort();
+    reports
 }
 
 /// The series of a folder, with their files.
@@ -85,5 +92,24 @@ pub(super) fn series_of(
 ) -> Result<ScanFile, ScanFilesError> {
     let is_it = |path: &PathBuf| path.file_name() == file.file_name();
     let found = series.iter().find(|(_, files)| files.iter().any(is_it));
-    found.map(|(scan, _)| scan.clone()).ok_or_else(|| ScanFilesError::NotAScan { path: file.to_owned(), normalize })
+    found.map(|(scan, _)| scan.clone()).ok_or_else(|| {
+        let path = file.to_owned();
+        if is_without_preamble(file) {
+            return ScanFilesError::Unusable { path, reason: UnusedReason::DicomWithoutPreamble.to_string() };
+        }
+        ScanFilesError::NotAScan { path, normalize }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_sorted_by_the_first_file() {
+        let of = |reason: &str, first: &str, count| (reason.to_owned(), (first.to_owned(), count));
+        let found = reports(ByReason::from([of("a", "z", 1), of("b", "c", 3)]));
+        let cases: Vec<&str> = found.iter().map(|skipped| skipped.case.as_str()).collect();
+        assert_eq!(cases, ["c and 2 more", "z"]);
+    }
 }
