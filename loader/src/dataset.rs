@@ -42,7 +42,7 @@ use crate::volume::file_stem;
 use description::{Description, IGNORE};
 use tree::Folder;
 
-pub use channels::{ChannelNames, NameRole};
+pub use channels::{ChannelNames, NameRole, several_channels};
 pub use description::DescriptionFault;
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
-use super::channels::{ChannelNames, NameRole};
+use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
@@ -109,9 +109,7 @@ fn visit(
                 label: label.map(|label| LabelFiles::Map(label.path.clone())),
             };
             if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
-                let reason = "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if \
-                              the numbers count scans";
-                dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
+                dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(false)));
             } else {
                 dataset.cases.push(case);
             }

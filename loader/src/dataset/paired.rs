@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Dataset;
-use super::channels::{ChannelNames, NameRole};
+use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
 use super::roles::{Modalities, Split, case_key, is_image_folder, is_label_folder, is_like_image_folder};
 use super::tree::{Folder, TreeFile};
@@ -185,7 +185,8 @@ fn join(
         if !seen.insert(case.case_id.clone()) {
             dataset.skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
         } else if matches!(role, NameRole::FirstOfSeveral(_)) {
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
+            let are_demanded = description.is_some_and(Description::demands_channels);
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         } else {
             dataset.cases.push(case);
         }

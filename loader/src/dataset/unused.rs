@@ -198,7 +198,9 @@ impl fmt::Display for UnusedReason {
             Self::DanglingLink => "link to something that is missing or cannot be accessed",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
-            Self::OtherChannel => "further channel of a case, not its first one (_0000)",
+            Self::OtherChannel => {
+                "further channel of a case, not its first one (_0000); rename it if its number counts scans"
+            }
             Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
@@ -186,10 +186,9 @@ impl Scans {
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
         match role {
             NameRole::Case(case) => return insert(&mut self.files, case, path),
-            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), MULTICHANNEL.to_owned()),
+            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), several_channels(false).to_owned()),
             NameRole::Further(case) => {
-                let reason = format!("{}; one is expected", UnusedReason::OtherChannel);
-                self.skip(format!("{case} ({})", file_name(&path)), reason);
+                self.skip(format!("{case} ({})", file_name(&path)), UnusedReason::OtherChannel.to_string());
             }
         }
         Ok(())
@@ -199,9 +198,6 @@ impl Scans {
         self.skipped.push(SkippedScan { case, reason });
     }
 }
-
-/// Reason to skip a case with several channels.
-const MULTICHANNEL: &str = "has more than one channel; one is expected";
 
 fn unseen(error: &FileError) -> String {
     format!("cannot {}: {}", error.action, error.source)
@@ -365,12 +361,8 @@ mod tests {
     fn cases_with_a_second_channel_are_skipped() {
         let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "e_0001.nii.gz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["d"]);
-        let further = "further channel of a case, not its first one (_0000); one is expected";
-        let expected = [
-            ("c", "has more than one channel; one is expected"),
-            ("c (c_0001.nii.gz)", further),
-            ("e (e_0001.nii.gz)", further),
-        ];
+        let further = "further channel of a case, not its first one (_0000); rename it if its number counts scans";
+        let expected = [("c", several_channels(false)), ("c (c_0001.nii.gz)", further), ("e (e_0001.nii.gz)", further)];
         let skipped = |(case, reason): (&str, &str)| SkippedScan { case: case.to_owned(), reason: reason.to_owned() };
         assert_eq!(scans.skipped, expected.map(skipped));
 

@@ -151,7 +151,7 @@ fn the_only_number_of_a_name_is_a_channel_though_the_label_map_has_it() {
 
 #[test]
 fn no_image_of_a_case_with_several_channels_is_passed_over() {
-    let several = "has more than one channel; one is expected";
+    let several = several_channels(false);
     Found::in_files(&[
         "images/a_0000.nii",
         "images/a_0001.nii",
