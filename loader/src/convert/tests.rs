@@ -374,7 +374,12 @@ fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
     let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 9}, "file_ending": ".nii"}"#;
     std::fs::write(place.data().join("dataset.json"), json).unwrap();
     let expected = UnseenClasses { dataset: "data".into(), classes: vec![(2, "spleen".into())], num_labelled: 1 };
-    let text = "data: class 2 (spleen) in none of 1 label map; correct dataset.json or the label maps";
+    let text = "data: class 2 (spleen) of dataset.json has no voxel in its 1 labelled case; check whether dataset.json gives it \
+                the number that the label maps use, and whether label maps are missing";
+    let several = UnseenClasses { classes: vec![(2, "spleen".into()), (3, "aorta".into())], ..expected.clone() };
+    assert!(
+        several.to_string().starts_with("data: classes 2 (spleen), 3 (aorta) of dataset.json have no voxel in its 1 ")
+    );
     // By later runs too.
     for summary in [place.convert(), place.convert()] {
         assert_eq!(summary.unseen, std::slice::from_ref(&expected));
