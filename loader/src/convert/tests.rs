@@ -178,7 +178,7 @@ fn label_maps_off_their_image_are_told() {
         ("imagesTr/a_0000.nii", image()),
         ("labelsTr/a.nii", shifted(0.05)),
         ("imagesTr/b_0000.nii", image()),
-        ("labelsTr/b.nii", shifted(0.35)),
+        ("labelsTr/b.nii", shifted(0.5)),
         ("imagesTr/c_0000.nii", image()),
         ("labelsTr/c.nii", shifted(2.5)),
     ]);
@@ -186,10 +186,14 @@ fn label_maps_off_their_image_are_told() {
     let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
     let planned = crate::plan::plan(&place.data(), &datasets, &config, &ConvertOptions::default(), Duration::ZERO);
     let summary = place.convert();
-    let text = "label map lies 0.35 mm off its image by their headers; taken voxel by voxel".to_owned();
+    let text = "label map lies 0.50 mm (0.25 voxels) off its image by their headers; taken voxel by voxel".to_owned();
     assert_eq!(summary.findings, [Finding { case: "data/b".to_owned(), text }]);
     assert_eq!(planned.findings, summary.findings);
-    assert!(summary.skipped[0].reason.starts_with("label lies 2.5 mm off its image"), "{:?}", summary.skipped);
+    assert!(
+        summary.skipped[0].reason.starts_with("label lies 2.50 mm (1.25 voxels) off its image"),
+        "{:?}",
+        summary.skipped
+    );
     assert_eq!(place.label_counts("data/b"), place.label_counts("data/a"));
 }
 

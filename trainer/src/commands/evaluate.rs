@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use hiend_cache::{durable, lookup};
 use hiend_loader::geometry::spacing;
+use hiend_loader::preprocess::label_place::Shift;
 use hiend_loader::program::check_extension;
 use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
@@ -66,10 +67,10 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         for (cases, predictions) in cases.iter_mut().zip(&predictions) {
             let path = predictions[case_id].display();
             let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
-            let (pred, shift_mm) = pred.with_context(|| path.to_string())?;
-            if let Some(shift_mm) = shift_mm {
+            let (pred, shift) = pred.with_context(|| path.to_string())?;
+            if let Some(shift) = shift {
                 note(format_args!(
-                    "warning: {path}: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; \
+                    "warning: {path}: case {case_id}: label and prediction lie {shift} apart by their headers; \
                      compared voxel by voxel"
                 ));
             }
@@ -204,18 +205,18 @@ impl LabelFile {
     }
 
     /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels. Returns also their distance in mm if it exceeds 0.1. Up to one voxel side is accepted, as by
-    /// `hiend-shard` between an image and its label map.
+    /// the same voxels. Returns also their distance if it exceeds 0.1 mm. Up to half a voxel along each axis or the shortest
+    /// voxel side is accepted, as by `hiend-shard` between an image and its label map.
     ///
     /// # Errors
     /// If the two do not have the same voxels.
-    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<(Self, Option<f64>)> {
+    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<(Self, Option<Shift>)> {
         let expected = "expected the same voxels, axes in any order and direction; predict the scan that the label was made \
                         on, or resample one of the two onto the other (nearest neighbour)";
         match SameVoxels::between(&label.info, &self.info) {
             Ok(same) => {
                 let voxels = same.in_order(self.voxels);
-                Ok((Self { info: label.info.clone(), voxels }, same.place.notable_shift_mm()))
+                Ok((Self { info: label.info.clone(), voxels }, same.place.notable_shift()))
             }
             Err(GridMismatch::Shape { found, scan }) => {
                 bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")

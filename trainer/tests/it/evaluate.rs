@@ -280,7 +280,8 @@ fn a_prediction_less_than_a_voxel_off_its_label_is_compared_voxel_by_voxel() {
     let folder = folders();
     let voxels = [0, 0, 1, 0, 1, 2, 0, 0];
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &voxels);
-    let apart = "predictions/a.nii: case a: label and prediction lie 0.50 mm apart by their headers; compared";
+    let apart =
+        "predictions/a.nii: case a: label and prediction lie 0.50 mm (0.50 voxels) apart by their headers; compared";
     for (x_mm, told) in [(0.05, None), (0.5, Some(apart))] {
         let affine = [[1.0, 0.0, 0.0, x_mm], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
         nifti::write(&folder.path().join("predictions/a.nii"), [2, 1, 4], affine, &voxels);
