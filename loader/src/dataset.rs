@@ -25,12 +25,14 @@ mod folder;
 mod listed;
 mod nnunet;
 mod note;
+mod pair;
 mod paired;
 mod per_case;
 mod roles;
 mod same_file;
 mod tree;
 mod unused;
+mod words;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -223,7 +225,8 @@ impl Finder<'_> {
         fault: Box<DescriptionFault>,
     ) -> Result<(), DatasetError> {
         let reason = fault.to_string();
-        let is_group = nnunet::read(folder, None, self.modalities).is_none() && paired::Pair::of(folder).is_none();
+        let is_group =
+            nnunet::read(folder, None, self.modalities).is_none() && pair::Pair::of(folder, self.modalities).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
             folder.nested_datasets().into_iter().partition(|_| is_group);
         let is_left = |file: &&tree::TreeFile| !grouped.iter().any(|within| file.path.starts_with(&within.path));
@@ -290,8 +293,8 @@ impl Finder<'_> {
             return Ok(description);
         }
         if let Some(divided) = paired::Divided::of(folder) {
-            let around = [divided.around.images, divided.around.labels];
-            let parts: Vec<&Folder> = divided.parts.iter().flat_map(|(_, pair)| [pair.images, pair.labels]).collect();
+            let around = divided.around;
+            let parts: Vec<&Folder> = divided.parts.iter().flat_map(|(_, pair)| *pair).collect();
             let is_read = |path: &Path| parts.iter().any(|part| path.starts_with(&part.path));
             let beside = around.into_iter().flat_map(Folder::all_files).chain(&folder.files);
             let stray = beside.filter(|file| !is_read(&file.path) && Some(&file.path) != read.as_ref());
@@ -317,7 +320,7 @@ impl Finder<'_> {
         let first = self.found.len();
         for (name, pair) in divided.parts {
             let is_whole = name == folder.name;
-            let path = if is_whole { folder.path.clone() } else { folder.path.join(&pair.images.name) };
+            let path = if is_whole { folder.path.clone() } else { folder.path.join(&pair[0].name) };
             self.found.push((path, paired::read_part(name, pair, description, self.modalities)));
         }
         if self.found.len() == first {

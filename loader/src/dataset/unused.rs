@@ -111,6 +111,11 @@ pub enum UnusedReason {
     },
     /// One of several possible label maps of an image.
     AmbiguousLabel,
+    /// A label map in one of several folders that have some for the same images.
+    CompetingLabels {
+        /// Names of these folders, in a list for people.
+        folders: String,
+    },
     /// A volume of a dataset within the folder of another one.
     NestedDataset,
     /// A `dataset.json` that cannot be used.
@@ -212,6 +217,13 @@ impl fmt::Display for UnusedReason {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
+            Self::CompetingLabels { folders } => {
+                return write!(
+                    f,
+                    "label map in one of several folders for the same images ({folders}), of which none is used; keep one of \
+                     them next to the images"
+                );
+            }
             Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
             Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
