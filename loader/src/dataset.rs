@@ -30,6 +30,7 @@ mod paired;
 mod per_case;
 mod roles;
 mod same_file;
+mod stray;
 mod tree;
 mod unused;
 mod words;
@@ -149,6 +150,8 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         stray: Vec::new(),
         listed: HashSet::new(),
         undescribed: Vec::new(),
+        has_layouts: false,
+        has_case_folders: false,
     };
     let own = finder.search(&tree, true)?;
     let is_empty = finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0);
@@ -162,6 +165,9 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
         listing.datasets = vec![plain];
     } else {
+        if !finder.has_layouts {
+            stray::take(&tree, &mut finder.stray, &mut finder.found, !finder.has_case_folders, modalities);
+        }
         for file in &finder.stray {
             listing.unused.push(outside(file, root));
         }
@@ -201,6 +207,10 @@ struct Finder<'a> {
     listed: HashSet<PathBuf>,
     /// Faults of the descriptions that cannot be used, whose datasets are left out.
     undescribed: Vec<DatasetError>,
+    /// True if datasets of other layouts than folders of single cases are among those found, or left out.
+    has_layouts: bool,
+    /// True if folders are cases by more than a label map next to an image.
+    has_case_folders: bool,
 }
 
 impl Finder<'_> {
@@ -255,6 +265,7 @@ impl Finder<'_> {
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
+        self.has_layouts = true;
         self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason: fault });
         for dataset in grouped {
             self.search(dataset, false)?;
@@ -282,12 +293,15 @@ impl Finder<'_> {
             dataset.unused.retain(is_unused);
             name_nested(folder, &mut dataset.unused);
             self.found.push((folder.path.clone(), dataset));
+            self.has_layouts = true;
             return Ok(description);
         }
-        if let Some((mut dataset, others)) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
-            dataset.unused.retain(is_unused);
-            self.found.push((folder.path.clone(), dataset));
-            for other in others {
+        if let Some(mut found) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
+            found.dataset.unused.retain(is_unused);
+            self.found.push((folder.path.clone(), found.dataset));
+            self.stray.extend(found.beside.into_iter().filter(|file| Some(&file.path) != read.as_ref()));
+            self.has_case_folders |= found.is_sure;
+            for other in found.others {
                 self.search(other, false)?;
             }
             return Ok(description);
@@ -299,6 +313,7 @@ impl Finder<'_> {
             let beside = around.into_iter().flat_map(Folder::all_files).chain(&folder.files);
             let stray = beside.filter(|file| !is_read(&file.path) && Some(&file.path) != read.as_ref());
             self.stray.extend(stray.cloned());
+            self.has_layouts = true;
             self.add_divided(folder, divided, description.as_ref());
             for child in folder.folders.iter().filter(|child| around.iter().all(|of| of.path != child.path)) {
                 self.search_child(child)?;
@@ -383,7 +398,8 @@ fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
 /// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.
 fn joined_name(path: &Path, root: &Path) -> String {
     let parts = path.strip_prefix(root).unwrap_or(path).iter().map(|part| part.to_string_lossy());
-    parts.collect::<Vec<_>>().join("-")
+    let joined = parts.collect::<Vec<_>>().join("-");
+    if joined.is_empty() { tree::name_of(path) } else { joined }
 }
 
 /// Gives datasets of the same name the names of the folders above them as well.

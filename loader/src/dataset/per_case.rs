@@ -5,10 +5,13 @@
 //! map; their classes are numbered from 1 by the sorted names of all masks of the dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel, is_generic_image_name, is_label_folder, is_label_name};
+use super::roles::{
+    Modalities, RESAMPLED_CT, case_key, channel, is_generic_image_name, is_label_folder, is_label_name,
+    is_prediction_folder, loose_key,
+};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
 use super::{Dataset, DatasetNote};
@@ -32,9 +35,19 @@ impl CaseFolder<'_> {
 
     /// Returns true if the label map is named like the image or like the folder, or a label map and nothing else.
     fn has_corresponding_names(&self) -> bool {
-        let key = |file: &TreeFile| file.stem().map(case_key).unwrap_or_default();
+        let key = |file: &TreeFile| file.stem().map(loose_key).unwrap_or_default();
         let (image, label) = (key(self.image), self.label.map(key).unwrap_or_default());
-        label.is_empty() || label == image || label == case_key(&self.folder.name)
+        label.is_empty() || label == image || label == loose_key(&self.folder.name)
+    }
+
+    /// Returns true if more than a label map next to an image says that the folder is a case.
+    fn is_sure(&self) -> bool {
+        self.is_named || self.masks.is_some()
+    }
+
+    /// Returns true for a study of `AutoPET`, whose CT is on the grid of the PET and of the label map.
+    fn is_resampled(&self) -> bool {
+        self.image.stem().is_some_and(|stem| stem.eq_ignore_ascii_case(RESAMPLED_CT))
     }
 }
 
@@ -45,8 +58,10 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let (image, stem) = match images.as_slice() {
         [image] => *image,
         several => {
+            let mut resampled = several.iter().filter(|(_, stem)| stem.eq_ignore_ascii_case(RESAMPLED_CT));
             let mut named = several.iter().filter(|(_, stem)| own_name(stem) && !is_numbered(stem, several));
-            *named.next().filter(|_| named.next().is_none())?
+            let only_named = || named.next().filter(|_| named.next().is_none());
+            *resampled.next().or_else(only_named)?
         }
     };
     let label = match labels.as_slice() {
@@ -70,34 +85,84 @@ fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
     images.iter().filter(|(_, other)| channel(other).is_some_and(|(of, _)| of == name)).count() > 1
 }
 
-/// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case; also the subfolders that
-/// belong to no case. `None` if no labelled case is among them.
+/// A dataset of case folders, and what lies around them.
+pub(super) struct Found<'a> {
+    pub dataset: Dataset,
+    /// Folders that belong to no case.
+    pub others: Vec<&'a Folder>,
+    /// Files next to the case folders.
+    pub beside: Vec<TreeFile>,
+    /// False if each case is no more than a label map next to an image, as plain folders have them too.
+    pub is_sure: bool,
+}
+
+/// Cases of a folder, and what lies around them.
+#[derive(Default)]
+struct Cases<'a> {
+    cases: Vec<CaseFolder<'a>>,
+    others: Vec<&'a Folder>,
+    beside: Vec<TreeFile>,
+}
+
+impl<'a> Cases<'a> {
+    /// The direct subfolders of a folder that are cases, and the studies of patients.
+    fn below(folder: &'a Folder, modalities: Modalities) -> Self {
+        let mut found = Self::default();
+        for child in &folder.folders {
+            if let Some(case) = case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
+                found.cases.push(case);
+                continue;
+            }
+            let studies = child.folders.iter().filter_map(|study| case_folder(study, modalities));
+            let studies: Vec<CaseFolder<'a>> =
+                studies.filter(|case| case.is_resampled() && case.is_labelled()).collect();
+            if studies.is_empty() {
+                found.others.push(child);
+            } else {
+                let is_other = |study: &&'a Folder| studies.iter().all(|case| case.folder.path != study.path);
+                found.others.extend(child.folders.iter().filter(is_other));
+                found.beside.extend(child.files.iter().cloned());
+                found.cases.extend(studies);
+            }
+        }
+        found
+    }
+}
+
+/// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case. `None` if no labelled case is
+/// among them.
 pub(super) fn read<'a>(
     folder: &'a Folder,
     description: Option<&Description>,
     is_root: bool,
     modalities: Modalities,
-) -> Option<(Dataset, Vec<&'a Folder>)> {
+) -> Option<Found<'a>> {
     let modalities = modalities.by_name(description);
     // Without folders around the cases, one image and one label map in a folder may well be of different scans.
     let own =
         case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
-    let (cases, others): (Vec<CaseFolder<'a>>, Vec<&'a Folder>) = if let Some(case) = own {
-        (vec![case], Vec::new())
-    } else {
-        let mut cases = Vec::new();
-        let mut others = Vec::new();
-        for child in &folder.folders {
-            match case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
-                Some(case) => cases.push(case),
-                None => others.push(child),
-            }
+    let Cases { cases, others, mut beside } = match own {
+        Some(case) if case.is_sure() => Cases { cases: vec![case], ..Cases::default() },
+        Some(case) => {
+            let name = case.image.stem().unwrap_or_default().to_owned();
+            let mut found = Cases::below(folder, modalities);
+            // One name is that of one case.
+            let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
+            found.others.extend(same.collect::<Vec<_>>());
+            found.others.retain(|other| !is_label_folder(&other.name) && !is_prediction_folder(&other.name));
+            found.cases.insert(0, case);
+            found
         }
-        (cases, others)
+        None => {
+            let mut found = Cases::below(folder, modalities);
+            found.beside.extend(folder.files.iter().cloned());
+            found
+        }
     };
     if !cases.iter().any(CaseFolder::is_labelled) {
         return None;
     }
+    let is_sure = cases.iter().any(CaseFolder::is_sure);
     let mut dataset = Dataset::described(folder.name.clone(), description);
     let names: BTreeSet<&str> =
         cases.iter().filter_map(|case| case.masks).flat_map(Folder::volumes).map(|(_, stem)| stem).collect();
@@ -121,17 +186,26 @@ pub(super) fn read<'a>(
         };
         // A pair of files without a folder of its own keeps its name when another pair comes next to it.
         let is_own = place.path == folder.path && masks.is_none();
-        let case_id = image.stem().filter(|_| is_own).unwrap_or(&place.name);
+        let case_id = image.stem().filter(|_| is_own).map_or_else(|| name_below(place, folder), str::to_owned);
         let files = CaseFiles {
             dataset: dataset.name.clone(),
-            case_id: case_id.to_owned(),
+            case_id,
             image: image.path.clone(),
             slices: Vec::new(),
             role: ImageRole::Declared,
             label: labels,
         };
         let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
-        dataset.unused.extend(rest(place, &taken, |file| explain(file, case, modalities)));
+        let is_of_other = |path: &Path| {
+            let mut around = others.iter().copied().chain(cases.iter().map(|case| case.folder));
+            around.any(|other| {
+                other.path != place.path && path.starts_with(&other.path) && !place.path.starts_with(&other.path)
+            })
+        };
+        let unused = rest(place, &taken, |file| explain(file, case, modalities));
+        dataset
+            .unused
+            .extend(unused.into_iter().filter(|unused| place.path != folder.path || !is_of_other(&unused.path)));
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
@@ -149,16 +223,19 @@ pub(super) fn read<'a>(
             _ => dataset.cases.push(files),
         }
     }
+    dataset.cases.sort();
     if let Some((count, example)) = fewest {
         dataset.notes.push(DatasetNote::MissingMasks { example, count, of: names.len() });
     }
     dataset.note_missing_labels(true);
-    // Files next to the case folders.
-    let beside = Folder { folders: Vec::new(), ..folder.clone() };
-    if cases.iter().all(|case| case.folder.path != folder.path) {
-        dataset.unused.extend(rest(&beside, &HashSet::new(), |_| UnusedReason::OutsideDatasets));
-    }
-    Some((dataset, others))
+    beside.sort_by(|a, b| a.path.cmp(&b.path));
+    Some(Found { dataset, others, beside, is_sure })
+}
+
+/// Name of a case by the names of its folders below that of the dataset.
+fn name_below(place: &Folder, folder: &Folder) -> String {
+    let below = place.path.strip_prefix(&folder.path).ok().filter(|below| !below.as_os_str().is_empty());
+    below.map_or_else(|| place.name.clone(), |below| below.to_string_lossy().replace('\\', "/"))
 }
 
 fn masks_of(folder: &Folder, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
@@ -174,7 +251,9 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
     let stem = file.stem().unwrap_or_default();
     let is_direct = file.path.parent() == Some(&case.folder.path);
     if let Some(word) = modalities.foreign_word(stem).filter(|_| is_direct) {
-        UnusedReason::NamedLikeOtherModality { word }
+        UnusedReason::OtherModalityOfCase { word }
+    } else if is_direct && case.is_resampled() && is_generic_image_name(stem) {
+        UnusedReason::OtherGrid { used: case.image.name.clone() }
     } else if is_predicted(file, &case.folder.path) {
         UnusedReason::Prediction
     } else if case.label.is_some() && !is_direct {

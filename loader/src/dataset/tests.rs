@@ -4,6 +4,7 @@ mod layouts;
 #[cfg(unix)]
 mod links;
 mod names;
+mod public;
 
 use super::*;
 use crate::case::LabelFiles;

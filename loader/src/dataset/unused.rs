@@ -109,6 +109,16 @@ pub enum UnusedReason {
         /// The word in its name.
         word: String,
     },
+    /// An image of another modality next to the CT of its case.
+    OtherModalityOfCase {
+        /// The word in its name.
+        word: String,
+    },
+    /// A CT next to the same one on the grid of the label map.
+    OtherGrid {
+        /// Name of the file that is used.
+        used: String,
+    },
     /// One of several possible label maps of an image.
     AmbiguousLabel,
     /// A label map in one of several folders that have some for the same images.
@@ -158,6 +168,8 @@ impl UnusedReason {
             | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
+            | Self::OtherModalityOfCase { .. }
+            | Self::OtherGrid { .. }
             | Self::NotCt { .. }
             | Self::NotCtSeries { .. }
             | Self::NotCrossSection { .. } => Weight::Named,
@@ -216,6 +228,10 @@ impl fmt::Display for UnusedReason {
             Self::NamedLikeOtherModality { word } => {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
+            Self::OtherModalityOfCase { word } => {
+                return write!(f, "`{word}` in its name says that it is not a CT; the CT of its case is used");
+            }
+            Self::OtherGrid { used } => return write!(f, "CT on another grid than the label map; {used} is used"),
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
             Self::CompetingLabels { folders } => {
                 return write!(

@@ -1,0 +1,100 @@
+//! Layouts of public datasets, and of collections of single cases.
+
+use super::*;
+
+#[test]
+fn pairs_of_files_are_cases_wherever_they_lie() {
+    // One folder with one pair, one with two, and one with a scan.
+    Found::in_files(&["a/x.nii", "a/x_seg.nii", "b/y.nii", "b/y_seg.nii", "b/z.nii", "b/z_seg.nii", "c/w.nii"])
+        .cases(&[
+            "data/a a/x.nii a/x_seg.nii",
+            "data/b/y b/y.nii b/y_seg.nii",
+            "data/b/z b/z.nii b/z_seg.nii",
+            "data/c/w c/w.nii -",
+        ])
+        .unused(&[]);
+    // A pair at the top.
+    Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii", "b/z.nii", "b/z_seg.nii", "b/v_seg.nii"])
+        .cases(&["data/b/y b/y.nii b/y_seg.nii", "data/b/z b/z.nii b/z_seg.nii", "data/x x.nii x_seg.nii"])
+        .unused(&[("b/v_seg.nii", UnusedReason::NamedLikeLabel)]);
+    Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii"])
+        .cases(&["data/b b/y.nii b/y_seg.nii", "data/x x.nii x_seg.nii"])
+        .unused(&[]);
+    // Next to folders that are cases by their names, scans without label maps remain outside.
+    Found::in_files(&["k/p/imaging.nii", "k/p/segmentation.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "n/v.nii"])
+        .cases(&["k/p k/p/imaging.nii k/p/segmentation.nii", "m/y m/y.nii m/y_seg.nii", "m/z m/z.nii -"])
+        .unused(&[("n/v.nii", UnusedReason::OutsideDatasets)]);
+    // Next to datasets of other layouts, all of them do.
+    Found::in_files(&["D/imagesTr/a_0000.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "m/z_seg.nii"])
+        .cases(&["D/a D/imagesTr/a_0000.nii -"]);
+}
+
+#[test]
+fn originals_have_the_label_maps_of_their_case() {
+    let files = ["liver-orig001.mhd", "liver-orig002.mhd", "liver-seg001.mhd", "liver-seg002.mhd"];
+    Found::in_files(&files)
+        .cases(&[
+            "data/liver-orig001 liver-orig001.mhd liver-seg001.mhd",
+            "data/liver-orig002 liver-orig002.mhd liver-seg002.mhd",
+        ])
+        .unused(&[]);
+    Found::in_files(&["liver-orig001.nii.gz", "liver-seg001.nii.gz"])
+        .cases(&["data/liver-orig001 liver-orig001.nii.gz liver-seg001.nii.gz"]);
+    // A label map of the same name comes first.
+    Found::in_files(&["p1.nii", "p1_orig.nii", "p1_seg.nii"])
+        .cases(&["data/p1 p1.nii p1_seg.nii", "data/p1_orig p1_orig.nii -"]);
+}
+
+#[test]
+fn the_ct_on_the_grid_of_the_label_map_is_the_image_of_a_study() {
+    let study = "PETCT_01/03-23-2003-NA-PET-CT whole body";
+    let files = ["CT.nii.gz", "CTres.nii.gz", "PET.nii.gz", "SEG.nii.gz", "SUV.nii.gz"];
+    let files = files.map(|file| format!("{study}/{file}"));
+    let paths = files.each_ref().map(String::as_str);
+    let other = |word: &str| UnusedReason::OtherModalityOfCase { word: word.into() };
+    let unused = [
+        (paths[0], UnusedReason::OtherGrid { used: "CTres.nii.gz".into() }),
+        (paths[2], other("pet")),
+        (paths[4], other("suv")),
+    ];
+    Found::in_files(&paths).cases(&[&format!("data/{study} {} {}", paths[1], paths[3])]).unused(&unused);
+    assert!(unused.iter().all(|(_, reason)| reason.weight() == Weight::Named));
+}
+
+#[test]
+fn datasets_named_like_label_maps_hold_images() {
+    // CT-ORG, and COVID-19-CT-Seg without its masks.
+    Found::in_files(&["OrganSegmentations/labels-0.nii", "OrganSegmentations/volume-0.nii", "readme.txt"])
+        .cases(&["data/OrganSegmentations OrganSegmentations/volume-0.nii OrganSegmentations/labels-0.nii"]);
+    Found::in_files(&[
+        "OrganSegmentations/labels-0.nii",
+        "OrganSegmentations/labels-1.nii",
+        "OrganSegmentations/volume-0.nii",
+        "OrganSegmentations/volume-1.nii",
+    ])
+    .cases(&[
+        "data/OrganSegmentations/volume-0 OrganSegmentations/volume-0.nii OrganSegmentations/labels-0.nii",
+        "data/OrganSegmentations/volume-1 OrganSegmentations/volume-1.nii OrganSegmentations/labels-1.nii",
+    ]);
+    Found::in_files(&["COVID-19-CT-Seg_20cases/c_1.nii", "COVID-19-CT-Seg_20cases/c_2.nii"]).cases(&[
+        "data/COVID-19-CT-Seg_20cases/c_1 COVID-19-CT-Seg_20cases/c_1.nii -",
+        "data/COVID-19-CT-Seg_20cases/c_2 COVID-19-CT-Seg_20cases/c_2.nii -",
+    ]);
+    // HaN-Seg.
+    Found::in_files(&["HaN-Seg/case_01/case_01_IMG_CT.nrrd", "HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd"])
+        .cases(&["HaN-Seg/case_01 HaN-Seg/case_01/case_01_IMG_CT.nrrd HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd"]);
+    Found::in_files(&[
+        "HaN-Seg/case_01/case_01_IMG_CT.nrrd",
+        "HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd",
+        "HaN-Seg/case_01/case_01_OAR_Lips.seg.nrrd",
+    ])
+    .cases(&["data/HaN-Seg/case_01/case_01_IMG_CT HaN-Seg/case_01/case_01_IMG_CT.nrrd -"])
+    .unused(&[
+        ("HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd", UnusedReason::AmbiguousLabel),
+        ("HaN-Seg/case_01/case_01_OAR_Lips.seg.nrrd", UnusedReason::AmbiguousLabel),
+    ]);
+    // Folders of label maps and nothing else remain such.
+    Found::in_files(&["OrganSegmentations/a.nii", "b.nii", "c.nii"])
+        .cases(&["data/b b.nii -", "data/c c.nii -"])
+        .unused(&[("OrganSegmentations/a.nii", UnusedReason::NamedLikeLabel)]);
+}
