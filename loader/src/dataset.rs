@@ -24,6 +24,7 @@ mod exclude;
 mod folder;
 mod listed;
 mod nnunet;
+mod nnunet_output;
 mod note;
 mod pair;
 mod paired;
@@ -142,7 +143,8 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();
-    let tree = tree::walk(root, &mut listing.unused)?;
+    let mut tree = tree::walk(root, &mut listing.unused)?;
+    nnunet_output::take_out(&mut tree, &mut listing.unused);
     let mut finder = Finder {
         root,
         modalities,

@@ -35,6 +35,11 @@ pub enum UnusedReason {
     Validation,
     /// A volume in a folder of predictions of a model.
     Prediction,
+    /// A volume in a folder that nnU-Net wrote.
+    NnunetOutput {
+        /// Name of that folder.
+        folder: String,
+    },
     /// A mask of structures that another label map of the case already contains.
     PartOfLabel,
     /// A packed archive.
@@ -170,6 +175,7 @@ impl UnusedReason {
             | Self::LinkLoop { .. }
             | Self::OtherModalityOfCase { .. }
             | Self::OtherGrid { .. }
+            | Self::NnunetOutput { .. }
             | Self::NotCt { .. }
             | Self::NotCtSeries { .. }
             | Self::NotCrossSection { .. } => Weight::Named,
@@ -188,6 +194,9 @@ impl fmt::Display for UnusedReason {
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
+            Self::NnunetOutput { folder } => {
+                return write!(f, "written by nnU-Net ({folder}): a prediction, or preprocessed data; nnUNet_raw has the images");
+            }
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),

@@ -30,6 +30,42 @@ fn pairs_of_files_are_cases_wherever_they_lie() {
 }
 
 #[test]
+fn folders_that_nnunet_wrote_hold_no_images() {
+    let output = |folder: &str| UnusedReason::NnunetOutput { folder: folder.into() };
+    assert_eq!(output("fold_0").weight(), Weight::Named);
+    let trained = "nnUNet_results/Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres";
+    let [validated, summary] = ["x.nii", "summary.json"].map(|file| format!("{trained}/fold_0/validation/{file}"));
+    let found = Found::in_files(&[
+        "nnUNet_preprocessed/Dataset001_A/dataset.json",
+        "nnUNet_preprocessed/Dataset001_A/gt_segmentations/x.nii",
+        "nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii",
+        "nnUNet_raw/Dataset001_A/labelsTr/x.nii",
+        &validated,
+        &summary,
+    ]);
+    found
+        .cases(&["Dataset001_A/x nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii nnUNet_raw/Dataset001_A/labelsTr/x.nii"])
+        .unused(&[
+            ("nnUNet_preprocessed/Dataset001_A/dataset.json", UnusedReason::NotAVolume),
+            ("nnUNet_preprocessed/Dataset001_A/gt_segmentations/x.nii", output("nnUNet_preprocessed")),
+            (summary.as_str(), UnusedReason::NotAVolume),
+            (validated.as_str(), output("nnUNet_results")),
+        ]);
+    // A model on its own, and folds of a user.
+    Found::in_files(&["a.nii", "m/fold_0/validation/x.nii", "m/fold_all/validation_raw/x.nii"])
+        .cases(&["data/a a.nii -"])
+        .unused(&[
+            ("m/fold_0/validation/x.nii", output("fold_0")),
+            ("m/fold_all/validation_raw/x.nii", output("fold_all")),
+        ]);
+    Found::in_files(&["fold_0/train/a.nii", "fold_0/validation/b.nii"])
+        .cases(&["data/fold_0/train/a fold_0/train/a.nii -"])
+        .unused(&[("fold_0/validation/b.nii", UnusedReason::Validation)]);
+    let error = survey(&found.dir.path().join("data/nnUNet_results")).unwrap_err().to_string();
+    assert!(error.contains("written by nnU-Net (nnUNet_results)"), "{error}");
+}
+
+#[test]
 fn originals_have_the_label_maps_of_their_case() {
     let files = ["liver-orig001.mhd", "liver-orig002.mhd", "liver-seg001.mhd", "liver-seg002.mhd"];
     Found::in_files(&files)
