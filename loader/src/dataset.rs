@@ -23,6 +23,7 @@ mod error;
 mod exclude;
 mod folder;
 mod listed;
+mod modality;
 mod nnunet;
 mod nnunet_output;
 mod note;
@@ -52,8 +53,8 @@ pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
 pub use exclude::Exclude;
+pub use modality::Modalities;
 pub use note::DatasetNote;
-pub use roles::Modalities;
 pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
 
 /// A dataset, listed but not read.
@@ -427,7 +428,7 @@ impl Dataset {
     /// An empty dataset with the facts of its description.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
-        let other = description.channels.iter().find(|channel| !roles::is_ct_channel(channel)).cloned();
+        let other = description.channels.iter().find(|channel| !modality::is_ct_channel(channel)).cloned();
         let note = match description.channels.as_slice() {
             names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
             _ => other.map(|channel| DatasetNote::Modality { channel }),

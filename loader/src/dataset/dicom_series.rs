@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::dicom_head::is_without_preamble;
-use super::roles::Modalities;
+use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};

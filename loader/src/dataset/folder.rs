@@ -16,9 +16,10 @@ use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
+use super::modality::Modalities;
 use super::roles::{
-    Modalities, case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder,
-    loose_key, may_name_cts, may_name_dataset,
+    case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
+    may_name_cts, may_name_dataset,
 };
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason, of_other_file};

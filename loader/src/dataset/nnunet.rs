@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel};
+use super::modality::Modalities;
+use super::roles::{case_key, channel};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
 use super::{Dataset, DatasetNote};

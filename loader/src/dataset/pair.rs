@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::modality::Modalities;
 use super::roles::{
-    Modalities, Split, has_image_word, is_image_folder, is_label_folder, is_like_image_folder, is_prediction_folder,
-    loose_key, may_name_cts, without_numbers,
+    Split, has_image_word, is_image_folder, is_label_folder, is_like_image_folder, is_prediction_folder, loose_key,
+    may_name_cts, without_numbers,
 };
 use super::tree::{Folder, TreeFile};
 use crate::case::ImageRole;

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
+use super::modality::Modalities;
 use super::pair::{Pair, by_names};
-use super::roles::{Modalities, Split, case_key, loose_key};
+use super::roles::{Split, case_key, loose_key};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, rest};
 use super::{Dataset, DatasetNote};

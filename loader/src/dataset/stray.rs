@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::roles::Modalities;
+use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::{Dataset, folder};
 use crate::case::CaseFiles;
