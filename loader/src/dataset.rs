@@ -23,6 +23,7 @@ mod error;
 mod exclude;
 mod folder;
 mod listed;
+mod mirrored;
 mod modality;
 mod nnunet;
 mod nnunet_output;
@@ -319,6 +320,16 @@ impl Finder<'_> {
             self.has_layouts = true;
             self.add_divided(folder, divided, description.as_ref());
             for child in folder.folders.iter().filter(|child| around.iter().all(|of| of.path != child.path)) {
+                self.search_child(child)?;
+            }
+            return Ok(description);
+        }
+        let beside = folder.files.iter().filter(|file| Some(&file.path) != read.as_ref());
+        if let Some(found) = mirrored::read(folder, description.as_ref(), self.modalities) {
+            self.stray.extend(beside.cloned());
+            self.found.push((folder.path.clone(), found.dataset));
+            self.has_layouts = true;
+            for child in folder.folders.iter().filter(|child| found.around.iter().all(|of| of.path != child.path)) {
                 self.search_child(child)?;
             }
             return Ok(description);

@@ -346,9 +346,9 @@ fn images_and_label_maps_may_be_divided_alike() {
             "data-train2/x images/train2/x.nii labels/train2/x.nii",
         ]);
     // Folders of single cases are not parts of a dataset.
-    Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii"])
+    Found::in_files(&["images/p1/ct.nii", "labels/p2/seg.nii"])
         .cases(&["data/images/p1/ct images/p1/ct.nii -"])
-        .unused(&[("labels/p1/seg.nii", UnusedReason::NamedLikeLabel)]);
+        .unused(&[("labels/p2/seg.nii", UnusedReason::NamedLikeLabel)]);
 }
 
 #[test]

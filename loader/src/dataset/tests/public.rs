@@ -66,6 +66,44 @@ fn folders_that_nnunet_wrote_hold_no_images() {
 }
 
 #[test]
+fn images_and_label_maps_may_have_subfolders_of_the_same_names() {
+    // VerSe, whose subject 5 has two scans, and 6 none of its label maps.
+    let image = |subject: &str| format!("rawdata/sub-{subject}_ct.nii.gz");
+    let label = |subject: &str| format!("derivatives/sub-{subject}_seg-vert_msk.nii.gz");
+    let subjects = ["v4/sub-v4", "v5/sub-v5_dir-ax", "v5/sub-v5_dir-iso", "v6/sub-v6"];
+    let [a, b, c, d] = subjects.map(image);
+    let [la, lb, lc, _] = subjects.map(label);
+    let found = Found::in_files(&[&a, &b, &c, &d, &la, &lb, &lc, "derivatives/sub-v7/x_msk.nii.gz", "notes.txt"]);
+    found
+        .cases(&[
+            &format!("data/sub-v4 {a} {la}"),
+            &format!("data/sub-v5/sub-v5_dir-ax_ct {b} {lb}"),
+            &format!("data/sub-v5/sub-v5_dir-iso_ct {c} {lc}"),
+            &format!("data/sub-v6 {d} -"),
+        ])
+        .unused(&[
+            ("derivatives/sub-v7/x_msk.nii.gz", UnusedReason::LabelWithoutImage),
+            ("notes.txt", UnusedReason::NotAVolume),
+        ])
+        .notes(&[DatasetNote::Unlabelled { count: 1, of: 4, example: "sub-v6".into() }]);
+    // CTSpine1K, and folders of single cases.
+    Found::in_files(&[
+        "labels/COLONOG/a_seg.nii",
+        "labels/COLONOG/b_seg.nii",
+        "volumes/COLONOG/a.nii",
+        "volumes/COLONOG/b.nii",
+    ])
+    .cases(&[
+        "data/COLONOG/a volumes/COLONOG/a.nii labels/COLONOG/a_seg.nii",
+        "data/COLONOG/b volumes/COLONOG/b.nii labels/COLONOG/b_seg.nii",
+    ])
+    .unused(&[]);
+    Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii", "images/p2/ct.nii", "images/p2/t1.nii"])
+        .cases(&["data/p1 images/p1/ct.nii labels/p1/seg.nii", "data/p2 images/p2/ct.nii -"])
+        .unused(&[("images/p2/t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() })]);
+}
+
+#[test]
 fn originals_have_the_label_maps_of_their_case() {
     let files = ["liver-orig001.mhd", "liver-orig002.mhd", "liver-seg001.mhd", "liver-seg002.mhd"];
     Found::in_files(&files)
