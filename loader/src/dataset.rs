@@ -4,13 +4,15 @@
 //! |---|---|
 //! | Medical Segmentation Decathlon, nnU-Net with a list | `dataset.json` with `training` or `dataset` (`listed`) |
 //! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
-//! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`paired`) |
-//! | `TotalSegmentator`, `KiTS` | one folder per case, with an image and a label map or masks (`per_case`) |
+//! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`pair`, `paired`) |
+//! | `VerSe`, `CTSpine1K` | folders of images and label maps with subfolders of the same names (`mirrored`) |
+//! | `TotalSegmentator`, `KiTS`, `AutoPET` | one folder per case, with an image and a label map or masks (`per_case`) |
 //! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
-//! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
-//! cannot be examined is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
+//! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a
+//! label map becomes an image. A path that cannot be examined is an error: an unreadable folder of labels must not make
+//! unlabelled cases of labelled ones.
 
 mod apart;
 mod channels;
