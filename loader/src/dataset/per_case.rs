@@ -1,8 +1,9 @@
 //! One folder per case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
 //! `segmentation`), and others of the kind.
 //!
-//! A folder is a case if it holds one image and either one label map or a folder of masks. Such masks become one label
-//! map; their classes are numbered from 1 by the sorted names of all masks of the dataset.
+//! A folder is a case if it holds one image and either one label map, a folder of masks, or masks of organs at risk next to the
+//! image (`HaN-Seg`: `case_01_OAR_Lips.seg`). Such masks become one label map; their classes are numbered from 1 by the sorted
+//! names of all masks of the dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,15 +19,54 @@ use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
+/// Word before the name of an organ at risk in the name of its mask.
+const ORGAN_AT_RISK: &str = "_OAR_";
+
 /// A case folder by its names.
 struct CaseFolder<'a> {
     folder: &'a Folder,
     image: &'a TreeFile,
     label: Option<&'a TreeFile>,
-    /// Folder of masks, where there is no label map.
-    masks: Option<&'a Folder>,
+    /// Masks, where there is no label map.
+    masks: Option<Masks<'a>>,
     /// True if the names leave no doubt that this is a case, even without labels.
     is_named: bool,
+}
+
+/// Masks of a case, one for each class.
+struct Masks<'a> {
+    /// The folder that holds them.
+    place: &'a Folder,
+    /// Name of the class and file of each mask.
+    files: Vec<(&'a str, &'a TreeFile)>,
+}
+
+impl<'a> Masks<'a> {
+    /// All volumes of a folder of masks.
+    fn of_folder(place: &'a Folder) -> Self {
+        Self { place, files: place.volumes().map(|(file, stem)| (stem, file)).collect() }
+    }
+
+    /// Masks of organs at risk in the folder of their image: `case_01_OAR_Lips.seg`. `None` if a label map has another name.
+    fn of_organs(place: &'a Folder, labels: &[(&'a TreeFile, &'a str)]) -> Option<Self> {
+        let of = |&(file, stem): &(&'a TreeFile, &'a str)| {
+            let (_, organ) = stem.split_once(ORGAN_AT_RISK)?;
+            Some((organ.strip_suffix(".seg").unwrap_or(organ), file))
+        };
+        let files: Vec<(&'a str, &'a TreeFile)> = labels.iter().map(of).collect::<Option<_>>()?;
+        (!files.is_empty()).then_some(Self { place, files })
+    }
+
+    /// The masks with the numbers of their classes, sorted.
+    fn numbered(&self, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
+        let numbered = self
+            .files
+            .iter()
+            .filter_map(|(name, file)| Some(Mask { class: *classes.get(*name)?, path: file.path.clone() }));
+        let mut masks: Vec<Mask> = numbered.collect();
+        masks.sort();
+        masks
+    }
 }
 
 impl CaseFolder<'_> {
@@ -75,7 +115,9 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
         }
     };
     let mut masks = folder.folders.iter().filter(|child| is_label_folder(&child.name) && child.volumes().count() > 0);
-    let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none());
+    let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none()).map(Masks::of_folder);
+    let masks = masks.or_else(|| Masks::of_organs(folder, &labels));
+    let label = label.filter(|_| masks.is_none());
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
 }
 
@@ -165,8 +207,12 @@ pub(super) fn read<'a>(
     }
     let is_sure = cases.iter().any(CaseFolder::is_sure);
     let mut dataset = Dataset::described(folder.name.clone(), description);
-    let names: BTreeSet<&str> =
-        cases.iter().filter_map(|case| case.masks).flat_map(Folder::volumes).map(|(_, stem)| stem).collect();
+    let names: BTreeSet<&str> = cases
+        .iter()
+        .filter_map(|case| case.masks.as_ref())
+        .flat_map(|masks| &masks.files)
+        .map(|(name, _)| *name)
+        .collect();
     let classes: Option<BTreeMap<&str, u8>> =
         names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
     if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
@@ -177,11 +223,11 @@ pub(super) fn read<'a>(
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
     let mut fewest = None;
     for case in &cases {
-        let CaseFolder { folder: place, image, label, masks, .. } = *case;
+        let &CaseFolder { folder: place, image, label, ref masks, .. } = case;
         let labels = match (label, masks, &classes) {
             (Some(label), _, _) => Some(LabelFiles::Map(label.path.clone())),
             (None, Some(masks), Some(classes)) => {
-                Some(LabelFiles::Masks { folder: masks.path.clone(), masks: masks_of(masks, classes) })
+                Some(LabelFiles::Masks { folder: masks.place.path.clone(), masks: masks.numbered(classes) })
             }
             _ => None,
         };
@@ -210,7 +256,7 @@ pub(super) fn read<'a>(
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
-                dataset.skipped.push(SkippedCase::new(&files, &masks.path, reason));
+                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
             }
             (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
                 let reason = "one label map, where other cases have one mask per class: its classes are unknown";
@@ -237,15 +283,6 @@ pub(super) fn read<'a>(
 fn name_below(place: &Folder, folder: &Folder) -> String {
     let below = place.path.strip_prefix(&folder.path).ok().filter(|below| !below.as_os_str().is_empty());
     below.map_or_else(|| place.name.clone(), |below| below.to_string_lossy().replace('\\', "/"))
-}
-
-fn masks_of(folder: &Folder, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
-    let mut masks: Vec<Mask> = folder
-        .volumes()
-        .filter_map(|(file, stem)| Some(Mask { class: *classes.get(stem)?, path: file.path.clone() }))
-        .collect();
-    masks.sort();
-    masks
 }
 
 fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> UnusedReason {

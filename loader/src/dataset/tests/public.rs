@@ -154,21 +154,36 @@ fn datasets_named_like_label_maps_hold_images() {
         "data/COVID-19-CT-Seg_20cases/c_1 COVID-19-CT-Seg_20cases/c_1.nii -",
         "data/COVID-19-CT-Seg_20cases/c_2 COVID-19-CT-Seg_20cases/c_2.nii -",
     ]);
-    // HaN-Seg.
-    Found::in_files(&["HaN-Seg/case_01/case_01_IMG_CT.nrrd", "HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd"])
-        .cases(&["HaN-Seg/case_01 HaN-Seg/case_01/case_01_IMG_CT.nrrd HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd"]);
-    Found::in_files(&[
-        "HaN-Seg/case_01/case_01_IMG_CT.nrrd",
-        "HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd",
-        "HaN-Seg/case_01/case_01_OAR_Lips.seg.nrrd",
-    ])
-    .cases(&["data/HaN-Seg/case_01/case_01_IMG_CT HaN-Seg/case_01/case_01_IMG_CT.nrrd -"])
-    .unused(&[
-        ("HaN-Seg/case_01/case_01_OAR_Eye.seg.nrrd", UnusedReason::AmbiguousLabel),
-        ("HaN-Seg/case_01/case_01_OAR_Lips.seg.nrrd", UnusedReason::AmbiguousLabel),
-    ]);
+    Found::in_files(&["X-Seg/p_1/p_1_CT.nii", "X-Seg/p_1/p_1_a_seg.nii", "X-Seg/p_1/p_1_b_seg.nii"])
+        .cases(&["data/X-Seg/p_1/p_1_CT X-Seg/p_1/p_1_CT.nii -"])
+        .unused(&[
+            ("X-Seg/p_1/p_1_a_seg.nii", UnusedReason::AmbiguousLabel),
+            ("X-Seg/p_1/p_1_b_seg.nii", UnusedReason::AmbiguousLabel),
+        ]);
     // Folders of label maps and nothing else remain such.
     Found::in_files(&["OrganSegmentations/a.nii", "b.nii", "c.nii"])
         .cases(&["data/b b.nii -", "data/c c.nii -"])
         .unused(&[("OrganSegmentations/a.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn masks_of_organs_at_risk_next_to_their_image_become_classes_by_name() {
+    // HaN-Seg.
+    let files =
+        ["1_IMG_CT", "1_IMG_MR_T1", "1_OAR_Eye.seg", "1_OAR_Lips.seg"].map(|name| format!("S/case_1/case_{name}.nrrd"));
+    let paths = files.each_ref().map(String::as_str);
+    let second = ["S/case_2/case_2_IMG_CT.nrrd", "S/case_2/case_2_OAR_Lips.seg.nrrd"];
+    let found = Found::in_files(&[&paths[..], &second[..]].concat());
+    found
+        .cases(&["S/case_1 S/case_1/case_1_IMG_CT.nrrd S/case_1", "S/case_2 S/case_2/case_2_IMG_CT.nrrd S/case_2"])
+        .unused(&[(paths[1], UnusedReason::OtherModalityOfCase { word: "mr".into() })])
+        .notes(&[DatasetNote::MissingMasks { example: "case_2".into(), count: 1, of: 2 }]);
+    let dataset = &found.listing.datasets[0];
+    let names = [(0, "background"), (1, "Eye"), (2, "Lips")];
+    assert_eq!(dataset.labels, names.map(|(label, name)| (label, name.to_owned())).into());
+    let Some(LabelFiles::Masks { masks, .. }) = &dataset.cases[1].label else { panic!("{dataset:?}") };
+    assert_eq!(
+        masks.iter().map(|mask| (mask.class, found.relative(&mask.path))).collect::<Vec<_>>(),
+        [(2, second[1].to_owned())]
+    );
 }
