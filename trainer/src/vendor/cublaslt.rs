@@ -154,6 +154,12 @@ impl Description {
             Epilogue::BiasGradient => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADA,
         };
         description.set(attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        if problem.epilogue != Epilogue::Plain {
+            // The library reads the alignment of the vector off its address when it looks for an algorithm, and does not
+            // follow it (header of cuBLASLt, at this attribute): one that is no better aligned than `run` asks for. `run`
+            // sets the real one.
+            description.set_vector(VECTOR_ALIGNMENT)?;
+        }
         Ok(description)
     }
 
