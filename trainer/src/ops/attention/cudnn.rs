@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     /// The point at which a bias is added.
-    #[derive(Clone, Copy, Debug, PartialEq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Bias {
         /// Before the attention, in 16 bits.
         Before,
