@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::dataset::Difference;
-use hiend_loader::pipeline::{self, StreamConfig, digest_of};
+use hiend_loader::pipeline::{self, StreamConfig, digest_of, remarks_on_exclude};
 use hiend_loader::program::{UsageError, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
@@ -20,6 +20,13 @@ use crate::training::{Stop, Stream};
 pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     let open = |shards: &std::path::PathBuf| Cache::open_with(shards, args.storage.options());
     Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
+}
+
+/// Warns of names in `stream.exclude` that match no dataset of a cache.
+pub(super) fn warn_of_exclude(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
+    for remark in remarks_on_exclude([cache], &stream.exclude) {
+        rank.note(format_args!("warning: stream.{remark}"));
+    }
 }
 
 /// Refuses a flag that has no effect next to the others. Clap does not see all of them: a requirement does not count where
