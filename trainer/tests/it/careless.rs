@@ -225,6 +225,9 @@ fn runs_are_not_mixed() {
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
     assert!(checked.contains("step-00000002: whole"), "{checked}");
+    let repeated = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume-from 1");
+    let kept = "the checkpoint of step 2, which the run repeats, is kept as run/checkpoints/set-aside-step-00000002";
+    assert!(repeated.lines().any(|line| line == kept), "{repeated}");
 }
 
 #[test]
