@@ -163,7 +163,8 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
     if wanted.iter().any(|name| name.trim() == "all") {
         return Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect());
     }
-    let class = |name: &String| match class_named(flag, names, name.trim())? {
+    let names = || names.iter().map(String::as_str).enumerate();
+    let class = |name: &String| match class_named(flag, names(), name.trim())? {
         0 => Err(UsageError::new(format!("{flag} {name}: the background is not cleaned"))),
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),
