@@ -318,7 +318,10 @@ fn small_parts_are_cleared_by_request() {
     let (all, clean) = (read("all"), read("clean"));
     assert!(all.iter().zip(&clean).all(|(all, clean)| all == clean || *clean == 0));
     assert!(clean == read("cleaned") && clean == read("by-number"));
-    folder.check("scans", "none", &["--keep-largest", "bady"], 2, "no class `bady`; did you mean `body`?");
+    for classes in ["bady", "all,bady"] {
+        let expected = "no class `bady`; did you mean `body`? (the classes are 0 background, 1 body)";
+        folder.check("scans", "none", &["--keep-largest", classes], 2, expected);
+    }
     folder.check("scans", "none", &["--keep-largest", "background"], 2, "the background is not cleaned");
 }
 
