@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::pipeline::{self, StreamConfig, Unsuitable, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_loader::split::{SelectError, Split};
+use hiend_loader::split::SelectError;
 
 use crate::checkpoint::Kind;
 use crate::config::MicroBatch;
@@ -36,21 +36,11 @@ use validation::ValidationSet;
 #[derive(Debug, thiserror::Error)]
 pub enum FinetuneError {
     /// Training cases that do not suit the configuration.
-    #[error("cases to train on{hint}")]
-    Cases {
-        /// Flags that select other cases, if the split is at fault.
-        hint: &'static str,
-        /// Reason why they do not suit.
-        source: pipeline::Error,
-    },
+    #[error("cases to train on{}", split_hint(.0))]
+    Cases(#[source] pipeline::Error),
     /// Validation cases that do not suit the configuration, or none at all.
-    #[error("cases to validate on{hint}")]
-    ValidationCases {
-        /// Flags that select other cases, if the split is at fault.
-        hint: &'static str,
-        /// Reason why they do not suit.
-        source: pipeline::Error,
-    },
+    #[error("cases to validate on{}", split_hint(.0))]
+    ValidationCases(#[source] pipeline::Error),
     /// A case selected for both training and validation.
     #[error("case {case} is in both stream.split and validation.split")]
     InBoth {
@@ -79,16 +69,16 @@ pub enum FinetuneError {
     },
 }
 
-/// Hint at the flags that divide the cases otherwise.
-const SPLIT_HINT: &str = " (--fold, --shots and --no-validation split otherwise)";
-
-/// Hint for an error whose cause is the division of the cases by their number; nothing for others, such as that of a list.
-fn split_hint(error: &pipeline::Error, split: &Split) -> &'static str {
-    let pipeline::Error::Unsuitable { reason, .. } = error else { return "" };
-    let is_division = matches!(split, Split::Fold(_) | Split::Shots(_));
-    match reason {
-        Unsuitable::NothingSelected { .. } if is_division => SPLIT_HINT,
-        Unsuitable::Select(SelectError::TooManyFolds { .. } | SelectError::TooManyShots { .. }) => SPLIT_HINT,
+/// Hint at the flags that divide the cases otherwise, for an error whose cause is their division; nothing for others, such as
+/// that of a list of cases.
+fn split_hint(error: &pipeline::Error) -> &'static str {
+    match error {
+        pipeline::Error::Unsuitable {
+            reason:
+                Unsuitable::NothingSelected { by_split: true, .. }
+                | Unsuitable::Select(SelectError::TooManyFolds { .. } | SelectError::TooManyShots { .. }),
+            ..
+        } => " (--fold, --shots and --no-validation split otherwise)",
         _ => "",
     }
 }
@@ -115,23 +105,16 @@ impl Finetuning {
     /// # Errors
     /// [`FinetuneError`].
     pub fn new(mut config: FinetuneConfig, cache: &Arc<Cache>, init: Init) -> Result<Self, FinetuneError> {
-        let (cases, preprocess) = cases_of(cache, &config.stream).map_err(|source| {
-            let hint = split_hint(&source, &config.stream.split);
-            FinetuneError::Cases { hint, source }
-        })?;
+        let (cases, preprocess) = cases_of(cache, &config.stream).map_err(FinetuneError::Cases)?;
         let mut validation_digest = None;
         let held_out = match &config.validation {
             Some(validation) => {
                 let stream = StreamConfig { split: validation.split.clone(), ..config.stream.clone() };
-                let unsuitable = |source: pipeline::Error| {
-                    let hint = split_hint(&source, &stream.split);
-                    FinetuneError::ValidationCases { hint, source }
-                };
-                let (held_out, _) = cases_of(cache, &stream).map_err(unsuitable)?;
+                let (held_out, _) = cases_of(cache, &stream).map_err(FinetuneError::ValidationCases)?;
                 if let Some(both) = held_out.iter().find(|case| cases.contains(case)) {
                     return Err(FinetuneError::InBoth { case: cache.cases()[*both].key().to_owned() });
                 }
-                validation_digest = Some(digest_of(cache, &stream).map_err(unsuitable)?);
+                validation_digest = Some(digest_of(cache, &stream).map_err(FinetuneError::ValidationCases)?);
                 Some(held_out)
             }
             None => None,

@@ -214,7 +214,8 @@ fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> 
     let names = names_of(cache);
     let cases = selector.select(&names).map_err(Unsuitable::Select)?;
     if cases.is_empty() {
-        return Err(Unsuitable::NothingSelected { cases: names.len() });
+        let by_split = selector.selects_a_dataset(&names);
+        return Err(Unsuitable::NothingSelected { cases: names.len(), by_split });
     }
     Ok(cases)
 }

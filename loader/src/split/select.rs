@@ -81,6 +81,12 @@ impl Selector {
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }
 
+    /// Returns whether `include` and `exclude` leave the dataset of any of the cases.
+    #[must_use]
+    pub fn selects_a_dataset(&self, cases: &[CaseName<'_>]) -> bool {
+        cases.iter().any(|case| self.is_of_selected_dataset(case))
+    }
+
     /// Returns whether `include` and `exclude` leave a case's dataset.
     fn is_of_selected_dataset(&self, case: &CaseName<'_>) -> bool {
         let meets =

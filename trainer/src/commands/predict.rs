@@ -168,7 +168,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
         class => Ok(class as u8),
     };
     // Names next to `all` have to be right, too.
-    let classes = wanted.into_iter().map(class).collect::<Result<_, _>>()?;
+    let classes: Vec<u8> = wanted.into_iter().map(class).collect::<Result<_, _>>()?;
     Ok(if all.is_empty() { classes } else { (1..=u8::MAX).take(names.len().saturating_sub(1)).collect() })
 }
 

@@ -97,6 +97,14 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     let with = |base: &str, setting: &str| format!("{base} {setting}");
     folder.refuse(&with(pretrain, "--set stream.window=[-1000,1000]"), &["window", "cache"]);
     folder.refuse(&with(pretrain, "--set stream.include=[\"Dataset009_WORD\"]"), &["Dataset009_WORD"]);
+    // Names to exclude may be absent, and are told.
+    for base in [pretrain, finetune] {
+        let output = folder.run(&with(base, "--memory 1MiB --set stream.exclude=[\"Dataset001_Q\"]"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let told = "warning: stream.exclude: no dataset matches \"Dataset001_Q\", which excludes nothing; did you mean \
+                    \"Dataset001_P\"?";
+        assert!(stderr.lines().any(|line| line == told), "{base}: {stderr}");
+    }
     folder.refuse(&with(pretrain, "--set stream.split={list=\"none.txt\"}"), &["none.txt"]);
     folder.refuse(&with(pretrain, "--set stream.labels=yes"), &["--set stream.labels=yes", "expected a boolean"]);
     folder.refuse(&with(pretrain, "--memory 1MiB"), &["--memory"]);
