@@ -69,7 +69,7 @@ impl DicomFiles {
     pub(super) fn reports(&self, given: Option<&BTreeSet<OsString>>) -> Reports {
         let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
         for OtherFile { path, reason } in &self.others {
-            if given.is_some_and(|given| !path.file_name().is_some_and(|name| given.contains(name))) {
+            if given.is_some_and(|given| path.file_name().is_none_or(|name| !given.contains(name))) {
                 continue;
             }
             let (is_part_of_study, reason) = match reason {
