@@ -24,7 +24,7 @@ impl Before {
     /// Finds them in the run's folder; `None` for a run that begins now, and for one that has a checkpoint.
     ///
     /// # Errors
-    /// If the folder cannot be looked up, or the report on the weights not be read.
+    /// If the folder cannot be looked up, or the report on the weights cannot be read.
     pub(super) fn of(place: &Place) -> anyhow::Result<Option<Self>> {
         let Place { run_dir, resume } = place;
         if *resume == Resume::Begin || !lookup::exists(&run_dir.join(CONFIG))? || place.has_checkpoint()? {

@@ -161,8 +161,8 @@ fn remarks(num_to_check: usize, num_finished: usize) -> String {
 fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u8>> {
     let flag = "--keep-largest";
     let (all, wanted): (Vec<&String>, Vec<&String>) = wanted.iter().partition(|name| name.trim() == "all");
-    let named = || names.iter().map(String::as_str).enumerate();
-    let class = |name: &String| match class_named(flag, named(), name.trim())? {
+    let numbered = || names.iter().map(String::as_str).enumerate();
+    let class = |name: &String| match class_named(flag, numbered(), name.trim())? {
         0 => Err(UsageError::new(format!("{flag} {name}: the background is not cleaned"))),
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),

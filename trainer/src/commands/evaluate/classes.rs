@@ -112,10 +112,10 @@ impl Classes {
     /// If a name is not one of a class, or is the background's, whose surface is not measured.
     pub(super) fn tolerances(&self, args: &EvaluateArgs) -> anyhow::Result<Tolerances> {
         let names = self.names(u8::MAX, std::iter::empty());
-        let names = || names.iter().map(|(&class, name)| (class, name.as_str()));
+        let numbered = || names.iter().map(|(&class, name)| (class, name.as_str()));
         let mut by_class = BTreeMap::new();
         for (name, tolerance_mm) in &args.tolerance {
-            let class = class_named("--tolerance", names(), name)?;
+            let class = class_named("--tolerance", numbered(), name)?;
             let usage = |problem: &str| UsageError::new(format!("--tolerance {name}={tolerance_mm}: {problem}"));
             if class == 0 {
                 return Err(usage("the surface of the background is not measured").into());
