@@ -139,16 +139,38 @@ pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
 /// Largest distance in mm between the positions that two affines assign to the same corner of an array.
 #[must_use]
 pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
-    let corner = |affine: &Affine, at: usize| -> [f64; 3] {
-        let voxel: [f64; 3] =
-            std::array::from_fn(|axis| if at >> axis & 1 == 1 { shape[axis] as f64 - 1.0 } else { 0.0 });
-        std::array::from_fn(|row| affine[row][3] + (0..3).map(|axis| affine[row][axis] * voxel[axis]).sum::<f64>())
-    };
-    let distance = |at| {
-        let (p, q) = (corner(a, at), corner(b, at));
+    let distance = |voxel| {
+        let (p, q) = (apply(a, voxel), apply(b, voxel));
         (0..3).map(|row| (p[row] - q[row]).powi(2)).sum::<f64>().sqrt()
     };
-    (0..8).map(distance).fold(0.0, f64::max)
+    corners(shape).map(distance).fold(0.0, f64::max)
+}
+
+/// Largest distance between the positions that two affines give a corner of an array, along each of its axes, in voxels of the
+/// first one; `None` if that affine is singular.
+#[must_use]
+pub fn largest_shift_voxels(a: &Affine, b: &Affine, shape: [usize; 3]) -> Option<[f64; 3]> {
+    let voxel_from_world = inverse(a)?;
+    let mut largest = [0.0; 3];
+    for voxel in corners(shape) {
+        let other = apply(&voxel_from_world, apply(b, voxel));
+        for ((largest, other), own) in largest.iter_mut().zip(other).zip(voxel) {
+            *largest = f64::max(*largest, (other - own).abs());
+        }
+    }
+    Some(largest)
+}
+
+/// The corner voxels of an array.
+fn corners(shape: [usize; 3]) -> impl Iterator<Item = [f64; 3]> {
+    (0..8).map(move |at: usize| -> [f64; 3] {
+        std::array::from_fn(|axis| if at >> axis & 1 == 1 { shape[axis] as f64 - 1.0 } else { 0.0 })
+    })
+}
+
+/// A point under an affine.
+fn apply(affine: &Affine, point: [f64; 3]) -> [f64; 3] {
+    std::array::from_fn(|row| affine[row][3] + (0..3).map(|axis| affine[row][axis] * point[axis]).sum::<f64>())
 }
 
 /// The linear part of an affine.
@@ -178,6 +200,23 @@ mod tests {
         assert_eq!(orientation, Orientation { source_axis: [0, 1, 2], flipped: [true, true, false] });
         let oriented = orientation.affine(&diagonal(-2.0, -1.0, 3.0), [4, 5, 6]);
         assert_eq!(oriented, [[2.0, 0.0, 0.0, -1.0], [0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]]);
+    }
+
+    #[test]
+    fn shifts_are_told_along_the_axes_of_the_first_array() {
+        // Stored with y first, and z backwards.
+        let stored = [[0.0, 2.0, 0.0, 5.0], [4.0, 0.0, 0.0, 6.0], [0.0, 0.0, -0.5, 7.0], [0.0, 0.0, 0.0, 1.0]];
+        let mut other = stored;
+        other[0][3] += 1.0;
+        other[1][3] -= 1.0;
+        other[2][2] = -0.625;
+        // The last slice of three lies 2 * 0.125 mm off.
+        let shift = largest_shift_voxels(&stored, &other, [4, 5, 3]).unwrap();
+        for (found, expected) in shift.into_iter().zip([0.25, 0.5, 0.5]) {
+            assert!((found - expected).abs() < 1e-9, "{shift:?}");
+        }
+        assert!((largest_shift_mm(&stored, &other, [4, 5, 3]) - 2.0625f64.sqrt()).abs() < 1e-9);
+        assert_eq!(largest_shift_voxels(&[[0.0; 4]; 4], &other, [4, 5, 3]), None);
     }
 
     #[test]

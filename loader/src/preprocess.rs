@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::geometry::{cropped, spacing};
 use crate::volume::{LabelVolume, Volume, VolumeInfo};
 use foreground::ForegroundBox;
-use label_place::LabelPlace;
+use label_place::{LabelPlace, Shift};
 use normalize::{Normalize, Units};
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
@@ -171,10 +171,13 @@ pub enum PreprocessError {
         image: [usize; 3],
     },
     /// The headers put image and label in different places.
-    #[error("label lies {shift_mm:.1} mm off its image; their headers must agree within the shortest voxel side")]
+    #[error(
+        "label lies {shift} off its image by their headers, which must agree within half a voxel along each axis or the \
+         shortest voxel side; resample it onto the image, or correct its header"
+    )]
     LabelPlace {
-        /// Largest distance in mm between the two positions of a corner voxel.
-        shift_mm: f64,
+        /// Largest distance between the places of a corner voxel.
+        shift: Shift,
     },
 }
 
@@ -335,7 +338,8 @@ mod tests {
         let mut affine = AFFINE;
         affine[2][3] += 4.0;
         let shifted = stored(&values, [0, 1, 2], [false; 3]).affine(&affine);
-        assert_eq!(prepare(dir.path(), &shifted, None), Err(PreprocessError::LabelPlace { shift_mm: 4.0 }));
+        let error = prepare(dir.path(), &shifted, None).unwrap_err();
+        assert!(error.to_string().starts_with("label lies 4.00 mm (1.00 voxels) off its image"), "{error}");
         let other = TestFile::new([5, 6, 6], &[]).with_u8(&values[30..]).affine(&AFFINE);
         let error = prepare(dir.path(), &other, None).unwrap_err();
         assert_eq!(error, PreprocessError::LabelShape { label: [5, 6, 6], image: SHAPE });

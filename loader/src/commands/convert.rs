@@ -127,7 +127,7 @@ fn conclude(
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
     if !summary.unseen.is_empty() {
-        print("Named classes without a voxel:")?;
+        print("Classes that dataset.json names and no label map has:")?;
         for unseen in &summary.unseen {
             print(format_args!("  {unseen}"))?;
         }

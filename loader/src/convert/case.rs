@@ -153,10 +153,10 @@ pub(crate) fn label_notes(image: &VolumeInfo, label: Option<&VolumeInfo>) -> Vec
     let Some(label) = label else { return Vec::new() };
     let own = label.notes.iter().filter(|note| !image.notes.contains(note));
     let mut notes: Vec<String> = own.map(|note| format!("label map: {note}")).collect();
-    let shift_mm = LabelPlace::of(image, label).ok().and_then(|place| place.notable_shift_mm());
-    notes.extend(shift_mm.map(|shift_mm| {
-        format!("label map lies {shift_mm:.2} mm off its image by their headers; taken voxel by voxel")
-    }));
+    let shift = LabelPlace::of(image, label).ok().and_then(|place| place.notable_shift());
+    notes.extend(
+        shift.map(|shift| format!("label map lies {shift} off its image by their headers; taken voxel by voxel")),
+    );
     notes
 }
 

@@ -33,9 +33,17 @@ impl fmt::Display for UnseenClasses {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let (word, maps) =
-            (if classes.len() == 1 { "class" } else { "classes" }, plural::count(*num_labelled, "label map"));
-        write!(f, "{dataset}: {word} {listed}{more} in none of {maps}; correct dataset.json or the label maps")
+        let [class, has, number] = if classes.len() == 1 {
+            ["class", "has", "it the number"]
+        } else {
+            ["classes", "have", "them the numbers"]
+        };
+        let cases = plural::count(*num_labelled, "labelled case");
+        write!(
+            f,
+            "{dataset}: {class} {listed}{more} of dataset.json {has} no voxel in its {cases}; check whether dataset.json gives \
+             {number} that the label maps use, and whether label maps are missing"
+        )
     }
 }
 

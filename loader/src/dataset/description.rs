@@ -11,7 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::DatasetError;
-use super::roles::is_ct_channel;
+use super::modality::is_ct_channel;
 pub use fault::DescriptionFault;
 
 /// Name of the file.
@@ -48,6 +48,11 @@ pub(super) struct Description {
 }
 
 impl Description {
+    /// Returns true if the images have channel numbers: several channels are named, or version 2 of nnU-Net wrote it.
+    pub(super) fn demands_channels(&self) -> bool {
+        self.file_ending.is_some() || self.channels.len() > 1
+    }
+
     /// Returns true if channels are named, and all of them CTs.
     pub(super) fn has_only_cts(&self) -> bool {
         !self.channels.is_empty() && self.channels.iter().all(|channel| is_ct_channel(channel))

@@ -39,6 +39,12 @@ impl DicomHead {
     }
 }
 
+/// Returns true for a DICOM file that begins with its first element, in place of the preamble that the standard demands.
+#[must_use]
+pub fn is_without_preamble(path: &Path) -> bool {
+    DicomHead::read(path) == Some(DicomHead::WithoutPreamble)
+}
+
 /// Group and element, little-endian.
 fn tag_at(bytes: &[u8], at: usize) -> Option<(u16, u16)> {
     let &[a, b, c, d] = bytes.get(at..)?.first_chunk::<4>()?;

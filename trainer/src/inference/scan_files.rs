@@ -1,29 +1,31 @@
 //! Scans and label maps on disk, found by the rules of `hiend-shard`.
 //!
 //! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM
-//! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. If a folder has one series, the
-//! series has the folder's name; otherwise each is named after its number and description. Hidden files, such as the
-//! `._x.nii.gz` that macOS leaves in archives, are ignored. Localizers and screenshots of a CT are ignored too; other
-//! parts of a study in the folder of a series, such as reports, segmentations and a DICOMDIR, are ignored but reported.
-//! `CASE_0000` is the first channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped
-//! with the reason, because one channel is expected. Volumes of other formats and files that cannot be accessed are
-//! skipped too. Subfolders are not searched, but reported.
+//! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named
+//! like the folder; of several, each has its number and description as its name. Hidden files are passed over:
+//! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT; other parts of a study in the
+//! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named, and so are localizers that
+//! are given by name. `CASE_0000` is the first
+//! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
+//! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
+//! searched, and named.
 
 pub mod grid;
 mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
-use series::{DicomFiles, series_in_folder, series_of};
+use series::{DicomFiles, Reports};
 
 /// Errors from searching for scans.
 #[derive(Debug, Error)]
@@ -60,7 +62,7 @@ pub enum ScanFilesError {
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
-    /// An unusable file in a folder of label maps.
+    /// A file that cannot be used: one of a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {
         /// Path of the file.
@@ -95,8 +97,8 @@ fn others(subfolders: &[PathBuf]) -> String {
     }
 }
 
-/// A scan that was found but cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A scan that was found and cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SkippedScan {
     /// Name of the case or, failing that, of the file.
     pub case: String,
@@ -111,7 +113,7 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that the model cannot use, one per reason, with the path of the first file.
+    /// DICOM files next to a series that are not scans of the model, sorted by the path of the first one of a reason.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
@@ -137,7 +139,9 @@ impl Scans {
         let mut seen = BTreeSet::new();
         // Files that are given one by one are read by the names of their folder, listed once.
         let mut names_in: BTreeMap<PathBuf, ChannelNames> = BTreeMap::new();
-        let mut series_in: BTreeMap<PathBuf, Vec<(ScanFile, Vec<PathBuf>)>> = BTreeMap::new();
+        let mut dicom_in: BTreeMap<PathBuf, DicomFiles> = BTreeMap::new();
+        // Files of them that are not slices of a series, by name.
+        let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         for input in inputs {
             let is_dir = match lookup::metadata(input) {
                 Ok(Some(metadata)) => metadata.is_dir(),
@@ -166,10 +170,18 @@ impl Scans {
                 let scan = if let Some(stem) = file_stem(&name) {
                     ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }
                 } else {
-                    if !series_in.contains_key(&folder) {
-                        series_in.insert(folder.clone(), series_in_folder(&folder, normalize)?);
+                    if !dicom_in.contains_key(&folder) {
+                        dicom_in.insert(folder.clone(), DicomFiles::of(&folder, normalize)?);
                     }
-                    series_of(input, &series_in[&folder], normalize)?
+                    let files = &dicom_in[&folder];
+                    match files.series_of(input) {
+                        Some(scan) => scan.clone(),
+                        None if files.has_other(input) => {
+                            others_in.entry(folder).or_default().extend(input.file_name().map(ToOwned::to_owned));
+                            continue;
+                        }
+                        None => return Err(ScanFilesError::NotAScan { path: input.clone(), normalize }),
+                    }
                 };
                 vec![scan]
             };
@@ -179,16 +191,27 @@ impl Scans {
                 }
             }
         }
-        Ok(scans)
+        // Reported with the others of their folder, if that is an input too.
+        for (folder, given) in others_in.iter().filter(|(folder, _)| !inputs.contains(folder)) {
+            let Reports { unusable, passed_over } = dicom_in[folder].reports(Some(given));
+            scans.skipped.extend(unusable);
+            scans.passed_over.extend(passed_over);
+        }
+        scans.passed_over.sort();
+        // A part of a study was meant, and no scan is there to pass it over for.
+        let first = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
+        match first.filter(|_| scans.files.is_empty() && scans.skipped.is_empty()) {
+            Some(path) => Err(ScanFilesError::NotAScan { path, normalize }),
+            None => Ok(scans),
+        }
     }
 
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
         match role {
             NameRole::Case(case) => return insert(&mut self.files, case, path),
-            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), MULTICHANNEL.to_owned()),
+            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), several_channels(false).to_owned()),
             NameRole::Further(case) => {
-                let reason = format!("{}; one is expected", UnusedReason::OtherChannel);
-                self.skip(format!("{case} ({})", file_name(&path)), reason);
+                self.skip(format!("{case} ({})", file_name(&path)), UnusedReason::OtherChannel.to_string());
             }
         }
         Ok(())
@@ -198,9 +221,6 @@ impl Scans {
         self.skipped.push(SkippedScan { case, reason });
     }
 }
-
-/// Reason to skip a case with several channels.
-const MULTICHANNEL: &str = "has more than one channel; one is expected";
 
 fn unseen(error: &FileError) -> String {
     format!("cannot {}: {}", error.action, error.source)
@@ -309,9 +329,11 @@ impl Listing {
 
     /// Adds the DICOM series to the files.
     fn with_series(mut self, folder: &Path, normalize: Normalize) -> Self {
-        let DicomFiles { series, unusable, passed_over } = DicomFiles::among(folder, &self.candidates, normalize);
-        self.files.extend(series.into_iter().map(|(scan, _)| scan));
+        let dicom = DicomFiles::among(folder, &self.candidates, normalize);
+        let Reports { unusable, passed_over } = dicom.reports(None);
+        self.files.extend(dicom.series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
+        self.unusable.sort();
         self.passed_over.extend(passed_over);
         self
     }
@@ -353,22 +375,19 @@ mod tests {
         let error = find(&["a.nii.gz", "a.mha"]).unwrap_err().to_string();
         assert!(error.ends_with("are both case a; remove one"), "{error}");
         let folder = folder(&["a.txt", "b.dcm"]);
-        for name in ["a.txt", "b.dcm"] {
-            let error = Scans::find(&[folder.path().join(name)], Normalize::Hu).unwrap_err();
-            assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
-        }
+        let error = Scans::find(&[folder.path().join("a.txt")], Normalize::Hu).unwrap_err();
+        assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
+        // With the reason, as among the files of a folder.
+        let scans = Scans::find(&[folder.path().join("b.dcm")], Normalize::Hu).unwrap();
+        assert_eq!(scans.skipped[0].reason, "the file is empty (0 bytes)");
     }
 
     #[test]
     fn cases_with_a_second_channel_are_skipped() {
         let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "e_0001.nii.gz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["d"]);
-        let further = "further channel of a case, not its first one (_0000); one is expected";
-        let expected = [
-            ("c", "has more than one channel; one is expected"),
-            ("c (c_0001.nii.gz)", further),
-            ("e (e_0001.nii.gz)", further),
-        ];
+        let further = "further channel of a case, not its first one (_0000); rename it if its number counts scans";
+        let expected = [("c", several_channels(false)), ("c (c_0001.nii.gz)", further), ("e (e_0001.nii.gz)", further)];
         let skipped = |(case, reason): (&str, &str)| SkippedScan { case: case.to_owned(), reason: reason.to_owned() };
         assert_eq!(scans.skipped, expected.map(skipped));
 
@@ -430,6 +449,22 @@ mod tests {
         // A label map that cannot be seen is not a reason to leave its case out of an evaluation.
         let error = label_maps(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
+    }
+
+    #[test]
+    fn dicom_without_a_preamble_is_named_as_in_a_conversion() {
+        let folder = folder(&["a.nii"]);
+        let bare = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x08\x00CS\x08\x00ORIGINAL";
+        for name in ["IM0002", "IM0001", "z.dcm"] {
+            std::fs::write(folder.path().join(name), bare).unwrap();
+        }
+        let scans = Scans::find(&[folder.path().to_owned()], Normalize::Hu).unwrap();
+        let reason = UnusedReason::DicomWithoutPreamble.to_string();
+        assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001 and 2 more".to_owned(), reason: reason.clone() }]);
+        // Given by name.
+        let scans = Scans::find(&[folder.path().join("IM0001")], Normalize::Hu).unwrap();
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001".to_owned(), reason }]);
     }
 
     #[test]

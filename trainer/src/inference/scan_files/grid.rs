@@ -41,8 +41,8 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
     if shift_mm <= MAX_SHIFT_MM { Ok(()) } else { Err(GridMismatch::Place { shift_mm }) }
 }
 
-/// Map from the voxels of a grid to those of another grid with the same voxels, whose array may differ in the order and
-/// direction of its axes and be shifted by up to a voxel, as `hiend-shard` accepts between image and label map.
+/// Map from the voxels of a grid to those of another with the same voxels, whose array may have its axes in another order
+/// and direction and lie up to half a voxel or the shortest side of one off, as `hiend-shard` accepts between image and label map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SameVoxels {
     /// Relation between the two arrays.
@@ -56,11 +56,11 @@ impl SameVoxels {
     /// Relates the voxels of `scan` to those of `found`.
     ///
     /// # Errors
-    /// The difference, if the voxels lie further apart than the smallest side of those of `scan`.
+    /// The difference, if the voxels lie further apart than [`LabelPlace::of`] accepts.
     pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
         let place = LabelPlace::of(scan, found).map_err(|error| match error {
-            PreprocessError::LabelPlace { shift_mm } => GridMismatch::Place { shift_mm },
-            // The remaining mismatch is that of the shapes.
+            PreprocessError::LabelPlace { shift } => GridMismatch::Place { shift_mm: shift.mm },
+            // The other one, of the shapes.
             _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
         })?;
         if place.is_same_order {
@@ -122,7 +122,7 @@ mod tests {
             expected.push(value([x, y, z]));
         }
         let same = SameVoxels::between(&info(SHAPE, AFFINE), &info([4, 2, 3], other_affine)).unwrap();
-        assert!(!same.place.is_same_order && same.place.notable_shift_mm().is_none(), "{same:?}");
+        assert!(!same.place.is_same_order && same.place.notable_shift().is_none(), "{same:?}");
         assert_eq!(same.in_order(other), expected);
         let same = SameVoxels::between(&info(SHAPE, AFFINE), &info(SHAPE, AFFINE)).unwrap();
         assert_eq!(same.in_order(expected.clone()), expected);
