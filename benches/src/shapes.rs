@@ -266,7 +266,7 @@ fn biases_of(q: &Tensor<3>, heads: usize, method: Method) -> Option<[Tensor<1>; 
     (!reads_tokens(q, dim / heads, method)).then(|| [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device())))
 }
 
-/// Mean seconds of a run, of several without waiting between them.
+/// Mean seconds per run, over several runs without waiting between them.
 fn timed<const D: usize>(device: &Device, run: impl Fn() -> Tensor<D>) -> anyhow::Result<f64> {
     const RUNS: u32 = 10;
     let sync = || device.sync().map_err(|error| anyhow::anyhow!("{error:?}"));

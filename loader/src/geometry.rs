@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn shifts_are_told_along_the_axes_of_the_first_array() {
+    fn shifts_are_reported_along_the_axes_of_the_first_array() {
         // Stored with y first, and z backwards.
         let stored = [[0.0, 2.0, 0.0, 5.0], [4.0, 0.0, 0.0, 6.0], [0.0, 0.0, -0.5, 7.0], [0.0, 0.0, 0.0, 1.0]];
         let mut other = stored;

@@ -198,7 +198,7 @@ fn header_oddities_are_reported() {
 }
 
 #[test]
-fn a_scan_of_two_names_is_told() {
+fn a_scan_of_two_names_is_reported() {
     let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
     assert!(place.convert().twice.is_empty());
     std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();

@@ -116,7 +116,7 @@ pub enum UnusedReason {
     },
     /// An image of another modality next to the CT of its case.
     OtherModalityOfCase {
-        /// The word in its name.
+        /// Word that marks the other modality.
         word: String,
     },
     /// A CT next to the same one on the grid of the label map.

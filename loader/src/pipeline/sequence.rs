@@ -206,7 +206,7 @@ pub fn remarks_on_exclude<'a>(caches: impl IntoIterator<Item = &'a Cache>, exclu
     split::remarks_on_exclude(exclude, &names)
 }
 
-/// Indices of the selected cases of a cache, at least one.
+/// Indices of the selected cases of a cache; at least one.
 fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {
         return Err(Unsuitable::Empty);

@@ -77,8 +77,8 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// Maker of writers that write each event of the log as one line, with all other control characters escaped: names come
-/// from outside.
+/// Maker of writers that write each log event as one line, with all other control characters escaped, because names in
+/// the events are untrusted.
 struct OneLine<M>(M);
 
 impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {

@@ -32,7 +32,7 @@ const MOST_SLOTS: u32 = 1024;
 /// Largest number of a stream's entries to exclude that are looked up, for the log.
 const MOST_REMARKS: usize = 16;
 
-/// Answer to a request without a token. Each client program has a flag of its own for it.
+/// Answer to a request without a token. Each client program has its own flag for the token.
 const NO_TOKEN: &str =
     "a bearer token is required (hiend-shard stream: --token-file; hiend-train: --loader-token-file)";
 

@@ -87,7 +87,7 @@ impl Selector {
         cases.iter().any(|case| self.is_of_selected_dataset(case))
     }
 
-    /// Returns whether `include` and `exclude` leave a case's dataset.
+    /// Returns whether a case's dataset is included and not excluded.
     fn is_of_selected_dataset(&self, case: &CaseName<'_>) -> bool {
         let meets =
             |patterns: &[(String, WildMatch)]| patterns.iter().any(|(_, pattern)| names_dataset(pattern, case.dataset));

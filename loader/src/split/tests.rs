@@ -113,7 +113,7 @@ fn datasets_are_included_and_excluded_by_name() {
 }
 
 #[test]
-fn names_to_exclude_that_match_nothing_are_told() {
+fn names_to_exclude_that_match_nothing_are_reported() {
     let keys = keys(6);
     let remarks = |exclude: &[&str]| {
         let exclude: Vec<String> = exclude.iter().map(|&name| name.to_owned()).collect();

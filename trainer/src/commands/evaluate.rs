@@ -192,7 +192,8 @@ fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, 
     }
 }
 
-/// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.
+/// Selects the labels to score: each must have a prediction in every folder, unless `is_partial` allows labels without
+/// one to be left out.
 fn with_predictions<'a>(
     labels: &BTreeMap<String, PathBuf>,
     folders: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, PathBuf>)>,

@@ -19,7 +19,7 @@ enum Facts {
     Recorded(Option<MicroBatch>),
     /// The run has begun, and the rank's configuration leaves the number to rank 0.
     LeftToFirst,
-    /// The run begins: memory that is free.
+    /// The run is new: free memory.
     Free {
         /// Free memory of the device, in bytes.
         bytes: u64,
@@ -113,7 +113,7 @@ fn disagreement_line(given: Option<MicroBatch>, all: &[Facts]) -> Option<String>
     ))
 }
 
-/// Facts of all ranks together: the number that rank 0 has recorded, or the least memory of a rank.
+/// Combines the facts of all ranks: the number recorded by rank 0, or the smallest free memory of any rank.
 fn agreed(all: &[Facts]) -> Agreed {
     match &all[0] {
         Facts::Recorded(recorded) => Agreed::Recorded(*recorded),

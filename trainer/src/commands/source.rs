@@ -29,8 +29,8 @@ pub(super) fn warn_of_exclude(cache: &Cache, stream: &StreamConfig, rank: &Rank)
     }
 }
 
-/// Refuses a flag that has no effect next to the others. Clap does not see all of them: a requirement does not count where
-/// the required argument conflicts with one that was given.
+/// Rejects flags that have no effect together with the others. Clap does not detect all of them: it ignores a
+/// requirement if the required argument conflicts with a given one.
 pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageError> {
     let other_seed = |seed: u64| args.set.iter().find(|(key, value)| key == "train.seed" && *value != seed.to_string());
     if let Some((_, value)) = args.seed.and_then(other_seed) {

@@ -97,7 +97,7 @@ fn others(subfolders: &[PathBuf]) -> String {
     }
 }
 
-/// A scan that was found and cannot be used.
+/// A scan that was found but cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SkippedScan {
     /// Name of the case or, failing that, of the file.

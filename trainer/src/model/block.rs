@@ -233,7 +233,7 @@ pub(crate) mod tests {
 
     const CONFIG: BlockConfig = BlockConfig { dim: 24, num_heads: 3, mlp_ratio: 2, norm_epsilon: 1e-6 };
 
-    /// The result, then the gradients of both inputs and of all parameters.
+    /// Computes the result, then the gradients of both inputs and of all parameters.
     fn outcome<M: Module>(model: &M, device: &Device, run: impl Fn([Tensor<3>; 2]) -> Tensor<3>) -> Vec<Vec<f32>> {
         let inputs =
             [5, 7].map(|tokens| Tensor::<3>::from_data(wave([2, tokens, 24], 0.7, 1.0), device).require_grad());

@@ -60,7 +60,7 @@ mod tests {
         }
     }
 
-    /// Gradients of one pass, and those that gates gave, in the order in which they came.
+    /// Gradients of one pass, and those delivered by gates, in the order of delivery.
     fn pass<M: Module>(model: &M, loss: impl Fn(&M) -> Tensor<1>) -> HashMap<ParamId, Vec<f32>> {
         let grads = GradientsParams::from_grads(loss(model).backward(), model);
         let mut flat = Flat { grads, values: HashMap::new() };

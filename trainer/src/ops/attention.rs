@@ -142,7 +142,7 @@ pub trait Attention: Backend {
         method: Method,
     ) -> FloatTensor<Self>;
 
-    /// Attention weights; see [`attention_weights`].
+    /// Computes attention weights; see [`attention_weights`].
     fn attention_weights(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

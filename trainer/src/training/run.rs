@@ -67,7 +67,7 @@ pub(super) struct Run<'a, T: Task> {
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
     pub(super) set_aside: Vec<(u64, PathBuf)>,
-    /// Warnings about the state that the run was resumed from.
+    /// Warnings about the state from which the run was resumed.
     pub(super) warnings: Vec<String>,
 }
 

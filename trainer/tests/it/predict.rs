@@ -167,7 +167,7 @@ fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
     }
 }
 
-/// Writes a ball of `tissue` in `air`, with noise of `noise`; voxels of 6 mm.
+/// Writes a ball of value `tissue` in `air`, with noise of amplitude `noise` and voxels of 6 mm.
 fn write_values(path: &Path, [air, tissue, noise]: [i16; 3]) {
     let voxels: Vec<i16> = (0..16_i32.pow(3))
         .map(|at| {

@@ -27,7 +27,7 @@ fn replay_makes_the_batch_of_the_stream_again() {
 }
 
 #[test]
-fn a_name_to_exclude_that_matches_nothing_is_told() {
+fn a_name_to_exclude_that_matches_nothing_is_reported() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);
     let cache = place.text("cache");

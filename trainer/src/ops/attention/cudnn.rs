@@ -63,7 +63,7 @@ pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: 
         && vendor::cudnn::library().is_ok()
 }
 
-/// An attention that the library computes.
+/// Plan for an attention that the library computes.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     attention: Attention,
