@@ -260,7 +260,7 @@ pub fn time(
     Ok(())
 }
 
-/// Biases of queries `[N, L, dim]`, and of keys and values, that are zero; `None` where the model's products add them.
+/// Zero biases of queries `[N, L, dim]`, and of keys and values; `None` if the model's products add the biases.
 fn biases_of(q: &Tensor<3>, heads: usize, method: Method) -> Option<[Tensor<1>; 2]> {
     let [_, _, dim] = q.dims();
     (!reads_tokens(q, dim / heads, method)).then(|| [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device())))

@@ -213,9 +213,9 @@ struct Finder<'a> {
     listed: HashSet<PathBuf>,
     /// Faults of the descriptions that cannot be used, whose datasets are left out.
     undescribed: Vec<DatasetError>,
-    /// True if datasets of other layouts than folders of single cases are among those found, or left out.
+    /// True if datasets of layouts other than folders of single cases were found or left out.
     has_layouts: bool,
-    /// True if folders are cases by more than a label map next to an image.
+    /// True if more than a label map next to an image shows that folders are cases.
     has_case_folders: bool,
 }
 

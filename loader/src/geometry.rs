@@ -146,8 +146,8 @@ pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
     corners(shape).map(distance).fold(0.0, f64::max)
 }
 
-/// Largest distance between the positions that two affines give a corner of an array, along each of its axes, in voxels of the
-/// first one; `None` if that affine is singular.
+/// Largest distance between the positions at which two affines place a corner of an array, along each of its axes, in
+/// voxels of the first affine; `None` if that affine is singular.
 #[must_use]
 pub fn largest_shift_voxels(a: &Affine, b: &Affine, shape: [usize; 3]) -> Option<[f64; 3]> {
     let voxel_from_world = inverse(a)?;
@@ -168,7 +168,7 @@ fn corners(shape: [usize; 3]) -> impl Iterator<Item = [f64; 3]> {
     })
 }
 
-/// A point under an affine.
+/// Applies an affine to a point.
 fn apply(affine: &Affine, point: [f64; 3]) -> [f64; 3] {
     std::array::from_fn(|row| affine[row][3] + (0..3).map(|axis| affine[row][axis] * point[axis]).sum::<f64>())
 }

@@ -69,8 +69,8 @@ pub enum FinetuneError {
     },
 }
 
-/// Hint at the flags that divide the cases otherwise, for an error whose cause is their division; nothing for others, such as
-/// that of a list of cases.
+/// Hint at the flags that divide the cases differently, for an error that the division causes; empty for other errors,
+/// such as that of a list of cases.
 fn split_hint(error: &pipeline::Error) -> &'static str {
     match error {
         pipeline::Error::Unsuitable {

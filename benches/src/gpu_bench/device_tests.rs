@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::figures::rounded;
 
-/// Returns true if a test of this name is to run: one that has `filter` in its name or, if that begins with `!`, one that has
-/// not got the rest of it.
+/// Returns true if a test of this name is to run. The name must contain `filter`; if `filter` begins with `!`, the name
+/// must not contain the rest of it.
 fn is_wanted(name: &str, filter: &str) -> bool {
     filter.strip_prefix('!').map_or_else(|| name.contains(filter), |text| !name.contains(text))
 }

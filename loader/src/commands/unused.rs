@@ -48,8 +48,8 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines about the files that are unused for one reason: one a file, or one a folder where the reason is that of all its files:
-/// the content of a DICOM series, or a folder of label maps that is not used.
+/// Lines about the files that are unused for one reason: one per file, or one per folder if the reason applies to all
+/// its files: the content of a DICOM series, or a folder of label maps that is not used.
 fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     let is_of_folder = matches!(
         reason,

@@ -14,7 +14,7 @@ pub(super) struct CaseLabel {
     pub volume: LabelVolume,
     /// Voxels that lie in two masks.
     pub overlaps: Vec<Overlap>,
-    /// Name of the mask that lies furthest off the first one, and its distance, if that is more than rounding.
+    /// Name of the mask that is shifted furthest from the first mask, and the shift, if it exceeds rounding.
     pub shifted: Option<(String, Shift)>,
 }
 

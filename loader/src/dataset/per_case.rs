@@ -135,7 +135,7 @@ pub(super) struct Found<'a> {
     pub others: Vec<&'a Folder>,
     /// Files next to the case folders.
     pub beside: Vec<TreeFile>,
-    /// False if each case is no more than a label map next to an image, as plain folders have them too.
+    /// False if every case is only a label map next to an image, as plain folders also have them.
     pub is_sure: bool,
 }
 

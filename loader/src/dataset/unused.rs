@@ -119,14 +119,14 @@ pub enum UnusedReason {
         /// Word that marks the other modality.
         word: String,
     },
-    /// A CT next to the same one on the grid of the label map.
+    /// A CT for which the dataset has a copy on the grid of the label map.
     OtherGrid {
         /// Name of the file that is used.
         used: String,
     },
     /// One of several possible label maps of an image.
     AmbiguousLabel,
-    /// A label map in one of several folders that have some for the same images.
+    /// A label map in one of several folders with label maps for the same images.
     CompetingLabels {
         /// Names of these folders, in a list for people.
         folders: String,

@@ -117,7 +117,7 @@ pub enum Unsuitable {
     NothingSelected {
         /// Cases in the cache.
         cases: usize,
-        /// True if the split leaves none of those that include and exclude leave.
+        /// True if the split leaves none of the cases that include and exclude select.
         by_split: bool,
     },
     /// The selection does not match the cases.

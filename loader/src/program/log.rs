@@ -1,5 +1,5 @@
-//! The log: warnings of all crates and information of this workspace's, one line each, in the form of the program's other
-//! lines on standard error.
+//! Log of the programs: warnings of all crates and information from the crates of this workspace, one line each, in the
+//! form of the program's other lines on standard error.
 
 use std::{fmt, io};
 

@@ -29,7 +29,7 @@ pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Largest number of slots that a client may request at a time.
 const MOST_SLOTS: u32 = 1024;
 
-/// Largest number of a stream's entries to exclude that are looked up, for the log.
+/// Largest number of a stream's excluded names that are looked up for the log.
 const MOST_REMARKS: usize = 16;
 
 /// Answer to a request without a token. Each client program has its own flag for the token.

@@ -81,7 +81,7 @@ impl Selector {
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }
 
-    /// Returns whether `include` and `exclude` leave the dataset of any of the cases.
+    /// Returns whether the dataset of any of the cases is included and not excluded.
     #[must_use]
     pub fn selects_a_dataset(&self, cases: &[CaseName<'_>]) -> bool {
         cases.iter().any(|case| self.is_of_selected_dataset(case))
@@ -138,9 +138,9 @@ impl Selector {
     }
 }
 
-/// Remarks on the entries of `exclude` that match no dataset of `cases`, which may be those of several caches: a line each, with
-/// the dataset that was probably meant. Such entries are allowed, so that one list serves many caches, and a misspelt name is
-/// one of them.
+/// Remarks on the entries of `exclude` that match no dataset of `cases`, which may come from several caches: one line
+/// each, with the dataset that was probably meant. Such entries are allowed, so that one list serves many caches; but a
+/// misspelt name looks the same.
 #[must_use]
 pub fn remarks_on_exclude(exclude: &[String], cases: &[CaseName<'_>]) -> Vec<String> {
     let datasets: BTreeSet<&str> = cases.iter().map(|case| case.dataset).collect();

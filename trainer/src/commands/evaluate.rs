@@ -173,7 +173,7 @@ fn score(
     Ok(Scored { cases, highest, in_labels, in_predictions })
 }
 
-/// Warns of labels that maps hold and the dataset does not name, a line for each folder.
+/// Warns of labels that maps hold but the dataset does not name, with one line per folder.
 fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, in_predictions: &[Unnamed]) {
     let Some(dataset) = args.dataset.as_deref().map(shown) else { return };
     let consequence = match classes.regions {

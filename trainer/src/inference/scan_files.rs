@@ -62,7 +62,7 @@ pub enum ScanFilesError {
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
-    /// A file that cannot be used: one of a folder of label maps, or a DICOM file without its preamble.
+    /// A file that cannot be used: a file in a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {
         /// Path of the file.
@@ -113,7 +113,7 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are not scans of the model, sorted by the path of the first one of a reason.
+    /// DICOM files next to a series that are not scans of the model, sorted by the first path of each reason.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,

@@ -105,7 +105,7 @@ impl ClassMetrics {
 pub struct CaseMetrics {
     /// Name of the case.
     pub case_id: String,
-    /// Metrics by the number of the class, background first; also of numbers that are no classes.
+    /// Metrics by class number, background first; numbers without a class are included.
     pub classes: Vec<ClassMetrics>,
 }
 
@@ -228,7 +228,7 @@ fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (C
 /// Metrics of all cases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Names of the classes by number, background first. Numbers in between that are no classes have none.
+    /// Names of the classes by number, background first. Numbers in between without a class have no entry.
     pub class_names: BTreeMap<usize, String>,
     /// Conventions of the metrics.
     pub conventions: Conventions,

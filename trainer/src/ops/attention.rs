@@ -92,8 +92,9 @@ pub fn attend_cross(
     })
 }
 
-/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are. The bias of the linear
-/// map before it costs nothing in the map then; elsewhere it costs nothing in the attention, which cuts tokens into heads.
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens without splitting them into
+/// heads. In that case the bias of the preceding linear map is free in the map; otherwise it is free in the attention,
+/// which splits tokens into heads.
 #[must_use]
 pub fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: impl Into<Method>) -> bool {
     #[cfg(feature = "cuda")]

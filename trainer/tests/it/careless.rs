@@ -74,7 +74,7 @@ impl Folder {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The command fails with an error of one line that contains all of `parts`; returns the line.
+    /// Asserts that the command fails with a one-line error that contains all of `parts`; returns the line.
     pub(crate) fn refuse(&self, args: &str, parts: &[&str]) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -26,8 +26,8 @@ const FALLBACK: &str =
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 
-/// Everything that the backward pass needs: queries, keys and values, as heads `[N, heads, L, width]` or as tokens, the result
-/// as cuDNN wrote it, and a number for each row from which the weights are computed again.
+/// Values kept for the backward pass: queries, keys and values, as heads `[N, heads, L, width]` or as tokens, the
+/// result as cuDNN wrote it, and a number for each row from which the weights are recomputed.
 #[derive(Clone, Debug)]
 pub struct Kept {
     inputs: Vec<Input>,
@@ -36,7 +36,7 @@ pub struct Kept {
     plan: Plan,
 }
 
-/// A tensor that holds queries, keys or values, and the places of these.
+/// A tensor that holds queries, keys or values, and their identifiers and offsets in bytes.
 #[derive(Clone, Debug)]
 struct Input {
     tensor: CubeTensor,
@@ -44,7 +44,7 @@ struct Input {
 }
 
 impl Input {
-    /// The tensors `uids` of the graph, side by side in `tensor` at a distance of `part` bytes.
+    /// Places the tensors `uids` of the graph side by side in `tensor`, `part` bytes apart.
     fn new(tensor: CubeTensor, uids: &[i64], part: u64) -> Self {
         Self { tensor, places: uids.iter().copied().zip((0..).map(|number| number * part)).collect() }
     }
@@ -54,7 +54,7 @@ impl Input {
     }
 }
 
-/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are.
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens without splitting them.
 pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: Method) -> bool {
     method.computation == Computation::Cudnn
         && method.factors.dtype().is_some()
@@ -74,7 +74,7 @@ struct Plan {
     width: usize,
     /// True if queries, keys and values come from one tensor.
     is_self: bool,
-    /// True if biases are added on the way.
+    /// True if biases are added when tokens are split into heads.
     adds_bias: bool,
 }
 
@@ -140,7 +140,8 @@ impl Plan {
         Part { number, parts, heads: self.attention.sizes.heads, padding: PADDING }
     }
 
-    /// The tensors `uids`, which lie side by side in the tokens of `map`: read there, or split from them.
+    /// Inputs for the tensors `uids`, which lie side by side in the tokens of `map`: read from the tokens, or split
+    /// from them.
     fn inputs(&self, map: &Mapped<Cube>, uids: &[i64]) -> Vec<Input> {
         if matches!(self.attention.sources, [Layout::Tokens(_), _]) {
             let tokens = queue::aligned(map.tokens.clone());
@@ -265,7 +266,7 @@ pub(crate) mod tests {
         Method { factors: Factors::Bf16, computation }
     }
 
-    /// The point at which a bias is added.
+    /// Point at which a bias is added.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Bias {
         /// Before the attention, in 16 bits.
@@ -321,7 +322,7 @@ pub(crate) mod tests {
         plan.unwrap_or_else(|reason| panic!("{reason}"));
     }
 
-    /// Tokens of 16 bits, with a bias that is yet to be added or without.
+    /// Creates 16-bit tokens, with or without a bias that is yet to be added.
     fn tokens(device: &Device, length: usize, width: usize, bias: Bias) -> Mapped<Cube> {
         let tokens = Tensor::<3>::zeros([2, length, width], device).cast(short_of(device));
         let within = || Tensor::<1>::zeros([width], device).try_into_primitive::<Cube>().unwrap();

@@ -62,8 +62,8 @@ pub trait FusedAttention: HeadOps {
     #[must_use]
     fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
 
-    /// Gradients of the tensors that [`Self::fused`] took, each map's tokens before its bias, from the values that it kept
-    /// and the gradient `dy` of its result.
+    /// Computes the gradients of the tensors that [`Self::fused`] took, each map's tokens before its bias, from the
+    /// values that it kept and the gradient `dy` of its result.
     #[must_use]
     fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
 }

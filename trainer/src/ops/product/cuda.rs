@@ -255,7 +255,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Products with an epilogue that is refused would take two passes, without an error.
+    /// Tests that the products themselves compute biases and their gradients: with a refused epilogue they would take
+    /// two passes, without an error.
     fn biases_and_their_gradients_are_computed_by_the_products(device: &Device) {
         let short = |shape: [usize; 2]| {
             let values = Tensor::<2>::from_data(wave(shape, 0.7, 1.0), device).cast(FloatDType::BF16);

@@ -95,9 +95,9 @@ pub struct Attention {
     pub number: Number,
     /// Factor that scales the products inside softmax.
     pub scale: f32,
-    /// Order of queries, and of keys and values.
+    /// Memory layout of queries, and of keys and values.
     pub sources: [Layout; 2],
-    /// Order of `O` and its gradient.
+    /// Memory layout of `O` and its gradient.
     pub result: Layout,
     /// Memory layouts of the gradients: of queries, and of keys and values.
     pub gradients: [Layout; 2],
