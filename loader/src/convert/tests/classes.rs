@@ -170,7 +170,7 @@ fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() 
     std::fs::remove_dir_all(place.data().join("D/labelsTr")).unwrap();
     place.write("D/imagesTr/c_0000.nii", &image().scaling(1.0, 6.0));
     assert_eq!((place.convert().converted, class(&place)), (1, "Liver".to_owned()));
-    // Of the cases that are pruned, no class is lost.
+    // The class names of pruned cases do not block others.
     std::fs::remove_dir_all(place.data()).unwrap();
     place.write("D/imagesTr/d_0000.nii", &image().scaling(1.0, 7.0));
     place.write("D/labelsTr/d.nii", &label(1, 1));

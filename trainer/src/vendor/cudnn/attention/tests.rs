@@ -13,7 +13,7 @@ const MODELS: [(Sizes, usize); 7] = [
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 217, width: 32 }, 32),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 55, width: 32 }, 32),
-    // Of the operation's own tests.
+    // Taken from the operation's own tests.
     (Sizes { sequences: 2, heads: 3, queries: 66, keys: 129, width: 40 }, 33),
 ];
 
