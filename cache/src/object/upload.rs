@@ -38,7 +38,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Begins to write an object.
+    /// Begins the upload of an object.
     pub(crate) fn begin(bucket: &Bucket, name: &str) -> Result<Self, FileError> {
         let url = bucket.url_of(name);
         let (store, path) = (bucket.store().clone(), bucket.object(name));

@@ -260,9 +260,9 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
 /// Source of the class names of datasets that are already in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names {
-    /// The cache, while it holds cases that are not in the data.
+    /// Names in the cache are kept while it holds cases that are not in the data.
     Kept,
-    /// The data.
+    /// Names in the data replace those in the cache.
     Replaced,
 }
 
