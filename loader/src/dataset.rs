@@ -46,7 +46,7 @@ pub use channels::{ChannelNames, NameRole};
 pub use description::DescriptionFault;
 pub use difference::Difference;
 pub use error::DatasetError;
-pub use exclude::Exclude;
+pub use exclude::{Exclude, Unmatched};
 pub use note::DatasetNote;
 pub use roles::Modalities;
 pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
