@@ -29,7 +29,7 @@ pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Slots that a client may ask for at a time.
 const MOST_SLOTS: u32 = 1024;
 
-/// Largest number of a stream's entries to exclude that are looked up, for the log.
+/// Largest number of a stream's entries to exclude that are looked up, for remarks on them.
 const MOST_REMARKS: usize = 16;
 
 /// Answer to a request without a token. Each client program has a flag of its own for it.
@@ -109,7 +109,8 @@ impl Hub {
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
         let exclude = &loader.config().exclude;
         let caches = self.caches.iter().map(|(cache, _)| &**cache);
-        for remark in pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]) {
+        let exclude_remarks = pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]);
+        for remark in &exclude_remarks {
             tracing::warn!(stream = %id, "{remark}");
         }
         let memory = loader.memory();
@@ -124,6 +125,7 @@ impl Hub {
             manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
             unseen_labels: unseen.into_iter().map(u32::from).collect(),
+            exclude_remarks,
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
         let stream = self.streams.insert(OpenStream { loader, facts }, Instant::now());

@@ -120,6 +120,13 @@ impl Servers {
         self.loader.unseen_labels()
     }
 
+    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches.
+    pub(super) fn warn_of_exclude(&self, rank: &Rank) {
+        for remark in self.loader.exclude_remarks() {
+            rank.note(format_args!("warning: stream.{remark}"));
+        }
+    }
+
     /// The stream of `config`, in which a task may have settled what the datasets say, such as the ignore label.
     fn stream<C: RunConfig>(self, args: &RunArgs, config: &C) -> anyhow::Result<Stream> {
         let Self { loader, streamed, options } = self;
