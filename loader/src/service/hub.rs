@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::client::{Client, Clients, Memory};
 use super::metrics;
 use super::schedule::{Job, Refused, Reservation, Schedule};
-use super::status::Spans;
+use super::status::{self, Spans};
 use super::streams::{OpenStream, Streams};
 use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use crate::blocks::Blocks;
@@ -302,7 +302,21 @@ impl Hub {
             self.blocks.clear();
         }
         self.schedule.nudge();
-        metrics::state(self);
+        metrics::state(&self.status(now), self.blocks.free_bytes());
+    }
+
+    /// State at `now`.
+    pub(super) fn status(&self, now: Instant) -> status::Status {
+        let (in_work, oldest) = self.schedule.in_work(now);
+        status::Status {
+            clients: self.clients.len(),
+            streams: self.streams.len(),
+            waiting: self.schedule.waiting(),
+            in_work,
+            oldest,
+            held_bytes: self.clients.held_bytes(),
+            recent: self.spans.recent(now),
+        }
     }
 }
 
