@@ -4,13 +4,15 @@
 //! |---|---|
 //! | Medical Segmentation Decathlon, nnU-Net with a list | `dataset.json` with `training` or `dataset` (`listed`) |
 //! | nnU-Net raw | a folder `imagesTr`, or `imagesTs` alone (`nnunet`) |
-//! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`paired`) |
-//! | `TotalSegmentator`, `KiTS` | one folder per case, with an image and a label map or masks (`per_case`) |
+//! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`pair`, `paired`) |
+//! | `VerSe`, `CTSpine1K` | folders of images and label maps with subfolders of the same names (`mirrored`) |
+//! | `TotalSegmentator`, `KiTS`, `AutoPET` | one folder per case, with an image and a label map or masks (`per_case`) |
 //! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
-//! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a label map becomes an image. A path that
-//! cannot be examined is an error: an unreadable folder of labels must not make unlabelled cases of labelled ones.
+//! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a
+//! label map becomes an image. A path that cannot be examined is an error: an unreadable folder of labels must not make
+//! unlabelled cases of labelled ones.
 
 mod apart;
 mod channels;
@@ -23,14 +25,20 @@ mod error;
 mod exclude;
 mod folder;
 mod listed;
+mod mirrored;
+mod modality;
 mod nnunet;
+mod nnunet_output;
 mod note;
+mod pair;
 mod paired;
 mod per_case;
 mod roles;
 mod same_file;
+mod stray;
 mod tree;
 mod unused;
+mod words;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -42,13 +50,14 @@ use crate::volume::file_stem;
 use description::{Description, IGNORE};
 use tree::Folder;
 
-pub use channels::{ChannelNames, NameRole};
+pub use channels::{ChannelNames, NameRole, several_channels};
 pub use description::DescriptionFault;
+pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
 pub use exclude::{Exclude, Unmatched};
+pub use modality::Modalities;
 pub use note::DatasetNote;
-pub use roles::Modalities;
 pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
 
 /// A dataset, listed but not read.
@@ -138,7 +147,8 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
     let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut listing = Listing::default();
-    let tree = tree::walk(root, &mut listing.unused)?;
+    let mut tree = tree::walk(root, &mut listing.unused)?;
+    nnunet_output::take_out(&mut tree, &mut listing.unused);
     let mut finder = Finder {
         root,
         modalities,
@@ -146,6 +156,8 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         stray: Vec::new(),
         listed: HashSet::new(),
         undescribed: Vec::new(),
+        has_layouts: false,
+        has_case_folders: false,
     };
     let own = finder.search(&tree, true)?;
     let is_empty = finder.found.iter().all(|(_, dataset)| dataset.num_listed() == 0);
@@ -159,6 +171,9 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
         listing.datasets = vec![plain];
     } else {
+        if !finder.has_layouts {
+            stray::take(&tree, &mut finder.stray, &mut finder.found, !finder.has_case_folders, modalities);
+        }
         for file in &finder.stray {
             listing.unused.push(outside(file, root));
         }
@@ -179,7 +194,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
-        // Of equal weight, one that is named like a volume, such as a hidden one.
+        // Among reasons of equal weight, prefers a file with the name of a volume, such as a hidden one.
         let weight = |unused: &&UnusedFile| (unused.reason.weight(), is_volume(&unused.path));
         let unused = listing.all_unused().max_by_key(weight).cloned();
         return Err(DatasetError::Empty { path: root.clone(), unused });
@@ -198,11 +213,15 @@ struct Finder<'a> {
     listed: HashSet<PathBuf>,
     /// Faults of the descriptions that cannot be used, whose datasets are left out.
     undescribed: Vec<DatasetError>,
+    /// True if datasets of layouts other than folders of single cases were found or left out.
+    has_layouts: bool,
+    /// True if more than a label map next to an image shows that folders are cases.
+    has_case_folders: bool,
 }
 
 impl Finder<'_> {
-    /// Searches a folder; returns its description if it is in no layout. A description that cannot be used leaves out its
-    /// dataset, and no other one.
+    /// Searches a folder; returns its description if the folder has no layout. An unusable description leaves out its
+    /// own dataset only.
     fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         match self.search_described(folder, is_root) {
             Err(DatasetError::BadDescription { path, reason }) => {
@@ -222,7 +241,8 @@ impl Finder<'_> {
         fault: Box<DescriptionFault>,
     ) -> Result<(), DatasetError> {
         let reason = fault.to_string();
-        let is_group = nnunet::read(folder, None, self.modalities).is_none() && paired::Pair::of(folder).is_none();
+        let is_group =
+            nnunet::read(folder, None, self.modalities).is_none() && pair::Pair::of(folder, self.modalities).is_none();
         let (grouped, left): (Vec<&Folder>, Vec<&Folder>) =
             folder.nested_datasets().into_iter().partition(|_| is_group);
         let is_left = |file: &&tree::TreeFile| !grouped.iter().any(|within| file.path.starts_with(&within.path));
@@ -251,6 +271,7 @@ impl Finder<'_> {
             ..Dataset::default()
         };
         self.found.push((folder.path.clone(), dataset));
+        self.has_layouts = true;
         self.undescribed.push(DatasetError::BadDescription { path: description.to_owned(), reason: fault });
         for dataset in grouped {
             self.search(dataset, false)?;
@@ -278,25 +299,39 @@ impl Finder<'_> {
             dataset.unused.retain(is_unused);
             name_nested(folder, &mut dataset.unused);
             self.found.push((folder.path.clone(), dataset));
+            self.has_layouts = true;
             return Ok(description);
         }
-        if let Some((mut dataset, others)) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
-            dataset.unused.retain(is_unused);
-            self.found.push((folder.path.clone(), dataset));
-            for other in others {
+        if let Some(mut found) = per_case::read(folder, description.as_ref(), is_root, self.modalities) {
+            found.dataset.unused.retain(is_unused);
+            self.found.push((folder.path.clone(), found.dataset));
+            self.stray.extend(found.beside.into_iter().filter(|file| Some(&file.path) != read.as_ref()));
+            self.has_case_folders |= found.is_sure;
+            for other in found.others {
                 self.search(other, false)?;
             }
             return Ok(description);
         }
         if let Some(divided) = paired::Divided::of(folder) {
-            let around = [divided.around.images, divided.around.labels];
-            let parts: Vec<&Folder> = divided.parts.iter().flat_map(|(_, pair)| [pair.images, pair.labels]).collect();
+            let around = divided.around;
+            let parts: Vec<&Folder> = divided.parts.iter().flat_map(|(_, pair)| *pair).collect();
             let is_read = |path: &Path| parts.iter().any(|part| path.starts_with(&part.path));
             let beside = around.into_iter().flat_map(Folder::all_files).chain(&folder.files);
             let stray = beside.filter(|file| !is_read(&file.path) && Some(&file.path) != read.as_ref());
             self.stray.extend(stray.cloned());
+            self.has_layouts = true;
             self.add_divided(folder, divided, description.as_ref());
             for child in folder.folders.iter().filter(|child| around.iter().all(|of| of.path != child.path)) {
+                self.search_child(child)?;
+            }
+            return Ok(description);
+        }
+        let beside = folder.files.iter().filter(|file| Some(&file.path) != read.as_ref());
+        if let Some(found) = mirrored::read(folder, description.as_ref(), self.modalities) {
+            self.stray.extend(beside.cloned());
+            self.found.push((folder.path.clone(), found.dataset));
+            self.has_layouts = true;
+            for child in folder.folders.iter().filter(|child| found.around.iter().all(|of| of.path != child.path)) {
                 self.search_child(child)?;
             }
             return Ok(description);
@@ -316,7 +351,7 @@ impl Finder<'_> {
         let first = self.found.len();
         for (name, pair) in divided.parts {
             let is_whole = name == folder.name;
-            let path = if is_whole { folder.path.clone() } else { folder.path.join(&pair.images.name) };
+            let path = if is_whole { folder.path.clone() } else { folder.path.join(&pair[0].name) };
             self.found.push((path, paired::read_part(name, pair, description, self.modalities)));
         }
         if self.found.len() == first {
@@ -361,7 +396,7 @@ fn is_volume(path: &Path) -> bool {
     file_stem(name.trim_start_matches('.')).is_some()
 }
 
-/// Gives volumes of datasets within the folder of a dataset the reason that they are there.
+/// Replaces the reason of unused volumes that belong to datasets nested in the folder of another dataset.
 fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
     let nested = folder.nested_datasets();
     for file in unused {
@@ -379,7 +414,8 @@ fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
 /// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.
 fn joined_name(path: &Path, root: &Path) -> String {
     let parts = path.strip_prefix(root).unwrap_or(path).iter().map(|part| part.to_string_lossy());
-    parts.collect::<Vec<_>>().join("-")
+    let joined = parts.collect::<Vec<_>>().join("-");
+    if joined.is_empty() { tree::name_of(path) } else { joined }
 }
 
 /// Gives datasets of the same name the names of the folders above them as well.
@@ -405,7 +441,7 @@ impl Dataset {
     /// An empty dataset with the facts of its description.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
-        let other = description.channels.iter().find(|channel| !roles::is_ct_channel(channel)).cloned();
+        let other = description.channels.iter().find(|channel| !modality::is_ct_channel(channel)).cloned();
         let note = match description.channels.as_slice() {
             names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
             _ => other.map(|channel| DatasetNote::Modality { channel }),

@@ -23,7 +23,7 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// The bytes. A result computed from them counts only if [`Self::check`] succeeds afterwards.
+    /// The bytes. A result computed from them is valid only if [`Self::check`] succeeds afterwards.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map.bytes(),
@@ -31,7 +31,7 @@ impl Block {
         }
     }
 
-    /// Reports pages of a mapped file that could not be read.
+    /// Fails if pages of a mapped file could not be read.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self {
             Self::Mapped(map) => map.check(),

@@ -1,4 +1,4 @@
-//! Blocks held by the process, of which those used least recently are dropped first.
+//! Blocks held by the process; the least recently used are dropped first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ pub(crate) struct Lru {
 struct Part {
     entries: HashMap<BlockKey, Entry>,
     bytes: u64,
-    /// Number of uses so far, which orders them.
+    /// Number of uses so far, a clock that orders the uses.
     uses: u64,
 }
 
@@ -53,7 +53,7 @@ impl Lru {
         Some((Arc::clone(&entry.block), is_due))
     }
 
-    /// Holds a block, and drops others if there are too many.
+    /// Inserts a block and drops the least recently used ones if the limit is exceeded.
     pub(crate) fn insert(&self, key: BlockKey, block: Arc<Block>) {
         let len = block.bytes().len() as u64;
         let mut part = self.part(key);
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn key(number: u32) -> BlockKey {
-        // One part only.
+        // Multiples of `PARTS`, so that all keys fall into one part.
         BlockKey { object: 5, number: number * u32::try_from(PARTS).unwrap() }
     }
 

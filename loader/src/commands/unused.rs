@@ -1,4 +1,4 @@
-//! Report of the files of a task that belong to no case, and of the oddities of those that do.
+//! Report of a task's files that belong to no case, and of unusual features of its cases.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn counts(task: &Task) -> String {
     }
 }
 
-/// Prints the unused files by reason: those that were probably meant to be converted, or all if the task says so.
+/// Prints the unused files by reason: those probably meant for conversion, or all files if the task demands it.
 pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     let all = task.list_skipped;
     let mut by_reason: BTreeMap<&UnusedReason, Vec<&UnusedFile>> = BTreeMap::new();
@@ -48,14 +48,18 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines about the files that are unused for one reason: one a file, or one a folder where the reason is the content of DICOM
-/// files, of which a series has hundreds.
+/// Lines about the files that are unused for one reason: one per file, or one per folder if the reason applies to all
+/// its files: the content of a DICOM series, or a folder of label maps that is not used.
 fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
-    let is_content = matches!(
+    let is_of_folder = matches!(
         reason,
-        UnusedReason::NotCt { .. } | UnusedReason::NotCtSeries { .. } | UnusedReason::NotCrossSection { .. }
+        UnusedReason::NotCt { .. }
+            | UnusedReason::NotCtSeries { .. }
+            | UnusedReason::NotCrossSection { .. }
+            | UnusedReason::CompetingLabels { .. }
+            | UnusedReason::NnunetOutput { .. }
     );
-    if !is_content {
+    if !is_of_folder {
         return files.iter().map(ToString::to_string).collect();
     }
     // The first file of each folder, and the number of all.
@@ -70,7 +74,7 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     folders.into_values().map(line).collect()
 }
 
-/// Prints the oddities of cases below a heading; nothing if there are none.
+/// Prints unusual features of cases below a heading; prints nothing if there are none.
 pub(super) fn list_findings(heading: &str, findings: &[Finding]) -> anyhow::Result<()> {
     if findings.is_empty() {
         return Ok(());
@@ -87,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_a_dicom_series_take_one_line() {
+    fn files_of_a_folder_with_one_reason_take_one_line() {
         let check = |reason: &UnusedReason, paths: &[&str], expected: &[&str]| {
             let files: Vec<UnusedFile> =
                 paths.iter().map(|path| UnusedFile { path: path.into(), reason: reason.clone() }).collect();
@@ -101,6 +105,8 @@ mod tests {
         check(&mr, &["1", "2"], &["1 and 1 more file of its folder"]);
         let report = UnusedReason::NotCrossSection { what: "of modality SR".to_owned() };
         check(&report, &["a/1", "a/2"], &["a/1 and 1 more file of its folder"]);
+        let competing = UnusedReason::CompetingLabels { folders: "Lung_Mask, Infection_Mask".to_owned() };
+        check(&competing, &["a/1", "a/2", "b/1"], &["a/1 and 1 more file of its folder", "b/1"]);
         check(&UnusedReason::NotAVolume, &["a/1", "a/2"], &["a/1", "a/2"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::case::{LabelFiles, Mask};
 use crate::plural::count;
-use crate::preprocess::label_place::LabelPlace;
+use crate::preprocess::label_place::{LabelPlace, Shift};
 use crate::volume::{LabelVolume, VolumeError, VolumeFault, file_stem, read_labels};
 
 /// Largest number of overlaps that a finding names.
@@ -14,16 +14,16 @@ pub(super) struct CaseLabel {
     pub volume: LabelVolume,
     /// Voxels that lie in two masks.
     pub overlaps: Vec<Overlap>,
-    /// Name of the mask that lies furthest off the first one, and its distance in mm, if that is more than rounding.
-    pub shifted: Option<(String, f64)>,
+    /// Name of the mask that is shifted furthest from the first mask, and the shift, if it exceeds rounding.
+    pub shifted: Option<(String, Shift)>,
 }
 
-/// Voxels that lie in two masks, of which the later one keeps them.
+/// Voxels that lie in two masks; the later mask keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// Name of the mask that loses the voxels, without its ending.
+    /// File name, without its ending, of the mask that loses the voxels.
     pub from: String,
-    /// Name of the mask that keeps the voxels.
+    /// File name, without its ending, of the mask that keeps the voxels.
     pub to: String,
     /// Number of the voxels.
     pub voxels: usize,
@@ -43,10 +43,10 @@ pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     }
 }
 
-/// Oddities of a case's masks, each in one line.
+/// Unusual features of a case's masks, each in one line.
 pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
-    let shifted = label.shifted.as_ref().map(|(name, shift_mm)| {
-        format!("mask {name} lies {shift_mm:.2} mm off the first one by their headers; taken voxel by voxel")
+    let shifted = label.shifted.as_ref().map(|(name, shift)| {
+        format!("mask {name} lies {shift} off the first one by their headers; taken voxel by voxel")
     });
     shifted.into_iter().chain(finding(&label.overlaps)).collect()
 }
@@ -54,7 +54,7 @@ pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
 /// Describes overlaps of masks in one line, the largest first; `None` without any.
 fn finding(overlaps: &[Overlap]) -> Option<String> {
     let mut largest: Vec<&Overlap> = overlaps.iter().collect();
-    // Stable: equal ones stay in the order of the classes.
+    // The sort is stable: equal overlaps stay in the order of the classes.
     largest.sort_by_key(|overlap| std::cmp::Reverse(overlap.voxels));
     let told = largest
         .iter()
@@ -77,7 +77,7 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
     let mut merged: Option<LabelVolume> = None;
     let mut hasher = blake3::Hasher::new();
     let mut overlaps = Vec::new();
-    let mut shifted: Option<(String, f64)> = None;
+    let mut shifted: Option<(String, Shift)> = None;
     for (at, mask) in masks.iter().enumerate() {
         let volume = read_labels(&mask.path)?;
         let fault = |reason| VolumeError { path: mask.path.clone(), reason };
@@ -95,10 +95,10 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
         });
         let place = LabelPlace::of(&merged.info, &volume.info).ok().filter(|place| place.is_same_order);
         let place = place.ok_or_else(|| fault(VolumeFault::MaskGrid))?;
-        if let Some(shift_mm) = place.notable_shift_mm()
-            && shifted.as_ref().is_none_or(|(_, largest)| shift_mm > *largest)
+        if let Some(shift) = place.notable_shift()
+            && shifted.as_ref().is_none_or(|(_, largest)| shift.mm > largest.mm)
         {
-            shifted = Some((name_of(mask), shift_mm));
+            shifted = Some((name_of(mask), shift));
         }
         merged.file_bytes += volume.file_bytes;
         // Voxels that the mask takes from each class; those of class 0 are the background's.
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_off_the_first_one_are_told() {
+    fn masks_off_the_first_one_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let mut masks = Vec::new();
         for (class, x_mm) in [(1, 9.0), (2, 9.05), (3, 9.5), (4, 8.7)] {
@@ -166,7 +166,10 @@ mod tests {
             let label = read(&LabelFiles::Masks { folder: dir.path().into(), masks: masks.to_vec() }).unwrap();
             findings(&CaseLabel { overlaps: Vec::new(), ..label })
         };
-        assert_eq!(told(&masks), ["mask 3 lies 0.50 mm off the first one by their headers; taken voxel by voxel"]);
+        assert_eq!(
+            told(&masks),
+            ["mask 3 lies 0.50 mm (0.25 voxels) off the first one by their headers; taken voxel by voxel"]
+        );
         assert!(told(&masks[..2]).is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! Classes that a dataset of a conversion names and no label map has.
+//! Classes that a dataset of a conversion names but no label map contains.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -13,14 +13,14 @@ use crate::unseen::{foreground, unseen};
 /// Largest number of classes that are listed.
 const MOST_LISTED: usize = 10;
 
-/// Classes of a dataset that none of its label maps in a cache has.
+/// Classes of a dataset that occur in none of its label maps in a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnseenClasses {
     /// Name of the dataset.
     pub dataset: String,
     /// Label and name of each class.
     pub classes: Vec<(u8, String)>,
-    /// Number of its label maps.
+    /// Number of the dataset's label maps.
     pub num_labelled: usize,
 }
 
@@ -33,14 +33,23 @@ impl fmt::Display for UnseenClasses {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let (word, maps) =
-            (if classes.len() == 1 { "class" } else { "classes" }, plural::count(*num_labelled, "label map"));
-        write!(f, "{dataset}: {word} {listed}{more} in none of {maps}; correct dataset.json or the label maps")
+        let [class, has, number] = if classes.len() == 1 {
+            ["class", "has", "it the number"]
+        } else {
+            ["classes", "have", "them the numbers"]
+        };
+        let cases = plural::count(*num_labelled, "labelled case");
+        write!(
+            f,
+            "{dataset}: {class} {listed}{more} of dataset.json {has} no voxel in its {cases}; check whether dataset.json gives \
+             {number} that the label maps use, and whether label maps are missing"
+        )
     }
 }
 
-/// Finds them for the datasets whose labelled cases are all in the cache, but for `skipped` ones. Datasets with a damaged case
-/// are left to `hiend-shard verify`. Classes of one mask each are named by files that exist: a mask may be empty everywhere.
+/// Finds the unseen classes of the datasets whose labelled cases are all in the cache, except the `skipped` ones.
+/// Datasets with a damaged case are left to `hiend-shard verify`. Datasets of one mask per class are not examined:
+/// existing files name their classes, and a mask may be empty everywhere.
 pub(super) fn find(cache: &Cache, datasets: &[Dataset], skipped: &HashSet<&str>) -> Vec<UnseenClasses> {
     let of_dataset = |dataset: &Dataset| {
         let is_there = |case: &CaseFiles| {

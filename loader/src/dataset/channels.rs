@@ -9,6 +9,16 @@ use super::roles::{channel, numbered_key};
 /// cases: `scan_0000` to `scan_0099`.
 const MAX_CHANNELS: usize = 8;
 
+/// The reason to skip a case of several channels, by the numbers of its files. Where no description demands channels, they may
+/// count scans.
+#[must_use]
+pub fn several_channels(are_demanded: bool) -> &'static str {
+    if are_demanded {
+        return "has more than one channel; one is expected";
+    }
+    "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if the numbers count scans"
+}
+
 /// Reading of file names by all names of their folder and of its label maps: numbers are channels if one of the names ends in
 /// `_0000`, and parts of the names of cases where label maps have them too. The only number of a name, `_0000`, is a channel
 /// even then, except in the folders of nnU-Net.

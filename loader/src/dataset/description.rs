@@ -11,7 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::DatasetError;
-use super::roles::is_ct_channel;
+use super::modality::is_ct_channel;
 pub use fault::DescriptionFault;
 
 /// Name of the file.
@@ -48,6 +48,11 @@ pub(super) struct Description {
 }
 
 impl Description {
+    /// Returns true if the images have channel numbers: several channels are named, or version 2 of nnU-Net wrote it.
+    pub(super) fn demands_channels(&self) -> bool {
+        self.file_ending.is_some() || self.channels.len() > 1
+    }
+
     /// Returns true if channels are named, and all of them CTs.
     pub(super) fn has_only_cts(&self) -> bool {
         !self.channels.is_empty() && self.channels.iter().all(|channel| is_ct_channel(channel))
@@ -59,7 +64,7 @@ impl Description {
 pub(super) struct ListedCase {
     /// Name of the case; `None` where the image's name gives it.
     pub case_id: Option<String>,
-    /// Images, one a channel.
+    /// Paths of the images, one per channel.
     pub images: Vec<PathBuf>,
     /// The label map.
     pub label: Option<PathBuf>,
@@ -71,10 +76,10 @@ struct Raw {
     labels: InOrder,
     #[serde(default, rename = "numTraining")]
     num_training: Value,
-    /// Channels as version 2 of nnU-Net names them.
+    /// Names of the channels in version 2 of nnU-Net.
     #[serde(default)]
     channel_names: Value,
-    /// Channels as version 1 and the Decathlon name them. Descriptions that were converted may have both.
+    /// Names of the channels in version 1 of nnU-Net and in the Decathlon. Converted descriptions may have both keys.
     #[serde(default)]
     modality: Value,
     #[serde(default)]
@@ -186,7 +191,7 @@ fn channels(raw: &Raw) -> Vec<String> {
     if of_version_2.is_empty() { names(&raw.modality) } else { of_version_2 }
 }
 
-/// A whole number, which some write as a string.
+/// Reads a whole number, which some descriptions write as a string.
 fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
@@ -268,7 +273,7 @@ fn label_of(entry: &Value, entry_name: impl FnOnce() -> String) -> Result<Option
     }
 }
 
-/// The images and label maps that a list names which is not of cases to train on. Its faults harm nothing and are passed over.
+/// Files that a list of test or validation cases names. Invalid entries are ignored, because they do no harm.
 fn other_files(list: &Value, folder: &Path, root: &Path) -> HashSet<PathBuf> {
     let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let values = entries.iter().flat_map(|entry| [Some(entry), entry.get("image"), entry.get("label")]).flatten();

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
-use super::dicom_head::DicomHead;
-use super::roles::Modalities;
+use super::dicom_head::is_without_preamble;
+use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};
@@ -63,9 +63,7 @@ impl FoundSeries {
                     taken.remove(&other.path);
                     continue;
                 }
-                Other::Damaged(_) if DicomHead::read(&other.path) == Some(DicomHead::WithoutPreamble) => {
-                    UnusedReason::DicomWithoutPreamble
-                }
+                Other::Damaged(_) if is_without_preamble(&other.path) => UnusedReason::DicomWithoutPreamble,
                 Other::Damaged(reason) => UnusedReason::BadDicom { reason },
                 // An image of a wanted modality; a directory of a medium has no modality either.
                 Other::Without(element) if element != "Modality" => UnusedReason::BadDicom {

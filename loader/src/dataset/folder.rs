@@ -12,11 +12,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
-use super::channels::{ChannelNames, NameRole};
+use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
-use super::roles::{Modalities, case_key, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder};
+use super::modality::Modalities;
+use super::roles::{
+    case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
+    may_name_cts, may_name_dataset,
+};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason, of_other_file};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
@@ -55,8 +59,8 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps or of predictions, and
-/// below it, they are unused for the reason `of_labels`.
+/// Adds the volumes of a folder and its subfolders to the dataset. In a folder named like one of label maps or of
+/// predictions, and below it, they are unused for the reason `of_labels`.
 fn visit(
     folder: &Folder,
     root: &Path,
@@ -83,6 +87,7 @@ fn visit(
             },
         }
     }
+    join_originals(&images, &mut labels);
     let ambiguous = ambiguous_labels(folder, &images, &labels);
     let reason = |is_ambiguous| if is_ambiguous { UnusedReason::AmbiguousLabel } else { UnusedReason::NamedLikeLabel };
     for (key, files) in &images {
@@ -109,9 +114,7 @@ fn visit(
                 label: label.map(|label| LabelFiles::Map(label.path.clone())),
             };
             if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
-                let reason = "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if \
-                              the numbers count scans";
-                dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
+                dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(false)));
             } else {
                 dataset.cases.push(case);
             }
@@ -131,11 +134,44 @@ fn visit(
         let own = if is_prediction_folder(&child.name) {
             Some(&predicted)
         } else {
-            is_label_folder(&child.name).then_some(&of_folders)
+            (is_label_folder(&child.name) && !is_dataset(child)).then_some(&of_folders)
         };
         let of_labels = of_labels.or(own);
         visit(child, root, (of_labels, modalities), dataset, series);
     }
+}
+
+/// Joins label maps without an image of the same key to the only image whose name differs from theirs only in a word
+/// for originals: `liver-orig001` and `liver-seg001`, as in SLIVER07.
+fn join_originals(images: &BTreeMap<String, Vec<(&TreeFile, &str)>>, labels: &mut BTreeMap<String, Vec<&TreeFile>>) {
+    let mut by_loose_key: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+    for (key, files) in images {
+        for (_, stem) in files {
+            by_loose_key.entry(loose_key(stem)).or_default().push(key);
+        }
+    }
+    let unmatched: Vec<String> = labels.keys().filter(|key| !images.contains_key(*key)).cloned().collect();
+    for key in unmatched {
+        if let Some(&[image]) = by_loose_key.get(&key).map(Vec::as_slice)
+            && !labels.contains_key(image)
+            && let Some(files) = labels.remove(&key)
+        {
+            labels.insert(image.clone(), files);
+        }
+    }
+}
+
+/// Returns true if a folder that is named like label maps, among further words, is a dataset: of CTs by its name, such as
+/// `COVID-19-CT-Seg_20cases`, or with images and label maps by the names of its files, such as `OrganSegmentations` of CT-ORG.
+fn is_dataset(folder: &Folder) -> bool {
+    may_name_cts(&folder.name) || (may_name_dataset(&folder.name) && holds_both(folder))
+}
+
+/// Returns true if a folder, or one within it, holds both files that are named like images and files that are named
+/// like label maps.
+fn holds_both(folder: &Folder) -> bool {
+    let has = |meets: fn(&str) -> bool| folder.volumes().any(|(_, stem)| meets(stem));
+    (has(is_image_name) && has(is_label_name)) || folder.folders.iter().any(holds_both)
 }
 
 /// Label maps of an image of which none is the image's own by its name.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::channels::{ChannelNames, NameRole};
+use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, ListedCase};
 use super::roles::channel;
 use super::tree::Folder;
@@ -75,7 +75,9 @@ pub(super) fn read(
             dataset.skipped.push(SkippedCase::new(&case, &path, "listed in dataset.json but missing"));
         } else if images.len() > 1 || !further.is_empty() {
             taken.extend(further);
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
+            // A list of several images names channels.
+            let are_demanded = images.len() > 1 || description.demands_channels();
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         } else {
             dataset.cases.push(case);
         }
@@ -113,7 +115,7 @@ fn with_channel(listed: &Path) -> Result<PathBuf, DatasetError> {
     Ok(listed.to_owned())
 }
 
-/// The path with something appended to its stem.
+/// Appends a suffix to the stem of a path.
 fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let stem = file_stem(name)?;

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::channels::{ChannelNames, NameRole};
+use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel};
+use super::modality::Modalities;
+use super::roles::{case_key, channel};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
 use super::{Dataset, DatasetNote};
@@ -82,7 +83,8 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         } else {
             let further = stems.iter().filter(|(stem, _)| names.role(stem) == NameRole::Further(case_id));
             taken.extend(further.flat_map(|(_, files)| files).map(|file| file.path.clone()));
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "has more than one channel; one is expected"));
+            let are_demanded = description.is_some_and(Description::demands_channels);
+            dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         }
     }
     dataset.unused = rest(folder, &taken, |file| {

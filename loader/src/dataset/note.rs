@@ -50,6 +50,11 @@ pub enum DatasetNote {
         /// Name of the class.
         name: String,
     },
+    /// Several folders have label maps for the same images: none is used.
+    CompetingLabels {
+        /// Names of the folders, in a list for people.
+        folders: String,
+    },
     /// A case has fewer masks than there are classes; the missing ones count as background.
     MissingMasks {
         /// The case with the fewest.
@@ -92,6 +97,11 @@ impl fmt::Display for DatasetNote {
                 f,
                 "dataset.json: label {label} is called {name:?} and is a class like any other, as in nnU-Net; if its voxels have no \
                  annotation, the name must be \"ignore\""
+            ),
+            Self::CompetingLabels { folders } => write!(
+                f,
+                "several folders have label maps for the same images ({folders}), and none is used; keep one of them next to the \
+                 images, and move the others out of the data"
             ),
             Self::MissingMasks { example, count, of } => {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))

@@ -1,28 +1,72 @@
 //! One folder per case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
 //! `segmentation`), and others of the kind.
 //!
-//! A folder is a case if it holds one image and either one label map or a folder of masks. Such masks become one label
-//! map; their classes are numbered from 1 by the sorted names of all masks of the dataset.
+//! A folder is a case if it holds one image and either one label map, a folder of masks, or masks of organs at risk next to the
+//! image (`HaN-Seg`: `case_01_OAR_Lips.seg`). Such masks become one label map; their classes are numbered from 1 by the sorted
+//! names of all masks of the dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::description::Description;
-use super::roles::{Modalities, case_key, channel, is_generic_image_name, is_label_folder, is_label_name};
+use super::modality::Modalities;
+use super::roles::{
+    RESAMPLED_CT, case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder,
+    loose_key,
+};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
+
+/// Word before the name of an organ at risk in the name of its mask.
+const ORGAN_AT_RISK: &str = "_OAR_";
 
 /// A case folder by its names.
 struct CaseFolder<'a> {
     folder: &'a Folder,
     image: &'a TreeFile,
     label: Option<&'a TreeFile>,
-    /// Folder of masks, where there is no label map.
-    masks: Option<&'a Folder>,
+    /// Masks, where there is no label map.
+    masks: Option<Masks<'a>>,
     /// True if the names leave no doubt that this is a case, even without labels.
     is_named: bool,
+}
+
+/// Masks of a case, one for each class.
+struct Masks<'a> {
+    /// The folder that holds them.
+    place: &'a Folder,
+    /// Name of the class and file of each mask.
+    files: Vec<(&'a str, &'a TreeFile)>,
+}
+
+impl<'a> Masks<'a> {
+    /// All volumes of a folder of masks.
+    fn of_folder(place: &'a Folder) -> Self {
+        Self { place, files: place.volumes().map(|(file, stem)| (stem, file)).collect() }
+    }
+
+    /// Masks of organs at risk in the folder of their image: `case_01_OAR_Lips.seg`. `None` if a label map has another name.
+    fn of_organs(place: &'a Folder, labels: &[(&'a TreeFile, &'a str)]) -> Option<Self> {
+        let of = |&(file, stem): &(&'a TreeFile, &'a str)| {
+            let (_, organ) = stem.split_once(ORGAN_AT_RISK)?;
+            Some((organ.strip_suffix(".seg").unwrap_or(organ), file))
+        };
+        let files: Vec<(&'a str, &'a TreeFile)> = labels.iter().map(of).collect::<Option<_>>()?;
+        (!files.is_empty()).then_some(Self { place, files })
+    }
+
+    /// The masks with the numbers of their classes, sorted.
+    fn numbered(&self, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
+        let numbered = self
+            .files
+            .iter()
+            .filter_map(|(name, file)| Some(Mask { class: *classes.get(*name)?, path: file.path.clone() }));
+        let mut masks: Vec<Mask> = numbered.collect();
+        masks.sort();
+        masks
+    }
 }
 
 impl CaseFolder<'_> {
@@ -32,9 +76,19 @@ impl CaseFolder<'_> {
 
     /// Returns true if the label map is named like the image or like the folder, or a label map and nothing else.
     fn has_corresponding_names(&self) -> bool {
-        let key = |file: &TreeFile| file.stem().map(case_key).unwrap_or_default();
+        let key = |file: &TreeFile| file.stem().map(loose_key).unwrap_or_default();
         let (image, label) = (key(self.image), self.label.map(key).unwrap_or_default());
-        label.is_empty() || label == image || label == case_key(&self.folder.name)
+        label.is_empty() || label == image || label == loose_key(&self.folder.name)
+    }
+
+    /// Returns true if more than a label map next to an image says that the folder is a case.
+    fn is_sure(&self) -> bool {
+        self.is_named || self.masks.is_some()
+    }
+
+    /// Returns true for a study of `AutoPET`, whose CT is on the grid of the PET and of the label map.
+    fn is_resampled(&self) -> bool {
+        self.image.stem().is_some_and(|stem| stem.eq_ignore_ascii_case(RESAMPLED_CT))
     }
 }
 
@@ -45,21 +99,25 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let (image, stem) = match images.as_slice() {
         [image] => *image,
         several => {
+            let mut resampled = several.iter().filter(|(_, stem)| stem.eq_ignore_ascii_case(RESAMPLED_CT));
             let mut named = several.iter().filter(|(_, stem)| own_name(stem) && !is_numbered(stem, several));
-            *named.next().filter(|_| named.next().is_none())?
+            let only_named = || named.next().filter(|_| named.next().is_none());
+            *resampled.next().or_else(only_named)?
         }
     };
     let label = match labels.as_slice() {
         [(label, _)] => Some(*label),
         several => {
-            // One that is named a label map and nothing else, or like the image.
+            // A label map named only as a label map, or like the folder.
             let wanted = |stem: &str| case_key(stem).is_empty() || case_key(stem) == case_key(&folder.name);
             let mut named = several.iter().filter(|(_, stem)| wanted(stem));
             named.next().filter(|_| named.next().is_none()).map(|(label, _)| *label)
         }
     };
     let mut masks = folder.folders.iter().filter(|child| is_label_folder(&child.name) && child.volumes().count() > 0);
-    let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none());
+    let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none()).map(Masks::of_folder);
+    let masks = masks.or_else(|| Masks::of_organs(folder, &labels));
+    let label = label.filter(|_| masks.is_none());
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
 }
 
@@ -70,37 +128,91 @@ fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
     images.iter().filter(|(_, other)| channel(other).is_some_and(|(of, _)| of == name)).count() > 1
 }
 
-/// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case; also the subfolders that
-/// belong to no case. `None` if no labelled case is among them.
+/// A dataset of case folders, and what lies around them.
+pub(super) struct Found<'a> {
+    pub dataset: Dataset,
+    /// Folders that belong to no case.
+    pub others: Vec<&'a Folder>,
+    /// Files next to the case folders.
+    pub beside: Vec<TreeFile>,
+    /// False if every case is only a label map next to an image, as plain folders also have them.
+    pub is_sure: bool,
+}
+
+/// Cases of a folder, and what lies around them.
+#[derive(Default)]
+struct Cases<'a> {
+    cases: Vec<CaseFolder<'a>>,
+    others: Vec<&'a Folder>,
+    beside: Vec<TreeFile>,
+}
+
+impl<'a> Cases<'a> {
+    /// The direct subfolders of a folder that are cases, and the studies of patients.
+    fn below(folder: &'a Folder, modalities: Modalities) -> Self {
+        let mut found = Self::default();
+        for child in &folder.folders {
+            if let Some(case) = case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
+                found.cases.push(case);
+                continue;
+            }
+            let studies = child.folders.iter().filter_map(|study| case_folder(study, modalities));
+            let studies: Vec<CaseFolder<'a>> =
+                studies.filter(|case| case.is_resampled() && case.is_labelled()).collect();
+            if studies.is_empty() {
+                found.others.push(child);
+            } else {
+                let is_other = |study: &&'a Folder| studies.iter().all(|case| case.folder.path != study.path);
+                found.others.extend(child.folders.iter().filter(is_other));
+                found.beside.extend(child.files.iter().cloned());
+                found.cases.extend(studies);
+            }
+        }
+        found
+    }
+}
+
+/// The dataset that the direct subfolders of `folder` make, or `folder` itself if it is a case. `None` if no labelled case is
+/// among them.
 pub(super) fn read<'a>(
     folder: &'a Folder,
     description: Option<&Description>,
     is_root: bool,
     modalities: Modalities,
-) -> Option<(Dataset, Vec<&'a Folder>)> {
+) -> Option<Found<'a>> {
     let modalities = modalities.by_name(description);
     // Without folders around the cases, one image and one label map in a folder may well be of different scans.
     let own =
         case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
-    let (cases, others): (Vec<CaseFolder<'a>>, Vec<&'a Folder>) = if let Some(case) = own {
-        (vec![case], Vec::new())
-    } else {
-        let mut cases = Vec::new();
-        let mut others = Vec::new();
-        for child in &folder.folders {
-            match case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
-                Some(case) => cases.push(case),
-                None => others.push(child),
-            }
+    let Cases { cases, others, mut beside } = match own {
+        Some(case) if case.is_sure() => Cases { cases: vec![case], ..Cases::default() },
+        Some(case) => {
+            let name = case.image.stem().unwrap_or_default().to_owned();
+            let mut found = Cases::below(folder, modalities);
+            // One name is that of one case.
+            let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
+            found.others.extend(same.collect::<Vec<_>>());
+            found.others.retain(|other| !is_label_folder(&other.name) && !is_prediction_folder(&other.name));
+            found.cases.insert(0, case);
+            found
         }
-        (cases, others)
+        None => {
+            let mut found = Cases::below(folder, modalities);
+            found.beside.extend(folder.files.iter().cloned());
+            found
+        }
     };
     if !cases.iter().any(CaseFolder::is_labelled) {
         return None;
     }
+    let is_sure = cases.iter().any(CaseFolder::is_sure);
     let mut dataset = Dataset::described(folder.name.clone(), description);
-    let names: BTreeSet<&str> =
-        cases.iter().filter_map(|case| case.masks).flat_map(Folder::volumes).map(|(_, stem)| stem).collect();
+    let names: BTreeSet<&str> = cases
+        .iter()
+        .filter_map(|case| case.masks.as_ref())
+        .flat_map(|masks| &masks.files)
+        .map(|(name, _)| *name)
+        .collect();
     let classes: Option<BTreeMap<&str, u8>> =
         names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
     if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
@@ -111,31 +223,40 @@ pub(super) fn read<'a>(
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
     let mut fewest = None;
     for case in &cases {
-        let CaseFolder { folder: place, image, label, masks, .. } = *case;
+        let &CaseFolder { folder: place, image, label, ref masks, .. } = case;
         let labels = match (label, masks, &classes) {
             (Some(label), _, _) => Some(LabelFiles::Map(label.path.clone())),
             (None, Some(masks), Some(classes)) => {
-                Some(LabelFiles::Masks { folder: masks.path.clone(), masks: masks_of(masks, classes) })
+                Some(LabelFiles::Masks { folder: masks.place.path.clone(), masks: masks.numbered(classes) })
             }
             _ => None,
         };
         // A pair of files without a folder of its own keeps its name when another pair comes next to it.
         let is_own = place.path == folder.path && masks.is_none();
-        let case_id = image.stem().filter(|_| is_own).unwrap_or(&place.name);
+        let case_id = image.stem().filter(|_| is_own).map_or_else(|| name_below(place, folder), str::to_owned);
         let files = CaseFiles {
             dataset: dataset.name.clone(),
-            case_id: case_id.to_owned(),
+            case_id,
             image: image.path.clone(),
             slices: Vec::new(),
             role: ImageRole::Declared,
             label: labels,
         };
         let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
-        dataset.unused.extend(rest(place, &taken, |file| explain(file, case, modalities)));
+        let is_of_other = |path: &Path| {
+            let mut around = others.iter().copied().chain(cases.iter().map(|case| case.folder));
+            around.any(|other| {
+                other.path != place.path && path.starts_with(&other.path) && !place.path.starts_with(&other.path)
+            })
+        };
+        let unused = rest(place, &taken, |file| explain(file, case, modalities));
+        dataset
+            .unused
+            .extend(unused.into_iter().filter(|unused| place.path != folder.path || !is_of_other(&unused.path)));
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
-                dataset.skipped.push(SkippedCase::new(&files, &masks.path, reason));
+                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
             }
             (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
                 let reason = "one label map, where other cases have one mask per class: its classes are unknown";
@@ -149,32 +270,28 @@ pub(super) fn read<'a>(
             _ => dataset.cases.push(files),
         }
     }
+    dataset.cases.sort();
     if let Some((count, example)) = fewest {
         dataset.notes.push(DatasetNote::MissingMasks { example, count, of: names.len() });
     }
     dataset.note_missing_labels(true);
-    // Files next to the case folders.
-    let beside = Folder { folders: Vec::new(), ..folder.clone() };
-    if cases.iter().all(|case| case.folder.path != folder.path) {
-        dataset.unused.extend(rest(&beside, &HashSet::new(), |_| UnusedReason::OutsideDatasets));
-    }
-    Some((dataset, others))
+    beside.sort_by(|a, b| a.path.cmp(&b.path));
+    Some(Found { dataset, others, beside, is_sure })
 }
 
-fn masks_of(folder: &Folder, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
-    let mut masks: Vec<Mask> = folder
-        .volumes()
-        .filter_map(|(file, stem)| Some(Mask { class: *classes.get(stem)?, path: file.path.clone() }))
-        .collect();
-    masks.sort();
-    masks
+/// Name of a case by the names of its folders below that of the dataset.
+fn name_below(place: &Folder, folder: &Folder) -> String {
+    let below = place.path.strip_prefix(&folder.path).ok().filter(|below| !below.as_os_str().is_empty());
+    below.map_or_else(|| place.name.clone(), |below| below.to_string_lossy().replace('\\', "/"))
 }
 
 fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> UnusedReason {
     let stem = file.stem().unwrap_or_default();
     let is_direct = file.path.parent() == Some(&case.folder.path);
     if let Some(word) = modalities.foreign_word(stem).filter(|_| is_direct) {
-        UnusedReason::NamedLikeOtherModality { word }
+        UnusedReason::OtherModalityOfCase { word }
+    } else if is_direct && case.is_resampled() && is_generic_image_name(stem) {
+        UnusedReason::OtherGrid { used: case.image.name.clone() }
     } else if is_predicted(file, &case.folder.path) {
         UnusedReason::Prediction
     } else if case.label.is_some() && !is_direct {

@@ -4,6 +4,7 @@ mod layouts;
 #[cfg(unix)]
 mod links;
 mod names;
+mod public;
 
 use super::*;
 use crate::case::LabelFiles;
@@ -41,7 +42,7 @@ impl Found {
         Self::in_described(files, &[])
     }
 
-    /// A dataset as above with files of a given content.
+    /// Like [`Self::in_files`], with given contents of some files.
     fn in_described(files: &[&str], contents: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
@@ -113,7 +114,7 @@ fn nnunet_datasets_are_found_at_any_depth() {
         "Dataset001_A/x nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii.gz nnUNet_raw/Dataset001_A/labelsTr/x.nii.gz",
         "Dataset002_B/y nnUNet_raw/Dataset002_B/imagesTr/y_0000.nii -",
     ])
-    .skipped(&[("Dataset002_B/z", "has more than one channel; one is expected")])
+    .skipped(&[("Dataset002_B/z", several_channels(false))])
     .unused(&[
         ("nnUNet_raw/Dataset001_A/imagesTr/._x_0000.nii.gz", UnusedReason::Hidden),
         ("nnUNet_raw/Dataset001_A/imagesTs/t_0000.nii.gz", UnusedReason::TestData),
@@ -478,7 +479,7 @@ fn a_file_in_place_of_the_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     touch(dir.path(), &["a.nii.gz"]);
     let error = survey(&dir.path().join("a.nii.gz")).unwrap_err().to_string();
-    assert!(error.ends_with("a.nii.gz: a file; expected the folder that it lies in"), "{error}");
+    assert!(error.ends_with("a.nii.gz: a file; expected the folder that contains it"), "{error}");
 }
 
 #[test]

@@ -35,13 +35,18 @@ pub enum UnusedReason {
     Validation,
     /// A volume in a folder of predictions of a model.
     Prediction,
+    /// A volume in a folder that nnU-Net wrote.
+    NnunetOutput {
+        /// Name of that folder.
+        folder: String,
+    },
     /// A mask of structures that another label map of the case already contains.
     PartOfLabel,
     /// A packed archive.
     Archive,
     /// A file that another path leads to as well.
     SameFile {
-        /// The path under which it counts.
+        /// Path under which the file is used.
         first: PathBuf,
     },
     /// A link to a folder that contains it.
@@ -58,7 +63,7 @@ pub enum UnusedReason {
     DicomInDataset,
     /// A DICOM file that is not a slice of a CT.
     NotCt {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A slice of a DICOM series of another modality than CT.
@@ -68,7 +73,7 @@ pub enum UnusedReason {
     },
     /// A DICOM file that is not a slice of a scan of any modality.
     NotCrossSection {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A DICOM file that begins with its first element.
@@ -106,11 +111,26 @@ pub enum UnusedReason {
     },
     /// A volume named like an image of another modality.
     NamedLikeOtherModality {
-        /// The word in its name.
+        /// Word that marks the other modality.
         word: String,
+    },
+    /// An image of another modality next to the CT of its case.
+    OtherModalityOfCase {
+        /// Word that marks the other modality.
+        word: String,
+    },
+    /// A CT for which the dataset has a copy on the grid of the label map.
+    OtherGrid {
+        /// Name of the file that is used.
+        used: String,
     },
     /// One of several possible label maps of an image.
     AmbiguousLabel,
+    /// A label map in one of several folders with label maps for the same images.
+    CompetingLabels {
+        /// Names of these folders, in a list for people.
+        folders: String,
+    },
     /// A volume of a dataset within the folder of another one.
     NestedDataset,
     /// A `dataset.json` that cannot be used.
@@ -124,7 +144,7 @@ pub enum UnusedReason {
     OutsideDatasets,
 }
 
-/// Message to the user about an unused file.
+/// Prominence of an unused file in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
     /// Expected: counted, listed on demand.
@@ -136,7 +156,7 @@ pub enum Weight {
 }
 
 impl UnusedReason {
-    /// Message to the user.
+    /// Prominence of the reason in messages.
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {
@@ -153,6 +173,9 @@ impl UnusedReason {
             | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
+            | Self::OtherModalityOfCase { .. }
+            | Self::OtherGrid { .. }
+            | Self::NnunetOutput { .. }
             | Self::NotCt { .. }
             | Self::NotCtSeries { .. }
             | Self::NotCrossSection { .. } => Weight::Named,
@@ -171,6 +194,12 @@ impl fmt::Display for UnusedReason {
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
+            Self::NnunetOutput { folder } => {
+                return write!(
+                    f,
+                    "written by nnU-Net ({folder}): a prediction or preprocessed data, not an image; nnUNet_raw has the images"
+                );
+            }
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",
             Self::SameFile { first } => return write!(f, "the same as {}", shown(first)),
@@ -198,7 +227,9 @@ impl fmt::Display for UnusedReason {
             Self::DanglingLink => "link to something that is missing or cannot be accessed",
             Self::NotRegular => "FIFO, socket or device; expected a regular file",
             Self::NoChannel => "no channel number such as _0000 at the end of its name, as nnU-Net expects",
-            Self::OtherChannel => "further channel of a case, not its first one (_0000)",
+            Self::OtherChannel => {
+                "further channel of a case, not its first one (_0000); rename it if its number counts scans"
+            }
             Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
@@ -209,7 +240,18 @@ impl fmt::Display for UnusedReason {
             Self::NamedLikeOtherModality { word } => {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
+            Self::OtherModalityOfCase { word } => {
+                return write!(f, "`{word}` in its name says that it is not a CT; the CT of its case is used");
+            }
+            Self::OtherGrid { used } => return write!(f, "CT on another grid than the label map; {used} is used"),
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
+            Self::CompetingLabels { folders } => {
+                return write!(
+                    f,
+                    "label map in one of several folders for the same images ({folders}), of which none is used; keep one of \
+                     them next to the images"
+                );
+            }
             Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
             Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::hub::Hub;
 use super::status::Status;
 
-/// Access to the state of a service for as long as it runs.
+/// Access to the state of a service while it runs.
 #[derive(Clone)]
 pub struct Monitor {
     hub: Weak<Hub>,
@@ -24,7 +24,7 @@ impl Monitor {
         Self { hub: Arc::downgrade(hub) }
     }
 
-    /// The state now; `None` once the service has ended.
+    /// Current state; `None` once the service has ended.
     #[must_use]
     pub fn status(&self) -> Option<Status> {
         Some(self.hub.upgrade()?.status(Instant::now()))

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use hiend_cache::{durable, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::geometry::spacing;
+use hiend_loader::preprocess::label_place::Shift;
 use hiend_loader::program::check_extension;
 use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
@@ -148,10 +149,10 @@ fn score(
         for ((cases, predictions), in_predictions) in cases.iter_mut().zip(predictions).zip(&mut in_predictions) {
             let path = predictions[case_id].display();
             let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
-            let (pred, shift_mm) = pred.with_context(|| path.to_string())?;
-            if let Some(shift_mm) = shift_mm {
+            let (pred, shift) = pred.with_context(|| path.to_string())?;
+            if let Some(shift) = shift {
                 note(format_args!(
-                    "warning: {path}: case {case_id}: label and prediction lie {shift_mm:.2} mm apart by their headers; \
+                    "warning: {path}: case {case_id}: label and prediction lie {shift} apart by their headers; \
                      compared voxel by voxel"
                 ));
             }
@@ -172,7 +173,7 @@ fn score(
     Ok(Scored { cases, highest, in_labels, in_predictions })
 }
 
-/// Warns of labels that maps hold and the dataset does not name, a line for each folder.
+/// Warns of labels that maps hold but the dataset does not name, with one line per folder.
 fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, in_predictions: &[Unnamed]) {
     let Some(dataset) = args.dataset.as_deref().map(shown) else { return };
     let consequence = match classes.regions {
@@ -191,7 +192,8 @@ fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, 
     }
 }
 
-/// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.
+/// Selects the labels to score: each must have a prediction in every folder, unless `is_partial` allows labels without
+/// one to be left out.
 fn with_predictions<'a>(
     labels: &BTreeMap<String, PathBuf>,
     folders: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, PathBuf>)>,
@@ -220,7 +222,7 @@ fn with_predictions<'a>(
     Ok(scored)
 }
 
-/// Names separated by commas; of many, the first ones and the number of the others.
+/// Lists names separated by commas; of many, the first ones and the number of the others.
 fn named(cases: &[&str]) -> String {
     match cases.split_at_checked(MOST_NAMED) {
         Some((first, others @ [_, ..])) => format!("{} and {} more", first.join(", "), others.len()),
@@ -228,7 +230,7 @@ fn named(cases: &[&str]) -> String {
     }
 }
 
-/// Refuses to write over one of the files that are evaluated.
+/// Refuses to overwrite one of the evaluated files.
 fn refuse_input<'a>(flag: &str, out: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
     if !lookup::exists(out)? {
         return Ok(());
@@ -253,25 +255,26 @@ impl LabelFile {
         Ok(Self { info, voxels })
     }
 
-    /// The map with its axes reversed, since a [`LabelMap`] has its last axis fastest; no metric depends on their order.
+    /// Label map with its axes reversed, because [`LabelMap`] has its last axis fastest; no metric depends on their
+    /// order.
     fn map(&self) -> anyhow::Result<LabelMap<'_>> {
         let ([x, y, z], [sx, sy, sz]) = (self.info.shape, spacing(&self.info.affine));
         Ok(LabelMap::new(&self.voxels, [z, y, x], [sz, sy, sx])?)
     }
 
     /// The prediction with its voxels in the order of the label's file; axes of another order and direction are those of
-    /// the same voxels. Returns also their distance in mm if it exceeds 0.1. Up to one voxel side is accepted, as by
-    /// `hiend-shard` between an image and its label map.
+    /// the same voxels. Returns also their distance if it exceeds 0.1 mm. Up to half a voxel along each axis or the shortest
+    /// voxel side is accepted, as by `hiend-shard` between an image and its label map.
     ///
     /// # Errors
     /// If the two do not have the same voxels.
-    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<(Self, Option<f64>)> {
+    fn on_grid_of(self, label: &Self, case_id: &str) -> anyhow::Result<(Self, Option<Shift>)> {
         let expected = "expected the same voxels, axes in any order and direction; predict the scan that the label was made \
                         on, or resample one of the two onto the other (nearest neighbour)";
         match SameVoxels::between(&label.info, &self.info) {
             Ok(same) => {
                 let voxels = same.in_order(self.voxels);
-                Ok((Self { info: label.info.clone(), voxels }, same.place.notable_shift_mm()))
+                Ok((Self { info: label.info.clone(), voxels }, same.place.notable_shift()))
             }
             Err(GridMismatch::Shape { found, scan }) => {
                 bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")

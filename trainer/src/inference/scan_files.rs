@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format};
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
@@ -30,13 +30,13 @@ use thiserror::Error;
 use not_scans::{NotScans, no_scan};
 use series::{DicomFiles, Reports};
 
-/// Errors from looking for scans.
+/// Errors from searching for scans.
 #[derive(Debug, Error)]
 pub enum ScanFilesError {
     /// A path that does not exist.
     #[error("{}: no such file or folder", path.display())]
     Absent {
-        /// Path as given.
+        /// Path as given on the command line.
         path: PathBuf,
     },
     /// A file or folder that cannot be accessed.
@@ -47,7 +47,7 @@ pub enum ScanFilesError {
     NotAScan {
         /// Path of the file.
         path: PathBuf,
-        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        /// Normalisation of the scans, which determines the accepted modalities of DICOM series.
         normalize: Normalize,
     },
     /// A folder without scans.
@@ -55,12 +55,12 @@ pub enum ScanFilesError {
     Empty {
         /// Path of the folder without scans.
         folder: PathBuf,
-        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        /// Normalisation of the scans, which determines the accepted modalities of DICOM series.
         normalize: Normalize,
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
-    /// A file of a folder of label maps that cannot be used.
+    /// A file that cannot be used: a file in a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {
         /// Path of the file.
@@ -75,12 +75,12 @@ pub enum ScanFilesError {
         case: String,
         /// Path of the first file of the case.
         first: PathBuf,
-        /// The other file.
+        /// Path of the second file of the case.
         second: PathBuf,
     },
 }
 
-/// Modalities of the DICOM series that are scans, for messages.
+/// Modalities of DICOM series that are accepted, for messages.
 fn modalities(normalize: Normalize) -> &'static str {
     match normalize {
         Normalize::Hu => "CT",
@@ -88,10 +88,10 @@ fn modalities(normalize: Normalize) -> &'static str {
     }
 }
 
-/// A scan that was found and cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A scan that was found but cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SkippedScan {
-    /// Name of its case, or of the file.
+    /// Name of the case or, failing that, of the file.
     pub case: String,
     /// Reason, in one line.
     pub reason: String,
@@ -104,15 +104,15 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// Files that are not scans of the model, by the path of the first one of a reason: DICOM next to a series, and other files
-    /// that were given by name.
+    /// Files that are not scans of the model, with the first path of each reason: DICOM files next to a series, sorted, and
+    /// other files that were given by name.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
 }
 
 impl Scans {
-    /// Remarks on what the inputs hold besides scans, a line each.
+    /// Remarks on other contents of the inputs, one line each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let subfolder = |folder: &PathBuf| format!("{}: a subfolder, not searched; name it as an input", shown(folder));
@@ -120,8 +120,8 @@ impl Scans {
         self.subfolders.iter().map(subfolder).chain(self.passed_over.iter().map(file)).collect()
     }
 
-    /// Finds the scans among files and in folders (not in their subfolders). `normalize` is that of the model: DICOM series of
-    /// other modalities than CT are scans for z-scores only.
+    /// Finds the scans among files and in folders (not in their subfolders). `normalize` is the model's normalisation:
+    /// DICOM series of modalities other than CT are accepted only for z-scores.
     ///
     /// # Errors
     /// If an input does not exist or cannot be accessed, none of them is a scan or holds one, or two files are of one case.
@@ -196,6 +196,7 @@ impl Scans {
             scans.skipped.extend(unusable);
             scans.passed_over.extend(passed_over);
         }
+        scans.passed_over.sort();
         if !(scans.files.is_empty() && scans.skipped.is_empty()) {
             not_scans.pass_over(&mut scans, normalize);
             return Ok(scans);
@@ -209,10 +210,9 @@ impl Scans {
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
         match role {
             NameRole::Case(case) => return insert(&mut self.files, case, path),
-            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), MULTICHANNEL.to_owned()),
+            NameRole::FirstOfSeveral(case) => self.skip(case.to_owned(), several_channels(false).to_owned()),
             NameRole::Further(case) => {
-                let reason = format!("{}; one is expected", UnusedReason::OtherChannel);
-                self.skip(format!("{case} ({})", file_name(&path)), reason);
+                self.skip(format!("{case} ({})", file_name(&path)), UnusedReason::OtherChannel.to_string());
             }
         }
         Ok(())
@@ -223,14 +223,11 @@ impl Scans {
     }
 }
 
-/// Reason to skip a case with several channels.
-const MULTICHANNEL: &str = "has more than one channel; one is expected";
-
 fn unseen(error: &FileError) -> String {
     format!("cannot {}: {}", error.action, error.source)
 }
 
-/// Reading of the names in a folder.
+/// Reads the names in a folder to decide which numbers are channels.
 fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
     let mut stems = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
@@ -272,12 +269,12 @@ fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> R
     }
 }
 
-/// A scan by the name of its file or series.
+/// A scan, with the name of its file or series.
 #[derive(Clone, Debug)]
 struct ScanFile {
-    /// The file's name without its ending, or the name of the series.
+    /// File name without the extension, or name of the series.
     name: String,
-    /// The file; the first one of a series.
+    /// Path of the file; for a series, of its first file.
     path: PathBuf,
     /// True for a series of DICOM files.
     is_series: bool,
@@ -337,6 +334,7 @@ impl Listing {
         let Reports { unusable, passed_over } = dicom.reports(None);
         self.files.extend(dicom.series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
+        self.unusable.sort();
         self.passed_over.extend(passed_over);
         self
     }
@@ -389,12 +387,8 @@ mod tests {
     fn cases_with_a_second_channel_are_skipped() {
         let scans = find(&["c_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "e_0001.nii.gz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["d"]);
-        let further = "further channel of a case, not its first one (_0000); one is expected";
-        let expected = [
-            ("c", "has more than one channel; one is expected"),
-            ("c (c_0001.nii.gz)", further),
-            ("e (e_0001.nii.gz)", further),
-        ];
+        let further = "further channel of a case, not its first one (_0000); rename it if its number counts scans";
+        let expected = [("c", several_channels(false)), ("c (c_0001.nii.gz)", further), ("e (e_0001.nii.gz)", further)];
         let skipped = |(case, reason): (&str, &str)| SkippedScan { case: case.to_owned(), reason: reason.to_owned() };
         assert_eq!(scans.skipped, expected.map(skipped));
 
@@ -456,6 +450,22 @@ mod tests {
         // A label map that cannot be seen is not a reason to leave its case out of an evaluation.
         let error = label_maps(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.nii.gz: cannot follow"), "{error}");
+    }
+
+    #[test]
+    fn dicom_without_a_preamble_is_named_as_in_a_conversion() {
+        let folder = folder(&["a.nii"]);
+        let bare = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x08\x00CS\x08\x00ORIGINAL";
+        for name in ["IM0002", "IM0001", "z.dcm"] {
+            std::fs::write(folder.path().join(name), bare).unwrap();
+        }
+        let scans = Scans::find(&[folder.path().to_owned()], Normalize::Hu).unwrap();
+        let reason = UnusedReason::DicomWithoutPreamble.to_string();
+        assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001 and 2 more".to_owned(), reason: reason.clone() }]);
+        // Given by name.
+        let scans = Scans::find(&[folder.path().join("IM0001")], Normalize::Hu).unwrap();
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001".to_owned(), reason }]);
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn the_only_number_of_a_name_is_a_channel_though_the_label_map_has_it() {
 
 #[test]
 fn no_image_of_a_case_with_several_channels_is_passed_over() {
-    let several = "has more than one channel; one is expected";
+    let several = several_channels(false);
     Found::in_files(&[
         "images/a_0000.nii",
         "images/a_0001.nii",
@@ -202,6 +202,16 @@ fn folders_of_images_and_label_maps_may_have_further_words() {
         ("averaged-training-images", "averaged-training-labels"),
         ("Case_Images", "Case_Masks"),
         ("CTs", "Ground-truth"),
+        ("TrainingImg", "TrainingMask"),
+        ("trainingImages", "trainingLabels"),
+        ("TrainImages", "TrainMasks"),
+        ("imgTr", "segTr"),
+        ("IMGTR", "LABELTR"),
+        ("Image", "Mask"),
+        ("CT", "Seg"),
+        ("volumes", "segmentations"),
+        ("imagesTraining", "labelsTraining"),
+        ("ct_scans", "LiverSeg"),
     ] {
         let (image, label) = (format!("{images}/x_0000.nii"), format!("{labels}/x.nii"));
         Found::in_files(&[&image, &label]).cases(&[&format!("data/x {image} {label}")]).unused(&[]);
@@ -211,9 +221,78 @@ fn folders_of_images_and_label_maps_may_have_further_words() {
         .cases(&["data/x images/x.nii labels/x.nii"])
         .unused(&[("images_raw/x.nii", UnusedReason::OutsideDatasets), ("labelsTs/t.nii", UnusedReason::TestData)]);
     // Of several, none is chosen.
-    Found::in_files(&["images1/x.nii", "images2/y.nii", "labelsTr/x.nii"])
-        .cases(&["data/images1/x images1/x.nii -", "data/images2/y images2/y.nii -"])
+    Found::in_files(&["images1/x.nii", "images2/x.nii", "labelsTr/x.nii"])
+        .cases(&["data/images1/x images1/x.nii -", "data/images2/x images2/x.nii -"])
         .unused(&[("labelsTr/x.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn numbered_folders_of_different_cases_are_parts_of_one() {
+    // RibFrac, and AbdomenCT-1K.
+    let files = [
+        "train-images-1/RibFrac1-image.nii",
+        "train-images-2/RibFrac2-image.nii",
+        "train-labels-1/RibFrac1-label.nii",
+        "train-labels-2/RibFrac2-label.nii",
+    ];
+    Found::in_files(&files)
+        .cases(&[
+            "data/RibFrac1-image train-images-1/RibFrac1-image.nii train-labels-1/RibFrac1-label.nii",
+            "data/RibFrac2-image train-images-2/RibFrac2-image.nii train-labels-2/RibFrac2-label.nii",
+        ])
+        .unused(&[]);
+    Found::in_files(&["CT-1K-ImagePart1/Case_1_0000.nii", "CT-1K-ImagePart2/Case_2_0000.nii", "Mask/Case_1.nii"])
+        .cases(&[
+            "data/Case_1 CT-1K-ImagePart1/Case_1_0000.nii Mask/Case_1.nii",
+            "data/Case_2 CT-1K-ImagePart2/Case_2_0000.nii -",
+        ]);
+}
+
+#[test]
+fn images_are_found_by_the_names_of_label_maps_next_to_them() {
+    // LUNA16.
+    let found = Found::in_files(&["subset0/1.2.mhd", "subset1/1.3.mhd", "seg-lungs-LUNA16/1.2.mhd"]);
+    found.cases(&["data/1.2 subset0/1.2.mhd seg-lungs-LUNA16/1.2.mhd", "data/1.3 subset1/1.3.mhd -"]);
+    // Nothing but the names of files says that these are images.
+    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
+    // Names of other modalities, and other names.
+    for folder in ["PET", "T1w"] {
+        let file = format!("{folder}/x.nii");
+        Found::in_files(&[&file, "labels/x.nii"]).unused(&[("labels/x.nii", UnusedReason::NamedLikeLabel)]);
+    }
+    Found::in_files(&["scanner/x.nii", "labels/y.nii"]).cases(&["data/scanner/x scanner/x.nii -"]);
+    // Two folders with such names.
+    Found::in_files(&["portal/x.nii", "native/x.nii", "labels/x.nii"])
+        .cases(&["data/native/x native/x.nii -", "data/portal/x portal/x.nii -"]);
+}
+
+#[test]
+fn of_several_folders_of_label_maps_for_the_same_images_none_is_chosen() {
+    for images in ["COVID-19-CT-Seg_20cases", "ct_scans"] {
+        let image = format!("{images}/coronacases_org_001.nii");
+        let labels = ["Infection_Mask", "Lung_Mask", "Lung_and_Infection_Mask"];
+        let files = labels.map(|folder| format!("{folder}/coronacases_001.nii"));
+        let folders = "Infection_Mask, Lung_and_Infection_Mask, Lung_Mask".to_owned();
+        let competing = UnusedReason::CompetingLabels { folders: folders.clone() };
+        assert_eq!(competing.weight(), Weight::Missed);
+        Found::in_files(&[&image, &files[0], &files[1], &files[2]])
+            .cases(&[&format!("data/coronacases_org_001 {image} -")])
+            .unused(&[
+                (files[0].as_str(), competing.clone()),
+                (files[1].as_str(), competing.clone()),
+                (files[2].as_str(), competing.clone()),
+            ])
+            .notes(&[DatasetNote::CompetingLabels { folders }]);
+        // With one of them.
+        Found::in_files(&[&image, &files[1]])
+            .cases(&[&format!("data/coronacases_org_001 {image} {}", files[1])])
+            .unused(&[])
+            .notes(&[]);
+    }
+    // Label maps of other images do not compete.
+    Found::in_files(&["images/x.nii", "labels/x.nii", "masks_old/y.nii"])
+        .cases(&["data/x images/x.nii labels/x.nii"])
+        .unused(&[("masks_old/y.nii", UnusedReason::OutsideDatasets)]);
 }
 
 #[test]
@@ -267,9 +346,9 @@ fn images_and_label_maps_may_be_divided_alike() {
             "data-train2/x images/train2/x.nii labels/train2/x.nii",
         ]);
     // Folders of single cases are not parts of a dataset.
-    Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii"])
+    Found::in_files(&["images/p1/ct.nii", "labels/p2/seg.nii"])
         .cases(&["data/images/p1/ct images/p1/ct.nii -"])
-        .unused(&[("labels/p1/seg.nii", UnusedReason::NamedLikeLabel)]);
+        .unused(&[("labels/p2/seg.nii", UnusedReason::NamedLikeLabel)]);
 }
 
 #[test]

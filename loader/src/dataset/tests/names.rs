@@ -108,14 +108,28 @@ fn plain_folders_join_label_maps_by_name_and_take_no_mask_for_an_image() {
 fn further_channels_of_a_plain_folder_are_no_scans() {
     Found::in_files(&["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d.nii.gz"])
         .cases(&["data/b_0000 b_0000.nii.gz -", "data/d d.nii.gz -"])
-        .skipped(&[(
-            "data/a_0000",
-            "numbered like a case of several channels (_0000, _0001); one is expected; rename the files if the numbers count \
-             scans",
-        )])
+        .skipped(&[("data/a_0000", several_channels(false))])
         .unused(&[("a_0001.nii.gz", UnusedReason::OtherChannel), ("c_0001.nii.gz", UnusedReason::OtherChannel)]);
     Found::in_files(&["p_0001.nii.gz", "p_0002.nii.gz"])
         .cases(&["data/p_0001 p_0001.nii.gz -", "data/p_0002 p_0002.nii.gz -"]);
+}
+
+#[test]
+fn a_short_run_of_numbers_is_told_with_the_remedy_in_every_layout() {
+    let advice = "rename the files if the numbers count scans";
+    let first = |found: &Found| found.listing.datasets[0].skipped[0].reason.clone();
+    for folder in ["imagesTr", "images"] {
+        let of = |number: usize| format!("{folder}/scan_{number:04}.nii");
+        let found = Found::in_files(&[&of(0), &of(1), &of(2), "labelsTr/other.nii"]);
+        assert!(first(&found).ends_with(advice), "{folder}: {}", first(&found));
+    }
+    let files = ["imagesTr/a_0000.nii", "imagesTr/a_0001.nii"];
+    let list = r#"{"training": ["imagesTr/a_0000.nii"]}"#;
+    assert!(first(&Found::in_described(&files, &[("dataset.json", list)])).ends_with(advice));
+    // Channels that are named are channels.
+    let named = r#"{"channel_names": {"0": "CT", "1": "PET"}, "file_ending": ".nii", "labels": {"background": 0}}"#;
+    assert_eq!(first(&Found::in_described(&files, &[("dataset.json", named)])), several_channels(true));
+    assert!(UnusedReason::OtherChannel.to_string().ends_with("rename it if its number counts scans"));
 }
 
 #[test]

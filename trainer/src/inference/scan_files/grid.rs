@@ -1,4 +1,4 @@
-//! Agreement of two files' grids.
+//! Comparison of the grids of two files.
 
 use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessError;
@@ -6,14 +6,14 @@ use hiend_loader::preprocess::label_place::LabelPlace;
 use hiend_loader::volume::VolumeInfo;
 use thiserror::Error;
 
-/// Largest distance in mm between the corners of two grids that count as one: more than the rounding of headers, less
+/// Largest distance in mm between the corners of two grids that count as equal: more than the rounding of headers, less
 /// than half a voxel.
 const MAX_SHIFT_MM: f64 = 0.1;
 
 /// A difference between the grid of a label map and that of its scan.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum GridMismatch {
-    /// Other numbers of voxels.
+    /// The numbers of voxels differ.
     #[error("has {found:?} voxels, the scan {scan:?}")]
     Shape {
         /// Voxels of the label map along its axes.
@@ -21,15 +21,15 @@ pub enum GridMismatch {
         /// Voxels of the scan along its axes.
         scan: [usize; 3],
     },
-    /// Corners at other places.
+    /// The corners lie at different positions.
     #[error("lies {shift_mm:.2} mm from the scan")]
     Place {
-        /// Largest distance between equal corners, mm.
+        /// Largest distance between corresponding corners, in mm.
         shift_mm: f64,
     },
 }
 
-/// Checks that `found` has as many voxels as `scan`, at the same places to a tenth of a millimetre.
+/// Checks that `found` has as many voxels as `scan`, and at the same positions to within a tenth of a millimetre.
 ///
 /// # Errors
 /// If the shapes differ, or the places differ by more; the error has both shapes or the distance.
@@ -42,13 +42,13 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
 }
 
 /// Map from the voxels of a grid to those of another with the same voxels, whose array may have its axes in another order
-/// and direction and lie up to a voxel off, as `hiend-shard` accepts between image and label map.
+/// and direction and lie up to half a voxel or the shortest side of one off, as `hiend-shard` accepts between image and label map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SameVoxels {
     /// Relation between the two arrays.
     pub place: LabelPlace,
-    /// Part of each place along an axis of the first array in the position within the other, where the arrays differ in
-    /// order; the three parts add up.
+    /// For each axis of the first array, the contribution of each index to the position in the other array; the three
+    /// contributions add up. `None` if the order is the same.
     offsets: Option<[Vec<usize>; 3]>,
 }
 
@@ -56,10 +56,10 @@ impl SameVoxels {
     /// Relates the voxels of `scan` to those of `found`.
     ///
     /// # Errors
-    /// The difference, if the voxels lie further apart than the smallest side of those of `scan`.
+    /// The difference, if the voxels lie further apart than [`LabelPlace::of`] accepts.
     pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
         let place = LabelPlace::of(scan, found).map_err(|error| match error {
-            PreprocessError::LabelPlace { shift_mm } => GridMismatch::Place { shift_mm },
+            PreprocessError::LabelPlace { shift } => GridMismatch::Place { shift_mm: shift.mm },
             // The other one, of the shapes.
             _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
         })?;
@@ -77,7 +77,7 @@ impl SameVoxels {
         Ok(Self { place, offsets: Some(offsets) })
     }
 
-    /// Values of the other array in the order of the first one, x fastest in both.
+    /// Reorders values of the other array to the order of the first array; x is fastest in both.
     ///
     /// # Panics
     /// If there are not as many values as the grid has voxels.
@@ -122,7 +122,7 @@ mod tests {
             expected.push(value([x, y, z]));
         }
         let same = SameVoxels::between(&info(SHAPE, AFFINE), &info([4, 2, 3], other_affine)).unwrap();
-        assert!(!same.place.is_same_order && same.place.notable_shift_mm().is_none(), "{same:?}");
+        assert!(!same.place.is_same_order && same.place.notable_shift().is_none(), "{same:?}");
         assert_eq!(same.in_order(other), expected);
         let same = SameVoxels::between(&info(SHAPE, AFFINE), &info(SHAPE, AFFINE)).unwrap();
         assert_eq!(same.in_order(expected.clone()), expected);

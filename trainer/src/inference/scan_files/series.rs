@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hiend_loader::case::shown;
+use hiend_loader::dataset::{UnusedReason, is_without_preamble};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::{self, Other, OtherFile, Series, Sorted};
 
@@ -14,7 +15,7 @@ use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
 pub(super) struct DicomFiles {
     /// Series, each with its files.
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
-    /// All other files.
+    /// All files that are not slices of a series.
     others: Vec<OtherFile>,
     /// Normalisation of the scans, which decides on the modalities of series.
     normalize: Normalize,
@@ -22,9 +23,9 @@ pub(super) struct DicomFiles {
 
 /// Reports of files that are not slices of a series, one for each reason.
 pub(super) struct Reports {
-    /// Files that cannot be used and may be scans.
+    /// Files that cannot be used and may be scans, sorted.
     pub unusable: Vec<SkippedScan>,
-    /// Parts of a study next to its series that are not scans, by their paths.
+    /// Parts of a study next to its series that are not scans, sorted by their paths.
     pub passed_over: Vec<SkippedScan>,
 }
 
@@ -58,14 +59,15 @@ impl DicomFiles {
         self.series.iter().find(|(_, files)| files.iter().any(is_it)).map(|(scan, _)| scan)
     }
 
-    /// Returns true for DICOM that belongs to no series.
+    /// Returns true for a DICOM file that belongs to no series.
     pub(super) fn has_other(&self, file: &Path) -> bool {
-        let is_it = |other: &OtherFile| other.path.file_name() == file.file_name() && other.reason != Other::NotDicom;
+        let is_dicom = |other: &OtherFile| other.reason != Other::NotDicom || is_without_preamble(&other.path);
+        let is_it = |other: &OtherFile| other.path.file_name() == file.file_name() && is_dicom(other);
         self.others.iter().any(is_it)
     }
 
-    /// Reports of the files that belong to no series: of all, but for those that most studies have, or of those that were given
-    /// by name.
+    /// Reports of the files that belong to no series: of all of them except those that most studies have, or of those
+    /// that were given by name.
     pub(super) fn reports(&self, given: Option<&BTreeSet<OsString>>) -> Reports {
         let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
         for OtherFile { path, reason } in &self.others {
@@ -73,6 +75,10 @@ impl DicomFiles {
                 continue;
             }
             let (is_part_of_study, reason) = match reason {
+                // As a conversion names them, whatever their endings are.
+                Other::NotDicom | Other::Damaged(_) if is_without_preamble(path) => {
+                    (false, UnusedReason::DicomWithoutPreamble.to_string())
+                }
                 Other::NotDicom => continue,
                 Other::Localizer | Other::Class(_) if given.is_none() => continue,
                 Other::Localizer | Other::Class(_) => (true, format!("DICOM {reason}")),
@@ -97,14 +103,29 @@ impl DicomFiles {
     }
 }
 
-/// Name of the first file and number of all by the reason that they have in common.
+/// Name of the first file and number of files, by common reason.
 type ByReason = BTreeMap<String, (String, usize)>;
 
-/// Reports of files, one for each reason.
+/// Reports of files, one for each reason, sorted by the first file.
 fn reports(files: ByReason) -> Vec<SkippedScan> {
     let skipped = files.into_iter().map(|(reason, (first, count))| {
         let case = if count > 1 { format!("{first} and {} more", count - 1) } else { first };
         SkippedScan { case, reason }
     });
-    skipped.collect()
+    let mut reports: Vec<SkippedScan> = skipped.collect();
+    reports.sort();
+    reports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_sorted_by_the_first_file() {
+        let of = |reason: &str, first: &str, count| (reason.to_owned(), (first.to_owned(), count));
+        let found = reports(ByReason::from([of("a", "z", 1), of("b", "c", 3)]));
+        let cases: Vec<&str> = found.iter().map(|skipped| skipped.case.as_str()).collect();
+        assert_eq!(cases, ["c and 2 more", "z"]);
+    }
 }

@@ -103,7 +103,7 @@ fn a_second_channel_is_refused() {
         write_scan(&folder.at(&format!("scans/{name}.nii")), [0.0; 3]);
     }
     write_scan(&folder.at("scans/e_0001.nii"), [0.0; 3]);
-    folder.check("scans", "out", &[], 3, "c: skipped: has more than one channel; one is expected");
+    folder.check("scans", "out", &[], 3, "c: skipped: numbered like a case of several channels (_0000, _0001)");
     assert!(folder.at("out/d.nii.gz").exists() && !folder.at("out/c.nii.gz").exists());
     assert!(!folder.at("out/c_0001.nii.gz").exists() && !folder.at("out/e_0001.nii.gz").exists());
     folder.check("scans/c_0001.nii", "other", &[], 1, "c (c_0001.nii): skipped: further channel of a case");

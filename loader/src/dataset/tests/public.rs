@@ -1,0 +1,193 @@
+//! Layouts of public datasets, and of collections of single cases.
+
+use super::*;
+
+#[test]
+fn pairs_of_files_are_cases_wherever_they_lie() {
+    // One folder with one pair, one with two, and one with a scan.
+    Found::in_files(&["a/x.nii", "a/x_seg.nii", "b/y.nii", "b/y_seg.nii", "b/z.nii", "b/z_seg.nii", "c/w.nii"])
+        .cases(&[
+            "data/a a/x.nii a/x_seg.nii",
+            "data/b/y b/y.nii b/y_seg.nii",
+            "data/b/z b/z.nii b/z_seg.nii",
+            "data/c/w c/w.nii -",
+        ])
+        .unused(&[]);
+    // A pair at the top.
+    Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii", "b/z.nii", "b/z_seg.nii", "b/v_seg.nii"])
+        .cases(&["data/b/y b/y.nii b/y_seg.nii", "data/b/z b/z.nii b/z_seg.nii", "data/x x.nii x_seg.nii"])
+        .unused(&[("b/v_seg.nii", UnusedReason::NamedLikeLabel)]);
+    Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii"])
+        .cases(&["data/b b/y.nii b/y_seg.nii", "data/x x.nii x_seg.nii"])
+        .unused(&[]);
+    // A scan named like the folder of a case.
+    Found::in_files(&["a/x.nii", "a/x_seg.nii", "a.nii", "b.nii"])
+        .cases(&["data/a a/x.nii a/x_seg.nii", "data/b b.nii -"])
+        .skipped(&[("data/a", "another case of the dataset has this name, by its folder; rename one of them")]);
+    // Next to folders that are cases by their names, scans without label maps remain outside.
+    Found::in_files(&["k/p/imaging.nii", "k/p/segmentation.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "n/v.nii"])
+        .cases(&["k/p k/p/imaging.nii k/p/segmentation.nii", "m/y m/y.nii m/y_seg.nii", "m/z m/z.nii -"])
+        .unused(&[("n/v.nii", UnusedReason::OutsideDatasets)]);
+    // Next to datasets of other layouts, all of them do.
+    Found::in_files(&["D/imagesTr/a_0000.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "m/z_seg.nii"])
+        .cases(&["D/a D/imagesTr/a_0000.nii -"]);
+}
+
+#[test]
+fn folders_that_nnunet_wrote_hold_no_images() {
+    let output = |folder: &str| UnusedReason::NnunetOutput { folder: folder.into() };
+    assert_eq!(output("fold_0").weight(), Weight::Named);
+    let trained = "nnUNet_results/Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres";
+    let [validated, summary] = ["x.nii", "summary.json"].map(|file| format!("{trained}/fold_0/validation/{file}"));
+    let found = Found::in_files(&[
+        "nnUNet_preprocessed/Dataset001_A/dataset.json",
+        "nnUNet_preprocessed/Dataset001_A/gt_segmentations/x.nii",
+        "nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii",
+        "nnUNet_raw/Dataset001_A/labelsTr/x.nii",
+        &validated,
+        &summary,
+    ]);
+    found
+        .cases(&["Dataset001_A/x nnUNet_raw/Dataset001_A/imagesTr/x_0000.nii nnUNet_raw/Dataset001_A/labelsTr/x.nii"])
+        .unused(&[
+            ("nnUNet_preprocessed/Dataset001_A/dataset.json", UnusedReason::NotAVolume),
+            ("nnUNet_preprocessed/Dataset001_A/gt_segmentations/x.nii", output("nnUNet_preprocessed")),
+            (summary.as_str(), UnusedReason::NotAVolume),
+            (validated.as_str(), output("nnUNet_results")),
+        ]);
+    // A model on its own, and folds of a user.
+    Found::in_files(&["a.nii", "m/fold_0/validation/x.nii", "m/fold_all/validation_raw/x.nii"])
+        .cases(&["data/a a.nii -"])
+        .unused(&[
+            ("m/fold_0/validation/x.nii", output("fold_0")),
+            ("m/fold_all/validation_raw/x.nii", output("fold_all")),
+        ]);
+    Found::in_files(&["fold_0/train/a.nii", "fold_0/validation/b.nii"])
+        .cases(&["data/fold_0/train/a fold_0/train/a.nii -"])
+        .unused(&[("fold_0/validation/b.nii", UnusedReason::Validation)]);
+    let error = survey(&found.dir.path().join("data/nnUNet_results")).unwrap_err().to_string();
+    assert!(error.contains("written by nnU-Net (nnUNet_results)"), "{error}");
+}
+
+#[test]
+fn images_and_label_maps_may_have_subfolders_of_the_same_names() {
+    // VerSe, whose subject 5 has two scans, and 6 none of its label maps.
+    let image = |subject: &str| format!("rawdata/sub-{subject}_ct.nii.gz");
+    let label = |subject: &str| format!("derivatives/sub-{subject}_seg-vert_msk.nii.gz");
+    let subjects = ["v4/sub-v4", "v5/sub-v5_dir-ax", "v5/sub-v5_dir-iso", "v6/sub-v6"];
+    let [a, b, c, d] = subjects.map(image);
+    let [la, lb, lc, _] = subjects.map(label);
+    let found = Found::in_files(&[&a, &b, &c, &d, &la, &lb, &lc, "derivatives/sub-v7/x_msk.nii.gz", "notes.txt"]);
+    found
+        .cases(&[
+            &format!("data/sub-v4 {a} {la}"),
+            &format!("data/sub-v5/sub-v5_dir-ax_ct {b} {lb}"),
+            &format!("data/sub-v5/sub-v5_dir-iso_ct {c} {lc}"),
+            &format!("data/sub-v6 {d} -"),
+        ])
+        .unused(&[
+            ("derivatives/sub-v7/x_msk.nii.gz", UnusedReason::LabelWithoutImage),
+            ("notes.txt", UnusedReason::NotAVolume),
+        ])
+        .notes(&[DatasetNote::Unlabelled { count: 1, of: 4, example: "sub-v6".into() }]);
+    // CTSpine1K, and folders of single cases.
+    Found::in_files(&[
+        "labels/COLONOG/a_seg.nii",
+        "labels/COLONOG/b_seg.nii",
+        "volumes/COLONOG/a.nii",
+        "volumes/COLONOG/b.nii",
+    ])
+    .cases(&[
+        "data/COLONOG/a volumes/COLONOG/a.nii labels/COLONOG/a_seg.nii",
+        "data/COLONOG/b volumes/COLONOG/b.nii labels/COLONOG/b_seg.nii",
+    ])
+    .unused(&[]);
+    Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii", "images/p2/ct.nii", "images/p2/t1.nii"])
+        .cases(&["data/p1 images/p1/ct.nii labels/p1/seg.nii", "data/p2 images/p2/ct.nii -"])
+        .unused(&[("images/p2/t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() })]);
+}
+
+#[test]
+fn originals_have_the_label_maps_of_their_case() {
+    let files = ["liver-orig001.mhd", "liver-orig002.mhd", "liver-seg001.mhd", "liver-seg002.mhd"];
+    Found::in_files(&files)
+        .cases(&[
+            "data/liver-orig001 liver-orig001.mhd liver-seg001.mhd",
+            "data/liver-orig002 liver-orig002.mhd liver-seg002.mhd",
+        ])
+        .unused(&[]);
+    Found::in_files(&["liver-orig001.nii.gz", "liver-seg001.nii.gz"])
+        .cases(&["data/liver-orig001 liver-orig001.nii.gz liver-seg001.nii.gz"]);
+    // A label map of the same name comes first.
+    Found::in_files(&["p1.nii", "p1_orig.nii", "p1_seg.nii"])
+        .cases(&["data/p1 p1.nii p1_seg.nii", "data/p1_orig p1_orig.nii -"]);
+}
+
+#[test]
+fn the_ct_on_the_grid_of_the_label_map_is_the_image_of_a_study() {
+    let study = "PETCT_01/03-23-2003-NA-PET-CT whole body";
+    let files = ["CT.nii.gz", "CTres.nii.gz", "PET.nii.gz", "SEG.nii.gz", "SUV.nii.gz"];
+    let files = files.map(|file| format!("{study}/{file}"));
+    let paths = files.each_ref().map(String::as_str);
+    let other = |word: &str| UnusedReason::OtherModalityOfCase { word: word.into() };
+    let unused = [
+        (paths[0], UnusedReason::OtherGrid { used: "CTres.nii.gz".into() }),
+        (paths[2], other("pet")),
+        (paths[4], other("suv")),
+    ];
+    Found::in_files(&paths).cases(&[&format!("data/{study} {} {}", paths[1], paths[3])]).unused(&unused);
+    assert!(unused.iter().all(|(_, reason)| reason.weight() == Weight::Named));
+}
+
+#[test]
+fn datasets_named_like_label_maps_hold_images() {
+    // CT-ORG, and COVID-19-CT-Seg without its masks.
+    Found::in_files(&["OrganSegmentations/labels-0.nii", "OrganSegmentations/volume-0.nii", "readme.txt"])
+        .cases(&["data/OrganSegmentations OrganSegmentations/volume-0.nii OrganSegmentations/labels-0.nii"]);
+    Found::in_files(&[
+        "OrganSegmentations/labels-0.nii",
+        "OrganSegmentations/labels-1.nii",
+        "OrganSegmentations/volume-0.nii",
+        "OrganSegmentations/volume-1.nii",
+    ])
+    .cases(&[
+        "data/OrganSegmentations/volume-0 OrganSegmentations/volume-0.nii OrganSegmentations/labels-0.nii",
+        "data/OrganSegmentations/volume-1 OrganSegmentations/volume-1.nii OrganSegmentations/labels-1.nii",
+    ]);
+    Found::in_files(&["COVID-19-CT-Seg_20cases/c_1.nii", "COVID-19-CT-Seg_20cases/c_2.nii"]).cases(&[
+        "data/COVID-19-CT-Seg_20cases/c_1 COVID-19-CT-Seg_20cases/c_1.nii -",
+        "data/COVID-19-CT-Seg_20cases/c_2 COVID-19-CT-Seg_20cases/c_2.nii -",
+    ]);
+    Found::in_files(&["X-Seg/p_1/p_1_CT.nii", "X-Seg/p_1/p_1_a_seg.nii", "X-Seg/p_1/p_1_b_seg.nii"])
+        .cases(&["data/X-Seg/p_1/p_1_CT X-Seg/p_1/p_1_CT.nii -"])
+        .unused(&[
+            ("X-Seg/p_1/p_1_a_seg.nii", UnusedReason::AmbiguousLabel),
+            ("X-Seg/p_1/p_1_b_seg.nii", UnusedReason::AmbiguousLabel),
+        ]);
+    // Folders of label maps and nothing else remain such.
+    Found::in_files(&["OrganSegmentations/a.nii", "b.nii", "c.nii"])
+        .cases(&["data/b b.nii -", "data/c c.nii -"])
+        .unused(&[("OrganSegmentations/a.nii", UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn masks_of_organs_at_risk_next_to_their_image_become_classes_by_name() {
+    // HaN-Seg.
+    let files =
+        ["1_IMG_CT", "1_IMG_MR_T1", "1_OAR_Eye.seg", "1_OAR_Lips.seg"].map(|name| format!("S/case_1/case_{name}.nrrd"));
+    let paths = files.each_ref().map(String::as_str);
+    let second = ["S/case_2/case_2_IMG_CT.nrrd", "S/case_2/case_2_OAR_Lips.seg.nrrd"];
+    let found = Found::in_files(&[&paths[..], &second[..]].concat());
+    found
+        .cases(&["S/case_1 S/case_1/case_1_IMG_CT.nrrd S/case_1", "S/case_2 S/case_2/case_2_IMG_CT.nrrd S/case_2"])
+        .unused(&[(paths[1], UnusedReason::OtherModalityOfCase { word: "mr".into() })])
+        .notes(&[DatasetNote::MissingMasks { example: "case_2".into(), count: 1, of: 2 }]);
+    let dataset = &found.listing.datasets[0];
+    let names = [(0, "background"), (1, "Eye"), (2, "Lips")];
+    assert_eq!(dataset.labels, names.map(|(label, name)| (label, name.to_owned())).into());
+    let Some(LabelFiles::Masks { masks, .. }) = &dataset.cases[1].label else { panic!("{dataset:?}") };
+    assert_eq!(
+        masks.iter().map(|mask| (mask.class, found.relative(&mask.path))).collect::<Vec<_>>(),
+        [(2, second[1].to_owned())]
+    );
+}
