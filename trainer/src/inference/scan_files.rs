@@ -69,7 +69,7 @@ pub enum ScanFilesError {
         reason: String,
     },
     /// Two files of one case.
-    #[error("{} and {} are both case {case}; remove one", first.display(), second.display())]
+    #[error("{} and {} are both case {case}; move one of them to another folder", first.display(), second.display())]
     Twice {
         /// Name of the case.
         case: String,
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
         assert!(scans.skipped.is_empty(), "{:?}", scans.skipped);
         let error = find(&["a.nii.gz", "a.mha"]).unwrap_err().to_string();
-        assert!(error.ends_with("are both case a; remove one"), "{error}");
+        assert!(error.ends_with("are both case a; move one of them to another folder"), "{error}");
         let folder = folder(&["a.txt", "b.dcm"]);
         let error = Scans::find(&[folder.path().join("a.txt")], Normalize::Hu).unwrap_err();
         assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn two_files_of_one_case_are_refused_and_one_file_given_twice_is_one() {
         let error = find(&["a.nii", "a_0000.nii.gz"]).unwrap_err().to_string();
-        assert!(error.ends_with("a_0000.nii.gz are both case a; remove one"), "{error}");
+        assert!(error.ends_with("a_0000.nii.gz are both case a; move one of them to another folder"), "{error}");
         let folder = folder(&["a.nii"]);
         let inputs = [folder.path().to_owned(), folder.path().join("a.nii")];
         assert_eq!(Scans::find(&inputs, Normalize::Hu).unwrap().files.len(), 1);
