@@ -15,8 +15,8 @@ use histogram::Histogram;
 use labels::LabelCounts;
 use peaks::count;
 
+pub(super) use histogram::RARE;
 pub use peaks::Peaks;
-pub(super) use shares::RARE;
 pub use shares::Shares;
 pub use tissue::Tissue;
 

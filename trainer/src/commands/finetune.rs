@@ -51,6 +51,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
         None => match rank.connect(&args.run, &config) {
             Ok(servers) => {
                 let servers = servers.context("clap requires --shards or --loader")?;
+                servers.warn_of_exclude(&rank);
                 let task = Finetuning::of_servers(config, servers.manifest(), servers.unseen_labels(), init)?;
                 (task, Source::Servers(Box::new(servers)))
             }

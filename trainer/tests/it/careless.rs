@@ -239,6 +239,32 @@ fn runs_are_not_mixed() {
 }
 
 #[test]
+fn lost_and_earlier_lines_of_a_journal_are_told() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --run-dir run";
+    folder.succeed(&format!("{base} --max-steps 3"));
+    let journal = folder.path("run/journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.split_inclusive('\n').take(2).collect::<String>()).unwrap();
+    let verify =
+        Command::new(env!("CARGO_BIN_EXE_hiend-train")).arg("verify").arg(folder.path("run")).output().unwrap();
+    let checked = String::from_utf8(verify.stdout).unwrap();
+    assert!(checked.contains("journal.jsonl: DAMAGED (lacks the steps 2 to 3; "), "{checked}");
+    let resumed = folder.run(&format!("{base} --max-steps 4 --resume"));
+    let warned = String::from_utf8(resumed.stderr).unwrap();
+    assert!(warned.contains("run/journal.jsonl lacks the steps 2 to 3: curves will not show them"), "{warned}");
+    // A run that begins overwrites no journal.
+    let before = fs::read(&journal).unwrap();
+    fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    for number in 1..=2 {
+        let begun = folder.succeed(&format!("{base} --max-steps 1"));
+        assert!(begun.contains(&format!("is kept as run/journal-{number}.jsonl")), "{begun}");
+        fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    }
+    assert_eq!(fs::read(folder.path("run/journal-1.jsonl")).unwrap(), before);
+}
+
+#[test]
 fn first_weights_are_read_again_until_there_is_a_checkpoint() {
     let folder = Folder::new();
     folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir run --max-steps 1");

@@ -117,6 +117,31 @@ impl<'a> Places<'a> {
     }
 }
 
+/// Refuses a folder for results in which scans lie: a label map there would count as a scan of its case from then on.
+///
+/// # Errors
+/// If the folder holds a scan, or cannot be looked up.
+pub(super) fn refuse_folder_of_scans(out: &Path, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
+    let folder = match out.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        folder => folder.with_context(|| out.display().to_string())?,
+    };
+    for scan in scans.values() {
+        // A name alone has no folder before.
+        let path = std::path::absolute(scan).with_context(|| scan.display().to_string())?;
+        let lies_there = |parent: &Path| parent.canonicalize().is_ok_and(|parent| parent == folder);
+        if path.parent().is_some_and(lies_there) {
+            bail!(
+                "--out {} is the folder of the scan {}, where label maps would count as scans; choose another one, such as {}",
+                out.display(),
+                scan.display(),
+                out.join("predictions").display()
+            );
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
