@@ -75,6 +75,8 @@ pub struct Dataset {
     pub regions: BTreeMap<String, Vec<u8>>,
     /// Label value of voxels without annotation, which nnU-Net calls `ignore`.
     pub ignore: Option<u8>,
+    /// Names of labels and regions in the order of `dataset.json`; empty without one.
+    pub order: Vec<String>,
     /// Files in the dataset's folder that belong to no case.
     pub unused: Vec<UnusedFile>,
     /// Contradictions within the dataset that the user should know of.
@@ -111,17 +113,23 @@ pub fn find(root: &Path) -> Result<Vec<Dataset>, DatasetError> {
 }
 
 /// Reads the names of a dataset's labels from `path`: its `dataset.json`, or the folder that holds it. Needs neither volumes
-/// nor the cases that the file lists. Returns `None` if the file does not exist.
+/// nor the cases that the file lists. Returns a dataset without name and cases; `None` if the file does not exist.
 ///
 /// # Errors
 /// If the file cannot be examined or used.
-pub fn names_in(path: &Path) -> Result<Option<DatasetInfo>, DatasetError> {
+pub fn names_in(path: &Path) -> Result<Option<Dataset>, DatasetError> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let is_dir = std::fs::metadata(&path).is_ok_and(|data| data.is_dir());
     let file = if is_dir { path.join(description::FILE_NAME) } else { path };
     // Listed cases may lie anywhere: they are not read.
     let description = description::read_file(&file, Path::new("/"))?;
-    Ok(description.map(|Description { labels, regions, ignore, .. }| DatasetInfo { labels, regions, ignore }))
+    Ok(description.map(|Description { labels, regions, ignore, order, .. }| Dataset {
+        labels,
+        regions,
+        ignore,
+        order,
+        ..Dataset::default()
+    }))
 }
 
 /// Finds the label whose name is `ignore`, by which nnU-Net marks voxels without annotation, in another spelling: `Ignore`, or
@@ -453,6 +461,7 @@ impl Dataset {
             labels: description.labels.clone(),
             regions: description.regions.clone(),
             ignore: description.ignore,
+            order: description.order.clone(),
             notes: note.into_iter().chain(misspelt).collect(),
             ..Self::default()
         }

@@ -42,21 +42,29 @@ impl TrainedOn {
             return vec![format!("{}, and the cache holds {}", theirs.values(), ours.values())];
         }
         let mut differences = Vec::new();
-        if let Some(preprocess) = &self.preprocess
-            && preprocess.spacing != cache.spacing
-        {
-            let [theirs, ours] = [preprocess.spacing, cache.spacing].map(spacing_text);
+        if let Some([theirs, ours]) = self.other_spacing(cache.spacing) {
             differences.push(format!("scans of {theirs}, and the cache holds scans of {ours}"));
         }
         // Z-scores mean the same whatever range of them is kept.
         let ours = Some(window.unwrap_or(cache.window)).filter(|_| cache.normalize.is_hu());
-        if let (Some(theirs), Some(ours)) = (self.window(), ours)
-            && theirs.map(f64::to_bits) != ours.map(f64::to_bits)
-        {
-            let [theirs, ours] = [theirs, ours].map(|[low, high]| format!("{low} to {high} HU"));
+        if let Some([theirs, ours]) = ours.and_then(|ours| self.other_window(ours)) {
             differences.push(format!("the window {theirs}, and the cache is read with {ours}"));
         }
         differences
+    }
+
+    /// Texts of the recorded spacing and of `spacing`; `None` if they are equal or none was recorded.
+    #[must_use]
+    pub fn other_spacing(&self, spacing: Option<[f64; 3]>) -> Option<[String; 2]> {
+        let preprocess = self.preprocess.as_ref().filter(|preprocess| preprocess.spacing != spacing)?;
+        Some([preprocess.spacing, spacing].map(spacing_text))
+    }
+
+    /// Texts of the recorded window in HU and of `window`; `None` if they are equal or none was recorded.
+    #[must_use]
+    pub fn other_window(&self, window: [f64; 2]) -> Option<[String; 2]> {
+        let theirs = self.window().filter(|theirs| theirs.map(f64::to_bits) != window.map(f64::to_bits))?;
+        Some([theirs, window].map(|[low, high]| format!("{low} to {high} HU")))
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Description {
     pub regions: BTreeMap<String, Vec<u8>>,
     /// Label value of voxels without annotation, which nnU-Net calls `ignore`.
     pub ignore: Option<u8>,
+    /// Names of labels and regions in the file's order, by which nnU-Net numbers regions.
+    pub order: Vec<String>,
     /// Number of training cases claimed.
     pub num_training: Option<u64>,
     /// Names of the channels by their number.
@@ -205,6 +207,7 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Des
         let region = || DescriptionFault::Region { key: key.to_owned(), value: value.clone() };
         let labels = labels.ok_or_else(region)?;
         into.regions.insert(key.to_owned(), labels);
+        into.order.push(key.to_owned());
         return Ok(());
     }
     let (label, name) = match (key.trim().parse::<u8>(), value) {
@@ -217,6 +220,7 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Des
     if let Some(first) = into.labels.insert(label, name.to_owned()) {
         return Err(DescriptionFault::SameLabel { first, second: name.to_owned(), label });
     }
+    into.order.push(name.to_owned());
     if name == IGNORE {
         into.ignore = Some(label);
     }
@@ -348,6 +352,7 @@ mod tests {
         assert_eq!(description.ignore, Some(4));
         let regions = BTreeMap::from([("core".into(), vec![2, 3]), ("whole".into(), vec![1, 2, 3])]);
         assert_eq!(description.regions, regions);
+        assert_eq!(description.order, ["background", "whole", "core", "bone", "ignore"]);
     }
 
     #[test]

@@ -26,7 +26,8 @@ fn names_are_read_without_volumes_and_cases() {
     let text = r#"{"labels": {"background": 0, "liver": 1}, "training": [{"image": "/elsewhere/x.nii"}]}"#;
     std::fs::write(&path, text).unwrap();
     let labels = BTreeMap::from([(0, "background".to_owned()), (1, "liver".to_owned())]);
-    let expected = Some(DatasetInfo { labels, ..DatasetInfo::default() });
+    let order = vec!["background".to_owned(), "liver".to_owned()];
+    let expected = Some(Dataset { labels, order, ..Dataset::default() });
     assert_eq!(names_in(dir.path()).unwrap(), expected);
     assert_eq!(names_in(&path).unwrap(), expected);
 }

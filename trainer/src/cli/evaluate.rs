@@ -6,7 +6,7 @@ use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 use hiend_loader::program::Expected;
 
-use super::values::{parse_mm, parse_whole};
+use super::values::{parse_mm, parse_resamples, parse_whole};
 use crate::metric::overlap::Absent;
 use crate::metric::surface::Surface;
 
@@ -49,8 +49,8 @@ pub struct EvaluateArgs {
     /// Dice of a class that is absent from the label of a case
     #[arg(long, value_enum, value_name = "AS", default_value = "monai")]
     pub absent: Absent,
-    /// Number of resamples of the cases for the 95% confidence intervals of means; 0 for no intervals
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    /// Number of resamples of the cases for the 95% confidence intervals of means, at least 100; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = parse_resamples)]
     pub bootstrap: u32,
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>)]

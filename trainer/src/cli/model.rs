@@ -1,5 +1,6 @@
 //! Flags of the commands that visualise a pre-training model, or import and export its weights.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -188,5 +189,6 @@ fn parse_layers(text: &str) -> Result<Layers, Expected> {
         return Ok(Layers::All);
     }
     let parsed: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    parsed.ok().map(Layers::These).ok_or(Expected("`all` or numbers of blocks, such as 0,5,11"))
+    let layers = parsed.ok().filter(|layers| layers.iter().collect::<BTreeSet<_>>().len() == layers.len());
+    layers.map(Layers::These).ok_or(Expected("`all` or different numbers of blocks, such as 0,5,11"))
 }

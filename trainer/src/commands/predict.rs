@@ -169,8 +169,19 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
         class => Ok(class as u8),
     };
     // Names next to `all` have to be right, too.
-    let classes: Vec<u8> = wanted.into_iter().map(class).collect::<Result<_, _>>()?;
-    Ok(if all.is_empty() { classes } else { (1..=u8::MAX).take(names.len().saturating_sub(1)).collect() })
+    let mut classes: Vec<u8> = Vec::with_capacity(wanted.len());
+    for &name in &wanted {
+        let class = class(name)?;
+        if classes.contains(&class) {
+            return Err(UsageError::new(format!("{flag} {name}: the class is named twice; name it once")).into());
+        }
+        classes.push(class);
+    }
+    match (all.as_slice(), wanted.as_slice()) {
+        ([], _) => Ok(classes),
+        ([_], []) => Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect()),
+        _ => Err(UsageError::new(format!("{flag}: `all` includes every class; leave out the others")).into()),
+    }
 }
 
 /// Number of scans with the noun, for messages.

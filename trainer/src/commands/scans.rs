@@ -168,6 +168,9 @@ pub(super) fn for_each(
         preprocess.spacing = spacing.mm();
     }
     preprocess.validate().map_err(UsageError::new)?;
+    if is_known {
+        warn_of_other_scans(args, &TrainedOn::of(config));
+    }
     for (number, (case, input)) in files.iter().enumerate() {
         let name = named(case, input);
         let outcome = match Scan::read(input, &preprocess, args.on_suspect.into()) {
@@ -183,6 +186,18 @@ pub(super) fn for_each(
         tally.add(&name, outcome)?;
     }
     tally.close(&args.out)
+}
+
+/// Warns of a spacing and a window that a flag sets to another value than that of the training scans.
+fn warn_of_other_scans(args: &ScanArgs, trained_on: &TrainedOn) {
+    let spacing = args.spacing.and_then(|spacing| trained_on.other_spacing(spacing.mm()));
+    if let Some([theirs, ours]) = spacing {
+        note(format_args!("warning: --spacing: the model was trained on scans of {theirs}, and these have {ours}"));
+    }
+    let window = args.window.and_then(|window| trained_on.other_window(window));
+    if let Some([theirs, ours]) = window {
+        note(format_args!("warning: --window: the model was trained on the window {theirs}, and these have {ours}"));
+    }
 }
 
 /// Training window in HU, if a cache holds all of it.

@@ -260,7 +260,8 @@ impl Evaluation {
         self.class_names.iter().filter_map(move |(&class, name)| Some((class, name.as_str(), case.classes.get(class)?)))
     }
 
-    /// CSV with one line per case and class after a header line.
+    /// CSV with one line per case and class after a header line. A figure that is `null` in [`Self::to_json`] is an empty
+    /// cell.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let mut csv = String::from(
@@ -355,9 +356,9 @@ pub(super) fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// Formats a value for the CSV: all digits, `inf`, or empty for NaN.
+/// Formats a value for the CSV: all digits, or empty if it is not finite.
 fn number(value: f64) -> String {
-    if value.is_nan() { String::new() } else { value.to_string() }
+    finite(value).map_or_else(String::new, |value| value.to_string())
 }
 
 /// Quotes a CSV field if its characters require it (RFC 4180).
@@ -398,7 +399,7 @@ pub(super) mod tests {
         assert_eq!(lines[3], "a,2,spleen,,,,,,,1");
         assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2,2,0,0,1");
         // One voxel of 2 mm³ is missed.
-        assert_eq!(lines[6], "b,2,spleen,0,0,inf,inf,-0.002,-100,1");
+        assert_eq!(lines[6], "b,2,spleen,0,0,,,-0.002,-100,1");
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn ignored_voxels_count_for_no_metric() {
     let expected = expected.map(|line| line.replace("soft", "class 2"));
     assert_eq!(csv(folder.path(), &["--ignore-label", "3"])[1..], expected);
     // Without either it is a class like any other, and missed.
-    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,inf,inf,-0.006,-100,1");
+    assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,,,-0.006,-100,1");
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn regions_of_a_dataset_are_scored_as_regions() {
     write_labels(&dataset.join("imagesTr/a_0000.nii"), [4, 1, 1], &[0; 4]);
     let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}"#;
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
-    // Of the three voxels of core that are predicted, one lies 1 mm from the true ones.
-    let core = format!("a,1,core,0.8,1,{},0.2,0.002,50,1", 0.95_f64 * 2.0 - 1.0);
-    let expected = ["a,0,background,1,,,,,,", core.as_str(), "a,2,whole,1,1,0,0,0,0,1"];
+    // Of the three voxels of core that are predicted, one lies 1 mm from the true ones. The order is that of dataset.json.
+    let core = format!("a,2,core,0.8,1,{},0.2,0.002,50,1", 0.95_f64 * 2.0 - 1.0);
+    let expected = ["a,0,background,1,,,,,,", "a,1,whole,1,1,0,0,0,0,1", core.as_str()];
     assert_eq!(csv(folder.path(), &["--dataset", &dataset.to_string_lossy()])[1..], expected);
     let output = evaluate(folder.path(), &["--json", "--dataset", &dataset.to_string_lossy()]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json["classes"][2], &json["cases"][0]["classes"][1]["dice"]), (&"whole".into(), &0.8.into()));
+    assert_eq!((&json["classes"][1], &json["cases"][0]["classes"][2]["dice"]), (&"whole".into(), &0.8.into()));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn region_of_one_label_is_named_by_its_number() {
     let summary = folder.path().join("summary.json");
     let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
     let lines = csv(folder.path(), &["--dataset", &dataset, "--summary", &summary_path]);
-    assert!(lines[2].starts_with("a,1,core,1,") && lines[3].starts_with("a,2,whole,1,"), "{lines:?}");
+    assert!(lines[2].starts_with("a,1,whole,1,") && lines[3].starts_with("a,2,core,1,"), "{lines:?}");
     // Keys that nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
     for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {

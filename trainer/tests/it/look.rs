@@ -249,7 +249,8 @@ fn invalid_input_is_refused_in_one_line() {
     for (flag, value, expected) in [
         ("--head", "2", "--head 2: the encoder has 2 heads, counted from 0"),
         ("--layers", "12", "--layers 12: the encoder has 12 blocks"),
-        ("--layers", "x", "expected `all` or numbers"),
+        ("--layers", "x", "expected `all` or different numbers"),
+        ("--layers", "3,3", "expected `all` or different numbers"),
         ("--mask-ratio", "1", "0 to less than 1"),
         ("--mask-ratio", "0.99", "--mask-ratio 0.99 leaves 0 of 12 patches visible"),
     ] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{bail, ensure};
-use hiend_cache::{DatasetInfo, lookup};
+use hiend_cache::lookup;
 use hiend_loader::case::shown;
 use hiend_loader::dataset::{self, Dataset, DatasetError};
 use hiend_loader::nearest::nearest;
@@ -157,9 +157,9 @@ struct Named {
 impl Named {
     /// Reads `dataset.json`, given its path or its folder; without one, finds the dataset of label maps or masks.
     fn read(path: &Path) -> anyhow::Result<Self> {
-        let described = dataset::names_in(path)?.filter(|info| !(info.labels.is_empty() && info.regions.is_empty()));
+        let described = dataset::names_in(path)?.filter(|named| !(named.labels.is_empty() && named.regions.is_empty()));
         let info = match described {
-            Some(info) => info,
+            Some(named) => named,
             None => found(path)?,
         };
         if let Some((label, name)) = dataset::misspelt_ignore(&info.labels) {
@@ -182,8 +182,8 @@ impl Named {
     }
 }
 
-/// Names of the only dataset in a folder, derived from its files.
-fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
+/// The only dataset in a folder, with names derived from its files.
+fn found(path: &Path) -> anyhow::Result<Dataset> {
     let expected = "--dataset takes a dataset.json with \"labels\", or the folder of a dataset";
     let Some(metadata) = lookup::metadata(path)? else { bail!("{}: no such file or folder; {expected}", shown(path)) };
     ensure!(metadata.is_dir(), "{}: names no classes; {expected}", shown(path));
@@ -193,17 +193,18 @@ fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
         Err(error) => return Err(error.into()),
     };
     ensure!(datasets.len() == 1, "{}: {} datasets, expected the folder of one", shown(path), datasets.len());
-    let Dataset { labels, regions, ignore, .. } = datasets.remove(0);
-    Ok(DatasetInfo { labels, regions, ignore })
+    Ok(datasets.remove(0))
 }
 
 /// Regions of a dataset as nnU-Net scores them: each entry of `labels` except background and ignore label, whether a
-/// single label or a list. The background, which belongs to no entry, comes first.
-fn regions(dataset: &DatasetInfo, ignore: Option<u8>) -> Vec<Region> {
+/// single label or a list, in the order of `dataset.json`. The background, which belongs to no entry, comes first.
+fn regions(dataset: &Dataset, ignore: Option<u8>) -> Vec<Region> {
     let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
     let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });
     let united = dataset.regions.iter().filter(|(_, labels)| labels.iter().any(|&label| label > 0));
     let united = united.map(|(name, labels)| Region { name: name.clone(), labels: labels.clone() });
-    let background = Region { name: "background".to_owned(), labels: vec![0] };
-    std::iter::once(background).chain(single).chain(united).collect()
+    let mut regions: Vec<Region> = single.chain(united).collect();
+    regions.sort_by_key(|region| dataset.order.iter().position(|name| *name == region.name));
+    regions.insert(0, Region { name: "background".to_owned(), labels: vec![0] });
+    regions
 }

@@ -145,7 +145,7 @@ fn tolerances_of_unknown_classes_are_refused_with_the_classes_that_exist() {
     // The regions' places in the alphabet are no numbers of labels.
     let json = r#"{"labels": {"background": 0, "whole": [1, 5], "core": [5]}, "regions_class_order": [1, 5]}"#;
     std::fs::write(&dataset, json).unwrap();
-    let regions = "(the regions are core, whole)";
+    let regions = "(the regions are whole, core)";
     assert_eq!(refused("1=2"), format!("error: --tolerance: no region is named `1` {regions}\n"));
     assert_eq!(
         refused("wole=2"),
