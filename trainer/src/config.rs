@@ -5,9 +5,11 @@
 
 pub mod finetune;
 mod micro_batch;
+mod parse_message;
 pub mod pretrain;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use hiend_loader::batch::VoxelForm;
@@ -206,15 +208,14 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |message: &str| {
-            // The parser's message has several lines: the first says where, the last says what.
-            let message = message.trim().replace(['\n', '\r'], " ");
-            ConfigError::Parse { origin: origin.to_owned(), message }
+        let parse_error = |error: toml::de::Error| ConfigError::Parse {
+            origin: origin.to_owned(),
+            message: parse_message::one_line(&error, Some(text)),
         };
-        let table: Table = text.parse().map_err(|e: toml::de::Error| parse_error(e.message()))?;
+        let table: Table = text.parse().map_err(parse_error)?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
-        let config: Self = toml::from_str(text).map_err(|e| parse_error(&e.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(parse_error)?;
         config.validate(origin)?;
         Ok(config)
     }
@@ -261,7 +262,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         // write.
         let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
-            message: error.to_string().trim().replace(['\n', '\r'], " "),
+            message: parse_message::one_line(&error, None),
         })?;
         config.validate(origin)?;
         Ok(config)
@@ -364,6 +365,17 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         changes.retain(|(key, ..)| !(is_unrecorded && key.starts_with("preprocess.")));
         changes
     }
+}
+
+/// Reads the text of a configuration file.
+///
+/// # Errors
+/// If the file cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => io::Error::new(ErrorKind::InvalidData, "not UTF-8; save the file as text in UTF-8"),
+        _ => error,
+    })
 }
 
 /// An error in a configuration.

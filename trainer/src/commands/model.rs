@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::print;
 use crate::cli::SizesArgs;
+use crate::config;
 use crate::config::RunConfig as _;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
@@ -17,7 +18,7 @@ use crate::model_source::Pretrained;
 /// If the configuration cannot be read.
 pub(super) fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
     let Some(path) = &args.config else { return Ok(args.preset.map(PretrainPreset::config)) };
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = config::read_text(path).with_context(|| path.display().to_string())?;
     Ok(Some(PretrainConfig::parse(&text, &path.display().to_string())?))
 }
 

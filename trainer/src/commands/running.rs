@@ -15,7 +15,7 @@ use super::source::Source;
 use super::tracking::Tracking;
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
-use crate::config::{RunConfig, TrainConfig};
+use crate::config::{self, RunConfig, TrainConfig};
 use crate::device::Compute;
 use crate::distributed::{Cause, is_restart};
 use crate::feed::FeedError;
@@ -75,7 +75,7 @@ impl Place {
 
 /// Reads a configuration file; returns its text and its name without extension.
 pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = config::read_text(path).with_context(|| path.display().to_string())?;
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((text, name))
 }
@@ -360,6 +360,15 @@ fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::pretrain::{PretrainConfig, PretrainPreset};
+
+    #[test]
+    fn configuration_in_utf_16_is_refused_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, b"\xff\xfes\0e\0e\0d\0").unwrap();
+        let error = format!("{:#}", read_config(&path).unwrap_err());
+        assert_eq!(error, format!("{}: not UTF-8; save the file as text in UTF-8", path.display()));
+    }
 
     #[test]
     fn epochs_of_several_passes_are_told() {

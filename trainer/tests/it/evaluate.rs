@@ -378,6 +378,20 @@ fn ignore_label_that_leaves_no_class_is_refused() {
 }
 
 #[test]
+fn ignore_label_that_no_label_map_holds_is_told() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 9]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 1, 0, 0]);
+    let told = |label: &str| {
+        let output = evaluate(folder.path(), &["--ignore-label", label]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        stderr.contains("warning: --ignore-label 99 has no effect: no true label map holds this label")
+    };
+    assert!(told("99") && !told("9"));
+}
+
+#[test]
 fn a_summary_in_the_form_of_nnunet_is_written() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 0]);
