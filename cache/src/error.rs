@@ -73,6 +73,12 @@ pub enum Error {
         /// Path of the folder.
         path: PathBuf,
     },
+    /// A file where the folder of a cache is expected.
+    #[error("{}: not a folder; expected the folder of a cache", path.display())]
+    NotAFolder {
+        /// Path of the file.
+        path: PathBuf,
+    },
     /// A damaged manifest, or one of another format.
     #[error("{}: not a valid manifest: {reason}", path.display())]
     BadManifest {

@@ -8,6 +8,7 @@
 //! Manifests without a checksum, which earlier versions wrote, remain readable; those versions reject one that has it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::ser::{SerializeMap as _, Serializer};
@@ -116,9 +117,12 @@ impl Manifest {
 
     /// Reads a manifest as [`Self::read`] does, from a place that is open.
     pub(crate) fn read_in(place: &Place, location: &Location) -> Result<Self> {
-        let Some(bytes) = place.read(FILE_NAME)? else {
-            return Err(Error::NoCache { path: location.as_path().to_owned() });
-        };
+        let path = || location.as_path().to_owned();
+        let bytes = place.read(FILE_NAME).map_err(|error| match error.source.kind() {
+            io::ErrorKind::NotADirectory => Error::NotAFolder { path: path() },
+            _ => error.into(),
+        })?;
+        let Some(bytes) = bytes else { return Err(Error::NoCache { path: path() }) };
         Self::parse(&bytes, location)
     }
 
@@ -411,6 +415,9 @@ mod tests {
     fn missing_manifest_is_no_cache_and_a_damaged_one_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(Manifest::read(dir.path()), Err(Error::NoCache { path }) if path == dir.path()));
+        let file = dir.path().join("notes.txt");
+        std::fs::write(&file, b"x").unwrap();
+        assert!(matches!(Manifest::read(file.as_path()), Err(Error::NotAFolder { path }) if path == file));
         std::fs::write(dir.path().join(FILE_NAME), b"{").unwrap();
         assert!(matches!(Manifest::update(dir.path(), |_| {}), Err(Error::BadManifest { .. })));
         assert_eq!(std::fs::read(dir.path().join(FILE_NAME)).unwrap(), b"{");

@@ -102,8 +102,25 @@ impl Seek for TemporaryFile {
     }
 }
 
-/// Strips the temporary path that `tempfile` adds to the system's error; callers name the target.
+/// Strips the temporary path that `tempfile` adds to the system's error; callers name the target. `tempfile` gives access to
+/// the text of the error alone.
 fn without_path(err: io::Error) -> io::Error {
-    let cause = err.get_ref().and_then(|inner| inner.source()?.downcast_ref::<io::Error>()?.raw_os_error());
-    cause.map_or(err, io::Error::from_raw_os_error)
+    let text = err.to_string();
+    let Some((reason, _)) = text.split_once(" at path ") else { return err };
+    let code = reason.rsplit_once("(os error ").and_then(|(_, code)| code.strip_suffix(')')?.parse().ok());
+    code.map_or_else(|| io::Error::new(err.kind(), reason), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_cannot_be_created_is_reported_without_its_temporary_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let error = TemporaryFile::create(&missing, ".t").unwrap_err();
+        let expected = std::fs::read_dir(&missing).unwrap_err();
+        assert_eq!((error.raw_os_error(), error.to_string()), (expected.raw_os_error(), expected.to_string()));
+    }
 }

@@ -9,7 +9,7 @@ use crate::case::shown;
 #[derive(Debug, thiserror::Error)]
 pub enum DestinationError {
     /// Something that is not a folder, at the path of a folder or above it.
-    #[error("{}: {} is not a folder; choose another path for the results", shown(path), shown(place))]
+    #[error("{} is not a folder; choose another path for the results", at_fault(path, place))]
     NotAFolder {
         /// Requested path.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum DestinationError {
         folder: PathBuf,
     },
     /// A link whose target is missing.
-    #[error("{}: {} is a link to something that is missing", shown(path), shown(place))]
+    #[error("{} is a link to something that is missing", at_fault(path, place))]
     Dangling {
         /// Requested path.
         path: PathBuf,
@@ -46,6 +46,11 @@ pub enum DestinationError {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+/// The place at fault, after the requested path if that is another one.
+fn at_fault(path: &Path, place: &Path) -> String {
+    if path == place { shown(path) } else { format!("{}: {}", shown(path), shown(place)) }
 }
 
 /// Kind of thing that exists at a path.
@@ -127,7 +132,7 @@ mod tests {
         let check = |name: &str| text(check_output_folder(&dir.path().join(name)), dir.path());
         assert_eq!(check(""), None);
         assert_eq!(check("new/and/deeper"), None);
-        assert_eq!(check("file").unwrap(), "file: file is not a folder; choose another path for the results");
+        assert_eq!(check("file").unwrap(), "file is not a folder; choose another path for the results");
         assert_eq!(check("file/a/b").unwrap(), "file/a/b: file is not a folder; choose another path for the results");
         assert!(check_output_folder(Path::new("a folder that is not here")).is_ok());
     }
@@ -159,7 +164,7 @@ mod tests {
             text(check(&dir.path().join(name)), dir.path()).unwrap()
         };
         for found in [check(check_output_folder, "link"), check(check_output_file, "link")] {
-            assert_eq!(found, "link: link is a link to something that is missing");
+            assert_eq!(found, "link is a link to something that is missing");
         }
         assert_eq!(check(check_output_file, "link/a"), "link/a: link is a link to something that is missing");
     }

@@ -139,6 +139,22 @@ mod tests {
     }
 
     #[test]
+    fn folder_named_after_another_step_is_refused() {
+        let (_run, path) = checkpoint();
+        let other = path.with_file_name("step-00000099");
+        fs::rename(&path, &other).unwrap();
+        refused(
+            &other,
+            "step-00000099 holds step 1, not the step in its name; rename the folder to step-00000001",
+            "step",
+        );
+        // A copy that is kept elsewhere may have any name.
+        let best = path.with_file_name("best");
+        fs::rename(&other, &best).unwrap();
+        load(&best).unwrap();
+    }
+
+    #[test]
     fn another_kind_or_format_is_refused() {
         let (_run, path) = checkpoint();
         let error = read_state::<PretrainConfig>(&path, Kind::Finetune).unwrap_err();

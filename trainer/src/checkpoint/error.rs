@@ -75,6 +75,14 @@ pub enum CheckpointError {
         /// Difference that was found.
         damage: Damage,
     },
+    /// A checkpoint in a folder that is named after another step.
+    #[error("{} holds step {step}, not the step in its name; rename the folder to step-{step:08}", path.display())]
+    OtherStep {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// Number of optimizer steps done, according to `state.json`.
+        step: u64,
+    },
     /// A checkpoint of another kind of run.
     #[error("{} is a {found} checkpoint; expected a {expected} one", path.display())]
     Kind {
@@ -164,7 +172,8 @@ impl CheckpointError {
             | Self::StrayMoment { .. }
             | Self::MomentShape { .. }
             | Self::State { .. }
-            | Self::Damaged { .. } => true,
+            | Self::Damaged { .. }
+            | Self::OtherStep { .. } => true,
             Self::Kind { .. } | Self::Format { .. } => false,
         }
     }

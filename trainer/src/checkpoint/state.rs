@@ -8,7 +8,7 @@ use hiend_cache::{durable, lookup};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Seal, seal, seal_of};
-use super::{CheckpointError, Damage, FileDigest, STATE};
+use super::{CheckpointError, Damage, FileDigest, STATE, folder};
 use crate::config::RunConfig;
 
 /// Format number of the layout described in [the module](super).
@@ -127,18 +127,18 @@ pub fn is_checkpoint(dir: &Path) -> Result<bool, CheckpointError> {
 /// Reads the common part of a checkpoint's state.
 ///
 /// # Errors
-/// If the state cannot be read, is damaged, or has another format.
+/// If the state cannot be read, is damaged, has another format, or is that of another step than the folder's name says.
 pub fn read_head(checkpoint: &Path) -> Result<Head, CheckpointError> {
-    parse(checkpoint, &read(checkpoint)?)
+    head_of(checkpoint, &read(checkpoint)?)
 }
 
 /// Reads the state of a checkpoint of the given kind.
 ///
 /// # Errors
-/// If the state cannot be read, is damaged, or has another format or kind.
+/// The errors of [`read_head`], and if the checkpoint is of another kind.
 pub fn read_state<C: RunConfig>(checkpoint: &Path, kind: Kind) -> Result<State<C>, CheckpointError> {
     let bytes = read(checkpoint)?;
-    let head: Head = parse(checkpoint, &bytes)?;
+    let head = head_of(checkpoint, &bytes)?;
     if head.kind != kind {
         return Err(CheckpointError::Kind { path: checkpoint.to_owned(), found: head.kind, expected: kind });
     }
@@ -194,6 +194,16 @@ fn read(checkpoint: &Path) -> Result<Vec<u8>, CheckpointError> {
             Ok(bytes)
         }
     }
+}
+
+/// Parses the common part of a state and compares its step with the folder's name.
+fn head_of(checkpoint: &Path, bytes: &[u8]) -> Result<Head, CheckpointError> {
+    let head: Head = parse(checkpoint, bytes)?;
+    let named = checkpoint.file_name().and_then(|name| folder::step_of(name.to_str()?));
+    if named.is_some_and(|named| named != head.step) {
+        return Err(CheckpointError::OtherStep { path: checkpoint.to_owned(), step: head.step });
+    }
+    Ok(head)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(checkpoint: &Path, bytes: &[u8]) -> Result<T, CheckpointError> {

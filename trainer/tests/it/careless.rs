@@ -153,7 +153,8 @@ fn wrong_paths_and_files_are_named() {
     let base = "pretrain --config pretrain.toml --run-dir run";
     folder.refuse(&format!("{base} --shards raw"), &["raw"]);
     folder.refuse(&format!("{base} --shards none"), &["none"]);
-    folder.refuse(&format!("{base} --shards pretrain.toml"), &["pretrain.toml"]);
+    let expected = "error: pretrain.toml: not a folder; expected the folder of a cache";
+    folder.refuse(&format!("{base} --shards pretrain.toml"), &[expected]);
     folder.refuse("pretrain --shards cache --config cache --run-dir run", &["cache"]);
     fs::write(folder.path("binary.toml"), [0xff, 0xfe, 0x00]).unwrap();
     folder.refuse("pretrain --shards cache --config binary.toml", &["binary.toml"]);
@@ -165,8 +166,8 @@ fn wrong_paths_and_files_are_named() {
     folder.refuse("pretrain --shards cache --config finetune.toml", &["finetune.toml", "unknown key"]);
     folder.refuse("finetune --init none --shards cache --config pretrain.toml", &["pretrain.toml", "unknown key"]);
     fs::write(folder.path("file"), "").unwrap();
-    for run in ["file", "file/run"] {
-        let expected = format!("{run}: file is not a folder; choose another path for the results");
+    for (run, at_fault) in [("file", "file"), ("file/run", "file/run: file")] {
+        let expected = format!("error: {at_fault} is not a folder; choose another path for the results");
         folder.refuse(&format!("pretrain --shards cache --config pretrain.toml --run-dir {run}"), &[&expected]);
         folder.refuse(
             &format!("finetune --init none --shards cache --config finetune.toml --run-dir {run}"),

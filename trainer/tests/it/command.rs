@@ -106,7 +106,10 @@ fn verify_reports_damage_with_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_string_lossy().into_owned();
     check(&["verify", &run], 1, "no run to resume");
-    check(&["verify", &format!("{run}/none")], 1, "none");
+    check(&["verify", &format!("{run}/none")], 1, "none: no such folder; expected that of a run or of a checkpoint");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let expected = "not a folder; expected that of a run or of a checkpoint";
+    check(&["verify", &file.path().to_string_lossy()], 1, expected);
     let checkpoint = dir.path().join("checkpoints/step-00000001");
     std::fs::create_dir_all(&checkpoint).unwrap();
     std::fs::write(checkpoint.join("state.json"), "{}").unwrap();
