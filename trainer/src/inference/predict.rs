@@ -20,6 +20,7 @@ use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
+use crate::trained_on::spacing_text;
 
 /// Errors from opening a predictor.
 #[derive(Debug, Error)]
@@ -34,14 +35,17 @@ pub enum OpenError {
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
     /// Models whose predictions cannot be averaged as an ensemble.
-    #[error("{} and {}: the two differ in {key}; the models of an ensemble must agree on it", first.display(), other.display())]
+    #[error(
+        "{} and {}: the two differ in {difference}; the models of an ensemble must agree on it",
+        first.display(), other.display()
+    )]
     Unlike {
         /// Checkpoint of the first model.
         first: PathBuf,
         /// Checkpoint of the model that differs.
         other: PathBuf,
-        /// Configuration key in which they differ.
-        key: &'static str,
+        /// Property in which they differ, with the two values where they are short.
+        difference: String,
     },
     /// A checkpoint given twice.
     #[error("{}: given twice; its probabilities would count double", path.display())]
@@ -157,9 +161,9 @@ impl Predictor {
                 return Err(OpenError::Twice { path: other.checkpoint.clone() });
             }
             let first = &opened[0];
-            if let Some(key) = first.other_key(other) {
+            if let Some(difference) = first.difference(other) {
                 let [first, other] = [first, other].map(|opened| opened.checkpoint.clone());
-                return Err(OpenError::Unlike { first, other, key });
+                return Err(OpenError::Unlike { first, other, difference });
             }
         }
         opened[0].config.train.convolutions.settle();
@@ -307,16 +311,24 @@ impl Opened {
         self.preprocess.units(self.config.stream.window)
     }
 
-    /// First key in which another model must not differ but does; `None` if there is no such key.
-    fn other_key(&self, other: &Self) -> Option<&'static str> {
-        let (a, b) = (&self.config, &other.config);
-        let same = [
-            ("classes", a.classes == b.classes),
-            ("stream.crop_size", a.stream.crop_size == b.stream.crop_size),
-            ("stream.window", self.units() == other.units()),
-            ("preprocess", self.preprocess == other.preprocess),
+    /// First property in which another model must not differ but does; `None` if there is none.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self.config.classes != other.config.classes {
+            return Some("classes".to_owned());
+        }
+        let texts: [(&str, fn(&Self) -> String); 4] = [
+            ("crop size", |model| format!("{:?}", model.config.stream.crop_size)),
+            ("normalisation", |model| model.preprocess.normalize.values().to_owned()),
+            ("window", |model| match model.units() {
+                Units::Window([low, high]) => format!("{low} to {high} HU"),
+                Units::ZScores => String::new(),
+            }),
+            ("spacing", |model| spacing_text(model.preprocess.spacing)),
         ];
-        same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
+        let values = texts.into_iter().map(|(property, text)| (property, text(self), text(other)));
+        let different = values.into_iter().find(|(_, ours, theirs)| ours != theirs);
+        let different = different.map(|(property, ours, theirs)| format!("{property}, {ours} and {theirs}"));
+        different.or_else(|| (self.preprocess != other.preprocess).then(|| "preprocessing".to_owned()))
     }
 }
 

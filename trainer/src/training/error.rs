@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::device::failure::reason_of;
 use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
+use crate::model::precision::Precision;
 
 /// Error of a run.
 #[derive(Debug, thiserror::Error)]
@@ -158,8 +159,9 @@ pub enum TrainingError {
     /// The loss is not finite.
     #[error(
         "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
-         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}{suspect}",
-        cases.join(", ")
+         {}; {last_good}{suspect}",
+        cases.join(", "),
+        Remedies(*precision)
     )]
     NonFinite {
         /// Step whose loss is not finite, from 1.
@@ -170,6 +172,8 @@ pub enum TrainingError {
         loss: f64,
         /// Cases of the batch.
         cases: Vec<String>,
+        /// Number type of the factors of products.
+        precision: Precision,
         /// Newest checkpoint before the step.
         last_good: LastGood,
         /// Weights with which the loss was computed.
@@ -177,8 +181,8 @@ pub enum TrainingError {
     },
     /// An optimizer step produced weights that a network cannot compute with.
     #[error(
-        "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
-         set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
+        "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; {}; {last_good}",
+        Remedies(*precision)
     )]
     Diverged {
         /// Optimizer steps done.
@@ -187,6 +191,8 @@ pub enum TrainingError {
         tensor: String,
         /// Value found in the weights.
         value: f32,
+        /// Number type of the factors of products.
+        precision: Precision,
         /// Newest checkpoint before the step.
         last_good: LastGood,
     },
@@ -284,6 +290,20 @@ impl PictureError {
     /// Converts the backend's error from reading back values.
     pub(crate) fn device(error: impl fmt::Debug) -> Self {
         Self::Device { message: reason_of(error) }
+    }
+}
+
+/// Advice on settings against values that are not finite.
+struct Remedies(Precision);
+
+impl fmt::Display for Remedies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Precision::F32 => "lower optim.lr or set optim.clip_norm",
+            Precision::Tf32 | Precision::Bf16 => {
+                "lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\""
+            }
+        })
     }
 }
 

@@ -291,7 +291,8 @@ impl<'a, T: Task> Run<'a, T> {
         let saved = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer());
         let path = saved.map_err(|error| match error {
             CheckpointError::Unusable { tensor, value, .. } => {
-                TrainingError::Diverged { step: self.step, tensor, value, last_good: LastGood(self.last_good.clone()) }
+                let (precision, last_good) = (self.task.config().train().precision, LastGood(self.last_good.clone()));
+                TrainingError::Diverged { step: self.step, tensor, value, precision, last_good }
             }
             error => error.into(),
         })?;

@@ -213,7 +213,8 @@ impl<T: Task> Run<'_, T> {
             }
             let last_good = LastGood(self.last_good.clone());
             let suspect = self.suspect(step);
-            return Err(TrainingError::NonFinite { step, lr, loss, cases, last_good, suspect });
+            let precision = self.task.config().train().precision;
+            return Err(TrainingError::NonFinite { step, lr, loss, cases, precision, last_good, suspect });
         }
         // Steps overlap on a device: each is given the time since the previous one was done.
         let since = self.settled.replace(at).map_or(start, |before| before.max(start));
