@@ -67,11 +67,11 @@ impl Canvas {
         }
     }
 
-    /// Draws text from its upper left corner on, in letters of [`LETTER`] times `scale` pixels.
+    /// Draws text from its upper left corner on, in letters of [`LETTER`] times `scale` pixels. A letter that the font lacks is
+    /// drawn as a similar one, or as `?`.
     pub fn text(&mut self, [x, y]: [usize; 2], scale: usize, colour: Rgb, text: &str) {
         for (number, letter) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS.get(letter).or_else(|| font8x8::LATIN_FONTS.get(letter));
-            for (row, bits) in glyph.unwrap_or([0x3C; 8]).into_iter().enumerate() {
+            for (row, bits) in glyph(letter).into_iter().enumerate() {
                 for column in (0..LETTER).filter(|column| bits >> column & 1 == 1) {
                     let at = [x + (number * LETTER + column) * scale, y + row * scale];
                     self.fill(at, [scale, scale], colour);
@@ -173,6 +173,19 @@ pub fn fitting(text: &str, letters: usize) -> String {
     head + ".."
 }
 
+/// Rows of a letter from the top, one bit per column, the left one lowest.
+fn glyph(letter: char) -> [u8; LETTER] {
+    let similar = match letter {
+        '\u{2010}'..='\u{2015}' | '\u{2212}' => '-',
+        '\u{2018}' | '\u{2019}' => '\'',
+        '\u{201c}' | '\u{201d}' => '"',
+        '\u{2026}' => '.',
+        _ => '?',
+    };
+    let known = |letter| font8x8::BASIC_FONTS.get(letter).or_else(|| font8x8::LATIN_FONTS.get(letter));
+    known(letter).or_else(|| known(similar)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +201,17 @@ mod tests {
         assert_eq!(canvas.pixels.len(), 60);
         assert_eq!(canvas.pixel([0, 0]), BACKGROUND);
         assert_ne!(canvas.pixel([9, 5]), BACKGROUND);
+    }
+
+    #[test]
+    fn letters_that_the_font_lacks_are_drawn_as_others() {
+        let drawn = |text: &str| {
+            let mut canvas = Canvas::new(8 * LETTER, LETTER);
+            canvas.text([0, 0], 1, TEXT, text);
+            canvas.pixels
+        };
+        assert!(drawn("a\u{2013}b \u{2018}c\u{2019}") == drawn("a-b 'c'"));
+        assert!(drawn("語") == drawn("?") && drawn("?") != drawn(""));
     }
 
     #[test]

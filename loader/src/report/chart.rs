@@ -157,6 +157,12 @@ fn draw_histogram(svg: SVGBackend<'_>, quantity: &str, counted: &str, bars: &Bar
     Ok(())
 }
 
+/// Range of an axis around a single value. It does not extend below 0 for a value that is not negative, such as a distance.
+fn around(value: f64) -> (f64, f64) {
+    let low = if value < 0.0 { value - 0.5 } else { (value - 0.5).max(0.0) };
+    (low, value + 0.5)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "single precision is enough for pixels")]
 fn draw_boxes(
     svg: SVGBackend<'_>,
@@ -169,7 +175,7 @@ fn draw_boxes(
     let all = || values.iter().flatten().copied();
     let (low, high) = range
         .or_else(|| Some((all().reduce(f64::min)?, all().reduce(f64::max)?)))
-        .map_or((0.0, 1.0), |(low, high)| if high > low { (low, high) } else { (low - 0.5, high + 0.5) });
+        .map_or((0.0, 1.0), |(low, high)| if high > low { (low, high) } else { around(low) });
     let margin = 0.02 * (high - low);
     let root = svg.into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
@@ -301,6 +307,17 @@ mod tests {
         }
         box_plots("HD95, mm", &groups, None).unwrap();
         box_plots("nothing", &[], None).unwrap();
+    }
+
+    #[test]
+    fn axis_of_distances_has_no_negative_numbers() {
+        let group = |value: f64| [Group { name: "a".into(), values: vec![value; 2] }];
+        let has_negative = |value: f64| {
+            let svg = box_plots("HD95, mm", &group(value), None).unwrap();
+            let texts = svg.split("<text").skip(1).filter_map(|text| Some(text.split_once('>')?.1.split_once('<')?.0));
+            texts.map(str::trim).any(|label| label.starts_with('-'))
+        };
+        assert!(!has_negative(0.0) && !has_negative(0.2) && has_negative(-1.0));
     }
 
     #[test]

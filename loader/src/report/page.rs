@@ -25,7 +25,7 @@ table { border-collapse: collapse; background: var(--card); border: 1px solid va
 th, td { padding: .25rem .5rem; text-align: left; border-top: 1px solid var(--line); vertical-align: top; }
 td { white-space: pre-line; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } .long { max-height: 40rem; }
-.wide table { width: max-content; } .wide td, .wide th { max-width: min(18rem, 60vw); } .wide th.number { max-width: 10rem; }
+.wide table { width: max-content; } .wide td, .wide th { max-width: min(18rem, 60vw); overflow-wrap: break-word; } .wide th.number { max-width: 10rem; }
 thead th { position: sticky; top: 0; background: var(--head); border: 0; overflow-wrap: anywhere; }
 .number { text-align: right; } td.number { white-space: nowrap; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 1rem; }
@@ -40,7 +40,7 @@ figcaption { display: table-caption; caption-side: bottom; font-size: 13px; colo
 :root { --ink: #e4e7ec; --soft: #aab1be; --page: #16191e; --card: #1f232a; --head: #2a303a; --line: #343b46; }
 .chart svg { filter: invert(.88) hue-rotate(180deg); }
 }
-@media print { .long { max-height: none; } }
+@media print { .long { max-height: none; } .wide { overflow: visible; } .wide table { width: auto; font-size: 11px; } }
 ";
 
 /// A page that is being filled from top to bottom. All text is escaped.

@@ -32,7 +32,7 @@ use super::token::TokenError;
 pub enum MpiError {
     /// This program was built without MPI.
     #[error(
-        "mpirun started this process, but the program was built without MPI; build it with --features mpi, or train in \
+        "mpirun started this process, but the program was built without MPI; build it with --features mpi, or run as \
          one process with --ranks none"
     )]
     NotBuilt,

@@ -136,7 +136,7 @@ pub struct World {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorldError {
     /// A variable is missing that is required together with another.
-    #[error("{present} is set but {missing} is not; set both, or train in one process with --ranks none")]
+    #[error("{present} is set but {missing} is not; set both, or run as one process with --ranks none")]
     Missing {
         /// A variable that is set.
         present: String,
@@ -163,7 +163,7 @@ pub enum WorldError {
     },
     /// A batch script of several tasks that did not use srun.
     #[error(
-        "this Slurm job has {tasks} tasks, but srun did not start this process; start it with srun, or train in one \
+        "this Slurm job has {tasks} tasks, but srun did not start this process; start it with srun, or run as one \
          process with --ranks none"
     )]
     NoStep {

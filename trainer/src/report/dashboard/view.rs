@@ -8,7 +8,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, Gauge, GraphType, Paragraph};
+use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, LineGauge, Paragraph};
 
 use super::state::State;
 use crate::report::console::dice;
@@ -69,8 +69,9 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant,
     let ratio = state.step as f64 / state.end_step.max(1) as f64;
     let left = state.time_left(now).map(|left| format!(", {} left", duration(left))).unwrap_or_default();
     let label = format!("step {} of {}{left}", state.step, state.end_step);
-    let gauge = Gauge::default().ratio(ratio.clamp(0.0, 1.0)).label(label).use_unicode(true);
-    frame.render_widget(gauge.gauge_style(palette.of(Color::Blue)), area);
+    // The bar is next to the text: over it, a terminal without colours shows neither.
+    let gauge = LineGauge::default().ratio(ratio.clamp(0.0, 1.0)).label(label).filled_symbol("█").unfilled_symbol("░");
+    frame.render_widget(gauge.filled_style(palette.of(Color::Blue)).unfilled_style(palette.faint()), area);
 }
 
 /// Formats the statistics, several named quantities per line.
@@ -115,7 +116,7 @@ fn number_lines(state: &State, now: Instant, palette: Palette) -> Vec<Line<'stat
         row(vec![
             ("Dice      ", dice(record.mean_dice)),
             ("best   ", dice(state.best_dice)),
-            ("without background", format!("{} at step {}", dice(record.mean_fg_dice), record.step)),
+            ("foreground", format!("{} at step {}", dice(record.mean_fg_dice), record.step)),
         ])
     }));
     lines
@@ -275,7 +276,11 @@ mod tests {
         state.event(&Event::Validation(&validation_record(5, 0.8125)), Some("validation".into()), now);
         state.event(&Event::Validation(&validation_record(10, 0.75)), Some("validation".into()), now);
         let (text, _) = screen(&state, now, [120, 30], true);
-        check(&text, &["Dice       0.7500", "best    0.8125", "without background 0.7000 at step 10"]);
+        check(&text, &["Dice       0.7500", "best    0.8125", "foreground 0.7000 at step 10"]);
+        // On the usual width, too.
+        state.event(&Event::Validation(&validation_record(123_456, 0.75)), Some("validation".into()), now);
+        let (text, _) = screen(&state, now, [80, 24], true);
+        check(&text, &["foreground 0.7000 at step 123456"]);
     }
 
     #[test]
@@ -285,7 +290,7 @@ mod tests {
             let record = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(step, mean_dice) };
             state.event(&Event::Validation(&record), Some("validation".into()), now);
             let (text, _) = screen(&state, now, [120, 30], true);
-            check(&text, &["best    -", &format!("without background - at step {step}")]);
+            check(&text, &["best    -", &format!("foreground - at step {step}")]);
         }
     }
 
@@ -310,6 +315,12 @@ mod tests {
         let (state, now) = state(300, Instant::now());
         let (text, _) = screen(&state, now, [50, 6], true);
         check(&text, &["step 300 of 1000", "loss", "crops/s"]);
+        let mut state = state;
+        state.step = state.end_step;
+        for colour in [true, false] {
+            let (text, _) = screen(&state, now, [30, 24], colour);
+            assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("step 1000 of 1000")), "{text}");
+        }
     }
 
     #[test]
