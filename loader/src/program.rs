@@ -10,7 +10,7 @@
 //! | 1 | failed; one line on standard error says why |
 //! | 2 ([`USAGE`]) | wrong command line |
 //! | 3 ([`SKIPPED`]) | done, with cases skipped |
-//! | 130 ([`INTERRUPTED`]) | stopped by Ctrl-C or by SIGTERM (a training that a batch system stops: 75) |
+//! | 130 ([`INTERRUPTED`]) | stopped by Ctrl-C or by SIGTERM (training or prediction that a batch system stops: 75) |
 //!
 //! Only available with the feature `cli`.
 

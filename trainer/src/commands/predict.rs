@@ -18,19 +18,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::class_names::class_named;
 use super::ranks::open_device;
-use super::running::listen;
-use super::{INTERRUPTED, SKIPPED, note, print};
+use super::signals::StopSignals;
+use super::{SKIPPED, note, print};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, remember_panics, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
 use crate::inference::scan_files::Scans;
+use crate::training::Stop;
 use finished::Finished;
 use places::{Places, Replace, refuse_folder_of_scans};
 use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
+    let signals = StopSignals::watch()?;
     check_output_folder(&args.out)?;
     // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
@@ -80,7 +82,8 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     }
     let to_clean = classes_to_clean(&args.keep_largest, predictor.classes())?;
 
-    let stop = listen(Some("stopping after this batch of windows; once more to stop at once"))?;
+    let stop = Stop::default();
+    signals.begin(&stop, Some("batch of windows"));
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
     let mut num_to_check = 0;
@@ -101,7 +104,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         });
         bar.finish_and_clear();
         match result {
-            Err(ScanPredictionError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(ScanPredictionError::Stopped) => return Ok(signals.interrupted()),
             Err(error @ ScanPredictionError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
                 return Err(error).with_context(|| format!("stopped after {number} of {}", scans(files.len())));
             }

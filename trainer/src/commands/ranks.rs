@@ -52,7 +52,7 @@ impl Rank {
         }
         let stop = Stop::default();
         // If several ranks receive the signal, only the first one confirms it.
-        self.signals.begin(&stop, self.is_first());
+        self.signals.begin(&stop, self.is_first().then_some("step"));
         self.stop.insert(stop).clone()
     }
 

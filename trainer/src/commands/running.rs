@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
-use hiend_loader::program::{check_output_folder, count, on_interrupt};
+use hiend_loader::program::{check_output_folder, count};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
 
 use super::INTERRUPTED;
@@ -22,7 +22,6 @@ use crate::feed::FeedError;
 use crate::model::precision::Precision;
 use crate::ops::attention::Computation;
 use crate::ops::product::Factors;
-use crate::report::dashboard::terminal;
 use crate::report::watcher::Watcher;
 use crate::schedule::Unit;
 use crate::training::headspace::{HeadspaceOptions, measure};
@@ -285,26 +284,6 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
         tempfile::Builder::new().prefix("smoke-").tempdir_in(parent)
     };
     make().with_context(|| parent.display().to_string())
-}
-
-/// Makes the first Ctrl-C request a stop of a command that does not train, confirmed by `message`; the second ends the
-/// process.
-pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
-    let stop = Stop::default();
-    let on_signal = stop.clone();
-    let first = move || {
-        if on_signal.request() {
-            // The dashboard's key or another signal has requested the stop already.
-            terminal::restore();
-            std::process::exit(INTERRUPTED.into());
-        }
-        // The dashboard shows it itself.
-        if let Some(message) = message.filter(|_| !terminal::is_shown()) {
-            super::note(message);
-        }
-    };
-    on_interrupt(first, terminal::restore)?;
-    Ok(stop)
 }
 
 /// Line that states how attention is computed on `compute`; `None` for products, the default.

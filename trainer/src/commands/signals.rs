@@ -1,4 +1,5 @@
-//! Reaction of a run to signals: it stops after the step in progress, or ends at once.
+//! Reaction of a run to signals: it stops after the step in progress, or ends at once. A prediction stops after the batch of
+//! windows in progress and keeps the label maps that are finished; its exit codes are the same.
 //!
 //! | signal | effect on a run that has begun | exit code |
 //! |---|---|---|
@@ -31,8 +32,9 @@ pub(super) struct StopSignals {
 /// Signals received so far, and the stop request that they raise.
 #[derive(Default)]
 struct State {
-    /// Stop request of the run, and whether this process confirms it to the user. Absent before the run has begun.
-    run: Option<(Stop, bool)>,
+    /// Stop request of the run, and the part of the work that is still done, if this process confirms the stop to the user.
+    /// Absent before the run has begun.
+    run: Option<(Stop, Option<&'static str>)>,
     interrupts: Interrupts,
     /// True once a signal (rather than a key of the dashboard) requested the stop.
     requested: bool,
@@ -106,16 +108,20 @@ impl StopSignals {
                 let reaction = state.receive(signal, sender == parent);
                 // A batch that waits for object storage which is away would delay the stop.
                 hiend_cache::abandon_requests();
-                let confirms = state.run.as_ref().is_some_and(|(_, confirms)| *confirms);
+                let part = state.run.as_ref().and_then(|(_, part)| *part);
                 drop(state);
                 match reaction {
                     Reaction::Exit(code) => {
                         terminal::restore();
                         std::process::exit(code.into());
                     }
-                    // The dashboard shows it itself.
-                    Reaction::Stop if confirms && !terminal::is_shown() => confirm(signal),
-                    Reaction::Stop | Reaction::Nothing => {}
+                    Reaction::Stop => {
+                        // The dashboard shows it itself.
+                        if let Some(part) = part.filter(|_| !terminal::is_shown()) {
+                            confirm(signal, part);
+                        }
+                    }
+                    Reaction::Nothing => {}
                 }
             }
         };
@@ -124,9 +130,10 @@ impl StopSignals {
         Ok(Self { state })
     }
 
-    /// Makes signals request `stop` from now on; `confirms` is true for the rank that announces the stop.
-    pub(super) fn begin(&self, stop: &Stop, confirms: bool) {
-        lock(&self.state).run = Some((stop.clone(), confirms));
+    /// Makes signals request `stop` from now on. `part` names the part of the work that is still done, for the rank that
+    /// announces the stop.
+    pub(super) fn begin(&self, stop: &Stop, part: Option<&'static str>) {
+        lock(&self.state).run = Some((stop.clone(), part));
     }
 
     /// Exit code of a stopped run: [`REQUEUE`] if a batch system's signal arrived, otherwise the code of Ctrl-C.
@@ -135,10 +142,10 @@ impl StopSignals {
     }
 }
 
-fn confirm(signal: Signal) {
+fn confirm(signal: Signal, part: &str) {
     match signal {
-        Signal::SIGINT => super::note("stopping after this step; press Ctrl-C again to stop at once"),
-        _ => super::note(format_args!("{signal}: stopping after this step")),
+        Signal::SIGINT => super::note(format_args!("stopping after this {part}; press Ctrl-C again to stop at once")),
+        _ => super::note(format_args!("{signal}: stopping after this {part}")),
     }
 }
 
@@ -147,7 +154,7 @@ mod tests {
     use super::*;
 
     fn check(received: &[(Signal, bool)], expected: &[Reaction]) -> State {
-        let mut state = State { run: Some((Stop::default(), false)), ..State::default() };
+        let mut state = State { run: Some((Stop::default(), None)), ..State::default() };
         let reactions: Vec<Reaction> =
             received.iter().map(|(signal, is_from_parent)| state.receive(*signal, *is_from_parent)).collect();
         assert_eq!(reactions, expected, "{received:?}");
@@ -185,7 +192,7 @@ mod tests {
     fn interrupt_after_the_key_of_the_dashboard_ends_at_once() {
         let stop = Stop::default();
         stop.request();
-        let mut state = State { run: Some((stop, true)), ..State::default() };
+        let mut state = State { run: Some((stop, Some("step"))), ..State::default() };
         assert_eq!(state.receive(Signal::SIGINT, false), Reaction::Exit(INTERRUPTED));
     }
 

@@ -4,8 +4,9 @@ mod inputs;
 mod places;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -15,6 +16,8 @@ use hiend_trainer::checkpoint::{Best, Checkpoints, Kind, State};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::model::init::WeightInit;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{dicom, nifti};
 
@@ -264,6 +267,23 @@ fn ranks_share_the_scans() {
     };
     assert_eq!(predicted("0", "first"), ["a.nii.gz", "c.nii.gz"]);
     assert_eq!(predicted("1", "second"), ["b.nii.gz"]);
+}
+
+#[test]
+fn signals_of_batch_systems_stop_a_prediction() {
+    let folder = Folder::new();
+    for scan in 0..60 {
+        write_scan(&folder.at(&format!("scans/s{scan}.nii")), [0.0; 3]);
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGUSR1] {
+        let mut command = folder.command("scans", signal.as_str(), &["--mirror"]);
+        let mut run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+        stdout.find(|line| line.starts_with("1/60 ")).unwrap();
+        kill(Pid::from_raw(run.id().try_into().unwrap()), signal).unwrap();
+        assert!(stdout.count() < 59, "{signal}");
+        assert_eq!(run.wait().unwrap().code(), Some(75), "{signal}");
+    }
 }
 
 #[test]
