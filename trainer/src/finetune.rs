@@ -28,8 +28,8 @@ use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::training::{Beginning, CaseScores, Counts, KeptValues, PictureError, Share, Stop, Task, TrainingError};
 
-pub use classes::ClassesError;
 use classes::Given;
+pub use classes::{ClassesError, name_fault};
 use validation::ValidationSet;
 
 /// Errors from setting up a fine-tuning.

@@ -14,7 +14,7 @@ use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset, UnetrSettings};
-use crate::finetune::{FinetuneError, Finetuning};
+use crate::finetune::{FinetuneError, Finetuning, name_fault};
 use crate::initial_weights::Init;
 use crate::training::{Resume, Task as _, saved_config};
 
@@ -58,6 +58,15 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
             Err(error) => return rank.unless_stopped(error),
         },
     };
+    // A run of an earlier version may be finished.
+    if place.resume == Resume::Begin
+        && let Some(fault) = name_fault(&task.config().classes)
+    {
+        bail!(
+            "{fault}; give each class its own name in dataset.json (then run hiend-shard again), or list `classes = [...]` in the \
+             configuration"
+        );
+    }
     let micro_batch = micro_batch::settle(&task, &rank, &args.run, &place)?;
     task.set_micro_batch(micro_batch);
     for warning in &task.warnings {

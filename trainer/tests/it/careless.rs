@@ -132,6 +132,12 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     assert!(!error.contains("--fold"), "{error}");
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
+    for (last, expected) in [("Liver", "the classes 1 and 5 are both named `Liver`"), ("", "class 5 has an empty name")]
+    {
+        let classes = format!("[\"background\",\"liver\",\"c\",\"d\",\"e\",\"{last}\"]");
+        folder
+            .refuse(&with(finetune, &format!("--no-validation --set classes={classes}")), &[expected, "dataset.json"]);
+    }
     let preprocess = PreprocessConfig::default();
     let text = fs::read_to_string(folder.path("finetune.toml")).unwrap();
     let spacing = format!("{text}\n[preprocess]\n{}", toml_of(&preprocess));
