@@ -166,7 +166,7 @@ pub enum TrainingError {
     /// The loss is not finite.
     #[error(
         "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
-         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}{suspect}",
+         lower optim.lr, set optim.clip_norm, or, with bf16, compute with train.precision = \"f32\"; {last_good}{suspect}",
         cases.join(", ")
     )]
     NonFinite {
@@ -186,7 +186,7 @@ pub enum TrainingError {
     /// An optimizer step produced weights that a network cannot compute with.
     #[error(
         "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
-         set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
+         set optim.clip_norm, or, with bf16, compute with train.precision = \"f32\"; {last_good}"
     )]
     Diverged {
         /// Optimizer steps done.

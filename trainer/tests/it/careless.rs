@@ -245,6 +245,11 @@ fn runs_are_not_mixed() {
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
     assert!(checked.contains("step-00000002: whole"), "{checked}");
+    // In the folder of another step.
+    let (right, wrong) = (folder.path("run/checkpoints/step-00000002"), folder.path("run/checkpoints/step-00000099"));
+    fs::rename(&right, &wrong).unwrap();
+    folder.refuse(&format!("{base} --resume"), &["step-00000099: holds the checkpoint of step 2; rename the folder"]);
+    fs::rename(&wrong, &right).unwrap();
     let repeated = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume-from 1");
     let kept = "the checkpoint of step 2, which the run repeats, is kept as run/checkpoints/set-aside-step-00000002";
     assert!(repeated.lines().any(|line| line == kept), "{repeated}");
