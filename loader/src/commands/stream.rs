@@ -73,9 +73,24 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses a flag about servers of a kind that `--loader` does not name.
+#[cfg(feature = "client")]
+fn refuse_flags_without_effect(args: &RemoteArgs) -> Result<(), UsageError> {
+    let names = |scheme: &str| args.loader.iter().any(|url| url.starts_with(scheme));
+    let message = if args.tls_ca.is_some() && !names("https:") {
+        "--tls-ca has no effect: no URL of --loader begins with https://"
+    } else if args.no_shared_memory && !names("unix:") {
+        "--no-shared-memory has no effect: no URL of --loader begins with unix:"
+    } else {
+        return Ok(());
+    };
+    Err(UsageError::new(message))
+}
+
 /// Opens the stream that flags describe at servers.
 #[cfg(feature = "client")]
 fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteLoader> {
+    refuse_flags_without_effect(args)?;
     let config = config(options);
     let remote = RemoteOptions {
         rank: options.rank,
@@ -153,5 +168,25 @@ fn config(options: &StreamOptions) -> StreamConfig {
         exclude: options.exclude.clone(),
         split,
         augment: options.augment.into(),
+    }
+}
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn flags_about_other_servers_are_refused() {
+        let refused = |flags: &str| {
+            let cli = Cli::try_parse_from(format!("hiend-shard stream --loader {flags}").split(' ')).unwrap();
+            let Some(Command::Stream(args)) = cli.command else { unreachable!() };
+            refuse_flags_without_effect(&args.remote).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refused("https://a:1,unix:///s --tls-ca f --no-shared-memory"), "");
+        assert!(refused("http://a:1 --tls-ca f").starts_with("--tls-ca has no effect"));
+        assert!(refused("https://a:1 --no-shared-memory").starts_with("--no-shared-memory has no effect"));
     }
 }
