@@ -28,6 +28,9 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.retry.location(&args.out).folder() {
         check_output_folder(folder)?;
     }
+    if let Some(remark) = args.retry.remark(&args.out) {
+        note(format_args!("warning: {remark}"));
+    }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;

@@ -240,6 +240,9 @@ fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
         let (weights, caches) = (count(num_weights, "number"), count(num_caches, "cache"));
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
+    if let Some(remark) = cli.storage.remark(cli.shards.iter().map(PathBuf::as_path)) {
+        note(format_args!("warning: {remark}"));
+    }
     let weights = cli.weights.iter().copied().chain(std::iter::repeat(1));
     let storage = cli.storage.options();
     let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));

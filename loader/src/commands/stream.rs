@@ -138,6 +138,9 @@ fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> 
         let (weights, caches) = (count(num_weights, "number"), count(caches.len(), "cache"));
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
+    if let Some(remark) = options.storage.remark(caches.iter().map(PathBuf::as_path)) {
+        note(format_args!("warning: {remark}"));
+    }
     let weights = weights.iter().copied().chain(std::iter::repeat(1));
     let storage = options.storage.options();
     let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));

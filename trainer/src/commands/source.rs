@@ -17,9 +17,12 @@ use crate::config::{DecodeOn, RunConfig};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache named by `--shards`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
-    let open = |shards: &std::path::PathBuf| Cache::open_with(shards, args.storage.options());
-    Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
+pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+    let Some(shards) = &args.shards else { return Ok(None) };
+    if let Some(remark) = args.storage.remark([shards.as_path()]) {
+        rank.note(format_args!("warning: {remark}"));
+    }
+    Ok(Some(Arc::new(Cache::open_with(shards, args.storage.options())?)))
 }
 
 /// Warns of names in `stream.exclude` that match no dataset of a cache.

@@ -49,6 +49,23 @@ fn wrong_usage_exits_with_2_and_a_message() {
 }
 
 #[test]
+fn flags_about_object_storage_are_remarked_on_for_a_cache_in_a_folder() {
+    let place = Place::with_phantoms(1);
+    let (data, cache) = (place.text("data"), place.text("cache"));
+    let disk_cache = format!("--disk-cache={}", place.text("blocks"));
+    for args in [
+        &[data.as_str(), "--out", &cache, "--spacing=6", "--storage-retry=5"][..],
+        &["verify", &cache, "--storage-retry=5"],
+        &["inspect", &cache, "--storage-retry=5"],
+        &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=1", &disk_cache],
+    ] {
+        let ran = check(args, 0);
+        assert!(ran.err.contains("has no effect on caches in folders"), "{args:?}: {}", ran.err);
+    }
+    assert!(!place.path("blocks").exists());
+}
+
+#[test]
 fn failures_exit_with_1_and_name_the_folder() {
     let place = Place::with_phantoms(1);
     let data = place.text("data");
