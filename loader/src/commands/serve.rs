@@ -83,7 +83,13 @@ struct Cli {
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     man: Option<PathBuf>,
     /// Seconds that the making of a batch may take before /healthz answers 503
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        requires = "metrics_listen",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     stalled_after: u64,
     #[command(flatten)]
     storage: StorageArgs,
@@ -318,6 +324,9 @@ mod tests {
         assert!(parse("--shards a --listen 127.0.0.1").is_err());
         assert!(parse("--shards a --listen 127.0.0.1:1 --tls-cert c").is_err());
         assert!(parse("--listen 127.0.0.1:1").is_err());
+        let stalled = "--shards a --listen 127.0.0.1:1 --stalled-after 5";
+        assert!(parse(stalled).unwrap_err().to_string().contains("--metrics-listen"));
+        assert!(parse(&format!("{stalled} --metrics-listen 127.0.0.1:2")).is_ok());
         for flags in [
             "--weights 0",
             "--memory 0",
