@@ -109,7 +109,16 @@ fn commands_work_on_a_url_and_damage_is_found(server: &str) {
     for wrong in ["s4://bucket/x", "file:///data/x"] {
         assert!(place.check(&["verify", wrong], 1).err.contains("unknown scheme"));
     }
-    assert!(place.check(&["verify", "s3://no-such-bucket/x"], 1).err.contains("s3://no-such-bucket/x"));
+    let nowhere = "s3://no-such-bucket/x";
+    for args in [&["verify", nowhere][..], &["inspect", nowhere], &[&place.text("data"), "--out", nowhere]] {
+        let failed = place.check(args, 1);
+        assert!(failed.err.contains(nowhere) && failed.err.contains("there is no such bucket"), "{}", failed.err);
+    }
+    let without_scheme = place.command(&["verify", &place.url]).env("AWS_ENDPOINT", "127.0.0.1:9000").output().unwrap();
+    let failed = Ran::of(without_scheme);
+    assert_eq!(failed.code, 1, "{}", failed.err);
+    assert!(failed.err.contains("AWS_ENDPOINT is \"127.0.0.1:9000\"; expected a URL"), "{}", failed.err);
+    assert!(!failed.err.contains("panicked"), "{}", failed.err);
 }
 
 fn cut_connections_and_server_errors_are_repeated(server: &str) {
