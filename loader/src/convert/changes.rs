@@ -44,7 +44,13 @@ pub fn changes(
     let parameters = identity::parameters(config, options.codec);
     let records =
         match Cache::salvage(Location::from(out).with_retry(options.storage_retry), OpenOptions::for_one_pass()) {
-            Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
+            Ok((cache, mut faults)) => {
+                // Shards that are whole but cannot be read are not lost; the conversion refuses them, too.
+                if let Some(other) = faults.iter().position(|fault| !folder::is_damage(fault)) {
+                    return Err(faults.swap_remove(other).into());
+                }
+                folder::check(&cache, &faults, datasets, config, options)?
+            }
             Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
             Err(error) => return Err(error.into()),
         };

@@ -235,6 +235,14 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
     }
 }
 
+/// Returns `true` for a shard that is lost or damaged, and `false` for one that cannot be read or that a later version wrote.
+pub(super) fn is_damage(fault: &hiend_cache::Error) -> bool {
+    match fault {
+        hiend_cache::Error::BadShard { reason, .. } => !matches!(reason, ShardError::Version { .. }),
+        other => matches!(other, hiend_cache::Error::MissingShard { .. }),
+    }
+}
+
 /// Renames a damaged shard, so that it is kept for inspection but no longer read. The cases of a lost or damaged shard
 /// count as new: those in this data and this worker's share are converted again; others are missing until a run with
 /// their data.
