@@ -15,7 +15,7 @@ use crate::program::{
 };
 #[cfg(feature = "client")]
 pub(crate) use stream::RemoteArgs;
-pub(crate) use stream::{Replay, Stream, StreamOptions};
+pub(crate) use stream::{Replay, SampleByArg, Stream, StreamOptions};
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
 const MIN_MEMORY: ByteSize = ByteSize::mib(16);

@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
 use hiend_cache::Cache;
 
+use super::stream::refuse_twice;
 use super::table::count;
 use crate::case::shown;
 use crate::pem;
@@ -246,6 +247,7 @@ fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
         let (weights, caches) = (count(num_weights, "number"), count(num_caches, "cache"));
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
+    refuse_twice(&cli.shards)?;
     if let Some(remark) = cli.storage.remark(cli.shards.iter().map(PathBuf::as_path)) {
         note(format_args!("warning: {remark}"));
     }

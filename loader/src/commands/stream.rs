@@ -1,5 +1,6 @@
 //! `hiend-shard stream`: the batches of a stream, one JSON line each, without a trainer.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use super::table::count;
 use crate::batch::Batch;
 #[cfg(feature = "client")]
 use crate::batch::VoxelForm;
+use crate::case::shown;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
-use crate::cli::{Stream, StreamOptions};
+use crate::cli::{SampleByArg, Stream, StreamOptions};
 use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remarks_on_exclude};
 #[cfg(feature = "client")]
 use crate::program::read_token;
@@ -36,8 +38,33 @@ struct Line<'a> {
     augment_ms: f64,
 }
 
+/// Refuses flags that need another one, in the words that were typed.
+fn check(options: &StreamOptions) -> Result<(), UsageError> {
+    let kind = match options.sample_by {
+        SampleByArg::Label if !options.labels => "label",
+        SampleByArg::Class if !options.labels => "class",
+        _ => return Ok(()),
+    };
+    Err(UsageError::new(format!("--sample-by {kind} requires --labels")))
+}
+
+/// Refuses a cache that is named twice.
+pub(super) fn refuse_twice(caches: &[PathBuf]) -> Result<(), UsageError> {
+    let mut seen = BTreeSet::new();
+    for cache in caches {
+        // A URL is not the path of a file, and stands for itself.
+        let place = std::fs::canonicalize(cache).unwrap_or_else(|_| cache.clone());
+        if !seen.insert(place) {
+            let message = format!("{}: named twice; --weights gives a cache a larger share", shown(cache));
+            return Err(UsageError::new(message));
+        }
+    }
+    Ok(())
+}
+
 /// Opens the stream that flags describe, over caches mixed by weight.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
+    check(options)?;
     let loader_options = LoaderOptions {
         threads: options.threads.map_or(0, usize::from),
         memory_bytes: options.memory.as_u64(),
@@ -91,6 +118,7 @@ fn refuse_flags_without_effect(args: &RemoteArgs) -> Result<(), UsageError> {
 #[cfg(feature = "client")]
 fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteLoader> {
     refuse_flags_without_effect(args)?;
+    check(options)?;
     let config = config(options);
     let remote = RemoteOptions {
         rank: options.rank,
@@ -138,6 +166,7 @@ fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> 
         let (weights, caches) = (count(num_weights, "number"), count(caches.len(), "cache"));
         return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
     }
+    refuse_twice(caches)?;
     if let Some(remark) = options.storage.remark(caches.iter().map(PathBuf::as_path)) {
         note(format_args!("warning: {remark}"));
     }

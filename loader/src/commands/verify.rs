@@ -87,7 +87,10 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
     let num_records = cases.len();
-    let (shards, cases) = (count(survey.shards.len(), "shard"), count(num_records, "case"));
+    let (shards, mut cases) = (count(survey.shards.len(), "shard"), count(live.len(), "case"));
+    if num_records > live.len() {
+        cases = format!("{cases}, {}", count(num_records - live.len(), "superseded record"));
+    }
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
     if args.json {
@@ -98,7 +101,8 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         };
         print(json!({
             "shards": survey.shards.len(),
-            "cases": num_records,
+            "cases": live.len(),
+            "superseded_records": num_records - live.len(),
             "bytes": bytes,
             "unlisted_shards": survey.unlisted,
             "faults": faults.iter().copied().map(fault).collect::<Vec<_>>(),

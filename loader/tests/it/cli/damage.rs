@@ -53,6 +53,7 @@ fn a_damaged_case_is_mended_by_the_command_that_verify_names() {
     // The damage is in a superseded record.
     let ran = place.verify(0);
     assert!(ran.out.contains("1 fault in superseded records") && ran.out.contains("no fault"), "{}", ran.out);
+    assert!(ran.out.contains("2 shards, 2 cases, 1 superseded record, "), "{}", ran.out);
     place.convert(&["--prune"], 0);
     assert!(!place.verify(0).out.contains("superseded"));
     assert_eq!(voxels(&place.path("cache")), before);
