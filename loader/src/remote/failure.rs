@@ -149,8 +149,10 @@ pub(super) fn describe(status: &Status) -> String {
     let mut text = status.message().to_owned();
     if let Some(source) = status.source() {
         let cause = chain(source);
-        if !text.contains(&cause) {
-            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        if cause.contains(&text) {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
     if text.is_empty() { status.code().description().to_lowercase() } else { text }
@@ -178,6 +180,22 @@ mod tests {
         for reason in [h2::Reason::PROTOCOL_ERROR, h2::Reason::FRAME_SIZE_ERROR] {
             assert!(!heals(&h2::Error::from(reason)), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_status_and_its_cause_are_told_without_repetition() {
+        let described = |message: &str, cause: &str| {
+            let mut status = Status::unavailable(message);
+            status.set_source(std::sync::Arc::new(io::Error::other(cause.to_owned())));
+            describe(&status)
+        };
+        assert_eq!(
+            described("connect error", "transport error: connect error: refused"),
+            "transport error: connect error: refused"
+        );
+        assert_eq!(described("refused", "refused"), "refused");
+        assert_eq!(described("", "refused"), "refused");
+        assert_eq!(described("no batch", "refused"), "no batch: refused");
     }
 
     #[test]
