@@ -49,7 +49,7 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     if let Some(store) = connected.get(&key) {
         return Ok((Arc::clone(store), prefix));
     }
-    environment::check(url.scheme(), |name| std::env::var_os(name)).map_err(|err| failed(err.to_string()))?;
+    environment::check(url.scheme(), std::env::var_os).map_err(|err| failed(err.to_string()))?;
     if let Some(missing) = missing_variable(url.scheme(), |name| std::env::var_os(name).is_some()) {
         return Err(failed(format!("incomplete credentials: {missing} is not set")));
     }

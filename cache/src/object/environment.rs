@@ -46,8 +46,8 @@ pub(super) enum EnvironmentError {
 ///
 /// # Errors
 /// If a variable is set to a value that cannot be meant.
-pub(super) fn check(scheme: &str, value: impl Fn(&str) -> Option<OsString>) -> Result<(), EnvironmentError> {
-    let is_set = |name: &str| value(name).is_some();
+pub(super) fn check(scheme: &str, value: impl Fn(&'static str) -> Option<OsString>) -> Result<(), EnvironmentError> {
+    let is_set = |name: &'static str| value(name).is_some();
     // Values of one word.
     let words: &[&'static str] = match scheme {
         "s3" => {
