@@ -100,10 +100,14 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses a flag about servers of a kind that `--loader` does not name.
+/// Refuses a flag about servers of a kind that `--loader` does not name, and a server that it names twice.
 #[cfg(feature = "client")]
 fn refuse_flags_without_effect(args: &RemoteArgs) -> Result<(), UsageError> {
     let names = |scheme: &str| args.loader.iter().any(|url| url.starts_with(scheme));
+    let mut seen = BTreeSet::new();
+    if let Some(url) = args.loader.iter().find(|url| !seen.insert(*url)) {
+        return Err(UsageError::new(format!("--loader names {url} twice")));
+    }
     let message = if args.tls_ca.is_some() && !names("https:") {
         "--tls-ca has no effect: no URL of --loader begins with https://"
     } else if args.no_shared_memory && !names("unix:") {
@@ -218,6 +222,7 @@ mod tests {
             refuse_flags_without_effect(&args.remote).err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert_eq!(refused("https://a:1,unix:///s --tls-ca f --no-shared-memory"), "");
+        assert_eq!(refused("http://a:1,http://b:1,http://a:1"), "--loader names http://a:1 twice");
         assert!(refused("http://a:1 --tls-ca f").starts_with("--tls-ca has no effect"));
         assert!(refused("https://a:1 --no-shared-memory").starts_with("--no-shared-memory has no effect"));
     }

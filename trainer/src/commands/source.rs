@@ -42,6 +42,10 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         )));
     }
     let service = &args.service;
+    let mut seen = BTreeSet::new();
+    if let Some(url) = service.loader.iter().find(|url| !seen.insert(*url)) {
+        return Err(UsageError::new(format!("--loader names {url} twice")));
+    }
     let of_servers = [
         (service.loader_token_file.is_some(), "--loader-token-file"),
         (service.loader_ca.is_some(), "--loader-ca"),
@@ -203,6 +207,7 @@ mod tests {
         // The conflict of --threads and --loader takes the requirement of the other flag away.
         check("--shards c --threads 2 --loader-token-file t", "--loader-token-file");
         check("--loader http://a:1 --loader-ca f", "--loader-ca");
+        check("--loader http://a:1,http://a:1", "--loader names http://a:1 twice");
         check("--loader http://a:1 --access pread", "--access");
         check("--loader http://a:1 --storage-retry 5", "--storage-retry");
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
