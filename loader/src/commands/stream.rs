@@ -23,6 +23,7 @@ use crate::program::{UsageError, note, print};
 #[cfg(feature = "client")]
 use crate::remote::{RemoteLoader, RemoteOptions};
 use crate::split::{FileSplit, FoldRule, FoldSplit, ListSplit, Part, Split};
+use crate::verdict::Verdict;
 
 /// One line of output.
 #[derive(Serialize)]
@@ -95,7 +96,7 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     }
     // The time of the first batch is that of filling the stream, so a verdict takes two.
     if stream.total().batches > 0 {
-        note(loader.verdict(stream.total()));
+        note(Verdict { consumer: "consumer", ..loader.verdict(stream.total()) });
     }
     Ok(ExitCode::SUCCESS)
 }
