@@ -439,6 +439,7 @@ class _Iteration(Iterator[Batch]):
             # The batch is still to come.
             if is_counted:
                 with dataset._lock:
+                    assert self._left is not None
                     self._left += 1
             raise
 
