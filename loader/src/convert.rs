@@ -312,7 +312,7 @@ impl<'a> Conversion<'a> {
         if options.on_suspect != OnSuspect::Warn {
             let refused: Vec<SkippedCase> = share
                 .iter_mut()
-                .flat_map(|dataset| modality::refuse(dataset, |key| known.records.contains_key(key)))
+                .flat_map(|dataset| modality::refuse(dataset, |key| known.record(key).is_some()))
                 .collect();
             if let (OnSuspect::Fail, Some(first)) = (options.on_suspect, refused.into_iter().next()) {
                 return Err(ConvertError::Suspect(first));
@@ -328,6 +328,8 @@ impl<'a> Conversion<'a> {
             .map(|dataset| dataset.name.as_str())
             .collect();
         let mut cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
+        // First, because the manifest of a run that is interrupted no longer names what was lost.
+        cases.sort_by_cached_key(|case| !known.is_lost(&case.key()));
         if let Some(claiming) = &claiming {
             cases = claiming.order(cases);
         }

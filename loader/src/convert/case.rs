@@ -48,7 +48,7 @@ impl CaseConverter<'_> {
     pub(super) fn looks_unchanged(&self, case: &CaseFiles) -> Option<Outcome> {
         let key = case.key();
         let is_wanted_again = self.options.reconvert.contains(&key) || self.options.checksum;
-        let record = self.known.records.get(&key).filter(|_| !is_wanted_again)?;
+        let record = self.known.record(&key).filter(|_| !is_wanted_again)?;
         let source = source_of(self.root, case, SystemTime::now()).ok()?;
         let is_unchanged = record.parameters == self.parameters && looks_the_same(&record.source, &source);
         is_unchanged.then(|| unchanged(record, source.bytes))
@@ -57,15 +57,15 @@ impl CaseConverter<'_> {
     /// Returns `true` if the cache held the case with these parameters before the run, and the case is not to be
     /// converted again.
     pub(super) fn is_stored(&self, key: &str) -> bool {
-        let record = self.known.records.get(key).filter(|_| !self.options.reconvert.contains(key));
+        let record = self.known.record(key).filter(|_| !self.options.reconvert.contains(key));
         record.is_some_and(|record| record.parameters == self.parameters)
     }
 
     fn try_convert(&self, case: &CaseFiles, has_labels: bool) -> Result<Outcome, SkippedCase> {
         let key = case.key();
         let mut source = source_of(self.root, case, SystemTime::now())?;
-        let known = self.known.records.get(&key);
-        if !has_labels && let Some(path) = known.and_then(|record| record.source.label.as_ref()) {
+        let stored = self.known.records.get(&key);
+        if !has_labels && let Some(path) = stored.and_then(|record| record.source.label.as_ref()) {
             let reason = format!(
                 "the cache has labels of this case ({path}), and no label map is left in its dataset; restore them, or \
                  convert into another cache"
@@ -73,6 +73,7 @@ impl CaseConverter<'_> {
             return Err(SkippedCase::new(case, &case.image, reason));
         }
         let is_wanted_again = self.options.reconvert.contains(&key);
+        let known = self.known.record(&key);
         let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
         if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
             return Ok(unchanged(record, source.bytes));
