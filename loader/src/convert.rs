@@ -16,7 +16,8 @@
 //! A path that cannot be examined is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
 //! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases of lost and damaged
-//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything.
+//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything. So
+//! does a run whose data would replace the scans of another dataset that has the same name.
 //!
 //! # Several workers
 //! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
@@ -41,6 +42,7 @@ mod identity;
 mod labels;
 mod memory;
 mod modality;
+mod origin;
 mod pass;
 mod share;
 mod source;
@@ -62,7 +64,7 @@ use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
-use folder::Names;
+use folder::{Known, Names};
 
 pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};
@@ -142,6 +144,8 @@ impl Default for ConvertOptions {
 pub struct Summary {
     /// Number of cases converted in this run.
     pub converted: usize,
+    /// Number of converted cases of which the cache had an earlier version.
+    pub replaced: usize,
     /// Number of cases that were already in the cache, from the same files with the same parameters.
     pub unchanged: usize,
     /// Number of cases that other runs converted or found unchanged; nonzero only with [`ConvertOptions::claim`].
@@ -292,8 +296,8 @@ impl<'a> Conversion<'a> {
     /// Converts new and changed cases.
     ///
     /// # Errors
-    /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data,
-    /// or a case is suspicious under [`OnSuspect::Fail`].
+    /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data, or
+    /// scans of another dataset that would be replaced, or a case is suspicious under [`OnSuspect::Fail`].
     pub fn run(self) -> Result<Summary, ConvertError> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
@@ -305,7 +309,7 @@ impl<'a> Conversion<'a> {
         let lock = RunLock::shared_telling(out, || {
             tracing::info!(cache = %out, "waiting for another run that prunes this cache");
         })?;
-        let known = folder::prepare(out, datasets, &config, &options)?;
+        let known = folder::prepare(out, root, datasets, &config, &options)?;
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
         keep_share(&mut share, options.worker);
@@ -334,8 +338,10 @@ impl<'a> Conversion<'a> {
             cases = claiming.order(cases);
         }
         let budget = ByteBudget::new(options.memory_bytes);
+        let data_folder = origin::folder_of(root).to_string_lossy().into_owned();
         let converter = CaseConverter {
             root,
+            folder: &data_folder,
             config: &config,
             options: &options,
             parameters: &parameters,
@@ -349,7 +355,8 @@ impl<'a> Conversion<'a> {
             loop {
                 let pass =
                     Pass { converter: &converter, labelled: &labelled, claiming: claiming.as_ref(), stop: &stop };
-                let left = pass.run(&cases, &mut |outcome| store(outcome, &mut shards, &mut summary, &mut observe))?;
+                let left =
+                    pass.run(&cases, &mut |outcome| store(outcome, &known, &mut shards, &mut summary, &mut observe))?;
                 let mut pending = left.pending;
                 summary.elsewhere += left.over;
                 num_left = left.untouched + pending.len();
@@ -434,6 +441,7 @@ fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>)
 
 fn store(
     outcome: Outcome,
+    known: &Known,
     shards: &mut RollingShardWriter,
     summary: &mut Summary,
     observe: &mut impl FnMut(Event<'_>),
@@ -448,6 +456,7 @@ fn store(
                 summary.findings.push(finding);
             }
             summary.converted += 1;
+            summary.replaced += usize::from(known.records.contains_key(&case));
             summary.with_label += usize::from(record.label.is_some());
             summary.voxels += record.shape.iter().product::<usize>() as u64;
             summary.bytes_in += bytes_in;

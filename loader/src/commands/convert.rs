@@ -166,8 +166,14 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
     let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     let per_voxel = per(summary.bytes_out as f64, summary.voxels as f64);
     let shards = count(summary.shards, "shard");
+    let replaced = match summary.replaced {
+        0 => String::new(),
+        1 => "; 1 replaces an earlier version".to_owned(),
+        more => format!("; {more} replace earlier versions"),
+    };
+    let converted = count(summary.converted, "case");
     let mut rows = vec![
-        ("converted", format!("{} ({} with labels)", count(summary.converted, "case"), summary.with_label)),
+        ("converted", format!("{converted} ({} with labels{replaced})", summary.with_label)),
         ("unchanged", count(summary.unchanged, "case")),
         ("skipped", count(summary.skipped.len(), "case")),
         ("excluded", count(excluded, "case")),

@@ -31,6 +31,8 @@ pub(super) enum Outcome {
 /// Everything on which the conversion of a case depends.
 pub(super) struct CaseConverter<'a> {
     pub root: &'a Path,
+    /// Folder that records name as that of their files.
+    pub folder: &'a str,
     pub config: &'a PreprocessConfig,
     pub options: &'a ConvertOptions,
     pub parameters: &'a str,
@@ -93,6 +95,7 @@ impl CaseConverter<'_> {
         let label = label.map(|label| label.volume);
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
+        source.folder = Some(self.folder.to_owned());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
         if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
@@ -184,7 +187,7 @@ pub fn probe(
 ) -> Result<Probed, SkippedCase> {
     let started = Instant::now();
     let (known, budget) = (Known::nothing(), ByteBudget::new(options.memory_bytes));
-    let converter = CaseConverter { root, config, options, parameters: "", known: &known, budget: &budget };
+    let converter = CaseConverter { root, folder: "", config, options, parameters: "", known: &known, budget: &budget };
     let (bytes_out, findings) = match converter.convert(case, true) {
         Outcome::Encoded { case, findings, .. } => (case.len(), findings),
         Outcome::Unchanged { bytes_in, findings, .. } => (bytes_in, findings),

@@ -44,7 +44,7 @@ pub fn changes(
     let parameters = identity::parameters(config, options.codec);
     let known = match Cache::salvage(Location::from(out).with_retry(options.storage_retry), OpenOptions::for_one_pass())
     {
-        Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
+        Ok((cache, faults)) => folder::check(&cache, &faults, root, datasets, config, options)?,
         Err(hiend_cache::Error::NoCache { .. }) => Known::nothing(),
         Err(error) => return Err(error.into()),
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
-use super::{ConvertError, ConvertOptions, identity};
+use super::{ConvertError, ConvertOptions, identity, origin};
 use crate::case::{CaseFiles, LabelFiles, shown};
 use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
@@ -28,6 +28,12 @@ impl Known {
         Self { records: HashMap::new(), lost: BTreeSet::new(), generation: 1 }
     }
 
+    /// A folder with these records.
+    #[cfg(test)]
+    pub(super) fn of(records: impl IntoIterator<Item = CaseRecord>) -> Self {
+        Self { records: records.into_iter().map(|record| (record.key(), record)).collect(), ..Self::nothing() }
+    }
+
     /// Record of a case that is not to be converted again for the loss of its newest one.
     pub(super) fn record(&self, key: &str) -> Option<&CaseRecord> {
         self.records.get(key).filter(|_| !self.lost.contains(key))
@@ -45,6 +51,7 @@ impl Known {
 /// If the folder cannot be read, or [`check`] refuses it.
 pub(super) fn prepare(
     out: &Location,
+    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -57,7 +64,7 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config, Names::Replaced)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    let known = check(&cache, &faults, datasets, config, options)?;
+    let known = check(&cache, &faults, root, datasets, config, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
     }
@@ -69,15 +76,16 @@ pub(super) fn prepare(
     Ok(known)
 }
 
-/// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's content.
+/// Checks that a conversion of `datasets`, found in `root`, loses nothing that the cache holds; returns the cache's content.
 /// `faults` are the errors of its lost and damaged shards.
 ///
 /// # Errors
 /// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently,
-/// or labelled cases that are not in the data would get other class names.
+/// labelled cases that are not in the data would get other class names, or scans of another folder would be replaced.
 pub(super) fn check(
     cache: &Cache,
     faults: &[hiend_cache::Error],
+    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -89,7 +97,9 @@ pub(super) fn check(
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
     check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
-    Ok(Known { records, lost, generation })
+    let known = Known { records, lost, generation };
+    origin::check(cache.dir(), root, datasets, &known, options)?;
+    Ok(known)
 }
 
 /// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again, unless

@@ -1,4 +1,5 @@
 mod classes;
+mod folders;
 mod lost;
 
 use std::fs::File;

@@ -192,6 +192,7 @@ class Conversion(unittest.TestCase):
             third = hiend.shard(data, out=out, spacing=None)
             self.assertEqual((third["converted"], third["not_in_data"]), (1, 1))
             self.assertEqual(third["twice"], [("Dataset002_One/a", "Dataset002_One/z")])
+            self.assertEqual(third["replaced"], 0)
 
     def test_bad_arguments_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:

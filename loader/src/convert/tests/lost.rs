@@ -56,7 +56,7 @@ fn a_case_whose_newest_record_is_lost_is_converted_again_though_its_files_look_l
     label(1, 2).write(&path);
     File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
     let summary = place.convert_with(ConvertOptions { checksum: true, ..ConvertOptions::default() }).unwrap();
-    assert_eq!(summary.converted, 1);
+    assert_eq!((summary.converted, summary.replaced), (1, 1));
     let expected = place.label_counts("data/a");
     std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
 
