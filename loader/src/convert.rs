@@ -44,13 +44,14 @@ mod memory;
 mod modality;
 mod origin;
 mod pass;
+mod same_scan;
 mod share;
 mod source;
 mod suspicion;
 mod unseen;
 mod values;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,8 @@ pub struct Summary {
     pub not_in_data: usize,
     /// Scans that the cache holds twice: a case that is not in this data, and a case of the data with the same image.
     pub twice: Vec<[String; 2]>,
+    /// Scans that the data hold twice: a case, and the first one of the data with the same image.
+    pub repeated: Vec<[String; 2]>,
     /// Classes that a dataset names but that occur in none of its label maps. Empty in object storage, and until all
     /// labelled cases of the dataset are in the cache.
     pub unseen: Vec<UnseenClasses>,
@@ -415,16 +418,10 @@ fn take_stock(
         let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
         summary.unseen = unseen::find(&cache, datasets, &skipped);
     }
-    let (own, others): (Vec<&Case>, Vec<&Case>) = cache.cases().iter().partition(|case| listed.contains(case.key()));
-    summary.not_in_data = others.len();
-    // Under two names, as of a file that was renamed, a scan is in the cache twice.
-    let image = |case: &Case| case.record().source.image_blake3.clone();
-    let own: HashMap<String, &str> = own.into_iter().map(|case| (image(case), case.key())).collect();
-    let twice = others.into_iter().filter_map(|case| {
-        let other = own.get(&image(case))?;
-        Some([case.key().to_owned(), (*other).to_owned()])
-    });
-    summary.twice = twice.collect();
+    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
+    let same = same_scan::find(&cache, &listed);
+    summary.twice = same.twice;
+    summary.repeated = same.repeated;
     Ok(())
 }
 

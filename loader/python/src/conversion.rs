@@ -239,8 +239,11 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("bytes_out", summary.bytes_out)?;
     dict.set_item("shards", summary.shards)?;
     dict.set_item("not_in_data", summary.not_in_data)?;
-    let twice: Vec<(&str, &str)> = summary.twice.iter().map(|[other, own]| (other.as_str(), own.as_str())).collect();
-    dict.set_item("twice", twice)?;
+    let pairs = |cases: &[[String; 2]]| -> Vec<(String, String)> {
+        cases.iter().map(|[case, other]| (case.clone(), other.clone())).collect()
+    };
+    dict.set_item("twice", pairs(&summary.twice))?;
+    dict.set_item("repeated", pairs(&summary.repeated))?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
     dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
     dict.set_item("secs", summary.secs)?;

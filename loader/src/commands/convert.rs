@@ -141,7 +141,7 @@ fn conclude(
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-/// Prints the number of cases that are in the cache but not in the data.
+/// Prints the number of cases that are in the cache but not in the data, and the scans that are there twice.
 fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");
@@ -154,6 +154,14 @@ fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     }
     if summary.twice.len() > MAX_TWICE {
         print(format_args!("... and {} more", count(summary.twice.len() - MAX_TWICE, "scan")))?;
+    }
+    if let Some([case, first]) = summary.repeated.first() {
+        let cases = count(summary.repeated.len(), "case");
+        let have = if summary.repeated.len() == 1 { "has" } else { "have" };
+        print(format_args!(
+            "{cases} of this data {have} the image of another one, such as {case} that of {first}; training and validation \
+             may share a scan; remove one of each two, or exclude it with --exclude NAME --prune."
+        ))?;
     }
     if summary.superseded_bytes > 0 {
         let bytes = size(summary.superseded_bytes);

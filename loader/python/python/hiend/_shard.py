@@ -86,7 +86,8 @@ def shard(
         ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
         classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``,
         ``not_in_data``, ``twice`` (a list of pairs: a case that is not in the data, and one of the data with the same
-        image), ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and ``not_used`` are
+        image), ``repeated`` (a list of pairs: a case of the data, and the first one of the data with the same image),
+        ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and ``not_used`` are
         empty.
 
     Raises:

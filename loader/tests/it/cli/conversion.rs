@@ -179,6 +179,9 @@ fn only_changed_cases_are_converted_again() {
     let ran = place.convert(&[], 0);
     let converted = "converted   1 case (1 with labels; 1 replaces an earlier version)";
     assert!(ran.out.contains(converted) && ran.out.contains("Superseded"), "{}", ran.out);
+    let same = "1 case of this data has the image of another one, such as Dataset001_Phantom/phantom_001 that of \
+        Dataset001_Phantom/phantom_000;";
+    assert!(ran.out.contains(same), "{}", ran.out);
     let after = voxels(&place.path("cache"));
     assert_eq!(after["Dataset001_Phantom/phantom_000"], before["Dataset001_Phantom/phantom_001"]);
     assert_eq!(after["Dataset001_Phantom/phantom_002"], before["Dataset001_Phantom/phantom_002"]);
