@@ -276,6 +276,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
         ("foreground", share(index.occupancy.foreground.total())),
         ("image", source(&record.source.image, &record.source.image_blake3)),
         ("label", label.map_or_else(|| "none".into(), |(path, hash)| source(path, hash))),
+        ("in the folder", record.source.folder.clone().unwrap_or_else(|| "unknown".into())),
         ("source size", size(record.source.bytes)),
         ("parameters", record.parameters.clone()),
         ("stored in", file_name(case.shard().path())),
