@@ -35,6 +35,7 @@ mod paired;
 mod per_case;
 mod roles;
 mod same_file;
+mod same_name;
 mod stray;
 mod tree;
 mod unused;
@@ -187,6 +188,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     same_file::keep_once(&tree, &mut listing);
     apart::take_out(root, &finder.listed, &mut listing);
+    listing.datasets.iter_mut().for_each(same_name::keep_first);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
             dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));

@@ -159,3 +159,24 @@ fn label_maps_of_corresponding_names_are_joined_in_the_folders_of_nnunet() {
     Found::in_files(&["imagesTr/a_ct.nii", "imagesTr/a_img.nii", "labelsTr/a_seg.nii"])
         .cases(&["data/a_ct imagesTr/a_ct.nii -", "data/a_img imagesTr/a_img.nii -"]);
 }
+
+#[test]
+fn an_image_with_and_without_its_channel_number_is_one_case() {
+    let reason = "next to a file of the same case; keep one";
+    let check = |files: &[&str], case: &str, skipped: &str| {
+        let found = Found::in_files(files);
+        found.cases(&[case]).skipped(&[(case.split(' ').next().unwrap(), reason)]);
+        assert_eq!(found.relative(&found.listing.datasets[0].skipped[0].path), skipped);
+    };
+    check(
+        &["imagesTr/a.nii", "imagesTr/a_0000.nii", "labelsTr/a.nii"],
+        "data/a imagesTr/a_0000.nii labelsTr/a.nii",
+        "imagesTr/a.nii",
+    );
+    check(
+        &["imagesTr/a_1_0000.nii", "imagesTr/a_1_0000_0000.nii", "labelsTr/a_1_0000.nii"],
+        "data/a_1_0000 imagesTr/a_1_0000_0000.nii labelsTr/a_1_0000.nii",
+        "imagesTr/a_1_0000.nii",
+    );
+    check(&["img/a.nii", "img/a_0000.nii", "label/a.nii"], "data/a img/a.nii label/a.nii", "img/a_0000.nii");
+}
