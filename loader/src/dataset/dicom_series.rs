@@ -50,7 +50,7 @@ impl FoundSeries {
                 case_id,
                 image,
                 slices: files.collect(),
-                role: ImageRole::Declared,
+                role: ImageRole::Assumed,
                 label: None,
             };
             self.cases.push((series.uid, case));

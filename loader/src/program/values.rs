@@ -19,7 +19,7 @@ pub struct Expected(
 /// [`OnSuspect`] as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnSuspectArg {
-    /// Use it and report it; a label map is skipped
+    /// Use it and report it; a label map is skipped unless the layout of its dataset calls it an image
     Warn,
     /// Skip it
     Skip,

@@ -31,6 +31,8 @@ fn each_ct_series_is_a_case_named_like_its_folder() {
     let cases = &listing.datasets[0].cases;
     assert_eq!(cases.iter().map(|case| case.case_id.clone()).collect::<Vec<_>>(), expected);
     assert!(cases.iter().filter(|case| case.case_id != "p3").all(|case| case.files().count() == 4));
+    // Masks are exported as CT series too: values decide.
+    assert!(cases.iter().all(|case| case.role == crate::case::ImageRole::Assumed));
     let unused: Vec<String> = listing.all_unused().map(|unused| unused.reason.to_string()).collect();
     assert_eq!(unused.len(), 3, "{unused:?}");
     for reason in ["not a volume", "DICOM of modality RTSTRUCT, not a CT image", "not a DICOM file"] {
