@@ -14,7 +14,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use hiend_trainer::device::Compute;
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::precision::Precision;
-use hiend_trainer::ops::attention::{Computation, Method, attend_cross};
+use hiend_trainer::ops::attention::{Computation, Method, attend_cross, reads_tokens};
 use hiend_trainer::ops::conv::{conv, conv_in_factors, up_conv};
 use hiend_trainer::ops::instance_norm::{Branch, NormLeaky};
 use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
@@ -55,9 +55,9 @@ pub fn compare(
             compute,
             &factors,
             |[q, kv], p| {
-                let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device()));
                 let method = Method { factors: p.factors(), computation };
-                p.widen(attend_cross(p.narrow(q), q_bias, p.narrow(kv), kv_bias, heads, method))
+                let biases = biases_of(&q, heads, method);
+                p.widen(attend_cross(p.narrow(q), p.narrow(kv), biases, heads, method))
             },
             precision,
         )?;
@@ -246,11 +246,11 @@ pub fn time(
     for (queries, keys, dim, heads) in attentions(model) {
         let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad();
         let (q, kv) = (random([crops, queries, dim]), random([crops, keys, 2 * dim]));
-        let [q_bias, kv_bias] = [dim, 2 * dim].map(|width| Tensor::zeros([width], &device));
+        let method = Method { factors: precision.factors(), computation };
+        let biases = biases_of(&q, heads, method);
         let run = || {
             let (q, kv) = (precision.narrow(q.clone()), precision.narrow(kv.clone()));
-            let method = Method { factors: precision.factors(), computation };
-            let grads = attend_cross(q.clone(), q_bias.clone(), kv, kv_bias.clone(), heads, method).sum().backward();
+            let grads = attend_cross(q.clone(), kv, biases.clone(), heads, method).sum().backward();
             q.grad(&grads).unwrap_or_else(|| q.inner())
         };
         // Two products forward, four back.
@@ -258,6 +258,12 @@ pub fn time(
         shown("attention", json!([crops, queries, keys, dim / heads]), flop, timed(compute.raw(), run)?);
     }
     Ok(())
+}
+
+/// Biases of queries `[N, L, dim]`, and of keys and values, that are zero; `None` where the model's products add them.
+fn biases_of(q: &Tensor<3>, heads: usize, method: Method) -> Option<[Tensor<1>; 2]> {
+    let [_, _, dim] = q.dims();
+    (!reads_tokens(q, dim / heads, method)).then(|| [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device())))
 }
 
 /// Mean seconds of a run, of several without waiting between them.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{Cache, Case};
 
+use crate::nearest::nearest_case;
 use crate::volume::{Volume, VolumeError, VolumeInfo, detached, read_info, read_volume};
 
 pub use crate::escape::shown;
@@ -174,7 +175,7 @@ pub enum CaseNameError {
         dir: PathBuf,
         /// The name asked for.
         name: String,
-        /// The most similar name in the cache; `None` in an empty one.
+        /// The most similar name in the cache; `None` if none is similar.
         nearest: Option<String>,
     },
     /// Several datasets have a case of this name.
@@ -202,18 +203,8 @@ pub fn case_named<'a>(cache: &'a Cache, name: &str) -> Result<&'a Case, CaseName
     match same.as_slice() {
         [case] => Ok(case),
         [] => {
-            let lower = name.to_lowercase();
-            // The same case of another dataset first, then the most similar name.
-            let likeness = |case: &&Case| {
-                let (key, id) = (case.key().to_lowercase(), case.record().case_id.to_lowercase());
-                let is_same_part = key.rsplit('/').next() == lower.rsplit('/').next();
-                (is_same_part, strsim::jaro_winkler(&lower, &key).max(strsim::jaro_winkler(&lower, &id)))
-            };
-            let nearest = cache.cases().iter().max_by(|a, b| {
-                let ((same_a, a), (same_b, b)) = (likeness(a), likeness(b));
-                same_a.cmp(&same_b).then(a.total_cmp(&b))
-            });
-            Err(CaseNameError::Unknown { dir, name, nearest: nearest.map(|case| case.key().to_owned()) })
+            let nearest = nearest_case(&name, cache.cases().iter().map(Case::key)).map(str::to_owned);
+            Err(CaseNameError::Unknown { dir, name, nearest })
         }
         many => {
             let keys = many.iter().map(|case| case.key().to_owned()).collect();

@@ -61,6 +61,7 @@ pub mod epoch;
 mod escape;
 pub mod geometry;
 pub mod mix;
+pub mod nearest;
 pub mod phantom;
 pub mod picture;
 pub mod pipeline;

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::rng::case_key;
 pub use error::SelectError;
 use select::read_list;
-pub use select::{CaseName, Selector};
+pub use select::{CaseName, Selector, remarks_on_exclude};
 
 /// Part of the cases that a stream takes: `"all"`, `{ fold = 0, of = 5, part = "train", rule = "dealt" }`,
 /// `{ splits = "splits_final.json", fold = 0, part = "train" }`, `{ shots = 1, part = "train" }`,

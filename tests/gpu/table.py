@@ -24,9 +24,11 @@ for row in rows:
     if row.get("case") not in detailed:
         print(row["run"], *(f"{key}={row[key]}" for key in KEYS if row.get(key) is not None))
 
-tests = [row for row in rows if row.get("case") == "tests"]
-failed = [row["test"] for row in tests if not row["passed"]]
-print(f"tests: {len(tests) - len(failed)} of {len(tests)} passed", *(f"\n  failed: {test}" for test in failed))
+tests = [row for row in rows if row.get("case") == "tests" and "test" in row]
+for run in dict.fromkeys(row["run"] for row in tests) or ["tests"]:
+    of_run = [row for row in tests if row["run"] == run]
+    failures = [f"\n  failed: {row['test']}: {row.get('error')}" for row in of_run if not row["passed"]]
+    print(f"{run}: {len(of_run) - len(failures)} of {len(of_run)} passed", *failures)
 
 
 def worst(row):

@@ -360,16 +360,15 @@ fn weights_of_another_size_are_refused_and_the_reason_told_once() {
     let task = data.finetuning(config, Init::read(&data.path("pretrained")).unwrap());
     let stream = Stream::open(Arc::clone(&data.cache), &task.config().stream, 0, &pipeline::LoaderOptions::default());
     let error = train(&task, stream.unwrap(), &Compute::cpu(), &options(&data.path("run"), 1, false), &mut |_| ());
-    let error = error.unwrap_err();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
+    let text = with_sources(&error.unwrap_err());
     assert!(text.contains("step-00000001 does not fit the model of the configuration"), "{text}");
     assert_eq!(text.matches("the model needs").count(), 1, "{text}");
     assert!(!data.path("run").exists(), "a run that could not begin leaves nothing");
+}
+
+/// Text of an error with those of its sources, as the program shows it.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", with_sources(source)))
 }
 
 #[test]
@@ -378,7 +377,8 @@ fn mismatched_cache_and_configuration_are_named() {
     let check = |change: &dyn Fn(&mut FinetuneConfig), expected: &str| {
         let mut config = finetune();
         change(&mut config);
-        let error = Finetuning::new(config, &data.cache, Init::Random).unwrap_err().to_string();
+        let error = Finetuning::new(config, &data.cache, Init::Random).unwrap_err();
+        let error = with_sources(&error);
         assert!(error.contains(expected), "{error}");
     };
     check(&|config| config.classes = vec!["background".into(), "liver".into()], "Dataset007_Phantoms has");

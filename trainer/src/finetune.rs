@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use hiend_cache::{Cache, Manifest};
-use hiend_loader::pipeline::{self, StreamConfig, cases_of, digest_of};
+use hiend_loader::pipeline::{self, StreamConfig, Unsuitable, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::split::SelectError;
 
 use crate::checkpoint::Kind;
 use crate::config::MicroBatch;
@@ -35,11 +36,11 @@ use validation::ValidationSet;
 #[derive(Debug, thiserror::Error)]
 pub enum FinetuneError {
     /// Training cases that do not suit the configuration.
-    #[error("cases to train on: {0} (--fold, --shots and --no-validation split otherwise)")]
-    Cases(pipeline::Error),
+    #[error("cases to train on{}", split_hint(.0))]
+    Cases(#[source] pipeline::Error),
     /// Validation cases that do not suit the configuration, or none at all.
-    #[error("cases to validate on: {0} (--fold, --shots and --no-validation split otherwise)")]
-    ValidationCases(pipeline::Error),
+    #[error("cases to validate on{}", split_hint(.0))]
+    ValidationCases(#[source] pipeline::Error),
     /// A case selected for both training and validation.
     #[error("case {case} is in both stream.split and validation.split")]
     InBoth {
@@ -66,6 +67,20 @@ pub enum FinetuneError {
         /// Preprocessing of the configuration, as JSON.
         config: String,
     },
+}
+
+/// Hint at the flags that divide the cases otherwise, for an error whose cause is their division; nothing for others, such as
+/// that of a list of cases.
+fn split_hint(error: &pipeline::Error) -> &'static str {
+    match error {
+        pipeline::Error::Unsuitable {
+            reason:
+                Unsuitable::NothingSelected { by_split: true, .. }
+                | Unsuitable::Select(SelectError::TooManyFolds { .. } | SelectError::TooManyShots { .. }),
+            ..
+        } => " (--fold, --shots and --no-validation split otherwise)",
+        _ => "",
+    }
 }
 
 /// Warning about validation cases whose label maps hold the background only.

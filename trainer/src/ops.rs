@@ -57,7 +57,6 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
         layer_norm::tests::DEVICE_TESTS,
         noise::tests::DEVICE_TESTS,
         product::tests::DEVICE_TESTS,
-        recompute::tests::DEVICE_TESTS,
         residual::tests::DEVICE_TESTS,
         trunk::tests::DEVICE_TESTS,
     ];

@@ -212,8 +212,9 @@ fn lead<T: Task>(
     if let Some(Beginning { summary, .. }) = &run.beginning {
         watch(&Event::Note(summary));
     }
-    for path in &run.set_aside {
-        watch(&Event::Warning(format!("the run repeats this checkpoint's steps; kept as {}", path.display())));
+    for (step, path) in &run.set_aside {
+        let line = format!("the checkpoint of step {step}, which the run repeats, is kept as {}", path.display());
+        watch(&Event::Note(&line));
     }
     for warning in std::mem::take(&mut run.warnings) {
         watch(&Event::Warning(warning));

@@ -20,7 +20,7 @@ pub struct Cli {
     /// Cases to measure, in this order
     #[arg(long, value_delimiter = ',', value_enum, default_value = "step,finetune,predict,numerics,shapes")]
     pub(super) cases: Vec<Case>,
-    /// Text in the names of the kernels' tests to run [default: all tests]
+    /// Text in the names of the kernels' tests to run or, after !, of those to leave out [default: all tests]
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(super) tests: String,
     /// Model

@@ -10,13 +10,19 @@ use serde_json::{Value, json};
 
 use super::figures::rounded;
 
-/// Shows one line per test that has `filter` in its name.
+/// Returns true if a test of this name is to run: one that has `filter` in its name or, if that begins with `!`, one that has
+/// not got the rest of it.
+fn is_wanted(name: &str, filter: &str) -> bool {
+    filter.strip_prefix('!').map_or_else(|| name.contains(filter), |text| !name.contains(text))
+}
+
+/// Shows one line per test that [`is_wanted`].
 ///
 /// # Errors
-/// If no test has that name, or if a test failed, after all have run.
+/// If there is none, or if a test failed, after all have run.
 pub(super) fn run(compute: &Compute, filter: &str, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     let (mut failed, mut is_known) = (0, false);
-    for (name, test) in device_tests().filter(|(name, _)| name.contains(filter)) {
+    for (name, test) in device_tests().filter(|(name, _)| is_wanted(name, filter)) {
         is_known = true;
         let started = Instant::now();
         // A test is a function of the device alone; what it leaves half done is its own.
@@ -31,10 +37,23 @@ pub(super) fn run(compute: &Compute, filter: &str, show: &mut dyn FnMut(Value)) 
         show(json!({ "test": name, "passed": error.is_none(), "error": error, "secs": secs }));
     }
     if !is_known {
-        bail!("--tests {filter}: no test of the kernels has this in its name");
+        bail!("--tests {filter}: no test of the kernels has such a name");
     }
     if failed > 0 {
         bail!("{failed} of the kernels' tests failed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_takes_tests_in_or_leaves_them_out() {
+        let name = "hiend_trainer::ops::product::cuda::tests::same_bits";
+        for (filter, expected) in [("", true), ("::cud", true), ("norm", false), ("!::cud", false), ("!norm", true)] {
+            assert_eq!(is_wanted(name, filter), expected, "{filter}");
+        }
+    }
 }

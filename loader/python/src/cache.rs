@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hiend_cache::{Access, VolumeReader};
+use hiend_loader::nearest::nearest_case;
 use hiend_loader::stop::Stop;
 use numpy::ndarray::Array3;
 use numpy::{IntoPyArray as _, PyArray2, PyArray3};
@@ -92,9 +93,14 @@ impl Cache {
                 let (first, second) = (first.key(), second.key());
                 Err(Failure::config(format!("{dir}: {name:?} is ambiguous; expected {first} or {second}")))
             }
-            (None, _) => Err(Failure::config(format!(
-                "{dir}: no case is named {name:?}; expected DATASET/CASE or CASE, as in Cache.cases"
-            ))),
+            (None, _) => {
+                let nearest = nearest_case(name, self.cache.cases().iter().map(hiend_cache::Case::key));
+                let hint = nearest.map_or_else(
+                    || "expected DATASET/CASE or CASE, as in Cache.cases".to_owned(),
+                    |key| format!("did you mean {key:?}?"),
+                );
+                Err(Failure::config(format!("{dir}: no case is named {name:?}; {hint}")))
+            }
         }
     }
 }

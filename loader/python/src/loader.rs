@@ -77,8 +77,10 @@ impl Loader {
                 Ok((Arc::new(hiend_cache::Cache::open_with(path, options_of_cache.clone())?), *weight))
             };
             let caches = caches.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let remarks: BTreeSet<String> =
+            let mut remarks: BTreeSet<String> =
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
+            let opened = caches.iter().map(|(cache, _)| &**cache);
+            remarks.extend(pipeline::remarks_on_exclude(opened, &config.exclude));
             let source = Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");

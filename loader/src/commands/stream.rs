@@ -14,7 +14,7 @@ use crate::batch::VoxelForm;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
 use crate::cli::{Stream, StreamOptions};
-use crate::pipeline::{Loader, LoaderOptions, StreamConfig};
+use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remarks_on_exclude};
 #[cfg(feature = "client")]
 use crate::program::read_token;
 use crate::program::{UsageError, note, print};
@@ -45,6 +45,9 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
         ..LoaderOptions::default()
     };
     let caches = open_caches(caches, weights, options)?;
+    for remark in remarks_on_exclude(caches.iter().map(|(cache, _)| &**cache), &options.exclude) {
+        note(format_args!("warning: {remark}"));
+    }
     Ok(Loader::open_mix(caches, config(options), options.seed, &loader_options)?)
 }
 

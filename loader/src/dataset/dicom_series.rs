@@ -65,6 +65,12 @@ impl FoundSeries {
                 }
                 Other::Damaged(_) if is_without_preamble(&other.path) => UnusedReason::DicomWithoutPreamble,
                 Other::Damaged(reason) => UnusedReason::BadDicom { reason },
+                // An image of a wanted modality; a directory of a medium has no modality either.
+                Other::Without(element) if element != "Modality" => UnusedReason::BadDicom {
+                    reason: format!(
+                        "DICOM image without the element {element}, which every image has; complete it, or convert it to .nii.gz"
+                    ),
+                },
                 Other::Modality(modality) if wanted == Wanted::Ct && is_cross_section(&modality) => {
                     UnusedReason::NotCtSeries { modality }
                 }

@@ -21,8 +21,10 @@ const IMAGE_RANKS: [fn(&str) -> bool; 5] = [
 /// Conditions on the names of folders of label maps.
 const LABEL_RANKS: [fn(&str) -> bool; 2] = [|name| is_label_folder(name) && !Split::is_apart(name), is_label_folder];
 
+/// Largest number of sets of folders among which one of images is looked for by the names of its files.
+const MOST_SETS: usize = 32;
+
 /// Folders of images and the folders of their label maps.
-#[derive(Clone)]
 pub(super) struct Pair<'a> {
     /// The folder of images, or the numbered parts of one.
     pub images: Vec<&'a Folder>,
@@ -67,7 +69,11 @@ impl<'a> Pair<'a> {
             !is_other && modalities.foreign_word(name).is_none()
         };
         let candidates: Vec<&'a Folder> = filled.iter().filter(may_hold_images).copied().collect();
-        let mut pairs = sets(&candidates).into_iter().filter_map(|images| {
+        let candidates = sets(&candidates);
+        if candidates.len() > MOST_SETS {
+            return None;
+        }
+        let mut pairs = candidates.into_iter().filter_map(|images| {
             let is_other = |label: &&&'a Folder| !images.iter().any(|image| image.path == label.path);
             let others: Vec<&'a Folder> = labels.iter().filter(is_other).copied().collect();
             let is_most = |set: &Vec<&'a Folder>| {

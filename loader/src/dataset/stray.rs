@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
 use super::{Dataset, folder};
-use crate::case::CaseFiles;
+use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 
 /// Adds the scans among `stray` files to the datasets that were `found` around them, or as datasets of their folders: those
@@ -33,6 +33,7 @@ pub(super) fn take(
     let with_pairs: HashSet<PathBuf> = labelled.filter_map(|case| Some(case.image.parent()?.to_owned())).collect();
     let is_wanted = |path: &Path| all || path.parent().is_some_and(|place| with_pairs.contains(place));
     let mut taken: HashSet<PathBuf> = HashSet::new();
+    let mut keys: HashSet<String> = found.iter().flat_map(|(_, dataset)| &dataset.cases).map(CaseFiles::key).collect();
     // Folders come before those within them.
     let mut cases: Vec<CaseFiles> = plain.cases.into_iter().filter(|case| is_wanted(&case.image)).collect();
     cases.sort_by_key(|case| case.image.components().count());
@@ -41,7 +42,12 @@ pub(super) fn take(
         taken.extend(case.files().map(Path::to_owned));
         case.case_id = case_id(&case.image, &dataset.0);
         case.dataset.clone_from(&dataset.1.name);
-        dataset.1.cases.push(case);
+        if keys.insert(case.key()) {
+            dataset.1.cases.push(case);
+        } else {
+            let reason = "another case of the dataset has this name, by its folder; rename one of them";
+            dataset.1.skipped.push(SkippedCase::new(&case, &case.image, reason));
+        }
     }
     for unused in plain.unused.into_iter().filter(|unused| is_wanted(&unused.path)) {
         taken.insert(unused.path.clone());

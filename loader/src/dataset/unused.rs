@@ -195,7 +195,10 @@ impl fmt::Display for UnusedReason {
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
             Self::NnunetOutput { folder } => {
-                return write!(f, "written by nnU-Net ({folder}): a prediction, or preprocessed data; nnUNet_raw has the images");
+                return write!(
+                    f,
+                    "written by nnU-Net ({folder}): a prediction or preprocessed data, not an image; nnUNet_raw has the images"
+                );
             }
             Self::PartOfLabel => "mask of a part of the case's label map",
             Self::Archive => "packed archive; unpack it to convert its content",

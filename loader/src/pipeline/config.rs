@@ -94,10 +94,12 @@ impl StreamConfig {
     /// A remark on crop centres that follow another window than the values of crops: a conversion counts the voxels above the
     /// lower end of its own window, and `window` does not count them again. `manifest` is that of a cache of the stream.
     ///
-    /// `None` if the two windows begin alike, crops are centred by labels, or the manifest states no preprocessing.
+    /// `None` if the two windows begin alike, no crop is centred on foreground or crops are centred by labels, or the manifest
+    /// states no preprocessing.
     #[must_use]
     pub fn remark_on_foreground(&self, manifest: &Manifest) -> Option<String> {
-        let [low, high] = self.window.filter(|_| self.sample_by == SampleBy::Intensity)?;
+        let by_window = self.sample_by == SampleBy::Intensity && self.foreground_rate > 0.0;
+        let [low, high] = self.window.filter(|_| by_window)?;
         let cache: PreprocessConfig = serde_json::from_value(manifest.preprocess.clone()).ok()?;
         let [cache_low, _] = cache.window;
         let is_other = cache.normalize.is_hu() && low.to_bits() != cache_low.to_bits();
@@ -160,6 +162,7 @@ mod tests {
         assert_eq!(remark(&with(Some([-175.0, 400.0])), &hu), None);
         let by_label = StreamConfig { sample_by: SampleBy::Label, labels: true, ..lung.clone() };
         assert_eq!(remark(&by_label, &hu), None);
+        assert_eq!(remark(&StreamConfig { foreground_rate: 0.0, ..lung.clone() }, &hu), None);
         // A stream of z-scores has no window; opening it says so.
         let normalize = Normalize::Zscore;
         let zscores = PreprocessConfig { normalize, window: normalize.default_window(), ..hu };

@@ -117,6 +117,8 @@ pub enum Unsuitable {
     NothingSelected {
         /// Cases in the cache.
         cases: usize,
+        /// True if the split leaves none of those that include and exclude leave.
+        by_split: bool,
     },
     /// The selection does not fit the cases.
     #[error(transparent)]

@@ -11,7 +11,7 @@ use crate::epoch::VisitOrder;
 use crate::mix::Mix;
 use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::{PreprocessConfig, window::Store};
-use crate::split::{CaseName, Selector};
+use crate::split::{self, CaseName, Selector};
 
 /// Visits by number, as a pure function of seed, caches, weights and selection.
 #[derive(Debug)]
@@ -190,19 +190,32 @@ fn check_classes(earlier: &[SelectedCases], cache: &Cache, cases: &[usize]) -> R
     Ok(())
 }
 
+/// Names of a cache's cases, in the order of the cache.
+fn names_of(cache: &Cache) -> Vec<CaseName<'_>> {
+    cache.cases().iter().map(|case| CaseName { dataset: &case.record().dataset, key: case.key() }).collect()
+}
+
+/// Remarks on the entries of [`StreamConfig::exclude`] that match no dataset of any of the caches, one line each; see
+/// [`split::remarks_on_exclude`].
+#[must_use]
+pub fn remarks_on_exclude<'a>(caches: impl IntoIterator<Item = &'a Cache>, exclude: &[String]) -> Vec<String> {
+    if exclude.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<CaseName<'_>> = caches.into_iter().flat_map(names_of).collect();
+    split::remarks_on_exclude(exclude, &names)
+}
+
 /// Indices of the selected cases of a cache, at least one.
 fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {
         return Err(Unsuitable::Empty);
     }
-    let name = |case| {
-        let case: &Case = case;
-        CaseName { dataset: &case.record().dataset, key: case.key() }
-    };
-    let names: Vec<CaseName<'_>> = cache.cases().iter().map(name).collect();
+    let names = names_of(cache);
     let cases = selector.select(&names).map_err(Unsuitable::Select)?;
     if cases.is_empty() {
-        return Err(Unsuitable::NothingSelected { cases: names.len() });
+        let by_split = selector.selects_a_dataset(&names);
+        return Err(Unsuitable::NothingSelected { cases: names.len(), by_split });
     }
     Ok(cases)
 }

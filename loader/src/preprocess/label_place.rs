@@ -102,7 +102,6 @@ impl LabelPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::Affine;
 
     const AFFINE: Affine = [[-1.0, 0.0, 0.0, 9.0], [0.0, -1.5, 0.0, 7.0], [0.0, 0.0, 4.0, -5.0], [0.0, 0.0, 0.0, 1.0]];
 

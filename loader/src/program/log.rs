@@ -1,9 +1,13 @@
-//! The log: warnings of all crates and information of this workspace's, one line each.
+//! The log: warnings of all crates and information of this workspace's, one line each, in the form of the program's other
+//! lines on standard error.
 
-use std::io;
+use std::{fmt, io};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::output::escape_name;
 
@@ -40,12 +44,37 @@ where
         .with_env_filter(filter)
         .with_writer(OneLine(writer))
         .with_ansi(false)
-        .without_time()
-        .with_target(false)
         // Reporting a lost log line on standard error would panic where standard error is what failed.
         .log_internal_errors(false)
+        .event_format(Line)
         .init();
     Ok(())
+}
+
+/// Format of an event: a word for its level, the message, then the fields.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        writer.write_str(word(*event.metadata().level()))?;
+        ctx.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// First word of a line, as in the lines that the program writes itself.
+fn word(level: Level) -> &'static str {
+    match level {
+        // `error:` begins the one line that says why a program ended.
+        Level::ERROR | Level::WARN => "warning: ",
+        Level::INFO => "",
+        Level::DEBUG => "debug: ",
+        Level::TRACE => "trace: ",
+    }
 }
 
 /// Maker of writers that write each event of the log as one line, with all other control characters escaped: names come
@@ -93,6 +122,7 @@ fn filter(text: &str) -> Result<EnvFilter, LogError> {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -103,6 +133,42 @@ mod tests {
         writer.write_all("case \"a\nb\u{1b}[2J\": Größe\n".as_bytes()).unwrap();
         writer.write_all(b"next\n").unwrap();
         assert_eq!(String::from_utf8(written).unwrap(), "case \"a\\nb\\u{1b}[2J\": Größe\nnext\n");
+    }
+
+    /// Standard error of a test.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_of_the_log_begin_like_those_of_the_program() {
+        let shared = Shared::default();
+        let writer = shared.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter("debug").unwrap())
+            .with_writer(OneLine(move || writer.clone()))
+            .with_ansi(false)
+            .event_format(Line)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!("run: the best checkpoint is gone");
+            tracing::error!(case = "a", "skipped");
+            tracing::info!("stream opened");
+            tracing::debug!("cut");
+        });
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let expected =
+            ["warning: run: the best checkpoint is gone", "warning: skipped case=\"a\"", "stream opened", "debug: cut"];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Slots that a client may ask for at a time.
 const MOST_SLOTS: u32 = 1024;
 
+/// Largest number of a stream's entries to exclude that are looked up, for the log.
+const MOST_REMARKS: usize = 16;
+
 /// Answer to a request without a token. Each client program has a flag of its own for it.
 const NO_TOKEN: &str =
     "a bearer token is required (hiend-shard stream: --token-file; hiend-train: --loader-token-file)";
@@ -104,6 +107,11 @@ impl Hub {
         // In object storage, each index takes a request. A damaged index is reported with the batch that needs it.
         let is_local = self.caches.iter().all(|(cache, _)| cache.location().url().is_none());
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
+        let exclude = &loader.config().exclude;
+        let caches = self.caches.iter().map(|(cache, _)| &**cache);
+        for remark in pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]) {
+            tracing::warn!(stream = %id, "{remark}");
+        }
         let memory = loader.memory();
         let facts = StreamFacts {
             stream_id: id,

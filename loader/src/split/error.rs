@@ -2,30 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::nearest::hint;
 use crate::plural::count;
 
 /// Error for a selection that does not fit the cases.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// A dataset to include is not in the cache.
-    #[error("include: no dataset matches {name:?}")]
+    #[error("include: no dataset matches {name:?}{}", hint(nearest.as_deref()))]
     UnknownDataset {
         /// Name or pattern, as configured.
         name: String,
+        /// The most similar dataset of the cache, if one is similar.
+        nearest: Option<String>,
     },
     /// A case of the list is not in the cache.
-    #[error("{}: no case is named {name:?}", list.display())]
+    #[error("{}: no case is named {name:?}{}", list.display(), hint(nearest.as_deref()))]
     UnknownCase {
         /// File of the list.
         list: PathBuf,
         /// Name, as listed.
         name: String,
+        /// Key of the most similar case of the cache, if one is similar.
+        nearest: Option<String>,
     },
     /// A named case is not in the cache.
-    #[error("split: no case is named {name:?}")]
+    #[error("split: no case is named {name:?}{}", hint(nearest.as_deref()))]
     NoCase {
         /// Name, as configured.
         name: String,
+        /// Key of the most similar case of the cache, if one is similar.
+        nearest: Option<String>,
     },
     /// A name without its dataset is that of cases in several of the selected datasets.
     #[error(

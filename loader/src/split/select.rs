@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use wildmatch::WildMatch;
 
 use super::{All, CaseSplit, FileSplit, ListSplit, SelectError, Split, nnunet};
+use crate::nearest::{hint, nearest_case, nearest_dataset};
 
 /// Names by which a case is selected.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +53,9 @@ impl Selector {
     pub fn select(&self, cases: &[CaseName<'_>]) -> Result<Vec<usize>, SelectError> {
         for (name, pattern) in &self.include {
             if !cases.iter().any(|case| names_dataset(pattern, case.dataset)) {
-                return Err(SelectError::UnknownDataset { name: name.clone() });
+                let datasets: BTreeSet<&str> = cases.iter().map(|case| case.dataset).collect();
+                let nearest = nearest_dataset(name, datasets).map(str::to_owned);
+                return Err(SelectError::UnknownDataset { name: name.clone(), nearest });
             }
         }
         self.check_listed(cases)?;
@@ -76,6 +79,12 @@ impl Selector {
             shots.keep(&mut taken)?;
         }
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
+    }
+
+    /// Returns whether `include` and `exclude` leave the dataset of any of the cases.
+    #[must_use]
+    pub fn selects_a_dataset(&self, cases: &[CaseName<'_>]) -> bool {
+        cases.iter().any(|case| self.is_of_selected_dataset(case))
     }
 
     /// Returns whether `include` and `exclude` leave a case's dataset.
@@ -107,13 +116,14 @@ impl Selector {
                 (first, second) => (first, second),
             };
             let (list, name, key) = (self.list(), name.clone(), |case: &CaseName<'_>| case.key.to_owned());
+            let nearest = || nearest_case(&name, cases.iter().map(|case| case.key)).map(str::to_owned);
             return Err(match (first, second, all.first(), list) {
                 (Some(first), Some(second), _, list) => {
                     SelectError::Ambiguous { list, name, first: key(first), second: key(second) }
                 }
                 (_, _, Some(case), list) => SelectError::Excluded { list, name, case: key(case) },
-                (_, _, None, Some(list)) => SelectError::UnknownCase { list, name },
-                (_, _, None, None) => SelectError::NoCase { name },
+                (_, _, None, Some(list)) => SelectError::UnknownCase { list, nearest: nearest(), name },
+                (_, _, None, None) => SelectError::NoCase { nearest: nearest(), name },
             });
         }
         Ok(())
@@ -126,6 +136,28 @@ impl Selector {
             Split::All(_) | Split::Fold(_) | Split::Shots(_) | Split::Cases(_) => None,
         }
     }
+}
+
+/// Remarks on the entries of `exclude` that match no dataset of `cases`, which may be those of several caches: a line each, with
+/// the dataset that was probably meant. Such entries are allowed, so that one list serves many caches, and a misspelt name is
+/// one of them.
+#[must_use]
+pub fn remarks_on_exclude(exclude: &[String], cases: &[CaseName<'_>]) -> Vec<String> {
+    let datasets: BTreeSet<&str> = cases.iter().map(|case| case.dataset).collect();
+    let remark = |name: &String| {
+        let pattern = WildMatch::new(&name.to_lowercase());
+        if datasets.iter().any(|dataset| names_dataset(&pattern, dataset)) {
+            return None;
+        }
+        let is_case = cases.iter().any(|case| case.key == name || short_key(case.key) == name);
+        let hint = if is_case {
+            "; it names a case, and exclude takes datasets: select cases by split".to_owned()
+        } else {
+            hint(nearest_dataset(name, datasets.iter().copied()))
+        };
+        Some(format!("exclude: no dataset matches {name:?}, which excludes nothing{hint}"))
+    };
+    exclude.iter().filter_map(remark).collect()
 }
 
 /// Returns true if a pattern matches a dataset. As for `hiend-shard --exclude`, `WORD` also matches `Dataset009_WORD`.

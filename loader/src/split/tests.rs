@@ -106,7 +106,26 @@ fn datasets_are_included_and_excluded_by_name() {
     assert_eq!(select(&all, &[], &["Dataset000_*", "WORD"], &keys).unwrap(), [1, 2, 4, 5]);
     assert_eq!(select(&all, &["SET?"], &["SET2"], &keys).unwrap(), [0, 1, 3, 4]);
     let error = select(&all, &["SET1", "AMOS"], &[], &keys).unwrap_err();
-    assert!(matches!(&error, SelectError::UnknownDataset { name } if name == "AMOS"), "{error}");
+    assert_eq!(error.to_string(), "include: no dataset matches \"AMOS\"");
+    let error = select(&all, &["SAT1"], &[], &keys).unwrap_err();
+    assert_eq!(error.to_string(), "include: no dataset matches \"SAT1\"; did you mean \"Dataset001_SET1\"?");
+}
+
+#[test]
+fn names_to_exclude_that_match_nothing_are_told() {
+    let keys = keys(6);
+    let remarks = |exclude: &[&str]| {
+        let exclude: Vec<String> = exclude.iter().map(|&name| name.to_owned()).collect();
+        remarks_on_exclude(&exclude, &names(&keys))
+    };
+    assert!(remarks(&["SET0", "dataset001_*", "*"]).is_empty());
+    let expected = [
+        "exclude: no dataset matches \"SAT1\", which excludes nothing; did you mean \"Dataset001_SET1\"?",
+        "exclude: no dataset matches \"WORD\", which excludes nothing",
+        "exclude: no dataset matches \"case3\", which excludes nothing; it names a case, and exclude takes datasets: select \
+         cases by split",
+    ];
+    assert_eq!(remarks(&["SAT1", "SET0", "WORD", "case3"]), expected);
 }
 
 #[test]
@@ -117,6 +136,8 @@ fn list_selects_exactly_its_cases() {
     assert_eq!(select(&split, &[], &[], &keys(6)).unwrap(), [3, 4]);
     let error = select(&split, &[], &[], &keys(4)).unwrap_err();
     assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
+    let text = error.to_string();
+    assert!(text.ends_with(": no case is named \"case4\"; did you mean \"Dataset000_SET0/case0\"?"), "{text}");
     std::fs::write(file.path(), "#\n").unwrap();
     assert!(matches!(select(&split, &[], &[], &keys(4)), Err(SelectError::EmptyList { .. })));
     std::fs::write(file.path(), "case9\nDataset000_SET0/case3").unwrap();
@@ -124,7 +145,7 @@ fn list_selects_exactly_its_cases() {
     assert_eq!(split.resolved().unwrap(), resolved);
     assert_eq!(select(&resolved, &[], &[], &keys(12)).unwrap(), [3, 9]);
     let error = select(&resolved, &[], &[], &keys(6)).unwrap_err();
-    assert!(matches!(&error, SelectError::NoCase { name } if name == "case9"), "{error}");
+    assert!(matches!(&error, SelectError::NoCase { name, .. } if name == "case9"), "{error}");
     let missing = Split::List(ListSplit { list: file.path().join("missing") });
     assert!(matches!(select(&missing, &[], &[], &keys(4)), Err(SelectError::ReadList { .. })));
 }
@@ -144,8 +165,8 @@ fn folds_of_nnunet_are_read() {
     let error = |split| select(&split, &[], &[], &keys).unwrap_err().to_string();
     assert!(error(split(2, None, Part::Train)).ends_with(": 2 folds; no fold 2"));
     assert!(error(split(0, Some(5), Part::Train)).ends_with(": 2 folds; expected 5"));
-    write(r#"[{"train": ["case9"], "val": ["case1"]}]"#);
-    assert!(error(split(0, None, Part::Train)).ends_with("no case is named \"case9\""));
+    write(r#"[{"train": ["xyz"], "val": ["case1"]}]"#);
+    assert!(error(split(0, None, Part::Train)).ends_with("no case is named \"xyz\""));
     write(r#"[{"train": ["case1"], "val": ["case2", "case1"]}]"#);
     assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case1 is in train and in val"));
     write(r#"[{"train": ["case1"], "val": []}]"#);
@@ -193,7 +214,7 @@ fn a_name_selects_one_case_or_is_refused() {
     check(&["case0", "case2"], &["A"], &[], Err(&excluded("case2", "B/case2")));
     check(&["A/case1", "case2"], &[], &["B"], Err(&excluded("case2", "B/case2")));
     check(&["A/case0", "B/case0"], &["A"], &[], Err(&excluded("B/case0", "B/case0")));
-    check(&["case0", "case3"], &["A"], &[], Err("no case is named \"case3\""));
+    check(&["case0", "case3"], &["A"], &[], Err("no case is named \"case3\"; did you mean \"A/case0\"?"));
 }
 
 #[test]

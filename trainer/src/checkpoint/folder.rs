@@ -60,13 +60,13 @@ impl Checkpoints {
     }
 
     /// Renames every checkpoint after `step` to `set-aside-…`, so that a run that repeats these steps neither resumes
-    /// from them nor overwrites them. Returns the new paths.
+    /// from them nor overwrites them. Returns their steps and new paths.
     ///
     /// # Errors
     /// If one cannot be renamed.
-    pub fn set_aside_after(&self, step: u64) -> Result<Vec<PathBuf>, CheckpointError> {
+    pub fn set_aside_after(&self, step: u64) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
         let later = all(&self.dir)?.into_iter().filter(|(later, _)| *later > step);
-        later.map(|(step, path)| self.set_aside(step, &path)).collect()
+        later.map(|(step, path)| self.set_aside(step, &path).map(|path| (step, path))).collect()
     }
 
     fn set_aside(&self, step: u64, path: &Path) -> Result<PathBuf, CheckpointError> {
@@ -340,8 +340,8 @@ mod tests {
             save(&checkpoints, step).unwrap();
         }
         let moved = checkpoints.set_aside_after(1).unwrap();
-        assert_eq!(moved.len(), 2);
+        assert_eq!(moved.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 3]);
         assert!(checkpoints.latest().unwrap().unwrap().ends_with("step-00000001"));
-        check(&moved[0]).unwrap();
+        check(&moved[0].1).unwrap();
     }
 }

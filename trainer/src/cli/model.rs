@@ -52,14 +52,14 @@ pub struct ScanArgs {
     pub normalize: Option<NormalizeArg>,
     /// Spacing in mm to which files are resampled, or `native`, as given to hiend-shard [default: that of the model's
     /// run, else 1.5]
-    #[arg(long, value_name = "MM", value_parser = parse_spacing)]
+    #[arg(long, value_name = "MM", value_parser = parse_spacing, conflicts_with = "shards")]
     pub spacing: Option<Spacing>,
     /// HU range mapped to 0 to 1 [default: that of the model's run, else the cache's, else -175,250]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
     /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, for
     /// z-scores, clamped
-    #[arg(long, value_enum, default_value = "warn")]
+    #[arg(long, value_enum, default_value = "warn", conflicts_with = "shards")]
     pub on_suspect: OnSuspectArg,
     /// Folder for the pictures, created if missing
     #[arg(long, value_name = "DIR")]

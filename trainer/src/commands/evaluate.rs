@@ -2,6 +2,7 @@
 
 mod classes;
 mod report;
+mod unnamed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use hiend_cache::{durable, lookup};
+use hiend_loader::case::shown;
 use hiend_loader::geometry::spacing;
 use hiend_loader::preprocess::label_place::Shift;
 use hiend_loader::program::check_extension;
@@ -25,6 +27,7 @@ use crate::metric::evaluation::{
     CaseMetrics, Conventions, Evaluation, evaluate_case, evaluate_regions, nnunet_summary,
 };
 use classes::Classes;
+use unnamed::Unnamed;
 
 /// Largest number of cases that a warning names.
 const MOST_NAMED: usize = 10;
@@ -60,36 +63,15 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         num_unlabelled.push(without.len());
     }
 
-    let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
-    let mut highest = 1;
-    for (number, (case_id, label_path)) in labels.iter().enumerate() {
-        let label = LabelFile::read(label_path)?;
-        for (cases, predictions) in cases.iter_mut().zip(&predictions) {
-            let path = predictions[case_id].display();
-            let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
-            let (pred, shift) = pred.with_context(|| path.to_string())?;
-            if let Some(shift) = shift {
-                note(format_args!(
-                    "warning: {path}: case {case_id}: label and prediction lie {shift} apart by their headers; \
-                     compared voxel by voxel"
-                ));
-            }
-            let found = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != classes.space.ignore());
-            highest = found.fold(highest, |top, &class| top.max(class));
-            let (label, pred) = (label.map()?, pred.map()?);
-            let metrics = match &classes.regions {
-                Some(regions) => evaluate_regions(case_id, &label, &pred, classes.space, regions, &conventions),
-                None => evaluate_case(case_id, &label, &pred, classes.space, &conventions),
-            };
-            cases.push(metrics.with_context(|| format!("case {case_id}"))?);
-        }
-        note(format_args!("{} of {}: {case_id}", number + 1, labels.len()));
+    let scored = score(&labels, &predictions, &classes, &conventions)?;
+    let Scored { cases, highest, in_labels, in_predictions } = scored;
+    warn_of_unnamed(args, &classes, &in_labels, &in_predictions);
+    let unnamed = in_labels.labels().chain(in_predictions.iter().flat_map(Unnamed::labels));
+    let class_names = classes.names(highest, unnamed);
+    for class in conventions.tolerances.by_class.keys().filter(|class| !class_names.contains_key(class)) {
+        note(format_args!("warning: --tolerance of class {class} has no effect: no map holds a label above {highest}"));
     }
-    let class_names = classes.names(highest);
-    let evaluation = |mut cases: Vec<CaseMetrics>| {
-        for case in &mut cases {
-            case.classes.truncate(class_names.len());
-        }
+    let evaluation = |cases: Vec<CaseMetrics>| {
         let bootstrap = Bootstrap { resamples: args.bootstrap as usize, seed: args.seed };
         Evaluation { class_names: class_names.clone(), conventions: conventions.clone(), bootstrap, cases }
     };
@@ -134,6 +116,80 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     summary.transpose()?;
     report.transpose()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Metrics of all cases, and labels found in their maps.
+struct Scored {
+    /// Metrics of each folder of predictions, by case.
+    cases: Vec<Vec<CaseMetrics>>,
+    /// The highest label of any map, at least 1; the ignore label does not count.
+    highest: u8,
+    /// Labels of the true label maps that have no name.
+    in_labels: Unnamed,
+    /// Labels of each folder of predictions that have no name.
+    in_predictions: Vec<Unnamed>,
+}
+
+/// Compares the predictions of each folder with the labels.
+///
+/// # Errors
+/// If a map cannot be read or holds a label out of range, or the two maps of a case do not have the same voxels.
+fn score(
+    labels: &BTreeMap<String, PathBuf>,
+    predictions: &[BTreeMap<String, PathBuf>],
+    classes: &Classes,
+    conventions: &Conventions,
+) -> anyhow::Result<Scored> {
+    let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
+    let mut highest = 1;
+    let (mut in_labels, mut in_predictions) = (Unnamed::default(), vec![Unnamed::default(); predictions.len()]);
+    for (number, (case_id, label_path)) in labels.iter().enumerate() {
+        let label = LabelFile::read(label_path)?;
+        in_labels.add(classes, label.voxels.iter().copied());
+        for ((cases, predictions), in_predictions) in cases.iter_mut().zip(predictions).zip(&mut in_predictions) {
+            let path = predictions[case_id].display();
+            let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
+            let (pred, shift) = pred.with_context(|| path.to_string())?;
+            if let Some(shift) = shift {
+                note(format_args!(
+                    "warning: {path}: case {case_id}: label and prediction lie {shift} apart by their headers; \
+                     compared voxel by voxel"
+                ));
+            }
+            let found = label.voxels.iter().chain(&pred.voxels).filter(|label| Some(**label) != classes.space.ignore());
+            highest = found.fold(highest, |top, &class| top.max(class));
+            let scored =
+                label.voxels.iter().zip(&pred.voxels).filter(|(label, _)| Some(**label) != classes.space.ignore());
+            in_predictions.add(classes, scored.map(|(_, &pred)| pred));
+            let (label, pred) = (label.map()?, pred.map()?);
+            let metrics = match &classes.regions {
+                Some(regions) => evaluate_regions(case_id, &label, &pred, classes.space, regions, conventions),
+                None => evaluate_case(case_id, &label, &pred, classes.space, conventions),
+            };
+            cases.push(metrics.with_context(|| format!("case {case_id}"))?);
+        }
+        note(format_args!("{} of {}: {case_id}", number + 1, labels.len()));
+    }
+    Ok(Scored { cases, highest, in_labels, in_predictions })
+}
+
+/// Warns of labels that maps hold and the dataset does not name, a line for each folder.
+fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, in_predictions: &[Unnamed]) {
+    let Some(dataset) = args.dataset.as_deref().map(shown) else { return };
+    let consequence = match classes.regions {
+        Some(_) => "they belong to no region and are not scored",
+        None => "each is scored as a class of its number",
+    };
+    let predictions = args.predictions.iter().chain(&args.compare).zip(in_predictions);
+    let sides = predictions.map(|(folder, unnamed)| (folder, "predictions hold", unnamed));
+    for (folder, hold, unnamed) in std::iter::once((&args.labels, "true label maps hold", in_labels)).chain(sides) {
+        if let Some(labels) = unnamed.listed() {
+            note(format_args!(
+                "warning: {}: the {hold} labels that {dataset} does not name: {labels}; {consequence}",
+                folder.display()
+            ));
+        }
+    }
 }
 
 /// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_loader::program::count;
+use hiend_loader::program::{UsageError, count};
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache, refuse_flags_without_effect};
+use super::source::{Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
@@ -20,6 +20,7 @@ use crate::training::{Resume, Task as _, saved_config};
 
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
+    refuse_replaced_settings(args)?;
     ranks::run(&args.run, |rank| train(args, rank))
 }
 
@@ -33,6 +34,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
     let (mut task, source) = match open_cache(&args.run)? {
         Some(cache) => {
+            warn_of_exclude(&cache, &config.stream, &rank);
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)?;
             match rank.connect(&args.run, &served) {
@@ -76,7 +78,7 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
         let (text, name) = running::read_config(path)?;
         let config = FinetuneConfig::parse(&text, &path.display().to_string())?;
         let place = place(&name)?;
-        let init = init(args, &place)?;
+        let init = init(args, &place, rank)?;
         return Ok((config, place, init));
     }
     let default = if rank.compute.is_cpu() { FinetunePreset::Tiny } else { FinetunePreset::Recipe };
@@ -89,13 +91,13 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
             Some(preset) => named_again(preset, &saved),
             None => saved,
         };
-        let init = init(args, &place)?;
+        let init = init(args, &place, rank)?;
         return Ok((config, place, init));
     }
     if args.preset.is_none() {
         running::announce_preset(preset.name(), rank)?;
     }
-    let init = init(args, &place)?;
+    let init = init(args, &place, rank)?;
     let mut config = preset.config();
     // A preset is for a kind of data; the encoder has the sizes of the pre-trained one.
     if let Some(sizes) = init.sizes() {
@@ -129,8 +131,37 @@ fn named_again(preset: FinetunePreset, saved: &FinetuneConfig) -> FinetuneConfig
 }
 
 /// Reads the first weights, which a new run must name.
-fn init(args: &FinetuneArgs, place: &Place) -> anyhow::Result<Init> {
-    first_weights::read(args.init.as_deref(), place)?.ok_or_else(|| first_weights::absent(place))
+fn init(args: &FinetuneArgs, place: &Place, rank: &Rank) -> anyhow::Result<Init> {
+    first_weights::read(args.init.as_deref(), place, rank)?.ok_or_else(|| first_weights::absent(place))
+}
+
+/// Refuses a flag that selects cases next to a setting of the command line that it would replace.
+fn refuse_replaced_settings(args: &FinetuneArgs) -> Result<(), UsageError> {
+    let flag = match args {
+        FinetuneArgs { no_validation: true, .. } => "--no-validation",
+        FinetuneArgs { fold: Some(_), .. } => "--fold",
+        FinetuneArgs { shots: Some(_), .. } => "--shots",
+        _ => return Ok(()),
+    };
+    let is_within = |key: &str, section: &str| {
+        key.strip_prefix(section).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+    };
+    let is_replaced = |(key, value): &&(String, String)| {
+        if args.no_validation {
+            let is_all = key == "stream.split" && value.trim_matches(['"', '\'']) == "all";
+            is_within(key, "validation") || (is_within(key, "stream.split") && !is_all)
+        } else {
+            is_within(key, "stream.split") || is_within(key, "validation.split")
+        }
+    };
+    match args.run.set.iter().find(is_replaced) {
+        Some((key, value)) => {
+            let message =
+                format!("{flag} cannot be used with --set {key}={value}, which it replaces; leave one of the two out");
+            Err(UsageError::new(message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Replaces the training and validation cases by those that flags name.
@@ -171,8 +202,43 @@ fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> any
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
     use crate::model::hi_end_mae::HiEndMaeConfig;
+
+    #[test]
+    fn settings_that_a_flag_would_replace_are_refused() {
+        let refused = |flags: &[&str]| {
+            let words = ["hiend-train", "finetune", "--shards", "c", "--init", "none"];
+            let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
+            let Some(Command::Finetune(args)) = cli.command else { panic!("the command is finetune") };
+            refuse_replaced_settings(&args).err().map(|error| error.to_string())
+        };
+        let check = |flags: &[&str], expected: &str| {
+            let message = refused(flags).unwrap_or_default();
+            assert!(message.starts_with(expected) && !message.contains('\n'), "{flags:?}: {message:?}");
+        };
+        let fold = "stream.split={fold=0,of=2,part=\"train\"}";
+        let shots = "stream.split={shots=1,part=\"train\"}";
+        check(&["--no-validation", "--set", fold], &format!("--no-validation cannot be used with --set {fold}, "));
+        check(&["--no-validation", "--set", shots], "--no-validation cannot");
+        check(&["--no-validation", "--set", "stream.split.fold=1"], "--no-validation cannot");
+        check(&["--no-validation", "--set", "validation.every=5"], "--no-validation cannot");
+        check(&["--fold", "0/2", "--set", shots], "--fold cannot be used with --set stream.split=");
+        check(
+            &["--shots", "1", "--set", "validation.split.shots=2"],
+            "--shots cannot be used with --set validation.split.",
+        );
+        for flags in [
+            &["--set", fold][..],
+            &["--no-validation", "--set", "stream.split=all", "--set", "optim.lr=1e-4"],
+            &["--fold", "0/2", "--set", "validation.every=5"],
+        ] {
+            assert_eq!(refused(flags), None, "{flags:?}");
+        }
+    }
 
     #[test]
     fn a_preset_named_for_a_run_that_has_begun_is_compared_with_the_run() {

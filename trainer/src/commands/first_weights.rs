@@ -2,32 +2,89 @@
 
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
+use hiend_cache::lookup;
 
 use super::ranks::Rank;
 use super::running::Place;
 use crate::initial_weights::Init;
-use crate::training::Resume;
+use crate::training::{CONFIG, FIRST_WEIGHTS, Resume};
 use crate::weights::download::{Downloads, is_url};
 
+/// First weights of a run that was killed before its first checkpoint, which begins again with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Random ones.
+    Random,
+    /// Those of a run, a checkpoint or a file, by the first line of the report on them.
+    Given(String),
+}
+
+impl Before {
+    /// Finds them in the run's folder; `None` for a run that begins now, and for one that has a checkpoint.
+    ///
+    /// # Errors
+    /// If the folder cannot be looked up, or the report on the weights cannot be read.
+    pub(super) fn of(place: &Place) -> anyhow::Result<Option<Self>> {
+        let Place { run_dir, resume } = place;
+        if *resume == Resume::Begin || !lookup::exists(&run_dir.join(CONFIG))? || place.has_checkpoint()? {
+            return Ok(None);
+        }
+        let report = run_dir.join(FIRST_WEIGHTS);
+        if !lookup::exists(&report)? {
+            return Ok(Some(Self::Random));
+        }
+        let text = std::fs::read_to_string(&report).with_context(|| report.display().to_string())?;
+        Ok(Some(Self::Given(text.lines().next().unwrap_or_default().to_owned())))
+    }
+
+    /// A remark on the weights that replace these; `None` if they are the same.
+    fn remark(&self, now: &Init) -> Option<String> {
+        let Self::Given(before) = self else { return None };
+        let now = match now {
+            Init::Random => "random ones".to_owned(),
+            Init::Given { origin, .. } if is_same(Path::new(before), origin) => return None,
+            Init::Given { origin, .. } => format!("those of {}", origin.display()),
+            Init::Remote { url, .. } if before.strip_prefix(url.as_str()).is_some_and(|rest| rest.starts_with(',')) => {
+                return None;
+            }
+            Init::Remote { url, .. } => format!("those of {url}"),
+        };
+        Some(format!("began with the weights of {before}, has no checkpoint yet, and begins again with {now}"))
+    }
+}
+
+/// Returns true if two paths are equal or lead to the same place.
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// Reads the weights that `--init` names; `None` without the flag. A run with a checkpoint has weights of its own, so the
-/// ones it began with need not exist any more.
+/// ones it began with need not exist any more. One that was killed before its first checkpoint begins again with those that
+/// are named, and other ones than before are told.
 ///
 /// # Errors
-/// If there are no such weights, or they cannot be read.
-pub(super) fn read(named: Option<&Path>, place: &Place) -> anyhow::Result<Option<Init>> {
+/// If there are no such weights, they cannot be read, or the run began with random ones before.
+pub(super) fn read(named: Option<&Path>, place: &Place, rank: &Rank) -> anyhow::Result<Option<Init>> {
     if has_its_own(place)? {
         return Ok(Some(Init::Random));
     }
-    Ok(match named {
-        None => None,
-        Some(path) if path == Path::new("none") => Some(Init::Random),
-        Some(url) if is_url(url) => {
-            // Downloaded when the run begins, so that a mistake elsewhere is found first.
-            Some(Init::of_url(&url.to_string_lossy(), Downloads::of_environment()?)?)
-        }
-        Some(path) => Some(Init::read(path)?),
-    })
+    let Some(path) = named else { return Ok(None) };
+    let before = Before::of(place)?;
+    let init = if path == Path::new("none") {
+        Init::Random
+    } else if before == Some(Before::Random) {
+        return Err(unexpected(path, place));
+    } else if is_url(path) {
+        // Downloaded when the run begins, so that a mistake elsewhere is found first.
+        Init::of_url(&path.to_string_lossy(), Downloads::of_environment()?)?
+    } else {
+        Init::read(path)?
+    };
+    if let Some(remark) = before.and_then(|before| before.remark(&init)) {
+        rank.note(format_args!("warning: the run in {} {remark}", place.run_dir.display()));
+    }
+    Ok(Some(init))
 }
 
 /// The error of a run without weights of its own whose `--init` is absent.
@@ -43,9 +100,9 @@ pub(super) fn absent(place: &Place) -> anyhow::Error {
 }
 
 /// The error of a run that began with random weights and has none of its own yet, whose `--init` names others.
-pub(super) fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
+fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
     anyhow!(
-        "--init {}: the run in {} began with random weights and has no checkpoint yet; resume it without --init, or begin \
+        "--init {}: the run in {} began with random weights and has no checkpoint yet; resume it with --init none, or begin \
          another with a new --run-dir",
         named.display(),
         place.run_dir.display()
@@ -71,4 +128,26 @@ pub(super) fn note_if_unused(named: Option<&Path>, place: &Place, rank: &Rank) -
 
 fn has_its_own(place: &Place) -> anyhow::Result<bool> {
     Ok(place.resume != Resume::Begin && place.has_checkpoint()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::StateDict;
+
+    #[test]
+    fn other_first_weights_than_before_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.pth"), b"").unwrap();
+        std::fs::write(at("b.pth"), b"").unwrap();
+        let given = |name: &str| Init::Given { origin: at(name), state: StateDict::default(), facts: Box::default() };
+        let before = Before::Given(at("a.pth").display().to_string());
+        assert_eq!(before.remark(&given("a.pth")), None);
+        assert_eq!(before.remark(&given("./a.pth")), None);
+        let told = before.remark(&given("b.pth")).unwrap();
+        assert!(told.ends_with(&format!("begins again with those of {}", at("b.pth").display())), "{told}");
+        assert!(before.remark(&Init::Random).unwrap().ends_with("begins again with random ones"));
+        assert_eq!(Before::Random.remark(&Init::Random), None);
+    }
 }

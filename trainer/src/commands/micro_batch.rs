@@ -17,6 +17,8 @@ enum Facts {
     /// The run has begun, or the rank's configuration has a number: that number, absent for the whole batch. That of rank 0
     /// counts.
     Recorded(Option<MicroBatch>),
+    /// The run has begun, and the rank's configuration leaves the number to rank 0.
+    LeftToFirst,
     /// The run begins: memory that is free.
     Free {
         /// Free memory of the device, in bytes.
@@ -58,6 +60,9 @@ pub(super) fn settle<T: Task>(
         None => vec![own],
     };
     if !is_auto {
+        if let Some(line) = disagreement_line(given, &all) {
+            rank.note(format_args!("warning: {line}"));
+        }
         return Ok(given);
     }
     let free = match agreed(&all) {
@@ -85,16 +90,35 @@ fn facts<T: Task>(rank: &Rank, args: &RunArgs, place: &Place) -> anyhow::Result<
         return free_memory(rank, args);
     }
     if !rank.is_first() {
-        return Ok(Facts::Recorded(None));
+        return Ok(Facts::LeftToFirst);
     }
     let saved = saved_config::<T::Config>(&place.run_dir, T::KIND, place.resume)?;
     Ok(Facts::Recorded(saved.train().micro_batch))
+}
+
+/// One line on ranks whose configuration says `"auto"` where that of rank 0 has the number `given`, which they take.
+fn disagreement_line(given: Option<MicroBatch>, all: &[Facts]) -> Option<String> {
+    let is_auto = |(_, facts): &(usize, &Facts)| !matches!(facts, Facts::Recorded(_));
+    let ranks: Vec<String> = all.iter().enumerate().filter(is_auto).map(|(rank, _)| rank.to_string()).collect();
+    let (noun, verb) = match ranks.len() {
+        0 => return None,
+        1 => ("rank", "takes"),
+        _ => ("ranks", "take"),
+    };
+    let given =
+        given.and_then(MicroBatch::crops).map_or_else(|| "the whole batch".to_owned(), |crops| crops.to_string());
+    Some(format!(
+        "train.micro_batch: \"auto\" on {noun} {}, which {verb} that of rank 0: {given}; give all ranks the same configuration",
+        ranks.join(", ")
+    ))
 }
 
 /// Facts of all ranks together: the number that rank 0 has recorded, or the least memory of a rank.
 fn agreed(all: &[Facts]) -> Agreed {
     match &all[0] {
         Facts::Recorded(recorded) => Agreed::Recorded(*recorded),
+        // Rank 0 has nobody to leave the number to.
+        Facts::LeftToFirst => Agreed::Recorded(None),
         Facts::Free { .. } => Agreed::Free(all.iter().filter_map(|own| share(own, all)).min().unwrap_or(0)),
     }
 }
@@ -148,8 +172,23 @@ mod tests {
         assert_eq!(agreed(&[free(7, None)]), Agreed::Free(7));
         assert_eq!(agreed(&[free(7, None), free(3, None), Facts::Recorded(None)]), Agreed::Free(3));
         let recorded = Some(MicroBatch::Crops(2));
-        let all = [Facts::Recorded(recorded), Facts::Recorded(None), free(3, None)];
+        let all = [Facts::Recorded(recorded), Facts::LeftToFirst, free(3, None)];
         assert_eq!(agreed(&all), Agreed::Recorded(recorded));
+    }
+
+    #[test]
+    fn ranks_that_take_the_number_of_the_first_in_place_of_auto_are_told() {
+        let number = Some(MicroBatch::Crops(2));
+        let line = |given, others: &[Facts]| {
+            let all: Vec<Facts> = std::iter::once(Facts::Recorded(given)).chain(others.iter().cloned()).collect();
+            disagreement_line(given, &all)
+        };
+        let expected = "train.micro_batch: \"auto\" on rank 2, which takes that of rank 0: 2; give all ranks the same configuration";
+        assert_eq!(line(number, &[Facts::Recorded(number), free(3, None)]).as_deref(), Some(expected));
+        let expected = "train.micro_batch: \"auto\" on ranks 1, 2, which take that of rank 0: the whole batch; give all ranks the \
+                        same configuration";
+        assert_eq!(line(None, &[Facts::LeftToFirst, free(3, None)]).as_deref(), Some(expected));
+        assert_eq!(line(number, &[Facts::Recorded(number)]), None);
     }
 
     #[test]

@@ -160,15 +160,16 @@ fn remarks(num_to_check: usize, num_finished: usize) -> String {
 /// Classes of `--keep-largest`.
 fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u8>> {
     let flag = "--keep-largest";
-    if wanted.iter().any(|name| name.trim() == "all") {
-        return Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect());
-    }
-    let class = |name: &String| match class_named(flag, names, name.trim())? {
+    let (all, wanted): (Vec<&String>, Vec<&String>) = wanted.iter().partition(|name| name.trim() == "all");
+    let numbered = || names.iter().map(String::as_str).enumerate();
+    let class = |name: &String| match class_named(flag, numbered(), name.trim())? {
         0 => Err(UsageError::new(format!("{flag} {name}: the background is not cleaned"))),
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),
     };
-    Ok(wanted.iter().map(class).collect::<Result<_, _>>()?)
+    // Names next to `all` have to be right, too.
+    let classes: Vec<u8> = wanted.into_iter().map(class).collect::<Result<_, _>>()?;
+    Ok(if all.is_empty() { classes } else { (1..=u8::MAX).take(names.len().saturating_sub(1)).collect() })
 }
 
 /// A number of scans in words.

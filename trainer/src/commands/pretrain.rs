@@ -1,16 +1,15 @@
 //! `hiend-train --shards CACHE` or `--loader URL`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::lookup;
 use hiend_loader::program::UsageError;
 
+use super::first_weights::{self, Before};
+use super::micro_batch;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache, refuse_flags_without_effect};
-use super::{first_weights, micro_batch};
+use super::source::{Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -18,7 +17,7 @@ use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::initial_weights::Init;
 use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::pretrain::{Pretraining, preprocess_of, settle_preprocess};
-use crate::training::{CONFIG, FIRST_WEIGHTS, Resume, saved_config};
+use crate::training::{Resume, saved_config};
 
 pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
@@ -33,7 +32,11 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         running::settle_paths(&mut config)?;
         let source = match rank.connect(&args.run, &config) {
             Ok(Some(servers)) => Source::Servers(Box::new(servers)),
-            Ok(None) => Source::Shards(open_cache(&args.run)?.context("clap requires --shards or --loader")?),
+            Ok(None) => {
+                let cache = open_cache(&args.run)?.context("clap requires --shards or --loader")?;
+                warn_of_exclude(&cache, &config.stream, &rank);
+                Source::Shards(cache)
+            }
             Err(error) => return rank.unless_stopped(error),
         };
         settle_preprocess(&mut config, source.manifest())?;
@@ -61,13 +64,13 @@ fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, 
         let (text, name) = running::read_config(path)?;
         let config = PretrainConfig::parse(&text, &path.display().to_string())?;
         let place = Place::of(&args.run, &name)?;
-        let init = init(args, &place)?;
+        let init = init(args, &place, rank)?;
         return Ok((config, place, init));
     }
     let default = if rank.compute.is_cpu() { PretrainPreset::Tiny } else { PretrainPreset::VitLP12 };
     let preset = args.preset.unwrap_or(default);
     let place = Place::of(&args.run, preset.name())?;
-    let init = init(args, &place)?;
+    let init = init(args, &place, rank)?;
     if place.resume != Resume::Begin && args.preset.is_none() {
         // The run's folder has its configuration.
         return Ok((saved_config(&place.run_dir, Kind::Pretrain, place.resume)?, place, init));
@@ -91,18 +94,14 @@ fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights; random ones without `--init`. A run without checkpoint starts again from those that it began
-/// with: given ones are named again, random ones are not replaced.
-fn init(args: &PretrainArgs, place: &Place) -> anyhow::Result<Init> {
-    let named = args.init.as_deref();
-    let starts_again =
-        place.resume != Resume::Begin && lookup::exists(&place.run_dir.join(CONFIG))? && !place.has_checkpoint()?;
-    let began_with_given = || lookup::exists(&place.run_dir.join(FIRST_WEIGHTS));
-    match named {
-        None if starts_again && began_with_given()? => Err(first_weights::absent(place)),
-        Some(path) if starts_again && path != Path::new("none") && !began_with_given()? => {
-            Err(first_weights::unexpected(path, place))
-        }
-        _ => Ok(first_weights::read(named, place)?.unwrap_or(Init::Random)),
+/// Reads the first weights; random ones without `--init`. A run that was killed before its first checkpoint begins again with
+/// those that it began with: given ones have to be named again.
+fn init(args: &PretrainArgs, place: &Place, rank: &Rank) -> anyhow::Result<Init> {
+    match first_weights::read(args.init.as_deref(), place, rank)? {
+        Some(init) => Ok(init),
+        None => match Before::of(place)? {
+            Some(Before::Given(_)) => Err(first_weights::absent(place)),
+            Some(Before::Random) | None => Ok(Init::Random),
+        },
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::dataset::Difference;
-use hiend_loader::pipeline::{self, StreamConfig, digest_of};
+use hiend_loader::pipeline::{self, StreamConfig, digest_of, remarks_on_exclude};
 use hiend_loader::program::{UsageError, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
@@ -22,9 +22,22 @@ pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
 }
 
+/// Warns of names in `stream.exclude` that match no dataset of a cache.
+pub(super) fn warn_of_exclude(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
+    for remark in remarks_on_exclude([cache], &stream.exclude) {
+        rank.note(format_args!("warning: stream.{remark}"));
+    }
+}
+
 /// Refuses a flag that has no effect next to the others. Clap does not see all of them: a requirement does not count where
 /// the required argument conflicts with one that was given.
 pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageError> {
+    let other_seed = |seed: u64| args.set.iter().find(|(key, value)| key == "train.seed" && *value != seed.to_string());
+    if let Some((_, value)) = args.seed.and_then(other_seed) {
+        return Err(UsageError::new(format!(
+            "--set train.seed={value} has no effect next to --seed; leave one of them out"
+        )));
+    }
     let service = &args.service;
     let of_servers = [
         (service.loader_token_file.is_some(), "--loader-token-file"),
@@ -187,7 +200,12 @@ mod tests {
         check("--loader http://a:1 --access pread", "--access");
         check("--loader http://a:1 --storage-retry 5", "--storage-retry");
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
-        for flags in ["--shards c --threads 2 --access pread", "--loader https://a:1 --loader-ca f --loader-retry 5"] {
+        check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
+        for flags in [
+            "--shards c --threads 2 --access pread",
+            "--loader https://a:1 --loader-ca f --loader-retry 5",
+            "--shards c --seed 1 --set train.seed=1",
+        ] {
             assert_eq!(refused(flags), None, "{flags}");
         }
     }

@@ -46,16 +46,23 @@ pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Kind of a run by its configuration: that of fine-tuning has classes.
+/// Kind of a run by its configuration: the model of a fine-tuning has a `feature_size`.
+///
+/// # Errors
+/// If the file cannot be read, or is not a configuration of its kind.
 fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     let path = run_dir.join(CONFIG);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let origin = path.display().to_string();
-    if FinetuneConfig::parse(&text, &origin).is_ok() {
-        return Ok(Kind::Finetune);
+    let is_finetuning =
+        |table: toml::Table| table.get("model").is_some_and(|model| model.get("feature_size").is_some());
+    if text.parse::<toml::Table>().is_ok_and(is_finetuning) {
+        FinetuneConfig::parse(&text, &origin)?;
+        Ok(Kind::Finetune)
+    } else {
+        PretrainConfig::parse(&text, &origin)?;
+        Ok(Kind::Pretrain)
     }
-    PretrainConfig::parse(&text, &origin)?;
-    Ok(Kind::Pretrain)
 }
 
 /// Digest of the run's stream, which its checkpoints hold. A damaged one is the concern of `verify`.
@@ -68,5 +75,25 @@ fn stream_digest(run_dir: &Path) -> Option<String> {
         Kind::Finetune => {
             checkpoint::read_state::<FinetuneConfig>(&checkpoint, Kind::Finetune).ok().map(|state| state.cache_digest)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::finetune::FinetunePreset;
+    use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn errors_of_a_configuration_are_those_of_its_kind() {
+        let run = tempfile::tempdir().unwrap();
+        let kind = |text: &str| {
+            std::fs::write(run.path().join(CONFIG), text).unwrap();
+            kind_of(run.path()).map_err(|error| error.to_string())
+        };
+        assert_eq!(kind(FinetunePreset::Tiny.toml()), Ok(Kind::Finetune));
+        assert_eq!(kind(PretrainPreset::Tiny.toml()), Ok(Kind::Pretrain));
+        let error = kind(&FinetunePreset::Tiny.toml().replacen("every = ", "ever = ", 1)).unwrap_err();
+        assert!(error.contains("unknown key `validation.ever`; did you mean `validation.every`?"), "{error}");
     }
 }

@@ -4,7 +4,8 @@
 //! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named
 //! like the folder; of several, each has its number and description as its name. Hidden files are passed over:
 //! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT; other parts of a study in the
-//! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named. `CASE_0000` is the first
+//! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named, and so are localizers that
+//! are given by name. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
 //! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
 //! searched, and named.
@@ -13,6 +14,7 @@ pub mod grid;
 mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
@@ -23,7 +25,7 @@ use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
-use series::{DicomFiles, series_in_folder, series_of};
+use series::{DicomFiles, Reports};
 
 /// Errors from looking for scans.
 #[derive(Debug, Error)]
@@ -137,7 +139,9 @@ impl Scans {
         let mut seen = BTreeSet::new();
         // Files that are given one by one are read by the names of their folder, listed once.
         let mut names_in: BTreeMap<PathBuf, ChannelNames> = BTreeMap::new();
-        let mut series_in: BTreeMap<PathBuf, Vec<(ScanFile, Vec<PathBuf>)>> = BTreeMap::new();
+        let mut dicom_in: BTreeMap<PathBuf, DicomFiles> = BTreeMap::new();
+        // Files of them that are not slices of a series, by name.
+        let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         for input in inputs {
             let is_dir = match lookup::metadata(input) {
                 Ok(Some(metadata)) => metadata.is_dir(),
@@ -166,10 +170,18 @@ impl Scans {
                 let scan = if let Some(stem) = file_stem(&name) {
                     ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }
                 } else {
-                    if !series_in.contains_key(&folder) {
-                        series_in.insert(folder.clone(), series_in_folder(&folder, normalize)?);
+                    if !dicom_in.contains_key(&folder) {
+                        dicom_in.insert(folder.clone(), DicomFiles::of(&folder, normalize)?);
                     }
-                    series_of(input, &series_in[&folder], normalize)?
+                    let files = &dicom_in[&folder];
+                    match files.series_of(input) {
+                        Some(scan) => scan.clone(),
+                        None if files.has_other(input) => {
+                            others_in.entry(folder).or_default().extend(input.file_name().map(ToOwned::to_owned));
+                            continue;
+                        }
+                        None => return Err(ScanFilesError::NotAScan { path: input.clone(), normalize }),
+                    }
                 };
                 vec![scan]
             };
@@ -179,8 +191,19 @@ impl Scans {
                 }
             }
         }
+        // Reported with the others of their folder, if that is an input too.
+        for (folder, given) in others_in.iter().filter(|(folder, _)| !inputs.contains(folder)) {
+            let Reports { unusable, passed_over } = dicom_in[folder].reports(Some(given));
+            scans.skipped.extend(unusable);
+            scans.passed_over.extend(passed_over);
+        }
         scans.passed_over.sort();
-        Ok(scans)
+        // A part of a study was meant, and no scan is there to pass it over for.
+        let first = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
+        match first.filter(|_| scans.files.is_empty() && scans.skipped.is_empty()) {
+            Some(path) => Err(ScanFilesError::NotAScan { path, normalize }),
+            None => Ok(scans),
+        }
     }
 
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
@@ -306,8 +329,9 @@ impl Listing {
 
     /// Adds the DICOM series to the files.
     fn with_series(mut self, folder: &Path, normalize: Normalize) -> Self {
-        let DicomFiles { series, unusable, passed_over } = DicomFiles::among(folder, &self.candidates, normalize);
-        self.files.extend(series.into_iter().map(|(scan, _)| scan));
+        let dicom = DicomFiles::among(folder, &self.candidates, normalize);
+        let Reports { unusable, passed_over } = dicom.reports(None);
+        self.files.extend(dicom.series.into_iter().map(|(scan, _)| scan));
         self.unusable.extend(unusable);
         self.unusable.sort();
         self.passed_over.extend(passed_over);
@@ -351,10 +375,11 @@ mod tests {
         let error = find(&["a.nii.gz", "a.mha"]).unwrap_err().to_string();
         assert!(error.ends_with("are both case a; remove one"), "{error}");
         let folder = folder(&["a.txt", "b.dcm"]);
-        for name in ["a.txt", "b.dcm"] {
-            let error = Scans::find(&[folder.path().join(name)], Normalize::Hu).unwrap_err();
-            assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
-        }
+        let error = Scans::find(&[folder.path().join("a.txt")], Normalize::Hu).unwrap_err();
+        assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
+        // With the reason, as among the files of a folder.
+        let scans = Scans::find(&[folder.path().join("b.dcm")], Normalize::Hu).unwrap();
+        assert_eq!(scans.skipped[0].reason, "the file is empty (0 bytes)");
     }
 
     #[test]
@@ -437,8 +462,9 @@ mod tests {
         let reason = UnusedReason::DicomWithoutPreamble.to_string();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(scans.skipped, [SkippedScan { case: "IM0001 and 2 more".to_owned(), reason: reason.clone() }]);
-        let error = Scans::find(&[folder.path().join("IM0001")], Normalize::Hu).unwrap_err().to_string();
-        assert!(error.ends_with(&format!("IM0001: {reason}")), "{error}");
+        // Given by name.
+        let scans = Scans::find(&[folder.path().join("IM0001")], Normalize::Hu).unwrap();
+        assert_eq!(scans.skipped, [SkippedScan { case: "IM0001".to_owned(), reason }]);
     }
 
     #[test]

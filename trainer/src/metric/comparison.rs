@@ -95,7 +95,7 @@ impl Comparison {
         };
         assert_eq!(ids(a), ids(b), "both evaluations are of the same cases");
         let mut lines = Vec::new();
-        for (class, name) in a.class_names.iter().enumerate().skip(1) {
+        for (&class, name) in a.class_names.iter().skip(1) {
             for (metric, (.., of)) in METRICS.iter().enumerate() {
                 let pairs = a.values(class, *of).zip(b.values(class, *of));
                 lines.push(Line { class: name.clone(), metric, difference: PairedDifference::of(pairs, a.bootstrap) });

@@ -105,7 +105,7 @@ impl ClassMetrics {
 pub struct CaseMetrics {
     /// Name of the case.
     pub case_id: String,
-    /// Metrics by class, background first.
+    /// Metrics by the number of the class, background first; also of numbers that are no classes.
     pub classes: Vec<ClassMetrics>,
 }
 
@@ -228,8 +228,8 @@ fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (C
 /// Metrics of all cases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Names of the classes, background first; as many as each case has metrics.
-    pub class_names: Vec<String>,
+    /// Names of the classes by number, background first. Numbers in between that are no classes have none.
+    pub class_names: BTreeMap<usize, String>,
     /// Conventions of the metrics.
     pub conventions: Conventions,
     /// Resamples for the intervals of the means.
@@ -255,6 +255,11 @@ impl Evaluation {
         self.cases.iter().map(move |case| case.classes.get(class).map_or(f64::NAN, metric))
     }
 
+    /// Number, name and metrics of each class in a case.
+    fn classes_of<'a>(&'a self, case: &'a CaseMetrics) -> impl Iterator<Item = (usize, &'a str, &'a ClassMetrics)> {
+        self.class_names.iter().filter_map(move |(&class, name)| Some((class, name.as_str(), case.classes.get(class)?)))
+    }
+
     /// CSV with one line per case and class after a header line.
     #[must_use]
     pub fn to_csv(&self) -> String {
@@ -262,8 +267,7 @@ impl Evaluation {
             "case_id,class,name,dice,surface_dice,hd95_mm,assd_mm,volume_diff_ml,volume_diff_percent,tolerance_mm\n",
         );
         for case in &self.cases {
-            for (class, (metrics, name)) in case.classes.iter().zip(&self.class_names).enumerate() {
-                let m = metrics;
+            for (class, name, m) in self.classes_of(case) {
                 let figures =
                     [m.dice, m.surface_dice, m.hd95_mm, m.assd_mm, m.volume_diff_ml, m.volume_diff_percent].map(number);
                 let tolerance_mm =
@@ -277,7 +281,7 @@ impl Evaluation {
 
     /// JSON with the same figures, and their means with 95% confidence intervals. A figure that was not measured is
     /// `null`; so are the distances of a class that one of the two maps lacks: `missed` by the prediction, or
-    /// `only_predicted`.
+    /// `only_predicted`. All lists of classes have one order, and the means have their numbers.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let class = |metrics: &ClassMetrics| {
@@ -293,13 +297,14 @@ impl Evaluation {
             })
         };
         let case = |case: &CaseMetrics| {
-            let classes: Vec<serde_json::Value> = case.classes.iter().map(class).collect();
+            let classes: Vec<serde_json::Value> = self.classes_of(case).map(|(.., metrics)| class(metrics)).collect();
             serde_json::json!({ "case_id": case.case_id, "mean_fg_dice": finite(case.mean_fg_dice()), "classes": classes })
         };
         let mean =
             |class: usize, metric: fn(&ClassMetrics) -> f64| self.mean_json(self.values(class, metric).collect());
-        let means = |(class, name): (usize, &String)| {
+        let means = |(&class, name): (&usize, &String)| {
             serde_json::json!({
+                "class": class,
                 "name": name,
                 "tolerance_mm": (class > 0).then(|| self.conventions.tolerances.of(class)),
                 "dice": mean(class, |m| m.dice),
@@ -319,8 +324,8 @@ impl Evaluation {
             "bootstrap": { "resamples": self.bootstrap.resamples, "seed": self.bootstrap.seed },
             "mean_fg_dice": finite(self.mean_fg_dice()),
             "mean_fg_dice_interval": self.bootstrap.interval_of_mean(self.fg_dice_of_cases()).map(ends),
-            "classes": self.class_names,
-            "means": self.class_names.iter().enumerate().map(means).collect::<Vec<_>>(),
+            "classes": self.class_names.values().collect::<Vec<_>>(),
+            "means": self.class_names.iter().map(means).collect::<Vec<_>>(),
             "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
         })
     }
@@ -376,7 +381,7 @@ pub(super) mod tests {
             evaluate_case(id, &map(label), &map(pred), space, &Conventions::default()).unwrap()
         };
         Evaluation {
-            class_names: names.map(str::to_owned).to_vec(),
+            class_names: (0..).zip(names.map(str::to_owned)).collect(),
             conventions: Conventions::default(),
             bootstrap: Bootstrap { resamples: 100, seed: 0 },
             cases: vec![case("a", &[0, 1, 1, 0], &[0, 1, 1, 0]), case("b", &[0, 1, 0, 2], &[0, 0, 1, 0])],
@@ -394,6 +399,18 @@ pub(super) mod tests {
         assert_eq!(lines[5], "b,1,\"liver, whole\",0,0,2,2,0,0,1");
         // One voxel of 2 mm³ is missed.
         assert_eq!(lines[6], "b,2,spleen,0,0,inf,inf,-0.002,-100,1");
+    }
+
+    #[test]
+    fn numbers_between_classes_are_in_no_list() {
+        let mut evaluation = evaluation();
+        evaluation.class_names.remove(&1);
+        assert!(evaluation.to_csv().lines().skip(1).all(|line| line.split(',').nth(1) != Some("1")));
+        let json = evaluation.to_json();
+        assert_eq!(json["classes"], serde_json::json!(["background", "spleen"]));
+        assert_eq!((&json["means"][1]["class"], &json["means"][1]["num_missed"]), (&2.into(), &1.into()));
+        let classes = json["cases"][1]["classes"].as_array().unwrap();
+        assert_eq!((classes.len(), &classes[1]["missed"]), (2, &true.into()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::init::{WeightInit, bias_of};
 use super::precision::Precision;
-use crate::ops::attention::{Computation, Method, attend_cross, attend_self, attention_weights};
+use crate::ops::attention::{Computation, Method, attend_cross, attend_self, attention_weights, reads_tokens};
 use crate::ops::trunk::Trunk;
 
 /// Attention of every token to every token of the same sequence.
@@ -37,7 +37,11 @@ impl SelfAttention {
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
         let method = Method { factors: p.factors(), computation: self.computation };
-        let read = attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads, method);
+        let read = if reads_tokens(&normed, normed.dims()[2] / self.num_heads, method) {
+            attend_self(p.linear(&self.qkv, normed), None, self.num_heads, method)
+        } else {
+            attend_self(p.product(&self.qkv, normed), bias_of(&self.qkv), self.num_heads, method)
+        };
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 
@@ -82,9 +86,14 @@ impl CrossAttention {
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
-        let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
         let method = Method { factors: p.factors(), computation: self.computation };
-        let read = attend_cross(q, bias_of(&self.q), kv, bias_of(&self.kv), self.num_heads, method);
+        let read = if reads_tokens(&normed, normed.dims()[2] / self.num_heads, method) {
+            let (q, kv) = (p.linear(&self.q, normed), p.linear(&self.kv, context));
+            attend_cross(q, kv, None, self.num_heads, method)
+        } else {
+            let (q, kv) = (p.product(&self.q, normed), p.product(&self.kv, context));
+            attend_cross(q, kv, [bias_of(&self.q), bias_of(&self.kv)], self.num_heads, method)
+        };
         x.into().join(p.product(&self.proj, read), bias_of(&self.proj))
     }
 

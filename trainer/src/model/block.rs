@@ -217,3 +217,81 @@ impl Recompute<2> for CrossBlock {
         self.mlp.add_to(x, normed)
     }
 }
+
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
+)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ops::testing::{on_devices, wave};
+    use burn::module::{ModuleVisitor, Param};
+    use burn::optim::GradientsParams;
+    use burn::tensor::{DType, Device};
+
+    const CONFIG: BlockConfig = BlockConfig { dim: 24, num_heads: 3, mlp_ratio: 2, norm_epsilon: 1e-6 };
+
+    /// The result, then the gradients of both inputs and of all parameters.
+    fn outcome<M: Module>(model: &M, device: &Device, run: impl Fn([Tensor<3>; 2]) -> Tensor<3>) -> Vec<Vec<f32>> {
+        let inputs =
+            [5, 7].map(|tokens| Tensor::<3>::from_data(wave([2, tokens, 24], 0.7, 1.0), device).require_grad());
+        let y = run(inputs.clone());
+        let mut grads = y.clone().square().sum().backward();
+        let host = |x: Tensor<3>| x.into_data().try_to_vec::<f32>().unwrap();
+        let mut all = vec![host(y.inner())];
+        all.extend(inputs.iter().filter_map(|input| input.grad_remove(&mut grads)).map(host));
+        let mut params = Values { grads: GradientsParams::from_module(&mut grads, model), values: vec![] };
+        model.visit(&mut params);
+        all.extend(params.values);
+        all
+    }
+
+    struct Values {
+        grads: GradientsParams,
+        values: Vec<Vec<f32>>,
+    }
+
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let grad = self.grads.get::<D>(param.id).expect("every parameter has a gradient");
+            self.values.push(grad.into_data().try_to_vec().unwrap());
+        }
+    }
+
+    fn recomputed_blocks_have_gradients_of_the_same_bits(device: &Device) {
+        let precisions = [Some(Precision::F32), device.supports_dtype(DType::BF16).then_some(Precision::Bf16)];
+        for precision in precisions.into_iter().flatten() {
+            let device = device.clone().autodiff();
+            let mut weights = WeightInit::new(1, &device).with_precision(precision);
+            let block = Block::init(&CONFIG, &mut weights);
+            let plain = outcome(&block, &device, |[x, _]| block.run([block.run([x])]));
+            let again = outcome(&block, &device, |[x, _]| recomputed(&block, [recomputed(&block, [x])]));
+            assert_eq!(plain.len(), 2 + 12);
+            assert!(plain == again, "{device:?} in {precision:?}");
+
+            let cross = CrossBlock::init(&CONFIG, &mut weights);
+            let plain = outcome(&cross, &device, |inputs| cross.run(inputs));
+            let again = outcome(&cross, &device, |inputs| recomputed(&cross, inputs));
+            assert_eq!(plain.len(), 3 + 20);
+            assert!(plain == again, "{device:?} in {precision:?}");
+            // The context is a constant.
+            let plain = outcome(&cross, &device, |[x, context]| cross.run([x, context.inner()]));
+            let again = outcome(&cross, &device, |[x, context]| recomputed(&cross, [x, context.inner()]));
+            assert_eq!(plain.len(), 2 + 20);
+            assert!(plain == again, "{device:?} in {precision:?}, of a constant");
+        }
+    }
+
+    on_devices!(recomputed_blocks_have_gradients_of_the_same_bits);
+
+    #[test]
+    fn untracked_inputs_give_an_untracked_result() {
+        let device = Device::flex();
+        let block = Block::init(&CONFIG, &mut WeightInit::new(1, &device));
+        let x = Tensor::<3>::from_data(wave([2, 5, 24], 0.7, 1.0), &device);
+        let y = recomputed(&block, [x.clone()]);
+        assert!(!y.is_tracked());
+        assert_eq!(y.into_data(), block.run([x]).into_data());
+    }
+}

@@ -8,27 +8,25 @@
 //! Padding is zero or never read, so that values and gradients are those of the unpadded heads.
 //!
 //! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix, and on CUDA it is cuDNN's
-//! fused attention where [`Computation::Cudnn`] is asked for ([`FusedAttention`]).
+//! fused attention where [`Computation::Cudnn`] is asked for ([`FusedAttention`]), which may read tokens as they are
+//! ([`reads_tokens`]).
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cudnn;
+mod derivative;
 mod fused;
 mod heads;
 mod matrix;
 
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use self::fused::{FusedAttention, OnCpu, Sources};
-use self::heads::dims;
+use self::derivative::forward;
+pub use self::fused::{FusedAttention, Mapped, OnCpu, Sources};
 pub use self::heads::{HeadOps, Padding, Part};
-use self::matrix::{HeadShape, SavedHeads, attend, backward, forward_self_by_heads, weights};
+use self::matrix::weights;
 use super::product::Factors;
 
 /// Computation of attention on GPUs, `train.attention` of a configuration. On a CPU it makes no difference.
@@ -57,28 +55,55 @@ impl From<Factors> for Method {
     }
 }
 
-/// Attention of every token to every token of its sequence: `[N, L, 3 · dim]` (queries, keys, values), plus `bias`
-/// `[3 · dim]` in f32 → `[N, L, dim]`, in `heads` heads of equal width.
+/// Attention of every token to every token of its sequence: `[N, L, 3 · dim]` (queries, keys, values), plus a bias
+/// `[3 · dim]` in f32 unless it is added already → `[N, L, dim]`, in `heads` heads of equal width.
 #[must_use]
-pub fn attend_self(qkv: Tensor<3>, bias: Tensor<1>, heads: usize, method: impl Into<Method>) -> Tensor<3> {
-    let (qkv, bias) = (qkv.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_self(qkv, bias, heads, method.into()))
-}
-
-/// Attention of one sequence to another: `[N, L, dim]` (queries) and `[N, M, 2 · dim]` (keys, values), plus their biases
-/// in f32, `[dim]` and `[2 · dim]` → `[N, L, dim]`.
-#[must_use]
-pub fn attend_cross(
-    q: Tensor<3>,
-    q_bias: Tensor<1>,
-    kv: Tensor<3>,
-    kv_bias: Tensor<1>,
+pub fn attend_self(
+    qkv: Tensor<3>,
+    bias: impl Into<Option<Tensor<1>>>,
     heads: usize,
     method: impl Into<Method>,
 ) -> Tensor<3> {
-    let (q, kv) = (q.into_dispatch(), kv.into_dispatch());
-    let (q_bias, kv_bias) = (q_bias.into_dispatch(), kv_bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Attention>::attend_cross(q, q_bias, kv, kv_bias, heads, method.into()))
+    let (qkv, method) = (qkv.into_dispatch(), method.into());
+    Tensor::from_dispatch(match bias.into() {
+        Some(bias) => <Dispatch as Attention>::attend_self(qkv, bias.into_dispatch(), heads, method),
+        None => <Dispatch as Attention>::attend_self_biased(qkv, heads, method),
+    })
+}
+
+/// Attention of one sequence to another: `[N, L, dim]` (queries) and `[N, M, 2 · dim]` (keys, values), plus their biases
+/// in f32, `[dim]` and `[2 · dim]`, unless they are added already → `[N, L, dim]`.
+#[must_use]
+pub fn attend_cross(
+    q: Tensor<3>,
+    kv: Tensor<3>,
+    biases: impl Into<Option<[Tensor<1>; 2]>>,
+    heads: usize,
+    method: impl Into<Method>,
+) -> Tensor<3> {
+    let (q, kv, method) = (q.into_dispatch(), kv.into_dispatch(), method.into());
+    Tensor::from_dispatch(match biases.into() {
+        Some([q_bias, kv_bias]) => {
+            let (q_bias, kv_bias) = (q_bias.into_dispatch(), kv_bias.into_dispatch());
+            <Dispatch as Attention>::attend_cross(q, q_bias, kv, kv_bias, heads, method)
+        }
+        None => <Dispatch as Attention>::attend_cross_biased(q, kv, heads, method),
+    })
+}
+
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are. The bias of the linear
+/// map before it costs nothing in the map then; elsewhere it costs nothing in the attention, which cuts tokens into heads.
+#[must_use]
+pub fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: impl Into<Method>) -> bool {
+    #[cfg(feature = "cuda")]
+    {
+        cudnn::reads_tokens(x, width, method.into())
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (x, width, method);
+        false
+    }
 }
 
 /// Attention weights of each query over the keys: `[N, L, dim]` and `[N, M, dim]` → `[N, heads, L, M]`, whose rows sum to
@@ -92,15 +117,26 @@ pub fn attention_weights(q: Tensor<3>, k: Tensor<3>, heads: usize, factors: Fact
 /// The operations for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Attention: Backend {
-    /// Attention of a sequence to itself; see [`attend_self`].
+    /// Attention of a sequence to itself, plus a bias; see [`attend_self`].
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self>;
 
-    /// Attention of one sequence to another; see [`attend_cross`].
+    /// Attention of a sequence to itself, whose tokens include the bias; see [`attend_self`].
+    fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self>;
+
+    /// Attention of one sequence to another, plus biases; see [`attend_cross`].
     fn attend_cross(
         q: FloatTensor<Self>,
         q_bias: FloatTensor<Self>,
         kv: FloatTensor<Self>,
         kv_bias: FloatTensor<Self>,
+        heads: usize,
+        method: Method,
+    ) -> FloatTensor<Self>;
+
+    /// Attention of one sequence to another, whose tokens include the biases; see [`attend_cross`].
+    fn attend_cross_biased(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
         heads: usize,
         method: Method,
     ) -> FloatTensor<Self>;
@@ -116,7 +152,11 @@ pub trait Attention: Backend {
 
 impl Attention for Flex {
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, method).0
+        forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
+    }
+
+    fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
+        forward::<Self>(Sources::own(qkv, None), heads, method).0
     }
 
     fn attend_cross(
@@ -127,7 +167,16 @@ impl Attention for Flex {
         heads: usize,
         method: Method,
     ) -> FloatTensor<Self> {
-        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, method).0
+        forward::<Self>(Sources::other([q, kv], Some([q_bias, kv_bias])), heads, method).0
+    }
+
+    fn attend_cross_biased(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        heads: usize,
+        method: Method,
+    ) -> FloatTensor<Self> {
+        forward::<Self>(Sources::other([q, kv], None), heads, method).0
     }
 
     fn attention_weights(
@@ -143,7 +192,11 @@ impl Attention for Flex {
 #[cfg(feature = "cube")]
 impl Attention for burn::backend::Cube {
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward_self::<Self>(qkv, bias, heads, method).0
+        forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
+    }
+
+    fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
+        forward::<Self>(Sources::own(qkv, None), heads, method).0
     }
 
     fn attend_cross(
@@ -154,7 +207,16 @@ impl Attention for burn::backend::Cube {
         heads: usize,
         method: Method,
     ) -> FloatTensor<Self> {
-        forward_cross::<Self>([q, q_bias, kv, kv_bias], heads, method).0
+        forward::<Self>(Sources::other([q, kv], Some([q_bias, kv_bias])), heads, method).0
+    }
+
+    fn attend_cross_biased(
+        q: FloatTensor<Self>,
+        kv: FloatTensor<Self>,
+        heads: usize,
+        method: Method,
+    ) -> FloatTensor<Self> {
+        forward::<Self>(Sources::other([q, kv], None), heads, method).0
     }
 
     fn attention_weights(
@@ -164,142 +226,6 @@ impl Attention for burn::backend::Cube {
         factors: Factors,
     ) -> FloatTensor<Self> {
         weights::<Self>(q, k, heads, factors)
-    }
-}
-
-/// Tensors that the backward pass needs.
-#[derive(Clone, Debug)]
-enum Saved<B: FusedAttention> {
-    /// Tensors of [`attend`].
-    Heads(SavedHeads<B>),
-    /// Tensors of [`FusedAttention`].
-    Fused(B::Kept),
-}
-
-fn forward_self<B: FusedAttention>(
-    qkv: FloatTensor<B>,
-    bias: FloatTensor<B>,
-    heads: usize,
-    method: Method,
-) -> (FloatTensor<B>, Saved<B>) {
-    if let Some((y, kept)) = B::fused(&Sources::Own([qkv.clone(), bias.clone()]), heads, method) {
-        return (y, Saved::Fused(kept));
-    }
-    let (y, saved) = forward_self_by_heads::<B>(qkv, bias, heads, method.factors, None);
-    (y, Saved::Heads(saved))
-}
-
-fn forward_cross<B: FusedAttention>(
-    tensors: [FloatTensor<B>; 4],
-    heads: usize,
-    method: Method,
-) -> (FloatTensor<B>, Saved<B>) {
-    if let Some((y, kept)) = B::fused(&Sources::Other(tensors.clone()), heads, method) {
-        return (y, Saved::Fused(kept));
-    }
-    let [q, q_bias, kv, kv_bias] = tensors;
-    let ([_, _, width], [_, keys, _]) = (dims(&q), dims(&kv));
-    let shape = HeadShape::of::<B>(&q, keys, width, (heads, method.factors), None);
-    let part = |number| B::split_heads(kv.clone(), Some(kv_bias.clone()), shape.part(number, 2));
-    let (y, saved) = attend::<B>(B::split_heads(q, Some(q_bias), shape.part(0, 1)), part(0), part(1), shape);
-    (y, Saved::Heads(saved))
-}
-
-impl<B: FusedAttention + Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
-    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Derivative;
-
-        impl<B: FusedAttention> Backward<B, 2> for Derivative {
-            type State = Saved<B>;
-
-            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let dy = grads.consume::<B>(&ops.node);
-                let nodes = ops.parents.map(|parent| parent.map(|node| node.id));
-                match ops.state {
-                    Saved::Heads(saved) => {
-                        let HeadShape { keys, width, .. } = saved.shape;
-                        let parts = backward::<B>(saved, dy).into();
-                        register::<B>(grads, nodes, B::join_heads(parts, keys, width));
-                    }
-                    Saved::Fused(kept) => register_fused::<B>(grads, &nodes, B::fused_backward(kept, dy)),
-                }
-            }
-        }
-
-        let nodes = [qkv.node(), bias.node()];
-        let (qkv, bias) = (qkv.into_primitive(), bias.into_primitive());
-        match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_self::<B>(qkv, bias, heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_self(qkv, bias, heads, method)),
-        }
-    }
-
-    fn attend_cross(
-        q: FloatTensor<Self>,
-        q_bias: FloatTensor<Self>,
-        kv: FloatTensor<Self>,
-        kv_bias: FloatTensor<Self>,
-        heads: usize,
-        method: Method,
-    ) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Derivative;
-
-        impl<B: FusedAttention> Backward<B, 4> for Derivative {
-            type State = Saved<B>;
-
-            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let nodes @ [q, q_bias, kv, kv_bias] = ops.parents.map(|parent| parent.map(|node| node.id));
-                let dy = grads.consume::<B>(&ops.node);
-                match ops.state {
-                    Saved::Heads(saved) => {
-                        let HeadShape { queries, keys, width, .. } = saved.shape;
-                        let [dq, dk, dv] = backward::<B>(saved, dy);
-                        register::<B>(grads, [q, q_bias], B::join_heads(vec![dq], queries, width));
-                        register::<B>(grads, [kv, kv_bias], B::join_heads(vec![dk, dv], keys, width));
-                    }
-                    Saved::Fused(kept) => register_fused::<B>(grads, &nodes, B::fused_backward(kept, dy)),
-                }
-            }
-        }
-
-        let nodes = [q.node(), q_bias.node(), kv.node(), kv_bias.node()];
-        let (q, q_bias) = (q.into_primitive(), q_bias.into_primitive());
-        let (kv, kv_bias) = (kv.into_primitive(), kv_bias.into_primitive());
-        match Derivative.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward_cross::<B>([q, q_bias, kv, kv_bias], heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::attend_cross(q, q_bias, kv, kv_bias, heads, method)),
-        }
-    }
-
-    fn attention_weights(_: FloatTensor<Self>, _: FloatTensor<Self>, _: usize, _: Factors) -> FloatTensor<Self> {
-        unreachable!("`attention_weights` takes tensors off the graph first")
-    }
-}
-
-/// Registers the gradient of a linear map's result, and its column sums as that of the bias added to it.
-fn register<B: HeadOps>(grads: &mut Gradients, [map, bias]: [Option<NodeId>; 2], grad: FloatTensor<B>) {
-    if let Some(node) = bias {
-        grads.register::<B>(node, B::column_sums(grad.clone()));
-    }
-    if let Some(node) = map {
-        grads.register::<B>(node, grad);
-    }
-}
-
-/// Registers the gradients of the tensors of [`Sources`], in their order.
-fn register_fused<B: Backend>(grads: &mut Gradients, nodes: &[Option<NodeId>], gradients: Vec<FloatTensor<B>>) {
-    for (node, gradient) in nodes.iter().zip(gradients) {
-        if let Some(node) = node {
-            grads.register::<B>(*node, gradient);
-        }
     }
 }
 
@@ -369,13 +295,38 @@ pub(crate) mod tests {
                 wave([1, 1, 2 * dim], 0.9, 0.5),
             ];
             let ours = values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
-                attend_cross(q, row(q_bias), kv, row(kv_bias), HEADS, FULL)
+                attend_cross(q, kv, [row(q_bias), row(kv_bias)], HEADS, FULL)
             });
             let composed = values_and_gradients(&Device::flex(), &inputs, |[q, q_bias, kv, kv_bias]| {
                 let kv = kv + kv_bias;
                 composed(q + q_bias, part(&kv, 0, 2), part(&kv, 1, 2))
             });
             ours.assert_close(&composed, tolerance(device));
+        }
+    }
+
+    fn biases_may_be_added_before(device: &Device) {
+        for (queries, keys, width) in [(5, 7, 8), (66, 129, 33)] {
+            let dim = HEADS * width;
+            let (qkv, qkv_bias) = (wave([2, keys, 3 * dim], 0.7, 2.0), wave([1, 1, 3 * dim], 0.3, 0.5));
+            let inputs = [qkv, qkv_bias];
+            let after = values_and_gradients(device, &inputs, |[x, bias]| attend_self(x, row(bias), HEADS, FULL));
+            let before = values_and_gradients(device, &inputs, |[x, bias]| attend_self(x + bias, None, HEADS, FULL));
+            before.assert_close(&after, tolerance(device));
+
+            let inputs = [
+                wave([2, queries, dim], 0.7, 2.0),
+                wave([1, 1, dim], 0.3, 0.5),
+                wave([2, keys, 2 * dim], 0.4, 2.0),
+                wave([1, 1, 2 * dim], 0.9, 0.5),
+            ];
+            let after = values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
+                attend_cross(q, kv, [row(q_bias), row(kv_bias)], HEADS, FULL)
+            });
+            let before = values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
+                attend_cross(q + q_bias, kv + kv_bias, None, HEADS, FULL)
+            });
+            before.assert_close(&after, tolerance(device));
         }
     }
 
@@ -389,14 +340,15 @@ pub(crate) mod tests {
         let v = Tensor::<3>::from_data(part(&kv, 1, 2).into_data(), &cpu).reshape([2, 7, HEADS, 11]).swap_dims(1, 2);
         let y = weights.matmul(v).swap_dims(1, 2).reshape([2, 5, HEADS * 11]);
         let host = |x: Tensor<3>| Outcome::of(x);
-        let [q_bias, kv_bias] = [1, 2].map(|parts| Tensor::zeros([parts * HEADS * 11], device));
-        host(attend_cross(q, q_bias, kv, kv_bias, HEADS, FULL)).assert_close(&host(y), tolerance(device));
+        host(attend_cross(q, kv, None, HEADS, FULL)).assert_close(&host(y), tolerance(device));
     }
 
     /// Runs the GPU's padding on the CPU.
     #[cfg(test)]
     #[test]
     fn padding_changes_neither_values_nor_gradients() {
+        use super::matrix::{backward, forward_self_by_heads};
+
         type B = Flex;
         let device = Device::flex();
         let float = |data| Tensor::<3>::from_data(data, &device).try_into_primitive::<B>().unwrap();
@@ -404,7 +356,7 @@ pub(crate) mod tests {
             let x = float(wave([2, 17, 3 * HEADS * 11], 0.7, 2.0));
             let bias = Tensor::<1>::from_data(wave([3 * HEADS * 11], 0.3, 1.0), &device);
             let bias = bias.try_into_primitive::<B>().unwrap();
-            let (y, saved) = forward_self_by_heads::<B>(x, bias, HEADS, FULL, Some(padding));
+            let (y, saved) = forward_self_by_heads::<B>(x, Some(bias), HEADS, FULL, Some(padding));
             let [dq, dk, dv] = backward::<B>(saved, float(wave([2, 17, HEADS * 11], 1.3, 1.0)));
             let dx = B::join_heads(vec![dq, dk, dv], 17, 11);
             [y, dx].map(|x| Outcome::of(Tensor::from_primitive::<B>(x)))
@@ -433,6 +385,7 @@ pub(crate) mod tests {
     on_devices!(
         self_attention_is_the_definition,
         cross_attention_is_the_definition,
+        biases_may_be_added_before,
         weights_average_the_values_to_the_result,
         sixteen_bit_tokens_stay_sixteen_bit_with_softmax_in_f32,
     );

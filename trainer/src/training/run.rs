@@ -66,7 +66,7 @@ pub(super) struct Run<'a, T: Task> {
     picture: Option<PathBuf>,
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
-    pub(super) set_aside: Vec<PathBuf>,
+    pub(super) set_aside: Vec<(u64, PathBuf)>,
     /// Warnings about the state that the run was resumed from.
     pub(super) warnings: Vec<String>,
 }

@@ -154,6 +154,12 @@ impl Description {
             Epilogue::BiasGradient => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADA,
         };
         description.set(attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        if problem.epilogue != Epilogue::Plain {
+            // The library reads the alignment of the vector off its address when it looks for an algorithm, and does not
+            // follow it (header of cuBLASLt, at this attribute): one that is no better aligned than `run` asks for. `run`
+            // sets the real one.
+            description.set_vector(VECTOR_ALIGNMENT)?;
+        }
         Ok(description)
     }
 
@@ -250,9 +256,13 @@ impl Session {
     /// # Errors
     /// The library's reason.
     pub fn open(device: String) -> Result<Self, CublasLtError> {
-        let handle = result::create_handle().named("cublasLtCreate")?;
         // SAFETY: takes nothing and has no effect.
         let version = unsafe { sys::cublasLtGetVersion() };
+        // All that the library says of a driver that is too old for it is that it is not initialized.
+        let handle = result::create_handle().map_err(|error| CublasLtError::Failed {
+            call: "cublasLtCreate",
+            status: format!("{error}; version {version} may need a newer driver"),
+        })?;
         let owner = Owner { library: format!("cublasLt {version}"), device };
         if let Some(other) = algorithms::table().others(&owner).next() {
             tracing::warn!(

@@ -10,8 +10,9 @@ use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::split::{ListSplit, Split};
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::finetune::FinetunePreset;
+use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::PretrainPreset;
 
 /// Two small labelled phantoms in a cache, and configurations that suit it.
@@ -73,8 +74,8 @@ impl Folder {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The command fails with an error of one line that contains all of `parts`.
-    pub(crate) fn refuse(&self, args: &str, parts: &[&str]) {
+    /// The command fails with an error of one line that contains all of `parts`; returns the line.
+    pub(crate) fn refuse(&self, args: &str, parts: &[&str]) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
@@ -84,6 +85,7 @@ impl Folder {
         for part in parts {
             assert!(errors[0].contains(part), "{args}: no {part:?} in {stderr}");
         }
+        errors[0].to_owned()
     }
 }
 
@@ -95,15 +97,39 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     let with = |base: &str, setting: &str| format!("{base} {setting}");
     folder.refuse(&with(pretrain, "--set stream.window=[-1000,1000]"), &["window", "cache"]);
     folder.refuse(&with(pretrain, "--set stream.include=[\"Dataset009_WORD\"]"), &["Dataset009_WORD"]);
+    // Names to exclude may be absent, and are told.
+    for base in [pretrain, finetune] {
+        let output = folder.run(&with(base, "--memory 1MiB --set stream.exclude=[\"Dataset001_Q\"]"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let told = "warning: stream.exclude: no dataset matches \"Dataset001_Q\", which excludes nothing; did you mean \
+                    \"Dataset001_P\"?";
+        assert!(stderr.lines().any(|line| line == told), "{base}: {stderr}");
+    }
     folder.refuse(&with(pretrain, "--set stream.split={list=\"none.txt\"}"), &["none.txt"]);
     folder.refuse(&with(pretrain, "--set stream.labels=yes"), &["--set stream.labels=yes", "expected a boolean"]);
     folder.refuse(&with(pretrain, "--memory 1MiB"), &["--memory"]);
-    folder.refuse(&with(finetune, "--fold 0/50"), &["--fold"]);
-    folder.refuse(&with(finetune, "--shots 2"), &["--shots"]);
+    let hint = "cases to train on (--fold, --shots and --no-validation split otherwise): ";
+    folder.refuse(&with(finetune, "--fold 0/50"), &[hint, "50 folds of 2 cases"]);
+    folder.refuse(&with(finetune, "--shots 2"), &[hint, "shots = 2 of 2 cases"]);
+    // Of other errors, the split is not the cause.
+    let error = folder.refuse(
+        &with(finetune, "--set stream.include=[\"Dataset001_Q\"]"),
+        &["no dataset matches", "did you mean \"Dataset001_P\"?"],
+    );
+    assert!(!error.contains("--fold"), "{error}");
     folder.refuse(&with(finetune, "--shots 0"), &["shots"]);
-    folder.refuse(&with(finetune, "--no-validation --set stream.exclude=[\"P\"]"), &["case"]);
-    let listed = "--no-validation --set stream.split={list=\"cases.txt\"}";
-    folder.refuse(&with(finetune, listed), &["--no-validation", "stream.split names cases"]);
+    let error =
+        folder.refuse(&with(finetune, "--no-validation --set stream.exclude=[\"P\"]"), &["none of its 2 cases"]);
+    assert!(!error.contains("--fold"), "{error}");
+    let text = fs::read_to_string(folder.path("finetune.toml")).unwrap();
+    let mut listed: FinetuneConfig = FinetuneConfig::parse(&text, "finetune.toml").unwrap();
+    listed.stream.split = Split::List(ListSplit { list: "cases.txt".into() });
+    fs::write(folder.path("listed.toml"), listed.to_toml()).unwrap();
+    let args = "finetune --init none --shards cache --config listed.toml --run-dir run";
+    folder.refuse(&with(args, "--no-validation"), &["--no-validation", "stream.split names cases"]);
+    // The list with the reason, and no hint at other splits, which are not the cause.
+    let error = folder.refuse(args, &["cases to train on: ", "cases.txt: cannot read the list of cases: No such file"]);
+    assert!(!error.contains("--fold"), "{error}");
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
     let preprocess = PreprocessConfig::default();
@@ -207,6 +233,9 @@ fn runs_are_not_mixed() {
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
     assert!(checked.contains("step-00000002: whole"), "{checked}");
+    let repeated = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume-from 1");
+    let kept = "the checkpoint of step 2, which the run repeats, is kept as run/checkpoints/set-aside-step-00000002";
+    assert!(repeated.lines().any(|line| line == kept), "{repeated}");
 }
 
 #[test]
@@ -228,6 +257,17 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
     folder.succeed(&format!("{base} --run-dir fine --init run --resume"));
     let found = losses("fine");
     assert_eq!((found.len(), &found[0]), (2, &found[1]));
+    // Other ones than before are told, and refused in place of random ones.
+    folder.succeed(&format!("{base} --run-dir other --init run"));
+    fs::remove_dir_all(folder.path("other/checkpoints")).unwrap();
+    let output = folder.run(&format!("{base} --run-dir other --init none --resume"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let told = "warning: the run in other began with the weights of run/checkpoints/step-00000001, has no checkpoint yet, and \
+                begins again with random ones";
+    assert!(output.status.success() && stderr.lines().any(|line| line == told), "{stderr}");
+    fs::remove_dir_all(folder.path("other/checkpoints")).unwrap();
+    let refused = ["--init run", "other began with random weights", "with --init none"];
+    folder.refuse(&format!("{base} --run-dir other --init run --resume"), &refused);
     // The checkpoint replaces them.
     let longer = base.replace("--max-steps 1", "--max-steps 2");
     folder.succeed(&format!("{longer} --run-dir fine --resume"));
@@ -257,7 +297,7 @@ fn pre_training_continues_with_the_weights_of_another_run() {
     folder.succeed(&format!("{base} --run-dir grown --init none --resume"));
     assert!(!folder.path("grown/init.txt").exists());
     fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
-    let refused = ["--init run", "grown began with random weights", "without --init"];
+    let refused = ["--init run", "grown began with random weights", "with --init none"];
     folder.refuse(&format!("{base} --run-dir grown --init run --resume"), &refused);
     folder.succeed(&format!("{base} --run-dir grown --resume"));
     // A run continues from its checkpoint, whatever --init names.

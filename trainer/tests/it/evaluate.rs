@@ -1,5 +1,7 @@
 //! `hiend-train evaluate` on files.
 
+mod names;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -110,22 +112,6 @@ fn ignored_voxels_count_for_no_metric() {
 }
 
 #[test]
-fn an_ignore_label_in_another_spelling_is_told() {
-    let folder = folders();
-    for name in ["labels/a.nii", "predictions/a.nii"] {
-        write_labels(&folder.path().join(name), [3, 1, 1], &[0, 1, 2]);
-    }
-    let description = folder.path().join("dataset.json");
-    for (name, is_told) in [("Ignore", true), ("ignored", false)] {
-        std::fs::write(&description, format!(r#"{{"labels": {{"background": 0, "body": 1, "{name}": 2}}}}"#)).unwrap();
-        let output = evaluate(folder.path(), &["--dataset", &description.to_string_lossy()]);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{stderr}");
-        assert_eq!(stderr.contains("label 2 is called \"Ignore\" and scored as a class"), is_told, "{stderr}");
-    }
-}
-
-#[test]
 fn regions_of_a_dataset_are_scored_as_regions() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 2, 2]);
@@ -142,55 +128,6 @@ fn regions_of_a_dataset_are_scored_as_regions() {
     let output = evaluate(folder.path(), &["--json", "--dataset", &dataset.to_string_lossy()]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["classes"][2], &json["cases"][0]["classes"][1]["dice"]), (&"whole".into(), &0.8.into()));
-}
-
-#[test]
-fn names_are_read_from_a_description_alone() {
-    let folder = folders();
-    for name in ["labels/a.nii", "predictions/a.nii"] {
-        write_labels(&folder.path().join(name), [2, 1, 1], &[0, 1]);
-    }
-    let dataset = folder.path().join("Dataset001_T");
-    std::fs::create_dir(&dataset).unwrap();
-    fail(
-        folder.path(),
-        &["--dataset", &dataset.to_string_lossy()],
-        "no dataset.json that names classes; --dataset takes",
-    );
-    let file = dataset.join("dataset.json");
-    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "dataset.json: no such file or folder");
-    std::fs::write(&file, r#"{"labels": {"background": 0, "liver": 1}}"#).unwrap();
-    for path in [&dataset, &file] {
-        let lines = csv(folder.path(), &["--dataset", &path.to_string_lossy()]);
-        assert_eq!(lines[2], "a,1,liver,1,1,0,0,0,0,1", "{}", path.display());
-    }
-    std::fs::write(&file, r#"{"name": "T"}"#).unwrap();
-    fail(folder.path(), &["--dataset", &file.to_string_lossy()], "names no classes; --dataset takes a dataset.json");
-}
-
-#[test]
-fn summary_has_no_class_that_neither_dataset_nor_map_has() {
-    let folder = folders();
-    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 5, 0]);
-    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 1, 5, 0]);
-    let dataset = folder.path().join("dataset.json");
-    std::fs::write(&dataset, r#"{"labels": {"background": 0, "liver": 1, "spleen": 3, "spine": 5}}"#).unwrap();
-    let summary = folder.path().join("summary.json");
-    let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
-    let check = |more: &[&str], classes: &[&str], dice: serde_json::Value| {
-        let output = evaluate(folder.path(), &[more, &["--summary", &summary_path]].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = std::fs::read_to_string(&summary).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text.replace("NaN", "\"NaN\"")).unwrap();
-        for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
-            let keys: Vec<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
-            assert_eq!(keys, classes);
-        }
-        assert_eq!(json["foreground_mean"]["Dice"], dice);
-    };
-    check(&[], &["1", "5"], 1.0.into());
-    // A class of the dataset that no map has is NaN for nnU-Net, and with it the mean.
-    check(&["--dataset", &dataset], &["1", "3", "5"], "NaN".into());
 }
 
 #[test]
@@ -365,8 +302,10 @@ fn tolerances_by_class_and_areas_are_taken_from_flags() {
     };
     refused(&["--tolerance", "0=1"], "the surface of the background is not measured");
     refused(&["--tolerance", "1=1", "--tolerance", "class 1=2"], "the class has a tolerance already");
-    refused(&["--tolerance", "liver=1"], "no class `liver`");
+    refused(&["--tolerance", "liver=1"], "no class `liver` (the classes are 0 to 255)");
     refused(&["--tolerance", "liver"], "expected CLASS=MM");
+    let stderr = String::from_utf8(evaluate(folder.path(), &["--tolerance", "7=1"]).stderr).unwrap();
+    assert!(stderr.contains("--tolerance of class 7 has no effect: no map holds a label above 2"), "{stderr}");
 }
 
 #[test]

@@ -229,6 +229,10 @@ fn invalid_input_is_refused_in_one_line() {
     look("reconstruct", &run, &[&scan, &copy], 1, "are both case");
     look("reconstruct", &run, &["--shards", &cache, "--case", "nobody"], 1, "no case nobody");
     look("reconstruct", &run, &["--shards", &cache], 2, "--case");
+    // Flags about files, which would have no effect on cases of a cache.
+    for (flag, value) in [("--spacing", "2"), ("--on-suspect", "fail")] {
+        look("reconstruct", &run, &["--shards", &cache, "--case", &case_id, flag, value], 2, "cannot be used with");
+    }
     let wide = ["--shards", &cache, "--case", &case_id, "--window", "-1000,1000"];
     look(
         "reconstruct",

@@ -237,6 +237,9 @@ class Conversion(unittest.TestCase):
     def test_unknown_case_is_named(self):
         with self.assertRaisesRegex(hiend.ConfigError, "no case is named \"x\""):
             hiend.read_case(CACHE, "x")
+        name = hiend.Cache(CACHE).cases[0]
+        with self.assertRaisesRegex(hiend.ConfigError, f'; did you mean "{name}"\\?'):
+            hiend.read_case(CACHE, f"Other/{name.split('/')[1]}")
 
     def test_cache_lists_its_cases(self):
         cache = hiend.Cache(CACHE)

@@ -267,6 +267,12 @@ class Positions(unittest.TestCase):
         expected = "above the -175 HU of the cache, not above the -100 HU of stream.window"
         self.assertEqual([expected in line for line in logs.output], [True])
 
+    def test_a_name_to_exclude_that_matches_nothing_is_reported(self):
+        with self.assertLogs("hiend", "WARNING") as logs:
+            dataset(exclude=["no such dataset"])
+        expected = 'exclude: no dataset matches "no such dataset", which excludes nothing'
+        self.assertEqual([expected in line for line in logs.output], [True])
+
     def test_caches_mix_by_weight(self):
         stream = dataset(source={common.CACHE: 1})
         self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][:2])

@@ -98,6 +98,29 @@ fn series_of_every_modality_are_cases_where_they_are_asked_for() {
 }
 
 #[test]
+fn images_that_lack_what_tells_their_series_count_as_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    write_series(&data, &slices());
+    let slice = |name: &str, without| slices()[0].clone().without(without).write(&data.join(name));
+    slice("lone.dcm", tags::SERIES_INSTANCE_UID);
+    slice("bare.dcm", tags::SOP_CLASS_UID);
+    slice("DICOMDIR", tags::MODALITY);
+    let listing = survey(&data).unwrap();
+    assert_eq!(listing.datasets[0].cases.len(), 1);
+    let mut unused: Vec<(Weight, String)> =
+        listing.all_unused().map(|unused| (unused.reason.weight(), unused.reason.to_string())).collect();
+    unused.sort();
+    assert_eq!(
+        unused.iter().map(|(weight, _)| *weight).collect::<Vec<_>>(),
+        [Weight::Named, Weight::Missed, Weight::Missed]
+    );
+    for (found, element) in unused.iter().zip(["Modality", "SOPClassUID", "SeriesInstanceUID"]) {
+        assert!(found.1.contains(&format!("without the element {element}, ")), "{unused:?}");
+    }
+}
+
+#[test]
 fn a_series_in_several_folders_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     series(&dir.path().join("a"), "1.2.4", &|number| format!("{number}"));

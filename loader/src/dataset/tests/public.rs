@@ -20,6 +20,10 @@ fn pairs_of_files_are_cases_wherever_they_lie() {
     Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii"])
         .cases(&["data/b b/y.nii b/y_seg.nii", "data/x x.nii x_seg.nii"])
         .unused(&[]);
+    // A scan named like the folder of a case.
+    Found::in_files(&["a/x.nii", "a/x_seg.nii", "a.nii", "b.nii"])
+        .cases(&["data/a a/x.nii a/x_seg.nii", "data/b b.nii -"])
+        .skipped(&[("data/a", "another case of the dataset has this name, by its folder; rename one of them")]);
     // Next to folders that are cases by their names, scans without label maps remain outside.
     Found::in_files(&["k/p/imaging.nii", "k/p/segmentation.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "n/v.nii"])
         .cases(&["k/p k/p/imaging.nii k/p/segmentation.nii", "m/y m/y.nii m/y_seg.nii", "m/z m/z.nii -"])

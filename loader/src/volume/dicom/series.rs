@@ -206,7 +206,6 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     let Some((_, classes)) = known.filter(|(known, _)| wanted == Wanted::CrossSections || *known == "CT") else {
         return Err(Other::Modality(clean(modality)));
     };
-    elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::Without("SeriesInstanceUID"))?;
     let class = elements.first(tags::SOP_CLASS_UID).ok_or(Other::Without("SOPClassUID"))?;
     if !classes.contains(&class.as_str()) {
         return Err(Other::Class(clean(class)));
@@ -215,6 +214,8 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     if kind.iter().any(|part| part == "LOCALIZER") || (modality != "CT" && is_described_as_localizer(&elements)) {
         return Err(Other::Localizer);
     }
+    // Last: without it, a scan is missing, which localizers and screen shots are not.
+    elements.first(tags::SERIES_INSTANCE_UID).ok_or(Other::Without("SeriesInstanceUID"))?;
     Ok(elements)
 }
 

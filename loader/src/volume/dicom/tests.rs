@@ -185,6 +185,9 @@ fn files_are_sorted_into_series() {
     write("shot.dcm", &in_series("1.7", "1", "").text(tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.7"));
     write("dir.dcm", &in_series("1.8", "1", "").without(tags::MODALITY));
     write("bare.dcm", &in_series("1.9", "1", "").without(tags::SOP_CLASS_UID));
+    write("lone.dcm", &in_series("1.10", "1", "").without(tags::SERIES_INSTANCE_UID));
+    let shot = in_series("1.11", "1", "").text(tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.7");
+    write("lone_shot.dcm", &shot.without(tags::SERIES_INSTANCE_UID));
     std::fs::write(dir.path().join("LICENSE"), "text").unwrap();
     std::fs::write(dir.path().join("empty.dcm"), "").unwrap();
     std::fs::write(dir.path().join("notes.txt"), "text").unwrap();
@@ -211,6 +214,8 @@ fn files_are_sorted_into_series() {
             other("bare.dcm", "file without the element SOPClassUID"),
             other("dir.dcm", "file without the element Modality"),
             other("empty.dcm", "the file is empty (0 bytes)"),
+            other("lone.dcm", "file without the element SeriesInstanceUID"),
+            other("lone_shot.dcm", "of class 1.2.840.10008.5.1.4.1.1.7 (a screen shot or a report)"),
             other("mr.dcm", "of modality MR"),
             other("shot.dcm", "of class 1.2.840.10008.5.1.4.1.1.7 (a screen shot or a report)"),
             other("topo", "localizer"),

@@ -27,6 +27,22 @@ fn replay_makes_the_batch_of_the_stream_again() {
 }
 
 #[test]
+fn a_name_to_exclude_that_matches_nothing_is_told() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let cache = place.text("cache");
+    let options = ["stream", &cache, "--batches=1", "--crop-size=24", "--visits-per-batch=1"];
+    assert!(!check(&options, 0).err.contains("exclude"));
+    let ran = check(&[&options[..], &["--exclude", "Fantom", "--exclude", "WORD"]].concat(), 0);
+    for expected in [
+        "warning: exclude: no dataset matches \"Fantom\", which excludes nothing; did you mean \"Dataset001_Phantom\"?",
+        "warning: exclude: no dataset matches \"WORD\", which excludes nothing",
+    ] {
+        assert!(ran.err.lines().any(|line| line == expected), "{expected}: {}", ran.err);
+    }
+}
+
+#[test]
 fn inspect_shows_the_content_and_corrects_names() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);

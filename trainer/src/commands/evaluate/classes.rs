@@ -1,6 +1,6 @@
 //! Classes of an evaluation: their names, the ignore label, regions, and the tolerance of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{bail, ensure};
@@ -24,10 +24,8 @@ pub(super) struct Classes {
     pub space: LabelSpace,
     /// Regions to score in place of classes.
     pub regions: Option<Vec<Region>>,
-    /// Names, background first; `None` if nothing names them.
-    names: Option<Vec<String>>,
-    /// Classes that the dataset names; empty without one.
-    in_dataset: BTreeSet<usize>,
+    /// Names of the dataset's classes or regions by number, background first; `None` without a dataset.
+    names: Option<BTreeMap<usize, String>>,
 }
 
 impl Classes {
@@ -39,38 +37,58 @@ impl Classes {
         let dataset = args.dataset.as_deref().map(Named::read).transpose()?;
         let ignore = args.ignore_label.or(dataset.as_ref().and_then(|named| named.ignore));
         // Without names, every label up to the highest one is a class.
-        let num_classes = dataset.as_ref().map_or(ignore.map_or(256, usize::from), |named| named.classes.len());
+        let num_classes =
+            dataset.as_ref().map_or(ignore.map_or(256, usize::from), |named| usize::from(named.highest) + 1);
         if dataset.is_none() && num_classes < 2 {
             let message = format!("--ignore-label {num_classes} leaves no class to score; it must be above 1");
             return Err(UsageError::new(message).into());
         }
         if let Some(label) = ignore.filter(|&label| usize::from(label) < num_classes) {
-            let message =
-                format!("--ignore-label {label} is a class of the dataset; it must be above {}", num_classes - 1);
+            let message = format!(
+                "--ignore-label {label} is not above the classes of the dataset, which go up to {}",
+                num_classes - 1
+            );
             return Err(UsageError::new(message).into());
         }
-        let (names, in_dataset, regions) = match dataset {
+        let (names, regions) = match dataset {
             Some(Named { regions: Some(regions), .. }) => {
-                (Some(regions.iter().map(|region| region.name.clone()).collect()), BTreeSet::new(), Some(regions))
+                let names = regions.iter().map(|region| region.name.clone()).enumerate().collect();
+                (Some(names), Some(regions))
             }
-            Some(Named { classes, in_dataset, .. }) => (Some(classes), in_dataset, None),
-            None => (None, BTreeSet::new(), None),
+            Some(Named { classes, .. }) => (Some(classes), None),
+            None => (None, None),
         };
-        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names, in_dataset })
+        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names })
     }
 
-    /// Names of the classes or regions, background first; `highest` is the highest label of any map, up to which classes
-    /// without names go.
-    pub(super) fn names(&self, highest: u8) -> Vec<String> {
-        self.names.clone().unwrap_or_else(|| (0..=highest).map(|class| format!("class {class}")).collect())
+    /// Names of the classes or regions by number, background first. Labels in `unnamed`, which maps hold and the dataset does
+    /// not name, are classes by their numbers; without a dataset, all labels up to `highest` are, the highest one of any map.
+    pub(super) fn names(&self, highest: u8, unnamed: impl Iterator<Item = u8>) -> BTreeMap<usize, String> {
+        let by_number = |label: u8| (usize::from(label), format!("class {label}"));
+        match &self.names {
+            Some(names) if self.regions.is_some() => names.clone(),
+            Some(names) => names.clone().into_iter().chain(unnamed.map(by_number)).collect(),
+            None => (0..=highest).map(by_number).collect(),
+        }
+    }
+
+    /// Returns true for a label that the dataset names, for the background and the ignore label; for every label without a
+    /// dataset.
+    pub(super) fn is_named(&self, label: u8) -> bool {
+        let is_known = match (&self.regions, &self.names) {
+            (Some(regions), _) => regions.iter().any(|region| region.labels.contains(&label)),
+            (None, Some(names)) => names.contains_key(&usize::from(label)),
+            (None, None) => true,
+        };
+        is_known || label == 0 || self.space.ignore() == Some(label)
     }
 
     /// Classes or regions of nnU-Net's `summary.json` but the background, with their names as nnU-Net reads them there: the
     /// number of a class, or the tuple of a region's labels. A region of one label, `[3]` in `dataset.json`, is its number:
     /// nnU-Net itself writes `(3,)` for it, which its own reader takes for two numbers and refuses.
     ///
-    /// A number between classes that the dataset does not name and no map has is not a class: nnU-Net knows those of
-    /// `dataset.json` only, and its mean over all of them is NaN if one is.
+    /// Without a dataset, a number that no map has is not a class: nnU-Net knows those of `dataset.json` only, and its mean
+    /// over all of them is NaN if one is.
     pub(super) fn nnunet_keys(&self, evaluation: &Evaluation) -> Vec<(usize, String)> {
         let key = |region: &Region| match region.labels.as_slice() {
             [label] => label.to_string(),
@@ -78,9 +96,12 @@ impl Classes {
         };
         match &self.regions {
             Some(regions) => regions.iter().map(key).enumerate().skip(1).collect(),
-            None => (1..evaluation.class_names.len())
-                .filter(|class| self.in_dataset.contains(class) || evaluation.occurs(*class))
-                .map(|class| (class, class.to_string()))
+            None => evaluation
+                .class_names
+                .keys()
+                .skip(1)
+                .filter(|class| self.names.is_some() || evaluation.occurs(**class))
+                .map(|&class| (class, class.to_string()))
                 .collect(),
         }
     }
@@ -90,10 +111,11 @@ impl Classes {
     /// # Errors
     /// If a name is not one of a class, or is the background's, whose surface is not measured.
     pub(super) fn tolerances(&self, args: &EvaluateArgs) -> anyhow::Result<Tolerances> {
-        let names = self.names(u8::MAX);
+        let names = self.names(u8::MAX, std::iter::empty());
+        let numbered = || names.iter().map(|(&class, name)| (class, name.as_str()));
         let mut by_class = BTreeMap::new();
         for (name, tolerance_mm) in &args.tolerance {
-            let class = class_named("--tolerance", &names, name)?;
+            let class = class_named("--tolerance", numbered(), name)?;
             let usage = |problem: &str| UsageError::new(format!("--tolerance {name}={tolerance_mm}: {problem}"));
             if class == 0 {
                 return Err(usage("the surface of the background is not measured").into());
@@ -108,10 +130,10 @@ impl Classes {
 
 /// Classes and ignore label as a dataset names them.
 struct Named {
-    /// Names from class 0 to the highest; a class without a name is called `class N`.
-    classes: Vec<String>,
-    /// Classes that the dataset names.
-    in_dataset: BTreeSet<usize>,
+    /// Names by class; the background has one even if the dataset does not name it.
+    classes: BTreeMap<usize, String>,
+    /// The highest class.
+    highest: u8,
     /// Ignore label, if the dataset has one.
     ignore: Option<u8>,
     /// Regions to score in place of classes, the background first; `None` if the dataset has none.
@@ -137,11 +159,12 @@ impl Named {
         let of_regions = info.regions.values().flatten();
         let highest = info.labels.keys().chain(of_regions).filter(|label| Some(**label) != ignore).max();
         let Some(&highest) = highest else { bail!("{}: names no classes", shown(path)) };
-        let name = |class| info.labels.get(&class).cloned().unwrap_or_else(|| format!("class {class}"));
         let regions = (!info.regions.is_empty()).then(|| regions(&info, ignore));
-        let in_dataset =
-            info.labels.keys().filter(|label| Some(**label) != ignore).map(|&label| usize::from(label)).collect();
-        Ok(Self { classes: (0..=highest).map(name).collect(), in_dataset, ignore, regions })
+        let named = info.labels.iter().filter(|(label, _)| Some(**label) != ignore);
+        let mut classes: BTreeMap<usize, String> =
+            named.map(|(&label, name)| (usize::from(label), name.clone())).collect();
+        classes.entry(0).or_insert_with(|| "class 0".to_owned());
+        Ok(Self { classes, highest, ignore, regions })
     }
 }
 

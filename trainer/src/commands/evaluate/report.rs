@@ -101,17 +101,19 @@ fn absent_classes(absent: Absent) -> &'static str {
 /// Tolerance of the surface Dice, and those of single classes.
 fn tolerances(evaluation: &Evaluation) -> String {
     let Tolerances { default_mm, by_class } = &evaluation.conventions.tolerances;
-    let of_class = |(class, mm): (&usize, &f64)| {
-        let name = evaluation.class_names.get(*class).map_or("?", String::as_str);
-        format!(", {name} {mm} mm")
-    };
-    std::iter::once(format!("{default_mm} mm")).chain(by_class.iter().map(of_class)).collect()
+    let of_class = |(class, mm): (&usize, &f64)| Some(format!(", {} {mm} mm", evaluation.class_names.get(class)?));
+    std::iter::once(format!("{default_mm} mm")).chain(by_class.iter().filter_map(of_class)).collect()
+}
+
+/// Number and name of each foreground class that any case has.
+fn listed(evaluation: &Evaluation) -> impl Iterator<Item = (usize, &String)> {
+    let foreground = evaluation.class_names.iter().skip(1).map(|(&class, name)| (class, name));
+    foreground.filter(move |(class, _)| evaluation.occurs(*class))
 }
 
 /// Values of each foreground class that any case has.
 fn groups(evaluation: &Evaluation, metric: fn(&ClassMetrics) -> f64) -> Vec<Group> {
-    let names = evaluation.class_names.iter().enumerate().skip(1).filter(|(class, _)| evaluation.occurs(*class));
-    names
+    listed(evaluation)
         .map(|(class, name)| Group { name: name.clone(), values: evaluation.values(class, metric).collect() })
         .collect()
 }
@@ -135,8 +137,8 @@ fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Fi
          the right. The patient's right is on the left of each.",
     );
     if classes.regions.is_none() {
-        let legend = evaluation.class_names.iter().enumerate().skip(1).filter(|(class, _)| evaluation.occurs(*class));
-        page.legend(legend.filter_map(|(class, name)| Some((label_colour(u8::try_from(class).ok()?)?, name.clone()))));
+        let colour = |class: usize| label_colour(u8::try_from(class).ok()?);
+        page.legend(listed(evaluation).filter_map(|(class, name)| Some((colour(class)?, name.clone()))));
     }
     let mut pictures = Vec::new();
     for (dice, case_id) in ranked {
@@ -194,14 +196,14 @@ fn in_ras(file: &LabelFile) -> Vec<u8> {
 
 fn cases(page: &mut Page, evaluation: &Evaluation) {
     page.heading("All cases, the lowest mean Dice first");
-    let listed: Vec<usize> = (1..evaluation.class_names.len()).filter(|&class| evaluation.occurs(class)).collect();
+    let listed: Vec<(usize, &String)> = listed(evaluation).collect();
     let mut header = vec!["case", "mean Dice"];
-    header.extend(listed.iter().map(|&class| evaluation.class_names[class].as_str()));
+    header.extend(listed.iter().map(|(_, name)| name.as_str()));
     let shown = |value: f64| if value.is_nan() { "-".to_owned() } else { format!("{value:.4}") };
     let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
     for (dice, case) in evaluation.fg_dice_of_cases().zip(&evaluation.cases) {
         let mut row = vec![case.case_id.clone(), shown(dice)];
-        row.extend(listed.iter().map(|&class| shown(case.classes.get(class).map_or(f64::NAN, |metrics| metrics.dice))));
+        row.extend(listed.iter().map(|(class, _)| shown(case.classes.get(*class).map_or(f64::NAN, |m| m.dice))));
         rows.push((dice, row));
     }
     rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));

@@ -1,6 +1,7 @@
 //! DICOM series of a folder, and the files next to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hiend_loader::case::shown;
@@ -14,6 +15,14 @@ use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
 pub(super) struct DicomFiles {
     /// Series, each with its files.
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
+    /// All other files.
+    others: Vec<OtherFile>,
+    /// Normalisation of the scans, which decides on the modalities of series.
+    normalize: Normalize,
+}
+
+/// Reports of files that are not slices of a series, one for each reason.
+pub(super) struct Reports {
     /// Files that cannot be used and may be scans, sorted.
     pub unusable: Vec<SkippedScan>,
     /// Parts of a study next to its series that are not scans, sorted by their paths.
@@ -24,39 +33,73 @@ impl DicomFiles {
     /// Sorts DICOM files of a folder.
     pub(super) fn among(folder: &Path, candidates: &[PathBuf], normalize: Normalize) -> Self {
         let Sorted { series, others } = dicom::sort_of(candidates, normalize.into());
-        let (is_only, has_series) = (series.len() == 1, !series.is_empty());
+        let is_only = series.len() == 1;
         let named = |series: Series| {
             let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
             let name = if is_only { file_name(&folder) } else { series.name };
             let path = series.files[0].clone();
             (ScanFile { name, path, is_series: true }, series.files)
         };
-        let series = series.into_iter().map(named).collect();
+        Self { series: series.into_iter().map(named).collect(), others, normalize }
+    }
+
+    /// Finds and sorts the DICOM files of a folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub(super) fn of(folder: &Path, normalize: Normalize) -> Result<Self, ScanFilesError> {
+        let candidates = dicom::candidates(folder)
+            .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
+        Ok(Self::among(folder, &candidates, normalize))
+    }
+
+    /// The series that a file of the folder belongs to.
+    pub(super) fn series_of(&self, file: &Path) -> Option<&ScanFile> {
+        let is_it = |path: &PathBuf| path.file_name() == file.file_name();
+        self.series.iter().find(|(_, files)| files.iter().any(is_it)).map(|(scan, _)| scan)
+    }
+
+    /// Returns true for DICOM that belongs to no series.
+    pub(super) fn has_other(&self, file: &Path) -> bool {
+        let is_dicom = |other: &OtherFile| other.reason != Other::NotDicom || is_without_preamble(&other.path);
+        let is_it = |other: &OtherFile| other.path.file_name() == file.file_name() && is_dicom(other);
+        self.others.iter().any(is_it)
+    }
+
+    /// Reports of the files that belong to no series: of all, but for those that most studies have, or of those that were given
+    /// by name.
+    pub(super) fn reports(&self, given: Option<&BTreeSet<OsString>>) -> Reports {
         let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
-        for OtherFile { path, reason } in others {
-            let name = shown(Path::new(&file_name(&path)));
-            let (files, name, reason) = match reason {
+        for OtherFile { path, reason } in &self.others {
+            if given.is_some_and(|given| path.file_name().is_none_or(|name| !given.contains(name))) {
+                continue;
+            }
+            let (is_part_of_study, reason) = match reason {
                 // As a conversion names them, whatever their endings are.
-                Other::NotDicom | Other::Damaged(_) if is_without_preamble(&path) => {
-                    (&mut unusable, name, UnusedReason::DicomWithoutPreamble.to_string())
+                Other::NotDicom | Other::Damaged(_) if is_without_preamble(path) => {
+                    (false, UnusedReason::DicomWithoutPreamble.to_string())
                 }
-                // Parts of most studies, and no scans; or no DICOM.
-                Other::Localizer | Other::Class(_) | Other::NotDicom => continue,
-                Other::Without("Modality") | Other::Modality(_) => {
-                    let reason = match normalize {
-                        Normalize::Hu => format!("DICOM {reason}, not a CT"),
-                        Normalize::Zscore => format!("DICOM {reason}, not a CT, MR, PET or NM image"),
-                    };
-                    // Remarks are not told by case: the name alone would leave open which of several folders is meant.
-                    if has_series { (&mut passed_over, shown(&path), reason) } else { (&mut unusable, name, reason) }
-                }
+                Other::NotDicom => continue,
+                Other::Localizer | Other::Class(_) if given.is_none() => continue,
+                Other::Localizer | Other::Class(_) => (true, format!("DICOM {reason}")),
+                Other::Without("Modality") | Other::Modality(_) => match self.normalize {
+                    Normalize::Hu => (true, format!("DICOM {reason}, not a CT")),
+                    Normalize::Zscore => (true, format!("DICOM {reason}, not a CT, MR, PET or NM image")),
+                },
                 // An image of a wanted modality.
-                Other::Without(_) => (&mut unusable, name, format!("DICOM {reason}")),
-                Other::Damaged(reason) => (&mut unusable, name, reason),
+                Other::Without(_) => (false, format!("DICOM {reason}")),
+                Other::Damaged(reason) => (false, reason.clone()),
+            };
+            // Without a series, a part of a study may be what was meant. Remarks are not told by case: the name alone would
+            // leave open which of several folders is meant.
+            let (files, name) = if is_part_of_study && !self.series.is_empty() {
+                (&mut passed_over, shown(path))
+            } else {
+                (&mut unusable, shown(Path::new(&file_name(path))))
             };
             files.entry(reason).or_insert((name, 0)).1 += 1;
         }
-        Self { series, unusable: reports(unusable), passed_over: reports(passed_over) }
+        Reports { unusable: reports(unusable), passed_over: reports(passed_over) }
     }
 }
 
@@ -72,33 +115,6 @@ fn reports(files: ByReason) -> Vec<SkippedScan> {
     let mut reports: Vec<SkippedScan> = skipped.collect();
     reports.sort();
     reports
-}
-
-/// The series of a folder, with their files.
-pub(super) fn series_in_folder(
-    folder: &Path,
-    normalize: Normalize,
-) -> Result<Vec<(ScanFile, Vec<PathBuf>)>, ScanFilesError> {
-    let candidates = dicom::candidates(folder)
-        .map_err(|error| ScanFilesError::Unusable { path: folder.to_owned(), reason: error.reason.to_string() })?;
-    Ok(DicomFiles::among(folder, &candidates, normalize).series)
-}
-
-/// The series that a DICOM file belongs to, among those of its folder.
-pub(super) fn series_of(
-    file: &Path,
-    series: &[(ScanFile, Vec<PathBuf>)],
-    normalize: Normalize,
-) -> Result<ScanFile, ScanFilesError> {
-    let is_it = |path: &PathBuf| path.file_name() == file.file_name();
-    let found = series.iter().find(|(_, files)| files.iter().any(is_it));
-    found.map(|(scan, _)| scan.clone()).ok_or_else(|| {
-        let path = file.to_owned();
-        if is_without_preamble(file) {
-            return ScanFilesError::Unusable { path, reason: UnusedReason::DicomWithoutPreamble.to_string() };
-        }
-        ScanFilesError::NotAScan { path, normalize }
-    })
 }
 
 #[cfg(test)]

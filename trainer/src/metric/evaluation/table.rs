@@ -23,7 +23,7 @@ impl Evaluation {
     #[must_use]
     pub fn to_table(&self) -> String {
         let mut table = aligned(&self.table_rows());
-        match (0..self.class_names.len()).filter(|&class| !self.occurs(class)).count() {
+        match self.class_names.keys().filter(|class| !self.occurs(**class)).count() {
             0 => {}
             1 => table.push_str("1 class that occurs in no map is not listed\n"),
             absent => {
@@ -38,8 +38,8 @@ impl Evaluation {
     pub fn table_rows(&self) -> Vec<Vec<String>> {
         let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
         rows[0][4] = self.surface_heading();
-        let listed = (0..self.class_names.len()).filter(|&class| self.occurs(class));
-        rows.extend(listed.map(|class| self.row(class, &self.class_names[class])));
+        let listed = self.class_names.iter().filter(|(class, _)| self.occurs(**class));
+        rows.extend(listed.map(|(&class, name)| self.row(class, name)));
         let interval = self.bootstrap.interval_of_mean(self.fg_dice_of_cases());
         let num_measured = self.fg_dice_of_cases().filter(|dice| !dice.is_nan()).count();
         let (mean, interval) = (cell(self.mean_fg_dice(), 4), interval_cell(interval));
@@ -152,8 +152,9 @@ mod tests {
             overlap: Overlap { true_negative: 4, ..Overlap::default() },
             ..evaluation.cases[0].classes[0]
         };
-        evaluation.class_names.push("kidney".into());
-        evaluation.cases.iter_mut().for_each(|case| case.classes.push(absent));
+        // The number 3 is no class, 4 is one.
+        evaluation.class_names.insert(4, "kidney".into());
+        evaluation.cases.iter_mut().for_each(|case| case.classes.extend([absent, absent]));
         let table = evaluation.to_table();
         assert!(!table.contains("kidney"), "{table}");
         assert_eq!(table.lines().last(), Some("1 class that occurs in no map is not listed"));

@@ -1,17 +1,18 @@
 //! Attention by cuDNN's fused engines: heads cut out of tokens, both passes queued, gradients joined.
 //!
-//! Queries, keys and values are split from their tokens, which adds the bias and pads a head to a multiple of eight values
-//! (33 to 40). Where heads need no padding, the result and its gradient stay tokens, and the gradients of queries, keys and
-//! values are written side by side, as the linear maps before the attention take them: neither is split or joined. The
-//! factor inside softmax is that of the unpadded width, and padding is zero, so that it adds nothing to any product.
+//! Where heads need no padding, the result and its gradient stay tokens, and the gradients of queries, keys and values are
+//! written side by side, as the linear maps before the attention take them: neither is split or joined. Queries, keys and
+//! values themselves are read where the linear maps wrote them if these have added the bias ([`reads_tokens`]). Otherwise they
+//! are split from their tokens, which adds the bias and pads a head to a multiple of eight values (33 to 40). The factor inside
+//! softmax is that of the unpadded width, and padding is zero, so that it adds nothing to any product.
 
-use burn::backend::Cube;
-use burn::tensor::{DType, Shape};
+use burn::backend::{Cube, DispatchDevice};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::ops::numeric::full;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::heads::{Padding, Part, dims};
-use super::{Computation, Method, Sources};
+use super::{Computation, Mapped, Method, Sources};
 use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
@@ -25,16 +26,41 @@ const FALLBACK: &str =
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 
-/// Everything that the backward pass needs: heads `[N, heads, L, width]`, the result as cuDNN wrote it, and a number for
-/// each row from which the weights are computed again.
+/// Everything that the backward pass needs: queries, keys and values, as heads `[N, heads, L, width]` or as tokens, the result
+/// as cuDNN wrote it, and a number for each row from which the weights are computed again.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    q: CubeTensor,
-    k: CubeTensor,
-    v: CubeTensor,
+    inputs: Vec<Input>,
     o: CubeTensor,
     stats: CubeTensor,
     plan: Plan,
+}
+
+/// A tensor that holds queries, keys or values, and the places of these.
+#[derive(Clone, Debug)]
+struct Input {
+    tensor: CubeTensor,
+    places: Vec<(i64, u64)>,
+}
+
+impl Input {
+    /// The tensors `uids` of the graph, side by side in `tensor` at a distance of `part` bytes.
+    fn new(tensor: CubeTensor, uids: &[i64], part: u64) -> Self {
+        Self { tensor, places: uids.iter().copied().zip((0..).map(|number| number * part)).collect() }
+    }
+
+    fn buffer(&self) -> Buffer<'_> {
+        Buffer { tensor: &self.tensor, places: &self.places }
+    }
+}
+
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are.
+pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: Method) -> bool {
+    method.computation == Computation::Cudnn
+        && method.factors.dtype().is_some()
+        && width.is_multiple_of(WIDTH_MULTIPLE)
+        && matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
+        && vendor::cudnn::library().is_ok()
 }
 
 /// An attention that the library computes.
@@ -48,6 +74,8 @@ struct Plan {
     width: usize,
     /// True if queries, keys and values come from one tensor.
     is_self: bool,
+    /// True if biases are added on the way.
+    adds_bias: bool,
 }
 
 /// Reason why cuDNN does not compute an attention.
@@ -77,12 +105,13 @@ impl Plan {
             return Err(NotPlanned::Precision);
         };
         let ([sequences, queries, dim], keys) = match sources {
-            Sources::Own([qkv, _]) => {
-                let [n, tokens, width] = dims(qkv);
+            Sources::Own(qkv) => {
+                let [n, tokens, width] = dims(&qkv.tokens);
                 ([n, tokens, width / 3], tokens)
             }
-            Sources::Other([q, _, kv, _]) => (dims(q), dims::<3>(kv)[1]),
+            Sources::Other([q, kv]) => (dims(&q.tokens), dims::<3>(&kv.tokens)[1]),
         };
+        let adds_bias = sources.maps().iter().any(|map| map.bias.is_some());
         let width = dim / heads;
         let padded = width.next_multiple_of(WIDTH_MULTIPLE);
         let is_self = matches!(sources, Sources::Own(_));
@@ -92,13 +121,14 @@ impl Plan {
             sizes: Sizes { sequences, heads, queries, keys, width: padded },
             number,
             scale: (1.0 / (width as f64).sqrt()) as f32,
+            sources: if adds_bias { [Layout::Heads; 2] } else { gradients },
             result: layout(1),
             gradients,
         };
         let backward = Backward::of(attention).map_err(PrepareError::from)?;
         // Both before either is used: an attention goes one way, forward and back.
         let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
-        Ok(Self { attention, backward, workspace_bytes, width, is_self })
+        Ok(Self { attention, backward, workspace_bytes, width, is_self, adds_bias })
     }
 
     fn is_padded(&self) -> bool {
@@ -108,19 +138,32 @@ impl Plan {
     fn part(&self, number: usize, parts: usize) -> Part {
         Part { number, parts, heads: self.attention.sizes.heads, padding: PADDING }
     }
+
+    /// The tensors `uids`, which lie side by side in the tokens of `map`: read there, or split from them.
+    fn inputs(&self, map: &Mapped<Cube>, uids: &[i64]) -> Vec<Input> {
+        if matches!(self.attention.sources, [Layout::Tokens(_), _]) {
+            let tokens = queue::aligned(map.tokens.clone());
+            let part = (self.attention.sizes.heads * self.width * tokens.elem_size()) as u64;
+            return vec![Input::new(tokens, uids, part)];
+        }
+        let split = |(number, uid): (usize, &i64)| {
+            let heads = heads::split(map.tokens.clone(), map.bias.clone(), self.part(number, uids.len()));
+            Input::new(heads, &[*uid], 0)
+        };
+        uids.iter().enumerate().map(split).collect()
+    }
 }
 
 /// Result `[N, L, dim]`, and what the backward pass needs; `None` where the library is not asked for or does not compute
 /// it.
 pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<(CubeTensor, Kept)> {
     let plan = Plan::of(sources, heads, method)?;
-    let split = |x: &CubeTensor, bias: &CubeTensor, number, parts| {
-        heads::split(x.clone(), Some(bias.clone()), plan.part(number, parts))
-    };
-    let [q, k, v] = match sources {
-        Sources::Own([qkv, bias]) => [0, 1, 2].map(|number| split(qkv, bias, number, 3)),
-        Sources::Other([q, q_bias, kv, kv_bias]) => {
-            [split(q, q_bias, 0, 1), split(kv, kv_bias, 0, 2), split(kv, kv_bias, 1, 2)]
+    let inputs = match sources {
+        Sources::Own(qkv) => plan.inputs(qkv, &[uid::Q, uid::K, uid::V]),
+        Sources::Other([q, kv]) => {
+            let mut inputs = plan.inputs(q, &[uid::Q]);
+            inputs.extend(plan.inputs(kv, &[uid::K, uid::V]));
+            inputs
         }
     };
     let Sizes { sequences, heads, queries, width, .. } = plan.attention.sizes;
@@ -129,37 +172,33 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     } else {
         Shape::from([sequences, queries, heads * width])
     };
-    let o = uninit(&q, shape, q.dtype);
-    let stats = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let first = first(sources);
+    let o = uninit(first, shape, first.dtype);
+    let stats = uninit(first, Shape::from([sequences, heads, queries]), DType::F32);
+    let read: Vec<_> = inputs.iter().map(Input::buffer).collect();
     queue::launch(
         Forward(plan.attention),
         plan.workspace_bytes[0],
-        &[whole(&q, &[(uid::Q, 0)]), whole(&k, &[(uid::K, 0)]), whole(&v, &[(uid::V, 0)])],
+        &read,
         &[whole(&o, &[(uid::O, 0)]), whole(&stats, &[(uid::STATS, 0)])],
     );
     let y = if plan.is_padded() { heads::join(vec![o.clone()], queries, plan.width) } else { o.clone() };
-    Some((y, Kept { q, k, v, o, stats, plan }))
+    Some((y, Kept { inputs, o, stats, plan }))
 }
 
 /// Gradients of the tensors of the sources, in their order.
 pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
-    let Kept { q, k, v, o, stats, plan } = kept;
+    let Kept { inputs, o, stats, plan } = kept;
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
-    assert_eq!(dy.dtype, q.dtype, "a gradient has the type of its value");
+    assert_eq!(dy.dtype, o.dtype, "a gradient has the type of its value");
     let d_o = if plan.is_padded() { heads::split(dy, None, plan.part(0, 1)) } else { queue::aligned(dy) };
-    let row_sums = uninit(&q, Shape::from([sequences, heads, queries]), DType::F32);
+    let row_sums = uninit(&o, Shape::from([sequences, heads, queries]), DType::F32);
     let lengths = plan
         .backward
         .masked
-        .then(|| [queries, keys].map(|length| full::<i32>(Shape::from([sequences]), &q.device, length as i32)));
-    let mut read = vec![
-        whole(&q, &[(uid::Q, 0)]),
-        whole(&k, &[(uid::K, 0)]),
-        whole(&v, &[(uid::V, 0)]),
-        whole(&o, &[(uid::O, 0)]),
-        whole(&d_o, &[(uid::D_O, 0)]),
-        whole(&stats, &[(uid::STATS, 0)]),
-    ];
+        .then(|| [queries, keys].map(|length| full::<i32>(Shape::from([sequences]), &o.device, length as i32)));
+    let mut read: Vec<_> = inputs.iter().map(Input::buffer).collect();
+    read.extend([whole(&o, &[(uid::O, 0)]), whole(&d_o, &[(uid::D_O, 0)]), whole(&stats, &[(uid::STATS, 0)])]);
     if let Some([queries, keys]) = &lengths {
         read.extend([whole(queries, &[(uid::QUERIES, 0)]), whole(keys, &[(uid::KEYS, 0)])]);
     }
@@ -168,7 +207,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         queue::launch(plan.backward, plan.workspace_bytes[1], &read, &written);
     };
     let maps = if plan.is_padded() {
-        let of = |rows| uninit(&q, Shape::from([sequences, heads, rows, width]), q.dtype);
+        let of = |rows| uninit(&o, Shape::from([sequences, heads, rows, width]), o.dtype);
         let [d_q, d_k, d_v] = [of(queries), of(keys), of(keys)];
         launch(&[whole(&d_q, &[(uid::D_Q, 0)]), whole(&d_k, &[(uid::D_K, 0)]), whole(&d_v, &[(uid::D_V, 0)])]);
         if plan.is_self {
@@ -178,8 +217,8 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
         }
     } else {
         let dim = heads * width;
-        let of = |rows, parts| uninit(&q, Shape::from([sequences, rows, parts * dim]), q.dtype);
-        let part = (dim * q.elem_size()) as u64;
+        let of = |rows, parts| uninit(&o, Shape::from([sequences, rows, parts * dim]), o.dtype);
+        let part = (dim * o.elem_size()) as u64;
         if plan.is_self {
             let d_qkv = of(queries, 3);
             launch(&[whole(&d_qkv, &[(uid::D_Q, 0), (uid::D_K, part), (uid::D_V, 2 * part)])]);
@@ -190,12 +229,15 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
             vec![d_q, d_kv]
         }
     };
+    if !plan.adds_bias {
+        return maps;
+    }
     maps.into_iter().flat_map(|map| [map.clone(), columns::sums(map)]).collect()
 }
 
 fn first(sources: &Sources<Cube>) -> &CubeTensor {
     match sources {
-        Sources::Own([first, _]) | Sources::Other([first, ..]) => first,
+        Sources::Own(first) | Sources::Other([first, _]) => &first.tokens,
     }
 }
 
@@ -222,18 +264,36 @@ pub(crate) mod tests {
         Method { factors: Factors::Bf16, computation }
     }
 
+    /// The point at which a bias is added.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Bias {
+        /// Before the attention, in 16 bits.
+        Before,
+        /// In the attention, in 32 bits.
+        Within,
+    }
+
     /// Self-attention of 16-bit tokens, and its gradients.
-    fn to_itself(device: &Device, [tokens, width]: [usize; 2], computation: Computation) -> Outcome {
+    fn to_itself(device: &Device, [tokens, width]: [usize; 2], bias: Bias, computation: Computation) -> Outcome {
         let short = short_of(device);
         let inputs = [wave([2, tokens, 3 * HEADS * width], 0.7, 2.0), wave([1, 1, 3 * HEADS * width], 0.3, 0.5)];
-        values_and_gradients(device, &inputs, |[x, bias]| {
-            let bias: Tensor<1> = bias.flatten(0, 2);
-            attend_self(x.cast(short), bias, HEADS, method(computation)).cast(FloatDType::F32)
+        values_and_gradients(device, &inputs, |[x, b]| {
+            let method = method(computation);
+            let y = match bias {
+                Bias::Before => attend_self((x + b).cast(short), None, HEADS, method),
+                Bias::Within => attend_self(x.cast(short), b.flatten::<1>(0, 2), HEADS, method),
+            };
+            y.cast(FloatDType::F32)
         })
     }
 
     /// Cross-attention of 16-bit tokens, and its gradients.
-    fn to_another(device: &Device, [queries, keys, width]: [usize; 3], computation: Computation) -> Outcome {
+    fn to_another(
+        device: &Device,
+        [queries, keys, width]: [usize; 3],
+        bias: Bias,
+        computation: Computation,
+    ) -> Outcome {
         let (short, dim) = (short_of(device), HEADS * width);
         let inputs = [
             wave([2, queries, dim], 0.7, 2.0),
@@ -242,9 +302,15 @@ pub(crate) mod tests {
             wave([1, 1, 2 * dim], 0.9, 0.5),
         ];
         values_and_gradients(device, &inputs, |[q, q_bias, kv, kv_bias]| {
-            let [q_bias, kv_bias] = [q_bias, kv_bias].map(|bias| bias.flatten::<1>(0, 2));
-            let (q, kv) = (q.cast(short), kv.cast(short));
-            attend_cross(q, q_bias, kv, kv_bias, HEADS, method(computation)).cast(FloatDType::F32)
+            let method = method(computation);
+            let y = match bias {
+                Bias::Before => attend_cross((q + q_bias).cast(short), (kv + kv_bias).cast(short), None, HEADS, method),
+                Bias::Within => {
+                    let biases = [q_bias, kv_bias].map(|bias| bias.flatten::<1>(0, 2));
+                    attend_cross(q.cast(short), kv.cast(short), biases, HEADS, method)
+                }
+            };
+            y.cast(FloatDType::F32)
         })
     }
 
@@ -254,11 +320,11 @@ pub(crate) mod tests {
         plan.unwrap_or_else(|reason| panic!("{reason}"));
     }
 
-    /// Tokens of 16 bits, and a bias.
-    fn tokens(device: &Device, length: usize, width: usize) -> [CubeTensor; 2] {
+    /// Tokens of 16 bits, with a bias that is yet to be added or without.
+    fn tokens(device: &Device, length: usize, width: usize, bias: Bias) -> Mapped<Cube> {
         let tokens = Tensor::<3>::zeros([2, length, width], device).cast(short_of(device));
-        let bias = Tensor::<1>::zeros([width], device);
-        [tokens.try_into_primitive::<Cube>().unwrap(), bias.try_into_primitive::<Cube>().unwrap()]
+        let within = || Tensor::<1>::zeros([width], device).try_into_primitive::<Cube>().unwrap();
+        Mapped { tokens: tokens.try_into_primitive::<Cube>().unwrap(), bias: (bias == Bias::Within).then(within) }
     }
 
     /// Both round queries, keys, values and the result to 8 bits; products also round scores and weights to 8 bits, which
@@ -267,27 +333,40 @@ pub(crate) mod tests {
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {
         // Padded heads, heads that need none, and numbers of keys beside the engines' tiles.
-        for [length, width] in [[129, 33], [129, 96], [66, 40], [513, 33]] {
-            assert_planned(&Sources::Own(tokens(device, length, 3 * HEADS * width)));
+        for (length, width, bias) in [
+            (129, 33, Bias::Within),
+            (129, 33, Bias::Before),
+            (129, 96, Bias::Within),
+            (129, 96, Bias::Before),
+            (66, 40, Bias::Before),
+            (513, 33, Bias::Within),
+        ] {
+            assert_planned(&Sources::Own(tokens(device, length, 3 * HEADS * width, bias)));
             let [ours, products] =
-                [Computation::Cudnn, Computation::Products].map(|by| to_itself(device, [length, width], by));
+                [Computation::Cudnn, Computation::Products].map(|by| to_itself(device, [length, width], bias, by));
             ours.assert_close(&products, TOLERANCE);
         }
-        for sizes @ [queries, keys, width] in [[66, 129, 33], [129, 17, 96], [513, 129, 33]] {
-            let [q, q_bias] = tokens(device, queries, HEADS * width);
-            let [kv, kv_bias] = tokens(device, keys, 2 * HEADS * width);
-            assert_planned(&Sources::Other([q, q_bias, kv, kv_bias]));
-            let [ours, products] = [Computation::Cudnn, Computation::Products].map(|by| to_another(device, sizes, by));
+        for (sizes, bias) in [
+            ([66, 129, 33], Bias::Within),
+            ([129, 17, 96], Bias::Within),
+            ([129, 17, 96], Bias::Before),
+            ([513, 129, 33], Bias::Within),
+        ] {
+            let [queries, keys, width] = sizes;
+            let (q, kv) = (tokens(device, queries, HEADS * width, bias), tokens(device, keys, 2 * HEADS * width, bias));
+            assert_planned(&Sources::Other([q, kv]));
+            let [ours, products] =
+                [Computation::Cudnn, Computation::Products].map(|by| to_another(device, sizes, bias, by));
             ours.assert_close(&products, TOLERANCE);
         }
     }
 
     fn the_same_tokens_give_the_same_bits_and_the_engines_are_recorded(device: &Device) {
-        for [length, width] in [[129, 96], [513, 33]] {
-            assert_planned(&Sources::Own(tokens(device, length, 3 * HEADS * width)));
-            let first = to_itself(device, [length, width], Computation::Cudnn);
+        for (length, width, bias) in [(129, 96, Bias::Before), (513, 33, Bias::Within)] {
+            assert_planned(&Sources::Own(tokens(device, length, 3 * HEADS * width, bias)));
+            let first = to_itself(device, [length, width], bias, Computation::Cudnn);
             for _ in 0..3 {
-                to_itself(device, [length, width], Computation::Cudnn).assert_close(&first, 0.0);
+                to_itself(device, [length, width], bias, Computation::Cudnn).assert_close(&first, 0.0);
             }
         }
         assert!(!record::table().is_empty());

@@ -12,13 +12,43 @@ use super::heads::dims;
 use super::{HeadOps, Method};
 use crate::ops::cpu::{self, CpuTensor};
 
+/// Result of a linear map.
+#[derive(Clone, Debug)]
+pub struct Mapped<B: Backend> {
+    /// Tokens `[N, L, width]`.
+    pub tokens: FloatTensor<B>,
+    /// Bias `[width]` in f32, if it is yet to be added to the tokens.
+    pub bias: Option<FloatTensor<B>>,
+}
+
 /// Tensors that an attention reads.
 #[derive(Clone, Debug)]
 pub enum Sources<B: Backend> {
-    /// Queries, keys and values side by side, `[N, L, 3 · dim]`, and their bias.
-    Own([FloatTensor<B>; 2]),
-    /// Queries `[N, L, dim]` and their bias; keys and values side by side, `[N, M, 2 · dim]`, and their bias.
-    Other([FloatTensor<B>; 4]),
+    /// Queries, keys and values side by side, `[N, L, 3 · dim]`.
+    Own(Mapped<B>),
+    /// Queries `[N, L, dim]`; keys and values side by side, `[N, M, 2 · dim]`. Both have their bias, or neither.
+    Other([Mapped<B>; 2]),
+}
+
+impl<B: Backend> Sources<B> {
+    /// Sources of the attention of a sequence to itself.
+    pub(super) fn own(tokens: FloatTensor<B>, bias: Option<FloatTensor<B>>) -> Self {
+        Self::Own(Mapped { tokens, bias })
+    }
+
+    /// Sources of the attention of queries to keys and values of another sequence.
+    pub(super) fn other([q, kv]: [FloatTensor<B>; 2], biases: Option<[FloatTensor<B>; 2]>) -> Self {
+        let [q_bias, kv_bias] = biases.map_or([None, None], |biases| biases.map(Some));
+        Self::Other([Mapped { tokens: q, bias: q_bias }, Mapped { tokens: kv, bias: kv_bias }])
+    }
+
+    /// Results of the linear maps before the attention.
+    pub(super) fn maps(&self) -> &[Mapped<B>] {
+        match self {
+            Self::Own(map) => std::slice::from_ref(map),
+            Self::Other(maps) => maps,
+        }
+    }
 }
 
 /// Attention as one operation, for each backend.
@@ -31,8 +61,8 @@ pub trait FusedAttention: HeadOps {
     #[must_use]
     fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
 
-    /// Gradients of the tensors that [`Self::fused`] took, in their order, from the values that it kept and the
-    /// gradient `dy` of its result.
+    /// Gradients of the tensors that [`Self::fused`] took, each map's tokens before its bias, from the values that it kept
+    /// and the gradient `dy` of its result.
     #[must_use]
     fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
 }
@@ -95,17 +125,17 @@ impl FusedAttention for Flex {
         let (sizes, [q, k, v]) = sources.tokens(heads);
         let [y, rows, dy] = [y, rows, dy].map(cpu::in_order);
         let gradients = backward(q, k, v, (cpu::values(&y), cpu::values(&rows)), cpu::values(&dy), &sizes);
-        let joined = |parts: &[Part], tokens: usize| {
+        let joined = |map: &Mapped<Self>, parts: &[Part], tokens: usize| {
             let (values, bias) = gradients.joined(parts);
             let width = parts.len() * heads * sizes.width;
-            [cpu::tensor(values, [sizes.sequences, tokens, width]), cpu::tensor(bias, [width])]
+            let bias = map.bias.is_some().then(|| cpu::tensor(bias, [width]));
+            std::iter::once(cpu::tensor(values, [sizes.sequences, tokens, width])).chain(bias)
         };
-        match sources {
-            Sources::Own(_) => joined(&[Part::Queries, Part::Keys, Part::Values], sizes.keys).into(),
-            Sources::Other(_) => {
-                let [q, kv] =
-                    [joined(&[Part::Queries], sizes.queries), joined(&[Part::Keys, Part::Values], sizes.keys)];
-                q.into_iter().chain(kv).collect()
+        match &sources {
+            Sources::Own(qkv) => joined(qkv, &[Part::Queries, Part::Keys, Part::Values], sizes.keys).collect(),
+            Sources::Other([q, kv]) => {
+                let of_queries = joined(q, &[Part::Queries], sizes.queries);
+                of_queries.chain(joined(kv, &[Part::Keys, Part::Values], sizes.keys)).collect()
             }
         }
     }
@@ -113,39 +143,43 @@ impl FusedAttention for Flex {
 
 impl Sources<Flex> {
     fn all_f32(&self) -> bool {
-        match self {
-            Self::Own(tensors) => cpu::all_f32(tensors.each_ref()),
-            Self::Other(tensors) => cpu::all_f32(tensors.each_ref()),
-        }
+        let is_f32 = |map: &Mapped<Flex>| {
+            cpu::all_f32([&map.tokens]) && map.bias.as_ref().is_none_or(|bias| cpu::all_f32([bias]))
+        };
+        self.maps().iter().all(is_f32)
     }
 
     fn in_order(&self) -> Self {
+        let ordered = |Mapped { tokens, bias }: Mapped<Flex>| Mapped {
+            tokens: cpu::in_order(tokens),
+            bias: bias.map(cpu::in_order),
+        };
         match self.clone() {
-            Self::Own(tensors) => Self::Own(tensors.map(cpu::in_order)),
-            Self::Other(tensors) => Self::Other(tensors.map(cpu::in_order)),
+            Self::Own(map) => Self::Own(ordered(map)),
+            Self::Other(maps) => Self::Other(maps.map(ordered)),
         }
     }
 
     /// Sizes of the attention, and queries, keys and values.
     fn tokens(&self, heads: usize) -> (Sizes, [Tokens<'_>; 3]) {
         match self {
-            Self::Own([qkv, bias]) => {
-                let [sequences, queries, stride] = dims(qkv);
-                let part = |number| part_of(qkv, bias, number * stride / 3);
+            Self::Own(qkv) => {
+                let [sequences, queries, stride] = dims(&qkv.tokens);
+                let part = |number| part_of(qkv, number * stride / 3);
                 let sizes = Sizes { sequences, heads, width: stride / 3 / heads, queries, keys: queries };
                 (sizes, [part(0), part(1), part(2)])
             }
-            Self::Other([q, q_bias, kv, kv_bias]) => {
-                let [[sequences, queries, dim], [_, keys, _]] = [dims(q), dims(kv)];
+            Self::Other([q, kv]) => {
+                let [[sequences, queries, dim], [_, keys, _]] = [dims(&q.tokens), dims(&kv.tokens)];
                 let sizes = Sizes { sequences, heads, width: dim / heads, queries, keys };
-                (sizes, [part_of(q, q_bias, 0), part_of(kv, kv_bias, 0), part_of(kv, kv_bias, dim)])
+                (sizes, [part_of(q, 0), part_of(kv, 0), part_of(kv, dim)])
             }
         }
     }
 }
 
 /// The tensor that begins at `offset` in each token.
-fn part_of<'a>(tokens: &'a CpuTensor, bias: &'a CpuTensor, offset: usize) -> Tokens<'a> {
-    let [_, _, stride] = dims(tokens);
-    Tokens { values: cpu::values(tokens), stride, offset, bias: Some(cpu::values(bias)) }
+fn part_of(map: &Mapped<Flex>, offset: usize) -> Tokens<'_> {
+    let [_, _, stride] = dims(&map.tokens);
+    Tokens { values: cpu::values(&map.tokens), stride, offset, bias: map.bias.as_ref().map(cpu::values) }
 }

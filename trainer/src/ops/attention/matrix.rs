@@ -71,14 +71,14 @@ impl HeadShape {
 /// Self-attention in heads: the result as tokens, and what the backward pass needs.
 pub(super) fn forward_self_by_heads<B: HeadOps>(
     qkv: FloatTensor<B>,
-    bias: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
     heads: usize,
     factors: Factors,
     padding: Option<Padding>,
 ) -> (FloatTensor<B>, SavedHeads<B>) {
     let [_, l, width] = dims(&qkv);
     let shape = HeadShape::of::<B>(&qkv, l, width / 3, (heads, factors), padding);
-    let part = |number| B::split_heads(qkv.clone(), Some(bias.clone()), shape.part(number, 3));
+    let part = |number| B::split_heads(qkv.clone(), bias.clone(), shape.part(number, 3));
     attend::<B>(part(0), part(1), part(2), shape)
 }
 

@@ -33,12 +33,13 @@ pub(crate) fn forward_biased(
 ) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
+    let dtype = x.tensor.dtype;
     let bias = into_contiguous(bias.clone());
-    // Allocations begin at multiples of 512 bytes (cubecl-cuda, `mem_alignment`); a part of one may not.
-    if !bias.handle.offset_start.unwrap_or(0).is_multiple_of(VECTOR_ALIGNMENT) {
+    // The library reads the bias in the result's type, whatever it is in. Allocations begin at multiples of 512 bytes
+    // (cubecl-cuda, `mem_alignment`); a part of one may not.
+    if bias.dtype != dtype || !bias.handle.offset_start.unwrap_or(0).is_multiple_of(VECTOR_ALIGNMENT) {
         return None;
     }
-    let dtype = x.tensor.dtype;
     let (problem, workspace_bytes) = planned(&x, &weight, &shape, dtype, Epilogue::Bias, factors)?;
     let out = uninit(&x.tensor, shape, dtype);
     queue::launch(problem, workspace_bytes, [&x.tensor, &weight.tensor, &out], Some(&bias));
@@ -251,6 +252,23 @@ pub(crate) mod tests {
         }
     }
 
+    /// Products with an epilogue that is refused would take two passes, without an error.
+    fn biases_and_their_gradients_are_computed_by_the_products(device: &Device) {
+        let short = |shape: [usize; 2]| {
+            let values = Tensor::<2>::from_data(wave(shape, 0.7, 1.0), device).cast(FloatDType::BF16);
+            values.try_into_primitive::<Cube>().unwrap()
+        };
+        let [x, weight, dy] = [[516, 1536], [1536, 528], [516, 528]].map(short);
+        let bias = Tensor::<1>::from_data(wave([528], 0.9, 1.0), device);
+        let narrow = bias.clone().cast(FloatDType::BF16).try_into_primitive::<Cube>().unwrap();
+        assert!(forward_biased(&x, &weight, &narrow, Factors::Bf16).is_some(), "bias");
+        let (_, sums) = weight_gradient(&x, &dy, Factors::Bf16, FloatDType::F32, true).expect("dw");
+        assert!(sums.is_some(), "gradient of a bias");
+        // The library would read 32-bit values as 16-bit ones.
+        let wide = bias.try_into_primitive::<Cube>().unwrap();
+        assert!(forward_biased(&x, &weight, &wide, Factors::Bf16).is_none(), "a bias of another type");
+    }
+
     fn rows_with_gaps_and_transposed_views_are_not_copied(device: &Device) {
         let whole = Tensor::<3>::from_data(wave([2, 70, 64], 0.7, 1.0), device);
         let mut gaps = whole.clone().try_into_primitive::<Cube>().unwrap();
@@ -274,6 +292,7 @@ pub(crate) mod tests {
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_algorithms_are_recorded,
         the_products_of_the_models_are_those_of_the_library,
+        biases_and_their_gradients_are_computed_by_the_products,
         rows_with_gaps_and_transposed_views_are_not_copied,
         a_factor_without_memory_fails_the_product_with_its_reason,
     );

@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use super::graph::{DataType, Descriptor, Place, PointwiseMode, ReductionOperator, Tensor, contiguous_strides};
+use super::graph::{DataType, Descriptor, Place, PointwiseMode, ReductionOperator, Tensor};
 use super::operations::{Lengths, Operations};
 use super::session::Problem;
 use super::{CudnnError, Target, Unavailable, library, major_minor, opened};
@@ -94,7 +94,9 @@ pub struct Attention {
     pub number: Number,
     /// Factor of the products inside softmax.
     pub scale: f32,
-    /// Order of `O` and its gradient. Queries, keys and values are [`Layout::Heads`].
+    /// Order of queries, and of keys and values.
+    pub sources: [Layout; 2],
+    /// Order of `O` and its gradient.
     pub result: Layout,
     /// Order of the gradients of queries, and of keys and values.
     pub gradients: [Layout; 2],
@@ -158,9 +160,9 @@ impl Attention {
     }
 
     fn key(&self, pass: &str) -> String {
-        let Self { sizes: Sizes { sequences, heads, queries, keys, width }, number, scale: _, result, gradients } =
-            self;
-        format!("{pass} {sequences}x{heads}x{queries}x{keys}x{width} {number:?} {result:?} {gradients:?}")
+        let Self { sizes, number, scale: _, sources, result, gradients } = self;
+        let Sizes { sequences, heads, queries, keys, width } = sizes;
+        format!("{pass} {sequences}x{heads}x{queries}x{keys}x{width} {number:?} {sources:?} {result:?} {gradients:?}")
     }
 }
 
@@ -195,9 +197,10 @@ impl Problem for Forward {
         is_supported()?;
         let [n, heads, queries, keys, _] = attention.dims();
         let (matrix, column) = ([n, heads, queries, keys], [n, heads, queries, 1]);
-        let q = attention.heads(uid::Q, queries, Layout::Heads)?;
-        let k = attention.transposed(uid::K, keys, Layout::Heads)?;
-        let v = attention.heads(uid::V, keys, Layout::Heads)?;
+        let [of_queries, of_keys] = attention.sources;
+        let q = attention.heads(uid::Q, queries, of_queries)?;
+        let k = attention.transposed(uid::K, keys, of_keys)?;
+        let v = attention.heads(uid::V, keys, of_keys)?;
         let o = attention.heads(uid::O, queries, attention.result)?;
         let (stats, scale) = (attention.of_rows(uid::STATS)?, Attention::on_host(uid::SCALE)?);
         let mut ops = Operations::default();
@@ -244,14 +247,15 @@ impl Problem for Backward {
         let (matrix, column) = ([n, heads, queries, keys], [n, heads, queries, 1]);
         let (float, own) = (DataType::Float, attention.dtype());
         let transposed = ([n, heads, keys, queries], [heads * queries * keys, queries * keys, 1, keys]);
-        let [of_queries, of_keys] = attention.gradients;
-        let q = attention.heads(uid::Q, queries, Layout::Heads)?;
-        let [k, v] = [uid::K, uid::V].map(|uid| attention.transposed(uid, keys, Layout::Heads));
+        let ([of_queries, of_keys], [of_d_queries, of_d_keys]) = (attention.sources, attention.gradients);
+        let q = attention.heads(uid::Q, queries, of_queries)?;
+        let [k, v] = [uid::K, uid::V].map(|uid| attention.transposed(uid, keys, of_keys));
         let (k, v) = (k?, v?);
         let [o, d_o] = [uid::O, uid::D_O].map(|uid| attention.heads(uid, queries, attention.result));
         let (o, d_o) = (o?, d_o?);
-        let d_q = attention.heads(uid::D_Q, queries, of_queries)?;
-        let (d_k, d_v) = (attention.heads(uid::D_K, keys, of_keys)?, attention.heads(uid::D_V, keys, of_keys)?);
+        let d_q = attention.heads(uid::D_Q, queries, of_d_queries)?;
+        let [d_k, d_v] = [uid::D_K, uid::D_V].map(|uid| attention.heads(uid, keys, of_d_keys));
+        let (d_k, d_v) = (d_k?, d_v?);
         let (stats, row_sums) = (attention.of_rows(uid::STATS)?, attention.of_rows(uid::ROW_SUMS)?);
         let (scale, one) = (Attention::on_host(uid::SCALE)?, Attention::on_host(uid::ONE)?);
         let lengths = if self.masked {
@@ -303,8 +307,7 @@ impl Problem for Backward {
         let turned = ops.hidden_at(own, &transposed.0, &transposed.1)?;
         ops.reshape(&d_s, &turned)?;
         ops.matmul(&turned, &q, &d_k, of_transposed)?;
-        let dims = [n, heads, keys, width];
-        let straight = ops.hidden_at(own, &dims, &contiguous_strides(&dims))?;
+        let straight = ops.hidden_at(own, &[n, heads, keys, width], &of_keys.strides(heads, keys, width))?;
         ops.reshape(&k, &straight)?;
         ops.matmul(&d_s, &straight, &d_q, of_product)?;
         ops.graph(target)

@@ -4,13 +4,15 @@ use crate::vendor::cudnn::session::Session;
 /// An H100, as cuDNN describes devices.
 const H100: &str = include_str!("h100.json");
 
-const MODELS: [(Sizes, usize); 5] = [
+const MODELS: [(Sizes, usize); 7] = [
     // vit-l-p12: encoder, decoder, and the decoder's attention to the encoder's tokens; width without padding.
     (Sizes { sequences: 192, heads: 16, queries: 129, keys: 129, width: 96 }, 96),
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 513, width: 40 }, 33),
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 129, width: 40 }, 33),
-    // vit-b-p16.
+    // vit-b-p16, likewise.
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
+    (Sizes { sequences: 192, heads: 12, queries: 217, keys: 217, width: 32 }, 32),
+    (Sizes { sequences: 192, heads: 12, queries: 217, keys: 55, width: 32 }, 32),
     // Of the operation's own tests.
     (Sizes { sequences: 2, heads: 3, queries: 66, keys: 129, width: 40 }, 33),
 ];
@@ -19,13 +21,9 @@ fn attention(sizes: Sizes, width: usize, number: Number) -> Attention {
     let dim = sizes.heads * width;
     let in_tokens = sizes.width == width;
     let layout = |parts| if in_tokens { Layout::Tokens(parts * dim) } else { Layout::Heads };
-    Attention {
-        sizes,
-        number,
-        scale: 1.0 / (width as f32).sqrt(),
-        result: layout(1),
-        gradients: [layout(3), layout(3)],
-    }
+    let gradients = if sizes.queries == sizes.keys { [layout(3), layout(3)] } else { [layout(1), layout(2)] };
+    let scale = 1.0 / (width as f32).sqrt();
+    Attention { sizes, number, scale, sources: [Layout::Heads; 2], result: layout(1), gradients }
 }
 
 /// Both passes of every attention of the models get a plan for an H100, without one: the graphs are of the forms that the
@@ -40,8 +38,11 @@ fn every_attention_of_the_models_has_a_plan_on_an_h100() {
     let described = || Session::on(Target::described(H100).unwrap(), "an H100, described".to_owned()).unwrap();
     let mut session = described();
     for (sizes, width) in MODELS {
-        for number in [Number::Bf16, Number::F16] {
-            let attention = attention(sizes, width, number);
+        let attentions = [Number::Bf16, Number::F16].map(|number| attention(sizes, width, number));
+        // Split, and read as tokens.
+        for attention in
+            attentions.into_iter().flat_map(|split| [split, Attention { sources: split.gradients, ..split }])
+        {
             let forward = session.prepare(&Forward(attention)).unwrap_or_else(|error| panic!("{attention}: {error}"));
             for masked in [false, true] {
                 let backward = Backward { attention, masked };
@@ -60,6 +61,7 @@ fn a_key_tells_everything_apart_but_the_scale() {
     let others = [
         Attention { sizes: Sizes { keys: 130, ..sizes }, ..first },
         Attention { number: Number::F16, ..first },
+        Attention { sources: [Layout::Tokens(4608); 2], ..first },
         Attention { result: Layout::Heads, ..first },
         Attention { gradients: [Layout::Tokens(1536), Layout::Tokens(3072)], ..first },
     ];

@@ -1,0 +1,94 @@
+//! Cases and label maps that are gone from the data, perhaps because their disk is not mounted.
+
+use super::*;
+
+#[test]
+fn lost_label_maps_supersede_nothing() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    let expected = place.label_counts("data/a");
+    // As if the disk of the labels were not mounted.
+    std::fs::remove_file(place.data().join("labelsTr/a.nii")).unwrap();
+    let summary = place.convert();
+    assert!(summary.skipped[0].reason.contains("no label map is left in its dataset"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/a"), expected);
+    // A dataset that still has others lost this one on purpose.
+    place.write("imagesTr/b_0000.nii", &image());
+    place.write("labelsTr/b.nii", &label(1, 1));
+    assert_eq!(place.convert().converted, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_label_that_cannot_be_seen_supersedes_nothing() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    let expected = place.label_counts("data/a");
+    let path = place.data().join("labelsTr/a.nii");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/gone/a.nii", &path).unwrap();
+    let summary = place.convert();
+    assert!(summary.skipped[0].reason.starts_with("cannot access this file"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/a"), expected);
+}
+
+#[test]
+fn lost_case_does_not_return_to_an_older_record() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("imagesTr/b_0000.nii", image())]);
+    place.convert();
+    place.write("imagesTr/a_0000.nii", &image().scaling(1.0, 5.0));
+    place.convert();
+    std::fs::remove_file(place.data().join("imagesTr/a_0000.nii")).unwrap();
+    std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
+    let error = place.convert_with(ConvertOptions::default()).unwrap_err();
+    assert!(matches!(&error, ConvertError::LostCases { count: 1, example, .. } if example == "data/a"), "{error}");
+    let options = ConvertOptions { forget_lost: true, ..ConvertOptions::default() };
+    assert_eq!(place.convert_with(options).unwrap().not_in_data, 1);
+}
+
+#[test]
+fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
+    // The description of the dataset, and that of a folder that only groups datasets.
+    for (dataset, described) in [("Dataset002_B", "Dataset002_B"), ("group/Dataset002_B", "group")] {
+        let other = format!("{dataset}/imagesTr/b_0000.nii");
+        let place =
+            Place::new(&[("Dataset001_A/imagesTr/a_0000.nii", image()), (other.as_str(), image().scaling(1.0, 5.0))]);
+        place.convert();
+        std::fs::write(place.data().join(described).join("dataset.json"), "[]").unwrap();
+        let is_left_out = dataset == described;
+        assert_eq!(place.convert().not_in_data, usize::from(is_left_out));
+        let pruned = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() });
+        if is_left_out {
+            let error = pruned.unwrap_err();
+            let is_told =
+                matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "Dataset002_B/b");
+            assert!(is_told, "{error}");
+        } else {
+            assert_eq!(pruned.unwrap().unchanged, 2);
+        }
+        assert_eq!(place.keys(), ["Dataset001_A/a", "Dataset002_B/b"]);
+    }
+}
+
+#[test]
+fn nothing_is_pruned_below_an_empty_folder() {
+    let place = Place::new(&[
+        ("Dataset001_A/imagesTr/a_0000.nii", image()),
+        ("Dataset002_B/imagesTr/b_0000.nii", image()),
+        ("Dataset002_B/imagesTr/c_0000.nii", image()),
+    ]);
+    place.convert();
+    let keys = place.keys();
+    let prune = || place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() });
+    let folder = place.data().join("Dataset002_B");
+    std::fs::remove_dir_all(folder.join("imagesTr")).unwrap();
+    let error = prune().unwrap_err().to_string();
+    assert!(error.contains("2 cases of the cache, such as Dataset002_B/b"), "{error}");
+    assert_eq!(place.keys(), keys);
+    std::fs::create_dir(folder.join("imagesTr")).unwrap();
+    assert!(matches!(prune(), Err(ConvertError::Vacant { count: 2, .. })));
+    // A folder that is gone is gone on purpose.
+    std::fs::remove_dir_all(folder).unwrap();
+    assert_eq!(prune().unwrap().pruned.unwrap().cases, 2);
+    assert_eq!(place.keys(), ["Dataset001_A/a"]);
+}
