@@ -30,9 +30,11 @@ mod modality;
 mod nnunet;
 mod nnunet_output;
 mod note;
+mod other_file;
 mod pair;
 mod paired;
 mod per_case;
+mod raw_voxels;
 mod roles;
 mod same_file;
 mod same_name;
@@ -59,7 +61,8 @@ pub use error::DatasetError;
 pub use exclude::Exclude;
 pub use modality::Modalities;
 pub use note::DatasetNote;
-pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
+pub use other_file::other_format;
+pub use unused::{UnusedFile, UnusedReason, Weight};
 
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,6 +189,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
             dataset.unused.retain(is_left);
         }
     }
+    raw_voxels::tell_lost(&tree, &mut listing);
     same_file::keep_once(&tree, &mut listing);
     apart::take_out(root, &finder.listed, &mut listing);
     listing.datasets.iter_mut().for_each(same_name::keep_first);
@@ -409,7 +413,7 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
 }
 
 fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
-    let reason = unused::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
+    let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
     UnusedFile { path: file.path.clone(), reason }
 }
 

@@ -57,6 +57,7 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
             | UnusedReason::NotCtSeries { .. }
             | UnusedReason::NotCrossSection { .. }
             | UnusedReason::CompetingLabels { .. }
+            | UnusedReason::Arrays { .. }
             | UnusedReason::NnunetOutput { .. }
     );
     if !is_of_folder {

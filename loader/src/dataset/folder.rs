@@ -17,12 +17,13 @@ use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
 use super::modality::Modalities;
+use super::other_file::of_other_file;
 use super::roles::{
     case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
     may_name_cts, may_name_dataset,
 };
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason, of_other_file};
+use super::unused::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {

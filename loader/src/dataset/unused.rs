@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::dicom_head::DicomHead;
+use super::other_file::of_other_file;
 use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
@@ -27,6 +27,20 @@ pub enum UnusedReason {
     NotAVolume,
     /// Raw voxels, which are read through the header that names them.
     RawVoxels,
+    /// Raw voxels that no header names.
+    RawWithoutHeader,
+    /// A file whose name has the ending of a volume, and more behind it.
+    BehindEnding {
+        /// The ending of a volume in its name.
+        ending: &'static str,
+    },
+    /// A file in a format of scans and other data alike, such as that of `NumPy`'s arrays.
+    Arrays {
+        /// Name of the format.
+        name: &'static str,
+    },
+    /// A DICOM file whose ending is not one of DICOM.
+    DicomByContent,
     /// Data of the test set, next to a training set that is converted.
     TestData,
     /// A case in a folder for tests, next to a folder for training that is converted.
@@ -169,6 +183,7 @@ impl UnusedReason {
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
+            | Self::Arrays { .. }
             | Self::TestSet
             | Self::Validation
             | Self::SameFile { .. }
@@ -190,6 +205,18 @@ impl fmt::Display for UnusedReason {
             Self::Hidden => "hidden, or a folder of the system",
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
+            Self::RawWithoutHeader => "raw voxels that no .mhd or .nhdr header names; the header is missing or cannot be read",
+            Self::BehindEnding { ending } => {
+                return write!(
+                    f,
+                    "more behind {ending} in its name: an incomplete download, a copy or packed data; expected a name that \
+                     ends in {ending}"
+                );
+            }
+            Self::Arrays { name } => {
+                return write!(f, "{name} is not read; a scan in it has to be converted to .nii.gz, with its spacing");
+            }
+            Self::DicomByContent => "DICOM by its content, but not by its name; rename it to end in .dcm",
             Self::TestData => "test data next to a training set",
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
@@ -265,66 +292,6 @@ impl fmt::Display for UnusedFile {
     }
 }
 
-/// Endings of volumes and archives that are not read, in lower case; longer ones first.
-const FORMATS: [(&str, Option<&str>); 23] = [
-    (".dcm.gz", Some("DICOM compressed with gzip")),
-    (".dicom.gz", Some("DICOM compressed with gzip")),
-    (".ima.gz", Some("DICOM compressed with gzip")),
-    (".nii.bz2", Some("bzip2 compression")),
-    (".nii.xz", Some("xz compression")),
-    (".nii.zst", Some("zstd compression")),
-    (".nii.zip", Some("zip compression")),
-    (".hdr.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".img.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".tar.gz", None),
-    (".hdr", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".img", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".mgz", Some("FreeSurfer's MGH")),
-    (".mgh", Some("FreeSurfer's MGH")),
-    (".mnc", Some("MINC")),
-    (".tif", Some("TIFF")),
-    (".tiff", Some("TIFF")),
-    (".nia", Some("ASCII NIfTI")),
-    (".zip", None),
-    (".tar", None),
-    (".tgz", None),
-    (".7z", None),
-    (".rar", None),
-];
-
-/// The reason that a file's name gives, or the first bytes of one that may be DICOM; `None` for a volume.
-pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
-    if file.stem().is_some() {
-        return None;
-    }
-    let name = file.name.to_lowercase();
-    if [".raw", ".zraw", ".raw.gz"].iter().any(|ending| name.ends_with(ending)) {
-        return Some(UnusedReason::RawVoxels);
-    }
-    if let Some(reason) = other_format(&file.name) {
-        return Some(reason);
-    }
-    // Files of scanners and archives have no ending, or the last number of an identifier.
-    let may_be_dicom = name.rsplit_once('.').is_none_or(|(_, ending)| ending.bytes().all(|byte| byte.is_ascii_digit()));
-    Some(match may_be_dicom.then(|| DicomHead::read(&file.path)).flatten() {
-        Some(DicomHead::Whole) => UnusedReason::DicomInDataset,
-        Some(DicomHead::WithoutPreamble) => UnusedReason::DicomWithoutPreamble,
-        None => UnusedReason::NotAVolume,
-    })
-}
-
-/// The reason not to read a file with the ending of a volume in another format or of an archive; `None` for all other
-/// names.
-#[must_use]
-pub fn other_format(name: &str) -> Option<UnusedReason> {
-    let name = name.to_lowercase();
-    if [".dcm", ".dicom", ".ima"].iter().any(|ending| name.ends_with(ending)) {
-        return Some(UnusedReason::DicomInDataset);
-    }
-    let (_, format) = FORMATS.iter().find(|(ending, _)| name.ends_with(ending))?;
-    Some(format.map_or(UnusedReason::Archive, |name| UnusedReason::Format { name }))
-}
-
 /// Lists the files below a folder that were not taken, with `explain`'s reason for volumes.
 pub(super) fn rest(
     folder: &Folder,
@@ -332,11 +299,14 @@ pub(super) fn rest(
     explain: impl Fn(&TreeFile) -> UnusedReason,
 ) -> Vec<UnusedFile> {
     let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
+    let reason = |file: &TreeFile| {
+        // Probabilities next to the predictions of a model.
+        let is_expected =
+            |reason: &UnusedReason| matches!(reason, UnusedReason::Arrays { .. }) && is_predicted(file, &folder.path);
+        of_other_file(file).map(|reason| if is_expected(&reason) { UnusedReason::Prediction } else { reason })
+    };
     untaken
-        .map(|file| UnusedFile {
-            path: file.path.clone(),
-            reason: of_other_file(file).unwrap_or_else(|| explain(file)),
-        })
+        .map(|file| UnusedFile { path: file.path.clone(), reason: reason(file).unwrap_or_else(|| explain(file)) })
         .collect()
 }
 

@@ -318,7 +318,9 @@ impl Listing {
                 (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
                 (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
                 (_, None) => {
-                    if let Some(reason @ UnusedReason::Format { .. }) = other_format(&name) {
+                    if let Some(reason @ (UnusedReason::Format { .. } | UnusedReason::BehindEnding { .. })) =
+                        other_format(&name)
+                    {
                         unusable(reason.to_string());
                     }
                 }
@@ -417,7 +419,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn unreadable_files_are_skipped_and_named() {
-        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
+        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip", "b.nii.part", "a.nii.md5"]);
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -431,7 +433,9 @@ mod tests {
         assert!(skipped[0].1.starts_with("cannot follow this symbolic link: "), "{skipped:?}");
         let format = |name: &str| format!("{name} is not read; convert it to .nii.gz");
         let (mgh, tiff) = (format("FreeSurfer's MGH"), format("TIFF"));
+        let behind = UnusedReason::BehindEnding { ending: ".nii" }.to_string();
         let expected = [
+            ("b.nii.part", behind.as_str()),
             ("folder.nii.gz", "not a regular file"),
             ("x.mgz", mgh.as_str()),
             ("y.TIF", tiff.as_str()),

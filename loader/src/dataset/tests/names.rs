@@ -180,3 +180,39 @@ fn an_image_with_and_without_its_channel_number_is_one_case() {
     );
     check(&["img/a.nii", "img/a_0000.nii", "label/a.nii"], "data/a img/a.nii label/a.nii", "img/a_0000.nii");
 }
+
+#[test]
+fn files_that_were_volumes_before_are_named_and_make_the_conversion_incomplete() {
+    let behind = |ending| UnusedReason::BehindEnding { ending };
+    let arrays = UnusedReason::Arrays { name: "NumPy's format" };
+    for (reason, weight) in [
+        (behind(".nii"), Weight::Missed),
+        (UnusedReason::RawWithoutHeader, Weight::Missed),
+        (UnusedReason::DicomByContent, Weight::Missed),
+        (arrays.clone(), Weight::Named),
+    ] {
+        assert_eq!(reason.weight(), weight, "{reason}");
+    }
+    // Headers of this test are not read: one of the name of its voxels counts as theirs.
+    Found::in_files(&["a.mhd", "a.raw", "b.RAW", "ok.nii.gz", "ok.nii.gz.md5", "x.nii.gz.part", "pred/x.npz", "y.npz"])
+        .cases(&["data/a a.mhd -", "data/ok ok.nii.gz -"])
+        .unused(&[
+            ("a.raw", UnusedReason::RawVoxels),
+            ("b.RAW", UnusedReason::RawWithoutHeader),
+            ("ok.nii.gz.md5", UnusedReason::NotAVolume),
+            ("pred/x.npz", arrays.clone()),
+            ("x.nii.gz.part", behind(".nii.gz")),
+            ("y.npz", arrays.clone()),
+        ]);
+    Found::in_files(&["imagesTr/a_0000.nii", "predictions/a.npz", "nnUNet_preprocessed/a.npz", "features/a.npz"])
+        .unused(&[
+            ("features/a.npz", arrays),
+            ("nnUNet_preprocessed/a.npz", UnusedReason::NnunetOutput { folder: "nnUNet_preprocessed".into() }),
+            ("predictions/a.npz", UnusedReason::Prediction),
+        ]);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii"]);
+    std::fs::write(data.join("A1.dc3"), [[0; 128].as_slice(), b"DICM"].concat()).unwrap();
+    Found { listing: survey(&data).unwrap(), dir }.unused(&[("A1.dc3", UnusedReason::DicomByContent)]);
+}
