@@ -64,6 +64,9 @@ pub use note::DatasetNote;
 pub use other_file::other_format;
 pub use unused::{UnusedFile, UnusedReason, Weight};
 
+/// Name of label 0.
+const BACKGROUND: &str = "background";
+
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dataset {
@@ -454,12 +457,14 @@ impl Dataset {
         };
         let misspelt = misspelt_ignore(&description.labels);
         let misspelt = misspelt.map(|(label, name)| DatasetNote::IgnoreSpelling { label, name: name.to_owned() });
+        let background = description.labels.get(&0).filter(|name| !name.trim().eq_ignore_ascii_case(BACKGROUND));
+        let background = background.map(|name| DatasetNote::BackgroundName { name: name.clone() });
         Self {
             name,
             labels: description.labels.clone(),
             regions: description.regions.clone(),
             ignore: description.ignore,
-            notes: note.into_iter().chain(misspelt).collect(),
+            notes: note.into_iter().chain(misspelt).chain(background).collect(),
             ..Self::default()
         }
     }

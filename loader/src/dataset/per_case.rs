@@ -217,7 +217,7 @@ pub(super) fn read<'a>(
         names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
     if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
         dataset.labels = classes.iter().map(|(name, class)| (*class, (*name).to_owned())).collect();
-        dataset.labels.insert(0, "background".into());
+        dataset.labels.insert(0, super::BACKGROUND.into());
     }
     let empty = others.iter().filter(|other| other.is_empty());
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
