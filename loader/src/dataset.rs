@@ -16,6 +16,7 @@
 
 mod apart;
 mod channels;
+mod content;
 mod description;
 mod dicom_head;
 #[cfg(feature = "dicom")]
@@ -54,6 +55,7 @@ use description::{Description, IGNORE};
 use tree::Folder;
 
 pub use channels::{ChannelNames, NameRole, several_channels};
+pub use content::VolumeContent;
 pub use description::DescriptionFault;
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;

@@ -58,6 +58,9 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
             | UnusedReason::NotCrossSection { .. }
             | UnusedReason::CompetingLabels { .. }
             | UnusedReason::Arrays { .. }
+            | UnusedReason::DicomByContent
+            | UnusedReason::DicomInDataset
+            | UnusedReason::DicomWithoutPreamble
             | UnusedReason::NnunetOutput { .. }
     );
     if !is_of_folder {

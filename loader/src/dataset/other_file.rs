@@ -1,5 +1,6 @@
 //! Files that are not named like a volume that is read: other formats, archives, incomplete downloads, DICOM by its content.
 
+use super::content::VolumeContent;
 use super::dicom_head::DicomHead;
 use super::tree::TreeFile;
 use super::unused::UnusedReason;
@@ -73,7 +74,7 @@ const COMPANIONS: [&str; 26] = [
     "jpg", "jpeg", "gif", "md5", "sha1", "sha256", "sha512", "sig", "asc", "dvc", "lock",
 ];
 
-/// The reason that a file's name gives, or the first bytes of one that may be DICOM; `None` for a volume.
+/// The reason that a file's name gives, or its first bytes; `None` for a file that is named like a volume.
 pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
     if file.stem().is_some() {
         return None;
@@ -82,21 +83,23 @@ pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
     if RAW_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return Some(UnusedReason::RawVoxels);
     }
-    if let Some(reason) = other_format(&file.name) {
-        return Some(reason);
-    }
     let ending = name.rsplit_once('.').map(|(_, ending)| ending);
-    if ending.is_some_and(|ending| COMPANIONS.contains(&ending)) {
-        return Some(UnusedReason::NotAVolume);
+    let of_name = other_format(&file.name);
+    // Scanners name files of DICOM like pictures, too.
+    let may_be_other = matches!(of_name, None | Some(UnusedReason::Format { .. }));
+    if !may_be_other || ending.is_some_and(|ending| COMPANIONS.contains(&ending)) {
+        return of_name.or(Some(UnusedReason::NotAVolume));
     }
     // Files of scanners and archives have no ending, or the last number of an identifier.
     let may_be_dicom = ending.is_none_or(|ending| ending.bytes().all(|byte| byte.is_ascii_digit()));
-    Some(match DicomHead::read(&file.path) {
-        Some(DicomHead::Whole) if may_be_dicom => UnusedReason::DicomInDataset,
-        Some(DicomHead::WithoutPreamble) if may_be_dicom => UnusedReason::DicomWithoutPreamble,
-        Some(DicomHead::Whole) => UnusedReason::DicomByContent,
-        _ => UnusedReason::NotAVolume,
-    })
+    match DicomHead::read(&file.path) {
+        Some(DicomHead::Whole) if may_be_dicom => return Some(UnusedReason::DicomInDataset),
+        Some(DicomHead::WithoutPreamble) if may_be_dicom => return Some(UnusedReason::DicomWithoutPreamble),
+        Some(DicomHead::Whole) => return Some(UnusedReason::DicomByContent),
+        _ => {}
+    }
+    let by_content = || VolumeContent::read(&file.path).map(UnusedReason::VolumeByContent);
+    of_name.or_else(by_content).or(Some(UnusedReason::NotAVolume))
 }
 
 /// The reason not to read a file with the ending of a volume in another format or of an archive, or with more behind such an

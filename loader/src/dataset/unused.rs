@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::content::VolumeContent;
 use super::other_file::of_other_file;
 use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
@@ -41,6 +42,8 @@ pub enum UnusedReason {
     },
     /// A DICOM file whose ending is not one of DICOM.
     DicomByContent,
+    /// A volume by its first bytes, without the ending of one.
+    VolumeByContent(VolumeContent),
     /// Data of the test set, next to a training set that is converted.
     TestData,
     /// A case in a folder for tests, next to a folder for training that is converted.
@@ -215,6 +218,9 @@ impl fmt::Display for UnusedReason {
             }
             Self::Arrays { name } => {
                 return write!(f, "{name} is not read; a scan in it has to be converted to .nii.gz, with its spacing");
+            }
+            Self::VolumeByContent(VolumeContent { format, ending }) => {
+                return write!(f, "{format} by its content, but not by its name; rename it to end in {ending}");
             }
             Self::DicomByContent => "DICOM by its content, but not by its name; rename it to end in .dcm",
             Self::TestData => "test data next to a training set",

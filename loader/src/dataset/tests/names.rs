@@ -213,6 +213,14 @@ fn files_that_were_volumes_before_are_named_and_make_the_conversion_incomplete()
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     touch(&data, &["a.nii"]);
-    std::fs::write(data.join("A1.dc3"), [[0; 128].as_slice(), b"DICM"].concat()).unwrap();
-    Found { listing: survey(&data).unwrap(), dir }.unused(&[("A1.dc3", UnusedReason::DicomByContent)]);
+    for name in ["A1.dc3", "MONO2.img"] {
+        std::fs::write(data.join(name), [[0; 128].as_slice(), b"DICM"].concat()).unwrap();
+    }
+    std::fs::write(data.join("b.nifti"), [[0; 344].as_slice(), b"n+1\0"].concat()).unwrap();
+    let nifti = VolumeContent { format: "NIfTI", ending: ".nii" };
+    Found { listing: survey(&data).unwrap(), dir }.unused(&[
+        ("A1.dc3", UnusedReason::DicomByContent),
+        ("MONO2.img", UnusedReason::DicomByContent),
+        ("b.nifti", UnusedReason::VolumeByContent(nifti)),
+    ]);
 }
