@@ -58,8 +58,10 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
             | UnusedReason::NotCrossSection { .. }
             | UnusedReason::CompetingLabels { .. }
             | UnusedReason::Arrays { .. }
+            | UnusedReason::InPredictionFolder { .. }
             | UnusedReason::DicomByContent
             | UnusedReason::DicomInDataset
+            | UnusedReason::DicomLabels
             | UnusedReason::DicomWithoutPreamble
             | UnusedReason::NnunetOutput { .. }
     );

@@ -15,7 +15,7 @@ use super::roles::{
     loose_key,
 };
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
+use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -55,6 +55,12 @@ impl<'a> Masks<'a> {
         };
         let files: Vec<(&'a str, &'a TreeFile)> = labels.iter().map(of).collect::<Option<_>>()?;
         (!files.is_empty()).then_some(Self { place, files })
+    }
+
+    /// Name of a class of which there are several masks.
+    fn twice(&self) -> Option<&'a str> {
+        let mut seen = BTreeSet::new();
+        self.files.iter().map(|(name, _)| *name).find(|name| !seen.insert(*name))
     }
 
     /// The masks with the numbers of their classes, sorted.
@@ -242,7 +248,8 @@ pub(super) fn read<'a>(
             role: ImageRole::Declared,
             label: labels,
         };
-        let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
+        let of_masks = masks.iter().flat_map(|masks| &masks.files).map(|(_, file)| file.path.clone());
+        let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).chain(of_masks).collect();
         let is_of_other = |path: &Path| {
             let mut around = others.iter().copied().chain(cases.iter().map(|case| case.folder));
             around.any(|other| {
@@ -256,6 +263,10 @@ pub(super) fn read<'a>(
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
+                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
+            }
+            (_, Some(masks)) if masks.twice().is_some() => {
+                let reason = format!("two masks named {}; keep one", masks.twice().unwrap_or_default());
                 dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
             }
             (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
@@ -292,8 +303,8 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::OtherModalityOfCase { word }
     } else if is_direct && case.is_resampled() && is_generic_image_name(stem) {
         UnusedReason::OtherGrid { used: case.image.name.clone() }
-    } else if is_predicted(file, &case.folder.path) {
-        UnusedReason::Prediction
+    } else if let Some(reason) = of_prediction(file, &case.folder.path) {
+        reason
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel
     } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::content::VolumeContent;
 use super::other_file::of_other_file;
-use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder};
+use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder, may_name_dataset};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -42,6 +42,8 @@ pub enum UnusedReason {
     },
     /// A DICOM file whose ending is not one of DICOM.
     DicomByContent,
+    /// A DICOM file in a folder named like label maps, or below one.
+    DicomLabels,
     /// A volume by its first bytes, without the ending of one.
     VolumeByContent(VolumeContent),
     /// Data of the test set, next to a training set that is converted.
@@ -52,6 +54,11 @@ pub enum UnusedReason {
     Validation,
     /// A volume in a folder of predictions of a model.
     Prediction,
+    /// A volume in a folder named like predictions of a model, with further words, as cohorts of outcome prediction are.
+    InPredictionFolder {
+        /// Name of the folder.
+        folder: String,
+    },
     /// A volume in a folder that nnU-Net wrote.
     NnunetOutput {
         /// Name of that folder.
@@ -193,6 +200,7 @@ impl UnusedReason {
             | Self::LinkLoop { .. }
             | Self::OtherModalityOfCase { .. }
             | Self::OtherGrid { .. }
+            | Self::InPredictionFolder { .. }
             | Self::NnunetOutput { .. }
             | Self::NotCt { .. }
             | Self::NotCtSeries { .. }
@@ -222,11 +230,17 @@ impl fmt::Display for UnusedReason {
             Self::VolumeByContent(VolumeContent { format, ending }) => {
                 return write!(f, "{format} by its content, but not by its name; rename it to end in {ending}");
             }
+            Self::DicomLabels => {
+                "DICOM in a folder named like label maps, which are not read from DICOM; rename the folder if it holds scans"
+            }
             Self::DicomByContent => "DICOM by its content, but not by its name; rename it to end in .dcm",
             Self::TestData => "test data next to a training set",
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
+            Self::InPredictionFolder { folder } => {
+                return write!(f, "prediction of a model, by its folder {folder}; rename the folder if it holds scans");
+            }
             Self::NnunetOutput { folder } => {
                 return write!(
                     f,
@@ -306,10 +320,10 @@ pub(super) fn rest(
 ) -> Vec<UnusedFile> {
     let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
     let reason = |file: &TreeFile| {
+        let reason = of_other_file(file)?;
         // Probabilities next to the predictions of a model.
-        let is_expected =
-            |reason: &UnusedReason| matches!(reason, UnusedReason::Arrays { .. }) && is_predicted(file, &folder.path);
-        of_other_file(file).map(|reason| if is_expected(&reason) { UnusedReason::Prediction } else { reason })
+        let is_arrays = matches!(reason, UnusedReason::Arrays { .. });
+        Some(of_prediction(file, &folder.path).filter(|_| is_arrays).unwrap_or(reason))
     };
     untaken
         .map(|file| UnusedFile { path: file.path.clone(), reason: reason(file).unwrap_or_else(|| explain(file)) })
@@ -319,8 +333,8 @@ pub(super) fn rest(
 /// The reason for a volume outside of the folders that a layout reads, by the names of the folders below `base` that it lies
 /// in: predictions, test and validation data are expected, everything else is not.
 pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
-    if is_predicted(file, base) {
-        return UnusedReason::Prediction;
+    if let Some(reason) = of_prediction(file, base) {
+        return reason;
     }
     let splits: Vec<Split> = folders_below(file, base).iter().filter_map(|name| Split::of(name)).collect();
     if splits.contains(&Split::Test) {
@@ -337,9 +351,15 @@ pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
     file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
 }
 
-/// Returns true if a volume lies in a folder of predictions below `base`.
-pub(super) fn is_predicted(file: &TreeFile, base: &Path) -> bool {
-    folders_below(file, base).iter().any(|name| is_prediction_folder(name))
+/// The reason for a file in a folder of predictions below `base`; `None` for other files.
+pub(super) fn of_prediction(file: &TreeFile, base: &Path) -> Option<UnusedReason> {
+    folders_below(file, base).iter().find_map(|name| prediction_folder(name))
+}
+
+/// The reason for the files of a folder that is named like predictions of a model; `None` for other names.
+pub(super) fn prediction_folder(name: &str) -> Option<UnusedReason> {
+    let folder = || UnusedReason::InPredictionFolder { folder: name.to_owned() };
+    is_prediction_folder(name).then(|| if may_name_dataset(name) { folder() } else { UnusedReason::Prediction })
 }
 
 /// Names of the folders between `base` and a file.

@@ -157,3 +157,14 @@ fn a_series_without_preambles_is_named_with_the_remedy() {
     assert_eq!(reasons, [&UnusedReason::DicomWithoutPreamble, &UnusedReason::DicomWithoutPreamble]);
     assert!(reasons[0].to_string().contains("dcmconv") && reasons[0].weight() == Weight::Missed);
 }
+
+#[test]
+fn dicom_in_a_folder_of_label_maps_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    write_series(&dir.path().join("p1/CT"), &slices());
+    write_series(&dir.path().join("p1/MASKS_DICOM/liver"), &slices());
+    let listing = survey(dir.path()).unwrap();
+    assert_eq!(listing.datasets[0].cases.len(), 1);
+    let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
+    assert_eq!(reasons, [&UnusedReason::DicomLabels; 4]);
+}

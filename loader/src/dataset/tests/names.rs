@@ -200,7 +200,7 @@ fn files_that_were_volumes_before_are_named_and_make_the_conversion_incomplete()
             ("a.raw", UnusedReason::RawVoxels),
             ("b.RAW", UnusedReason::RawWithoutHeader),
             ("ok.nii.gz.md5", UnusedReason::NotAVolume),
-            ("pred/x.npz", arrays.clone()),
+            ("pred/x.npz", UnusedReason::Prediction),
             ("x.nii.gz.part", behind(".nii.gz")),
             ("y.npz", arrays.clone()),
         ]);

@@ -191,3 +191,15 @@ fn masks_of_organs_at_risk_next_to_their_image_become_classes_by_name() {
         [(2, second[1].to_owned())]
     );
 }
+
+#[test]
+fn two_masks_of_one_name_are_not_united_and_masks_of_a_skipped_case_are_not_listed() {
+    let pair =
+        ["s0/ct.nii", "s0/segmentations/liver.nii", "s0/segmentations/liver.nii.gz", "s0/segmentations/lung.nii"];
+    Found::in_files(&pair).cases(&[]).skipped(&[("data/s0", "two masks named liver; keep one")]).unused(&[]);
+    let masks: Vec<String> = (0..256).map(|number| format!("s0/segmentations/organ{number}.nii")).collect();
+    let files: Vec<&str> = masks.iter().map(String::as_str).chain(["s0/ct.nii"]).collect();
+    Found::in_files(&files)
+        .skipped(&[("data/s0", "256 masks in this dataset; a label map holds at most 255 classes")])
+        .unused(&[]);
+}
