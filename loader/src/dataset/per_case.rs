@@ -1,5 +1,5 @@
 //! One folder per case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
-//! `segmentation`), and others of the kind.
+//! `segmentation`), `PARSE22` (`PA000005/image/PA000005`, `PA000005/label/PA000005`), and others of the kind.
 //!
 //! A folder is a case if it holds one image and either one label map, a folder of masks, or masks of organs at risk next to the
 //! image (`HaN-Seg`: `case_01_OAR_Lips.seg`). Such masks become one label map; their classes are numbered from 1 by the sorted
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::description::Description;
 use super::modality::Modalities;
+use super::pair::Pair;
 use super::roles::{
     RESAMPLED_CT, case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder,
     loose_key,
@@ -127,6 +128,18 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
 }
 
+/// A folder with a folder of images and one of label maps, which hold one file each with its own name, as in `PARSE22`:
+/// `PA000005/image/PA000005`, `PA000005/label/PA000005`.
+fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>> {
+    let pair = Pair::of(folder, modalities)?;
+    let (images, labels): (Vec<_>, Vec<_>) = (pair.image_volumes().collect(), pair.label_volumes().collect());
+    let ([(image, stem)], [(label, _)]) = (images.as_slice(), labels.as_slice()) else { return None };
+    let key = case_key(stem);
+    let is_named = !key.is_empty() && key == case_key(&folder.name);
+    let is_own = is_named && modalities.foreign_word(stem).is_none() && folder.volumes().next().is_none();
+    is_own.then_some(CaseFolder { folder, image: *image, label: Some(*label), masks: None, is_named: false })
+}
+
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
 /// is the only scan.
 fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
@@ -157,7 +170,13 @@ impl<'a> Cases<'a> {
     /// The direct subfolders of a folder that are cases, and the studies of patients.
     fn below(folder: &'a Folder, modalities: Modalities) -> Self {
         let mut found = Self::default();
-        for child in &folder.folders {
+        // A single one may be a dataset.
+        let mut nested: Vec<CaseFolder<'a>> =
+            folder.folders.iter().filter_map(|child| nested_case(child, modalities)).collect();
+        if nested.len() < 2 {
+            nested.clear();
+        }
+        for child in folder.folders.iter().filter(|child| nested.iter().all(|case| case.folder.path != child.path)) {
             if let Some(case) = case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
                 found.cases.push(case);
                 continue;
@@ -174,6 +193,7 @@ impl<'a> Cases<'a> {
                 found.cases.extend(studies);
             }
         }
+        found.cases.extend(nested);
         found
     }
 }

@@ -203,3 +203,16 @@ fn two_masks_of_one_name_are_not_united_and_masks_of_a_skipped_case_are_not_list
         .skipped(&[("data/s0", "256 masks in this dataset; a label map holds at most 255 classes")])
         .unused(&[]);
 }
+
+#[test]
+fn folders_of_an_image_and_a_label_map_in_each_case_folder_are_cases() {
+    // PARSE22.
+    let of = |case: &str| [format!("train/{case}/image/{case}.nii.gz"), format!("train/{case}/label/{case}.nii.gz")];
+    let files = [of("PA000005"), of("PA000016")].concat();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let line = |case: &str| format!("train/{case} train/{case}/image/{case}.nii.gz train/{case}/label/{case}.nii.gz");
+    Found::in_files(&files).cases(&[&line("PA000005"), &line("PA000016")]).unused(&[]);
+    // Datasets that have one case each.
+    Found::in_files(&["A/img/1.nii", "A/label/1.nii", "B/img/1.nii", "B/label/1.nii"])
+        .cases(&["A/1 A/img/1.nii A/label/1.nii", "B/1 B/img/1.nii B/label/1.nii"]);
+}
