@@ -1,6 +1,7 @@
 //! Files that are not named like a volume that is read: other formats, archives, incomplete downloads, DICOM by its content.
 
 use super::content::VolumeContent;
+use super::description::FILE_NAME;
 use super::dicom_head::DicomHead;
 use super::tree::TreeFile;
 use super::unused::UnusedReason;
@@ -80,6 +81,9 @@ pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
         return None;
     }
     let name = file.name.to_lowercase();
+    if name == FILE_NAME && file.name != FILE_NAME {
+        return Some(UnusedReason::DescriptionName);
+    }
     if RAW_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return Some(UnusedReason::RawVoxels);
     }

@@ -162,6 +162,8 @@ pub enum UnusedReason {
         /// Reason why `dataset.json` cannot be used.
         reason: String,
     },
+    /// A file named `dataset.json` but for capital letters.
+    DescriptionName,
     /// A file of a dataset whose `dataset.json` cannot be used.
     Undescribed,
     /// A volume outside the datasets that were found.
@@ -300,6 +302,7 @@ impl fmt::Display for UnusedReason {
                 );
             }
             Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
+            Self::DescriptionName => "not read, with the names of classes in it; rename it to dataset.json, in small letters",
             Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
         })

@@ -122,7 +122,7 @@ pub(super) fn scaling(header: &NiftiHeader) -> Result<(f64, f64), VolumeFault> {
 }
 
 fn data_offset(header: &NiftiHeader) -> Result<u64, VolumeFault> {
-    // As in nibabel, 0 stands for the first place possible.
+    // 0, as some programs leave it, stands for the first place possible; read from there, the header would be voxels.
     let offset = if header.vox_offset == 0.0 { MIN_VOX_OFFSET } else { header.vox_offset };
     // Extensions of any length may lie before the voxels; the end of the file is the limit.
     if !((MIN_VOX_OFFSET..f32::INFINITY).contains(&offset) && offset.fract() == 0.0) {

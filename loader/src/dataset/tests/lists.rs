@@ -57,3 +57,17 @@ fn a_background_of_another_name_is_told() {
     assert_eq!(notes(r#"{"0": "Background", "1": "liver"}"#), 0);
     assert_eq!(notes(r#"{"liver": 1}"#), 0);
 }
+
+#[test]
+fn a_description_in_capital_letters_or_utf_16_is_named() {
+    assert_eq!(UnusedReason::DescriptionName.weight(), Weight::Missed);
+    // Where names differ by their letters' case.
+    #[cfg(target_os = "linux")]
+    Found::in_files(&["Dataset.JSON", "imagesTr/a_0000.nii"])
+        .unused(&[("Dataset.JSON", UnusedReason::DescriptionName)]);
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["imagesTr/a_0000.nii"]);
+    std::fs::write(dir.path().join("dataset.json"), b"\xff\xfe{\0}\0").unwrap();
+    let error = survey(dir.path()).unwrap_err().to_string();
+    assert!(error.ends_with("the file is in UTF-16; save it as UTF-8"), "{error}");
+}
